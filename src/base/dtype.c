@@ -1,0 +1,96 @@
+#include "base/dtype.h"
+
+size_t lp_dtype_bytes(lp_dtype dtype) {
+    switch (dtype) {
+    case LP_F64:
+    case LP_I64: return 8;
+    case LP_F32:
+    case LP_I32: return 4;
+    case LP_F16:
+    case LP_BF16:
+    case LP_I16: return 2;
+    case LP_I8:
+    case LP_U8:
+    case LP_BOOL: return 1;
+    }
+    return 0;
+}
+
+const char *lp_dtype_name(lp_dtype dtype) {
+    static const char *const names[] = {"f32", "f16", "bf16", "f64", "i64", "i32", "i16", "i8", "u8", "bool"};
+    return (size_t)dtype < sizeof names / sizeof names[0] ? names[dtype] : "unknown";
+}
+
+static float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t to_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+float lp_bf16_to_f32(uint16_t bits) {
+    return from_bits((uint32_t)bits << 16);
+}
+
+uint16_t lp_f32_to_bf16(float value) {
+    uint32_t bits = to_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+float lp_f16_to_f32(uint16_t bits) {
+    uint32_t sign = (uint32_t)(bits & 0x8000u) << 16;
+    uint32_t exponent = bits >> 10 & 31u;
+    uint32_t mantissa = bits & 1023u;
+    if (exponent == 31) return from_bits(sign | 0x7f800000u | mantissa << 13);
+    if (exponent == 0) {
+        float magnitude = (float)mantissa * 0x1p-24f;
+        return sign ? -magnitude : magnitude;
+    }
+    return from_bits(sign | (exponent + 112u) << 23 | mantissa << 13);
+}
+
+uint16_t lp_f32_to_f16(float value) {
+    uint32_t bits = to_bits(value);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
+    uint32_t magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) return sign | 0x7e00u;
+    if (magnitude >= 0x477ff000u) return sign | 0x7c00u; /* from 65520 on: infinity */
+    if (magnitude < 0x38800000u) {                       /* below 2^-14: subnormal, in units of 2^-24 */
+        if (magnitude < 0x33000000u) return sign;        /* below 2^-25 */
+        uint32_t shift = 126u - (magnitude >> 23);
+        uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
+        uint32_t half = mantissa >> shift;
+        uint32_t rest = mantissa & ((1u << shift) - 1u);
+        uint32_t middle = 1u << (shift - 1u);
+        if (rest > middle || (rest == middle && (half & 1u))) half++;
+        return (uint16_t)(sign | half);
+    }
+    uint32_t half = (magnitude - 0x38000000u) >> 13;
+    uint32_t rest = magnitude & 0x1fffu;
+    if (rest > 0x1000u || (rest == 0x1000u && (half & 1u))) half++;
+    return (uint16_t)(sign | half);
+}
+
+float lp_round_f16(float value) {
+    return lp_f16_to_f32(lp_f32_to_f16(value));
+}
+
+void lp_to_f32(const void *src, lp_dtype dtype, float *out, size_t n) {
+    const unsigned char *bytes = src;
+    if (dtype == LP_F32) {
+        if (n) memcpy(out, src, n * sizeof *out);
+        return;
+    }
+    LP_ASSERT(dtype == LP_F16 || dtype == LP_BF16);
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, bytes + 2 * i, sizeof bits);
+        out[i] = dtype == LP_BF16 ? lp_bf16_to_f32(bits) : lp_f16_to_f32(bits);
+    }
+}

@@ -1,0 +1,165 @@
+#include "base/file.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static lp_status fail_errno(lp_error *err, const char *path, const char *verb) {
+    return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", path, verb, strerror(errno));
+}
+
+static lp_status open_regular(const char *path, int *fd, size_t *size, lp_error *err) {
+    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    if (handle < 0) return fail_errno(err, path, "open");
+    struct stat info;
+    lp_status status = LP_OK;
+    if (fstat(handle, &info) != 0) {
+        status = fail_errno(err, path, "stat");
+    } else if (S_ISDIR(info.st_mode)) {
+        status = lp_fail(err, LP_ERR_IO, "%s: expected a file, found a folder", path);
+    } else if (!S_ISREG(info.st_mode)) {
+        status = lp_fail(err, LP_ERR_IO, "%s: expected a regular file", path);
+    }
+    if (status != LP_OK) {
+        close(handle);
+        return status;
+    }
+    *fd = handle;
+    *size = (size_t)info.st_size;
+    return LP_OK;
+}
+
+lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err) {
+    static const unsigned char nothing[1];
+    int fd = -1;
+    size_t size = 0;
+    lp_status status = open_regular(path, &fd, &size, err);
+    if (status != LP_OK) return status;
+    lp_mapped_file file = {.data = nothing, .size = size, .mapping = NULL};
+    if (size > 0) {
+        file.mapping = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (file.mapping == MAP_FAILED) {
+            status = fail_errno(err, path, "map");
+            close(fd);
+            return status;
+        }
+        file.data = file.mapping;
+    }
+    close(fd);
+    *out = file;
+    return LP_OK;
+}
+
+void lp_file_unmap(lp_mapped_file *file) {
+    if (file->mapping) munmap(file->mapping, file->size);
+    *file = (lp_mapped_file){0};
+}
+
+lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err) {
+    int fd = -1;
+    size_t size = 0;
+    lp_status status = open_regular(path, &fd, &size, err);
+    if (status != LP_OK) return status;
+    char *buffer = NULL;
+    if (size > max_bytes) LP_FAIL(LP_ERR_VALUE, "%s: too large: %zu bytes, at most %zu", path, size, max_bytes);
+    LP_TRY(lp_mem_new(&buffer, size + 1, 1, path, err));
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = read(fd, buffer + done, size - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            status = fail_errno(err, path, "read");
+            goto out;
+        }
+        if (n == 0) LP_FAIL(LP_ERR_IO, "%s: ended at byte %zu while being read, expected %zu", path, done, size);
+        done += (size_t)n;
+    }
+    status = lp_text_add(out, buffer, size, err);
+out:
+    lp_mem_free(buffer);
+    close(fd);
+    return status;
+}
+
+lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err) {
+    lp_text temporary = {0};
+    lp_status status = LP_OK;
+    int fd = -1;
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp.%ld", path, (long)getpid()));
+    fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        status = fail_errno(err, path, "write");
+        goto out;
+    }
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = write(fd, (const char *)data + done, size - done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) {
+            status = fail_errno(err, path, "write");
+            goto out;
+        }
+        done += (size_t)n;
+    }
+    if (fsync(fd) != 0 && errno != EINVAL && errno != EROFS) {
+        status = fail_errno(err, path, "flush");
+        goto out;
+    }
+    int closed = close(fd);
+    fd = -1;
+    if (closed != 0 || rename(temporary.data, path) != 0) status = fail_errno(err, path, "write");
+out:
+    if (fd >= 0) close(fd);
+    if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_text_release(&temporary);
+    return status;
+}
+
+lp_path_kind lp_path_look(const char *path) {
+    struct stat info;
+    if (stat(path, &info) != 0) return LP_PATH_MISSING;
+    if (S_ISREG(info.st_mode)) return LP_PATH_FILE;
+    return S_ISDIR(info.st_mode) ? LP_PATH_FOLDER : LP_PATH_OTHER;
+}
+
+lp_status lp_path_join(const char *folder, const char *path, char **out, lp_error *err) {
+    lp_text joined = {0};
+    lp_status status = path[0] == '/' || strcmp(folder, ".") == 0
+                           ? lp_text_format(&joined, err, "%s", path)
+                           : lp_text_format(&joined, err, "%s/%s", folder, path);
+    if (status != LP_OK) {
+        lp_text_release(&joined);
+        return status;
+    }
+    *out = joined.data;
+    return LP_OK;
+}
+
+lp_status lp_path_folder(const char *path, char **out, lp_error *err) {
+    const char *slash = strrchr(path, '/');
+    if (!slash) return lp_mem_text(out, ".", 1, err);
+    if (slash == path) return lp_mem_text(out, "/", 1, err);
+    return lp_mem_text(out, path, (size_t)(slash - path), err);
+}
+
+lp_status lp_path_make_folder_for(const char *path, lp_error *err) {
+    char *folder = NULL;
+    lp_status status = lp_path_folder(path, &folder, err);
+    if (status != LP_OK) return status;
+    for (char *p = folder + 1; status == LP_OK; p++) {
+        if (*p != '/' && *p != '\0') continue;
+        char kept = *p;
+        *p = '\0';
+        if (mkdir(folder, 0777) != 0 && errno != EEXIST) status = fail_errno(err, folder, "make the folder");
+        *p = kept;
+        if (kept == '\0') break;
+    }
+    if (status == LP_OK && lp_path_look(folder) != LP_PATH_FOLDER)
+        status = lp_fail(err, LP_ERR_IO, "%s: expected a folder", folder);
+    lp_mem_free(folder);
+    return status;
+}

@@ -1,0 +1,36 @@
+/* Files: mapping for reading, reading whole, and writing so that a reader never sees half a file. */
+#ifndef LP_BASE_FILE_H
+#define LP_BASE_FILE_H
+
+#include "base/error.h"
+#include "base/text.h"
+
+/* A file mapped read-only. The bytes stay valid until lp_file_unmap. */
+typedef struct {
+    const unsigned char *data; /* [size]; not NULL even when the file is empty */
+    size_t size;
+    void *mapping; /* owned; NULL when size is 0 */
+} lp_mapped_file;
+
+/* Fails with the path when the file is missing, a directory, or unreadable. */
+lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err);
+void lp_file_unmap(lp_mapped_file *file);
+
+/* Adds the whole file to *out. Files over max_bytes are refused. */
+lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err);
+
+/* Writes bytes to `path` through a temporary file beside it, flushed and then renamed. On failure the old
+ * file, if any, is untouched and the temporary one is gone. */
+lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err);
+
+typedef enum { LP_PATH_MISSING, LP_PATH_FILE, LP_PATH_FOLDER, LP_PATH_OTHER } lp_path_kind;
+lp_path_kind lp_path_look(const char *path);
+
+/* *out = `path` when it is absolute, otherwise folder/path. Caller frees with lp_mem_free. */
+lp_status lp_path_join(const char *folder, const char *path, char **out, lp_error *err);
+/* *out = the folder part of `path` ("." when it has none). Caller frees with lp_mem_free. */
+lp_status lp_path_folder(const char *path, char **out, lp_error *err);
+/* Makes the folder that `path` lies in, and those above it, where they are missing. */
+lp_status lp_path_make_folder_for(const char *path, lp_error *err);
+
+#endif

@@ -1,0 +1,290 @@
+#include "base/json.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#include <math.h>
+
+bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
+    const unsigned char *p = (const unsigned char *)bytes;
+    size_t i = 0;
+    while (i < size) {
+        unsigned char c = p[i];
+        size_t n = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+        bool good = n > 0 && n <= size - i;
+        for (size_t k = 1; good && k < n; k++) good = (p[i + k] & 0xc0) == 0x80;
+        if (good && n == 3) good = !(c == 0xe0 && p[i + 1] < 0xa0) && !(c == 0xed && p[i + 1] > 0x9f);
+        if (good && n == 4) good = !(c == 0xf0 && p[i + 1] < 0x90) && !(c == 0xf4 && p[i + 1] > 0x8f);
+        if (!good) {
+            if (at) *at = i;
+            return false;
+        }
+        i += n;
+    }
+    return true;
+}
+
+/* cJSON recurses over nesting without asking us, so depth is checked before it sees the text. */
+static size_t deepest(const char *text, size_t size) {
+    size_t depth = 0, most = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i];
+        if (in_string) {
+            if (c == '\\') i++;
+            else if (c == '"') in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > most) most = depth;
+        } else if ((c == '}' || c == ']') && depth > 0) {
+            depth--;
+        }
+    }
+    return most;
+}
+
+static void place_of(const char *text, size_t offset, size_t *line, size_t *column) {
+    *line = 1;
+    *column = 1;
+    for (size_t i = 0; i < offset; i++) {
+        if (text[i] == '\n') {
+            ++*line;
+            *column = 1;
+        } else {
+            ++*column;
+        }
+    }
+}
+
+static int compare_keys(const void *a, const void *b) {
+    const char *const *left = a;
+    const char *const *right = b;
+    return strcmp(*left, *right);
+}
+
+/* Duplicate keys are legal for cJSON, which finds the first: refuse them, at any depth. */
+static lp_status refuse_duplicates(const cJSON *node, const char *file, lp_error *err) {
+    lp_status status = LP_OK;
+    const char **keys = NULL;
+    size_t n = 0;
+    const cJSON *child = NULL;
+    cJSON_ArrayForEach(child, node) n++;
+    if (cJSON_IsObject(node) && n > 1) {
+        LP_TRY(lp_mem_new(&keys, n, sizeof *keys, "JSON keys", err));
+        size_t i = 0;
+        cJSON_ArrayForEach(child, node) keys[i++] = child->string;
+        qsort(keys, n, sizeof *keys, compare_keys);
+        for (i = 1; i < n; i++)
+            if (strcmp(keys[i - 1], keys[i]) == 0)
+                LP_FAIL(LP_ERR_FORMAT, "%s: the key \"%.80s\" occurs twice in one object", file, keys[i]);
+    }
+    cJSON_ArrayForEach(child, node) {
+        if (child->child) LP_TRY(refuse_duplicates(child, file, err));
+    }
+out:
+    lp_mem_free(keys);
+    return status;
+}
+
+lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                        lp_error *err) {
+    size_t bad = 0, line = 0, column = 0;
+    if (!lp_utf8_valid(text, size, &bad)) {
+        place_of(text, bad, &line, &column);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: not valid UTF-8 (byte 0x%02x)", file, line, column,
+                       (unsigned char)text[bad]);
+    }
+    const char *nul = size ? memchr(text, 0, size) : NULL;
+    if (nul) {
+        place_of(text, (size_t)(nul - text), &line, &column);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL byte in JSON text", file, line, column);
+    }
+    if (deepest(text, size) > LP_JSON_MAX_DEPTH)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
+    const char *end = NULL;
+    cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
+    if (!parsed) {
+        size_t offset = end && end >= text && (size_t)(end - text) <= size ? (size_t)(end - text) : 0;
+        place_of(text, offset, &line, &column);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
+    }
+    lp_status status = LP_OK;
+    for (const char *p = end; p < text + size; p++)
+        if (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r') {
+            place_of(text, (size_t)(p - text), &line, &column);
+            LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: text after the end of the JSON value", file, line, column);
+        }
+    LP_TRY(refuse_duplicates(parsed, file, err));
+    *document = parsed;
+    *root = (lp_json){.node = parsed, .file = file, .path = "$"};
+    return LP_OK;
+out:
+    cJSON_Delete(parsed);
+    return status;
+}
+
+lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err) {
+    lp_text text = {0};
+    lp_status status = lp_file_read(file, max_bytes, &text, err);
+    if (status == LP_OK) status = lp_json_parse(lp_text_get(&text), text.length, file, document, root, err);
+    lp_text_release(&text);
+    return status;
+}
+
+lp_status lp_json_fail(const lp_json *value, lp_error *err, const char *format, ...) {
+    char expected[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(expected, sizeof expected, format, args);
+    va_end(args);
+    char *found = value->node ? cJSON_PrintUnformatted(value->node) : NULL;
+    const char *shown = found ? found : value->node ? "?" : "nothing";
+    size_t length = strlen(shown);
+    lp_fail(err, LP_ERR_VALUE, "%s: %s: expected %s, found %.60s%s", value->file, value->path, expected, shown,
+            length > 60 ? "..." : "");
+    cJSON_free(found);
+    return LP_ERR_VALUE;
+}
+
+static void member_path(const lp_json *object, const char *key, lp_json *out) {
+    char path[LP_JSON_PATH];
+    snprintf(path, sizeof path, "%.190s.%.60s", object->path, key);
+    out->file = object->file;
+    memcpy(out->path, path, sizeof path);
+}
+
+lp_status lp_json_find(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
+    if (!lp_json_is_object(object)) return lp_json_fail(object, err, "an object");
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(object->node, key);
+    lp_json found = {.node = cJSON_IsNull(node) ? NULL : node};
+    member_path(object, key, &found);
+    *out = found;
+    return LP_OK;
+}
+
+lp_status lp_json_get(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
+    lp_json found;
+    lp_status status = lp_json_find(object, key, &found, err);
+    if (status != LP_OK) return status;
+    if (!found.node)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: the key \"%s\" is missing", object->file, object->path, key);
+    *out = found;
+    return LP_OK;
+}
+
+lp_status lp_json_only(const lp_json *object, const char *const *keys, lp_error *err) {
+    if (!lp_json_is_object(object)) return lp_json_fail(object, err, "an object");
+    const cJSON *child = NULL;
+    cJSON_ArrayForEach(child, object->node) {
+        bool known = false;
+        for (const char *const *key = keys; *key && !known; key++) known = strcmp(*key, child->string) == 0;
+        if (known) continue;
+        char list[400] = "";
+        size_t used = 0;
+        for (const char *const *key = keys; *key && used < sizeof list - 1; key++) {
+            int n = snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", *key);
+            used += n > 0 ? (size_t)n : 0;
+        }
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: unknown key \"%.80s\" (known: %s)", object->file,
+                       object->path, child->string, list);
+    }
+    return LP_OK;
+}
+
+lp_status lp_json_array_size(const lp_json *array, size_t *out, lp_error *err) {
+    if (!lp_json_is_array(array)) return lp_json_fail(array, err, "an array");
+    *out = (size_t)cJSON_GetArraySize(array->node);
+    return LP_OK;
+}
+
+static void element_path(const lp_json *array, size_t i, lp_json *out) {
+    char path[LP_JSON_PATH];
+    snprintf(path, sizeof path, "%.220s[%zu]", array->path, i);
+    out->file = array->file;
+    memcpy(out->path, path, sizeof path);
+}
+
+lp_status lp_json_at(const lp_json *array, size_t i, lp_json *out, lp_error *err) {
+    size_t size = 0;
+    lp_status status = lp_json_array_size(array, &size, err);
+    if (status != LP_OK) return status;
+    LP_ASSERT(i < size);
+    lp_json found = {.node = cJSON_GetArrayItem(array->node, (int)i)};
+    element_path(array, i, &found);
+    *out = found;
+    return LP_OK;
+}
+
+void lp_json_first(const lp_json *container, lp_json *out) {
+    lp_json first = {.node = container->node ? container->node->child : NULL};
+    if (first.node && cJSON_IsObject(container->node))
+        member_path(container, first.node->string, &first);
+    else
+        element_path(container, 0, &first);
+    *out = first;
+}
+
+void lp_json_next(const lp_json *container, lp_json *at) {
+    const cJSON *next = at->node->next;
+    if (next && cJSON_IsObject(container->node)) {
+        member_path(container, next->string, at);
+    } else if (next) {
+        size_t i = 0;
+        const char *bracket = strrchr(at->path, '[');
+        if (bracket) i = (size_t)strtoull(bracket + 1, NULL, 10) + 1;
+        element_path(container, i, at);
+    }
+    at->node = next;
+}
+
+bool lp_json_is_object(const lp_json *value) { return value->node && cJSON_IsObject(value->node); }
+bool lp_json_is_array(const lp_json *value) { return value->node && cJSON_IsArray(value->node); }
+bool lp_json_is_string(const lp_json *value) { return value->node && cJSON_IsString(value->node); }
+bool lp_json_is_number(const lp_json *value) { return value->node && cJSON_IsNumber(value->node); }
+
+lp_status lp_json_string(const lp_json *value, const char **out, lp_error *err) {
+    if (!lp_json_is_string(value)) return lp_json_fail(value, err, "a string");
+    *out = value->node->valuestring;
+    return LP_OK;
+}
+
+lp_status lp_json_bool(const lp_json *value, bool *out, lp_error *err) {
+    if (!value->node || !cJSON_IsBool(value->node)) return lp_json_fail(value, err, "true or false");
+    *out = cJSON_IsTrue(value->node) != 0;
+    return LP_OK;
+}
+
+lp_status lp_json_int(const lp_json *value, int64_t min, int64_t max, int64_t *out, lp_error *err) {
+    double number = lp_json_is_number(value) ? value->node->valuedouble : 0.5;
+    /* Beyond 2^53 a double no longer tells integers apart. */
+    if (!(fabs(number) <= 9007199254740992.0) || number != floor(number) || number < (double)min ||
+        number > (double)max)
+        return lp_json_fail(value, err, "an integer from %lld to %lld", (long long)min, (long long)max);
+    *out = (int64_t)number;
+    return LP_OK;
+}
+
+lp_status lp_json_number(const lp_json *value, double min, double max, double *out, lp_error *err) {
+    double number = lp_json_is_number(value) ? value->node->valuedouble : NAN;
+    if (!(number >= min && number <= max))
+        return lp_json_fail(value, err, "a number from %g to %g", min, max);
+    *out = number;
+    return LP_OK;
+}
+
+lp_status lp_json_choice(const lp_json *value, const char *const *names, int *out, lp_error *err) {
+    const char *text = lp_json_is_string(value) ? value->node->valuestring : NULL;
+    for (int i = 0; text && names[i]; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = i;
+            return LP_OK;
+        }
+    char list[400] = "";
+    size_t used = 0;
+    for (int i = 0; names[i] && used < sizeof list - 1; i++) {
+        int n = snprintf(list + used, sizeof list - used, "%s\"%s\"", used ? ", " : "", names[i]);
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return lp_json_fail(value, err, "one of %s", list);
+}

@@ -1,0 +1,62 @@
+/* JSON input by cJSON, with strict getters that know where they are.
+ *
+ * lp_json is a view of one value of a parsed document together with its path ("$.sweep.layers[2]"), so that
+ * every complaint names the file, the path, what was expected and what was found. Getters of objects remember
+ * which keys they were asked for: lp_json_end fails on a key that nobody asked for. */
+#ifndef LP_BASE_JSON_H
+#define LP_BASE_JSON_H
+
+#include "base/error.h"
+
+#include <cjson/cJSON.h>
+
+enum { LP_JSON_MAX_DEPTH = 64, LP_JSON_PATH = 256 };
+
+typedef struct {
+    const cJSON *node; /* borrowed from the document; NULL when an optional value is absent */
+    const char *file;  /* borrowed; names the document in messages */
+    char path[LP_JSON_PATH];
+} lp_json;
+
+/* Parses size bytes of UTF-8 text. Fails with line and column on malformed text, on anything but white space
+ * after the value, on nesting deeper than LP_JSON_MAX_DEPTH, on duplicate keys and on NUL bytes or invalid UTF-8.
+ * *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
+lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                        lp_error *err);
+/* The same for a file of at most max_bytes. `file` is borrowed as the name. */
+lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err);
+
+/* The member `key` of an object; fails when `object` is no object or the member is missing. */
+lp_status lp_json_get(const lp_json *object, const char *key, lp_json *out, lp_error *err);
+/* The same, but a missing member gives out->node == NULL. A JSON null counts as missing. */
+lp_status lp_json_find(const lp_json *object, const char *key, lp_json *out, lp_error *err);
+/* Fails when the object has a key that is not in the NULL-terminated list. */
+lp_status lp_json_only(const lp_json *object, const char *const *keys, lp_error *err);
+
+lp_status lp_json_array_size(const lp_json *array, size_t *out, lp_error *err);
+/* Element i, i < size. O(i): to walk a long array, use lp_json_first and lp_json_next. */
+lp_status lp_json_at(const lp_json *array, size_t i, lp_json *out, lp_error *err);
+/* The first element or member value; out->node NULL when there is none. */
+void lp_json_first(const lp_json *container, lp_json *out);
+/* The sibling after *at, where `container` is what lp_json_first was given. */
+void lp_json_next(const lp_json *container, lp_json *at);
+
+lp_status lp_json_string(const lp_json *value, const char **out, lp_error *err); /* borrowed */
+lp_status lp_json_bool(const lp_json *value, bool *out, lp_error *err);
+lp_status lp_json_int(const lp_json *value, int64_t min, int64_t max, int64_t *out, lp_error *err);
+lp_status lp_json_number(const lp_json *value, double min, double max, double *out, lp_error *err);
+/* *out = index of the string in the NULL-terminated list of names; the message lists them all. */
+lp_status lp_json_choice(const lp_json *value, const char *const *names, int *out, lp_error *err);
+
+bool lp_json_is_object(const lp_json *value);
+bool lp_json_is_array(const lp_json *value);
+bool lp_json_is_string(const lp_json *value);
+bool lp_json_is_number(const lp_json *value);
+/* `file: path: expected <expected>, found <the value, shortened>`. */
+lp_status lp_json_fail(const lp_json *value, lp_error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* True when bytes[0..size) is well-formed UTF-8 (RFC 3629); otherwise *at is the offset of the first bad byte. */
+bool lp_utf8_valid(const char *bytes, size_t size, size_t *at);
+
+#endif

@@ -1,0 +1,78 @@
+#include "base/memory.h"
+
+#include <stdatomic.h>
+
+/* The size lies in front of the block, in a header as wide as the alignment. */
+typedef struct {
+    size_t bytes;
+} block_header;
+
+static atomic_size_t live_bytes;
+static atomic_size_t peak_bytes;
+static atomic_uint_fast64_t n_allocations;
+
+static void count_up(size_t bytes) {
+    size_t live = atomic_fetch_add(&live_bytes, bytes) + bytes;
+    size_t peak = atomic_load(&peak_bytes);
+    while (live > peak && !atomic_compare_exchange_weak(&peak_bytes, &peak, live)) {
+    }
+    atomic_fetch_add(&n_allocations, 1);
+}
+
+lp_status lp_mem_new(void *out, size_t n_items, size_t item_bytes, const char *what, lp_error *err) {
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(n_items, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
+        return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items,
+                       item_bytes);
+    size_t total = (bytes + 2 * LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT;
+    unsigned char *raw = aligned_alloc(LP_ALIGNMENT, total);
+    if (!raw) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %zu bytes wanted", what, bytes);
+    memset(raw, 0, total);
+    ((block_header *)(void *)raw)->bytes = total;
+    count_up(total);
+    void *block = raw + LP_ALIGNMENT;
+    memcpy(out, &block, sizeof block);
+    return LP_OK;
+}
+
+void lp_mem_free(void *block) {
+    if (!block) return;
+    unsigned char *raw = (unsigned char *)block - LP_ALIGNMENT;
+    atomic_fetch_sub(&live_bytes, ((block_header *)(void *)raw)->bytes);
+    free(raw);
+}
+
+lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item_bytes, const char *what,
+                      lp_error *err) {
+    void *old = NULL;
+    memcpy(&old, block, sizeof old);
+    if (old && n_items <= *capacity) return LP_OK;
+    size_t wanted = *capacity < 16 ? 16 : *capacity;
+    while (wanted < n_items) {
+        if (wanted > SIZE_MAX / 2) return lp_fail(err, LP_ERR_MEMORY, "%s: too many items: %zu", what, n_items);
+        wanted += wanted / 2;
+    }
+    void *fresh = NULL;
+    lp_status status = lp_mem_new(&fresh, wanted, item_bytes, what, err);
+    if (status != LP_OK) return status;
+    if (old) memcpy(fresh, old, *capacity * item_bytes);
+    lp_mem_free(old);
+    memcpy(block, &fresh, sizeof fresh);
+    *capacity = wanted;
+    return LP_OK;
+}
+
+lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err) {
+    char *copy = NULL;
+    lp_status status = lp_mem_new(&copy, length + 1, 1, "text", err);
+    if (status != LP_OK) return status;
+    if (length) memcpy(copy, text, length);
+    *out = copy;
+    return LP_OK;
+}
+
+lp_mem_counters lp_mem_count(void) {
+    return (lp_mem_counters){.live_bytes = atomic_load(&live_bytes),
+                             .peak_bytes = atomic_load(&peak_bytes),
+                             .n_allocations = atomic_load(&n_allocations)};
+}

@@ -1,0 +1,48 @@
+#include "base/text.h"
+
+#include "base/memory.h"
+
+lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error *err) {
+    lp_status status = lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err);
+    if (status != LP_OK) return status;
+    if (length) memcpy(text->data + text->length, bytes, length);
+    text->length += length;
+    text->data[text->length] = '\0';
+    return LP_OK;
+}
+
+lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    va_list again;
+    va_copy(again, args);
+    int wanted = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    lp_status status = LP_OK;
+    if (wanted < 0) {
+        status = lp_fail(err, LP_ERR_VALUE, "text: cannot be formatted");
+    } else {
+        size_t length = (size_t)wanted;
+        status = lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err);
+        if (status == LP_OK) {
+            vsnprintf(text->data + text->length, length + 1, format, again);
+            text->length += length;
+        }
+    }
+    va_end(again);
+    return status;
+}
+
+const char *lp_text_get(const lp_text *text) {
+    return text->data ? text->data : "";
+}
+
+void lp_text_clear(lp_text *text) {
+    text->length = 0;
+    if (text->data) text->data[0] = '\0';
+}
+
+void lp_text_release(lp_text *text) {
+    lp_mem_free(text->data);
+    *text = (lp_text){0};
+}

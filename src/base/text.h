@@ -1,0 +1,23 @@
+/* Text that grows: a byte string with its length, always NUL-terminated once anything was added. */
+#ifndef LP_BASE_TEXT_H
+#define LP_BASE_TEXT_H
+
+#include "base/error.h"
+
+typedef struct {
+    char *data; /* NULL while empty; otherwise data[length] == 0 */
+    size_t length;
+    size_t capacity;
+} lp_text;
+
+/* {0} is an empty text. */
+lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error *err);
+lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* The text as a C string; "" while empty. Borrowed. */
+const char *lp_text_get(const lp_text *text);
+/* Length 0, memory kept. */
+void lp_text_clear(lp_text *text);
+void lp_text_release(lp_text *text);
+
+#endif

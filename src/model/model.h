@@ -1,0 +1,131 @@
+/* A language model's weights in memory, as float32, ready for the forward pass.
+ *
+ * Owns: the mapped checkpoint files and, through the caller's arena, every tensor that had to be changed (LoRA
+ * merged, 16-bit widened). Tensors that are float32 in the file and need no merge are used where they are mapped.
+ * Knows nothing of tokens, protocols or devices. After lp_model_open everything has been checked: each tensor of the
+ * architecture is there with the right shape. lp_model_fill then computes the arena; until it has run (on this
+ * process, or on another one that shares the arena's memory) the pointers into the arena hold no values.
+ *
+ * Notation: D = d_model, Q = n_heads*head_dim, KV = n_kv_heads*head_dim, F = d_ff, V = base vocabulary. */
+#ifndef LP_MODEL_MODEL_H
+#define LP_MODEL_MODEL_H
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/text.h"
+
+typedef enum { LP_ARCH_GPT2, LP_ARCH_LLAMA } lp_arch;
+typedef enum { LP_ACT_GELU_TANH, LP_ACT_GELU_ERF, LP_ACT_SILU } lp_activation;
+typedef enum { LP_ROPE_NONE, LP_ROPE_PLAIN, LP_ROPE_LLAMA3, LP_ROPE_LINEAR } lp_rope_kind;
+
+typedef struct {
+    lp_arch arch;
+    int32_t n_layers;
+    int32_t d_model;
+    int32_t n_heads;
+    int32_t n_kv_heads; /* == n_heads for GPT-2 */
+    int32_t head_dim;
+    int32_t d_ff;
+    int32_t n_vocab;    /* V: tokens of the base model */
+    int32_t n_embedded; /* rows of the embedding: V, or V+3 with the CODI tokens pad V, bot V+1, eot V+2 */
+    int32_t n_context;  /* positions the model can take */
+    int32_t bos_id;     /* -1 where config.json names none */
+    int32_t eos_id;     /* first one where config.json lists several; -1 where none */
+    lp_activation activation;
+    float norm_eps;
+    bool tied_head; /* the output head is the embedding */
+    lp_rope_kind rope;
+    double rope_theta;
+    double rope_factor; /* LLAMA3 and LINEAR */
+    double rope_low_freq_factor, rope_high_freq_factor; /* LLAMA3 */
+    int32_t rope_original_context;                      /* LLAMA3 */
+} lp_model_config;
+
+/* IN_OUT: data [n_in, n_out], y = x W (GPT-2's Conv1D). OUT_IN: data [n_out, n_in], y = x W^T (torch.nn.Linear). */
+typedef enum { LP_IN_OUT, LP_OUT_IN } lp_layout;
+
+typedef struct {
+    const float *data; /* row-major, borrowed from the model */
+    int64_t n_in, n_out;
+    lp_layout layout;
+} lp_matrix;
+
+/* y [rows, n_out] = x [rows, n_in] W + bias; W's columns are those of its parts, one after the other (a fused q|k|v is
+ * one part where it was merged or stored fused, three where three files' tensors are mapped). */
+typedef struct {
+    lp_matrix part[3];
+    int n_parts;
+    int64_t n_in, n_out;
+    const float *bias; /* [n_out] or NULL */
+} lp_linear;
+
+typedef struct {
+    const float *weight; /* [D] */
+    const float *bias;   /* [D]; NULL: RMSNorm */
+} lp_norm;
+
+typedef struct {
+    lp_norm norm_attn, norm_mlp;
+    lp_linear qkv;      /* D -> Q + KV + KV, columns q | k | v */
+    lp_linear attn_out; /* Q -> D */
+    lp_linear mlp_in;   /* D -> F (GPT-2), or D -> F + F, columns gate | up (LLaMA) */
+    lp_linear mlp_out;  /* F -> D */
+} lp_block;
+
+/* prj of CODI: Linear, GELU(erf), Linear, optional LayerNorm (eps 1e-5). */
+typedef struct {
+    bool present; /* false: the hidden state itself is the next input */
+    lp_linear in, out;
+    bool has_norm;
+    lp_norm norm;
+} lp_projection;
+
+typedef struct lp_model_files lp_model_files; /* maps and bookkeeping, private */
+
+typedef struct {
+    lp_model_config config;
+    lp_matrix embedding; /* [n_embedded, D]; layout LP_OUT_IN: as output head y = x E^T */
+    const float *positions; /* [n_context, D], GPT-2; NULL for LLaMA */
+    lp_block *blocks;       /* [n_layers] */
+    lp_norm final_norm;
+    lp_matrix head; /* [n_embedded, D] LP_OUT_IN; == embedding where tied */
+    lp_projection projection;
+    bool is_codi; /* a CODI checkpoint was read: projection and the three tokens are there */
+    size_t arena_bytes;
+    lp_model_files *files;
+} lp_model;
+
+typedef enum { LP_BASE_AS_STORED, LP_BASE_FP16 } lp_base_rounding;
+
+typedef struct {
+    const char *base;  /* folder with config.json and, unless the CODI checkpoint holds them, the base weights */
+    const char *codi;  /* CODI checkpoint: a folder or a file (.safetensors, .bin); NULL: a plain HF model */
+    int32_t lora_rank; /* 0: take it from the tensors; otherwise it must agree with them */
+    double lora_alpha; /* the public checkpoints': 32 with rank 128 */
+    lp_base_rounding base_rounding; /* FP16: the base weights are rounded to fp16 first, as the published scripts did */
+} lp_model_source;
+
+/* Reads headers, maps the files, checks every tensor's presence, shape and dtype, and lays out the arena. Fails naming
+ * the file and the tensor, with expected and found. Computes nothing that needs the arena. Local. */
+lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err);
+
+typedef enum { LP_FILL_VALUES, LP_FILL_POINTERS_ONLY } lp_model_fill_mode;
+/* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer and, with LP_FILL_VALUES, computes the
+ * merged and widened tensors there (W + alpha/r B A in float32). POINTERS_ONLY is for processes that share an arena which
+ * another one fills. Fails on NaN or infinity in any tensor that the architecture needs, naming it (VALUES mode only;
+ * mapped tensors are checked too). The arena is borrowed and must outlive the model. Local. */
+lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err);
+
+/* open + an own arena + fill, for programs of one process. */
+lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *err);
+
+void lp_model_close(lp_model *model);
+
+/* SHA-256 of every file that was read, one `name  digest` per line in the order base first; for provenance. */
+lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err);
+
+/* What `latentpatch inspect` prints: text for people, or JSON. */
+typedef enum { LP_INSPECT_TEXT, LP_INSPECT_JSON } lp_inspect_format;
+lp_status lp_model_inspect(const lp_model *model, lp_inspect_format format, lp_text *out, lp_error *err);
+
+#endif
