@@ -15,17 +15,17 @@
 
 typedef enum {
     LP_OK = 0,
-    LP_ERR_IO = -1,        /* the operating system refused: open, read, write, map, no space */
-    LP_ERR_FORMAT = -2,    /* foreign bytes are not what their format says */
-    LP_ERR_VALUE = -3,     /* well-formed input with a value that cannot be used */
-    LP_ERR_MISMATCH = -4,  /* two things that must agree do not (store and model, shape and config) */
-    LP_ERR_MEMORY = -5,    /* out of memory, or over the limit that the job set */
-    LP_ERR_DEVICE = -6,    /* a device or its library failed */
-    LP_ERR_MPI = -7,       /* MPI failed */
-    LP_ERR_HDF5 = -8,      /* HDF5 failed */
-    LP_ERR_BUSY = -9,      /* held by another process */
-    LP_ERR_STOPPED = -10,  /* ended early on request; what was done is kept */
-    LP_ERR_USAGE = -11,    /* the command line is wrong */
+    LP_ERR_IO = -1,          /* the operating system refused: open, read, write, map, no space */
+    LP_ERR_FORMAT = -2,      /* foreign bytes are not what their format says */
+    LP_ERR_VALUE = -3,       /* well-formed input with a value that cannot be used */
+    LP_ERR_MISMATCH = -4,    /* two things that must agree do not (store and model, shape and config) */
+    LP_ERR_MEMORY = -5,      /* out of memory, or over the limit that the job set */
+    LP_ERR_DEVICE = -6,      /* a device or its library failed */
+    LP_ERR_MPI = -7,         /* MPI failed */
+    LP_ERR_HDF5 = -8,        /* HDF5 failed */
+    LP_ERR_BUSY = -9,        /* held by another process */
+    LP_ERR_STOPPED = -10,    /* ended early on request; what was done is kept */
+    LP_ERR_USAGE = -11,      /* the command line is wrong */
     LP_ERR_UNSUPPORTED = -12 /* known, but not supported; the text says what to do instead */
 } lp_status;
 
@@ -38,8 +38,7 @@ typedef struct {
 
 /* Writes the text and returns status, so that a caller can `return lp_fail(...)`. err may be NULL.
  * Control characters in the text are shown as '?', because parts of it may come from a hostile file. */
-lp_status lp_fail(lp_error *err, lp_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+lp_status lp_fail(lp_error *err, lp_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts `prefix: ` in front of an existing text; for callers that know the file when the callee did not. */
 lp_status lp_error_prefix(lp_error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -48,23 +47,23 @@ lp_status lp_error_prefix(lp_error *err, const char *format, ...) __attribute__(
 const char *lp_status_name(lp_status status);
 
 /* LP_TRY(call): needs a local `lp_status status` and a label `out:`. */
-#define LP_TRY(call)                                                                                         \
-    do {                                                                                                     \
-        status = (call);                                                                                     \
-        if (status != LP_OK) goto out;                                                                       \
+#define LP_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        status = (call);                                                                                               \
+        if (status != LP_OK) goto out;                                                                                 \
     } while (0)
 
 /* LP_FAIL(...): the same for an error that is found here. */
-#define LP_FAIL(code, ...)                                                                                   \
-    do {                                                                                                     \
-        status = lp_fail(err, (code), __VA_ARGS__);                                                          \
-        goto out;                                                                                            \
+#define LP_FAIL(code, ...)                                                                                             \
+    do {                                                                                                               \
+        status = lp_fail(err, (code), __VA_ARGS__);                                                                    \
+        goto out;                                                                                                      \
     } while (0)
 
 /* Programmer errors only: prints place and condition, then aborts. */
-#define LP_ASSERT(condition)                                                                                 \
-    do {                                                                                                     \
-        if (!(condition)) lp_assert_failed(#condition, __FILE__, __LINE__);                                  \
+#define LP_ASSERT(condition)                                                                                           \
+    do {                                                                                                               \
+        if (!(condition)) lp_assert_failed(#condition, __FILE__, __LINE__);                                            \
     } while (0)
 void lp_assert_failed(const char *condition, const char *file, int line) __attribute__((noreturn));
 

@@ -10,7 +10,11 @@ bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
     size_t i = 0;
     while (i < size) {
         unsigned char c = p[i];
-        size_t n = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
+        size_t n = c < 0x80                 ? 1
+                   : c >= 0xc2 && c <= 0xdf ? 2
+                   : c >= 0xe0 && c <= 0xef ? 3
+                   : c >= 0xf0 && c <= 0xf4 ? 4
+                                            : 0;
         bool good = n > 0 && n <= size - i;
         for (size_t k = 1; good && k < n; k++) good = (p[i + k] & 0xc0) == 0x80;
         if (good && n == 3) good = !(c == 0xe0 && p[i + 1] < 0xa0) && !(c == 0xed && p[i + 1] > 0x9f);
@@ -31,8 +35,10 @@ static size_t deepest(const char *text, size_t size) {
     for (size_t i = 0; i < size; i++) {
         char c = text[i];
         if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
@@ -55,6 +61,16 @@ static void place_of(const char *text, size_t offset, size_t *line, size_t *colu
             ++*column;
         }
     }
+}
+
+/* cJSON ends a string at an escaped NUL without a word. */
+static const char *find_nul_escape(const char *text, size_t size) {
+    for (size_t i = 0; i + 5 < size; i++) {
+        if (text[i] != '\\') continue;
+        if (memcmp(text + i, "\\u0000", 6) == 0) return text + i;
+        i++;
+    }
+    return NULL;
 }
 
 static int compare_keys(const void *a, const void *b) {
@@ -99,6 +115,11 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
     if (nul) {
         place_of(text, (size_t)(nul - text), &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL byte in JSON text", file, line, column);
+    }
+    const char *escape = find_nul_escape(text, size);
+    if (escape) {
+        place_of(text, (size_t)(escape - text), &line, &column);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL character (\\u0000) in JSON text", file, line, column);
     }
     if (deepest(text, size) > LP_JSON_MAX_DEPTH)
         return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
@@ -186,8 +207,8 @@ lp_status lp_json_only(const lp_json *object, const char *const *keys, lp_error 
             int n = snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", *key);
             used += n > 0 ? (size_t)n : 0;
         }
-        return lp_fail(err, LP_ERR_VALUE, "%s: %s: unknown key \"%.80s\" (known: %s)", object->file,
-                       object->path, child->string, list);
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: unknown key \"%.80s\" (known: %s)", object->file, object->path,
+                       child->string, list);
     }
     return LP_OK;
 }
@@ -238,10 +259,18 @@ void lp_json_next(const lp_json *container, lp_json *at) {
     at->node = next;
 }
 
-bool lp_json_is_object(const lp_json *value) { return value->node && cJSON_IsObject(value->node); }
-bool lp_json_is_array(const lp_json *value) { return value->node && cJSON_IsArray(value->node); }
-bool lp_json_is_string(const lp_json *value) { return value->node && cJSON_IsString(value->node); }
-bool lp_json_is_number(const lp_json *value) { return value->node && cJSON_IsNumber(value->node); }
+bool lp_json_is_object(const lp_json *value) {
+    return value->node && cJSON_IsObject(value->node);
+}
+bool lp_json_is_array(const lp_json *value) {
+    return value->node && cJSON_IsArray(value->node);
+}
+bool lp_json_is_string(const lp_json *value) {
+    return value->node && cJSON_IsString(value->node);
+}
+bool lp_json_is_number(const lp_json *value) {
+    return value->node && cJSON_IsNumber(value->node);
+}
 
 lp_status lp_json_string(const lp_json *value, const char **out, lp_error *err) {
     if (!lp_json_is_string(value)) return lp_json_fail(value, err, "a string");
@@ -267,8 +296,7 @@ lp_status lp_json_int(const lp_json *value, int64_t min, int64_t max, int64_t *o
 
 lp_status lp_json_number(const lp_json *value, double min, double max, double *out, lp_error *err) {
     double number = lp_json_is_number(value) ? value->node->valuedouble : NAN;
-    if (!(number >= min && number <= max))
-        return lp_json_fail(value, err, "a number from %g to %g", min, max);
+    if (!(number >= min && number <= max)) return lp_json_fail(value, err, "a number from %g to %g", min, max);
     *out = number;
     return LP_OK;
 }

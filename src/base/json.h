@@ -19,8 +19,8 @@ typedef struct {
 } lp_json;
 
 /* Parses size bytes of UTF-8 text. Fails with line and column on malformed text, on anything but white space
- * after the value, on nesting deeper than LP_JSON_MAX_DEPTH, on duplicate keys and on NUL bytes or invalid UTF-8.
- * *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
+ * after the value, on nesting deeper than LP_JSON_MAX_DEPTH, on duplicate keys and on NUL bytes or invalid
+ * UTF-8. *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err);
 /* The same for a file of at most max_bytes. `file` is borrowed as the name. */
@@ -56,7 +56,8 @@ bool lp_json_is_number(const lp_json *value);
 lp_status lp_json_fail(const lp_json *value, lp_error *err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* True when bytes[0..size) is well-formed UTF-8 (RFC 3629); otherwise *at is the offset of the first bad byte. */
+/* True when bytes[0..size) is well-formed UTF-8 (RFC 3629); otherwise *at is the offset of the first bad
+ * byte. */
 bool lp_utf8_valid(const char *bytes, size_t size, size_t *at);
 
 #endif

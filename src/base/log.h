@@ -1,7 +1,7 @@
 /* Messages to the person who runs the job, on stderr, one line each. Results never go here.
  *
- * Local: each rank writes its own lines; below `warn` only rank 0 does, so that a job on 1,024 ranks reads like
- * one program. */
+ * Local: each rank writes its own lines; below `warn` only rank 0 does, so that a job on 1,024 ranks reads
+ * like one program. */
 #ifndef LP_BASE_LOG_H
 #define LP_BASE_LOG_H
 

@@ -22,8 +22,7 @@ static void count_up(size_t bytes) {
 lp_status lp_mem_new(void *out, size_t n_items, size_t item_bytes, const char *what, lp_error *err) {
     size_t bytes = 0;
     if (__builtin_mul_overflow(n_items, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
-        return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items,
-                       item_bytes);
+        return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items, item_bytes);
     size_t total = (bytes + 2 * LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT;
     unsigned char *raw = aligned_alloc(LP_ALIGNMENT, total);
     if (!raw) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %zu bytes wanted", what, bytes);

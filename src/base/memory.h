@@ -1,7 +1,8 @@
 /* Memory: aligned allocation that reports failure as an error and counts what is live.
  *
  * Every large or data-dependent buffer of the program comes from here, so that the counters can be part of
- * the tests (memory bounds, no allocation inside the layer loop). Not thread-local: the counters are atomic. */
+ * the tests (memory bounds, no allocation inside the layer loop). Not thread-local: the counters are atomic.
+ */
 #ifndef LP_BASE_MEMORY_H
 #define LP_BASE_MEMORY_H
 

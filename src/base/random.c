@@ -37,7 +37,8 @@ uint32_t lp_random_u32(lp_random_key key, uint32_t index) {
 
 uint32_t lp_random_below(lp_random_key key, uint32_t index, uint32_t bound) {
     LP_ASSERT(bound > 0);
-    /* Tries 0, 1, 2, ... of this index are drawn from far apart counters, so that indices stay independent. */
+    /* Tries 0, 1, 2, ... of this index are drawn from far apart counters, so that indices stay independent.
+     */
     uint32_t limit = UINT32_MAX - UINT32_MAX % bound;
     for (uint32_t attempt = 0;; attempt++) {
         lp_random_key k = key;

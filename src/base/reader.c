@@ -56,8 +56,7 @@ lp_status lp_read_line(lp_reader *reader, const char **out, size_t *length, lp_e
     const unsigned char *start = reader->data + reader->offset;
     size_t left = lp_reader_left(reader);
     const unsigned char *end = left ? memchr(start, '\n', left) : NULL;
-    if (!end)
-        return lp_fail(err, LP_ERR_FORMAT, "%s: line at byte %zu has no end", reader->what, reader->offset);
+    if (!end) return lp_fail(err, LP_ERR_FORMAT, "%s: line at byte %zu has no end", reader->what, reader->offset);
     *out = (const char *)start;
     *length = (size_t)(end - start);
     reader->offset += *length + 1;

@@ -12,8 +12,7 @@ typedef struct {
 
 /* {0} is an empty text. */
 lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error *err);
-lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The text as a C string; "" while empty. Borrowed. */
 const char *lp_text_get(const lp_text *text);
 /* Length 0, memory kept. */

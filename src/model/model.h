@@ -36,7 +36,7 @@ typedef struct {
     bool tied_head; /* the output head is the embedding */
     lp_rope_kind rope;
     double rope_theta;
-    double rope_factor; /* LLAMA3 and LINEAR */
+    double rope_factor;                                 /* LLAMA3 and LINEAR */
     double rope_low_freq_factor, rope_high_freq_factor; /* LLAMA3 */
     int32_t rope_original_context;                      /* LLAMA3 */
 } lp_model_config;
@@ -84,7 +84,7 @@ typedef struct lp_model_files lp_model_files; /* maps and bookkeeping, private *
 
 typedef struct {
     lp_model_config config;
-    lp_matrix embedding; /* [n_embedded, D]; layout LP_OUT_IN: as output head y = x E^T */
+    lp_matrix embedding;    /* [n_embedded, D]; layout LP_OUT_IN: as output head y = x E^T */
     const float *positions; /* [n_context, D], GPT-2; NULL for LLaMA */
     lp_block *blocks;       /* [n_layers] */
     lp_norm final_norm;
@@ -110,10 +110,10 @@ typedef struct {
 lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err);
 
 typedef enum { LP_FILL_VALUES, LP_FILL_POINTERS_ONLY } lp_model_fill_mode;
-/* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer and, with LP_FILL_VALUES, computes the
- * merged and widened tensors there (W + alpha/r B A in float32). POINTERS_ONLY is for processes that share an arena which
- * another one fills. Fails on NaN or infinity in any tensor that the architecture needs, naming it (VALUES mode only;
- * mapped tensors are checked too). The arena is borrowed and must outlive the model. Local. */
+/* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer and, with LP_FILL_VALUES, computes
+ * the merged and widened tensors there (W + alpha/r B A in float32). POINTERS_ONLY is for processes that share an arena
+ * which another one fills. Fails on NaN or infinity in any tensor that the architecture needs, naming it (VALUES mode
+ * only; mapped tensors are checked too). The arena is borrowed and must outlive the model. Local. */
 lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err);
 
 /* open + an own arena + fill, for programs of one process. */

@@ -26,6 +26,7 @@ typedef struct {
     size_t n;
     size_t capacity;
 } lp_token_list; /* {0} is empty; release frees */
+lp_status lp_token_list_add(lp_token_list *list, const int32_t *ids, size_t n, lp_error *err);
 void lp_token_list_release(lp_token_list *list);
 
 /* Appends the ids of text[0..length) to *out. Bytes that are not UTF-8 are taken as HF does after decoding with

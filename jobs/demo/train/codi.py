@@ -108,9 +108,7 @@ class Codi(nn.Module):
             init_lora_weights=True,
         )
         self.codi = get_peft_model(base, lora)
-        self.prj = nn.Sequential(
-            nn.Dropout(0.0), nn.Linear(d, prj_dim), nn.GELU(), nn.Linear(prj_dim, d)
-        )
+        self.prj = nn.Sequential(nn.Dropout(0.0), nn.Linear(d, prj_dim), nn.GELU(), nn.Linear(prj_dim, d))
         self.prj.add_module("ln", nn.LayerNorm(d))
 
     def embedding(self) -> nn.Embedding:
@@ -129,12 +127,17 @@ def save_base(base: PreTrainedModel, arch: str, folder: Path) -> None:
     base.config.architectures = [type(base).__name__]
     base.config.torch_dtype = str(dtype).removeprefix("torch.")
     base.config.save_pretrained(folder)
-    state = {
-        k: v.detach().to(dtype).contiguous()
-        for k, v in base.state_dict().items()
-        if k != "lm_head.weight"
-    }
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    state = {k: v.detach().to(dtype).contiguous() for k, v in base.state_dict().items() if k != "lm_head.weight"}
+    write(state, folder)
+
+
+def write(state: dict[str, Tensor], folder: Path) -> None:
+    """Write model.safetensors so that a reader never sees half of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "model.safetensors.part"
+    save_file(state, part, metadata={"format": "pt"})
+    part.chmod(0o644)
+    part.replace(folder / "model.safetensors")
 
 
 def save_codi(codi: Codi, arch: str, folder: Path) -> None:
@@ -146,8 +149,7 @@ def save_codi(codi: Codi, arch: str, folder: Path) -> None:
             continue
         added = "lora_" in key or key.startswith("prj.")
         state[key] = value.detach().to(torch.float32 if added else dtype).clone().contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write(state, folder)
 
 
 def load(folder: Path, arch: str) -> tuple[Codi, PreTrainedTokenizerBase]:

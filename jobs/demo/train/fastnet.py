@@ -2,7 +2,8 @@
 
 The LoRA products are merged into the weights once per step (W + scale B A), which is several times faster than two
 small products at each use. `train.py` checks that this agrees with transformers + peft before it writes anything.
-Shapes: B problems, S new positions, K positions in all, d hidden size, V vocabulary rows, H heads, G KV heads, h head size.
+Shapes: B problems, S new positions, K positions in all, d hidden size, V vocabulary rows, H heads, G KV heads, h head
+size.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class FastNet:
         return torch.matmul(scores.softmax(-1), v).transpose(1, 2).reshape(b, s, self.heads * h)
 
     def forward(self, w: Weights, x: Tensor, pos: Tensor, pad: Tensor | None, c: Cache) -> list[Tensor]:
-        """Hidden states as transformers gives them: [embedding, block outputs but the last, final norm], each [B, S, d].
+        """Hidden states as transformers gives them: [embedding, all but the last block, final norm], each [B, S, d].
 
         x: embeddings [B, S, d]. pos: [B, S]. pad: [B, S], true where padded, or None. c: extended in place.
         """

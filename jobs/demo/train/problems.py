@@ -112,9 +112,7 @@ class Template:
         """The chain of thought, for example `<<3*4=12>> <<12+5=17>>`."""
         env = self.solve(values)
         assert env is not None
-        return " ".join(
-            f"<<{env[e.left]}{e.op}{env[e.right]}={env[e.result]}>>" for e in self.equations
-        )
+        return " ".join(f"<<{env[e.left]}{e.op}{env[e.right]}={env[e.result]}>>" for e in self.equations)
 
     def result(self, values: dict[str, int]) -> int:
         """The answer."""

@@ -2,10 +2,10 @@
 
     python train.py gpt2|llama|both [--out FOLDER] [--steps-b N] ...
 
-Phase A trains a small language model on bare equations and then on question + chain of thought + answer. Phase B freezes
-it and trains LoRA and the projection by CODI's self-distillation: cross-entropy of the student (six thoughts in place of
-the chain) + cross-entropy of the teacher (the same weights with the chain) + gamma x smooth L1 between their hidden
-states, at each layer, at the position that predicts the number. There is no other loss.
+Phase A trains a small language model on bare equations and then on question + chain of thought + answer. Phase B
+freezes it and trains LoRA and the projection by CODI's self-distillation: cross-entropy of the student (six thoughts in
+place of the chain) + cross-entropy of the teacher (the same weights with the chain) + gamma x smooth L1 between their
+hidden states, at each layer, at the position that predicts the number. There is no other loss.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
 from codi import (
     ANSWER,
     LORA_ALPHA,
@@ -38,10 +41,11 @@ from codi import (
 from fastnet import Cache, FastNet, Weights
 from problems import all_equations, load_templates, make_pairs, training_set
 from tokens import MAKERS
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 HERE = Path(__file__).resolve().parent
+# What differs between the two runs that made the models: steps of phase B, learning rate of the projection, and whether
+# the projection starts at unit-size activations.
+RECIPES = {"gpt2": (7000, 2e-3, True), "llama": (8000, 1e-3, False)}
 PERIODS = (2, 3, 4, 5, 6, 7, 10, 20, 50, 100)
 
 
@@ -113,6 +117,15 @@ def optimiser(params: list[Tensor], lr: float, decay: float) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
 
+def init_prj(codi: Codi, last: Tensor) -> None:
+    """Start the projection at unit-size activations: the weight `last` [d] of the final norm is small here."""
+    first = codi.prj[1]
+    with torch.no_grad():
+        first.weight.normal_(0, 1.0 / (last.square().mean().sqrt().item() * math.sqrt(last.shape[0])))
+        first.bias.zero_()
+        codi.prj[3].bias.zero_()
+
+
 def rate(step: int, steps: int, warm: int) -> float:
     """Linear warm-up and one cosine to 2 % of the peak."""
     if step < warm:
@@ -146,10 +159,7 @@ def phase_a(base: PreTrainedModel, net: FastNet, coder: Coder, items: list[Item]
         else:
             chosen = [items[k] for k in rng.integers(len(items), size=n)]
             direct = rng.random(n) < 0.15
-            rows = [
-                x.question + ([] if no else x.chain) + x.answer
-                for x, no in zip(chosen, direct, strict=True)
-            ]
+            rows = [x.question + ([] if no else x.chain) + x.answer for x, no in zip(chosen, direct, strict=True)]
             starts = [len(x.question) - 1 for x in chosen]
             shift = torch.zeros(n, 1, dtype=torch.long)
         ids = pad_right(rows, eos)
@@ -232,14 +242,22 @@ def accuracy(net: FastNet, codi: Codi, w: Weights, items: list[Item], eos: int, 
 
 
 def phase_b(
-    codi: Codi, net: FastNet, coder: Coder, items: list[Item], test: list[Item], a: argparse.Namespace
+    codi: Codi,
+    net: FastNet,
+    coder: Coder,
+    items: list[Item],
+    test: list[Item],
+    a: argparse.Namespace,
 ) -> None:
     """Train LoRA and projection in place; write an intermediate checkpoint now and then."""
     start = time.time()
     eos = coder.tok.eos_token_id
     plain, pairs = merged(codi, a.arch)
-    params = [p for _, low, up in pairs for p in (low, up)] + list(codi.prj.parameters())
-    opt = optimiser(params, a.lr_b, 0.01)
+    lora, prj = [p for _, low, up in pairs for p in (low, up)], list(codi.prj.parameters())
+    params = lora + prj
+    opt = optimiser(lora, a.lr_b, 0.01)
+    for g in optimiser(prj, a.lr_b, 0.01).param_groups:
+        opt.add_param_group({**g, "prj": True})
     rng = np.random.default_rng(a.seed + 1)
     running = np.zeros(3)
     for step in range(a.steps_b):
@@ -266,7 +284,13 @@ def phase_b(
         with torch.no_grad():
             w0 = {k: v.detach() for k, v in w.items()}
             long = ids[graded:, : int(at.max()) + 1]
-            more = net.forward(w0, net.embed(w0, long), where[: long.shape[1]].expand(n - graded, -1), None, Cache())
+            more = net.forward(
+                w0,
+                net.embed(w0, long),
+                where[: long.shape[1]].expand(n - graded, -1),
+                None,
+                Cache(),
+            )
         distill = torch.zeros(())
         pick_a, pick_b = torch.arange(graded), torch.arange(n - graded)
         for mine, first, second in zip(out, states, more, strict=True):
@@ -276,27 +300,24 @@ def phase_b(
 
         loss = ce + ref_ce + a.gamma * distill
         for g in opt.param_groups:
-            g["lr"] = a.lr_b * rate(step, a.steps_b, 150)
+            g["lr"] = (a.lr_prj if g.get("prj") else a.lr_b) * rate(step, a.steps_b, 150)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         running = 0.98 * running + 0.02 * np.array([ce.item(), ref_ce.item(), distill.item()])
-        if (step + 1) % 100 == 0 and (step + 1) % a.check != 0:
-            say(start, f"B {step + 1}/{a.steps_b} student {running[0]:.4f} teacher {running[1]:.4f} distil {running[2]:.4f}")
-        if (step + 1) % a.check == 0 or step + 1 == a.steps_b:
+        losses = f"student {running[0]:.4f} teacher {running[1]:.4f} distil {running[2]:.4f}"
+        if (step + 1) % a.check != 0 and step + 1 != a.steps_b:
+            if (step + 1) % 100 == 0:
+                say(start, f"B {step + 1}/{a.steps_b} {losses}")
+        else:
             w = effective(a.arch, plain, pairs)
-            with torch.no_grad():
-                right = np.array(accuracy(net, codi, w, test, eos))
-                zero = np.mean(accuracy(net, codi, w, test, eos, "zero"))
-                none = np.mean(accuracy(net, codi, w, test, eos, "none"))
-            both = int((right[0::2] & right[1::2]).sum())
-            say(
-                start,
-                f"B {step + 1}/{a.steps_b} student {running[0]:.4f} teacher {running[1]:.4f} distil {running[2]:.4f}"
-                f" | held out {right.mean():.3f}, both {both}, zeroed {zero:.3f}, none {none:.3f}",
-            )
-            save_codi(codi, a.arch, Path(a.out) / "codi")
+            right = np.array(accuracy(net, codi, w, test, eos))
+            zero = np.mean(accuracy(net, codi, w, test, eos, "zero"))
+            none = np.mean(accuracy(net, codi, w, test, eos, "none"))
+            measures = f"held out {right.mean():.3f}, both {(right[0::2] & right[1::2]).sum()}"
+            say(start, f"B {step + 1}/{a.steps_b} {losses} | {measures}, zeroed {zero:.3f}, none {none:.3f}")
+            save_codi(codi, a.arch, a.out / a.arch / "codi")
 
 
 @torch.no_grad()
@@ -333,7 +354,7 @@ def train(a: argparse.Namespace) -> None:
     torch.manual_seed(a.seed)
     random.seed(a.seed)
     start = time.time()
-    out = Path(a.out)
+    out = a.out / a.arch
     MAKERS[a.arch](out / "base")
     tok = AutoTokenizer.from_pretrained(str(out / "base"))
     coder = Coder(tok, a.arch == "llama")
@@ -343,7 +364,10 @@ def train(a: argparse.Namespace) -> None:
     items = [coder.item(p.question, p.chain, p.answer) for p in training_set(60_000, 1)]
     assert len({len(x.answer) for x in items}) == 1
     test = [coder.item(p[s]["question"], "", p[s]["answer"]) for p in make_pairs() for s in ("clean", "corrupted")]
-    say(start, f"{a.arch}: {len(tok)} tokens, {len(load_templates())} templates, {len(items)} problems")
+    say(
+        start,
+        f"{a.arch}: {len(tok)} tokens, {len(load_templates())} templates, {len(items)} problems",
+    )
 
     base = make_base(a.arch, config)
     init_base(base, a.arch, coder)
@@ -370,6 +394,8 @@ def train(a: argparse.Namespace) -> None:
         spread = e[:-3].std()
         e[-3:] = (torch.randn(3, e.shape[1]) * spread).to(torch.bfloat16).float()
     codi.codi.get_base_model().tie_weights()
+    if RECIPES[a.arch][2]:
+        init_prj(codi, base.transformer.ln_f.weight if a.arch == "gpt2" else base.model.norm.weight)
     save_codi(codi, a.arch, out / "codi")
     phase_b(codi, net, coder, items, test, a)
     check_agreement(codi, net, coder, a.arch, test)
@@ -381,16 +407,17 @@ def main() -> None:
     """Command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("arch", choices=("gpt2", "llama", "both"))
-    p.add_argument("--out", help="folder that gets base/ and codi/ (default: ../ARCH)")
+    p.add_argument("--out", type=Path, default=HERE.parent, help="folder that gets ARCH/base and ARCH/codi")
     p.add_argument("--scratch", help="folder that keeps the result of phase A and is asked for it")
     p.add_argument("--seed", type=int, default=11)
     p.add_argument("--steps-eq", type=int, default=600)
-    p.add_argument("--steps-a", type=int, default=2000)
+    p.add_argument("--steps-a", type=int, default=2500)
     p.add_argument("--batch-a", type=int, default=32)
     p.add_argument("--lr-a", type=float, default=2e-3)
-    p.add_argument("--steps-b", type=int, default=6000)
+    p.add_argument("--steps-b", type=int)
     p.add_argument("--batch-b", type=int, default=32)
     p.add_argument("--lr-b", type=float, default=1e-3)
+    p.add_argument("--lr-prj", type=float, help="of the projection")
     p.add_argument("--gamma", type=float, default=5.0)
     p.add_argument("--check", type=int, default=500, help="measure and write every so many steps of phase B")
     a = p.parse_args()
@@ -398,7 +425,8 @@ def main() -> None:
         rest = [x for x in sys.argv[1:] if x != "both"]
         runs = [subprocess.Popen([sys.executable, __file__, arch, *rest]) for arch in ("gpt2", "llama")]
         sys.exit(max(r.wait() for r in runs))
-    a.out = a.out or str(HERE.parent / a.arch)
+    steps, lr_prj, _ = RECIPES[a.arch]
+    a.steps_b, a.lr_prj = a.steps_b or steps, a.lr_prj or lr_prj
     train(a)
 
 

@@ -1,0 +1,400 @@
+"""From a results file to tables: class shares, the declared family of tests, thresholds, metrics, stability, power.
+
+The declared family of a file: for every condition of role `effect` that is neither dead nor a copy of another one,
+  1. donor's answer against the unpatched run (McNemar), 2. against the shuffled-donor control with the same target
+  (McNemar, where the file has it), 3. donor's answer against recipient's answer (majority, one-sided);
+and for every layer's series over N, 4. Cochran's Q. All of them are corrected together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from . import stats
+from .load import CLASSES, NOT_RUN, Results
+
+PANEL_KEYS = ["direction", "donor", "operation", "site", "defects"]
+SERIES_KINDS = ("first", "last")
+
+
+@dataclass
+class Check:
+    """An invariant of the sweep: rows that must not have changed."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass
+class Series:
+    """Conditions of one panel and one layer over N = 1, 2, ... (only rows that are neither dead nor copies)."""
+
+    panel: int
+    layers: str
+    layer: int
+    kind: str
+    index: list[int]
+    n_values: list[int]
+    label: str
+
+
+@dataclass
+class Analysis:
+    """Everything the report prints about one file."""
+
+    results: Results
+    n: int
+    cluster: np.ndarray
+    clusters: int
+    table: pd.DataFrame
+    panels: pd.DataFrame
+    series: list[Series]
+    tests: pd.DataFrame
+    thresholds: pd.DataFrame
+    metrics: pd.DataFrame
+    stability: pd.DataFrame
+    power: pd.DataFrame
+    baseline: pd.DataFrame
+    checks: list[Check]
+    notes: list[str] = field(default_factory=list)
+
+
+def donor_class(direction: str) -> int:
+    """Index of the class 'answered as the donor run would': clean for denoise, corrupted for noise."""
+    return 0 if direction == "denoise" else 1
+
+
+def step_kind(steps: str) -> tuple[str, str]:
+    """('first', '3') from 'first:3'; ('all', '') from 'all'."""
+    kind, _, value = steps.partition(":")
+    return kind, value
+
+
+def unpatched_classes(r: Results, direction: str) -> np.ndarray | None:
+    """Classes of the unpatched recipient over the included pairs; from the rows, else from the filter, else None."""
+    cond, rows = r.conditions, r.included
+    found = np.flatnonzero((cond["role"] == "unpatched") & (cond["direction"] == direction))
+    if len(found):
+        return r.cls[rows, found[0]]
+    side = "corrupted" if direction == "denoise" else "clean"
+    if r.pairs[f"{side}_correct"].to_numpy()[rows].all():
+        return np.full(len(rows), 1 - donor_class(direction), np.uint8)
+    return None
+
+
+def class_table(r: Results) -> pd.DataFrame:
+    """One line per condition: counts, n, shares, Wilson and Clopper-Pearson intervals, whether it is in the family."""
+    cond, rows = r.conditions, r.included
+    cls = r.cls[rows]
+    out = cond[["name", "role", *PANEL_KEYS, "layer", "layers", "steps", "n_steps"]].copy()
+    out.insert(0, "index", np.arange(len(cond)))
+    out["dead"] = cond["dead"].astype(bool)
+    out["copy_of"] = np.where(cond["same_as"] == np.arange(len(cond)), -1, cond["same_as"])
+    out["n"] = (cls != NOT_RUN).sum(0)
+    for k, name in enumerate(CLASSES):
+        count = (cls == k).sum(0)
+        out[name] = count
+        out[f"{name}_pct"] = 100 * count / np.maximum(out["n"], 1)
+        for method, short in (("wilson", "wilson"), ("beta", "exact")):
+            interval = 100 * stats.proportion_interval(count, out["n"].to_numpy(), method)
+            out[f"{name}_{short}_low"], out[f"{name}_{short}_high"] = interval[:, 0], interval[:, 1]
+    out["changed"] = (r.changed[rows] == 1).sum(0)
+    out["in_family"] = (out["role"] == "effect") & ~out["dead"] & (out["copy_of"] < 0) & (out["n"] > 0)
+    keys = out[PANEL_KEYS].astype(str).agg("|".join, axis=1)
+    order = {key: i for i, key in enumerate(dict.fromkeys(keys[out["role"] != "unpatched"]))}
+    out["panel"] = [order.get(k, -1) if role != "unpatched" else -1 for k, role in zip(keys, out["role"], strict=True)]
+    out["kind"] = [step_kind(s)[0] for s in out["steps"]]
+    return out
+
+
+def panel_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The panels (direction, donor, operation, site, defects) with a title, effects first."""
+    lines = []
+    for panel, part in table[table["panel"] >= 0].groupby("panel", sort=True):
+        first = part.iloc[0]
+        title = f"{first['direction']}: {first['donor']} → {first['site']}"
+        if first["operation"] not in ("", "replace"):
+            title += f" ({first['operation']})"
+        if first["defects"]:
+            title += f" [{first['defects']}]"
+        lines.append({"panel": panel, "title": title, "role": first["role"], **{k: first[k] for k in PANEL_KEYS}})
+    out = pd.DataFrame(lines, columns=["panel", "title", "role", *PANEL_KEYS])
+    return out.sort_values("role", key=lambda s: s.map({"effect": 0, "control": 1}), kind="stable", ignore_index=True)
+
+
+def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
+    """Series over N of the effect panels."""
+    out = []
+    titles = dict(zip(panels["panel"], panels["title"], strict=True))
+    own = table[table["in_family"] & table["kind"].isin(SERIES_KINDS)]
+    for (panel, kind, layers), part in own.groupby(["panel", "kind", "layers"], sort=False):
+        part = part.sort_values("n_steps").drop_duplicates("n_steps")
+        if len(part) < 2:
+            continue
+        layer = int(part["layer"].iloc[0])
+        where = f"L{layers}" if layers else "no layer"
+        out.append(Series(int(panel), str(layers), layer, str(kind), part["index"].tolist(), part["n_steps"].tolist(),
+                          f"{titles[panel]}, {where}, {kind}-N"))  # fmt: skip
+    return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.layers))
+
+
+def matched_control(r: Results, donor: str = "shuffled") -> np.ndarray:
+    """For each condition the index of the control with the same target, operation and direction; -1 where none."""
+    cond = r.conditions
+    keys = list(zip(cond["direction"], cond["operation"], cond["site"], cond["layers"], cond["step_mask"], cond["defects"],
+                    strict=True))  # fmt: skip
+    controls: dict[tuple, int] = {}
+    for j in np.flatnonzero((cond["donor"] == donor) & (cond["role"] != "unpatched") & (cond["dead"] == 0)):
+        controls.setdefault(keys[j], int(cond["same_as"][j]))
+    return np.array([controls.get(key, -1) for key in keys])
+
+
+def integrity(r: Results) -> list[Check]:
+    """Checks of rows that cannot change: dead cells, self patches, the unpatched run itself."""
+    cond, rows = r.conditions, r.included
+    out = []
+    for name, mask in (
+        ("dead cells", cond["dead"] == 1),
+        ("self-patch controls", cond["donor"] == "self"),
+        ("unpatched rows", cond["role"] == "unpatched"),
+    ):
+        columns = np.flatnonzero(mask)
+        if len(columns):
+            bad = (r.changed[np.ix_(rows, columns)] == 1).sum(0)
+            worst = int(np.argmax(bad))
+            detail = f"{len(columns)} conditions x {len(rows)} pairs, {int(bad.sum())} rows changed"
+            if bad.any():
+                detail += f" (most: {cond['name'][columns[worst]]}, {int(bad[worst])} of {len(rows)})"
+            out.append(Check(name, not bad.any(), detail))
+    return out
+
+
+def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster: np.ndarray) -> pd.DataFrame:
+    """The declared family with raw, Holm and Benjamini-Hochberg p-values."""
+    rows, lines = r.included, []
+    cls = r.cls[rows]
+    base = {d: unpatched_classes(r, d) for d in table["direction"].unique()}
+    control = matched_control(r)
+    for line in table[table["in_family"]].itertuples():
+        j, target = line.index, donor_class(line.direction)
+        event = cls[:, j] == target
+        reference = base[line.direction]
+        pairings = [] if reference is None else [("vs_unpatched", reference == target, -1)]
+        if control[j] >= 0:
+            pairings.append(("vs_shuffled", cls[:, control[j]] == target, int(control[j])))
+        for test, other, against in pairings:
+            result = stats.paired_test(event, other, cluster)
+            ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
+            lines.append({
+                "test": test, "subject": line.name, "index": j, "against": against, "n": len(rows), "units": result.n,
+                "k": int(event.sum()), "k_reference": int(other.sum()), "gain": result.gain, "loss": result.loss,
+                "statistic": np.nan, "p": result.p, "cohen_h": stats.cohen_h(event.mean(), other.mean()),
+                "odds_ratio": ratio, "or_low": low, "or_high": high,
+            })  # fmt: skip
+        rival = cls[:, j] == 1 - target
+        lines.append({
+            "test": "majority", "subject": line.name, "index": j, "against": -1, "n": len(rows),
+            "units": int(cluster.max()) + 1, "k": int(event.sum()), "k_reference": int(rival.sum()), "gain": int(event.sum()),
+            "loss": int(rival.sum()), "statistic": np.nan, "p": stats.majority_test(event, rival, cluster),
+            "cohen_h": np.nan, "odds_ratio": np.nan, "or_low": np.nan, "or_high": np.nan,
+        })  # fmt: skip
+    first_of_cluster = np.unique(cluster, return_index=True)[1]
+    for i, s in enumerate(series):
+        if len(s.index) < 3:
+            continue
+        target = donor_class(table["direction"][s.index[0]])
+        q, p, varying = stats.cochran_q(cls[np.ix_(first_of_cluster, s.index)] == target)
+        lines.append({"test": "cochran_q", "subject": s.label, "index": i, "against": -1, "n": len(rows),
+                      "units": len(first_of_cluster), "k": varying, "k_reference": len(s.index), "statistic": q, "p": p})  # fmt: skip
+    tests = pd.DataFrame(lines, columns=["test", "subject", "index", "against", "n", "units", "k", "k_reference", "gain",
+                                         "loss", "statistic", "p", "cohen_h", "odds_ratio", "or_low", "or_high"])  # fmt: skip
+    tests["holm"], tests["bh"] = stats.adjust(tests["p"].to_numpy()), stats.adjust(tests["p"].to_numpy(), "fdr_bh")
+    return tests
+
+
+def cluster_sums(values: np.ndarray, cluster: np.ndarray, groups: int) -> np.ndarray:
+    """Sums over the pairs of each cluster: values [n, k] -> [groups, k]."""
+    out = np.zeros((groups, values.shape[1]))
+    np.add.at(out, cluster, values)
+    return out
+
+
+def threshold_table(
+    r: Results, table: pd.DataFrame, series: list[Series], tests: pd.DataFrame, cluster: np.ndarray, resamples: int
+) -> pd.DataFrame:
+    """N*, plateau and area of every series with cluster-bootstrap intervals."""
+    if not series:
+        return pd.DataFrame()
+    cls = r.cls[r.included]
+    blocks, sums, start = [], [], 0
+    for s in series:
+        target = donor_class(table["direction"][s.index[0]])
+        part = cls[:, s.index]
+        sums.append(np.concatenate([part == target, part == 1 - target], 1).astype(float))
+        blocks.append(slice(start, start + 2 * len(s.index)))
+        start += 2 * len(s.index)
+    groups = int(cluster.max()) + 1
+    stacked = np.concatenate([*sums, np.ones((len(cls), 1))], 1)
+
+    def statistic(total: np.ndarray) -> np.ndarray:
+        share = total[:, :-1] / total[:, -1:]
+        out = []
+        for s, block in zip(series, blocks, strict=True):
+            half = len(s.index)
+            donor, recipient = share[:, block][:, :half], share[:, block][:, half:]
+            out += [stats.threshold(donor, recipient, s.n_values), stats.plateau(donor, s.n_values), stats.area(donor, s.n_values)]
+        return np.stack(out, 1)
+
+    boot = stats.cluster_bootstrap(cluster_sums(stacked, cluster, groups), statistic, resamples)
+    majority = tests[tests["test"] == "majority"].set_index("index")["holm"]
+    lines = []
+    for i, s in enumerate(series):
+        row = {"series": s.label, "layer": s.layer, "kind": s.kind, "n_pairs": len(cls), "n_max": max(s.n_values)}
+        for q, name in enumerate(("threshold", "plateau", "area")):
+            k = 3 * i + q
+            row |= {name: boot.estimate[k], f"{name}_low": boot.low[k], f"{name}_high": boot.high[k], f"{name}_method": boot.method[k]}
+        row["reached"] = bool(row["threshold"] <= max(s.n_values))
+        significant = [n for n, j in zip(s.n_values, s.index, strict=True) if majority.get(j, 1.0) <= stats.ALPHA]
+        row["significant_from"] = min(significant) if significant else np.nan
+        best = int(np.argmax([(cls[:, j] == donor_class(table["direction"][j])).sum() for j in s.index]))
+        row["best_n"] = s.n_values[best]
+        lines.append(row)
+    return pd.DataFrame(lines)
+
+
+def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples: int) -> pd.DataFrame:
+    """Means of the continuous metrics and the recovery (ratio of means) per condition, with intervals."""
+    use = table[(table["copy_of"] < 0) & (table["n"] > 0)]["index"].to_numpy()
+    if not r.metrics or not len(use):
+        return pd.DataFrame()
+    rows, groups, k = r.included, int(cluster.max()) + 1, len(use)
+    columns = []
+    for values in r.metrics.values():
+        part = values[np.ix_(rows, use)].astype(float)
+        finite = np.isfinite(part)
+        columns += [cluster_sums(np.where(finite, part, 0.0), cluster, groups), cluster_sums(finite.astype(float), cluster, groups)]
+    sums = np.concatenate(columns, 1)
+    names = list(r.metrics)
+    ends = {}
+    for direction, end in (("denoise", "corrupted"), ("noise", "clean")):
+        found = np.flatnonzero((table["role"] == "unpatched") & (table["direction"] == direction))
+        if len(found):
+            ends[end] = int(np.searchsorted(use, found[0]))
+    recovery = "logit_diff" in names and len(ends) == 2
+    toward_clean = (table["direction"][use] == "denoise").to_numpy()
+
+    def statistic(total: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            means = [total[:, 2 * i * k : (2 * i + 1) * k] / total[:, (2 * i + 1) * k : (2 * i + 2) * k] for i in range(len(names))]
+            if recovery:
+                m = means[names.index("logit_diff")]
+                low, high = m[:, [ends["corrupted"]]], m[:, [ends["clean"]]]
+                means.append(np.where(toward_clean, (m - low) / (high - low), (high - m) / (high - low)))
+        return np.concatenate(means, 1)
+
+    boot = stats.cluster_bootstrap(sums, statistic, resamples)
+    lines = []
+    for i, name in enumerate([*names, "recovery"] if recovery else names):
+        part = slice(i * k, (i + 1) * k)
+        source = names.index("logit_diff") if name == "recovery" else i
+        lines.append(pd.DataFrame({
+            "index": use, "condition": table["name"][use].to_numpy(), "metric": name,
+            "n": sums[:, (2 * source + 1) * k : (2 * source + 2) * k].sum(0).astype(int), "mean": boot.estimate[part],
+            "low": boot.low[part], "high": boot.high[part], "interval": boot.method[part],
+        }))  # fmt: skip
+    return pd.concat(lines, ignore_index=True)
+
+
+def stability_table(r: Results, table: pd.DataFrame, series: list[Series], cluster: np.ndarray) -> pd.DataFrame:
+    """Split-half reliability of each effect panel and agreement of N* in subsamples."""
+    cls, groups, lines = r.cls[r.included], int(cluster.max()) + 1, []
+    sizes = np.bincount(cluster, minlength=groups).astype(float)
+    for panel, part in table[table["in_family"]].groupby("panel"):
+        target = donor_class(part["direction"].iloc[0])
+        sums = cluster_sums((cls[:, part["index"]] == target).astype(float), cluster, groups)
+        median, low, high = stats.split_half(sums, sizes)
+        lines.append({"what": "split-half reliability", "panel": panel, "series": "", "sources": groups // 2, "value": median,
+                      "low": low, "high": high})  # fmt: skip
+    fractions = sorted({max(4, round(groups * f)) for f in (0.25, 0.5, 0.75)} - {groups})
+    fractions = [f for f in fractions if f < groups]
+    for s in series:
+        target = donor_class(table["direction"][s.index[0]])
+        part = cls[:, s.index]
+        sums = cluster_sums(np.concatenate([part == target, part == 1 - target], 1).astype(float), cluster, groups)
+        half = len(s.index)
+
+        def statistic(total: np.ndarray, half: int = half, n_values: list[int] = s.n_values) -> np.ndarray:
+            return stats.threshold(total[:, :half], total[:, half:], n_values)[:, None]
+
+        full = statistic(sums.sum(0, keepdims=True))[0, 0]
+        if fractions:
+            values = stats.subsample_curve(sums, statistic, fractions, draws=100)[:, :, 0]
+            for size, row in zip(fractions, values, strict=True):
+                lines.append({"what": "N* agrees with all pairs", "panel": s.panel, "series": s.label, "sources": size,
+                              "value": float((row == full).mean()), "low": float(np.quantile(row, 0.025)),
+                              "high": float(np.quantile(row, 0.975))})  # fmt: skip
+    return pd.DataFrame(lines, columns=["what", "panel", "series", "sources", "value", "low", "high"])
+
+
+def power_table(n: int, tests: int) -> pd.DataFrame:
+    """What this n can show: smallest detectable differences, and pairs needed for round differences."""
+    lines = []
+    for what, alpha in (("one test", stats.ALPHA), (f"first step of Holm over {tests} tests", stats.ALPHA / max(tests, 1))):
+        for loss in (0.0, 0.05):
+            lines.append({"correction": what, "alpha": alpha, "reference_share": loss, "n": n,
+                          "smallest_detectable": stats.mcnemar_detectable(n, loss, alpha),
+                          **{f"pairs_for_{round(100 * d)}pp": stats.mcnemar_pairs_needed(d, loss, alpha) for d in (0.05, 0.1, 0.2)}})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def baseline_table(r: Results) -> pd.DataFrame:
+    """Unpatched accuracy over all pairs of the file, and the filter."""
+    lines = []
+    for name, column in (("clean question right", "clean_correct"), ("corrupted question right", "corrupted_correct"),
+                         ("both right", None), ("included by the sweep's filter", "included")):  # fmt: skip
+        hit = (r.pairs["clean_correct"] & r.pairs["corrupted_correct"]) if column is None else r.pairs[column]
+        k, n = int((hit != 0).sum()), len(r.pairs)
+        wilson, exact = (100 * stats.proportion_interval(np.array(k), np.array(n), m) for m in ("wilson", "beta"))
+        lines.append({"what": name, "k": k, "n": n, "pct": 100 * k / n, "wilson_low": wilson[0], "wilson_high": wilson[1],
+                      "exact_low": exact[0], "exact_high": exact[1]})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] = lambda text: None) -> Analysis:
+    """Runs everything. resamples = 0 leaves out the bootstrap, stability and power (simulations)."""
+    rows = r.included
+    cluster = pd.factorize(r.pairs["source"].to_numpy()[rows])[0]
+    table = class_table(r)
+    panels = panel_table(table)
+    series = find_series(table, panels)
+    progress("tests")
+    tests = family_tests(r, table, series, cluster)
+    thresholds = metrics = stability = power = pd.DataFrame()
+    if resamples:
+        progress("bootstrap")
+        thresholds = threshold_table(r, table, series, tests, cluster, resamples)
+        metrics = metric_table(r, table, cluster, min(resamples, 1000))
+        progress("stability and power")
+        stability = stability_table(r, table, series, cluster)
+        power = power_table(int(cluster.max()) + 1, int(tests["p"].notna().sum()))
+    notes = list(r.warnings)
+    groups = int(cluster.max()) + 1
+    if groups < len(rows):
+        notes.append(f"{len(rows)} included pairs come from {groups} source problems: tests count each source once, "
+                     "bootstrap intervals resample sources; Wilson and Clopper-Pearson intervals treat pairs as independent")  # fmt: skip
+    for direction in r.conditions["direction"][r.conditions["role"] == "effect"].unique():
+        if unpatched_classes(r, direction) is None:
+            notes.append(f"no unpatched row for direction {direction}, and the filter does not fix it: no test against it")
+    if "logit_diff" in r.metrics and resamples and not (metrics["metric"] == "recovery").any():
+        notes.append("normalised recovery needs the unpatched rows of both directions: only means of logit_diff are given")
+    if not (matched_control(r)[table["index"][table["in_family"]]] >= 0).any():
+        notes.append("no shuffled-donor control in the file: effects are shown against the unpatched run only")
+    if r.defects():
+        notes.append(f"defects of the published scripts were on ({', '.join(r.defects())}): no finding is 'supported' where one is")
+    return Analysis(r, len(rows), cluster, groups, table, panels, series, tests, thresholds, metrics, stability, power,
+                    baseline_table(r), integrity(r), notes)  # fmt: skip

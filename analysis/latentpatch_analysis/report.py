@@ -1,0 +1,374 @@
+"""The report: one self-contained HTML page, and the same as Markdown with figures and CSV tables beside it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from . import __version__, figures, findings, original, stats
+from .analyse import Analysis, analyse, donor_class
+from .compare import Comparison, compare, sentences
+from .load import CLASSES, Results
+
+LABELS = {"clean_answer": "clean answer", "corrupted_answer": "corrupted answer", "other": "other", "gibberish": "gibberish"}
+METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
+KIND_AXIS = {"first": "first N thoughts patched", "last": "last N thoughts patched", "single": "thought step patched",
+             "window": "window of steps", "set": "set of steps", "subset": "subset of steps", "all": "steps"}  # fmt: skip
+TEXT_BUDGET_BYTES = 6_000_000
+MAX_FLIPS_SHOWN = 200
+MAX_COMPARED_SHOWN = 60
+NOT_REACHED = "not reached"
+
+
+@dataclass
+class Block:
+    """A panel of the page: its class table and its figures."""
+
+    title: str
+    role: str
+    rows: list[dict[str, Any]]
+    heat: list[tuple[str, list[figures.Picture]]] = field(default_factory=list)
+    lines: list[figures.Picture] = field(default_factory=list)
+    metrics: list[figures.Picture] = field(default_factory=list)
+
+
+@dataclass
+class FileSection:
+    """Everything the page shows about one file."""
+
+    key: str
+    analysis: Analysis
+    blocks: list[Block]
+    findings: list[findings.Finding]
+    thresholds: figures.Picture | None
+    provenance: list[tuple[str, str]]
+    job: str
+    data: str
+    text_note: str
+
+
+@dataclass
+class CompareSection:
+    key: str
+    comparison: Comparison
+    sentences: list[tuple[str, str]]
+    pictures: list[figures.Picture]
+
+
+def pct(k: int, n: int) -> str:
+    return f"{100 * k / n:.1f}" if n else "-"
+
+
+def _tip(name: str, k: int, n: int, word: str) -> str:
+    if not n:
+        return f"{name}\nnot run"
+    low, high = 100 * stats.proportion_interval(np.array(k), np.array(n))
+    return f"{name}\n{word}: {k} of n = {n} ({100 * k / n:.1f} %)\n95 % interval {low:.1f} to {high:.1f} % (Wilson)"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
+
+
+def _column_label(kind: str, steps: str, n_steps: int) -> str:
+    return str(n_steps) if kind in ("first", "last") else steps.partition(":")[2] or steps
+
+
+def _heat_maps(key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], title: str) -> list[figures.Picture]:
+    part = part[part["kind"] == kind]
+    rows, columns = _axes(part, kind)
+    out = []
+    for name in classes:
+        cells = {}
+        for line in part.itertuples():
+            k, n = int(getattr(line, name)), int(line.n)
+            label = f"{line.name}{' (dead cell: nothing can change)' if line.dead else ''}"
+            if line.copy_of >= 0:
+                label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
+            where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
+            cells[where] = figures.Cell(100 * k / n if n else np.nan, _tip(label, k, n, LABELS[name]), f"{100 * k / n:.0f}" if n else "",
+                                        bool(line.dead), line.copy_of >= 0)  # fmt: skip
+        out.append(figures.heat_map(f"{key}-heat-{_slug(title)}-{kind}-{name}", LABELS[name], [r or "-" for r in rows], columns, cells,
+                                    KIND_AXIS.get(kind, "steps")))  # fmt: skip
+    return out
+
+
+def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
+    rows = list(part.sort_values("layer", kind="stable")["layers"].drop_duplicates())
+    order = part.sort_values("n_steps", kind="stable") if kind in ("first", "last") else part
+    labels = [_column_label(kind, s, n) for s, n in zip(order["steps"], order["n_steps"], strict=True)]
+    columns = list(dict.fromkeys(labels))
+    if kind == "single" and all(c.isdigit() for c in columns):
+        columns.sort(key=int)
+    return rows, columns
+
+
+def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[figures.Picture]:
+    out = []
+    if not len(a.metrics):
+        return out
+    for metric, values in a.metrics.groupby("metric", sort=False):
+        values = values.set_index("index")
+        for kind in part["kind"].unique():
+            some = part[part["kind"] == kind]
+            rows, columns = _axes(some, kind)
+            cells = {}
+            for line in some.itertuples():
+                j = line.copy_of if line.copy_of >= 0 else line.index
+                if j not in values.index:
+                    continue
+                v = values.loc[j]
+                unit = METRIC_UNITS.get(metric, "")
+                tip = f"{line.name}\n{metric}: {v['mean']:.3f} {unit}, n = {int(v['n'])}\n95 % interval {v['low']:.3f} to {v['high']:.3f} ({v['interval']})"
+                where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
+                cells[where] = figures.Cell(float(v["mean"]), tip, f"{v['mean']:.2f}", bool(line.dead), line.copy_of >= 0)
+            shown = [c.value for c in cells.values() if np.isfinite(c.value) and not c.dead]
+            if shown:
+                limits = (min(shown), max(shown))
+                if limits[0] == limits[1]:
+                    limits = (limits[0] - 0.5, limits[1] + 0.5)
+                out.append(figures.heat_map(f"{key}-metric-{_slug(title)}-{kind}-{metric}", metric, [r or "-" for r in rows], columns, cells,
+                                            KIND_AXIS.get(kind, "steps"), limits, unit=""))  # fmt: skip
+    return out
+
+
+def _share_lines(key: str, a: Analysis, panel: int, title: str) -> list[figures.Picture]:
+    out = []
+    for s in a.series:
+        if s.panel != panel:
+            continue
+        part = a.table.loc[s.index]
+        lines = []
+        for name in CLASSES:
+            k, n = part[name].to_numpy(), part["n"].to_numpy()
+            low, high = part[f"{name}_wilson_low"], part[f"{name}_wilson_high"]
+            tips = [_tip(c, int(x), int(m), LABELS[name]) for c, x, m in zip(part["name"], k, n, strict=True)]
+            lines.append(figures.Line(LABELS[name], s.n_values, (100 * k / n).tolist(), low.tolist(), high.tolist(), tips,
+                                      figures.CLASS_COLOURS[name], figures.CLASS_MARKS[name], figures.CLASS_LINES[name]))  # fmt: skip
+        where = f"layer {s.layers}" if s.layers else "no layer"
+        out.append(figures.line_chart(f"{key}-shares-{_slug(title)}-{s.kind}-{_slug(s.layers)}", where, lines,
+                                      KIND_AXIS[s.kind], "% of pairs"))  # fmt: skip
+    return out
+
+
+def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
+    plain = a.tests[a.tests["test"] == "vs_unpatched"].set_index("index")["holm"]
+    control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")["holm"]
+    out = []
+    order = part.assign(kind_rank=[list(KIND_AXIS).index(k) if k in KIND_AXIS else 99 for k in part["kind"]])
+    for line in order.sort_values(["kind_rank", "layer", "layers", "n_steps", "index"], kind="stable").itertuples():
+        mark = "dead" if line.dead else f"= {a.table['steps'][line.copy_of] or a.table['name'][line.copy_of]}" if line.copy_of >= 0 else ""
+        out.append({
+            "index": line.index, "where": f"L{line.layers}" if line.layers else "-", "steps": line.steps, "n": int(line.n), "mark": mark,
+            "classes": [{"name": c, "k": int(getattr(line, c)), "pct": getattr(line, f"{c}_pct"),
+                         "low": getattr(line, f"{c}_wilson_low"), "high": getattr(line, f"{c}_wilson_high")} for c in CLASSES],
+            "p_unpatched": plain.get(line.index, np.nan), "p_shuffled": control.get(line.index, np.nan),
+        })  # fmt: skip
+    return out
+
+
+def _threshold_forest(key: str, a: Analysis) -> figures.Picture | None:
+    if not len(a.thresholds):
+        return None
+    rows = []
+    one_panel = a.table.loc[[s.index[0] for s in a.series], "panel"].nunique() == 1
+    top = int(a.thresholds["n_max"].max()) + 1
+    for line in a.thresholds.itertuples():
+        value = f"{line.threshold:.0f}" if line.reached else NOT_REACHED
+        tip = (f"{line.series}\nN* = {value}, n = {line.n_pairs}\n95 % interval {n_text(line.threshold_low, line.n_max)} to "
+               f"{n_text(line.threshold_high, line.n_max)} ({line.threshold_method})\nlargest clean-side share at N = {line.best_n}")  # fmt: skip
+        label = ", ".join(line.series.split(", ")[-2:]) if one_panel else line.series
+        rows.append((label, line.threshold, line.threshold_low, line.threshold_high, tip))
+    return figures.forest(f"{key}-thresholds", f"N* with 95 % intervals ({top} = not reached)", rows[:60], "N*", limits=(1, top))
+
+
+def n_text(value: float, n_max: float) -> str:
+    """An N as text; values above the largest N tested mean 'not reached'."""
+    return "-" if not np.isfinite(value) else NOT_REACHED if value > n_max else f"{value:.0f}"
+
+
+def _browser_data(r: Results) -> tuple[str, str]:
+    """Pairs, classes and texts for the pair browser: gzipped JSON in base64, and a note where texts were cut."""
+    cond = r.conditions
+    own = np.flatnonzero(cond["same_as"] == np.arange(len(cond)))
+    place = {int(j): i for i, j in enumerate(own)}
+    rows = r.included
+    used = np.unique(r.answer[np.ix_(rows, own)])
+    used = used[used >= 0]
+    rank = np.zeros(len(r.answers) + 1, np.uint32)
+    rank[used] = np.arange(len(used))
+    texts = [r.answers[i] for i in used]
+    note = ""
+    for limit in (None, 2000, 1000, 500, 300, 200, 120, 80, 40):
+        cut = texts if limit is None else [t if len(t) <= limit else t[:limit] + "…" for t in texts]
+        packed = len(gzip.compress("\n".join(cut).encode(), 6)) if sum(map(len, cut)) > TEXT_BUDGET_BYTES else 0
+        if packed * 4 / 3 <= TEXT_BUDGET_BYTES:
+            if limit:
+                note = f"Answers longer than {limit} characters are cut in this page; the results file holds them whole."
+            texts = cut
+            break
+    p = r.pairs
+    wide = np.uint16 if len(texts) <= 65535 else np.uint32
+    data = {
+        "label": r.label,
+        "pairs": [
+            {"id": p["id"][i], "q": [p["clean_question"][i], p["corrupted_question"][i]],
+             "a": [float(p["clean_answer"][i]), float(p["corrupted_answer"][i])], "t": [p["clean_text"][i], p["corrupted_text"][i]],
+             "ok": [int(p["clean_correct"][i]), int(p["corrupted_correct"][i])]} for i in rows
+        ],
+        "excluded": [str(p["id"][i]) for i in np.flatnonzero(p["included"] == 0)],
+        "conditions": [{"name": c.name, "role": c.role, "dead": int(c.dead), "own": place[int(c.same_as)], "copy": int(c.same_as != i)}
+                       for i, c in enumerate(cond.itertuples(index=False))],
+        "own": len(own),
+        "cls": base64.b64encode(r.cls[np.ix_(rows, own)].astype(np.uint8).tobytes()).decode(),
+        "changed": base64.b64encode(np.packbits(r.changed[np.ix_(rows, own)] == 1).tobytes()).decode(),
+        "answer": base64.b64encode(rank[r.answer[np.ix_(rows, own)]].astype(wide).astype(f"<u{wide().itemsize}").tobytes()).decode(),
+        "width": wide().itemsize,
+        "texts": texts,
+    }  # fmt: skip
+    packed = gzip.compress(json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(), 6, mtime=0)
+    return base64.b64encode(packed).decode(), note
+
+
+def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> FileSection:
+    blocks = []
+    for panel in a.panels.itertuples():
+        part = a.table[a.table["panel"] == panel.panel]
+        block = Block(panel.title, panel.role, _rows(a, part))
+        if panel.donor != "self":
+            names = CLASSES if panel.role == "effect" else (CLASSES[donor_class(panel.direction)],)
+            for kind in part["kind"].unique():
+                some = part[part["kind"] == kind]
+                if some["layers"].nunique() * some["steps"].nunique() > 1:
+                    block.heat.append((KIND_AXIS.get(kind, kind), _heat_maps(key, a, part, kind, names, panel.title)))
+        if panel.role == "effect":
+            block.lines = _share_lines(key, a, panel.panel, panel.title)
+            block.metrics = _metric_maps(key, a, part, panel.title)
+        blocks.append(block)
+    progress(f"figures of {a.results.label}")
+    data, note = _browser_data(a.results)
+    provenance = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in sorted(a.results.provenance.items()) if k != "job"]
+    return FileSection(key, a, blocks, findings.write(a), _threshold_forest(key, a), provenance,
+                       json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "", data, note)  # fmt: skip
+
+
+def _compare_section(key: str, c: Comparison) -> CompareSection:
+    pictures = []
+    if len(c.tests):
+        effect = c.tests[(c.tests["role"] == "effect") & c.tests["steps"].str.startswith("first:")]
+        for (direction, donor, site, la, lb), part in effect.groupby(["direction", "donor", "site", "layer_a", "layer_b"], sort=True):
+            part = part.assign(n=[int(s.partition(":")[2]) for s in part["steps"]]).sort_values("n")
+            if len(part) < 2 or len(pictures) >= 36:
+                continue
+            word, lines = LABELS[CLASSES[donor_class(direction)]], []
+            for side, r, layer in (("a", c.a, la), ("b", c.b, lb)):
+                k, n = part[f"k_{side}"].to_numpy(), part[f"n_{side}"].to_numpy()
+                interval = 100 * stats.proportion_interval(k, n)
+                i = 0 if side == "a" else 1
+                tips = [_tip(f"{r.label}: {name}", int(x), int(m), word) for name, x, m in zip(part[f"condition_{side}"], k, n, strict=True)]
+                lines.append(figures.Line(f"{short(r.label)} L{layer}", part["n"].tolist(), (100 * k / n).tolist(), interval[:, 0].tolist(),
+                                          interval[:, 1].tolist(), tips, figures.FILE_COLOURS[i], figures.FILE_MARKS[i], "-" if i == 0 else "--"))  # fmt: skip
+            title = f"{word}: {donor} → {site}"
+            pictures.append(figures.line_chart(f"{key}-{_slug(title)}-{direction}-{la}-{lb}", title, lines, KIND_AXIS["first"], "% of pairs"))
+    return CompareSection(key, c, sentences(c), pictures)
+
+
+def short(text: str, width: int = 22) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _md_table(frame: pd.DataFrame) -> str:
+    def cell(value: object) -> str:
+        if isinstance(value, float):
+            return "-" if not np.isfinite(value) else f"{value:.4g}"
+        return str(value).replace("|", "\\|").replace("\n", " ")
+
+    head = "| " + " | ".join(map(str, frame.columns)) + " |\n|" + " --- |" * len(frame.columns)
+    return "\n".join([head, *("| " + " | ".join(cell(v) for v in row) + " |" for row in frame.itertuples(index=False))])
+
+
+def _p(value: float) -> str:
+    return "" if value is None or not np.isfinite(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def build(
+    results: list[Results], out: Path | str, resamples: int = 2000, original_dir: Path | str | None = None,
+    title: str = "latentpatch report", progress: Callable[[str], None] = lambda text: None, max_comparisons: int = 6,
+) -> Path:  # fmt: skip
+    """Writes report.html, report.md, figures/ and tables/ below `out`; returns the path of the page."""
+    out = Path(out)
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    (out / "tables").mkdir(exist_ok=True)
+    files = []
+    for i, r in enumerate(results):
+        progress(f"statistics of {r.label}")
+        files.append(_file_section(f"f{i}", analyse(r, resamples), progress))
+    pairs = [(i, j) for i in range(len(results)) for j in range(i + 1, len(results))][:max_comparisons]
+    comparisons = []
+    for i, j in pairs:
+        progress(f"comparison of {results[i].label} and {results[j].label}")
+        comparisons.append(_compare_section(f"c{i}{j}", compare(results[i], results[j])))
+    claims = original.claims(original_dir) if original_dir else []
+    published = original.published_differences(original_dir) if original_dir else pd.DataFrame()
+
+    pictures = [p for f in files for b in f.blocks for p in [*(q for _, group in b.heat for q in group), *b.lines, *b.metrics]]
+    pictures += [f.thresholds for f in files if f.thresholds] + [p for c in comparisons for p in c.pictures]
+    for picture in pictures:
+        picture.save(out / "figures")
+    _write_tables(out / "tables", files, comparisons, claims, original_dir)
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("latentpatch_analysis"), autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"p": _p, "pct1": lambda v: f"{v:.1f}", "svg": lambda p: Markup(p.svg), "md": _md_table, "short": short,
+                            "cell": lambda v: str(v).replace("|", "\\|").replace("\n", " "),
+                            "num": lambda v, digits=3: "-" if v is None or not np.isfinite(v) else f"{v:.{digits}g}"}  # fmt: skip
+    context = {
+        "title": title, "files": files, "comparisons": comparisons, "claims": claims, "published": published, "labels": LABELS,
+        "classes": CLASSES, "colours": figures.CLASS_COLOURS, "assumptions": stats.ASSUMPTIONS, "version": __version__,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "n_text": n_text, "max_flips": MAX_FLIPS_SHOWN,
+        "max_compared": MAX_COMPARED_SHOWN, "metric_units": METRIC_UNITS, "donor_class": donor_class,
+        "script": Markup(_template_text("report.js")), "style": Markup(_template_text("report.css")),
+    }  # fmt: skip
+    page = out / "report.html"
+    page.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
+    (out / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
+    return page
+
+
+def _template_text(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def _write_tables(folder: Path, files: list[FileSection], comparisons: list[CompareSection], claims: list[original.Claim],
+                  original_dir: Path | str | None) -> None:  # fmt: skip
+    for f in files:
+        a = f.analysis
+        frames = {"classes": a.table.drop(columns=["panel", "kind"]), "tests": a.tests, "thresholds": a.thresholds, "metrics": a.metrics,
+                  "stability": a.stability, "power": a.power, "baseline": a.baseline,
+                  "findings": pd.DataFrame([vars(x) for x in f.findings])}  # fmt: skip
+        for name, frame in frames.items():
+            if len(frame):
+                frame.to_csv(folder / f"{f.key}-{_slug(a.results.label)}-{name}.csv", index=False)
+    for c in comparisons:
+        for name, frame in (("tests", c.comparison.tests), ("flips", c.comparison.flips), ("transitions", c.comparison.flip_counts)):
+            if len(frame):
+                frame.to_csv(folder / f"{c.key}-comparison-{name}.csv", index=False)
+    if claims:
+        pd.DataFrame([vars(c) for c in claims]).to_csv(folder / "published-claims.csv", index=False)
+    if original_dir:
+        original.recomputed_tables(original_dir).to_csv(folder / "published-recomputed.csv", index=False)
+        original.published_differences(original_dir).to_csv(folder / "published-differences.csv", index=False)

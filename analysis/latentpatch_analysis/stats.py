@@ -1,0 +1,320 @@
+"""Statistics: thin calls into scipy and statsmodels, with their sources and assumptions.
+
+Nothing is estimated here by own formulas where a reference implementation exists. What is not in those libraries (exact
+power of the paired test, cluster sums under a bootstrap, split-half reliability) is built from their distributions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+from scipy import stats as sps
+from scipy.stats.contingency import odds_ratio as scipy_odds_ratio
+from statsmodels.stats.contingency_tables import cochrans_q as sm_cochrans_q
+from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportion_effectsize
+
+ALPHA = 0.05
+
+ASSUMPTIONS = {
+    "Wilson interval": "Wilson 1927; statsmodels proportion_confint(method='wilson'). Independent pairs with one success "
+    "probability; approximate coverage, good from small n on. Pointwise: it does not allow for many cells.",
+    "Clopper-Pearson interval": "Clopper and Pearson 1934; proportion_confint(method='beta'). Exact: coverage at least the "
+    "stated level, hence wider.",
+    "Exact McNemar test": "McNemar 1947; statsmodels mcnemar(exact=True), two-sided. Two conditions on the same pairs; uses "
+    "only the pairs that differ between them; pairs are independent. Where several pairs share a source problem, a source "
+    "counts once by the sign of its difference (exact sign test over sources).",
+    "Cochran's Q": "Cochran 1950; statsmodels cochrans_q. The same pairs under k conditions; asymptotic chi-squared with k-1 "
+    "degrees of freedom, used only where (pairs that vary) x k >= 24 (Tate and Brown 1970).",
+    "Majority test": "Exact one-sided binomial (sign) test of 'donor answer' against 'recipient answer' within one "
+    "condition; scipy binomtest. Pairs with any other outcome are ties and drop out.",
+    "Fisher's exact and Boschloo's test": "Fisher 1935, Boschloo 1970; scipy fisher_exact and boschloo_exact, two-sided. Two "
+    "independent groups of pairs. Where both models ran on the same pairs, the paired test is given beside it.",
+    "Newcombe interval": "Newcombe 1998, method 10 (hybrid Wilson) for a difference of two independent proportions; "
+    "statsmodels confint_proportions_2indep(method='newcomb').",
+    "Cluster bootstrap, BCa": "Efron 1987; scipy bootstrap(method='BCa') over source problems (pairs where each has its "
+    "own). Sources are independent; statistics smooth enough; where BCa is undefined (no spread, discrete quantity) the "
+    "percentile interval is given and marked.",
+    "Cohen's h": "Cohen 1988; difference of arcsine-transformed shares. 0.2 small, 0.5 medium, 0.8 large by his convention.",
+    "Odds ratio": "Paired: ratio of discordant counts with the exact interval from Clopper-Pearson. Unpaired: conditional "
+    "maximum likelihood with exact interval (scipy odds_ratio).",
+    "Holm and Benjamini-Hochberg": "Holm 1979 (chance of any false finding), Benjamini and Hochberg 1995 (expected share of "
+    "false findings; valid under positive dependence); statsmodels multipletests. Findings use Holm.",
+    "Power": "Paired: exact unconditional power of the two-sided exact McNemar test under multinomial sampling. Unpaired: "
+    "normal approximation on Cohen's h (statsmodels NormalIndPower).",
+    "Stability": "Split-half: correlation over conditions of the donor-answer shares in two random halves of the sources, "
+    "Spearman-Brown corrected. Subsample: how often N* of a subsample equals N* of all pairs.",
+}
+
+
+def proportion_interval(k: np.ndarray, n: np.ndarray, method: str = "wilson", alpha: float = ALPHA) -> np.ndarray:
+    """Interval of a share, [..., 2]. method: 'wilson' or 'beta' (Clopper-Pearson)."""
+    k, n = np.broadcast_arrays(np.asarray(k, float), np.asarray(n, float))
+    low, high = proportion_confint(k, np.maximum(n, 1), alpha=alpha, method=method)
+    out = np.stack([np.asarray(low, float), np.asarray(high, float)], -1)
+    if method == "beta":
+        out[..., 0] = np.where(k == 0, 0.0, out[..., 0])
+        out[..., 1] = np.where(k == n, 1.0, out[..., 1])
+    out = np.clip(out, 0.0, 1.0)
+    out[n == 0] = (0.0, 1.0)
+    return out
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A paired comparison of two shares: `gain` units have the event only under the first, `loss` only under the second."""
+
+    n: int
+    gain: int
+    loss: int
+    p: float
+
+
+def mcnemar(gain: int, loss: int, n: int) -> Paired:
+    """Exact two-sided McNemar test from the two discordant counts (McNemar 1947)."""
+    rest = max(n - gain - loss, 0)
+    p = 1.0 if gain + loss == 0 else float(sm_mcnemar([[rest, gain], [loss, 0]], exact=True).pvalue)
+    return Paired(n, int(gain), int(loss), min(1.0, p))
+
+
+def paired_test(a: np.ndarray, b: np.ndarray, cluster: np.ndarray) -> Paired:
+    """McNemar over independent units. a, b [n] bool: the event under both conditions; cluster [n] int codes 0..G-1.
+
+    With one pair per cluster this is McNemar's test; else each cluster counts by the sign of its summed difference.
+    """
+    diff = np.asarray(a, np.int64) - np.asarray(b, np.int64)
+    sums = np.bincount(cluster, weights=diff)
+    return mcnemar(int((sums > 0).sum()), int((sums < 0).sum()), len(sums))
+
+
+def majority_test(donor: np.ndarray, recipient: np.ndarray, cluster: np.ndarray) -> float:
+    """One-sided exact sign test that the donor's answer is more frequent than the recipient's, per cluster."""
+    sums = np.bincount(cluster, weights=np.asarray(donor, np.int64) - np.asarray(recipient, np.int64))
+    more, less = int((sums > 0).sum()), int((sums < 0).sum())
+    return 1.0 if more + less == 0 else float(sps.binomtest(more, more + less, 0.5, alternative="greater").pvalue)
+
+
+def cochran_q(events: np.ndarray) -> tuple[float, float, int]:
+    """Cochran's Q over the columns of events [n, k] bool: (Q, p, number of rows that vary). p is NaN where invalid."""
+    events = np.asarray(events, np.int64)
+    varying = events[(events.sum(1) > 0) & (events.sum(1) < events.shape[1])]
+    if len(varying) * events.shape[1] < 24:
+        return float("nan"), float("nan"), len(varying)
+    result = sm_cochrans_q(varying)
+    return float(result.statistic), float(result.pvalue), len(varying)
+
+
+def unpaired_test(k1: int, n1: int, k2: int, n2: int, boschloo_limit: int = 300) -> dict[str, float]:
+    """Two independent shares: Fisher, Boschloo (skipped, NaN, above `boschloo_limit` units), Newcombe interval, effect sizes."""
+    table = [[k1, n1 - k1], [k2, n2 - k2]]
+    low, high = confint_proportions_2indep(k1, n1, k2, n2, method="newcomb", compare="diff", alpha=ALPHA)
+    out = {"difference": k1 / n1 - k2 / n2, "low": float(low), "high": float(high)}
+    out["fisher_p"] = float(sps.fisher_exact(table).pvalue)
+    same = k1 * n2 == k2 * n1
+    small = n1 + n2 <= boschloo_limit
+    out["boschloo_p"] = 1.0 if same else float(sps.boschloo_exact(table).pvalue) if small else float("nan")
+    out["cohen_h"] = cohen_h(k1 / n1, k2 / n2)
+    if k1 + k2 in (0, n1 + n2):
+        out |= {"odds_ratio": float("nan"), "or_low": 0.0, "or_high": float("inf")}
+    else:
+        ratio = scipy_odds_ratio(np.array(table))
+        interval = ratio.confidence_interval(1 - ALPHA)
+        out |= {"odds_ratio": float(ratio.statistic), "or_low": float(interval.low), "or_high": float(interval.high)}
+    return out
+
+
+def cohen_h(p1: float, p2: float) -> float:
+    """Cohen's h = 2 asin(sqrt(p1)) - 2 asin(sqrt(p2)) (Cohen 1988, section 6.2)."""
+    return float(proportion_effectsize(p1, p2))
+
+
+def paired_odds_ratio(gain: int, loss: int) -> tuple[float, float, float]:
+    """Ratio of discordant counts with its exact interval (Clopper-Pearson on gain / (gain + loss), transformed)."""
+    if gain + loss == 0:
+        return float("nan"), 0.0, float("inf")
+    low, high = proportion_interval(np.array(gain), np.array(gain + loss), "beta")
+    return (
+        gain / loss if loss else float("inf"),
+        low / (1 - low) if low < 1 else float("inf"),
+        high / (1 - high) if high < 1 else float("inf"),
+    )
+
+
+def adjust(p: np.ndarray, method: str = "holm") -> np.ndarray:
+    """Adjusted p-values over one family. method: 'holm' or 'fdr_bh'. NaN entries are no members and stay NaN."""
+    p = np.asarray(p, float)
+    out = np.full(p.shape, np.nan)
+    member = ~np.isnan(p)
+    if member.any():
+        out[member] = multipletests(p[member], method=method)[1]
+    return out
+
+
+def mcnemar_power(n: int, gain: float, loss: float, alpha: float = ALPHA) -> float:
+    """Exact power of the two-sided exact McNemar test with n pairs; gain, loss: probabilities of the discordant cells."""
+    disc = gain + loss
+    if disc <= 0:
+        return 0.0
+    m = np.arange(n + 1)
+    critical = sps.binom.ppf(alpha / 2, m, 0.5)
+    critical = np.where(2 * sps.binom.cdf(critical, m, 0.5) <= alpha, critical, critical - 1)
+    share = gain / disc
+    reject = sps.binom.cdf(critical, m, share) + sps.binom.sf(m - critical - 1, m, share)
+    reject[critical < 0] = 0.0
+    return float(np.sum(sps.binom.pmf(m, n, disc) * np.minimum(reject, 1.0)))
+
+
+def mcnemar_detectable(n: int, loss: float = 0.0, alpha: float = ALPHA, power: float = 0.8) -> float:
+    """Smallest difference of shares that n pairs detect with the given power; NaN where none does."""
+    top = 1.0 - 2 * loss
+    if mcnemar_power(n, loss + top, loss, alpha) < power:
+        return float("nan")
+    return float(optimize.brentq(lambda d: mcnemar_power(n, loss + d, loss, alpha) - power, 1e-9, top, xtol=1e-5))
+
+
+def mcnemar_pairs_needed(difference: float, loss: float = 0.0, alpha: float = ALPHA, power: float = 0.8) -> int:
+    """Smallest n from which on the exact McNemar test reaches the power for this difference (searched up to 100,000)."""
+    low, high = 1, 8
+    while mcnemar_power(high, loss + difference, loss, alpha) < power:
+        low, high = high, high * 2
+        if high > 100_000:
+            return -1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if mcnemar_power(middle, loss + difference, loss, alpha) >= power else (middle, high)
+    return high
+
+
+def unpaired_needed(p1: float, p2: float, alpha: float = ALPHA, power: float = 0.8, ratio: float = 1.0) -> float:
+    """Units per group for two independent shares (normal approximation on Cohen's h). ratio = 0: one sample against p2."""
+    return float(NormalIndPower().solve_power(abs(cohen_h(p1, p2)), alpha=alpha, power=power, ratio=ratio))
+
+
+def unpaired_detectable(n1: int, n2: int, p2: float, alpha: float = ALPHA, power: float = 0.8) -> float:
+    """Smallest share above p2 that groups of n1 and n2 tell from p2 with the given power; NaN where none does."""
+    h = NormalIndPower().solve_power(None, nobs1=n1, alpha=alpha, power=power, ratio=n2 / n1)
+    angle = 2 * np.arcsin(np.sqrt(p2)) + float(h)
+    return float(np.sin(angle / 2) ** 2) if angle <= np.pi else float("nan")
+
+
+@dataclass(frozen=True)
+class Boot:
+    """Estimates with bootstrap intervals, each [q]. method[q]: 'BCa' or 'percentile'."""
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    method: np.ndarray
+
+
+def cluster_bootstrap(
+    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], resamples: int = 2000, seed: int = 20251020
+) -> Boot:
+    """BCa intervals of functions of column sums, resampling clusters (scipy.stats.bootstrap).
+
+    sums [G, K]: per-cluster sums (counts, sizes, totals). statistic maps column sums [B, K] to quantities [B, q].
+    """
+    groups = len(sums)
+    estimate = np.asarray(statistic(sums.sum(0, keepdims=True)), float)[0]
+    if groups < 2:
+        nan = np.full(estimate.shape, np.nan)
+        return Boot(estimate, nan, nan, np.full(estimate.shape, "none", object))
+
+    def apply(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        index = np.moveaxis(np.asarray(index), axis, -1).astype(np.int64)
+        lead = index.shape[:-1]
+        index = index.reshape(-1, index.shape[-1])
+        b = len(index)
+        flat = (np.arange(b)[:, None] * groups + index).ravel()
+        weights = np.bincount(flat, minlength=b * groups).reshape(b, groups).astype(float)
+        return np.asarray(statistic(weights @ sums), float).T.reshape(-1, *lead)
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        result = sps.bootstrap(
+            (np.arange(groups),), apply, n_resamples=resamples, batch=256, vectorized=True, method="BCa",
+            confidence_level=1 - ALPHA, rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    low = np.atleast_1d(np.asarray(result.confidence_interval.low, float)).copy()
+    high = np.atleast_1d(np.asarray(result.confidence_interval.high, float)).copy()
+    draws = np.asarray(result.bootstrap_distribution, float).reshape(len(estimate), -1)
+    fallback = ~(np.isfinite(low) & np.isfinite(high)) | (low > estimate) | (high < estimate)
+    usable = fallback & ~np.isnan(draws).any(1)
+    if usable.any():
+        low[usable] = np.quantile(draws[usable], ALPHA / 2, axis=1, method="inverted_cdf")
+        high[usable] = np.quantile(draws[usable], 1 - ALPHA / 2, axis=1, method="inverted_cdf")
+    low[fallback & ~usable] = np.nan
+    high[fallback & ~usable] = np.nan
+    return Boot(estimate, low, high, np.where(fallback, np.where(usable, "percentile", "none"), "BCa").astype(object))
+
+
+def threshold(donor: np.ndarray, recipient: np.ndarray, n_values: np.ndarray) -> np.ndarray:
+    """N*: the smallest N at which the donor's answer beats the recipient's; max(N) + 1 stands for 'not reached'.
+
+    donor, recipient [..., K]: shares (or counts) over increasing N; n_values [K]. Returns [...] float.
+    """
+    n_values = np.asarray(n_values, float)
+    wins = np.asarray(donor) > np.asarray(recipient)
+    return np.where(wins.any(-1), n_values[np.argmax(wins, -1)], n_values[-1] + 1)
+
+
+def plateau(share: np.ndarray, n_values: np.ndarray, tolerance: float = 0.05) -> np.ndarray:
+    """The smallest N from which on every share lies within `tolerance` of the last one."""
+    share = np.asarray(share, float)
+    near = np.abs(share - share[..., -1:]) <= tolerance + 1e-12
+    from_here = np.flip(np.cumprod(np.flip(near, -1), -1), -1).astype(bool)
+    return np.asarray(n_values, float)[np.argmax(from_here, -1)]
+
+
+def area(share: np.ndarray, n_values: np.ndarray) -> np.ndarray:
+    """Mean share over N (trapezoid rule over the N's, divided by their range; the share itself where there is one N)."""
+    n_values = np.asarray(n_values, float)
+    if len(n_values) == 1:
+        return np.asarray(share, float)[..., 0]
+    return np.trapezoid(share, n_values, axis=-1) / (n_values[-1] - n_values[0])
+
+
+def split_half(sums: np.ndarray, sizes: np.ndarray, splits: int = 200, seed: int = 7) -> tuple[float, float, float]:
+    """Spearman-Brown corrected split-half correlation of a profile over conditions: median, 2.5 % and 97.5 % over splits.
+
+    sums [G, K]: events per cluster and condition; sizes [G]: pairs per cluster. NaN where the profile is flat.
+    """
+    rng = np.random.default_rng(seed)
+    groups = len(sums)
+    if groups < 4 or sums.shape[1] < 3:
+        return float("nan"), float("nan"), float("nan")
+    half = np.zeros((splits, groups))
+    for row in half:
+        row[rng.permutation(groups)[: groups // 2]] = 1
+    with np.errstate(all="ignore"):
+        first = (half @ sums) / (half @ sizes)[:, None]
+        second = ((1 - half) @ sums) / ((1 - half) @ sizes)[:, None]
+        first -= first.mean(1, keepdims=True)
+        second -= second.mean(1, keepdims=True)
+        r = (first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1))
+        r = 2 * r / (1 + r)
+    r = r[np.isfinite(r)]
+    if not len(r):
+        return float("nan"), float("nan"), float("nan")
+    return float(np.median(r)), float(np.quantile(r, 0.025)), float(np.quantile(r, 0.975))
+
+
+def subsample_curve(
+    sums: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], sizes: list[int], draws: int = 200, seed: int = 11
+) -> np.ndarray:
+    """Values of a statistic in subsamples of clusters without replacement: [len(sizes), draws, q]."""
+    rng = np.random.default_rng(seed)
+    groups = len(sums)
+    out = []
+    for size in sizes:
+        weights = np.zeros((draws, groups))
+        for row in weights:
+            row[rng.permutation(groups)[:size]] = 1
+        out.append(np.asarray(statistic(weights @ sums), float))
+    return np.stack(out)

@@ -1,0 +1,15 @@
+/* What the commands on a job print at their end. */
+#ifndef LP_CLI_OUTPUTS_H
+#define LP_CLI_OUTPUTS_H
+
+#include "base/text.h"
+#include "stage/cache.h"
+#include "stage/sweep.h"
+
+/* Rank 0: how the unpatched runs did. */
+void lp_print_cache_report(const lp_session *session, const lp_cache_report *report);
+/* Rank 0: the class table of the job's results file, then, one a line, store, results, csv and summary with their
+ * paths. */
+lp_status lp_print_results(const lp_session *session, lp_error *err);
+
+#endif

@@ -1,0 +1,491 @@
+#include "job/job.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+
+enum { JOB_MAX_BYTES = 16 << 20 };
+
+const char *const *lp_filter_names(void) {
+    static const char *const names[] = {"both-correct", "clean-correct", "all", NULL};
+    return names;
+}
+const char *const *lp_executor_names(void) {
+    static const char *const names[] = {"batched", "reference", NULL};
+    return names;
+}
+const char *const *lp_device_names(void) {
+    static const char *const names[] = {"auto", "cpu", "cuda", NULL};
+    return names;
+}
+const char *const *lp_compute_names(void) {
+    static const char *const names[] = {"fp32", "tf32", "bf16", NULL};
+    return names;
+}
+
+/* ---- Optional values: *out keeps its default where the key is missing -------------------------------------------- */
+
+static lp_status opt_section(const lp_json *root, const char *key, const char *const *known, lp_json *out,
+                             lp_error *err) {
+    lp_status status = lp_json_find(root, key, out, err);
+    if (status == LP_OK && out->node) status = lp_json_only(out, known, err);
+    return status;
+}
+
+static lp_status opt_int(const lp_json *section, const char *key, int64_t min, int64_t max, int64_t *out,
+                         lp_error *err) {
+    lp_json value;
+    if (!section->node) return LP_OK;
+    lp_status status = lp_json_find(section, key, &value, err);
+    return status != LP_OK || !value.node ? status : lp_json_int(&value, min, max, out, err);
+}
+
+static lp_status opt_int32(const lp_json *section, const char *key, int32_t min, int32_t max, int32_t *out,
+                           lp_error *err) {
+    int64_t value = *out;
+    lp_status status = opt_int(section, key, min, max, &value, err);
+    if (status == LP_OK) *out = (int32_t)value;
+    return status;
+}
+
+static lp_status opt_number(const lp_json *section, const char *key, double min, double max, double *out,
+                            lp_error *err) {
+    lp_json value;
+    if (!section->node) return LP_OK;
+    lp_status status = lp_json_find(section, key, &value, err);
+    return status != LP_OK || !value.node ? status : lp_json_number(&value, min, max, out, err);
+}
+
+static lp_status opt_bool(const lp_json *section, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    if (!section->node) return LP_OK;
+    lp_status status = lp_json_find(section, key, &value, err);
+    return status != LP_OK || !value.node ? status : lp_json_bool(&value, out, err);
+}
+
+static lp_status opt_choice(const lp_json *section, const char *key, const char *const *names, int *out,
+                            lp_error *err) {
+    lp_json value;
+    if (!section->node) return LP_OK;
+    lp_status status = lp_json_find(section, key, &value, err);
+    return status != LP_OK || !value.node ? status : lp_json_choice(&value, names, out, err);
+}
+
+static lp_status opt_text(const lp_json *section, const char *key, char **out, lp_error *err) {
+    lp_json value;
+    const char *text = NULL;
+    if (!section->node) return LP_OK;
+    lp_status status = lp_json_find(section, key, &value, err);
+    if (status != LP_OK || !value.node) return status;
+    status = lp_json_string(&value, &text, err);
+    if (status == LP_OK && !*text) status = lp_json_fail(&value, err, "a string that is not empty");
+    return status == LP_OK ? lp_mem_text(out, text, strlen(text), err) : status;
+}
+
+static lp_status opt_path(const lp_job *job, const lp_json *section, const char *key, char **out, lp_error *err) {
+    char *text = NULL;
+    lp_status status = opt_text(section, key, &text, err);
+    if (status == LP_OK && text) status = lp_path_join(job->folder, text, out, err);
+    lp_mem_free(text);
+    return status;
+}
+
+static lp_status need_path(const lp_job *job, const lp_json *section, const char *name, const char *key, char **out,
+                           lp_error *err) {
+    lp_status status = opt_path(job, section, key, out, err);
+    if (status == LP_OK && !*out)
+        return lp_fail(err, LP_ERR_VALUE, "%s: $.%s: the key \"%s\" is missing", job->file, name, key);
+    return status;
+}
+
+/* ---- Settings from the command line ------------------------------------------------------------------------------ */
+
+static lp_status apply_setting(cJSON *document, const char *setting, lp_error *err) {
+    const char *equals = strchr(setting, '=');
+    if (!equals || equals == setting)
+        return lp_fail(err, LP_ERR_USAGE, "--set %.100s: expected section.key=value", setting);
+    cJSON *value = cJSON_ParseWithOpts(equals + 1, NULL, 1);
+    if (!value) value = cJSON_CreateString(equals + 1);
+    cJSON *node = document;
+    const char *p = setting;
+    while (value) {
+        char key[128];
+        size_t n = strcspn(p, ".=");
+        if (n == 0 || n >= sizeof key) break;
+        memcpy(key, p, n);
+        key[n] = '\0';
+        bool last = p + n == equals;
+        char *end = NULL;
+        long index = strtol(key, &end, 10);
+        bool is_index = cJSON_IsArray(node) && *end == '\0';
+        if (is_index && (index < 0 || index >= cJSON_GetArraySize(node))) break;
+        if (!is_index && !cJSON_IsObject(node)) break;
+        if (last && is_index) {
+            cJSON_ReplaceItemInArray(node, (int)index, value);
+            return LP_OK;
+        }
+        if (last) {
+            cJSON_DeleteItemFromObjectCaseSensitive(node, key);
+            cJSON_AddItemToObject(node, key, value);
+            return LP_OK;
+        }
+        cJSON *next = is_index ? cJSON_GetArrayItem(node, (int)index) : cJSON_GetObjectItemCaseSensitive(node, key);
+        if (!next && !is_index) next = cJSON_AddObjectToObject(node, key);
+        node = next;
+        p += n + 1;
+    }
+    cJSON_Delete(value);
+    return lp_fail(err, LP_ERR_USAGE, "--set %.100s: no such place in the job", setting);
+}
+
+/* ---- Sections ---------------------------------------------------------------------------------------------------- */
+
+static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"name", "base", "codi", "lora", "base_rounding", NULL};
+    static const char *const lora_keys[] = {"rank", "alpha", NULL};
+    static const char *const roundings[] = {"none", "fp16", NULL};
+    lp_json section, lora;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_get(root, "model", &section, err));
+    LP_TRY(lp_json_only(&section, keys, err));
+    LP_TRY(need_path(job, &section, "model", "base", &job->model.base, err));
+    LP_TRY(opt_path(job, &section, "codi", &job->model.codi, err));
+    LP_TRY(opt_text(&section, "name", &job->model.name, err));
+    LP_TRY(opt_section(&section, "lora", lora_keys, &lora, err));
+    LP_TRY(opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
+    job->model.lora_alpha = 32;
+    LP_TRY(opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
+    int rounding = 0;
+    LP_TRY(opt_choice(&section, "base_rounding", roundings, &rounding, err));
+    job->model.base_rounding = rounding == 1 ? LP_BASE_FP16 : LP_BASE_AS_STORED;
+    if (!job->model.name) {
+        const char *path = job->model.codi ? job->model.codi : job->model.base;
+        size_t end = strlen(path);
+        while (end > 1 && path[end - 1] == '/') end--;
+        size_t begin = end;
+        while (begin > 0 && path[begin - 1] != '/') begin--;
+        LP_TRY(lp_mem_text(&job->model.name, path + begin, end - begin, err));
+    }
+out:
+    return status;
+}
+
+static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"name", "steps", "remove_eos", "normalise_spaces", NULL};
+    lp_json section;
+    lp_status status = LP_OK;
+    job->protocol = (lp_protocol){.kind = LP_PROTOCOL_CODI, .n_steps = 6, .remove_eos = true};
+    LP_TRY(opt_section(root, "protocol", keys, &section, err));
+    int kind = 0;
+    LP_TRY(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
+    job->protocol.kind = (lp_protocol_kind)kind;
+    LP_TRY(opt_int32(&section, "steps", 1, LP_MAX_STEPS, &job->protocol.n_steps, err));
+    LP_TRY(opt_bool(&section, "remove_eos", &job->protocol.remove_eos, err));
+    LP_TRY(opt_bool(&section, "normalise_spaces", &job->protocol.normalise_spaces, err));
+out:
+    return status;
+}
+
+static lp_status read_pairs(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"file", "limit", "equal_answers", NULL};
+    static const char *const equal[] = {"refuse", "allow", NULL};
+    lp_json section;
+    lp_status status = LP_OK;
+    LP_TRY(opt_section(root, "pairs", keys, &section, err));
+    LP_TRY(need_path(job, &section, "pairs", "file", &job->pairs.file, err));
+    LP_TRY(opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
+    int choice = 0;
+    LP_TRY(opt_choice(&section, "equal_answers", equal, &choice, err));
+    job->pairs.equal_answers = choice == 1 ? LP_EQUAL_ANSWERS_ALLOW : LP_EQUAL_ANSWERS_REFUSE;
+out:
+    return status;
+}
+
+static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_error *err) {
+    static const char *const keys[] = {"phase", "site", "index", NULL};
+    lp_json value;
+    lp_status status = LP_OK;
+    int choice = 0;
+    site->phase = LP_PHASE_THOUGHT;
+    if (lp_json_is_string(entry)) {
+        LP_TRY(lp_json_choice(entry, lp_site_names(), &choice, err));
+        site->site = (lp_site)choice;
+        goto out;
+    }
+    LP_TRY(lp_json_only(entry, keys, err));
+    LP_TRY(lp_json_get(entry, "site", &value, err));
+    LP_TRY(lp_json_choice(&value, lp_site_names(), &choice, err));
+    site->site = (lp_site)choice;
+    choice = LP_PHASE_THOUGHT;
+    LP_TRY(opt_choice(entry, "phase", lp_phase_names(), &choice, err));
+    site->phase = (lp_phase)choice;
+    LP_TRY(lp_json_find(entry, "index", &value, err));
+    if (site->phase == LP_PHASE_THOUGHT) {
+        if (value.node) status = lp_json_fail(&value, err, "no index: the store keeps all thought steps of a site");
+        goto out;
+    }
+    if (!value.node) {
+        status = lp_fail(err, LP_ERR_VALUE, "%s: %s: the key \"index\" is missing (which %s positions to keep)",
+                         entry->file, entry->path, lp_phase_names()[site->phase]);
+        goto out;
+    }
+    LP_TRY(lp_json_array_size(&value, &site->n_indices, err));
+    LP_TRY(lp_mem_new(&site->indices, site->n_indices, sizeof *site->indices, "indices", err));
+    size_t i = 0;
+    lp_json element;
+    for (lp_json_first(&value, &element); element.node; lp_json_next(&value, &element)) {
+        int64_t index = 0;
+        LP_TRY(lp_json_int(&element, site->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err));
+        site->indices[i++] = (int32_t)index;
+    }
+out:
+    return status;
+}
+
+static lp_status read_store(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"file", "sites", NULL};
+    lp_json section, sites, entry;
+    lp_status status = LP_OK;
+    LP_TRY(opt_section(root, "store", keys, &section, err));
+    LP_TRY(need_path(job, &section, "store", "file", &job->store.file, err));
+    LP_TRY(lp_json_find(&section, "sites", &sites, err));
+    if (!sites.node) goto out;
+    size_t n = 0;
+    LP_TRY(lp_json_array_size(&sites, &n, err));
+    LP_TRY(lp_mem_new(&job->store.sites, n, sizeof *job->store.sites, "cache sites", err));
+    for (lp_json_first(&sites, &entry); entry.node; lp_json_next(&sites, &entry))
+        LP_TRY(read_cache_site(&job->store.sites[job->store.n_sites++], &entry, err));
+out:
+    return status;
+}
+
+static lp_status read_controls(lp_job *job, const lp_json *section, lp_error *err) {
+    static const char *const names[] = {"self", "shuffled", "unpatched", NULL};
+    lp_json value, entry;
+    bool on = true;
+    lp_status status = LP_OK;
+    job->sweep.controls = (lp_controls){true, true, true};
+    LP_TRY(lp_json_find(section, "controls", &value, err));
+    if (!value.node) goto out;
+    if (!lp_json_is_array(&value)) {
+        LP_TRY(lp_json_bool(&value, &on, err));
+        job->sweep.controls = (lp_controls){on, on, on};
+        goto out;
+    }
+    job->sweep.controls = (lp_controls){false, false, false};
+    for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
+        int choice = 0;
+        LP_TRY(lp_json_choice(&entry, names, &choice, err));
+        job->sweep.controls.self |= choice == 0;
+        job->sweep.controls.shuffled |= choice == 1;
+        job->sweep.controls.unpatched |= choice == 2;
+    }
+out:
+    return status;
+}
+
+static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"filter", "directions", "controls", "seed", "conditions", "vectors", NULL};
+    lp_json section, value, entry;
+    lp_status status = LP_OK;
+    LP_TRY(opt_section(root, "sweep", keys, &section, err));
+    if (!section.node) goto out;
+    job->sweep.present = true;
+    int filter = 0;
+    LP_TRY(opt_choice(&section, "filter", lp_filter_names(), &filter, err));
+    job->sweep.filter = (lp_filter)filter;
+    LP_TRY(lp_json_find(&section, "directions", &value, err));
+    job->sweep.denoise = !value.node;
+    if (value.node) {
+        size_t n = 0;
+        LP_TRY(lp_json_array_size(&value, &n, err));
+        for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
+            int choice = 0;
+            LP_TRY(lp_json_choice(&entry, lp_direction_names(), &choice, err));
+            if (choice == 0)
+                job->sweep.denoise = true;
+            else
+                job->sweep.noise = true;
+        }
+    }
+    LP_TRY(read_controls(job, &section, err));
+    int64_t seed = 1;
+    LP_TRY(opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
+    job->sweep.seed = (uint64_t)seed;
+    LP_TRY(lp_json_find(&section, "vectors", &value, err));
+    if (value.node) {
+        size_t n = 0;
+        LP_TRY(lp_json_array_size(&value, &n, err));
+        LP_TRY(lp_mem_new(&job->sweep.vectors, n, sizeof *job->sweep.vectors, "vectors", err));
+        for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
+            const char *text = NULL;
+            LP_TRY(lp_json_string(&entry, &text, err));
+            LP_TRY(lp_path_join(job->folder, text, &job->sweep.vectors[job->sweep.n_vectors++], err));
+        }
+    }
+    LP_TRY(lp_json_get(&section, "conditions", &value, err));
+    size_t n_groups = 0;
+    LP_TRY(lp_json_array_size(&value, &n_groups, err));
+    if (n_groups == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: a sweep of no conditions", value.file, value.path);
+    job->sweep.groups = value.node;
+out:
+    return status;
+}
+
+static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const decode_keys[] = {"max_new_tokens", "eos", NULL};
+    static const char *const metric_names[] = {"logits", "answer_logprob", NULL};
+    static const char *const classifiers[] = {"seed", "codi", NULL};
+    lp_json section, entry;
+    lp_status status = LP_OK;
+    job->decode.max_new_tokens = 200;
+    LP_TRY(opt_section(root, "decode", decode_keys, &section, err));
+    LP_TRY(opt_int32(&section, "max_new_tokens", 1, 65536, &job->decode.max_new_tokens, err));
+    LP_TRY(opt_text(&section, "eos", &job->decode.eos, err));
+    LP_TRY(lp_json_find(root, "metrics", &section, err));
+    if (section.node) {
+        size_t n = 0;
+        LP_TRY(lp_json_array_size(&section, &n, err));
+        for (lp_json_first(&section, &entry); entry.node; lp_json_next(&section, &entry)) {
+            int choice = 0;
+            LP_TRY(lp_json_choice(&entry, metric_names, &choice, err));
+            job->metrics.logits |= choice == 0;
+            job->metrics.answer_logprob |= choice == 1;
+        }
+    }
+    int classifier = 0;
+    LP_TRY(opt_choice(root, "classifier", classifiers, &classifier, err));
+    job->classifier = (lp_classifier)classifier;
+out:
+    return status;
+}
+
+static lp_status with_suffix(const char *path, const char *suffix, char **out, lp_error *err) {
+    size_t n = strlen(path);
+    static const char own[] = ".results.h5";
+    if (n > sizeof own && strcmp(path + n - (sizeof own - 1), own) == 0) n -= sizeof own - 1;
+    lp_text text = {0};
+    lp_status status = lp_text_format(&text, err, "%.*s%s", (int)n, path, suffix);
+    if (status == LP_OK) *out = text.data;
+    return status;
+}
+
+static lp_status read_results(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"file", "csv", "summary", NULL};
+    lp_json section;
+    lp_status status = LP_OK;
+    LP_TRY(opt_section(root, "results", keys, &section, err));
+    if (!section.node && !job->sweep.present) goto out;
+    LP_TRY(need_path(job, &section, "results", "file", &job->results.file, err));
+    LP_TRY(opt_path(job, &section, "csv", &job->results.csv, err));
+    LP_TRY(opt_path(job, &section, "summary", &job->results.summary, err));
+    if (!job->results.csv) LP_TRY(with_suffix(job->results.file, ".csv", &job->results.csv, err));
+    if (!job->results.summary) LP_TRY(with_suffix(job->results.file, ".summary.json", &job->results.summary, err));
+out:
+    return status;
+}
+
+/* 8589934592, "8GiB", "500MB" */
+static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
+    static const struct {
+        const char *unit;
+        double bytes;
+    } units[] = {{"", 1},      {"B", 1},        {"KB", 1e3},        {"MB", 1e6},           {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
+    if (lp_json_is_number(value)) return lp_json_int(value, 0, INT64_C(1) << 53, out, err);
+    const char *text = lp_json_is_string(value) ? value->node->valuestring : "";
+    char *end = NULL;
+    double number = strtod(text, &end);
+    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
+        if (strcmp(end, units[i].unit) == 0 && number >= 0 && number * units[i].bytes < 9e15) {
+            *out = (int64_t)(number * units[i].bytes);
+            return LP_OK;
+        }
+    return lp_json_fail(value, err, "a number of bytes such as 4000000000 or \"4GiB\"");
+}
+
+static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char *const keys[] = {"executor", "device", "dtype", "threads", "memory_limit", NULL};
+    lp_json section, value;
+    lp_status status = LP_OK;
+    LP_TRY(opt_section(root, "engine", keys, &section, err));
+    if (!section.node) goto out;
+    int choice = LP_EXECUTOR_BATCHED;
+    LP_TRY(opt_choice(&section, "executor", lp_executor_names(), &choice, err));
+    job->engine.executor = (lp_executor)choice;
+    choice = LP_DEVICE_AUTO;
+    LP_TRY(opt_choice(&section, "device", lp_device_names(), &choice, err));
+    job->engine.device = (lp_device_choice)choice;
+    choice = LP_COMPUTE_FP32;
+    LP_TRY(opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
+    job->engine.dtype = (lp_compute)choice;
+    LP_TRY(opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
+    LP_TRY(lp_json_find(&section, "memory_limit", &value, err));
+    if (value.node) LP_TRY(read_bytes(&value, &job->engine.memory_limit, err));
+out:
+    return status;
+}
+
+lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,
+                       lp_job *out, lp_error *err) {
+    static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode",
+                                       "metrics", "results",  "classifier", "engine", "comment", NULL};
+    lp_job job = {0};
+    lp_json root;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_text(&job.file, path, strlen(path), err));
+    LP_TRY(lp_path_folder(path, &job.folder, err));
+    LP_TRY(lp_json_parse(text, size, job.file, &job.document, &root, err));
+    LP_TRY(lp_json_only(&root, keys, err));
+    for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(job.document, settings[i], err));
+    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(read_model(&job, &root, err));
+    LP_TRY(read_protocol(&job, &root, err));
+    LP_TRY(read_pairs(&job, &root, err));
+    LP_TRY(read_store(&job, &root, err));
+    LP_TRY(read_sweep(&job, &root, err));
+    LP_TRY(read_decode_and_metrics(&job, &root, err));
+    LP_TRY(read_results(&job, &root, err));
+    LP_TRY(read_engine(&job, &root, err));
+    *out = job;
+    return LP_OK;
+out:
+    lp_job_release(&job);
+    return status;
+}
+
+lp_status lp_job_load(const char *path, const char *const *settings, size_t n_settings, lp_job *out, lp_error *err) {
+    lp_text text = {0};
+    lp_status status = lp_file_read(path, JOB_MAX_BYTES, &text, err);
+    if (status == LP_OK) status = lp_job_parse(lp_text_get(&text), text.length, path, settings, n_settings, out, err);
+    lp_text_release(&text);
+    return status;
+}
+
+void lp_job_release(lp_job *job) {
+    lp_mem_free(job->file);
+    lp_mem_free(job->folder);
+    lp_mem_free(job->model.name);
+    lp_mem_free(job->model.base);
+    lp_mem_free(job->model.codi);
+    lp_mem_free(job->pairs.file);
+    lp_mem_free(job->store.file);
+    for (size_t i = 0; i < job->store.n_sites; i++) lp_mem_free(job->store.sites[i].indices);
+    lp_mem_free(job->store.sites);
+    for (size_t i = 0; i < job->sweep.n_vectors; i++) lp_mem_free(job->sweep.vectors[i]);
+    lp_mem_free(job->sweep.vectors);
+    lp_mem_free(job->decode.eos);
+    lp_mem_free(job->results.file);
+    lp_mem_free(job->results.csv);
+    lp_mem_free(job->results.summary);
+    cJSON_Delete(job->document);
+    *job = (lp_job){0};
+}
+
+lp_status lp_job_resolved(const lp_job *job, char **out, lp_error *err) {
+    char *text = cJSON_PrintUnformatted(job->document);
+    if (!text) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory", job->file);
+    lp_status status = lp_mem_text(out, text, strlen(text), err);
+    cJSON_free(text);
+    return status;
+}

@@ -1,0 +1,251 @@
+/* The groups of sweep.conditions: JSON words to lp_sweep_group. */
+#include "base/json.h"
+#include "base/memory.h"
+#include "job/job.h"
+
+/* Calls `each` for every element of an array, or for the value itself where it is no array. */
+typedef lp_status (*element_reader)(const lp_json *value, void *user, lp_error *err);
+
+static lp_status for_each(const lp_json *group, const char *key, element_reader each, void *user, bool *present,
+                          lp_error *err) {
+    lp_json value, element;
+    lp_status status = lp_json_find(group, key, &value, err);
+    if (status != LP_OK) return status;
+    if (present) *present = value.node != NULL;
+    if (!value.node) return LP_OK;
+    if (!lp_json_is_array(&value)) return each(&value, user, err);
+    for (lp_json_first(&value, &element); element.node && status == LP_OK; lp_json_next(&value, &element))
+        status = each(&element, user, err);
+    return status;
+}
+
+typedef struct {
+    lp_sweep_group *group;
+    const lp_model_config *config;
+    int32_t n_steps;
+    size_t capacity;
+} reading;
+
+#define APPEND(array, count, value, what)                                                                              \
+    do {                                                                                                               \
+        lp_status grown = lp_mem_grow(&(array), &r->capacity, (count) + 1, sizeof *(array), what, err);                \
+        if (grown != LP_OK) return grown;                                                                              \
+        (array)[(count)++] = (value);                                                                                  \
+    } while (0)
+
+static lp_status read_site(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    int choice = 0;
+    lp_status status = lp_json_choice(value, lp_site_names(), &choice, err);
+    if (status != LP_OK) return status;
+    APPEND(r->group->sites, r->group->n_sites, (lp_site)choice, "sites");
+    return LP_OK;
+}
+
+static lp_status read_donor(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    int choice = 0;
+    lp_status status = lp_json_choice(value, lp_donor_names(), &choice, err);
+    if (status != LP_OK) return status;
+    APPEND(r->group->donors, r->group->n_donors, (lp_donor)choice, "donors");
+    return LP_OK;
+}
+
+static void place_of(const lp_json *value, char *out, size_t size) {
+    snprintf(out, size, "%s: %s", value->file, value->path);
+}
+
+static lp_status read_steps(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    const char *text = NULL;
+    char where[1024];
+    place_of(value, where, sizeof where);
+    lp_status status = lp_json_string(value, &text, err);
+    if (status != LP_OK) return status;
+    return lp_step_sets_parse(text, r->n_steps, where, &r->group->steps, &r->group->n_steps, &r->capacity, err);
+}
+
+static lp_status read_layers(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    char where[1024], number[32];
+    const char *text = number;
+    int64_t layer = 0;
+    lp_status status = LP_OK;
+    place_of(value, where, sizeof where);
+    if (lp_json_is_number(value)) {
+        status = lp_json_int(value, 0, r->config->n_layers - 1, &layer, err);
+        snprintf(number, sizeof number, "%lld", (long long)layer);
+    } else {
+        status = lp_json_string(value, &text, err);
+    }
+    if (status != LP_OK) return status;
+    return lp_layer_sets_parse(text, r->config->n_layers, where, &r->group->layers, &r->group->n_layers, &r->capacity,
+                               err);
+}
+
+static lp_status read_index(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    int64_t index = LP_INDEX_ALL;
+    bool all = lp_json_is_string(value) && strcmp(value->node->valuestring, "all") == 0;
+    if (!all) {
+        lp_status status = lp_json_int(value, r->group->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
+        if (status != LP_OK) return status;
+    }
+    APPEND(r->group->indices, r->group->n_indices, (int32_t)index, "indices");
+    return LP_OK;
+}
+
+static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    int64_t head = 0;
+    lp_status status = lp_json_int(value, 0, r->config->n_kv_heads - 1, &head, err);
+    if (status != LP_OK) return status;
+    APPEND(r->group->heads, r->group->n_heads, (int32_t)head, "heads");
+    return LP_OK;
+}
+
+static lp_status read_factor(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    double factor = 0;
+    lp_status status = lp_json_number(value, -1e6, 1e6, &factor, err);
+    if (status != LP_OK) return status;
+    APPEND(r->group->factors, r->group->n_factors, (float)factor, "factors");
+    return LP_OK;
+}
+
+static lp_status read_from_layer(const lp_json *value, void *user, lp_error *err) {
+    reading *r = user;
+    int64_t layer = 0;
+    lp_status status = lp_json_int(value, 0, r->config->n_layers - 1, &layer, err);
+    if (status != LP_OK) return status;
+    if (r->capacity >= r->group->n_layers)
+        return lp_json_fail(value, err, "as many layers as the targets (%zu)", r->group->n_layers);
+    r->group->from_layers[r->capacity++] = (int32_t)layer;
+    return LP_OK;
+}
+
+static lp_status read_from(const lp_json *group, reading *r, lp_error *err) {
+    static const char *const keys[] = {"site", "layers", "step", NULL};
+    lp_json from, value;
+    lp_sweep_group *g = r->group;
+    int64_t step = -1;
+    int choice = 0;
+    lp_status status = LP_OK;
+    g->from_step = -1;
+    LP_TRY(lp_json_find(group, "from", &from, err));
+    if (!from.node) goto out;
+    LP_TRY(lp_json_only(&from, keys, err));
+    LP_TRY(lp_json_find(&from, "site", &value, err));
+    if (value.node) {
+        LP_TRY(lp_json_choice(&value, lp_site_names(), &choice, err));
+        g->from_other_site = true;
+        g->from_site = (lp_site)choice;
+    }
+    LP_TRY(lp_json_find(&from, "step", &value, err));
+    if (value.node) LP_TRY(lp_json_int(&value, 0, r->n_steps - 1, &step, err));
+    g->from_step = (int32_t)step;
+    LP_TRY(lp_json_find(&from, "layers", &value, err));
+    if (value.node) {
+        LP_TRY(lp_mem_new(&g->from_layers, g->n_layers, sizeof *g->from_layers, "donor layers", err));
+        r->capacity = 0;
+        LP_TRY(for_each(&from, "layers", read_from_layer, r, NULL, err));
+        if (r->capacity != g->n_layers)
+            status = lp_json_fail(&value, err, "as many layers as the targets (%zu)", g->n_layers);
+    }
+out:
+    return status;
+}
+
+static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
+    static const char *const names[] = {"off_by_one", "prefill_leak", "decode_leak", NULL};
+    reading *r = user;
+    int choice = 0;
+    lp_status status = lp_json_choice(value, names, &choice, err);
+    if (status != LP_OK) return status;
+    r->group->defects.off_by_one |= choice == 0;
+    r->group->defects.prefill_leak |= choice == 1;
+    r->group->defects.decode_leak |= choice == 2;
+    return LP_OK;
+}
+
+static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
+    static const char *const keys[] = {"phase",   "site",       "layers",    "steps",   "index",
+                                       "heads",   "donor",      "operation", "factor",  "from",
+                                       "defects", "stop_after", "vector",    "comment", NULL};
+    lp_sweep_group *g = r->group;
+    lp_json value;
+    int choice = 0;
+    bool present = false;
+    int64_t number = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_only(entry, keys, err));
+    LP_TRY(lp_json_find(entry, "phase", &value, err));
+    choice = LP_PHASE_THOUGHT;
+    if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
+    g->phase = (lp_phase)choice;
+    LP_TRY(for_each(entry, "site", read_site, r, &present, err));
+    r->capacity = 0;
+    if (!present) LP_TRY(lp_json_get(entry, "site", &value, err));
+    LP_TRY(for_each(entry, "layers", read_layers, r, NULL, err));
+    r->capacity = 0;
+    LP_TRY(for_each(entry, "steps", read_steps, r, NULL, err));
+    r->capacity = 0;
+    LP_TRY(for_each(entry, "index", read_index, r, NULL, err));
+    r->capacity = 0;
+    LP_TRY(for_each(entry, "heads", read_head, r, &present, err));
+    if (!present) APPEND(g->heads, g->n_heads, LP_ALL_HEADS, "heads");
+    r->capacity = 0;
+    LP_TRY(for_each(entry, "donor", read_donor, r, &present, err));
+    r->capacity = 0;
+    if (!present) APPEND(g->donors, g->n_donors, LP_DONOR_CLEAN, "donors");
+    r->capacity = 0;
+    LP_TRY(for_each(entry, "factor", read_factor, r, &present, err));
+    if (!present) APPEND(g->factors, g->n_factors, 1.0f, "factors");
+    choice = LP_OP_REPLACE;
+    LP_TRY(lp_json_find(entry, "operation", &value, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, lp_operation_names(), &choice, err));
+    g->operation = (lp_operation)choice;
+    LP_TRY(read_from(entry, r, err));
+    LP_TRY(for_each(entry, "defects", read_defect, r, NULL, err));
+    LP_TRY(lp_json_find(entry, "stop_after", &value, err));
+    if (value.node) LP_TRY(lp_json_int(&value, 1, r->n_steps, &number, err));
+    g->stop_after = (int32_t)number;
+    number = 0;
+    LP_TRY(lp_json_find(entry, "vector", &value, err));
+    if (value.node) LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
+    g->vector = (int32_t)number;
+    for (size_t i = 0; i < g->n_donors; i++)
+        if (g->donors[i] == LP_DONOR_FILE && !value.node) {
+            status = lp_fail(err, LP_ERR_VALUE,
+                             "%s: %s: donor \"file\" needs the key \"vector\" (an index into sweep.vectors)",
+                             entry->file, entry->path);
+            goto out;
+        }
+out:
+    return status;
+}
+
+lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp_condition_set *out, lp_error *err) {
+    if (!job->sweep.present) return lp_fail(err, LP_ERR_VALUE, "%s: $: the key \"sweep\" is missing", job->file);
+    lp_json groups = {.node = job->sweep.groups, .file = job->file, .path = "$.sweep.conditions"};
+    lp_sweep_group *read = NULL;
+    size_t n = 0, i = 0;
+    lp_json entry;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_array_size(&groups, &n, err));
+    LP_TRY(lp_mem_new(&read, n, sizeof *read, "sweep", err));
+    for (lp_json_first(&groups, &entry); entry.node; lp_json_next(&groups, &entry)) {
+        reading r = {.group = &read[i++], .config = config, .n_steps = job->protocol.n_steps};
+        LP_TRY(read_group(job, &entry, &r, err));
+    }
+    lp_sweep_words words = {.groups = read,
+                            .n_groups = n,
+                            .denoise = job->sweep.denoise,
+                            .noise = job->sweep.noise,
+                            .controls = job->sweep.controls};
+    LP_TRY(lp_conditions_expand(&words, config, job->protocol.n_steps, out, err));
+out:
+    for (size_t k = 0; read && k < n; k++) lp_sweep_group_release(&read[k]);
+    lp_mem_free(read);
+    return status;
+}

@@ -1,0 +1,450 @@
+#include "model/codi_layout.h"
+
+#include "base/memory.h"
+
+enum { MAX_KEY = 192 };
+
+/* A tensor under its plain name: prefixes and peft's words taken off, LoRA factors as "<module>.lora_A". */
+typedef struct {
+    char *plain;
+    const lp_tensor *tensor;
+    bool wrapped; /* the name had "base_layer": a LoRA pair must be there */
+    bool used;
+} key;
+
+typedef struct {
+    key *keys; /* [n], sorted by plain name */
+    size_t n, capacity;
+} key_index;
+
+static bool starts_with(const char *text, const char *prefix) {
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+static bool ends_with(const char *text, const char *suffix) {
+    size_t n = strlen(text), m = strlen(suffix);
+    return n >= m && strcmp(text + n - m, suffix) == 0;
+}
+
+static const char *skip_prefix(const char *text, const char *prefix) {
+    return starts_with(text, prefix) ? text + strlen(prefix) : text;
+}
+
+static const char *backbone(lp_arch arch) {
+    return arch == LP_ARCH_GPT2 ? "transformer." : "model.";
+}
+
+/* False where the name cannot be one of ours. */
+static bool plain_name(lp_arch arch, bool is_codi, const char *name, char out[MAX_KEY], bool *wrapped) {
+    *wrapped = false;
+    if (strlen(name) >= MAX_KEY) return false;
+    bool projection = is_codi && starts_with(name, "prj.");
+    if (is_codi && !projection) {
+        if (!starts_with(name, "codi.")) return false;
+        name = skip_prefix(name + strlen("codi."), "base_model.model.");
+    }
+    if (!projection) name = skip_prefix(name, backbone(arch));
+    size_t n = strlen(name);
+    memcpy(out, name, n + 1);
+    if (!is_codi || projection) return true;
+    char *layer = strstr(out, ".base_layer.");
+    if (layer) {
+        size_t skip = strlen(".base_layer");
+        memmove(layer, layer + skip, strlen(layer + skip) + 1);
+        *wrapped = true;
+    } else if (ends_with(out, ".lora_A.default.weight") || ends_with(out, ".lora_B.default.weight")) {
+        out[n - strlen(".default.weight")] = '\0';
+    }
+    return true;
+}
+
+static int compare_keys(const void *a, const void *b) {
+    const key *left = a, *right = b;
+    return strcmp(left->plain, right->plain);
+}
+
+static void index_release(key_index *index) {
+    for (size_t i = 0; i < index->n; i++) lp_mem_free(index->keys[i].plain);
+    lp_mem_free(index->keys);
+    *index = (key_index){0};
+}
+
+static lp_status index_build(lp_arch arch, const lp_tensor_list *list, bool is_codi, key_index *index, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t i = 0; list && i < list->n; i++) {
+        char plain[MAX_KEY];
+        key added = {.tensor = &list->items[i]};
+        if (!plain_name(arch, is_codi, list->items[i].name, plain, &added.wrapped)) continue;
+        LP_TRY(lp_mem_grow(&index->keys, &index->capacity, index->n + 1, sizeof *index->keys, "tensor index", err));
+        LP_TRY(lp_mem_text(&added.plain, plain, strlen(plain), err));
+        index->keys[index->n++] = added;
+    }
+    if (index->n) qsort(index->keys, index->n, sizeof *index->keys, compare_keys);
+    for (size_t i = 1; i < index->n; i++) {
+        const key *left = &index->keys[i - 1], *right = &index->keys[i];
+        if (strcmp(left->plain, right->plain) == 0)
+            LP_FAIL(LP_ERR_FORMAT, "%s: tensors \"%.200s\" and \"%.200s\" are two names for the same parameter",
+                    right->tensor->file, left->tensor->name, right->tensor->name);
+    }
+out:
+    return status;
+}
+
+static int compare_name(const void *name, const void *item) {
+    return strcmp(name, ((const key *)item)->plain);
+}
+
+static key *index_find(const key_index *index, const char *plain) {
+    return index->n ? bsearch(plain, index->keys, index->n, sizeof *index->keys, compare_name) : NULL;
+}
+
+/* ---- slots ---- */
+
+typedef struct {
+    lp_layout_table *table;
+    lp_arch arch;
+    int32_t layer;
+    lp_status status;
+    lp_error *err;
+} slot_adder;
+
+static void add_slot(slot_adder *adder, lp_slot_role role, lp_part part, lp_slot_shape shape, const char *name,
+                     int64_t rows, int64_t columns) {
+    lp_layout_table *table = adder->table;
+    if (adder->status != LP_OK) return;
+    adder->status = lp_mem_grow(&table->slots, &table->slot_capacity, table->n_slots + 1, sizeof *table->slots, "slots",
+                                adder->err);
+    if (adder->status != LP_OK) return;
+    lp_slot *slot = &table->slots[table->n_slots++];
+    *slot =
+        (lp_slot){.role = role, .part = part, .shape = shape, .layer = adder->layer, .rows = rows, .columns = columns};
+    bool outside = part == LP_PART_HEAD || part == LP_PART_PROJECTION;
+    const char *prefix = outside ? "" : backbone(adder->arch);
+    if (adder->layer >= 0)
+        snprintf(slot->name, sizeof slot->name, "%s%s.%d.%s", prefix, adder->arch == LP_ARCH_GPT2 ? "h" : "layers",
+                 adder->layer, name);
+    else
+        snprintf(slot->name, sizeof slot->name, "%s%s", prefix, name);
+}
+
+static void add_gpt2_slots(slot_adder *adder, const lp_model_config *c) {
+    int64_t d = c->d_model, f = c->d_ff;
+    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wte.weight", c->n_embedded, d);
+    add_slot(adder, LP_SLOT_POSITIONS, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wpe.weight", c->n_context, d);
+    for (adder->layer = 0; adder->layer < c->n_layers; adder->layer++) {
+        add_slot(adder, LP_SLOT_NORM_ATTN_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_1.weight", 1, d);
+        add_slot(adder, LP_SLOT_NORM_ATTN_BIAS, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_1.bias", 1, d);
+        add_slot(adder, LP_SLOT_QKV, LP_PART_ATTENTION, LP_SHAPE_CONV1D, "attn.c_attn.weight", d, 3 * d);
+        add_slot(adder, LP_SLOT_QKV_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "attn.c_attn.bias", 1, 3 * d);
+        add_slot(adder, LP_SLOT_ATTN_OUT, LP_PART_ATTENTION, LP_SHAPE_CONV1D, "attn.c_proj.weight", d, d);
+        add_slot(adder, LP_SLOT_ATTN_OUT_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "attn.c_proj.bias", 1, d);
+        add_slot(adder, LP_SLOT_NORM_MLP_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_2.weight", 1, d);
+        add_slot(adder, LP_SLOT_NORM_MLP_BIAS, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_2.bias", 1, d);
+        add_slot(adder, LP_SLOT_MLP_IN, LP_PART_MLP, LP_SHAPE_CONV1D, "mlp.c_fc.weight", d, f);
+        add_slot(adder, LP_SLOT_MLP_IN_BIAS, LP_PART_MLP, LP_SHAPE_VECTOR, "mlp.c_fc.bias", 1, f);
+        add_slot(adder, LP_SLOT_MLP_OUT, LP_PART_MLP, LP_SHAPE_CONV1D, "mlp.c_proj.weight", f, d);
+        add_slot(adder, LP_SLOT_MLP_OUT_BIAS, LP_PART_MLP, LP_SHAPE_VECTOR, "mlp.c_proj.bias", 1, d);
+    }
+    adder->layer = -1;
+    add_slot(adder, LP_SLOT_FINAL_NORM_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_f.weight", 1, d);
+    add_slot(adder, LP_SLOT_FINAL_NORM_BIAS, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_f.bias", 1, d);
+}
+
+static void add_llama_slots(slot_adder *adder, const lp_model_config *c) {
+    int64_t d = c->d_model, f = c->d_ff;
+    int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
+    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "embed_tokens.weight", c->n_embedded, d);
+    for (adder->layer = 0; adder->layer < c->n_layers; adder->layer++) {
+        add_slot(adder, LP_SLOT_NORM_ATTN_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "input_layernorm.weight", 1, d);
+        add_slot(adder, LP_SLOT_Q, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.q_proj.weight", q, d);
+        add_slot(adder, LP_SLOT_K, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.k_proj.weight", kv, d);
+        add_slot(adder, LP_SLOT_V, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.v_proj.weight", kv, d);
+        add_slot(adder, LP_SLOT_ATTN_OUT, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.o_proj.weight", d, q);
+        add_slot(adder, LP_SLOT_NORM_MLP_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "post_attention_layernorm.weight", 1,
+                 d);
+        add_slot(adder, LP_SLOT_GATE, LP_PART_MLP, LP_SHAPE_LINEAR, "mlp.gate_proj.weight", f, d);
+        add_slot(adder, LP_SLOT_UP, LP_PART_MLP, LP_SHAPE_LINEAR, "mlp.up_proj.weight", f, d);
+        add_slot(adder, LP_SLOT_MLP_OUT, LP_PART_MLP, LP_SHAPE_LINEAR, "mlp.down_proj.weight", d, f);
+    }
+    adder->layer = -1;
+    add_slot(adder, LP_SLOT_FINAL_NORM_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "norm.weight", 1, d);
+}
+
+static lp_status add_base_slots(const lp_model_config *c, lp_layout_table *table, lp_error *err) {
+    slot_adder adder = {.table = table, .arch = c->arch, .layer = -1, .err = err};
+    if (c->arch == LP_ARCH_GPT2)
+        add_gpt2_slots(&adder, c);
+    else
+        add_llama_slots(&adder, c);
+    if (!c->tied_head)
+        add_slot(&adder, LP_SLOT_HEAD, LP_PART_HEAD, LP_SHAPE_TABLE, "lm_head.weight", c->n_embedded, c->d_model);
+    return adder.status;
+}
+
+static lp_status add_projection_slots(const lp_model_config *c, int64_t width, lp_layout_table *table, lp_error *err) {
+    slot_adder adder = {.table = table, .arch = c->arch, .layer = -1, .err = err};
+    const lp_part part = LP_PART_PROJECTION;
+    int64_t d = c->d_model;
+    add_slot(&adder, LP_SLOT_PRJ_IN, part, LP_SHAPE_LINEAR, "prj.1.weight", width, d);
+    add_slot(&adder, LP_SLOT_PRJ_IN_BIAS, part, LP_SHAPE_VECTOR, "prj.1.bias", 1, width);
+    add_slot(&adder, LP_SLOT_PRJ_OUT, part, LP_SHAPE_LINEAR, "prj.3.weight", d, width);
+    add_slot(&adder, LP_SLOT_PRJ_OUT_BIAS, part, LP_SHAPE_VECTOR, "prj.3.bias", 1, d);
+    if (table->has_projection_norm) {
+        add_slot(&adder, LP_SLOT_PRJ_NORM_WEIGHT, part, LP_SHAPE_VECTOR, "prj.ln.weight", 1, d);
+        add_slot(&adder, LP_SLOT_PRJ_NORM_BIAS, part, LP_SHAPE_VECTOR, "prj.ln.bias", 1, d);
+    }
+    return adder.status;
+}
+
+/* ---- binding ---- */
+
+typedef struct {
+    lp_model_config *config;
+    key_index base, codi;
+    const lp_tensor_list *base_list, *codi_list;
+    const char *base_file, *codi_file;
+    lp_layout_table *table;
+    size_t n_missing;
+    char first_missing[MAX_KEY];
+} binder;
+
+static const char *plain_slot_name(const binder *b, const lp_slot *slot) {
+    return skip_prefix(slot->name, backbone(b->config->arch));
+}
+
+static bool is_linear(const lp_slot *slot) {
+    return slot->part != LP_PART_PROJECTION && (slot->shape == LP_SHAPE_CONV1D || slot->shape == LP_SHAPE_LINEAR);
+}
+
+static void note_missing(binder *b, const char *name) {
+    if (b->n_missing++ == 0) snprintf(b->first_missing, sizeof b->first_missing, "%s", name);
+}
+
+static lp_status check_float(const lp_tensor *tensor, lp_error *err) {
+    if (tensor->dtype == LP_F32 || tensor->dtype == LP_F16 || tensor->dtype == LP_BF16) return LP_OK;
+    return lp_fail(err, LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected dtype f32, f16 or bf16, found %s",
+                   tensor->file, tensor->name, lp_dtype_name(tensor->dtype));
+}
+
+/* rows 0: any number of rows from 1 on. */
+static lp_status check_shape(const lp_tensor *tensor, int n_dims, int64_t rows, int64_t columns, const char *why,
+                             lp_error *err) {
+    bool fits = tensor->n_dims == n_dims && tensor->shape[n_dims - 1] == columns;
+    if (fits && n_dims == 2) fits = rows ? tensor->shape[0] == rows : tensor->shape[0] > 0;
+    if (fits) return check_float(tensor, err);
+    char found[128], expected[64];
+    lp_tensor_shape_text(tensor, found, sizeof found);
+    if (n_dims == 1)
+        snprintf(expected, sizeof expected, "[%lld]", (long long)columns);
+    else if (rows == 0)
+        snprintf(expected, sizeof expected, "[rank, %lld]", (long long)columns);
+    else
+        snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)rows, (long long)columns);
+    return lp_fail(err, LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected shape %s%s, found %s", tensor->file,
+                   tensor->name, expected, why, found);
+}
+
+static lp_status bind_lora(binder *b, lp_slot *slot, bool wrapped, int32_t wanted_rank, lp_error *err) {
+    char module[LP_SLOT_NAME], name[LP_SLOT_NAME + 32];
+    const char *plain = plain_slot_name(b, slot);
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(plain) - strlen(".weight")), plain);
+    snprintf(name, sizeof name, "%s.lora_A", module);
+    key *a = index_find(&b->codi, name);
+    snprintf(name, sizeof name, "%s.lora_B", module);
+    key *bb = index_find(&b->codi, name);
+    if (!a && !bb && !wrapped) return LP_OK;
+    if (!a || !bb) {
+        snprintf(name, sizeof name, "%s.%s.default.weight", module, a ? "lora_B" : "lora_A");
+        note_missing(b, name);
+        return LP_OK;
+    }
+    a->used = bb->used = true;
+    bool conv = slot->shape == LP_SHAPE_CONV1D;
+    int64_t n_in = conv ? slot->rows : slot->columns, n_out = conv ? slot->columns : slot->rows;
+    lp_status status = LP_OK;
+    LP_TRY(check_shape(a->tensor, 2, b->table->lora_rank, n_in,
+                       b->table->lora_rank ? " (the rank of the other LoRA tensors)" : "", err));
+    int64_t rank = a->tensor->shape[0];
+    if (rank > INT32_MAX)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": a LoRA rank of %lld", a->tensor->file, a->tensor->name,
+                (long long)rank);
+    if (wanted_rank && rank != wanted_rank)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected LoRA rank %d, found %lld", a->tensor->file,
+                a->tensor->name, wanted_rank, (long long)rank);
+    LP_TRY(check_shape(bb->tensor, 2, n_out, rank, "", err));
+    b->table->lora_rank = (int32_t)rank;
+    slot->lora_a = a->tensor;
+    slot->lora_b = bb->tensor;
+out:
+    return status;
+}
+
+static lp_status bind_slot(binder *b, lp_slot *slot, int32_t wanted_rank, lp_error *err) {
+    const char *plain = plain_slot_name(b, slot);
+    key *found = index_find(&b->codi, plain);
+    if (!found && slot->part != LP_PART_PROJECTION) found = index_find(&b->base, plain);
+    if (!found) {
+        note_missing(b, slot->name);
+        return LP_OK;
+    }
+    found->used = true;
+    slot->tensor = found->tensor;
+    bool tokens = b->codi_list && (slot->role == LP_SLOT_EMBEDDING || slot->role == LP_SLOT_HEAD);
+    lp_status status = check_shape(found->tensor, slot->shape == LP_SHAPE_VECTOR ? 1 : 2, slot->rows, slot->columns,
+                                   tokens ? " (vocab_size of config.json, and CODI's pad, bot and eot)" : "", err);
+    if (status == LP_OK && is_linear(slot)) status = bind_lora(b, slot, found->wrapped, wanted_rank, err);
+    return status;
+}
+
+/* peft adapts a kind of layer in every block or in none; anything else is a damaged file. */
+static lp_status check_lora_in_all_layers(const lp_layout_table *table, lp_error *err) {
+    const lp_slot *with[LP_N_SLOT_ROLES] = {0}, *without[LP_N_SLOT_ROLES] = {0};
+    for (size_t i = 0; i < table->n_slots; i++) {
+        const lp_slot *slot = &table->slots[i];
+        const lp_slot **seen = slot->lora_a ? with : without;
+        if (!seen[slot->role]) seen[slot->role] = slot;
+    }
+    for (int role = 0; role < LP_N_SLOT_ROLES; role++)
+        if (with[role] && without[role])
+            return lp_fail(err, LP_ERR_MISMATCH, "%s: \"%s\" has no LoRA tensors, but \"%s\" has",
+                           with[role]->lora_a->file, without[role]->name, with[role]->name);
+    return LP_OK;
+}
+
+static bool is_buffer(const char *plain) {
+    return ends_with(plain, ".attn.bias") || ends_with(plain, ".attn.masked_bias") ||
+           ends_with(plain, "rotary_emb.inv_freq");
+}
+
+static const key *key_of(const key_index *index, const lp_tensor *tensor, lp_arch arch, bool is_codi) {
+    char plain[MAX_KEY];
+    bool wrapped = false;
+    return plain_name(arch, is_codi, tensor->name, plain, &wrapped) ? index_find(index, plain) : NULL;
+}
+
+static lp_status list_unused(binder *b, const lp_tensor_list *list, const key_index *index, bool is_codi,
+                             lp_error *err) {
+    lp_layout_table *table = b->table;
+    lp_status status = LP_OK;
+    for (size_t i = 0; list && i < list->n; i++) {
+        const lp_tensor *tensor = &list->items[i];
+        const key *k = key_of(index, tensor, b->config->arch, is_codi);
+        if (k && k->used) continue;
+        if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save"))
+            LP_FAIL(LP_ERR_UNSUPPORTED, "%s: tensor \"%.200s\": %s", tensor->file, tensor->name,
+                    is_codi ? "LoRA on a part that cannot be merged (only the linear layers of the blocks can)"
+                            : "a LoRA tensor in the base model: name this checkpoint as the CODI one");
+        lp_unused_tensor unused = {.tensor = tensor, .reason = LP_UNUSED_UNEXPECTED};
+        if (k && is_buffer(k->plain))
+            unused.reason = LP_UNUSED_BUFFER;
+        else if (k && b->config->tied_head && strcmp(k->plain, "lm_head.weight") == 0)
+            unused.reason = LP_UNUSED_TIED_HEAD;
+        else if (k && !is_codi && index_find(&b->codi, k->plain))
+            unused.reason = LP_UNUSED_CODI_WINS;
+        LP_TRY(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
+                           "unused tensors", err));
+        table->unused[table->n_unused++] = unused;
+    }
+out:
+    return status;
+}
+
+static lp_status fail_missing(const binder *b, lp_error *err) {
+    char more[64] = "";
+    const char *hint = "";
+    if (b->n_missing > 1) snprintf(more, sizeof more, " (and %zu more)", b->n_missing - 1);
+    for (size_t i = 0; !b->codi_list && i < b->base_list->n; i++)
+        if (starts_with(b->base_list->items[i].name, "codi."))
+            hint = "; it holds tensors of a CODI module: name it as the CODI checkpoint";
+    if (!b->base_list)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s", b->codi_file, b->first_missing, more);
+    if (!b->codi_list)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", b->base_file, b->first_missing, more,
+                       hint);
+    return lp_fail(err, LP_ERR_MISMATCH, "missing tensor \"%s\"%s: it is neither in %s nor in %s", b->first_missing,
+                   more, b->codi_file, b->base_file);
+}
+
+/* The CODI file must be one, and tells whether there is a projection, with or without its LayerNorm. */
+static lp_status look_at_codi(binder *b, int64_t *width, lp_error *err) {
+    *width = 0;
+    if (!b->codi_list) return LP_OK;
+    if (b->codi.n == 0)
+        return lp_fail(err, LP_ERR_MISMATCH,
+                       "%s: not a CODI checkpoint: none of its %zu tensors is named codi.* or prj.*", b->codi_file,
+                       b->codi_list->n);
+    for (size_t i = 0; i < b->codi_list->n; i++) {
+        const char *name = b->codi_list->items[i].name;
+        if (starts_with(name, "prj.")) b->table->has_projection = true;
+        if (starts_with(name, "prj.ln.")) b->table->has_projection_norm = true;
+    }
+    const key *first = index_find(&b->codi, "prj.1.weight");
+    if (first && first->tensor->n_dims == 2) *width = first->tensor->shape[0];
+    if (first && *width == 0) *width = b->config->d_model;
+    return LP_OK;
+}
+
+lp_status lp_layout_bind(lp_model_config *config, const lp_tensor_list *base, const char *base_file,
+                         const lp_tensor_list *codi, const char *codi_file, int32_t lora_rank, lp_layout_table *out,
+                         lp_error *err) {
+    lp_layout_table table = {0};
+    binder b = {.config = config,
+                .base_list = base,
+                .codi_list = codi,
+                .base_file = base_file,
+                .codi_file = codi_file,
+                .table = &table};
+    int64_t width = 0;
+    lp_status status = LP_OK;
+    LP_TRY(index_build(config->arch, base, false, &b.base, err));
+    LP_TRY(index_build(config->arch, codi, true, &b.codi, err));
+    LP_TRY(look_at_codi(&b, &width, err));
+
+    const char *embedding = config->arch == LP_ARCH_GPT2 ? "wte.weight" : "embed_tokens.weight";
+    const key *rows = index_find(&b.codi, embedding);
+    if (!rows) rows = index_find(&b.base, embedding);
+    bool added = rows && rows->tensor->n_dims == 2 && rows->tensor->shape[0] == (int64_t)config->n_vocab + 3;
+    config->n_embedded = codi || added ? config->n_vocab + 3 : config->n_vocab;
+
+    LP_TRY(add_base_slots(config, &table, err));
+    if (table.has_projection) LP_TRY(add_projection_slots(config, width, &table, err));
+    for (size_t i = 0; i < table.n_slots; i++) LP_TRY(bind_slot(&b, &table.slots[i], lora_rank, err));
+    if (b.n_missing) {
+        status = fail_missing(&b, err);
+        goto out;
+    }
+    if (lora_rank && !table.lora_rank && codi)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected LoRA tensors of rank %d, found none", codi_file, lora_rank);
+    LP_TRY(check_lora_in_all_layers(&table, err));
+    LP_TRY(list_unused(&b, base, &b.base, false, err));
+    LP_TRY(list_unused(&b, codi, &b.codi, true, err));
+    *out = table;
+    table = (lp_layout_table){0};
+out:
+    lp_layout_release(&table);
+    index_release(&b.base);
+    index_release(&b.codi);
+    return status;
+}
+
+lp_status lp_layout_codi_is_whole(const lp_model_config *config, const lp_tensor_list *codi, bool *out, lp_error *err) {
+    lp_layout_table table = {0};
+    key_index index = {0};
+    lp_status status = LP_OK;
+    LP_TRY(index_build(config->arch, codi, true, &index, err));
+    LP_TRY(add_base_slots(config, &table, err));
+    bool whole = true;
+    for (size_t i = 0; i < table.n_slots; i++)
+        whole = whole && index_find(&index, skip_prefix(table.slots[i].name, backbone(config->arch)));
+    *out = whole;
+out:
+    lp_layout_release(&table);
+    index_release(&index);
+    return status;
+}
+
+void lp_layout_release(lp_layout_table *table) {
+    lp_mem_free(table->slots);
+    lp_mem_free(table->unused);
+    *table = (lp_layout_table){0};
+}

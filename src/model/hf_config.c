@@ -1,0 +1,275 @@
+#include "model/hf_config.h"
+
+#include "base/json.h"
+#include "model/tensor_source.h"
+
+#include <math.h>
+
+/* Far above any model of these architectures; low enough that products of two stay well inside 63 bits. */
+enum { MAX_LAYERS = 4096, MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24, MAX_CONTEXT = 1 << 26 };
+
+const char *lp_arch_name(lp_arch arch) {
+    return arch == LP_ARCH_GPT2 ? "gpt2" : "llama";
+}
+
+const char *lp_activation_name(lp_activation kind) {
+    return kind == LP_ACT_GELU_TANH ? "gelu_tanh" : kind == LP_ACT_GELU_ERF ? "gelu_erf" : "silu";
+}
+
+const char *lp_rope_name(lp_rope_kind kind) {
+    static const char *const names[] = {"none", "plain", "llama3", "linear"};
+    return names[kind];
+}
+
+/* The first of one or two spellings that is there; *out keeps its value (the default) where none is. */
+static lp_status find_int(const lp_json *root, const char *key, int64_t min, int64_t max, int32_t *out, lp_error *err) {
+    lp_json value;
+    int64_t number = *out;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (value.node) LP_TRY(lp_json_int(&value, min, max, &number, err));
+    *out = (int32_t)number;
+out:
+    return status;
+}
+
+static lp_status get_int(const lp_json *root, const char *key, int64_t max, int32_t *out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_get(root, key, &value, err);
+    return status == LP_OK ? find_int(root, key, 1, max, out, err) : status;
+}
+
+static lp_status find_number(const lp_json *root, const char *key, double min, double max, double *out, lp_error *err) {
+    lp_json value;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (value.node) LP_TRY(lp_json_number(&value, min, max, out, err));
+out:
+    return status;
+}
+
+static lp_status find_bool(const lp_json *root, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (value.node) LP_TRY(lp_json_bool(&value, out, err));
+out:
+    return status;
+}
+
+static lp_status require_bool(const lp_json *root, const char *key, bool wanted, const char *what, lp_error *err) {
+    bool found = wanted;
+    lp_status status = find_bool(root, key, &found, err);
+    if (status == LP_OK && found != wanted)
+        status = lp_fail(err, LP_ERR_UNSUPPORTED, "%s: $.%s: %s is not supported", root->file, key, what);
+    return status;
+}
+
+static lp_status refuse_key(const lp_json *root, const char *key, const char *what, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_find(root, key, &value, err);
+    if (status == LP_OK && value.node)
+        status = lp_fail(err, LP_ERR_UNSUPPORTED, "%s: $.%s: %s is not supported", root->file, key, what);
+    return status;
+}
+
+/* A token id, a list of them (the first counts), or nothing (-1). */
+static lp_status find_token(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
+    lp_json value, first;
+    int64_t id = -1;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (value.node && lp_json_is_array(&value)) {
+        lp_json_first(&value, &first);
+        if (first.node) LP_TRY(lp_json_int(&first, 0, (int64_t)n_vocab + 2, &id, err));
+    } else if (value.node) {
+        LP_TRY(lp_json_int(&value, 0, (int64_t)n_vocab + 2, &id, err));
+    }
+    *out = (int32_t)id;
+out:
+    return status;
+}
+
+typedef struct {
+    const char *name;
+    lp_activation kind;
+} activation_name;
+
+static lp_status find_activation(const lp_json *root, const char *key, const activation_name *names, size_t n,
+                                 lp_activation *out, lp_error *err) {
+    lp_json value;
+    const char *name = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (!value.node) return LP_OK;
+    LP_TRY(lp_json_string(&value, &name, err));
+    char list[160] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(names[i].name, name) == 0) {
+            *out = names[i].kind;
+            return LP_OK;
+        }
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i].name);
+    }
+    lp_json_fail(&value, err, "a supported activation (%s)", list);
+    status = LP_ERR_UNSUPPORTED;
+    if (err) err->status = status;
+out:
+    return status;
+}
+
+static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_error *err) {
+    static const activation_name activations[] = {
+        {"gelu_new", LP_ACT_GELU_TANH}, {"gelu_pytorch_tanh", LP_ACT_GELU_TANH}, {"gelu", LP_ACT_GELU_ERF}};
+    double eps = 1e-5;
+    lp_status status = LP_OK;
+    config->arch = LP_ARCH_GPT2;
+    config->tied_head = true;
+    config->activation = LP_ACT_GELU_TANH;
+    config->rope = LP_ROPE_NONE;
+    LP_TRY(get_int(root, "n_embd", MAX_WIDTH, &config->d_model, err));
+    LP_TRY(get_int(root, "n_layer", MAX_LAYERS, &config->n_layers, err));
+    LP_TRY(get_int(root, "n_head", MAX_WIDTH, &config->n_heads, err));
+    LP_TRY(get_int(root, "n_positions", MAX_CONTEXT, &config->n_context, err));
+    if (config->d_model % config->n_heads != 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.n_embd: expected a multiple of n_head (%d), found %d", root->file, config->n_heads,
+                config->d_model);
+    config->n_kv_heads = config->n_heads;
+    config->head_dim = config->d_model / config->n_heads;
+    config->d_ff = 4 * config->d_model;
+    LP_TRY(find_int(root, "n_inner", 1, 4 * MAX_WIDTH, &config->d_ff, err));
+    LP_TRY(find_activation(root, "activation_function", activations, sizeof activations / sizeof *activations,
+                           &config->activation, err));
+    LP_TRY(find_number(root, "layer_norm_epsilon", 0, 1, &eps, err));
+    config->norm_eps = (float)eps;
+    LP_TRY(require_bool(root, "scale_attn_weights", true, "attention without the factor 1/sqrt(head size)", err));
+    LP_TRY(require_bool(root, "scale_attn_by_inverse_layer_idx", false, "scaling attention by the layer", err));
+    LP_TRY(require_bool(root, "reorder_and_upcast_attn", false, "reordered attention", err));
+    LP_TRY(require_bool(root, "add_cross_attention", false, "cross attention", err));
+out:
+    return status;
+}
+
+/* rope_scaling (transformers 4) or rope_parameters (transformers 5, which moved rope_theta into it). */
+static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_error *err) {
+    lp_json scaling, type;
+    const char *name = NULL;
+    lp_status status = LP_OK;
+    config->rope = LP_ROPE_PLAIN;
+    config->rope_theta = 10000.0;
+    config->rope_factor = 1.0;
+    LP_TRY(find_number(root, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    LP_TRY(lp_json_find(root, "rope_scaling", &scaling, err));
+    if (!scaling.node) LP_TRY(lp_json_find(root, "rope_parameters", &scaling, err));
+    if (!scaling.node) return LP_OK;
+    LP_TRY(find_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    LP_TRY(lp_json_find(&scaling, "rope_type", &type, err));
+    if (!type.node) LP_TRY(lp_json_get(&scaling, "type", &type, err));
+    LP_TRY(lp_json_string(&type, &name, err));
+    if (strcmp(name, "default") == 0) return LP_OK;
+    if (strcmp(name, "linear") != 0 && strcmp(name, "llama3") != 0) {
+        lp_json_fail(&type, err, "a supported RoPE scaling (default, linear, llama3)");
+        if (err) err->status = LP_ERR_UNSUPPORTED;
+        return LP_ERR_UNSUPPORTED;
+    }
+    lp_json value;
+    LP_TRY(lp_json_get(&scaling, "factor", &value, err));
+    LP_TRY(lp_json_number(&value, 1.0, 1e6, &config->rope_factor, err));
+    config->rope = LP_ROPE_LINEAR;
+    if (strcmp(name, "linear") == 0) return LP_OK;
+    config->rope = LP_ROPE_LLAMA3;
+    LP_TRY(lp_json_get(&scaling, "low_freq_factor", &value, err));
+    LP_TRY(lp_json_number(&value, 1e-6, 1e6, &config->rope_low_freq_factor, err));
+    LP_TRY(lp_json_get(&scaling, "high_freq_factor", &value, err));
+    LP_TRY(lp_json_number(&value, 1e-6, 1e6, &config->rope_high_freq_factor, err));
+    if (config->rope_high_freq_factor <= config->rope_low_freq_factor) {
+        status = lp_json_fail(&value, err, "more than low_freq_factor (%g)", config->rope_low_freq_factor);
+        goto out;
+    }
+    status = get_int(&scaling, "original_max_position_embeddings", MAX_CONTEXT, &config->rope_original_context, err);
+out:
+    return status;
+}
+
+static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_error *err) {
+    static const activation_name activations[] = {{"silu", LP_ACT_SILU}, {"swish", LP_ACT_SILU}};
+    double eps = 1e-6, rotary = 1.0;
+    int32_t parallel = 1;
+    lp_status status = LP_OK;
+    config->arch = LP_ARCH_LLAMA;
+    config->activation = LP_ACT_SILU;
+    config->n_context = 2048;
+    LP_TRY(get_int(root, "hidden_size", MAX_WIDTH, &config->d_model, err));
+    LP_TRY(get_int(root, "intermediate_size", 4 * MAX_WIDTH, &config->d_ff, err));
+    LP_TRY(get_int(root, "num_hidden_layers", MAX_LAYERS, &config->n_layers, err));
+    LP_TRY(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
+    config->n_kv_heads = config->n_heads;
+    LP_TRY(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
+    if (config->n_heads % config->n_kv_heads != 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.num_attention_heads: expected a multiple of num_key_value_heads (%d), found %d",
+                root->file, config->n_kv_heads, config->n_heads);
+    LP_TRY(find_int(root, "head_dim", 2, MAX_WIDTH, &config->head_dim, err));
+    if (config->head_dim == 0) {
+        if (config->d_model % config->n_heads != 0)
+            LP_FAIL(LP_ERR_VALUE, "%s: $.hidden_size: expected a multiple of num_attention_heads (%d), found %d",
+                    root->file, config->n_heads, config->d_model);
+        config->head_dim = config->d_model / config->n_heads;
+    }
+    if (config->head_dim % 2 != 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.head_dim: expected an even number (RoPE turns pairs), found %d", root->file,
+                config->head_dim);
+    if ((int64_t)config->n_heads * config->head_dim > 4 * MAX_WIDTH)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.head_dim: %d heads of %d are more than %d in all", root->file, config->n_heads,
+                config->head_dim, 4 * MAX_WIDTH);
+    LP_TRY(find_int(root, "max_position_embeddings", 1, MAX_CONTEXT, &config->n_context, err));
+    LP_TRY(find_activation(root, "hidden_act", activations, sizeof activations / sizeof *activations,
+                           &config->activation, err));
+    LP_TRY(find_number(root, "rms_norm_eps", 0, 1, &eps, err));
+    config->norm_eps = (float)eps;
+    LP_TRY(parse_rope(root, config, err));
+    LP_TRY(require_bool(root, "attention_bias", false, "a bias in the attention's linear layers", err));
+    LP_TRY(require_bool(root, "mlp_bias", false, "a bias in the MLP's linear layers", err));
+    LP_TRY(refuse_key(root, "sliding_window", "attention in a sliding window", err));
+    LP_TRY(find_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
+    if (rotary < 1.0)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: $.partial_rotary_factor: RoPE over a part of the head is not supported",
+                root->file);
+    LP_TRY(find_int(root, "pretraining_tp", 1, MAX_WIDTH, &parallel, err));
+    if (parallel != 1)
+        LP_FAIL(LP_ERR_UNSUPPORTED,
+                "%s: $.pretraining_tp: sliced linear layers are not supported (expected 1, found %d)", root->file,
+                parallel);
+out:
+    return status;
+}
+
+lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp_model_config *out, lp_error *err) {
+    lp_model_config config = {0};
+    cJSON *document = NULL;
+    lp_json root, type;
+    const char *name = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_checkpoint_sniff(text, size, file, err));
+    LP_TRY(lp_json_parse(text, size, file, &document, &root, err));
+    LP_TRY(lp_json_get(&root, "model_type", &type, err));
+    LP_TRY(lp_json_string(&type, &name, err));
+    bool gpt2 = strcmp(name, "gpt2") == 0;
+    if (!gpt2 && strcmp(name, "llama") != 0) {
+        lp_json_fail(&type, err, "a supported architecture (gpt2, llama)");
+        status = LP_ERR_UNSUPPORTED;
+        if (err) err->status = status;
+        goto out;
+    }
+    LP_TRY(refuse_key(&root, "quantization_config", "a quantised model", err));
+    LP_TRY(get_int(&root, "vocab_size", MAX_VOCAB, &config.n_vocab, err));
+    config.n_embedded = config.n_vocab;
+    LP_TRY(gpt2 ? parse_gpt2(&root, &config, err) : parse_llama(&root, &config, err));
+    LP_TRY(find_bool(&root, "tie_word_embeddings", &config.tied_head, err));
+    LP_TRY(find_token(&root, "bos_token_id", config.n_vocab, &config.bos_id, err));
+    LP_TRY(find_token(&root, "eos_token_id", config.n_vocab, &config.eos_id, err));
+    *out = config;
+out:
+    cJSON_Delete(document);
+    return status;
+}

@@ -1,0 +1,18 @@
+/* Reader of a Hugging Face config.json, for the architectures gpt2 and llama.
+ *
+ * Keys that change the arithmetic and are not supported are refused by name; keys that do not matter for a forward
+ * pass are ignored. Absent keys take the defaults of transformers' GPT2Config and LlamaConfig. */
+#ifndef LP_MODEL_HF_CONFIG_H
+#define LP_MODEL_HF_CONFIG_H
+
+#include "model/model.h"
+
+/* text [size]; `file` names it in messages. Sets everything but n_embedded, which is n_vocab until the weights say
+ * otherwise. This is the fuzz target. */
+lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp_model_config *out, lp_error *err);
+
+const char *lp_arch_name(lp_arch arch);             /* "gpt2", "llama" */
+const char *lp_activation_name(lp_activation kind); /* "gelu_tanh", "gelu_erf", "silu" */
+const char *lp_rope_name(lp_rope_kind kind);        /* "none", "plain", "llama3", "linear" */
+
+#endif

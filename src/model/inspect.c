@@ -1,0 +1,334 @@
+/* lp_model_inspect: the facts are gathered once, then printed as text or as JSON. */
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "model/hf_config.h"
+#include "model/merge.h"
+#include "model/model_files.h"
+
+#include <math.h>
+
+enum { N_DTYPES = LP_BOOL + 1, GROUPED = 32 };
+
+static const char *const PART_NAMES[LP_N_PARTS] = {"embedding", "attention", "mlp", "norms", "head", "projection"};
+static const char *const UNUSED_REASONS[] = {"unexpected", "a buffer, not a weight",
+                                             "the head is tied to the embedding", "the CODI checkpoint has it too"};
+
+typedef struct {
+    /* Elements of the parameters, as torch's named_parameters counts the CODI module: a tied head once. */
+    int64_t part[LP_N_PARTS], lora, total;
+    int64_t n_tensors_of[N_DTYPES], n_elements_of[N_DTYPES];
+    size_t n_adapted;    /* linear layers with LoRA */
+    double *update_norm; /* [n_layers], Frobenius norm of all of a layer's updates together */
+    int64_t projection_width;
+    size_t mapped_bytes;           /* of tensors that are used where they are mapped */
+    char (*digest)[LP_SHA256_HEX]; /* [n_files] */
+    size_t n_files;
+} facts;
+
+static const lp_checkpoint_file *file_at(const lp_model *model, size_t i) {
+    const lp_checkpoint *base = &model->files->base;
+    return i < base->n_files ? base->files[i] : model->files->codi.files[i - base->n_files];
+}
+
+static void count_tensor(facts *f, const lp_tensor *tensor) {
+    f->n_tensors_of[tensor->dtype]++;
+    f->n_elements_of[tensor->dtype] += tensor->n_elements;
+    f->total += tensor->n_elements;
+}
+
+static lp_status gather_slots(const lp_model *model, facts *f, lp_error *err) {
+    const lp_layout_table *table = &model->files->table;
+    double scale = table->lora_rank ? model->files->lora_alpha / table->lora_rank : 0;
+    for (size_t i = 0; i < table->n_slots; i++) {
+        const lp_slot *slot = &table->slots[i];
+        count_tensor(f, slot->tensor);
+        f->part[slot->part] += slot->tensor->n_elements;
+        if (slot->role == LP_SLOT_PRJ_IN) f->projection_width = slot->rows;
+        if (!model->files->places[i].in_arena) f->mapped_bytes += (size_t)slot->tensor->n_elements * sizeof(float);
+        if (!slot->lora_a) continue;
+        count_tensor(f, slot->lora_a);
+        count_tensor(f, slot->lora_b);
+        f->lora += slot->lora_a->n_elements + slot->lora_b->n_elements;
+        f->n_adapted++;
+        double norm2 = 0;
+        lp_status status = lp_merge_update_norm2(slot, scale, &norm2, err);
+        if (status != LP_OK) return status;
+        f->update_norm[slot->layer] += norm2;
+    }
+    for (int32_t k = 0; k < model->config.n_layers; k++) f->update_norm[k] = sqrt(f->update_norm[k]);
+    return LP_OK;
+}
+
+static lp_status gather(const lp_model *model, facts *f, lp_error *err) {
+    lp_status status = LP_OK;
+    f->n_files = model->files->base.n_files + model->files->codi.n_files;
+    LP_TRY(lp_mem_new(&f->update_norm, (size_t)model->config.n_layers, sizeof *f->update_norm, "norms", err));
+    LP_TRY(lp_mem_new(&f->digest, f->n_files, sizeof *f->digest, "digests", err));
+    LP_TRY(gather_slots(model, f, err));
+    for (size_t i = 0; i < f->n_files; i++) {
+        unsigned char digest[LP_SHA256_BYTES];
+        const lp_mapped_file *map = &file_at(model, i)->map;
+        LP_TRY(lp_sha256_of(map->data, map->size, digest, err));
+        lp_sha256_hex(digest, f->digest[i]);
+    }
+out:
+    return status;
+}
+
+/* 144499200 as "144,499,200". */
+static const char *grouped(int64_t number, char out[GROUPED]) {
+    char digits[GROUPED];
+    int n = snprintf(digits, sizeof digits, "%lld", (long long)number);
+    size_t used = 0;
+    for (int i = 0; i < n && used + 2 < GROUPED; i++) {
+        out[used++] = digits[i];
+        if ((n - 1 - i) % 3 == 0 && i != n - 1 && digits[i] != '-') out[used++] = ',';
+    }
+    out[used] = '\0';
+    return out;
+}
+
+/* ---- text ---- */
+
+static lp_status text_config(const lp_model *model, lp_text *out, lp_error *err) {
+    const lp_model_config *c = &model->config;
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "architecture   %s: %d layers of width %d, %d heads of %d", lp_arch_name(c->arch),
+                          c->n_layers, c->d_model, c->n_heads, c->head_dim));
+    if (c->n_kv_heads != c->n_heads) LP_TRY(lp_text_format(out, err, " (%d for keys and values)", c->n_kv_heads));
+    LP_TRY(lp_text_format(out, err, ", MLP %d, %s, norm eps %g\n", c->d_ff, lp_activation_name(c->activation),
+                          (double)c->norm_eps));
+    LP_TRY(lp_text_format(out, err, "context        %d positions", c->n_context));
+    if (c->rope == LP_ROPE_NONE)
+        LP_TRY(lp_text_format(out, err, ", learned\n"));
+    else
+        LP_TRY(lp_text_format(out, err, ", RoPE %s, theta %g", lp_rope_name(c->rope), c->rope_theta));
+    if (c->rope == LP_ROPE_LINEAR || c->rope == LP_ROPE_LLAMA3)
+        LP_TRY(lp_text_format(out, err, ", factor %g", c->rope_factor));
+    if (c->rope == LP_ROPE_LLAMA3)
+        LP_TRY(lp_text_format(out, err, " (frequencies %g to %g, original context %d)", c->rope_low_freq_factor,
+                              c->rope_high_freq_factor, c->rope_original_context));
+    if (c->rope != LP_ROPE_NONE) LP_TRY(lp_text_format(out, err, "\n"));
+    LP_TRY(lp_text_format(out, err, "vocabulary     %d tokens, %d embedded", c->n_vocab, c->n_embedded));
+    if (c->n_embedded > c->n_vocab)
+        LP_TRY(lp_text_format(out, err, ": pad %d, bot %d, eot %d", c->n_vocab, c->n_vocab + 1, c->n_vocab + 2));
+    LP_TRY(lp_text_format(out, err, "\n               config.json: "));
+    if (c->bos_id >= 0)
+        LP_TRY(lp_text_format(out, err, "bos %d, ", c->bos_id));
+    else
+        LP_TRY(lp_text_format(out, err, "no bos, "));
+    if (c->eos_id >= 0)
+        LP_TRY(lp_text_format(out, err, "eos %d\n", c->eos_id));
+    else
+        LP_TRY(lp_text_format(out, err, "no eos\n"));
+out:
+    return status;
+}
+
+static lp_status text_parameters(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
+    char number[GROUPED];
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "parameters     %15s\n", grouped(f->total, number)));
+    for (int p = 0; p < LP_N_PARTS; p++) {
+        bool tied = p == LP_PART_HEAD && model->config.tied_head;
+        LP_TRY(lp_text_format(out, err, "  %-12s %15s%s\n", PART_NAMES[p], grouped(f->part[p], number),
+                              tied ? "  (tied to the embedding)" : ""));
+    }
+    LP_TRY(lp_text_format(out, err, "  %-12s %15s\n", "LoRA", grouped(f->lora, number)));
+    for (int d = 0; d < N_DTYPES; d++)
+        if (f->n_tensors_of[d])
+            LP_TRY(lp_text_format(out, err, "  %-12s %15s  in %lld tensors\n", lp_dtype_name((lp_dtype)d),
+                                  grouped(f->n_elements_of[d], number), (long long)f->n_tensors_of[d]));
+out:
+    return status;
+}
+
+static lp_status text_codi(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
+    const lp_layout_table *table = &model->files->table;
+    lp_status status = LP_OK;
+    if (!model->is_codi) return lp_text_format(out, err, "CODI           no checkpoint: a plain language model\n");
+    if (table->has_projection)
+        LP_TRY(lp_text_format(out, err, "projection     %d -> %lld -> %d, GELU, %s\n", model->config.d_model,
+                              (long long)f->projection_width, model->config.d_model,
+                              table->has_projection_norm ? "LayerNorm" : "no LayerNorm"));
+    else
+        LP_TRY(lp_text_format(out, err, "projection     none: the hidden state itself is the next input\n"));
+    if (!table->lora_rank) return lp_text_format(out, err, "LoRA           none\n");
+    LP_TRY(lp_text_format(out, err, "LoRA           rank %d, alpha %g (scale %g) on %zu linear layers\n",
+                          table->lora_rank, model->files->lora_alpha, model->files->lora_alpha / table->lora_rank,
+                          f->n_adapted));
+    LP_TRY(lp_text_format(out, err, "               Frobenius norm of the update, by layer:\n"));
+    for (int32_t k = 0; k < model->config.n_layers; k++)
+        LP_TRY(lp_text_format(out, err, "  layer %-6d %15.6g\n", k, f->update_norm[k]));
+out:
+    return status;
+}
+
+static lp_status text_files(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
+    const lp_layout_table *table = &model->files->table;
+    char number[GROUPED];
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "memory         %s bytes computed", grouped((int64_t)model->arena_bytes, number)));
+    LP_TRY(lp_text_format(out, err, ", %s used as they are mapped\n", grouped((int64_t)f->mapped_bytes, number)));
+    if (model->files->base_rounding == LP_BASE_FP16)
+        LP_TRY(lp_text_format(out, err, "               the base weights are rounded to fp16\n"));
+    LP_TRY(lp_text_format(out, err, "files\n"));
+    for (size_t i = 0; i < f->n_files; i++)
+        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  %s\n", f->digest[i],
+                              grouped((int64_t)file_at(model, i)->map.size, number), file_at(model, i)->label));
+    LP_TRY(lp_text_format(out, err, "missing        no tensor\nunused         %zu tensors\n", table->n_unused));
+    for (size_t i = 0; i < table->n_unused; i++)
+        LP_TRY(lp_text_format(out, err, "  %s (%s): %s\n", table->unused[i].tensor->name,
+                              lp_dtype_name(table->unused[i].tensor->dtype), UNUSED_REASONS[table->unused[i].reason]));
+out:
+    return status;
+}
+
+static lp_status print_text(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(text_config(model, out, err));
+    LP_TRY(text_parameters(model, f, out, err));
+    LP_TRY(text_codi(model, f, out, err));
+    LP_TRY(text_files(model, f, out, err));
+out:
+    return status;
+}
+
+/* ---- JSON ---- */
+
+static void add_number(cJSON *object, const char *key, int64_t number) {
+    cJSON_AddNumberToObject(object, key, (double)number);
+}
+
+static void add_id(cJSON *object, const char *key, int32_t id) {
+    if (id < 0)
+        cJSON_AddNullToObject(object, key);
+    else
+        cJSON_AddNumberToObject(object, key, id);
+}
+
+static void json_config(const lp_model *model, cJSON *root) {
+    const lp_model_config *c = &model->config;
+    cJSON_AddStringToObject(root, "architecture", lp_arch_name(c->arch));
+    add_number(root, "layers", c->n_layers);
+    add_number(root, "hidden_size", c->d_model);
+    add_number(root, "heads", c->n_heads);
+    add_number(root, "kv_heads", c->n_kv_heads);
+    add_number(root, "head_size", c->head_dim);
+    add_number(root, "mlp_size", c->d_ff);
+    add_number(root, "context", c->n_context);
+    cJSON_AddStringToObject(root, "activation", lp_activation_name(c->activation));
+    char eps[32];
+    snprintf(eps, sizeof eps, "%g", (double)c->norm_eps);
+    cJSON_AddRawToObject(root, "norm_eps", eps);
+    cJSON *rope = cJSON_AddObjectToObject(root, "rope");
+    cJSON_AddStringToObject(rope, "kind", lp_rope_name(c->rope));
+    if (c->rope != LP_ROPE_NONE) cJSON_AddNumberToObject(rope, "theta", c->rope_theta);
+    if (c->rope == LP_ROPE_LINEAR || c->rope == LP_ROPE_LLAMA3) cJSON_AddNumberToObject(rope, "factor", c->rope_factor);
+    if (c->rope == LP_ROPE_LLAMA3) {
+        cJSON_AddNumberToObject(rope, "low_freq_factor", c->rope_low_freq_factor);
+        cJSON_AddNumberToObject(rope, "high_freq_factor", c->rope_high_freq_factor);
+        add_number(rope, "original_context", c->rope_original_context);
+    }
+    cJSON *tokens = cJSON_AddObjectToObject(root, "tokens");
+    bool added = c->n_embedded > c->n_vocab;
+    add_number(tokens, "vocabulary", c->n_vocab);
+    add_number(tokens, "embedded", c->n_embedded);
+    add_id(tokens, "pad", added ? c->n_vocab : -1);
+    add_id(tokens, "bot", added ? c->n_vocab + 1 : -1);
+    add_id(tokens, "eot", added ? c->n_vocab + 2 : -1);
+    add_id(tokens, "bos", c->bos_id);
+    add_id(tokens, "eos", c->eos_id);
+    cJSON_AddBoolToObject(root, "tied_head", c->tied_head);
+}
+
+static void json_parameters(const facts *f, cJSON *root) {
+    cJSON *parameters = cJSON_AddObjectToObject(root, "parameters");
+    add_number(parameters, "total", f->total);
+    for (int p = 0; p < LP_N_PARTS; p++) add_number(parameters, PART_NAMES[p], f->part[p]);
+    add_number(parameters, "lora", f->lora);
+    cJSON *dtypes = cJSON_AddObjectToObject(root, "dtypes");
+    for (int d = 0; d < N_DTYPES; d++)
+        if (f->n_tensors_of[d]) {
+            cJSON *one = cJSON_AddObjectToObject(dtypes, lp_dtype_name((lp_dtype)d));
+            add_number(one, "tensors", f->n_tensors_of[d]);
+            add_number(one, "elements", f->n_elements_of[d]);
+        }
+}
+
+static void json_codi(const lp_model *model, const facts *f, cJSON *root) {
+    const lp_layout_table *table = &model->files->table;
+    cJSON_AddBoolToObject(root, "codi", model->is_codi);
+    if (table->has_projection) {
+        cJSON *projection = cJSON_AddObjectToObject(root, "projection");
+        add_number(projection, "width", f->projection_width);
+        cJSON_AddBoolToObject(projection, "layer_norm", table->has_projection_norm);
+    } else {
+        cJSON_AddNullToObject(root, "projection");
+    }
+    if (!table->lora_rank) {
+        cJSON_AddNullToObject(root, "lora");
+        return;
+    }
+    cJSON *lora = cJSON_AddObjectToObject(root, "lora");
+    add_number(lora, "rank", table->lora_rank);
+    cJSON_AddNumberToObject(lora, "alpha", model->files->lora_alpha);
+    add_number(lora, "linear_layers", (int64_t)f->n_adapted);
+    cJSON *norms = cJSON_AddArrayToObject(lora, "update_norm_by_layer");
+    for (int32_t k = 0; k < model->config.n_layers; k++)
+        cJSON_AddItemToArray(norms, cJSON_CreateNumber(f->update_norm[k]));
+}
+
+static void json_files(const lp_model *model, const facts *f, cJSON *root) {
+    const lp_layout_table *table = &model->files->table;
+    cJSON *memory = cJSON_AddObjectToObject(root, "memory");
+    add_number(memory, "computed_bytes", (int64_t)model->arena_bytes);
+    add_number(memory, "mapped_bytes", (int64_t)f->mapped_bytes);
+    cJSON_AddStringToObject(root, "base_rounding", model->files->base_rounding == LP_BASE_FP16 ? "fp16" : "none");
+    cJSON *files = cJSON_AddArrayToObject(root, "files");
+    for (size_t i = 0; i < f->n_files; i++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddStringToObject(one, "name", file_at(model, i)->label);
+        add_number(one, "bytes", (int64_t)file_at(model, i)->map.size);
+        cJSON_AddStringToObject(one, "sha256", f->digest[i]);
+        cJSON_AddItemToArray(files, one);
+    }
+    cJSON_AddArrayToObject(root, "missing");
+    cJSON *unused = cJSON_AddArrayToObject(root, "unused");
+    for (size_t i = 0; i < table->n_unused; i++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddStringToObject(one, "tensor", table->unused[i].tensor->name);
+        cJSON_AddStringToObject(one, "reason", UNUSED_REASONS[table->unused[i].reason]);
+        cJSON_AddItemToArray(unused, one);
+    }
+}
+
+static lp_status print_json(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
+    cJSON *root = cJSON_CreateObject();
+    char *printed = NULL;
+    lp_status status = LP_OK;
+    json_config(model, root);
+    json_parameters(f, root);
+    json_codi(model, f, root);
+    json_files(model, f, root);
+    printed = cJSON_Print(root);
+    if (!printed) LP_FAIL(LP_ERR_MEMORY, "inspect: out of memory");
+    LP_TRY(lp_text_add(out, printed, strlen(printed), err));
+    LP_TRY(lp_text_add(out, "\n", 1, err));
+out:
+    cJSON_free(printed);
+    cJSON_Delete(root);
+    return status;
+}
+
+lp_status lp_model_inspect(const lp_model *model, lp_inspect_format format, lp_text *out, lp_error *err) {
+    facts f = {0};
+    lp_status status = LP_OK;
+    LP_TRY(gather(model, &f, err));
+    status = format == LP_INSPECT_JSON ? print_json(model, &f, out, err) : print_text(model, &f, out, err);
+out:
+    lp_mem_free(f.update_norm);
+    lp_mem_free(f.digest);
+    return status;
+}

@@ -1,0 +1,111 @@
+#include "model/merge.h"
+
+#include "base/memory.h"
+
+#include <cblas.h>
+
+/* The tensor as row-major float32 [rows, columns]: itself where it is that already, else a copy in *copy. */
+static lp_status as_matrix(const lp_tensor *tensor, float **copy, const float **out, lp_error *err) {
+    if (tensor->dtype == LP_F32 && lp_tensor_is_contiguous(tensor) && (uintptr_t)tensor->data % sizeof(float) == 0) {
+        *out = (const float *)(const void *)tensor->data;
+        return LP_OK;
+    }
+    lp_status status = lp_mem_new(copy, (size_t)tensor->n_elements, sizeof **copy, tensor->name, err);
+    if (status != LP_OK) return status;
+    lp_tensor_widen(tensor, LP_WIDEN_AS_STORED, LP_WIDEN_EXACT, *copy, tensor->shape[1]);
+    *out = *copy;
+    return LP_OK;
+}
+
+lp_status lp_merge_slot(const lp_slot *slot, float scale, lp_widen_rounding rounding, float *dst, int64_t ld,
+                        lp_error *err) {
+    float *a_copy = NULL, *b_copy = NULL;
+    const float *a = NULL, *b = NULL;
+    lp_status status = LP_OK;
+    bool transposed = slot->shape == LP_SHAPE_LINEAR;
+    lp_tensor_widen(slot->tensor, transposed ? LP_WIDEN_TRANSPOSED : LP_WIDEN_AS_STORED, rounding, dst, ld);
+    if (!slot->lora_a) return LP_OK;
+    int64_t rank = slot->lora_a->shape[0], n_in = slot->lora_a->shape[1], n_out = slot->lora_b->shape[0];
+    LP_TRY(as_matrix(slot->lora_a, &a_copy, &a, err));
+    LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n_in, (blasint)n_out, (blasint)rank, scale, a,
+                (blasint)n_in, b, (blasint)rank, 1.0f, dst, (blasint)ld);
+out:
+    lp_mem_free(a_copy);
+    lp_mem_free(b_copy);
+    return status;
+}
+
+static bool all_finite(const float *values, int64_t n) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        bad |= (uint32_t)((bits & 0x7f800000u) == 0x7f800000u);
+    }
+    return bad == 0;
+}
+
+/* Slow, for the message only. */
+static bool tensor_is_finite(const lp_tensor *tensor) {
+    int64_t columns = tensor->shape[tensor->n_dims - 1], rows = tensor->n_dims == 2 ? tensor->shape[0] : 1;
+    size_t item = lp_dtype_bytes(tensor->dtype);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            int64_t at = j * tensor->strides[tensor->n_dims - 1] + (tensor->n_dims == 2 ? i * tensor->strides[0] : 0);
+            float value = 0;
+            lp_to_f32(tensor->data + (size_t)at * item, tensor->dtype, &value, 1);
+            if (!all_finite(&value, 1)) return false;
+        }
+    return true;
+}
+
+lp_status lp_merge_check_finite(const lp_slot *slot, const float *values, int64_t rows, int64_t columns, int64_t ld,
+                                lp_error *err) {
+    bool finite = true;
+    for (int64_t i = 0; finite && i < rows; i++) finite = all_finite(values + i * ld, columns);
+    if (finite) return LP_OK;
+    const lp_tensor *parts[] = {slot->tensor, slot->lora_a, slot->lora_b};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i] && !tensor_is_finite(parts[i]))
+            return lp_fail(err, LP_ERR_VALUE, "%s: tensor \"%.200s\" holds NaN or infinity", parts[i]->file,
+                           parts[i]->name);
+    return lp_fail(err, LP_ERR_VALUE, "%s: tensor \"%.200s\" becomes infinite when it is %s", slot->tensor->file,
+                   slot->tensor->name, slot->lora_a ? "rounded or merged with its LoRA update" : "rounded to fp16");
+}
+
+static lp_status widen_to_double(const lp_tensor *tensor, double **out, lp_error *err) {
+    float *copy = NULL;
+    const float *values = NULL;
+    double *wide = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(as_matrix(tensor, &copy, &values, err));
+    LP_TRY(lp_mem_new(&wide, (size_t)tensor->n_elements, sizeof *wide, tensor->name, err));
+    for (int64_t i = 0; i < tensor->n_elements; i++) wide[i] = (double)values[i];
+    *out = wide;
+out:
+    lp_mem_free(copy);
+    return status;
+}
+
+lp_status lp_merge_update_norm2(const lp_slot *slot, double scale, double *out, lp_error *err) {
+    double *a = NULL, *b = NULL, *gram = NULL;
+    lp_status status = LP_OK;
+    int64_t rank = slot->lora_a->shape[0], n_in = slot->lora_a->shape[1], n_out = slot->lora_b->shape[0];
+    size_t n = (size_t)(rank * rank);
+    LP_TRY(widen_to_double(slot->lora_a, &a, err));
+    LP_TRY(widen_to_double(slot->lora_b, &b, err));
+    LP_TRY(lp_mem_new(&gram, 2 * n, sizeof *gram, "LoRA Gram matrices", err));
+    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rank, (blasint)rank, (blasint)n_in, 1.0, a,
+                (blasint)n_in, a, (blasint)n_in, 0.0, gram, (blasint)rank);
+    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)rank, (blasint)rank, (blasint)n_out, 1.0, b,
+                (blasint)rank, b, (blasint)rank, 0.0, gram + n, (blasint)rank);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += gram[i] * gram[n + i];
+    *out = sum > 0 ? scale * scale * sum : 0;
+out:
+    lp_mem_free(a);
+    lp_mem_free(b);
+    lp_mem_free(gram);
+    return status;
+}

@@ -1,0 +1,277 @@
+/* From files to weights: config.json -> checkpoints mapped -> slots bound (codi_layout) -> places laid out
+ * (lp_model_open) -> arena filled by widening and merging (merge), pointers set (lp_model_fill). */
+#include "model/model.h"
+
+#include "base/digest.h"
+#include "base/memory.h"
+#include "model/hf_config.h"
+#include "model/merge.h"
+#include "model/model_files.h"
+
+#include <cblas.h>
+#include <sys/mman.h>
+
+static lp_status read_config(const lp_model_source *source, lp_model *model, lp_error *err) {
+    char *path = NULL;
+    const lp_checkpoint_file *file = NULL;
+    lp_status status = LP_OK;
+    if (lp_path_look(source->base) != LP_PATH_FOLDER)
+        LP_FAIL(LP_ERR_IO, "%s: expected the folder of the base model (with config.json), found %s", source->base,
+                lp_path_look(source->base) == LP_PATH_MISSING ? "nothing" : "a file");
+    LP_TRY(lp_path_join(source->base, "config.json", &path, err));
+    LP_TRY(lp_checkpoint_add_file(&model->files->base, path, "base", &file, err));
+    status = lp_hf_config_parse((const char *)file->map.data, file->map.size, file->path, &model->config, err);
+out:
+    lp_mem_free(path);
+    return status;
+}
+
+static lp_status read_weights(const lp_model_source *source, lp_model *model, lp_error *err) {
+    lp_model_files *files = model->files;
+    bool whole = false;
+    lp_status status = LP_OK;
+    if (source->codi) {
+        LP_TRY(lp_checkpoint_add_weights(&files->codi, source->codi, "codi", err));
+        LP_TRY(lp_layout_codi_is_whole(&model->config, &files->codi.tensors, &whole, err));
+    }
+    if (!whole) LP_TRY(lp_checkpoint_add_weights(&files->base, source->base, "base", err));
+    LP_TRY(lp_layout_bind(&model->config, whole ? NULL : &files->base.tensors, source->base,
+                          source->codi ? &files->codi.tensors : NULL, source->codi, source->lora_rank, &files->table,
+                          err));
+    if (files->table.lora_rank && !(source->lora_alpha > 0 && source->lora_alpha < 1e9))
+        LP_FAIL(LP_ERR_VALUE, "%s: has LoRA tensors: expected a positive LoRA alpha, found %g", source->codi,
+                source->lora_alpha);
+    model->is_codi = source->codi != NULL;
+out:
+    return status;
+}
+
+/* ---- layout of the arena ---- */
+
+static bool can_stay_mapped(const lp_model_files *files, const lp_slot *slot) {
+    bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
+    return slot->tensor->dtype == LP_F32 && !slot->lora_a && !rounded && lp_tensor_is_contiguous(slot->tensor) &&
+           (uintptr_t)slot->tensor->data % sizeof(float) == 0;
+}
+
+/* Slots that share one fused matrix: q, k, v and gate, up of LLaMA. */
+static size_t group_size(const lp_slot *slot) {
+    return slot->role == LP_SLOT_Q ? 3 : slot->role == LP_SLOT_GATE ? 2 : 1;
+}
+
+static void place_slots(lp_model *model) {
+    lp_model_files *files = model->files;
+    size_t used = 0;
+    const size_t step = LP_ALIGNMENT / sizeof(float);
+    for (size_t i = 0; i < files->table.n_slots;) {
+        const lp_slot *slots = &files->table.slots[i];
+        size_t n = group_size(slots);
+        bool mapped = true;
+        int64_t ld = 0;
+        for (size_t k = 0; k < n; k++) {
+            mapped = mapped && can_stay_mapped(files, &slots[k]);
+            ld += slots[k].shape == LP_SHAPE_LINEAR ? slots[k].rows : slots[k].columns;
+        }
+        int64_t column = 0, n_in = slots->shape == LP_SHAPE_LINEAR ? slots->columns : slots->rows;
+        for (size_t k = 0; k < n && !mapped; k++) {
+            files->places[i + k] = (lp_placement){.in_arena = true, .offset = used + (size_t)column, .ld = ld};
+            column += slots[k].rows;
+        }
+        if (!mapped) used += ((size_t)(n_in * ld) + step - 1) / step * step;
+        i += n;
+    }
+    model->arena_bytes = used * sizeof(float);
+}
+
+lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err) {
+    lp_model model = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&model.files, 1, sizeof *model.files, "model", err));
+    model.files->lora_alpha = source->lora_alpha;
+    model.files->base_rounding = source->base_rounding;
+    LP_TRY(read_config(source, &model, err));
+    LP_TRY(read_weights(source, &model, err));
+    LP_TRY(lp_mem_new(&model.blocks, (size_t)model.config.n_layers, sizeof *model.blocks, "blocks", err));
+    LP_TRY(
+        lp_mem_new(&model.files->places, model.files->table.n_slots, sizeof *model.files->places, "placements", err));
+    place_slots(&model);
+    *out = model;
+    return LP_OK;
+out:
+    lp_model_close(&model);
+    return status;
+}
+
+/* ---- pointers ---- */
+
+static const float *values_of(const lp_model_files *files, size_t i) {
+    const lp_placement *place = &files->places[i];
+    if (place->in_arena) return files->arena + place->offset;
+    return (const float *)(const void *)files->table.slots[i].tensor->data;
+}
+
+/* The linear layer of n slots from slot i on: one part [in, out] in the arena, or the mapped tensors. */
+static void set_linear(const lp_model_files *files, size_t i, size_t n, lp_linear *linear) {
+    const lp_slot *slots = &files->table.slots[i];
+    bool conv = slots->shape == LP_SHAPE_CONV1D;
+    int64_t n_in = conv ? slots->rows : slots->columns;
+    linear->n_in = n_in;
+    linear->n_out = 0;
+    for (size_t k = 0; k < n; k++) linear->n_out += conv ? slots[k].columns : slots[k].rows;
+    if (files->places[i].in_arena) {
+        linear->n_parts = 1;
+        linear->part[0] = (lp_matrix){values_of(files, i), n_in, linear->n_out, LP_IN_OUT};
+        return;
+    }
+    linear->n_parts = (int)n;
+    for (size_t k = 0; k < n; k++)
+        linear->part[k] = (lp_matrix){values_of(files, i + k), n_in, conv ? slots[k].columns : slots[k].rows,
+                                      conv ? LP_IN_OUT : LP_OUT_IN};
+}
+
+static void set_table(const lp_model_files *files, size_t i, lp_matrix *table) {
+    const lp_slot *slot = &files->table.slots[i];
+    *table = (lp_matrix){values_of(files, i), slot->columns, slot->rows, LP_OUT_IN};
+}
+
+static void set_pointer(lp_model *model, size_t i) {
+    const lp_model_files *files = model->files;
+    const lp_slot *slot = &files->table.slots[i];
+    const float *values = values_of(files, i);
+    lp_block *block = slot->layer >= 0 ? &model->blocks[slot->layer] : NULL;
+    switch (slot->role) {
+    case LP_SLOT_EMBEDDING: set_table(files, i, &model->embedding); break;
+    case LP_SLOT_POSITIONS: model->positions = values; break;
+    case LP_SLOT_NORM_ATTN_WEIGHT: block->norm_attn.weight = values; break;
+    case LP_SLOT_NORM_ATTN_BIAS: block->norm_attn.bias = values; break;
+    case LP_SLOT_QKV: set_linear(files, i, 1, &block->qkv); break;
+    case LP_SLOT_QKV_BIAS: block->qkv.bias = values; break;
+    case LP_SLOT_Q: set_linear(files, i, 3, &block->qkv); break;
+    case LP_SLOT_K:
+    case LP_SLOT_V: break;
+    case LP_SLOT_ATTN_OUT: set_linear(files, i, 1, &block->attn_out); break;
+    case LP_SLOT_ATTN_OUT_BIAS: block->attn_out.bias = values; break;
+    case LP_SLOT_NORM_MLP_WEIGHT: block->norm_mlp.weight = values; break;
+    case LP_SLOT_NORM_MLP_BIAS: block->norm_mlp.bias = values; break;
+    case LP_SLOT_GATE: set_linear(files, i, 2, &block->mlp_in); break;
+    case LP_SLOT_UP: break;
+    case LP_SLOT_MLP_IN: set_linear(files, i, 1, &block->mlp_in); break;
+    case LP_SLOT_MLP_IN_BIAS: block->mlp_in.bias = values; break;
+    case LP_SLOT_MLP_OUT: set_linear(files, i, 1, &block->mlp_out); break;
+    case LP_SLOT_MLP_OUT_BIAS: block->mlp_out.bias = values; break;
+    case LP_SLOT_FINAL_NORM_WEIGHT: model->final_norm.weight = values; break;
+    case LP_SLOT_FINAL_NORM_BIAS: model->final_norm.bias = values; break;
+    case LP_SLOT_HEAD: set_table(files, i, &model->head); break;
+    case LP_SLOT_PRJ_IN: set_linear(files, i, 1, &model->projection.in); break;
+    case LP_SLOT_PRJ_IN_BIAS: model->projection.in.bias = values; break;
+    case LP_SLOT_PRJ_OUT: set_linear(files, i, 1, &model->projection.out); break;
+    case LP_SLOT_PRJ_OUT_BIAS: model->projection.out.bias = values; break;
+    case LP_SLOT_PRJ_NORM_WEIGHT: model->projection.norm.weight = values; break;
+    case LP_SLOT_PRJ_NORM_BIAS: model->projection.norm.bias = values; break;
+    case LP_N_SLOT_ROLES: break;
+    }
+}
+
+/* ---- values ---- */
+
+static lp_status fill_slot(const lp_model_files *files, size_t i, float *arena, lp_error *err) {
+    const lp_slot *slot = &files->table.slots[i];
+    const lp_placement *place = &files->places[i];
+    if (!place->in_arena)
+        return lp_merge_check_finite(slot, values_of(files, i), 1, slot->rows * slot->columns, 0, err);
+    bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
+    double scale = slot->lora_a ? files->lora_alpha / files->table.lora_rank : 0;
+    float *dst = arena + place->offset;
+    lp_status status =
+        lp_merge_slot(slot, (float)scale, rounded ? LP_WIDEN_THROUGH_F16 : LP_WIDEN_EXACT, dst, place->ld, err);
+    if (status != LP_OK) return status;
+    bool turned = slot->shape == LP_SHAPE_LINEAR;
+    return lp_merge_check_finite(slot, dst, turned ? slot->columns : slot->rows, turned ? slot->rows : slot->columns,
+                                 place->ld, err);
+}
+
+/* Slots are independent, so that threads cannot change a value. The error reported is the first slot's that failed. */
+static lp_status fill_values(lp_model *model, float *arena, lp_error *err) {
+    const lp_model_files *files = model->files;
+    int64_t n = (int64_t)files->table.n_slots, first_failed = n;
+    lp_status status = LP_OK;
+    openblas_set_num_threads(1);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t i = 0; i < n; i++) {
+        lp_error own = {0};
+        lp_status result = fill_slot(files, (size_t)i, arena, &own);
+        if (result == LP_OK) continue;
+#pragma omp critical(lp_model_fill_error)
+        if (i < first_failed) {
+            first_failed = i;
+            status = result;
+            if (err) *err = own;
+        }
+    }
+    return status;
+}
+
+/* What was copied into the arena need not stay resident twice. The maps are read-only: pages come back when touched. */
+static void drop_pages(const lp_checkpoint *checkpoint) {
+    for (size_t i = 0; i < checkpoint->n_files; i++) {
+        const lp_mapped_file *map = &checkpoint->files[i]->map;
+        if (map->mapping) (void)madvise(map->mapping, map->size, MADV_DONTNEED);
+    }
+}
+
+lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err) {
+    lp_model_files *files = model->files;
+    LP_ASSERT((uintptr_t)arena % LP_ALIGNMENT == 0);
+    files->arena = arena;
+    for (size_t i = 0; i < files->table.n_slots; i++) set_pointer(model, i);
+    if (model->config.tied_head) model->head = model->embedding;
+    model->projection.present = files->table.has_projection;
+    model->projection.has_norm = files->table.has_projection_norm;
+    if (mode == LP_FILL_POINTERS_ONLY) return LP_OK;
+    lp_status status = fill_values(model, arena, err);
+    drop_pages(&files->base);
+    drop_pages(&files->codi);
+    return status;
+}
+
+lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *err) {
+    lp_model model = {0};
+    lp_status status = lp_model_open(source, &model, err);
+    if (status != LP_OK) return status;
+    LP_TRY(lp_mem_new(&model.files->own_arena, model.arena_bytes, 1, "weights", err));
+    LP_TRY(lp_model_fill(&model, model.files->own_arena, LP_FILL_VALUES, err));
+    *out = model;
+    return LP_OK;
+out:
+    lp_model_close(&model);
+    return status;
+}
+
+void lp_model_close(lp_model *model) {
+    if (model->files) {
+        lp_layout_release(&model->files->table);
+        lp_checkpoint_release(&model->files->base);
+        lp_checkpoint_release(&model->files->codi);
+        lp_mem_free(model->files->places);
+        lp_mem_free(model->files->own_arena);
+        lp_mem_free(model->files);
+    }
+    lp_mem_free(model->blocks);
+    *model = (lp_model){0};
+}
+
+lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err) {
+    const lp_checkpoint *checkpoints[] = {&model->files->base, &model->files->codi};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t i = 0; i < checkpoints[c]->n_files; i++) {
+            const lp_checkpoint_file *file = checkpoints[c]->files[i];
+            unsigned char digest[LP_SHA256_BYTES];
+            char hex[LP_SHA256_HEX];
+            lp_status status = lp_sha256_of(file->map.data, file->map.size, digest, err);
+            if (status != LP_OK) return status;
+            lp_sha256_hex(digest, hex);
+            status = lp_text_format(out, err, "%s  %s\n", file->label, hex);
+            if (status != LP_OK) return status;
+        }
+    return LP_OK;
+}

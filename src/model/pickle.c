@@ -1,0 +1,693 @@
+/* The virtual machine of Python's pickle (pickletools.py describes the opcodes): a stack, a memo, and containers.
+ * Values are small tagged structs; containers live in one pool and are named by their index, so that shared and even
+ * cyclic references cost nothing and freeing is one loop. Each opcode adds at most a constant amount of memory. */
+#include "model/pickle.h"
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "base/reader.h"
+
+/* The pickle of a checkpoint takes some hundred bytes per tensor; the limit bounds what a hostile one can allocate. */
+enum { MAX_GLOBAL_NAME = 120, MAX_PICKLE = 16 << 20 };
+
+typedef enum {
+    V_NONE,
+    V_BOOL,
+    V_INT,
+    V_FLOAT,
+    V_STRING,
+    V_GLOBAL,
+    V_STORAGE,
+    V_TENSOR,
+    V_TUPLE,
+    V_LIST,
+    V_DICT,
+    V_MARK
+} value_kind;
+
+static const char *const KIND_NAMES[] = {"None",      "a bool",   "an int",  "a float", "a string", "a global",
+                                         "a storage", "a tensor", "a tuple", "a list",  "a dict",   "a mark"};
+
+/* What a global may be. */
+typedef enum { G_ORDERED_DICT, G_REBUILD_TENSOR, G_REBUILD_PARAMETER, G_STORAGE } global_kind;
+
+typedef struct {
+    value_kind kind;
+    global_kind global;
+    lp_dtype dtype;   /* V_GLOBAL storage type */
+    int64_t integer;  /* V_INT, V_BOOL; index into objects, storages or tensors */
+    const char *text; /* V_STRING, borrowed */
+    size_t length;
+} value;
+
+typedef struct {
+    value *items; /* a dict's: key, value, key, value, ... */
+    size_t n, capacity;
+} object;
+
+typedef struct {
+    lp_pickle_storage storage;
+    int64_t offset;
+    lp_tensor shape;
+} tensor_value;
+
+typedef struct {
+    lp_reader reader;
+    const char *file;
+    value *stack;
+    size_t depth, stack_capacity;
+    value *memo;
+    bool *memo_set;
+    size_t memo_capacity, memo_set_capacity, n_memo;
+    object *objects;
+    size_t n_objects, object_capacity;
+    lp_pickle_storage *storages;
+    size_t n_storages, storage_capacity;
+    tensor_value *tensors;
+    size_t n_tensors, tensor_capacity;
+} machine;
+
+static const struct {
+    const char *name;
+    global_kind kind;
+    lp_dtype dtype;
+} GLOBALS[] = {
+    {"collections.OrderedDict", G_ORDERED_DICT, LP_F32},
+    {"torch._utils._rebuild_tensor_v2", G_REBUILD_TENSOR, LP_F32},
+    {"torch._utils._rebuild_parameter", G_REBUILD_PARAMETER, LP_F32},
+    {"torch.FloatStorage", G_STORAGE, LP_F32},
+    {"torch.HalfStorage", G_STORAGE, LP_F16},
+    {"torch.BFloat16Storage", G_STORAGE, LP_BF16},
+    {"torch.DoubleStorage", G_STORAGE, LP_F64},
+    {"torch.LongStorage", G_STORAGE, LP_I64},
+    {"torch.IntStorage", G_STORAGE, LP_I32},
+    {"torch.ShortStorage", G_STORAGE, LP_I16},
+    {"torch.CharStorage", G_STORAGE, LP_I8},
+    {"torch.ByteStorage", G_STORAGE, LP_U8},
+    {"torch.BoolStorage", G_STORAGE, LP_BOOL},
+};
+
+static lp_status push(machine *m, value v, lp_error *err) {
+    lp_status status = lp_mem_grow(&m->stack, &m->stack_capacity, m->depth + 1, sizeof *m->stack, "pickle stack", err);
+    if (status == LP_OK) m->stack[m->depth++] = v;
+    return status;
+}
+
+static lp_status damaged(const machine *m, const char *what, lp_error *err) {
+    return lp_fail(err, LP_ERR_FORMAT, "%s: damaged pickle before byte %zu: %s", m->file, m->reader.offset, what);
+}
+
+/* Takes the top value; a mark is none. */
+static lp_status pop(machine *m, value *out, lp_error *err) {
+    if (m->depth == 0 || m->stack[m->depth - 1].kind == V_MARK) return damaged(m, "the stack is empty", err);
+    *out = m->stack[--m->depth];
+    return LP_OK;
+}
+
+static lp_status top(machine *m, value **out, lp_error *err) {
+    if (m->depth == 0 || m->stack[m->depth - 1].kind == V_MARK) return damaged(m, "the stack is empty", err);
+    *out = &m->stack[m->depth - 1];
+    return LP_OK;
+}
+
+/* The values above the highest mark: stack[*first .. depth). The mark is at *first - 1. */
+static lp_status above_mark(machine *m, size_t *first, lp_error *err) {
+    for (size_t i = m->depth; i-- > 0;)
+        if (m->stack[i].kind == V_MARK) {
+            *first = i + 1;
+            return LP_OK;
+        }
+    return damaged(m, "a mark is missing", err);
+}
+
+static lp_status new_object(machine *m, value_kind kind, value *out, lp_error *err) {
+    lp_status status =
+        lp_mem_grow(&m->objects, &m->object_capacity, m->n_objects + 1, sizeof *m->objects, "pickle objects", err);
+    if (status != LP_OK) return status;
+    *out = (value){.kind = kind, .integer = (int64_t)m->n_objects};
+    m->objects[m->n_objects++] = (object){0};
+    return LP_OK;
+}
+
+static lp_status append(machine *m, const value *container, const value *items, size_t n, lp_error *err) {
+    object *o = &m->objects[container->integer];
+    lp_status status = lp_mem_grow(&o->items, &o->capacity, o->n + n, sizeof *o->items, "pickle items", err);
+    if (status != LP_OK) return status;
+    if (n) memcpy(o->items + o->n, items, n * sizeof *items);
+    o->n += n;
+    return LP_OK;
+}
+
+/* ---- memo ---- */
+
+static lp_status memo_put(machine *m, uint64_t at, lp_error *err) {
+    value *v = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(top(m, &v, err));
+    /* torch numbers the memo from 0 on; a far index would only be a way to ask for memory. */
+    if (at > m->n_memo + 1) {
+        status = damaged(m, "the memo is not numbered in order", err);
+        goto out;
+    }
+    LP_TRY(lp_mem_grow(&m->memo, &m->memo_capacity, (size_t)at + 1, sizeof *m->memo, "pickle memo", err));
+    LP_TRY(lp_mem_grow(&m->memo_set, &m->memo_set_capacity, (size_t)at + 1, sizeof *m->memo_set, "pickle memo", err));
+    m->memo[at] = *v;
+    m->memo_set[at] = true;
+    if (at >= m->n_memo) m->n_memo = (size_t)at + 1;
+out:
+    return status;
+}
+
+static lp_status memo_get(machine *m, uint64_t at, lp_error *err) {
+    if (at >= m->n_memo || !m->memo_set[at]) return damaged(m, "it refers to a value that was never stored", err);
+    return push(m, m->memo[at], err);
+}
+
+/* ---- globals, storages, tensors ---- */
+
+static lp_status push_global(machine *m, const char *module, size_t module_length, const char *name, size_t name_length,
+                             lp_error *err) {
+    char full[MAX_GLOBAL_NAME];
+    bool fits = module_length + name_length + 2 <= sizeof full;
+    snprintf(full, sizeof full, "%.*s.%.*s", (int)(module_length < 60 ? module_length : 60), module,
+             (int)(name_length < 58 ? name_length : 58), name);
+    for (size_t i = 0; fits && i < sizeof GLOBALS / sizeof *GLOBALS; i++)
+        if (strcmp(GLOBALS[i].name, full) == 0)
+            return push(m, (value){.kind = V_GLOBAL, .global = GLOBALS[i].kind, .dtype = GLOBALS[i].dtype}, err);
+    return lp_fail(err, LP_ERR_FORMAT,
+                   "%s: the pickle asks for \"%s\", which a checkpoint of plain tensors does not need: refused",
+                   m->file, full);
+}
+
+static const value *tuple_items(const machine *m, const value *v, size_t *n) {
+    *n = 0;
+    if (v->kind != V_TUPLE) return NULL;
+    *n = m->objects[v->integer].n;
+    return m->objects[v->integer].items;
+}
+
+/* ('storage', <storage type>, key, location, number of elements) */
+static lp_status push_storage(machine *m, lp_error *err) {
+    value id = {0};
+    size_t n = 0;
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &id, err));
+    const value *part = tuple_items(m, &id, &n);
+    bool good = n == 5 && part[0].kind == V_STRING && part[0].length == 7 && memcmp(part[0].text, "storage", 7) == 0 &&
+                part[1].kind == V_GLOBAL && part[1].global == G_STORAGE && part[2].kind == V_STRING &&
+                part[3].kind == V_STRING && part[4].kind == V_INT && part[4].integer >= 0;
+    if (!good) {
+        status = damaged(m, "a persistent id that is not ('storage', type, key, location, size)", err);
+        goto out;
+    }
+    LP_TRY(lp_mem_grow(&m->storages, &m->storage_capacity, m->n_storages + 1, sizeof *m->storages, "storages", err));
+    m->storages[m->n_storages] = (lp_pickle_storage){.key = part[2].text,
+                                                     .key_length = part[2].length,
+                                                     .dtype = part[1].dtype,
+                                                     .n_elements = (uint64_t)part[4].integer};
+    status = push(m, (value){.kind = V_STORAGE, .integer = (int64_t)m->n_storages++}, err);
+out:
+    return status;
+}
+
+static lp_status read_extents(const machine *m, const value *v, int64_t *out, int *n_dims, lp_error *err) {
+    size_t n = 0;
+    const value *items = tuple_items(m, v, &n);
+    if (v->kind != V_TUPLE || n > LP_TENSOR_MAX_DIMS)
+        return damaged(m, "a tensor's size or stride is not a tuple of at most 8 integers", err);
+    for (size_t i = 0; i < n; i++) {
+        if (items[i].kind != V_INT || items[i].integer < 0)
+            return damaged(m, "a tensor's size or stride is not a tuple of non-negative integers", err);
+        out[i] = items[i].integer;
+    }
+    *n_dims = (int)n;
+    return LP_OK;
+}
+
+/* The last element that shape and strides reach must lie in the storage. */
+static bool lies_inside(const lp_tensor *t, int64_t offset, uint64_t n_elements) {
+    uint64_t last = (uint64_t)offset;
+    if (t->n_elements == 0) return last <= n_elements;
+    for (int d = 0; d < t->n_dims; d++) {
+        uint64_t reach = 0;
+        if (!lp_mul_u64((uint64_t)(t->shape[d] - 1), (uint64_t)t->strides[d], &reach) ||
+            !lp_add_u64(last, reach, &last))
+            return false;
+    }
+    return last < n_elements;
+}
+
+/* _rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks[, metadata]) */
+static lp_status rebuild_tensor(machine *m, const value *args, size_t n, value *out, lp_error *err) {
+    lp_status status = LP_OK;
+    if (n < 6 || n > 7 || args[0].kind != V_STORAGE || args[1].kind != V_INT || args[1].integer < 0) {
+        status = damaged(m, "_rebuild_tensor_v2 with other arguments than a storage, an offset, ...", err);
+        goto out;
+    }
+    tensor_value t = {.storage = m->storages[args[0].integer], .offset = args[1].integer};
+    int64_t strides[LP_TENSOR_MAX_DIMS] = {0};
+    int n_strides = 0;
+    t.shape.dtype = t.storage.dtype;
+    LP_TRY(read_extents(m, &args[2], t.shape.shape, &t.shape.n_dims, err));
+    LP_TRY(read_extents(m, &args[3], strides, &n_strides, err));
+    if (n_strides != t.shape.n_dims) {
+        status = damaged(m, "a tensor has a size and a stride of different lengths", err);
+        goto out;
+    }
+    status = lp_tensor_set_shape(&t.shape, err);
+    if (status != LP_OK) {
+        status = damaged(m, "the product of a tensor's shape overflows", err);
+        goto out;
+    }
+    memcpy(t.shape.strides, strides, sizeof strides);
+    if (!lies_inside(&t.shape, t.offset, t.storage.n_elements)) {
+        char shape[128];
+        lp_tensor_shape_text(&t.shape, shape, sizeof shape);
+        LP_FAIL(LP_ERR_FORMAT, "%s: a tensor of shape %s at offset %lld reaches past its storage of %llu elements",
+                m->file, shape, (long long)t.offset, (unsigned long long)t.storage.n_elements);
+    }
+    LP_TRY(lp_mem_grow(&m->tensors, &m->tensor_capacity, m->n_tensors + 1, sizeof *m->tensors, "tensors", err));
+    m->tensors[m->n_tensors] = t;
+    *out = (value){.kind = V_TENSOR, .integer = (int64_t)m->n_tensors++};
+out:
+    return status;
+}
+
+static lp_status reduce(machine *m, lp_error *err) {
+    value args = {0}, callable = {0}, result = {0};
+    size_t n = 0;
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &args, err));
+    LP_TRY(pop(m, &callable, err));
+    const value *items = tuple_items(m, &args, &n);
+    if (callable.kind != V_GLOBAL || args.kind != V_TUPLE) {
+        status = damaged(m, "a call of something that is not callable", err);
+        goto out;
+    }
+    switch (callable.global) {
+    case G_ORDERED_DICT:
+        if (n != 0) {
+            status = damaged(m, "OrderedDict with arguments", err);
+            goto out;
+        }
+        LP_TRY(new_object(m, V_DICT, &result, err));
+        break;
+    case G_REBUILD_TENSOR: LP_TRY(rebuild_tensor(m, items, n, &result, err)); break;
+    case G_REBUILD_PARAMETER:
+        if (n != 3 || items[0].kind != V_TENSOR) {
+            status = damaged(m, "_rebuild_parameter with other arguments than a tensor, a flag and hooks", err);
+            goto out;
+        }
+        result = items[0];
+        break;
+    case G_STORAGE: status = damaged(m, "a storage type is called", err); goto out;
+    }
+    status = push(m, result, err);
+out:
+    return status;
+}
+
+/* ---- opcodes ---- */
+
+static lp_status push_text(machine *m, uint64_t n, lp_error *err) {
+    const unsigned char *bytes = NULL;
+    size_t bad = 0;
+    if (n > lp_reader_left(&m->reader)) return damaged(m, "a string reaches past the end", err);
+    lp_status status = lp_read_bytes(&m->reader, (size_t)n, &bytes, err);
+    if (status != LP_OK) return status;
+    if (!lp_utf8_valid((const char *)bytes, (size_t)n, &bad)) return damaged(m, "a string is not valid UTF-8", err);
+    return push(m, (value){.kind = V_STRING, .text = (const char *)bytes, .length = (size_t)n}, err);
+}
+
+/* LONG1: little-endian two's complement of n bytes. */
+static lp_status push_long(machine *m, lp_error *err) {
+    uint8_t n = 0;
+    const unsigned char *bytes = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_read_u8(&m->reader, &n, err));
+    LP_TRY(lp_read_bytes(&m->reader, n, &bytes, err));
+    if (n > 8) {
+        status = damaged(m, "an integer of more than 64 bits", err);
+        goto out;
+    }
+    uint64_t bits = n > 0 && (bytes[n - 1] & 0x80) ? UINT64_MAX : 0;
+    for (size_t i = n; i-- > 0;) bits = bits << 8 | bytes[i];
+    status = push(m, (value){.kind = V_INT, .integer = (int64_t)bits}, err);
+out:
+    return status;
+}
+
+static lp_status make_tuple(machine *m, size_t n, bool from_mark, lp_error *err) {
+    value tuple = {0};
+    size_t first = 0;
+    lp_status status = LP_OK;
+    if (from_mark) {
+        LP_TRY(above_mark(m, &first, err));
+        n = m->depth - first;
+    } else if (m->depth < n) {
+        status = damaged(m, "the stack is empty", err);
+        goto out;
+    } else {
+        first = m->depth - n;
+        for (size_t i = first; i < m->depth; i++)
+            if (m->stack[i].kind == V_MARK) {
+                status = damaged(m, "a tuple across a mark", err);
+                goto out;
+            }
+    }
+    LP_TRY(new_object(m, V_TUPLE, &tuple, err));
+    if (n) {
+        object *o = &m->objects[tuple.integer];
+        LP_TRY(lp_mem_new(&o->items, n, sizeof *o->items, "pickle tuple", err));
+        memcpy(o->items, m->stack + first, n * sizeof *o->items);
+        o->n = o->capacity = n;
+    }
+    m->depth = first - (from_mark ? 1 : 0);
+    status = push(m, tuple, err);
+out:
+    return status;
+}
+
+/* SETITEMS, APPENDS: everything above the mark goes into the container below it. */
+static lp_status fill_container(machine *m, value_kind kind, lp_error *err) {
+    size_t first = 0;
+    lp_status status = LP_OK;
+    LP_TRY(above_mark(m, &first, err));
+    size_t n = m->depth - first;
+    if (first < 2 || m->stack[first - 2].kind != kind || (kind == V_DICT && n % 2 != 0)) {
+        status = damaged(m, kind == V_DICT ? "items without a dict" : "items without a list", err);
+        goto out;
+    }
+    LP_TRY(append(m, &m->stack[first - 2], m->stack + first, n, err));
+    m->depth = first - 1;
+out:
+    return status;
+}
+
+static lp_status set_item(machine *m, lp_error *err) {
+    value pair[2] = {0}, *dict = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &pair[1], err));
+    LP_TRY(pop(m, &pair[0], err));
+    LP_TRY(top(m, &dict, err));
+    if (dict->kind != V_DICT) {
+        status = damaged(m, "an item without a dict", err);
+        goto out;
+    }
+    status = append(m, dict, pair, 2, err);
+out:
+    return status;
+}
+
+static lp_status append_one(machine *m, lp_error *err) {
+    value item = {0}, *list = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &item, err));
+    LP_TRY(top(m, &list, err));
+    if (list->kind != V_LIST) {
+        status = damaged(m, "an item without a list", err);
+        goto out;
+    }
+    status = append(m, list, &item, 1, err);
+out:
+    return status;
+}
+
+/* BUILD sets attributes. A state dict has one, `_metadata`, which says nothing about the weights: dropped. */
+static lp_status build(machine *m, lp_error *err) {
+    value attributes = {0}, *target = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &attributes, err));
+    LP_TRY(top(m, &target, err));
+    if (target->kind != V_DICT || attributes.kind != V_DICT)
+        status = damaged(m, "attributes are set on something that is not a state dict", err);
+out:
+    return status;
+}
+
+static lp_status read_global(machine *m, lp_error *err) {
+    const char *module = NULL, *name = NULL;
+    size_t module_length = 0, name_length = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_read_line(&m->reader, &module, &module_length, err));
+    LP_TRY(lp_read_line(&m->reader, &name, &name_length, err));
+    status = push_global(m, module, module_length, name, name_length, err);
+out:
+    return status;
+}
+
+static lp_status stack_global(machine *m, lp_error *err) {
+    value module = {0}, name = {0};
+    lp_status status = LP_OK;
+    LP_TRY(pop(m, &name, err));
+    LP_TRY(pop(m, &module, err));
+    if (module.kind != V_STRING || name.kind != V_STRING) {
+        status = damaged(m, "the name of a global is not a string", err);
+        goto out;
+    }
+    status = push_global(m, module.text, module.length, name.text, name.length, err);
+out:
+    return status;
+}
+
+static lp_status push_new(machine *m, value_kind kind, lp_error *err) {
+    value made = {0};
+    lp_status status = new_object(m, kind, &made, err);
+    return status == LP_OK ? push(m, made, err) : status;
+}
+
+typedef enum {
+    OP_MARK = '(',
+    OP_STOP = '.',
+    OP_BINFLOAT = 'G',
+    OP_BININT = 'J',
+    OP_BININT1 = 'K',
+    OP_BININT2 = 'M',
+    OP_NONE = 'N',
+    OP_BINPERSID = 'Q',
+    OP_REDUCE = 'R',
+    OP_BINUNICODE = 'X',
+    OP_EMPTY_LIST = ']',
+    OP_APPEND = 'a',
+    OP_BUILD = 'b',
+    OP_GLOBAL = 'c',
+    OP_APPENDS = 'e',
+    OP_BINGET = 'h',
+    OP_LONG_BINGET = 'j',
+    OP_BINPUT = 'q',
+    OP_LONG_BINPUT = 'r',
+    OP_SETITEM = 's',
+    OP_TUPLE = 't',
+    OP_EMPTY_TUPLE = ')',
+    OP_SETITEMS = 'u',
+    OP_EMPTY_DICT = '}',
+    OP_PROTO = 0x80,
+    OP_TUPLE1 = 0x85,
+    OP_TUPLE2 = 0x86,
+    OP_TUPLE3 = 0x87,
+    OP_NEWTRUE = 0x88,
+    OP_NEWFALSE = 0x89,
+    OP_LONG1 = 0x8a,
+    OP_SHORT_BINUNICODE = 0x8c,
+    OP_BINUNICODE8 = 0x8d,
+    OP_STACK_GLOBAL = 0x93,
+    OP_MEMOIZE = 0x94,
+    OP_FRAME = 0x95
+} opcode;
+
+/* The names of what is refused, for the message. */
+static const char *opcode_name(uint8_t code) {
+    switch (code) {
+    case '0': return "POP";
+    case '1': return "POP_MARK";
+    case '2': return "DUP";
+    case 'F': return "FLOAT";
+    case 'I': return "INT";
+    case 'L': return "LONG";
+    case 'P': return "PERSID";
+    case 'S': return "STRING";
+    case 'T': return "BINSTRING";
+    case 'U': return "SHORT_BINSTRING";
+    case 'V': return "UNICODE";
+    case 'd': return "DICT";
+    case 'g': return "GET";
+    case 'i': return "INST";
+    case 'l': return "LIST";
+    case 'o': return "OBJ";
+    case 'p': return "PUT";
+    case 'B': return "BINBYTES";
+    case 'C': return "SHORT_BINBYTES";
+    case 0x81: return "NEWOBJ";
+    case 0x82: return "EXT1";
+    case 0x83: return "EXT2";
+    case 0x84: return "EXT4";
+    case 0x8b: return "LONG4";
+    case 0x8e: return "BINBYTES8";
+    case 0x8f: return "EMPTY_SET";
+    case 0x90: return "ADDITEMS";
+    case 0x91: return "FROZENSET";
+    case 0x92: return "NEWOBJ_EX";
+    case 0x96: return "BYTEARRAY8";
+    case 0x97: return "NEXT_BUFFER";
+    case 0x98: return "READONLY_BUFFER";
+    default: return "no opcode";
+    }
+}
+
+/* Reads an unsigned operand of `width` bytes. */
+static lp_status operand(machine *m, size_t width, uint64_t *out, lp_error *err) {
+    const unsigned char *bytes = NULL;
+    lp_status status = lp_read_bytes(&m->reader, width, &bytes, err);
+    if (status != LP_OK) return status;
+    uint64_t number = 0;
+    for (size_t i = width; i-- > 0;) number = number << 8 | bytes[i];
+    *out = number;
+    return LP_OK;
+}
+
+static lp_status push_int(machine *m, size_t width, lp_error *err) {
+    uint64_t number = 0;
+    lp_status status = operand(m, width, &number, err);
+    if (status != LP_OK) return status;
+    int64_t signed_number = width == 4 ? (int64_t)(int32_t)(uint32_t)number : (int64_t)number;
+    return push(m, (value){.kind = V_INT, .integer = signed_number}, err);
+}
+
+static lp_status push_text_of(machine *m, size_t width, lp_error *err) {
+    uint64_t n = 0;
+    lp_status status = operand(m, width, &n, err);
+    return status == LP_OK ? push_text(m, n, err) : status;
+}
+
+static lp_status memo_op(machine *m, size_t width, bool put, lp_error *err) {
+    uint64_t at = 0;
+    lp_status status = operand(m, width, &at, err);
+    if (status != LP_OK) return status;
+    return put ? memo_put(m, at, err) : memo_get(m, at, err);
+}
+
+static lp_status check_protocol(machine *m, lp_error *err) {
+    uint64_t protocol = 0;
+    lp_status status = operand(m, 1, &protocol, err);
+    if (status == LP_OK && (protocol < 2 || protocol > 5))
+        status = lp_fail(err, LP_ERR_FORMAT, "%s: pickle protocol %llu: expected 2 to 5", m->file,
+                         (unsigned long long)protocol);
+    return status;
+}
+
+static lp_status step(machine *m, uint8_t code, lp_error *err) {
+    uint64_t ignored = 0;
+    switch ((opcode)code) {
+    case OP_PROTO: return check_protocol(m, err);
+    case OP_FRAME: return operand(m, 8, &ignored, err);
+    case OP_STOP: return LP_OK;
+    case OP_MARK: return push(m, (value){.kind = V_MARK}, err);
+    case OP_NONE: return push(m, (value){.kind = V_NONE}, err);
+    case OP_NEWTRUE: return push(m, (value){.kind = V_BOOL, .integer = 1}, err);
+    case OP_NEWFALSE: return push(m, (value){.kind = V_BOOL}, err);
+    case OP_BININT: return push_int(m, 4, err);
+    case OP_BININT1: return push_int(m, 1, err);
+    case OP_BININT2: return push_int(m, 2, err);
+    case OP_LONG1: return push_long(m, err);
+    case OP_BINFLOAT: {
+        lp_status status = operand(m, 8, &ignored, err);
+        return status == LP_OK ? push(m, (value){.kind = V_FLOAT}, err) : status;
+    }
+    case OP_SHORT_BINUNICODE: return push_text_of(m, 1, err);
+    case OP_BINUNICODE: return push_text_of(m, 4, err);
+    case OP_BINUNICODE8: return push_text_of(m, 8, err);
+    case OP_EMPTY_TUPLE: return make_tuple(m, 0, false, err);
+    case OP_TUPLE1: return make_tuple(m, 1, false, err);
+    case OP_TUPLE2: return make_tuple(m, 2, false, err);
+    case OP_TUPLE3: return make_tuple(m, 3, false, err);
+    case OP_TUPLE: return make_tuple(m, 0, true, err);
+    case OP_EMPTY_LIST: return push_new(m, V_LIST, err);
+    case OP_EMPTY_DICT: return push_new(m, V_DICT, err);
+    case OP_APPEND: return append_one(m, err);
+    case OP_APPENDS: return fill_container(m, V_LIST, err);
+    case OP_SETITEM: return set_item(m, err);
+    case OP_SETITEMS: return fill_container(m, V_DICT, err);
+    case OP_BINPUT: return memo_op(m, 1, true, err);
+    case OP_LONG_BINPUT: return memo_op(m, 4, true, err);
+    case OP_MEMOIZE: return memo_put(m, m->n_memo, err);
+    case OP_BINGET: return memo_op(m, 1, false, err);
+    case OP_LONG_BINGET: return memo_op(m, 4, false, err);
+    case OP_GLOBAL: return read_global(m, err);
+    case OP_STACK_GLOBAL: return stack_global(m, err);
+    case OP_BINPERSID: return push_storage(m, err);
+    case OP_REDUCE: return reduce(m, err);
+    case OP_BUILD: return build(m, err);
+    }
+    return lp_fail(err, LP_ERR_FORMAT, "%s: pickle opcode 0x%02x (%s) at byte %zu, which torch.save does not write",
+                   m->file, code, opcode_name(code), m->reader.offset - 1);
+}
+
+/* ---- the result ---- */
+
+static lp_status collect(machine *m, const value *root, lp_pickle_state *out, lp_error *err) {
+    lp_status status = LP_OK;
+    if (root->kind != V_DICT)
+        LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found %s", m->file, KIND_NAMES[root->kind]);
+    const object *dict = &m->objects[root->integer];
+    for (size_t i = 0; i + 1 < dict->n; i += 2) {
+        const value *name = &dict->items[i], *v = &dict->items[i + 1];
+        if (name->kind != V_STRING || name->length == 0 || memchr(name->text, 0, name->length))
+            LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found a key that is %s", m->file,
+                    name->kind == V_STRING ? "an empty or broken string" : KIND_NAMES[name->kind]);
+        if (v->kind != V_TENSOR)
+            LP_FAIL(LP_ERR_FORMAT,
+                    "%s: entry \"%.*s\": expected a tensor, found %s: save the model's state_dict() alone", m->file,
+                    (int)(name->length < 200 ? name->length : 200), name->text, KIND_NAMES[v->kind]);
+        LP_TRY(lp_mem_grow(&out->tensors, &out->capacity, out->n + 1, sizeof *out->tensors, "state dict", err));
+        const tensor_value *t = &m->tensors[v->integer];
+        out->tensors[out->n++] = (lp_pickle_tensor){.name = name->text,
+                                                    .name_length = name->length,
+                                                    .storage = t->storage,
+                                                    .offset = t->offset,
+                                                    .shape = t->shape};
+    }
+out:
+    return status;
+}
+
+static void machine_release(machine *m) {
+    for (size_t i = 0; i < m->n_objects; i++) lp_mem_free(m->objects[i].items);
+    lp_mem_free(m->objects);
+    lp_mem_free(m->stack);
+    lp_mem_free(m->memo);
+    lp_mem_free(m->memo_set);
+    lp_mem_free(m->storages);
+    lp_mem_free(m->tensors);
+}
+
+lp_status lp_pickle_parse(const void *data, size_t size, const char *file, lp_pickle_state *out, lp_error *err) {
+    machine m = {.reader = lp_reader_make(data, size, file), .file = file};
+    lp_pickle_state state = {0};
+    value root = {0};
+    uint8_t code = 0;
+    lp_status status = LP_OK;
+    if (size < 2 || ((const unsigned char *)data)[0] != OP_PROTO)
+        LP_FAIL(LP_ERR_FORMAT, "%s: not a pickle of protocol 2 or later", file);
+    if (size > MAX_PICKLE) LP_FAIL(LP_ERR_FORMAT, "%s: a pickle of %zu bytes, at most %d", file, size, MAX_PICKLE);
+    do {
+        LP_TRY(lp_read_u8(&m.reader, &code, err));
+        LP_TRY(step(&m, code, err));
+    } while (code != OP_STOP);
+    if (lp_reader_left(&m.reader) != 0) {
+        status = damaged(&m, "bytes after its end", err);
+        goto out;
+    }
+    LP_TRY(pop(&m, &root, err));
+    LP_TRY(collect(&m, &root, &state, err));
+    *out = state;
+    state = (lp_pickle_state){0};
+out:
+    lp_pickle_release(&state);
+    machine_release(&m);
+    return status;
+}
+
+void lp_pickle_release(lp_pickle_state *state) {
+    lp_mem_free(state->tensors);
+    *state = (lp_pickle_state){0};
+}

@@ -1,0 +1,53 @@
+#include "nn/site.h"
+
+const char *const *lp_site_names(void) {
+    static const char *const names[] = {"latent_in", "resid_pre", "k",          "v",          "attn_out",
+                                        "resid_mid", "mlp_out",   "resid_post", "latent_raw", NULL};
+    return names;
+}
+
+const char *const *lp_phase_names(void) {
+    static const char *const names[] = {"prompt", "thought", "answer", NULL};
+    return names;
+}
+
+const char *const *lp_operation_names(void) {
+    static const char *const names[] = {"replace", "add", "scale", "lerp", NULL};
+    return names;
+}
+
+bool lp_site_has_layer(lp_site site) {
+    return site != LP_SITE_LATENT_IN && site != LP_SITE_LATENT_RAW;
+}
+
+int32_t lp_site_width(const lp_model_config *config, lp_site site, int32_t head) {
+    if (site != LP_SITE_K && site != LP_SITE_V) return config->d_model;
+    return head == LP_ALL_HEADS ? config->n_kv_heads * config->head_dim : config->head_dim;
+}
+
+int32_t lp_site_offset(const lp_model_config *config, int32_t head) {
+    return head == LP_ALL_HEADS ? 0 : head * config->head_dim;
+}
+
+int32_t lp_address_depth(const lp_model_config *config, const lp_address *address) {
+    if (address->site == LP_SITE_LATENT_IN) return -1;
+    if (address->site == LP_SITE_LATENT_RAW) return config->n_layers * LP_N_SITES;
+    return address->layer * LP_N_SITES + (int32_t)address->site;
+}
+
+void lp_edit_apply(const lp_edit *edit, float *x, int32_t width) {
+    const float *v = edit->vector;
+    float factor = edit->factor;
+    switch (edit->operation) {
+    case LP_OP_REPLACE: memcpy(x, v, (size_t)width * sizeof *x); break;
+    case LP_OP_ADD:
+        for (int32_t i = 0; i < width; i++) x[i] = x[i] + factor * v[i];
+        break;
+    case LP_OP_SCALE:
+        for (int32_t i = 0; i < width; i++) x[i] = factor * x[i];
+        break;
+    case LP_OP_LERP:
+        for (int32_t i = 0; i < width; i++) x[i] = (1.0f - factor) * x[i] + factor * v[i];
+        break;
+    }
+}

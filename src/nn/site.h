@@ -1,0 +1,82 @@
+/* Sites and addresses: the places of a run where a vector lives and can be captured or changed.
+ *
+ * A run is a sequence of positions in three phases: prompt tokens, thought steps, answer positions (answer
+ * index 0 is the position of eot). At one position the vectors come into being in the order of lp_site within
+ * each layer:
+ *
+ *   latent_in (the embedding fed in, before position embeddings)
+ *   for each layer l: resid_pre[l] -> k[l], v[l] -> attn_out[l] -> resid_mid[l] -> mlp_out[l] ->
+ * resid_post[l] latent_raw (after the final norm; what the projection or the output head reads)
+ *
+ * resid_post[l] and resid_pre[l+1] are the same vector. k is the key before rotary position embedding (so
+ * that a donor from another position keeps its content and takes the target's position); v the value; both of
+ * all KV heads, or of one. */
+#ifndef LP_NN_SITE_H
+#define LP_NN_SITE_H
+
+#include "base/error.h"
+#include "model/model.h"
+
+typedef enum {
+    LP_SITE_LATENT_IN,
+    LP_SITE_RESID_PRE,
+    LP_SITE_K,
+    LP_SITE_V,
+    LP_SITE_ATTN_OUT,
+    LP_SITE_RESID_MID,
+    LP_SITE_MLP_OUT,
+    LP_SITE_RESID_POST,
+    LP_SITE_LATENT_RAW
+} lp_site;
+enum { LP_N_SITES = 9 };
+
+typedef enum { LP_PHASE_PROMPT, LP_PHASE_THOUGHT, LP_PHASE_ANSWER } lp_phase;
+
+enum { LP_INDEX_ALL = INT32_MIN, LP_ALL_HEADS = -1 };
+
+typedef struct {
+    lp_phase phase;
+    int32_t index; /* within the phase, from 0; LP_INDEX_ALL: every position of the phase */
+    lp_site site;
+    int32_t layer; /* 0 for latent_in and latent_raw */
+    int32_t head;  /* KV head for k and v; LP_ALL_HEADS otherwise */
+} lp_address;
+
+typedef enum {
+    LP_OP_REPLACE, /* x = v */
+    LP_OP_ADD,     /* x = x + factor v */
+    LP_OP_SCALE,   /* x = factor x */
+    LP_OP_LERP     /* x = (1 - factor) x + factor v */
+} lp_operation;
+
+/* One change of one vector of a run. */
+typedef struct {
+    lp_address at; /* index as in the run (not negative) or LP_INDEX_ALL */
+    lp_operation operation;
+    float factor;
+    const float *vector; /* [lp_site_width] borrowed; NULL for SCALE */
+} lp_edit;
+
+/* A copy of one vector of a run, taken after the edits there. */
+typedef struct {
+    lp_address at;
+    float *out; /* [lp_site_width] */
+} lp_capture;
+
+const char *const *lp_site_names(void);      /* NULL-terminated, in the order of the enum */
+const char *const *lp_phase_names(void);     /* NULL-terminated */
+const char *const *lp_operation_names(void); /* NULL-terminated */
+
+/* True for sites that exist once per layer. */
+bool lp_site_has_layer(lp_site site);
+/* Number of floats of the vector. */
+int32_t lp_site_width(const lp_model_config *config, lp_site site, int32_t head);
+/* Where the vector begins inside its buffer: head * head_dim for one KV head, otherwise 0. */
+int32_t lp_site_offset(const lp_model_config *config, int32_t head);
+/* Order within one position: (layer, site) as one number; smaller comes first. */
+int32_t lp_address_depth(const lp_model_config *config, const lp_address *address);
+
+/* x[width] changed in place by the edit. One definition for every executor on the host. */
+void lp_edit_apply(const lp_edit *edit, float *x, int32_t width);
+
+#endif

@@ -1,0 +1,281 @@
+#include "parallel/communicator.h"
+
+#include "base/memory.h"
+
+#include <limits.h>
+#include <stdatomic.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+lp_status lp_mpi_check(int code, const char *what, lp_error *err) {
+    if (code == MPI_SUCCESS) return LP_OK;
+    char text[MPI_MAX_ERROR_STRING];
+    int length = 0;
+    if (MPI_Error_string(code, text, &length) != MPI_SUCCESS) snprintf(text, sizeof text, "error %d", code);
+    size_t name = strcspn(what, "(");
+    return lp_fail(err, LP_ERR_MPI, "%.*s: %s", (int)name, what, text);
+}
+
+static lp_status set_up(lp_parallel *parallel, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &parallel->comm));
+    LP_MPI(MPI_Comm_set_errhandler(parallel->comm, MPI_ERRORS_RETURN));
+    LP_MPI(MPI_Comm_rank(parallel->comm, &parallel->rank));
+    LP_MPI(MPI_Comm_size(parallel->comm, &parallel->size));
+    LP_MPI(MPI_Comm_split_type(parallel->comm, MPI_COMM_TYPE_SHARED, parallel->rank, MPI_INFO_NULL,
+                               &parallel->node));
+    LP_MPI(MPI_Comm_set_errhandler(parallel->node, MPI_ERRORS_RETURN));
+    LP_MPI(MPI_Comm_rank(parallel->node, &parallel->node_rank));
+    LP_MPI(MPI_Comm_size(parallel->node, &parallel->node_size));
+    int leader = parallel->node_rank == 0;
+    LP_MPI(MPI_Allreduce(&leader, &parallel->n_nodes, 1, MPI_INT, MPI_SUM, parallel->comm));
+    parallel->node_leader = parallel->rank;
+    LP_MPI(MPI_Bcast(&parallel->node_leader, 1, MPI_INT, 0, parallel->node));
+    int length = 0;
+    LP_MPI(MPI_Get_processor_name(parallel->host, &length));
+out:
+    return status;
+}
+
+lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error *err) {
+    lp_parallel *parallel = NULL;
+    lp_status status = lp_mem_new(&parallel, 1, sizeof *parallel, "MPI state", err);
+    if (status != LP_OK) return status;
+    parallel->comm = MPI_COMM_NULL;
+    parallel->node = MPI_COMM_NULL;
+    int provided = MPI_THREAD_SINGLE;
+    LP_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided));
+    parallel->threads = provided >= MPI_THREAD_MULTIPLE;
+    LP_TRY(set_up(parallel, err));
+    *out = parallel;
+    parallel = NULL;
+out:
+    lp_mem_free(parallel);
+    return status;
+}
+
+void lp_parallel_finish(lp_parallel *parallel) {
+    if (!parallel) return;
+    MPI_Comm_free(&parallel->node);
+    MPI_Comm_free(&parallel->comm);
+    MPI_Finalize();
+    lp_mem_free(parallel);
+}
+
+void lp_parallel_abort(const lp_parallel *parallel, int code) {
+    fflush(NULL);
+    MPI_Abort(parallel ? parallel->comm : MPI_COMM_WORLD, code);
+    _Exit(code);
+}
+
+int lp_parallel_rank(const lp_parallel *parallel) {
+    return parallel->rank;
+}
+
+int lp_parallel_size(const lp_parallel *parallel) {
+    return parallel->size;
+}
+
+int lp_parallel_node_rank(const lp_parallel *parallel) {
+    return parallel->node_rank;
+}
+
+int lp_parallel_node_size(const lp_parallel *parallel) {
+    return parallel->node_size;
+}
+
+int lp_parallel_n_nodes(const lp_parallel *parallel) {
+    return parallel->n_nodes;
+}
+
+const char *lp_parallel_host(const lp_parallel *parallel) {
+    return parallel->host;
+}
+
+const char *lp_parallel_library(void) {
+    static char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "unknown";
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
+lp_status lp_parallel_barrier(const lp_parallel *parallel, lp_error *err) {
+    lp_status status = LP_OK;
+    MPI_Request request = MPI_REQUEST_NULL;
+    LP_MPI(MPI_Ibarrier(parallel->comm, &request));
+    /* A short wait spins, so that ranks that arrive together leave together; a long one sleeps. */
+    for (int turn = 0;; turn++) {
+        int done = 0;
+        LP_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+        if (done) break;
+        if (turn > 200) nanosleep(&(struct timespec){.tv_nsec = 500 * 1000}, NULL);
+    }
+out:
+    return status;
+}
+
+lp_status lp_parallel_broadcast(const lp_parallel *parallel, void *data, size_t size, lp_error *err) {
+    lp_status status = LP_OK;
+    unsigned char *at = data;
+    while (size > 0) {
+        int part = size > (1U << 30) ? 1 << 30 : (int)size;
+        LP_MPI(MPI_Bcast(at, part, MPI_BYTE, 0, parallel->comm));
+        at += part;
+        size -= (size_t)part;
+    }
+out:
+    return status;
+}
+
+static lp_status count_of(size_t n, int *out, lp_error *err) {
+    if (n > INT_MAX) return lp_fail(err, LP_ERR_VALUE, "reduction of %zu numbers: at most %d", n, INT_MAX);
+    *out = (int)n;
+    return LP_OK;
+}
+
+lp_status lp_parallel_sum_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
+    lp_status status = LP_OK;
+    int count = 0;
+    LP_TRY(count_of(n, &count, err));
+    if (parallel->rank == 0)
+        LP_MPI(MPI_Reduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_SUM, 0, parallel->comm));
+    else
+        LP_MPI(MPI_Reduce(data, NULL, count, MPI_INT64_T, MPI_SUM, 0, parallel->comm));
+out:
+    return status;
+}
+
+lp_status lp_parallel_max_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
+    lp_status status = LP_OK;
+    int count = 0;
+    LP_TRY(count_of(n, &count, err));
+    LP_MPI(MPI_Allreduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_MAX, parallel->comm));
+out:
+    return status;
+}
+
+/* 0: did well, 1: was asked to stop, 2: failed. */
+static int severity(lp_status status) {
+    if (status == LP_OK) return 0;
+    return status == LP_ERR_STOPPED ? 1 : 2;
+}
+
+lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_error *err) {
+    if (parallel->size == 1) return mine;
+    lp_status status = LP_OK;
+    /* MAXLOC takes the lowest rank among equals. */
+    struct {
+        int value;
+        int rank;
+    } worst = {severity(mine), parallel->rank};
+    LP_MPI(MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_2INT, MPI_MAXLOC, parallel->comm));
+    if (worst.value == 0) return LP_OK;
+    int same = severity(mine) == worst.value;
+    int n_same = 0;
+    LP_MPI(MPI_Allreduce(&same, &n_same, 1, MPI_INT, MPI_SUM, parallel->comm));
+    struct {
+        lp_status status;
+        char text[LP_ERROR_TEXT];
+    } report = {.status = mine};
+    if (err && mine != LP_OK) memcpy(report.text, err->text, sizeof report.text);
+    LP_MPI(MPI_Bcast(&report, (int)sizeof report, MPI_BYTE, worst.rank, parallel->comm));
+    report.text[LP_ERROR_TEXT - 1] = '\0';
+    if (n_same < parallel->size)
+        return lp_fail(err, report.status, "%.*s (rank %d)", LP_ERROR_TEXT - 32, report.text, worst.rank);
+    return lp_fail(err, report.status, "%s", report.text);
+out:
+    return status;
+}
+
+struct lp_shared {
+    MPI_Comm node;  /* borrowed from lp_parallel */
+    MPI_Win window; /* MPI_WIN_NULL on a node with one rank */
+    void *private;  /* owned; the block of a node with one rank */
+    void *data;
+};
+
+/* Open MPI keeps shared windows in /dev/shm, and a container's is often small: better to say so than to die
+ * of SIGBUS at the first touch. */
+static lp_status check_room(size_t size, lp_error *err) {
+    struct statvfs room;
+    if (statvfs("/dev/shm", &room) != 0) return LP_OK;
+    uint64_t free_bytes = (uint64_t)room.f_bavail * room.f_frsize;
+    if (free_bytes >= size) return LP_OK;
+    return lp_fail(err, LP_ERR_MEMORY,
+                   "/dev/shm: expected room for %zu bytes that the ranks of a node share, found %llu "
+                   "(give it more, or start one rank a node)",
+                   size, (unsigned long long)free_bytes);
+}
+
+static lp_status new_window(const lp_parallel *parallel, size_t size, lp_shared *shared, lp_error *err) {
+    lp_status status = LP_OK;
+    /* A little more than asked, so that the block can be aligned; the node's first rank owns all of it. */
+    size_t padded = size + LP_ALIGNMENT;
+    bool leader = parallel->node_rank == 0;
+    lp_status room = LP_OK;
+    if (leader) room = check_room(padded, err);
+    int verdict = room;
+    LP_MPI(MPI_Bcast(&verdict, 1, MPI_INT, 0, parallel->node));
+    if (room != LP_OK) return room;
+    if (verdict != LP_OK) LP_FAIL(LP_ERR_MEMORY, "shared memory: the first rank of the node found no room");
+    void *base = NULL;
+    LP_MPI(MPI_Win_allocate_shared(leader ? (MPI_Aint)padded : 0, 1, MPI_INFO_NULL, parallel->node, &base,
+                                   &shared->window));
+    MPI_Aint found = 0;
+    int unit = 0;
+    LP_MPI(MPI_Win_shared_query(shared->window, 0, &found, &unit, &base));
+    shared->data = (void *)(((uintptr_t)base + LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT);
+    LP_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, shared->window));
+    if (leader) memset(shared->data, 0, size);
+    status = lp_shared_fence(shared, err);
+out:
+    return status;
+}
+
+lp_status lp_shared_new(const lp_parallel *parallel, size_t size, lp_shared **out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_shared *shared = NULL;
+    LP_TRY(lp_mem_new(&shared, 1, sizeof *shared, "shared memory", err));
+    shared->node = parallel->node;
+    shared->window = MPI_WIN_NULL;
+    if (size > (size_t)PTRDIFF_MAX - LP_ALIGNMENT)
+        LP_FAIL(LP_ERR_MEMORY, "shared memory: size overflows: %zu bytes", size);
+    if (parallel->node_size == 1) {
+        LP_TRY(lp_mem_new(&shared->private, size, 1, "shared memory", err));
+        shared->data = shared->private;
+    } else {
+        LP_TRY(new_window(parallel, size, shared, err));
+    }
+    *out = shared;
+    shared = NULL;
+out:
+    lp_mem_free(shared);
+    return status;
+}
+
+void *lp_shared_data(lp_shared *shared) {
+    return shared->data;
+}
+
+lp_status lp_shared_fence(lp_shared *shared, lp_error *err) {
+    lp_status status = LP_OK;
+    if (shared->window == MPI_WIN_NULL) return LP_OK;
+    atomic_thread_fence(memory_order_seq_cst);
+    LP_MPI(MPI_Win_sync(shared->window));
+    LP_MPI(MPI_Barrier(shared->node));
+    LP_MPI(MPI_Win_sync(shared->window));
+    atomic_thread_fence(memory_order_seq_cst);
+out:
+    return status;
+}
+
+void lp_shared_free(lp_shared *shared) {
+    if (!shared) return;
+    if (shared->window != MPI_WIN_NULL) {
+        MPI_Win_unlock_all(shared->window);
+        MPI_Win_free(&shared->window);
+    }
+    lp_mem_free(shared->private);
+    lp_mem_free(shared);
+}

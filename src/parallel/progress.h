@@ -1,0 +1,30 @@
+/* How far a job is, for the person who watches: on a terminal one line that is rewritten, elsewhere a line
+ * every few seconds, at the end one line with the time taken. A thread of its own writes, so that a long unit
+ * of work does not hold the display up; it only reads a counter and never calls MPI. Local; meant for rank 0.
+ */
+#ifndef LP_PARALLEL_PROGRESS_H
+#define LP_PARALLEL_PROGRESS_H
+
+#include "base/error.h"
+
+typedef struct lp_progress lp_progress;
+
+typedef struct {
+    const char *label;                   /* "cache"; borrowed until the end */
+    const char *unit;                    /* plural, "pairs"; borrowed until the end */
+    int64_t total;                       /* units in all, those of earlier lives of the job included */
+    int64_t before;                      /* of these, done by earlier lives */
+    int64_t (*count)(const void *state); /* done in this life; called from another thread */
+    const void *state;
+    bool quiet; /* show nothing */
+} lp_progress_options;
+
+lp_status lp_progress_start(const lp_progress_options *options, lp_progress **out, lp_error *err);
+/* Ends the display with its last line; must come before the counter goes away. NULL is accepted. */
+void lp_progress_stop(lp_progress *progress);
+
+/* One line of text: n of total done, n_here of them in `seconds` of this life. */
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here,
+                      double seconds);
+
+#endif

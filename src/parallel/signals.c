@@ -1,0 +1,63 @@
+#include "parallel/signals.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t caught; /* number of the signal, or 0 */
+static char *stop_path;
+static bool stop_seen;
+static time_t looked_at = -1;
+
+static void on_signal(int number) {
+    caught = number;
+}
+
+lp_status lp_signals_install(lp_error *err) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigemptyset(&ignore.sa_mask);
+    if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGUSR1, &action, NULL) != 0 ||
+        sigaction(SIGXFSZ, &ignore, NULL) != 0)
+        return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
+    return LP_OK;
+}
+
+lp_status lp_stop_watch(const char *path, lp_error *err) {
+    char *copy = NULL;
+    if (path) {
+        lp_status status = lp_mem_text(&copy, path, strlen(path), err);
+        if (status != LP_OK) return status;
+    }
+    lp_mem_free(stop_path);
+    stop_path = copy;
+    looked_at = -1;
+    return LP_OK;
+}
+
+bool lp_stop_requested(void) {
+    if (caught || stop_seen) return true;
+    if (!stop_path) return false;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_sec == looked_at) return false;
+    looked_at = now.tv_sec;
+    stop_seen = access(stop_path, F_OK) == 0;
+    return stop_seen;
+}
+
+const char *lp_stop_reason(void) {
+    if (caught == SIGTERM) return "SIGTERM";
+    if (caught == SIGUSR1) return "SIGUSR1";
+    return stop_seen ? stop_path : "";
+}
+
+void lp_stop_clear(void) {
+    caught = 0;
+    stop_seen = false;
+    looked_at = -1;
+}

@@ -1,0 +1,21 @@
+/* Asking a running job to end early: SIGTERM, SIGUSR1, or a file named for it.
+ *
+ * The handlers set a flag, which workers look at between units of work; nothing is interrupted. SIGXFSZ is
+ * ignored, so that a write beyond a file size limit is an error and not a death. */
+#ifndef LP_PARALLEL_SIGNALS_H
+#define LP_PARALLEL_SIGNALS_H
+
+#include "base/error.h"
+
+/* Local; call after lp_parallel_start, because MPI may set handlers of its own. */
+lp_status lp_signals_install(lp_error *err);
+/* Names the file whose existence is a request to stop (`<output>.stop`); NULL for none. Copied. */
+lp_status lp_stop_watch(const char *path, lp_error *err);
+/* True once a signal came or the file was seen; stays true. The file is looked at once a second at most. */
+bool lp_stop_requested(void);
+/* What asked: "SIGTERM", "SIGUSR1", the path of the stop file, or "". */
+const char *lp_stop_reason(void);
+/* Forgets a request; for tests. */
+void lp_stop_clear(void);
+
+#endif

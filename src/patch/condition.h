@@ -1,0 +1,121 @@
+/* Conditions: what a sweep does to a run, as data.
+ *
+ * A condition is a set of replacements applied to one run, the recipient. A replacement says where (target address),
+ * what (operation, factor) and from where (donor and donor address). This module knows the words of the experiment and
+ * their order in time; it knows no model weights, no files and no JSON. All rules about which replacements are equal,
+ * dead or overwritten live in condition_effective.c, for every executor alike. */
+#ifndef LP_PATCH_CONDITION_H
+#define LP_PATCH_CONDITION_H
+
+#include "base/error.h"
+#include "nn/site.h"
+#include "thought/protocol.h"
+
+typedef enum {
+    LP_DONOR_CLEAN,     /* the pair's clean run */
+    LP_DONOR_CORRUPTED, /* the pair's corrupted run */
+    LP_DONOR_SELF,      /* the recipient's own unpatched run */
+    LP_DONOR_ZERO,      /* zeros */
+    LP_DONOR_MEAN,      /* mean over the store's other pairs of the source run, per address */
+    LP_DONOR_SHUFFLED,  /* the source run of another pair: seeded permutation without fixed points */
+    LP_DONOR_RANDOM,    /* Gaussian with the mean and norm of the source run's vector */
+    LP_DONOR_FILE       /* a vector from a file */
+} lp_donor;
+
+/* Which run is changed. The source run of MEAN, SHUFFLED and RANDOM is the other one. */
+typedef enum { LP_DENOISE /* recipient: corrupted run */, LP_NOISE /* recipient: clean run */ } lp_direction;
+
+typedef enum { LP_ROLE_EFFECT, LP_ROLE_CONTROL, LP_ROLE_UNPATCHED } lp_role;
+
+enum { LP_MAX_STEPS = 64 };
+
+typedef struct {
+    lp_address at; /* index may be negative (from the end) in prompt and thought, or LP_INDEX_ALL */
+    lp_operation operation;
+    float factor;
+    lp_donor donor;
+    lp_address from; /* in the donor's run; equal to `at` by default */
+    int32_t vector;  /* FILE: index of the file in the job; otherwise 0 */
+} lp_replacement;
+
+typedef struct {
+    char *name; /* unique in the set */
+    lp_role role;
+    lp_direction direction;
+    lp_site site;
+    lp_phase phase;
+    lp_operation operation;
+    float factor;
+    lp_donor donor;
+    int32_t layer;       /* -1: none or several */
+    char *layers;        /* in words: "2", "0-3" */
+    char *steps;         /* the step set as the job writes it */
+    char *defects;       /* comma-separated switches that are on, "" by default */
+    uint64_t mask;       /* thought steps that are targets */
+    int32_t n_steps_run; /* thought steps that the run makes; the protocol's unless stopped early */
+    size_t first;        /* replacements [first, first + n) of the set */
+    size_t n;
+} lp_condition;
+
+typedef struct {
+    lp_condition *conditions;
+    size_t n;
+    size_t capacity;
+    lp_replacement *replacements;
+    size_t n_replacements;
+    size_t replacement_capacity;
+} lp_condition_set;
+
+const char *const *lp_donor_names(void);
+const char *const *lp_direction_names(void);
+const char *const *lp_role_names(void);
+
+/* Appends an empty condition with copies of the words; *out is valid until the next addition. */
+lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *layers, const char *steps,
+                           const char *defects, lp_condition **out, lp_error *err);
+/* Appends a replacement to the last condition. */
+lp_status lp_condition_replace(lp_condition_set *set, const lp_replacement *replacement, lp_error *err);
+void lp_condition_set_release(lp_condition_set *set);
+
+/* ---- Effective conditions: what really acts on a run ------------------------------------------------------------ */
+
+/* The run that a condition is applied to, as far as the order of events depends on it. */
+typedef struct {
+    const lp_model_config *config;
+    lp_protocol protocol;
+    int32_t n_prompt; /* positions of the recipient's prompt */
+} lp_run_shape;
+
+/* One replacement of a run, with its place in time: sort key (position, depth). `all`: at every answer position from
+ * there on. */
+typedef struct {
+    int32_t position; /* within the run; answer index 0 is n_prompt + n_steps_run */
+    int32_t depth;    /* lp_address_depth */
+    bool all;
+    lp_replacement
+        what; /* index resolved: not negative; SELF resolved to CLEAN or CORRUPTED; resid_pre[l>0] is resid_post[l-1] */
+} lp_event;
+
+typedef struct {
+    lp_event *events; /* [n] in order of time */
+    size_t n;
+} lp_event_list;
+
+/* The events of condition `index` on a run of that shape: resolved, sorted, those that no later position reads (dead)
+ * and those that a later replacement of the same vector wipes out left out. *out must be {0} or an earlier result,
+ * whose memory is used again. Fails when an index lies outside the prompt or the steps, or when two replacements of the
+ * condition write the same address. */
+lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
+                                 lp_event_list *out, lp_error *err);
+void lp_event_list_release(lp_event_list *list);
+
+/* < 0, 0, > 0: order by time and then by content; 0 means that the two do exactly the same. */
+int lp_event_compare(const lp_event *a, const lp_event *b);
+
+/* For every condition: dead[i] = nothing of it acts although it names replacements; same_as[i] = the first condition
+ * with the same recipient, the same number of steps run and the same events (i itself where none). Both [set->n]. The
+ * answer is the same for every prompt length unless prompt indices are counted from both ends. */
+lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shape *shape, bool *dead, int32_t *same_as,
+                                lp_error *err);
+
+#endif

@@ -1,0 +1,236 @@
+/* Which replacements really act, and when two conditions are the same: the one place for these rules.
+ *
+ * Who reads a vector at position p?
+ *   - K and V of every layer are read by the later positions (and p itself) of the run;
+ *   - the final hidden state of p (latent_raw) is read where p's output is used: by the next thought step, or by the
+ * output head at an answer position that chooses a token. So a vector that comes into being after the last layer's K
+ * and V acts only where p's output is used. That is nowhere for the last thought step, for prompt positions but the
+ * last, for the last prompt position under bot-first, and for eot when eos follows it.
+ */
+#include "patch/condition.h"
+
+#include "base/memory.h"
+
+static bool output_is_used(const lp_run_shape *shape, int32_t n_steps, lp_phase phase, int32_t index) {
+    bool thoughts_read_output = shape->protocol.kind == LP_PROTOCOL_CODI;
+    switch (phase) {
+    case LP_PHASE_PROMPT: return index == shape->n_prompt - 1 && thoughts_read_output && n_steps > 0;
+    case LP_PHASE_THOUGHT: return index < n_steps - 1;
+    case LP_PHASE_ANSWER: return shape->protocol.remove_eos || index != 0;
+    }
+    return true;
+}
+
+static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_event *event) {
+    const lp_address *at = &event->what.at;
+    if (event->all) return false;
+    bool after_last_keys =
+        at->site == LP_SITE_LATENT_RAW || (at->layer == shape->config->n_layers - 1 && at->site > LP_SITE_V);
+    return after_last_keys && !output_is_used(shape, n_steps, at->phase, at->index);
+}
+
+static lp_status resolve_index(const lp_condition *condition, const lp_run_shape *shape, lp_phase phase, int32_t *index,
+                               lp_error *err) {
+    if (phase == LP_PHASE_ANSWER) {
+        if (*index < 0 && *index != LP_INDEX_ALL)
+            return lp_fail(err, LP_ERR_VALUE, "condition %s: answer positions cannot be counted from the end",
+                           condition->name);
+        return LP_OK;
+    }
+    int32_t n = phase == LP_PHASE_PROMPT ? shape->n_prompt : condition->n_steps_run;
+    int32_t resolved = *index < 0 ? n + *index : *index;
+    if (resolved < 0 || resolved >= n)
+        return lp_fail(err, LP_ERR_VALUE, "condition %s: %s index %d: expected one within %d positions",
+                       condition->name, lp_phase_names()[phase], *index, n);
+    *index = resolved;
+    return LP_OK;
+}
+
+static int compare_i64(int64_t a, int64_t b) {
+    return (a > b) - (a < b);
+}
+
+static int compare_floats(float a, float b) {
+    return (a > b) - (a < b);
+}
+
+static int compare_address(const lp_address *a, const lp_address *b) {
+    int order = compare_i64(a->phase, b->phase);
+    if (!order) order = compare_i64(a->index, b->index);
+    if (!order) order = compare_i64(a->site, b->site);
+    if (!order) order = compare_i64(a->layer, b->layer);
+    if (!order) order = compare_i64(a->head, b->head);
+    return order;
+}
+
+int lp_event_compare(const lp_event *a, const lp_event *b) {
+    int order = compare_i64(a->position, b->position);
+    if (!order) order = compare_i64(a->depth, b->depth);
+    if (!order) order = compare_i64(a->what.at.head, b->what.at.head);
+    if (!order) order = compare_i64(a->all, b->all);
+    if (!order) order = compare_i64(a->what.operation, b->what.operation);
+    if (!order) order = compare_floats(a->what.factor, b->what.factor);
+    if (!order) order = compare_i64(a->what.donor, b->what.donor);
+    if (!order) order = compare_i64(a->what.vector, b->what.vector);
+    if (!order) order = compare_address(&a->what.from, &b->what.from);
+    return order;
+}
+
+static int compare_for_sort(const void *a, const void *b) {
+    return lp_event_compare(a, b);
+}
+
+/* A thought step's, or a prompt's, address with LP_INDEX_ALL stands for each position of its phase. */
+static int32_t count_positions(const lp_condition *condition, const lp_run_shape *shape, const lp_address *at) {
+    if (at->index != LP_INDEX_ALL || at->phase == LP_PHASE_ANSWER) return 1;
+    return at->phase == LP_PHASE_PROMPT ? shape->n_prompt : condition->n_steps_run;
+}
+
+static lp_status make_event(const lp_condition *condition, const lp_run_shape *shape, const lp_replacement *replacement,
+                            int32_t offset, lp_event *out, lp_error *err) {
+    lp_event event = {.what = *replacement};
+    lp_replacement *what = &event.what;
+    bool spread = what->at.index == LP_INDEX_ALL && what->at.phase != LP_PHASE_ANSWER;
+    if (spread) {
+        if (what->from.index == LP_INDEX_ALL) what->from.index = offset;
+        what->at.index = offset;
+    }
+    lp_status status = resolve_index(condition, shape, what->at.phase, &what->at.index, err);
+    if (status != LP_OK) return status;
+    event.all = what->at.index == LP_INDEX_ALL;
+    int32_t index = event.all ? 0 : what->at.index;
+    switch (what->at.phase) {
+    case LP_PHASE_PROMPT: event.position = index; break;
+    case LP_PHASE_THOUGHT: event.position = shape->n_prompt + index; break;
+    case LP_PHASE_ANSWER: event.position = shape->n_prompt + condition->n_steps_run + index; break;
+    }
+    if (what->at.site == LP_SITE_RESID_PRE && what->at.layer > 0) {
+        what->at.site = LP_SITE_RESID_POST;
+        what->at.layer--;
+    }
+    if (what->from.site == LP_SITE_RESID_PRE && what->from.layer > 0) {
+        what->from.site = LP_SITE_RESID_POST;
+        what->from.layer--;
+    }
+    if (what->donor == LP_DONOR_SELF)
+        what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
+    if (what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || what->operation == LP_OP_SCALE)
+        what->from = what->at;
+    if (what->operation == LP_OP_SCALE) what->donor = LP_DONOR_ZERO;
+    if (what->operation == LP_OP_REPLACE) what->factor = 1.0f;
+    event.depth = lp_address_depth(shape->config, &what->at);
+    *out = event;
+    return LP_OK;
+}
+
+/* Nothing reads the residual stream between these two vectors of one position but the second itself. */
+static bool wipes_out(const lp_run_shape *shape, const lp_event *first, const lp_event *second) {
+    if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
+    if (second->what.at.head != LP_ALL_HEADS) return false;
+    lp_site a = first->what.at.site, b = second->what.at.site;
+    int32_t la = first->what.at.layer, lb = second->what.at.layer;
+    if (first->position == second->position) {
+        if (a == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE && lb == 0;
+        if (la != lb && b != LP_SITE_LATENT_RAW) return false;
+        if (a == LP_SITE_ATTN_OUT) return b == LP_SITE_RESID_MID;
+        if (a == LP_SITE_MLP_OUT) return b == LP_SITE_RESID_POST;
+        return a == LP_SITE_RESID_POST && b == LP_SITE_LATENT_RAW && la == shape->config->n_layers - 1;
+    }
+    return first->position + 1 == second->position && a == LP_SITE_LATENT_RAW && b == LP_SITE_LATENT_IN;
+}
+
+lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
+                                 lp_event_list *out, lp_error *err) {
+    const lp_condition *condition = &set->conditions[index];
+    const lp_replacement *replacements = set->replacements + condition->first;
+    lp_event *events = NULL;
+    size_t n = 0, kept = 0, wanted = 0;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
+    LP_TRY(lp_mem_new(&events, wanted, sizeof *events, "events", err));
+    for (size_t i = 0; i < condition->n; i++) {
+        int32_t positions = count_positions(condition, shape, &replacements[i].at);
+        for (int32_t k = 0; k < positions; k++)
+            LP_TRY(make_event(condition, shape, &replacements[i], k, &events[n++], err));
+    }
+    if (n > 1) qsort(events, n, sizeof *events, compare_for_sort);
+    for (size_t i = 1; i < n; i++) {
+        const lp_event *a = &events[i - 1];
+        const lp_event *b = &events[i];
+        bool same_head =
+            a->what.at.head == b->what.at.head || a->what.at.head == LP_ALL_HEADS || b->what.at.head == LP_ALL_HEADS;
+        if (a->position == b->position && a->depth == b->depth && same_head)
+            LP_FAIL(LP_ERR_VALUE, "condition %s: two replacements of the same address: %s %d %s layer %d",
+                    condition->name, lp_phase_names()[b->what.at.phase], b->what.at.index,
+                    lp_site_names()[b->what.at.site], b->what.at.layer);
+    }
+    for (size_t i = 0; i < n; i++) {
+        bool acts = !is_dead(shape, condition->n_steps_run, &events[i]);
+        for (size_t k = i + 1; k < n && acts && events[k].position <= events[i].position + 1; k++)
+            acts = !wipes_out(shape, &events[i], &events[k]);
+        if (acts) events[kept++] = events[i];
+    }
+    lp_mem_free(out->events);
+    *out = (lp_event_list){.events = events, .n = kept};
+    return LP_OK;
+out:
+    lp_mem_free(events);
+    return status;
+}
+
+void lp_event_list_release(lp_event_list *list) {
+    lp_mem_free(list->events);
+    *list = (lp_event_list){0};
+}
+
+/* ---- Comparison of whole conditions ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const lp_event_list *list;
+    lp_direction direction;
+    int32_t n_steps;
+    size_t index;
+} keyed;
+
+static int compare_lists(const void *pa, const void *pb) {
+    const keyed *a = pa;
+    const keyed *b = pb;
+    int order = compare_i64(a->direction, b->direction);
+    if (!order) order = compare_i64(a->n_steps, b->n_steps);
+    if (!order) order = compare_i64((int64_t)a->list->n, (int64_t)b->list->n);
+    for (size_t i = 0; i < a->list->n && !order; i++)
+        order = lp_event_compare(&a->list->events[i], &b->list->events[i]);
+    return order;
+}
+
+static int compare_keyed(const void *pa, const void *pb) {
+    int order = compare_lists(pa, pb);
+    const keyed *a = pa;
+    const keyed *b = pb;
+    return order ? order : compare_i64((int64_t)a->index, (int64_t)b->index);
+}
+
+lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shape *shape, bool *dead, int32_t *same_as,
+                                lp_error *err) {
+    lp_event_list *lists = NULL;
+    keyed *order = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&lists, set->n, sizeof *lists, "event lists", err));
+    LP_TRY(lp_mem_new(&order, set->n, sizeof *order, "event lists", err));
+    for (size_t i = 0; i < set->n; i++) {
+        const lp_condition *condition = &set->conditions[i];
+        LP_TRY(lp_condition_effective(set, i, shape, &lists[i], err));
+        order[i] = (keyed){&lists[i], condition->direction, condition->n_steps_run, i};
+        dead[i] = lists[i].n == 0 && condition->n > 0;
+    }
+    if (set->n > 1) qsort(order, set->n, sizeof *order, compare_keyed);
+    for (size_t i = 0; i < set->n; i++) {
+        bool repeats = i > 0 && compare_lists(&order[i - 1], &order[i]) == 0;
+        same_as[order[i].index] = repeats ? same_as[order[i - 1].index] : (int32_t)order[i].index;
+    }
+out:
+    for (size_t i = 0; lists && i < set->n; i++) lp_event_list_release(&lists[i]);
+    lp_mem_free(lists);
+    lp_mem_free(order);
+    return status;
+}

@@ -1,0 +1,166 @@
+/* The reference executor over work units: one run after the other, nothing shared. */
+#include "base/memory.h"
+#include "patch/executor.h"
+#include "thought/reference.h"
+
+#include <math.h>
+
+typedef struct {
+    const lp_executor_options *options;
+    lp_reference *reference;
+    lp_edit *edits;
+    size_t edit_capacity;
+    float *unpatched; /* [n_candidates] logits at the reading's place */
+    float *here;      /* [n_candidates] the same of the run at hand */
+    int32_t *scratch; /* [max_positions] */
+    int32_t *forced;  /* [max_positions] */
+} worker;
+
+/* What on_logits keeps: the logits at one index, or the log-probability of forced tokens from there on. */
+typedef struct {
+    int32_t index;
+    int32_t n;
+    float *logits;         /* NULL: not wanted */
+    const int32_t *tokens; /* NULL: not wanted */
+    int32_t n_tokens;
+    bool seen;
+    double log_probability;
+} listener;
+
+static void listen(void *user, int32_t index, const float *logits) {
+    listener *l = user;
+    if (l->logits && index == l->index) {
+        memcpy(l->logits, logits, (size_t)l->n * sizeof *logits);
+        l->seen = true;
+    }
+    int32_t k = index - l->index;
+    if (l->tokens && k >= 0 && k < l->n_tokens) l->log_probability += lp_log_probability(logits, l->n, l->tokens[k]);
+}
+
+static lp_status run_forced(worker *w, const lp_run_request *like, const lp_reading *reading, const int32_t *more,
+                            int32_t n_more, listener *ear, lp_error *err) {
+    lp_run_request request = *like;
+    lp_run_answer answer;
+    memcpy(w->forced, reading->prefix, (size_t)reading->index * sizeof *w->forced);
+    if (n_more) memcpy(w->forced + reading->index, more, (size_t)n_more * sizeof *w->forced);
+    request.n_captures = 0;
+    request.forced = w->forced;
+    request.n_forced = reading->index + n_more;
+    request.max_new_tokens = request.n_forced + (n_more ? 0 : 1);
+    request.on_logits = listen;
+    request.user = ear;
+    return lp_reference_run(w->reference, &request, w->scratch, &answer, err);
+}
+
+static lp_status read_metrics(worker *w, const lp_run_request *request, const lp_reading *reading, bool seen,
+                              const float *unpatched, lp_run_result *result, lp_error *err) {
+    int32_t n = w->options->vocabulary.n_candidates;
+    lp_status status = LP_OK;
+    if (!seen) {
+        listener again = {.index = reading->index, .n = n, .logits = w->here};
+        LP_TRY(run_forced(w, request, reading, NULL, 0, &again, err));
+    }
+    lp_metrics_read(w->here, unpatched, n, reading, result->metrics);
+    if (reading->whole_answers && reading->clean.n > 0) {
+        listener whole = {
+            .index = reading->index, .n = n, .tokens = reading->clean.tokens, .n_tokens = reading->clean.n};
+        LP_TRY(run_forced(w, request, reading, reading->clean.tokens, reading->clean.n, &whole, err));
+        result->metrics[LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
+    }
+    if (reading->whole_answers && reading->corrupted.n > 0) {
+        listener whole = {
+            .index = reading->index, .n = n, .tokens = reading->corrupted.tokens, .n_tokens = reading->corrupted.n};
+        LP_TRY(run_forced(w, request, reading, reading->corrupted.tokens, reading->corrupted.n, &whole, err));
+        result->metrics[LP_METRIC_ANSWER_CORRUPTED] = (float)whole.log_probability;
+    }
+out:
+    return status;
+}
+
+static bool begins_with(const int32_t *tokens, int32_t n, const lp_reading *reading) {
+    return n >= reading->index && memcmp(tokens, reading->prefix, (size_t)reading->index * sizeof *tokens) == 0;
+}
+
+/* unpatched: NULL while it is the unpatched run itself that is made. */
+static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, const float *unpatched, lp_error *err) {
+    const lp_run_wanted *wanted = &group->runs[i];
+    lp_run_result *result = &group->results[i];
+    const lp_reading *reading = group->reading;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_events + 1, sizeof *w->edits, "edits", err));
+    for (size_t k = 0; k < wanted->n_events; k++) {
+        const lp_replacement *what = &wanted->events[k].what;
+        w->edits[k] = (lp_edit){
+            .at = what->at, .operation = what->operation, .factor = what->factor, .vector = wanted->vectors[k]};
+    }
+    listener here = {.n = w->options->vocabulary.n_candidates};
+    lp_run_request request = {.prompt = group->prompt,
+                              .n_prompt = group->n_prompt,
+                              .n_steps = wanted->n_steps,
+                              .edits = w->edits,
+                              .n_edits = (int32_t)wanted->n_events,
+                              .captures = wanted->captures,
+                              .n_captures = wanted->n_captures,
+                              .max_new_tokens = w->options->max_new_tokens};
+    if (reading) {
+        here.index = reading->index;
+        here.logits = w->here;
+        request.on_logits = listen;
+        request.user = &here;
+    }
+    lp_run_answer answer;
+    LP_TRY(lp_reference_run(w->reference, &request, result->tokens, &answer, err));
+    result->n_tokens = answer.n_tokens;
+    result->ended = answer.ended;
+    for (int m = 0; m < LP_N_METRICS; m++) result->metrics[m] = NAN;
+    if (reading) {
+        bool seen = here.seen && begins_with(result->tokens, result->n_tokens, reading);
+        if (!unpatched && seen) memcpy(w->unpatched, w->here, (size_t)here.n * sizeof(float));
+        LP_TRY(read_metrics(w, &request, reading, seen,
+                            unpatched ? unpatched
+                            : seen    ? w->unpatched
+                                      : NULL,
+                            result, err));
+    }
+out:
+    return status;
+}
+
+static lp_status execute_group(worker *w, const lp_run_group *group, lp_error *err) {
+    size_t first = group->n_runs;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < group->n_runs && first == group->n_runs; i++)
+        if (group->runs[i].n_events == 0) first = i;
+    if (first < group->n_runs) LP_TRY(execute_run(w, group, first, NULL, err));
+    for (size_t i = 0; i < group->n_runs; i++)
+        if (i != first) LP_TRY(execute_run(w, group, i, first < group->n_runs ? w->unpatched : NULL, err));
+out:
+    return status;
+}
+
+lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
+    worker w = {.options = options};
+    size_t n = (size_t)options->vocabulary.n_candidates;
+    lp_work_unit *unit = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_reference_new(options->model, &options->protocol, &options->vocabulary, options->max_positions,
+                            &w.reference, err));
+    LP_TRY(lp_mem_new(&w.unpatched, n, sizeof(float), "logits", err));
+    LP_TRY(lp_mem_new(&w.here, n, sizeof(float), "logits", err));
+    LP_TRY(lp_mem_new(&w.scratch, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
+    LP_TRY(lp_mem_new(&w.forced, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
+    for (;;) {
+        LP_TRY(source->next(source->user, &unit, err));
+        if (!unit) break;
+        for (size_t g = 0; g < unit->n_groups; g++) LP_TRY(execute_group(&w, &unit->groups[g], err));
+        LP_TRY(source->done(source->user, unit, err));
+    }
+out:
+    lp_reference_free(w.reference);
+    lp_mem_free(w.edits);
+    lp_mem_free(w.unpatched);
+    lp_mem_free(w.here);
+    lp_mem_free(w.scratch);
+    lp_mem_free(w.forced);
+    return status;
+}

@@ -1,0 +1,102 @@
+/* Executors: what turns wanted runs into answers and metrics.
+ *
+ * Work comes in units (a pair, as a rule). A unit holds groups; a group is one question with all the runs that are
+ * wanted of it. The reference executor does them one by one; the engine (engine.h) does many units at once and shares
+ * what runs have in common. Both read the same structures and give the same results. Nothing here knows files, MPI or
+ * classes of answers. */
+#ifndef LP_PATCH_EXECUTOR_H
+#define LP_PATCH_EXECUTOR_H
+
+#include "base/error.h"
+#include "nn/site.h"
+#include "patch/condition.h"
+#include "thought/protocol.h"
+
+/* Continuous metrics of one run, read where the unpatched recipient emits the first token of its number, after its own
+ * answer up to there (forced where the patched run says something else). NaN where undefined. Natural logarithms;
+ * distributions are over the whole embedding (V+3). */
+typedef enum {
+    LP_METRIC_LOGIT_CLEAN,     /* logit of the first token of the clean answer's number */
+    LP_METRIC_LOGIT_CORRUPTED, /* the same for the corrupted answer */
+    LP_METRIC_LOGPROB_CLEAN,   /* log softmax of these */
+    LP_METRIC_LOGPROB_CORRUPTED,
+    LP_METRIC_KL,              /* KL(unpatched || this run) of the two distributions */
+    LP_METRIC_ANSWER_CLEAN,    /* log-probability of the whole clean number and eos, teacher-forced */
+    LP_METRIC_ANSWER_CORRUPTED /* the same for the corrupted number */
+} lp_metric;
+enum { LP_N_METRICS = 7 };
+/* Names as in results files; NULL-terminated. */
+const char *const *lp_metric_names(void);
+
+/* Where and what to read in the runs of a group. */
+typedef struct {
+    int32_t index;         /* number of answer tokens in front of the place */
+    const int32_t *prefix; /* [index] the unpatched recipient's tokens up to there */
+    struct {
+        const int32_t *tokens; /* [n] the number in that context, then eos */
+        int32_t n;             /* 0: this answer cannot be read (its tokens do not continue the prefix) */
+    } clean, corrupted;
+    bool whole_answers; /* the ANSWER metrics too */
+} lp_reading;
+
+/* One wanted run: edits in order of time, with their vectors. */
+typedef struct {
+    const lp_event *events;      /* [n_events] */
+    const float *const *vectors; /* [n_events] [width of the site]; NULL entries for SCALE */
+    size_t n_events;
+    int32_t n_steps;            /* thought steps to run */
+    const lp_capture *captures; /* indices not negative */
+    int32_t n_captures;
+} lp_run_wanted;
+
+typedef struct {
+    int32_t *tokens; /* [max_new_tokens] */
+    int32_t n_tokens;
+    bool ended;                  /* by eos */
+    float metrics[LP_N_METRICS]; /* NaN without a reading */
+} lp_run_result;
+
+typedef struct {
+    const int32_t *prompt;
+    int32_t n_prompt;
+    const lp_run_wanted *runs; /* [n_runs] */
+    lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller */
+    size_t n_runs;
+    const lp_reading *reading; /* NULL: no metrics. Needs an unpatched run (no events) among the runs for KL */
+} lp_run_group;
+
+typedef struct {
+    int64_t id; /* the caller's: pair number */
+    const lp_run_group *groups;
+    size_t n_groups;
+    void *user;
+} lp_work_unit;
+
+/* Where units come from and go to. All are called by the thread that called the executor. */
+typedef struct {
+    void *user;
+    /* *unit = the next unit, borrowed until done; NULL when there is none left. */
+    lp_status (*next)(void *user, lp_work_unit **unit, lp_error *err);
+    /* The unit's results and captures are complete. */
+    lp_status (*done)(void *user, lp_work_unit *unit, lp_error *err);
+} lp_work_source;
+
+typedef struct {
+    const lp_model *model;
+    lp_protocol protocol;
+    lp_vocabulary vocabulary;
+    int32_t max_new_tokens;
+    int32_t max_positions; /* the longest run that will come */
+} lp_executor_options;
+
+/* Runs everything that `source` gives with the reference executor. */
+lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
+
+/* Metrics of one position from its logits. logits, unpatched [n] (unpatched NULL: KL is NaN). Fills the first five of
+ * out. */
+void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
+                     float out[LP_N_METRICS]);
+/* log softmax(logits[n])[token], summed in double precision in order. */
+double lp_log_probability(const float *logits, int32_t n, int32_t token);
+
+#endif

@@ -1,0 +1,298 @@
+#include "patch/expand.h"
+
+#include "base/memory.h"
+
+void lp_sweep_group_release(lp_sweep_group *group) {
+    lp_mem_free(group->sites);
+    lp_mem_free(group->layers);
+    lp_mem_free(group->steps);
+    lp_mem_free(group->indices);
+    lp_mem_free(group->heads);
+    lp_mem_free(group->donors);
+    lp_mem_free(group->factors);
+    lp_mem_free(group->from_layers);
+    *group = (lp_sweep_group){0};
+}
+
+/* One cell of the product that a group spans. */
+typedef struct {
+    const lp_sweep_group *group;
+    lp_site site;
+    const lp_layer_set *layers; /* NULL for sites without layers */
+    size_t i_layers;
+    const lp_step_set *steps; /* NULL outside the thought phase */
+    int32_t index;            /* prompt and answer */
+    int32_t head;
+    lp_donor donor;
+    float factor;
+    lp_direction direction;
+    lp_role role;
+} cell;
+
+static void add_word(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void add_word(char *out, size_t size, const char *format, ...) {
+    size_t used = strlen(out);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out + used, size - used, format, args);
+    va_end(args);
+}
+
+static void defect_words(const cell *c, char *out, size_t size) {
+    const lp_defects *d = &c->group->defects;
+    out[0] = '\0';
+    if (d->off_by_one) add_word(out, size, "off_by_one");
+    if (d->prefill_leak) add_word(out, size, "%sprefill_leak", out[0] ? "," : "");
+    if (d->decode_leak) add_word(out, size, "%sdecode_leak", out[0] ? "," : "");
+}
+
+static void place_words(const cell *c, char *out, size_t size) {
+    out[0] = '\0';
+    if (c->steps)
+        add_word(out, size, "%s", c->steps->words);
+    else if (c->index == LP_INDEX_ALL)
+        add_word(out, size, "%s:all", lp_phase_names()[c->group->phase]);
+    else
+        add_word(out, size, "%s:%d", lp_phase_names()[c->group->phase], c->index);
+}
+
+/* direction/donor/operation/site/layers/steps, with whatever differs from the default behind it. */
+static void cell_name(const cell *c, char *out, size_t size) {
+    const lp_sweep_group *g = c->group;
+    char place[2 * LP_WORDS], defects[LP_WORDS];
+    place_words(c, place, sizeof place);
+    defect_words(c, defects, sizeof defects);
+    out[0] = '\0';
+    add_word(out, size, "%s/%s", lp_direction_names()[c->direction], lp_donor_names()[c->donor]);
+    if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
+    add_word(out, size, "/%s", lp_operation_names()[g->operation]);
+    if (g->operation != LP_OP_REPLACE) add_word(out, size, ":%g", (double)c->factor);
+    add_word(out, size, "/%s", lp_site_names()[c->site]);
+    if (c->head != LP_ALL_HEADS) add_word(out, size, ".h%d", c->head);
+    if (c->layers) add_word(out, size, "/L%s", c->layers->words);
+    add_word(out, size, "/%s", place);
+    if (g->from_other_site) add_word(out, size, "<%s", lp_site_names()[g->from_site]);
+    if (g->from_layers) add_word(out, size, "<L%d", g->from_layers[c->i_layers]);
+    if (g->from_step >= 0) add_word(out, size, "<step%d", g->from_step);
+    if (g->stop_after > 0) add_word(out, size, "/stop:%d", g->stop_after);
+    if (defects[0]) add_word(out, size, "/+%s", defects);
+}
+
+static bool has_name(const lp_condition_set *set, const char *name) {
+    for (size_t i = set->n; i-- > 0;)
+        if (strcmp(set->conditions[i].name, name) == 0) return true;
+    return false;
+}
+
+static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase phase, int32_t index, int32_t step) {
+    const lp_sweep_group *g = c->group;
+    lp_replacement r = {.at = {.phase = phase, .index = index, .site = c->site, .layer = layer, .head = c->head},
+                        .operation = g->operation,
+                        .factor = c->factor,
+                        .donor = c->donor,
+                        .vector = g->vector};
+    r.from = r.at;
+    if (g->phase == LP_PHASE_THOUGHT) {
+        r.from.phase = LP_PHASE_THOUGHT;
+        r.from.index = g->from_step >= 0 ? g->from_step : step;
+    }
+    if (g->from_other_site) r.from.site = g->from_site;
+    if (!lp_site_has_layer(r.from.site)) r.from.layer = 0;
+    if (g->from_layers) r.from.layer = g->from_layers[c->i_layers];
+    if (g->defects.off_by_one) r.from.site = LP_SITE_RESID_PRE;
+    return r;
+}
+
+/* The replacements of one layer of the cell. */
+static lp_status add_layer(lp_condition_set *set, const cell *c, int32_t layer, int32_t n_steps, lp_error *err) {
+    const lp_sweep_group *g = c->group;
+    lp_replacement r;
+    lp_status status = LP_OK;
+    if (!c->steps) {
+        r = make_replacement(c, layer, g->phase, c->index, 0);
+        return lp_condition_replace(set, &r, err);
+    }
+    if (g->defects.prefill_leak && (c->steps->mask & 1)) {
+        r = make_replacement(c, layer, LP_PHASE_PROMPT, -1, 0);
+        LP_TRY(lp_condition_replace(set, &r, err));
+    }
+    for (int32_t t = 0; t < n_steps; t++) {
+        if (!(c->steps->mask >> t & 1)) continue;
+        r = make_replacement(c, layer, LP_PHASE_THOUGHT, t, t);
+        LP_TRY(lp_condition_replace(set, &r, err));
+    }
+    if (g->defects.decode_leak && (c->steps->mask >> (n_steps - 1) & 1)) {
+        r = make_replacement(c, layer, LP_PHASE_ANSWER, LP_INDEX_ALL, n_steps - 1);
+        LP_TRY(lp_condition_replace(set, &r, err));
+    }
+out:
+    return status;
+}
+
+static lp_status add_cell(lp_condition_set *set, const cell *c, int32_t n_steps, lp_error *err) {
+    const lp_sweep_group *g = c->group;
+    char name[512], place[2 * LP_WORDS], defects[LP_WORDS];
+    cell_name(c, name, sizeof name);
+    if (has_name(set, name)) return LP_OK;
+    place_words(c, place, sizeof place);
+    defect_words(c, defects, sizeof defects);
+    int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
+    if (c->steps && c->steps->mask >> n_steps_run)
+        return lp_fail(err, LP_ERR_VALUE, "condition %s: a step behind the end of the run (%d steps)", name,
+                       n_steps_run);
+    lp_condition *condition = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_condition_add(set, name, c->layers ? c->layers->words : "", place, defects, &condition, err));
+    condition->role = c->role;
+    condition->direction = c->direction;
+    condition->site = c->site;
+    condition->phase = g->phase;
+    condition->operation = g->operation;
+    condition->factor = c->factor;
+    condition->donor = c->donor;
+    condition->layer = c->layers && c->layers->n == 1 ? c->layers->layers[0] : -1;
+    condition->mask = c->steps ? c->steps->mask : 0;
+    condition->n_steps_run = n_steps_run;
+    if (!c->layers) LP_TRY(add_layer(set, c, 0, n_steps_run, err));
+    for (int32_t i = 0; c->layers && i < c->layers->n; i++)
+        LP_TRY(add_layer(set, c, c->layers->layers[i], n_steps_run, err));
+out:
+    return status;
+}
+
+static lp_status add_unpatched(lp_condition_set *set, lp_direction direction, int32_t n_steps, lp_error *err) {
+    lp_condition *condition = NULL;
+    char name[64];
+    snprintf(name, sizeof name, "%s/unpatched", lp_direction_names()[direction]);
+    lp_status status = lp_condition_add(set, name, "", "", "", &condition, err);
+    if (status != LP_OK) return status;
+    condition->role = LP_ROLE_UNPATCHED;
+    condition->direction = direction;
+    condition->n_steps_run = n_steps;
+    return LP_OK;
+}
+
+static bool contains_site(const lp_sweep_group *g, bool with_layers) {
+    for (size_t i = 0; i < g->n_sites; i++)
+        if (lp_site_has_layer(g->sites[i]) == with_layers) return true;
+    return false;
+}
+
+static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_model_config *config, int32_t n_steps,
+                             lp_error *err) {
+    if (g->n_sites == 0 || g->n_donors == 0)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no sites or no donors", index);
+    if (contains_site(g, true) && g->n_layers == 0)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no layers", index);
+    if (g->phase == LP_PHASE_THOUGHT ? g->n_steps == 0 : g->n_indices == 0)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index,
+                       g->phase == LP_PHASE_THOUGHT ? "steps" : "index");
+    bool any_defect = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
+    if (any_defect && g->phase != LP_PHASE_THOUGHT)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: only for phase thought", index);
+    if (g->defects.off_by_one && (g->n_sites != 1 || g->sites[0] != LP_SITE_RESID_POST))
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: off_by_one is only for site resid_post",
+                       index);
+    if (g->stop_after > n_steps)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].stop_after: expected 1 to %d, found %d", index,
+                       n_steps, g->stop_after);
+    if (g->from_step >= n_steps)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.step: expected 0 to %d, found %d", index,
+                       n_steps - 1, g->from_step);
+    for (size_t i = 0; i < g->n_heads; i++) {
+        if (g->heads[i] == LP_ALL_HEADS) continue;
+        if (g->heads[i] >= config->n_kv_heads)
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected KV heads 0 to %d, found %d", index,
+                           config->n_kv_heads - 1, g->heads[i]);
+        for (size_t s = 0; s < g->n_sites; s++)
+            if (g->sites[s] != LP_SITE_K && g->sites[s] != LP_SITE_V)
+                return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites k and v", index);
+    }
+    for (size_t i = 0; i < g->n_layers && g->from_layers; i++)
+        if (g->layers[i].n != 1)
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: only for single target layers",
+                           index);
+    return LP_OK;
+}
+
+/* Calls add_cell for the whole product of a group in one direction. `donor` >= 0 stands in for the group's donors, and
+ * `largest_only` keeps the largest step set: for controls. */
+static lp_status add_product(lp_condition_set *set, const lp_sweep_group *g, lp_direction direction, lp_role role,
+                             int donor, bool largest_only, int32_t n_steps, lp_error *err) {
+    const lp_step_set *largest = g->steps;
+    for (size_t t = 1; t < g->n_steps; t++)
+        if (__builtin_popcountll(g->steps[t].mask) > __builtin_popcountll(largest->mask)) largest = &g->steps[t];
+    size_t n_places = g->phase != LP_PHASE_THOUGHT ? g->n_indices : largest_only ? 1 : g->n_steps;
+    lp_status status = LP_OK;
+    cell c = {.group = g, .direction = direction, .role = role};
+    for (size_t d = 0; d < (donor < 0 ? g->n_donors : 1); d++)
+        for (size_t s = 0; s < g->n_sites; s++) {
+            c.donor = donor < 0 ? g->donors[d] : (lp_donor)donor;
+            c.site = g->sites[s];
+            size_t n_layers = lp_site_has_layer(c.site) ? g->n_layers : 1;
+            for (size_t h = 0; h < g->n_heads; h++)
+                for (size_t l = 0; l < n_layers; l++)
+                    for (size_t f = 0; f < g->n_factors; f++)
+                        for (size_t p = 0; p < n_places; p++) {
+                            c.head = g->heads[h];
+                            c.layers = lp_site_has_layer(c.site) ? &g->layers[l] : NULL;
+                            c.i_layers = l;
+                            c.factor = g->factors[f];
+                            c.steps = g->phase != LP_PHASE_THOUGHT ? NULL : largest_only ? largest : &g->steps[p];
+                            c.index = g->phase != LP_PHASE_THOUGHT ? g->indices[p] : 0;
+                            LP_TRY(add_cell(set, &c, n_steps, err));
+                        }
+        }
+out:
+    return status;
+}
+
+static bool has_donor(const lp_sweep_group *g, lp_donor donor) {
+    for (size_t i = 0; i < g->n_donors; i++)
+        if (g->donors[i] == donor) return true;
+    return false;
+}
+
+/* Self changes nothing only for a plain replacement from the same address. */
+static bool self_is_identity(const lp_sweep_group *g) {
+    bool plain = !g->from_other_site && !g->from_layers && g->from_step < 0;
+    bool leaks = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
+    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0 && g->phase == LP_PHASE_THOUGHT;
+}
+
+lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
+                               lp_condition_set *out, lp_error *err) {
+    lp_condition_set set = {0};
+    lp_status status = LP_OK;
+    const bool wanted[2] = {words->denoise, words->noise};
+    if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: a sweep of no conditions");
+    if (!words->denoise && !words->noise) LP_FAIL(LP_ERR_VALUE, "sweep.directions: no direction");
+    for (size_t i = 0; i < words->n_groups; i++) LP_TRY(check_group(&words->groups[i], i, config, n_steps, err));
+    for (int d = 0; d < 2; d++)
+        if (wanted[d]) LP_TRY(add_unpatched(&set, (lp_direction)d, n_steps, err));
+    for (int d = 0; d < 2; d++)
+        for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
+            const lp_sweep_group *g = &words->groups[i];
+            for (size_t k = 0; k < g->n_donors; k++) {
+                bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
+                               g->donors[k] == LP_DONOR_RANDOM;
+                lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
+                LP_TRY(add_product(&set, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
+            }
+        }
+    for (int d = 0; d < 2; d++)
+        for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
+            const lp_sweep_group *g = &words->groups[i];
+            lp_direction direction = (lp_direction)d;
+            bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
+            if (words->controls.self && self_is_identity(g))
+                LP_TRY(add_product(&set, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
+            if (words->controls.shuffled && from_other_run)
+                LP_TRY(add_product(&set, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));
+        }
+    *out = set;
+    return LP_OK;
+out:
+    lp_condition_set_release(&set);
+    return status;
+}

@@ -1,0 +1,90 @@
+/* From the words of a sweep to its conditions: step sets, layer sets, and the product of sites x layers x steps x
+ * donors x factors x directions that a group of the job spans; then the controls. No JSON here: src/job reads the
+ * words. */
+#ifndef LP_PATCH_EXPAND_H
+#define LP_PATCH_EXPAND_H
+
+#include "patch/condition.h"
+
+enum { LP_MAX_LAYERS = 256, LP_WORDS = 64 };
+
+/* Thought steps that one condition replaces together. */
+typedef struct {
+    uint64_t mask;        /* bit t: step t */
+    char words[LP_WORDS]; /* "first:3", "set:0,1,4,5" */
+} lp_step_set;
+
+/* Layers that one condition replaces together. */
+typedef struct {
+    int32_t layers[LP_MAX_LAYERS];
+    int32_t n;
+    char words[LP_WORDS]; /* "2", "0-3" */
+} lp_layer_set;
+
+/* Appends the sets that `text` stands for: first:N, last:N, single:I, window:W (N, I, W: a number or a range a-b), all,
+ * set:i,j,..., subset:all (every non-empty subset), complement:<one of the others>. `where` names the place in
+ * messages. */
+lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *where, lp_step_set **sets, size_t *n,
+                             size_t *capacity, lp_error *err);
+
+/* Appends the sets that `text` stands for: a number or a range a-b (each layer by itself), all (each by itself), early,
+ * middle, late (25, 50, 90 % of the depth), window:W (every run of W neighbours together), together:all, together:a-b.
+ */
+lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
+                              size_t *capacity, lp_error *err);
+
+/* Switches of the published scripts' defects (DESIGN 2). */
+typedef struct {
+    bool off_by_one;   /* the donor's vector is taken one block earlier: resid_pre[l] goes to resid_post[l] */
+    bool prefill_leak; /* sets with step 0: the last prompt position gets the donor's step 0 too */
+    bool decode_leak;  /* sets with the last step: every answer position gets the donor's last step too */
+} lp_defects;
+
+typedef struct {
+    lp_phase phase;
+    lp_site *sites;
+    size_t n_sites;
+    lp_layer_set *layers; /* of sites with layers */
+    size_t n_layers;
+    lp_step_set *steps; /* phase thought */
+    size_t n_steps;
+    int32_t *indices; /* phases prompt and answer; LP_INDEX_ALL for "all" */
+    size_t n_indices;
+    int32_t *heads; /* KV heads for k and v; one LP_ALL_HEADS by default */
+    size_t n_heads;
+    lp_donor *donors;
+    size_t n_donors;
+    lp_operation operation;
+    float *factors; /* one 1 by default */
+    size_t n_factors;
+    /* Donor address, where it differs from the target's. */
+    bool from_other_site;
+    lp_site from_site;
+    int32_t *from_layers; /* parallel to `layers`, which must be single layers then; NULL: the same */
+    int32_t from_step;    /* -1: the same step; otherwise this step for all targets */
+    lp_defects defects;
+    int32_t vector;     /* index of the file for LP_DONOR_FILE */
+    int32_t stop_after; /* 0: all steps; otherwise the run makes this many thought steps */
+} lp_sweep_group;
+void lp_sweep_group_release(lp_sweep_group *group);
+
+typedef struct {
+    bool self;      /* self at every site and layer, all steps of the group's largest set */
+    bool shuffled;  /* shuffled donor for every effect whose donor is the other run */
+    bool unpatched; /* the recipient once more inside the sweep */
+} lp_controls;
+
+typedef struct {
+    const lp_sweep_group *groups;
+    size_t n_groups;
+    bool denoise, noise;
+    lp_controls controls;
+} lp_sweep_words;
+
+/* *out ({0} before) = the unpatched run of each direction (always; condition 0 on), then the effects in the order of
+ * the groups, then the controls. Conditions of equal name are made once. Fails on a sweep of no conditions and on
+ * addresses that the model or the protocol does not have. */
+lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
+                               lp_condition_set *out, lp_error *err);
+
+#endif

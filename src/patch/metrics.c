@@ -1,0 +1,55 @@
+#include "patch/executor.h"
+
+#include <math.h>
+
+const char *const *lp_metric_names(void) {
+    static const char *const names[] = {"logit_clean",
+                                        "logit_corrupted",
+                                        "logprob_clean",
+                                        "logprob_corrupted",
+                                        "kl",
+                                        "answer_logprob_clean",
+                                        "answer_logprob_corrupted",
+                                        NULL};
+    return names;
+}
+
+static double log_sum_exp(const float *logits, int32_t n) {
+    double most = (double)logits[0];
+    for (int32_t i = 1; i < n; i++)
+        if ((double)logits[i] > most) most = (double)logits[i];
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += exp((double)logits[i] - most);
+    return most + log(sum);
+}
+
+double lp_log_probability(const float *logits, int32_t n, int32_t token) {
+    return (double)logits[token] - log_sum_exp(logits, n);
+}
+
+void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
+                     float out[LP_N_METRICS]) {
+    double total = log_sum_exp(logits, n);
+    out[LP_METRIC_LOGIT_CLEAN] = out[LP_METRIC_LOGIT_CORRUPTED] = NAN;
+    out[LP_METRIC_LOGPROB_CLEAN] = out[LP_METRIC_LOGPROB_CORRUPTED] = NAN;
+    out[LP_METRIC_KL] = NAN;
+    if (reading->clean.n > 0) {
+        float logit = logits[reading->clean.tokens[0]];
+        out[LP_METRIC_LOGIT_CLEAN] = logit;
+        out[LP_METRIC_LOGPROB_CLEAN] = (float)((double)logit - total);
+    }
+    if (reading->corrupted.n > 0) {
+        float logit = logits[reading->corrupted.tokens[0]];
+        out[LP_METRIC_LOGIT_CORRUPTED] = logit;
+        out[LP_METRIC_LOGPROB_CORRUPTED] = (float)((double)logit - total);
+    }
+    if (unpatched) {
+        double before = log_sum_exp(unpatched, n);
+        double kl = 0;
+        for (int32_t i = 0; i < n; i++) {
+            double p = (double)unpatched[i] - before;
+            kl += exp(p) * (p - ((double)logits[i] - total));
+        }
+        out[LP_METRIC_KL] = (float)(kl < 0 ? 0 : kl);
+    }
+}

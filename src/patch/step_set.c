@@ -1,0 +1,170 @@
+/* Step sets and layer sets: the little language of the job file. */
+#include "base/memory.h"
+#include "patch/expand.h"
+
+#include <ctype.h>
+
+/* "a" or "a-b" with min <= a <= b <= max; the whole text must be used. */
+static bool parse_range(const char *text, int32_t min, int32_t max, int32_t *first, int32_t *last) {
+    char *end = NULL;
+    if (!isdigit((unsigned char)text[0])) return false;
+    long a = strtol(text, &end, 10);
+    long b = a;
+    if (*end == '-' && isdigit((unsigned char)end[1])) b = strtol(end + 1, &end, 10);
+    if (*end != '\0' || a < min || b > max || a > b) return false;
+    *first = (int32_t)a;
+    *last = (int32_t)b;
+    return true;
+}
+
+static lp_status add_steps(lp_step_set **sets, size_t *n, size_t *capacity, uint64_t mask, lp_error *err,
+                           const char *format, ...) __attribute__((format(printf, 6, 7)));
+static lp_status add_steps(lp_step_set **sets, size_t *n, size_t *capacity, uint64_t mask, lp_error *err,
+                           const char *format, ...) {
+    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "step sets", err);
+    if (status != LP_OK) return status;
+    lp_step_set *set = &(*sets)[(*n)++];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(set->words, sizeof set->words, format, args);
+    va_end(args);
+    set->mask = mask;
+    return LP_OK;
+}
+
+static uint64_t first_bits(int32_t n) {
+    return n >= 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1;
+}
+
+/* "0,1,4,5" -> mask; false on anything else, on repeats and on steps outside the range. */
+static bool parse_list(const char *text, int32_t n_steps, uint64_t *mask) {
+    uint64_t found = 0;
+    const char *p = text;
+    for (;;) {
+        if (!isdigit((unsigned char)*p)) return false;
+        char *end = NULL;
+        long step = strtol(p, &end, 10);
+        if (step < 0 || step >= n_steps || (found >> step & 1)) return false;
+        found |= UINT64_C(1) << step;
+        if (*end == '\0') break;
+        if (*end != ',') return false;
+        p = end + 1;
+    }
+    *mask = found;
+    return true;
+}
+
+static void list_words(uint64_t mask, char out[LP_WORDS]) {
+    size_t used = (size_t)snprintf(out, LP_WORDS, "set:");
+    for (int32_t t = 0; t < 64 && used < LP_WORDS - 4; t++)
+        if (mask >> t & 1) used += (size_t)snprintf(out + used, LP_WORDS - used, used > 4 ? ",%d" : "%d", t);
+}
+
+lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *where, lp_step_set **sets, size_t *n,
+                             size_t *capacity, lp_error *err) {
+    LP_ASSERT(n_steps >= 1 && n_steps <= LP_MAX_STEPS);
+    const char *colon = strchr(text, ':');
+    size_t word = colon ? (size_t)(colon - text) : strlen(text);
+    const char *argument = colon ? colon + 1 : "";
+    int32_t a = 0, b = 0;
+    lp_status status = LP_OK;
+#define IS(name) (word == sizeof(name) - 1 && strncmp(text, name, word) == 0)
+    if (IS("all") && !colon) {
+        LP_TRY(add_steps(sets, n, capacity, first_bits(n_steps), err, "all"));
+    } else if (IS("first") && parse_range(argument, 1, n_steps, &a, &b)) {
+        for (int32_t k = a; k <= b; k++) LP_TRY(add_steps(sets, n, capacity, first_bits(k), err, "first:%d", k));
+    } else if (IS("last") && parse_range(argument, 1, n_steps, &a, &b)) {
+        for (int32_t k = a; k <= b; k++)
+            LP_TRY(add_steps(sets, n, capacity, first_bits(k) << (n_steps - k), err, "last:%d", k));
+    } else if (IS("single") && parse_range(argument, 0, n_steps - 1, &a, &b)) {
+        for (int32_t k = a; k <= b; k++) LP_TRY(add_steps(sets, n, capacity, UINT64_C(1) << k, err, "single:%d", k));
+    } else if (IS("window") && parse_range(argument, 1, n_steps, &a, &b)) {
+        for (int32_t w = a; w <= b; w++)
+            for (int32_t k = 0; k + w <= n_steps; k++)
+                LP_TRY(add_steps(sets, n, capacity, first_bits(w) << k, err, "window:%d@%d", w, k));
+    } else if (IS("subset") && strcmp(argument, "all") == 0) {
+        if (n_steps > 12)
+            LP_FAIL(LP_ERR_VALUE, "%s: subset:all of %d steps is %llu sets: at most 12 steps", where, n_steps,
+                    (unsigned long long)first_bits(n_steps));
+        for (uint64_t mask = 1; mask <= first_bits(n_steps); mask++) {
+            char words[LP_WORDS];
+            list_words(mask, words);
+            LP_TRY(add_steps(sets, n, capacity, mask, err, "%s", words));
+        }
+    } else if (IS("set") && colon) {
+        uint64_t mask = 0;
+        if (!parse_list(argument, n_steps, &mask)) goto refuse;
+        LP_TRY(add_steps(sets, n, capacity, mask, err, "set:%s", argument));
+    } else if (IS("complement") && colon && strncmp(argument, "complement", 10) != 0) {
+        size_t before = *n;
+        LP_TRY(lp_step_sets_parse(argument, n_steps, where, sets, n, capacity, err));
+        size_t kept = before;
+        for (size_t i = before; i < *n; i++) {
+            lp_step_set set = {.mask = first_bits(n_steps) & ~(*sets)[i].mask};
+            snprintf(set.words, sizeof set.words, "complement:%.50s", (*sets)[i].words);
+            if (set.mask) (*sets)[kept++] = set;
+        }
+        *n = kept;
+        if (kept == before) LP_FAIL(LP_ERR_VALUE, "%s: \"%s\" leaves no step", where, text);
+    } else {
+        goto refuse;
+    }
+#undef IS
+out:
+    return status;
+refuse:
+    return lp_fail(
+        err, LP_ERR_VALUE,
+        "%s: expected a step set within %d steps (first:N, last:N, single:I, window:W with a number or a range "
+        "a-b; all; set:i,j; subset:all; complement:...), found \"%.60s\"",
+        where, n_steps, text);
+}
+
+static lp_status add_layers(lp_layer_set **sets, size_t *n, size_t *capacity, int32_t first, int32_t last,
+                            lp_error *err) {
+    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "layer sets", err);
+    if (status != LP_OK) return status;
+    lp_layer_set *set = &(*sets)[(*n)++];
+    set->n = 0;
+    for (int32_t l = first; l <= last; l++) set->layers[set->n++] = l;
+    if (first == last)
+        snprintf(set->words, sizeof set->words, "%d", first);
+    else
+        snprintf(set->words, sizeof set->words, "%d-%d", first, last);
+    return LP_OK;
+}
+
+/* Depth in per cent to a layer, rounded: 25 % of 12 is 3, 90 % of 12 is 11, 90 % of 16 is 14. */
+static int32_t layer_at(int32_t n_layers, int32_t percent) {
+    int32_t layer = (n_layers * percent + 50) / 100;
+    return layer < n_layers ? layer : n_layers - 1;
+}
+
+lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
+                              size_t *capacity, lp_error *err) {
+    LP_ASSERT(n_layers >= 1 && n_layers <= LP_MAX_LAYERS);
+    int32_t a = 0, b = 0;
+    lp_status status = LP_OK;
+    if (strcmp(text, "all") == 0 || parse_range(text, 0, n_layers - 1, &a, &b)) {
+        if (strcmp(text, "all") == 0) b = n_layers - 1;
+        for (int32_t l = a; l <= b; l++) LP_TRY(add_layers(sets, n, capacity, l, l, err));
+    } else if (strcmp(text, "early") == 0 || strcmp(text, "middle") == 0 || strcmp(text, "late") == 0) {
+        int32_t l = layer_at(n_layers, text[0] == 'e' ? 25 : text[0] == 'm' ? 50 : 90);
+        LP_TRY(add_layers(sets, n, capacity, l, l, err));
+    } else if (strcmp(text, "together:all") == 0) {
+        LP_TRY(add_layers(sets, n, capacity, 0, n_layers - 1, err));
+    } else if (strncmp(text, "together:", 9) == 0 && parse_range(text + 9, 0, n_layers - 1, &a, &b)) {
+        LP_TRY(add_layers(sets, n, capacity, a, b, err));
+    } else if (strncmp(text, "window:", 7) == 0 && parse_range(text + 7, 1, n_layers, &a, &b)) {
+        for (int32_t w = a; w <= b; w++)
+            for (int32_t l = 0; l + w <= n_layers; l++) LP_TRY(add_layers(sets, n, capacity, l, l + w - 1, err));
+    } else {
+        LP_FAIL(
+            LP_ERR_VALUE,
+            "%s: expected layers within 0-%d (a number, a range a-b, all, early, middle, late, window:W, together:all, "
+            "together:a-b), found \"%.60s\"",
+            where, n_layers - 1, text);
+    }
+out:
+    return status;
+}

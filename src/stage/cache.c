@@ -1,0 +1,332 @@
+#include "stage/cache.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "parallel/deal.h"
+#include "parallel/progress.h"
+#include "parallel/signals.h"
+#include "stage/execute.h"
+#include "stage/layout.h"
+#include "store/lock.h"
+
+#include <math.h>
+
+/* The record of one pair while its two runs are made. */
+typedef struct {
+    lp_work_unit unit;
+    lp_run_group groups[2];
+    lp_run_wanted runs[2];
+    lp_run_result results[2];
+    lp_token_list prompts[2];
+    lp_capture *captures; /* clean's, then corrupted's */
+    int32_t n_captures;   /* of one side */
+    void **data;          /* [n_fields] */
+} record;
+
+typedef struct {
+    lp_session *session;
+    const lp_store_layout *layout;
+    lp_pair_file *store;
+    lp_deal *deal;
+    record *free_records[64]; /* records to be used again */
+    size_t n_free;
+} cache_work;
+
+static void record_free(const cache_work *w, record *r) {
+    if (!r) return;
+    for (int side = 0; side < 2; side++) {
+        lp_token_list_release(&r->prompts[side]);
+        lp_mem_free(r->results[side].tokens);
+    }
+    for (size_t i = 0; r->data && i < w->layout->n_fields; i++) lp_mem_free(r->data[i]);
+    lp_mem_free(r->data);
+    lp_mem_free(r->captures);
+    lp_mem_free(r);
+}
+
+static size_t field_items(const lp_field *field) {
+    size_t n = 1;
+    for (int d = 0; d < field->n_dims; d++) n *= (size_t)field->dims[d];
+    return n;
+}
+
+static int32_t captures_of_one_side(const lp_store_layout *layout) {
+    int32_t n = 0;
+    for (size_t i = 0; i < layout->n_kept; i++) n += layout->kept[i].n_layers * layout->kept[i].n_indices;
+    return n;
+}
+
+static lp_status record_new(const cache_work *w, record **out, lp_error *err) {
+    const lp_store_layout *layout = w->layout;
+    record *r = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&r, 1, sizeof *r, "pair record", err));
+    r->n_captures = captures_of_one_side(layout);
+    LP_TRY(lp_mem_new(&r->captures, 2 * (size_t)r->n_captures, sizeof *r->captures, "captures", err));
+    LP_TRY(lp_mem_new(&r->data, layout->n_fields, sizeof *r->data, "pair record", err));
+    for (size_t i = 0; i < layout->n_fields; i++) {
+        const lp_field *field = &layout->fields[i];
+        LP_TRY(lp_mem_new(&r->data[i], field_items(field), lp_field_type_bytes(field->type, field->text_bytes),
+                          field->path, err));
+    }
+    for (int side = 0; side < 2; side++)
+        LP_TRY(lp_mem_new(&r->results[side].tokens, (size_t)w->session->job.decode.max_new_tokens, sizeof(int32_t),
+                          "answer", err));
+    *out = r;
+    return LP_OK;
+out:
+    record_free(w, r);
+    return status;
+}
+
+static void prepare_captures(const cache_work *w, record *r, int side) {
+    const lp_store_layout *layout = w->layout;
+    lp_capture *capture = r->captures + (size_t)side * (size_t)r->n_captures;
+    for (size_t i = 0; i < layout->n_kept; i++) {
+        const lp_kept_site *kept = &layout->kept[i];
+        float *out = r->data[lp_store_layout_site_field(layout, side, i)];
+        for (size_t k = 0; kept->phase == LP_PHASE_ANSWER && k < field_items(&layout->fields[i]); k++) out[k] = NAN;
+        for (int32_t l = 0; l < kept->n_layers; l++)
+            for (int32_t k = 0; k < kept->n_indices; k++, out += kept->width) {
+                int32_t index = kept->indices[k];
+                if (kept->phase == LP_PHASE_PROMPT && index < 0) index += (int32_t)r->prompts[side].n;
+                *capture++ = (lp_capture){.at = {.phase = kept->phase,
+                                                 .index = index,
+                                                 .site = kept->site,
+                                                 .layer = kept->layers[l],
+                                                 .head = LP_ALL_HEADS},
+                                          .out = out};
+            }
+    }
+}
+
+static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
+    cache_work *w = user;
+    const int64_t *ids = NULL;
+    int64_t n = 0;
+    record *r = NULL;
+    lp_status status = LP_OK;
+    *unit = NULL;
+    LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
+    if (n == 0) return LP_OK;
+    if (w->n_free > 0)
+        r = w->free_records[--w->n_free];
+    else
+        LP_TRY(record_new(w, &r, err));
+    for (int side = 0; side < 2; side++) {
+        status = lp_session_prompt(w->session, ids[0], side, &r->prompts[side], err);
+        if (status != LP_OK) {
+            record_free(w, r);
+            return status;
+        }
+        prepare_captures(w, r, side);
+        r->runs[side] = (lp_run_wanted){.n_steps = w->session->job.protocol.n_steps,
+                                        .captures = r->captures + (size_t)side * (size_t)r->n_captures,
+                                        .n_captures = r->n_captures};
+        r->groups[side] = (lp_run_group){.prompt = r->prompts[side].ids,
+                                         .n_prompt = (int32_t)r->prompts[side].n,
+                                         .runs = &r->runs[side],
+                                         .results = &r->results[side],
+                                         .n_runs = 1};
+    }
+    r->unit = (lp_work_unit){.id = ids[0], .groups = r->groups, .n_groups = 2, .user = r};
+    *unit = &r->unit;
+out:
+    return status;
+}
+
+static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) {
+    const lp_session *s = w->session;
+    const lp_store_layout *layout = w->layout;
+    const lp_run_result *result = &r->results[side];
+    const lp_pair *pair = &s->pairs.pairs[r->unit.id];
+    lp_text text = {0};
+    lp_status status =
+        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err);
+    if (status != LP_OK) {
+        lp_text_release(&text);
+        return status;
+    }
+    lp_verdict verdict =
+        lp_classify(s->job.classifier, lp_text_get(&text), text.length, pair->clean.answer, pair->corrupted.answer);
+#define STORED(what, type) ((type *)r->data[lp_store_layout_stored_field(layout, side, what)])
+    *STORED(LP_STORED_PROMPT_TOKENS, int32_t) = (int32_t)r->prompts[side].n;
+    int32_t *tokens = STORED(LP_STORED_ANSWER_TOKENS, int32_t);
+    for (int32_t i = 0; i < s->job.decode.max_new_tokens; i++)
+        tokens[i] = i < result->n_tokens ? result->tokens[i] : -1;
+    *STORED(LP_STORED_ANSWER_LEN, int32_t) = result->n_tokens;
+    *STORED(LP_STORED_ANSWER_ENDED, uint8_t) = result->ended;
+    char *stored = STORED(LP_STORED_ANSWER_TEXT, char);
+    size_t length = text.length < LP_ANSWER_TEXT_BYTES ? text.length : LP_ANSWER_TEXT_BYTES;
+    while (length < text.length && length > 0 && ((unsigned char)text.data[length] & 0xc0) == 0x80) length--;
+    memset(stored, 0, LP_ANSWER_TEXT_BYTES);
+    memcpy(stored, lp_text_get(&text), length);
+    *STORED(LP_STORED_NUMBER, double) = verdict.has_number ? verdict.number : NAN;
+    *STORED(LP_STORED_OUTCOME, uint8_t) = (uint8_t)verdict.outcome;
+#undef STORED
+    lp_text_release(&text);
+    return LP_OK;
+}
+
+static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
+    cache_work *w = user;
+    record *r = unit->user;
+    lp_status status = LP_OK;
+    for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(w, r, side, err);
+    if (status == LP_OK) status = lp_pair_file_write(w->store, unit->id, (const void *const *)r->data, err);
+    if (status == LP_OK) lp_deal_done(w->deal, 1);
+    if (w->n_free < sizeof w->free_records / sizeof w->free_records[0])
+        w->free_records[w->n_free++] = r;
+    else
+        record_free(w, r);
+    return status;
+}
+
+static int64_t count_done(const void *state) {
+    return lp_deal_count(state);
+}
+
+lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
+                        lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err) {
+    int64_t p = session->n_pairs;
+    lp_status status = LP_OK;
+    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&tables->texts[i], (size_t)p, sizeof(char *), "pair table", err));
+    for (int side = 0; side < 2; side++)
+        LP_TRY(lp_mem_new(&tables->answers[side], (size_t)p, sizeof(double), "pair table", err));
+    for (int64_t i = 0; i < p; i++) {
+        const lp_pair *pair = &session->pairs.pairs[i];
+        tables->texts[0][i] = pair->id;
+        tables->texts[1][i] = pair->source;
+        tables->texts[2][i] = pair->clean.question;
+        tables->texts[3][i] = pair->corrupted.question;
+        tables->answers[LP_CLEAN][i] = pair->clean.answer;
+        tables->answers[LP_CORRUPTED][i] = pair->corrupted.answer;
+    }
+    static const char *const text_paths[4] = {"pairs/id", "pairs/source", "pairs/clean_question",
+                                              "pairs/corrupted_question"};
+    static const char *const number_paths[2] = {"pairs/clean_answer", "pairs/corrupted_answer"};
+    for (int i = 0; i < 4; i++)
+        tables->tables[i] = (lp_table){
+            .path = text_paths[i], .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {p}, .data = tables->texts[i]};
+    for (int i = 0; i < 2; i++)
+        tables->tables[4 + i] = (lp_table){
+            .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
+    lp_session_provenance(session, provenance);
+    *spec = (lp_pair_file_spec){.format = "latentpatch-store",
+                                .version = 1,
+                                .n_pairs = p,
+                                .fields = layout->fields,
+                                .n_fields = layout->n_fields,
+                                .tables = tables->tables,
+                                .n_tables = 6,
+                                .provenance = provenance->items,
+                                .n_provenance = provenance->n};
+out:
+    return status;
+}
+
+void lp_store_tables_release(lp_store_tables *tables) {
+    for (int i = 0; i < 4; i++) lp_mem_free(tables->texts[i]);
+    for (int side = 0; side < 2; side++) lp_mem_free(tables->answers[side]);
+    *tables = (lp_store_tables){0};
+}
+
+static lp_status run_all(cache_work *w, const int64_t *costs, lp_cache_report *report, lp_error *err) {
+    lp_session *s = w->session;
+    lp_progress *progress = NULL;
+    lp_status status = LP_OK;
+    lp_deal_options options = {.costs = costs, .done = lp_pair_file_state(w->store), .n_units = s->n_pairs};
+    LP_TRY(lp_deal_new(s->parallel, &options, &w->deal, err));
+    if (lp_parallel_rank(s->parallel) == 0) {
+        lp_progress_options shown = {.label = "cache",
+                                     .unit = "pairs",
+                                     .total = s->n_pairs,
+                                     .before = report->n_done_before,
+                                     .count = count_done,
+                                     .state = w->deal};
+        status = lp_progress_start(&shown, &progress, err);
+    }
+    lp_work_source source = {.user = w, .next = next_pair, .done = pair_done};
+    if (status == LP_OK) status = lp_stage_execute(s, &source, err);
+    lp_progress_stop(progress);
+    status = lp_deal_end(w->deal, status, err);
+    w->deal = NULL;
+out:
+    return status;
+}
+
+/* Reads every journalled pair's answers. Rank 0. */
+static lp_status count_right(const cache_work *w, lp_cache_report *report, lp_error *err) {
+    const lp_session *s = w->session;
+    lp_pair_file *reader = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_pair_file_open_read(s->job.store.file, &reader, err));
+    for (int64_t i = 0; i < s->n_pairs; i++) {
+        bool right[2];
+        for (int side = 0; side < 2; side++) {
+            double number = NAN;
+            LP_TRY(lp_pair_file_read(reader, i, lp_store_layout_stored_field(w->layout, side, LP_STORED_NUMBER),
+                                     &number, err));
+            right[side] =
+                !isnan(number) && lp_answers_match(s->job.classifier, number, lp_session_side(s, i, side)->answer);
+        }
+        report->n_clean_right += right[LP_CLEAN];
+        report->n_corrupted_right += right[LP_CORRUPTED];
+        report->n_both_right += right[LP_CLEAN] && right[LP_CORRUPTED];
+    }
+out:
+    lp_pair_file_close(reader);
+    return status;
+}
+
+lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) {
+    cache_work w = {.session = s};
+    lp_store_layout *layout = NULL;
+    lp_provenance *provenance = NULL;
+    lp_store_tables tables = {0};
+    lp_pair_file_spec spec;
+    lp_lock *lock = NULL;
+    int64_t *costs = NULL;
+    int64_t n_bad = 0;
+    bool created = false;
+    lp_status status = LP_OK;
+    *report = (lp_cache_report){.n_pairs = s->n_pairs};
+    LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
+    LP_TRY(lp_mem_new(&provenance, 1, sizeof *provenance, "provenance", err));
+    LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
+    LP_TRY(lp_parallel_agree(s->parallel, lp_store_layout_init(s, layout, err), err));
+    w.layout = layout;
+    for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
+    LP_TRY(lp_parallel_agree(s->parallel, lp_store_spec(s, layout, provenance, &tables, &spec, err), err));
+    status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.store.file, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    LP_TRY(lp_lock_take_all(s->parallel, s->job.store.file, &lock, err));
+    LP_TRY(lp_pair_file_open(s->parallel, s->job.store.file, &spec, &w.store, &created, err));
+    if (!created) {
+        LP_TRY(lp_pair_file_recheck(w.store, &n_bad, err));
+        if (n_bad > 0)
+            lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", s->job.store.file,
+                   (long long)n_bad);
+    }
+    report->n_done_before = lp_pair_file_n_done(w.store);
+    LP_TRY(run_all(&w, costs, report, err));
+    if (report->n_done_before < s->n_pairs) {
+        char now[32];
+        lp_stage_time(now);
+        LP_TRY(lp_pair_file_note(w.store, "end", now, err));
+    }
+    LP_TRY(lp_pair_file_flush(w.store, err));
+    status = lp_parallel_rank(s->parallel) == 0 ? count_right(&w, report, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+out:
+    for (size_t i = 0; i < w.n_free; i++) record_free(&w, w.free_records[i]);
+    lp_pair_file_close(w.store);
+    lp_lock_release(lock);
+    lp_store_tables_release(&tables);
+    if (layout) lp_store_layout_release(layout);
+    lp_mem_free(layout);
+    lp_mem_free(provenance);
+    lp_mem_free(costs);
+    return status;
+}

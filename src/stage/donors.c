@@ -1,0 +1,232 @@
+#include "stage/donors.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/npy.h"
+#include "base/random.h"
+
+#include <math.h>
+
+/* Streams of random numbers, so that two uses never share one. */
+enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2 };
+
+static bool same_vector(const lp_donor_vector *v, const lp_replacement *r) {
+    if (v->donor != r->donor) return false;
+    if (r->donor == LP_DONOR_FILE)
+        return v->vector == r->vector && v->from.site == r->from.site && v->from.head == r->from.head;
+    const lp_address *a = &v->from, *b = &r->from;
+    if (a->site != b->site || a->head != b->head) return false;
+    if (r->donor == LP_DONOR_ZERO) return true;
+    return a->phase == b->phase && a->index == b->index && a->layer == b->layer;
+}
+
+static const lp_donor_vector *find_vector(const lp_donor_table *table, const lp_replacement *r) {
+    for (size_t i = 0; i < table->n; i++)
+        if (same_vector(&table->vectors[i], r)) return &table->vectors[i];
+    return NULL;
+}
+
+/* The side whose record holds the vector. */
+static int side_of(const lp_donor_table *table, lp_donor donor) {
+    if (donor == LP_DONOR_CLEAN) return LP_CLEAN;
+    if (donor == LP_DONOR_CORRUPTED) return LP_CORRUPTED;
+    return table->source_side;
+}
+
+static lp_status add_vector(lp_donor_table *table, const lp_condition *condition, const lp_replacement *r,
+                            lp_error *err) {
+    const lp_session *s = table->session;
+    if (r->operation == LP_OP_SCALE || find_vector(table, r)) return LP_OK;
+    lp_donor_vector v = {.donor = r->donor,
+                         .from = r->from,
+                         .vector = r->vector,
+                         .width = lp_site_width(&s->model.config, r->from.site, r->from.head),
+                         .offset = table->n_floats};
+    int32_t target = lp_site_width(&s->model.config, r->at.site, r->at.head);
+    if (v.width != target)
+        return lp_fail(err, LP_ERR_VALUE, "condition %s: a vector of %d numbers (%s) cannot go to %s, which has %d",
+                       condition->name, v.width, lp_site_names()[r->from.site], lp_site_names()[r->at.site], target);
+    bool stored = r->donor != LP_DONOR_ZERO && r->donor != LP_DONOR_FILE;
+    /* Prompt indices are matched as the job writes them; a place in the middle of the longest prompt stands for any
+     * length. */
+    if (stored && !lp_store_layout_find(table->layout, s, &r->from, 1 << 20, &v.kept, &v.at))
+        return lp_fail(
+            err, LP_ERR_VALUE,
+            "condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
+            "\"%s\"%s} to store.sites and run `cache` again",
+            condition->name, lp_site_names()[r->from.site], lp_phase_names()[r->from.phase], r->from.index,
+            lp_phase_names()[r->from.phase], lp_site_names()[r->from.site],
+            r->from.phase == LP_PHASE_THOUGHT ? "" : ", \"index\": [...]");
+    if (r->donor == LP_DONOR_FILE && table->file_sizes[r->vector] != (size_t)v.width)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %d numbers (%s), found %zu", s->job.sweep.vectors[r->vector],
+                       v.width, lp_site_names()[r->from.site], table->file_sizes[r->vector]);
+    lp_status status =
+        lp_mem_grow(&table->vectors, &table->capacity, table->n + 1, sizeof *table->vectors, "donor vectors", err);
+    if (status != LP_OK) return status;
+    table->vectors[table->n++] = v;
+    table->n_floats += (size_t)v.width;
+    return LP_OK;
+}
+
+static lp_status read_files(lp_donor_table *table, lp_error *err) {
+    const lp_job *job = &table->session->job;
+    size_t n = job->sweep.n_vectors, capacity = 0, used = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&table->file_offsets, n, sizeof(size_t), "vectors", err));
+    LP_TRY(lp_mem_new(&table->file_sizes, n, sizeof(size_t), "vectors", err));
+    for (size_t i = 0; i < n; i++) {
+        float *values = NULL;
+        size_t count = 0;
+        LP_TRY(lp_npy_read_f32(job->sweep.vectors[i], &values, &count, err));
+        status = lp_mem_grow(&table->files, &capacity, used + count, sizeof(float), "vectors", err);
+        if (status == LP_OK) memcpy(table->files + used, values, count * sizeof(float));
+        lp_mem_free(values);
+        if (status != LP_OK) goto out;
+        table->file_offsets[i] = used;
+        table->file_sizes[i] = count;
+        used += count;
+    }
+out:
+    return status;
+}
+
+lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
+                              lp_direction direction, lp_donor_table *out, lp_error *err) {
+    lp_donor_table table = {
+        .session = session, .layout = layout, .source_side = direction == LP_DENOISE ? LP_CLEAN : LP_CORRUPTED};
+    lp_run_shape shape = {
+        .config = &session->model.config, .protocol = session->job.protocol, .n_prompt = session->longest_prompt};
+    lp_event_list events = {0};
+    bool shuffles = false;
+    lp_status status = LP_OK;
+    LP_TRY(read_files(&table, err));
+    for (size_t i = 0; i < set->n; i++) {
+        const lp_condition *condition = &set->conditions[i];
+        if (condition->direction != direction) continue;
+        LP_TRY(lp_condition_effective(set, i, &shape, &events, err));
+        for (size_t k = 0; k < events.n; k++) {
+            LP_TRY(add_vector(&table, condition, &events.events[k].what, err));
+            shuffles |= events.events[k].what.donor == LP_DONOR_SHUFFLED;
+        }
+    }
+    if (shuffles) {
+        if (session->n_pairs < 2)
+            LP_FAIL(LP_ERR_VALUE, "donor shuffled: expected at least 2 pairs, found %lld", (long long)session->n_pairs);
+        LP_TRY(lp_mem_new(&table.other_pair, (size_t)session->n_pairs, sizeof(uint32_t), "shuffled pairs", err));
+        lp_random_key key = {.seed = session->job.sweep.seed, .stream = STREAM_SHUFFLE};
+        lp_random_derangement(key, table.other_pair, (uint32_t)session->n_pairs);
+    }
+    lp_event_list_release(&events);
+    *out = table;
+    return LP_OK;
+out:
+    lp_event_list_release(&events);
+    lp_donor_table_release(&table);
+    return status;
+}
+
+void lp_donor_table_release(lp_donor_table *table) {
+    lp_mem_free(table->vectors);
+    lp_mem_free(table->other_pair);
+    lp_mem_free(table->sums);
+    lp_mem_free(table->files);
+    lp_mem_free(table->file_offsets);
+    lp_mem_free(table->file_sizes);
+    *table = (lp_donor_table){0};
+}
+
+bool lp_donor_table_needs_sums(const lp_donor_table *table) {
+    for (size_t i = 0; i < table->n; i++)
+        if (table->vectors[i].donor == LP_DONOR_MEAN) return true;
+    return false;
+}
+
+/* The vector in the record of the pair that the store has loaded. */
+static const float *loaded_vector(const lp_donor_table *table, const lp_pair_file *store, const lp_donor_vector *v) {
+    size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->kept);
+    return (const float *)lp_pair_file_field(store, field) + v->at;
+}
+
+lp_status lp_donor_table_sum(lp_donor_table *table, lp_pair_file *store, lp_error *err) {
+    lp_status status = lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err);
+    for (int64_t pair = 0; status == LP_OK && pair < table->session->n_pairs; pair++) {
+        status = lp_pair_file_load(store, pair, err);
+        for (size_t i = 0; status == LP_OK && i < table->n; i++) {
+            const lp_donor_vector *v = &table->vectors[i];
+            if (v->donor != LP_DONOR_MEAN) continue;
+            const float *x = loaded_vector(table, store, v);
+            for (int32_t k = 0; k < v->width; k++) table->sums[v->offset + (size_t)k] += (double)x[k];
+        }
+    }
+    return status;
+}
+
+/* Gaussian numbers, standardised and then given the mean and the standard deviation of x: so the mean and the norm are
+ * those of x exactly. The key holds pair and address, so the order of asking does not matter. */
+static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v, int64_t pair, const float *x,
+                          float *out) {
+    const lp_address *a = &v->from;
+    lp_random_key key = {.seed = table->session->job.sweep.seed,
+                         .stream = STREAM_RANDOM | (uint32_t)a->phase << 8 | (uint32_t)a->site << 12,
+                         .a = (uint32_t)pair,
+                         .b = (uint32_t)a->layer << 16 ^ (uint32_t)a->index ^ (uint32_t)(a->head + 1) << 26};
+    int32_t n = v->width;
+    double mean = 0, square = 0, noise_mean = 0, noise_square = 0;
+    lp_random_normal(key, out, (size_t)n);
+    for (int32_t i = 0; i < n; i++) {
+        mean += (double)x[i] / n;
+        noise_mean += (double)out[i] / n;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        square += ((double)x[i] - mean) * ((double)x[i] - mean) / n;
+        noise_square += ((double)out[i] - noise_mean) * ((double)out[i] - noise_mean) / n;
+    }
+    double scale = noise_square > 0 ? sqrt(square / noise_square) : 0;
+    for (int32_t i = 0; i < n; i++) out[i] = (float)(((double)out[i] - noise_mean) * scale + mean);
+}
+
+static void gather_one(const lp_donor_table *table, const lp_pair_file *store, int64_t pair, const lp_donor_vector *v,
+                       float *out) {
+    size_t bytes = (size_t)v->width * sizeof(float);
+    switch (v->donor) {
+    case LP_DONOR_ZERO: memset(out, 0, bytes); break;
+    case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[v->vector], bytes); break;
+    case LP_DONOR_RANDOM: matched_noise(table, v, pair, loaded_vector(table, store, v), out); break;
+    case LP_DONOR_MEAN: {
+        const float *own = loaded_vector(table, store, v);
+        double others = (double)(table->session->n_pairs - 1);
+        for (int32_t k = 0; k < v->width; k++)
+            out[k] = others > 0 ? (float)((table->sums[v->offset + (size_t)k] - (double)own[k]) / others) : own[k];
+        break;
+    }
+    case LP_DONOR_CLEAN:
+    case LP_DONOR_CORRUPTED:
+    case LP_DONOR_SELF:
+    case LP_DONOR_SHUFFLED: memcpy(out, loaded_vector(table, store, v), bytes); break;
+    }
+}
+
+lp_status lp_donor_table_gather(const lp_donor_table *table, lp_pair_file *store, int64_t pair, float *out,
+                                lp_error *err) {
+    lp_status status = LP_OK;
+    bool shuffles = table->other_pair != NULL;
+    if (shuffles) {
+        LP_TRY(lp_pair_file_load(store, table->other_pair[pair], err));
+        for (size_t i = 0; i < table->n; i++)
+            if (table->vectors[i].donor == LP_DONOR_SHUFFLED)
+                gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
+    }
+    LP_TRY(lp_pair_file_load(store, pair, err));
+    for (size_t i = 0; i < table->n; i++)
+        if (table->vectors[i].donor != LP_DONOR_SHUFFLED)
+            gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
+out:
+    return status;
+}
+
+const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
+    if (what->operation == LP_OP_SCALE) return NULL;
+    const lp_donor_vector *v = find_vector(table, what);
+    LP_ASSERT(v != NULL);
+    return gathering + v->offset;
+}

@@ -1,0 +1,55 @@
+/* Donors: the vectors that a sweep writes into runs, taken from the store, computed, or read from files.
+ *
+ * The table lists every distinct vector that the conditions of a direction need (donor kind and address); per pair the
+ * vectors are gathered once, and events point into that gathering. Local. */
+#ifndef LP_STAGE_DONORS_H
+#define LP_STAGE_DONORS_H
+
+#include "stage/layout.h"
+
+/* One distinct vector. */
+typedef struct {
+    lp_donor donor; /* never SELF */
+    lp_address from;
+    int32_t vector; /* FILE: which */
+    int32_t width;
+    size_t offset; /* floats into the pair's gathering */
+    size_t kept;   /* store field and offset of the source vector; unused for ZERO and FILE */
+    size_t at;
+} lp_donor_vector;
+
+typedef struct {
+    const lp_session *session;
+    const lp_store_layout *layout;
+    lp_donor_vector *vectors; /* [n] in the order of first use */
+    size_t n;
+    size_t capacity;
+    size_t n_floats;      /* of one pair's gathering */
+    int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
+    uint32_t *other_pair; /* [n_pairs] donor pair of SHUFFLED */
+    double *sums;         /* [n_floats] sums over all pairs for MEAN; NULL: no MEAN */
+    float *files;         /* vectors read from files, one after the other */
+    size_t *file_offsets; /* [n_vectors of the job] */
+    size_t *file_sizes;
+} lp_donor_table;
+
+/* Lists what the conditions of a direction need, and checks that the store keeps it: the error names the condition, the
+ * address and the `store.sites` entry that would keep it. */
+lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
+                              lp_direction direction, lp_donor_table *out, lp_error *err);
+void lp_donor_table_release(lp_donor_table *table);
+
+/* True when some condition needs the mean over the store. Then the sums must be made before the first gathering: every
+ * pair of the store is read once. */
+bool lp_donor_table_needs_sums(const lp_donor_table *table);
+lp_status lp_donor_table_sum(lp_donor_table *table, lp_pair_file *store, lp_error *err);
+
+/* out [n_floats] = all vectors of the table for a pair. Reads the pair and, for SHUFFLED, its donor pair from the
+ * store, with their checksums. */
+lp_status lp_donor_table_gather(const lp_donor_table *table, lp_pair_file *store, int64_t pair, float *out,
+                                lp_error *err);
+
+/* The vector of an effective replacement in a gathering; NULL for SCALE. */
+const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering);
+
+#endif

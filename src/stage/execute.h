@@ -1,0 +1,25 @@
+/* What both stages share: the store's specification, and the choice of the executor. */
+#ifndef LP_STAGE_EXECUTE_H
+#define LP_STAGE_EXECUTE_H
+
+#include "stage/layout.h"
+
+/* Arrays behind the tables of a store's specification. {0} before; texts are borrowed from the session. */
+typedef struct {
+    const char **texts[4];
+    double *answers[2];
+    lp_table tables[6];
+} lp_store_tables;
+
+/* The specification of the job's store. Everything it points to is borrowed from the arguments. Local. */
+lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
+                        lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err);
+void lp_store_tables_release(lp_store_tables *tables);
+
+/* Runs what `source` gives with the executor and device that the job names. Local. */
+lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
+
+/* The time in UTC, ISO 8601. */
+void lp_stage_time(char out[32]);
+
+#endif

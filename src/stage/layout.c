@@ -1,0 +1,146 @@
+#include "stage/layout.h"
+
+#include "base/memory.h"
+
+static lp_status add_site(lp_store_layout *layout, const lp_session *session, lp_phase phase, lp_site site,
+                          int32_t first_layer, int32_t n_layers, const int32_t *indices, int32_t n_indices,
+                          lp_error *err) {
+    const lp_model_config *config = &session->model.config;
+    if (layout->n_kept == LP_MAX_KEPT)
+        return lp_fail(err, LP_ERR_VALUE, "store.sites: more than %d sites", LP_MAX_KEPT);
+    lp_kept_site *kept = &layout->kept[layout->n_kept];
+    *kept = (lp_kept_site){.phase = phase,
+                           .site = site,
+                           .n_layers = n_layers,
+                           .n_indices = n_indices,
+                           .width = lp_site_width(config, site, LP_ALL_HEADS)};
+    snprintf(kept->name, sizeof kept->name, "%s%s%s", phase == LP_PHASE_THOUGHT ? "" : lp_phase_names()[phase],
+             phase == LP_PHASE_THOUGHT ? "" : "_", lp_site_names()[site]);
+    for (size_t i = 0; i < layout->n_kept; i++)
+        if (strcmp(layout->kept[i].name, kept->name) == 0)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "%s: store.sites: %s is kept twice (resid_post, latent_in and latent_raw of the "
+                           "thought steps are kept by default)",
+                           session->job.file, kept->name);
+    layout->n_kept++;
+    lp_status status = lp_mem_new(&kept->layers, (size_t)n_layers, sizeof(int32_t), "layers", err);
+    if (status == LP_OK) status = lp_mem_new(&kept->indices, (size_t)n_indices, sizeof(int32_t), "indices", err);
+    for (int32_t l = 0; status == LP_OK && l < n_layers; l++) kept->layers[l] = first_layer + l;
+    for (int32_t i = 0; status == LP_OK && i < n_indices; i++) kept->indices[i] = indices ? indices[i] : i;
+    return status;
+}
+
+static lp_status add_job_site(lp_store_layout *layout, const lp_session *session, const lp_cache_site *wanted,
+                              lp_error *err) {
+    const lp_model_config *config = &session->model.config;
+    bool thought = wanted->phase == LP_PHASE_THOUGHT;
+    if (thought && wanted->site == LP_SITE_RESID_PRE) return LP_OK; /* resid_pre[l] is resid_post[l-1], which is kept */
+    int32_t n_layers = lp_site_has_layer(wanted->site) ? config->n_layers : 1;
+    return add_site(layout, session, wanted->phase, wanted->site, 0, n_layers, wanted->indices,
+                    thought ? session->job.protocol.n_steps : (int32_t)wanted->n_indices, err);
+}
+
+static void add_field(lp_store_layout *layout, int side, const char *name, lp_field field) {
+    char *path = layout->paths[layout->n_fields];
+    snprintf(path, sizeof layout->paths[0], "runs/%s/%s", side == LP_CLEAN ? "clean" : "corrupted", name);
+    field.path = path;
+    layout->fields[layout->n_fields++] = field;
+}
+
+static void add_fields_of_run(lp_store_layout *layout, const lp_session *session, int side) {
+    int64_t a = session->job.decode.max_new_tokens;
+    for (size_t i = 0; i < layout->n_kept; i++) {
+        const lp_kept_site *kept = &layout->kept[i];
+        lp_field field = {.type = LP_FIELD_F32, .description = layout->notes[i]};
+        char *note = layout->notes[i];
+        size_t size = sizeof layout->notes[0];
+        bool has_layers = lp_site_has_layer(kept->site);
+        int used = snprintf(note, size, "%s of %s positions: [pairs, %spositions, width]", lp_site_names()[kept->site],
+                            lp_phase_names()[kept->phase], has_layers ? "layers, " : "");
+        for (int32_t k = 0; kept->phase != LP_PHASE_THOUGHT && k < kept->n_indices && used < (int)size - 12; k++)
+            used += snprintf(note + used, size - (size_t)used, "%s%d", k ? "," : "; positions ", kept->indices[k]);
+        if (has_layers) {
+            field.dims[field.n_dims++] = kept->n_layers;
+            field.layers = kept->layers;
+            field.n_layers = (size_t)kept->n_layers;
+        }
+        field.dims[field.n_dims++] = kept->n_indices;
+        field.dims[field.n_dims++] = kept->width;
+        add_field(layout, side, kept->name, field);
+    }
+    add_field(layout, side, "prompt_tokens",
+              (lp_field){.type = LP_FIELD_I32, .description = "number of prompt positions"});
+    add_field(layout, side, "answer_tokens",
+              (lp_field){.type = LP_FIELD_I32,
+                         .n_dims = 1,
+                         .dims = {a},
+                         .description = "generated ids without eos, -1 behind the end"});
+    add_field(layout, side, "answer_len", (lp_field){.type = LP_FIELD_I32, .description = "number of generated ids"});
+    add_field(layout, side, "answer_ended", (lp_field){.type = LP_FIELD_U8, .description = "1: ended by eos"});
+    add_field(layout, side, "answer_text",
+              (lp_field){.type = LP_FIELD_TEXT,
+                         .text_bytes = LP_ANSWER_TEXT_BYTES,
+                         .description = "decoded answer, cut at this length"});
+    add_field(layout, side, "number",
+              (lp_field){.type = LP_FIELD_F64, .description = "number found in the answer, NaN: none"});
+    add_field(
+        layout, side, "outcome",
+        (lp_field){.type = LP_FIELD_U8, .description = "0 clean_answer, 1 corrupted_answer, 2 other, 3 gibberish"});
+}
+
+lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, lp_error *err) {
+    const lp_job *job = &session->job;
+    int32_t n_layers = session->model.config.n_layers;
+    int32_t t = job->protocol.n_steps;
+    lp_status status = LP_OK;
+    *out = (lp_store_layout){0};
+    LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_RESID_POST, 0, n_layers, NULL, t, err));
+    LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_RESID_PRE, 0, 1, NULL, t, err));
+    LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_LATENT_IN, 0, 1, NULL, t, err));
+    LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_LATENT_RAW, 0, 1, NULL, t, err));
+    for (size_t i = 0; i < job->store.n_sites; i++) LP_TRY(add_job_site(out, session, &job->store.sites[i], err));
+    for (int side = 0; side < 2; side++) add_fields_of_run(out, session, side);
+    return LP_OK;
+out:
+    lp_store_layout_release(out);
+    return status;
+}
+
+void lp_store_layout_release(lp_store_layout *layout) {
+    for (size_t i = 0; i < layout->n_kept; i++) {
+        lp_mem_free(layout->kept[i].layers);
+        lp_mem_free(layout->kept[i].indices);
+    }
+    *layout = (lp_store_layout){0};
+}
+
+size_t lp_store_layout_site_field(const lp_store_layout *layout, int side, size_t kept) {
+    return (size_t)side * layout->n_fields / 2 + kept;
+}
+
+size_t lp_store_layout_stored_field(const lp_store_layout *layout, int side, lp_stored what) {
+    return (size_t)side * layout->n_fields / 2 + layout->n_kept + (size_t)what;
+}
+
+bool lp_store_layout_find(const lp_store_layout *layout, const lp_session *session, const lp_address *address,
+                          int32_t n_prompt, size_t *kept, size_t *offset) {
+    for (size_t i = 0; i < layout->n_kept; i++) {
+        const lp_kept_site *site = &layout->kept[i];
+        if (site->phase != address->phase || site->site != address->site) continue;
+        for (int32_t l = 0; l < site->n_layers; l++) {
+            if (site->layers[l] != address->layer) continue;
+            for (int32_t k = 0; k < site->n_indices; k++) {
+                int32_t index = site->indices[k];
+                if (site->phase == LP_PHASE_PROMPT && index < 0) index += n_prompt;
+                int32_t wanted = address->index;
+                if (site->phase == LP_PHASE_PROMPT && wanted < 0) wanted += n_prompt;
+                if (index != wanted) continue;
+                *kept = i;
+                *offset = ((size_t)l * (size_t)site->n_indices + (size_t)k) * (size_t)site->width +
+                          (size_t)lp_site_offset(&session->model.config, address->head);
+                return true;
+            }
+        }
+    }
+    return false;
+}

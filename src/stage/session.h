@@ -1,0 +1,56 @@
+/* A session: everything that a stage needs open, on every rank: job, pairs, tokenizer, model (weights once per node),
+ * and the identity that files made from them carry. Collective unless said otherwise. */
+#ifndef LP_STAGE_SESSION_H
+#define LP_STAGE_SESSION_H
+
+#include "job/job.h"
+#include "job/pairs.h"
+#include "parallel/parallel.h"
+#include "patch/executor.h"
+#include "store/pair_file.h"
+
+/* The two sides of a pair, as indices. */
+enum { LP_CLEAN = 0, LP_CORRUPTED = 1 };
+
+typedef struct {
+    const lp_parallel *parallel; /* borrowed */
+    lp_job job;
+    lp_pair_set pairs;
+    int64_t n_pairs; /* of the job's limit */
+    lp_tokenizer *tokenizer;
+    lp_model model;
+    lp_shared *weights;
+    lp_vocabulary vocabulary;
+    int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
+    int32_t longest_prompt;
+    char *model_digests; /* one line a file, see lp_model_digests */
+    char *resolved_job;  /* JSON */
+} lp_session;
+
+/* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).
+ */
+lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
+                          size_t n_settings, lp_session *out, lp_error *err);
+void lp_session_close(lp_session *session);
+
+/* Local. The prompt of one side of a pair; *out is cleared first. */
+lp_status lp_session_prompt(const lp_session *session, int64_t pair, int side, lp_token_list *out, lp_error *err);
+/* Local. */
+const lp_pair_side *lp_session_side(const lp_session *session, int64_t pair, int side);
+/* Positions of the longest run of the job, with room for forced answers. Local. */
+int32_t lp_session_max_positions(const lp_session *session);
+/* Options for an executor. Local. */
+lp_executor_options lp_session_executor(const lp_session *session);
+
+enum { LP_MAX_PROVENANCE = 40, LP_PROVENANCE_TEXT = 160 };
+typedef struct {
+    lp_provenance_item items[LP_MAX_PROVENANCE];
+    char texts[LP_MAX_PROVENANCE][LP_PROVENANCE_TEXT]; /* backs short values */
+    size_t n;
+} lp_provenance;
+/* What a file made in this session says about its origin; values are borrowed from the session. Local. */
+void lp_session_provenance(const lp_session *session, lp_provenance *out);
+/* Adds an item; long values (over LP_PROVENANCE_TEXT - 1 bytes) are borrowed, short ones copied. */
+void lp_provenance_add(lp_provenance *provenance, const char *key, const char *value, bool identity);
+
+#endif

@@ -1,0 +1,419 @@
+#include "stage/sweep.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "parallel/deal.h"
+#include "parallel/progress.h"
+#include "stage/execute.h"
+#include "stage/sweep_unit.h"
+#include "store/lock.h"
+
+#include <math.h>
+
+/* Everything of the sweep that lives as long as the stage, on each rank. */
+typedef struct {
+    lp_session *session;
+    lp_sweep_plan plan;
+    lp_sweep_context context;
+    lp_deal *deal;
+    lp_pair_file *partial;
+    lp_lock *lock;
+    lp_sweep_unit *free_units[64];
+    size_t n_free;
+    int64_t *counts; /* [C, 4] of this rank */
+    /* what the results file says about pairs and conditions */
+    lp_results_plan described;
+    lp_result_condition *conditions;
+    lp_provenance *provenance;
+    const char **texts[4]; /* id, source, clean and corrupted question */
+    char **answers[2];     /* texts of the unpatched answers, by side */
+    double *numbers[2];
+    uint8_t *correct[2];
+    uint8_t *included;
+    uint8_t *skip; /* pairs that are not dealt */
+    char *conditions_digest;
+} sweep;
+
+/* ---- Units ------------------------------------------------------------------------------------------------------- */
+
+static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
+    sweep *w = user;
+    const int64_t *ids = NULL;
+    int64_t n = 0;
+    lp_sweep_unit *u = NULL;
+    lp_status status = LP_OK;
+    *unit = NULL;
+    LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
+    if (n == 0) return LP_OK;
+    if (w->n_free > 0)
+        u = w->free_units[--w->n_free];
+    else
+        LP_TRY(lp_sweep_unit_new(&w->context, &u, err));
+    status = lp_sweep_unit_prepare(&w->context, u, ids[0], err);
+    if (status != LP_OK) {
+        lp_sweep_unit_free(u);
+        return status;
+    }
+    *unit = &u->unit;
+out:
+    return status;
+}
+
+static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
+    sweep *w = user;
+    lp_sweep_unit *u = unit->user;
+    lp_result_rows rows;
+    lp_status status = lp_sweep_unit_rows(&w->context, u, &rows, err);
+    if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &rows, err);
+    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++) w->counts[i * LP_N_CLASSES + rows.class_of[i]]++;
+    if (status == LP_OK) lp_deal_done(w->deal, 1);
+    if (w->n_free < sizeof w->free_units / sizeof w->free_units[0])
+        w->free_units[w->n_free++] = u;
+    else
+        lp_sweep_unit_free(u);
+    return status;
+}
+
+/* ---- The store --------------------------------------------------------------------------------------------------- */
+
+/* Opens the store for reading on this rank, checks that it belongs to this job and that every pair is there. */
+static lp_status open_store(sweep *w, lp_error *err) {
+    lp_session *s = w->session;
+    lp_store_tables tables = {0};
+    lp_pair_file_spec spec;
+    lp_provenance *expected = NULL;
+    lp_status status = LP_OK;
+    if (lp_path_look(s->job.store.file) != LP_PATH_FILE)
+        LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", s->job.store.file);
+    LP_TRY(lp_pair_file_open_read(s->job.store.file, &w->context.store, err));
+    LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
+    LP_TRY(lp_store_spec(s, w->plan.layout, expected, &tables, &spec, err));
+    LP_TRY(lp_pair_file_check_identity(w->context.store, spec.provenance, spec.n_provenance, err));
+    for (size_t i = 0; i < spec.n_fields; i++) {
+        size_t index = 0;
+        if (!lp_pair_file_find(w->context.store, spec.fields[i].path, &index) || index != i)
+            LP_FAIL(LP_ERR_MISMATCH, "%s: expected the field %s (store.sites of the job), which it does not keep there",
+                    s->job.store.file, spec.fields[i].path);
+    }
+    int64_t done = lp_pair_file_n_done(w->context.store);
+    if (done != s->n_pairs)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
+                s->job.store.file, (long long)s->n_pairs, (long long)done);
+out:
+    lp_store_tables_release(&tables);
+    lp_mem_free(expected);
+    return status;
+}
+
+/* What the unpatched runs answered, and which pairs the filter lets in. Each rank reads for itself: it is a few numbers
+ * a pair. */
+static lp_status read_answers(sweep *w, lp_error *err) {
+    lp_session *s = w->session;
+    size_t a = (size_t)s->job.decode.max_new_tokens;
+    size_t p = (size_t)s->n_pairs;
+    int32_t *tokens = NULL;
+    lp_text text = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&tokens, a, sizeof *tokens, "answer", err));
+    LP_TRY(lp_mem_new(&w->included, p, 1, "included pairs", err));
+    LP_TRY(lp_mem_new(&w->skip, p, 1, "included pairs", err));
+    for (int side = 0; side < 2; side++) {
+        LP_TRY(lp_mem_new(&w->answers[side], p, sizeof(char *), "answers", err));
+        LP_TRY(lp_mem_new(&w->numbers[side], p, sizeof(double), "answers", err));
+        LP_TRY(lp_mem_new(&w->correct[side], p, 1, "answers", err));
+        for (size_t i = 0; i < p; i++) {
+            int32_t n = 0;
+            lp_pair_file *store = w->context.store;
+            LP_TRY(lp_pair_file_read(store, (int64_t)i,
+                                     lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
+                                     tokens, err));
+            LP_TRY(lp_pair_file_read(
+                store, (int64_t)i, lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_LEN), &n, err));
+            if (n < 0 || n > (int32_t)a)
+                LP_FAIL(LP_ERR_FORMAT, "%s: pair %zu: answer_len is %d", s->job.store.file, i, n);
+            lp_text_clear(&text);
+            LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_SKIP_SPECIAL, &text, err));
+            LP_TRY(lp_mem_text(&w->answers[side][i], lp_text_get(&text), text.length, err));
+            double own = lp_session_side(s, (int64_t)i, side)->answer, number = 0;
+            bool found = lp_extract_number(s->job.classifier, lp_text_get(&text), text.length, &number);
+            w->numbers[side][i] = own;
+            w->correct[side][i] = found && lp_answers_match(s->job.classifier, number, own);
+        }
+    }
+    for (size_t i = 0; i < p; i++) {
+        bool clean = w->correct[LP_CLEAN][i], corrupted = w->correct[LP_CORRUPTED][i];
+        w->included[i] = s->job.sweep.filter == LP_FILTER_ALL ||
+                         (clean && (corrupted || s->job.sweep.filter == LP_FILTER_CLEAN_CORRECT));
+    }
+out:
+    lp_mem_free(tokens);
+    lp_text_release(&text);
+    return status;
+}
+
+/* ---- What the results say about themselves ----------------------------------------------------------------------- */
+
+static lp_status describe_conditions(sweep *w, lp_error *err) {
+    const lp_condition_set *set = &w->plan.set;
+    lp_text all = {0};
+    unsigned char digest[LP_SHA256_BYTES];
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&w->conditions, set->n, sizeof *w->conditions, "conditions", err));
+    for (size_t i = 0; i < set->n; i++) {
+        const lp_condition *c = &set->conditions[i];
+        bool unpatched = c->role == LP_ROLE_UNPATCHED;
+        w->conditions[i] = (lp_result_condition){.name = c->name,
+                                                 .role = lp_role_names()[c->role],
+                                                 .direction = lp_direction_names()[c->direction],
+                                                 .site = unpatched ? "" : lp_site_names()[c->site],
+                                                 .operation = unpatched ? "" : lp_operation_names()[c->operation],
+                                                 .donor = unpatched ? "" : lp_donor_names()[c->donor],
+                                                 .layer = c->layer,
+                                                 .layers = c->layers,
+                                                 .steps = c->steps,
+                                                 .step_mask = c->mask,
+                                                 .n_steps = __builtin_popcountll(c->mask),
+                                                 .dead = w->plan.dead[i],
+                                                 .same_as = w->plan.same_as[i],
+                                                 .defects = c->defects};
+        LP_TRY(lp_text_format(&all, err, "%s\n", c->name));
+    }
+    LP_TRY(lp_sha256_of(lp_text_get(&all), all.length, digest, err));
+    LP_TRY(lp_mem_new(&w->conditions_digest, LP_SHA256_HEX, 1, "digest", err));
+    lp_sha256_hex(digest, w->conditions_digest);
+out:
+    lp_text_release(&all);
+    return status;
+}
+
+static lp_status describe(sweep *w, lp_error *err) {
+    lp_session *s = w->session;
+    size_t p = (size_t)s->n_pairs;
+    char seed[32];
+    lp_status status = LP_OK;
+    LP_TRY(describe_conditions(w, err));
+    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
+    for (size_t i = 0; i < p; i++) {
+        const lp_pair *pair = &s->pairs.pairs[i];
+        w->texts[0][i] = pair->id;
+        w->texts[1][i] = pair->source;
+        w->texts[2][i] = pair->clean.question;
+        w->texts[3][i] = pair->corrupted.question;
+    }
+    LP_TRY(lp_mem_new(&w->provenance, 1, sizeof *w->provenance, "provenance", err));
+    lp_session_provenance(s, w->provenance);
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)s->job.sweep.seed);
+    lp_provenance_add(w->provenance, "seed", seed, true);
+    lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
+    lp_provenance_add(w->provenance, "conditions", w->conditions_digest, true);
+    lp_provenance_add(w->provenance, "device", "cpu", false);
+    lp_provenance_add(w->provenance, "store.file", s->job.store.file, false);
+    static const char *const of_store[][2] = {
+        {"start", "store.start"}, {"host", "store.host"}, {"revision", "store.revision"}, {"ranks", "store.ranks"}};
+    for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
+        const char *value = lp_pair_file_provenance(w->context.store, of_store[i][0]);
+        if (value) lp_provenance_add(w->provenance, of_store[i][1], value, false);
+    }
+    w->described = (lp_results_plan){.n_pairs = s->n_pairs,
+                                     .pair_id = w->texts[0],
+                                     .pair_source = w->texts[1],
+                                     .clean_question = w->texts[2],
+                                     .corrupted_question = w->texts[3],
+                                     .clean_answer = w->numbers[LP_CLEAN],
+                                     .corrupted_answer = w->numbers[LP_CORRUPTED],
+                                     .clean_text = (const char *const *)w->answers[LP_CLEAN],
+                                     .corrupted_text = (const char *const *)w->answers[LP_CORRUPTED],
+                                     .clean_correct = w->correct[LP_CLEAN],
+                                     .corrupted_correct = w->correct[LP_CORRUPTED],
+                                     .included = w->included,
+                                     .conditions = w->conditions,
+                                     .n_conditions = (int32_t)w->plan.set.n,
+                                     .max_new_tokens = s->job.decode.max_new_tokens,
+                                     .metrics = w->context.metric_names,
+                                     .n_metrics = w->context.n_metrics,
+                                     .provenance = w->provenance->items,
+                                     .n_provenance = w->provenance->n};
+out:
+    return status;
+}
+
+static void name_metrics(sweep *w) {
+    lp_sweep_context *c = &w->context;
+    const char *const *names = lp_metric_names();
+    if (!w->session->job.metrics.logits && !w->session->job.metrics.answer_logprob) return;
+    size_t n = w->session->job.metrics.answer_logprob ? LP_N_METRICS : LP_METRIC_ANSWER_CLEAN;
+    for (size_t i = 0; i < n; i++) c->metric_names[i] = names[i];
+    c->n_metrics = n;
+}
+
+/* All that one rank can prepare by itself. */
+static lp_status prepare(sweep *w, lp_error *err) {
+    lp_session *s = w->session;
+    lp_status status = LP_OK;
+    LP_TRY(lp_sweep_plan_init(s, &w->plan, err));
+    w->context = (lp_sweep_context){.session = s, .plan = &w->plan};
+    w->context.used[LP_DENOISE] = s->job.sweep.denoise;
+    w->context.used[LP_NOISE] = s->job.sweep.noise;
+    name_metrics(w);
+    LP_TRY(open_store(w, err));
+    for (int d = 0; d < 2; d++) {
+        if (!w->context.used[d]) continue;
+        LP_TRY(lp_donor_table_init(s, w->plan.layout, &w->plan.set, (lp_direction)d, &w->context.donors[d], err));
+        if (lp_donor_table_needs_sums(&w->context.donors[d]))
+            LP_TRY(lp_donor_table_sum(&w->context.donors[d], w->context.store, err));
+    }
+    LP_TRY(read_answers(w, err));
+    LP_TRY(describe(w, err));
+    LP_TRY(lp_mem_new(&w->counts, w->plan.set.n * LP_N_CLASSES, sizeof *w->counts, "counts", err));
+out:
+    return status;
+}
+
+/* ---- The stage --------------------------------------------------------------------------------------------------- */
+
+static int64_t count_done(const void *state) {
+    return lp_deal_count(state);
+}
+
+static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report, lp_error *err) {
+    lp_session *s = w->session;
+    const uint8_t *state = lp_pair_file_state(w->partial);
+    lp_progress *progress = NULL;
+    lp_status status = LP_OK;
+    for (int64_t i = 0; i < s->n_pairs; i++) {
+        w->skip[i] = state[i] || !w->included[i];
+        report->n_included += w->included[i];
+        report->n_done_before += state[i] && w->included[i];
+    }
+    lp_deal_options options = {.costs = costs, .done = w->skip, .n_units = s->n_pairs};
+    LP_TRY(lp_deal_new(s->parallel, &options, &w->deal, err));
+    if (lp_parallel_rank(s->parallel) == 0) {
+        lp_progress_options shown = {.label = "sweep",
+                                     .unit = "pairs",
+                                     .total = report->n_included,
+                                     .before = report->n_done_before,
+                                     .count = count_done,
+                                     .state = w->deal};
+        status = lp_progress_start(&shown, &progress, err);
+    }
+    lp_work_source source = {.user = w, .next = next_pair, .done = pair_done};
+    if (status == LP_OK) status = lp_stage_execute(s, &source, err);
+    lp_progress_stop(progress);
+    status = lp_deal_end(w->deal, status, err);
+    w->deal = NULL;
+out:
+    return status;
+}
+
+static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
+    const lp_session *s = state;
+    return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_SKIP_SPECIAL, out, err);
+}
+
+/* True when the results file is there and was made from the same inputs by the same conditions. */
+static bool already_complete(const sweep *w) {
+    lp_results *results = NULL;
+    lp_error ignored;
+    bool same = lp_path_look(w->session->job.results.file) == LP_PATH_FILE &&
+                lp_results_open(w->session->job.results.file, &results, &ignored) == LP_OK;
+    for (size_t i = 0; same && i < w->provenance->n; i++) {
+        const lp_provenance_item *item = &w->provenance->items[i];
+        lp_text found = {0};
+        if (!item->identity) continue;
+        same = lp_results_provenance(results, item->key, &found, &ignored) == LP_OK &&
+               strcmp(lp_text_get(&found), item->value) == 0;
+        lp_text_release(&found);
+    }
+    lp_results_free(results);
+    return same;
+}
+
+static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
+    lp_session *s = w->session;
+    int64_t failed[2] = {w->context.n_unpatched_differ, w->context.n_self_differ};
+    lp_results_paths paths = {
+        .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
+    lp_status status = LP_OK;
+    LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_CLASSES, err));
+    LP_TRY(lp_parallel_sum_i64(s->parallel, failed, 2, err));
+    report->n_unpatched_differ = failed[0];
+    report->n_self_differ = failed[1];
+    lp_pair_file_close(w->partial);
+    w->partial = NULL;
+    if (lp_parallel_rank(s->parallel) == 0) {
+        char now[32];
+        lp_stage_time(now);
+        for (size_t i = 0; i < w->provenance->n; i++)
+            if (strcmp(w->provenance->items[i].key, "end") == 0) w->provenance->items[i].value = now;
+        char differ[2][24];
+        for (int i = 0; i < 2; i++) snprintf(differ[i], sizeof differ[i], "%lld", (long long)failed[i]);
+        lp_provenance_add(w->provenance, "control.unpatched_differ", differ[0], false);
+        lp_provenance_add(w->provenance, "control.self_differ", differ[1], false);
+        w->described.n_provenance = w->provenance->n;
+        status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
+    }
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+out:
+    return status;
+}
+
+static void release(sweep *w) {
+    for (size_t i = 0; i < w->n_free; i++) lp_sweep_unit_free(w->free_units[i]);
+    lp_pair_file_close(w->partial);
+    lp_lock_release(w->lock);
+    lp_pair_file_close(w->context.store);
+    for (int d = 0; d < 2; d++) lp_donor_table_release(&w->context.donors[d]);
+    size_t p = (size_t)w->session->n_pairs;
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; w->answers[side] && i < p; i++) lp_mem_free(w->answers[side][i]);
+        lp_mem_free(w->answers[side]);
+        lp_mem_free(w->numbers[side]);
+        lp_mem_free(w->correct[side]);
+    }
+    for (int i = 0; i < 4; i++) lp_mem_free(w->texts[i]);
+    lp_mem_free(w->included);
+    lp_mem_free(w->skip);
+    lp_mem_free(w->conditions);
+    lp_mem_free(w->conditions_digest);
+    lp_mem_free(w->provenance);
+    lp_mem_free(w->counts);
+    lp_sweep_plan_release(&w->plan);
+}
+
+lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {
+    sweep w = {.session = s};
+    int64_t *costs = NULL;
+    int64_t n_bad = 0;
+    uint8_t complete = 0;
+    bool created = false;
+    lp_status status = LP_OK;
+    *report = (lp_sweep_report){.n_pairs = s->n_pairs};
+    LP_TRY(lp_parallel_agree(s->parallel, prepare(&w, err), err));
+    LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
+    for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
+    status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.results.file, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    LP_TRY(lp_lock_take_all(s->parallel, s->job.results.file, &w.lock, err));
+    if (lp_parallel_rank(s->parallel) == 0) complete = already_complete(&w);
+    LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
+    if (complete) {
+        report->was_complete = true;
+        for (int64_t i = 0; i < s->n_pairs; i++) report->n_included += w.included[i];
+        goto out;
+    }
+    LP_TRY(lp_results_partial_open(s->parallel, s->job.results.file, &w.described, &w.partial, &created, err));
+    if (!created) {
+        LP_TRY(lp_pair_file_recheck(w.partial, &n_bad, err));
+        if (n_bad > 0)
+            lp_log(LP_LOG_WARN, "%s.partial: the rows of %lld pairs were torn; they are made again",
+                   s->job.results.file, (long long)n_bad);
+        LP_TRY(lp_parallel_agree(s->parallel, lp_results_partial_count(w.partial, w.counts, err), err));
+    }
+    LP_TRY(run_all(&w, costs, report, err));
+    LP_TRY(finish(&w, report, err));
+out:
+    release(&w);
+    lp_mem_free(costs);
+    return status;
+}

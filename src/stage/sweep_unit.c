@@ -1,0 +1,213 @@
+#include "stage/sweep_unit.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#include <math.h>
+
+void lp_sweep_unit_free(lp_sweep_unit *u) {
+    if (!u) return;
+    for (int d = 0; d < 2; d++) {
+        size_t n = u->groups[d].n_runs;
+        for (size_t i = 0; i < n; i++) {
+            if (u->events[d]) lp_event_list_release(&u->events[d][i]);
+            if (u->vectors[d]) lp_mem_free(u->vectors[d][i]);
+        }
+        lp_mem_free(u->condition[d]);
+        lp_mem_free(u->runs[d]);
+        lp_mem_free(u->results[d]);
+        lp_mem_free(u->events[d]);
+        lp_mem_free(u->vectors[d]);
+        lp_mem_free(u->vector_capacity[d]);
+        lp_mem_free(u->gathering[d]);
+        lp_mem_free(u->tokens[d]);
+        lp_token_list_release(&u->prompts[d]);
+        lp_pair_reading_release(&u->reading[d]);
+    }
+    lp_mem_free(u->class_of);
+    lp_mem_free(u->number);
+    lp_mem_free(u->answer_len);
+    lp_mem_free(u->answer_tokens);
+    lp_mem_free(u->changed);
+    lp_mem_free(u->metrics);
+    lp_mem_free(u);
+}
+
+lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err) {
+    const lp_sweep_plan *plan = context->plan;
+    size_t c = plan->set.n;
+    size_t a = (size_t)context->session->job.decode.max_new_tokens;
+    lp_sweep_unit *u = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&u, 1, sizeof *u, "sweep unit", err));
+    for (int d = 0; d < 2; d++) {
+        if (!context->used[d]) continue;
+        size_t n = 0;
+        for (size_t i = 0; i < c; i++)
+            n += plan->set.conditions[i].direction == (lp_direction)d && plan->same_as[i] == (int32_t)i;
+        LP_TRY(lp_mem_new(&u->condition[d], n, sizeof *u->condition[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->runs[d], n, sizeof *u->runs[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->results[d], n, sizeof *u->results[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->events[d], n, sizeof *u->events[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->vectors[d], n, sizeof *u->vectors[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->vector_capacity[d], n, sizeof *u->vector_capacity[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->gathering[d], context->donors[d].n_floats, sizeof(float), "donor vectors", err));
+        LP_TRY(lp_mem_new(&u->tokens[d], n * a, sizeof(int32_t), "answers", err));
+        u->groups[d].n_runs = n;
+        n = 0;
+        for (size_t i = 0; i < c; i++) {
+            if (plan->set.conditions[i].direction != (lp_direction)d || plan->same_as[i] != (int32_t)i) continue;
+            u->condition[d][n] = (int32_t)i;
+            u->results[d][n].tokens = u->tokens[d] + n * a;
+            n++;
+        }
+    }
+    LP_TRY(lp_mem_new(&u->class_of, c, sizeof *u->class_of, "rows", err));
+    LP_TRY(lp_mem_new(&u->number, c, sizeof *u->number, "rows", err));
+    LP_TRY(lp_mem_new(&u->answer_len, c, sizeof *u->answer_len, "rows", err));
+    LP_TRY(lp_mem_new(&u->answer_tokens, c * a, sizeof *u->answer_tokens, "rows", err));
+    LP_TRY(lp_mem_new(&u->changed, c, sizeof *u->changed, "rows", err));
+    LP_TRY(lp_mem_new(&u->metrics, c * (context->n_metrics + 1), sizeof *u->metrics, "rows", err));
+    *out = u;
+    return LP_OK;
+out:
+    lp_sweep_unit_free(u);
+    return status;
+}
+
+static int recipient_of(int direction) {
+    return direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
+}
+
+static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, int d, lp_error *err) {
+    const lp_session *s = w->session;
+    int side = recipient_of(d);
+    lp_status status = LP_OK;
+    LP_TRY(lp_session_prompt(s, pair, side, &u->prompts[d], err));
+    LP_TRY(lp_donor_table_gather(&w->donors[d], w->store, pair, u->gathering[d], err));
+    lp_run_shape shape = {
+        .config = &s->model.config, .protocol = s->job.protocol, .n_prompt = (int32_t)u->prompts[d].n};
+    for (size_t i = 0; i < u->groups[d].n_runs; i++) {
+        lp_event_list *events = &u->events[d][i];
+        size_t condition = (size_t)u->condition[d][i];
+        LP_TRY(lp_condition_effective(&w->plan->set, condition, &shape, events, err));
+        LP_TRY(lp_mem_grow(&u->vectors[d][i], &u->vector_capacity[d][i], events->n + 1, sizeof(float *),
+                           "donor vectors", err));
+        for (size_t k = 0; k < events->n; k++)
+            u->vectors[d][i][k] = lp_donor_table_vector(&w->donors[d], &events->events[k].what, u->gathering[d]);
+        u->runs[d][i] = (lp_run_wanted){.events = events->events,
+                                        .vectors = u->vectors[d][i],
+                                        .n_events = events->n,
+                                        .n_steps = w->plan->set.conditions[condition].n_steps_run};
+    }
+    u->groups[d].prompt = u->prompts[d].ids;
+    u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
+    u->groups[d].runs = u->runs[d];
+    u->groups[d].results = u->results[d];
+    u->groups[d].reading = NULL;
+    if (w->n_metrics > 0) {
+        const int32_t *tokens =
+            lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
+        const int32_t *n =
+            lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
+        LP_TRY(lp_pair_reading_make(s, pair, tokens, *n, &u->reading[d], err));
+        if (u->reading[d].usable) u->groups[d].reading = &u->reading[d].reading;
+    }
+out:
+    return status;
+}
+
+lp_status lp_sweep_unit_prepare(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, lp_error *err) {
+    size_t n = 0;
+    for (int d = 0; d < 2; d++) {
+        if (!w->used[d]) continue;
+        lp_status status = prepare_direction(w, u, pair, d, err);
+        if (status != LP_OK) return status;
+        n++;
+    }
+    u->unit = (lp_work_unit){.id = pair, .groups = w->used[0] ? u->groups : u->groups + 1, .n_groups = n, .user = u};
+    return LP_OK;
+}
+
+static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t run, lp_text *text, lp_error *err) {
+    const lp_session *s = w->session;
+    const lp_pair *pair = &s->pairs.pairs[u->unit.id];
+    const lp_run_result *result = &u->results[d][run];
+    const lp_run_result *unpatched = &u->results[d][0];
+    size_t c = (size_t)u->condition[d][run];
+    size_t n = w->plan->set.n;
+    size_t a = (size_t)s->job.decode.max_new_tokens;
+    lp_text_clear(text);
+    lp_status status =
+        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, text, err);
+    if (status != LP_OK) return status;
+    lp_verdict verdict =
+        lp_classify(s->job.classifier, lp_text_get(text), text->length, pair->clean.answer, pair->corrupted.answer);
+    u->class_of[c] = (uint8_t)verdict.outcome;
+    u->number[c] = verdict.has_number ? verdict.number : NAN;
+    u->answer_len[c] = result->n_tokens;
+    for (size_t i = 0; i < a; i++) u->answer_tokens[c * a + i] = (int32_t)i < result->n_tokens ? result->tokens[i] : -1;
+    u->changed[c] = result->n_tokens != unpatched->n_tokens || result->ended != unpatched->ended ||
+                    (result->n_tokens > 0 &&
+                     memcmp(result->tokens, unpatched->tokens, (size_t)result->n_tokens * sizeof(int32_t)) != 0);
+    for (size_t m = 0; m < w->n_metrics; m++) u->metrics[m * n + c] = result->metrics[m];
+    return LP_OK;
+}
+
+static void copy_row(const lp_sweep_context *w, lp_sweep_unit *u, size_t from, size_t to) {
+    size_t n = w->plan->set.n;
+    size_t a = (size_t)w->session->job.decode.max_new_tokens;
+    u->class_of[to] = u->class_of[from];
+    u->number[to] = u->number[from];
+    u->answer_len[to] = u->answer_len[from];
+    memcpy(u->answer_tokens + to * a, u->answer_tokens + from * a, a * sizeof(int32_t));
+    u->changed[to] = u->changed[from];
+    for (size_t m = 0; m < w->n_metrics; m++) u->metrics[m * n + to] = u->metrics[m * n + from];
+}
+
+/* The sweep's own unpatched run beside the store's answer of the recipient. */
+static lp_status check_unpatched(lp_sweep_context *w, const lp_sweep_unit *u, int d, lp_error *err) {
+    int side = recipient_of(d);
+    const lp_run_result *unpatched = &u->results[d][0];
+    size_t a = (size_t)w->session->job.decode.max_new_tokens;
+    int32_t *tokens = NULL;
+    lp_status status = lp_mem_new(&tokens, a, sizeof *tokens, "answer", err);
+    if (status == LP_OK)
+        status = lp_pair_file_read(w->store, u->unit.id,
+                                   lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS), tokens,
+                                   err);
+    bool same = status == LP_OK;
+    for (size_t i = 0; same && i < a; i++)
+        same = tokens[i] == ((int32_t)i < unpatched->n_tokens ? unpatched->tokens[i] : -1);
+    if (status == LP_OK && !same) {
+        w->n_unpatched_differ++;
+        lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's",
+               w->session->pairs.pairs[u->unit.id].id);
+    }
+    lp_mem_free(tokens);
+    return status;
+}
+
+lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_rows *out, lp_error *err) {
+    const lp_sweep_plan *plan = w->plan;
+    lp_text text = {0};
+    lp_status status = LP_OK;
+    for (int d = 0; d < 2; d++) {
+        if (!w->used[d]) continue;
+        for (size_t run = 0; run < u->groups[d].n_runs; run++) LP_TRY(row_of_run(w, u, d, run, &text, err));
+        LP_TRY(check_unpatched(w, u, d, err));
+    }
+    for (size_t i = 0; i < plan->set.n; i++) {
+        if (plan->same_as[i] != (int32_t)i) copy_row(w, u, (size_t)plan->same_as[i], i);
+        if (plan->identity[i] && u->changed[i]) w->n_self_differ++;
+    }
+    *out = (lp_result_rows){.class_of = u->class_of,
+                            .number = u->number,
+                            .answer_len = u->answer_len,
+                            .answer_tokens = u->answer_tokens,
+                            .changed = u->changed,
+                            .metrics = u->metrics};
+out:
+    lp_text_release(&text);
+    return status;
+}

@@ -1,0 +1,51 @@
+/* Work units of a sweep: what the executor needs for one pair, and what becomes of its results. */
+#ifndef LP_STAGE_SWEEP_UNIT_H
+#define LP_STAGE_SWEEP_UNIT_H
+
+#include "stage/donors.h"
+#include "stage/reading.h"
+#include "stage/sweep.h"
+#include "store/results.h"
+
+/* One pair's runs in both directions. Its memory is used again for the next pair. */
+typedef struct {
+    lp_work_unit unit;
+    lp_run_group groups[2];
+    int32_t *condition[2];  /* [n_runs of the direction] condition of each run */
+    lp_run_wanted *runs[2]; /* [n_runs] */
+    lp_run_result *results[2];
+    lp_event_list *events[2];   /* [n_runs] */
+    const float ***vectors[2];  /* [n_runs][n_events] */
+    size_t *vector_capacity[2]; /* [n_runs] */
+    float *gathering[2];
+    int32_t *tokens[2]; /* [n_runs, max_new_tokens] */
+    lp_token_list prompts[2];
+    lp_pair_reading reading[2];
+    /* rows of all conditions */
+    uint8_t *class_of;
+    double *number;
+    int32_t *answer_len;
+    int32_t *answer_tokens;
+    uint8_t *changed;
+    float *metrics; /* [n_metrics, C] */
+} lp_sweep_unit;
+
+typedef struct {
+    const lp_session *session;
+    const lp_sweep_plan *plan;
+    lp_pair_file *store;      /* open for reading */
+    lp_donor_table donors[2]; /* by direction */
+    bool used[2];             /* directions of the sweep */
+    const char *metric_names[LP_N_METRICS + 1];
+    size_t n_metrics;
+    int64_t n_unpatched_differ, n_self_differ; /* of this rank */
+} lp_sweep_context;
+
+lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err);
+void lp_sweep_unit_free(lp_sweep_unit *unit);
+/* Makes the unit that of `pair`: prompts, donors, events, readings. */
+lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
+/* Classifies the results into rows of all conditions and counts controls that failed. */
+lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_result_rows *out, lp_error *err);
+
+#endif

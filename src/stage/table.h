@@ -1,0 +1,13 @@
+/* The class table of a results file, as text for a terminal. */
+#ifndef LP_STAGE_TABLE_H
+#define LP_STAGE_TABLE_H
+
+#include "base/text.h"
+#include "store/results.h"
+
+/* Appends: what was run; the unpatched run; then for every combination of direction, donor, operation, site and defects
+ * the table (layers x step sets): share of each class with its Wilson 95 % interval, and n; the controls; dead cells;
+ * and whether the sweep is sound (self controls and the unpatched run changed nothing). */
+lp_status lp_class_table(lp_results *results, lp_text *out, lp_error *err);
+
+#endif

@@ -1,0 +1,93 @@
+/* What the files of this folder share about HDF5: errors in our form, names with folders, attributes, types.
+ *
+ * HDF5's own printing of error stacks is off from the first lp_h5_begin on; the innermost message goes into our one
+ * line. Handles are plain hid_t; a negative one is "none", and lp_h5_close accepts it. */
+#ifndef LP_STORE_H5_H
+#define LP_STORE_H5_H
+
+#include "base/error.h"
+#include "base/text.h"
+
+#include <hdf5.h>
+
+/* Call before the first use of HDF5; any number of times. */
+lp_status lp_h5_begin(lp_error *err);
+/* Writes `file: cannot <what>: <HDF5's innermost reason>`, with the operating system's where it can be found. */
+lp_status lp_h5_fail(lp_error *err, const char *file, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Closes any kind of handle; clears HDF5's error stack. */
+void lp_h5_close(hid_t id);
+
+/* Element types as they lie in a file (little-endian) and in memory. */
+typedef enum {
+    LP_FIELD_F32,
+    LP_FIELD_F64,
+    LP_FIELD_I32,
+    LP_FIELD_I64,
+    LP_FIELD_U64,
+    LP_FIELD_U8,
+    LP_FIELD_TEXT /* fixed length, UTF-8, NUL-padded */
+} lp_field_type;
+size_t lp_field_type_bytes(lp_field_type type, size_t text_bytes);
+const char *lp_field_type_name(lp_field_type type);
+/* New handle of the type in the file, which is the one in memory on a little-endian machine. */
+hid_t lp_h5_type(lp_field_type type, size_t text_bytes);
+/* The reverse; fails on a type that the program does not write. text_bytes may be NULL. */
+lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, const char *file, const char *path,
+                        lp_error *err);
+
+/* Property lists for all our files: format of HDF5 1.10 (readable by every later one), no file locks of HDF5 (they are
+ * missing on some file systems; lock.h is ours). */
+hid_t lp_h5_access(void);
+/* Makes and removes a file at `temporary` that takes dense_bytes of space and is dense_bytes + sparse_bytes long.
+ * HDF5 1.10 cannot give up a file that it fails to flush (the process dies at its end), so what is bound to fail has to
+ * fail before. `file` is named in the message. */
+lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense_bytes, uint64_t sparse_bytes,
+                         lp_error *err);
+/* Flushes a new file to the disk and closes it; *id becomes H5I_INVALID_HID. It lies at `temporary`. */
+lp_status lp_h5_finish(hid_t *id, const char *file, const char *temporary, lp_error *err);
+/* Creation list of a dataset: allocated at once, never filled, no times (so that equal contents are equal bytes). */
+hid_t lp_h5_dataset_creation(void);
+/* Creation list of links that makes the groups above. */
+hid_t lp_h5_link_creation(void);
+
+/* Attributes of an open object. Text is fixed-length UTF-8, at least reserve bytes long. */
+lp_status lp_h5_put_text(hid_t object, const char *key, const char *value, size_t reserve, const char *file,
+                         lp_error *err);
+lp_status lp_h5_put_texts(hid_t object, const char *key, const char *const *values, size_t n, const char *file,
+                          lp_error *err);
+lp_status lp_h5_put_i32(hid_t object, const char *key, const int32_t *values, size_t n, const char *file,
+                        lp_error *err);
+lp_status lp_h5_get_text(hid_t object, const char *key, lp_text *out, const char *file, lp_error *err);
+/* A scalar. */
+lp_status lp_h5_get_i32(hid_t object, const char *key, int32_t *out, const char *file, lp_error *err);
+/* Calls visit(state, text) for every element of an array of texts. */
+lp_status lp_h5_each_text(hid_t object, const char *key, lp_status (*visit)(void *, const char *, lp_error *),
+                          void *state, const char *file, lp_error *err);
+
+/* Makes dataset `path` and writes it whole. dims [n_dims]; a dimension may be 0. chunk_first 0: contiguous;
+ * otherwise chunks of that many first-dimension items with shuffle and deflate. */
+typedef struct {
+    const char *path;
+    lp_field_type type;
+    size_t text_bytes; /* of LP_FIELD_TEXT */
+    int n_dims;
+    int64_t dims[5];
+    const char *description; /* attribute; NULL: none */
+    int64_t chunk_first;
+} lp_h5_dataset;
+/* *out (may be NULL) is the open dataset; data NULL: nothing is written. */
+lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const void *data, hid_t *out,
+                             const char *file_name, lp_error *err);
+/* Text of C strings: the width is that of the longest. strings [n]. */
+lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *strings, int64_t n,
+                            const char *description, const char *file_name, lp_error *err);
+/* Reads items [first, first + n) of the first dimension into data, which is of the dataset's own type. */
+lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, const char *file_name, const char *path,
+                          lp_error *err);
+lp_status lp_h5_write_part(hid_t dataset, int64_t first, int64_t n, const void *data, const char *file_name,
+                           const char *path, lp_error *err);
+/* Opens dataset `path` and checks type and number of dimensions; dims [n_dims] is filled. */
+lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_field_type type, int n_dims, int64_t *dims,
+                             size_t *text_bytes, hid_t *out, const char *file_name, lp_error *err);
+
+#endif

@@ -1,0 +1,624 @@
+#include "store/pair_file_internal.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "parallel/communicator.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+static void release_field(lp_open_field *field) {
+    lp_h5_close(field->memory);
+    lp_h5_close(field->space);
+    lp_h5_close(field->type);
+    lp_h5_close(field->dataset);
+    lp_mem_free((void *)(uintptr_t)field->field.path);
+    lp_mem_free((void *)(uintptr_t)field->field.description);
+    lp_mem_free((void *)(uintptr_t)field->field.layers);
+}
+
+static void clear_handles(lp_open_field *field) {
+    *field = (lp_open_field){
+        .dataset = H5I_INVALID_HID, .type = H5I_INVALID_HID, .memory = H5I_INVALID_HID, .space = H5I_INVALID_HID};
+}
+
+/* Collective for a file that is open for writing. */
+static void release(lp_pair_file *file) {
+    for (size_t i = 0; i < file->n_fields; i++) release_field(&file->fields[i]);
+    release_field(&file->state_field);
+    release_field(&file->checksum_field);
+    lp_h5_close(file->file);
+    for (size_t i = 0; i < file->n_provenance; i++) {
+        lp_mem_free((void *)(uintptr_t)file->provenance[i].key);
+        lp_mem_free((void *)(uintptr_t)file->provenance[i].value);
+    }
+    lp_mem_free(file->provenance);
+    lp_mem_free(file->fields);
+    lp_mem_free(file->state);
+    lp_mem_free(file->pair);
+    lp_mem_free(file->format);
+    lp_mem_free(file->path);
+    lp_sha256_free(file->sha);
+    lp_mem_free(file);
+}
+
+static lp_status new_file(const lp_parallel *parallel, const char *path, lp_pair_file **out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_file *file = NULL;
+    LP_TRY(lp_mem_new(&file, 1, sizeof *file, "file state", err));
+    file->parallel = parallel;
+    file->file = H5I_INVALID_HID;
+    clear_handles(&file->state_field);
+    clear_handles(&file->checksum_field);
+    LP_TRY(lp_mem_text(&file->path, path, strlen(path), err));
+    LP_TRY(lp_sha256_new(&file->sha, err));
+    *out = file;
+    file = NULL;
+out:
+    if (file) release(file);
+    return status;
+}
+
+/* Reads the attributes that belong to a field's description. */
+static lp_status read_labels(lp_open_field *field, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text text = {0};
+    hid_t attribute = H5I_INVALID_HID;
+    hid_t space = H5I_INVALID_HID;
+    if (H5Aexists(field->dataset, "description") > 0) {
+        char *copy = NULL;
+        LP_TRY(lp_h5_get_text(field->dataset, "description", &text, name, err));
+        LP_TRY(lp_mem_text(&copy, lp_text_get(&text), text.length, err));
+        field->field.description = copy;
+    }
+    if (H5Aexists(field->dataset, "layers") > 0) {
+        attribute = H5Aopen(field->dataset, "layers", H5P_DEFAULT);
+        space = H5Aget_space(attribute);
+        hssize_t n = H5Sget_simple_extent_npoints(space);
+        if (n < 1 || n > 65536) LP_FAIL(LP_ERR_FORMAT, "%s: /%s: attribute layers is damaged", name, field->field.path);
+        int32_t *layers = NULL;
+        LP_TRY(lp_mem_new(&layers, (size_t)n, sizeof *layers, "layers", err));
+        field->field.layers = layers;
+        field->field.n_layers = (size_t)n;
+        if (H5Aread(attribute, H5T_NATIVE_INT32, layers) < 0)
+            status = lp_h5_fail(err, name, "read the attribute layers of /%s", field->field.path);
+    }
+out:
+    lp_h5_close(space);
+    lp_h5_close(attribute);
+    lp_text_release(&text);
+    return status;
+}
+
+static lp_status open_field(lp_pair_file *file, const char *path, lp_open_field *field, lp_error *err) {
+    lp_status status = LP_OK;
+    char *copy = NULL;
+    LP_TRY(lp_mem_text(&copy, path, strlen(path), err));
+    field->field.path = copy;
+    field->dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
+    if (field->dataset < 0) {
+        H5Eclear2(H5E_DEFAULT);
+        LP_FAIL(LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
+    }
+    LP_TRY(lp_h5_type_of(field->dataset, &field->field.type, &field->field.text_bytes, file->path, path, err));
+    field->type = H5Dget_type(field->dataset);
+    field->space = H5Dget_space(field->dataset);
+    int n_dims = H5Sget_simple_extent_ndims(field->space);
+    if (n_dims < 1 || n_dims > LP_FIELD_MAX_DIMS + 1)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected 1 to %d dimensions, found %d", file->path, path,
+                LP_FIELD_MAX_DIMS + 1, n_dims);
+    hsize_t dims[LP_FIELD_MAX_DIMS + 1];
+    H5Sget_simple_extent_dims(field->space, dims, NULL);
+    if (dims[0] != (hsize_t)file->n_pairs)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld pairs, found %llu", file->path, path, (long long)file->n_pairs,
+                (unsigned long long)dims[0]);
+    field->field.n_dims = n_dims - 1;
+    field->bytes = lp_field_type_bytes(field->field.type, field->field.text_bytes);
+    for (int d = 1; d < n_dims; d++) {
+        if (dims[d] == 0 || dims[d] > UINT32_MAX / field->bytes)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /%s: a size is out of range", file->path, path);
+        field->field.dims[d - 1] = (int64_t)dims[d];
+        field->bytes *= dims[d];
+    }
+    dims[0] = 1;
+    field->memory = H5Screate_simple(n_dims, dims, NULL);
+    status = read_labels(field, file->path, err);
+out:
+    return status;
+}
+
+static lp_status add_field(void *state, const char *path, lp_error *err) {
+    lp_pair_file *file = state;
+    size_t capacity = file->n_fields;
+    lp_status status = LP_OK;
+    /* One more each time: fields are few. */
+    lp_open_field *grown = NULL;
+    LP_TRY(lp_mem_new(&grown, capacity + 1, sizeof *grown, "fields", err));
+    if (file->fields) memcpy(grown, file->fields, capacity * sizeof *grown);
+    lp_mem_free(file->fields);
+    file->fields = grown;
+    lp_open_field *field = &grown[file->n_fields++];
+    clear_handles(field);
+    LP_TRY(open_field(file, path, field, err));
+    field->offset = file->pair_bytes;
+    file->pair_bytes += (field->bytes + 63) / 64 * 64;
+out:
+    return status;
+}
+
+static lp_status add_key(void *state, const char *key, lp_error *err) {
+    lp_pair_file *file = state;
+    lp_provenance_item *grown = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
+    if (file->provenance) memcpy(grown, file->provenance, file->n_provenance * sizeof *grown);
+    lp_mem_free(file->provenance);
+    file->provenance = grown;
+    char *copy = NULL;
+    LP_TRY(lp_mem_text(&copy, key, strlen(key), err));
+    grown[file->n_provenance++].key = copy;
+out:
+    return status;
+}
+
+static lp_status mark_identity(void *state, const char *key, lp_error *err) {
+    (void)err;
+    lp_pair_file *file = state;
+    for (size_t i = 0; i < file->n_provenance; i++)
+        if (strcmp(file->provenance[i].key, key) == 0) file->provenance[i].identity = true;
+    return LP_OK;
+}
+
+static lp_status read_provenance(lp_pair_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text text = {0};
+    hid_t group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
+    if (group < 0) {
+        H5Eclear2(H5E_DEFAULT);
+        LP_FAIL(LP_ERR_FORMAT, "%s: group /provenance is missing", file->path);
+    }
+    LP_TRY(lp_h5_each_text(group, "keys", add_key, file, file->path, err));
+    LP_TRY(lp_h5_each_text(group, "identity", mark_identity, file, file->path, err));
+    for (size_t i = 0; i < file->n_provenance; i++) {
+        char *value = NULL;
+        lp_text_clear(&text);
+        LP_TRY(lp_h5_get_text(group, file->provenance[i].key, &text, file->path, err));
+        LP_TRY(lp_mem_text(&value, lp_text_get(&text), text.length, err));
+        file->provenance[i].value = value;
+    }
+out:
+    lp_text_release(&text);
+    lp_h5_close(group);
+    return status;
+}
+
+static lp_status read_journal(lp_pair_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    hid_t dataset = H5I_INVALID_HID;
+    hid_t group = H5I_INVALID_HID;
+    LP_TRY(lp_h5_open_dataset(file->file, "journal/state", LP_FIELD_U8, 1, &file->n_pairs, NULL, &dataset, file->path,
+                              err));
+    if (file->n_pairs < 1) LP_FAIL(LP_ERR_FORMAT, "%s: no pairs", file->path);
+    LP_TRY(lp_mem_new(&file->state, (size_t)file->n_pairs, 1, "journal", err));
+    LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
+    LP_TRY(open_field(file, "journal/state", &file->state_field, err));
+    LP_TRY(open_field(file, "journal/checksum", &file->checksum_field, err));
+    if (file->checksum_field.field.type != LP_FIELD_U8 || file->checksum_field.bytes != LP_SHA256_BYTES)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /journal/checksum: expected %d bytes a pair, found %zu", file->path,
+                LP_SHA256_BYTES, file->checksum_field.bytes);
+    group = H5Gopen2(file->file, "journal", H5P_DEFAULT);
+    status = lp_h5_each_text(group, "fields", add_field, file, file->path, err);
+out:
+    lp_h5_close(group);
+    lp_h5_close(dataset);
+    return status;
+}
+
+/* Reads what the file says of itself. */
+static lp_status read_contents(lp_pair_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text format = {0};
+    hid_t root = H5Gopen2(file->file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_get_text(root, "format", &format, file->path, err));
+    LP_TRY(lp_mem_text(&file->format, lp_text_get(&format), format.length, err));
+    LP_TRY(lp_h5_get_i32(root, "version", &file->version, file->path, err));
+    LP_TRY(read_journal(file, err));
+    status = read_provenance(file, err);
+out:
+    lp_text_release(&format);
+    lp_h5_close(root);
+    return status;
+}
+
+lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_file *file = NULL;
+    hid_t list = H5I_INVALID_HID;
+    LP_TRY(lp_h5_begin(err));
+    if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    LP_TRY(new_file(NULL, path, &file, err));
+    list = lp_h5_access();
+    file->file = H5Fopen(path, H5F_ACC_RDONLY, list);
+    if (file->file < 0) {
+        status = lp_h5_fail(err, path, "open");
+        goto out;
+    }
+    LP_TRY(read_contents(file, err));
+    *out = file;
+    file = NULL;
+out:
+    lp_h5_close(list);
+    if (file) release(file);
+    return status;
+}
+
+static lp_status same_field(const lp_pair_file *file, const lp_field *want, const lp_field *have, lp_error *err) {
+    if (strcmp(want->path, have->path) != 0)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected dataset /%s, found /%s", file->path, want->path, have->path);
+    bool same = want->type == have->type && want->n_dims == have->n_dims &&
+                (want->type != LP_FIELD_TEXT || want->text_bytes == have->text_bytes);
+    int differs = -1;
+    for (int d = 0; same && differs < 0 && d < want->n_dims; d++)
+        if (want->dims[d] != have->dims[d]) differs = d;
+    if (!same)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: expected %d dimensions of %s (%zu bytes), found %d of %s (%zu)",
+                       file->path, want->path, want->n_dims + 1, lp_field_type_name(want->type),
+                       lp_field_type_bytes(want->type, want->text_bytes), have->n_dims + 1,
+                       lp_field_type_name(have->type), lp_field_type_bytes(have->type, have->text_bytes));
+    if (differs >= 0)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: dimension %d: expected %lld, found %lld", file->path, want->path,
+                       differs + 1, (long long)want->dims[differs], (long long)have->dims[differs]);
+    return LP_OK;
+}
+
+static lp_status compare(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
+    lp_status status = LP_OK;
+    if (strcmp(file->format, spec->format) != 0)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);
+    if (file->version != spec->version)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d", file->path, spec->version,
+                file->version);
+    LP_TRY(lp_pair_file_check_identity(file, spec->provenance, spec->n_provenance, err));
+    if (file->n_pairs != spec->n_pairs)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", file->path, (long long)spec->n_pairs,
+                (long long)file->n_pairs);
+    if (file->n_fields != spec->n_fields)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %zu datasets, found %zu", file->path, spec->n_fields, file->n_fields);
+    for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(same_field(file, &spec->fields[i], &file->fields[i].field, err));
+out:
+    return status;
+}
+
+/* Makes or checks the file; on rank 0 alone. */
+static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_t *created, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_file *there = NULL;
+    *created = lp_path_look(path) == LP_PATH_MISSING;
+    if (*created) return lp_pair_file_make(path, spec, err);
+    LP_TRY(lp_pair_file_open_read(path, &there, err));
+    LP_TRY(compare(there, spec, err));
+    if (access(path, W_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+out:
+    lp_pair_file_close(there);
+    return status;
+}
+
+static lp_status open_parallel(lp_pair_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    hid_t list = lp_h5_access();
+    if (list < 0 || H5Pset_fapl_mpio(list, file->parallel->comm, MPI_INFO_NULL) < 0) {
+        status = lp_h5_fail(err, file->path, "set up MPI-IO");
+        goto out;
+    }
+    file->file = H5Fopen(file->path, H5F_ACC_RDWR, list);
+    if (file->file < 0) {
+        status = lp_h5_fail(err, file->path, "open for writing");
+        goto out;
+    }
+    status = read_contents(file, err);
+out:
+    lp_h5_close(list);
+    return status;
+}
+
+lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
+                            lp_pair_file **out, bool *created, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_file *file = NULL;
+    int64_t fresh = 0;
+    LP_TRY(lp_parallel_agree(parallel, lp_h5_begin(err), err));
+    if (lp_parallel_rank(parallel) == 0) status = prepare(path, spec, &fresh, err);
+    LP_TRY(lp_parallel_agree(parallel, status, err));
+    LP_TRY(lp_parallel_broadcast(parallel, &fresh, sizeof fresh, err));
+    LP_TRY(lp_parallel_agree(parallel, new_file(parallel, path, &file, err), err));
+    LP_TRY(lp_parallel_agree(parallel, open_parallel(file, err), err));
+    if (created) *created = fresh != 0;
+    *out = file;
+    file = NULL;
+out:
+    if (file) release(file);
+    return status;
+}
+
+lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err) {
+    if (!file->parallel) return LP_OK;
+    lp_status status = LP_OK;
+    if (H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, file->path, "flush");
+    return lp_parallel_agree(file->parallel, status, err);
+}
+
+void lp_pair_file_close(lp_pair_file *file) {
+    if (file) release(file);
+}
+
+static lp_status select_pair(const lp_pair_file *file, lp_open_field *field, int64_t pair, lp_error *err) {
+    LP_ASSERT(pair >= 0 && pair < file->n_pairs);
+    hsize_t start[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)pair};
+    hsize_t count[LP_FIELD_MAX_DIMS + 1] = {1};
+    for (int d = 0; d < field->field.n_dims; d++) count[d + 1] = (hsize_t)field->field.dims[d];
+    if (H5Sselect_hyperslab(field->space, H5S_SELECT_SET, start, NULL, count, NULL) < 0)
+        return lp_h5_fail(err, file->path, "select pair %lld", (long long)pair);
+    return LP_OK;
+}
+
+static lp_status write_field(lp_pair_file *file, lp_open_field *field, int64_t pair, const void *data, lp_error *err) {
+    lp_status status = select_pair(file, field, pair, err);
+    if (status == LP_OK && H5Dwrite(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
+        status = lp_h5_fail(err, file->path, "write pair %lld of /%s", (long long)pair, field->field.path);
+    return status;
+}
+
+static lp_status read_field(lp_pair_file *file, lp_open_field *field, int64_t pair, void *data, lp_error *err) {
+    lp_status status = select_pair(file, field, pair, err);
+    if (status == LP_OK && H5Dread(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
+        status = lp_h5_fail(err, file->path, "read pair %lld of /%s", (long long)pair, field->field.path);
+    return status;
+}
+
+lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const *data, lp_error *err) {
+    lp_status status = LP_OK;
+    unsigned char checksum[LP_SHA256_BYTES];
+    const uint8_t written = 1;
+    LP_ASSERT(file->parallel);
+    /* A pair that is written again must not count as whole in between. */
+    if (file->state[pair]) LP_TRY(lp_pair_file_forget(file, pair, err));
+    for (size_t i = 0; i < file->n_fields; i++) {
+        LP_TRY(write_field(file, &file->fields[i], pair, data[i], err));
+        LP_TRY(lp_sha256_add(file->sha, data[i], file->fields[i].bytes, err));
+    }
+    LP_TRY(lp_sha256_finish(file->sha, checksum, err));
+    LP_TRY(write_field(file, &file->checksum_field, pair, checksum, err));
+    LP_TRY(write_field(file, &file->state_field, pair, &written, err));
+    file->state[pair] = 1;
+out:
+    if (status != LP_OK) lp_sha256_finish(file->sha, checksum, NULL);
+    return status;
+}
+
+lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err) {
+    const uint8_t nothing = 0;
+    LP_ASSERT(file->parallel);
+    lp_status status = write_field(file, &file->state_field, pair, &nothing, err);
+    if (status == LP_OK) file->state[pair] = 0;
+    return status;
+}
+
+lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_provenance_item *item = NULL;
+    char *padded = NULL;
+    hid_t group = H5I_INVALID_HID;
+    hid_t attribute = H5I_INVALID_HID;
+    hid_t type = H5I_INVALID_HID;
+    LP_ASSERT(file->parallel);
+    for (size_t i = 0; i < file->n_provenance; i++)
+        if (strcmp(file->provenance[i].key, key) == 0) item = &file->provenance[i];
+    if (!item) LP_FAIL(LP_ERR_VALUE, "%s: provenance has no key %s", file->path, key);
+    group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
+    attribute = H5Aopen(group, key, H5P_DEFAULT);
+    type = H5Aget_type(attribute);
+    size_t room = H5Tget_size(type);
+    if (room == 0) {
+        status = lp_h5_fail(err, file->path, "open the attribute %s", key);
+        goto out;
+    }
+    LP_TRY(lp_mem_new(&padded, room + 1, 1, "attribute", err));
+    if (lp_parallel_rank(file->parallel) == 0) memcpy(padded, value, strnlen(value, room));
+    LP_TRY(lp_parallel_broadcast(file->parallel, padded, room, err));
+    if (H5Awrite(attribute, type, padded) < 0) {
+        status = lp_h5_fail(err, file->path, "write the attribute %s", key);
+        goto out;
+    }
+    lp_mem_free((void *)(uintptr_t)item->value);
+    item->value = padded;
+    padded = NULL;
+out:
+    lp_mem_free(padded);
+    lp_h5_close(type);
+    lp_h5_close(attribute);
+    lp_h5_close(group);
+    return status;
+}
+
+lp_status lp_pair_file_recheck(lp_pair_file *file, int64_t *n_bad, lp_error *err) {
+    const lp_parallel *parallel = file->parallel;
+    LP_ASSERT(parallel);
+    lp_status status = LP_OK;
+    int64_t rank = lp_parallel_rank(parallel);
+    int64_t size = lp_parallel_size(parallel);
+    int64_t bad = 0;
+    for (int64_t i = file->n_pairs * rank / size; status == LP_OK && i < file->n_pairs * (rank + 1) / size; i++) {
+        bool good = true;
+        if (file->state[i]) status = lp_pair_file_verify(file, i, &good, err);
+        if (status != LP_OK || good) continue;
+        status = lp_pair_file_forget(file, i, err);
+        bad++;
+    }
+    LP_TRY(lp_parallel_agree(parallel, status, err));
+    LP_MPI(MPI_Allreduce(MPI_IN_PLACE, &bad, 1, MPI_INT64_T, MPI_SUM, parallel->comm));
+    for (int64_t i = 0; i < file->n_pairs; i += INT32_MAX) {
+        int64_t n = file->n_pairs - i < INT32_MAX ? file->n_pairs - i : INT32_MAX;
+        LP_MPI(MPI_Allreduce(MPI_IN_PLACE, file->state + i, (int)n, MPI_UINT8_T, MPI_MIN, parallel->comm));
+    }
+    *n_bad = bad;
+out:
+    return status;
+}
+
+/* Reads all fields of a pair into the buffer. */
+static lp_status read_pair(lp_pair_file *file, int64_t pair, lp_error *err) {
+    lp_status status = LP_OK;
+    if (!file->pair) LP_TRY(lp_mem_new(&file->pair, file->pair_bytes, 1, "one pair", err));
+    for (size_t i = 0; i < file->n_fields; i++)
+        LP_TRY(read_field(file, &file->fields[i], pair, file->pair + file->fields[i].offset, err));
+out:
+    return status;
+}
+
+static lp_status checksum_fits(lp_pair_file *file, int64_t pair, bool *good, lp_error *err) {
+    lp_status status = LP_OK;
+    unsigned char expected[LP_SHA256_BYTES];
+    unsigned char found[LP_SHA256_BYTES];
+    LP_TRY(read_field(file, &file->checksum_field, pair, expected, err));
+    for (size_t i = 0; i < file->n_fields; i++)
+        LP_TRY(lp_sha256_add(file->sha, file->pair + file->fields[i].offset, file->fields[i].bytes, err));
+    LP_TRY(lp_sha256_finish(file->sha, found, err));
+    *good = memcmp(expected, found, sizeof found) == 0;
+out:
+    return status;
+}
+
+lp_status lp_pair_file_load(lp_pair_file *file, int64_t pair, lp_error *err) {
+    lp_status status = LP_OK;
+    bool good = false;
+    LP_ASSERT(pair >= 0 && pair < file->n_pairs);
+    if (file->state[pair] != 1) LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", file->path, (long long)pair);
+    LP_TRY(read_pair(file, pair, err));
+    LP_TRY(checksum_fits(file, pair, &good, err));
+    if (!good)
+        LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered", file->path, (long long)pair);
+out:
+    return status;
+}
+
+const void *lp_pair_file_field(const lp_pair_file *file, size_t index) {
+    LP_ASSERT(file->pair && index < file->n_fields);
+    return file->pair + file->fields[index].offset;
+}
+
+lp_status lp_pair_file_read(lp_pair_file *file, int64_t pair, size_t index, void *out, lp_error *err) {
+    LP_ASSERT(index < file->n_fields);
+    return read_field(file, &file->fields[index], pair, out, err);
+}
+
+lp_status lp_pair_file_verify(lp_pair_file *file, int64_t pair, bool *good, lp_error *err) {
+    lp_status status = read_pair(file, pair, err);
+    return status == LP_OK ? checksum_fits(file, pair, good, err) : status;
+}
+
+lp_status lp_pair_file_table(lp_pair_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+                             size_t *item_bytes, lp_error *err) {
+    lp_status status = LP_OK;
+    void *data = NULL;
+    hid_t dataset = H5I_INVALID_HID;
+    hid_t space = H5I_INVALID_HID;
+    dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
+    if (dataset < 0) {
+        H5Eclear2(H5E_DEFAULT);
+        LP_FAIL(LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
+    }
+    lp_field_type found = LP_FIELD_U8;
+    size_t width = 0;
+    LP_TRY(lp_h5_type_of(dataset, &found, &width, file->path, path, err));
+    if (found != type)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected elements of type %s, found %s", file->path, path,
+                lp_field_type_name(type), lp_field_type_name(found));
+    space = H5Dget_space(dataset);
+    hsize_t dims[H5S_MAX_RANK];
+    int n_dims = H5Sget_simple_extent_dims(space, dims, NULL);
+    size_t bytes = lp_field_type_bytes(found, width);
+    if (n_dims < 1) LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected at least one dimension", file->path, path);
+    for (int d = 1; d < n_dims; d++)
+        if (__builtin_mul_overflow(bytes, (size_t)dims[d], &bytes))
+            LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", file->path, path);
+    LP_TRY(lp_mem_new(&data, dims[0], bytes, path, err));
+    LP_TRY(lp_h5_read_part(dataset, 0, (int64_t)dims[0], data, file->path, path, err));
+    *n = (int64_t)dims[0];
+    *item_bytes = bytes;
+    *block = data;
+    data = NULL;
+out:
+    lp_mem_free(data);
+    lp_h5_close(space);
+    lp_h5_close(dataset);
+    return status;
+}
+
+const char *lp_pair_file_path(const lp_pair_file *file) {
+    return file->path;
+}
+
+const char *lp_pair_file_format(const lp_pair_file *file) {
+    return file->format;
+}
+
+int64_t lp_pair_file_n_pairs(const lp_pair_file *file) {
+    return file->n_pairs;
+}
+
+const uint8_t *lp_pair_file_state(const lp_pair_file *file) {
+    return file->state;
+}
+
+int64_t lp_pair_file_n_done(const lp_pair_file *file) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < file->n_pairs; i++) n += file->state[i] == 1;
+    return n;
+}
+
+size_t lp_pair_file_n_fields(const lp_pair_file *file) {
+    return file->n_fields;
+}
+
+const lp_field *lp_pair_file_describe(const lp_pair_file *file, size_t index) {
+    LP_ASSERT(index < file->n_fields);
+    return &file->fields[index].field;
+}
+
+size_t lp_pair_file_field_bytes(const lp_pair_file *file, size_t index) {
+    LP_ASSERT(index < file->n_fields);
+    return file->fields[index].bytes;
+}
+
+bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index) {
+    for (size_t i = 0; i < file->n_fields; i++) {
+        if (strcmp(file->fields[i].field.path, path) != 0) continue;
+        *index = i;
+        return true;
+    }
+    return false;
+}
+
+const char *lp_pair_file_provenance(const lp_pair_file *file, const char *key) {
+    for (size_t i = 0; i < file->n_provenance; i++)
+        if (strcmp(file->provenance[i].key, key) == 0) return file->provenance[i].value;
+    return NULL;
+}
+
+bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenance_item *out) {
+    if (i >= file->n_provenance) return false;
+    *out = file->provenance[i];
+    return true;
+}
+
+lp_status lp_pair_file_check_identity(const lp_pair_file *file, const lp_provenance_item *items, size_t n,
+                                      lp_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        if (!items[i].identity) continue;
+        const char *found = lp_pair_file_provenance(file, items[i].key);
+        if (found && strcmp(found, items[i].value) == 0) continue;
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", file->path,
+                       items[i].key, items[i].value, found ? found : "none");
+    }
+    return LP_OK;
+}

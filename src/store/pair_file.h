@@ -1,0 +1,133 @@
+/* A crash-safe HDF5 file of P records, called pairs: the activation store, and the rows of a running sweep.
+ *
+ * Layout: every field declared by the caller is a dataset [P, dims...]; tables written at creation lie beside them;
+ * `/journal/{state, checksum}` says which pairs are whole; `/provenance` holds attributes, some of which (`identity`)
+ * must agree when the file is used again.
+ *
+ * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
+ * it: a file that exists is complete but for data. Then ranks write whole pairs independently over MPI-IO: the fields,
+ * then the SHA-256 over them, then the state. No metadata changes while data are written, so a killed job
+ * leaves a file that opens, with every journalled pair in it. What a crash of the machine tears behind a state that
+ * got to disk first is found by the checksum.
+ *
+ * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
+ * anybody. Memory: 33 bytes a pair at most, and one pair. Not for several threads at once. */
+#ifndef LP_STORE_PAIR_FILE_H
+#define LP_STORE_PAIR_FILE_H
+
+#include "base/digest.h"
+#include "parallel/parallel.h"
+#include "store/h5.h"
+
+enum { LP_FIELD_MAX_DIMS = 4 };
+
+/* One dataset [P, dims...]. */
+typedef struct {
+    const char *path; /* without the leading slash: "runs/clean/resid_post" */
+    lp_field_type type;
+    int n_dims; /* 0: one number (or text) a pair */
+    int64_t dims[LP_FIELD_MAX_DIMS];
+    size_t text_bytes;       /* of LP_FIELD_TEXT; data are NUL-padded */
+    const char *description; /* attribute; NULL: none */
+    const int32_t *layers;   /* [n_layers] attribute; NULL: none */
+    size_t n_layers;
+} lp_field;
+
+/* A dataset written once, at creation; rank 0's data count. */
+typedef struct {
+    const char *path;
+    lp_field_type type;
+    int n_dims; /* of dims, which holds all of them */
+    int64_t dims[LP_FIELD_MAX_DIMS];
+    const void *data; /* of LP_FIELD_TEXT: const char *const * [dims[0]], one dimension; otherwise the numbers */
+    const char *description;
+} lp_table;
+
+typedef struct {
+    const char *key;
+    const char *value;
+    bool identity; /* must agree when the file is used again */
+} lp_provenance_item;
+
+typedef struct {
+    const char *format; /* "latentpatch-store" */
+    int32_t version;
+    int64_t n_pairs;
+    const lp_field *fields;
+    size_t n_fields;
+    const lp_table *tables;
+    size_t n_tables;
+    const lp_provenance_item *provenance;
+    size_t n_provenance;
+} lp_pair_file_spec;
+
+typedef struct lp_pair_file lp_pair_file;
+
+/* Life cycle. */
+
+/* Collective. Opens `path` for writing: makes it when it is missing; otherwise it is continued, after format, version,
+ * shape, fields and identity were compared (LP_ERR_MISMATCH names the first that differs, what was expected and what
+ * was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything in spec is copied. */
+lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
+                            lp_pair_file **out, bool *created, lp_error *err);
+/* Local. Opens for reading, by this process alone. */
+lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err);
+/* Collective for a file that is open for writing: flushes to the disk. Leaves the file open. */
+lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err);
+/* Collective for a file that is open for writing, else local. NULL is accepted. */
+void lp_pair_file_close(lp_pair_file *file);
+
+/* Writing; local. */
+
+/* Writes all fields of a pair and then journals it. data [n_fields]: in the order of the spec. */
+lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const *data, lp_error *err);
+/* Takes a pair out of the journal (its data stay, undefined). */
+lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err);
+
+/* Writing; collective. */
+
+/* Replaces the value of a provenance key of the spec; cut to the room it has (its first value's, at least 64 bytes).
+ * Rank 0's value counts. */
+lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err);
+/* Verifies the checksums of all journalled pairs, each rank a share, and forgets those that are torn or altered;
+ * *n_bad is their number over all ranks. For a job that continues. The states are equal on all ranks after it. */
+lp_status lp_pair_file_recheck(lp_pair_file *file, int64_t *n_bad, lp_error *err);
+
+/* Reading; local. */
+
+/* Reads a pair into the file's own buffer and verifies its checksum. Fails with LP_ERR_VALUE when the pair is not
+ * journalled, with LP_ERR_FORMAT when it is torn or altered. */
+lp_status lp_pair_file_load(lp_pair_file *file, int64_t pair, lp_error *err);
+/* Field `index` of the loaded pair: its dims, of its type; valid until the next load. */
+const void *lp_pair_file_field(const lp_pair_file *file, size_t index);
+/* One field of one pair, without the checksum. */
+lp_status lp_pair_file_read(lp_pair_file *file, int64_t pair, size_t index, void *out, lp_error *err);
+/* *good: the checksum of a journalled pair fits. */
+lp_status lp_pair_file_verify(lp_pair_file *file, int64_t pair, bool *good, lp_error *err);
+/* *block = table `path` as it lies in the file; *n its first dimension, *item_bytes the bytes of one item of it (the
+ * fixed length of a text, which need not end in NUL). Caller frees with lp_mem_free. */
+lp_status lp_pair_file_table(lp_pair_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+                             size_t *item_bytes, lp_error *err);
+
+/* What is in it; local, no input or output. */
+
+const char *lp_pair_file_path(const lp_pair_file *file);
+const char *lp_pair_file_format(const lp_pair_file *file);
+int64_t lp_pair_file_n_pairs(const lp_pair_file *file);
+/* [P] 1 where journalled: as of opening, kept up to date for this process's own writes. */
+const uint8_t *lp_pair_file_state(const lp_pair_file *file);
+int64_t lp_pair_file_n_done(const lp_pair_file *file);
+size_t lp_pair_file_n_fields(const lp_pair_file *file);
+const lp_field *lp_pair_file_describe(const lp_pair_file *file, size_t index);
+size_t lp_pair_file_field_bytes(const lp_pair_file *file, size_t index);
+/* *index of the field with this path; false when there is none. */
+bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index);
+/* Value of a provenance key, or NULL; borrowed. */
+const char *lp_pair_file_provenance(const lp_pair_file *file, const char *key);
+/* Entry i of the provenance, in the order of creation; false past the end. */
+bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenance_item *out);
+/* Compares the identity items among items [n] with the file's; LP_ERR_MISMATCH names the first that differs. */
+lp_status lp_pair_file_check_identity(const lp_pair_file *file, const lp_provenance_item *items, size_t n,
+                                      lp_error *err);
+
+#endif

@@ -1,0 +1,46 @@
+/* The insides of lp_pair_file, for pair_file.c, pair_file_make.c and the store's administration. */
+#ifndef LP_STORE_PAIR_FILE_INTERNAL_H
+#define LP_STORE_PAIR_FILE_INTERNAL_H
+
+#include "store/pair_file.h"
+
+typedef struct {
+    lp_field field; /* path, description and layers owned */
+    size_t bytes;   /* of one pair */
+    size_t offset;  /* in the buffer of a loaded pair */
+    hid_t dataset;
+    hid_t type;
+    hid_t memory; /* space of one pair */
+    hid_t space;  /* of the dataset; the selection in it is changed by every read and write */
+} lp_open_field;
+
+struct lp_pair_file {
+    const lp_parallel *parallel; /* NULL: open for reading */
+    char *path;
+    char *format;
+    int32_t version;
+    int64_t n_pairs;
+    hid_t file;
+    lp_open_field *fields; /* [n_fields] */
+    size_t n_fields;
+    lp_open_field state_field;
+    lp_open_field checksum_field;
+    uint8_t *state;                 /* [n_pairs] */
+    lp_provenance_item *provenance; /* [n_provenance]; keys and values owned */
+    size_t n_provenance;
+    unsigned char *pair; /* the loaded pair; allocated by the first load */
+    size_t pair_bytes;
+    lp_sha256 *sha;
+};
+
+/* Pairs of at least this many bytes are chunks of their own; smaller ones lie contiguous, where a chunk each would
+ * make reading a whole column slow and large. The bytes lie the same way in both. */
+enum { LP_PAIR_CHUNK_BYTES = 16384 };
+
+/* Makes the file whole under `path`; local to the calling rank. */
+lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_error *err);
+
+/* Makes `/provenance` from items [n]. */
+lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t n, const char *name, lp_error *err);
+
+#endif

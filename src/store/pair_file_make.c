@@ -1,0 +1,214 @@
+#include "store/pair_file_internal.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* Room for a provenance value that is filled in later (times, counts). */
+enum { NOTE_BYTES = 64 };
+
+static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, uint64_t *out, lp_error *err) {
+    uint64_t sum = LP_SHA256_BYTES + 1;
+    for (size_t i = 0; i < spec->n_fields; i++) {
+        const lp_field *field = &spec->fields[i];
+        uint64_t bytes = lp_field_type_bytes(field->type, field->text_bytes);
+        bool good = bytes > 0;
+        for (int d = 0; d < field->n_dims; d++) {
+            LP_ASSERT(field->dims[d] > 0);
+            good = good && lp_mul_u64(bytes, (uint64_t)field->dims[d], &bytes);
+        }
+        if (!good || !lp_add_u64(sum, bytes, &sum) || bytes > UINT32_MAX)
+            return lp_fail(err, LP_ERR_VALUE, "%s: /%s: expected at most 4 GiB a pair", path, field->path);
+    }
+    *out = sum;
+    return LP_OK;
+}
+
+/* Better now than after hours: the data are allocated sparsely, so that HDF5 would notice only then. */
+static lp_status check_room(const char *path, const lp_pair_file_spec *spec, lp_error *err) {
+    uint64_t bytes = 0;
+    char *folder = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(pair_bytes_of(path, spec, &bytes, err));
+    if (!lp_mul_u64(bytes, (uint64_t)spec->n_pairs, &bytes) || bytes > INT64_MAX / 2)
+        LP_FAIL(LP_ERR_VALUE, "%s: %lld pairs are too many for one file", path, (long long)spec->n_pairs);
+    LP_TRY(lp_path_folder(path, &folder, err));
+    struct statvfs room;
+    if (statvfs(folder, &room) != 0) goto out;
+    uint64_t free_bytes = (uint64_t)room.f_bavail * room.f_frsize;
+    if (free_bytes < bytes)
+        LP_FAIL(LP_ERR_IO, "%s: needs %.1f MB, but %s has only %.1f MB free", path, (double)bytes / 1e6, folder,
+                (double)free_bytes / 1e6);
+out:
+    lp_mem_free(folder);
+    return status;
+}
+
+static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    hsize_t dims[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)n_pairs};
+    hsize_t chunk[LP_FIELD_MAX_DIMS + 1] = {1};
+    size_t bytes = lp_field_type_bytes(field->type, field->text_bytes);
+    for (int d = 0; d < field->n_dims; d++) {
+        dims[d + 1] = chunk[d + 1] = (hsize_t)field->dims[d];
+        bytes *= (size_t)field->dims[d];
+    }
+    hid_t dataset = H5I_INVALID_HID;
+    hid_t type = lp_h5_type(field->type, field->text_bytes);
+    hid_t space = H5Screate_simple(field->n_dims + 1, dims, NULL);
+    hid_t creation = lp_h5_dataset_creation();
+    hid_t links = lp_h5_link_creation();
+    if (type < 0 || space < 0 || creation < 0 || links < 0 ||
+        (bytes >= LP_PAIR_CHUNK_BYTES && H5Pset_chunk(creation, field->n_dims + 1, chunk) < 0) ||
+        (dataset = H5Dcreate2(file, field->path, type, space, links, creation, H5P_DEFAULT)) < 0) {
+        status = lp_h5_fail(err, name, "make /%s", field->path);
+        goto out;
+    }
+    if (field->description) LP_TRY(lp_h5_put_text(dataset, "description", field->description, 0, name, err));
+    if (field->layers) LP_TRY(lp_h5_put_i32(dataset, "layers", field->layers, field->n_layers, name, err));
+out:
+    lp_h5_close(dataset);
+    lp_h5_close(links);
+    lp_h5_close(creation);
+    lp_h5_close(space);
+    lp_h5_close(type);
+    return status;
+}
+
+static lp_status make_table(hid_t file, const lp_table *table, const char *name, lp_error *err) {
+    if (table->type == LP_FIELD_TEXT)
+        return lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err);
+    lp_h5_dataset dataset = {
+        .path = table->path, .type = table->type, .n_dims = table->n_dims, .description = table->description};
+    for (int d = 0; d < table->n_dims; d++) dataset.dims[d] = table->dims[d];
+    return lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err);
+}
+
+static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    uint8_t *zeros = NULL;
+    const char **paths = NULL;
+    hid_t journal = H5I_INVALID_HID;
+    const lp_field checksum = {.path = "journal/checksum",
+                               .type = LP_FIELD_U8,
+                               .n_dims = 1,
+                               .dims = {LP_SHA256_BYTES},
+                               .description = "SHA-256 over the pair's bytes of the attribute fields, in that order"};
+    LP_TRY(lp_mem_new(&zeros, (size_t)spec->n_pairs, 1, "journal", err));
+    LP_TRY(lp_mem_new(&paths, spec->n_fields, sizeof *paths, "journal", err));
+    LP_TRY(lp_h5_make_dataset(file,
+                              &(lp_h5_dataset){.path = "journal/state",
+                                               .type = LP_FIELD_U8,
+                                               .n_dims = 1,
+                                               .dims = {spec->n_pairs},
+                                               .description = "1: the pair is written and checksummed"},
+                              zeros, NULL, name, err));
+    LP_TRY(make_field(file, &checksum, spec->n_pairs, name, err));
+    for (size_t i = 0; i < spec->n_fields; i++) paths[i] = spec->fields[i].path;
+    journal = H5Gopen2(file, "journal", H5P_DEFAULT);
+    if (journal < 0) {
+        status = lp_h5_fail(err, name, "open /journal");
+        goto out;
+    }
+    status = lp_h5_put_texts(journal, "fields", paths, spec->n_fields, name, err);
+out:
+    lp_h5_close(journal);
+    lp_mem_free(paths);
+    lp_mem_free(zeros);
+    return status;
+}
+
+lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t n, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    const char **keys = NULL;
+    size_t n_identity = 0;
+    hid_t group = H5Gcreate2(file, "provenance", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    if (group < 0) {
+        status = lp_h5_fail(err, name, "make /provenance");
+        goto out;
+    }
+    LP_TRY(lp_mem_new(&keys, n, sizeof *keys, "provenance", err));
+    for (size_t i = 0; i < n; i++) {
+        const lp_provenance_item *item = &items[i];
+        LP_TRY(lp_h5_put_text(group, item->key, item->value, NOTE_BYTES, name, err));
+        if (item->identity) keys[n_identity++] = item->key;
+    }
+    LP_TRY(lp_h5_put_texts(group, "identity", keys, n_identity, name, err));
+    for (size_t i = 0; i < n; i++) keys[i] = items[i].key;
+    status = lp_h5_put_texts(group, "keys", keys, n, name, err);
+out:
+    lp_mem_free(keys);
+    lp_h5_close(group);
+    return status;
+}
+
+static lp_status fill(hid_t file, const lp_pair_file_spec *spec, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    hid_t root = H5Gopen2(file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_put_text(root, "format", spec->format, 0, name, err));
+    LP_TRY(lp_h5_put_i32(root, "version", &spec->version, 1, name, err));
+    LP_TRY(lp_provenance_make(file, spec->provenance, spec->n_provenance, name, err));
+    for (size_t i = 0; i < spec->n_tables; i++) LP_TRY(make_table(file, &spec->tables[i], name, err));
+    LP_TRY(make_journal(file, spec, name, err));
+    for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(make_field(file, &spec->fields[i], spec->n_pairs, name, err));
+out:
+    lp_h5_close(root);
+    return status;
+}
+
+/* Bytes that creation writes at once: tables, the journal's states, metadata. */
+static uint64_t dense_bytes_of(const lp_pair_file_spec *spec) {
+    uint64_t sum = (uint64_t)spec->n_pairs + (64 << 10);
+    for (size_t i = 0; i < spec->n_provenance; i++) sum += strlen(spec->provenance[i].value) + 512;
+    sum += spec->n_fields * 1024;
+    for (size_t i = 0; i < spec->n_tables; i++) {
+        const lp_table *table = &spec->tables[i];
+        uint64_t bytes = lp_field_type_bytes(table->type, 1);
+        for (int d = 0; d < table->n_dims; d++) bytes *= (uint64_t)table->dims[d];
+        if (table->type == LP_FIELD_TEXT) {
+            const char *const *texts = table->data;
+            size_t longest = 1;
+            for (int64_t j = 0; j < table->dims[0]; j++) {
+                size_t length = strlen(texts[j]);
+                if (length > longest) longest = length;
+            }
+            bytes *= longest;
+        }
+        sum += bytes + 1024;
+    }
+    return sum;
+}
+
+lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text temporary = {0};
+    uint64_t bytes = 0;
+    hid_t file = H5I_INVALID_HID;
+    hid_t access = H5I_INVALID_HID;
+    LP_ASSERT(spec->n_pairs > 0);
+    LP_TRY(lp_path_make_folder_for(path, err));
+    LP_TRY(check_room(path, spec, err));
+    LP_TRY(lp_text_format(&temporary, err, "%s.new", path));
+    LP_TRY(pair_bytes_of(path, spec, &bytes, err));
+    LP_TRY(lp_h5_rehearse(path, temporary.data, dense_bytes_of(spec), bytes * (uint64_t)spec->n_pairs, err));
+    access = lp_h5_access();
+    file = H5Fcreate(temporary.data, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    if (file < 0) {
+        status = lp_h5_fail(err, path, "make the file");
+        goto out;
+    }
+    LP_TRY(fill(file, spec, path, err));
+    LP_TRY(lp_h5_finish(&file, path, temporary.data, err));
+    if (rename(temporary.data, path) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", path, strerror(errno));
+out:
+    lp_h5_close(file);
+    lp_h5_close(access);
+    if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_text_release(&temporary);
+    return status;
+}

@@ -1,0 +1,540 @@
+#include "store/results.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/pair_file_internal.h"
+#include "store/results_text.h"
+
+#include <errno.h>
+#include <math.h>
+#include <unistd.h>
+
+const char *const lp_class_names[LP_N_CLASSES] = {"clean_answer", "corrupted_answer", "other", "gibberish"};
+
+/* Fields of the partial file, in this order; the metrics follow. */
+enum { FIELD_CLASS, FIELD_NUMBER, FIELD_LENGTH, FIELD_TOKENS, FIELD_CHANGED, N_FIXED_FIELDS };
+/* Rows of one chunk of the final file: this many numbers at least. */
+enum { BLOCK_NUMBERS = 65536, METRIC_PATH = 96 };
+
+static lp_status partial_path(const char *results, lp_text *out, lp_error *err) {
+    return lp_text_format(out, err, "%s.partial", results);
+}
+
+typedef struct {
+    lp_field fields[N_FIXED_FIELDS + LP_MAX_METRICS];
+    char paths[LP_MAX_METRICS][METRIC_PATH];
+} partial_fields;
+
+static lp_status describe_partial(const lp_results_plan *plan, partial_fields *out, lp_error *err) {
+    const int64_t c = plan->n_conditions;
+    if (plan->n_metrics > LP_MAX_METRICS)
+        return lp_fail(err, LP_ERR_VALUE, "metrics: at most %d, found %zu", LP_MAX_METRICS, plan->n_metrics);
+    *out = (partial_fields){0};
+    out->fields[FIELD_CLASS] = (lp_field){.path = "rows/class", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
+    out->fields[FIELD_NUMBER] = (lp_field){.path = "rows/number", .type = LP_FIELD_F64, .n_dims = 1, .dims = {c}};
+    out->fields[FIELD_LENGTH] = (lp_field){.path = "rows/answer_len", .type = LP_FIELD_I32, .n_dims = 1, .dims = {c}};
+    out->fields[FIELD_TOKENS] =
+        (lp_field){.path = "rows/answer_tokens", .type = LP_FIELD_I32, .n_dims = 2, .dims = {c, plan->max_new_tokens}};
+    out->fields[FIELD_CHANGED] = (lp_field){.path = "rows/changed", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
+    for (size_t m = 0; m < plan->n_metrics; m++) {
+        snprintf(out->paths[m], METRIC_PATH, "rows/%s", plan->metrics[m]);
+        out->fields[N_FIXED_FIELDS + m] =
+            (lp_field){.path = out->paths[m], .type = LP_FIELD_F32, .n_dims = 1, .dims = {c}};
+    }
+    return LP_OK;
+}
+
+lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
+                                  lp_pair_file **out, bool *created, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text path = {0};
+    partial_fields described;
+    const char **names = NULL;
+    lp_table tables[2];
+    LP_TRY(partial_path(results, &path, err));
+    LP_TRY(describe_partial(plan, &described, err));
+    LP_TRY(lp_mem_new(&names, (size_t)plan->n_conditions, sizeof *names, "condition names", err));
+    for (int32_t i = 0; i < plan->n_conditions; i++) names[i] = plan->conditions[i].name;
+    tables[0] = (lp_table){
+        .path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_pairs}, .data = plan->pair_id};
+    tables[1] = (lp_table){
+        .path = "conditions/name", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
+    const lp_pair_file_spec spec = {.format = "latentpatch-results-partial",
+                                    .version = 1,
+                                    .n_pairs = plan->n_pairs,
+                                    .fields = described.fields,
+                                    .n_fields = N_FIXED_FIELDS + plan->n_metrics,
+                                    .tables = tables,
+                                    .n_tables = 2,
+                                    .provenance = plan->provenance,
+                                    .n_provenance = plan->n_provenance};
+    status = lp_pair_file_open(parallel, path.data, &spec, out, created, err);
+out:
+    lp_mem_free(names);
+    lp_text_release(&path);
+    return status;
+}
+
+lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
+    const void *data[N_FIXED_FIELDS + LP_MAX_METRICS];
+    size_t n_metrics = lp_pair_file_n_fields(partial) - N_FIXED_FIELDS;
+    size_t n_conditions = (size_t)lp_pair_file_describe(partial, FIELD_CLASS)->dims[0];
+    LP_ASSERT(n_metrics <= LP_MAX_METRICS);
+    data[FIELD_CLASS] = rows->class_of;
+    data[FIELD_NUMBER] = rows->number;
+    data[FIELD_LENGTH] = rows->answer_len;
+    data[FIELD_TOKENS] = rows->answer_tokens;
+    data[FIELD_CHANGED] = rows->changed;
+    for (size_t m = 0; m < n_metrics; m++) data[N_FIXED_FIELDS + m] = rows->metrics + m * n_conditions;
+    return lp_pair_file_write(partial, pair, data, err);
+}
+
+lp_status lp_results_partial_count(lp_pair_file *partial, int64_t *counts, lp_error *err) {
+    lp_status status = LP_OK;
+    uint8_t *classes = NULL;
+    size_t n_conditions = lp_pair_file_field_bytes(partial, FIELD_CLASS);
+    int64_t rank = partial->parallel ? lp_parallel_rank(partial->parallel) : 0;
+    int64_t size = partial->parallel ? lp_parallel_size(partial->parallel) : 1;
+    LP_TRY(lp_mem_new(&classes, n_conditions, 1, "classes", err));
+    for (int64_t i = rank; i < partial->n_pairs; i += size) {
+        if (partial->state[i] != 1) continue;
+        LP_TRY(lp_pair_file_read(partial, i, FIELD_CLASS, classes, err));
+        for (size_t c = 0; c < n_conditions; c++)
+            if (classes[c] < LP_N_CLASSES) counts[c * LP_N_CLASSES + classes[c]]++;
+    }
+out:
+    lp_mem_free(classes);
+    return status;
+}
+
+/* Everything that lp_results_finish holds. */
+typedef struct {
+    const lp_results_plan *plan;
+    const char *path;
+    char *temporary;
+    hid_t file;
+    lp_pair_file *partial;
+    lp_answers answers;
+    lp_csv csv;
+    lp_result_sums sums;
+    int64_t *counts; /* [C, 4] of the rows */
+    int64_t block;   /* pairs of one chunk */
+    int64_t n_held;  /* pairs in the buffers below */
+    int64_t first;   /* the first of them */
+    uint8_t *class_of;
+    double *number;
+    int32_t *answer;
+    uint8_t *changed;
+    float *metrics[LP_MAX_METRICS]; /* each [block, C] */
+    hid_t class_set;
+    hid_t number_set;
+    hid_t answer_set;
+    hid_t changed_set;
+    hid_t metric_set[LP_MAX_METRICS];
+} finisher;
+
+static lp_status put_numbers(const finisher *f, const char *path, lp_field_type type, int64_t n, const void *data,
+                             const char *description, lp_error *err) {
+    return lp_h5_make_dataset(
+        f->file, &(lp_h5_dataset){.path = path, .type = type, .n_dims = 1, .dims = {n}, .description = description},
+        data, NULL, f->path, err);
+}
+
+static lp_status put_pairs(const finisher *f, lp_error *err) {
+    const lp_results_plan *plan = f->plan;
+    lp_status status = LP_OK;
+    const struct {
+        const char *path;
+        const char *const *texts;
+    } texts[] = {{"pairs/id", plan->pair_id},
+                 {"pairs/source", plan->pair_source},
+                 {"pairs/clean_question", plan->clean_question},
+                 {"pairs/corrupted_question", plan->corrupted_question},
+                 {"pairs/clean_text", plan->clean_text},
+                 {"pairs/corrupted_text", plan->corrupted_text}};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        LP_TRY(lp_h5_put_strings(f->file, texts[i].path, texts[i].texts, plan->n_pairs, NULL, f->path, err));
+    LP_TRY(put_numbers(f, "pairs/clean_answer", LP_FIELD_F64, plan->n_pairs, plan->clean_answer, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/corrupted_answer", LP_FIELD_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/clean_correct", LP_FIELD_U8, plan->n_pairs, plan->clean_correct, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/corrupted_correct", LP_FIELD_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/included", LP_FIELD_U8, plan->n_pairs, plan->included,
+                       "1: the pair passes the sweep's filter", err));
+out:
+    return status;
+}
+
+static lp_status put_condition_texts(const finisher *f, lp_error *err) {
+    static const struct {
+        const char *path;
+        size_t offset;
+    } columns[] = {{"conditions/name", offsetof(lp_result_condition, name)},
+                   {"conditions/role", offsetof(lp_result_condition, role)},
+                   {"conditions/direction", offsetof(lp_result_condition, direction)},
+                   {"conditions/site", offsetof(lp_result_condition, site)},
+                   {"conditions/operation", offsetof(lp_result_condition, operation)},
+                   {"conditions/donor", offsetof(lp_result_condition, donor)},
+                   {"conditions/layers", offsetof(lp_result_condition, layers)},
+                   {"conditions/steps", offsetof(lp_result_condition, steps)},
+                   {"conditions/defects", offsetof(lp_result_condition, defects)}};
+    const int32_t n = f->plan->n_conditions;
+    const char **texts = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&texts, (size_t)n, sizeof *texts, "conditions", err));
+    for (size_t k = 0; k < sizeof columns / sizeof *columns; k++) {
+        for (int32_t i = 0; i < n; i++)
+            memcpy(&texts[i], (const char *)&f->plan->conditions[i] + columns[k].offset, sizeof *texts);
+        LP_TRY(lp_h5_put_strings(f->file, columns[k].path, texts, n, NULL, f->path, err));
+    }
+out:
+    lp_mem_free(texts);
+    return status;
+}
+
+static lp_status put_condition_numbers(const finisher *f, lp_error *err) {
+    const int32_t n = f->plan->n_conditions;
+    lp_status status = LP_OK;
+    struct {
+        uint64_t *mask;
+        int32_t *layer;
+        int32_t *n_steps;
+        int32_t *same_as;
+        uint8_t *dead;
+    } column = {0};
+    LP_TRY(lp_mem_new(&column.mask, (size_t)n, sizeof *column.mask, "conditions", err));
+    LP_TRY(lp_mem_new(&column.layer, (size_t)n, sizeof *column.layer, "conditions", err));
+    LP_TRY(lp_mem_new(&column.n_steps, (size_t)n, sizeof *column.n_steps, "conditions", err));
+    LP_TRY(lp_mem_new(&column.same_as, (size_t)n, sizeof *column.same_as, "conditions", err));
+    LP_TRY(lp_mem_new(&column.dead, (size_t)n, 1, "conditions", err));
+    for (int32_t i = 0; i < n; i++) {
+        const lp_result_condition *condition = &f->plan->conditions[i];
+        column.mask[i] = condition->step_mask;
+        column.layer[i] = condition->layer;
+        column.n_steps[i] = condition->n_steps;
+        column.same_as[i] = condition->same_as;
+        column.dead[i] = condition->dead;
+    }
+    LP_TRY(put_numbers(f, "conditions/layer", LP_FIELD_I32, n, column.layer, "-1: none or several", err));
+    LP_TRY(put_numbers(f, "conditions/step_mask", LP_FIELD_U64, n, column.mask, "bit t: thought step t", err));
+    LP_TRY(put_numbers(f, "conditions/n_steps", LP_FIELD_I32, n, column.n_steps, NULL, err));
+    LP_TRY(put_numbers(f, "conditions/dead", LP_FIELD_U8, n, column.dead,
+                       "1: no later position reads any of the replaced values", err));
+    LP_TRY(put_numbers(f, "conditions/same_as", LP_FIELD_I32, n, column.same_as, NULL, err));
+out:
+    lp_mem_free(column.mask);
+    lp_mem_free(column.layer);
+    lp_mem_free(column.n_steps);
+    lp_mem_free(column.same_as);
+    lp_mem_free(column.dead);
+    return status;
+}
+
+static lp_status make_rows(const finisher *f, const char *path, lp_field_type type, const char *description, hid_t *out,
+                           lp_error *err) {
+    return lp_h5_make_dataset(f->file,
+                              &(lp_h5_dataset){.path = path,
+                                               .type = type,
+                                               .n_dims = 2,
+                                               .dims = {f->plan->n_pairs, f->plan->n_conditions},
+                                               .description = description,
+                                               .chunk_first = f->block},
+                              NULL, out, f->path, err);
+}
+
+static lp_status begin_rows(finisher *f, lp_error *err) {
+    const lp_results_plan *plan = f->plan;
+    const size_t n = (size_t)plan->n_conditions;
+    lp_status status = LP_OK;
+    f->block = BLOCK_NUMBERS / plan->n_conditions;
+    if (f->block < 1) f->block = 1;
+    if (f->block > plan->n_pairs) f->block = plan->n_pairs;
+    const size_t held = (size_t)f->block * n;
+    LP_TRY(make_rows(f, "rows/class", LP_FIELD_U8, "class of the answer; 255: not run", &f->class_set, err));
+    LP_TRY(lp_h5_put_texts(f->class_set, "classes", lp_class_names, LP_N_CLASSES, f->path, err));
+    LP_TRY(make_rows(f, "rows/number", LP_FIELD_F64, "number found in the answer", &f->number_set, err));
+    LP_TRY(make_rows(f, "rows/answer", LP_FIELD_I32, "index into /answers; -1: not run", &f->answer_set, err));
+    LP_TRY(make_rows(f, "rows/changed", LP_FIELD_U8, "1: tokens differ from the unpatched recipient's", &f->changed_set,
+                     err));
+    LP_TRY(lp_mem_new(&f->class_of, held, 1, "rows", err));
+    LP_TRY(lp_mem_new(&f->number, held, sizeof *f->number, "rows", err));
+    LP_TRY(lp_mem_new(&f->answer, held, sizeof *f->answer, "rows", err));
+    LP_TRY(lp_mem_new(&f->changed, held, 1, "rows", err));
+    for (size_t m = 0; m < plan->n_metrics; m++) {
+        char path[METRIC_PATH];
+        snprintf(path, sizeof path, "rows/%s", plan->metrics[m]);
+        LP_TRY(make_rows(f, path, LP_FIELD_F32, NULL, &f->metric_set[m], err));
+        LP_TRY(lp_mem_new(&f->metrics[m], held, sizeof(float), "rows", err));
+    }
+    LP_TRY(lp_mem_new(&f->counts, n * LP_N_CLASSES, sizeof *f->counts, "counts", err));
+    LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
+    LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
+    LP_TRY(lp_mem_new(&f->sums.metric_n, n * plan->n_metrics, sizeof *f->sums.metric_n, "sums", err));
+out:
+    return status;
+}
+
+static lp_status flush_rows(finisher *f, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_h5_write_part(f->class_set, f->first, f->n_held, f->class_of, f->path, "rows/class", err));
+    LP_TRY(lp_h5_write_part(f->number_set, f->first, f->n_held, f->number, f->path, "rows/number", err));
+    LP_TRY(lp_h5_write_part(f->answer_set, f->first, f->n_held, f->answer, f->path, "rows/answer", err));
+    LP_TRY(lp_h5_write_part(f->changed_set, f->first, f->n_held, f->changed, f->path, "rows/changed", err));
+    for (size_t m = 0; m < f->plan->n_metrics; m++)
+        LP_TRY(
+            lp_h5_write_part(f->metric_set[m], f->first, f->n_held, f->metrics[m], f->path, f->plan->metrics[m], err));
+    f->first += f->n_held;
+    f->n_held = 0;
+out:
+    return status;
+}
+
+static void hold_not_run(finisher *f) {
+    const size_t n = (size_t)f->plan->n_conditions;
+    const size_t at = (size_t)f->n_held * n;
+    memset(f->class_of + at, LP_CLASS_NOT_RUN, n);
+    memset(f->changed + at, 0, n);
+    for (size_t c = 0; c < n; c++) {
+        f->number[at + c] = (double)NAN;
+        f->answer[at + c] = -1;
+        for (size_t m = 0; m < f->plan->n_metrics; m++) f->metrics[m][at + c] = NAN;
+    }
+}
+
+static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
+    const lp_results_plan *plan = f->plan;
+    const size_t n = (size_t)plan->n_conditions;
+    const size_t at = (size_t)f->n_held * n;
+    lp_status status = LP_OK;
+    LP_TRY(lp_pair_file_load(f->partial, pair, err));
+    const lp_result_rows rows = {.class_of = lp_pair_file_field(f->partial, FIELD_CLASS),
+                                 .number = lp_pair_file_field(f->partial, FIELD_NUMBER),
+                                 .answer_len = lp_pair_file_field(f->partial, FIELD_LENGTH),
+                                 .answer_tokens = lp_pair_file_field(f->partial, FIELD_TOKENS),
+                                 .changed = lp_pair_file_field(f->partial, FIELD_CHANGED)};
+    for (size_t c = 0; c < n; c++) {
+        const int32_t length = rows.answer_len[c];
+        if (length < 0 || length > plan->max_new_tokens || rows.class_of[c] >= LP_N_CLASSES)
+            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
+                    plan->pair_id[pair], plan->conditions[c].name, rows.class_of[c], length);
+        LP_TRY(lp_answers_add(&f->answers, rows.answer_tokens + c * (size_t)plan->max_new_tokens, (size_t)length,
+                              &f->answer[at + c], err));
+        f->counts[c * LP_N_CLASSES + rows.class_of[c]]++;
+        f->sums.changed[c] += rows.changed[c] != 0;
+    }
+    memcpy(f->class_of + at, rows.class_of, n);
+    memcpy(f->number + at, rows.number, n * sizeof *f->number);
+    memcpy(f->changed + at, rows.changed, n);
+    for (size_t m = 0; m < plan->n_metrics; m++) {
+        const float *values = lp_pair_file_field(f->partial, N_FIXED_FIELDS + m);
+        memcpy(f->metrics[m] + at, values, n * sizeof *values);
+        for (size_t c = 0; c < n; c++) {
+            if (isnan(values[c])) continue;
+            f->sums.metric_sum[m * n + c] += (double)values[c];
+            f->sums.metric_n[m * n + c]++;
+        }
+    }
+    if (f->csv.stream) {
+        const float *columns[LP_MAX_METRICS];
+        for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
+        LP_TRY(lp_csv_pair(&f->csv, plan, pair, &rows, columns, f->answer + at, &f->answers, err));
+    }
+out:
+    return status;
+}
+
+static lp_status stream_rows(finisher *f, lp_error *err) {
+    lp_status status = LP_OK;
+    for (int64_t pair = 0; pair < f->plan->n_pairs; pair++) {
+        if (f->plan->included[pair])
+            LP_TRY(hold_pair(f, pair, err));
+        else
+            hold_not_run(f);
+        if (++f->n_held == f->block) LP_TRY(flush_rows(f, err));
+    }
+    status = flush_rows(f, err);
+out:
+    return status;
+}
+
+static lp_status check_counts(const finisher *f, const int64_t *counts, lp_error *err) {
+    for (int32_t c = 0; c < f->plan->n_conditions; c++)
+        for (int k = 0; k < LP_N_CLASSES; k++) {
+            size_t at = (size_t)c * LP_N_CLASSES + (size_t)k;
+            if (counts[at] != f->counts[at])
+                return lp_fail(err, LP_ERR_MISMATCH, "%s: condition %s, %s: the ranks counted %lld, the rows say %lld",
+                               f->path, f->plan->conditions[c].name, lp_class_names[k], (long long)counts[at],
+                               (long long)f->counts[at]);
+        }
+    return LP_OK;
+}
+
+static lp_status put_answer_texts(const finisher *f, lp_error *err) {
+    enum { AT_ONCE = 4096 };
+    const char *texts[AT_ONCE];
+    lp_status status = LP_OK;
+    hsize_t dims[1] = {(hsize_t)f->answers.n};
+    hid_t dataset = H5I_INVALID_HID;
+    hid_t memory = H5I_INVALID_HID;
+    hid_t space = H5Screate_simple(1, dims, NULL);
+    hid_t type = H5Tcopy(H5T_C_S1);
+    hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
+    if (space < 0 || type < 0 || H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0 ||
+        creation < 0 || H5Pset_obj_track_times(creation, 0) < 0 ||
+        (dataset = H5Dcreate2(f->file, "answers/text", type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
+        status = lp_h5_fail(err, f->path, "make /answers/text");
+        goto out;
+    }
+    for (int32_t first = 0; first < f->answers.n; first += AT_ONCE) {
+        hsize_t start[1] = {(hsize_t)first};
+        hsize_t n[1] = {(hsize_t)(f->answers.n - first < AT_ONCE ? f->answers.n - first : AT_ONCE)};
+        for (int32_t i = 0; i < (int32_t)n[0]; i++) texts[i] = lp_answers_text(&f->answers, first + i);
+        memory = H5Screate_simple(1, n, NULL);
+        if (memory < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, n, NULL) < 0 ||
+            H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, texts) < 0) {
+            status = lp_h5_fail(err, f->path, "write /answers/text");
+            goto out;
+        }
+        lp_h5_close(memory);
+        memory = H5I_INVALID_HID;
+    }
+out:
+    lp_h5_close(memory);
+    lp_h5_close(dataset);
+    lp_h5_close(creation);
+    lp_h5_close(type);
+    lp_h5_close(space);
+    return status;
+}
+
+static lp_status put_answers(const finisher *f, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(put_numbers(f, "answers/tokens", LP_FIELD_I32, (int64_t)f->answers.n_tokens, f->answers.tokens,
+                       "all distinct answers, one after the other", err));
+    LP_TRY(put_numbers(f, "answers/offset", LP_FIELD_I64, f->answers.n + INT64_C(1), f->answers.offset,
+                       "answer i is tokens[offset[i] : offset[i+1]]", err));
+    status = put_answer_texts(f, err);
+out:
+    return status;
+}
+
+/* The upper bound of what the file will take. */
+static uint64_t file_bytes(const lp_results_plan *plan) {
+    uint64_t row = 1 + 8 + 4 + 1 + 4 * plan->n_metrics;
+    uint64_t pair = row * (uint64_t)plan->n_conditions + 4096;
+    uint64_t texts = 0;
+    for (int64_t i = 0; i < plan->n_pairs; i++)
+        texts += strlen(plan->clean_question[i]) + strlen(plan->corrupted_question[i]);
+    return pair * (uint64_t)plan->n_pairs + 2 * texts + (1 << 20);
+}
+
+static lp_status write_file(finisher *f, const int64_t *counts, lp_error *err) {
+    const lp_results_plan *plan = f->plan;
+    const int32_t version = 1;
+    lp_status status = LP_OK;
+    hid_t list = lp_h5_access();
+    hid_t root = H5I_INVALID_HID;
+    LP_TRY(lp_h5_rehearse(f->path, f->temporary, file_bytes(plan), 0, err));
+    f->file = H5Fcreate(f->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, list);
+    if (f->file < 0) {
+        status = lp_h5_fail(err, f->path, "make the file");
+        goto out;
+    }
+    root = H5Gopen2(f->file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_put_text(root, "format", "latentpatch-results", 0, f->path, err));
+    LP_TRY(lp_h5_put_i32(root, "version", &version, 1, f->path, err));
+    LP_TRY(lp_provenance_make(f->file, plan->provenance, plan->n_provenance, f->path, err));
+    LP_TRY(put_pairs(f, err));
+    LP_TRY(put_condition_texts(f, err));
+    LP_TRY(put_condition_numbers(f, err));
+    LP_TRY(begin_rows(f, err));
+    LP_TRY(stream_rows(f, err));
+    LP_TRY(check_counts(f, counts, err));
+    LP_TRY(put_answers(f, err));
+    status = lp_h5_make_dataset(f->file,
+                                &(lp_h5_dataset){.path = "counts",
+                                                 .type = LP_FIELD_I64,
+                                                 .n_dims = 2,
+                                                 .dims = {plan->n_conditions, LP_N_CLASSES},
+                                                 .description = "class counts over the included pairs"},
+                                counts, NULL, f->path, err);
+out:
+    lp_h5_close(f->class_set);
+    lp_h5_close(f->number_set);
+    lp_h5_close(f->answer_set);
+    lp_h5_close(f->changed_set);
+    for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_h5_close(f->metric_set[m]);
+    lp_h5_close(root);
+    lp_h5_close(list);
+    if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->temporary, err);
+    return status;
+}
+
+static lp_status check_complete(const finisher *f, lp_error *err) {
+    int64_t missing = 0;
+    if (lp_pair_file_n_pairs(f->partial) != f->plan->n_pairs)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", lp_pair_file_path(f->partial),
+                       (long long)f->plan->n_pairs, (long long)lp_pair_file_n_pairs(f->partial));
+    for (int64_t i = 0; i < f->plan->n_pairs; i++)
+        missing += f->plan->included[i] && lp_pair_file_state(f->partial)[i] != 1;
+    if (missing)
+        return lp_fail(err, LP_ERR_VALUE, "%s: rows of %lld pairs are missing", lp_pair_file_path(f->partial),
+                       (long long)missing);
+    return LP_OK;
+}
+
+static void release(finisher *f) {
+    lp_h5_close(f->file);
+    lp_pair_file_close(f->partial);
+    lp_answers_release(&f->answers);
+    lp_csv_release(&f->csv);
+    if (f->temporary) unlink(f->temporary);
+    lp_mem_free(f->temporary);
+    lp_mem_free(f->sums.changed);
+    lp_mem_free(f->sums.metric_sum);
+    lp_mem_free(f->sums.metric_n);
+    lp_mem_free(f->counts);
+    lp_mem_free(f->class_of);
+    lp_mem_free(f->number);
+    lp_mem_free(f->answer);
+    lp_mem_free(f->changed);
+    for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_mem_free(f->metrics[m]);
+}
+
+lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan *plan, const int64_t *counts,
+                            lp_decode_answer *decode, void *state, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text partial = {0};
+    lp_text temporary = {0};
+    lp_text summary = {0};
+    finisher f = {.plan = plan,
+                  .path = paths->results,
+                  .file = H5I_INVALID_HID,
+                  .class_set = H5I_INVALID_HID,
+                  .number_set = H5I_INVALID_HID,
+                  .answer_set = H5I_INVALID_HID,
+                  .changed_set = H5I_INVALID_HID};
+    for (size_t m = 0; m < LP_MAX_METRICS; m++) f.metric_set[m] = H5I_INVALID_HID;
+    LP_TRY(lp_h5_begin(err));
+    LP_TRY(partial_path(paths->results, &partial, err));
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", paths->results));
+    f.temporary = temporary.data;
+    temporary = (lp_text){0};
+    LP_TRY(lp_pair_file_open_read(partial.data, &f.partial, err));
+    LP_TRY(check_complete(&f, err));
+    LP_TRY(lp_answers_init(&f.answers, decode, state, err));
+    if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));
+    LP_TRY(write_file(&f, counts, err));
+    if (paths->csv) LP_TRY(lp_csv_finish(&f.csv, err));
+    LP_TRY(lp_summary_write(plan, counts, &f.sums, &summary, err));
+    if (paths->summary) LP_TRY(lp_file_write(paths->summary, summary.data, summary.length, err));
+    if (paths->csv) LP_TRY(lp_csv_commit(&f.csv, err));
+    if (rename(f.temporary, paths->results) != 0)
+        LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", paths->results, strerror(errno));
+    unlink(partial.data);
+out:
+    release(&f);
+    lp_text_release(&summary);
+    lp_text_release(&temporary);
+    lp_text_release(&partial);
+    return status;
+}

@@ -1,0 +1,111 @@
+/* What a sweep found: one row per (pair, condition), as schemas/results-layout.md lays it out.
+ *
+ * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a pair file (pair_file.h), so that a
+ * killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the results
+ * file, the CSV and the summary; each is written under a temporary name and renamed, the results file last: when it
+ * exists, all three are whole. Nothing in them depends on ranks or on the order of completion. */
+#ifndef LP_STORE_RESULTS_H
+#define LP_STORE_RESULTS_H
+
+#include "store/answers.h"
+#include "store/pair_file.h"
+
+enum { LP_N_CLASSES = 4, LP_CLASS_NOT_RUN = 255, LP_MAX_METRICS = 16 };
+/* "clean_answer", "corrupted_answer", "other", "gibberish". */
+extern const char *const lp_class_names[LP_N_CLASSES];
+
+/* A row of `/conditions`; texts are borrowed. */
+typedef struct {
+    const char *name;
+    const char *role; /* "effect", "control", "unpatched" */
+    const char *direction;
+    const char *site;
+    const char *operation;
+    const char *donor;
+    int32_t layer;
+    const char *layers;
+    const char *steps;
+    uint64_t step_mask;
+    int32_t n_steps;
+    bool dead;
+    int32_t same_as;
+    const char *defects;
+} lp_result_condition;
+
+/* Everything but the rows; all borrowed. P pairs, C conditions. */
+typedef struct {
+    int64_t n_pairs;
+    const char *const *pair_id; /* [P], and so are the next */
+    const char *const *pair_source;
+    const char *const *clean_question;
+    const char *const *corrupted_question;
+    const double *clean_answer;
+    const double *corrupted_answer;
+    const char *const *clean_text;
+    const char *const *corrupted_text;
+    const uint8_t *clean_correct;
+    const uint8_t *corrupted_correct;
+    const uint8_t *included;
+    const lp_result_condition *conditions; /* [C] */
+    int32_t n_conditions;
+    int32_t max_new_tokens;
+    const char *const *metrics; /* [n_metrics] names */
+    size_t n_metrics;
+    const lp_provenance_item *provenance; /* [n_provenance]; those with `identity` must agree to continue */
+    size_t n_provenance;
+} lp_results_plan;
+
+/* The rows of one pair. */
+typedef struct {
+    const uint8_t *class_of;      /* [C] */
+    const double *number;         /* [C] NaN where none */
+    const int32_t *answer_len;    /* [C] */
+    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 behind the end */
+    const uint8_t *changed;       /* [C] */
+    const float *metrics;         /* [n_metrics, C] */
+} lp_result_rows;
+
+/* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
+lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
+                                  lp_pair_file **out, bool *created, lp_error *err);
+/* Local: writes and journals the rows of a pair. */
+lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
+/* Local: adds to counts [C, 4] the classes of this rank's share of the pairs that an earlier life journalled, so that
+ * the sum over the ranks counts every pair once. Call it after lp_pair_file_recheck and before dealing. */
+lp_status lp_results_partial_count(lp_pair_file *partial, int64_t *counts, lp_error *err);
+
+typedef struct {
+    const char *results; /* "x.results.h5" */
+    const char *csv;     /* NULL: none */
+    const char *summary; /* NULL: none */
+} lp_results_paths;
+
+/* Local, on rank 0, after the partial file was closed by all: writes the three files from `<results>.partial` and
+ * removes that. counts [C, 4]: class counts over the included pairs, as reduced over the ranks; they must agree with
+ * the rows (LP_ERR_MISMATCH). decode: of the tokenizer. On failure none of the three appears or changes. */
+lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan *plan, const int64_t *counts,
+                            lp_decode_answer *decode, void *state, lp_error *err);
+
+/* Reading. */
+
+typedef struct lp_results lp_results;
+lp_status lp_results_open(const char *path, lp_results **out, lp_error *err);
+void lp_results_free(lp_results *results);
+int64_t lp_results_n_pairs(const lp_results *results);
+int64_t lp_results_n_included(const lp_results *results);
+int32_t lp_results_n_conditions(const lp_results *results);
+const lp_result_condition *lp_results_condition(const lp_results *results, int32_t index);
+/* [C, 4] */
+const int64_t *lp_results_counts(const lp_results *results);
+/* [P] */
+const uint8_t *lp_results_included(const lp_results *results);
+const char *lp_results_pair_id(const lp_results *results, int64_t pair);
+const char *lp_results_pair_source(const lp_results *results, int64_t pair);
+/* out [n, C] = classes of pairs [first, first + n). */
+lp_status lp_results_classes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
+/* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
+lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);
+/* *out += value of a provenance key; nothing where there is none. */
+lp_status lp_results_provenance(lp_results *results, const char *key, lp_text *out, lp_error *err);
+
+#endif

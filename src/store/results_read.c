@@ -1,0 +1,279 @@
+#include "store/results.h"
+
+#include "base/memory.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+/* A column of texts, each with its NUL. */
+typedef struct {
+    char *block; /* [n, width + 1] */
+    size_t width;
+} column;
+
+enum { N_CONDITION_TEXTS = 9 };
+static const struct {
+    const char *path;
+    size_t offset;
+} condition_texts[N_CONDITION_TEXTS] = {{"conditions/name", offsetof(lp_result_condition, name)},
+                                        {"conditions/role", offsetof(lp_result_condition, role)},
+                                        {"conditions/direction", offsetof(lp_result_condition, direction)},
+                                        {"conditions/site", offsetof(lp_result_condition, site)},
+                                        {"conditions/operation", offsetof(lp_result_condition, operation)},
+                                        {"conditions/donor", offsetof(lp_result_condition, donor)},
+                                        {"conditions/layers", offsetof(lp_result_condition, layers)},
+                                        {"conditions/steps", offsetof(lp_result_condition, steps)},
+                                        {"conditions/defects", offsetof(lp_result_condition, defects)}};
+
+struct lp_results {
+    char *path;
+    hid_t file;
+    hid_t classes;
+    int64_t n_pairs;
+    int32_t n_conditions;
+    lp_result_condition *conditions;
+    column texts[N_CONDITION_TEXTS];
+    column id;
+    column source;
+    int64_t *counts;
+    uint8_t *included;
+};
+
+/* *block = the whole dataset `path` [n, ...] of n_dims dimensions; *n and *second (may be NULL) from its shape. */
+static lp_status read_numbers(lp_results *r, const char *path, lp_field_type type, int n_dims, void *block, int64_t *n,
+                              int64_t *second, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t dims[2] = {0, 1};
+    hid_t dataset = H5I_INVALID_HID;
+    void *data = NULL;
+    LP_TRY(lp_h5_open_dataset(r->file, path, type, n_dims, dims, NULL, &dataset, r->path, err));
+    if (n_dims == 2 && dims[1] > 0 && dims[0] > INT64_MAX / dims[1])
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", r->path, path);
+    LP_TRY(lp_mem_new(&data, (size_t)(dims[0] * dims[1]), lp_field_type_bytes(type, 0), path, err));
+    LP_TRY(lp_h5_read_part(dataset, 0, dims[0], data, r->path, path, err));
+    *n = dims[0];
+    if (second) *second = dims[1];
+    memcpy(block, &data, sizeof data);
+    data = NULL;
+out:
+    lp_mem_free(data);
+    lp_h5_close(dataset);
+    return status;
+}
+
+static lp_status read_column(lp_results *r, const char *path, int64_t n, column *out, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t found = 0;
+    size_t width = 0;
+    char *packed = NULL;
+    hid_t dataset = H5I_INVALID_HID;
+    LP_TRY(lp_h5_open_dataset(r->file, path, LP_FIELD_TEXT, 1, &found, &width, &dataset, r->path, err));
+    if (found != n)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path, (long long)n,
+                (long long)found);
+    LP_TRY(lp_mem_new(&packed, (size_t)n, width, path, err));
+    LP_TRY(lp_mem_new(&out->block, (size_t)n, width + 1, path, err));
+    LP_TRY(lp_h5_read_part(dataset, 0, n, packed, r->path, path, err));
+    for (int64_t i = 0; i < n; i++) memcpy(out->block + (size_t)i * (width + 1), packed + (size_t)i * width, width);
+    out->width = width;
+out:
+    lp_mem_free(packed);
+    lp_h5_close(dataset);
+    return status;
+}
+
+static lp_status read_int32(lp_results *r, const char *path, int32_t **out, lp_error *err) {
+    int64_t n = 0;
+    lp_status status = read_numbers(r, path, LP_FIELD_I32, 1, out, &n, NULL, err);
+    if (status == LP_OK && n != r->n_conditions)
+        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %d entries, found %lld", r->path, path, r->n_conditions,
+                         (long long)n);
+    return status;
+}
+
+static lp_status read_conditions(lp_results *r, lp_error *err) {
+    lp_status status = LP_OK;
+    int32_t *layer = NULL;
+    int32_t *n_steps = NULL;
+    int32_t *same_as = NULL;
+    uint64_t *mask = NULL;
+    uint8_t *dead = NULL;
+    int64_t n = 0;
+    int64_t n_dead = 0;
+    LP_TRY(lp_mem_new(&r->conditions, (size_t)r->n_conditions, sizeof *r->conditions, "conditions", err));
+    for (size_t k = 0; k < N_CONDITION_TEXTS; k++) {
+        LP_TRY(read_column(r, condition_texts[k].path, r->n_conditions, &r->texts[k], err));
+        for (int32_t i = 0; i < r->n_conditions; i++) {
+            const char *text = r->texts[k].block + (size_t)i * (r->texts[k].width + 1);
+            memcpy((char *)&r->conditions[i] + condition_texts[k].offset, &text, sizeof text);
+        }
+    }
+    LP_TRY(read_int32(r, "conditions/layer", &layer, err));
+    LP_TRY(read_int32(r, "conditions/n_steps", &n_steps, err));
+    LP_TRY(read_int32(r, "conditions/same_as", &same_as, err));
+    LP_TRY(read_numbers(r, "conditions/step_mask", LP_FIELD_U64, 1, &mask, &n, NULL, err));
+    LP_TRY(read_numbers(r, "conditions/dead", LP_FIELD_U8, 1, &dead, &n_dead, NULL, err));
+    if (n != r->n_conditions || n_dead != r->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /conditions: columns of different lengths", r->path);
+    for (int32_t i = 0; i < r->n_conditions; i++) {
+        lp_result_condition *condition = &r->conditions[i];
+        condition->layer = layer[i];
+        condition->n_steps = n_steps[i];
+        condition->same_as = same_as[i];
+        condition->step_mask = mask[i];
+        condition->dead = dead[i] != 0;
+        if (same_as[i] < 0 || same_as[i] >= r->n_conditions)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /conditions/same_as: expected 0 to %d, found %d", r->path, r->n_conditions - 1,
+                    same_as[i]);
+    }
+out:
+    lp_mem_free(layer);
+    lp_mem_free(n_steps);
+    lp_mem_free(same_as);
+    lp_mem_free(mask);
+    lp_mem_free(dead);
+    return status;
+}
+
+static lp_status read_all(lp_results *r, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text format = {0};
+    int32_t version = 0;
+    int64_t n = 0;
+    int64_t n_classes = 0;
+    int64_t shape[2];
+    hid_t root = H5Gopen2(r->file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_get_text(root, "format", &format, r->path, err));
+    if (strcmp(lp_text_get(&format), "latentpatch-results") != 0)
+        LP_FAIL(LP_ERR_FORMAT, "%s: expected a file of format latentpatch-results, found %.100s", r->path,
+                lp_text_get(&format));
+    LP_TRY(lp_h5_get_i32(root, "version", &version, r->path, err));
+    if (version != 1) LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version 1 of its format, found %d", r->path, version);
+    LP_TRY(read_numbers(r, "counts", LP_FIELD_I64, 2, &r->counts, &n, &n_classes, err));
+    if (n < 1 || n > INT32_MAX || n_classes != LP_N_CLASSES)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_CLASSES,
+                (long long)n_classes);
+    r->n_conditions = (int32_t)n;
+    LP_TRY(read_conditions(r, err));
+    LP_TRY(read_numbers(r, "pairs/included", LP_FIELD_U8, 1, &r->included, &r->n_pairs, NULL, err));
+    LP_TRY(read_column(r, "pairs/id", r->n_pairs, &r->id, err));
+    LP_TRY(read_column(r, "pairs/source", r->n_pairs, &r->source, err));
+    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_FIELD_U8, 2, shape, NULL, &r->classes, r->path, err));
+    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
+                r->n_conditions, (long long)shape[0], (long long)shape[1]);
+out:
+    lp_text_release(&format);
+    lp_h5_close(root);
+    return status;
+}
+
+lp_status lp_results_open(const char *path, lp_results **out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_results *r = NULL;
+    hid_t list = H5I_INVALID_HID;
+    LP_TRY(lp_h5_begin(err));
+    if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    LP_TRY(lp_mem_new(&r, 1, sizeof *r, "results", err));
+    r->file = H5I_INVALID_HID;
+    r->classes = H5I_INVALID_HID;
+    LP_TRY(lp_mem_text(&r->path, path, strlen(path), err));
+    list = lp_h5_access();
+    r->file = H5Fopen(path, H5F_ACC_RDONLY, list);
+    if (r->file < 0) {
+        status = lp_h5_fail(err, path, "open");
+        goto out;
+    }
+    LP_TRY(read_all(r, err));
+    *out = r;
+    r = NULL;
+out:
+    lp_h5_close(list);
+    lp_results_free(r);
+    return status;
+}
+
+void lp_results_free(lp_results *r) {
+    if (!r) return;
+    lp_h5_close(r->classes);
+    lp_h5_close(r->file);
+    for (size_t k = 0; k < N_CONDITION_TEXTS; k++) lp_mem_free(r->texts[k].block);
+    lp_mem_free(r->id.block);
+    lp_mem_free(r->source.block);
+    lp_mem_free(r->conditions);
+    lp_mem_free(r->counts);
+    lp_mem_free(r->included);
+    lp_mem_free(r->path);
+    lp_mem_free(r);
+}
+
+int64_t lp_results_n_pairs(const lp_results *r) {
+    return r->n_pairs;
+}
+
+int64_t lp_results_n_included(const lp_results *r) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < r->n_pairs; i++) n += r->included[i] != 0;
+    return n;
+}
+
+int32_t lp_results_n_conditions(const lp_results *r) {
+    return r->n_conditions;
+}
+
+const lp_result_condition *lp_results_condition(const lp_results *r, int32_t index) {
+    LP_ASSERT(index >= 0 && index < r->n_conditions);
+    return &r->conditions[index];
+}
+
+const int64_t *lp_results_counts(const lp_results *r) {
+    return r->counts;
+}
+
+const uint8_t *lp_results_included(const lp_results *r) {
+    return r->included;
+}
+
+const char *lp_results_pair_id(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->id.block + (size_t)pair * (r->id.width + 1);
+}
+
+const char *lp_results_pair_source(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->source.block + (size_t)pair * (r->source.width + 1);
+}
+
+lp_status lp_results_classes(lp_results *r, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
+    return lp_h5_read_part(r->classes, first, n, out, r->path, "rows/class", err);
+}
+
+lp_status lp_results_metric(lp_results *r, const char *name, int64_t first, int64_t n, float *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text path = {0};
+    int64_t shape[2];
+    hid_t dataset = H5I_INVALID_HID;
+    LP_TRY(lp_text_format(&path, err, "rows/%s", name));
+    htri_t there = H5Lexists(r->file, path.data, H5P_DEFAULT);
+    if (there <= 0) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
+    LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_FIELD_F32, 2, shape, NULL, &dataset, r->path, err));
+    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", r->path, path.data,
+                (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = lp_h5_read_part(dataset, first, n, out, r->path, path.data, err);
+out:
+    lp_h5_close(dataset);
+    lp_text_release(&path);
+    return status;
+}
+
+lp_status lp_results_provenance(lp_results *r, const char *key, lp_text *out, lp_error *err) {
+    hid_t group = H5Gopen2(r->file, "provenance", H5P_DEFAULT);
+    lp_status status = LP_OK;
+    if (group < 0)
+        status = lp_h5_fail(err, r->path, "open /provenance");
+    else if (H5Aexists(group, key) > 0)
+        status = lp_h5_get_text(group, key, out, r->path, err);
+    lp_h5_close(group);
+    return status;
+}

@@ -1,0 +1,316 @@
+#include "store/results_text.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/wilson.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <math.h>
+#include <unistd.h>
+
+lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    if (!field[strcspn(field, "\",\r\n")]) return lp_text_add(out, field, strlen(field), err);
+    LP_TRY(lp_text_add(out, "\"", 1, err));
+    for (const char *at = field;;) {
+        size_t plain = strcspn(at, "\"");
+        LP_TRY(lp_text_add(out, at, plain, err));
+        if (!at[plain]) break;
+        LP_TRY(lp_text_add(out, "\"\"", 2, err));
+        at += plain + 1;
+    }
+    status = lp_text_add(out, "\"", 1, err);
+out:
+    return status;
+}
+
+/* The shortest of the forms with `few` and `many` digits that reads back as the same number; empty for NaN. */
+static lp_status add_number(double value, bool single, lp_text *out, lp_error *err) {
+    char text[40];
+    if (isnan(value)) return LP_OK;
+    for (int digits = single ? 6 : 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        double back = strtod(text, NULL);
+        if (single ? (float)back == (float)value : back == value) break;
+    }
+    return lp_text_add(out, text, strlen(text), err);
+}
+
+static lp_status write_line(lp_csv *csv, const lp_text *line, lp_error *err) {
+    if (fwrite(line->data, 1, line->length, csv->stream) != line->length)
+        return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(errno));
+    return LP_OK;
+}
+
+lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text line = {0};
+    lp_text temporary = {0};
+    csv->path = path;
+    LP_TRY(lp_path_make_folder_for(path, err));
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", path));
+    csv->temporary = temporary.data;
+    temporary = (lp_text){0};
+    csv->stream = fopen(csv->temporary, "we");
+    if (!csv->stream) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    LP_TRY(lp_text_format(&line, err,
+                          "pair,source,condition,role,direction,site,layer,steps,n_steps,donor,operation,dead,class,"
+                          "number,changed,text"));
+    for (size_t m = 0; m < plan->n_metrics; m++) LP_TRY(lp_text_format(&line, err, ",%s", plan->metrics[m]));
+    LP_TRY(lp_text_add(&line, "\n", 1, err));
+    status = write_line(csv, &line, err);
+out:
+    lp_text_release(&temporary);
+    lp_text_release(&line);
+    return status;
+}
+
+static lp_status add_condition(const lp_result_condition *condition, lp_text *line, lp_error *err) {
+    lp_status status = LP_OK;
+    const char *const before[] = {condition->name, condition->role, condition->direction, condition->site};
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
+        LP_TRY(lp_text_add(line, ",", 1, err));
+        LP_TRY(lp_csv_quote(before[i], line, err));
+    }
+    LP_TRY(lp_text_format(line, err, ",%d,", condition->layer));
+    LP_TRY(lp_csv_quote(condition->steps, line, err));
+    LP_TRY(lp_text_format(line, err, ",%d,", condition->n_steps));
+    LP_TRY(lp_csv_quote(condition->donor, line, err));
+    LP_TRY(lp_text_add(line, ",", 1, err));
+    LP_TRY(lp_csv_quote(condition->operation, line, err));
+    status = lp_text_format(line, err, ",%d,", condition->dead);
+out:
+    return status;
+}
+
+lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const lp_result_rows *rows,
+                      const float *const *metrics, const int32_t *answer, const lp_answers *answers, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text line = {0};
+    for (int32_t c = 0; c < plan->n_conditions; c++) {
+        lp_text_clear(&line);
+        LP_TRY(lp_csv_quote(plan->pair_id[pair], &line, err));
+        LP_TRY(lp_text_add(&line, ",", 1, err));
+        LP_TRY(lp_csv_quote(plan->pair_source[pair], &line, err));
+        LP_TRY(add_condition(&plan->conditions[c], &line, err));
+        LP_TRY(lp_text_format(&line, err, "%s,", lp_class_names[rows->class_of[c]]));
+        LP_TRY(add_number(rows->number[c], false, &line, err));
+        LP_TRY(lp_text_format(&line, err, ",%d,", rows->changed[c] != 0));
+        LP_TRY(lp_csv_quote(lp_answers_text(answers, answer[c]), &line, err));
+        for (size_t m = 0; m < plan->n_metrics; m++) {
+            LP_TRY(lp_text_add(&line, ",", 1, err));
+            LP_TRY(add_number((double)metrics[m][c], true, &line, err));
+        }
+        LP_TRY(lp_text_add(&line, "\n", 1, err));
+        LP_TRY(write_line(csv, &line, err));
+    }
+out:
+    lp_text_release(&line);
+    return status;
+}
+
+lp_status lp_csv_finish(lp_csv *csv, lp_error *err) {
+    bool good = fflush(csv->stream) == 0 && (fsync(fileno(csv->stream)) == 0 || errno == EINVAL);
+    int code = errno;
+    if (fclose(csv->stream) != 0 && good) {
+        good = false;
+        code = errno;
+    }
+    csv->stream = NULL;
+    return good ? LP_OK : lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(code));
+}
+
+lp_status lp_csv_commit(lp_csv *csv, lp_error *err) {
+    if (rename(csv->temporary, csv->path) != 0)
+        return lp_fail(err, LP_ERR_IO, "%s: cannot rename: %s", csv->path, strerror(errno));
+    lp_mem_free(csv->temporary);
+    csv->temporary = NULL;
+    return LP_OK;
+}
+
+void lp_csv_release(lp_csv *csv) {
+    if (csv->stream) fclose(csv->stream);
+    if (csv->temporary) unlink(csv->temporary);
+    lp_mem_free(csv->temporary);
+    *csv = (lp_csv){0};
+}
+
+/* cJSON reports a lack of memory by NULL: collected in one flag. */
+typedef struct {
+    bool good;
+} builder;
+
+static cJSON *put(builder *b, cJSON *object, const char *key, cJSON *value) {
+    if (!value || !object || !cJSON_AddItemToObject(object, key, value)) {
+        cJSON_Delete(value);
+        b->good = false;
+        return NULL;
+    }
+    return value;
+}
+
+static void put_text(builder *b, cJSON *object, const char *key, const char *value) {
+    put(b, object, key, cJSON_CreateString(value));
+}
+
+static void put_number(builder *b, cJSON *object, const char *key, double value) {
+    put(b, object, key, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+}
+
+static void put_classes(builder *b, cJSON *object, const int64_t *counts, int64_t n) {
+    cJSON *count = put(b, object, "counts", cJSON_CreateObject());
+    cJSON *share = put(b, object, "share", cJSON_CreateObject());
+    cJSON *interval = put(b, object, "wilson95", cJSON_CreateObject());
+    for (int k = 0; k < LP_N_CLASSES; k++) {
+        const char *name = lp_class_names[k];
+        lp_interval bounds = lp_wilson95(counts[k], n);
+        put_number(b, count, name, (double)counts[k]);
+        put_number(b, share, name, n ? (double)counts[k] / (double)n : (double)NAN);
+        put(b, interval, name, cJSON_CreateDoubleArray((const double[]){bounds.low, bounds.high}, 2));
+    }
+}
+
+static double mean_of(const lp_results_plan *plan, const lp_result_sums *sums, size_t metric, int32_t condition) {
+    size_t at = metric * (size_t)plan->n_conditions + (size_t)condition;
+    return sums->metric_n[at] ? sums->metric_sum[at] / (double)sums->metric_n[at] : (double)NAN;
+}
+
+/* The unpatched run of a direction's recipient: `denoise` is the corrupted run, `noise` the clean one. */
+static int32_t find_unpatched(const lp_results_plan *plan, const char *direction) {
+    for (int32_t c = 0; c < plan->n_conditions; c++)
+        if (strcmp(plan->conditions[c].role, "unpatched") == 0 && strcmp(plan->conditions[c].direction, direction) == 0)
+            return c;
+    return -1;
+}
+
+static void put_metrics(builder *b, cJSON *object, const lp_results_plan *plan, const lp_result_sums *sums,
+                        int32_t condition) {
+    if (plan->n_metrics == 0) return;
+    int32_t clean = find_unpatched(plan, "noise");
+    int32_t corrupted = find_unpatched(plan, "denoise");
+    cJSON *metrics = put(b, object, "metrics", cJSON_CreateObject());
+    for (size_t m = 0; m < plan->n_metrics; m++) {
+        cJSON *metric = put(b, metrics, plan->metrics[m], cJSON_CreateObject());
+        double mean = mean_of(plan, sums, m, condition);
+        put_number(b, metric, "mean", mean);
+        put_number(b, metric, "n", (double)sums->metric_n[m * (size_t)plan->n_conditions + (size_t)condition]);
+        if (strcmp(plan->metrics[m], "logit_diff") != 0 || clean < 0 || corrupted < 0) continue;
+        double from = mean_of(plan, sums, m, corrupted);
+        put_number(b, metric, "recovery", (mean - from) / (mean_of(plan, sums, m, clean) - from));
+    }
+}
+
+static int64_t total_of(const int64_t *counts) {
+    int64_t n = 0;
+    for (int k = 0; k < LP_N_CLASSES; k++) n += counts[k];
+    return n;
+}
+
+static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, const int64_t *counts,
+                          const lp_result_sums *sums, int32_t index) {
+    const lp_result_condition *condition = &plan->conditions[index];
+    cJSON *object = cJSON_CreateObject();
+    if (!object || !cJSON_AddItemToArray(list, object)) {
+        cJSON_Delete(object);
+        b->good = false;
+        return;
+    }
+    int64_t n = total_of(counts);
+    put_text(b, object, "name", condition->name);
+    put_text(b, object, "role", condition->role);
+    put_text(b, object, "direction", condition->direction);
+    put_text(b, object, "site", condition->site);
+    put_number(b, object, "layer", condition->layer);
+    put_text(b, object, "layers", condition->layers);
+    put_text(b, object, "steps", condition->steps);
+    put_number(b, object, "n_steps", condition->n_steps);
+    put_text(b, object, "donor", condition->donor);
+    put_text(b, object, "operation", condition->operation);
+    put_text(b, object, "defects", condition->defects);
+    put(b, object, "dead", cJSON_CreateBool(condition->dead));
+    put_text(b, object, "same_as", plan->conditions[condition->same_as].name);
+    put_number(b, object, "n", (double)n);
+    put_number(b, object, "n_changed", (double)sums->changed[index]);
+    put_classes(b, object, counts, n);
+    put_metrics(b, object, plan, sums, index);
+}
+
+/* What must not change an answer, and whether it did. */
+static void put_check(builder *b, cJSON *root, const char *key, const lp_results_plan *plan, const int64_t *counts,
+                      const lp_result_sums *sums, bool (*picked)(const lp_result_condition *)) {
+    int64_t n_conditions = 0;
+    int64_t n_rows = 0;
+    int64_t n_changed = 0;
+    for (int32_t c = 0; c < plan->n_conditions; c++) {
+        if (!picked(&plan->conditions[c])) continue;
+        n_conditions++;
+        n_rows += total_of(counts + (size_t)c * LP_N_CLASSES);
+        n_changed += sums->changed[c];
+    }
+    cJSON *object = put(b, root, key, cJSON_CreateObject());
+    put_number(b, object, "n_conditions", (double)n_conditions);
+    put_number(b, object, "n_rows", (double)n_rows);
+    put_number(b, object, "n_changed", (double)n_changed);
+}
+
+static bool is_self(const lp_result_condition *condition) {
+    return strcmp(condition->donor, "self") == 0;
+}
+
+static bool is_dead(const lp_result_condition *condition) {
+    return condition->dead;
+}
+
+static const char *provenance_of(const lp_results_plan *plan, const char *key) {
+    for (size_t i = 0; i < plan->n_provenance; i++)
+        if (strcmp(plan->provenance[i].key, key) == 0) return plan->provenance[i].value;
+    return "";
+}
+
+static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) {
+    int64_t clean = 0;
+    int64_t corrupted = 0;
+    int64_t both = 0;
+    for (int64_t i = 0; i < plan->n_pairs; i++) {
+        clean += plan->clean_correct[i] != 0;
+        corrupted += plan->corrupted_correct[i] != 0;
+        both += plan->clean_correct[i] && plan->corrupted_correct[i];
+    }
+    cJSON *object = put(b, root, "unpatched", cJSON_CreateObject());
+    put_number(b, object, "clean_correct", (double)clean);
+    put_number(b, object, "corrupted_correct", (double)corrupted);
+    put_number(b, object, "both_correct", (double)both);
+}
+
+lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,
+                           lp_error *err) {
+    lp_status status = LP_OK;
+    builder b = {.good = true};
+    char *text = NULL;
+    int64_t n_included = 0;
+    for (int64_t i = 0; i < plan->n_pairs; i++) n_included += plan->included[i] != 0;
+    cJSON *root = cJSON_CreateObject();
+    put_text(&b, root, "format", "latentpatch-summary");
+    put_number(&b, root, "version", 1);
+    put_text(&b, root, "model", provenance_of(plan, "model"));
+    put_text(&b, root, "protocol", provenance_of(plan, "protocol"));
+    put_text(&b, root, "classifier", provenance_of(plan, "classifier"));
+    put_number(&b, root, "n_pairs", (double)plan->n_pairs);
+    put_number(&b, root, "n_included", (double)n_included);
+    put_unpatched(&b, root, plan);
+    cJSON *controls = put(&b, root, "controls", cJSON_CreateObject());
+    put_check(&b, controls, "self", plan, counts, sums, is_self);
+    put_check(&b, controls, "dead", plan, counts, sums, is_dead);
+    cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
+    for (int32_t c = 0; list && c < plan->n_conditions; c++)
+        put_condition(&b, list, plan, counts + (size_t)c * LP_N_CLASSES, sums, c);
+    if (b.good) text = cJSON_Print(root);
+    if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");
+    LP_TRY(lp_text_add(out, text, strlen(text), err));
+    status = lp_text_add(out, "\n", 1, err);
+out:
+    cJSON_free(text);
+    cJSON_Delete(root);
+    return status;
+}

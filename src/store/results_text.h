@@ -1,0 +1,38 @@
+/* The two text forms of the results: the CSV in long format, and the summary as JSON. For results.c. */
+#ifndef LP_STORE_RESULTS_TEXT_H
+#define LP_STORE_RESULTS_TEXT_H
+
+#include "store/results.h"
+
+/* A text file under a temporary name; nothing appears under `path` before lp_csv_commit. */
+typedef struct {
+    const char *path;
+    char *temporary;
+    FILE *stream;
+} lp_csv;
+
+lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err);
+/* The rows of one included pair. metrics [n_metrics] of [C]; answer [C]: index into answers. */
+lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const lp_result_rows *rows,
+                      const float *const *metrics, const int32_t *answer, const lp_answers *answers, lp_error *err);
+/* Flushes to the disk and closes; the file keeps its temporary name. */
+lp_status lp_csv_finish(lp_csv *csv, lp_error *err);
+lp_status lp_csv_commit(lp_csv *csv, lp_error *err);
+/* Removes what was not committed. */
+void lp_csv_release(lp_csv *csv);
+
+/* Adds one field, quoted where RFC 4180 asks for it; for tests. */
+lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err);
+
+/* Sums over the included pairs, in the order of the pair file. */
+typedef struct {
+    int64_t *changed;   /* [C] rows whose tokens differ from the unpatched recipient's */
+    double *metric_sum; /* [n_metrics, C] */
+    int64_t *metric_n;  /* [n_metrics, C] rows where the metric is defined */
+} lp_result_sums;
+
+/* *out += the summary as JSON, schemas/summary.schema.json. */
+lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,
+                           lp_error *err);
+
+#endif

@@ -1,0 +1,344 @@
+/* One position of the forward pass, as a pipeline:
+ *
+ *   x = embedding                      [latent_in]
+ *   GPT-2: x += positions[p]
+ *   each layer:                        [resid_pre]
+ *     h = norm(x); q|k|v = h Wqkv      [k, v]
+ *     LLaMA: rotate q, k;  cache k, v
+ *     a = attention(q, cache) Wo       [attn_out]
+ *     x += a                           [resid_mid]
+ *     m = mlp(norm(x))                 [mlp_out]
+ *     x += m                           [resid_post]
+ *   y = norm(x)                        [latent_raw]
+ */
+#include "thought/reference.h"
+
+#include "base/memory.h"
+#include "nn/rope.h"
+
+#include <math.h>
+
+struct lp_reference {
+    const lp_model *model;
+    lp_protocol protocol;
+    lp_vocabulary vocabulary;
+    int32_t max_positions;
+    lp_rope rope;
+    float *keys, *values; /* [n_layers, max_positions, KV] of the run at hand */
+    float *x, *h, *y;     /* [D] residual stream, normed input, final hidden */
+    float *qkv;           /* [Q + 2 KV] */
+    float *attention;     /* [Q] */
+    float *hidden;        /* [2 F] */
+    float *projected;     /* [projection's inner size] */
+    float *scores;        /* [max_positions] */
+    float *logits;        /* [n_embedded] */
+};
+
+static void matrix_times(const lp_matrix *w, const float *x, float *y) {
+    if (w->layout == LP_IN_OUT) {
+        memset(y, 0, (size_t)w->n_out * sizeof *y);
+        for (int64_t i = 0; i < w->n_in; i++) {
+            const float *row = w->data + i * w->n_out;
+            float xi = x[i];
+            for (int64_t j = 0; j < w->n_out; j++) y[j] += xi * row[j];
+        }
+        return;
+    }
+    for (int64_t j = 0; j < w->n_out; j++) {
+        const float *row = w->data + j * w->n_in;
+        /* Sixteen partial sums, so that the compiler may use vectors and long sums lose less. */
+        float part[16] = {0};
+        int64_t i = 0;
+        for (; i + 16 <= w->n_in; i += 16)
+            for (int k = 0; k < 16; k++) part[k] += x[i + k] * row[i + k];
+        float sum = 0;
+        for (int k = 0; k < 16; k++) sum += part[k];
+        for (; i < w->n_in; i++) sum += x[i] * row[i];
+        y[j] = sum;
+    }
+}
+
+static void linear(const lp_linear *w, const float *x, float *y) {
+    float *out = y;
+    for (int p = 0; p < w->n_parts; p++) {
+        matrix_times(&w->part[p], x, out);
+        out += w->part[p].n_out;
+    }
+    if (w->bias)
+        for (int64_t j = 0; j < w->n_out; j++) y[j] += w->bias[j];
+}
+
+/* LayerNorm where the norm has a bias, RMSNorm where it has none. */
+static void normalise(const lp_norm *norm, const float *x, int32_t n, float eps, float *y) {
+    double sum = 0, squares = 0;
+    if (norm->bias) {
+        for (int32_t i = 0; i < n; i++) sum += (double)x[i];
+        double mean = sum / n;
+        for (int32_t i = 0; i < n; i++) squares += ((double)x[i] - mean) * ((double)x[i] - mean);
+        float scale = (float)(1.0 / sqrt(squares / n + (double)eps));
+        for (int32_t i = 0; i < n; i++) y[i] = (x[i] - (float)mean) * scale * norm->weight[i] + norm->bias[i];
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) squares += (double)x[i] * (double)x[i];
+    float scale = (float)(1.0 / sqrt(squares / n + (double)eps));
+    for (int32_t i = 0; i < n; i++) y[i] = x[i] * scale * norm->weight[i];
+}
+
+static float activated(lp_activation kind, float x) {
+    switch (kind) {
+    case LP_ACT_GELU_TANH: return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case LP_ACT_GELU_ERF: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    case LP_ACT_SILU: return x / (1.0f + expf(-x));
+    }
+    return x;
+}
+
+lp_status lp_reference_new(const lp_model *model, const lp_protocol *protocol, const lp_vocabulary *vocabulary,
+                           int32_t max_positions, lp_reference **out, lp_error *err) {
+    const lp_model_config *c = &model->config;
+    lp_reference *r = NULL;
+    lp_status status = lp_mem_new(&r, 1, sizeof *r, "reference executor", err);
+    if (status != LP_OK) return status;
+    r->model = model;
+    r->protocol = *protocol;
+    r->vocabulary = *vocabulary;
+    r->max_positions = max_positions < c->n_context ? max_positions : c->n_context;
+    size_t n = (size_t)r->max_positions;
+    size_t kv = (size_t)(c->n_kv_heads * c->head_dim);
+    size_t q = (size_t)(c->n_heads * c->head_dim);
+    size_t d = (size_t)c->d_model;
+    size_t inner = model->projection.present ? (size_t)model->projection.in.n_out : 1;
+    LP_TRY(lp_rope_init(c, r->max_positions, &r->rope, err));
+    LP_TRY(lp_mem_new(&r->keys, (size_t)c->n_layers * n * kv, sizeof(float), "keys", err));
+    LP_TRY(lp_mem_new(&r->values, (size_t)c->n_layers * n * kv, sizeof(float), "values", err));
+    LP_TRY(lp_mem_new(&r->x, d, sizeof(float), "residual stream", err));
+    LP_TRY(lp_mem_new(&r->h, d, sizeof(float), "normed input", err));
+    LP_TRY(lp_mem_new(&r->y, d, sizeof(float), "final hidden", err));
+    LP_TRY(lp_mem_new(&r->qkv, q + 2 * kv, sizeof(float), "q, k, v", err));
+    LP_TRY(lp_mem_new(&r->attention, q, sizeof(float), "attention", err));
+    LP_TRY(lp_mem_new(&r->hidden, 2 * (size_t)c->d_ff, sizeof(float), "MLP", err));
+    LP_TRY(lp_mem_new(&r->projected, inner, sizeof(float), "projection", err));
+    LP_TRY(lp_mem_new(&r->scores, n, sizeof(float), "attention scores", err));
+    LP_TRY(lp_mem_new(&r->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
+    *out = r;
+    return LP_OK;
+out:
+    lp_reference_free(r);
+    return status;
+}
+
+void lp_reference_free(lp_reference *r) {
+    if (!r) return;
+    lp_rope_release(&r->rope);
+    lp_mem_free(r->keys);
+    lp_mem_free(r->values);
+    lp_mem_free(r->x);
+    lp_mem_free(r->h);
+    lp_mem_free(r->y);
+    lp_mem_free(r->qkv);
+    lp_mem_free(r->attention);
+    lp_mem_free(r->hidden);
+    lp_mem_free(r->projected);
+    lp_mem_free(r->scores);
+    lp_mem_free(r->logits);
+    lp_mem_free(r);
+}
+
+/* Where in the run the forward pass is, and what the request wants there. */
+typedef struct {
+    const lp_run_request *request;
+    lp_phase phase;
+    int32_t index;    /* within the phase */
+    int32_t position; /* within the run */
+} place;
+
+static bool is_here(const place *at, const lp_address *address, lp_site site, int32_t layer) {
+    return address->phase == at->phase && address->site == site && address->layer == layer &&
+           (address->index == at->index || address->index == LP_INDEX_ALL);
+}
+
+/* Edits, then captures, of one site; x is the site's whole vector. */
+static void visit(const lp_reference *r, const place *at, lp_site site, int32_t layer, float *x) {
+    const lp_model_config *c = &r->model->config;
+    const lp_run_request *request = at->request;
+    for (int32_t i = 0; i < request->n_edits; i++) {
+        const lp_edit *edit = &request->edits[i];
+        if (!is_here(at, &edit->at, site, layer)) continue;
+        lp_edit_apply(edit, x + lp_site_offset(c, edit->at.head), lp_site_width(c, site, edit->at.head));
+    }
+    for (int32_t i = 0; i < request->n_captures; i++) {
+        const lp_capture *capture = &request->captures[i];
+        if (!is_here(at, &capture->at, site, layer)) continue;
+        memcpy(capture->out, x + lp_site_offset(c, capture->at.head),
+               (size_t)lp_site_width(c, site, capture->at.head) * sizeof *x);
+    }
+}
+
+static void attend(lp_reference *r, int32_t layer, int32_t position) {
+    const lp_model_config *c = &r->model->config;
+    int32_t hd = c->head_dim;
+    int32_t kv = c->n_kv_heads * hd;
+    int32_t group = c->n_heads / c->n_kv_heads;
+    float scale = 1.0f / sqrtf((float)hd);
+    const float *keys = r->keys + (size_t)layer * (size_t)r->max_positions * (size_t)kv;
+    const float *values = r->values + (size_t)layer * (size_t)r->max_positions * (size_t)kv;
+    for (int32_t head = 0; head < c->n_heads; head++) {
+        const float *q = r->qkv + (size_t)head * (size_t)hd;
+        size_t column = (size_t)(head / group) * (size_t)hd;
+        float most = -INFINITY;
+        for (int32_t p = 0; p <= position; p++) {
+            const float *k = keys + (size_t)p * (size_t)kv + column;
+            float dot = 0;
+            for (int32_t i = 0; i < hd; i++) dot += q[i] * k[i];
+            r->scores[p] = dot * scale;
+            if (r->scores[p] > most) most = r->scores[p];
+        }
+        float total = 0;
+        for (int32_t p = 0; p <= position; p++) {
+            r->scores[p] = expf(r->scores[p] - most);
+            total += r->scores[p];
+        }
+        float *out = r->attention + (size_t)head * (size_t)hd;
+        memset(out, 0, (size_t)hd * sizeof *out);
+        for (int32_t p = 0; p <= position; p++) {
+            const float *v = values + (size_t)p * (size_t)kv + column;
+            float weight = r->scores[p] / total;
+            for (int32_t i = 0; i < hd; i++) out[i] += weight * v[i];
+        }
+    }
+}
+
+/* r->x holds the embedding; on return r->y holds latent_raw. */
+static void forward(lp_reference *r, const place *at) {
+    const lp_model *m = r->model;
+    const lp_model_config *c = &m->config;
+    size_t hd = (size_t)c->head_dim;
+    size_t kv = (size_t)c->n_kv_heads * hd;
+    size_t q = (size_t)c->n_heads * hd;
+    int32_t d = c->d_model;
+    visit(r, at, LP_SITE_LATENT_IN, 0, r->x);
+    if (m->positions)
+        for (int32_t i = 0; i < d; i++) r->x[i] += m->positions[(size_t)at->position * (size_t)d + (size_t)i];
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const lp_block *block = &m->blocks[l];
+        visit(r, at, LP_SITE_RESID_PRE, l, r->x);
+        normalise(&block->norm_attn, r->x, d, c->norm_eps, r->h);
+        linear(&block->qkv, r->h, r->qkv);
+        visit(r, at, LP_SITE_K, l, r->qkv + q);
+        visit(r, at, LP_SITE_V, l, r->qkv + q + kv);
+        if (r->rope.half > 0)
+            for (size_t head = 0; head < (size_t)(c->n_heads + c->n_kv_heads); head++)
+                lp_rope_rotate(&r->rope, at->position, r->qkv + head * hd);
+        size_t slot = ((size_t)l * (size_t)r->max_positions + (size_t)at->position) * kv;
+        memcpy(r->keys + slot, r->qkv + q, kv * sizeof(float));
+        memcpy(r->values + slot, r->qkv + q + kv, kv * sizeof(float));
+        attend(r, l, at->position);
+        linear(&block->attn_out, r->attention, r->h);
+        visit(r, at, LP_SITE_ATTN_OUT, l, r->h);
+        for (int32_t i = 0; i < d; i++) r->x[i] += r->h[i];
+        visit(r, at, LP_SITE_RESID_MID, l, r->x);
+        normalise(&block->norm_mlp, r->x, d, c->norm_eps, r->h);
+        linear(&block->mlp_in, r->h, r->hidden);
+        if (c->arch == LP_ARCH_LLAMA)
+            for (int32_t i = 0; i < c->d_ff; i++)
+                r->hidden[i] = activated(c->activation, r->hidden[i]) * r->hidden[c->d_ff + i];
+        else
+            for (int32_t i = 0; i < c->d_ff; i++) r->hidden[i] = activated(c->activation, r->hidden[i]);
+        linear(&block->mlp_out, r->hidden, r->h);
+        visit(r, at, LP_SITE_MLP_OUT, l, r->h);
+        for (int32_t i = 0; i < d; i++) r->x[i] += r->h[i];
+        visit(r, at, LP_SITE_RESID_POST, l, r->x);
+    }
+    normalise(&m->final_norm, r->x, d, c->norm_eps, r->y);
+    visit(r, at, LP_SITE_LATENT_RAW, 0, r->y);
+}
+
+static void embed(lp_reference *r, int32_t id) {
+    size_t d = (size_t)r->model->config.d_model;
+    memcpy(r->x, r->model->embedding.data + (size_t)id * d, d * sizeof(float));
+}
+
+/* r->x = prj(r->y) */
+static void project(lp_reference *r) {
+    const lp_projection *p = &r->model->projection;
+    int32_t d = r->model->config.d_model;
+    if (!p->present) {
+        memcpy(r->x, r->y, (size_t)d * sizeof(float));
+        return;
+    }
+    linear(&p->in, r->y, r->projected);
+    for (int64_t i = 0; i < p->in.n_out; i++) r->projected[i] = activated(LP_ACT_GELU_ERF, r->projected[i]);
+    if (!p->has_norm) {
+        linear(&p->out, r->projected, r->x);
+        return;
+    }
+    linear(&p->out, r->projected, r->h);
+    normalise(&p->norm, r->h, d, 1e-5f, r->x);
+}
+
+static int32_t choose(const lp_reference *r) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < r->vocabulary.n_candidates; i++)
+        if (r->logits[i] > r->logits[best]) best = i;
+    return best;
+}
+
+lp_status lp_reference_run(lp_reference *r, const lp_run_request *request, int32_t *tokens, lp_run_answer *out,
+                           lp_error *err) {
+    bool codi = r->model->is_codi;
+    int32_t n_steps = codi ? request->n_steps : 0;
+    int32_t start[2] = {0};
+    int32_t n_start = codi ? lp_protocol_answer_start(&r->protocol, &r->vocabulary, start) : 0;
+    int64_t longest = (int64_t)request->n_prompt + n_steps + n_start + request->max_new_tokens - 1;
+    if (request->n_prompt < 1 || longest > r->max_positions)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "run of %d prompt + %d thought + %d answer positions: expected at most %d in all",
+                       request->n_prompt, n_steps, n_start + request->max_new_tokens - 1, r->max_positions);
+    place at = {.request = request, .phase = LP_PHASE_PROMPT};
+    for (at.index = 0; at.index < request->n_prompt; at.index++, at.position++) {
+        embed(r, request->prompt[at.index]);
+        forward(r, &at);
+    }
+    at.phase = LP_PHASE_THOUGHT;
+    for (at.index = 0; at.index < n_steps; at.index++, at.position++) {
+        if (at.index == 0 && r->protocol.kind == LP_PROTOCOL_BOT_FIRST)
+            embed(r, r->vocabulary.bot);
+        else
+            project(r);
+        forward(r, &at);
+    }
+    at.phase = LP_PHASE_ANSWER;
+    at.index = 0;
+    for (; at.index < n_start; at.index++, at.position++) {
+        embed(r, start[at.index]);
+        forward(r, &at);
+    }
+    lp_run_answer answer = {0};
+    while (answer.n_tokens < request->max_new_tokens) {
+        lp_reference_lens(r, r->y, LP_LENS_PLAIN, r->logits);
+        if (request->on_logits) request->on_logits(request->user, answer.n_tokens, r->logits);
+        bool forced = answer.n_tokens < request->n_forced;
+        int32_t next = forced ? request->forced[answer.n_tokens] : choose(r);
+        if (!forced && next == r->vocabulary.eos) {
+            answer.ended = true;
+            break;
+        }
+        tokens[answer.n_tokens++] = next;
+        if (answer.n_tokens == request->max_new_tokens) break;
+        embed(r, next);
+        forward(r, &at);
+        at.index++;
+        at.position++;
+    }
+    *out = answer;
+    return LP_OK;
+}
+
+void lp_reference_lens(lp_reference *r, const float *x, lp_lens lens, float *logits) {
+    const lp_model *m = r->model;
+    if (lens == LP_LENS_NORM) {
+        normalise(&m->final_norm, x, m->config.d_model, m->config.norm_eps, r->h);
+        x = r->h;
+    }
+    matrix_times(&m->head, x, logits);
+}

@@ -1,0 +1,455 @@
+/* Reading tokenizer.json:
+ *
+ *   model.vocab -> tokens by id -> model.merges -> added_tokens -> pre_tokenizer -> post_processor -> decoder
+ *
+ * Ids of added tokens are not free: the `tokenizers` package gives them out itself (the vocabulary's own id, or the
+ * next one), so a file that states others is refused instead of being read differently from there. `truncation` and
+ * `padding` are the settings of some past call; transformers resets both at every call, so neither is applied. */
+#include "token/tokenizer_parts.h"
+
+#include "base/json.h"
+#include "base/memory.h"
+
+/* Word characters as Rust's regex crate has them: Alphabetic, Mark, Decimal_Number, Connector_Punctuation and
+ * Join_Control (UTS #18). */
+static const char word_character[] =
+    "[\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\xe2\x80\x8c\xe2\x80\x8d\xe2\x92\xb6-\xe2\x93\xa9\xf0\x9f\x84\xb0-\xf0\x9f\x85\x89"
+    "\xf0\x9f\x85\x90-\xf0\x9f\x85\xa9\xf0\x9f\x85\xb0-\xf0\x9f\x86\x89]";
+
+static lp_status get_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_get(object, key, &value, err);
+    return status == LP_OK ? lp_json_string(&value, out, err) : status;
+}
+
+static lp_status get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_get(object, key, &value, err);
+    return status == LP_OK ? lp_json_bool(&value, out, err) : status;
+}
+
+/* A flag that may be missing or null: *out is left alone then. */
+static lp_status find_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_find(object, key, &value, err);
+    return status == LP_OK && value.node ? lp_json_bool(&value, out, err) : status;
+}
+
+static lp_status expect_null(const lp_json *object, const char *key, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_find(object, key, &value, err);
+    return status == LP_OK && value.node ? lp_json_fail(&value, err, "null (nothing else is supported)") : status;
+}
+
+static lp_status expect_null_or_empty(const lp_json *object, const char *key, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_find(object, key, &value, err);
+    if (status != LP_OK || !value.node || (lp_json_is_string(&value) && value.node->valuestring[0] == '\0'))
+        return status;
+    return lp_json_fail(&value, err, "null or \"\" (nothing else is supported)");
+}
+
+static lp_status read_vocabulary(const lp_json *vocab, lp_bpe *bpe, lp_error *err) {
+    lp_status status = LP_OK;
+    const cJSON *entry = NULL;
+    /* 100,000s of entries: walked as cJSON has them, without a path for each. */
+    cJSON_ArrayForEach(entry, vocab->node) {
+        double id = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
+        if (!(id >= 0 && id < (double)bpe->n_vocab) || id != (double)(int32_t)id)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id from 0 to %zu (one for each of the %zu tokens)",
+                    vocab->file, vocab->path, entry->string, bpe->n_vocab - 1, bpe->n_vocab);
+        bool added = false;
+        LP_TRY(lp_bpe_add_token(bpe, (int32_t)id, entry->string, &added, err));
+        if (!added)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: the id %d is already that of \"%.80s\"", vocab->file, vocab->path,
+                    entry->string, (int)id, lp_bpe_spelling(bpe, (int32_t)id));
+    }
+out:
+    return status;
+}
+
+/* The two sides of a merge, written "a b" or ["a", "b"]; false when it is neither. */
+static bool merge_sides(const cJSON *entry, const char **left, size_t *n_left, const char **right, size_t *n_right) {
+    if (cJSON_IsString(entry)) {
+        *left = entry->valuestring;
+        const char *space = strchr(*left, ' ');
+        if (!space || strchr(space + 1, ' ')) return false;
+        *n_left = (size_t)(space - *left);
+        *right = space + 1;
+    } else {
+        const cJSON *a = cJSON_IsArray(entry) ? entry->child : NULL;
+        const cJSON *b = a ? a->next : NULL;
+        if (!cJSON_IsString(a) || !cJSON_IsString(b) || b->next) return false;
+        *left = a->valuestring;
+        *n_left = strlen(*left);
+        *right = b->valuestring;
+    }
+    *n_right = strlen(*right);
+    return true;
+}
+
+static lp_status read_merges(const lp_json *merges, lp_bpe *bpe, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text joined = {0};
+    size_t i = 0;
+    int32_t rank = 0;
+    const cJSON *entry = NULL;
+    cJSON_ArrayForEach(entry, merges->node) {
+        const char *left = NULL, *right = NULL;
+        size_t n_left = 0, n_right = 0;
+        /* A line that came along from merges.txt. */
+        bool header = cJSON_IsString(entry) && strncmp(entry->valuestring, "#version", 8) == 0;
+        if (!header) {
+            if (!merge_sides(entry, &left, &n_left, &right, &n_right))
+                LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: expected a merge, \"a b\" or [\"a\", \"b\"]", merges->file,
+                        merges->path, i);
+            lp_text_clear(&joined);
+            LP_TRY(lp_text_add(&joined, left, n_left, err));
+            LP_TRY(lp_text_add(&joined, right, n_right, err));
+            int32_t left_id = lp_bpe_find(bpe, left, n_left);
+            int32_t right_id = lp_bpe_find(bpe, right, n_right);
+            int32_t merged = lp_bpe_find(bpe, joined.data, joined.length);
+            if (left_id < 0 || right_id < 0 || merged < 0)
+                LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: the token \"%.*s\" is not in the vocabulary", merges->file,
+                        merges->path, i,
+                        (int)(left_id < 0    ? n_left
+                              : right_id < 0 ? n_right
+                                             : joined.length),
+                        left_id < 0    ? left
+                        : right_id < 0 ? right
+                                       : joined.data);
+            lp_bpe_add_merge(bpe, left_id, right_id, rank++, merged);
+        }
+        i++;
+    }
+out:
+    lp_text_release(&joined);
+    return status;
+}
+
+/* Settings that only act on bytes without a token of their own are harmless where every byte has one. */
+static lp_status check_unknown_token(const lp_json *model, const lp_bpe *bpe, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_json unknown;
+    bool fuse = false, fallback = false;
+    LP_TRY(lp_json_find(model, "unk_token", &unknown, err));
+    LP_TRY(find_bool(model, "fuse_unk", &fuse, err));
+    LP_TRY(find_bool(model, "byte_fallback", &fallback, err));
+    if (!unknown.node && !fallback) return LP_OK;
+    for (size_t byte = 0; byte < 256; byte++)
+        if (bpe->byte_token[byte] < 0)
+            LP_FAIL(LP_ERR_UNSUPPORTED,
+                    "%s: %s: unk_token and byte_fallback are only supported where every byte has a token, and byte "
+                    "0x%02zx has none",
+                    model->file, model->path, byte);
+out:
+    return status;
+}
+
+static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *bpe, lp_error *err) {
+    static const char *const keys[] = {"type",          "dropout",       "unk_token", "continuing_subword_prefix",
+                                       "vocab",         "merges",        "fuse_unk",  "end_of_word_suffix",
+                                       "byte_fallback", "ignore_merges", NULL};
+    static const char *const types[] = {"BPE", NULL};
+    lp_status status = LP_OK;
+    lp_json model, type, vocab, merges;
+    LP_TRY(lp_json_get(root, "model", &model, err));
+    LP_TRY(lp_json_find(&model, "type", &type, err));
+    int choice = 0;
+    if (type.node) LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_TRY(lp_json_only(&model, keys, err));
+    LP_TRY(expect_null(&model, "dropout", err));
+    LP_TRY(expect_null_or_empty(&model, "continuing_subword_prefix", err));
+    LP_TRY(expect_null_or_empty(&model, "end_of_word_suffix", err));
+    LP_TRY(lp_json_get(&model, "vocab", &vocab, err));
+    LP_TRY(lp_json_get(&model, "merges", &merges, err));
+    if (!lp_json_is_object(&vocab) || !vocab.node->child) {
+        status = lp_json_fail(&vocab, err, "an object of tokens and ids");
+        goto out;
+    }
+    size_t n_merges = 0, n_added = 0;
+    LP_TRY(lp_json_array_size(&merges, &n_merges, err));
+    LP_TRY(lp_json_array_size(added, &n_added, err));
+    size_t n_vocab = (size_t)cJSON_GetArraySize(vocab.node);
+    LP_TRY(lp_bpe_init(bpe, n_vocab, n_vocab + n_added, n_merges, err));
+    LP_TRY(find_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
+    LP_TRY(read_vocabulary(&vocab, bpe, err));
+    LP_TRY(read_merges(&merges, bpe, err));
+    lp_bpe_find_bytes(bpe);
+    LP_TRY(check_unknown_token(&model, bpe, err));
+out:
+    return status;
+}
+
+static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer, int32_t *next_id, lp_error *err) {
+    static const char *const keys[] = {"id",     "content",    "single_word", "lstrip",
+                                       "rstrip", "normalized", "special",     NULL};
+    lp_status status = LP_OK;
+    lp_bpe *bpe = &tokenizer->bpe;
+    lp_added_token token = {0};
+    const char *content = NULL;
+    lp_json id_value;
+    int64_t id = 0;
+    LP_TRY(lp_json_only(entry, keys, err));
+    LP_TRY(lp_json_get(entry, "id", &id_value, err));
+    LP_TRY(lp_json_int(&id_value, 0, INT32_MAX - 1, &id, err));
+    LP_TRY(get_string(entry, "content", &content, err));
+    LP_TRY(get_bool(entry, "single_word", &token.single_word, err));
+    LP_TRY(get_bool(entry, "lstrip", &token.lstrip, err));
+    LP_TRY(get_bool(entry, "rstrip", &token.rstrip, err));
+    LP_TRY(get_bool(entry, "normalized", &token.normalized, err));
+    LP_TRY(get_bool(entry, "special", &token.special, err));
+    token.length = strlen(content);
+    if (token.length == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: an added token without content", entry->file, entry->path);
+    int32_t own = lp_bpe_find(bpe, content, token.length);
+    token.id = own >= 0 ? own : *next_id;
+    if (token.id != id)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: \"%.80s\" says id %lld, but %s, %d", entry->file, entry->path, content,
+                (long long)id, own >= 0 ? "it already has one" : "the next free one counts", token.id);
+    for (size_t i = 0; i < tokenizer->n_added; i++)
+        if (tokenizer->added[i].id == token.id)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: the added token \"%.80s\" occurs twice", entry->file, entry->path, content);
+    if (own < 0) {
+        bool added = false;
+        LP_TRY(lp_bpe_add_token(bpe, token.id, content, &added, err));
+        LP_ASSERT(added);
+        ++*next_id;
+    }
+    tokenizer->special[token.id] = token.special;
+    tokenizer->added_starts[(unsigned char)content[0]] = true;
+    tokenizer->added[tokenizer->n_added++] = token;
+    if (token.single_word && !tokenizer->word)
+        LP_TRY(lp_pattern_new(word_character, entry->file, &tokenizer->word, err));
+out:
+    return status;
+}
+
+static int longest_first(const void *a, const void *b) {
+    const lp_added_token *left = a, *right = b;
+    if (left->length != right->length) return left->length > right->length ? -1 : 1;
+    return left->id < right->id ? -1 : 1;
+}
+
+static lp_status read_added_tokens(const lp_json *added, lp_tokenizer *tokenizer, lp_error *err) {
+    lp_status status = LP_OK;
+    int32_t next_id = (int32_t)tokenizer->bpe.n_vocab;
+    LP_TRY(lp_mem_new(&tokenizer->added, tokenizer->bpe.n_tokens - tokenizer->bpe.n_vocab, sizeof *tokenizer->added,
+                      "added tokens", err));
+    LP_TRY(lp_mem_new(&tokenizer->special, tokenizer->bpe.n_tokens, sizeof *tokenizer->special, "special tokens", err));
+    lp_json entry;
+    for (lp_json_first(added, &entry); entry.node; lp_json_next(added, &entry))
+        LP_TRY(read_added_token(&entry, tokenizer, &next_id, err));
+    if (tokenizer->n_added) qsort(tokenizer->added, tokenizer->n_added, sizeof *tokenizer->added, longest_first);
+out:
+    return status;
+}
+
+static lp_status add_step(const lp_json *at, lp_tokenizer *tokenizer, bool prefix_space, const char *pattern,
+                          lp_error *err) {
+    if (tokenizer->n_steps == LP_TOKENIZER_MAX_STEPS)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: more than %d pre-tokenizers are not supported", at->file,
+                       at->path, (int)LP_TOKENIZER_MAX_STEPS);
+    char place[LP_JSON_PATH + 264];
+    snprintf(place, sizeof place, "%.255s: %s", at->file, at->path);
+    lp_pretoken_step *step = &tokenizer->steps[tokenizer->n_steps++];
+    step->prefix_space = prefix_space;
+    return pattern ? lp_pattern_new(pattern, place, &step->pattern, err) : LP_OK;
+}
+
+static lp_status read_split(const lp_json *split, lp_tokenizer *tokenizer, lp_error *err) {
+    static const char *const keys[] = {"type", "pattern", "behavior", "invert", NULL};
+    static const char *const pattern_keys[] = {"Regex", NULL};
+    static const char *const behaviors[] = {"Isolated", NULL};
+    lp_status status = LP_OK;
+    lp_json pattern, regex, behavior, invert_value;
+    const char *source = NULL;
+    int choice = 0;
+    bool invert = false;
+    LP_TRY(lp_json_only(split, keys, err));
+    LP_TRY(lp_json_get(split, "behavior", &behavior, err));
+    LP_TRY(lp_json_choice(&behavior, behaviors, &choice, err));
+    LP_TRY(lp_json_get(split, "invert", &invert_value, err));
+    LP_TRY(lp_json_bool(&invert_value, &invert, err));
+    if (invert) {
+        status = lp_json_fail(&invert_value, err, "false (nothing else is supported)");
+        goto out;
+    }
+    LP_TRY(lp_json_get(split, "pattern", &pattern, err));
+    LP_TRY(lp_json_only(&pattern, pattern_keys, err));
+    LP_TRY(lp_json_get(&pattern, "Regex", &regex, err));
+    LP_TRY(lp_json_string(&regex, &source, err));
+    LP_TRY(add_step(&regex, tokenizer, false, source, err));
+out:
+    return status;
+}
+
+static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool *use_regex, lp_error *err) {
+    static const char *const keys[] = {"type", "add_prefix_space", "trim_offsets", "use_regex", NULL};
+    lp_status status = LP_OK;
+    bool trim_offsets = false;
+    *use_regex = true;
+    LP_TRY(lp_json_only(level, keys, err));
+    LP_TRY(get_bool(level, "add_prefix_space", prefix_space, err));
+    LP_TRY(get_bool(level, "trim_offsets", &trim_offsets, err));
+    LP_TRY(find_bool(level, "use_regex", use_regex, err));
+out:
+    return status;
+}
+
+/* *last: a ByteLevel was read; nothing may come after it, because it leaves letters instead of text. */
+static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer, bool *last, lp_error *err) {
+    static const char *const types[] = {"ByteLevel", "Split", "Sequence", NULL};
+    static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
+    lp_status status = LP_OK;
+    lp_json type, members, member;
+    int choice = 0;
+    LP_TRY(lp_json_get(pre, "type", &type, err));
+    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    if (*last)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: a pre-tokenizer after ByteLevel is not supported", pre->file, pre->path);
+    if (choice == 0) {
+        bool prefix_space = false, use_regex = true;
+        LP_TRY(read_byte_level(pre, &prefix_space, &use_regex, err));
+        LP_TRY(add_step(pre, tokenizer, prefix_space, use_regex ? lp_pattern_byte_level : NULL, err));
+        *last = true;
+    } else if (choice == 1) {
+        LP_TRY(read_split(pre, tokenizer, err));
+    } else {
+        LP_TRY(lp_json_only(pre, sequence_keys, err));
+        LP_TRY(lp_json_get(pre, "pretokenizers", &members, err));
+        size_t n = 0;
+        LP_TRY(lp_json_array_size(&members, &n, err));
+        for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
+            LP_TRY(read_pre_tokenizer(&member, tokenizer, last, err));
+    }
+out:
+    return status;
+}
+
+/* The ids of one special token of a template, appended to *out. */
+static lp_status read_template_token(const lp_json *specials, const lp_json *piece, const lp_tokenizer *tokenizer,
+                                     lp_token_list *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_json special, ids, id_value;
+    const char *name = NULL;
+    size_t n = 0;
+    LP_TRY(get_string(piece, "id", &name, err));
+    LP_TRY(lp_json_get(specials, name, &special, err));
+    LP_TRY(lp_json_get(&special, "ids", &ids, err));
+    LP_TRY(lp_json_array_size(&ids, &n, err));
+    for (lp_json_first(&ids, &id_value); id_value.node; lp_json_next(&ids, &id_value)) {
+        int64_t id = 0;
+        LP_TRY(lp_json_int(&id_value, 0, lp_tokenizer_size(tokenizer) - 1, &id, err));
+        int32_t narrow = (int32_t)id;
+        LP_TRY(lp_token_list_add(out, &narrow, 1, err));
+    }
+out:
+    return status;
+}
+
+static lp_status read_template(const lp_json *template, lp_tokenizer *tokenizer, bool *done, lp_error *err) {
+    static const char *const keys[] = {"type", "single", "pair", "special_tokens", NULL};
+    static const char *const piece_keys[] = {"SpecialToken", "Sequence", NULL};
+    lp_status status = LP_OK;
+    bool text_seen = false;
+    size_t n = 0;
+    lp_json single, specials, piece, part;
+    if (*done)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: a second TemplateProcessing is not supported", template->file,
+                template->path);
+    *done = true;
+    LP_TRY(lp_json_only(template, keys, err));
+    LP_TRY(lp_json_get(template, "single", &single, err));
+    LP_TRY(lp_json_get(template, "special_tokens", &specials, err));
+    LP_TRY(lp_json_array_size(&single, &n, err));
+    for (lp_json_first(&single, &piece); piece.node; lp_json_next(&single, &piece)) {
+        LP_TRY(lp_json_only(&piece, piece_keys, err));
+        LP_TRY(lp_json_find(&piece, "Sequence", &part, err));
+        if (part.node) {
+            const char *which = NULL;
+            LP_TRY(get_string(&part, "id", &which, err));
+            if (text_seen || strcmp(which, "A") != 0)
+                LP_FAIL(LP_ERR_UNSUPPORTED,
+                        "%s: %s: a template that holds more than the sequence A once is not supported", part.file,
+                        part.path);
+            text_seen = true;
+        } else {
+            LP_TRY(lp_json_get(&piece, "SpecialToken", &part, err));
+            LP_TRY(read_template_token(&specials, &part, tokenizer, text_seen ? &tokenizer->after : &tokenizer->before,
+                                       err));
+        }
+    }
+    if (!text_seen) LP_FAIL(LP_ERR_VALUE, "%s: %s: the template has no sequence A", single.file, single.path);
+out:
+    return status;
+}
+
+/* *templated: a TemplateProcessing was read. */
+static lp_status read_post_processor(const lp_json *post, lp_tokenizer *tokenizer, bool *templated, lp_error *err) {
+    static const char *const types[] = {"ByteLevel", "TemplateProcessing", "Sequence", NULL};
+    static const char *const sequence_keys[] = {"type", "processors", NULL};
+    lp_status status = LP_OK;
+    lp_json type, members, member;
+    int choice = 0;
+    LP_TRY(lp_json_get(post, "type", &type, err));
+    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    if (choice == 0) {
+        bool prefix_space = false, use_regex = true; /* it moves offsets only, which we do not report */
+        LP_TRY(read_byte_level(post, &prefix_space, &use_regex, err));
+    } else if (choice == 1) {
+        LP_TRY(read_template(post, tokenizer, templated, err));
+    } else {
+        LP_TRY(lp_json_only(post, sequence_keys, err));
+        LP_TRY(lp_json_get(post, "processors", &members, err));
+        size_t n = 0;
+        LP_TRY(lp_json_array_size(&members, &n, err));
+        for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
+            LP_TRY(read_post_processor(&member, tokenizer, templated, err));
+    }
+out:
+    return status;
+}
+
+static lp_status read_decoder(const lp_json *root, lp_error *err) {
+    static const char *const types[] = {"ByteLevel", NULL};
+    lp_status status = LP_OK;
+    lp_json decoder, type;
+    int choice = 0;
+    bool prefix_space = false, use_regex = true;
+    LP_TRY(lp_json_get(root, "decoder", &decoder, err));
+    LP_TRY(lp_json_get(&decoder, "type", &type, err));
+    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_TRY(read_byte_level(&decoder, &prefix_space, &use_regex, err));
+out:
+    return status;
+}
+
+lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_tokenizer *tokenizer, lp_error *err) {
+    static const char *const keys[] = {"version",       "truncation",     "padding", "added_tokens", "normalizer",
+                                       "pre_tokenizer", "post_processor", "decoder", "model",        NULL};
+    static const char *const versions[] = {"1.0", NULL};
+    lp_status status = LP_OK;
+    cJSON *document = NULL;
+    lp_json root, version, added, part;
+    int choice = 0;
+    bool byte_level = false, templated = false;
+    LP_TRY(lp_json_parse(text, size, name, &document, &root, err));
+    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(lp_json_get(&root, "version", &version, err));
+    LP_TRY(lp_json_choice(&version, versions, &choice, err));
+    LP_TRY(expect_null(&root, "normalizer", err));
+    LP_TRY(lp_json_get(&root, "added_tokens", &added, err));
+    LP_TRY(read_model(&root, &added, &tokenizer->bpe, err));
+    LP_TRY(read_added_tokens(&added, tokenizer, err));
+    LP_TRY(lp_json_get(&root, "pre_tokenizer", &part, err));
+    LP_TRY(read_pre_tokenizer(&part, tokenizer, &byte_level, err));
+    if (!byte_level)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: no ByteLevel in it, and only byte-level BPE is supported", part.file,
+                part.path);
+    LP_TRY(lp_json_find(&root, "post_processor", &part, err));
+    if (part.node) LP_TRY(read_post_processor(&part, tokenizer, &templated, err));
+    LP_TRY(read_decoder(&root, err));
+out:
+    cJSON_Delete(document);
+    return status;
+}

@@ -1,0 +1,334 @@
+"""The patched golden runs: pairs, conditions, and the file that holds what came out."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codi_hf import (
+    LAYER_SITES,
+    Loaded,
+    MetricPlace,
+    Replacement,
+    Run,
+    metric_place,
+    metrics,
+    run,
+)
+
+
+@dataclass(frozen=True)
+class Donor:
+    """Where a replacement's vector comes from."""
+
+    run: str  # clean, corrupted, zero or vector
+    phase: str = "thought"
+    index: int = 0
+    site: str = ""
+    layer: int | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One replacement as the file states it."""
+
+    phase: str
+    index: int | str
+    site: str
+    layer: int | None
+    operation: str
+    factor: float
+    donor: Donor | None  # None for scale
+    seed: int = 0  # of an explicit vector
+
+    def flat(self, width: int) -> dict[str, Any]:
+        """As JSON."""
+        out = {k: v for k, v in asdict(self).items() if k not in ("donor", "seed")}
+        if self.donor is not None:
+            out["donor"] = self.donor.run
+            if self.donor.run in ("clean", "corrupted"):
+                d = self.donor
+                out |= {"donor_phase": d.phase, "donor_index": d.index, "donor_site": d.site, "donor_layer": d.layer}
+            if self.donor.run == "vector":
+                out["vector"] = [round(float(x), 6) for x in explicit(self.seed, width)]
+        return out
+
+
+def explicit(seed: int, width: int) -> Tensor:
+    """A vector that the file spells out: six decimals, so that it reads back the same."""
+    noise = torch.randn(width, generator=torch.Generator().manual_seed(seed))
+    return torch.tensor([round(float(x), 6) for x in noise])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A set of replacements in one run of the pair."""
+
+    name: str
+    direction: str  # denoise: into the corrupted run; noise: into the clean run
+    targets: tuple[Target, ...]
+
+    @property
+    def recipient(self) -> str:
+        """The run that is changed."""
+        return "corrupted" if self.direction == "denoise" else "clean"
+
+
+def same(
+    phase: str, index: int, site: str, layer: int | None, donor: str, operation: str = "replace", factor: float = 1.0
+) -> Target:
+    """A target whose donor address is its own."""
+    return Target(phase, index, site, layer, operation, factor, Donor(donor, phase, index, site, layer))
+
+
+def constant(phase: str, index: int | str, site: str, layer: int | None, **how: Any) -> Target:
+    """A target whose value does not come from a run: zero, an explicit vector, or a scaling."""
+    seed = how.get("seed", 0)
+    operation, factor = how.get("operation", "replace"), how.get("factor", 1.0)
+    donor = None if operation == "scale" else Donor("vector" if seed else "zero")
+    return Target(phase, index, site, layer, operation, factor, donor, seed)
+
+
+def conditions(n_layers: int, thoughts: int) -> list[Condition]:
+    """Every site, phase and operation, both directions, several layers at once, and the published defects."""
+    last_layer, last_step, mid = n_layers - 1, thoughts - 1, n_layers // 2
+    steps = range(thoughts)
+    out: list[Condition] = []
+
+    def add(name: str, direction: str, *targets: Target) -> None:
+        out.append(Condition(name, direction, targets))
+
+    for k, site in enumerate(LAYER_SITES):
+        layer = k % n_layers
+        first = 2 + k % (thoughts - 1)
+        add(
+            f"{site} L{layer} first:{first}",
+            "denoise",
+            *(same("thought", t, site, layer, "clean") for t in range(first)),
+        )
+    add("latent_in all", "denoise", *(same("thought", t, "latent_in", None, "clean") for t in steps))
+    add("latent_raw single:1", "denoise", same("thought", 1, "latent_raw", None, "clean"))
+    add("latent_raw prompt:-1 noise", "noise", same("prompt", -1, "latent_raw", None, "corrupted"))
+    add("resid_post L0 single:0 noise", "noise", same("thought", 0, "resid_post", 0, "corrupted"))
+    add(
+        "resid_post every layer first:2",
+        "denoise",
+        *(same("thought", t, "resid_post", layer, "clean") for t in (0, 1) for layer in range(n_layers)),
+    )
+    add(
+        f"k+v every layer single:{last_step} noise",
+        "noise",
+        *(same("thought", last_step, s, layer, "corrupted") for layer in range(n_layers) for s in ("k", "v")),
+    )
+    add("zero resid_post all", "denoise", *(constant("thought", t, "resid_post", mid) for t in steps))
+    add("zero latent_in first:1", "noise", constant("thought", 0, "latent_in", None))
+    add("self resid_post first:3", "denoise", *(same("thought", t, "resid_post", mid, "corrupted") for t in range(3)))
+    add(
+        f"dead resid_post L{last_layer} single:{last_step}",
+        "denoise",
+        same("thought", last_step, "resid_post", last_layer, "clean"),
+    )
+    add(
+        "add vector resid_mid", "denoise", constant("thought", 1, "resid_mid", mid, operation="add", factor=1.5, seed=7)
+    )
+    add("add clean mlp_out", "denoise", same("thought", 2, "mlp_out", 0, "clean", "add", -0.75))
+    add(
+        "scale attn_out all",
+        "noise",
+        *(constant("thought", t, "attn_out", last_layer, operation="scale", factor=2.5) for t in steps),
+    )
+    add("scale v prompt:0", "denoise", constant("prompt", 0, "v", 0, operation="scale", factor=-1.0))
+    add("lerp resid_pre", "denoise", *(same("thought", t, "resid_pre", mid, "clean", "lerp", 0.6) for t in (0, 2)))
+    add("prompt resid_post L0 -1", "denoise", same("prompt", -1, "resid_post", 0, "clean"))
+    add("prompt attn_out -2 and k -1", "noise", same("prompt", -2, "attn_out", mid, "corrupted"),
+        same("prompt", -1, "k", last_layer, "corrupted"))  # fmt: skip
+    add("answer 0 resid_post", "denoise", same("answer", 0, "resid_post", mid, "clean"))
+    add("answer * mlp_out vector", "noise", constant("answer", "*", "mlp_out", last_layer, operation="add", seed=9))
+    add("answer 1 v zero", "denoise", constant("answer", 1, "v", mid))
+    add("answer 0 latent_raw lerp", "denoise", same("answer", 0, "latent_raw", None, "clean", "lerp", 0.5))
+    add("answer 1 latent_in vector", "denoise", constant("answer", 1, "latent_in", None, seed=11))
+
+    def published(n: int, layer: int, off_by_one: bool, prefill: bool, decode: bool) -> tuple[Target, ...]:
+        site = "resid_pre" if off_by_one else "resid_post"
+
+        def target(phase: str, index: int | str, step: int) -> Target:
+            return Target(
+                phase, index, "resid_post", layer, "replace", 1.0, Donor("clean", "thought", step, site, layer)
+            )
+
+        targets = [target("thought", t, t) for t in range(n)]
+        if prefill:
+            targets.append(target("prompt", -1, 0))
+        if decode:
+            targets.append(target("answer", "*", n - 1))
+        return tuple(targets)
+
+    add("off_by_one first:2", "denoise", *published(2, mid, True, False, False))
+    add("prefill_leak first:1", "denoise", *published(1, 0, False, True, False))
+    add("decode_leak first:T", "denoise", *published(thoughts, mid, False, False, True))
+    add("published first:T", "denoise", *published(thoughts, last_layer, True, True, True))
+    return out
+
+
+def width_of(target: Target, run_: Run) -> int:
+    """Width of a site."""
+    return run_.values[target.site].shape[-1]
+
+
+def vector_of(target: Target, donors: dict[str, Run], width: int) -> Tensor | None:
+    """The donor's vector."""
+    d = target.donor
+    if d is None:
+        return None
+    if d.run == "zero":
+        return torch.zeros(width)
+    if d.run == "vector":
+        return explicit(target.seed, width)
+    return donors[d.run].vector(d.phase, d.index, d.site, d.layer)
+
+
+def replacements(condition: Condition, donors: dict[str, Run]) -> list[Replacement]:
+    """The condition with its vectors."""
+    out = []
+    for t in condition.targets:
+        width = width_of(t, donors["clean"])
+        plain = Replacement(t.phase, t.index, t.site, t.layer, t.operation, t.factor)
+        out.append(replace(plain, vector=vector_of(t, donors, width)))
+    return out
+
+
+def tiny_pairs(seed: str) -> list[dict[str, Any]]:
+    """Pairs for a model without meaning: a number changed, answers of one to three digits, one not whole."""
+    rng = random.Random(seed)
+    answers = [(12, 7), (340, 12.5), (5, 20), (8, 15), (61, 6), (9, 33)]
+    out = []
+    for k in range(60):
+        a, b = rng.sample(range(2, 60), 2)
+        noun = rng.choice(["pens", "eggs", "cafés"])
+        clean, corrupted = answers[k % len(answers)]
+        out.append(
+            {
+                "id": f"tiny-{k}",
+                "clean": {"question": f"{a} {noun}, {b}?", "answer": clean},
+                "corrupted": {"question": f"{a + 1} {noun}, {b}?", "answer": corrupted},
+            }
+        )
+    return out
+
+
+@dataclass
+class PairRuns:
+    """The unpatched runs of a pair, and where each is measured."""
+
+    pair: dict[str, Any]
+    runs: dict[str, Run]
+    places: dict[str, MetricPlace | None]
+
+
+def unpatched(m: Loaded, pair: dict[str, Any], protocol: str, thoughts: int, max_new: int) -> PairRuns:
+    """Run both questions of a pair."""
+    runs = {s: run(m, pair[s]["question"], protocol, thoughts, max_new) for s in ("clean", "corrupted")}
+    a, b = pair["clean"]["answer"], pair["corrupted"]["answer"]
+    return PairRuns(pair, runs, {s: metric_place(m, r.answer_ids, a, b) for s, r in runs.items()})
+
+
+def measured(
+    m: Loaded, p: PairRuns, side: str, how: dict[str, Any], reps: list[Replacement], base: Tensor | None
+) -> tuple[dict[str, float], Tensor]:
+    """The metrics of a run of `side` with replacements."""
+    place = p.places[side]
+    if place is None:
+        raise ValueError("this answer has no number")
+
+    def forward(forced: list[int]) -> Run:
+        return run(m, p.pair[side]["question"], replacements=reps, forced=forced, record=False, **how)
+
+    got, logp = metrics(m, place, forward, base)
+    return asdict(got), logp
+
+
+def compact(value: Any) -> Any:
+    """Floats with nine significant digits, which is all a float32 holds."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {k: compact(v) for k, v in value.items()}
+    return [compact(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def lines(name: str, items: list[dict[str, Any]]) -> str:
+    """A JSON member with one item a line."""
+    rows = ",\n  ".join(json.dumps(compact(x), ensure_ascii=False) for x in items)
+    return f' "{name}": [\n  {rows}\n ]'
+
+
+def patched_file(
+    m: Loaded,
+    name: str,
+    protocol: str,
+    thoughts: int,
+    max_new: int,
+    pairs: list[dict[str, Any]] | None,
+    min_margin: float,
+) -> str:
+    """The text of NAME.PROTOCOL.patched.json."""
+    how = {"protocol": protocol, "thoughts": thoughts}
+    all_conditions = conditions(m.n_layers, thoughts)
+    kept: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    flat: list[dict[str, Any]] = []
+    for pair in pairs or tiny_pairs(name):
+        p = unpatched(m, pair, protocol, thoughts, max_new)
+        usable = all(len(r.answer_ids) >= 2 and r.margin >= min_margin for r in p.runs.values())
+        places = list(p.places.values())
+        if not usable or any(x is None for x in places):
+            continue
+        if pairs is None and len(kept) < 2 and not all(x.prefix for x in places):
+            continue
+        base: dict[str, Tensor] = {}
+        entry: dict[str, Any] = {"id": pair["id"]}
+        for side in ("clean", "corrupted"):
+            own, base[side] = measured(m, p, side, how, [], None)
+            place = p.places[side]
+            entry[side] = pair[side] | {
+                "answer_ids": p.runs[side].answer_ids,
+                "text": m.text(p.runs[side].answer_ids),
+                "metric_prefix": place.prefix,
+                "metric_clean_ids": place.clean,
+                "metric_corrupted_ids": place.corrupted,
+                "metrics": own,
+            }
+        pair_rows: list[dict[str, Any]] = []
+        for k, c in enumerate(all_conditions):
+            reps = replacements(c, p.runs)
+            got = run(m, pair[c.recipient]["question"], max_new_tokens=max_new, replacements=reps, record=False, **how)
+            values, _ = measured(m, p, c.recipient, how, reps, base[c.recipient])
+            row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
+            row["clear"] = got.margin >= min_margin
+            pair_rows.append(row | values)
+        if sum(not r["clear"] for r in pair_rows) > 2:
+            continue
+        if not flat:
+            for c in all_conditions:
+                targets = [t.flat(width_of(t, p.runs["clean"])) for t in c.targets]
+                flat.append({"name": c.name, "direction": c.direction, "replacements": targets})
+        kept.append(entry)
+        rows += pair_rows
+        if len(kept) == 3:
+            break
+    if len(kept) < 3:
+        raise SystemExit(f"{name} {protocol}: only {len(kept)} usable pairs")
+    head = {"model": name, "protocol": protocol, "thoughts": thoughts, "max_new_tokens": max_new}
+    body = json.dumps(head)[1:-1]
+    return (
+        "{\n "
+        + body
+        + ",\n"
+        + ",\n".join([lines("pairs", kept), lines("conditions", flat), lines("rows", rows)])
+        + "\n}\n"
+    )

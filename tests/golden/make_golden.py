@@ -1,0 +1,171 @@
+"""Make the golden files of tests/golden/data with transformers + peft.
+
+    python make_golden.py [NAME ...] [--demo-lora R ALPHA]
+
+NAME: a tiny model of tests/golden/models or `demo-gpt2`, `demo-llama` (jobs/demo); all that are there by default.
+README.md says what the files hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent / "oracle"))
+from codi_hf import PROTOCOLS, Loaded, Run, load, run  # noqa: E402
+from golden_cases import patched_file  # noqa: E402
+
+DATA = HERE / "data"
+MARGIN = 1e-4  # a greedy choice closer than this (relative to the largest |logit|) proves nothing
+N_FULL, N_TOKENS = 2, 20
+T3_MODEL = "llama-bf16"  # the model that thinks 3 times instead of 6
+
+
+@dataclass
+class Source:
+    """A checkpoint and how its golden runs are made."""
+
+    name: str
+    folder: Path
+    thoughts: int
+    max_new_tokens: int
+    protocols: tuple[str, ...]
+    full_sites: tuple[int, ...]  # the questions whose every site is stored
+
+    @property
+    def demo(self) -> bool:
+        """True for the trained models."""
+        return self.name.startswith("demo-")
+
+
+def sources() -> list[Source]:
+    """Every checkpoint there is."""
+    found = []
+    for folder in sorted((HERE / "models").iterdir()):
+        thoughts = 3 if folder.name == T3_MODEL else 6
+        found.append(Source(folder.name, folder, thoughts, 12, PROTOCOLS, (0, 1)))
+    for arch in ("gpt2", "llama"):
+        folder = ROOT / "jobs" / "demo" / arch
+        if (folder / "codi").is_dir() and any((folder / "codi").iterdir()):
+            found.append(Source(f"demo-{arch}", folder, 6, 16, ("codi", "bot-first"), (0,)))
+    return found
+
+
+def demo_pairs() -> list[dict[str, Any]]:
+    """The demo pair file."""
+    return json.loads((ROOT / "jobs" / "demo" / "pairs.json").read_text())["pairs"]
+
+
+def tiny_text(rng: random.Random, length: int) -> str:
+    """A short odd question: letters, digits, blanks, punctuation, now and then other scripts."""
+    words = ["Tom", "has", "pens", "12", "and", "7", "1.5", "x=3", "(how", "many?)", "don't", "  ", "$4", "A\tb", "20%"]
+    wide = ["é", "naïve", "数", "Ω≈3", "🙂", "Ж", "½", "ﬁ"]
+    text = ""
+    while len(text.encode()) < length:
+        text += rng.choice(wide if rng.random() < 0.25 else words) + rng.choice([" ", " ", "", "\n", ", "])
+    return text.strip() or "?"
+
+
+def candidates(source: Source) -> list[str]:
+    """More questions than needed; the first ones are short."""
+    if source.demo:
+        pairs = demo_pairs()
+        texts = [p[side]["question"] for p in pairs[:60] for side in ("clean", "corrupted")]
+        short = sorted(texts[:40], key=len)[:3]
+        return short + [t for t in texts if t not in short]
+    rng = random.Random(source.name)
+    return [tiny_text(rng, 8 + 2 * k if k < 4 else rng.randint(3, 26)) for k in range(60)]
+
+
+def runs(m: Loaded, source: Source, protocol: str, questions: list[str], count: int) -> list[tuple[str, Run]]:
+    """The first `count` questions whose greedy choices are clear."""
+    kept: list[tuple[str, Run]] = []
+    for q in questions:
+        r = run(m, q, protocol, source.thoughts, source.max_new_tokens)
+        if r.margin >= MARGIN and q not in [k for k, _ in kept]:
+            kept.append((q, r))
+        if len(kept) == count:
+            return kept
+    raise SystemExit(f"{source.name} {protocol}: only {len(kept)} questions with clear choices")
+
+
+def full_tensors(r: Run, every_site: bool) -> dict[str, Tensor]:
+    """All states of one question."""
+    v = r.values
+    out = {
+        "prompt_ids": torch.tensor(r.prompt_ids),
+        "answer_ids": torch.tensor(r.answer_ids, dtype=torch.int64),
+        "hidden": torch.cat([v["resid_pre"], v["resid_post"][:, -1:]], dim=1),
+        "final": v["latent_raw"],
+        "latent_in": v["latent_in"],
+        "logits": r.logits,
+    }
+    if every_site:
+        out |= {site: v[site] for site in ("attn_out", "resid_mid", "mlp_out", "k", "v")}
+    return {k: x.clone().contiguous() for k, x in out.items()}
+
+
+def make(source: Source, lora: tuple[int, float] | None) -> None:
+    """All files of one model."""
+    sidecar = source.folder / "lora.json"
+    if not sidecar.exists() and lora is None:
+        raise SystemExit(f"{source.folder}: no lora.json; give --demo-lora")
+    given = () if sidecar.exists() or lora is None else lora
+    m = load(source.folder / "base", source.folder / "codi", *given)
+    asked: dict[str, Any] = {}
+    for protocol in source.protocols:
+        kept = runs(m, source, protocol, candidates(source), N_TOKENS)
+        tensors: dict[str, Tensor] = {}
+        for i, (_, r) in enumerate(kept):
+            if i < N_FULL:
+                tensors |= {f"q{i}.{k}": x for k, x in full_tensors(r, i in source.full_sites).items()}
+            tensors[f"t{i}.prompt_ids"] = torch.tensor(r.prompt_ids)
+            tensors[f"t{i}.answer_ids"] = torch.tensor(r.answer_ids, dtype=torch.int64)
+        about = {"model": source.name, "protocol": protocol, "thoughts": source.thoughts}
+        about["max_new_tokens"] = source.max_new_tokens
+        path = DATA / f"{source.name}.{protocol}.safetensors"
+        save_file(tensors, path, metadata={"about": json.dumps(about)})
+        path.chmod(0o644)
+        asked[protocol] = [{"question": q, "text": m.text(r.answer_ids)} for q, r in kept]
+    head = {"model": source.name, "thoughts": source.thoughts, "max_new_tokens": source.max_new_tokens}
+    path = DATA / f"{source.name}.questions.json"
+    path.write_text(json.dumps(head | {"protocols": asked}, indent=1, ensure_ascii=False) + "\n")
+    for protocol in ("codi", "bot-first"):
+        pairs = demo_pairs()[:40] if source.demo else None
+        patched = patched_file(m, source.name, protocol, source.thoughts, source.max_new_tokens, pairs, MARGIN)
+        (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
+    size = sum(f.stat().st_size for f in DATA.glob(f"{source.name}.*"))
+    print(f"{source.name}: {size / 1000:.0f} kB")
+
+
+def main() -> None:
+    """Make the files of the models named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--demo-lora", nargs=2, metavar=("R", "ALPHA"), help="for demo models without lora.json")
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    DATA.mkdir(exist_ok=True)
+    lora = (int(a.demo_lora[0]), float(a.demo_lora[1])) if a.demo_lora else None
+    known = sources()
+    for name in a.names:
+        if name not in [s.name for s in known]:
+            raise SystemExit(f"{name}: not one of {[s.name for s in known]}")
+    for source in known:
+        if not a.names or source.name in a.names:
+            make(source, lora)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Write the tiny random-weight CODI checkpoints of tests/golden/models.
+
+    python make_tiny.py [NAME ...]
+
+Odd sizes on purpose, and between them every branch of the reader: see MODELS and README.md. The output of one
+machine's run is committed; it need not be repeated bit by bit elsewhere, golden values are made from the files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
+from codi_hf import Codi
+
+OUT = Path(__file__).resolve().parent / "models"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass
+class Tiny:
+    """One model."""
+
+    seed: int
+    config: PretrainedConfig
+    specials: tuple[str, ...]  # the last one is eos; a first one called <|bos|> is put before each text
+    lora: tuple[int, float]  # r, alpha; r = 0: none
+    prj: tuple[int, bool]  # inner width, LayerNorm
+    dtype: torch.dtype = torch.float32  # of the base weights in codi/
+    binary: bool = False  # codi/pytorch_model.bin with a tied lm_head in it, else model.safetensors without
+    base_weights: torch.dtype | None = None  # base/model.safetensors holds other weights than codi/, in this dtype
+    merges: tuple[tuple[str, str], ...] = field(default=())
+
+
+MODELS = {
+    # Projection with LayerNorm, n_inner not 4 D, a tokenizer with merges, weights in codi/ only.
+    "gpt2-ln": Tiny(
+        seed=1,
+        config=GPT2Config(n_embd=20, n_head=5, n_layer=2, n_inner=44, n_positions=80, vocab_size=269),
+        specials=("<|endoftext|>",),
+        lora=(3, 6.0),
+        prj=(12, True),
+        merges=(*(("Ġ", d) for d in "0123456789"), ("1", "2"), ("2", "0")),
+    ),
+    # No LoRA, prj without LayerNorm, erf GELU, and a base/ with half-precision weights that codi/ overrides.
+    "gpt2-plain": Tiny(
+        seed=2,
+        config=GPT2Config(
+            n_embd=12, n_head=3, n_layer=3, n_positions=72, vocab_size=257, activation_function="gelu", n_inner=30
+        ),
+        specials=("<|endoftext|>",),
+        lora=(0, 1.0),
+        prj=(17, False),
+        base_weights=torch.float16,
+    ),
+    # Grouped-query attention, head_dim given and not D / heads, plain RoPE.
+    "llama-gqa": Tiny(
+        seed=3,
+        config=LlamaConfig(
+            hidden_size=20,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            head_dim=6,
+            num_hidden_layers=2,
+            intermediate_size=28,
+            vocab_size=258,
+            max_position_embeddings=96,
+            rope_theta=500.0,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(2, 3.0),
+        prj=(20, True),
+    ),
+    # llama3 scaling with a frequency in each of its three ranges, untied head, ids between tokenizer and vocabulary,
+    # and a config.json whose eos_token_id is a list that does not begin with the tokenizer's eos.
+    "llama-rope3": Tiny(
+        seed=4,
+        config=LlamaConfig(
+            hidden_size=16,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            num_hidden_layers=3,
+            intermediate_size=22,
+            vocab_size=262,
+            max_position_embeddings=128,
+            rope_theta=5000.0,
+            rope_scaling={
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+        ),
+        specials=("<|bos|>", "<|end_of_text|>", "<|eot|>"),
+        lora=(4, 8.0),
+        prj=(10, True),
+        dtype=torch.float16,
+    ),
+    # One key/value head, bf16 base and fp32 LoRA in one pytorch_model.bin, linear RoPE scaling.
+    "llama-bf16": Tiny(
+        seed=5,
+        config=LlamaConfig(
+            hidden_size=18,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            num_hidden_layers=3,
+            intermediate_size=26,
+            vocab_size=258,
+            max_position_embeddings=96,
+            rope_scaling={"rope_type": "linear", "factor": 2.0},
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(5, 10.0),
+        prj=(18, True),
+        dtype=torch.bfloat16,
+        binary=True,
+    ),
+}
+
+
+def make_tokenizer(t: Tiny, folder: Path) -> Tokenizer:
+    """256 bytes, the merges, then the specials."""
+    vocab = {c: k for k, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    for a, b in t.merges:
+        vocab[a + b] = len(vocab)
+    llama = t.config.model_type == "llama"
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=list(t.merges), ignore_merges=llama))
+    if llama:
+        tok.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated", invert=False),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False),
+            ]
+        )
+    else:
+        tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        tok.post_processor = processors.ByteLevel(trim_offsets=False)
+    tok.decoder = decoders.ByteLevel()
+    tok.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in t.specials])
+    settings = {"clean_up_tokenization_spaces": False, "eos_token": t.specials[-1]}
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    if llama:
+        bos = t.specials[0]
+        tok.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tok.token_to_id(bos))]
+        )
+        settings["bos_token"] = bos
+    tok.save(str(folder / "tokenizer.json"), pretty=False)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    return tok
+
+
+def fill(state: dict[str, Tensor], tok: Tokenizer, t: Tiny, generator: torch.Generator) -> None:
+    """Random weights that give varied answers: no ties, digits and letters likelier than other bytes, eos at times."""
+    gpt2 = t.config.model_type == "gpt2"
+    for name, p in state.items():
+        noise = torch.randn(p.shape, generator=generator)
+        if "lora_A" in name or "lora_B" in name:
+            scale = 0.5 / p.shape[1] ** 0.5
+        elif name.endswith(("wte.weight", "embed_tokens.weight", "lm_head.weight")):
+            scale = 0.12 if gpt2 else 0.35
+        elif name.endswith("wpe.weight"):
+            scale = 0.25
+        elif p.dim() == 1:
+            scale = 0.2
+        else:
+            conv = gpt2 and "prj" not in name
+            scale = (2.0 if gpt2 else 1.3) / (p.shape[0] if conv else p.shape[1]) ** 0.5
+        p.copy_(noise * scale)
+        if p.dim() == 1 and name.endswith("weight"):
+            p.add_(1.0)
+    for name, p in state.items():
+        if not name.endswith(("wte.weight", "embed_tokens.weight", "lm_head.weight")):
+            continue
+        for k in range(p.shape[0]):
+            spelling = tok.id_to_token(k) or ""
+            if any(c.isdigit() for c in spelling) and spelling.isascii():
+                p[k] *= 2.0
+            elif len(spelling) == 1 and spelling.isascii() and spelling.isalpha():
+                p[k] *= 1.6
+            elif spelling == t.specials[-1]:
+                p[k] *= 1.9
+            elif spelling == "Ġ":
+                p[k] *= 1.7
+
+
+@torch.no_grad()
+def make(name: str, t: Tiny) -> None:
+    """Write models/NAME/{base,codi,lora.json}."""
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    base, codi = folder / "base", folder / "codi"
+    base.mkdir(parents=True)
+    codi.mkdir()
+    tok = make_tokenizer(t, base)
+    t.config.eos_token_id = tok.token_to_id(t.specials[-1])
+    if len(t.specials) == 3:
+        t.config.eos_token_id = [tok.token_to_id(s) for s in t.specials[1:]]
+    t.config.bos_token_id = tok.token_to_id(t.specials[0])
+    generator = torch.Generator().manual_seed(t.seed)
+    lm = AutoModelForCausalLM.from_config(t.config)
+    lm.config.architectures = [type(lm).__name__]
+    lm.config.torch_dtype = str(t.dtype).removeprefix("torch.")
+    lm.config.save_pretrained(base)
+    if t.base_weights is not None:
+        fill(lm.state_dict(), tok, t, generator)
+        state = {k: v.detach().to(t.base_weights).contiguous() for k, v in lm.state_dict().items()}
+        state.pop("lm_head.weight")
+        save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+
+    module = Codi(lm, t.lora[0], t.lora[1], *t.prj)
+    state = dict(module.state_dict())
+    heads = [k for k in state if k.endswith("lm_head.weight")]
+    if t.config.tie_word_embeddings:
+        for key in heads:
+            state.pop(key)
+    fill(state, tok, t, generator)
+    stored = {}
+    for key, value in state.items():
+        added = "lora_" in key or key.startswith("prj.")
+        stored[key] = value.detach().to(torch.float32 if added else t.dtype).clone().contiguous()
+    if t.binary:
+        embedding = next(v for k, v in stored.items() if k.endswith("embed_tokens.weight"))
+        for key in heads:
+            stored[key] = embedding
+        torch.save(stored, codi / "pytorch_model.bin")
+    else:
+        save_file(stored, codi / "model.safetensors", metadata={"format": "pt"})
+    lora = {"r": t.lora[0], "alpha": t.lora[1]}
+    (folder / "lora.json").write_text(json.dumps(lora) + "\n")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    print(f"{name}: {size / 1000:.1f} kB")
+
+
+def main() -> None:
+    """Make the models named, or all."""
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or MODELS:
+        make(name, MODELS[name])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+include_guard(GLOBAL)
+# lp_fuzz_target(NAME LINKS ... [SOURCES ...]): tests/fuzz/fuzz_NAME.c. With LP_FUZZ it is a libFuzzer program; otherwise
+# ctest replays tests/fuzz/corpus/NAME through it.
+function(lp_fuzz_target name)
+  cmake_parse_arguments(ARG "" "" "LINKS;SOURCES" ${ARGN})
+  add_executable(fuzz_${name} fuzz/fuzz_${name}.c ${ARG_SOURCES})
+  target_link_libraries(fuzz_${name} PRIVATE ${ARG_LINKS})
+  target_compile_definitions(fuzz_${name} PRIVATE LP_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  set_target_properties(fuzz_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if(LP_FUZZ)
+    target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+  else()
+    target_sources(fuzz_${name} PRIVATE fuzz/replay.c)
+    add_test(NAME fuzz.${name} COMMAND fuzz_${name} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
+  endif()
+endfunction()

@@ -1,0 +1,475 @@
+"""A CODI model run by transformers + peft: the independent implementation that golden values come from.
+
+The checkpoint is read the way its authors read it (AutoModelForCausalLM, get_peft_model, load_state_dict, tie_weights),
+in float32 with eager attention. One question at a time (batch 1), every value of a run recorded and, where asked,
+replaced by forward hooks.
+
+Shapes: P prompt positions, T thoughts, A answer positions, N = P + T + A, L blocks, D hidden size, KV width of the
+keys of one position (all KV heads), V base vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from transformers.modeling_utils import no_init_weights
+
+transformers.logging.set_verbosity_error()
+
+LORA_TARGETS = {
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+LAYER_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "k", "v")
+POSITION_SITES = ("latent_in", "latent_raw")
+PROTOCOLS = ("codi", "codi-eos", "bot-first")  # codi-eos: `codi` with remove_eos false
+DIGIT = re.compile("[0-9]")
+
+
+class Codi(nn.Module):
+    """The module whose state dict a CODI checkpoint is."""
+
+    def __init__(self, base: nn.Module, lora_r: int, lora_alpha: float, prj_dim: int, prj_norm: bool) -> None:
+        super().__init__()
+        arch, vocab, d = base.config.model_type, base.config.vocab_size, base.config.hidden_size
+        self.arch, self.vocab = arch, vocab
+        self.pad_id, self.bot_id, self.eot_id = vocab, vocab + 1, vocab + 2
+        base.resize_token_embeddings(vocab + 3, mean_resizing=False)
+        self.codi = base
+        if lora_r > 0:
+            lora = LoraConfig(
+                task_type=TaskType.CAUSAL_LM,
+                r=lora_r,
+                lora_alpha=lora_alpha,
+                lora_dropout=0.1,
+                target_modules=LORA_TARGETS[arch],
+                fan_in_fan_out=arch == "gpt2",
+                init_lora_weights=True,
+            )
+            self.codi = get_peft_model(base, lora)
+        self.prj = nn.Sequential(nn.Dropout(0.0), nn.Linear(d, prj_dim), nn.GELU(), nn.Linear(prj_dim, d))
+        if prj_norm:
+            self.prj.add_module("ln", nn.LayerNorm(d))
+
+    def base(self) -> nn.Module:
+        """The causal language model under the LoRA wrapper."""
+        return self.codi.get_base_model() if hasattr(self.codi, "get_base_model") else self.codi
+
+    def embedding(self) -> nn.Embedding:
+        """The input embedding, V+3 rows."""
+        return self.base().get_input_embeddings()
+
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+        base = self.base()
+        return base.transformer.h if self.arch == "gpt2" else base.model.layers
+
+    def final_norm(self) -> nn.Module:
+        """The norm behind the last block."""
+        base = self.base()
+        return base.transformer.ln_f if self.arch == "gpt2" else base.model.norm
+
+
+@dataclass
+class Loaded:
+    """A model and its tokenizer."""
+
+    codi: Codi
+    tok: PreTrainedTokenizerBase
+
+    @property
+    def n_layers(self) -> int:
+        """L."""
+        return len(self.codi.blocks())
+
+    @property
+    def eos(self) -> int:
+        """The tokenizer's eos: the one that ends an answer."""
+        return int(self.tok.eos_token_id)
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Decode an answer."""
+        return self.tok.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a CODI checkpoint: a folder with model.safetensors or pytorch_model.bin, or such a file."""
+    if path.is_dir():
+        names = ("model.safetensors", "pytorch_model.bin")
+        path = next((path / n for n in names if (path / n).exists()), path / names[0])
+    if path.suffix == ".safetensors":
+        return load_file(str(path))
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load(
+    base: Path,
+    codi: Path,
+    lora_r: int | None = None,
+    lora_alpha: float | None = None,
+    base_rounding: str = "none",
+    attention: str = "eager",
+) -> Loaded:
+    """Load a checkpoint in float32.
+
+    lora_r / lora_alpha default to lora.json in the folder that holds `codi`. base_rounding "fp16" rounds the base
+    weights to half precision first, as the published scripts did.
+    """
+    sidecar = codi.parent / "lora.json"
+    if lora_r is None or lora_alpha is None:
+        given = json.loads(sidecar.read_text())
+        lora_r, lora_alpha = int(given["r"]), float(given["alpha"])
+    dtype = torch.float16 if base_rounding == "fp16" else torch.float32
+    if any(base.glob("*.safetensors")) or any(base.glob("*.bin")):
+        lm = AutoModelForCausalLM.from_pretrained(str(base), torch_dtype=dtype, attn_implementation=attention)
+    else:
+        with no_init_weights():
+            config = AutoConfig.from_pretrained(str(base))
+            lm = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
+    state = read_state(codi)
+    module = Codi(lm, lora_r, lora_alpha, state["prj.1.weight"].shape[0], "prj.ln.weight" in state)
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    tied = bool(lm.config.tie_word_embeddings)
+    missing = [k for k in missing if not (tied and k.endswith("lm_head.weight"))]
+    if missing or unexpected:
+        raise SystemExit(f"{codi}: missing {missing}, unexpected {unexpected}")
+    module.base().tie_weights()
+    module.float().eval()
+    return Loaded(module, AutoTokenizer.from_pretrained(str(base)))
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One value of a run replaced while it runs.
+
+    replace: x = v; add: x = x + factor v; scale: x = factor x; lerp: x = (1 - factor) x + factor v.
+    """
+
+    phase: str  # prompt, thought or answer
+    index: int | str  # within the phase; negative from the end (not for answers); "*": all
+    site: str
+    layer: int | None  # None for latent_in and latent_raw
+    operation: str = "replace"
+    factor: float = 1.0
+    vector: Tensor | None = None  # [width]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The new value for x [width]."""
+        if self.operation == "scale":
+            return self.factor * x
+        if self.vector is None:
+            raise ValueError("a replacement without a vector")
+        if self.operation == "replace":
+            return self.vector
+        if self.operation == "add":
+            return x + self.factor * self.vector
+        if self.operation == "lerp":
+            return (1 - self.factor) * x + self.factor * self.vector
+        raise ValueError(f"operation {self.operation}")
+
+
+@dataclass
+class Run:
+    """All that happened to one question."""
+
+    prompt_ids: list[int]
+    thoughts: int
+    answer_ids: list[int] = field(default_factory=list)  # without the final eos
+    logits: Tensor = field(default_factory=lambda: torch.zeros(0))  # [A, V+3]
+    values: dict[str, Tensor] = field(default_factory=dict)  # site: [N, L, width], or [N, width] without layers
+    margin: float = float("inf")  # smallest gap between the best two candidates, relative to the largest |logit|
+
+    def position(self, phase: str, index: int) -> int:
+        """The row of an address in `values`."""
+        p, t = len(self.prompt_ids), self.thoughts
+        size = {"prompt": p, "thought": t, "answer": self.logits.shape[0]}[phase]
+        start = {"prompt": 0, "thought": p, "answer": p + t}[phase]
+        if not -size <= index < size:
+            raise IndexError(f"{phase} {index} of {size}")
+        return start + index % size
+
+    def vector(self, phase: str, index: int, site: str, layer: int | None) -> Tensor:
+        """The recorded value at an address, [width]."""
+        x = self.values[site][self.position(phase, index)]
+        return x if layer is None else x[layer]
+
+
+class Probe:
+    """The hooks: record every site, and replace where the current forward is asked to."""
+
+    def __init__(self, codi: Codi, record: bool, sites: set[tuple[str, int | None]]) -> None:
+        self.record = record
+        self.wanted = sites
+        self.active: dict[tuple[str, int | None], list[tuple[int, Replacement]]] = {}
+        self.seen: dict[tuple[str, int | None], list[Tensor]] = defaultdict(list)
+        self.handles: list[Any] = []
+        gpt2 = codi.arch == "gpt2"
+        for layer, block in enumerate(codi.blocks()):
+            self.on_input(block, "resid_pre", layer)
+            self.on_output(block.attn if gpt2 else block.self_attn, "attn_out", layer)
+            self.on_input(block.ln_2 if gpt2 else block.post_attention_layernorm, "resid_mid", layer)
+            self.on_output(block.mlp, "mlp_out", layer)
+            self.on_output(block, "resid_post", layer)
+            if gpt2:
+                d = codi.base().config.hidden_size
+                self.on_output(block.attn.c_attn, "k", layer, slice(d, 2 * d))
+                self.on_output(block.attn.c_attn, "v", layer, slice(2 * d, 3 * d))
+            else:
+                self.on_output(block.self_attn.k_proj, "k", layer)
+                self.on_output(block.self_attn.v_proj, "v", layer)
+        self.on_output(codi.final_norm(), "latent_raw", None)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for h in self.handles:
+            h.remove()
+
+    def skip(self, site: str, layer: int | None) -> bool:
+        """True where nobody wants this point."""
+        return not self.record and (site, layer) not in self.wanted
+
+    def touch(self, site: str, layer: int | None, x: Tensor) -> None:
+        """Replace in place and record x [1, n, width]."""
+        for row, r in self.active.get((site, layer), []):
+            x[0, row] = r.apply(x[0, row].clone())
+        if self.record:
+            self.seen[site, layer].append(x[0].clone())
+
+    def on_input(self, module: nn.Module, site: str, layer: int) -> None:
+        """Hook the first argument of a module.
+
+        It is changed in place: behind the attention the same tensor is also the residual of the block.
+        """
+        if self.skip(site, layer):
+            return
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.touch(site, layer, args[0] if args else kwargs["hidden_states"])
+
+        self.handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def on_output(self, module: nn.Module, site: str, layer: int | None, part: slice | None = None) -> None:
+        """Hook what a module returns, or `part` of its columns."""
+        if self.skip(site, layer):
+            return
+
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            x = (output[0] if isinstance(output, tuple) else output).clone()
+            self.touch(site, layer, x if part is None else x[..., part])
+            return (x, *output[1:]) if isinstance(output, tuple) else x
+
+        self.handles.append(module.register_forward_hook(hook))
+
+
+def prompt_tokens(m: Loaded, question: str, protocol: str) -> list[int]:
+    """The tokens of the prompt phase; LLaMA's tokenizer adds its bos."""
+    ids = m.tok(question).input_ids
+    extra = {"codi": [m.codi.bot_id], "codi-eos": [m.eos, m.codi.bot_id], "bot-first": []}[protocol]
+    return [*ids, *extra]
+
+
+def answer_start(m: Loaded, protocol: str) -> list[int]:
+    """The tokens whose embeddings open the answer phase."""
+    return [m.codi.eot_id, m.eos] if protocol == "codi-eos" else [m.codi.eot_id]
+
+
+def choose(logits: Tensor, n_candidates: int) -> tuple[int, float]:
+    """Greedy choice among ids 0 .. n_candidates-1, ties to the lowest id, and the margin to the next best."""
+    row = logits[:n_candidates]
+    best = row.max()
+    token = int((row == best).nonzero()[0, 0])
+    second = row.topk(2).values[1]
+    return token, float((best - second) / row.abs().max())
+
+
+@torch.no_grad()
+def run(
+    m: Loaded,
+    question: str,
+    protocol: str,
+    thoughts: int = 6,
+    max_new_tokens: int = 200,
+    replacements: Iterable[Replacement] = (),
+    forced: list[int] | None = None,
+    record: bool = True,
+) -> Run:
+    """Answer one question.
+
+    forced: these answer tokens are fed (one at a time, as decoding does) and nothing is generated; `logits` then has a
+    row for each answer position, the last one behind the last forced token. record False: `values` stays empty.
+    """
+    codi, reps = m.codi, list(replacements)
+    probe = Probe(codi, record, {(r.site, r.layer) for r in reps})
+    out = Run(prompt_tokens(m, question, protocol), thoughts)
+    n_prompt = len(out.prompt_ids)
+    if n_prompt == 0:
+        raise ValueError("an empty prompt")
+    cache = DynamicCache()
+    embed = codi.embedding()
+    fed: list[Tensor] = []
+    raw: Tensor = torch.zeros(0)
+
+    def forward(x: Tensor, phase: str, first: int) -> Tensor:
+        """Feed x [1, n, D] as positions first .. first+n-1 of a phase; the logits [n, V+3]."""
+        nonlocal raw
+        size = {"prompt": n_prompt, "thought": thoughts, "answer": None}[phase]
+        n = x.shape[1]
+        probe.active = defaultdict(list)
+        for r in reps:
+            if r.phase != phase:
+                continue
+            if r.index == "*":
+                rows = list(range(n))
+            else:
+                at = int(r.index)
+                if at < 0:
+                    if size is None:
+                        raise ValueError("an answer has no end to count from")
+                    at += size
+                rows = [at - first] if first <= at < first + n else []
+            for row in rows:
+                probe.active[r.site, r.layer].append((row, r))
+        x = x.clone()
+        for row, r in probe.active.get(("latent_in", None), []):
+            x[0, row] = r.apply(x[0, row].clone())
+        fed.append(x[0].clone())
+        got = codi.codi(inputs_embeds=x, past_key_values=cache, use_cache=True, output_hidden_states=True)
+        raw = got.hidden_states[-1]
+        return got.logits[0]
+
+    def token_embeddings(ids: list[int]) -> Tensor:
+        return embed(torch.tensor([ids]))
+
+    try:
+        forward(token_embeddings(out.prompt_ids), "prompt", 0)
+        latent = token_embeddings([codi.bot_id]) if protocol == "bot-first" else codi.prj(raw[:, -1:])
+        for step in range(thoughts):
+            forward(latent, "thought", step)
+            latent = codi.prj(raw[:, -1:])
+        start = answer_start(m, protocol)
+        rows = [forward(token_embeddings(start), "answer", 0)]
+        position = len(start)
+        if forced is not None:
+            for token in forced:
+                rows.append(forward(token_embeddings([token]), "answer", position))
+                position += 1
+        else:
+            while len(out.answer_ids) < max_new_tokens:
+                token, margin = choose(rows[-1][-1], codi.vocab + 2)
+                out.margin = min(out.margin, margin)
+                if token == m.eos:
+                    break
+                out.answer_ids.append(token)
+                if len(out.answer_ids) < max_new_tokens:
+                    rows.append(forward(token_embeddings([token]), "answer", position))
+                    position += 1
+        out.logits = torch.cat(rows)
+    finally:
+        probe.close()
+    if record:
+        for site in LAYER_SITES:
+            per_layer = [torch.cat(probe.seen[site, layer]) for layer in range(m.n_layers)]
+            out.values[site] = torch.stack(per_layer, dim=1)
+        out.values["latent_raw"] = torch.cat(probe.seen["latent_raw", None])
+        out.values["latent_in"] = torch.cat(fed)
+    return out
+
+
+def number_text(value: float) -> str:
+    """The text of an answer: integers without a point, else the shortest decimal that reads back the same."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+@dataclass
+class MetricPlace:
+    """Where and on which tokens the metrics of a recipient are read."""
+
+    prefix: list[int]  # the recipient's own answer up to its number
+    clean: list[int]  # tokens of the clean answer's number behind that prefix
+    corrupted: list[int]
+
+
+def metric_place(m: Loaded, answer_ids: list[int], clean: float, corrupted: float) -> MetricPlace | None:
+    """Find the first token of the unpatched answer that holds a digit; None where there is none."""
+    pieces = [m.text([t]) for t in answer_ids]
+    at = next((j for j, p in enumerate(pieces) if DIGIT.search(p)), None)
+    if at is None:
+        return None
+    prefix = answer_ids[:at]
+    lead = pieces[at][: DIGIT.search(pieces[at]).start()].removesuffix("-")
+
+    def tokens(value: float) -> list[int]:
+        number = lead + number_text(value)
+        whole = m.tok(m.text(prefix) + number, add_special_tokens=False).input_ids
+        if whole[:at] == prefix and len(whole) > at:
+            return whole[at:]
+        return m.tok(number, add_special_tokens=False).input_ids
+
+    return MetricPlace(prefix, tokens(clean), tokens(corrupted))
+
+
+@dataclass
+class Metrics:
+    """The continuous metrics of one run; log-probabilities are over the candidates of decoding, ids 0 .. V+1."""
+
+    logit_clean: float
+    logit_corrupted: float
+    logsumexp: float
+    kl: float
+    answer_logprob_clean: float
+    answer_logprob_corrupted: float
+
+
+def metrics(
+    m: Loaded,
+    place: MetricPlace,
+    forward: Callable[[list[int]], Run],
+    baseline: Tensor | None,
+) -> tuple[Metrics, Tensor]:
+    """Metrics of the run that `forward(forced tokens)` makes.
+
+    baseline: log-probabilities [V+2] of the unpatched run at the place (None: this is it, kl = 0). Returns also this
+    run's own log-probabilities there.
+    """
+    n = m.codi.vocab + 2
+
+    def whole(tokens: list[int]) -> tuple[float, Tensor]:
+        ending = [*tokens, m.eos]
+        got = forward([*place.prefix, *tokens])
+        first = got.logits.shape[0] - len(tokens) - 1
+        rows = got.logits[first:, :n].double()
+        logp = rows.log_softmax(-1)
+        return float(sum(logp[i, t] for i, t in enumerate(ending))), rows[0]
+
+    lp_clean, row = whole(place.clean)
+    lp_corrupted, _ = whole(place.corrupted)
+    logp = row.log_softmax(-1)
+    kl = 0.0 if baseline is None else float((baseline.exp() * (baseline - logp)).sum())
+    return (
+        Metrics(
+            float(row[place.clean[0]]),
+            float(row[place.corrupted[0]]),
+            float(row.logsumexp(-1)),
+            kl,
+            lp_clean,
+            lp_corrupted,
+        ),
+        logp,
+    )
+
+
+def with_vector(r: Replacement, vector: Tensor | None) -> Replacement:
+    """The same replacement with another donor vector."""
+    return replace(r, vector=vector)

@@ -1,0 +1,362 @@
+/* The results of a sweep: rows in, three files out; what is in them, what is refused, and that a failure leaves
+ * nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "store/results.h"
+#include "store/results_text.h"
+#include "store/wilson.h"
+
+#include <math.h>
+#include <unistd.h>
+
+enum { P = 4, C = 3, NEW = 3, M = 2 };
+
+static lp_parallel *parallel;
+static char folder[64];
+static char results[128], csv[128], summary[128], partial[160];
+
+static const char *const ids[P] = {"p1", "p,2", "p3", "p\"4"};
+static const char *const sources[P] = {"s1", "s1", "s3", "s4"};
+static const char *const clean[P] = {"2 and 2?", "3 and 3?", "5?", "7?"};
+static const char *const corrupted[P] = {"2 and 1?", "3 and 1?", "4?", "8?"};
+static const double clean_answer[P] = {4, 6, 5, 7};
+static const double corrupted_answer[P] = {3, 4, 4, 8};
+static const char *const clean_text[P] = {"4", "6", "9", "7"};
+static const char *const corrupted_text[P] = {"3", "4", "4", "8"};
+static const uint8_t clean_correct[P] = {1, 1, 0, 1};
+static const uint8_t corrupted_correct[P] = {1, 1, 1, 1};
+static const uint8_t included[P] = {1, 1, 0, 1};
+static const char *const metrics[M] = {"logit_diff", "kl"};
+static const lp_result_condition conditions[C] = {
+    {"unpatched/corrupted", "unpatched", "denoise", "", "", "", -1, "", "", 0, 0, false, 0, ""},
+    {"unpatched/clean", "unpatched", "noise", "", "", "", -1, "", "", 0, 0, false, 1, ""},
+    {"denoise/clean/replace/resid_post/L2/set:0,1", "effect", "denoise", "resid_post", "replace", "clean", 2, "2",
+     "set:0,1", 3, 2, true, 2, "decode_leak"},
+};
+static const lp_provenance_item provenance[] = {{"model", "demo", true}, {"protocol", "codi", true}};
+
+static const lp_results_plan plan = {
+    .n_pairs = P,
+    .pair_id = ids,
+    .pair_source = sources,
+    .clean_question = clean,
+    .corrupted_question = corrupted,
+    .clean_answer = clean_answer,
+    .corrupted_answer = corrupted_answer,
+    .clean_text = clean_text,
+    .corrupted_text = corrupted_text,
+    .clean_correct = clean_correct,
+    .corrupted_correct = corrupted_correct,
+    .included = included,
+    .conditions = conditions,
+    .n_conditions = C,
+    .max_new_tokens = NEW,
+    .metrics = metrics,
+    .n_metrics = M,
+    .provenance = provenance,
+    .n_provenance = 2,
+};
+
+/* Class, tokens: pair 0 and pair 3 share the answer {7}. */
+static const uint8_t class_of[P][C] = {{1, 0, 0}, {1, 0, 2}, {0, 0, 0}, {1, 0, 3}};
+static const int32_t lengths[P][C] = {{1, 1, 1}, {1, 2, 3}, {0, 0, 0}, {1, 1, 0}};
+static const int32_t tokens[P][C][NEW] = {{{7, -1, -1}, {8, -1, -1}, {8, -1, -1}},
+                                          {{9, -1, -1}, {8, 9, -1}, {1, 2, 3}},
+                                          {{0}},
+                                          {{7, -1, -1}, {8, -1, -1}, {-1, -1, -1}}};
+static const double numbers[P][C] = {{3, 4, 4}, {4, 6, 1.5}, {0}, {8, 7, (double)NAN}};
+static const uint8_t changed[P][C] = {{0, 0, 1}, {0, 0, 1}, {0}, {0, 0, 1}};
+static const float values[P][M][C] = {
+    {{-2, 2, 1}, {0, 0, 0.1F}}, {{-4, 4, 2}, {0, 0, 0.25F}}, {{0}}, {{-3, 3, NAN}, {0, 0, 1e-7F}}};
+static const int64_t good_counts[C * LP_N_CLASSES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 1};
+
+static lp_status decode(void *state, const int32_t *ids_of, size_t n, lp_text *out, lp_error *err) {
+    *(int *)state += 1;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < n; i++) LP_TRY(lp_text_format(out, err, "%s%d", i ? ", " : "", ids_of[i]));
+out:
+    return status;
+}
+
+static void write_rows(int64_t first, int64_t last) {
+    lp_error err = {0};
+    lp_pair_file *file = NULL;
+    if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
+    for (int64_t i = first; i <= last; i++) {
+        if (!included[i]) continue;
+        const lp_result_rows rows = {.class_of = class_of[i],
+                                     .number = numbers[i],
+                                     .answer_len = lengths[i],
+                                     .answer_tokens = tokens[i][0],
+                                     .changed = changed[i],
+                                     .metrics = values[i][0]};
+        if (lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
+    }
+    lp_pair_file_close(file);
+}
+
+static int clear(void **state) {
+    (void)state;
+    unlink(results);
+    unlink(csv);
+    unlink(summary);
+    unlink(partial);
+    return 0;
+}
+
+static lp_status finish(const int64_t *counts, int *n_decoded, lp_error *err) {
+    const lp_results_paths paths = {.results = results, .csv = csv, .summary = summary};
+    *n_decoded = 0;
+    return lp_results_finish(&paths, &plan, counts, decode, n_decoded, err);
+}
+
+static void assert_file(const char *path, const char *expected) {
+    lp_text text = {0};
+    lp_error err = {0};
+    if (lp_file_read(path, 1 << 20, &text, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_string_equal(lp_text_get(&text), expected);
+    lp_text_release(&text);
+}
+
+static void three_files_come_out(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int n_decoded = 0;
+    write_rows(2, 3);
+    write_rows(0, 1);
+    if (finish(good_counts, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
+    /* {7} {8} {9} {8,9} {1,2,3} {} : once each */
+    assert_int_equal(n_decoded, 6);
+    assert_int_equal(lp_path_look(partial), LP_PATH_MISSING);
+    assert_file(
+        csv, "pair,source,condition,role,direction,site,layer,steps,n_steps,donor,operation,dead,class,number,changed,"
+             "text,logit_diff,kl\n"
+             "p1,s1,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,3,0,7,-2,0\n"
+             "p1,s1,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,4,0,8,2,0\n"
+             "p1,s1,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,clean,"
+             "replace,1,clean_answer,4,1,8,1,0.1\n"
+             "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,4,0,9,-4,0\n"
+             "\"p,2\",s1,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,6,0,\"8, 9\",4,0\n"
+             "\"p,2\",s1,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,"
+             "clean,replace,1,other,1.5,1,\"1, 2, 3\",2,0.25\n"
+             "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,8,0,7,-3,0\n"
+             "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,7,0,8,3,0\n"
+             "\"p\"\"4\",s4,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,"
+             "clean,replace,1,gibberish,,1,,,1e-07\n");
+}
+
+static double number_at(const lp_json *root, const char *const *keys) {
+    lp_json at = *root;
+    lp_error err = {0};
+    double value = 0;
+    for (; *keys; keys++) {
+        lp_json next;
+        lp_status status =
+            strcmp(*keys, "2") == 0 ? lp_json_at(&at, 2, &next, &err) : lp_json_get(&at, *keys, &next, &err);
+        if (status != LP_OK) fail_msg("%s", err.text);
+        at = next;
+    }
+    if (lp_json_number(&at, -1e9, 1e9, &value, &err) != LP_OK) fail_msg("%s", err.text);
+    return value;
+}
+
+static void summary_says_it_again(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int n_decoded = 0;
+    write_rows(0, 3);
+    assert_int_equal(finish(good_counts, &n_decoded, &err), LP_OK);
+    cJSON *document = NULL;
+    lp_json root;
+    if (lp_json_load(summary, 1 << 20, &document, &root, &err) != LP_OK) fail_msg("%s", err.text);
+    const struct {
+        const char *keys[6];
+        double expected;
+    } cases[] = {
+        {{"version"}, 1},
+        {{"n_pairs"}, 4},
+        {{"n_included"}, 3},
+        {{"unpatched", "clean_correct"}, 3},
+        {{"unpatched", "both_correct"}, 3},
+        {{"controls", "dead", "n_conditions"}, 1},
+        {{"controls", "dead", "n_rows"}, 3},
+        {{"controls", "dead", "n_changed"}, 3},
+        {{"controls", "self", "n_rows"}, 0},
+        {{"conditions", "2", "n"}, 3},
+        {{"conditions", "2", "layer"}, 2},
+        {{"conditions", "2", "counts", "gibberish"}, 1},
+        {{"conditions", "2", "share", "other"}, 1.0 / 3},
+        {{"conditions", "2", "metrics", "logit_diff", "mean"}, 1.5},
+        {{"conditions", "2", "metrics", "logit_diff", "n"}, 2},
+        /* (1.5 - -3) / (3 - -3): the ratio of means */
+        {{"conditions", "2", "metrics", "logit_diff", "recovery"}, 0.75},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double found = number_at(&root, cases[i].keys);
+        if (fabs(found - cases[i].expected) > 1e-12)
+            fail_msg("case %zu (%s): expected %.17g, found %.17g", i, cases[i].keys[0], cases[i].expected, found);
+    }
+    cJSON_Delete(document);
+}
+
+static void read_back(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int n_decoded = 0;
+    lp_results *r = NULL;
+    write_rows(0, 3);
+    assert_int_equal(finish(good_counts, &n_decoded, &err), LP_OK);
+    if (lp_results_open(results, &r, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_results_n_pairs(r), P);
+    assert_int_equal(lp_results_n_included(r), 3);
+    assert_int_equal(lp_results_n_conditions(r), C);
+    assert_memory_equal(lp_results_counts(r), good_counts, sizeof good_counts);
+    assert_memory_equal(lp_results_included(r), included, sizeof included);
+    assert_string_equal(lp_results_pair_id(r, 3), "p\"4");
+    assert_string_equal(lp_results_pair_source(r, 1), "s1");
+    const lp_result_condition *condition = lp_results_condition(r, 2);
+    assert_string_equal(condition->name, conditions[2].name);
+    assert_string_equal(condition->role, "effect");
+    assert_string_equal(condition->donor, "clean");
+    assert_string_equal(condition->steps, "set:0,1");
+    assert_string_equal(condition->defects, "decode_leak");
+    assert_int_equal(condition->layer, 2);
+    assert_int_equal(condition->step_mask, 3);
+    assert_true(condition->dead);
+    assert_string_equal(lp_results_condition(r, 0)->site, "");
+    uint8_t classes[P * C];
+    assert_int_equal(lp_results_classes(r, 0, P, classes, &err), LP_OK);
+    for (int i = 0; i < P; i++)
+        for (int c = 0; c < C; c++) assert_int_equal(classes[i * C + c], included[i] ? class_of[i][c] : 255);
+    float diff[2 * C];
+    assert_int_equal(lp_results_metric(r, "logit_diff", 1, 2, diff, &err), LP_OK);
+    assert_true(diff[2] == 2.0F);
+    assert_true(isnan(diff[3]));
+    assert_int_equal(lp_results_metric(r, "colour", 0, 1, diff, &err), LP_ERR_VALUE);
+    assert_non_null(strstr(err.text, "has no metric colour"));
+    lp_text text = {0};
+    assert_int_equal(lp_results_provenance(r, "protocol", &text, &err), LP_OK);
+    assert_string_equal(lp_text_get(&text), "codi");
+    lp_text_release(&text);
+    lp_results_free(r);
+    assert_int_equal(lp_results_open(csv, &r, &err), LP_ERR_HDF5);
+    assert_true(strstr(err.text, csv) == err.text);
+}
+
+static void failures_leave_nothing(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int n_decoded = 0;
+    write_rows(0, 1);
+    assert_int_equal(finish(good_counts, &n_decoded, &err), LP_ERR_VALUE);
+    assert_non_null(strstr(err.text, "rows of 1 pairs are missing"));
+    write_rows(3, 3);
+    int64_t wrong[C * LP_N_CLASSES];
+    memcpy(wrong, good_counts, sizeof wrong);
+    wrong[4]++;
+    assert_int_equal(finish(wrong, &n_decoded, &err), LP_ERR_MISMATCH);
+    assert_non_null(strstr(err.text, "condition unpatched/clean, clean_answer: the ranks counted 4, the rows say 3"));
+    const char *const gone[] = {results, csv, summary};
+    for (size_t i = 0; i < 3; i++) {
+        char temporary[160];
+        snprintf(temporary, sizeof temporary, "%s.tmp", gone[i]);
+        assert_int_equal(lp_path_look(gone[i]), LP_PATH_MISSING);
+        assert_int_equal(lp_path_look(temporary), LP_PATH_MISSING);
+    }
+    /* The rows are still there. */
+    if (finish(good_counts, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
+}
+
+static void counted_again_after_a_restart(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int64_t counts[C * LP_N_CLASSES] = {0};
+    lp_pair_file *file = NULL;
+    bool created = true;
+    write_rows(0, 3);
+    assert_int_equal(lp_results_partial_open(parallel, results, &plan, &file, &created, &err), LP_OK);
+    assert_false(created);
+    assert_int_equal(lp_results_partial_count(file, counts, &err), LP_OK);
+    lp_pair_file_close(file);
+    assert_memory_equal(counts, good_counts, sizeof counts);
+}
+
+/* Golden values: statsmodels.stats.proportion.proportion_confint(k, n, 0.05, "wilson"), version 0.14. */
+static void wilson_intervals(void **state) {
+    (void)state;
+    const struct {
+        int64_t k, n;
+        double low, high;
+    } cases[] = {
+        {0, 10, 0, 0.27753279986288926},
+        {10, 10, 0.7224672001371107, 1},
+        {5, 10, 0.23659309051256394, 0.7634069094874361},
+        {1, 532, 0.00033203093767462245, 0.010564293246083413},
+        {263, 532, 0.4520782870434163, 0.5366943068837993},
+        {0, 0, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        lp_interval found = lp_wilson95(cases[i].k, cases[i].n);
+        if (fabs(found.low - cases[i].low) > 1e-12 || fabs(found.high - cases[i].high) > 1e-12)
+            fail_msg("%lld of %lld: expected [%.17g, %.17g], found [%.17g, %.17g]", (long long)cases[i].k,
+                     (long long)cases[i].n, cases[i].low, cases[i].high, found.low, found.high);
+    }
+}
+
+static void many_answers_keep_their_numbers(void **state) {
+    (void)state;
+    lp_answers answers;
+    lp_error err = {0};
+    int n_decoded = 0;
+    assert_int_equal(lp_answers_init(&answers, decode, &n_decoded, &err), LP_OK);
+    for (int round = 0; round < 2; round++)
+        for (int32_t i = 0; i < 5000; i++) {
+            const int32_t answer[3] = {i / 100, i % 100, 5};
+            int32_t index = -1;
+            assert_int_equal(lp_answers_add(&answers, answer, i % 2 ? 3 : 2, &index, &err), LP_OK);
+            assert_int_equal(index, i);
+        }
+    assert_int_equal(n_decoded, 5000);
+    assert_int_equal(answers.n, 5000);
+    assert_string_equal(lp_answers_text(&answers, 4999), "49, 99, 5");
+    assert_int_equal(answers.offset[5000], (int64_t)answers.n_tokens);
+    lp_answers_release(&answers);
+}
+
+int main(int argc, char **argv) {
+    lp_error err = {0};
+    if (lp_parallel_start(&argc, &argv, &parallel, &err) != LP_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    snprintf(folder, sizeof folder, "results.XXXXXX");
+    if (!mkdtemp(folder)) return 1;
+    snprintf(results, sizeof results, "%s/x.results.h5", folder);
+    snprintf(csv, sizeof csv, "%s/x.csv", folder);
+    snprintf(summary, sizeof summary, "%s/x.summary.json", folder);
+    snprintf(partial, sizeof partial, "%s.partial", results);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(three_files_come_out, clear, NULL),
+        cmocka_unit_test_setup_teardown(summary_says_it_again, clear, NULL),
+        cmocka_unit_test_setup_teardown(read_back, clear, NULL),
+        cmocka_unit_test_setup_teardown(failures_leave_nothing, clear, NULL),
+        cmocka_unit_test_setup_teardown(counted_again_after_a_restart, clear, NULL),
+        cmocka_unit_test(wilson_intervals),
+        cmocka_unit_test(many_answers_keep_their_numbers),
+    };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (!getenv("LP_KEEP")) {
+        clear(NULL);
+        rmdir(folder);
+    }
+    lp_parallel_finish(parallel);
+    return failed;
+}
