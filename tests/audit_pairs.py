@@ -9,6 +9,7 @@ Shares no code with the program. Three derivations, each by itself able to disag
             earlier result of its value, else from the changed number (also as a percentage's share), else kept.
 
     python tests/audit_pairs.py PAIRS.json [--n 200] [--seed 0] [--show]
+    python tests/audit_pairs.py --program PATH/TO/latentpatch      (makes them from GSM8K first)
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import argparse
 import ast
 import json
 import operator
+import os
 import random
 import re
+import subprocess
 import sys
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -52,9 +56,7 @@ def tidy(expression: str) -> str:
 def evaluate(expression: str, replace: dict[int, Fraction] | None = None) -> Fraction:
     """Exact value; replace gives other values to the operands with these positions (0, 1, ... from the left)."""
     tree = ast.parse(tidy(expression), mode="eval")
-    nodes = sorted(
-        (n for n in ast.walk(tree) if isinstance(n, ast.Constant)), key=lambda n: (n.lineno, n.col_offset)
-    )
+    nodes = sorted((n for n in ast.walk(tree) if isinstance(n, ast.Constant)), key=lambda n: (n.lineno, n.col_offset))
     order = {id(node): i for i, node in enumerate(nodes)}
     source = tidy(expression)
 
@@ -106,6 +108,22 @@ def check_texts(pair: dict) -> list[str]:
     return [] if len(standing[0]) == len(standing[1]) or old.isalpha() else ["the questions differ in their numbers"]
 
 
+def plain_equations(solution: str) -> list[tuple[str, bool]]:
+    """The equations that the text writes out, and whether each holds."""
+    number = r"\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+    pattern = rf"({number}(?:\s*[-+*/x]\s*{number})+)\s*=\s*({number})(?![\d%/.,]|\s*[-+*/x])"
+    plain = ANNOTATION.sub("", solution)
+    found = []
+    for match in re.finditer(pattern, plain):
+        if plain[: match.start()].rstrip()[-1:] in tuple("+-*/x(%"):
+            continue
+        try:
+            found.append((match[0], evaluate(match[1]) == value_of(match[2].replace("$", ""))))
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            continue
+    return found
+
+
 def check_solution(pair: dict) -> list[str]:
     solution, answer = pair["corrupted"]["solution"], Fraction(str(pair["corrupted"]["answer"]))
     problems = []
@@ -114,19 +132,11 @@ def check_solution(pair: dict) -> list[str]:
             problems.append(f"<<{left}={result}>> is {evaluate(left)}")
     if steps(solution)[-1][1] != answer or final(solution) != answer:
         problems.append(f"the solution ends in {final(solution)}, the answer is {answer}")
-    plain = ANNOTATION.sub("", solution)
-    number = r"\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-    for match in re.finditer(rf"({number}(?:\s*[-+*/x]\s*{number})+)\s*=\s*({number})(?![\d%/.,]|\s*[-+*/x])", plain):
-        before = plain[: match.start()].rstrip()[-1:]
-        if before and before in "+-*/x(%":
-            continue
-        try:
-            left, right = evaluate(match[1]), value_of(match[2].replace("$", ""))
-        except (SyntaxError, ValueError, ZeroDivisionError):
-            continue
-        clean_text = ANNOTATION.sub("", pair["clean"]["solution"])
-        if left != right and match[0] not in clean_text:
-            problems.append(f"the text says {match[0]}")
+    before = plain_equations(pair["clean"]["solution"])
+    after = plain_equations(solution)
+    for old, new in zip(before, after, strict=False):
+        if old[1] and not new[1]:
+            problems.append(f"the text says {new[0]}")
     return problems
 
 
@@ -167,21 +177,36 @@ def audit(pair: dict) -> list[str]:
     return problems + check_texts(pair) + check_solution(pair) + replay(pair)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--n", type=int, default=200, help="how many to draw (0: all)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--show", action="store_true", help="print every drawn pair, for reading")
-    options = parser.parse_args()
-    pairs = json.loads(options.pairs.read_text(encoding="utf-8"))["pairs"]
-    drawn = pairs
-    if options.n:
-        drawn = random.Random(options.seed).sample(pairs, min(options.n, len(pairs)))
+def outside_data() -> Path:
+    return Path(os.environ.get("LATENTPATCH_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def make_and_audit(program: str, n: int, seed: int) -> int:
+    """Makes pairs from the training and the test problems of GSM8K and audits both files."""
+    data = outside_data() / "gsm8k"
+    if not data.is_dir():
+        print("skipped: no outside data (gsm8k)")
+        return 77
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, least in (("train", 3000), ("test", 500)):
+            out = Path(folder) / f"{name}.json"
+            command = [program, "pairs", "make", "--source", str(data / f"{name}.jsonl"), "--format", "gsm8k"]
+            subprocess.run([*command, "--seed", str(seed), "-o", str(out)], check=True, stdout=subprocess.DEVNULL)
+            pairs = json.loads(out.read_text(encoding="utf-8"))["pairs"]
+            print(f"{name}: {len(pairs)} pairs")
+            failures += len(pairs) < least
+            failures += not audit_file(pairs, n, seed, show=False)
+    return 1 if failures else 0
+
+
+def audit_file(pairs: list[dict], n: int, seed: int, *, show: bool) -> bool:
+    """Audits n drawn pairs (0: all), lists every disagreement; True when 98 % or more agree."""
+    drawn = random.Random(seed).sample(pairs, min(n, len(pairs))) if n else pairs
     wrong = 0
     for pair in drawn:
         problems = audit(pair)
-        if options.show:
+        if show:
             change = pair["change"]
             print(f"## {pair['id']}  {change['from']} -> {change['to']}  answer {pair['corrupted']['answer']}")
             print(pair["corrupted"]["question"], pair["corrupted"]["solution"], sep="\n")
@@ -190,7 +215,23 @@ def main() -> int:
             print(f"{pair['id']}: {'; '.join(problems)}")
     good = len(drawn) - wrong
     print(f"{good} of {len(drawn)} drawn pairs agree ({100 * good / max(1, len(drawn)):.1f} %)")
-    return 1 if wrong else 0
+    return good >= 0.98 * len(drawn)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pairs", type=Path, nargs="?")
+    parser.add_argument("--program", help="make the pairs with this latentpatch first")
+    parser.add_argument("--n", type=int, default=200, help="how many to draw (0: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show", action="store_true", help="print every drawn pair, for reading")
+    options = parser.parse_args()
+    if options.program:
+        return make_and_audit(options.program, options.n, options.seed)
+    if not options.pairs:
+        parser.error("a pair file or --program is needed")
+    pairs = json.loads(options.pairs.read_text(encoding="utf-8"))["pairs"]
+    return 0 if audit_file(pairs, options.n, options.seed, show=options.show) else 1
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""Writes tests/fixtures/model: tiny random CODI checkpoints and what peft makes of them.
+"""Writes tests/fixtures/model (tiny random CODI checkpoints and what peft makes of them) and the fuzz targets' seeds.
 
 Run `python tests/model_fixtures.py` with torch 2.7.1, transformers 4.52.4 and peft 0.15.2 to write them anew. The
 checkpoints are written by the libraries' own writers (save_pretrained, safetensors, torch.save); the expected weights
 are those of peft's merge_and_unload. An .expected file is text lines `name rows columns`, an empty line, then the
-matrices as little-endian float32, row-major, in that order; linear layers are [in, out], LLaMA's q|k|v and gate|up fused.
+matrices as little-endian float32, row-major, in that order; linear layers are [in, out], LLaMA's q|k|v and gate|up
+fused.
 """
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -26,6 +31,7 @@ from transformers import (
 )
 
 FOLDER = Path(__file__).parent / "fixtures" / "model"
+CORPUS = Path(__file__).parent / "fuzz" / "corpus"
 RANK, ALPHA = 3, 5
 TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
@@ -159,6 +165,41 @@ def fields(codi: Codi) -> dict[str, Tensor]:
     return {k: v.detach().float() for k, v in out.items()}
 
 
+def part_of(key: str) -> str:
+    """The part of the model that `inspect` counts a parameter in."""
+    words = (
+        ("lora_", "lora"),
+        ("prj.", "projection"),
+        ("lm_head", "head"),
+        ("wte", "embedding"),
+        ("wpe", "embedding"),
+        ("embed_tokens", "embedding"),
+        ("norm", "norms"),
+        ("ln_", "norms"),
+        ("attn", "attention"),
+        ("mlp", "mlp"),
+    )
+    return next(part for word, part in words if word in key)
+
+
+def write_facts(name: str, codi: Codi) -> None:
+    """Write NAME.facts.json: what inspect must say, from torch's named_parameters and peft's get_delta_weight."""
+    counts: dict[str, int] = {}
+    for key, parameter in codi.named_parameters():
+        counts[part_of(key)] = counts.get(part_of(key), 0) + parameter.numel()
+    squares: dict[int, float] = {}
+    for key, module in codi.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            layer = int(next(word for word in key.split(".") if word.isdigit()))
+            norm = module.get_delta_weight("default").double().norm().item()
+            squares[layer] = squares.get(layer, 0.0) + norm**2
+    facts = {
+        "parameters": {"total": sum(counts.values()), **counts},
+        "update_norm_by_layer": [squares[k] ** 0.5 for k in sorted(squares)],
+    }
+    (FOLDER / f"{name}.facts.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def write_expected(name: str, values: dict[str, Tensor]) -> None:
     """Write NAME.expected."""
     lines, data = [], []
@@ -186,8 +227,87 @@ def write_base(config: PretrainedConfig, folder: Path, seed: int, shard: str = "
     (folder / "generation_config.json").unlink(missing_ok=True)
 
 
+def write_corpus(target: str, name: str, data: bytes) -> None:
+    """Write one seed of a fuzz target."""
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def saved(values: object, protocol: int) -> bytes:
+    """What torch.save writes."""
+    out = io.BytesIO()
+    torch.save(values, out, pickle_protocol=protocol)
+    return out.getvalue()
+
+
+def zip64(data: bytes) -> bytes:
+    """The same archive with a zip64 end record and zip64 fields, and one entry at an odd address."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
+        for entry in old.infolist():
+            info = zipfile.ZipInfo(entry.filename)
+            with new.open(info, "w", force_zip64=True) as file:
+                file.write(old.read(entry))
+        new.comment = b"odd"
+    return out.getvalue()
+
+
+def write_seeds() -> None:
+    """Write the seed corpora of the fuzz targets."""
+    for target in ("safetensors", "torchzip", "pickle", "hfconfig"):
+        shutil.rmtree(CORPUS / target, ignore_errors=True)
+    values = {
+        "codi.model.a": torch.arange(6, dtype=torch.float32).reshape(2, 3),
+        "codi.model.b": torch.arange(4, dtype=torch.bfloat16),
+        "prj.1.bias": torch.ones(3, dtype=torch.float16),
+        "mask": torch.ones(1, 1, 2, 2, dtype=torch.bool),
+        "scalar": torch.tensor(3),
+    }
+    write_corpus("safetensors", "mixed", save(values, {"format": "pt"}))
+    write_corpus("safetensors", "none", save({}))
+    write_corpus("safetensors", "one", save({"w": torch.zeros(1)}))
+    for name, text in (
+        ("overflow", '{"w":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}'),
+        (
+            "overlap",
+            '{"v":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"w":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
+        ),
+        ("empty_dim", '{"w":{"dtype":"I64","shape":[0,9],"data_offsets":[0,0]}}'),
+    ):
+        write_corpus("safetensors", name, len(text).to_bytes(8, "little") + text.encode() + b"abc")
+    views = {**values, "view": values["codi.model.a"].T[1:], "parameter": nn.Parameter(torch.zeros(2, 2))}
+    for protocol in (2, 3, 4, 5):
+        data = saved(OrderedDict(views), protocol)
+        if protocol % 2 == 0:
+            write_corpus("torchzip", f"protocol{protocol}", data)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            write_corpus("pickle", f"protocol{protocol}", archive.read(entry))
+    module = saved(nn.LayerNorm(2).state_dict(), 2)
+    write_corpus("torchzip", "metadata", module)
+    write_corpus("torchzip", "zip64", zip64(module))
+    with zipfile.ZipFile(io.BytesIO(module)) as archive:
+        entry = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        write_corpus("pickle", "metadata", archive.read(entry))
+    write_corpus("pickle", "system", b"cos\nsystem\n(S'true'\ntR.")
+    write_corpus("pickle", "system2", b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.")
+    write_corpus("pickle", "cycle", b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
+    write_corpus("pickle", "far_memo", b"\x80\x02}r\xff\xff\xff\xff.")
+    configs = {
+        "gpt2": gpt2_config().to_dict(),
+        "llama": llama_config(True).to_dict(),
+        "linear": {**llama_config(False).to_dict(), "rope_scaling": {"type": "linear", "factor": 2.0}},
+        "refused": {**gpt2_config().to_dict(), "reorder_and_upcast_attn": True},
+    }
+    for name, config in configs.items():
+        write_corpus("hfconfig", name, json.dumps(config).encode())
+    write_corpus("hfconfig", "pointer", b"version https://git-lfs.github.com/spec/v1\n")
+
+
 def main() -> None:
     """Write everything."""
+    write_seeds()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
     for arch, make_config in (("gpt2", gpt2_config), ("llama", lambda: llama_config(True))):
@@ -195,12 +315,13 @@ def main() -> None:
 
         # Everything in float32, safetensors; also what fp16 rounding of the base makes of it.
         save_file(state(make(make_config(), 2)), FOLDER / f"{arch}-f32.safetensors", metadata={"format": "pt"})
+        write_facts(f"{arch}-f32", make(make_config(), 2))
         write_expected(f"{arch}-f32", fields(make(make_config(), 2)))
         rounded = make(make_config(), 2)
         cast_base(rounded, lambda x: x.half())
         write_expected(f"{arch}-fp16", fields(rounded))
 
-        # As the public GPT-2 file: bf16 base, float32 LoRA and projection, a head that shares the embedding; torch.save.
+        # As the public GPT-2 file: bf16 base, float32 LoRA and projection, a head that shares the embedding.
         mixed = make(make_config(), 3)
         values = state(mixed, torch.bfloat16)
         embedding = next(k for k in values if k.endswith(("wte.weight", "embed_tokens.weight")))
@@ -213,6 +334,10 @@ def main() -> None:
     config = gpt2_config()
     codi = make(config, 4)
     kept = {k: v for k, v in state(codi).items() if is_added(k) or "wte" in k}
+    # The causal masks that older versions of transformers saved, and a tensor that nobody knows.
+    kept["codi.base_model.model.transformer.h.0.attn.bias"] = torch.ones(1, 1, 10, 10, dtype=torch.bool).tril()
+    kept["codi.base_model.model.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    kept["codi.base_model.model.score.weight"] = torch.zeros(2, 12)
     save_file(kept, FOLDER / "gpt2-trained.safetensors")
     base = GPT2LMHeadModel.from_pretrained(FOLDER / "gpt2-base").state_dict()
     with torch.no_grad():
@@ -226,6 +351,7 @@ def main() -> None:
     full = make(llama_config(False), 5, norm=False, lora=False)
     (FOLDER / "llama-untied-base").mkdir()
     llama_config(False).save_pretrained(FOLDER / "llama-untied-base")
+    write_facts("llama-full", full)
     values = state(full, torch.float16, head=True)
     key = "codi.model.layers.1.mlp.down_proj.weight"
     values[key] = values[key].T.contiguous().T

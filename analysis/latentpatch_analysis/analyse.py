@@ -138,16 +138,34 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
             continue
         layer = int(part["layer"].iloc[0])
         where = f"L{layers}" if layers else "no layer"
-        out.append(Series(int(panel), str(layers), layer, str(kind), part["index"].tolist(), part["n_steps"].tolist(),
-                          f"{titles[panel]}, {where}, {kind}-N"))  # fmt: skip
+        out.append(
+            Series(
+                int(panel),
+                str(layers),
+                layer,
+                str(kind),
+                part["index"].tolist(),
+                part["n_steps"].tolist(),
+                f"{titles[panel]}, {where}, {kind}-N",
+            )
+        )
     return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.layers))
 
 
 def matched_control(r: Results, donor: str = "shuffled") -> np.ndarray:
     """For each condition the index of the control with the same target, operation and direction; -1 where none."""
     cond = r.conditions
-    keys = list(zip(cond["direction"], cond["operation"], cond["site"], cond["layers"], cond["step_mask"], cond["defects"],
-                    strict=True))  # fmt: skip
+    keys = list(
+        zip(
+            cond["direction"],
+            cond["operation"],
+            cond["site"],
+            cond["layers"],
+            cond["step_mask"],
+            cond["defects"],
+            strict=True,
+        )
+    )
     controls: dict[tuple, int] = {}
     for j in np.flatnonzero((cond["donor"] == donor) & (cond["role"] != "unpatched") & (cond["dead"] == 0)):
         controls.setdefault(keys[j], int(cond["same_as"][j]))
@@ -166,11 +184,15 @@ def integrity(r: Results) -> list[Check]:
         columns = np.flatnonzero(mask)
         if len(columns):
             bad = (r.changed[np.ix_(rows, columns)] == 1).sum(0)
-            worst = int(np.argmax(bad))
-            detail = f"{len(columns)} conditions x {len(rows)} pairs, {int(bad.sum())} rows changed"
+            worst, plural = int(np.argmax(bad)), "condition" if len(columns) == 1 else "conditions"
+            detail = f"{len(columns)} {plural} x {len(rows)} pairs, {int(bad.sum())} rows changed"
             if bad.any():
                 detail += f" (most: {cond['name'][columns[worst]]}, {int(bad[worst])} of {len(rows)})"
             out.append(Check(name, not bad.any(), detail))
+    for key, what in (("control.self_differ", "self patches"), ("control.unpatched_differ", "unpatched runs")):
+        if key in r.provenance:
+            count = int(r.provenance[key])
+            out.append(Check(f"{what}, as counted by the sweep", count == 0, f"{count} rows differed"))
     return out
 
 
@@ -190,29 +212,88 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
         for test, other, against in pairings:
             result = stats.paired_test(event, other, cluster)
             ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
-            lines.append({
-                "test": test, "subject": line.name, "index": j, "against": against, "n": len(rows), "units": result.n,
-                "k": int(event.sum()), "k_reference": int(other.sum()), "gain": result.gain, "loss": result.loss,
-                "statistic": np.nan, "p": result.p, "cohen_h": stats.cohen_h(event.mean(), other.mean()),
-                "odds_ratio": ratio, "or_low": low, "or_high": high,
-            })  # fmt: skip
+            lines.append(
+                {
+                    "test": test,
+                    "subject": line.name,
+                    "index": j,
+                    "against": against,
+                    "n": len(rows),
+                    "units": result.n,
+                    "k": int(event.sum()),
+                    "k_reference": int(other.sum()),
+                    "gain": result.gain,
+                    "loss": result.loss,
+                    "statistic": np.nan,
+                    "p": result.p,
+                    "cohen_h": stats.cohen_h(event.mean(), other.mean()),
+                    "odds_ratio": ratio,
+                    "or_low": low,
+                    "or_high": high,
+                }
+            )
         rival = cls[:, j] == 1 - target
-        lines.append({
-            "test": "majority", "subject": line.name, "index": j, "against": -1, "n": len(rows),
-            "units": int(cluster.max()) + 1, "k": int(event.sum()), "k_reference": int(rival.sum()), "gain": int(event.sum()),
-            "loss": int(rival.sum()), "statistic": np.nan, "p": stats.majority_test(event, rival, cluster),
-            "cohen_h": np.nan, "odds_ratio": np.nan, "or_low": np.nan, "or_high": np.nan,
-        })  # fmt: skip
+        lines.append(
+            {
+                "test": "majority",
+                "subject": line.name,
+                "index": j,
+                "against": -1,
+                "n": len(rows),
+                "units": int(cluster.max()) + 1,
+                "k": int(event.sum()),
+                "k_reference": int(rival.sum()),
+                "gain": int(event.sum()),
+                "loss": int(rival.sum()),
+                "statistic": np.nan,
+                "p": stats.majority_test(event, rival, cluster),
+                "cohen_h": np.nan,
+                "odds_ratio": np.nan,
+                "or_low": np.nan,
+                "or_high": np.nan,
+            }
+        )
     first_of_cluster = np.unique(cluster, return_index=True)[1]
     for i, s in enumerate(series):
         if len(s.index) < 3:
             continue
         target = donor_class(table["direction"][s.index[0]])
         q, p, varying = stats.cochran_q(cls[np.ix_(first_of_cluster, s.index)] == target)
-        lines.append({"test": "cochran_q", "subject": s.label, "index": i, "against": -1, "n": len(rows),
-                      "units": len(first_of_cluster), "k": varying, "k_reference": len(s.index), "statistic": q, "p": p})  # fmt: skip
-    tests = pd.DataFrame(lines, columns=["test", "subject", "index", "against", "n", "units", "k", "k_reference", "gain",
-                                         "loss", "statistic", "p", "cohen_h", "odds_ratio", "or_low", "or_high"])  # fmt: skip
+        lines.append(
+            {
+                "test": "cochran_q",
+                "subject": s.label,
+                "index": i,
+                "against": -1,
+                "n": len(rows),
+                "units": len(first_of_cluster),
+                "k": varying,
+                "k_reference": len(s.index),
+                "statistic": q,
+                "p": p,
+            }
+        )
+    tests = pd.DataFrame(
+        lines,
+        columns=[
+            "test",
+            "subject",
+            "index",
+            "against",
+            "n",
+            "units",
+            "k",
+            "k_reference",
+            "gain",
+            "loss",
+            "statistic",
+            "p",
+            "cohen_h",
+            "odds_ratio",
+            "or_low",
+            "or_high",
+        ],
+    )
     tests["holm"], tests["bh"] = stats.adjust(tests["p"].to_numpy()), stats.adjust(tests["p"].to_numpy(), "fdr_bh")
     return tests
 
@@ -247,7 +328,11 @@ def threshold_table(
         for s, block in zip(series, blocks, strict=True):
             half = len(s.index)
             donor, recipient = share[:, block][:, :half], share[:, block][:, half:]
-            out += [stats.threshold(donor, recipient, s.n_values), stats.plateau(donor, s.n_values), stats.area(donor, s.n_values)]
+            out += [
+                stats.threshold(donor, recipient, s.n_values),
+                stats.plateau(donor, s.n_values),
+                stats.area(donor, s.n_values),
+            ]
         return np.stack(out, 1)
 
     boot = stats.cluster_bootstrap(cluster_sums(stacked, cluster, groups), statistic, resamples)
@@ -257,7 +342,12 @@ def threshold_table(
         row = {"series": s.label, "layer": s.layer, "kind": s.kind, "n_pairs": len(cls), "n_max": max(s.n_values)}
         for q, name in enumerate(("threshold", "plateau", "area")):
             k = 3 * i + q
-            row |= {name: boot.estimate[k], f"{name}_low": boot.low[k], f"{name}_high": boot.high[k], f"{name}_method": boot.method[k]}
+            row |= {
+                name: boot.estimate[k],
+                f"{name}_low": boot.low[k],
+                f"{name}_high": boot.high[k],
+                f"{name}_method": boot.method[k],
+            }
         row["reached"] = bool(row["threshold"] <= max(s.n_values))
         significant = [n for n, j in zip(s.n_values, s.index, strict=True) if majority.get(j, 1.0) <= stats.ALPHA]
         row["significant_from"] = min(significant) if significant else np.nan
@@ -277,7 +367,10 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
     for values in r.metrics.values():
         part = values[np.ix_(rows, use)].astype(float)
         finite = np.isfinite(part)
-        columns += [cluster_sums(np.where(finite, part, 0.0), cluster, groups), cluster_sums(finite.astype(float), cluster, groups)]
+        columns += [
+            cluster_sums(np.where(finite, part, 0.0), cluster, groups),
+            cluster_sums(finite.astype(float), cluster, groups),
+        ]
     sums = np.concatenate(columns, 1)
     names = list(r.metrics)
     ends = {}
@@ -290,7 +383,10 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
 
     def statistic(total: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            means = [total[:, 2 * i * k : (2 * i + 1) * k] / total[:, (2 * i + 1) * k : (2 * i + 2) * k] for i in range(len(names))]
+            means = [
+                total[:, 2 * i * k : (2 * i + 1) * k] / total[:, (2 * i + 1) * k : (2 * i + 2) * k]
+                for i in range(len(names))
+            ]
             if recovery:
                 m = means[names.index("logit_diff")]
                 low, high = m[:, [ends["corrupted"]]], m[:, [ends["clean"]]]
@@ -302,11 +398,20 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
     for i, name in enumerate([*names, "recovery"] if recovery else names):
         part = slice(i * k, (i + 1) * k)
         source = names.index("logit_diff") if name == "recovery" else i
-        lines.append(pd.DataFrame({
-            "index": use, "condition": table["name"][use].to_numpy(), "metric": name,
-            "n": sums[:, (2 * source + 1) * k : (2 * source + 2) * k].sum(0).astype(int), "mean": boot.estimate[part],
-            "low": boot.low[part], "high": boot.high[part], "interval": boot.method[part],
-        }))  # fmt: skip
+        lines.append(
+            pd.DataFrame(
+                {
+                    "index": use,
+                    "condition": table["name"][use].to_numpy(),
+                    "metric": name,
+                    "n": sums[:, (2 * source + 1) * k : (2 * source + 2) * k].sum(0).astype(int),
+                    "mean": boot.estimate[part],
+                    "low": boot.low[part],
+                    "high": boot.high[part],
+                    "interval": boot.method[part],
+                }
+            )
+        )
     return pd.concat(lines, ignore_index=True)
 
 
@@ -318,8 +423,17 @@ def stability_table(r: Results, table: pd.DataFrame, series: list[Series], clust
         target = donor_class(part["direction"].iloc[0])
         sums = cluster_sums((cls[:, part["index"]] == target).astype(float), cluster, groups)
         median, low, high = stats.split_half(sums, sizes)
-        lines.append({"what": "split-half reliability", "panel": panel, "series": "", "sources": groups // 2, "value": median,
-                      "low": low, "high": high})  # fmt: skip
+        lines.append(
+            {
+                "what": "split-half reliability",
+                "panel": panel,
+                "series": "",
+                "sources": groups // 2,
+                "value": median,
+                "low": low,
+                "high": high,
+            }
+        )
     fractions = sorted({max(4, round(groups * f)) for f in (0.25, 0.5, 0.75)} - {groups})
     fractions = [f for f in fractions if f < groups]
     for s in series:
@@ -335,33 +449,68 @@ def stability_table(r: Results, table: pd.DataFrame, series: list[Series], clust
         if fractions:
             values = stats.subsample_curve(sums, statistic, fractions, draws=100)[:, :, 0]
             for size, row in zip(fractions, values, strict=True):
-                lines.append({"what": "N* agrees with all pairs", "panel": s.panel, "series": s.label, "sources": size,
-                              "value": float((row == full).mean()), "low": float(np.quantile(row, 0.025)),
-                              "high": float(np.quantile(row, 0.975))})  # fmt: skip
+                lines.append(
+                    {
+                        "what": "N* agrees with all pairs",
+                        "panel": s.panel,
+                        "series": s.label,
+                        "sources": size,
+                        "value": float((row == full).mean()),
+                        "low": float(np.quantile(row, 0.025)),
+                        "high": float(np.quantile(row, 0.975)),
+                    }
+                )
     return pd.DataFrame(lines, columns=["what", "panel", "series", "sources", "value", "low", "high"])
 
 
 def power_table(n: int, tests: int) -> pd.DataFrame:
     """What this n can show: smallest detectable differences, and pairs needed for round differences."""
     lines = []
-    for what, alpha in (("one test", stats.ALPHA), (f"first step of Holm over {tests} tests", stats.ALPHA / max(tests, 1))):
+    for what, alpha in (
+        ("one test", stats.ALPHA),
+        (f"first step of Holm over {tests} tests", stats.ALPHA / max(tests, 1)),
+    ):
         for loss in (0.0, 0.05):
-            lines.append({"correction": what, "alpha": alpha, "reference_share": loss, "n": n,
-                          "smallest_detectable": stats.mcnemar_detectable(n, loss, alpha),
-                          **{f"pairs_for_{round(100 * d)}pp": stats.mcnemar_pairs_needed(d, loss, alpha) for d in (0.05, 0.1, 0.2)}})  # fmt: skip
+            lines.append(
+                {
+                    "correction": what,
+                    "alpha": alpha,
+                    "reference_share": loss,
+                    "n": n,
+                    "smallest_detectable": stats.mcnemar_detectable(n, loss, alpha),
+                    **{
+                        f"pairs_for_{round(100 * d)}pp": stats.mcnemar_pairs_needed(d, loss, alpha)
+                        for d in (0.05, 0.1, 0.2)
+                    },
+                }
+            )
     return pd.DataFrame(lines)
 
 
 def baseline_table(r: Results) -> pd.DataFrame:
     """Unpatched accuracy over all pairs of the file, and the filter."""
     lines = []
-    for name, column in (("clean question right", "clean_correct"), ("corrupted question right", "corrupted_correct"),
-                         ("both right", None), ("included by the sweep's filter", "included")):  # fmt: skip
+    for name, column in (
+        ("clean question right", "clean_correct"),
+        ("corrupted question right", "corrupted_correct"),
+        ("both right", None),
+        ("included by the sweep's filter", "included"),
+    ):
         hit = (r.pairs["clean_correct"] & r.pairs["corrupted_correct"]) if column is None else r.pairs[column]
         k, n = int((hit != 0).sum()), len(r.pairs)
         wilson, exact = (100 * stats.proportion_interval(np.array(k), np.array(n), m) for m in ("wilson", "beta"))
-        lines.append({"what": name, "k": k, "n": n, "pct": 100 * k / n, "wilson_low": wilson[0], "wilson_high": wilson[1],
-                      "exact_low": exact[0], "exact_high": exact[1]})  # fmt: skip
+        lines.append(
+            {
+                "what": name,
+                "k": k,
+                "n": n,
+                "pct": 100 * k / n,
+                "wilson_low": wilson[0],
+                "wilson_high": wilson[1],
+                "exact_low": exact[0],
+                "exact_high": exact[1],
+            }
+        )
     return pd.DataFrame(lines)
 
 
@@ -385,16 +534,40 @@ def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] =
     notes = list(r.warnings)
     groups = int(cluster.max()) + 1
     if groups < len(rows):
-        notes.append(f"{len(rows)} included pairs come from {groups} source problems: tests count each source once, "
-                     "bootstrap intervals resample sources; Wilson and Clopper-Pearson intervals treat pairs as independent")  # fmt: skip
+        notes.append(
+            f"{len(rows)} included pairs come from {groups} source problems: tests count each source once, "
+            "bootstrap intervals resample sources; Wilson and Clopper-Pearson intervals treat pairs as independent"
+        )
     for direction in r.conditions["direction"][r.conditions["role"] == "effect"].unique():
         if unpatched_classes(r, direction) is None:
-            notes.append(f"no unpatched row for direction {direction}, and the filter does not fix it: no test against it")
+            notes.append(
+                f"no unpatched row for direction {direction}, and the filter does not fix it: no test against it"
+            )
     if "logit_diff" in r.metrics and resamples and not (metrics["metric"] == "recovery").any():
-        notes.append("normalised recovery needs the unpatched rows of both directions: only means of logit_diff are given")
+        notes.append(
+            "normalised recovery needs the unpatched rows of both directions: only means of logit_diff are given"
+        )
     if not (matched_control(r)[table["index"][table["in_family"]]] >= 0).any():
         notes.append("no shuffled-donor control in the file: effects are shown against the unpatched run only")
     if r.defects():
-        notes.append(f"defects of the published scripts were on ({', '.join(r.defects())}): no finding is 'supported' where one is")
-    return Analysis(r, len(rows), cluster, groups, table, panels, series, tests, thresholds, metrics, stability, power,
-                    baseline_table(r), integrity(r), notes)  # fmt: skip
+        notes.append(
+            f"defects of the published scripts were on ({', '.join(r.defects())}): no finding is 'supported' "
+            f"where one is"
+        )
+    return Analysis(
+        r,
+        len(rows),
+        cluster,
+        groups,
+        table,
+        panels,
+        series,
+        tests,
+        thresholds,
+        metrics,
+        stability,
+        power,
+        baseline_table(r),
+        integrity(r),
+        notes,
+    )

@@ -15,16 +15,33 @@ from .load import LayoutError
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="latentpatch-report",
-        description="Statistics and a report from latentpatch results files. Writes report.html, report.md, figures/ and tables/.",
+        description="Statistics and a report from results files. Writes report.html, report.md, figures/ and tables/.",
     )
-    out.add_argument("results", nargs="*", type=Path, metavar="RESULTS.h5", help="results files; two or more are compared as well")
+    out.add_argument(
+        "results", nargs="*", type=Path, metavar="RESULTS.h5", help="results files; two or more are compared as well"
+    )
     out.add_argument("-o", "--output", type=Path, default=Path("report"), help="folder to write (default: report)")
-    out.add_argument("--original", type=Path, metavar="DIR", help="results folder of the published experiment (per-pair JSON) to import")
-    out.add_argument("--pairs", type=Path, metavar="FILE", help="pair file of the published experiment, for its questions")
+    out.add_argument(
+        "--original",
+        type=Path,
+        metavar="DIR",
+        help="results folder of the published experiment (per-pair JSON) to import",
+    )
+    out.add_argument(
+        "--pairs", type=Path, metavar="FILE", help="pair file of the published experiment, for its questions"
+    )
     out.add_argument("--title", default=None, help="title of the page")
     out.add_argument("--resamples", type=int, default=2000, metavar="N", help="bootstrap resamples (default 2000)")
-    out.add_argument("--long", action="append", choices=("csv", "parquet"), default=[], help="also write the long format beside the report")
-    out.add_argument("--wandb", action="store_true", help="also write an offline Weights & Biases run below the output folder")
+    out.add_argument(
+        "--long",
+        action="append",
+        choices=("csv", "parquet"),
+        default=[],
+        help="also write the long format beside the report",
+    )
+    out.add_argument(
+        "--wandb", action="store_true", help="also write an offline Weights & Biases run below the output folder"
+    )
     out.add_argument("--quiet", action="store_true", help="print nothing but the path of the page")
     out.add_argument("--version", action="version", version=f"latentpatch-report {__version__}")
     return out
@@ -45,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         results = [load_results(path) for path in args.results]
         if args.original:
             if not original.is_original(args.original):
-                raise LayoutError(args.original, "folder", "gpt2/ and llama/ with both_correct_1tok.json", "no such files")
+                raise LayoutError(
+                    args.original, "folder", "gpt2/ and llama/ with both_correct_1tok.json", "no such files"
+                )
             results += original.load_original(args.original, args.pairs)
         _unique_labels(results)
         title = args.title or "Activation patching of continuous thoughts"

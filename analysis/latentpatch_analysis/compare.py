@@ -1,7 +1,7 @@
 """Comparison of two results files: models, dtypes, protocols, with and without a defect.
 
-Pairs are the same where id, both questions and both answers agree. Conditions are matched by name, or, where the numbers of
-layers differ, by relative depth (mutually nearest layers).
+Pairs are the same where id, both questions and both answers agree. Conditions are matched by name, or, where the
+numbers of layers differ, by relative depth (mutually nearest layers).
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ def shared_pairs(a: Results, b: Results) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a and of b that are the same pair and included in both."""
     keys = ["id", "clean_question", "corrupted_question", "clean_answer", "corrupted_answer"]
     left = {tuple(row): i for i, row in zip(a.included, a.pairs[keys].to_numpy()[a.included].tolist(), strict=True)}
-    pairs = [(left[tuple(row)], i) for i, row in zip(b.included, b.pairs[keys].to_numpy()[b.included].tolist(), strict=True)
-             if tuple(row) in left]  # fmt: skip
+    pairs = [
+        (left[tuple(row)], i)
+        for i, row in zip(b.included, b.pairs[keys].to_numpy()[b.included].tolist(), strict=True)
+        if tuple(row) in left
+    ]
     out = np.array(pairs, np.int64).reshape(-1, 2)
     return out[:, 0], out[:, 1]
 
@@ -51,11 +54,14 @@ def match_conditions(a: Results, b: Results, by: str = "auto") -> tuple[str, lis
     sides = []
     for r in (a, b):
         cond = r.conditions
-        sides.append(cond[(cond["dead"] == 0) & (cond["same_as"] == np.arange(len(cond))) & (cond["role"] != "unpatched")])
+        sides.append(
+            cond[(cond["dead"] == 0) & (cond["same_as"] == np.arange(len(cond))) & (cond["role"] != "unpatched")]
+        )
     if by == "name":
-        place = dict(zip(sides[1]["name"], sides[1].index, strict=True))
-        return by, [(i, place[name]) for i, name in zip(sides[0].index, sides[0]["name"], strict=True) if name in place]
-    depths = [{v: (v + 1) / n for v in sorted(set(side["layer"]) - {-1})} for side, n in zip(sides, layers, strict=True)]
+        return by, _same_target(*sides)
+    depths = [
+        {v: (v + 1) / n for v in sorted(set(side["layer"]) - {-1})} for side, n in zip(sides, layers, strict=True)
+    ]
 
     def nearest(source: dict[int, float], target: dict[int, float]) -> dict[int, int]:
         return {v: min(target, key=lambda w: abs(target[w] - d)) for v, d in source.items()} if target else {}
@@ -63,7 +69,10 @@ def match_conditions(a: Results, b: Results, by: str = "auto") -> tuple[str, lis
     there, back = nearest(*depths), nearest(depths[1], depths[0])
     partner = {v: w for v, w in there.items() if back[w] == v} | {-1: -1}
     keys = ["direction", "operation", "donor", "site", "steps"]
-    place = {(*row[:-1], row[-1]): i for i, row in zip(sides[1].index, sides[1][[*keys, "layer"]].to_numpy().tolist(), strict=True)}
+    place = {
+        (*row[:-1], row[-1]): i
+        for i, row in zip(sides[1].index, sides[1][[*keys, "layer"]].to_numpy().tolist(), strict=True)
+    }
     out = []
     for i, row in zip(sides[0].index, sides[0][[*keys, "layer"]].to_numpy().tolist(), strict=True):
         j = place.get((*row[:-1], partner.get(row[-1], None)))
@@ -72,8 +81,22 @@ def match_conditions(a: Results, b: Results, by: str = "auto") -> tuple[str, lis
     return by, out
 
 
+def _same_target(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[int, int]]:
+    """Conditions of equal name; else of equal target, so that a run with a defect switched on meets the one without."""
+    place = dict(zip(b["name"], b.index, strict=True))
+    out = {i: place[name] for i, name in zip(a.index, a["name"], strict=True) if name in place}
+    keys = ["direction", "operation", "donor", "site", "layers", "steps"]
+    rest = [side[~side.index.isin(list(used))] for side, used in ((a, out.keys()), (b, out.values()))]
+    rest = [side[~side.duplicated(keys, keep=False)] for side in rest]
+    place = {tuple(row): j for j, row in zip(rest[1].index, rest[1][keys].to_numpy().tolist(), strict=True)}
+    for i, row in zip(rest[0].index, rest[0][keys].to_numpy().tolist(), strict=True):
+        if tuple(row) in place:
+            out[i] = place[tuple(row)]
+    return sorted(out.items())
+
+
 def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -> Comparison:
-    """Compares the donor's answer condition by condition: unpaired over each file's pairs, paired over the shared ones."""
+    """Compares the donor's answer by condition: unpaired over each file's pairs, paired over the shared ones."""
     matched_by, matches = match_conditions(a, b, by)
     rows_a, rows_b = shared_pairs(a, b)
     cluster = pd.factorize(a.pairs["source"].to_numpy()[rows_a])[0]
@@ -84,22 +107,47 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
         cond = a.conditions.iloc[i]
         target = donor_class(cond["direction"])
         events = [r.cls[r.included, k] == target for r, k in ((a, i), (b, j))]
-        line = {"condition_a": cond["name"], "condition_b": b.conditions["name"][j], "role": cond["role"],
-                "direction": cond["direction"], "donor": cond["donor"], "site": cond["site"], "steps": cond["steps"],
-                "layer_a": int(cond["layer"]), "layer_b": int(b.conditions["layer"][j]),
-                "k_a": int(events[0].sum()), "n_a": len(events[0]), "k_b": int(events[1].sum()), "n_b": len(events[1])}  # fmt: skip
+        line = {
+            "condition_a": cond["name"],
+            "condition_b": b.conditions["name"][j],
+            "role": cond["role"],
+            "direction": cond["direction"],
+            "donor": cond["donor"],
+            "site": cond["site"],
+            "steps": cond["steps"],
+            "layer_a": int(cond["layer"]),
+            "layer_b": int(b.conditions["layer"][j]),
+            "k_a": int(events[0].sum()),
+            "n_a": len(events[0]),
+            "k_b": int(events[1].sum()),
+            "n_b": len(events[1]),
+        }
         unit = [e[f] for e, f in zip(events, first, strict=True)]
         line |= stats.unpaired_test(int(unit[0].sum()), len(unit[0]), int(unit[1].sum()), len(unit[1]), limit)
         if len(rows_a):
             ca, cb = a.cls[rows_a, i], b.cls[rows_b, j]
             paired = stats.paired_test(ca == target, cb == target, cluster)
             differ = np.flatnonzero(ca != cb)
-            line |= {"shared": len(rows_a), "only_a": paired.gain, "only_b": paired.loss, "mcnemar_p": paired.p, "flips": len(differ)}
+            line |= {
+                "shared": len(rows_a),
+                "only_a": paired.gain,
+                "only_b": paired.loss,
+                "mcnemar_p": paired.p,
+                "flips": len(differ),
+            }
             for q in differ:
                 pa, pb = rows_a[q], rows_b[q]
                 if len(flips) < max_flips:
-                    flips.append({"pair": a.pairs["id"][pa], "condition": cond["name"], "class_a": CLASSES[ca[q]], "class_b": CLASSES[cb[q]],
-                                  "text_a": a.answers[a.answer[pa, i]], "text_b": b.answers[b.answer[pb, j]]})  # fmt: skip
+                    flips.append(
+                        {
+                            "pair": a.pairs["id"][pa],
+                            "condition": cond["name"],
+                            "class_a": CLASSES[ca[q]],
+                            "class_b": CLASSES[cb[q]],
+                            "text_a": a.answers[a.answer[pa, i]],
+                            "text_b": b.answers[b.answer[pb, j]],
+                        }
+                    )
             if len(differ):
                 counts.append(pd.DataFrame({"from": ca[differ], "to": cb[differ]}))
         lines.append(line)
@@ -117,9 +165,15 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
         notes.append(f"{total} outcomes differ; the list holds the first {max_flips}")
     same_model = a.model == b.model
     if len(rows_a) and not same_model:
-        notes.append("both models ran on shared pairs: the paired test on those is the sharper one; the unpaired tests use all "
-                     "included pairs of each file and are not independent of it")  # fmt: skip
-    transitions = pd.concat(counts).value_counts().rename("count").reset_index() if counts else pd.DataFrame(columns=["from", "to", "count"])
+        notes.append(
+            "both models ran on shared pairs: the paired test on those is the sharper one; the unpaired tests use all "
+            "included pairs of each file and are not independent of it"
+        )
+    transitions = (
+        pd.concat(counts).value_counts().rename("count").reset_index()
+        if counts
+        else pd.DataFrame(columns=["from", "to", "count"])
+    )
     if len(transitions):
         names = dict(enumerate(CLASSES)) | {NOT_RUN: "not run"}
         transitions["from"], transitions["to"] = transitions["from"].map(names), transitions["to"].map(names)
@@ -137,10 +191,23 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
     if c.shared_pairs:
         cells = c.shared_pairs * len(c.tests)
         total = int(c.tests["flips"].sum())
-        out.append(("descriptive", f"On {c.shared_pairs} shared pairs x {len(c.tests)} matched conditions, {total} of {cells} outcomes "
-                    f"differ ({100 * total / cells:.2f} %)."))  # fmt: skip
-    varied = [k for k in ("model", "protocol", "dtype", "classifier", "executor", "device") if c.a.provenance.get(k) != c.b.provenance.get(k)]
-    caution = f" The files differ in {', '.join(varied)}; the test does not say which of it matters." if len(varied) > 1 else ""
+        out.append(
+            (
+                "descriptive",
+                f"On {c.shared_pairs} shared pairs x {len(c.tests)} matched conditions, {total} of {cells} outcomes "
+                f"differ ({100 * total / cells:.2f} %).",
+            )
+        )
+    varied = [
+        k
+        for k in ("model", "protocol", "dtype", "classifier", "executor", "device")
+        if c.a.provenance.get(k) != c.b.provenance.get(k)
+    ]
+    caution = (
+        f" The files differ in {', '.join(varied)}; the test does not say which of it matters."
+        if len(varied) > 1
+        else ""
+    )
     defects = list(dict.fromkeys(c.a.defects() + c.b.defects()))
     if defects:
         caution += f" Defects of the published scripts were on ({', '.join(defects)}): the differences may owe to them."
@@ -150,14 +217,27 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
     hit = effect[effect[kind] <= stats.ALPHA]
     if len(hit):
         row = hit.loc[hit["difference"].abs().idxmax()]
-        out.append((strength, f"{len(hit)} of {len(effect)} matched effect conditions differ in the share of the donor's answer "
-                    f"({name}, Holm over {len(effect)} conditions). Largest: {row['condition_a']}, {int(row['k_a'])} of {int(row['n_a'])} against "
-                    f"{int(row['k_b'])} of {int(row['n_b'])}, difference {100 * row['difference']:+.1f} points "
-                    f"(Newcombe {100 * row['low']:+.1f} to {100 * row['high']:+.1f}).{caution}"))  # fmt: skip
+        out.append(
+            (
+                strength,
+                f"{len(hit)} of {len(effect)} matched effect conditions differ in the share of the donor's answer "
+                f"({name}, Holm over {len(effect)} conditions). Largest: {row['condition_a']}, {int(row['k_a'])} "
+                f"of {int(row['n_a'])} against "
+                f"{int(row['k_b'])} of {int(row['n_b'])}, difference {100 * row['difference']:+.1f} points "
+                f"(Newcombe {100 * row['low']:+.1f} to {100 * row['high']:+.1f}).{caution}",
+            )
+        )
     else:
         widest = effect.loc[effect["difference"].abs().idxmax()]
-        out.append(("none", f"No matched effect condition differs ({name}, Holm over {len(effect)} conditions). The largest difference seen, "
-                    f"{100 * widest['difference']:+.1f} points ({widest['condition_a']}: {int(widest['k_a'])} of {int(widest['n_a'])} against "
-                    f"{int(widest['k_b'])} of {int(widest['n_b'])}), has the interval {100 * widest['low']:+.1f} to "
-                    f"{100 * widest['high']:+.1f}: the files do not settle whether there is a difference."))  # fmt: skip
+        out.append(
+            (
+                "none",
+                f"No matched effect condition differs ({name}, Holm over {len(effect)} conditions). The largest "
+                f"difference seen, "
+                f"{100 * widest['difference']:+.1f} points ({widest['condition_a']}: {int(widest['k_a'])} of "
+                f"{int(widest['n_a'])} against "
+                f"{int(widest['k_b'])} of {int(widest['n_b'])}), has the interval {100 * widest['low']:+.1f} to "
+                f"{100 * widest['high']:+.1f}: the files do not settle whether there is a difference.",
+            )
+        )
     return out

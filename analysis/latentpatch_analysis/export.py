@@ -28,10 +28,17 @@ def write_wandb(analysis: Analysis, folder: Path | str, project: str = "latentpa
     except ImportError as error:
         raise RuntimeError("the extra is missing: pip install 'latentpatch-analysis[wandb]'") from error
     r = analysis.results
-    run = wandb.init(mode="offline", dir=str(folder), project=project, name=r.label, config={"job": r.job, **r.provenance})
+    run = wandb.init(
+        mode="offline", dir=str(folder), project=project, name=r.label, config={"job": r.job, **r.provenance}
+    )
     for line in analysis.table[analysis.table["in_family"]].itertuples():
-        run.log({"layer": line.layer, "n_steps": line.n_steps, **{f"{line.direction}/{line.site}/{c}": getattr(line, c) / line.n
-                                                                 for c in CLASSES}})  # fmt: skip
+        run.log(
+            {
+                "layer": line.layer,
+                "n_steps": line.n_steps,
+                **{f"{line.direction}/{line.site}/{c}": getattr(line, c) / line.n for c in CLASSES},
+            }
+        )
     run.log({"classes": wandb.Table(dataframe=analysis.table), "tests": wandb.Table(dataframe=analysis.tests)})
     run.finish()
     return Path(folder)

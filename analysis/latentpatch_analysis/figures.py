@@ -1,7 +1,7 @@
-"""Figures by matplotlib: one drawing gives the inline SVG of the page (marks carry hover texts), the SVG file and the PNG.
+"""Figures by matplotlib: one drawing gives the inline SVG of the page (with hover texts), the SVG file and the PNG.
 
-Colours: cividis for shares, Okabe-Ito for classes; every class also has its own marker and line style, so that the figures
-survive colour blindness and black-and-white print.
+Colours: cividis for shares, Okabe-Ito for classes; every class also has its own marker and line style, so that the
+figures survive colour blindness and black-and-white print.
 """
 
 from __future__ import annotations
@@ -24,10 +24,18 @@ CLASS_LINES = {"clean_answer": "-", "corrupted_answer": "--", "other": "-.", "gi
 FILE_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 FILE_MARKS = ("o", "s", "^", "D", "v", "P")
 STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9.5, "axes.titlelocation": "left",
-    "axes.linewidth": 0.8, "figure.facecolor": "white", "hatch.linewidth": 0.6,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "figure.facecolor": "white",
+    "hatch.linewidth": 0.6,
+}
 
 
 @dataclass
@@ -58,13 +66,22 @@ class Cell:
 def standalone(svg: str) -> str:
     """The inline SVG as a file of its own."""
     body = re.sub(r' (?:data-tip|tabindex|class)="[^"]*"', "", svg)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + body.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + body.replace(
+        "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1
+    )
 
 
 def heat_map(
-    name: str, title: str, rows: Sequence[str], columns: Sequence[str], cells: dict[tuple[int, int], Cell], xlabel: str,
-    limits: tuple[float, float] = (0.0, 100.0), unit: str = "%", ylabel: str = "layer",
-) -> Picture:  # fmt: skip
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: dict[tuple[int, int], Cell],
+    xlabel: str,
+    limits: tuple[float, float] = (0.0, 100.0),
+    unit: str = "%",
+    ylabel: str = "layer",
+) -> Picture:
     """A heat map; cells maps (row, column) to a Cell. Row 0 is drawn at the bottom (early layers below)."""
     with mpl.rc_context(STYLE):
         left, right = 0.5, 0.52
@@ -86,8 +103,15 @@ def heat_map(
             axes.add_artist(patch)
             if cell.text and not cell.dead:
                 dark = not empty and np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.55
-                axes.text(j, i, cell.text + ("*" if cell.copy else ""), ha="center", va="center", fontsize=7.5,
-                          color="white" if dark else "#111111")  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    cell.text + ("*" if cell.copy else ""),
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="white" if dark else "#111111",
+                )
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5), xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(range(len(columns)), columns, rotation=90 if max(map(len, columns)) > 4 else 0)
         axes.set_yticks(range(len(rows)), rows)
@@ -96,7 +120,9 @@ def heat_map(
             spine.set_visible(False)
         figure.text(left / width, 1 - 0.18 / height, title, fontweight="bold", va="center", fontsize=9.5)
         bar = figure.add_axes(((width - right + 0.07) / width, 0.47 / height, 0.09 / width, (height - 0.8) / height))
-        bar.imshow(np.linspace(0, 1, 64)[:, None], cmap="cividis", aspect="auto", origin="lower", extent=(0, 1, low, high))
+        bar.imshow(
+            np.linspace(0, 1, 64)[:, None], cmap="cividis", aspect="auto", origin="lower", extent=(0, 1, low, high)
+        )
         bar.set_xticks([])
         bar.yaxis.tick_right()
         bar.set_yticks([low, (low + high) / 2, high], [f"{v:.3g}{unit}" for v in (low, (low + high) / 2, high)])
@@ -119,38 +145,59 @@ class Line:
     style: str = "-"
 
 
-def line_chart(
-    name: str, title: str, lines: Sequence[Line], xlabel: str, ylabel: str, limits: tuple[float, float] | None = (0, 100)
-) -> Picture:
-    """Lines with bands, direct labels in a legend below."""
+def line_chart(name: str, title: str, lines: Sequence[Line], heads: Sequence[str], xlabel: str, ylabel: str) -> Picture:
+    """Shares in % over N with bands, legend below. Hovering an N shows its head and the text of every line there."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.3, 2.75))
+        figure = Figure(figsize=(3.08, 2.65))
         axes = figure.add_axes((0.17, 0.32, 0.8, 0.58))
         tips = []
         for line in lines:
             axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.14, linewidth=0)
-            axes.plot(line.x, line.y, color=line.colour, linestyle=line.style, linewidth=1.5, label=line.label, marker=line.marker,
-                      markersize=4.5)  # fmt: skip
-            for x, y, tip in zip(line.x, line.y, line.tips, strict=True):
-                spot = axes.plot([x], [y], marker="o", markersize=15, color=line.colour, alpha=0.004, clip_on=False)[0]
-                spot.set_gid(f"tip{len(tips)}")
-                tips.append(tip)
+            axes.plot(
+                line.x,
+                line.y,
+                color=line.colour,
+                linestyle=line.style,
+                linewidth=1.5,
+                label=line.label,
+                marker=line.marker,
+                markersize=4.5,
+            )
         ticks = sorted({x for line in lines for x in line.x})
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        if limits:
-            axes.set_ylim(limits[0] - 3, limits[1] + 3)
+        axes.set(xlim=(ticks[0] - 0.3, ticks[-1] + 0.3), ylim=(-3, 103))
+        for x, head in zip(ticks, heads, strict=True):
+            here = [line.tips[list(line.x).index(x)] for line in lines if x in line.x]
+            strip = Rectangle((x - 0.5, -3), 1, 106, alpha=0.004, facecolor="white", zorder=10)
+            strip.set_gid(f"tip{len(tips)}")
+            axes.add_artist(strip)
+            tips.append("\n".join([head, *here]))
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(axis="y", color="#e2e2e2", linewidth=0.6)
         axes.set_axisbelow(True)
         figure.text(0.17, 0.95, title, fontweight="bold", va="center", fontsize=9.5)
         if len(lines) > 1:
-            figure.legend(loc="lower center", ncols=2 if len(lines) > 2 else len(lines), frameon=False, fontsize=8,
-                          handlelength=2.4, columnspacing=1.2, bbox_to_anchor=(0.54, -0.01))  # fmt: skip
+            figure.legend(
+                loc="lower center",
+                ncols=2 if len(lines) > 2 else len(lines),
+                frameon=False,
+                fontsize=8,
+                handlelength=2.4,
+                columnspacing=1.2,
+                bbox_to_anchor=(0.54, -0.01),
+            )
         return _finish(figure, name, title, tips)
 
 
-def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float, str]], xlabel: str, zero: float | None = None,
-           limits: tuple[float, float] | None = None) -> Picture:  # fmt: skip
+def forest(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[str, float, float, float, str]],
+    xlabel: str,
+    zero: float | None = None,
+    limits: tuple[float, float] | None = None,
+    ticks: dict[float, str] | None = None,
+) -> Picture:
     """Points with intervals, one line each: (label, estimate, low, high, hover text), first row on top."""
     with mpl.rc_context(STYLE):
         wide = 0.062 * max((len(r[0]) for r in rows), default=10) + 0.25
@@ -163,7 +210,7 @@ def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float,
             if np.isfinite(low) and np.isfinite(high):
                 axes.plot([low, high], [y, y], color="#444444", linewidth=1.4, solid_capstyle="butt")
             axes.plot([value], [y], marker="o", color=FILE_COLOURS[0], markersize=5)
-            left, right = (limits or (min(r[2] for r in rows), max(r[3] for r in rows)))
+            left, right = limits or (min(r[2] for r in rows), max(r[3] for r in rows))
             band = Rectangle((left, y - 0.5), right - left, 1, alpha=0.004, facecolor="white")
             band.set_gid(f"tip{len(tips)}")
             axes.add_artist(band)
@@ -173,6 +220,8 @@ def forest(name: str, title: str, rows: Sequence[tuple[str, float, float, float,
         if limits:
             pad = 0.03 * (limits[1] - limits[0])
             axes.set_xlim(limits[0] - pad, limits[1] + pad)
+        if ticks:
+            axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_yticks(range(len(rows)), [r[0] for r in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -193,7 +242,7 @@ def _finish(figure: Figure, name: str, title: str, tips: Sequence[str]) -> Pictu
 
 
 def _inline(svg: str, title: str, tips: Sequence[str]) -> str:
-    """Cuts a matplotlib SVG down to what a page needs: no prolog, no style, no foreign ids; hover texts on the marks."""
+    """Cuts a matplotlib SVG down to what a page needs: no prolog, style or foreign ids; hover texts on the marks."""
     svg = svg[svg.index("<svg ") :]
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
     svg = re.sub(r"<svg [^>]*>", "", svg, count=1, flags=re.S)

@@ -18,9 +18,15 @@ import pandas as pd
 CLASSES = ("clean_answer", "corrupted_answer", "other", "gibberish")
 NOT_RUN = 255
 METRICS = (
-    "logit_clean", "logit_corrupted", "logprob_clean", "logprob_corrupted", "logit_diff", "kl",
-    "answer_logprob_clean", "answer_logprob_corrupted",
-)  # fmt: skip
+    "logit_clean",
+    "logit_corrupted",
+    "logprob_clean",
+    "logprob_corrupted",
+    "logit_diff",
+    "kl",
+    "answer_logprob_clean",
+    "answer_logprob_corrupted",
+)
 PAIR_STRINGS = ("id", "source", "clean_question", "corrupted_question", "clean_text", "corrupted_text")
 CONDITION_STRINGS = ("name", "role", "direction", "site", "operation", "donor", "layers", "steps", "defects")
 ROLES = ("effect", "control", "unpatched")
@@ -37,7 +43,7 @@ class LayoutError(Exception):
 
 @dataclass
 class Results:
-    """One results file in memory. P pairs, C conditions; arrays are [P, C], rows of pairs not included hold class 255."""
+    """One results file in memory. P pairs, C conditions; arrays are [P, C], class 255 where a pair is not included."""
 
     path: str
     label: str
@@ -72,7 +78,9 @@ class Results:
         """The long format: one line per (included pair, condition), the columns of the CSV beside the file."""
         rows, cond = self.included, self.conditions
         n, c = len(rows), len(cond)
-        texts = pd.Categorical.from_codes(np.append(self._text_codes(), -1)[self.answer[rows].ravel()], self._text_list())
+        texts = pd.Categorical.from_codes(
+            np.append(self._text_codes(), -1)[self.answer[rows].ravel()], self._text_list()
+        )
         data: dict[str, Any] = {}
         for name, column in (("pair", "id"), ("source", "source")):
             codes, uniques = pd.factorize(self.pairs[column].to_numpy()[rows])
@@ -106,7 +114,13 @@ class Results:
         import xarray
 
         dims = ("pair", "condition")
-        arrays = {"class": self.cls, "number": self.number, "changed": self.changed, "answer": self.answer, **self.metrics}
+        arrays = {
+            "class": self.cls,
+            "number": self.number,
+            "changed": self.changed,
+            "answer": self.answer,
+            **self.metrics,
+        }
         coords: dict[str, Any] = {"pair": self.pairs["id"].to_numpy(), "condition": self.conditions["name"].to_numpy()}
         for column in self.pairs.columns.drop("id"):
             coords[f"pair_{column}"] = ("pair", self.pairs[column].to_numpy())
@@ -196,7 +210,9 @@ def load_store(path: Path | str) -> Store:
 def load_results(path: Path | str) -> Results:
     """Reads a whole results file and checks it against itself."""
     if str(path).endswith(".partial"):
-        raise LayoutError(path, "file", "a finished results file", "a .partial file: the sweep has not ended; run it again")
+        raise LayoutError(
+            path, "file", "a finished results file", "a .partial file: the sweep has not ended; run it again"
+        )
     with _open(path) as file:
         return _read(file, path)
 
@@ -211,6 +227,8 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     answers = _strings(file, path, "/answers/text")
     metrics = {m: _grid(file, path, f"/rows/{m}", p, c) for m in METRICS if m in file["/rows"]}
     included = pairs["included"].to_numpy().astype(bool)
+    if not included.any():
+        raise LayoutError(path, "/pairs/included", "at least one included pair", f"none of {p}")
 
     def place(mask: np.ndarray) -> str:
         i, j = np.argwhere(mask)[0]
@@ -222,9 +240,11 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     bad = (cls == NOT_RUN) & included[:, None]
     if bad.any():
         raise LayoutError(
-            path, f"/rows/class: {place(bad)}", "an outcome for every included pair",
+            path,
+            f"/rows/class: {place(bad)}",
+            "an outcome for every included pair",
             f"255 (not run) in {int(bad.sum())} of {int(included.sum()) * c} cells: the file is incomplete",
-        )  # fmt: skip
+        )
     run = (cls != NOT_RUN) & included[:, None]
     bad = run & ((answer < 0) | (answer >= len(answers)))
     if bad.any():
@@ -236,11 +256,11 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     if (recount != counts).any():
         j = int(np.argwhere((recount != counts).any(1))[0, 0])
         raise LayoutError(
-            path, f"/counts[{j}] ({conditions['name'][j]})", f"{recount[j].tolist()} as counted from /rows/class",
+            path,
+            f"/counts[{j}] ({conditions['name'][j]})",
+            f"{recount[j].tolist()} as counted from /rows/class",
             str(counts[j].tolist()),
-        )  # fmt: skip
-    if not included.any():
-        raise LayoutError(path, "/pairs/included", "at least one included pair", f"none of {p}")
+        )
     if not included.all():
         cls = cls.copy()
         cls[~included] = NOT_RUN
@@ -250,7 +270,9 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     except json.JSONDecodeError as error:
         raise LayoutError(path, "/provenance attribute job", "JSON", str(error)) from error
     label = Path(path).name.removesuffix(".h5").removesuffix(".results")
-    results = Results(str(path), label, pairs, conditions, cls, number, answer, changed, answers, metrics, provenance, job)
+    results = Results(
+        str(path), label, pairs, conditions, cls, number, answer, changed, answers, metrics, provenance, job
+    )
     results.warnings = list(_soft_checks(results))
     return results
 
@@ -288,7 +310,9 @@ def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
     for name, allowed in (("role", ROLES), ("direction", DIRECTIONS)):
         bad = ~table[name].isin(allowed)
         if bad.any():
-            raise LayoutError(path, f"/conditions/{name}[{int(np.argmax(bad))}]", " or ".join(allowed), repr(table[name][bad].iloc[0]))
+            raise LayoutError(
+                path, f"/conditions/{name}[{int(np.argmax(bad))}]", " or ".join(allowed), repr(table[name][bad].iloc[0])
+            )
     same = table["same_as"].to_numpy()
     bad = (same < 0) | (same > np.arange(len(table)))
     if bad.any():
@@ -322,7 +346,9 @@ def _need(file: h5py.File, path: Path | str, name: str, ndim: int | None) -> Any
         raise LayoutError(path, name, "to be there", "nothing")
     node = file[name]
     if ndim is not None and (not isinstance(node, h5py.Dataset) or node.ndim != ndim):
-        raise LayoutError(path, name, f"a dataset of {ndim} dimensions", f"{type(node).__name__} {getattr(node, 'shape', '')}")
+        raise LayoutError(
+            path, name, f"a dataset of {ndim} dimensions", f"{type(node).__name__} {getattr(node, 'shape', '')}"
+        )
     return node
 
 

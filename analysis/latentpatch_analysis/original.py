@@ -1,7 +1,7 @@
 """Import of the per-pair JSON of the published experiment (2025-10-20), its tables, and what its claims are worth.
 
-Facts about its scripts (which blocks were patched, which defects were on) come from reading them; they are attached to the
-imported conditions as words, so that the report shows them wherever the numbers appear.
+Facts about its scripts (which blocks were patched, which defects were on) come from reading them; they are attached to
+the imported conditions as words, so that the report shows them wherever the numbers appear.
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ PUBLISHED = {
     ("llama", "ablation_5tok", "late"): (26.1, 47.8, 26.1, 0.0),
     ("llama", "ablation_6tok", "late"): (26.1, 47.8, 26.1, 0.0),
 }
-PUBLISHED_BASELINE = {("gpt2", "clean"): 51.11, ("gpt2", "corrupted"): 35.56, ("llama", "clean"): 71.11, ("llama", "corrupted"): 51.11}
+PUBLISHED_BASELINE = {
+    ("gpt2", "clean"): 51.11,
+    ("gpt2", "corrupted"): 35.56,
+    ("llama", "clean"): 71.11,
+    ("llama", "corrupted"): 51.11,
+}
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,21 @@ def _read(folder: Path | str, model: str, name: str) -> dict[str, Any]:
         raise LayoutError(path, f"line {error.lineno}", "JSON", error.msg) from error
     for key in ("valid_results", "invalid_results"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise LayoutError(path, key, "a list", "nothing" if not isinstance(data, dict) or key not in data else "something else")
+            raise LayoutError(
+                path, key, "a list", "nothing" if not isinstance(data, dict) or key not in data else "something else"
+            )
     for i, record in enumerate(data["valid_results"]):
         for depth in DEPTHS:
             try:
                 kind = record["patched"][depth]["classification"]
             except (KeyError, TypeError):
-                raise LayoutError(path, f"valid_results[{i}].patched.{depth}.classification", "a class", "nothing") from None
+                raise LayoutError(
+                    path, f"valid_results[{i}].patched.{depth}.classification", "a class", "nothing"
+                ) from None
             if kind not in NAMES:
-                raise LayoutError(path, f"valid_results[{i}].patched.{depth}.classification", " | ".join(NAMES), repr(kind))
+                raise LayoutError(
+                    path, f"valid_results[{i}].patched.{depth}.classification", " | ".join(NAMES), repr(kind)
+                )
     return data
 
 
@@ -98,8 +109,10 @@ def recomputed_tables(folder: Path | str) -> pd.DataFrame:
                 counts = np.bincount(kinds, minlength=4)
                 line = {"model": model, "result_file": name, "layer": depth, "n": len(records)}
                 line |= dict(zip(("clean", "corrupted", "other", "gibberish"), counts.tolist(), strict=True))
-                line |= {f"{k}_pct": round(100 * int(c) / len(records), 1) for k, c in
-                         zip(("clean", "corrupted", "other", "gibberish"), counts, strict=True)}  # fmt: skip
+                line |= {
+                    f"{k}_pct": round(100 * int(c) / len(records), 1)
+                    for k, c in zip(("clean", "corrupted", "other", "gibberish"), counts, strict=True)
+                }
                 lines.append(line)
     return pd.DataFrame(lines)
 
@@ -111,25 +124,41 @@ def published_differences(folder: Path | str) -> pd.DataFrame:
     for key, printed in PUBLISHED.items():
         found = tuple(float(table.loc[key, f"{k}_pct"]) for k in ("clean", "corrupted", "other", "gibberish"))
         if any(abs(p - f) > 0.051 for p, f in zip(printed, found, strict=True)):
-            lines.append({"model": key[0], "what": f"{key[1]}, {key[2]}", "published": " / ".join(map(str, printed)),
-                          "recomputed": " / ".join(map(str, found)), "n": int(table.loc[key, "n"])})  # fmt: skip
+            lines.append(
+                {
+                    "model": key[0],
+                    "what": f"{key[1]}, {key[2]}",
+                    "published": " / ".join(map(str, printed)),
+                    "recomputed": " / ".join(map(str, found)),
+                    "n": int(table.loc[key, "n"]),
+                }
+            )
     for (model, side), printed in PUBLISHED_BASELINE.items():
         k, n = _baseline(folder, model)[side]
         if abs(printed - 100 * k / n) > 0.0051:
-            lines.append({"model": model, "what": f"baseline accuracy, {side}", "published": f"{printed}",
-                          "recomputed": f"{100 * k / n:.2f}", "n": n})  # fmt: skip
+            lines.append(
+                {
+                    "model": model,
+                    "what": f"baseline accuracy, {side}",
+                    "published": f"{printed}",
+                    "recomputed": f"{100 * k / n:.2f}",
+                    "n": n,
+                }
+            )
     return pd.DataFrame(lines, columns=["model", "what", "published", "recomputed", "n"])
 
 
 def _baseline(folder: Path | str, model: str) -> dict[str, tuple[int, int]]:
     data = _read(folder, model, "both_correct_1tok")
     everything = data["valid_results"] + data["invalid_results"]
-    return {side: (sum(bool(r[side]["correct"]) for r in everything), len(everything)) for side in ("clean", "corrupted")}
+    return {
+        side: (sum(bool(r[side]["correct"]) for r in everything), len(everything)) for side in ("clean", "corrupted")
+    }
 
 
 def _defects(model: str, name: str) -> str:
     """The script defects at work in a file, in the words that a job uses, and those that a job cannot express."""
-    out = ["capture_offset", "prefill_leak"]
+    out = ["off_by_one", "prefill_leak"]
     if model == "gpt2" and name == "ablation_6tok_all":
         out.append("decode_leak")
     if model == "gpt2" and re.fullmatch(r"ablation_[2-5]tok", name):
@@ -140,7 +169,7 @@ def _defects(model: str, name: str) -> str:
 
 
 def import_model(folder: Path | str, model: str, pairs_file: Path | str | None = None) -> Results:
-    """The published per-pair outcomes of one model as a Results object. Questions come from the pair file where given."""
+    """The published per-pair outcomes of one model as Results. Questions come from the pair file where given."""
     data = {name: _read(folder, model, name) for name in FILES[model]}
     first = data["both_correct_1tok"]
     records = first["valid_results"] + first["invalid_results"]
@@ -149,34 +178,55 @@ def import_model(folder: Path | str, model: str, pairs_file: Path | str | None =
     for name, content in data.items():
         other = {str(r["pair_id"]) for r in content["valid_results"]}
         if other != valid:
-            raise LayoutError(Path(folder) / model / f"{name}.json", "valid_results", f"the {len(valid)} pairs of both_correct_1tok",
-                              f"{len(other)} pairs, {len(other ^ valid)} not shared")  # fmt: skip
+            raise LayoutError(
+                Path(folder) / model / f"{name}.json",
+                "valid_results",
+                f"the {len(valid)} pairs of both_correct_1tok",
+                f"{len(other)} pairs, {len(other ^ valid)} not shared",
+            )
     questions: dict[str, tuple[str, str]] = {}
     if pairs_file and Path(pairs_file).is_file():
         for p in json.loads(Path(pairs_file).read_text(encoding="utf-8")):
             questions[str(p["pair_id"])] = (p["clean"]["question"], p["corrupted"]["question"])
-    pairs = pd.DataFrame({
-        "id": ids, "source": ids,
-        "clean_question": [questions.get(i, (f"(question {i} of the GSM8K test set)", ""))[0] for i in ids],
-        "corrupted_question": [questions.get(i, ("", f"(question {i}, changed)"))[1] for i in ids],
-        "clean_text": [r["clean"]["generated"] for r in records],
-        "corrupted_text": [r["corrupted"]["generated"] for r in records],
-        "clean_answer": [float(r["clean"]["expected"]) for r in records],
-        "corrupted_answer": [float(r["corrupted"]["expected"]) for r in records],
-        "clean_correct": [int(r["clean"]["correct"]) for r in records],
-        "corrupted_correct": [int(r["corrupted"]["correct"]) for r in records],
-        "included": [int(i in valid) for i in ids],
-    })  # fmt: skip
+    pairs = pd.DataFrame(
+        {
+            "id": ids,
+            "source": ids,
+            "clean_question": [questions.get(i, (f"(question {i} of the GSM8K test set)", ""))[0] for i in ids],
+            "corrupted_question": [questions.get(i, ("", f"(question {i}, changed)"))[1] for i in ids],
+            "clean_text": [r["clean"]["generated"] for r in records],
+            "corrupted_text": [r["corrupted"]["generated"] for r in records],
+            "clean_answer": [float(r["clean"]["expected"]) for r in records],
+            "corrupted_answer": [float(r["corrupted"]["expected"]) for r in records],
+            "clean_correct": [int(r["clean"]["correct"]) for r in records],
+            "corrupted_correct": [int(r["corrupted"]["correct"]) for r in records],
+            "included": [int(i in valid) for i in ids],
+        }
+    )
     lines, columns = [], []
     for name in FILES[model]:
         n = int(re.search(r"(\d)tok", name).group(1))
         other_blocks = model == "llama" and name == "both_correct_1tok"
         for depth, block in zip(DEPTHS, BLOCKS["gpt2"] if other_blocks else BLOCKS[model], strict=True):
             donor = "clean (other blocks)" if other_blocks else "clean"
-            lines.append({"name": f"denoise/{donor}/replace/resid_post/L{block}/first:{n}", "role": "effect", "direction": "denoise",
-                          "site": "resid_post", "operation": "replace", "donor": donor, "layers": str(block), "steps": f"first:{n}",
-                          "defects": _defects(model, name), "layer": block, "step_mask": (1 << n) - 1, "n_steps": n, "dead": 0,
-                          "same_as": len(lines)})  # fmt: skip
+            lines.append(
+                {
+                    "name": f"denoise/{donor}/replace/resid_post/L{block}/first:{n}",
+                    "role": "effect",
+                    "direction": "denoise",
+                    "site": "resid_post",
+                    "operation": "replace",
+                    "donor": donor,
+                    "layers": str(block),
+                    "steps": f"first:{n}",
+                    "defects": _defects(model, name),
+                    "layer": block,
+                    "step_mask": (1 << n) - 1,
+                    "n_steps": n,
+                    "dead": 0,
+                    "same_as": len(lines),
+                }
+            )
             columns.append({str(r["pair_id"]): r["patched"][depth] for r in data[name]["valid_results"]})
     p, c = len(ids), len(lines)
     cls, answer = np.full((p, c), 255, np.uint8), np.full((p, c), -1, np.int32)
@@ -190,17 +240,38 @@ def import_model(folder: Path | str, model: str, pairs_file: Path | str | None =
                 answer[i, j] = index.setdefault(cell["generated"], len(index))
                 number[i, j] = np.nan if cell["extracted"] is None else float(cell["extracted"])
                 changed[i, j] = cell["generated"] != pairs["corrupted_text"][i]
-    provenance = {"model": TITLES[model], "protocol": "bot-first", "classifier": "seed", "dtype": "float32",
-                  "tool": "scripts of the published experiment", "n_layers": N_LAYERS[model],
-                  "defects": ",".join(dict.fromkeys(d for f in FILES[model] for d in _defects(model, f).split(",")))}  # fmt: skip
+    provenance = {
+        "model": TITLES[model],
+        "protocol": "bot-first",
+        "classifier": "seed",
+        "dtype": "float32",
+        "tool": "scripts of the published experiment",
+        "n_layers": N_LAYERS[model],
+        "defects": ",".join(dict.fromkeys(d for f in FILES[model] for d in _defects(model, f).split(","))),
+    }
     table = pd.DataFrame(lines)
     # The defects differ between the N's of one table: they go into the notes, so that the N's stay one series.
-    notes = [f"{d} at work in: {', '.join(f for f in FILES[model] if d in _defects(model, f).split(','))}"
-             for d in ("capture_offset", "prefill_leak", "decode_from_eos", "decode_leak", "other_blocks")
-             if any(d in _defects(model, f).split(",") for f in FILES[model])]  # fmt: skip
+    notes = [
+        f"{d} at work in: {', '.join(f for f in FILES[model] if d in _defects(model, f).split(','))}"
+        for d in ("off_by_one", "prefill_leak", "decode_from_eos", "decode_leak", "other_blocks")
+        if any(d in _defects(model, f).split(",") for f in FILES[model])
+    ]
     table["defects"] = ""
-    return Results(str(Path(folder) / model), f"published-{model}", pairs, table, cls, number, answer, changed, list(index), {}, provenance,
-                   {}, notes)  # fmt: skip
+    return Results(
+        str(Path(folder) / model),
+        f"published-{model}",
+        pairs,
+        table,
+        cls,
+        number,
+        answer,
+        changed,
+        list(index),
+        {},
+        provenance,
+        {},
+        notes,
+    )
 
 
 def load_original(folder: Path | str, pairs_file: Path | str | None = None) -> list[Results]:
@@ -221,9 +292,13 @@ def claims(folder: Path | str) -> list[Claim]:
     def versus(kind: str, gpt2_file: str, llama_file: str) -> tuple[str, dict[str, float]]:
         kg, kl = count("gpt2", gpt2_file, kind), count("llama", llama_file, kind)
         t = stats.unpaired_test(kg, n["gpt2"], kl, n["llama"])
-        return (f"GPT-2 {share(kg, n['gpt2'])}; LLaMA {share(kl, n['llama'])}. Difference {100 * t['difference']:+.1f} points (Newcombe "
-                f"{100 * t['low']:+.1f} to {100 * t['high']:+.1f}), Fisher {p_text(t['fisher_p'])}, Boschloo {p_text(t['boschloo_p'])}, "
-                f"Cohen's h = {t['cohen_h']:.2f}."), t  # fmt: skip
+        return (
+            f"GPT-2 {share(kg, n['gpt2'])}; LLaMA {share(kl, n['llama'])}. Difference "
+            f"{100 * t['difference']:+.1f} points (Newcombe "
+            f"{100 * t['low']:+.1f} to {100 * t['high']:+.1f}), Fisher {p_text(t['fisher_p'])}, Boschloo "
+            f"{p_text(t['boschloo_p'])}, "
+            f"Cohen's h = {t['cohen_h']:.2f}."
+        ), t
 
     def majority(model: str, name: str) -> tuple[int, int, float]:
         k, other = count(model, name), count(model, name, "corrupted")
@@ -236,56 +311,118 @@ def claims(folder: Path | str) -> list[Claim]:
 
     out = []
     text, t = versus("clean", "both_correct_1tok", "both_correct_1tok")
-    out.append(Claim("LLaMA shows stronger input dominance: one patched thought gives 8.7 % clean answers, in GPT-2 21.1 %",
-                     decide(t["fisher_p"]), text, "The LLaMA run patched blocks 3, 6, 11 with values captured for 4, 8, 14; in the later "
-                     "run at block 14 it is 1 of 23. The difference between the two LLaMA runs is one pair."))  # fmt: skip
+    out.append(
+        Claim(
+            "LLaMA shows stronger input dominance: one patched thought gives 8.7 % clean answers, in GPT-2 21.1 %",
+            decide(t["fisher_p"]),
+            text,
+            "The LLaMA run patched blocks 3, 6, 11 with values captured for 4, 8, 14; in the later "
+            "run at block 14 it is 1 of 23. The difference between the two LLaMA runs is one pair.",
+        )
+    )
     kg, og, pg = majority("gpt2", "ablation_4tok")
-    out.append(Claim("GPT-2: clean wins from N = 4 on", decide(pg), f"N = 4, block 11: {kg} clean against {og} corrupted of {n['gpt2']}; "
-                     f"one-sided sign test {p_text(pg)}. At N = 5: {count('gpt2', 'ablation_5tok')} against "
-                     f"{count('gpt2', 'ablation_5tok', 'corrupted')}, {p_text(majority('gpt2', 'ablation_5tok')[2])}.",
-                     "All GPT-2 answers for N = 2..5 were decoded from <|endoftext|> instead of the model's answer position: the N = 1 row "
-                     "and the others are not comparable."))  # fmt: skip
+    out.append(
+        Claim(
+            "GPT-2: clean wins from N = 4 on",
+            decide(pg),
+            f"N = 4, block 11: {kg} clean against {og} corrupted of {n['gpt2']}; "
+            f"one-sided sign test {p_text(pg)}. At N = 5: {count('gpt2', 'ablation_5tok')} against "
+            f"{count('gpt2', 'ablation_5tok', 'corrupted')}, {p_text(majority('gpt2', 'ablation_5tok')[2])}.",
+            "All GPT-2 answers for N = 2..5 were decoded from <|endoftext|> instead of the model's answer "
+            "position: the N = 1 row "
+            "and the others are not comparable.",
+        )
+    )
     kl, ol, pl = majority("llama", "ablation_5tok")
-    out.append(Claim("LLaMA: clean wins at N = 5", "false" if kl <= ol else decide(pl),
-                     f"N = 5, block 14: {kl} clean against {ol} corrupted of {n['llama']}; one-sided sign test {p_text(pl)}.",
-                     "At block 14 the clean answer never outnumbers the corrupted one; at blocks 4 and 8, which the report calls untested, it does: "
-                     f"N = 6, block 4: {count('llama', 'ablation_6tok', depth='early')} against "
-                     f"{count('llama', 'ablation_6tok', 'corrupted', 'early')}."))  # fmt: skip
-    out.append(Claim("LLaMA needs 5 of 6 thoughts, GPT-2 4 of 6", "false", "Follows from the two lines above: by the report's own definition "
-                     "N* is 4 for GPT-2 (not significant) and not reached for LLaMA at block 14."))  # fmt: skip
+    out.append(
+        Claim(
+            "LLaMA: clean wins at N = 5",
+            "false" if kl <= ol else decide(pl),
+            f"N = 5, block 14: {kl} clean against {ol} corrupted of {n['llama']}; one-sided sign test {p_text(pl)}.",
+            "At block 14 the clean answer never outnumbers the corrupted one; at blocks 4 and 8, which the "
+            "report calls untested, it does: "
+            f"N = 6, block 4: {count('llama', 'ablation_6tok', depth='early')} against "
+            f"{count('llama', 'ablation_6tok', 'corrupted', 'early')}.",
+        )
+    )
+    out.append(
+        Claim(
+            "LLaMA needs 5 of 6 thoughts, GPT-2 4 of 6",
+            "false",
+            "Follows from the two lines above: by the report's own definition "
+            "N* is 4 for GPT-2 (not significant) and not reached for LLaMA at block 14.",
+        )
+    )
     text, t = versus("gibberish", "ablation_6tok_all", "ablation_6tok")
-    out.append(Claim("GPT-2 breaks when all six thoughts are patched, LLaMA does not",
-                     "an artefact of the script" if t["fisher_p"] <= stats.ALPHA else decide(t["fisher_p"]), text,
-                     "The GPT-2 hook kept overwriting block 11 during decoding. Patching the last block at the last step can change nothing: a "
-                     "correct N = 6 equals N = 5 there exactly."))  # fmt: skip
+    out.append(
+        Claim(
+            "GPT-2 breaks when all six thoughts are patched, LLaMA does not",
+            "an artefact of the script" if t["fisher_p"] <= stats.ALPHA else decide(t["fisher_p"]),
+            text,
+            "The GPT-2 hook kept overwriting block 11 during decoding. Patching the last block at the last step "
+            "can change nothing: a "
+            "correct N = 6 equals N = 5 there exactly.",
+        )
+    )
     equal = {}
     five, six = (_read(folder, "llama", f"ablation_{k}tok")["valid_results"] for k in (5, 6))
     by_id = {r["pair_id"]: r for r in six}
     for depth in DEPTHS:
-        equal[depth] = sum(r["patched"][depth]["generated"] == by_id[r["pair_id"]]["patched"][depth]["generated"] for r in five)
-    out.append(Claim("LLaMA: 5 and 6 thoughts give identical results (plateau)",
-                     "true at block 14 only" if equal["late"] == n["llama"] and min(equal.values()) < n["llama"] else "see numbers",
-                     f"Equal answer texts for N = 5 and 6: early {equal['early']}, middle {equal['middle']}, late {equal['late']} of {n['llama']}.",
-                     "At block 14 of 16 the last step can reach the answer only through the keys and values of block 15."))  # fmt: skip
+        equal[depth] = sum(
+            r["patched"][depth]["generated"] == by_id[r["pair_id"]]["patched"][depth]["generated"] for r in five
+        )
+    out.append(
+        Claim(
+            "LLaMA: 5 and 6 thoughts give identical results (plateau)",
+            "true at block 14 only"
+            if equal["late"] == n["llama"] and min(equal.values()) < n["llama"]
+            else "see numbers",
+            f"Equal answer texts for N = 5 and 6: early {equal['early']}, middle {equal['middle']}, late "
+            f"{equal['late']} of {n['llama']}.",
+            "At block 14 of 16 the last step can reach the answer only through the keys and values of block 15.",
+        )
+    )
     text, t = versus("clean", "ablation_5tok", "ablation_5tok")
-    out.append(Claim("The best N gives more clean answers in GPT-2 (42.1 %) than in LLaMA (26.1 %)", decide(t["fisher_p"]), text,
-                     "The best of several N's is chosen after looking; the test does not account for that. Decoding differed (see above)."))  # fmt: skip
+    out.append(
+        Claim(
+            "The best N gives more clean answers in GPT-2 (42.1 %) than in LLaMA (26.1 %)",
+            decide(t["fisher_p"]),
+            text,
+            "The best of several N's is chosen after looking; the test does not account for that. Decoding "
+            "differed (see above).",
+        )
+    )
     base = {}
     for model in FILES:
         data = _read(folder, model, "both_correct_1tok")
-        base[model] = {str(r["pair_id"]): bool(r["clean"]["correct"]) for r in data["valid_results"] + data["invalid_results"]}
+        base[model] = {
+            str(r["pair_id"]): bool(r["clean"]["correct"]) for r in data["valid_results"] + data["invalid_results"]
+        }
     ids = sorted(base["gpt2"])
     a, b = (np.array([base[m][i] for i in ids]) for m in ("llama", "gpt2"))
     paired = stats.paired_test(a, b, np.arange(len(ids)))
-    out.append(Claim("LLaMA is 20 points better on the clean questions", decide(paired.p), f"LLaMA {share(int(a.sum()), len(ids))}; GPT-2 "
-                     f"{share(int(b.sum()), len(ids))}, same questions: only LLaMA right {paired.gain}, only GPT-2 right {paired.loss}, exact McNemar "
-                     f"{p_text(paired.p)}."))  # fmt: skip
+    out.append(
+        Claim(
+            "LLaMA is 20 points better on the clean questions",
+            decide(paired.p),
+            f"LLaMA {share(int(a.sum()), len(ids))}; GPT-2 "
+            f"{share(int(b.sum()), len(ids))}, same questions: only LLaMA right {paired.gain}, only GPT-2 right "
+            f"{paired.loss}, exact McNemar "
+            f"{p_text(paired.p)}.",
+        )
+    )
     small = {m: stats.mcnemar_detectable(k) for m, k in n.items()}
     between = stats.unpaired_detectable(n["llama"], n["gpt2"], 0.10)
-    out.append(Claim("Both-correct pairs suffice to see effects (n = 19 and 23)", "only for large effects",
-                     f"Smallest difference from an unpatched share of 0 % that one test detects with 80 % power: {100 * small['gpt2']:.0f} points at "
-                     f"n = {n['gpt2']}, {100 * small['llama']:.0f} at n = {n['llama']}. Between the models, against a share of 10 %: "
-                     f"{100 * (between - 0.10):.0f} points. To tell 8.7 % from 21.1 % takes about {stats.unpaired_needed(0.211, 0.087):.0f} pairs per model."))  # fmt: skip
+    out.append(
+        Claim(
+            "Both-correct pairs suffice to see effects (n = 19 and 23)",
+            "only for large effects",
+            f"Smallest difference from an unpatched share of 0 % that one test detects with 80 % power: "
+            f"{100 * small['gpt2']:.0f} points at "
+            f"n = {n['gpt2']}, {100 * small['llama']:.0f} at n = {n['llama']}. Between the models, against a "
+            f"share of 10 %: "
+            f"{100 * (between - 0.10):.0f} points. To tell 8.7 % from 21.1 % takes about "
+            f"{stats.unpaired_needed(0.211, 0.087):.0f} pairs per model.",
+        )
+    )
     return out
-
-

@@ -22,11 +22,24 @@ from .analyse import Analysis, analyse, donor_class
 from .compare import Comparison, compare, sentences
 from .load import CLASSES, Results
 
-LABELS = {"clean_answer": "clean answer", "corrupted_answer": "corrupted answer", "other": "other", "gibberish": "gibberish"}
+LABELS = {
+    "clean_answer": "clean answer",
+    "corrupted_answer": "corrupted answer",
+    "other": "other",
+    "gibberish": "gibberish",
+}
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
-KIND_AXIS = {"first": "first N thoughts patched", "last": "last N thoughts patched", "single": "thought step patched",
-             "window": "window of steps", "set": "set of steps", "subset": "subset of steps", "all": "steps"}  # fmt: skip
+KIND_AXIS = {
+    "first": "first N thoughts patched",
+    "last": "last N thoughts patched",
+    "single": "thought step patched",
+    "window": "window of steps",
+    "set": "set of steps",
+    "subset": "subset of steps",
+    "all": "steps",
+}
 TEXT_BUDGET_BYTES = 6_000_000
+TEXT_LIMITS = (2000, 1000, 500, 300, 200, 120, 80, 40)
 MAX_FLIPS_SHOWN = 200
 MAX_COMPARED_SHOWN = 60
 NOT_REACHED = "not reached"
@@ -78,6 +91,10 @@ def _tip(name: str, k: int, n: int, word: str) -> str:
     return f"{name}\n{word}: {k} of n = {n} ({100 * k / n:.1f} %)\n95 % interval {low:.1f} to {high:.1f} % (Wilson)"
 
 
+def _point(word: str, k: int, n: int, low: float, high: float) -> str:
+    return f"{word}: {k} of n = {n} ({100 * k / n:.1f} %), 95 % interval {low:.1f} to {high:.1f} %"
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
@@ -86,7 +103,9 @@ def _column_label(kind: str, steps: str, n_steps: int) -> str:
     return str(n_steps) if kind in ("first", "last") else steps.partition(":")[2] or steps
 
 
-def _heat_maps(key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], title: str) -> list[figures.Picture]:
+def _heat_maps(
+    key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], title: str
+) -> list[figures.Picture]:
     part = part[part["kind"] == kind]
     rows, columns = _axes(part, kind)
     out = []
@@ -98,10 +117,23 @@ def _heat_maps(key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: It
             if line.copy_of >= 0:
                 label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
             where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
-            cells[where] = figures.Cell(100 * k / n if n else np.nan, _tip(label, k, n, LABELS[name]), f"{100 * k / n:.0f}" if n else "",
-                                        bool(line.dead), line.copy_of >= 0)  # fmt: skip
-        out.append(figures.heat_map(f"{key}-heat-{_slug(title)}-{kind}-{name}", LABELS[name], [r or "-" for r in rows], columns, cells,
-                                    KIND_AXIS.get(kind, "steps")))  # fmt: skip
+            cells[where] = figures.Cell(
+                100 * k / n if n else np.nan,
+                _tip(label, k, n, LABELS[name]),
+                f"{100 * k / n:.0f}" if n else "",
+                bool(line.dead),
+                line.copy_of >= 0,
+            )
+        out.append(
+            figures.heat_map(
+                f"{key}-heat-{_slug(title)}-{kind}-{name}",
+                LABELS[name],
+                [r or "-" for r in rows],
+                columns,
+                cells,
+                KIND_AXIS.get(kind, "steps"),
+            )
+        )
     return out
 
 
@@ -131,16 +163,31 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[
                     continue
                 v = values.loc[j]
                 unit = METRIC_UNITS.get(metric, "")
-                tip = f"{line.name}\n{metric}: {v['mean']:.3f} {unit}, n = {int(v['n'])}\n95 % interval {v['low']:.3f} to {v['high']:.3f} ({v['interval']})"
+                tip = (
+                    f"{line.name}\n{metric}: {v['mean']:.3f} {unit}, n = {int(v['n'])}\n"
+                    f"95 % interval {v['low']:.3f} to {v['high']:.3f} ({v['interval']})"
+                )
                 where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
-                cells[where] = figures.Cell(float(v["mean"]), tip, f"{v['mean']:.2f}", bool(line.dead), line.copy_of >= 0)
+                cells[where] = figures.Cell(
+                    float(v["mean"]), tip, f"{v['mean']:.2f}", bool(line.dead), line.copy_of >= 0
+                )
             shown = [c.value for c in cells.values() if np.isfinite(c.value) and not c.dead]
             if shown:
                 limits = (min(shown), max(shown))
                 if limits[0] == limits[1]:
                     limits = (limits[0] - 0.5, limits[1] + 0.5)
-                out.append(figures.heat_map(f"{key}-metric-{_slug(title)}-{kind}-{metric}", metric, [r or "-" for r in rows], columns, cells,
-                                            KIND_AXIS.get(kind, "steps"), limits, unit=""))  # fmt: skip
+                out.append(
+                    figures.heat_map(
+                        f"{key}-metric-{_slug(title)}-{kind}-{metric}",
+                        metric,
+                        [r or "-" for r in rows],
+                        columns,
+                        cells,
+                        KIND_AXIS.get(kind, "steps"),
+                        limits,
+                        unit="",
+                    )
+                )
     return out
 
 
@@ -154,12 +201,31 @@ def _share_lines(key: str, a: Analysis, panel: int, title: str) -> list[figures.
         for name in CLASSES:
             k, n = part[name].to_numpy(), part["n"].to_numpy()
             low, high = part[f"{name}_wilson_low"], part[f"{name}_wilson_high"]
-            tips = [_tip(c, int(x), int(m), LABELS[name]) for c, x, m in zip(part["name"], k, n, strict=True)]
-            lines.append(figures.Line(LABELS[name], s.n_values, (100 * k / n).tolist(), low.tolist(), high.tolist(), tips,
-                                      figures.CLASS_COLOURS[name], figures.CLASS_MARKS[name], figures.CLASS_LINES[name]))  # fmt: skip
+            tips = [_point(LABELS[name], *values) for values in zip(k, n, low, high, strict=True)]
+            lines.append(
+                figures.Line(
+                    LABELS[name],
+                    s.n_values,
+                    (100 * k / n).tolist(),
+                    low.tolist(),
+                    high.tolist(),
+                    tips,
+                    figures.CLASS_COLOURS[name],
+                    figures.CLASS_MARKS[name],
+                    figures.CLASS_LINES[name],
+                )
+            )
         where = f"layer {s.layers}" if s.layers else "no layer"
-        out.append(figures.line_chart(f"{key}-shares-{_slug(title)}-{s.kind}-{_slug(s.layers)}", where, lines,
-                                      KIND_AXIS[s.kind], "% of pairs"))  # fmt: skip
+        out.append(
+            figures.line_chart(
+                f"{key}-shares-{_slug(title)}-{s.kind}-{_slug(s.layers)}",
+                where,
+                lines,
+                part["name"].tolist(),
+                KIND_AXIS[s.kind],
+                "% of pairs",
+            )
+        )
     return out
 
 
@@ -169,13 +235,34 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     out = []
     order = part.assign(kind_rank=[list(KIND_AXIS).index(k) if k in KIND_AXIS else 99 for k in part["kind"]])
     for line in order.sort_values(["kind_rank", "layer", "layers", "n_steps", "index"], kind="stable").itertuples():
-        mark = "dead" if line.dead else f"= {a.table['steps'][line.copy_of] or a.table['name'][line.copy_of]}" if line.copy_of >= 0 else ""
-        out.append({
-            "index": line.index, "where": f"L{line.layers}" if line.layers else "-", "steps": line.steps, "n": int(line.n), "mark": mark,
-            "classes": [{"name": c, "k": int(getattr(line, c)), "pct": getattr(line, f"{c}_pct"),
-                         "low": getattr(line, f"{c}_wilson_low"), "high": getattr(line, f"{c}_wilson_high")} for c in CLASSES],
-            "p_unpatched": plain.get(line.index, np.nan), "p_shuffled": control.get(line.index, np.nan),
-        })  # fmt: skip
+        mark = (
+            "dead"
+            if line.dead
+            else f"= {a.table['steps'][line.copy_of] or a.table['name'][line.copy_of]}"
+            if line.copy_of >= 0
+            else ""
+        )
+        out.append(
+            {
+                "index": line.index,
+                "where": f"L{line.layers}" if line.layers else "-",
+                "steps": line.steps,
+                "n": int(line.n),
+                "mark": mark,
+                "classes": [
+                    {
+                        "name": c,
+                        "k": int(getattr(line, c)),
+                        "pct": getattr(line, f"{c}_pct"),
+                        "low": getattr(line, f"{c}_wilson_low"),
+                        "high": getattr(line, f"{c}_wilson_high"),
+                    }
+                    for c in CLASSES
+                ],
+                "p_unpatched": plain.get(line.index, np.nan),
+                "p_shuffled": control.get(line.index, np.nan),
+            }
+        )
     return out
 
 
@@ -183,20 +270,52 @@ def _threshold_forest(key: str, a: Analysis) -> figures.Picture | None:
     if not len(a.thresholds):
         return None
     rows = []
-    one_panel = a.table.loc[[s.index[0] for s in a.series], "panel"].nunique() == 1
     top = int(a.thresholds["n_max"].max()) + 1
     for line in a.thresholds.itertuples():
         value = f"{line.threshold:.0f}" if line.reached else NOT_REACHED
-        tip = (f"{line.series}\nN* = {value}, n = {line.n_pairs}\n95 % interval {n_text(line.threshold_low, line.n_max)} to "
-               f"{n_text(line.threshold_high, line.n_max)} ({line.threshold_method})\nlargest clean-side share at N = {line.best_n}")  # fmt: skip
-        label = ", ".join(line.series.split(", ")[-2:]) if one_panel else line.series
-        rows.append((label, line.threshold, line.threshold_low, line.threshold_high, tip))
-    return figures.forest(f"{key}-thresholds", f"N* with 95 % intervals ({top} = not reached)", rows[:60], "N*", limits=(1, top))
+        tip = (
+            f"{line.series}\nN* = {value}, n = {line.n_pairs}\n95 % interval "
+            f"{n_text(line.threshold_low, line.n_max)} to "
+            f"{n_text(line.threshold_high, line.n_max)} ({line.threshold_method})\nlargest share of the "
+            f"donor's answer at N = {line.best_n}"
+        )
+        points = (top if v > line.n_max else v for v in (line.threshold, line.threshold_low, line.threshold_high))
+        rows.append((series_label(a, line.series), *points, tip))
+    ticks = {float(n): str(n) if n < top else "never" for n in range(1, top + 1)}
+    return figures.forest(f"{key}-thresholds", "N* with 95 % intervals", rows[:60], "N*", limits=(1, top), ticks=ticks)
+
+
+def series_label(a: Analysis, name: str) -> str:
+    """The name of a series, without its panel where the file has only one."""
+    one_panel = len({s.panel for s in a.series}) == 1
+    return ", ".join(name.split(", ")[-2:]) if one_panel else name
+
+
+def n_range(low: float, high: float, n_max: float) -> str:
+    """An interval of N's as text."""
+    texts = [n_text(low, n_max), n_text(high, n_max)]
+    return texts[0] if texts[0] == texts[1] else " – ".join(texts)
 
 
 def n_text(value: float, n_max: float) -> str:
     """An N as text; values above the largest N tested mean 'not reached'."""
     return "-" if not np.isfinite(value) else NOT_REACHED if value > n_max else f"{value:.0f}"
+
+
+def _fit_texts(texts: list[str]) -> tuple[list[str], str]:
+    """Cuts long texts so that they take at most TEXT_BUDGET_BYTES of the page once packed; says so where it does."""
+    if sum(map(len, texts)) <= TEXT_BUDGET_BYTES:
+        return texts, ""
+    for limit in (None, *TEXT_LIMITS):
+        cut = texts if limit is None else [t if len(t) <= limit else t[:limit] + "…" for t in texts]
+        if len(gzip.compress("\n".join(cut).encode(), 6)) * 4 / 3 <= TEXT_BUDGET_BYTES:
+            break
+    return (
+        cut,
+        f"Answers longer than {limit} characters are cut in this page; the results file holds them whole."
+        if limit
+        else "",
+    )
 
 
 def _browser_data(r: Results) -> tuple[str, str]:
@@ -210,34 +329,41 @@ def _browser_data(r: Results) -> tuple[str, str]:
     rank = np.zeros(len(r.answers) + 1, np.uint32)
     rank[used] = np.arange(len(used))
     texts = [r.answers[i] for i in used]
-    note = ""
-    for limit in (None, 2000, 1000, 500, 300, 200, 120, 80, 40):
-        cut = texts if limit is None else [t if len(t) <= limit else t[:limit] + "…" for t in texts]
-        packed = len(gzip.compress("\n".join(cut).encode(), 6)) if sum(map(len, cut)) > TEXT_BUDGET_BYTES else 0
-        if packed * 4 / 3 <= TEXT_BUDGET_BYTES:
-            if limit:
-                note = f"Answers longer than {limit} characters are cut in this page; the results file holds them whole."
-            texts = cut
-            break
+    texts, note = _fit_texts(texts)
     p = r.pairs
     wide = np.uint16 if len(texts) <= 65535 else np.uint32
     data = {
         "label": r.label,
         "pairs": [
-            {"id": p["id"][i], "q": [p["clean_question"][i], p["corrupted_question"][i]],
-             "a": [float(p["clean_answer"][i]), float(p["corrupted_answer"][i])], "t": [p["clean_text"][i], p["corrupted_text"][i]],
-             "ok": [int(p["clean_correct"][i]), int(p["corrupted_correct"][i])]} for i in rows
+            {
+                "id": p["id"][i],
+                "q": [p["clean_question"][i], p["corrupted_question"][i]],
+                "a": [float(p["clean_answer"][i]), float(p["corrupted_answer"][i])],
+                "t": [p["clean_text"][i], p["corrupted_text"][i]],
+                "ok": [int(p["clean_correct"][i]), int(p["corrupted_correct"][i])],
+            }
+            for i in rows
         ],
         "excluded": [str(p["id"][i]) for i in np.flatnonzero(p["included"] == 0)],
-        "conditions": [{"name": c.name, "role": c.role, "dead": int(c.dead), "own": place[int(c.same_as)], "copy": int(c.same_as != i)}
-                       for i, c in enumerate(cond.itertuples(index=False))],
+        "conditions": [
+            {
+                "name": c.name,
+                "role": c.role,
+                "dead": int(c.dead),
+                "own": place[int(c.same_as)],
+                "copy": int(c.same_as != i),
+            }
+            for i, c in enumerate(cond.itertuples(index=False))
+        ],
         "own": len(own),
         "cls": base64.b64encode(r.cls[np.ix_(rows, own)].astype(np.uint8).tobytes()).decode(),
         "changed": base64.b64encode(np.packbits(r.changed[np.ix_(rows, own)] == 1).tobytes()).decode(),
-        "answer": base64.b64encode(rank[r.answer[np.ix_(rows, own)]].astype(wide).astype(f"<u{wide().itemsize}").tobytes()).decode(),
+        "answer": base64.b64encode(
+            rank[r.answer[np.ix_(rows, own)]].astype(wide).astype(f"<u{wide().itemsize}").tobytes()
+        ).decode(),
         "width": wide().itemsize,
         "texts": texts,
-    }  # fmt: skip
+    }
     packed = gzip.compress(json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode(), 6, mtime=0)
     return base64.b64encode(packed).decode(), note
 
@@ -259,16 +385,31 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
         blocks.append(block)
     progress(f"figures of {a.results.label}")
     data, note = _browser_data(a.results)
-    provenance = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in sorted(a.results.provenance.items()) if k != "job"]
-    return FileSection(key, a, blocks, findings.write(a), _threshold_forest(key, a), provenance,
-                       json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "", data, note)  # fmt: skip
+    provenance = [
+        (k, v if isinstance(v, str) else json.dumps(v))
+        for k, v in sorted(a.results.provenance.items())
+        if k not in ("job", "identity", "keys")
+    ]
+    return FileSection(
+        key,
+        a,
+        blocks,
+        findings.write(a),
+        _threshold_forest(key, a),
+        provenance,
+        json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
+        data,
+        note,
+    )
 
 
 def _compare_section(key: str, c: Comparison) -> CompareSection:
     pictures = []
     if len(c.tests):
         effect = c.tests[(c.tests["role"] == "effect") & c.tests["steps"].str.startswith("first:")]
-        for (direction, donor, site, la, lb), part in effect.groupby(["direction", "donor", "site", "layer_a", "layer_b"], sort=True):
+        for (direction, donor, site, la, lb), part in effect.groupby(
+            ["direction", "donor", "site", "layer_a", "layer_b"], sort=True
+        ):
             part = part.assign(n=[int(s.partition(":")[2]) for s in part["steps"]]).sort_values("n")
             if len(part) < 2 or len(pictures) >= 36:
                 continue
@@ -277,11 +418,32 @@ def _compare_section(key: str, c: Comparison) -> CompareSection:
                 k, n = part[f"k_{side}"].to_numpy(), part[f"n_{side}"].to_numpy()
                 interval = 100 * stats.proportion_interval(k, n)
                 i = 0 if side == "a" else 1
-                tips = [_tip(f"{r.label}: {name}", int(x), int(m), word) for name, x, m in zip(part[f"condition_{side}"], k, n, strict=True)]
-                lines.append(figures.Line(f"{short(r.label)} L{layer}", part["n"].tolist(), (100 * k / n).tolist(), interval[:, 0].tolist(),
-                                          interval[:, 1].tolist(), tips, figures.FILE_COLOURS[i], figures.FILE_MARKS[i], "-" if i == 0 else "--"))  # fmt: skip
+                name = f"{short(r.label)} L{layer}"
+                tips = [_point(name, *values) for values in zip(k, n, *interval.T, strict=True)]
+                lines.append(
+                    figures.Line(
+                        name,
+                        part["n"].tolist(),
+                        (100 * k / n).tolist(),
+                        interval[:, 0].tolist(),
+                        interval[:, 1].tolist(),
+                        tips,
+                        figures.FILE_COLOURS[i],
+                        figures.FILE_MARKS[i],
+                        "-" if i == 0 else "--",
+                    )
+                )
             title = f"{word}: {donor} → {site}"
-            pictures.append(figures.line_chart(f"{key}-{_slug(title)}-{direction}-{la}-{lb}", title, lines, KIND_AXIS["first"], "% of pairs"))
+            pictures.append(
+                figures.line_chart(
+                    f"{key}-{_slug(title)}-{direction}-{la}-{lb}",
+                    title,
+                    lines,
+                    [f"{word}, {x}" for x in part["steps"]],
+                    KIND_AXIS["first"],
+                    "% of pairs",
+                )
+            )
     return CompareSection(key, c, sentences(c), pictures)
 
 
@@ -304,9 +466,14 @@ def _p(value: float) -> str:
 
 
 def build(
-    results: list[Results], out: Path | str, resamples: int = 2000, original_dir: Path | str | None = None,
-    title: str = "latentpatch report", progress: Callable[[str], None] = lambda text: None, max_comparisons: int = 6,
-) -> Path:  # fmt: skip
+    results: list[Results],
+    out: Path | str,
+    resamples: int = 2000,
+    original_dir: Path | str | None = None,
+    title: str = "latentpatch report",
+    progress: Callable[[str], None] = lambda text: None,
+    max_comparisons: int = 6,
+) -> Path:
     """Writes report.html, report.md, figures/ and tables/ below `out`; returns the path of the page."""
     out = Path(out)
     (out / "figures").mkdir(parents=True, exist_ok=True)
@@ -323,26 +490,52 @@ def build(
     claims = original.claims(original_dir) if original_dir else []
     published = original.published_differences(original_dir) if original_dir else pd.DataFrame()
 
-    pictures = [p for f in files for b in f.blocks for p in [*(q for _, group in b.heat for q in group), *b.lines, *b.metrics]]
+    pictures = [
+        p for f in files for b in f.blocks for p in [*(q for _, group in b.heat for q in group), *b.lines, *b.metrics]
+    ]
     pictures += [f.thresholds for f in files if f.thresholds] + [p for c in comparisons for p in c.pictures]
     for picture in pictures:
         picture.save(out / "figures")
     _write_tables(out / "tables", files, comparisons, claims, original_dir)
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("latentpatch_analysis"), autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True,
-        lstrip_blocks=True, undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {"p": _p, "pct1": lambda v: f"{v:.1f}", "svg": lambda p: Markup(p.svg), "md": _md_table, "short": short,
-                            "cell": lambda v: str(v).replace("|", "\\|").replace("\n", " "),
-                            "num": lambda v, digits=3: "-" if v is None or not np.isfinite(v) else f"{v:.{digits}g}"}  # fmt: skip
+        loader=jinja2.PackageLoader("latentpatch_analysis"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "p": _p,
+        "pct1": lambda v: f"{v:.1f}",
+        "svg": lambda p: Markup(p.svg),
+        "md": _md_table,
+        "short": short,
+        "cell": lambda v: str(v).replace("|", "\\|").replace("\n", " "),
+        "num": lambda v, digits=3: "-" if v is None or not np.isfinite(v) else f"{v:.{digits}g}",
+    }
     context = {
-        "title": title, "files": files, "comparisons": comparisons, "claims": claims, "published": published, "labels": LABELS,
-        "classes": CLASSES, "colours": figures.CLASS_COLOURS, "assumptions": stats.ASSUMPTIONS, "version": __version__,
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "n_text": n_text, "max_flips": MAX_FLIPS_SHOWN,
-        "max_compared": MAX_COMPARED_SHOWN, "metric_units": METRIC_UNITS, "donor_class": donor_class,
-        "script": Markup(_template_text("report.js")), "style": Markup(_template_text("report.css")),
-    }  # fmt: skip
+        "title": title,
+        "files": files,
+        "comparisons": comparisons,
+        "claims": claims,
+        "published": published,
+        "labels": LABELS,
+        "classes": CLASSES,
+        "colours": figures.CLASS_COLOURS,
+        "assumptions": stats.ASSUMPTIONS,
+        "version": __version__,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "n_text": n_text,
+        "n_range": n_range,
+        "series_label": series_label,
+        "max_flips": MAX_FLIPS_SHOWN,
+        "max_compared": MAX_COMPARED_SHOWN,
+        "metric_units": METRIC_UNITS,
+        "donor_class": donor_class,
+        "script": Markup(_template_text("report.js")),
+        "style": Markup(_template_text("report.css")),
+    }
     page = out / "report.html"
     page.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
     (out / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
@@ -353,18 +546,34 @@ def _template_text(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _write_tables(folder: Path, files: list[FileSection], comparisons: list[CompareSection], claims: list[original.Claim],
-                  original_dir: Path | str | None) -> None:  # fmt: skip
+def _write_tables(
+    folder: Path,
+    files: list[FileSection],
+    comparisons: list[CompareSection],
+    claims: list[original.Claim],
+    original_dir: Path | str | None,
+) -> None:
     for f in files:
         a = f.analysis
-        frames = {"classes": a.table.drop(columns=["panel", "kind"]), "tests": a.tests, "thresholds": a.thresholds, "metrics": a.metrics,
-                  "stability": a.stability, "power": a.power, "baseline": a.baseline,
-                  "findings": pd.DataFrame([vars(x) for x in f.findings])}  # fmt: skip
+        frames = {
+            "classes": a.table.drop(columns=["panel", "kind"]),
+            "tests": a.tests,
+            "thresholds": a.thresholds,
+            "metrics": a.metrics,
+            "stability": a.stability,
+            "power": a.power,
+            "baseline": a.baseline,
+            "findings": pd.DataFrame([vars(x) for x in f.findings]),
+        }
         for name, frame in frames.items():
             if len(frame):
                 frame.to_csv(folder / f"{f.key}-{_slug(a.results.label)}-{name}.csv", index=False)
     for c in comparisons:
-        for name, frame in (("tests", c.comparison.tests), ("flips", c.comparison.flips), ("transitions", c.comparison.flip_counts)):
+        for name, frame in (
+            ("tests", c.comparison.tests),
+            ("flips", c.comparison.flips),
+            ("transitions", c.comparison.flip_counts),
+        ):
             if len(frame):
                 frame.to_csv(folder / f"{c.key}-comparison-{name}.csv", index=False)
     if claims:

@@ -6,6 +6,7 @@ power of the paired test, cluster sums under a bootstrap, split-half reliability
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,33 +24,60 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 ALPHA = 0.05
 
 ASSUMPTIONS = {
-    "Wilson interval": "Wilson 1927; statsmodels proportion_confint(method='wilson'). Independent pairs with one success "
-    "probability; approximate coverage, good from small n on. Pointwise: it does not allow for many cells.",
-    "Clopper-Pearson interval": "Clopper and Pearson 1934; proportion_confint(method='beta'). Exact: coverage at least the "
-    "stated level, hence wider.",
-    "Exact McNemar test": "McNemar 1947; statsmodels mcnemar(exact=True), two-sided. Two conditions on the same pairs; uses "
-    "only the pairs that differ between them; pairs are independent. Where several pairs share a source problem, a source "
-    "counts once by the sign of its difference (exact sign test over sources).",
-    "Cochran's Q": "Cochran 1950; statsmodels cochrans_q. The same pairs under k conditions; asymptotic chi-squared with k-1 "
-    "degrees of freedom, used only where (pairs that vary) x k >= 24 (Tate and Brown 1970).",
-    "Majority test": "Exact one-sided binomial (sign) test of 'donor answer' against 'recipient answer' within one "
-    "condition; scipy binomtest. Pairs with any other outcome are ties and drop out.",
-    "Fisher's exact and Boschloo's test": "Fisher 1935, Boschloo 1970; scipy fisher_exact and boschloo_exact, two-sided. Two "
-    "independent groups of pairs. Where both models ran on the same pairs, the paired test is given beside it.",
-    "Newcombe interval": "Newcombe 1998, method 10 (hybrid Wilson) for a difference of two independent proportions; "
-    "statsmodels confint_proportions_2indep(method='newcomb').",
-    "Cluster bootstrap, BCa": "Efron 1987; scipy bootstrap(method='BCa') over source problems (pairs where each has its "
-    "own). Sources are independent; statistics smooth enough; where BCa is undefined (no spread, discrete quantity) the "
-    "percentile interval is given and marked.",
-    "Cohen's h": "Cohen 1988; difference of arcsine-transformed shares. 0.2 small, 0.5 medium, 0.8 large by his convention.",
-    "Odds ratio": "Paired: ratio of discordant counts with the exact interval from Clopper-Pearson. Unpaired: conditional "
-    "maximum likelihood with exact interval (scipy odds_ratio).",
-    "Holm and Benjamini-Hochberg": "Holm 1979 (chance of any false finding), Benjamini and Hochberg 1995 (expected share of "
-    "false findings; valid under positive dependence); statsmodels multipletests. Findings use Holm.",
-    "Power": "Paired: exact unconditional power of the two-sided exact McNemar test under multinomial sampling. Unpaired: "
-    "normal approximation on Cohen's h (statsmodels NormalIndPower).",
-    "Stability": "Split-half: correlation over conditions of the donor-answer shares in two random halves of the sources, "
-    "Spearman-Brown corrected. Subsample: how often N* of a subsample equals N* of all pairs.",
+    "Wilson interval": (
+        "Wilson 1927; statsmodels proportion_confint(method='wilson'). Independent pairs with one success "
+        "probability; approximate coverage, good from small n on. Pointwise: it does not allow for many cells."
+    ),
+    "Clopper-Pearson interval": (
+        "Clopper and Pearson 1934; proportion_confint(method='beta'). Exact: coverage at least the stated level, "
+        "hence wider."
+    ),
+    "Exact McNemar test": (
+        "McNemar 1947; statsmodels mcnemar(exact=True), two-sided. Two conditions on the same pairs; uses only "
+        "the pairs that differ between them; pairs are independent. Where several pairs share a source problem, a"
+        " source counts once by the sign of its difference (exact sign test over sources)."
+    ),
+    "Cochran's Q": (
+        "Cochran 1950; statsmodels cochrans_q. The same pairs under k conditions; asymptotic chi-squared with k-1"
+        " degrees of freedom, used only where (pairs that vary) x k >= 24 (Tate and Brown 1970); one pair per "
+        "source."
+    ),
+    "Majority test": (
+        "Exact one-sided binomial (sign) test of 'donor answer' against 'recipient answer' within one condition; "
+        "scipy binomtest. Pairs with any other outcome are ties and drop out."
+    ),
+    "Fisher's exact and Boschloo's test": (
+        "Fisher 1935, Boschloo 1970; scipy fisher_exact and boschloo_exact, two-sided. Two independent groups of "
+        "pairs, one pair per source. Where both models ran on the same pairs, the paired test is given beside it."
+    ),
+    "Newcombe interval": (
+        "Newcombe 1998, method 10 (hybrid Wilson) for a difference of two independent proportions; statsmodels "
+        "confint_proportions_2indep(method='newcomb')."
+    ),
+    "Cluster bootstrap, BCa": (
+        "Efron 1987; scipy bootstrap(method='BCa') over source problems (pairs where each has its own). Sources "
+        "are independent, the statistic is smooth enough. Where BCa is undefined (no spread, discrete quantity) "
+        "the percentile interval is given and marked."
+    ),
+    "Cohen's h": (
+        "Cohen 1988; difference of arcsine-transformed shares. 0.2 small, 0.5 medium, 0.8 large by his convention."
+    ),
+    "Odds ratio": (
+        "Paired: ratio of discordant counts with the exact interval from Clopper-Pearson. Unpaired: conditional "
+        "maximum likelihood with exact interval (scipy odds_ratio)."
+    ),
+    "Holm and Benjamini-Hochberg": (
+        "Holm 1979 (chance of any false finding) and Benjamini and Hochberg 1995 (expected share of false "
+        "findings; valid under positive dependence); statsmodels multipletests. Findings use Holm."
+    ),
+    "Power": (
+        "Paired: exact unconditional power of the two-sided exact McNemar test under multinomial sampling. "
+        "Unpaired: normal approximation on Cohen's h (statsmodels NormalIndPower)."
+    ),
+    "Stability": (
+        "Split-half: correlation over conditions of the donor-answer shares in two random halves of the sources, "
+        "Spearman-Brown corrected. Subsample: how often N* of a subsample equals N* of all pairs."
+    ),
 }
 
 
@@ -68,7 +96,7 @@ def proportion_interval(k: np.ndarray, n: np.ndarray, method: str = "wilson", al
 
 @dataclass(frozen=True)
 class Paired:
-    """A paired comparison of two shares: `gain` units have the event only under the first, `loss` only under the second."""
+    """Two paired shares: `gain` units have the event only under the first, `loss` only under the second."""
 
     n: int
     gain: int
@@ -111,7 +139,7 @@ def cochran_q(events: np.ndarray) -> tuple[float, float, int]:
 
 
 def unpaired_test(k1: int, n1: int, k2: int, n2: int, boschloo_limit: int = 300) -> dict[str, float]:
-    """Two independent shares: Fisher, Boschloo (skipped, NaN, above `boschloo_limit` units), Newcombe interval, effect sizes."""
+    """Two independent shares: Fisher, Boschloo (NaN above `boschloo_limit` units), Newcombe interval, effect sizes."""
     table = [[k1, n1 - k1], [k2, n2 - k2]]
     low, high = confint_proportions_2indep(k1, n1, k2, n2, method="newcomb", compare="diff", alpha=ALPHA)
     out = {"difference": k1 / n1 - k2 / n2, "low": float(low), "high": float(high)}
@@ -157,7 +185,7 @@ def adjust(p: np.ndarray, method: str = "holm") -> np.ndarray:
 
 
 def mcnemar_power(n: int, gain: float, loss: float, alpha: float = ALPHA) -> float:
-    """Exact power of the two-sided exact McNemar test with n pairs; gain, loss: probabilities of the discordant cells."""
+    """Exact power of the exact McNemar test (two-sided) with n pairs; gain, loss: probabilities of discordant cells."""
     disc = gain + loss
     if disc <= 0:
         return 0.0
@@ -170,6 +198,7 @@ def mcnemar_power(n: int, gain: float, loss: float, alpha: float = ALPHA) -> flo
     return float(np.sum(sps.binom.pmf(m, n, disc) * np.minimum(reject, 1.0)))
 
 
+@functools.lru_cache(maxsize=256)
 def mcnemar_detectable(n: int, loss: float = 0.0, alpha: float = ALPHA, power: float = 0.8) -> float:
     """Smallest difference of shares that n pairs detect with the given power; NaN where none does."""
     top = 1.0 - 2 * loss
@@ -179,7 +208,7 @@ def mcnemar_detectable(n: int, loss: float = 0.0, alpha: float = ALPHA, power: f
 
 
 def mcnemar_pairs_needed(difference: float, loss: float = 0.0, alpha: float = ALPHA, power: float = 0.8) -> int:
-    """Smallest n from which on the exact McNemar test reaches the power for this difference (searched up to 100,000)."""
+    """Smallest n at which the exact McNemar test reaches the power for this difference; -1 above 100,000."""
     low, high = 1, 8
     while mcnemar_power(high, loss + difference, loss, alpha) < power:
         low, high = high, high * 2
@@ -192,7 +221,7 @@ def mcnemar_pairs_needed(difference: float, loss: float = 0.0, alpha: float = AL
 
 
 def unpaired_needed(p1: float, p2: float, alpha: float = ALPHA, power: float = 0.8, ratio: float = 1.0) -> float:
-    """Units per group for two independent shares (normal approximation on Cohen's h). ratio = 0: one sample against p2."""
+    """Units per group for two independent shares (normal approximation, Cohen's h). ratio 0: one sample against p2."""
     return float(NormalIndPower().solve_power(abs(cohen_h(p1, p2)), alpha=alpha, power=power, ratio=ratio))
 
 
@@ -238,9 +267,15 @@ def cluster_bootstrap(
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         result = sps.bootstrap(
-            (np.arange(groups),), apply, n_resamples=resamples, batch=256, vectorized=True, method="BCa",
-            confidence_level=1 - ALPHA, rng=np.random.default_rng(seed),
-        )  # fmt: skip
+            (np.arange(groups),),
+            apply,
+            n_resamples=resamples,
+            batch=256,
+            vectorized=True,
+            method="BCa",
+            confidence_level=1 - ALPHA,
+            rng=np.random.default_rng(seed),
+        )
     low = np.atleast_1d(np.asarray(result.confidence_interval.low, float)).copy()
     high = np.atleast_1d(np.asarray(result.confidence_interval.high, float)).copy()
     draws = np.asarray(result.bootstrap_distribution, float).reshape(len(estimate), -1)
@@ -273,7 +308,7 @@ def plateau(share: np.ndarray, n_values: np.ndarray, tolerance: float = 0.05) ->
 
 
 def area(share: np.ndarray, n_values: np.ndarray) -> np.ndarray:
-    """Mean share over N (trapezoid rule over the N's, divided by their range; the share itself where there is one N)."""
+    """Mean share over N: trapezoid rule, divided by the range of N; the share itself where there is one N."""
     n_values = np.asarray(n_values, float)
     if len(n_values) == 1:
         return np.asarray(share, float)[..., 0]
@@ -281,7 +316,7 @@ def area(share: np.ndarray, n_values: np.ndarray) -> np.ndarray:
 
 
 def split_half(sums: np.ndarray, sizes: np.ndarray, splits: int = 200, seed: int = 7) -> tuple[float, float, float]:
-    """Spearman-Brown corrected split-half correlation of a profile over conditions: median, 2.5 % and 97.5 % over splits.
+    """Spearman-Brown corrected split-half correlation of a profile: median, 2.5 % and 97.5 % over random splits.
 
     sums [G, K]: events per cluster and condition; sizes [G]: pairs per cluster. NaN where the profile is flat.
     """

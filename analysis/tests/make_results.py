@@ -50,8 +50,10 @@ def _questions(p: int) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     clean_answer = np.array([10.0 + 3 * i for i in range(p)])
     corrupted_answer = clean_answer + 1
     clean = [f"Tom has {7 + i} pens, buys {3 + 2 * i} more and finds {3 * i} coins. How many pens?" for i in range(p)]
-    corrupted = [f"Tom has {8 + i} pens, buys {3 + 2 * i} more and finds {3 * i} coins. How many pens?" for i in range(p)]
-    clean[0] += " Ünïcode <b>&amp;</b> \"quotes\" </script>"
+    corrupted = [
+        f"Tom has {8 + i} pens, buys {3 + 2 * i} more and finds {3 * i} coins. How many pens?" for i in range(p)
+    ]
+    clean[0] += ' Ünïcode <b>&amp;</b> "quotes" </script>'
     return clean, corrupted, clean_answer, corrupted_answer
 
 
@@ -60,8 +62,18 @@ def conditions(plan: Plan) -> list[dict]:
     rows: list[dict] = []
 
     def add(name: str, role: str, direction: str, **rest: object) -> None:
-        base = {"site": "", "operation": "", "donor": "", "layer": -1, "layers": "", "steps": "", "mask": 0, "n": 0,
-                "dead": 0, "defects": ""}
+        base = {
+            "site": "",
+            "operation": "",
+            "donor": "",
+            "layer": -1,
+            "layers": "",
+            "steps": "",
+            "mask": 0,
+            "n": 0,
+            "dead": 0,
+            "defects": "",
+        }
         rows.append({"name": name, "role": role, "direction": direction, **base, **rest, "same_as": len(rows)})
 
     for direction in plan.directions:
@@ -76,14 +88,28 @@ def conditions(plan: Plan) -> list[dict]:
                     first_at: dict[int, int] = {}
                     for kind in plan.step_sets:
                         for i in range(plan.steps):
-                            mask = {"first": (1 << (i + 1)) - 1, "single": 1 << i,
-                                    "last": ((1 << (i + 1)) - 1) << (plan.steps - i - 1)}[kind]
+                            mask = {
+                                "first": (1 << (i + 1)) - 1,
+                                "single": 1 << i,
+                                "last": ((1 << (i + 1)) - 1) << (plan.steps - i - 1),
+                            }[kind]
                             label = f"{kind}:{i if kind == 'single' else i + 1}"
                             final_site = site == "resid_post" and layer == last
                             live = mask & ~(1 << (plan.steps - 1)) if final_site else mask
-                            add(f"{direction}/{donor}/replace/{site}/L{layer}/{label}", role, direction, site=site,
-                                operation="replace", donor=donor, layer=layer, layers=str(layer), steps=label, mask=mask,
-                                n=bin(mask).count("1"), dead=int(live == 0))
+                            add(
+                                f"{direction}/{donor}/replace/{site}/L{layer}/{label}",
+                                role,
+                                direction,
+                                site=site,
+                                operation="replace",
+                                donor=donor,
+                                layer=layer,
+                                layers=str(layer),
+                                steps=label,
+                                mask=mask,
+                                n=bin(mask).count("1"),
+                                dead=int(live == 0),
+                            )
                             rows[-1]["same_as"] = first_at.setdefault(live, rows[-1]["same_as"])
     return rows
 
@@ -94,7 +120,7 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
     rng = np.random.default_rng(plan.seed)
     p, table = plan.pairs + plan.excluded, conditions(plan)
     included = np.ones(p, np.uint8)
-    included[plan.pairs:] = 0
+    included[plan.pairs :] = 0
     n, c = plan.pairs, len(table)
     clean_q, corrupted_q, clean_a, corrupted_a = _questions(p)
     cls = np.full((p, c), NOT_RUN, np.uint8)
@@ -130,8 +156,8 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
             k = round(share * n) if plan.exact else int(rng.binomial(n, share))
             rest = n - k
             kind[where[:k]] = donor_class
-            kind[where[k:k + round(plan.other * rest)]] = OTHER
-            kind[where[k + round(plan.other * rest):k + round((plan.other + plan.gibberish) * rest)]] = GIBBERISH
+            kind[where[k : k + round(plan.other * rest)]] = OTHER
+            kind[where[k + round(plan.other * rest) : k + round((plan.other + plan.gibberish) * rest)]] = GIBBERISH
         cls[:n, j] = kind
         for i in range(n):
             text, number[i, j] = text_of(i, int(kind[i]))
@@ -141,6 +167,7 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
         changed[:n, j] = kind != recipient
 
     with h5py.File(path, "w") as file:
+
         def fixed(name: str, values: Sequence[str]) -> None:
             raw = [v.encode() for v in values]
             width = max([len(v) for v in raw] + [1])
@@ -152,8 +179,7 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
         fixed("/pairs/corrupted_question", corrupted_q)
         file["/pairs/clean_answer"], file["/pairs/corrupted_answer"] = clean_a, corrupted_a
         fixed("/pairs/clean_text", [f"The answer is: {v:g}" for v in clean_a])
-        fixed("/pairs/corrupted_text",
-              [f"The answer is: {v if i < n else -1:g}" for i, v in enumerate(corrupted_a)])
+        fixed("/pairs/corrupted_text", [f"The answer is: {v if i < n else -1:g}" for i, v in enumerate(corrupted_a)])
         file["/pairs/clean_correct"] = np.ones(p, np.uint8)
         file["/pairs/corrupted_correct"] = included
         file["/pairs/included"] = included
@@ -182,19 +208,35 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
         file["/counts"] = np.stack([(cls[:n] == k).sum(0) for k in range(4)], 1).astype(np.int64)
         provenance = file.create_group("/provenance")
         job = {"model": {"path": f"{plan.model}/"}, "protocol": "codi", "sweep": {"filter": "both_correct"}}
-        for key, value in {"tool": "latentpatch 0.1.0 (synthetic)", "job": json.dumps(job), "model": plan.model,
-                           "protocol": "codi", "classifier": "seed", "executor": "engine", "device": "cpu",
-                           "dtype": plan.dtype, "store.model_sha256": "00" * 32}.items():
+        for key, value in {
+            "tool": "latentpatch 0.1.0 (synthetic)",
+            "job": json.dumps(job),
+            "model": plan.model,
+            "protocol": "codi",
+            "classifier": "seed",
+            "executor": "engine",
+            "device": "cpu",
+            "dtype": plan.dtype,
+            "store.model_sha256": "00" * 32,
+        }.items():
             provenance.attrs[key] = value
     return plan
 
 
-def write_store(path: Path | str, pairs: int = 40, layers: int = 3, steps: int = 4, hidden: int = 12, incomplete: int = 2,
-                seed: int = 3) -> None:
-    """Writes a store whose `resid_post` at (last layer, last step) carries the answer linearly, other addresses noise."""
+def write_store(
+    path: Path | str,
+    pairs: int = 40,
+    layers: int = 3,
+    steps: int = 4,
+    hidden: int = 12,
+    incomplete: int = 2,
+    seed: int = 3,
+) -> None:
+    """Writes a store whose `resid_post` at (last layer, last step) carries the answer; other addresses are noise."""
     rng = np.random.default_rng(seed)
     clean_q, corrupted_q, clean_a, corrupted_a = _questions(pairs)
     with h5py.File(path, "w") as file:
+
         def fixed(name: str, values: Sequence[str]) -> None:
             raw = [v.encode() for v in values]
             width = max(len(v) for v in raw)
@@ -221,7 +263,7 @@ def write_store(path: Path | str, pairs: int = 40, layers: int = 3, steps: int =
             file[f"/runs/{run}/number"] = values
             file[f"/runs/{run}/outcome"] = np.full(pairs, CLEAN if run == "clean" else CORRUPTED, np.uint8)
         state = np.ones(pairs, np.uint8)
-        state[pairs - incomplete:] = 0
+        state[pairs - incomplete :] = 0
         file["/journal/state"] = state
         file["/journal/checksum"] = np.zeros((pairs, 32), np.uint8)
         file.create_group("/provenance").attrs["model"] = "planted"
@@ -229,9 +271,19 @@ def write_store(path: Path | str, pairs: int = 40, layers: int = 3, steps: int =
 
 def large_plan(pairs: int = 500) -> Plan:
     """504 effect and 505 control or unpatched conditions: the size the report is measured at."""
-    return Plan(pairs=pairs, excluded=20, layers=14, sites=("resid_post", "resid_mid", "mlp_out"), donors=("clean",),
-                controls=("shuffled",), directions=("denoise",), step_sets=("first", "single"), gibberish=0.08, other=0.15,
-                long_gibberish=True)
+    return Plan(
+        pairs=pairs,
+        excluded=20,
+        layers=14,
+        sites=("resid_post", "resid_mid", "mlp_out"),
+        donors=("clean",),
+        controls=("shuffled",),
+        directions=("denoise",),
+        step_sets=("first", "single"),
+        gibberish=0.08,
+        other=0.15,
+        long_gibberish=True,
+    )
 
 
 def main() -> None:

@@ -363,7 +363,7 @@ out:
 static lp_status with_suffix(const char *path, const char *suffix, char **out, lp_error *err) {
     size_t n = strlen(path);
     static const char own[] = ".results.h5";
-    if (n > sizeof own && strcmp(path + n - (sizeof own - 1), own) == 0) n -= sizeof own - 1;
+    if (n >= sizeof own && strcmp(path + n - (sizeof own - 1), own) == 0) n -= sizeof own - 1;
     lp_text text = {0};
     lp_status status = lp_text_format(&text, err, "%.*s%s", (int)n, path, suffix);
     if (status == LP_OK) *out = text.data;
@@ -396,8 +396,9 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
     const char *text = lp_json_is_string(value) ? value->node->valuestring : "";
     char *end = NULL;
     double number = strtod(text, &end);
-    for (size_t i = 0; end != text && i < sizeof units / sizeof units[0]; i++)
-        if (strcmp(end, units[i].unit) == 0 && number >= 0 && number * units[i].bytes < 9e15) {
+    bool plain = end != text && strspn(text, "0123456789.") == (size_t)(end - text);
+    for (size_t i = 0; plain && i < sizeof units / sizeof units[0]; i++)
+        if (strcmp(end, units[i].unit) == 0 && number * units[i].bytes < 9e15) {
             *out = (int64_t)(number * units[i].bytes);
             return LP_OK;
         }

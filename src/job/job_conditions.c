@@ -168,6 +168,24 @@ static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
     return LP_OK;
 }
 
+/* Keys that would be passed over without a word. */
+static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *g, lp_error *err) {
+    static const char *const names[] = {"steps", "index", "factor", "vector"};
+    bool thought = g->phase == LP_PHASE_THOUGHT, file = false;
+    for (size_t i = 0; i < g->n_donors; i++) file |= g->donors[i] == LP_DONOR_FILE;
+    const bool unused[] = {!thought, thought, g->operation == LP_OP_REPLACE, !file};
+    static const char *const reasons[] = {"only for phase thought", "only for the phases prompt and answer",
+                                          "only for the operations add, scale and lerp", "only for donor file"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        lp_json value;
+        lp_status status = lp_json_find(entry, names[i], &value, err);
+        if (status != LP_OK) return status;
+        if (unused[i] && value.node)
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s: %s", value.file, value.path, reasons[i]);
+    }
+    return LP_OK;
+}
+
 static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
     static const char *const keys[] = {"phase",   "site",       "layers",    "steps",   "index",
                                        "heads",   "donor",      "operation", "factor",  "from",
@@ -221,6 +239,7 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
                              entry->file, entry->path);
             goto out;
         }
+    status = refuse_unused(entry, g, err);
 out:
     return status;
 }

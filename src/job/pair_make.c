@@ -91,12 +91,6 @@ static lp_status copy(const char *text, char **out, lp_error *err) {
     return lp_mem_text(out, text, strlen(text), err);
 }
 
-/* "tune" or "test" by problem, so that pairs of one problem stay together. */
-static const char *split_of(const maker *m, size_t index) {
-    double draw = lp_random_u32((lp_random_key){m->options->seed, STREAM_SPLIT, (uint32_t)index, 0}, 0) / 4294967296.0;
-    return draw < m->options->tune_share ? "tune" : "test";
-}
-
 /* Adds the pair whose new texts are in m->question and m->solution. */
 static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const char *from, const char *to,
                           lp_error *err) {
@@ -123,8 +117,6 @@ static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const
     if (from) LP_TRY(copy(from, &pair->change_from, err));
     if (to) LP_TRY(copy(to, &pair->change_to, err));
     LP_TRY(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
-    if (m->options->tune_share > 0)
-        LP_TRY(lp_text_format(extra, err, ", \"split\": \"%s\"", split_of(m, problem->index)));
     LP_TRY(add_graph(&m->graph, &m->changed, extra, err));
     LP_TRY(copy(lp_text_get(extra), &pair->extra, err));
 out:
@@ -225,7 +217,8 @@ static lp_reason try_value(maker *m, size_t i, lp_rational value) {
         if (k != i && lp_rational_equal(m->graph.numbers.items[k].value, value)) return LP_REASON_REPEATED_VALUE;
     m->changed.numbers[i].value = value;
     lp_reason reason = lp_graph_recompute(&m->graph, &m->changed);
-    return reason == LP_REASON_NONE ? lp_graph_sound(&m->graph, &m->changed) : reason;
+    if (reason == LP_REASON_NONE) reason = lp_graph_sound(&m->graph, &m->changed);
+    return reason == LP_REASON_NONE && m->changed.answer.n < 0 ? LP_REASON_NOT_POSITIVE : reason;
 }
 
 /* Tries number i; *found when it gave a pair. */
@@ -297,44 +290,6 @@ out:
 
 /* ---- problems that come with a variant ---- */
 
-/* The texts between the numbers are the same, white space folded. */
-static bool same_between(const char *a, size_t n_a, const char *b, size_t n_b) {
-    size_t i = 0, k = 0;
-    for (;;) {
-        size_t blanks_a = strspn(a + i, " \n\t"), blanks_b = strspn(b + k, " \n\t");
-        if (blanks_a > n_a - i) blanks_a = n_a - i;
-        if (blanks_b > n_b - k) blanks_b = n_b - k;
-        bool inner_a = blanks_a > 0, inner_b = blanks_b > 0;
-        i += blanks_a;
-        k += blanks_b;
-        if (i == n_a || k == n_b) return i == n_a && k == n_b;
-        if (inner_a != inner_b || a[i] != b[k]) return false;
-        i++;
-        k++;
-    }
-}
-
-/* Takes the variant's numbers where its text is the problem's in all else. */
-static lp_reason take_variant(maker *m, const lp_problem *problem) {
-    const lp_number_list *own = &m->graph.numbers;
-    const char *variant = problem->variant_question;
-    lp_number_list other;
-    lp_numbers_find(variant, strlen(variant), LP_TEXT_QUESTION, &other);
-    if (other.n != own->n) return LP_REASON_OTHER_TEXT;
-    size_t at = 0, other_at = 0;
-    for (size_t i = 0; i <= own->n; i++) {
-        size_t end = i < own->n ? own->items[i].at : m->graph.question_length;
-        size_t other_end = i < own->n ? other.items[i].at : strlen(variant);
-        if (!same_between(problem->question + at, end - at, variant + other_at, other_end - other_at))
-            return LP_REASON_OTHER_TEXT;
-        if (i == own->n) break;
-        m->changed.numbers[i] = other.items[i];
-        at = end + own->items[i].length;
-        other_at = other_end + other.items[i].length;
-    }
-    return LP_REASON_NONE;
-}
-
 /* Equal, or equal once rounded to the decimals that the source shows. */
 static bool agrees(lp_rational exact, lp_rational stated) {
     int decimals = lp_rational_decimals(stated);
@@ -352,7 +307,7 @@ static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reaso
     lp_text from = {0}, to = {0};
     const char *comma = "";
     lp_graph_unchanged(&m->graph, &m->changed);
-    *reason = take_variant(m, problem);
+    *reason = lp_graph_take_variant(&m->graph, problem->variant_question, &m->changed);
     if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&m->graph, &m->changed);
     if (*reason == LP_REASON_NONE && !problem->has_variant_answer) *reason = LP_REASON_NO_ANSWER;
     if (*reason == LP_REASON_NONE) {
@@ -521,6 +476,15 @@ out:
     return status;
 }
 
+/* Tune or test by problem, so that pairs of one problem stay together. */
+static void split_pairs(const lp_make_options *options, lp_pair_set *set) {
+    for (size_t i = 0; i < set->n && options->tune_share > 0; i++) {
+        lp_random_key key = {options->seed, STREAM_SPLIT, (uint32_t)set->pairs[i].place, 0};
+        bool tune = lp_random_u32(key, 0) / 4294967296.0 < options->tune_share;
+        set->pairs[i].split = tune ? LP_SPLIT_TUNE : LP_SPLIT_TEST;
+    }
+}
+
 void lp_made_release(lp_made *made) {
     lp_pairs_release(&made->set);
     *made = (lp_made){0};
@@ -543,6 +507,7 @@ lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *
     LP_TRY(options->format == LP_SOURCE_TEMPLATES ? lp_pairs_make_from_templates(options, &made, err)
                                                   : make_from_problems(m, err));
     LP_TRY(select_pairs(options, &made, err));
+    split_pairs(options, &made.set);
     *out = made;
     made = (lp_made){0};
 out:

@@ -71,6 +71,8 @@ static lp_status print_own(const lp_pair *pair, lp_text *out, lp_error *err) {
         LP_TRY(lp_text_add(out, "}", 1, err));
     }
     if (pair->n_steps >= 0) LP_TRY(lp_text_format(out, err, ", \"steps\": %lld", (long long)pair->n_steps));
+    if (pair->split != LP_SPLIT_NONE)
+        LP_TRY(lp_text_format(out, err, ", \"split\": \"%s\"", pair->split == LP_SPLIT_TUNE ? "tune" : "test"));
     if (pair->extra) LP_TRY(lp_text_add(out, pair->extra, strlen(pair->extra), err));
     LP_TRY(lp_text_add(out, "}", 1, err));
 out:
@@ -135,15 +137,18 @@ lp_status lp_pairs_print(const lp_pair_set *set, const lp_pairs_print_options *o
         if (options->seed >= 0) LP_TRY(lp_text_format(out, err, ", \"seed\": %lld", (long long)options->seed));
         LP_TRY(lp_text_add(out, ", \"pairs\": ", 11, err));
     }
-    LP_TRY(lp_text_add(out, "[\n", 2, err));
+    LP_TRY(lp_text_add(out, "[", 1, err));
+    const char *comma = "";
     for (size_t i = 0; i < set->n; i++) {
-        LP_TRY(lp_text_add(out, "  ", 2, err));
-        LP_TRY(own                                    ? print_own(&set->pairs[i], out, err)
-               : options->format == LP_PAIRS_ORIGINAL ? print_original(&set->pairs[i], out, err)
-                                                      : print_flat(&set->pairs[i], out, err));
-        LP_TRY(lp_text_add(out, i + 1 < set->n ? ",\n" : "\n", i + 1 < set->n ? 2 : 1, err));
+        const lp_pair *pair = &set->pairs[i];
+        if (options->only != LP_SPLIT_NONE && pair->split != options->only) continue;
+        LP_TRY(lp_text_format(out, err, "%s\n  ", comma));
+        comma = ",";
+        LP_TRY(own                                    ? print_own(pair, out, err)
+               : options->format == LP_PAIRS_ORIGINAL ? print_original(pair, out, err)
+                                                      : print_flat(pair, out, err));
     }
-    LP_TRY(lp_text_format(out, err, own ? "]}\n" : "]\n"));
+    LP_TRY(lp_text_format(out, err, own ? "\n]}\n" : "\n]\n"));
 out:
     return status;
 }

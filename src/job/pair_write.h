@@ -12,6 +12,7 @@ typedef struct {
     lp_pairs_format format;
     const char *source; /* of our own format's head; NULL: left out */
     int64_t seed;       /* likewise; -1: left out */
+    lp_pair_split only; /* NONE: all pairs */
 } lp_pairs_print_options;
 
 /* Adds the set as a file of the format, one pair a line. */

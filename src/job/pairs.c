@@ -195,7 +195,10 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     LP_TRY(read_optional_count(value, "index", &index, err));
     LP_TRY(read_optional_count(value, "steps", &out->n_steps, err));
     LP_TRY(lp_json_find(value, "split", &split, err));
-    if (split.node) LP_TRY(lp_json_choice(&split, splits, &choice, err));
+    if (split.node) {
+        LP_TRY(lp_json_choice(&split, splits, &choice, err));
+        out->split = choice == 0 ? LP_SPLIT_TUNE : LP_SPLIT_TEST;
+    }
     LP_TRY(lp_json_find(value, "change", &change, err));
     if (change.node) {
         LP_TRY(only_keys(&change, change_keys, err));

@@ -23,6 +23,8 @@ typedef struct {
     char *solution; /* the worked solution; NULL when absent */
 } lp_pair_side;
 
+typedef enum { LP_SPLIT_NONE, LP_SPLIT_TUNE, LP_SPLIT_TEST } lp_pair_split;
+
 typedef struct {
     char *id;     /* unique in the set; an integer id is its decimal text */
     char *source; /* the problem that the pair was made from, = id when absent: pairs of one source are not
@@ -31,7 +33,8 @@ typedef struct {
     char *change_from, *change_to; /* the changed number as both questions spell it; NULL when absent */
     char *extra;                   /* what else is written with it: JSON members, each after ", "; NULL: nothing */
     int64_t n_steps;               /* steps of the worked solution; -1 when absent */
-    size_t place;                  /* element of the file's array (flat rows: that of the clean one) */
+    lp_pair_split split;
+    size_t place; /* element of the file's array (flat rows: that of the clean one) */
 } lp_pair;
 
 typedef enum { LP_PAIRS_OWN, LP_PAIRS_ORIGINAL, LP_PAIRS_ORIGINAL_FLAT } lp_pairs_format;

@@ -28,24 +28,43 @@ static bool is_enumerated(const lp_graph *graph, const lp_number *number) {
            (number->at == 0 || graph->question[number->at - 1] != '$') && lp_question_has(graph, listing);
 }
 
-/* Three numbers of the question of which one is the sum of the others, or percentages that make 100: the question
- * states a total as well as its parts. */
+static bool is_stated(const lp_number_list *list, lp_rational value, size_t i, const size_t *parts, size_t n_parts) {
+    bool involved = false;
+    for (size_t k = 0; k < n_parts; k++) involved = involved || parts[k] == i;
+    for (size_t c = 0; c < list->n; c++) {
+        bool part = false;
+        for (size_t k = 0; k < n_parts; k++) part = part || parts[k] == c;
+        if (!part && (involved || c == i) && lp_rational_equal(value, list->items[c].value)) return true;
+    }
+    return false;
+}
+
+/* The question states a total of 10 or more as well as its two or three parts or its two factors, or percentages that
+ * make 100; number i is one of these. */
 static bool is_redundant(const lp_graph *graph, size_t i) {
     const lp_number_list *list = &graph->numbers;
     const lp_number *number = &list->items[i];
-    lp_rational sum = {0, 1};
+    const lp_rational ten = {10, 1}, hundred = {100, 1};
+    lp_rational sum = {0, 1}, more = {0, 1};
     for (size_t a = 0; a < list->n; a++) {
         const lp_number *first = &list->items[a];
+        if (first->kind == LP_NUMBER_IMPLIED) continue;
         if (number->unit == LP_UNIT_PERCENT && first->unit == LP_UNIT_PERCENT && a != i &&
-            lp_rational_add(number->value, first->value, &sum) == LP_RATIONAL_OK &&
-            lp_rational_equal(sum, lp_rational_whole(100)))
+            lp_rational_add(number->value, first->value, &sum) == LP_RATIONAL_OK && lp_rational_equal(sum, hundred))
             return true;
         for (size_t b = a + 1; b < list->n; b++) {
             const lp_number *second = &list->items[b];
+            if (second->kind == LP_NUMBER_IMPLIED) continue;
+            if (lp_rational_multiply(first->value, second->value, &sum) == LP_RATIONAL_OK &&
+                lp_rational_compare(sum, ten) >= 0 && !lp_rational_equal(sum, first->value) &&
+                !lp_rational_equal(sum, second->value) && is_stated(list, sum, i, (size_t[]){a, b}, 2))
+                return true;
             if (lp_rational_add(first->value, second->value, &sum) != LP_RATIONAL_OK) continue;
-            if (sum.n < 10 * sum.d || first->kind == LP_NUMBER_IMPLIED || second->kind == LP_NUMBER_IMPLIED) continue;
-            for (size_t c = 0; c < list->n; c++)
-                if (c != a && c != b && lp_rational_equal(sum, list->items[c].value) && (i == a || i == b || i == c))
+            if (lp_rational_compare(sum, ten) >= 0 && is_stated(list, sum, i, (size_t[]){a, b}, 2)) return true;
+            for (size_t c = b + 1; c < list->n; c++)
+                if (list->items[c].kind != LP_NUMBER_IMPLIED &&
+                    lp_rational_add(sum, list->items[c].value, &more) == LP_RATIONAL_OK &&
+                    lp_rational_compare(more, ten) >= 0 && is_stated(list, more, i, (size_t[]){a, b, c}, 3))
                     return true;
         }
     }
@@ -87,6 +106,44 @@ int64_t lp_graph_limit(const lp_graph *graph, size_t i) {
         }
     }
     return 0;
+}
+
+/* ---- variants ---- */
+
+/* The texts between the numbers are the same, white space folded. */
+static bool same_between(const char *a, size_t n_a, const char *b, size_t n_b) {
+    size_t i = 0, k = 0;
+    for (;;) {
+        size_t blanks_a = strspn(a + i, " \n\t"), blanks_b = strspn(b + k, " \n\t");
+        if (blanks_a > n_a - i) blanks_a = n_a - i;
+        if (blanks_b > n_b - k) blanks_b = n_b - k;
+        bool inner_a = blanks_a > 0, inner_b = blanks_b > 0;
+        i += blanks_a;
+        k += blanks_b;
+        if (i == n_a || k == n_b) return i == n_a && k == n_b;
+        if (inner_a != inner_b || a[i] != b[k]) return false;
+        i++;
+        k++;
+    }
+}
+
+lp_reason lp_graph_take_variant(const lp_graph *graph, const char *variant, lp_recomputed *out) {
+    const lp_number_list *own = &graph->numbers;
+    lp_number_list other;
+    lp_numbers_find(variant, strlen(variant), LP_TEXT_QUESTION, &other);
+    if (other.n != own->n) return LP_REASON_OTHER_TEXT;
+    size_t at = 0, other_at = 0;
+    for (size_t i = 0; i <= own->n; i++) {
+        size_t end = i < own->n ? own->items[i].at : graph->question_length;
+        size_t other_end = i < own->n ? other.items[i].at : strlen(variant);
+        if (!same_between(graph->question + at, end - at, variant + other_at, other_end - other_at))
+            return LP_REASON_OTHER_TEXT;
+        if (i == own->n) break;
+        out->numbers[i] = other.items[i];
+        at = end + own->items[i].length;
+        other_at = other_end + other.items[i].length;
+    }
+    return LP_REASON_NONE;
 }
 
 /* ---- writing ---- */

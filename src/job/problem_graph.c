@@ -76,22 +76,19 @@ lp_reason lp_graph_sound(const lp_graph *graph, const lp_recomputed *changed) {
 
 /* ---- building ---- */
 
-/* Wordings whose outcome can turn with a number in a way that no equation shows. */
+/* Wordings whose outcome can turn with a number in a way that no equation shows, and numbers that no step uses: a
+ * threshold, a capacity or a total that a change may break. */
 static bool is_conditional(const lp_graph *graph) {
     static const char *const superlatives[] = {
-        "cheapest",       "cheaper", "largest", "smallest",    "highest",     "lowest",   "oldest",
-        "youngest",       "fastest", "slowest", "tallest",     "shortest",    "longest",  "biggest",
-        "whichever",      "maximum", "minimum", "fewest",      "best",        "heaviest", "lightest",
-        "most expensive", "round",   "rounded", "rounds",      "nearest",     "median",   "mode",
-        "prime",          "odd",     "even",    "probability", "consecutive", NULL};
-    static const char *const thresholds[] = {
-        "more than", "at least", "over",   "exceed*", "under", "less than", "up to", "or more", "fewer than", "first",
-        "above",     "below",    "beyond", "limit",   "if",    "for every", "until", "after",   NULL};
+        "cheapest", "cheaper",  "largest",  "smallest", "highest", "lowest",      "oldest",      "youngest", "fastest",
+        "slowest",  "tallest",  "shortest", "longest",  "biggest", "whichever",   "maximum",     "minimum",  "fewest",
+        "best",     "heaviest", "lightest", "most",     "round",   "rounded",     "rounds",      "nearest",  "median",
+        "range",    "mode",     "prime",    "odd",      "even",    "probability", "consecutive", NULL};
     if (lp_question_has(graph, superlatives)) return true;
-    bool threshold = lp_question_has(graph, thresholds);
-    for (size_t i = 0; threshold && i < graph->numbers.n; i++) {
+    for (size_t i = 0; i < graph->numbers.n; i++) {
         const lp_number *number = &graph->numbers.items[i];
-        if (number->kind == LP_NUMBER_DIGITS && !lp_graph_uses_number(graph, i)) return true;
+        if (number->kind == LP_NUMBER_DIGITS && number->value.n > number->value.d && !lp_graph_uses_number(graph, i))
+            return true;
     }
     return false;
 }

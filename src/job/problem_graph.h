@@ -94,10 +94,16 @@ lp_reason lp_graph_recompute(const lp_graph *graph, lp_recomputed *out);
  * equation in the text holds still. */
 lp_reason lp_graph_sound(const lp_graph *graph, const lp_recomputed *changed);
 
+/* False when an equation that the solution's text writes out does not hold with these values of the places. */
+bool lp_graph_equations_hold(const lp_graph *graph, const lp_rational *places);
+
 /* Whether the question's number i may be changed at all, before any value is tried. */
 lp_reason lp_graph_changeable(const lp_graph *graph, size_t i);
 /* The highest value that the text around number i leaves sensible (7 before "days a week"); 0: no limit. */
 int64_t lp_graph_limit(const lp_graph *graph, size_t i);
+
+/* Takes the numbers of another question that is this one in all but its numbers; else OTHER_TEXT. */
+lp_reason lp_graph_take_variant(const lp_graph *graph, const char *variant, lp_recomputed *out);
 
 /* The texts with the new numbers; appended. */
 lp_status lp_graph_question(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err);

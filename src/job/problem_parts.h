@@ -20,8 +20,6 @@ lp_reason lp_graph_evaluate(const lp_graph *graph, int start, int end, const lp_
 lp_reason lp_graph_read_steps(lp_graph *graph);
 /* Adds the numbers outside annotations to the places, and finds the equations that they write out. */
 lp_reason lp_graph_read_text(lp_graph *graph);
-/* False when an equation of the text does not hold with these values. */
-bool lp_graph_equations_hold(const lp_graph *graph, const lp_rational *places);
 
 /* Finds the sources of every operand and text number. */
 lp_reason lp_graph_link(lp_graph *graph);

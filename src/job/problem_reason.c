@@ -13,7 +13,9 @@ static const struct {
     [LP_REASON_ANSWER_NOT_DERIVED] = {"answer-not-derived", "the last step does not give the stated answer"},
     [LP_REASON_UNEXPLAINED_OPERAND] = {"unexplained-operand", "an operand comes from nowhere that can be named"},
     [LP_REASON_UNEXPLAINED_TEXT] = {"unexplained-text", "the solution's text has a number that comes from nowhere"},
-    [LP_REASON_CONDITIONAL] = {"conditional", "the wording compares or has a threshold, so a change may turn it"},
+    [LP_REASON_CONDITIONAL] =
+        {"conditional",
+         "the wording compares, or a number is not used (a threshold, a total), so a change may turn it"},
     [LP_REASON_TOO_LARGE] = {"too-large", "more numbers or steps than can be followed"},
     [LP_REASON_DUPLICATE] = {"duplicate", "the question occurred before"},
     [LP_REASON_NO_NUMBER] = {"no-number", "no number of the question gives a sound change"},

@@ -25,7 +25,6 @@ static int forms_of(const lp_number *number, lp_rational forms[LP_MAX_FORMS]) {
         good = good && lp_rational_add(one, value, next++) == LP_RATIONAL_OK;
         good = good && lp_rational_subtract(one, value, next++) == LP_RATIONAL_OK;
         *next++ = lp_rational_whole(number->bottom - number->top);
-        *next++ = lp_rational_whole(number->bottom + number->top);
     }
     return good ? (int)(next - forms) : 1;
 }

@@ -180,11 +180,12 @@ static lp_reason read_step(lp_graph *graph, size_t at, size_t end) {
 
 lp_reason lp_graph_read_steps(lp_graph *graph) {
     const char *solution = graph->solution;
-    for (const char *open = strstr(solution, "<<"); open; open = strstr(open + 2, "<<")) {
-        const char *close = strstr(open, ">>");
-        if (!close) return LP_REASON_BAD_ANNOTATION;
+    for (const char *open = strstr(solution, "<<"); open;) {
+        const char *close = strstr(open, ">>"), *next = strstr(open + 2, "<<");
+        if (!close || (next && next < close)) return LP_REASON_BAD_ANNOTATION;
         lp_reason reason = read_step(graph, (size_t)(open - solution) + 2, (size_t)(close - solution));
         if (reason != LP_REASON_NONE) return reason;
+        open = next;
     }
     return graph->n_steps > 0 ? LP_REASON_NONE : LP_REASON_NO_ANNOTATION;
 }

@@ -113,7 +113,8 @@ typedef enum { LP_FILL_VALUES, LP_FILL_POINTERS_ONLY } lp_model_fill_mode;
 /* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer and, with LP_FILL_VALUES, computes
  * the merged and widened tensors there (W + alpha/r B A in float32). POINTERS_ONLY is for processes that share an arena
  * which another one fills. Fails on NaN or infinity in any tensor that the architecture needs, naming it (VALUES mode
- * only; mapped tensors are checked too). The arena is borrowed and must outlive the model. Local. */
+ * only; mapped tensors are checked too). The arena is borrowed and must outlive the model. Works with as many OpenMP
+ * threads as the process allows; the values do not depend on their number. Local. */
 lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err);
 
 /* open + an own arena + fill, for programs of one process. */
@@ -124,7 +125,8 @@ void lp_model_close(lp_model *model);
 /* SHA-256 of every file that was read, one `name  digest` per line in the order base first; for provenance. */
 lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err);
 
-/* What `latentpatch inspect` prints: text for people, or JSON. */
+/* What `latentpatch inspect` prints: text for people, or JSON. Enough that the model is open; reads every file whole.
+ */
 typedef enum { LP_INSPECT_TEXT, LP_INSPECT_JSON } lp_inspect_format;
 lp_status lp_model_inspect(const lp_model *model, lp_inspect_format format, lp_text *out, lp_error *err);
 

@@ -90,15 +90,14 @@ static size_t skip_digits(const source *from, size_t at) {
     return at;
 }
 
-/* -?\d+(\.\d+)? at `at`, or -?\d+\.?\d* for codi; *end is the position after it. */
-static bool number_at(const source *from, lp_classifier classifier, size_t at, size_t *end) {
+/* -?\d+\.?\d* at `at`; *end is the position after it. That is codi's number; the seed's, -?\d+(\.\d+)?, does without
+ * a point that no digit follows, which changes neither its value nor where the next number may begin. */
+static bool number_at(const source *from, size_t at, size_t *end) {
     size_t next = 0;
     if (character(from, at, &next) == '-') at = next;
     if (digit(character(from, at, &next)) < 0) return false;
     *end = skip_digits(from, at);
-    if (character(from, *end, &next) != '.') return true;
-    size_t after = skip_digits(from, next);
-    if (classifier == LP_CLASSIFIER_CODI || after > next) *end = after;
+    if (character(from, *end, &next) == '.') *end = skip_digits(from, next);
     return true;
 }
 
@@ -156,7 +155,7 @@ static bool word_at(const source *from, size_t at, const char *word, size_t *end
 static bool after_hashes(const source *from, size_t at, size_t *start, size_t *end) {
     if (!word_at(from, at, "####", start)) return false;
     *start = skip_spaces(from, *start);
-    return number_at(from, LP_CLASSIFIER_SEED, *start, end);
+    return number_at(from, *start, end);
 }
 
 /* Rule 2: (answer|total|result)(\s+is)?\s*[:=]?\s*\$?\s*number. */
@@ -170,7 +169,7 @@ static bool after_keyword(const source *from, size_t at, size_t *start, size_t *
     if (c == ':' || c == '=') at = skip_spaces(from, next);
     if (character(from, at, &next) == '$') at = skip_spaces(from, next);
     *start = at;
-    return number_at(from, LP_CLASSIFIER_SEED, at, end);
+    return number_at(from, at, end);
 }
 
 /* Start of the digits that end at `end`. */
@@ -196,10 +195,10 @@ static bool at_the_end(const source *from, size_t *start, size_t *end) {
 }
 
 /* Rule 4, and all of codi: the last of the numbers that do not overlap, found from the left. */
-static bool last_number(const source *from, lp_classifier classifier, size_t *start, size_t *end) {
+static bool last_number(const source *from, size_t *start, size_t *end) {
     bool found = false;
     for (size_t at = 0, next = 0; at < from->length; at = next) {
-        if (number_at(from, classifier, at, &next)) {
+        if (number_at(from, at, &next)) {
             *start = at;
             *end = next;
             found = true;
@@ -226,7 +225,7 @@ bool lp_extract_number(lp_classifier classifier, const char *text, size_t length
     bool found = classifier == LP_CLASSIFIER_SEED &&
                  (leftmost(&from, after_hashes, &start, &end) || leftmost(&from, after_keyword, &start, &end) ||
                   at_the_end(&from, &start, &end));
-    if (!found && !last_number(&from, classifier, &start, &end)) return false;
+    if (!found && !last_number(&from, &start, &end)) return false;
     *number = value_of(&from, start, end);
     return true;
 }

@@ -21,12 +21,14 @@ static bool output_is_used(const lp_run_shape *shape, int32_t n_steps, lp_phase 
     return true;
 }
 
+/* Only the position's own output reads it. */
+static bool after_last_keys(const lp_run_shape *shape, const lp_address *at) {
+    return at->site == LP_SITE_LATENT_RAW || (at->layer == shape->config->n_layers - 1 && at->site > LP_SITE_V);
+}
+
 static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_event *event) {
     const lp_address *at = &event->what.at;
-    if (event->all) return false;
-    bool after_last_keys =
-        at->site == LP_SITE_LATENT_RAW || (at->layer == shape->config->n_layers - 1 && at->site > LP_SITE_V);
-    return after_last_keys && !output_is_used(shape, n_steps, at->phase, at->index);
+    return !event->all && after_last_keys(shape, at) && !output_is_used(shape, n_steps, at->phase, at->index);
 }
 
 static lp_status resolve_index(const lp_condition *condition, const lp_run_shape *shape, lp_phase phase, int32_t *index,
@@ -123,20 +125,25 @@ static lp_status make_event(const lp_condition *condition, const lp_run_shape *s
     return LP_OK;
 }
 
-/* Nothing reads the residual stream between these two vectors of one position but the second itself. */
+/* Everything that reads the first vector goes through the second, which is written over. */
 static bool wipes_out(const lp_run_shape *shape, const lp_event *first, const lp_event *second) {
     if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
     if (second->what.at.head != LP_ALL_HEADS) return false;
     lp_site a = first->what.at.site, b = second->what.at.site;
-    int32_t la = first->what.at.layer, lb = second->what.at.layer;
-    if (first->position == second->position) {
-        if (a == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE && lb == 0;
-        if (la != lb && b != LP_SITE_LATENT_RAW) return false;
-        if (a == LP_SITE_ATTN_OUT) return b == LP_SITE_RESID_MID;
-        if (a == LP_SITE_MLP_OUT) return b == LP_SITE_RESID_POST;
-        return a == LP_SITE_RESID_POST && b == LP_SITE_LATENT_RAW && la == shape->config->n_layers - 1;
-    }
-    return first->position + 1 == second->position && a == LP_SITE_LATENT_RAW && b == LP_SITE_LATENT_IN;
+    if (first->position != second->position) /* a thought's input is all that reads the output before it */
+        return first->position + 1 == second->position && after_last_keys(shape, &first->what.at) &&
+               b == LP_SITE_LATENT_IN && second->what.at.phase == LP_PHASE_THOUGHT;
+    if (b == LP_SITE_LATENT_RAW) return after_last_keys(shape, &first->what.at);
+    if (a == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE;
+    if (first->what.at.layer != second->what.at.layer) return false;
+    if (b == LP_SITE_RESID_MID) return a == LP_SITE_ATTN_OUT;
+    return b == LP_SITE_RESID_POST && a > LP_SITE_V;
+}
+
+static bool same_address(const lp_event *a, const lp_event *b) {
+    int32_t ha = a->what.at.head, hb = b->what.at.head;
+    bool same_position = a->position == b->position || a->all || b->all;
+    return same_position && a->depth == b->depth && (ha == hb || ha == LP_ALL_HEADS || hb == LP_ALL_HEADS);
 }
 
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
@@ -154,16 +161,13 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
             LP_TRY(make_event(condition, shape, &replacements[i], k, &events[n++], err));
     }
     if (n > 1) qsort(events, n, sizeof *events, compare_for_sort);
-    for (size_t i = 1; i < n; i++) {
-        const lp_event *a = &events[i - 1];
-        const lp_event *b = &events[i];
-        bool same_head =
-            a->what.at.head == b->what.at.head || a->what.at.head == LP_ALL_HEADS || b->what.at.head == LP_ALL_HEADS;
-        if (a->position == b->position && a->depth == b->depth && same_head)
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = i + 1; k < n && (events[i].all || events[k].position == events[i].position); k++) {
+            if (!same_address(&events[i], &events[k])) continue;
+            const lp_address *at = &events[k].what.at;
             LP_FAIL(LP_ERR_VALUE, "condition %s: two replacements of the same address: %s %d %s layer %d",
-                    condition->name, lp_phase_names()[b->what.at.phase], b->what.at.index,
-                    lp_site_names()[b->what.at.site], b->what.at.layer);
-    }
+                    condition->name, lp_phase_names()[at->phase], at->index, lp_site_names()[at->site], at->layer);
+        }
     for (size_t i = 0; i < n; i++) {
         bool acts = !is_dead(shape, condition->n_steps_run, &events[i]);
         for (size_t k = i + 1; k < n && acts && events[k].position <= events[i].position + 1; k++)

@@ -52,15 +52,19 @@ static lp_status run_forced(worker *w, const lp_run_request *like, const lp_read
     return lp_reference_run(w->reference, &request, w->scratch, &answer, err);
 }
 
+/* What a run is to the others of its group: the one whose distribution they are compared with, or one of them. */
+typedef enum { UNPATCHED_RUN, WITH_UNPATCHED, WITHOUT_UNPATCHED } run_kind;
+
 static lp_status read_metrics(worker *w, const lp_run_request *request, const lp_reading *reading, bool seen,
-                              const float *unpatched, lp_run_result *result, lp_error *err) {
+                              run_kind kind, lp_run_result *result, lp_error *err) {
     int32_t n = w->options->vocabulary.n_candidates;
     lp_status status = LP_OK;
     if (!seen) {
         listener again = {.index = reading->index, .n = n, .logits = w->here};
         LP_TRY(run_forced(w, request, reading, NULL, 0, &again, err));
     }
-    lp_metrics_read(w->here, unpatched, n, reading, result->metrics);
+    if (kind == UNPATCHED_RUN) memcpy(w->unpatched, w->here, (size_t)n * sizeof(float));
+    lp_metrics_read(w->here, kind == WITHOUT_UNPATCHED ? NULL : w->unpatched, n, reading, result->metrics);
     if (reading->whole_answers && reading->clean.n > 0) {
         listener whole = {
             .index = reading->index, .n = n, .tokens = reading->clean.tokens, .n_tokens = reading->clean.n};
@@ -81,8 +85,7 @@ static bool begins_with(const int32_t *tokens, int32_t n, const lp_reading *read
     return n >= reading->index && memcmp(tokens, reading->prefix, (size_t)reading->index * sizeof *tokens) == 0;
 }
 
-/* unpatched: NULL while it is the unpatched run itself that is made. */
-static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, const float *unpatched, lp_error *err) {
+static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run_kind kind, lp_error *err) {
     const lp_run_wanted *wanted = &group->runs[i];
     lp_run_result *result = &group->results[i];
     const lp_reading *reading = group->reading;
@@ -115,12 +118,7 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, con
     for (int m = 0; m < LP_N_METRICS; m++) result->metrics[m] = NAN;
     if (reading) {
         bool seen = here.seen && begins_with(result->tokens, result->n_tokens, reading);
-        if (!unpatched && seen) memcpy(w->unpatched, w->here, (size_t)here.n * sizeof(float));
-        LP_TRY(read_metrics(w, &request, reading, seen,
-                            unpatched ? unpatched
-                            : seen    ? w->unpatched
-                                      : NULL,
-                            result, err));
+        LP_TRY(read_metrics(w, &request, reading, seen, kind, result, err));
     }
 out:
     return status;
@@ -131,9 +129,10 @@ static lp_status execute_group(worker *w, const lp_run_group *group, lp_error *e
     lp_status status = LP_OK;
     for (size_t i = 0; i < group->n_runs && first == group->n_runs; i++)
         if (group->runs[i].n_events == 0) first = i;
-    if (first < group->n_runs) LP_TRY(execute_run(w, group, first, NULL, err));
+    if (first < group->n_runs) LP_TRY(execute_run(w, group, first, UNPATCHED_RUN, err));
+    run_kind kind = first < group->n_runs ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
     for (size_t i = 0; i < group->n_runs; i++)
-        if (i != first) LP_TRY(execute_run(w, group, i, first < group->n_runs ? w->unpatched : NULL, err));
+        if (i != first) LP_TRY(execute_run(w, group, i, kind, err));
 out:
     return status;
 }

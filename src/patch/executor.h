@@ -14,7 +14,7 @@
 
 /* Continuous metrics of one run, read where the unpatched recipient emits the first token of its number, after its own
  * answer up to there (forced where the patched run says something else). NaN where undefined. Natural logarithms;
- * distributions are over the whole embedding (V+3). */
+ * distributions are over the candidates of decoding. */
 typedef enum {
     LP_METRIC_LOGIT_CLEAN,     /* logit of the first token of the clean answer's number */
     LP_METRIC_LOGIT_CORRUPTED, /* the same for the corrupted answer */
@@ -62,7 +62,7 @@ typedef struct {
     const lp_run_wanted *runs; /* [n_runs] */
     lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller */
     size_t n_runs;
-    const lp_reading *reading; /* NULL: no metrics. Needs an unpatched run (no events) among the runs for KL */
+    const lp_reading *reading; /* NULL: no metrics. KL needs an unpatched run (no events) among the runs */
 } lp_run_group;
 
 typedef struct {

@@ -59,7 +59,7 @@ static void place_words(const cell *c, char *out, size_t size) {
 /* direction/donor/operation/site/layers/steps, with whatever differs from the default behind it. */
 static void cell_name(const cell *c, char *out, size_t size) {
     const lp_sweep_group *g = c->group;
-    char place[2 * LP_WORDS], defects[LP_WORDS];
+    char place[LP_WORDS], defects[LP_WORDS];
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
     out[0] = '\0';
@@ -92,7 +92,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
                         .donor = c->donor,
                         .vector = g->vector};
     r.from = r.at;
-    if (g->phase == LP_PHASE_THOUGHT) {
+    if (g->phase == LP_PHASE_THOUGHT || g->from_step >= 0) {
         r.from.phase = LP_PHASE_THOUGHT;
         r.from.index = g->from_step >= 0 ? g->from_step : step;
     }
@@ -131,13 +131,13 @@ out:
 
 static lp_status add_cell(lp_condition_set *set, const cell *c, int32_t n_steps, lp_error *err) {
     const lp_sweep_group *g = c->group;
-    char name[512], place[2 * LP_WORDS], defects[LP_WORDS];
+    char name[4 * LP_WORDS], place[LP_WORDS], defects[LP_WORDS];
     cell_name(c, name, sizeof name);
     if (has_name(set, name)) return LP_OK;
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
-    if (c->steps && c->steps->mask >> n_steps_run)
+    if (c->steps && n_steps_run < LP_MAX_STEPS && c->steps->mask >> n_steps_run)
         return lp_fail(err, LP_ERR_VALUE, "condition %s: a step behind the end of the run (%d steps)", name,
                        n_steps_run);
     lp_condition *condition = NULL;
@@ -187,6 +187,8 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
     if (g->phase == LP_PHASE_THOUGHT ? g->n_steps == 0 : g->n_indices == 0)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index,
                        g->phase == LP_PHASE_THOUGHT ? "steps" : "index");
+    if (g->n_heads == 0 || g->n_factors == 0)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index, g->n_heads ? "factor" : "heads");
     bool any_defect = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
     if (any_defect && g->phase != LP_PHASE_THOUGHT)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: only for phase thought", index);

@@ -56,7 +56,7 @@ static bool parse_list(const char *text, int32_t n_steps, uint64_t *mask) {
 
 static void list_words(uint64_t mask, char out[LP_WORDS]) {
     size_t used = (size_t)snprintf(out, LP_WORDS, "set:");
-    for (int32_t t = 0; t < 64 && used < LP_WORDS - 4; t++)
+    for (int32_t t = 0; t < 64 && used < LP_WORDS; t++)
         if (mask >> t & 1) used += (size_t)snprintf(out + used, LP_WORDS - used, used > 4 ? ",%d" : "%d", t);
 }
 
@@ -94,14 +94,16 @@ lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *wher
     } else if (IS("set") && colon) {
         uint64_t mask = 0;
         if (!parse_list(argument, n_steps, &mask)) goto refuse;
-        LP_TRY(add_steps(sets, n, capacity, mask, err, "set:%s", argument));
+        char words[LP_WORDS];
+        list_words(mask, words);
+        LP_TRY(add_steps(sets, n, capacity, mask, err, "%s", words));
     } else if (IS("complement") && colon && strncmp(argument, "complement", 10) != 0) {
         size_t before = *n;
         LP_TRY(lp_step_sets_parse(argument, n_steps, where, sets, n, capacity, err));
         size_t kept = before;
         for (size_t i = before; i < *n; i++) {
             lp_step_set set = {.mask = first_bits(n_steps) & ~(*sets)[i].mask};
-            snprintf(set.words, sizeof set.words, "complement:%.50s", (*sets)[i].words);
+            snprintf(set.words, sizeof set.words, "complement:%.240s", (*sets)[i].words);
             if (set.mask) (*sets)[kept++] = set;
         }
         *n = kept;

@@ -1,10 +1,55 @@
 #include "stage/execute.h"
 
+#include "base/log.h"
+#include "patch/engine.h"
+
 #include <time.h>
+#include <unistd.h>
+
+/* Half of what the node has for each of its ranks. */
+static int64_t default_memory_limit(const lp_session *session) {
+    int64_t pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGE_SIZE);
+    int ranks = lp_parallel_node_size(session->parallel);
+    return pages > 0 && bytes > 0 ? pages * bytes / (2 * (int64_t)ranks) : INT64_C(4) << 30;
+}
+
+/* The cores of this process's affinity mask, shared among the ranks of the node where they are not bound. */
+static int32_t default_threads(const lp_session *session) {
+    int64_t online = sysconf(_SC_NPROCESSORS_ONLN);
+    int32_t threads = (int32_t)(online > 0 ? online : 1) / lp_parallel_node_size(session->parallel);
+    return threads > 0 ? threads : 1;
+}
 
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err) {
+    const lp_job *job = &session->job;
     lp_executor_options options = lp_session_executor(session);
-    return lp_execute_reference(&options, source, err);
+    if (job->engine.executor == LP_EXECUTOR_REFERENCE) return lp_execute_reference(&options, source, err);
+    if (job->engine.device == LP_DEVICE_CUDA)
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "%s: $.engine.device: this build has no CUDA backend; use \"cpu\" or \"auto\"", job->file);
+    if (job->engine.dtype != LP_COMPUTE_FP32)
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "%s: $.engine.dtype: the cpu backend computes in fp32 only, found \"%s\"", job->file,
+                       lp_compute_names()[job->engine.dtype]);
+    lp_backend *backend = NULL;
+    lp_engine_counters counters = {0};
+    int32_t threads = job->engine.threads > 0 ? job->engine.threads : default_threads(session);
+    lp_engine_options engine = {.memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
+                                                                             : default_memory_limit(session)};
+    lp_status status = LP_OK;
+    LP_TRY(lp_backend_cpu_new(threads, &backend, err));
+    engine.backend = backend;
+    lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", lp_backend_cpu_describe(),
+           threads, (long long)(engine.memory_limit >> 20));
+    LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
+    lp_log(
+        LP_LOG_DEBUG,
+        "%llu row-layers in %llu waves, %.1f GFLOP in matrix products (%.1f with padding), up to %d units at once, KV %.1f MiB",
+        (unsigned long long)counters.row_layers, (unsigned long long)counters.waves, (double)counters.gemm_flops * 1e-9,
+        (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
+out:
+    lp_backend_free(backend);
+    return status;
 }
 
 void lp_stage_time(char out[32]) {

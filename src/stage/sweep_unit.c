@@ -110,7 +110,12 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
             lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
             lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
-        LP_TRY(lp_pair_reading_make(s, pair, tokens, *n, &u->reading[d], err));
+        lp_reading_options options = {.tokenizer = s->tokenizer,
+                                      .eos = s->vocabulary.eos,
+                                      .clean_answer = lp_session_side(s, pair, LP_CLEAN)->answer,
+                                      .corrupted_answer = lp_session_side(s, pair, LP_CORRUPTED)->answer,
+                                      .whole_answers = s->job.metrics.answer_logprob};
+        LP_TRY(lp_pair_reading_make(&options, tokens, *n, &u->reading[d], err));
         if (u->reading[d].usable) u->groups[d].reading = &u->reading[d].reading;
     }
 out:

@@ -2,8 +2,8 @@
 #ifndef LP_STAGE_SWEEP_UNIT_H
 #define LP_STAGE_SWEEP_UNIT_H
 
+#include "patch/reading.h"
 #include "stage/donors.h"
-#include "stage/reading.h"
 #include "stage/sweep.h"
 #include "store/results.h"
 

@@ -195,14 +195,56 @@ hid_t lp_h5_dataset_creation(void) {
     return list;
 }
 
-hid_t lp_h5_link_creation(void) {
-    hid_t list = H5Pcreate(H5P_LINK_CREATE);
-    if (list < 0) return list;
-    if (H5Pset_create_intermediate_group(list, 1) < 0) {
-        H5Pclose(list);
-        return H5I_INVALID_HID;
+hid_t lp_h5_make_file(const char *path) {
+    hid_t access = lp_h5_access();
+    hid_t creation = H5Pcreate(H5P_FILE_CREATE);
+    hid_t file = H5I_INVALID_HID;
+    if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, 0) >= 0)
+        file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    if (creation >= 0) H5Pclose(creation);
+    if (access >= 0) H5Pclose(access);
+    return file;
+}
+
+/* Intermediate groups that HDF5 makes by itself would keep the time, and files with equal contents differ. */
+lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, lp_error *err) {
+    lp_status status = LP_OK;
+    char *part = NULL;
+    hid_t group = H5I_INVALID_HID;
+    hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
+    size_t length = strlen(path);
+    LP_TRY(lp_mem_text(&part, path, length, err));
+    if (creation < 0 || H5Pset_obj_track_times(creation, 0) < 0) {
+        status = lp_h5_fail(err, file_name, "make the group /%s", path);
+        goto out;
     }
-    return list;
+    for (size_t i = 1; i <= length; i++) {
+        if (path[i] != '/' && path[i] != '\0') continue;
+        part[i] = '\0';
+        if (H5Lexists(file, part, H5P_DEFAULT) <= 0) {
+            group = H5Gcreate2(file, part, H5P_DEFAULT, creation, H5P_DEFAULT);
+            if (group < 0) {
+                status = lp_h5_fail(err, file_name, "make the group /%s", part);
+                goto out;
+            }
+            lp_h5_close(group);
+        }
+        part[i] = path[i];
+    }
+out:
+    lp_h5_close(creation);
+    lp_mem_free(part);
+    return status;
+}
+
+lp_status lp_h5_make_group_of(hid_t file, const char *path, const char *file_name, lp_error *err) {
+    const char *slash = strrchr(path, '/');
+    char *group = NULL;
+    if (!slash) return LP_OK;
+    lp_status status = lp_mem_text(&group, path, (size_t)(slash - path), err);
+    if (status == LP_OK) status = lp_h5_make_group(file, group, file_name, err);
+    lp_mem_free(group);
+    return status;
 }
 
 static lp_status put_attribute(hid_t object, const char *key, hid_t type, hid_t space, const void *data,
@@ -389,13 +431,13 @@ lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const voi
     hid_t type = lp_h5_type(dataset->type, dataset->text_bytes);
     hid_t space = H5Screate_simple(dataset->n_dims, dims, NULL);
     hid_t creation = lp_h5_dataset_creation();
-    hid_t links = lp_h5_link_creation();
-    if (type < 0 || space < 0 || creation < 0 || links < 0) {
+    LP_TRY(lp_h5_make_group_of(file, dataset->path, file_name, err));
+    if (type < 0 || space < 0 || creation < 0) {
         status = lp_h5_fail(err, file_name, "describe /%s", dataset->path);
         goto out;
     }
     if (dataset->chunk_first > 0 && n_items > 0) LP_TRY(set_chunks(creation, dataset, dims, file_name, err));
-    made = H5Dcreate2(file, dataset->path, type, space, links, creation, H5P_DEFAULT);
+    made = H5Dcreate2(file, dataset->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     if (made < 0) {
         status = lp_h5_fail(err, file_name, "make /%s", dataset->path);
         goto out;
@@ -411,7 +453,6 @@ lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const voi
     }
 out:
     lp_h5_close(made);
-    lp_h5_close(links);
     lp_h5_close(creation);
     lp_h5_close(space);
     lp_h5_close(type);

@@ -47,8 +47,11 @@ lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense
 lp_status lp_h5_finish(hid_t *id, const char *file, const char *temporary, lp_error *err);
 /* Creation list of a dataset: allocated at once, never filled, no times (so that equal contents are equal bytes). */
 hid_t lp_h5_dataset_creation(void);
-/* Creation list of links that makes the groups above. */
-hid_t lp_h5_link_creation(void);
+/* Makes a file, and a group with those above it; neither keeps times. */
+hid_t lp_h5_make_file(const char *path);
+lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, lp_error *err);
+/* The group that dataset `path` lies in, if any. */
+lp_status lp_h5_make_group_of(hid_t file, const char *path, const char *file_name, lp_error *err);
 
 /* Attributes of an open object. Text is fixed-length UTF-8, at least reserve bytes long. */
 lp_status lp_h5_put_text(hid_t object, const char *key, const char *value, size_t reserve, const char *file,

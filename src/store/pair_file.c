@@ -140,6 +140,9 @@ static lp_status add_field(void *state, const char *path, lp_error *err) {
     lp_open_field *field = &grown[file->n_fields++];
     clear_handles(field);
     LP_TRY(open_field(file, path, field, err));
+    hid_t creation = H5Dget_create_plist(field->dataset);
+    file->compressed = file->compressed || H5Pget_nfilters(creation) > 0;
+    lp_h5_close(creation);
     field->offset = file->pair_bytes;
     file->pair_bytes += (field->bytes + 63) / 64 * 64;
 out:
@@ -230,7 +233,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err) {
+static lp_status open_by_one(const char *path, bool writable, lp_pair_file **out, lp_error *err) {
     lp_status status = LP_OK;
     lp_pair_file *file = NULL;
     hid_t list = H5I_INVALID_HID;
@@ -238,7 +241,8 @@ lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error 
     if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
     LP_TRY(new_file(NULL, path, &file, err));
     list = lp_h5_access();
-    file->file = H5Fopen(path, H5F_ACC_RDONLY, list);
+    file->writable = writable;
+    file->file = H5Fopen(path, writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
     if (file->file < 0) {
         status = lp_h5_fail(err, path, "open");
         goto out;
@@ -249,6 +253,21 @@ lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error 
 out:
     lp_h5_close(list);
     if (file) release(file);
+    return status;
+}
+
+lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err) {
+    return open_by_one(path, false, out, err);
+}
+
+lp_status lp_pair_file_open_alone(const char *path, lp_pair_file **out, lp_error *err) {
+    return open_by_one(path, true, out, err);
+}
+
+lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err) {
+    LP_ASSERT(!file->parallel);
+    lp_status status = lp_h5_finish(&file->file, file->path, file->path, err);
+    release(file);
     return status;
 }
 
@@ -294,9 +313,15 @@ static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_
     lp_status status = LP_OK;
     lp_pair_file *there = NULL;
     *created = lp_path_look(path) == LP_PATH_MISSING;
-    if (*created) return lp_pair_file_make(path, spec, err);
+    if (*created) return lp_pair_file_make(path, spec, LP_PLAIN, err);
     LP_TRY(lp_pair_file_open_read(path, &there, err));
     LP_TRY(compare(there, spec, err));
+    if (there->compressed && lp_pair_file_n_done(there) < there->n_pairs)
+        LP_FAIL(
+            LP_ERR_UNSUPPORTED,
+            "%s: is an archive, which cannot be continued: %lld of %lld pairs are there; continue the store that it "
+            "was made of",
+            path, (long long)lp_pair_file_n_done(there), (long long)there->n_pairs);
     if (access(path, W_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
 out:
     lp_pair_file_close(there);
@@ -310,6 +335,7 @@ static lp_status open_parallel(lp_pair_file *file, lp_error *err) {
         status = lp_h5_fail(err, file->path, "set up MPI-IO");
         goto out;
     }
+    file->writable = true;
     file->file = H5Fopen(file->path, H5F_ACC_RDWR, list);
     if (file->file < 0) {
         status = lp_h5_fail(err, file->path, "open for writing");
@@ -379,7 +405,7 @@ lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const
     lp_status status = LP_OK;
     unsigned char checksum[LP_SHA256_BYTES];
     const uint8_t written = 1;
-    LP_ASSERT(file->parallel);
+    LP_ASSERT(file->writable);
     /* A pair that is written again must not count as whole in between. */
     if (file->state[pair]) LP_TRY(lp_pair_file_forget(file, pair, err));
     for (size_t i = 0; i < file->n_fields; i++) {
@@ -397,7 +423,7 @@ out:
 
 lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err) {
     const uint8_t nothing = 0;
-    LP_ASSERT(file->parallel);
+    LP_ASSERT(file->writable);
     lp_status status = write_field(file, &file->state_field, pair, &nothing, err);
     if (status == LP_OK) file->state[pair] = 0;
     return status;

@@ -15,7 +15,9 @@ typedef struct {
 } lp_open_field;
 
 struct lp_pair_file {
-    const lp_parallel *parallel; /* NULL: open for reading */
+    const lp_parallel *parallel; /* NULL: opened by one process alone */
+    bool writable;
+    bool compressed; /* an archive: its fields have filters */
     char *path;
     char *format;
     int32_t version;
@@ -37,8 +39,30 @@ struct lp_pair_file {
  * make reading a whole column slow and large. The bytes lie the same way in both. */
 enum { LP_PAIR_CHUNK_BYTES = 16384 };
 
+/* LP_PLAIN: for MPI-IO, crash-safe. LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */
+typedef enum { LP_PLAIN, LP_COMPRESSED } lp_packing;
 /* Makes the file whole under `path`; local to the calling rank. */
-lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_error *err);
+lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_packing packing, lp_error *err);
+/* Opens a file that lp_pair_file_make made for writing by this process alone, over the plain driver: for files that are
+ * made as a whole under a temporary name. */
+lp_status lp_pair_file_open_alone(const char *path, lp_pair_file **out, lp_error *err);
+/* Flushes and closes a file that was opened alone; the file is released in any case. */
+lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err);
+
+/* The side tables of an open file: every dataset that is neither a field nor the journal, in the order of names. */
+typedef struct {
+    char *path;
+    lp_field_type type;
+    void *block;
+    int64_t n;
+    size_t item_bytes;
+} lp_open_table;
+typedef struct {
+    lp_open_table *table; /* [n] */
+    size_t n;
+} lp_open_tables;
+lp_status lp_pair_file_read_tables(lp_pair_file *file, lp_open_tables *out, lp_error *err);
+void lp_open_tables_release(lp_open_tables *tables);
 
 /* Makes `/provenance` from items [n]. */
 lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t n, const char *name, lp_error *err);

@@ -49,7 +49,22 @@ out:
     return status;
 }
 
-static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, const char *name, lp_error *err) {
+/* Archives: chunks of about this size, which the default chunk cache of a reader holds. */
+enum { ARCHIVE_CHUNK_BYTES = 1 << 18, ARCHIVE_DEFLATE = 4 };
+
+static herr_t set_layout(hid_t creation, int n_dims, hsize_t *chunk, hsize_t n_pairs, size_t bytes,
+                         lp_packing packing) {
+    if (packing == LP_PLAIN) return bytes >= LP_PAIR_CHUNK_BYTES ? H5Pset_chunk(creation, n_dims, chunk) : 0;
+    chunk[0] = bytes < ARCHIVE_CHUNK_BYTES ? ARCHIVE_CHUNK_BYTES / bytes : 1;
+    if (chunk[0] > n_pairs) chunk[0] = n_pairs;
+    if (H5Pset_alloc_time(creation, H5D_ALLOC_TIME_INCR) < 0 || H5Pset_chunk(creation, n_dims, chunk) < 0 ||
+        H5Pset_shuffle(creation) < 0 || H5Pset_deflate(creation, ARCHIVE_DEFLATE) < 0)
+        return -1;
+    return H5Pset_fletcher32(creation);
+}
+
+static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, lp_packing packing, const char *name,
+                            lp_error *err) {
     lp_status status = LP_OK;
     hsize_t dims[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)n_pairs};
     hsize_t chunk[LP_FIELD_MAX_DIMS + 1] = {1};
@@ -62,10 +77,10 @@ static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, 
     hid_t type = lp_h5_type(field->type, field->text_bytes);
     hid_t space = H5Screate_simple(field->n_dims + 1, dims, NULL);
     hid_t creation = lp_h5_dataset_creation();
-    hid_t links = lp_h5_link_creation();
-    if (type < 0 || space < 0 || creation < 0 || links < 0 ||
-        (bytes >= LP_PAIR_CHUNK_BYTES && H5Pset_chunk(creation, field->n_dims + 1, chunk) < 0) ||
-        (dataset = H5Dcreate2(file, field->path, type, space, links, creation, H5P_DEFAULT)) < 0) {
+    LP_TRY(lp_h5_make_group_of(file, field->path, name, err));
+    if (type < 0 || space < 0 || creation < 0 ||
+        set_layout(creation, field->n_dims + 1, chunk, (hsize_t)n_pairs, bytes, packing) < 0 ||
+        (dataset = H5Dcreate2(file, field->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
         status = lp_h5_fail(err, name, "make /%s", field->path);
         goto out;
     }
@@ -73,7 +88,6 @@ static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, 
     if (field->layers) LP_TRY(lp_h5_put_i32(dataset, "layers", field->layers, field->n_layers, name, err));
 out:
     lp_h5_close(dataset);
-    lp_h5_close(links);
     lp_h5_close(creation);
     lp_h5_close(space);
     lp_h5_close(type);
@@ -108,7 +122,7 @@ static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const c
                                                .dims = {spec->n_pairs},
                                                .description = "1: the pair is written and checksummed"},
                               zeros, NULL, name, err));
-    LP_TRY(make_field(file, &checksum, spec->n_pairs, name, err));
+    LP_TRY(make_field(file, &checksum, spec->n_pairs, LP_PLAIN, name, err));
     for (size_t i = 0; i < spec->n_fields; i++) paths[i] = spec->fields[i].path;
     journal = H5Gopen2(file, "journal", H5P_DEFAULT);
     if (journal < 0) {
@@ -127,7 +141,9 @@ lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t
     lp_status status = LP_OK;
     const char **keys = NULL;
     size_t n_identity = 0;
-    hid_t group = H5Gcreate2(file, "provenance", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t group = H5I_INVALID_HID;
+    LP_TRY(lp_h5_make_group(file, "provenance", name, err));
+    group = H5Gopen2(file, "provenance", H5P_DEFAULT);
     if (group < 0) {
         status = lp_h5_fail(err, name, "make /provenance");
         goto out;
@@ -147,7 +163,7 @@ out:
     return status;
 }
 
-static lp_status fill(hid_t file, const lp_pair_file_spec *spec, const char *name, lp_error *err) {
+static lp_status fill(hid_t file, const lp_pair_file_spec *spec, lp_packing packing, const char *name, lp_error *err) {
     lp_status status = LP_OK;
     hid_t root = H5Gopen2(file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_put_text(root, "format", spec->format, 0, name, err));
@@ -155,7 +171,8 @@ static lp_status fill(hid_t file, const lp_pair_file_spec *spec, const char *nam
     LP_TRY(lp_provenance_make(file, spec->provenance, spec->n_provenance, name, err));
     for (size_t i = 0; i < spec->n_tables; i++) LP_TRY(make_table(file, &spec->tables[i], name, err));
     LP_TRY(make_journal(file, spec, name, err));
-    for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(make_field(file, &spec->fields[i], spec->n_pairs, name, err));
+    for (size_t i = 0; i < spec->n_fields; i++)
+        LP_TRY(make_field(file, &spec->fields[i], spec->n_pairs, packing, name, err));
 out:
     lp_h5_close(root);
     return status;
@@ -184,30 +201,27 @@ static uint64_t dense_bytes_of(const lp_pair_file_spec *spec) {
     return sum;
 }
 
-lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_error *err) {
+lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_packing packing, lp_error *err) {
     lp_status status = LP_OK;
     lp_text temporary = {0};
     uint64_t bytes = 0;
     hid_t file = H5I_INVALID_HID;
-    hid_t access = H5I_INVALID_HID;
     LP_ASSERT(spec->n_pairs > 0);
     LP_TRY(lp_path_make_folder_for(path, err));
     LP_TRY(check_room(path, spec, err));
     LP_TRY(lp_text_format(&temporary, err, "%s.new", path));
     LP_TRY(pair_bytes_of(path, spec, &bytes, err));
     LP_TRY(lp_h5_rehearse(path, temporary.data, dense_bytes_of(spec), bytes * (uint64_t)spec->n_pairs, err));
-    access = lp_h5_access();
-    file = H5Fcreate(temporary.data, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+    file = lp_h5_make_file(temporary.data);
     if (file < 0) {
         status = lp_h5_fail(err, path, "make the file");
         goto out;
     }
-    LP_TRY(fill(file, spec, path, err));
+    LP_TRY(fill(file, spec, packing, path, err));
     LP_TRY(lp_h5_finish(&file, path, temporary.data, err));
     if (rename(temporary.data, path) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", path, strerror(errno));
 out:
     lp_h5_close(file);
-    lp_h5_close(access);
     if (status != LP_OK && temporary.data) unlink(temporary.data);
     lp_text_release(&temporary);
     return status;

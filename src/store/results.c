@@ -372,7 +372,7 @@ static lp_status put_answer_texts(const finisher *f, lp_error *err) {
     enum { AT_ONCE = 4096 };
     const char *texts[AT_ONCE];
     lp_status status = LP_OK;
-    hsize_t dims[1] = {(hsize_t)f->answers.n};
+    const hsize_t dims[1] = {(hsize_t)f->answers.n};
     hid_t dataset = H5I_INVALID_HID;
     hid_t memory = H5I_INVALID_HID;
     hid_t space = H5Screate_simple(1, dims, NULL);
@@ -431,10 +431,9 @@ static lp_status write_file(finisher *f, const int64_t *counts, lp_error *err) {
     const lp_results_plan *plan = f->plan;
     const int32_t version = 1;
     lp_status status = LP_OK;
-    hid_t list = lp_h5_access();
     hid_t root = H5I_INVALID_HID;
     LP_TRY(lp_h5_rehearse(f->path, f->temporary, file_bytes(plan), 0, err));
-    f->file = H5Fcreate(f->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, list);
+    f->file = lp_h5_make_file(f->temporary);
     if (f->file < 0) {
         status = lp_h5_fail(err, f->path, "make the file");
         goto out;
@@ -464,7 +463,6 @@ out:
     lp_h5_close(f->changed_set);
     for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_h5_close(f->metric_set[m]);
     lp_h5_close(root);
-    lp_h5_close(list);
     if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->temporary, err);
     return status;
 }

@@ -34,27 +34,34 @@ struct lp_reference {
     float *logits;        /* [n_embedded] */
 };
 
+/* Sums are in double precision, so that what differs between an engine in float32 and this oracle is the engine's
+ * rounding. */
+enum { COLUMNS = 64, PARTS = 8 };
+
 static void matrix_times(const lp_matrix *w, const float *x, float *y) {
     if (w->layout == LP_IN_OUT) {
-        memset(y, 0, (size_t)w->n_out * sizeof *y);
-        for (int64_t i = 0; i < w->n_in; i++) {
-            const float *row = w->data + i * w->n_out;
-            float xi = x[i];
-            for (int64_t j = 0; j < w->n_out; j++) y[j] += xi * row[j];
+        for (int64_t j = 0; j < w->n_out; j += COLUMNS) {
+            int64_t n = w->n_out - j < COLUMNS ? w->n_out - j : COLUMNS;
+            double sums[COLUMNS] = {0};
+            for (int64_t i = 0; i < w->n_in; i++) {
+                const float *row = w->data + i * w->n_out + j;
+                double xi = (double)x[i];
+                for (int64_t k = 0; k < n; k++) sums[k] += xi * (double)row[k];
+            }
+            for (int64_t k = 0; k < n; k++) y[j + k] = (float)sums[k];
         }
         return;
     }
     for (int64_t j = 0; j < w->n_out; j++) {
         const float *row = w->data + j * w->n_in;
-        /* Sixteen partial sums, so that the compiler may use vectors and long sums lose less. */
-        float part[16] = {0};
+        double part[PARTS] = {0}; /* several, so that the compiler may use vectors */
         int64_t i = 0;
-        for (; i + 16 <= w->n_in; i += 16)
-            for (int k = 0; k < 16; k++) part[k] += x[i + k] * row[i + k];
-        float sum = 0;
-        for (int k = 0; k < 16; k++) sum += part[k];
-        for (; i < w->n_in; i++) sum += x[i] * row[i];
-        y[j] = sum;
+        for (; i + PARTS <= w->n_in; i += PARTS)
+            for (int k = 0; k < PARTS; k++) part[k] += (double)x[i + k] * (double)row[i + k];
+        double sum = 0;
+        for (int k = 0; k < PARTS; k++) sum += part[k];
+        for (; i < w->n_in; i++) sum += (double)x[i] * (double)row[i];
+        y[j] = (float)sum;
     }
 }
 
@@ -188,21 +195,21 @@ static void attend(lp_reference *r, int32_t layer, int32_t position) {
         float most = -INFINITY;
         for (int32_t p = 0; p <= position; p++) {
             const float *k = keys + (size_t)p * (size_t)kv + column;
-            float dot = 0;
-            for (int32_t i = 0; i < hd; i++) dot += q[i] * k[i];
-            r->scores[p] = dot * scale;
+            double dot = 0;
+            for (int32_t i = 0; i < hd; i++) dot += (double)q[i] * (double)k[i];
+            r->scores[p] = (float)dot * scale;
             if (r->scores[p] > most) most = r->scores[p];
         }
-        float total = 0;
+        double total = 0;
         for (int32_t p = 0; p <= position; p++) {
             r->scores[p] = expf(r->scores[p] - most);
-            total += r->scores[p];
+            total += (double)r->scores[p];
         }
         float *out = r->attention + (size_t)head * (size_t)hd;
         memset(out, 0, (size_t)hd * sizeof *out);
         for (int32_t p = 0; p <= position; p++) {
             const float *v = values + (size_t)p * (size_t)kv + column;
-            float weight = r->scores[p] / total;
+            float weight = r->scores[p] / (float)total;
             for (int32_t i = 0; i < hd; i++) out[i] += weight * v[i];
         }
     }

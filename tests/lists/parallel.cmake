@@ -30,3 +30,5 @@ endfunction()
 
 lp_mpi_program(test_deal LINKS lp_parallel)
 lp_mpi_test(test_deal RANKS 1 2 4)
+
+lp_unit_test(test_dealer LINKS lp_parallel)

@@ -7,3 +7,26 @@ endfunction()
 
 lp_store_test(test_pair_file)
 lp_store_test(test_results)
+lp_store_test(test_lock)
+lp_store_test(test_store_admin)
+
+lp_mpi_program(pair_writer LINKS lp_store)
+# A file of its own for each number of ranks: the tests may run side by side.
+foreach(ranks 1 2 4)
+  add_test(NAME mpi.pair_file.${ranks}
+    COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:mpi_pair_writer> same same.${ranks}.h5 40
+    WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  set_tests_properties(mpi.pair_file.${ranks} PROPERTIES
+    ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 120 PROCESSORS ${ranks})
+endforeach()
+
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  add_test(NAME mpi.faults
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_pair_writer> ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(mpi.faults PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 240 RUN_SERIAL ON)
+  add_test(NAME mpi.two_hosts
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/two_hosts.py ${MPIEXEC_EXECUTABLE}
+            $<TARGET_FILE:mpi_test_deal> $<TARGET_FILE:mpi_pair_writer>)
+  set_tests_properties(mpi.two_hosts PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 240 SKIP_RETURN_CODE 77)
+endif()

@@ -197,6 +197,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
+    /* The number of hosts may be given, to make sure of it. */
+    if (argc > 1) CHECK_I64(p, strtol(argv[1], NULL, 10), lp_parallel_n_nodes(p));
     collectives(p);
     agreement(p);
     shared_memory(p);
@@ -206,7 +208,7 @@ int main(int argc, char **argv) {
         failing_rank_ends_all(p, way);
         signal_stops_all(p, way);
     }
-    if (lp_parallel_rank(p) == 0) printf("%d ranks: good\n", lp_parallel_size(p));
+    if (lp_parallel_rank(p) == 0) printf("%d ranks on %d hosts: good\n", lp_parallel_size(p), lp_parallel_n_nodes(p));
     lp_parallel_finish(p);
     return 0;
 }

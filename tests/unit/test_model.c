@@ -1,13 +1,15 @@
 /* Loading whole models: what lp_model_load makes of checkpoints that transformers, peft, safetensors and torch.save
  * wrote (tests/model_fixtures.py), against the weights of peft's merge_and_unload. */
+#include "base/digest.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
-#include "base/reader.h"
 #include "model/model.h"
 
-#include <cmocka.h>
 #include <math.h>
 #include <setjmp.h>
+
+#include <cmocka.h>
 
 #define FIXTURES LP_SOURCE_DIR "/tests/fixtures/model/"
 
@@ -163,9 +165,162 @@ static void test_weights_equal_peft(void **state) {
     assert_int_equal(lp_mem_count().live_bytes, 0);
 }
 
+/* Another process of the node fills the arena: this one only sets its pointers into it. */
+static void test_shared_arena(void **state) {
+    (void)state;
+    lp_model_source source = {.base = FIXTURES "llama-base", .codi = FIXTURES "llama-f32.safetensors", .lora_alpha = 5};
+    lp_model filled, pointing;
+    lp_error err = {0};
+    void *arena = NULL;
+    if (lp_model_open(&source, &filled, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_model_open(&source, &pointing, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(filled.arena_bytes, pointing.arena_bytes);
+    assert_int_equal(lp_mem_new(&arena, filled.arena_bytes, 1, "arena", &err), LP_OK);
+    assert_int_equal(lp_model_fill(&pointing, arena, LP_FILL_POINTERS_ONLY, &err), LP_OK);
+    assert_int_equal(lp_model_fill(&filled, arena, LP_FILL_VALUES, &err), LP_OK);
+    lp_model_close(&filled);
+    compare_with_file(&pointing, "llama-f32.expected");
+    lp_model_close(&pointing);
+    lp_mem_free(arena);
+}
+
+/* float32 tensors that need no merge are used where they are mapped. */
+static void test_plain_models_are_mapped(void **state) {
+    (void)state;
+    lp_model model;
+    load("gpt2-base", NULL, LP_BASE_AS_STORED, &model);
+    assert_int_equal(model.arena_bytes, 0);
+    assert_false(model.is_codi);
+    assert_false(model.projection.present);
+    assert_int_equal(model.config.n_embedded, 19);
+    assert_int_equal(model.blocks[1].qkv.n_parts, 1);
+    assert_int_equal(model.blocks[1].qkv.part[0].layout, LP_IN_OUT);
+    assert_ptr_equal(model.head.data, model.embedding.data);
+    lp_model_close(&model);
+
+    load("llama-base", NULL, LP_BASE_AS_STORED, &model);
+    assert_int_equal(model.arena_bytes, 0);
+    const lp_block *block = &model.blocks[0];
+    assert_int_equal(block->qkv.n_parts, 3);
+    assert_int_equal(block->qkv.part[2].layout, LP_OUT_IN);
+    assert_int_equal(block->qkv.n_out, 32);
+    assert_int_equal(block->mlp_in.n_parts, 2);
+    assert_int_equal(block->mlp_in.n_out, 40);
+    assert_null(block->norm_attn.bias);
+    assert_null(model.positions);
+    lp_model_close(&model);
+
+    load("llama-base", NULL, LP_BASE_FP16, &model);
+    assert_true(model.arena_bytes > 0);
+    assert_int_equal(model.blocks[0].qkv.n_parts, 1);
+    assert_int_equal(model.blocks[0].qkv.part[0].layout, LP_IN_OUT);
+    lp_model_close(&model);
+}
+
+static int64_t json_count(const cJSON *object, const char *key) {
+    const cJSON *number = cJSON_GetObjectItemCaseSensitive(object, key);
+    return number ? (int64_t)number->valuedouble : 0;
+}
+
+/* Counts and norms as torch and peft say them (NAME.facts.json). */
+static void test_inspect_equals_torch(void **state) {
+    (void)state;
+    static const struct {
+        const char *base, *codi, *facts;
+    } cases[] = {{"gpt2-base", "gpt2-f32.safetensors", "gpt2-f32.facts.json"},
+                 {"llama-base", "llama-f32.safetensors", "llama-f32.facts.json"},
+                 {"llama-untied-base", "llama-full.bin", "llama-full.facts.json"}};
+    static const char *const parts[] = {"total", "embedding", "attention",  "mlp",
+                                        "norms", "head",      "projection", "lora"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        lp_model model;
+        lp_text path = {0}, printed = {0};
+        lp_error err = {0};
+        lp_json root;
+        cJSON *expected = NULL;
+        load(cases[i].base, cases[i].codi, LP_BASE_AS_STORED, &model);
+        if (lp_model_inspect(&model, LP_INSPECT_JSON, &printed, &err) != LP_OK) fail_msg("%s", err.text);
+        cJSON *found = cJSON_Parse(printed.data);
+        assert_non_null(found);
+        assert_int_equal(lp_text_format(&path, &err, "%s%s", FIXTURES, cases[i].facts), LP_OK);
+        if (lp_json_load(path.data, 1 << 16, &expected, &root, &err) != LP_OK) fail_msg("%s", err.text);
+        const cJSON *want = cJSON_GetObjectItem(expected, "parameters"),
+                    *have = cJSON_GetObjectItem(found, "parameters");
+        for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
+            if (json_count(want, parts[p]) != json_count(have, parts[p]))
+                fail_msg("%s: %s: expected %lld, found %lld", cases[i].codi, parts[p],
+                         (long long)json_count(want, parts[p]), (long long)json_count(have, parts[p]));
+        const cJSON *norm = cJSON_GetArrayItem(cJSON_GetObjectItem(expected, "update_norm_by_layer"), 0);
+        const cJSON *lora = cJSON_GetObjectItem(found, "lora");
+        assert_int_equal(norm == NULL, cJSON_IsNull(lora));
+        for (int k = 0; norm; norm = norm->next, k++) {
+            const cJSON *layer = cJSON_GetArrayItem(cJSON_GetObjectItem(lora, "update_norm_by_layer"), k);
+            assert_non_null(layer);
+            if (!(fabs(layer->valuedouble / norm->valuedouble - 1) < 1e-6))
+                fail_msg("layer %d: expected %g, found %g", k, norm->valuedouble, layer->valuedouble);
+        }
+        cJSON_Delete(expected);
+        cJSON_Delete(found);
+        lp_text_release(&path);
+        lp_text_release(&printed);
+        lp_model_close(&model);
+    }
+}
+
+static void test_inspect_text(void **state) {
+    (void)state;
+    static const char *const lines[] = {
+        "architecture   gpt2: 2 layers of width 12, 3 heads of 4, MLP 20, gelu_tanh, norm eps 1e-05\n",
+        "context        10 positions, learned\n",
+        "vocabulary     19 tokens, 22 embedded: pad 19, bot 20, eot 21\n",
+        "config.json: bos 18, eos 18\n",
+        "parameters               3,803\n",
+        "  head                       0  (tied to the embedding)\n",
+        "projection     12 -> 7 -> 12, GELU, LayerNorm\n",
+        "LoRA           rank 3, alpha 5 (scale 1.66667) on 8 linear layers\n",
+        "bytes  base/config.json\n",
+        "bytes  base/model.safetensors\n",
+        "bytes  codi/gpt2-trained.safetensors\n",
+        "  codi.base_model.model.score.weight (f32): unexpected\n",
+        "  codi.base_model.model.transformer.h.0.attn.bias (bool): a buffer, not a weight\n",
+        "  codi.base_model.model.transformer.h.0.attn.masked_bias (f32): a buffer, not a weight\n",
+        "  transformer.wte.weight (f32): the CODI checkpoint has it too\n",
+    };
+    lp_model model;
+    lp_text text = {0}, digests = {0};
+    lp_error err = {0};
+    char sha[LP_SHA256_HEX];
+    load("gpt2-base", "gpt2-trained.safetensors", LP_BASE_AS_STORED, &model);
+    if (lp_model_inspect(&model, LP_INSPECT_TEXT, &text, &err) != LP_OK) fail_msg("%s", err.text);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        if (!strstr(text.data, lines[i])) fail_msg("expected \"%s\" in\n%s", lines[i], text.data);
+    if (lp_model_digests(&model, &digests, &err) != LP_OK) fail_msg("%s", err.text);
+    static const char *const files[] = {"base/config.json", "base/model.safetensors", "codi/gpt2-trained.safetensors"};
+    static const char *const paths[] = {FIXTURES "gpt2-base/config.json", FIXTURES "gpt2-base/model.safetensors",
+                                        FIXTURES "gpt2-trained.safetensors"};
+    const char *line = digests.data;
+    for (size_t i = 0; i < 3; i++) {
+        char expected[128];
+        if (lp_sha256_of_file(paths[i], sha, &err) != LP_OK) fail_msg("%s", err.text);
+        int n = snprintf(expected, sizeof expected, "%s  %s\n", files[i], sha);
+        if (strncmp(line, expected, (size_t)n) != 0) fail_msg("expected \"%s\" in\n%s", expected, digests.data);
+        line += n;
+        assert_non_null(strstr(text.data, sha));
+    }
+    assert_int_equal(*line, '\0');
+    lp_text_release(&text);
+    lp_text_release(&digests);
+    lp_model_close(&model);
+    assert_int_equal(lp_mem_count().live_bytes, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_equal_peft),
+        cmocka_unit_test(test_shared_arena),
+        cmocka_unit_test(test_plain_models_are_mapped),
+        cmocka_unit_test(test_inspect_equals_torch),
+        cmocka_unit_test(test_inspect_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -289,7 +289,7 @@ static void counted_again_after_a_restart(void **state) {
     assert_memory_equal(counts, good_counts, sizeof counts);
 }
 
-/* Golden values: statsmodels.stats.proportion.proportion_confint(k, n, 0.05, "wilson"), version 0.14. */
+/* Golden values: scipy 1.14.1, stats.binomtest(k, n).proportion_ci(0.95, method="wilson"). */
 static void wilson_intervals(void **state) {
     (void)state;
     const struct {
@@ -297,10 +297,10 @@ static void wilson_intervals(void **state) {
         double low, high;
     } cases[] = {
         {0, 10, 0, 0.27753279986288926},
-        {10, 10, 0.7224672001371107, 1},
-        {5, 10, 0.23659309051256394, 0.7634069094874361},
-        {1, 532, 0.00033203093767462245, 0.010564293246083413},
-        {263, 532, 0.4520782870434163, 0.5366943068837993},
+        {10, 10, 0.7224672001371109, 1},
+        {5, 10, 0.236593090512564, 0.7634069094874361},
+        {1, 532, 0.0003318901709330434, 0.01056957839693457},
+        {263, 532, 0.4520689657569451, 0.5367336923777855},
         {0, 0, 0, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -353,10 +353,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(many_answers_keep_their_numbers),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (!getenv("LP_KEEP")) {
-        clear(NULL);
-        rmdir(folder);
-    }
+    clear(NULL);
+    rmdir(folder);
     lp_parallel_finish(parallel);
     return failed;
 }

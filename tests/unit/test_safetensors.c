@@ -110,6 +110,7 @@ static const struct {
     {ONE(F32_2 ",\"data_offsets\":[0,8,8]"), 8, "$.w.data_offsets: expected two offsets"},
     {ONE(F32_2 ",\"data_offsets\":[0,1e30]"), 8, "$.w.data_offsets[1]: expected an integer"},
     {ONE(F32_2 ",\"data_offsets\":[0,4]"), 4, "tensor \"w\": [2] f32 needs 8 bytes, its data_offsets hold 4"},
+    {ONE(F32_2 ",\"data_offsets\":[0,12]"), 12, "tensor \"w\": [2] f32 needs 8 bytes, its data_offsets hold 12"},
     {ONE(F32_2 ",\"data_offsets\":[4,12]"), 12, "begins at data byte 4, expected 0: there is a gap before it"},
     {ONE(F32_2 ",\"data_offsets\":[0,8]"), 9, "1 bytes after the last tensor belong to none"},
     {"{" TENSOR("v", 0, 4) "," TENSOR("w", 2, 2) "}", 4,

@@ -43,9 +43,9 @@ from problems import all_equations, load_templates, make_pairs, training_set
 from tokens import MAKERS
 
 HERE = Path(__file__).resolve().parent
-# What differs between the two runs that made the models: steps of phase B, learning rate of the projection, and whether
-# the projection starts at unit-size activations.
-RECIPES = {"gpt2": (7000, 2e-3, True), "llama": (8000, 1e-3, False)}
+# What differs between the runs that made the models: steps of phase B that the cosine spans, the step at which it was
+# stopped, learning rate of the projection, and whether the projection starts at unit-size activations.
+RECIPES = {"gpt2": (7000, 5500, 2e-3, True), "llama": (8000, 7500, 1e-3, False)}
 PERIODS = (2, 3, 4, 5, 6, 7, 10, 20, 50, 100)
 
 
@@ -260,7 +260,8 @@ def phase_b(
         opt.add_param_group({**g, "prj": True})
     rng = np.random.default_rng(a.seed + 1)
     running = np.zeros(3)
-    for step in range(a.steps_b):
+    last = min(a.steps_b, a.stop_b)
+    for step in range(last):
         n = a.batch_b
         chosen = [items[k] for k in rng.integers(len(items), size=n)]
         w = effective(a.arch, plain, pairs)
@@ -307,7 +308,7 @@ def phase_b(
         opt.step()
         running = 0.98 * running + 0.02 * np.array([ce.item(), ref_ce.item(), distill.item()])
         losses = f"student {running[0]:.4f} teacher {running[1]:.4f} distil {running[2]:.4f}"
-        if (step + 1) % a.check != 0 and step + 1 != a.steps_b:
+        if (step + 1) % a.check != 0 and step + 1 != last:
             if (step + 1) % 100 == 0:
                 say(start, f"B {step + 1}/{a.steps_b} {losses}")
         else:
@@ -394,7 +395,7 @@ def train(a: argparse.Namespace) -> None:
         spread = e[:-3].std()
         e[-3:] = (torch.randn(3, e.shape[1]) * spread).to(torch.bfloat16).float()
     codi.codi.get_base_model().tie_weights()
-    if RECIPES[a.arch][2]:
+    if RECIPES[a.arch][3]:
         init_prj(codi, base.transformer.ln_f.weight if a.arch == "gpt2" else base.model.norm.weight)
     save_codi(codi, a.arch, out / "codi")
     phase_b(codi, net, coder, items, test, a)
@@ -414,7 +415,8 @@ def main() -> None:
     p.add_argument("--steps-a", type=int, default=2500)
     p.add_argument("--batch-a", type=int, default=32)
     p.add_argument("--lr-a", type=float, default=2e-3)
-    p.add_argument("--steps-b", type=int)
+    p.add_argument("--steps-b", type=int, help="that the cosine of phase B spans")
+    p.add_argument("--stop-b", type=int, help="stop phase B earlier")
     p.add_argument("--batch-b", type=int, default=32)
     p.add_argument("--lr-b", type=float, default=1e-3)
     p.add_argument("--lr-prj", type=float, help="of the projection")
@@ -425,7 +427,8 @@ def main() -> None:
         rest = [x for x in sys.argv[1:] if x != "both"]
         runs = [subprocess.Popen([sys.executable, __file__, arch, *rest]) for arch in ("gpt2", "llama")]
         sys.exit(max(r.wait() for r in runs))
-    steps, lr_prj, _ = RECIPES[a.arch]
+    steps, stop, lr_prj, _ = RECIPES[a.arch]
+    a.stop_b = a.stop_b or (a.steps_b or stop)
     a.steps_b, a.lr_prj = a.steps_b or steps, a.lr_prj or lr_prj
     train(a)
 

@@ -1,6 +1,7 @@
-#include "stage/reading.h"
+#include "patch/reading.h"
 
 #include "base/memory.h"
+#include "patch/classify.h"
 
 /* Bytes in front of the first digit; the whole length where there is none. */
 static size_t first_digit(const lp_text *text) {
@@ -10,8 +11,8 @@ static size_t first_digit(const lp_text *text) {
 }
 
 /* *out = tokens of `context` (prefix and lead) + number behind the prefix, then eos. */
-static lp_status continue_with(const lp_session *s, const lp_text *context, size_t lead, const lp_token_list *prefix,
-                               double answer, lp_token_list *out, lp_error *err) {
+static lp_status continue_with(const lp_reading_options *options, const lp_text *context, size_t lead,
+                               const lp_token_list *prefix, double answer, lp_token_list *out, lp_error *err) {
     char number[LP_ANSWER_TEXT];
     lp_text whole = {0};
     lp_token_list all = {0};
@@ -20,17 +21,18 @@ static lp_status continue_with(const lp_session *s, const lp_text *context, size
     lp_answer_text(answer, number);
     LP_TRY(lp_text_add(&whole, lp_text_get(context), context->length, err));
     LP_TRY(lp_text_add(&whole, number, strlen(number), err));
-    LP_TRY(lp_tokenizer_encode(s->tokenizer, whole.data, whole.length, LP_TOKENS_PLAIN, &all, err));
+    LP_TRY(lp_tokenizer_encode(options->tokenizer, whole.data, whole.length, LP_TOKENS_PLAIN, &all, err));
     size_t skip = prefix->n;
     if (all.n <= skip || (skip && memcmp(all.ids, prefix->ids, skip * sizeof *all.ids) != 0)) {
         size_t begin = context->length - lead;
         skip = all.n = 0;
-        LP_TRY(lp_tokenizer_encode(s->tokenizer, whole.data + begin, whole.length - begin, LP_TOKENS_PLAIN, &all, err));
+        LP_TRY(lp_tokenizer_encode(options->tokenizer, whole.data + begin, whole.length - begin, LP_TOKENS_PLAIN, &all,
+                                   err));
     }
     size_t n = all.n - skip;
     LP_TRY(lp_mem_grow(&out->ids, &out->capacity, n + 1, sizeof *out->ids, "answer tokens", err));
     if (n) memcpy(out->ids, all.ids + skip, n * sizeof *out->ids);
-    out->ids[n] = s->vocabulary.eos;
+    out->ids[n] = options->eos;
     out->n = n ? n + 1 : 0;
 out:
     lp_text_release(&whole);
@@ -38,7 +40,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_reading_make(const lp_session *s, int64_t pair, const int32_t *tokens, int32_t n,
+lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t *tokens, int32_t n,
                                lp_pair_reading *out, lp_error *err) {
     lp_text text = {0}, token = {0};
     lp_status status = LP_OK;
@@ -48,7 +50,7 @@ lp_status lp_pair_reading_make(const lp_session *s, int64_t pair, const int32_t 
     out->prefix.n = 0;
     for (; place < n; place++) {
         lp_text_clear(&token);
-        LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens + place, 1, LP_DECODE_SKIP_SPECIAL, &token, err));
+        LP_TRY(lp_tokenizer_decode(options->tokenizer, tokens + place, 1, LP_DECODE_SKIP_SPECIAL, &token, err));
         lead = first_digit(&token);
         if (lead < token.length) break;
     }
@@ -58,16 +60,15 @@ lp_status lp_pair_reading_make(const lp_session *s, int64_t pair, const int32_t 
     if (place) memcpy(out->prefix.ids, tokens, (size_t)place * sizeof(int32_t));
     out->prefix.n = (size_t)place;
     if (lead > 0 && token.data[lead - 1] == '-') lead--;
-    LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)place, LP_DECODE_SKIP_SPECIAL, &text, err));
+    LP_TRY(lp_tokenizer_decode(options->tokenizer, tokens, (size_t)place, LP_DECODE_SKIP_SPECIAL, &text, err));
     LP_TRY(lp_text_add(&text, token.data, lead, err));
-    LP_TRY(continue_with(s, &text, lead, &out->prefix, lp_session_side(s, pair, LP_CLEAN)->answer, &out->clean, err));
-    LP_TRY(continue_with(s, &text, lead, &out->prefix, lp_session_side(s, pair, LP_CORRUPTED)->answer, &out->corrupted,
-                         err));
+    LP_TRY(continue_with(options, &text, lead, &out->prefix, options->clean_answer, &out->clean, err));
+    LP_TRY(continue_with(options, &text, lead, &out->prefix, options->corrupted_answer, &out->corrupted, err));
     out->reading = (lp_reading){.index = place,
                                 .prefix = out->prefix.ids,
                                 .clean = {out->clean.ids, (int32_t)out->clean.n},
                                 .corrupted = {out->corrupted.ids, (int32_t)out->corrupted.n},
-                                .whole_answers = s->job.metrics.answer_logprob};
+                                .whole_answers = options->whole_answers};
     out->usable = true;
 out:
     lp_text_release(&text);

@@ -1,0 +1,164 @@
+"""The family, the thresholds and the findings on files with known structure."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+
+import h5py
+import make_results
+import numpy as np
+import pytest
+
+from latentpatch_analysis import analyse, findings, load_results
+
+
+@pytest.fixture(scope="module")
+def planted_analysis(planted):
+    return analyse.analyse(load_results(planted[0]), 400)
+
+
+def test_counts_are_the_planted_ones(planted, planted_analysis):
+    _, plan = planted
+    table = planted_analysis.table.set_index("name")
+    for layer in range(3):
+        for n in range(1, 6):
+            line = table.loc[f"denoise/clean/replace/resid_post/L{layer}/first:{n}"]
+            assert line["clean_answer"] == round(plan.effect(layer, n) * plan.pairs)
+            assert line["n"] == plan.pairs
+            assert line["clean_answer_pct"] == pytest.approx(100 * line["clean_answer"] / 60)
+            noise = table.loc[f"noise/corrupted/replace/resid_post/L{layer}/first:{n}"]
+            assert noise["corrupted_answer"] == line["clean_answer"]
+
+
+def test_family_excludes_dead_copies_and_controls(planted_analysis):
+    table = planted_analysis.table
+    family = table[table["in_family"]]
+    assert len(family) == 2 * (
+        18 + 18 - 3 - 1 - 1
+    )  # single:0 = first:1 thrice; last layer: first:6 = first:5, single:5 dead
+    assert not family["name"].str.contains("L2/first:6|L2/single:5|single:0").any()
+    assert (family["role"] == "effect").all()
+    tests = planted_analysis.tests
+    assert set(tests["index"][tests["test"] != "cochran_q"]) == set(family["index"])
+    assert (tests["test"].value_counts()[["vs_unpatched", "vs_shuffled", "majority"]] == len(family)).all()
+
+
+def test_planted_effects_are_found_and_only_those(planted_analysis):
+    found = findings.write(planted_analysis)
+    supported = {f.subject for f in found if f.rule == "effect" and f.strength == "supported"}
+    assert supported == {
+        f"{d} → resid_post, L{layer}, first N" for d in ("denoise: clean", "noise: corrupted") for layer in range(3)
+    }
+    assert not any("single" in f.subject for f in found if f.rule == "effect")
+    assert [f.rule for f in found if f.strength == "none"] == ["null"]
+    text = next(f.text for f in found if f.subject == "denoise: clean → resid_post, L2, first N")
+    assert "first:5, 45 of 60 (75.0 %" in text
+    assert "unpatched 0 of 60" in text
+
+
+def test_thresholds(planted_analysis):
+    lines = planted_analysis.thresholds.set_index("series")
+    row = lines.loc["denoise: clean → resid_post, L2, first-N"]
+    assert row["threshold"] == 4  # 27 against 30 at N = 3, 36 against 22 at N = 4 (planted 45 %, 60 %)
+    assert row["threshold_low"] <= 4 <= row["threshold_high"]
+    never = lines.loc["denoise: clean → resid_post, L0, first-N"]
+    assert (never["threshold"], never["reached"]) == (7, False)
+    assert row["area"] == pytest.approx(0.45)
+    assert row["area_method"] == "BCa"
+
+
+def test_recovery_is_a_ratio_of_means(planted_analysis):
+    m = planted_analysis.metrics
+    by = m[m["metric"] == "recovery"].set_index("condition")["mean"]
+    r = planted_analysis.results
+    diff = dict(zip(r.conditions["name"], np.nanmean(r.metrics["logit_diff"][r.included], 0), strict=True))
+    low, high = diff["unpatched/denoise"], diff["unpatched/noise"]
+    name = "denoise/clean/replace/resid_post/L2/first:4"
+    assert by[name] == pytest.approx((diff[name] - low) / (high - low), rel=1e-5)
+    name = "noise/corrupted/replace/resid_post/L2/first:4"
+    assert by[name] == pytest.approx((high - diff[name]) / (high - low), rel=1e-5)
+    assert by["unpatched/denoise"] == pytest.approx(0.0)
+
+
+def test_a_failed_control_silences_everything_else(planted, tmp_path):
+    path = tmp_path / "failed.results.h5"
+    shutil.copy(planted[0], path)
+    with h5py.File(path, "r+") as file:
+        names = [n.decode() for n in file["/conditions/name"][:]]
+        file["/rows/changed"][5, names.index("denoise/self/replace/resid_post/L1/first:2")] = 1
+    a = analyse.analyse(load_results(path), 0)
+    found = findings.write(a)
+    assert [(f.rule, f.strength) for f in found] == [("integrity", "warning")]
+    assert "self-patch controls, 72 conditions x 60 pairs, 1 rows changed" in found[0].text
+
+
+def test_the_sweep_s_own_control_counts(planted, tmp_path):
+    path = tmp_path / "counted.results.h5"
+    shutil.copy(planted[0], path)
+    with h5py.File(path, "r+") as file:
+        file["/provenance"].attrs["control.self_differ"] = np.bytes_(b"3")
+        file["/provenance"].attrs["control.unpatched_differ"] = np.bytes_(b"0")
+    found = findings.write(analyse.analyse(load_results(path), 0))
+    assert [f.subject for f in found] == ["self patches, as counted by the sweep"]
+    assert "3 rows differed" in found[0].text
+
+
+def test_without_shuffled_control_nothing_is_supported(tmp_path):
+    path = tmp_path / "bare.results.h5"
+    make_results.write_results(path, make_results.Plan(controls=(), metrics=False))
+    a = analyse.analyse(load_results(path), 0)
+    found = [f for f in findings.write(a) if f.rule == "effect"]
+    assert found
+    assert {f.strength for f in found} == {"partial"}
+    assert all("no shuffled-donor control" in f.text for f in found)
+    assert any("no shuffled-donor control" in note for note in a.notes)
+
+
+def test_effect_that_a_shuffled_donor_has_as_well_is_only_partial(tmp_path):
+    path = tmp_path / "unspecific.results.h5"
+    make_results.write_results(
+        path, make_results.Plan(effect=lambda layer, n: 0.5, control_effect=lambda layer, n: 0.5)
+    )
+    found = [f for f in findings.write(analyse.analyse(load_results(path), 0)) if f.rule == "effect"]
+    assert {f.strength for f in found} == {"partial"}
+    assert all("not told from the shuffled donor" in f.text for f in found)
+
+
+def test_pairs_of_one_source_are_not_independent(tmp_path):
+    path = tmp_path / "clustered.results.h5"
+    make_results.write_results(path, make_results.Plan(pairs=60, pairs_per_source=15, excluded=0))
+    a = analyse.analyse(load_results(path), 0)
+    assert a.clusters == 4
+    assert not findings.claims_effect(findings.write(a))  # four sources can never reject
+    assert any("60 included pairs come from 4 source problems" in note for note in a.notes)
+
+
+def _wrong_findings(tmp_path, files, seed):
+    """How many of so many null files give a finding.
+
+    Under the null every condition of a pair draws from one distribution, in which the donor's and the recipient's
+    answer are equally likely: the edge of all three tests of the family.
+    """
+    path = tmp_path / "null.results.h5"
+    plan = make_results.Plan(pairs=40, excluded=0, steps=4, step_sets=("first",), controls=("shuffled",), metrics=False)
+    make_results.write_results(path, plan)
+    r, rng = load_results(path), np.random.default_rng(seed)
+    a, wrong = analyse.analyse(r, 0), 0
+    gc.freeze()  # statsmodels' multipletests collects garbage at every call
+    for _ in range(files):
+        r.cls = rng.choice(4, p=[0.4, 0.4, 0.15, 0.05], size=r.cls.shape).astype(np.uint8)
+        a.tests = analyse.family_tests(r, a.table, a.series, a.cluster)
+        wrong += findings.claims_effect(findings.write(a))
+    gc.unfreeze()
+    return wrong
+
+
+def test_family_wise_error_over_200_null_files(tmp_path):
+    wrong = _wrong_findings(tmp_path, 200, 20251020)
+    assert wrong <= 10, f"{wrong} of 200 null files gave a finding"
+
+
+def test_the_simulation_notices_a_missing_correction(tmp_path, monkeypatch):
+    monkeypatch.setattr(analyse.stats, "adjust", lambda p, method="holm": np.asarray(p))
+    assert _wrong_findings(tmp_path, 20, 1) >= 8

@@ -1,0 +1,94 @@
+"""The page in a real headless Chromium: two widths, hover, filter, no console errors, no network."""
+
+from __future__ import annotations
+
+import pytest
+
+WIDTHS = ((1280, 900), (390, 844))
+
+
+@pytest.fixture(params=WIDTHS, ids=["desk", "phone"])
+def page(browser, report_dir, request):
+    context = browser.new_context(viewport={"width": request.param[0], "height": request.param[1]}, offline=True)
+    tab = context.new_page()
+    problems, requests = [], []
+    tab.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("request", lambda r: requests.append(r.url) if r.url.startswith("http") else None)
+    tab.goto((report_dir / "report.html").as_uri())
+    tab.wait_for_selector("html[data-ready='1']")
+    yield tab
+    assert problems == []
+    assert requests == []
+    context.close()
+
+
+def test_fits_the_width_and_can_be_shot(page, tmp_path):
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    picture = page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert len(picture) > 50_000
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.figures svg')].filter(s => s.getBoundingClientRect().width)"
+        ".map(s => s.getBoundingClientRect().width)"
+    )
+    assert sizes
+    assert max(sizes) <= page.viewport_size["width"]
+
+
+def test_hover_shows_n_share_and_interval(page):
+    cell = page.locator("svg[aria-label='clean answer'] .tip").nth(4)
+    cell.scroll_into_view_if_needed()
+    cell.hover()
+    tip = page.locator("#tooltip")
+    assert tip.is_visible()
+    text = tip.inner_text()
+    assert "of n = 60 (" in text
+    assert "95 % interval" in text
+    box = tip.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= page.viewport_size["width"]
+
+
+def test_hover_on_a_line_point(page):
+    point = page.locator("svg[aria-label='layer 2'] .tip").nth(2)
+    point.scroll_into_view_if_needed()
+    point.hover()
+    text = page.locator("#tooltip").inner_text()
+    assert "clean answer: 27 of n = 60 (45.0 %), 95 % interval 33.1 to 57.5 %" in text
+    assert "gibberish: " in text
+
+
+def test_pair_filter(page):
+    count = page.locator("[data-part=count]")
+    assert count.inner_text().startswith("60 of 60 pairs (4 more did not pass")
+    page.select_option("[data-part=condition]", label="denoise/clean/replace/resid_post/L2/first:5")
+    for box in page.locator("[data-part=outcomes] input").all()[1:]:
+        box.uncheck()
+    assert count.inner_text().startswith("45 of 60 pairs")
+    buttons = page.locator("[data-part=list] button")
+    assert buttons.count() == 45
+    buttons.nth(3).click()
+    name = buttons.nth(3).inner_text()
+    assert name in page.locator("[data-part=questions] h4").first.inner_text()
+    page.fill("[data-part=rows]", "denoise/clean/replace/resid_post/L2/first:5")
+    rows = page.locator("[data-part=answers] tr")
+    assert rows.count() == 1
+    assert "clean answer" in rows.first.inner_text()
+    expected = 10 + 3 * int(name.split("-")[1])
+    assert f"The answer is: {expected}" in rows.first.inner_text()
+    page.fill("[data-part=search]", "no such words")
+    assert count.inner_text().startswith("0 of 60")
+    assert "No pair fits" in page.locator("[data-part=questions]").inner_text()
+
+
+def test_foreign_text_is_text(page):
+    page.fill("[data-part=search]", "pair-0000")
+    card = page.locator("[data-part=questions] .card").first
+    assert 'Ünïcode <b>&amp;</b> "quotes" </script>' in card.inner_text()
+
+
+def test_print_hides_the_tools(page):
+    page.emulate_media(media="print")
+    assert not page.locator(".browser").is_visible()
+    assert not page.locator("nav").is_visible()
+    assert page.locator("#methods").is_visible()

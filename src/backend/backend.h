@@ -1,0 +1,125 @@
+/* Backends: the operations of the forward pass, behind one table of functions.
+ *
+ * A backend owns its memory space. Pointers marked `dev` point there (on the cpu backend that is ordinary memory); the
+ * others are the host's. Rows of a matrix lie one after the other. Operations are issued in order; `download` and
+ * `sync` wait for those before them. Every operation computes each row from that row alone, in an order of arithmetic
+ * that does not depend on the number of rows, on threads, or on what the other rows hold: this is the contract that
+ * makes results independent of batching, and every backend tests it. Indices are trusted: the engine checks them.
+ *
+ * All slots are required; a backend without a device fails in its `_new`. */
+#ifndef LP_BACKEND_BACKEND_H
+#define LP_BACKEND_BACKEND_H
+
+#include "base/error.h"
+#include "model/model.h"
+
+typedef struct lp_backend lp_backend;
+
+/* Matrices that operations write have room for this many rows more than asked for: `linear` fills up tiles there. */
+enum { LP_ROW_PADDING = 64 };
+
+/* A linear layer's weights in the backend's memory; opaque. */
+typedef struct lp_backend_linear lp_backend_linear;
+
+/* Keys and values of all positions in flight: dev [n_layers, n_slots, KV] each. A slot is one position of one branch.
+ */
+typedef struct {
+    float *keys;
+    float *values;
+    int64_t n_slots;
+    int32_t n_layers;
+    int32_t width; /* KV */
+} lp_kv_pool;
+
+/* What attention needs to know of each row; dev arrays [n_rows] unless said otherwise. A row attends to the slots
+ * prompt_begin .. prompt_begin + prompt_length - 1, then to tail[tail_begin .. tail_begin + tail_length - 1], in this
+ * order; its own slot is among them. */
+typedef struct {
+    const int32_t *position;
+    const int32_t *slot;
+    const int32_t *prompt_begin;
+    const int32_t *prompt_length;
+    const int32_t *tail_begin;
+    const int32_t *tail_length;
+    const int32_t *tail; /* slots */
+} lp_row_table;
+
+/* One change of a row: x[row, offset .. offset + width) by operation (values of lp_operation) with vectors[vector ...].
+ */
+typedef struct {
+    int32_t row;
+    int32_t offset;
+    int32_t width;
+    int32_t operation;
+    float factor;
+    int64_t vector; /* floats into the vectors of the batch */
+} lp_row_edit;
+
+typedef struct {
+    uint64_t gemm_flops;   /* 2 x rows x in x out, without padding */
+    uint64_t padded_flops; /* the same with the rows that tiles were filled up with */
+} lp_backend_counters;
+
+struct lp_backend {
+    const char *name; /* "cpu", "cuda", "check" */
+    lp_backend_counters counters;
+
+    void (*free)(lp_backend *be);
+    /* *out = dev memory of at least `bytes`, aligned to 64. */
+    lp_status (*alloc)(lp_backend *be, size_t bytes, const char *what, void **out, lp_error *err);
+    void (*release)(lp_backend *be, void *dev);
+    lp_status (*upload)(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
+    lp_status (*download)(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
+    lp_status (*sync)(lp_backend *be, lp_error *err);
+
+    /* *out refers to, or holds a copy of, the host's weights, which must outlive it. */
+    lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
+    void (*linear_free)(lp_backend *be, lp_backend_linear *linear);
+    /* *out = the n floats in dev memory: on the cpu the host's own. Freed with vector_free. */
+    lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
+    void (*vector_free)(lp_backend *be, const float *vector);
+
+    /* y [n, out] = x [n, in] W + bias */
+    lp_status (*linear)(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y, lp_error *err);
+    /* dst [dst_rows[i]] = src [src_rows[i]], i < n; a NULL list stands for 0, 1, 2, ...; rows of `width` floats. The
+     * lists do not overlap where dst == src. */
+    lp_status (*copy_rows)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
+                           const int32_t *src_rows, int32_t n, int32_t width, lp_error *err);
+    /* x [n, width] += y [y_rows[i]] (NULL: the same row) */
+    lp_status (*add_rows)(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
+                          lp_error *err);
+    /* y [n, width] = norm of x; bias NULL: RMSNorm, otherwise LayerNorm */
+    lp_status (*norm)(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
+                      int32_t width, float *y, lp_error *err);
+    /* y [n, width] = act(x); gated: x is [n, 2 width] = gate | up and y = act(gate) * up. y may be x when not gated. */
+    lp_status (*activate)(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
+                          float *y, lp_error *err);
+    /* qkv [n, Q + 2 KV]: rotates q in place and k on its way (cosine NULL: no rotation; tables [positions, head_dim /
+     * 2]), and writes k and v to each row's slot of the layer. */
+    lp_status (*store_kv)(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
+                          int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
+                          lp_error *err);
+    /* K and V of one layer: slot to[i] = slot from[i], i < n */
+    lp_status (*copy_kv)(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from, const int32_t *to,
+                         int32_t n, lp_error *err);
+    /* out [n, Q] = softmax(q K / sqrt(head_dim)) V over each row's slots */
+    lp_status (*attend)(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
+                        int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err);
+    /* Applies edits [n] (host) to rows of x of `stride` floats; at most one edit a row and place, so their order does
+     * not matter. */
+    lp_status (*edit_rows)(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
+                           const float *vectors, lp_error *err);
+    /* best [n] (dev) = index of the largest of the first n_candidates of each row of logits [n, width]; ties to the
+     * lowest. */
+    lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                        int32_t *best, lp_error *err);
+};
+
+/* threads: OpenMP threads of this process; 0: OpenMP's own choice. */
+lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err);
+/* NULL is accepted. */
+void lp_backend_free(lp_backend *be);
+/* What the cpu backend computes with: BLAS library and kernel set; for provenance. Static. */
+const char *lp_backend_cpu_describe(void);
+
+#endif

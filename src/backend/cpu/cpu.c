@@ -1,0 +1,163 @@
+#include "backend/cpu/cpu.h"
+
+#include "base/memory.h"
+
+#include <cblas.h>
+#include <omp.h>
+
+static void cpu_free(lp_backend *be) {
+    lp_mem_free(be);
+}
+
+static lp_status cpu_alloc(lp_backend *be, size_t bytes, const char *what, void **out, lp_error *err) {
+    (void)be;
+    return lp_mem_new(out, bytes, 1, what, err);
+}
+
+static void cpu_release(lp_backend *be, void *dev) {
+    (void)be;
+    lp_mem_free(dev);
+}
+
+static lp_status cpu_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err) {
+    (void)be;
+    (void)err;
+    if (bytes) memcpy(dev, host, bytes);
+    return LP_OK;
+}
+
+static lp_status cpu_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err) {
+    (void)be;
+    (void)err;
+    if (bytes) memcpy(host, dev, bytes);
+    return LP_OK;
+}
+
+static lp_status cpu_sync(lp_backend *be, lp_error *err) {
+    (void)be;
+    (void)err;
+    return LP_OK;
+}
+
+static lp_status cpu_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
+    (void)be;
+    (void)n;
+    (void)err;
+    *out = host;
+    return LP_OK;
+}
+
+static void cpu_vector_free(lp_backend *be, const float *vector) {
+    (void)be;
+    (void)vector;
+}
+
+static lp_status cpu_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
+                               const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_threads(be)) schedule(static)
+    for (int32_t i = 0; i < n; i++)
+        memcpy(dst + (int64_t)(dst_rows ? dst_rows[i] : i) * width, src + (int64_t)(src_rows ? src_rows[i] : i) * width,
+               (size_t)width * sizeof(float));
+    return LP_OK;
+}
+
+static lp_status cpu_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
+                              lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_threads(be)) schedule(static)
+    for (int32_t i = 0; i < n; i++)
+        lp_cpu_add(x + (int64_t)i * width, y + (int64_t)(y_rows ? y_rows[i] : i) * width, width);
+    return LP_OK;
+}
+
+static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
+                          int32_t width, float *y, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_threads(be)) schedule(static)
+    for (int32_t i = 0; i < n; i++) {
+        int64_t at = (int64_t)i * width;
+        if (bias)
+            lp_cpu_layer_norm(x + at, weight, bias, eps, width, y + at);
+        else
+            lp_cpu_rms_norm(x + at, weight, eps, width, y + at);
+    }
+    return LP_OK;
+}
+
+static lp_status cpu_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
+                              float *y, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_threads(be)) schedule(static)
+    for (int32_t i = 0; i < n; i++)
+        lp_cpu_activate(kind, gated, x + (int64_t)i * width * (gated ? 2 : 1), width, y + (int64_t)i * width);
+    return LP_OK;
+}
+
+static lp_status cpu_copy_kv(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from,
+                             const int32_t *to, int32_t n, lp_error *err) {
+    (void)be;
+    (void)err;
+    int64_t at = (int64_t)layer * pool->n_slots * pool->width;
+    size_t bytes = (size_t)pool->width * sizeof(float);
+    for (int32_t i = 0; i < n; i++) {
+        memcpy(pool->keys + at + (int64_t)to[i] * pool->width, pool->keys + at + (int64_t)from[i] * pool->width, bytes);
+        memcpy(pool->values + at + (int64_t)to[i] * pool->width, pool->values + at + (int64_t)from[i] * pool->width,
+               bytes);
+    }
+    return LP_OK;
+}
+
+static lp_status cpu_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
+                               const float *vectors, lp_error *err) {
+    (void)be;
+    (void)err;
+    for (int32_t i = 0; i < n; i++)
+        lp_cpu_edit(x + (int64_t)edits[i].row * stride + edits[i].offset, &edits[i], vectors + edits[i].vector);
+    return LP_OK;
+}
+
+static lp_status cpu_argmax(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                            int32_t *best, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_threads(be)) schedule(static)
+    for (int32_t i = 0; i < n; i++) best[i] = lp_cpu_argmax(logits + (int64_t)i * width, n_candidates);
+    return LP_OK;
+}
+
+lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
+    lp_backend_cpu *cpu = NULL;
+    lp_status status = lp_mem_new(&cpu, 1, sizeof *cpu, "cpu backend", err);
+    if (status != LP_OK) return status;
+    openblas_set_num_threads(1);
+    cpu->threads = threads > 0 ? threads : omp_get_max_threads();
+    cpu->base = (lp_backend){.name = "cpu",
+                             .free = cpu_free,
+                             .alloc = cpu_alloc,
+                             .release = cpu_release,
+                             .upload = cpu_upload,
+                             .download = cpu_download,
+                             .sync = cpu_sync,
+                             .linear_new = lp_cpu_linear_new,
+                             .linear_free = lp_cpu_linear_free,
+                             .vector_new = cpu_vector_new,
+                             .vector_free = cpu_vector_free,
+                             .linear = lp_cpu_linear,
+                             .copy_rows = cpu_copy_rows,
+                             .add_rows = cpu_add_rows,
+                             .norm = cpu_norm,
+                             .activate = cpu_activate,
+                             .store_kv = lp_cpu_store_kv,
+                             .copy_kv = cpu_copy_kv,
+                             .attend = lp_cpu_attend,
+                             .edit_rows = cpu_edit_rows,
+                             .argmax = cpu_argmax};
+    *out = &cpu->base;
+    return LP_OK;
+}
+
+const char *lp_backend_cpu_describe(void) {
+    static char text[160];
+    snprintf(text, sizeof text, "%.100s, kernels %.40s", openblas_get_config(), openblas_get_corename());
+    return text;
+}

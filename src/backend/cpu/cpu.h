@@ -1,0 +1,48 @@
+/* The cpu backend: OpenBLAS for matrix products, our own loops for the rest, OpenMP over rows and tiles. */
+#ifndef LP_BACKEND_CPU_CPU_H
+#define LP_BACKEND_CPU_CPU_H
+
+#include "backend/backend.h"
+
+/* Versions of a function for several instruction sets, chosen when the program starts. Every version does the same
+ * operations in the same order (no contraction, no reassociation), so they give the same bits. Not under the
+ * sanitizers, whose start-up the choice would precede. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&               \
+    defined(__OPTIMIZE__)
+#define LP_VERSIONS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define LP_VERSIONS
+#endif
+
+typedef struct {
+    lp_backend base;
+    int32_t threads;
+} lp_backend_cpu;
+
+static inline int32_t lp_cpu_threads(const lp_backend *be) {
+    return ((const lp_backend_cpu *)be)->threads;
+}
+
+/* cpu_linear.c */
+lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
+void lp_cpu_linear_free(lp_backend *be, lp_backend_linear *linear);
+lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y, lp_error *err);
+
+/* cpu_kernels.c: loops over rows, without a backend. Shapes as in backend.h. */
+void lp_cpu_layer_norm(const float *x, const float *weight, const float *bias, float eps, int32_t width, float *y);
+void lp_cpu_rms_norm(const float *x, const float *weight, float eps, int32_t width, float *y);
+void lp_cpu_activate(lp_activation kind, bool gated, const float *x, int32_t width, float *y);
+void lp_cpu_add(float *x, const float *y, int32_t width);
+void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector);
+int32_t lp_cpu_argmax(const float *x, int32_t n);
+/* out [n] = exp(x[i] - shift); returns their sum, added in sixteen lanes. */
+float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out);
+
+/* cpu_attention.c */
+lp_status lp_cpu_store_kv(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
+                          int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
+                          lp_error *err);
+lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
+                        int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err);
+
+#endif

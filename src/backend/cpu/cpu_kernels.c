@@ -1,0 +1,154 @@
+/* Row kernels. Sums run in sixteen lanes that are folded in a fixed order at the end: that is what vector units want,
+ * and the same on each of them. exp is a polynomial of our own, because the C library's is neither vectorised nor the
+ * same everywhere. */
+#include "backend/cpu/cpu.h"
+
+#include <math.h>
+
+enum { LANES = 16 };
+
+static inline __attribute__((always_inline)) float fold(const float lanes[LANES]) {
+    float half[8];
+    for (int i = 0; i < 8; i++) half[i] = lanes[i] + lanes[i + 8];
+    float quarter[4];
+    for (int i = 0; i < 4; i++) quarter[i] = half[i] + half[i + 4];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+}
+
+/* exp(x) for x <= 88, relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor polynomial
+ * of degree 7. Below -87 the result is 0 (no denormals). */
+static inline __attribute__((always_inline)) float exponential(float x) {
+    float clamped = x < -87.0f ? -87.0f : x;
+    clamped = clamped > 88.0f ? 88.0f : clamped;
+    float scaled = clamped * 1.44269504088896341f;
+    int32_t n = (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
+    float whole = (float)n;
+    float r = clamped - whole * 0.693359375f;
+    r = r - whole * -2.12194440e-4f;
+    float p = 1.9841270e-4f;
+    p = p * r + 1.3888889e-3f;
+    p = p * r + 8.3333333e-3f;
+    p = p * r + 4.1666667e-2f;
+    p = p * r + 1.6666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    int32_t bits = (n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+LP_VERSIONS float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out) {
+    float lanes[LANES] = {0};
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            float e = exponential(x[i + k] - shift);
+            out[i + k] = e;
+            lanes[k] += e;
+        }
+    for (int k = 0; i < n; i++, k++) {
+        out[i] = exponential(x[i] - shift);
+        lanes[k] += out[i];
+    }
+    return fold(lanes);
+}
+
+LP_VERSIONS void lp_cpu_layer_norm(const float *x, const float *weight, const float *bias, float eps, int32_t width,
+                                   float *y) {
+    float lanes[LANES] = {0};
+    int32_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (int k = 0; k < LANES; k++) lanes[k] += x[i + k];
+    for (int k = 0; i < width; i++, k++) lanes[k] += x[i];
+    float mean = fold(lanes) / (float)width;
+    for (int k = 0; k < LANES; k++) lanes[k] = 0;
+    for (i = 0; i + LANES <= width; i += LANES)
+        for (int k = 0; k < LANES; k++) {
+            float d = x[i + k] - mean;
+            lanes[k] += d * d;
+        }
+    for (int k = 0; i < width; i++, k++) lanes[k] += (x[i] - mean) * (x[i] - mean);
+    float scale = 1.0f / sqrtf(fold(lanes) / (float)width + eps);
+    for (i = 0; i < width; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+LP_VERSIONS void lp_cpu_rms_norm(const float *x, const float *weight, float eps, int32_t width, float *y) {
+    float lanes[LANES] = {0};
+    int32_t i = 0;
+    for (; i + LANES <= width; i += LANES)
+        for (int k = 0; k < LANES; k++) lanes[k] += x[i + k] * x[i + k];
+    for (int k = 0; i < width; i++, k++) lanes[k] += x[i] * x[i];
+    float scale = 1.0f / sqrtf(fold(lanes) / (float)width + eps);
+    for (i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
+}
+
+/* 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)) */
+static inline __attribute__((always_inline)) float gelu_tanh(float x) {
+    float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + exponential(-2.0f * u));
+}
+
+static inline __attribute__((always_inline)) float silu(float x) {
+    return x / (1.0f + exponential(-x));
+}
+
+LP_VERSIONS static void gelu_row(const float *x, int32_t width, float *y) {
+    for (int32_t i = 0; i < width; i++) y[i] = gelu_tanh(x[i]);
+}
+
+LP_VERSIONS static void silu_gated_row(const float *x, int32_t width, float *y) {
+    for (int32_t i = 0; i < width; i++) y[i] = silu(x[i]) * x[width + i];
+}
+
+void lp_cpu_activate(lp_activation kind, bool gated, const float *x, int32_t width, float *y) {
+    if (kind == LP_ACT_GELU_TANH && !gated) {
+        gelu_row(x, width, y);
+    } else if (kind == LP_ACT_SILU && gated) {
+        silu_gated_row(x, width, y);
+    } else {
+        for (int32_t i = 0; i < width; i++) {
+            float a = x[i];
+            float value = kind == LP_ACT_GELU_TANH ? gelu_tanh(a)
+                          : kind == LP_ACT_SILU    ? silu(a)
+                                                   : 0.5f * a * (1.0f + erff(a * 0.70710678118654752f));
+            y[i] = gated ? value * x[width + i] : value;
+        }
+    }
+}
+
+LP_VERSIONS void lp_cpu_add(float *x, const float *y, int32_t width) {
+    for (int32_t i = 0; i < width; i++) x[i] += y[i];
+}
+
+/* The four operations of lp_operation, in its order: replace, add, scale, lerp. */
+void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector) {
+    float f = edit->factor;
+    switch (edit->operation) {
+    case 0: memcpy(x, vector, (size_t)edit->width * sizeof *x); break;
+    case 1:
+        for (int32_t i = 0; i < edit->width; i++) x[i] = x[i] + f * vector[i];
+        break;
+    case 2:
+        for (int32_t i = 0; i < edit->width; i++) x[i] = f * x[i];
+        break;
+    default:
+        for (int32_t i = 0; i < edit->width; i++) x[i] = (1.0f - f) * x[i] + f * vector[i];
+    }
+}
+
+LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
+    /* The largest first, then its first place: two passes that vectorise. */
+    float lanes[LANES];
+    for (int k = 0; k < LANES; k++) lanes[k] = x[0];
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];
+    for (; i < n; i++) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
+    float most = lanes[0];
+    for (int k = 1; k < LANES; k++) most = lanes[k] > most ? lanes[k] : most;
+    for (i = 0; i < n; i++)
+        if (x[i] == most) return i;
+    return 0;
+}

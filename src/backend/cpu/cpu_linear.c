@@ -1,0 +1,158 @@
+/* Matrix products whose rows do not depend on each other's company, on OpenBLAS.
+ *
+ * What was found (OpenBLAS 0.3.21, kernels Cooperlake and Haswell, sgemm): the bits of a row of C do not depend on the
+ * number of rows of the call, nor on where in the call the row stands, as long as the call takes the packing path with
+ * whole micro-tiles. They do depend on it with one row (which is handed to gemv), below about 16 rows with W transposed
+ * (small-matrix kernels), and on the number of BLAS threads. So:
+ *   - BLAS runs single-threaded; OpenMP runs over a grid of row tiles x column blocks that depends on the shapes alone;
+ *   - a call has a multiple of ROW_STEP rows, at most ROW_TILE; what is missing at the end is filled up (the caller's
+ * buffers have room for it) and its results are not looked at;
+ *   - this is not taken on trust: each shape is probed when its weights are made known (probe_shape), and where any bit
+ * differs every call for it has exactly FIXED_ROWS rows, which cannot differ. tests/unit/test_backend.c checks the
+ * outcome.
+ */
+#include "backend/cpu/cpu.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <cblas.h>
+
+enum { ROW_STEP = 16, ROW_TILE = 256, FIXED_ROWS = 64, COLUMN_BLOCK = 512, MAX_SHAPES = 64, MAX_BLOCKS = 3 };
+
+struct lp_backend_linear {
+    lp_linear host;
+    int32_t row_tile[MAX_BLOCKS]; /* by part */
+    int32_t row_step[MAX_BLOCKS];
+};
+
+static void multiply(const lp_matrix *w, int64_t column, int64_t n_columns, const float *x, int32_t rows, float beta,
+                     float *y, int64_t y_stride) {
+    bool in_out = w->layout == LP_IN_OUT;
+    const float *block = in_out ? w->data + column : w->data + column * w->n_in;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, in_out ? CblasNoTrans : CblasTrans, rows, (int)n_columns, (int)w->n_in,
+                1.0f, x, (int)w->n_in, block, (int)(in_out ? w->n_out : w->n_in), beta, y, (int)y_stride);
+}
+
+/* True when rows of an n_in x n_columns product come out the same in calls of all allowed sizes, wherever they stand.
+ */
+static bool probe_block(const lp_matrix *w, int64_t column, int64_t n_columns, float *x, float *whole, float *part) {
+    static const int32_t sizes[] = {16, 32, 48, 64, 96, 128, 192};
+    multiply(w, column, n_columns, x, ROW_TILE, 0.0f, whole, n_columns);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        int32_t first = ROW_TILE - sizes[i] - (i % 2 ? 0 : 5);
+        multiply(w, column, n_columns, x + (int64_t)first * w->n_in, sizes[i], 0.0f, part, n_columns);
+        if (memcmp(part, whole + (int64_t)first * n_columns, (size_t)sizes[i] * (size_t)n_columns * sizeof(float)) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Shapes met so far, with what the probe said. Filled while weights are made known, by one thread. */
+static struct {
+    int64_t n_in, n_columns, stride;
+    lp_layout layout;
+    bool free_rows;
+} shapes[MAX_SHAPES];
+static size_t n_shapes;
+
+static lp_status probe_shape(const lp_matrix *w, int64_t column, int64_t n_columns, bool *free_rows, lp_error *err) {
+    int64_t stride = w->layout == LP_IN_OUT ? w->n_out : w->n_in;
+    for (size_t i = 0; i < n_shapes; i++)
+        if (shapes[i].n_in == w->n_in && shapes[i].n_columns == n_columns && shapes[i].layout == w->layout &&
+            shapes[i].stride == stride) {
+            *free_rows = shapes[i].free_rows;
+            return LP_OK;
+        }
+    float *x = NULL, *whole = NULL, *part = NULL;
+    lp_status status = LP_OK;
+    size_t n = (size_t)ROW_TILE * (size_t)w->n_in;
+    LP_TRY(lp_mem_new(&x, n, sizeof(float), "probe", err));
+    LP_TRY(lp_mem_new(&whole, (size_t)ROW_TILE * (size_t)n_columns, sizeof(float), "probe", err));
+    LP_TRY(lp_mem_new(&part, (size_t)ROW_TILE * (size_t)n_columns, sizeof(float), "probe", err));
+    lp_random_normal((lp_random_key){.seed = 1, .stream = 77}, x, n);
+    *free_rows = probe_block(w, column, n_columns, x, whole, part);
+    lp_log(LP_LOG_DEBUG, "sgemm %lld x %lld: rows %s on the call's size", (long long)w->n_in, (long long)n_columns,
+           *free_rows ? "do not depend" : "depend");
+    if (n_shapes < MAX_SHAPES) {
+        shapes[n_shapes].n_in = w->n_in;
+        shapes[n_shapes].n_columns = n_columns;
+        shapes[n_shapes].stride = stride;
+        shapes[n_shapes].layout = w->layout;
+        shapes[n_shapes++].free_rows = *free_rows;
+    }
+out:
+    lp_mem_free(x);
+    lp_mem_free(whole);
+    lp_mem_free(part);
+    return status;
+}
+
+lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err) {
+    (void)be;
+    lp_backend_linear *w = NULL;
+    lp_status status = lp_mem_new(&w, 1, sizeof *w, "linear layer", err);
+    if (status != LP_OK) return status;
+    w->host = *host;
+    for (int p = 0; p < host->n_parts; p++) {
+        const lp_matrix *m = &host->part[p];
+        int64_t last = (m->n_out - 1) / COLUMN_BLOCK * COLUMN_BLOCK;
+        bool first_free = true, last_free = true;
+        if (last > 0) LP_TRY(probe_shape(m, 0, COLUMN_BLOCK, &first_free, err));
+        LP_TRY(probe_shape(m, last, m->n_out - last, &last_free, err));
+        bool free_rows = first_free && last_free;
+        w->row_tile[p] = free_rows ? ROW_TILE : FIXED_ROWS;
+        w->row_step[p] = free_rows ? ROW_STEP : FIXED_ROWS;
+    }
+    *out = w;
+    return LP_OK;
+out:
+    lp_mem_free(w);
+    return status;
+}
+
+void lp_cpu_linear_free(lp_backend *be, lp_backend_linear *linear) {
+    (void)be;
+    lp_mem_free(linear);
+}
+
+static int32_t smaller(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
+                        lp_error *err) {
+    (void)err;
+    if (n == 0) return LP_OK;
+    const lp_linear *host = &w->host;
+    int32_t threads = lp_cpu_threads(be);
+    int64_t first_column = 0;
+    for (int p = 0; p < host->n_parts; p++) {
+        const lp_matrix *m = &host->part[p];
+        int32_t tile = w->row_tile[p], step = w->row_step[p];
+        int32_t n_tiles = (n + tile - 1) / tile;
+        int32_t n_blocks = (int32_t)((m->n_out + COLUMN_BLOCK - 1) / COLUMN_BLOCK);
+#pragma omp parallel for collapse(2) num_threads(threads) schedule(dynamic)
+        for (int32_t t = 0; t < n_tiles; t++)
+            for (int32_t b = 0; b < n_blocks; b++) {
+                int32_t first = t * tile;
+                int32_t rows = smaller(tile, n - first);
+                int32_t padded = (rows + step - 1) / step * step;
+                int64_t column = (int64_t)b * COLUMN_BLOCK;
+                int64_t columns = m->n_out - column < COLUMN_BLOCK ? m->n_out - column : COLUMN_BLOCK;
+                float *out = y + (int64_t)first * host->n_out + first_column + column;
+                const float *bias = host->bias ? host->bias + first_column + column : NULL;
+                for (int32_t r = 0; bias && r < padded; r++)
+                    memcpy(out + r * host->n_out, bias, (size_t)columns * sizeof(float));
+                multiply(m, column, columns, x + (int64_t)first * m->n_in, padded, bias ? 1.0f : 0.0f, out,
+                         host->n_out);
+            }
+        int32_t rest = n % tile;
+        int64_t padded_rows = (int64_t)(n - rest) + (rest + step - 1) / step * step;
+        be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)m->n_in * (uint64_t)m->n_out;
+        be->counters.padded_flops += 2 * (uint64_t)padded_rows * (uint64_t)m->n_in * (uint64_t)m->n_out;
+        first_column += m->n_out;
+    }
+    return LP_OK;
+}

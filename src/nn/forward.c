@@ -1,0 +1,522 @@
+#include "nn/forward.h"
+
+#include "base/memory.h"
+
+enum { MLP_ROWS = 512 };
+
+typedef struct {
+    const float *weight, *bias;
+} norm_weights;
+
+typedef struct {
+    norm_weights norm_attn, norm_mlp;
+    lp_backend_linear *qkv, *attn_out, *mlp_in, *mlp_out;
+} block_weights;
+
+struct lp_forward {
+    lp_backend *be;
+    const lp_model *model;
+    int32_t max_rows;
+    block_weights *blocks;
+    norm_weights final_norm, projection_norm;
+    lp_backend_linear *projection_in, *projection_out, *head;
+    const float *embedding, *positions;
+    const float *cosine, *sine; /* dev; NULL without rope */
+    lp_rope rope;
+    /* workspace, dev; every matrix has LP_ROW_PADDING rows more */
+    float *x, *x_out;   /* [max_rows, D] residual stream; of the rows that go on behind the last K and V */
+    float *h, *sum;     /* [max_rows, D] normed input; what a block part adds to the stream */
+    float *qkv;         /* [max_rows, Q + 2 KV] */
+    float *attention;   /* [max_rows, Q] */
+    float *mlp, *gated; /* [MLP_ROWS, F or 2 F], [MLP_ROWS, F] */
+    float *projected;   /* [max_rows, projection's inner size] */
+    int32_t *ints;      /* dev: the batch's index lists */
+    size_t ints_capacity;
+    int32_t *host_ints; /* the same on the host */
+    size_t host_capacity;
+    lp_row_edit *edits; /* host [edits_capacity] of one point */
+    size_t edits_capacity;
+    float *captured;  /* host [D or KV] */
+    int32_t *compact; /* host [max_rows] row -> row among those with output, or -1 */
+    uint64_t row_layers;
+    lp_row_layer_hook hook;
+    void *hook_user;
+};
+
+int32_t lp_forward_key(int32_t depth, int32_t join) {
+    bool taken_over = join > 0 && depth == (join - 1) * LP_N_SITES + LP_SITE_RESID_POST;
+    return 2 * depth + (taken_over ? 1 : 0);
+}
+
+static int32_t q_width(const lp_model_config *c) {
+    return c->n_heads * c->head_dim;
+}
+
+static int32_t kv_width(const lp_model_config *c) {
+    return c->n_kv_heads * c->head_dim;
+}
+
+static int32_t mlp_width(const lp_model_config *c) {
+    return c->arch == LP_ARCH_LLAMA ? 2 * c->d_ff : c->d_ff;
+}
+
+static size_t floats_per_row(const lp_model *model) {
+    const lp_model_config *c = &model->config;
+    size_t projected = model->projection.present ? (size_t)model->projection.in.n_out : 1;
+    return 4 * (size_t)c->d_model + (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
+}
+
+size_t lp_forward_bytes(const lp_model *model, int32_t max_rows) {
+    const lp_model_config *c = &model->config;
+    size_t rows = (size_t)max_rows + LP_ROW_PADDING;
+    size_t mlp = (size_t)(MLP_ROWS + LP_ROW_PADDING) * (size_t)(mlp_width(c) + c->d_ff);
+    return (rows * floats_per_row(model) + mlp) * sizeof(float) + rows * 64;
+}
+
+static lp_status norm_new(lp_backend *be, const lp_norm *norm, int32_t d, norm_weights *out, lp_error *err) {
+    lp_status status = be->vector_new(be, norm->weight, (size_t)d, &out->weight, err);
+    if (status == LP_OK && norm->bias) status = be->vector_new(be, norm->bias, (size_t)d, &out->bias, err);
+    return status;
+}
+
+static void norm_free(lp_backend *be, norm_weights *norm) {
+    if (norm->weight) be->vector_free(be, norm->weight);
+    if (norm->bias) be->vector_free(be, norm->bias);
+}
+
+static lp_status load_weights(lp_forward *f, lp_error *err) {
+    lp_backend *be = f->be;
+    const lp_model *m = f->model;
+    const lp_model_config *c = &m->config;
+    size_t d = (size_t)c->d_model;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&f->blocks, (size_t)c->n_layers, sizeof *f->blocks, "blocks", err));
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const lp_block *from = &m->blocks[l];
+        block_weights *to = &f->blocks[l];
+        LP_TRY(norm_new(be, &from->norm_attn, c->d_model, &to->norm_attn, err));
+        LP_TRY(norm_new(be, &from->norm_mlp, c->d_model, &to->norm_mlp, err));
+        LP_TRY(be->linear_new(be, &from->qkv, &to->qkv, err));
+        LP_TRY(be->linear_new(be, &from->attn_out, &to->attn_out, err));
+        LP_TRY(be->linear_new(be, &from->mlp_in, &to->mlp_in, err));
+        LP_TRY(be->linear_new(be, &from->mlp_out, &to->mlp_out, err));
+    }
+    LP_TRY(norm_new(be, &m->final_norm, c->d_model, &f->final_norm, err));
+    LP_TRY(be->vector_new(be, m->embedding.data, (size_t)c->n_embedded * d, &f->embedding, err));
+    if (m->positions) LP_TRY(be->vector_new(be, m->positions, (size_t)c->n_context * d, &f->positions, err));
+    lp_linear head = {.part = {m->head}, .n_parts = 1, .n_in = m->head.n_in, .n_out = m->head.n_out};
+    LP_TRY(be->linear_new(be, &head, &f->head, err));
+    if (m->projection.present) {
+        LP_TRY(be->linear_new(be, &m->projection.in, &f->projection_in, err));
+        LP_TRY(be->linear_new(be, &m->projection.out, &f->projection_out, err));
+        if (m->projection.has_norm) LP_TRY(norm_new(be, &m->projection.norm, c->d_model, &f->projection_norm, err));
+    }
+    if (f->rope.half > 0) {
+        size_t n = (size_t)f->rope.n_positions * (size_t)f->rope.half;
+        LP_TRY(be->vector_new(be, f->rope.cosine, n, &f->cosine, err));
+        LP_TRY(be->vector_new(be, f->rope.sine, n, &f->sine, err));
+    }
+out:
+    return status;
+}
+
+static lp_status matrix_new(lp_forward *f, float **out, size_t rows, int32_t width, const char *what, lp_error *err) {
+    void *dev = NULL;
+    lp_status status = f->be->alloc(f->be, (rows + LP_ROW_PADDING) * (size_t)width * sizeof(float), what, &dev, err);
+    if (status == LP_OK) *out = dev;
+    return status;
+}
+
+static lp_status make_workspace(lp_forward *f, lp_error *err) {
+    const lp_model_config *c = &f->model->config;
+    size_t rows = (size_t)f->max_rows;
+    int32_t d = c->d_model;
+    int32_t inner = f->model->projection.present ? (int32_t)f->model->projection.in.n_out : 1;
+    lp_status status = LP_OK;
+    LP_TRY(matrix_new(f, &f->x, rows, d, "residual stream", err));
+    LP_TRY(matrix_new(f, &f->x_out, rows, d, "residual stream", err));
+    LP_TRY(matrix_new(f, &f->h, rows, d, "normed input", err));
+    LP_TRY(matrix_new(f, &f->sum, rows, d, "block output", err));
+    LP_TRY(matrix_new(f, &f->qkv, rows, q_width(c) + 2 * kv_width(c), "q, k, v", err));
+    LP_TRY(matrix_new(f, &f->attention, rows, q_width(c), "attention", err));
+    LP_TRY(matrix_new(f, &f->mlp, MLP_ROWS, mlp_width(c), "MLP", err));
+    if (c->arch == LP_ARCH_LLAMA) LP_TRY(matrix_new(f, &f->gated, MLP_ROWS, c->d_ff, "MLP", err));
+    LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
+    LP_TRY(lp_mem_new(&f->captured, (size_t)(d > kv_width(c) ? d : kv_width(c)), sizeof(float), "capture", err));
+    LP_TRY(lp_mem_new(&f->compact, rows, sizeof(int32_t), "rows", err));
+out:
+    return status;
+}
+
+lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
+                         lp_forward **out, lp_error *err) {
+    lp_forward *f = NULL;
+    lp_status status = lp_mem_new(&f, 1, sizeof *f, "forward pass", err);
+    if (status != LP_OK) return status;
+    f->be = be;
+    f->model = model;
+    f->max_rows = max_rows;
+    LP_TRY(lp_rope_init(&model->config, max_positions, &f->rope, err));
+    LP_TRY(load_weights(f, err));
+    LP_TRY(make_workspace(f, err));
+    *out = f;
+    return LP_OK;
+out:
+    lp_forward_free(f);
+    return status;
+}
+
+static void linear_free(lp_backend *be, lp_backend_linear *linear) {
+    if (linear) be->linear_free(be, linear);
+}
+
+void lp_forward_free(lp_forward *f) {
+    if (!f) return;
+    lp_backend *be = f->be;
+    for (int32_t l = 0; f->blocks && l < f->model->config.n_layers; l++) {
+        block_weights *b = &f->blocks[l];
+        norm_free(be, &b->norm_attn);
+        norm_free(be, &b->norm_mlp);
+        linear_free(be, b->qkv);
+        linear_free(be, b->attn_out);
+        linear_free(be, b->mlp_in);
+        linear_free(be, b->mlp_out);
+    }
+    norm_free(be, &f->final_norm);
+    norm_free(be, &f->projection_norm);
+    linear_free(be, f->projection_in);
+    linear_free(be, f->projection_out);
+    linear_free(be, f->head);
+    if (f->embedding) be->vector_free(be, f->embedding);
+    if (f->positions) be->vector_free(be, f->positions);
+    if (f->cosine) be->vector_free(be, f->cosine);
+    if (f->sine) be->vector_free(be, f->sine);
+    float *matrices[] = {f->x, f->x_out, f->h, f->sum, f->qkv, f->attention, f->mlp, f->gated, f->projected};
+    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++)
+        if (matrices[i]) be->release(be, matrices[i]);
+    if (f->ints) be->release(be, f->ints);
+    lp_mem_free(f->host_ints);
+    lp_mem_free(f->edits);
+    lp_mem_free(f->captured);
+    lp_mem_free(f->compact);
+    lp_mem_free(f->blocks);
+    lp_rope_release(&f->rope);
+    lp_mem_free(f);
+}
+
+uint64_t lp_forward_row_layers(const lp_forward *f) {
+    return f->row_layers;
+}
+
+void lp_forward_set_hook(lp_forward *f, lp_row_layer_hook hook, void *user) {
+    f->hook = hook;
+    f->hook_user = user;
+}
+
+/* ---- One batch --------------------------------------------------------------------------------------------------- */
+
+/* The batch on its way through the layers. */
+typedef struct {
+    lp_forward *f;
+    const lp_forward_batch *batch;
+    int32_t next_edit, next_capture;
+    lp_row_table rows;                                                                  /* dev */
+    int32_t n_fresh;                                                                    /* rows with join 0 */
+    const int32_t *token_rows, *token_ids, *latent_rows, *latent_ids, *fresh_positions; /* dev */
+    int32_t n_tokens, n_latents;
+    int32_t *joined_from;    /* dev [n_rows] source rows */
+    const int32_t *out_rows; /* dev [n_out] */
+    int32_t n_out;
+    const int32_t *copy_from, *copy_to; /* dev: KV slots, by layer */
+    const int32_t *copy_begin;          /* host [n_layers + 1] */
+} pass;
+
+/* Appends n ints to the host list and gives their place. */
+static lp_status add_ints(lp_forward *f, size_t *used, const int32_t *values, size_t n, size_t *at, lp_error *err) {
+    lp_status status = lp_mem_grow(&f->host_ints, &f->host_capacity, *used + n, sizeof(int32_t), "index lists", err);
+    if (status != LP_OK) return status;
+    if (n && values) memcpy(f->host_ints + *used, values, n * sizeof(int32_t));
+    *at = *used;
+    *used += n;
+    return LP_OK;
+}
+
+/* The row whose slot holds row r's K and V of a layer below its join. */
+static int32_t owner_at(const lp_forward_batch *batch, int32_t r, int32_t layer) {
+    while (batch->join[r] > layer) r = batch->source[r];
+    return r;
+}
+
+static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_forward_batch *b = p->batch;
+    size_t n = (size_t)b->n_rows, used = 0;
+    size_t at[14];
+    lp_status status = LP_OK;
+    LP_TRY(add_ints(f, &used, b->position, n, &at[0], err));
+    LP_TRY(add_ints(f, &used, b->slot, n, &at[1], err));
+    LP_TRY(add_ints(f, &used, b->prompt_begin, n, &at[2], err));
+    LP_TRY(add_ints(f, &used, b->prompt_length, n, &at[3], err));
+    LP_TRY(add_ints(f, &used, b->tail_begin, n, &at[4], err));
+    LP_TRY(add_ints(f, &used, b->tail_length, n, &at[5], err));
+    LP_TRY(add_ints(f, &used, b->tail, (size_t)b->n_tail, &at[6], err));
+    LP_TRY(add_ints(f, &used, b->source, n, &at[7], err));
+    while (p->n_fresh < b->n_rows && b->join[p->n_fresh] == 0) p->n_fresh++;
+    size_t fresh = (size_t)p->n_fresh;
+    LP_TRY(add_ints(f, &used, NULL, 4 * fresh, &at[8], err));
+    int32_t *lists = f->host_ints + at[8];
+    for (int32_t r = 0; r < p->n_fresh; r++) {
+        bool token = b->input[r].token >= 0;
+        int32_t *rows = token ? lists : lists + 2 * fresh;
+        int32_t *ids = token ? lists + fresh : lists + 3 * fresh;
+        int32_t *count = token ? &p->n_tokens : &p->n_latents;
+        rows[*count] = r;
+        ids[(*count)++] = token ? b->input[r].token : b->input[r].latent;
+    }
+    LP_TRY(add_ints(f, &used, NULL, n, &at[9], err));
+    for (int32_t r = 0; r < b->n_rows; r++) {
+        f->compact[r] = b->output[r] ? p->n_out : -1;
+        if (b->output[r]) f->host_ints[at[9] + (size_t)p->n_out++] = r;
+    }
+    int32_t n_layers = f->model->config.n_layers;
+    size_t n_copies = 0;
+    for (int32_t r = p->n_fresh; r < b->n_rows; r++) n_copies += (size_t)b->join[r];
+    LP_TRY(add_ints(f, &used, NULL, 2 * n_copies, &at[10], err));
+    int32_t *from = f->host_ints + at[10], *to = from + n_copies, k = 0;
+    for (int32_t l = 0; l < n_layers; l++) {
+        copy_begin[l] = k;
+        for (int32_t r = p->n_fresh; r < b->n_rows; r++) {
+            if (b->join[r] <= l) continue;
+            from[k] = b->slot[owner_at(b, r, l)];
+            to[k++] = b->slot[r];
+        }
+    }
+    copy_begin[n_layers] = k;
+    if (used > f->ints_capacity) {
+        void *dev = NULL;
+        if (f->ints) f->be->release(f->be, f->ints);
+        f->ints = NULL;
+        LP_TRY(f->be->alloc(f->be, 2 * used * sizeof(int32_t), "index lists", &dev, err));
+        f->ints = dev;
+        f->ints_capacity = 2 * used;
+    }
+    LP_TRY(f->be->upload(f->be, f->ints, f->host_ints, used * sizeof(int32_t), err));
+    p->rows = (lp_row_table){.position = f->ints + at[0],
+                             .slot = f->ints + at[1],
+                             .prompt_begin = f->ints + at[2],
+                             .prompt_length = f->ints + at[3],
+                             .tail_begin = f->ints + at[4],
+                             .tail_length = f->ints + at[5],
+                             .tail = f->ints + at[6]};
+    p->joined_from = f->ints + at[7];
+    p->token_rows = f->ints + at[8];
+    p->token_ids = p->token_rows + fresh;
+    p->latent_rows = p->token_rows + 2 * fresh;
+    p->latent_ids = p->token_rows + 3 * fresh;
+    p->out_rows = f->ints + at[9];
+    p->copy_from = f->ints + at[10];
+    p->copy_to = p->copy_from + n_copies;
+    p->copy_begin = copy_begin;
+out:
+    return status;
+}
+
+/* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
+ */
+static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_forward_batch *b = p->batch;
+    lp_status status = LP_OK;
+    LP_ASSERT(p->next_edit == b->n_edits || b->edits[p->next_edit].key >= key);
+    LP_ASSERT(p->next_capture == b->n_captures || b->captures[p->next_capture].key >= key);
+    int32_t n = 0;
+    while (p->next_edit + n < b->n_edits && b->edits[p->next_edit + n].key == key) n++;
+    if (n > 0) {
+        LP_TRY(lp_mem_grow(&f->edits, &f->edits_capacity, (size_t)n, sizeof *f->edits, "edits", err));
+        for (int32_t i = 0; i < n; i++) {
+            f->edits[i] = b->edits[p->next_edit + i].edit;
+            if (compact) f->edits[i].row = f->compact[f->edits[i].row];
+            LP_ASSERT(f->edits[i].row >= 0);
+        }
+        LP_TRY(f->be->edit_rows(f->be, x, stride, f->edits, n, b->vectors, err));
+        p->next_edit += n;
+    }
+    for (; p->next_capture < b->n_captures && b->captures[p->next_capture].key == key; p->next_capture++) {
+        const lp_forward_capture *c = &b->captures[p->next_capture];
+        int32_t row = compact ? f->compact[c->row] : c->row;
+        LP_ASSERT(row >= 0);
+        LP_TRY(f->be->download(f->be, c->out, x + (int64_t)row * stride + c->offset, (size_t)c->width * sizeof(float),
+                               err));
+    }
+out:
+    return status;
+}
+
+static int32_t key_of(int32_t layer, lp_site site) {
+    return 2 * (layer * LP_N_SITES + (int32_t)site);
+}
+
+static lp_status begin(pass *p, lp_error *err) {
+    lp_forward *f = p->f;
+    lp_backend *be = f->be;
+    int32_t d = f->model->config.d_model;
+    lp_status status = LP_OK;
+    LP_TRY(be->copy_rows(be, f->x, p->token_rows, f->embedding, p->token_ids, p->n_tokens, d, err));
+    LP_TRY(be->copy_rows(be, f->x, p->latent_rows, p->batch->latents, p->latent_ids, p->n_latents, d, err));
+    LP_TRY(visit(p, -2, f->x, d, false, err));
+    if (f->positions) LP_TRY(be->add_rows(be, f->x, f->positions, p->rows.position, p->n_fresh, d, err));
+    LP_TRY(visit(p, key_of(0, LP_SITE_RESID_PRE), f->x, d, false, err));
+out:
+    return status;
+}
+
+/* Rows that join at `layer` take over their sources' streams. Returns the number of rows from there on in *n. */
+static lp_status join_rows(pass *p, int32_t layer, int32_t *n, lp_error *err) {
+    lp_forward *f = p->f;
+    int32_t d = f->model->config.d_model;
+    int32_t first = *n, last = first;
+    while (last < p->batch->n_rows && p->batch->join[last] == layer) last++;
+    *n = last;
+    if (layer == 0 || last == first) return LP_OK;
+    lp_status status =
+        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->joined_from + first, last - first, d, err);
+    if (status == LP_OK) status = visit(p, key_of(layer - 1, LP_SITE_RESID_POST) + 1, f->x, d, false, err);
+    return status;
+}
+
+static lp_status report_inputs(const pass *p, int32_t layer, int32_t n, lp_error *err) {
+    lp_forward *f = p->f;
+    int32_t d = f->model->config.d_model;
+    for (int32_t r = 0; r < n; r++) {
+        lp_status status = f->be->download(f->be, f->captured, f->x + (int64_t)r * d, (size_t)d * sizeof(float), err);
+        if (status != LP_OK) return status;
+        f->hook(f->hook_user, r, layer, f->captured);
+    }
+    return LP_OK;
+}
+
+static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int32_t n, float *sum, lp_error *err) {
+    lp_backend *be = f->be;
+    const lp_model_config *c = &f->model->config;
+    bool gated = c->arch == LP_ARCH_LLAMA;
+    lp_status status = LP_OK;
+    for (int32_t first = 0; first < n && status == LP_OK; first += MLP_ROWS) {
+        int32_t rows = n - first < MLP_ROWS ? n - first : MLP_ROWS;
+        float *active = gated ? f->gated : f->mlp;
+        status = be->linear(be, w->mlp_in, h + (int64_t)first * c->d_model, rows, f->mlp, err);
+        if (status == LP_OK) status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, active, err);
+        if (status == LP_OK) status = be->linear(be, w->mlp_out, active, rows, sum + (int64_t)first * c->d_model, err);
+    }
+    return status;
+}
+
+/* One block over the first n rows; behind the last layer's K and V only the rows with output go on, in x_out. */
+static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
+    lp_forward *f = p->f;
+    lp_backend *be = f->be;
+    const lp_model_config *c = &f->model->config;
+    const block_weights *w = &f->blocks[layer];
+    int32_t d = c->d_model, q = q_width(c), kv = kv_width(c), stride = q + 2 * kv;
+    bool last = layer == c->n_layers - 1;
+    lp_status status = LP_OK;
+    f->row_layers += (uint64_t)n;
+    if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
+    LP_TRY(be->norm(be, f->x, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n, d, f->h, err));
+    LP_TRY(be->linear(be, w->qkv, f->h, n, f->qkv, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
+    LP_TRY(be->store_kv(be, c, f->qkv, &p->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
+    int32_t first_copy = p->copy_begin[layer];
+    LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->copy_from + first_copy, p->copy_to + first_copy,
+                       p->copy_begin[layer + 1] - first_copy, err));
+    LP_TRY(be->attend(be, c, f->qkv, &p->rows, n, p->batch->pool, layer, f->attention, err));
+    float *x = f->x, *attention = f->attention;
+    if (last) {
+        /* Rows that join behind the last layer are at the end of out_rows and have no attention of their own. */
+        int32_t computed = 0;
+        while (computed < p->n_out && f->host_ints[(p->out_rows - f->ints) + computed] < n) computed++;
+        x = f->x_out;
+        attention = f->qkv;
+        LP_TRY(be->copy_rows(be, x, NULL, f->x, p->out_rows, computed, d, err));
+        LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->out_rows, computed, q, err));
+        n = computed;
+    }
+    LP_TRY(be->linear(be, w->attn_out, attention, n, f->sum, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_ATTN_OUT), f->sum, d, last, err));
+    LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_RESID_MID), x, d, last, err));
+    LP_TRY(be->norm(be, x, w->norm_mlp.weight, w->norm_mlp.bias, c->norm_eps, n, d, f->h, err));
+    LP_TRY(mlp(f, w, f->h, n, f->sum, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_MLP_OUT), f->sum, d, last, err));
+    LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_RESID_POST), x, d, last, err));
+out:
+    return status;
+}
+
+/* Rows that share everything with their source take its stream over behind the last layer. */
+static lp_status join_behind(pass *p, int32_t n, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_forward_batch *b = p->batch;
+    int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;
+    lp_status status = LP_OK;
+    for (int32_t r = n; r < b->n_rows && status == LP_OK; r++) {
+        int32_t from = f->compact[b->source[r]], to = f->compact[r];
+        if (to < 0) continue;
+        LP_ASSERT(from >= 0);
+        status = f->be->upload(f->be, f->ints, &from, sizeof from, err);
+        if (status == LP_OK)
+            status = f->be->copy_rows(f->be, f->x_out + (int64_t)to * d, NULL, f->x_out, f->ints, 1, d, err);
+    }
+    if (status == LP_OK) status = visit(p, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, f->x_out, d, true, err);
+    return status;
+}
+
+lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
+                         lp_error *err) {
+    const lp_model_config *c = &f->model->config;
+    pass p = {.f = f, .batch = batch};
+    int32_t copy_begin[512];
+    int32_t n = 0;
+    lp_status status = LP_OK;
+    LP_ASSERT(batch->n_rows <= f->max_rows && c->n_layers < 512);
+    LP_TRY(upload_lists(&p, copy_begin, err));
+    LP_TRY(join_rows(&p, 0, &n, err));
+    LP_TRY(begin(&p, err));
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        if (l > 0) LP_TRY(join_rows(&p, l, &n, err));
+        LP_TRY(run_layer(&p, l, n, err));
+    }
+    LP_TRY(join_behind(&p, n, err));
+    LP_TRY(f->be->norm(f->be, f->x_out, f->final_norm.weight, f->final_norm.bias, c->norm_eps, p.n_out, c->d_model,
+                       f->h, err));
+    LP_TRY(visit(&p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
+    LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures);
+    *hidden = f->h;
+    *n_out = p.n_out;
+out:
+    return status;
+}
+
+lp_status lp_forward_project(lp_forward *f, const float *hidden, int32_t n, float *out, lp_error *err) {
+    lp_backend *be = f->be;
+    int32_t d = f->model->config.d_model;
+    const lp_projection *p = &f->model->projection;
+    if (!p->present) return be->copy_rows(be, out, NULL, hidden, NULL, n, d, err);
+    lp_status status = LP_OK;
+    LP_TRY(be->linear(be, f->projection_in, hidden, n, f->projected, err));
+    LP_TRY(be->activate(be, LP_ACT_GELU_ERF, false, f->projected, n, (int32_t)p->in.n_out, f->projected, err));
+    if (!p->has_norm) {
+        LP_TRY(be->linear(be, f->projection_out, f->projected, n, f->sum, err));
+        status = be->copy_rows(be, out, NULL, f->sum, NULL, n, d, err);
+        goto out;
+    }
+    LP_TRY(be->linear(be, f->projection_out, f->projected, n, f->sum, err));
+    LP_TRY(be->norm(be, f->sum, f->projection_norm.weight, f->projection_norm.bias, 1e-5f, n, d, out, err));
+out:
+    return status;
+}
+
+lp_status lp_forward_head(lp_forward *f, const float *hidden, int32_t n, float *logits, lp_error *err) {
+    return f->be->linear(f->be, f->head, hidden, n, logits, err);
+}

@@ -1,0 +1,84 @@
+/* The forward pass over a batch of rows on a backend.
+ *
+ * A row is one position of one branch of a run. Rows are ragged and independent: each names its position, its KV slot
+ * and the slots that it attends to. A row joins the batch at a layer: from there on it is computed; what lies below it
+ * shares with another row of the batch, its source, whose residual stream it takes over at that moment. So rows are
+ * sorted by join, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h; captures
+ * copy them out.
+ *
+ * Owns the weights' handles in the backend and the workspace. No allocation happens inside lp_forward_run. */
+#ifndef LP_NN_FORWARD_H
+#define LP_NN_FORWARD_H
+
+#include "backend/backend.h"
+#include "nn/rope.h"
+#include "nn/site.h"
+
+typedef struct lp_forward lp_forward;
+
+/* max_rows: largest batch; max_positions: of a run (for rotary tables). Borrows backend and model. */
+lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
+                         lp_forward **out, lp_error *err);
+void lp_forward_free(lp_forward *forward);
+/* Bytes of workspace that a batch of max_rows needs. */
+size_t lp_forward_bytes(const lp_model *model, int32_t max_rows);
+
+typedef struct {
+    int32_t key; /* 2 x depth of the address, + 1 at the moment of joining; see lp_forward_key */
+    lp_row_edit edit;
+} lp_forward_edit;
+
+typedef struct {
+    int32_t key;
+    int32_t row;
+    int32_t offset, width; /* within the site's vector */
+    float *out;            /* host */
+} lp_forward_capture;
+
+/* Sort key of an edit or capture at `depth` (lp_address_depth) on a row that joins at layer `join`: behind the layer
+ * that computes the site, or, where the row takes that very vector over from its source, at the moment of joining. */
+int32_t lp_forward_key(int32_t depth, int32_t join);
+
+/* Where the input of a row with join 0 comes from. */
+typedef struct {
+    int32_t token;  /* >= 0: row of the embedding */
+    int32_t latent; /* otherwise: row of `latents` */
+} lp_row_input;
+
+typedef struct {
+    int32_t n_rows;
+    const int32_t *join;       /* [n_rows] ascending, 0 .. n_layers */
+    const int32_t *source;     /* [n_rows] row with a smaller join; unused where join is 0 */
+    const lp_row_input *input; /* [n_rows] used where join is 0 */
+    const uint8_t
+        *output; /* [n_rows] 1: its final hidden state is wanted, or something above the last layer's K and V */
+    const int32_t *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length; /* [n_rows] */
+    const int32_t *tail;                                                                      /* [n_tail] */
+    int32_t n_tail;
+    const lp_forward_edit *edits; /* [n_edits] sorted by key */
+    int32_t n_edits;
+    const lp_forward_capture *captures; /* [n_captures] sorted by key */
+    int32_t n_captures;
+    const float *vectors; /* dev: donors' vectors of the edits */
+    const float *latents; /* dev [., D]: inputs that are no tokens */
+    const lp_kv_pool *pool;
+} lp_forward_batch;
+
+/* Runs the batch. *hidden (dev, valid until the next run) = latent_raw [n_out, D] of the rows with output, in their
+ * order. */
+lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
+                         lp_error *err);
+
+/* out [n, D] (dev) = projection of hidden [n, D] (dev). */
+lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n, float *out, lp_error *err);
+/* logits [n, n_embedded] (dev) = output head over hidden [n, D] (dev). */
+lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, float *logits, lp_error *err);
+
+/* (row, layer) pairs computed since the start. */
+uint64_t lp_forward_row_layers(const lp_forward *forward);
+/* Hook for tests: called for every computed (row, layer) with the row's input vector (host copy); NULL: off. cpu
+ * backend only. */
+typedef void (*lp_row_layer_hook)(void *user, int32_t row, int32_t layer, const float *x);
+void lp_forward_set_hook(lp_forward *forward, lp_row_layer_hook hook, void *user);
+
+#endif

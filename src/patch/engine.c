@@ -1,0 +1,626 @@
+#include "patch/engine.h"
+
+#include "base/memory.h"
+#include "patch/lane.h"
+#include "patch/slots.h"
+
+enum { HEAD_ROWS = 128, MAX_IN_FLIGHT = 256, DEFAULT_ROWS = 1024 };
+
+/* A unit in flight: one lane per group. */
+typedef struct {
+    lp_work_unit *unit;
+    lp_lane *lanes; /* [lane_capacity], the first unit->n_groups in use */
+    size_t lane_capacity;
+    lp_lane_need *needs;
+    size_t need_capacity;
+    int32_t slot, n_slots;
+    int32_t latent, n_latents;
+} flight;
+
+/* A row of the wave: which lane, which of its rows. */
+typedef struct {
+    lp_lane *lane;
+    int32_t lane_row;
+    int32_t first; /* of the lane's rows in the unsorted wave */
+} wave_row;
+
+typedef struct {
+    const lp_executor_options *options;
+    const lp_engine_options *engine;
+    const lp_work_source *source;
+    lp_backend *be;
+    lp_forward *forward;
+    int32_t max_rows;
+    lp_kv_pool pool;
+    lp_slots kv_slots, latent_slots;
+    float *latents; /* dev [latent_slots.n, D] */
+    flight *flights[MAX_IN_FLIGHT];
+    int32_t n_flights;
+    flight *idle[MAX_IN_FLIGHT]; /* to be used again */
+    int32_t n_idle;
+    lp_work_unit *waiting; /* taken from the source, but does not fit yet */
+    flight *waiting_flight;
+    int32_t first_flight; /* where the next wave begins, so that all advance */
+    /* the wave, on the host */
+    wave_row *rows;
+    int32_t *order; /* [n_rows] unsorted rows by join */
+    int32_t *place; /* [n_rows] where an unsorted row went */
+    int32_t *join, *source_row, *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length;
+    lp_row_input *input;
+    uint8_t *output;
+    int32_t *tail;
+    size_t tail_capacity;
+    lp_forward_edit *edits;
+    size_t edit_capacity;
+    lp_forward_capture *captures;
+    size_t capture_capacity;
+    float *vectors; /* host */
+    size_t vector_capacity;
+    float *dev_vectors;
+    size_t dev_vector_capacity;
+    int32_t n_rows, n_tail, n_edits, n_captures;
+    size_t n_vectors;
+    /* reading out */
+    int32_t *lists;              /* host [4 max_rows] */
+    int32_t *dev_lists;          /* dev [4 max_rows] */
+    float *gathered, *projected; /* dev [max_rows, D] */
+    float *logits;               /* dev [HEAD_ROWS, n_embedded] */
+    int32_t *best;               /* dev [max_rows] */
+    int32_t *host_best;
+    float *host_logits; /* [n_candidates] */
+    lp_engine_counters counters;
+} engine;
+
+/* ---- Memory ------------------------------------------------------------------------------------------------------ */
+
+static size_t slot_bytes(const engine *e) {
+    const lp_model_config *c = &e->options->model->config;
+    return 2 * sizeof(float) * (size_t)c->n_layers * (size_t)(c->n_kv_heads * c->head_dim);
+}
+
+static void release_dev(engine *e, void *dev) {
+    if (dev) e->be->release(e->be, dev);
+}
+
+static void free_workspace(engine *e) {
+    if (e->forward) e->counters.row_layers += lp_forward_row_layers(e->forward);
+    lp_forward_free(e->forward);
+    e->forward = NULL;
+    void *host[] = {e->rows,        e->order, e->place,        e->join,          e->source_row,
+                    e->position,    e->slot,  e->prompt_begin, e->prompt_length, e->tail_begin,
+                    e->tail_length, e->input, e->output,       e->lists,         e->host_best};
+    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) lp_mem_free(host[i]);
+    void *dev[] = {e->dev_lists, e->gathered, e->projected, e->best};
+    for (size_t i = 0; i < sizeof dev / sizeof dev[0]; i++) release_dev(e, dev[i]);
+    e->rows = NULL;
+    e->order = e->place = e->join = e->source_row = e->position = e->slot = NULL;
+    e->prompt_begin = e->prompt_length = e->tail_begin = e->tail_length = e->lists = e->host_best = NULL;
+    e->input = NULL;
+    e->output = NULL;
+    e->dev_lists = e->best = NULL;
+    e->gathered = e->projected = NULL;
+    e->max_rows = 0;
+}
+
+static lp_status dev_new(engine *e, void *out, size_t bytes, const char *what, lp_error *err) {
+    void *dev = NULL;
+    lp_status status = e->be->alloc(e->be, bytes, what, &dev, err);
+    if (status == LP_OK) memcpy(out, &dev, sizeof dev);
+    return status;
+}
+
+/* Makes room for batches of `rows`. */
+static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
+    if (rows <= e->max_rows) return LP_OK;
+    free_workspace(e);
+    size_t n = (size_t)rows, d = (size_t)e->options->model->config.d_model;
+    lp_status status = LP_OK;
+    LP_TRY(lp_forward_new(e->be, e->options->model, rows, e->options->max_positions, &e->forward, err));
+    lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);
+    LP_TRY(lp_mem_new(&e->rows, n, sizeof *e->rows, "rows", err));
+    int32_t **lists[] = {&e->order,        &e->place,         &e->join,       &e->source_row,  &e->position, &e->slot,
+                         &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length, &e->host_best};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        LP_TRY(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));
+    LP_TRY(lp_mem_new(&e->input, n, sizeof *e->input, "rows", err));
+    LP_TRY(lp_mem_new(&e->output, n, sizeof *e->output, "rows", err));
+    LP_TRY(lp_mem_new(&e->lists, 4 * n, sizeof(int32_t), "rows", err));
+    LP_TRY(dev_new(e, &e->dev_lists, 4 * n * sizeof(int32_t), "rows", err));
+    LP_TRY(dev_new(e, &e->gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_TRY(dev_new(e, &e->projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_TRY(dev_new(e, &e->best, n * sizeof(int32_t), "tokens", err));
+    e->max_rows = rows;
+    e->counters.workspace_bytes = lp_forward_bytes(e->options->model, rows) + 2 * n * d * sizeof(float);
+out:
+    return status;
+}
+
+static void free_pool(engine *e) {
+    release_dev(e, e->pool.keys);
+    release_dev(e, e->pool.values);
+    release_dev(e, e->latents);
+    e->pool.keys = e->pool.values = e->latents = NULL;
+    lp_slots_release(&e->kv_slots);
+    lp_slots_release(&e->latent_slots);
+}
+
+static lp_status make_pool(engine *e, int32_t n_slots, int32_t n_latents, lp_error *err) {
+    const lp_model_config *c = &e->options->model->config;
+    lp_status status = LP_OK;
+    free_pool(e);
+    e->pool.n_slots = n_slots;
+    e->pool.n_layers = c->n_layers;
+    e->pool.width = c->n_kv_heads * c->head_dim;
+    LP_TRY(dev_new(e, &e->pool.keys, (size_t)n_slots * slot_bytes(e) / 2, "keys", err));
+    LP_TRY(dev_new(e, &e->pool.values, (size_t)n_slots * slot_bytes(e) / 2, "values", err));
+    LP_TRY(dev_new(e, &e->latents, (size_t)n_latents * (size_t)c->d_model * sizeof(float), "latents", err));
+    LP_TRY(lp_slots_init(&e->kv_slots, n_slots, err));
+    LP_TRY(lp_slots_init(&e->latent_slots, n_latents, err));
+    e->counters.kv_bytes = (size_t)n_slots * slot_bytes(e);
+out:
+    return status;
+}
+
+static int64_t at_least(int64_t value, int64_t floor) {
+    return value > floor ? value : floor;
+}
+
+/* Sizes workspace and pool for units like this one. Called while nothing is in flight. */
+static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
+    int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : DEFAULT_ROWS;
+    int64_t limit = e->engine->memory_limit;
+    int64_t per_slot = (int64_t)slot_bytes(e);
+    int64_t least_work = (int64_t)lp_forward_bytes(e->options->model, rows);
+    int64_t least = least_work + slots * per_slot;
+    if (least > limit)
+        return lp_fail(
+            err, LP_ERR_MEMORY,
+            "engine.memory_limit: expected at least %lld bytes for one pair of this sweep (%d KV slots, %d rows), found %lld",
+            (long long)least, slots, rows, (long long)limit);
+    /* Half of what is left beyond one unit goes to wider batches, where that is wanted; the rest to more units. */
+    int64_t max_rows = at_least(wanted, rows);
+    while (max_rows > rows &&
+           (int64_t)lp_forward_bytes(e->options->model, (int32_t)max_rows) - least_work > (limit - least) / 2)
+        max_rows = at_least(max_rows / 2, rows);
+    lp_status status = make_workspace(e, (int32_t)max_rows, err);
+    if (status != LP_OK) return status;
+    int64_t units = at_least((2 * wanted + branches - 1) / at_least(branches, 1), 1);
+    if (units > MAX_IN_FLIGHT) units = MAX_IN_FLIGHT;
+    int64_t fit = (limit - (int64_t)lp_forward_bytes(e->options->model, (int32_t)max_rows)) / (slots * per_slot);
+    if (units > fit) units = at_least(fit, 1);
+    /* Some room for units that are longer than this one. */
+    int64_t n_slots = units * slots + (units > 1 ? slots : 0);
+    if (n_slots * per_slot > limit - least_work) n_slots = at_least((limit - least_work) / per_slot, slots);
+    return make_pool(e, (int32_t)(n_slots < INT32_MAX / 2 ? n_slots : INT32_MAX / 2), (int32_t)((units + 1) * branches),
+                     err);
+}
+
+/* ---- Units ------------------------------------------------------------------------------------------------------- */
+
+static void flight_free(flight *f) {
+    if (!f) return;
+    for (size_t i = 0; i < f->lane_capacity; i++) lp_lane_release(&f->lanes[i]);
+    lp_mem_free(f->lanes);
+    lp_mem_free(f->needs);
+    lp_mem_free(f);
+}
+
+static lp_status open_unit(engine *e, lp_work_unit *unit, flight **out, lp_error *err) {
+    flight *f = e->n_idle > 0 ? e->idle[--e->n_idle] : NULL;
+    lp_status status = LP_OK;
+    if (!f) LP_TRY(lp_mem_new(&f, 1, sizeof *f, "unit", err));
+    f->unit = unit;
+    if (f->lane_capacity < unit->n_groups) {
+        LP_ASSERT(f->lane_capacity == 0);
+        LP_TRY(lp_mem_new(&f->lanes, unit->n_groups, sizeof *f->lanes, "lanes", err));
+        f->lane_capacity = unit->n_groups;
+    }
+    LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "lanes", err));
+    f->n_slots = f->n_latents = 0;
+    for (size_t g = 0; g < unit->n_groups; g++) {
+        LP_TRY(lp_lane_open(&f->lanes[g], e->options, &unit->groups[g], &f->needs[g], err));
+        f->n_slots += f->needs[g].slots;
+        f->n_latents += f->needs[g].branches;
+    }
+    *out = f;
+    return LP_OK;
+out:
+    flight_free(f);
+    return status;
+}
+
+static int32_t most_rows(const flight *f) {
+    int32_t rows = 1;
+    for (size_t g = 0; g < f->unit->n_groups; g++)
+        if (f->needs[g].rows > rows) rows = f->needs[g].rows;
+    return rows;
+}
+
+/* Puts the waiting unit into flight; *entered is false when there is no room for it now. */
+static lp_status enter(engine *e, bool *entered, lp_error *err) {
+    flight *f = e->waiting_flight;
+    lp_status status = LP_OK;
+    *entered = false;
+    bool fits = f->n_slots <= e->kv_slots.n && most_rows(f) <= e->max_rows && f->n_latents <= e->latent_slots.n;
+    if (!fits) {
+        if (e->n_flights > 0) return LP_OK;
+        LP_TRY(size_for(e, f->n_slots, most_rows(f), f->n_latents, err));
+    }
+    f->slot = lp_slots_take(&e->kv_slots, f->n_slots);
+    f->latent = lp_slots_take(&e->latent_slots, f->n_latents);
+    if (f->slot < 0 || f->latent < 0 || e->n_flights == MAX_IN_FLIGHT) {
+        if (f->slot >= 0) lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
+        if (f->latent >= 0) lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
+        return LP_OK;
+    }
+    int32_t slot = f->slot, latent = f->latent;
+    e->flights[e->n_flights++] = f;
+    e->waiting = NULL;
+    e->waiting_flight = NULL;
+    for (size_t g = 0; g < f->unit->n_groups; g++) {
+        LP_TRY(lp_lane_start(&f->lanes[g], &f->needs[g], slot, latent, err));
+        slot += f->needs[g].slots;
+        latent += f->needs[g].branches;
+    }
+    *entered = true;
+    if (e->n_flights > e->counters.most_units) e->counters.most_units = e->n_flights;
+out:
+    return status;
+}
+
+static int32_t rows_in_flight(const engine *e) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->n_flights; i++)
+        for (size_t g = 0; g < e->flights[i]->unit->n_groups; g++) n += e->flights[i]->needs[g].branches;
+    return n;
+}
+
+/* Takes in units until the batches are full, memory is, or the source gives none. */
+static lp_status admit(engine *e, lp_error *err) {
+    int32_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : DEFAULT_ROWS;
+    lp_status status = LP_OK;
+    while (e->n_flights == 0 || (rows_in_flight(e) < 2 * wanted && e->n_flights < MAX_IN_FLIGHT)) {
+        bool entered = false;
+        if (!e->waiting) {
+            LP_TRY(e->source->next(e->source->user, &e->waiting, err));
+            if (!e->waiting) break;
+            LP_TRY(open_unit(e, e->waiting, &e->waiting_flight, err));
+        }
+        LP_TRY(enter(e, &entered, err));
+        if (!entered) break;
+    }
+out:
+    return status;
+}
+
+static lp_status finish_units(engine *e, lp_error *err) {
+    int32_t kept = 0;
+    lp_status status = LP_OK;
+    for (int32_t i = 0; i < e->n_flights; i++) {
+        flight *f = e->flights[i];
+        bool done = status == LP_OK;
+        for (size_t g = 0; done && g < f->unit->n_groups; g++) done = lp_lane_count_rows(&f->lanes[g]) == 0;
+        if (!done) {
+            e->flights[kept++] = f;
+            continue;
+        }
+        for (size_t g = 0; g < f->unit->n_groups; g++) lp_lane_finish(&f->lanes[g]);
+        lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
+        lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
+        status = e->source->done(e->source->user, f->unit, err);
+        e->idle[e->n_idle++] = f;
+    }
+    e->n_flights = kept;
+    return status;
+}
+
+/* ---- Waves ------------------------------------------------------------------------------------------------------- */
+
+static lp_status add_edit(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, int32_t k,
+                          lp_error *err) {
+    const lp_model_config *c = &e->options->model->config;
+    const float *vector = NULL;
+    const lp_event *event = lp_tree_event(lane->group, &lane->branches[row->branch].plan, k, &vector);
+    const lp_replacement *what = &event->what;
+    int32_t width = lp_site_width(c, what->at.site, what->at.head);
+    lp_status status =
+        lp_mem_grow(&e->edits, &e->edit_capacity, (size_t)e->n_edits + 1, sizeof *e->edits, "edits", err);
+    if (status != LP_OK) return status;
+    e->edits[e->n_edits++] = (lp_forward_edit){.key = lp_forward_key(event->depth, row->join),
+                                               .edit = {.row = place,
+                                                        .offset = lp_site_offset(c, what->at.head),
+                                                        .width = width,
+                                                        .operation = (int32_t)what->operation,
+                                                        .factor = what->factor,
+                                                        .vector = (int64_t)e->n_vectors}};
+    if (!vector) return LP_OK;
+    status = lp_mem_grow(&e->vectors, &e->vector_capacity, e->n_vectors + (size_t)width, sizeof(float), "donor vectors",
+                         err);
+    if (status != LP_OK) return status;
+    memcpy(e->vectors + e->n_vectors, vector, (size_t)width * sizeof(float));
+    e->n_vectors += (size_t)width;
+    return LP_OK;
+}
+
+/* The edits that the row itself has to make: events at its position that its source's vector does not hold yet. */
+static lp_status add_edits(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
+    const lp_branch *branch = &lane->branches[row->branch].plan;
+    for (int32_t k = 0; k < branch->n_events; k++) {
+        const lp_event *event = lp_tree_event(lane->group, branch, k, NULL);
+        bool here = event->all ? row->position >= event->position : event->position == row->position;
+        if (!here || (k < row->first_own_event && event->depth < row->join * LP_N_SITES)) continue;
+        if (row->join == 0 || event->depth >= (row->join - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
+            lp_status status = add_edit(e, lane, row, place, k, err);
+            if (status != LP_OK) return status;
+        }
+    }
+    return LP_OK;
+}
+
+static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
+    const lp_model_config *c = &e->options->model->config;
+    const lp_branch *branch = &lane->branches[row->branch].plan;
+    if (branch->first_run < 0 || branch->n_events > 0) return LP_OK;
+    const lp_run_wanted *run = &lane->group->runs[branch->first_run];
+    int32_t p = lane->group->n_prompt;
+    for (int32_t k = 0; k < run->n_captures; k++) {
+        lp_address at = run->captures[k].at;
+        int32_t begin = at.phase == LP_PHASE_PROMPT ? 0 : at.phase == LP_PHASE_THOUGHT ? p : p + branch->n_steps;
+        if (begin + at.index != row->position) continue;
+        if (at.site == LP_SITE_RESID_PRE && at.layer > 0) {
+            at.site = LP_SITE_RESID_POST;
+            at.layer--;
+        }
+        lp_status status = lp_mem_grow(&e->captures, &e->capture_capacity, (size_t)e->n_captures + 1,
+                                       sizeof *e->captures, "captures", err);
+        if (status != LP_OK) return status;
+        e->captures[e->n_captures++] = (lp_forward_capture){.key = lp_forward_key(lp_address_depth(c, &at), row->join),
+                                                            .row = place,
+                                                            .offset = lp_site_offset(c, at.head),
+                                                            .width = lp_site_width(c, at.site, at.head),
+                                                            .out = run->captures[k].out};
+    }
+    return LP_OK;
+}
+
+/* Gathers rows of as many lanes as fit, beginning with another unit each time. */
+static lp_status gather_rows(engine *e, lp_error *err) {
+    e->n_rows = 0;
+    for (int32_t i = 0; i < e->n_flights; i++) {
+        flight *f = e->flights[(e->first_flight + i) % e->n_flights];
+        for (size_t g = 0; g < f->unit->n_groups; g++) {
+            lp_lane *lane = &f->lanes[g];
+            int32_t n = lp_lane_count_rows(lane);
+            if (n == 0 || e->n_rows + n > e->max_rows) continue;
+            lp_status status = lp_lane_make_rows(lane, err);
+            if (status != LP_OK) return status;
+            int32_t first = e->n_rows;
+            for (int32_t r = 0; r < lane->n_rows; r++)
+                e->rows[e->n_rows++] = (wave_row){.lane = lane, .lane_row = r, .first = first};
+        }
+    }
+    e->first_flight = e->n_flights > 0 ? (e->first_flight + 1) % e->n_flights : 0;
+    return LP_OK;
+}
+
+static const lp_lane_row *row_of(const engine *e, int32_t unsorted) {
+    return &e->rows[unsorted].lane->rows[e->rows[unsorted].lane_row];
+}
+
+/* order: rows by join, those of equal join as they were. */
+static void sort_rows(engine *e) {
+    int32_t count[512] = {0};
+    int32_t n_layers = e->options->model->config.n_layers;
+    for (int32_t i = 0; i < e->n_rows; i++) count[row_of(e, i)->join + 1]++;
+    for (int32_t l = 0; l <= n_layers; l++) count[l + 1] += count[l];
+    for (int32_t i = 0; i < e->n_rows; i++) {
+        int32_t at = count[row_of(e, i)->join]++;
+        e->order[at] = i;
+        e->place[i] = at;
+    }
+}
+
+static int compare_edits(const void *a, const void *b) {
+    const lp_forward_edit *x = a, *y = b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return (x->edit.row > y->edit.row) - (x->edit.row < y->edit.row);
+}
+
+static int compare_captures(const void *a, const void *b) {
+    const lp_forward_capture *x = a, *y = b;
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+static lp_status fill_batch(engine *e, lp_error *err) {
+    lp_status status = LP_OK;
+    e->n_tail = e->n_edits = e->n_captures = 0;
+    e->n_vectors = 0;
+    for (int32_t at = 0; at < e->n_rows; at++) {
+        const wave_row *w = &e->rows[e->order[at]];
+        const lp_lane_row *row = &w->lane->rows[w->lane_row];
+        e->join[at] = row->join;
+        e->source_row[at] = row->source < 0 ? 0 : e->place[w->first + row->source];
+        e->input[at] = (lp_row_input){.token = row->token, .latent = row->latent};
+        e->output[at] = row->output;
+        e->position[at] = row->position;
+        e->slot[at] = row->slot;
+        e->prompt_begin[at] = w->lane->prompt_slot;
+        e->prompt_length[at] = row->prompt_length;
+        e->tail_begin[at] = e->n_tail;
+        e->tail_length[at] = row->n_tail;
+        LP_TRY(lp_mem_grow(&e->tail, &e->tail_capacity, (size_t)(e->n_tail + row->n_tail) + 1, sizeof(int32_t), "slots",
+                           err));
+        if (row->n_tail) memcpy(e->tail + e->n_tail, lp_lane_tail(w->lane, row), (size_t)row->n_tail * sizeof(int32_t));
+        e->n_tail += row->n_tail;
+        LP_TRY(add_edits(e, w->lane, row, at, err));
+        LP_TRY(add_captures(e, w->lane, row, at, err));
+    }
+    /* A row that takes its source's final state needs it computed. */
+    int32_t n_layers = e->options->model->config.n_layers;
+    for (int32_t at = e->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
+        if (e->output[at]) e->output[e->source_row[at]] = 1;
+    if (e->n_edits > 1) qsort(e->edits, (size_t)e->n_edits, sizeof *e->edits, compare_edits);
+    if (e->n_captures > 1) qsort(e->captures, (size_t)e->n_captures, sizeof *e->captures, compare_captures);
+    if (e->n_vectors > e->dev_vector_capacity) {
+        release_dev(e, e->dev_vectors);
+        e->dev_vectors = NULL;
+        LP_TRY(dev_new(e, &e->dev_vectors, 2 * e->n_vectors * sizeof(float), "donor vectors", err));
+        e->dev_vector_capacity = 2 * e->n_vectors;
+    }
+    LP_TRY(e->be->upload(e->be, e->dev_vectors, e->vectors, e->n_vectors * sizeof(float), err));
+out:
+    return status;
+}
+
+/* ---- Reading out ------------------------------------------------------------------------------------------------- */
+
+/* Lists of the wave's rows by what becomes of their hidden state: host lists [hidden row | latent row] and [hidden row
+ * | sorted row]. */
+typedef struct {
+    int32_t n_steps, n_tokens;
+} outcome;
+
+static outcome list_outcomes(engine *e) {
+    outcome o = {0};
+    int32_t *step_from = e->lists, *step_to = e->lists + e->max_rows, *token_from = e->lists + 2 * e->max_rows,
+            *token_row = e->lists + 3 * e->max_rows;
+    int32_t hidden = 0;
+    for (int32_t at = 0; at < e->n_rows; at++) {
+        if (!e->output[at]) continue;
+        const wave_row *w = &e->rows[e->order[at]];
+        const lp_lane_row *row = &w->lane->rows[w->lane_row];
+        if (row->feeds_step) {
+            step_from[o.n_steps] = hidden;
+            step_to[o.n_steps++] = w->lane->branches[row->branch].latent;
+        }
+        if (row->chooses) {
+            token_from[o.n_tokens] = hidden;
+            token_row[o.n_tokens++] = at;
+        }
+        hidden++;
+    }
+    return o;
+}
+
+static lp_status read_steps(engine *e, const float *hidden, int32_t n, lp_error *err) {
+    lp_backend *be = e->be;
+    int32_t d = e->options->model->config.d_model;
+    lp_status status = LP_OK;
+    if (n == 0) return LP_OK;
+    LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists, n, d, err));
+    LP_TRY(lp_forward_project(e->forward, e->gathered, n, e->projected, err));
+    LP_TRY(be->copy_rows(be, e->latents, e->dev_lists + e->max_rows, e->projected, NULL, n, d, err));
+out:
+    return status;
+}
+
+static lp_status read_tokens(engine *e, const float *hidden, int32_t n, lp_error *err) {
+    lp_backend *be = e->be;
+    int32_t d = e->options->model->config.d_model, width = e->options->model->config.n_embedded;
+    int32_t candidates = e->options->vocabulary.n_candidates;
+    const int32_t *token_row = e->lists + 3 * e->max_rows;
+    lp_status status = LP_OK;
+    if (n == 0) return LP_OK;
+    LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
+    for (int32_t first = 0; first < n; first += HEAD_ROWS) {
+        int32_t rows = n - first < HEAD_ROWS ? n - first : HEAD_ROWS;
+        LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
+        LP_TRY(be->argmax(be, e->logits, rows, width, candidates, e->best, err));
+        LP_TRY(be->download(be, e->host_best, e->best, (size_t)rows * sizeof(int32_t), err));
+        for (int32_t i = 0; i < rows; i++) {
+            const wave_row *w = &e->rows[e->order[token_row[first + i]]];
+            int32_t branch = w->lane->rows[w->lane_row].branch;
+            bool wants = lp_lane_wants_logits(w->lane, branch);
+            if (wants)
+                LP_TRY(be->download(be, e->host_logits, e->logits + (int64_t)i * width,
+                                    (size_t)candidates * sizeof(float), err));
+            LP_TRY(lp_lane_take_token(w->lane, branch, e->host_best[i], wants ? e->host_logits : NULL, err));
+        }
+    }
+out:
+    return status;
+}
+
+static lp_status run_wave(engine *e, lp_error *err) {
+    const float *hidden = NULL;
+    int32_t n_out = 0;
+    lp_status status = LP_OK;
+    LP_TRY(gather_rows(e, err));
+    LP_ASSERT(e->n_rows > 0);
+    sort_rows(e);
+    LP_TRY(fill_batch(e, err));
+    lp_forward_batch batch = {.n_rows = e->n_rows,
+                              .join = e->join,
+                              .source = e->source_row,
+                              .input = e->input,
+                              .output = e->output,
+                              .position = e->position,
+                              .slot = e->slot,
+                              .prompt_begin = e->prompt_begin,
+                              .prompt_length = e->prompt_length,
+                              .tail_begin = e->tail_begin,
+                              .tail_length = e->tail_length,
+                              .tail = e->tail,
+                              .n_tail = e->n_tail,
+                              .edits = e->edits,
+                              .n_edits = e->n_edits,
+                              .captures = e->captures,
+                              .n_captures = e->n_captures,
+                              .vectors = e->dev_vectors,
+                              .latents = e->latents,
+                              .pool = &e->pool};
+    LP_TRY(lp_forward_run(e->forward, &batch, &hidden, &n_out, err));
+    outcome o = list_outcomes(e);
+    LP_TRY(e->be->upload(e->be, e->dev_lists, e->lists, 4 * (size_t)e->max_rows * sizeof(int32_t), err));
+    LP_TRY(read_steps(e, hidden, o.n_steps, err));
+    LP_TRY(read_tokens(e, hidden, o.n_tokens, err));
+    e->counters.waves++;
+    e->counters.rows += (uint64_t)e->n_rows;
+out:
+    return status;
+}
+
+static void release(engine *e) {
+    for (int32_t i = 0; i < e->n_flights; i++) flight_free(e->flights[i]);
+    for (int32_t i = 0; i < e->n_idle; i++) flight_free(e->idle[i]);
+    flight_free(e->waiting_flight);
+    free_workspace(e);
+    free_pool(e);
+    release_dev(e, e->dev_vectors);
+    release_dev(e, e->logits);
+    lp_mem_free(e->tail);
+    lp_mem_free(e->edits);
+    lp_mem_free(e->captures);
+    lp_mem_free(e->vectors);
+    lp_mem_free(e->host_logits);
+}
+
+lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine_options *engine_options,
+                             const lp_work_source *source, lp_engine_counters *counters, lp_error *err) {
+    engine *e = NULL;
+    const lp_model_config *c = &options->model->config;
+    lp_status status = lp_mem_new(&e, 1, sizeof *e, "engine", err);
+    if (status != LP_OK) return status;
+    e->options = options;
+    e->engine = engine_options;
+    e->source = source;
+    e->be = engine_options->backend;
+    uint64_t flops = e->be->counters.gemm_flops, padded = e->be->counters.padded_flops;
+    LP_TRY(dev_new(e, &e->logits, (size_t)(HEAD_ROWS + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
+                   "logits", err));
+    LP_TRY(lp_mem_new(&e->host_logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
+    for (;;) {
+        LP_TRY(admit(e, err));
+        if (e->n_flights == 0) break;
+        LP_TRY(run_wave(e, err));
+        LP_TRY(finish_units(e, err));
+    }
+    free_workspace(e);
+    e->counters.gemm_flops = e->be->counters.gemm_flops - flops;
+    e->counters.padded_flops = e->be->counters.padded_flops - padded;
+    if (counters) *counters = e->counters;
+out:
+    release(e);
+    lp_mem_free(e);
+    return status;
+}

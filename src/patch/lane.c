@@ -1,0 +1,502 @@
+#include "patch/lane.h"
+
+#include "base/memory.h"
+
+#include <math.h>
+
+static int32_t smaller(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+static bool thoughts_read_prompt(const lp_lane *lane) {
+    return lane->options->protocol.kind == LP_PROTOCOL_CODI;
+}
+
+/* First answer position of a branch. */
+static int32_t answer_begin(const lp_lane *lane, const lp_lane_branch *b) {
+    return lane->group->n_prompt + b->plan.n_steps;
+}
+
+/* ---- Opening ----------------------------------------------------------------------------------------------------- */
+
+/* Positions that a branch of the tree can have of its own. */
+static int32_t own_positions(const lp_lane *lane, const lp_branch *b) {
+    int32_t last = b->last_fork;
+    if (b->first_run >= 0)
+        last = lane->group->n_prompt + b->n_steps + lane->n_start + lane->options->max_new_tokens - 2;
+    int32_t first = b->parent < 0 ? 0 : b->fork_position;
+    return last >= first ? last - first + 1 : 0;
+}
+
+static int32_t answer_length(const lp_reading *reading) {
+    return reading->clean.n > reading->corrupted.n ? reading->clean.n : reading->corrupted.n;
+}
+
+lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const lp_run_group *group, lp_lane_need *need,
+                       lp_error *err) {
+    lane->options = options;
+    lane->group = group;
+    lane->n_start = lp_protocol_answer_start(&options->protocol, &options->vocabulary, lane->start);
+    lp_status status = lp_tree_build(&lane->tree, group, options->protocol.n_steps, err);
+    if (status != LP_OK) return status;
+    const lp_tree *tree = &lane->tree;
+    int32_t p = group->n_prompt, prompt_rows = p, readers = 0;
+    int64_t slots = 0;
+    for (int32_t i = 0; i < tree->n; i++) {
+        const lp_branch *b = &tree->branches[i];
+        int32_t own = own_positions(lane, b);
+        slots += b->parent < 0 && own < p ? p : own;
+        if (b->parent >= 0 && b->fork_position < p) prompt_rows += p - b->fork_position;
+        if (group->reading && b->first_run >= 0) {
+            readers += group->reading->whole_answers ? 3 : 1;
+            slots += group->reading->index + (group->reading->whole_answers ? 2 * answer_length(group->reading) : 0);
+        }
+    }
+    int32_t branches = tree->n + readers;
+    if (slots > INT32_MAX / 2)
+        return lp_fail(err, LP_ERR_MEMORY, "a pair needs %lld KV slots: too many", (long long)slots);
+    *need = (lp_lane_need){
+        .slots = (int32_t)slots, .branches = branches, .rows = prompt_rows > branches ? prompt_rows : branches};
+    return LP_OK;
+}
+
+lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, int32_t latent, lp_error *err) {
+    const lp_executor_options *o = lane->options;
+    const lp_run_group *group = lane->group;
+    size_t n = (size_t)need->branches;
+    int32_t forced = group->reading ? group->reading->index + answer_length(group->reading) : 0;
+    int32_t longest = o->max_new_tokens > forced ? o->max_new_tokens : forced;
+    lp_status status = LP_OK;
+    lane->max_branches = need->branches;
+    lane->tail_stride = group->n_prompt + o->protocol.n_steps + lane->n_start + longest;
+    lane->token_stride = longest + 1;
+    LP_TRY(lp_mem_grow(&lane->branches, &lane->branch_capacity, n, sizeof *lane->branches, "branches", err));
+    LP_TRY(lp_mem_grow(&lane->tails, &lane->tail_capacity, n * (size_t)lane->tail_stride, sizeof(int32_t),
+                       "branch slots", err));
+    LP_TRY(lp_mem_grow(&lane->tokens, &lane->token_capacity, n * (size_t)lane->token_stride, sizeof(int32_t),
+                       "branch tokens", err));
+    LP_TRY(lp_mem_grow(&lane->rows, &lane->row_capacity, (size_t)need->rows, sizeof *lane->rows, "rows", err));
+    LP_TRY(lp_mem_grow(&lane->first_row, &lane->first_capacity, n, sizeof(int32_t), "rows", err));
+    if (group->reading)
+        LP_TRY(lp_mem_grow(&lane->unpatched, &lane->unpatched_capacity, (size_t)o->vocabulary.n_candidates,
+                           sizeof(float), "logits", err));
+    lane->has_unpatched = false;
+    lane->position = 0;
+    lane->prompt_slot = slot;
+    lane->next_slot = slot + group->n_prompt;
+    lane->end_slot = slot + need->slots;
+    lane->n_branches = lane->tree.n;
+    for (int32_t i = 0; i < need->branches; i++) {
+        lp_lane_branch *b = &lane->branches[i];
+        *b = (lp_lane_branch){.base = i, .ref = -1, .latent = latent + i, .next_token = -1};
+        if (i < lane->tree.n) b->plan = lane->tree.branches[i];
+        for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
+    }
+out:
+    return status;
+}
+
+void lp_lane_release(lp_lane *lane) {
+    lp_tree_release(&lane->tree);
+    lp_mem_free(lane->branches);
+    lp_mem_free(lane->tails);
+    lp_mem_free(lane->tokens);
+    lp_mem_free(lane->rows);
+    lp_mem_free(lane->first_row);
+    lp_mem_free(lane->unpatched);
+    *lane = (lp_lane){0};
+}
+
+/* ---- Branches in time -------------------------------------------------------------------------------------------- */
+
+static int32_t *tail_of(const lp_lane *lane, int32_t branch) {
+    return lane->tails + (size_t)branch * (size_t)lane->tail_stride;
+}
+
+static int32_t *tokens_of(const lp_lane *lane, int32_t branch) {
+    return lane->tokens + (size_t)branch * (size_t)lane->token_stride;
+}
+
+static void take_slots(lp_lane *lane, lp_lane_branch *b, int32_t n) {
+    LP_ASSERT(lane->next_slot + n <= lane->end_slot);
+    b->next_slot = lane->next_slot;
+    b->end_slot = lane->next_slot + n;
+    lane->next_slot += n;
+}
+
+/* A branch begins: it inherits its parent's state as of the position before. */
+static void start_branch(lp_lane *lane, int32_t i) {
+    lp_lane_branch *b = &lane->branches[i];
+    int32_t n_layers = lane->options->model->config.n_layers;
+    b->started = b->alive = true;
+    b->dirty = n_layers;
+    if (b->plan.parent < 0) {
+        b->prompt_length = lane->group->n_prompt;
+        int32_t behind_prompt = own_positions(lane, &b->plan) - lane->group->n_prompt;
+        take_slots(lane, b, behind_prompt > 0 ? behind_prompt : 0);
+        return;
+    }
+    int32_t own_latent = b->latent;
+    const lp_lane_branch *parent = &lane->branches[b->plan.parent];
+    b->ref = b->plan.stops ? -1 : b->plan.parent;
+    b->prompt_length = smaller(parent->prompt_length, b->plan.fork_position);
+    b->n_tail = 0;
+    if (b->plan.fork_position > parent->prompt_length) {
+        b->n_tail = b->plan.fork_position - parent->prompt_length;
+        memcpy(tail_of(lane, i), tail_of(lane, b->plan.parent), (size_t)b->n_tail * sizeof(int32_t));
+    }
+    b->latent = own_latent;
+    b->next_token = parent->next_token;
+    b->n_tokens = parent->n_tokens;
+    memcpy(tokens_of(lane, i), tokens_of(lane, b->plan.parent), (size_t)parent->n_tokens * sizeof(int32_t));
+    take_slots(lane, b, own_positions(lane, &b->plan));
+}
+
+/* True while the branch has a row at the position. */
+static bool goes_on(const lp_lane_branch *b, int32_t position) {
+    if (!b->alive) return false;
+    return b->plan.first_run >= 0 || b->kind != LP_BRANCH_RUN || position <= b->plan.last_fork;
+}
+
+/* A branch may begin at `position` when its parent is there too (or was, for a branch that stops thinking). */
+static bool begins(const lp_lane *lane, const lp_lane_branch *b, int32_t position) {
+    if (b->started || b->kind != LP_BRANCH_RUN || b->plan.fork_position != position) return false;
+    return b->plan.parent < 0 || goes_on(&lane->branches[b->plan.parent], position);
+}
+
+/* ---- Sharing ----------------------------------------------------------------------------------------------------- */
+
+static bool is_at(const lp_event *event, int32_t position) {
+    return event->all ? position >= event->position : event->position == position;
+}
+
+static int32_t events_of(const lp_lane *lane, int32_t branch) {
+    return branch < 0 ? 0 : lane->branches[branch].plan.n_events;
+}
+
+/* First layer with K or V changed by an event. */
+static int32_t first_changed_kv(const lp_event *event, int32_t n_layers) {
+    const lp_address *at = &event->what.at;
+    switch (at->site) {
+    case LP_SITE_LATENT_IN: return 0;
+    case LP_SITE_LATENT_RAW: return n_layers;
+    case LP_SITE_RESID_PRE:
+    case LP_SITE_K:
+    case LP_SITE_V: return at->layer;
+    default: return at->layer + 1;
+    }
+}
+
+/* Is the branch fed at `position` what its reference is fed? The reference has a row there. */
+static bool same_input(const lp_lane *lane, const lp_lane_branch *b, int32_t position) {
+    const lp_lane_branch *ref = &lane->branches[b->ref];
+    int32_t p = lane->group->n_prompt;
+    if (position < p) return true;
+    if (position < answer_begin(lane, b)) {
+        if (position >= answer_begin(lane, ref)) return false;
+        if (position == p && !thoughts_read_prompt(lane)) return true;
+        return position == b->plan.fork_position || !b->output_differs;
+    }
+    if (answer_begin(lane, b) != answer_begin(lane, ref)) return false;
+    if (position - answer_begin(lane, b) < lane->n_start) return true;
+    return b->next_token == ref->next_token;
+}
+
+static bool has_row(const lp_lane *lane, int32_t branch, int32_t position) {
+    int32_t first = lane->first_row[branch];
+    if (first < 0 || lane->rows[first].position > position) return false;
+    int32_t at = first + position - lane->rows[first].position;
+    return at < lane->n_rows && lane->rows[at].branch == branch;
+}
+
+static int32_t row_at(const lp_lane *lane, int32_t branch, int32_t position) {
+    int32_t first = lane->first_row[branch];
+    return first + position - lane->rows[first].position;
+}
+
+/* Points the branch at the nearest ancestor that has a row here and is fed the same; drops sharing where there is none.
+ */
+static void find_reference(const lp_lane *lane, lp_lane_branch *b, int32_t position) {
+    while (b->ref >= 0 && !has_row(lane, b->ref, position)) {
+        const lp_lane_branch *ref = &lane->branches[b->ref];
+        b->dirty = smaller(b->dirty, ref->dirty);
+        b->output_differs |= ref->output_differs;
+        b->ref = ref->ref;
+    }
+    if (b->ref >= 0 && same_input(lane, b, position)) return;
+    b->ref = -1;
+    b->dirty = 0;
+}
+
+/* Where the row of a branch joins, and what that means for its later positions. */
+static void share(lp_lane *lane, int32_t i, lp_lane_row *row) {
+    lp_lane_branch *b = &lane->branches[i];
+    int32_t n_layers = lane->options->model->config.n_layers;
+    find_reference(lane, b, row->position);
+    int32_t ref = b->ref;
+    if (ref < 0) {
+        row->join = 0;
+        b->output_differs = true;
+    } else {
+        int32_t join = b->dirty, changed = b->dirty;
+        bool own_event = false;
+        for (int32_t k = events_of(lane, ref); k < b->plan.n_events; k++) {
+            const lp_event *event = lp_tree_event(lane->group, &b->plan, k, NULL);
+            if (!is_at(event, row->position)) continue;
+            own_event = true;
+            join = smaller(join, lp_event_join_layer(event, n_layers));
+            changed = smaller(changed, first_changed_kv(event, n_layers));
+        }
+        row->join = join;
+        b->output_differs = join < n_layers || own_event;
+        b->dirty = changed;
+    }
+    row->source = -1;
+    row->first_own_event = 0;
+    if (row->join == 0) return;
+    while (lane->rows[row_at(lane, ref, row->position)].join >= row->join) {
+        ref = lane->branches[ref].ref;
+        LP_ASSERT(ref >= 0);
+    }
+    row->source = row_at(lane, ref, row->position);
+    row->first_own_event = events_of(lane, ref);
+}
+
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
+
+/* The row of latents that a thought step is fed from: at its fork a branch is fed what its parent is fed. */
+static int32_t input_latent(const lp_lane *lane, int32_t i, int32_t position) {
+    while (lane->branches[i].plan.parent >= 0 && lane->branches[i].plan.fork_position == position)
+        i = lane->branches[i].plan.parent;
+    return lane->branches[i].latent;
+}
+
+static void add_row(lp_lane *lane, int32_t i, int32_t position) {
+    lp_lane_branch *b = &lane->branches[i];
+    int32_t p = lane->group->n_prompt, begin = answer_begin(lane, b);
+    lp_lane_row row = {.branch = i, .position = position, .token = -1, .latent = b->latent};
+    if (position < p) {
+        row.token = lane->group->prompt[position];
+        row.output = row.feeds_step = position == p - 1 && thoughts_read_prompt(lane) && b->plan.n_steps > 0;
+    } else if (position < begin) {
+        if (position == p && !thoughts_read_prompt(lane)) row.token = lane->options->vocabulary.bot;
+        row.latent = input_latent(lane, i, position);
+        row.output = row.feeds_step = position < begin - 1;
+    } else {
+        int32_t k = position - begin;
+        row.token = k < lane->n_start ? lane->start[k] : b->next_token;
+        row.output = row.chooses = k >= lane->n_start - 1;
+    }
+    bool root_prompt = b->plan.parent < 0 && position < p;
+    row.slot = root_prompt ? lane->prompt_slot + position : b->next_slot++;
+    LP_ASSERT(root_prompt || b->next_slot <= b->end_slot);
+    row.prompt_length = root_prompt ? position + 1 : b->prompt_length;
+    if (!root_prompt) {
+        LP_ASSERT(b->n_tail < lane->tail_stride);
+        tail_of(lane, i)[b->n_tail++] = row.slot;
+        row.n_tail = b->n_tail;
+    }
+    int32_t at = lane->n_rows;
+    share(lane, i, &row);
+    lane->rows[at] = row;
+    if (lane->first_row[i] < 0) lane->first_row[i] = at;
+    lane->n_rows++;
+}
+
+/* Captures ask for vectors behind the last layer's K and V. */
+static void mark_captured_outputs(lp_lane *lane) {
+    int32_t p = lane->group->n_prompt;
+    for (int32_t i = 0; i < lane->n_rows; i++) {
+        lp_lane_row *row = &lane->rows[i];
+        const lp_lane_branch *b = &lane->branches[row->branch];
+        if (b->plan.first_run < 0 || b->plan.n_events > 0) continue;
+        const lp_run_wanted *run = &lane->group->runs[b->plan.first_run];
+        for (int32_t k = 0; k < run->n_captures && !row->output; k++) {
+            const lp_address *at = &run->captures[k].at;
+            int32_t begin = at->phase == LP_PHASE_PROMPT    ? 0
+                            : at->phase == LP_PHASE_THOUGHT ? p
+                                                            : answer_begin(lane, b);
+            if (begin + at->index == row->position) row->output = true;
+        }
+    }
+}
+
+static int32_t end_of_wave(const lp_lane *lane) {
+    return lane->position == 0 ? lane->group->n_prompt : lane->position + 1;
+}
+
+int32_t lp_lane_count_rows(lp_lane *lane) {
+    int32_t n = 0, end = end_of_wave(lane);
+    for (int32_t i = 0; i < lane->n_branches; i++) {
+        const lp_lane_branch *b = &lane->branches[i];
+        if (b->started) {
+            n += goes_on(b, lane->position);
+        } else if (b->kind == LP_BRANCH_RUN && b->plan.fork_position < end) {
+            bool with_parent = lane->position == 0 || begins(lane, b, lane->position);
+            n += with_parent ? end - (b->plan.parent < 0 ? 0 : b->plan.fork_position) : 0;
+        }
+    }
+    return n;
+}
+
+lp_status lp_lane_make_rows(lp_lane *lane, lp_error *err) {
+    (void)err;
+    int32_t end = end_of_wave(lane);
+    lane->n_rows = 0;
+    for (int32_t i = 0; i < lane->n_branches; i++) lane->first_row[i] = -1;
+    for (int32_t i = 0; i < lane->n_branches; i++) {
+        lp_lane_branch *b = &lane->branches[i];
+        for (int32_t q = lane->position; q < end; q++) {
+            if (begins(lane, b, q)) start_branch(lane, i);
+            if (b->started && goes_on(b, q)) add_row(lane, i, q);
+        }
+    }
+    mark_captured_outputs(lane);
+    lane->position = end;
+    for (int32_t i = 0; i < lane->n_branches; i++) {
+        lp_lane_branch *b = &lane->branches[i];
+        if (b->alive && !goes_on(b, end)) b->alive = false;
+    }
+    return LP_OK;
+}
+
+const int32_t *lp_lane_tail(const lp_lane *lane, const lp_lane_row *row) {
+    return tail_of(lane, row->branch);
+}
+
+/* ---- Answers and readings ---------------------------------------------------------------------------------------- */
+
+static bool matches_prefix(const lp_lane *lane, int32_t branch, int32_t n) {
+    const lp_reading *reading = lane->group->reading;
+    return memcmp(tokens_of(lane, branch), reading->prefix, (size_t)n * sizeof(int32_t)) == 0;
+}
+
+/* True when the logits at hand are those at the reading's place. */
+static bool is_reading_place(const lp_lane *lane, int32_t branch) {
+    const lp_lane_branch *b = &lane->branches[branch];
+    const lp_reading *reading = lane->group->reading;
+    if (!reading || b->n_tokens != reading->index) return false;
+    if (b->kind == LP_BRANCH_READER) return true;
+    return b->kind == LP_BRANCH_RUN && b->plan.first_run >= 0 && !b->read &&
+           matches_prefix(lane, branch, reading->index);
+}
+
+bool lp_lane_wants_logits(const lp_lane *lane, int32_t branch) {
+    const lp_lane_branch *b = &lane->branches[branch];
+    return b->kind == LP_BRANCH_ANSWER_CLEAN || b->kind == LP_BRANCH_ANSWER_CORRUPTED || is_reading_place(lane, branch);
+}
+
+/* A reader that goes on from branch `from` with forced tokens, the first of which is fed next. */
+static void spawn(lp_lane *lane, int32_t from, lp_branch_kind kind, const int32_t *forced, int32_t n_forced) {
+    LP_ASSERT(lane->n_branches < lane->max_branches);
+    int32_t i = lane->n_branches++;
+    lp_lane_branch *b = &lane->branches[i];
+    int32_t own_latent = b->latent;
+    *b = lane->branches[from];
+    b->kind = kind;
+    b->base = lane->branches[from].base;
+    b->started = b->alive = true;
+    b->ended = false;
+    b->ref = -1;
+    b->dirty = 0;
+    b->latent = own_latent;
+    b->plan.parent = from;
+    b->plan.fork_position = lane->position;
+    b->plan.first_run = -1;
+    memcpy(tail_of(lane, i), tail_of(lane, from), (size_t)b->n_tail * sizeof(int32_t));
+    memcpy(tokens_of(lane, i), tokens_of(lane, from), (size_t)b->n_tokens * sizeof(int32_t));
+    b->forced = forced;
+    b->n_forced = n_forced;
+    b->n_forced_used = 1;
+    b->next_token = forced[0];
+    b->log_probability = 0;
+    tokens_of(lane, i)[b->n_tokens++] = forced[0];
+    take_slots(lane, b, n_forced);
+}
+
+static void read_here(lp_lane *lane, int32_t branch, const float *logits) {
+    const lp_reading *reading = lane->group->reading;
+    int32_t n = lane->options->vocabulary.n_candidates;
+    lp_lane_branch *base = &lane->branches[lane->branches[branch].base];
+    if (base->plan.n_events == 0 && base->plan.n_steps == lane->options->protocol.n_steps) {
+        memcpy(lane->unpatched, logits, (size_t)n * sizeof *logits);
+        lane->has_unpatched = true;
+    }
+    lp_metrics_read(logits, lane->has_unpatched ? lane->unpatched : NULL, n, reading, base->metrics);
+    base->read = true;
+    if (!reading->whole_answers) return;
+    int32_t at = lane->branches[branch].base;
+    for (int k = 0; k < 2; k++) {
+        const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
+        int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
+        if (n_tokens == 0) continue;
+        spawn(lane, branch, k == 0 ? LP_BRANCH_ANSWER_CLEAN : LP_BRANCH_ANSWER_CORRUPTED, tokens, n_tokens - 1);
+        lp_lane_branch *reader = &lane->branches[lane->n_branches - 1];
+        reader->base = at;
+        reader->log_probability = lp_log_probability(logits, n, tokens[0]);
+    }
+}
+
+static void take_forced(lp_lane *lane, int32_t branch, const float *logits) {
+    lp_lane_branch *b = &lane->branches[branch];
+    if (b->kind == LP_BRANCH_READER) {
+        if (is_reading_place(lane, branch)) {
+            b->alive = false;
+            read_here(lane, branch, logits);
+            return;
+        }
+    } else {
+        int32_t next = b->forced[b->n_forced_used];
+        b->log_probability += lp_log_probability(logits, lane->options->vocabulary.n_candidates, next);
+        if (b->n_forced_used == b->n_forced) {
+            lp_metric metric = b->kind == LP_BRANCH_ANSWER_CLEAN ? LP_METRIC_ANSWER_CLEAN : LP_METRIC_ANSWER_CORRUPTED;
+            lane->branches[b->base].metrics[metric] = (float)b->log_probability;
+            b->alive = false;
+            return;
+        }
+    }
+    b->next_token = b->forced[b->n_forced_used++];
+    tokens_of(lane, branch)[b->n_tokens++] = b->next_token;
+}
+
+lp_status lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const float *logits, lp_error *err) {
+    (void)err;
+    const lp_reading *reading = lane->group->reading;
+    if (lane->branches[branch].kind != LP_BRANCH_RUN) {
+        take_forced(lane, branch, logits);
+        return LP_OK;
+    }
+    if (is_reading_place(lane, branch)) read_here(lane, branch, logits);
+    lp_lane_branch *b = &lane->branches[branch];
+    bool reads = reading && b->plan.first_run >= 0 && !b->read;
+    if (reads && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens]) {
+        /* The answer leaves the prefix: from here a reader goes on along it. */
+        b->read = true;
+        spawn(lane, branch, LP_BRANCH_READER, reading->prefix + b->n_tokens, reading->index - b->n_tokens);
+    }
+    if (token == lane->options->vocabulary.eos) {
+        b->ended = true;
+        b->alive = false;
+        return LP_OK;
+    }
+    tokens_of(lane, branch)[b->n_tokens++] = token;
+    b->next_token = token;
+    if (b->n_tokens == lane->options->max_new_tokens) b->alive = false;
+    return LP_OK;
+}
+
+void lp_lane_finish(lp_lane *lane) {
+    for (int32_t i = 0; i < lane->tree.n; i++) {
+        /* A branch that never forked did what its parent did: its first event lies behind the end of the answer. */
+        int32_t of = i;
+        while (!lane->branches[of].started) of = lane->branches[of].plan.parent;
+        const lp_lane_branch *b = &lane->branches[of];
+        for (int32_t run = lane->branches[i].plan.first_run; run >= 0; run = lane->tree.next_run[run]) {
+            lp_run_result *result = &lane->group->results[run];
+            memcpy(result->tokens, tokens_of(lane, of), (size_t)b->n_tokens * sizeof(int32_t));
+            result->n_tokens = b->n_tokens;
+            result->ended = b->ended;
+            memcpy(result->metrics, b->metrics, sizeof result->metrics);
+        }
+    }
+}

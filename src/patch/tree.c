@@ -1,0 +1,139 @@
+#include "patch/tree.h"
+
+#include "base/memory.h"
+
+int32_t lp_event_join_layer(const lp_event *event, int32_t n_layers) {
+    const lp_address *at = &event->what.at;
+    switch (at->site) {
+    case LP_SITE_LATENT_IN: return 0;
+    case LP_SITE_RESID_POST: return at->layer + 1;
+    case LP_SITE_LATENT_RAW: return n_layers;
+    default: return at->layer;
+    }
+}
+
+const lp_event *lp_tree_event(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector) {
+    const lp_run_wanted *run = &group->runs[branch->run];
+    if (vector) *vector = run->vectors[i];
+    return &run->events[i];
+}
+
+/* A run as a sequence of items: its events in order of time, with one item more where it stops thinking early, in its
+ * place. */
+typedef struct {
+    const lp_run_wanted *run;
+    int32_t index;
+    int32_t stop_at;       /* item number of the stop; -1: none */
+    int32_t n;             /* items */
+    int32_t stop_position; /* of the run */
+} sequence;
+
+static const lp_event *event_of(const sequence *s, int32_t item) {
+    if (s->stop_at >= 0 && item == s->stop_at) return NULL;
+    return &s->run->events[s->stop_at >= 0 && item > s->stop_at ? item - 1 : item];
+}
+
+static int compare_items(const sequence *a, const sequence *b, int32_t item) {
+    const lp_event *x = event_of(a, item), *y = event_of(b, item);
+    if (!x || !y) {
+        if (!x && !y) return (a->stop_position > b->stop_position) - (a->stop_position < b->stop_position);
+        return x ? 1 : -1;
+    }
+    return lp_event_compare(x, y);
+}
+
+static int compare_sequences(const void *pa, const void *pb) {
+    const sequence *a = pa, *b = pb;
+    for (int32_t i = 0; i < a->n && i < b->n; i++) {
+        int order = compare_items(a, b, i);
+        if (order) return order;
+    }
+    int order = (a->n > b->n) - (a->n < b->n);
+    return order ? order : (a->index > b->index) - (a->index < b->index);
+}
+
+typedef struct {
+    lp_tree *tree;
+    const lp_run_group *group;
+    const sequence *sorted;
+    int32_t n_steps;
+} build;
+
+static int32_t events_before(const sequence *s, int32_t item) {
+    return s->stop_at >= 0 && item > s->stop_at ? item - 1 : item;
+}
+
+/* The branch of the sorted runs [low, high), which share their first `shared` items with the parent. */
+static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared, int32_t parent, lp_error *err) {
+    lp_tree *tree = b->tree;
+    const sequence *first = &b->sorted[low];
+    int32_t depth = shared;
+    /* How far all of them go together: to the end of the shortest (which sorts first) or to the first difference. */
+    while (depth < first->n && compare_items(first, &b->sorted[high - 1], depth) == 0 && b->sorted[high - 1].n > depth)
+        depth++;
+    lp_status status =
+        lp_mem_grow(&tree->branches, &tree->capacity, (size_t)tree->n + 1, sizeof *tree->branches, "branches", err);
+    if (status != LP_OK) return status;
+    int32_t self = tree->n++;
+    bool stopped = first->stop_at >= 0 && first->stop_at < depth;
+    lp_branch branch = {.parent = parent,
+                        .run = first->index,
+                        .first_run = -1,
+                        .n_events = events_before(first, depth),
+                        .n_inherited = parent < 0 ? 0 : tree->branches[parent].n_events,
+                        .n_steps = stopped ? first->run->n_steps : b->n_steps,
+                        .last_fork = -1};
+    if (parent >= 0) {
+        const lp_event *event = event_of(first, shared);
+        branch.stops = !event;
+        branch.fork_position = event ? event->position : first->stop_position;
+        if (branch.fork_position > tree->branches[parent].last_fork)
+            tree->branches[parent].last_fork = branch.fork_position;
+    }
+    tree->branches[self] = branch;
+    int32_t at = low;
+    for (; at < high && b->sorted[at].n == depth; at++) {
+        tree->next_run[b->sorted[at].index] = tree->branches[self].first_run;
+        tree->branches[self].first_run = b->sorted[at].index;
+    }
+    while (at < high) {
+        int32_t end = at + 1;
+        while (end < high && compare_items(&b->sorted[at], &b->sorted[end], depth) == 0) end++;
+        status = add_branch(b, at, end, depth, self, err);
+        if (status != LP_OK) return status;
+        at = end;
+    }
+    return LP_OK;
+}
+
+lp_status lp_tree_build(lp_tree *tree, const lp_run_group *group, int32_t n_steps, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_ASSERT(group->n_runs > 0);
+    LP_TRY(lp_mem_grow(&tree->next_run, &tree->next_capacity, group->n_runs, sizeof *tree->next_run, "branches", err));
+    LP_TRY(lp_mem_grow(&tree->scratch, &tree->scratch_capacity, group->n_runs, sizeof(sequence), "branches", err));
+    sequence *sorted = tree->scratch;
+    for (size_t i = 0; i < group->n_runs; i++) {
+        const lp_run_wanted *run = &group->runs[i];
+        sequence *s = &sorted[i];
+        *s = (sequence){.run = run, .index = (int32_t)i, .stop_at = -1, .n = (int32_t)run->n_events};
+        if (run->n_steps < n_steps) {
+            s->stop_position = group->n_prompt + run->n_steps;
+            s->stop_at = 0;
+            while (s->stop_at < s->n && run->events[s->stop_at].position < s->stop_position) s->stop_at++;
+            s->n++;
+        }
+    }
+    if (group->n_runs > 1) qsort(sorted, group->n_runs, sizeof *sorted, compare_sequences);
+    tree->n = 0;
+    build b = {.tree = tree, .group = group, .sorted = sorted, .n_steps = n_steps};
+    status = add_branch(&b, 0, (int32_t)group->n_runs, 0, -1, err);
+out:
+    return status;
+}
+
+void lp_tree_release(lp_tree *tree) {
+    lp_mem_free(tree->branches);
+    lp_mem_free(tree->next_run);
+    lp_mem_free(tree->scratch);
+    *tree = (lp_tree){0};
+}

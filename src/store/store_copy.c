@@ -1,0 +1,459 @@
+/* Stores made out of stores: the compressed copy, and several merged into one. */
+#include "store/store_admin.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/pair_file_internal.h"
+
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* A spec with what it borrows. */
+typedef struct {
+    lp_pair_file_spec spec;
+    lp_field *fields;
+    lp_table *tables;
+    lp_provenance_item *provenance;
+    const char ***columns; /* [n_tables] of texts; NULL for numbers */
+    char **blocks;         /* [n_tables] the texts with their NULs */
+} borrowed_spec;
+
+static void release_spec(borrowed_spec *b) {
+    for (size_t i = 0; i < b->spec.n_tables; i++) {
+        lp_mem_free(b->columns ? b->columns[i] : NULL);
+        lp_mem_free(b->blocks ? b->blocks[i] : NULL);
+    }
+    lp_mem_free(b->columns);
+    lp_mem_free(b->blocks);
+    lp_mem_free(b->fields);
+    lp_mem_free(b->tables);
+    lp_mem_free(b->provenance);
+    *b = (borrowed_spec){0};
+}
+
+static lp_status spec_texts(borrowed_spec *b, size_t index, const lp_open_table *table, lp_error *err) {
+    lp_status status = LP_OK;
+    size_t width = table->item_bytes;
+    LP_TRY(lp_mem_new(&b->blocks[index], (size_t)table->n, width + 1, "texts", err));
+    LP_TRY(lp_mem_new(&b->columns[index], (size_t)table->n, sizeof(char *), "texts", err));
+    for (int64_t i = 0; i < table->n; i++) {
+        char *at = b->blocks[index] + (size_t)i * (width + 1);
+        memcpy(at, (const char *)table->block + (size_t)i * width, width);
+        b->columns[index][i] = at;
+    }
+    b->tables[index].data = b->columns[index];
+out:
+    return status;
+}
+
+/* The spec of a file like `file`, of n_pairs pairs with these tables. */
+static lp_status make_spec(const lp_pair_file *file, int64_t n_pairs, const lp_open_tables *tables, borrowed_spec *b,
+                           lp_error *err) {
+    lp_status status = LP_OK;
+    *b = (borrowed_spec){0};
+    LP_TRY(lp_mem_new(&b->fields, file->n_fields, sizeof *b->fields, "spec", err));
+    LP_TRY(lp_mem_new(&b->tables, tables->n, sizeof *b->tables, "spec", err));
+    LP_TRY(lp_mem_new(&b->provenance, file->n_provenance, sizeof *b->provenance, "spec", err));
+    LP_TRY(lp_mem_new(&b->columns, tables->n, sizeof *b->columns, "spec", err));
+    LP_TRY(lp_mem_new(&b->blocks, tables->n, sizeof *b->blocks, "spec", err));
+    for (size_t i = 0; i < file->n_fields; i++) b->fields[i] = file->fields[i].field;
+    for (size_t i = 0; i < file->n_provenance; i++) b->provenance[i] = file->provenance[i];
+    b->spec = (lp_pair_file_spec){.format = file->format,
+                                  .version = file->version,
+                                  .n_pairs = n_pairs,
+                                  .fields = b->fields,
+                                  .n_fields = file->n_fields,
+                                  .tables = b->tables,
+                                  .n_tables = tables->n,
+                                  .provenance = b->provenance,
+                                  .n_provenance = file->n_provenance};
+    for (size_t i = 0; i < tables->n; i++) {
+        const lp_open_table *table = &tables->table[i];
+        size_t number = lp_field_type_bytes(table->type, table->item_bytes);
+        b->tables[i] =
+            (lp_table){.path = table->path, .type = table->type, .n_dims = 1, .dims = {table->n}, .data = table->block};
+        if (table->type == LP_FIELD_TEXT) {
+            LP_TRY(spec_texts(b, i, table, err));
+        } else if (table->item_bytes != number) {
+            b->tables[i].n_dims = 2;
+            b->tables[i].dims[1] = (int64_t)(table->item_bytes / number);
+        }
+    }
+out:
+    if (status != LP_OK) release_spec(b);
+    return status;
+}
+
+static lp_status copy_pair(lp_pair_file *from, int64_t pair, lp_pair_file *to, int64_t at, const void **data,
+                           lp_error *err) {
+    lp_status status = lp_pair_file_load(from, pair, err);
+    if (status != LP_OK) return status;
+    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_pair_file_field(from, i);
+    return lp_pair_file_write(to, at, data, err);
+}
+
+static lp_status compare_tables(lp_pair_file *copy, const lp_open_tables *expected, const char *name, lp_error *err) {
+    lp_open_tables found = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_pair_file_read_tables(copy, &found, err));
+    bool same = found.n == expected->n;
+    for (size_t i = 0; same && i < found.n; i++) {
+        const lp_open_table *a = &expected->table[i];
+        const lp_open_table *b = &found.table[i];
+        same = strcmp(a->path, b->path) == 0 && a->type == b->type && a->n == b->n && a->item_bytes == b->item_bytes &&
+               memcmp(a->block, b->block, (size_t)a->n * a->item_bytes) == 0;
+    }
+    if (!same) status = lp_fail(err, LP_ERR_IO, "%s: reads back with other tables", name);
+out:
+    lp_open_tables_release(&found);
+    return status;
+}
+
+/* Fails now when the disk has no room for n pairs like those of `file`. */
+static lp_status check_room(const lp_pair_file *file, const char *temporary, int64_t n, lp_error *err) {
+    uint64_t bytes = 1 << 20;
+    for (size_t i = 0; i < file->n_fields; i++) bytes += (uint64_t)file->fields[i].bytes * (uint64_t)n;
+    return lp_h5_rehearse(temporary, temporary, bytes, 0, err);
+}
+
+/* Every pair of `from` against pair at[i] of `copy` (NULL: the same index). */
+static lp_status compare_pairs(lp_pair_file *from, lp_pair_file *copy, const int64_t *at, lp_error *err) {
+    lp_status status = LP_OK;
+    for (int64_t i = 0; i < from->n_pairs; i++) {
+        int64_t j = at ? at[i] : i;
+        if (!from->state[i]) {
+            if (!at && copy->state[j]) LP_FAIL(LP_ERR_IO, "%s: reads back with a pair %lld", copy->path, (long long)j);
+            continue;
+        }
+        LP_TRY(lp_pair_file_load(from, i, err));
+        LP_TRY(lp_pair_file_load(copy, j, err));
+        for (size_t f = 0; f < from->n_fields; f++)
+            if (memcmp(lp_pair_file_field(from, f), lp_pair_file_field(copy, f), from->fields[f].bytes) != 0)
+                LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
+                        from->fields[f].field.path);
+    }
+out:
+    return status;
+}
+
+static int64_t size_of(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 ? (int64_t)info.st_size : 0;
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+static lp_status write_manifest(const lp_pair_file *file, const char *made, const char *archive, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text path = {0};
+    char *text = NULL;
+    char digest[LP_SHA256_HEX];
+    cJSON *root = cJSON_CreateObject();
+    LP_TRY(lp_sha256_of_file(made, digest, err));
+    LP_TRY(lp_text_format(&path, err, "%s.manifest.json", archive));
+    cJSON *identity = NULL;
+    bool good = root && cJSON_AddStringToObject(root, "format", "latentpatch-manifest") &&
+                cJSON_AddNumberToObject(root, "version", 1) &&
+                cJSON_AddStringToObject(root, "file", base_name(archive)) &&
+                cJSON_AddNumberToObject(root, "bytes", (double)size_of(made)) &&
+                cJSON_AddStringToObject(root, "sha256", digest) &&
+                cJSON_AddStringToObject(root, "source", base_name(file->path)) &&
+                cJSON_AddNumberToObject(root, "source_bytes", (double)size_of(file->path)) &&
+                cJSON_AddNumberToObject(root, "n_pairs", (double)file->n_pairs) &&
+                cJSON_AddNumberToObject(root, "n_done", (double)lp_pair_file_n_done(file)) &&
+                (identity = cJSON_AddObjectToObject(root, "identity")) != NULL;
+    for (size_t i = 0; good && i < file->n_provenance; i++)
+        if (file->provenance[i].identity)
+            good = cJSON_AddStringToObject(identity, file->provenance[i].key, file->provenance[i].value) != NULL;
+    if (good) text = cJSON_Print(root);
+    if (!text) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory", path.data);
+    status = lp_file_write(path.data, text, strlen(text), err);
+out:
+    cJSON_free(text);
+    cJSON_Delete(root);
+    lp_text_release(&path);
+    return status;
+}
+
+static lp_status refuse_existing(const char *path, lp_error *err) {
+    if (lp_path_look(path) == LP_PATH_MISSING) return LP_OK;
+    return lp_fail(err, LP_ERR_VALUE, "%s: exists already", path);
+}
+
+static lp_status archive_to(lp_pair_file *file, const char *temporary, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_open_tables tables = {0};
+    borrowed_spec b = {0};
+    lp_pair_file *copy = NULL;
+    const void **data = NULL;
+    LP_TRY(lp_pair_file_read_tables(file, &tables, err));
+    LP_TRY(make_spec(file, file->n_pairs, &tables, &b, err));
+    LP_TRY(lp_mem_new(&data, file->n_fields, sizeof *data, "fields", err));
+    LP_TRY(check_room(file, temporary, lp_pair_file_n_done(file), err));
+    LP_TRY(lp_pair_file_make(temporary, &b.spec, LP_COMPRESSED, err));
+    LP_TRY(lp_pair_file_open_alone(temporary, &copy, err));
+    for (int64_t i = 0; i < file->n_pairs; i++)
+        if (file->state[i]) LP_TRY(copy_pair(file, i, copy, i, data, err));
+    status = lp_pair_file_finish_alone(copy, err);
+    copy = NULL;
+    if (status != LP_OK) goto out;
+    LP_TRY(lp_pair_file_open_read(temporary, &copy, err));
+    LP_TRY(compare_tables(copy, &tables, temporary, err));
+    status = compare_pairs(file, copy, NULL, err);
+out:
+    lp_pair_file_close(copy);
+    lp_mem_free(data);
+    release_spec(&b);
+    lp_open_tables_release(&tables);
+    return status;
+}
+
+lp_status lp_store_archive(const char *path, const char *archive, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text temporary = {0};
+    lp_pair_file *file = NULL;
+    LP_TRY(refuse_existing(archive, err));
+    LP_TRY(lp_pair_file_open_read(path, &file, err));
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", archive));
+    LP_TRY(archive_to(file, temporary.data, err));
+    LP_TRY(write_manifest(file, temporary.data, archive, err));
+    if (rename(temporary.data, archive) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", archive, strerror(errno));
+    status = lp_text_format(out, err, "%s: %lld pairs, %.1f MB; archive %s: %.1f MB, read back and compared\n", path,
+                            (long long)lp_pair_file_n_done(file), (double)size_of(path) / 1e6, archive,
+                            (double)size_of(archive) / 1e6);
+out:
+    lp_pair_file_close(file);
+    if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_text_release(&temporary);
+    return status;
+}
+
+/* Pairs of all inputs by id: an open hash table over the ids of their `/pairs/id`. */
+typedef struct {
+    const char *id; /* [width] of its file's table, not NUL-terminated */
+    size_t width;
+    size_t input; /* that it was first seen in, and where */
+    int64_t pair;
+    int64_t holder_pair; /* where it is journalled; -1: nowhere yet */
+    size_t holder;
+} merged_pair;
+
+typedef struct {
+    lp_pair_file **files; /* [n] */
+    lp_open_tables *tables;
+    const lp_open_table **ids;
+    size_t n;
+    merged_pair *pairs; /* [n_pairs] in the order of first appearance */
+    int64_t n_pairs;
+    int64_t *slots; /* [n_slots] index + 1 */
+    size_t n_slots;
+    int64_t **at; /* [n][pairs of the input] index in `pairs` */
+} merger;
+
+static uint64_t hash_id(const char *id, size_t width) {
+    uint64_t hash = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < width && id[i]; i++) hash = (hash ^ (unsigned char)id[i]) * UINT64_C(1099511628211);
+    return hash ^ hash >> 29;
+}
+
+static bool same_id(const merged_pair *a, const char *id, size_t width) {
+    size_t length = strnlen(id, width);
+    return strnlen(a->id, a->width) == length && memcmp(a->id, id, length) == 0;
+}
+
+static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
+    const lp_open_table *ids = m->ids[input];
+    const char *id = (const char *)ids->block + (size_t)pair * ids->item_bytes;
+    size_t slot = hash_id(id, ids->item_bytes) & (m->n_slots - 1);
+    while (m->slots[slot] && !same_id(&m->pairs[m->slots[slot] - 1], id, ids->item_bytes))
+        slot = (slot + 1) & (m->n_slots - 1);
+    if (m->slots[slot]) return m->slots[slot] - 1;
+    m->pairs[m->n_pairs] =
+        (merged_pair){.id = id, .width = ids->item_bytes, .input = input, .pair = pair, .holder_pair = -1};
+    m->slots[slot] = ++m->n_pairs;
+    return m->n_pairs - 1;
+}
+
+static lp_status same_checksum(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
+    lp_status status = LP_OK;
+    unsigned char sums[2][LP_SHA256_BYTES];
+    lp_pair_file *const files[2] = {m->files[held->holder], m->files[input]};
+    const int64_t pairs[2] = {held->holder_pair, pair};
+    for (int k = 0; k < 2; k++)
+        LP_TRY(lp_h5_read_part(files[k]->checksum_field.dataset, pairs[k], 1, sums[k], files[k]->path,
+                               "journal/checksum", err));
+    if (memcmp(sums[0], sums[1], sizeof sums[0]) != 0)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s", files[1]->path, (int)held->width, held->id,
+                files[0]->path);
+out:
+    return status;
+}
+
+static lp_status match_pairs(merger *m, lp_error *err) {
+    lp_status status = LP_OK;
+    size_t total = 0;
+    for (size_t k = 0; k < m->n; k++) total += (size_t)m->files[k]->n_pairs;
+    for (m->n_slots = 1024; m->n_slots < 2 * total; m->n_slots *= 2) {
+    }
+    LP_TRY(lp_mem_new(&m->pairs, total, sizeof *m->pairs, "pairs", err));
+    LP_TRY(lp_mem_new(&m->slots, m->n_slots, sizeof *m->slots, "pairs", err));
+    for (size_t k = 0; k < m->n; k++) {
+        LP_TRY(lp_mem_new(&m->at[k], (size_t)m->files[k]->n_pairs, sizeof(int64_t), "pairs", err));
+        for (int64_t i = 0; i < m->files[k]->n_pairs; i++) {
+            m->at[k][i] = find_or_add(m, k, i);
+            merged_pair *pair = &m->pairs[m->at[k][i]];
+            if (!m->files[k]->state[i]) continue;
+            if (pair->holder_pair >= 0) {
+                LP_TRY(same_checksum(m, pair, k, i, err));
+                continue;
+            }
+            pair->holder = k;
+            pair->holder_pair = i;
+        }
+    }
+out:
+    return status;
+}
+
+static lp_status check_alike(const lp_pair_file *first, const lp_pair_file *other, bool same_pair_file, lp_error *err) {
+    lp_status status = LP_OK;
+    bool same = strcmp(first->format, other->format) == 0 && first->version == other->version &&
+                first->n_fields == other->n_fields;
+    for (size_t i = 0; same && i < first->n_fields; i++) {
+        const lp_field *a = &first->fields[i].field;
+        const lp_field *b = &other->fields[i].field;
+        same = strcmp(a->path, b->path) == 0 && a->type == b->type && a->n_dims == b->n_dims &&
+               memcmp(a->dims, b->dims, sizeof a->dims) == 0 && first->fields[i].bytes == other->fields[i].bytes;
+    }
+    if (!same) LP_FAIL(LP_ERR_MISMATCH, "%s: its datasets differ from those of %s", other->path, first->path);
+    for (size_t i = 0; i < first->n_provenance; i++) {
+        if (!same_pair_file && strcmp(first->provenance[i].key, "pair_file") == 0) continue;
+        LP_TRY(lp_pair_file_check_identity(other, &first->provenance[i], 1, err));
+    }
+out:
+    return status;
+}
+
+/* The tables of the result, gathered from the inputs row by row. */
+static lp_status merge_tables(const merger *m, lp_open_tables *out, lp_error *err) {
+    lp_status status = LP_OK;
+    const lp_open_tables *first = &m->tables[0];
+    LP_TRY(lp_mem_new(&out->table, first->n, sizeof *out->table, "tables", err));
+    for (size_t t = 0; t < first->n; t++) {
+        lp_open_table *made = &out->table[out->n++];
+        made->type = first->table[t].type;
+        made->n = m->n_pairs;
+        LP_TRY(lp_mem_text(&made->path, first->table[t].path, strlen(first->table[t].path), err));
+        for (size_t k = 0; k < m->n; k++) {
+            const lp_open_table *table = &m->tables[k].table[t];
+            bool fits = m->tables[k].n == first->n && strcmp(table->path, made->path) == 0 &&
+                        table->type == made->type && table->n == m->files[k]->n_pairs &&
+                        (made->type == LP_FIELD_TEXT || table->item_bytes == first->table[t].item_bytes);
+            if (!fits)
+                LP_FAIL(LP_ERR_MISMATCH, "%s: its tables differ from those of %s", m->files[k]->path,
+                        m->files[0]->path);
+            if (table->item_bytes > made->item_bytes) made->item_bytes = table->item_bytes;
+        }
+        LP_TRY(lp_mem_new(&made->block, (size_t)m->n_pairs, made->item_bytes, made->path, err));
+        for (int64_t i = 0; i < m->n_pairs; i++) {
+            const lp_open_table *table = &m->tables[m->pairs[i].input].table[t];
+            memcpy((char *)made->block + (size_t)i * made->item_bytes,
+                   (const char *)table->block + (size_t)m->pairs[i].pair * table->item_bytes, table->item_bytes);
+        }
+    }
+out:
+    return status;
+}
+
+static lp_status write_merged(merger *m, const char *temporary, const char *pair_file, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_open_tables tables = {0};
+    borrowed_spec b = {0};
+    lp_pair_file *made = NULL;
+    const void **data = NULL;
+    LP_TRY(merge_tables(m, &tables, err));
+    LP_TRY(make_spec(m->files[0], m->n_pairs, &tables, &b, err));
+    for (size_t i = 0; pair_file && i < b.spec.n_provenance; i++)
+        if (strcmp(b.provenance[i].key, "pair_file") == 0) b.provenance[i].value = pair_file;
+    LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));
+    LP_TRY(check_room(m->files[0], temporary, m->n_pairs, err));
+    LP_TRY(lp_pair_file_make(temporary, &b.spec, LP_PLAIN, err));
+    LP_TRY(lp_pair_file_open_alone(temporary, &made, err));
+    for (int64_t i = 0; i < m->n_pairs; i++)
+        if (m->pairs[i].holder_pair >= 0)
+            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, made, i, data, err));
+    status = lp_pair_file_finish_alone(made, err);
+    made = NULL;
+    if (status != LP_OK) goto out;
+    LP_TRY(lp_pair_file_open_read(temporary, &made, err));
+    for (size_t k = 0; k < m->n; k++) LP_TRY(compare_pairs(m->files[k], made, m->at[k], err));
+out:
+    lp_pair_file_close(made);
+    lp_mem_free(data);
+    release_spec(&b);
+    lp_open_tables_release(&tables);
+    return status;
+}
+
+static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool same_pair_file, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&m->files, n, sizeof *m->files, "inputs", err));
+    LP_TRY(lp_mem_new(&m->tables, n, sizeof *m->tables, "inputs", err));
+    LP_TRY(lp_mem_new(&m->ids, n, sizeof *m->ids, "inputs", err));
+    LP_TRY(lp_mem_new(&m->at, n, sizeof *m->at, "inputs", err));
+    for (; m->n < n; m->n++) {
+        lp_open_tables *tables = &m->tables[m->n];
+        LP_TRY(lp_pair_file_open_read(paths[m->n], &m->files[m->n], err));
+        LP_TRY(lp_pair_file_read_tables(m->files[m->n], tables, err));
+        for (size_t t = 0; t < tables->n; t++)
+            if (strcmp(tables->table[t].path, "pairs/id") == 0) m->ids[m->n] = &tables->table[t];
+        if (!m->ids[m->n] || m->ids[m->n]->type != LP_FIELD_TEXT || m->ids[m->n]->n != m->files[m->n]->n_pairs)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", paths[m->n]);
+        LP_TRY(check_alike(m->files[0], m->files[m->n], same_pair_file, err));
+    }
+out:
+    if (status != LP_OK && m->files && m->n < n) m->n++;
+    return status;
+}
+
+static void release_merger(merger *m) {
+    for (size_t k = 0; k < m->n; k++) {
+        lp_pair_file_close(m->files[k]);
+        if (m->tables) lp_open_tables_release(&m->tables[k]);
+        if (m->at) lp_mem_free(m->at[k]);
+    }
+    lp_mem_free(m->files);
+    lp_mem_free(m->tables);
+    lp_mem_free(m->ids);
+    lp_mem_free(m->at);
+    lp_mem_free(m->pairs);
+    lp_mem_free(m->slots);
+}
+
+lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *merged, const char *pair_file,
+                         lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text temporary = {0};
+    merger m = {0};
+    int64_t n_done = 0;
+    if (n_paths == 0) LP_FAIL(LP_ERR_USAGE, "merge: no stores named");
+    LP_TRY(refuse_existing(merged, err));
+    LP_TRY(open_inputs(&m, paths, n_paths, pair_file == NULL, err));
+    LP_TRY(match_pairs(&m, err));
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", merged));
+    LP_TRY(write_merged(&m, temporary.data, pair_file, err));
+    if (rename(temporary.data, merged) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", merged, strerror(errno));
+    for (int64_t i = 0; i < m.n_pairs; i++) n_done += m.pairs[i].holder_pair >= 0;
+    status = lp_text_format(out, err, "%s: %lld of %lld pairs from %zu stores, read back and compared\n", merged,
+                            (long long)n_done, (long long)m.n_pairs, n_paths);
+out:
+    release_merger(&m);
+    if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_text_release(&temporary);
+    return status;
+}

@@ -1,0 +1,222 @@
+/* Parts of a store as NumPy files (numpy.lib.format, version 1.0). */
+#include "store/store_admin.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/pair_file_internal.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+typedef struct {
+    lp_pair_file *file;
+    const char *folder;
+    int64_t *pairs; /* [n_pairs] */
+    int64_t n_pairs;
+    const lp_export_options *options;
+} exporter;
+
+static lp_status choose_pairs(exporter *e, lp_error *err) {
+    lp_status status = LP_OK;
+    const lp_export_options *options = e->options;
+    size_t n = options->n_pairs ? options->n_pairs : (size_t)e->file->n_pairs;
+    LP_TRY(lp_mem_new(&e->pairs, n, sizeof *e->pairs, "pairs", err));
+    for (size_t i = 0; i < n; i++) {
+        int64_t pair = options->n_pairs ? options->pairs[i] : (int64_t)i;
+        if (pair < 0 || pair >= e->file->n_pairs)
+            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld: expected 0 to %lld", e->file->path, (long long)pair,
+                    (long long)e->file->n_pairs - 1);
+        if (e->file->state[pair])
+            e->pairs[e->n_pairs++] = pair;
+        else if (options->n_pairs)
+            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", e->file->path, (long long)pair);
+    }
+    if (e->n_pairs == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is written yet", e->file->path);
+out:
+    return status;
+}
+
+static bool is_named(const char *path, const char *name) {
+    size_t length = strlen(path);
+    size_t end = strlen(name);
+    if (strcmp(path, name) == 0) return true;
+    return end < length && path[length - end - 1] == '/' && strcmp(path + length - end, name) == 0;
+}
+
+static lp_status check_names(const exporter *e, lp_error *err) {
+    for (size_t k = 0; k < e->options->n_fields; k++) {
+        bool found = false;
+        for (size_t i = 0; !found && i < e->file->n_fields; i++)
+            found = is_named(e->file->fields[i].field.path, e->options->fields[k]);
+        if (!found) return lp_fail(err, LP_ERR_VALUE, "%s: has no dataset %s", e->file->path, e->options->fields[k]);
+    }
+    return LP_OK;
+}
+
+static bool is_chosen(const exporter *e, const char *path) {
+    for (size_t k = 0; k < e->options->n_fields; k++)
+        if (is_named(path, e->options->fields[k])) return true;
+    return e->options->n_fields == 0;
+}
+
+/* *index [n_layers] = where the wanted layers lie in the field; *n is 0 for a field that has no layers. */
+static lp_status choose_layers(const exporter *e, const lp_field *field, int64_t **index, size_t *n, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t *chosen = NULL;
+    *n = 0;
+    if (e->options->n_layers == 0 || field->n_dims != 3) return LP_OK;
+    LP_TRY(lp_mem_new(&chosen, e->options->n_layers, sizeof *chosen, "layers", err));
+    for (size_t k = 0; k < e->options->n_layers; k++) {
+        int64_t at = -1;
+        for (int64_t l = 0; l < field->dims[0]; l++) {
+            int32_t layer = field->layers && (size_t)l < field->n_layers ? field->layers[l] : (int32_t)l;
+            if (layer == e->options->layers[k]) at = l;
+        }
+        if (at < 0) LP_FAIL(LP_ERR_VALUE, "%s: /%s has no layer %d", e->file->path, field->path, e->options->layers[k]);
+        chosen[k] = at;
+    }
+    *n = e->options->n_layers;
+    *index = chosen;
+    chosen = NULL;
+out:
+    lp_mem_free(chosen);
+    return status;
+}
+
+static lp_status npy_header(const lp_field *field, int64_t n_pairs, size_t n_layers, lp_text *out, lp_error *err) {
+    static const char *const kinds[] = {"<f4", "<f8", "<i4", "<i8", "<u8", "|u1"};
+    lp_status status = LP_OK;
+    lp_text text = {0};
+    if (field->type == LP_FIELD_TEXT)
+        LP_TRY(lp_text_format(&text, err, "{'descr': '|S%zu'", field->text_bytes));
+    else
+        LP_TRY(lp_text_format(&text, err, "{'descr': '%s'", kinds[field->type]));
+    LP_TRY(lp_text_format(&text, err, ", 'fortran_order': False, 'shape': (%lld,", (long long)n_pairs));
+    for (int d = 0; d < field->n_dims; d++)
+        LP_TRY(lp_text_format(&text, err, "%s%lld", d ? ", " : " ",
+                              d == 0 && n_layers ? (long long)n_layers : (long long)field->dims[d]));
+    LP_TRY(lp_text_format(&text, err, "), }"));
+    /* Magic, version, length, dictionary, blanks, newline: a multiple of 64 bytes. */
+    while ((10 + text.length + 1) % 64) LP_TRY(lp_text_add(&text, " ", 1, err));
+    LP_TRY(lp_text_add(&text, "\n", 1, err));
+    const unsigned char start[] = {
+        0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, (unsigned char)(text.length & 0xff), (unsigned char)(text.length >> 8)};
+    LP_TRY(lp_text_add(out, (const char *)start, sizeof start, err));
+    status = lp_text_add(out, text.data, text.length, err);
+out:
+    lp_text_release(&text);
+    return status;
+}
+
+/* Writes through a temporary name, renamed when whole. */
+typedef struct {
+    lp_text path;
+    lp_text temporary;
+    FILE *stream;
+} output;
+
+static lp_status begin_output(output *o, const char *folder, const char *name, const char *end, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(&o->path, err, "%s/", folder));
+    size_t start = o->path.length;
+    LP_TRY(lp_text_format(&o->path, err, "%s%s", name, end));
+    for (char *c = o->path.data + start; *c; c++)
+        if (*c == '/') *c = '.';
+    LP_TRY(lp_path_make_folder_for(o->path.data, err));
+    LP_TRY(lp_text_format(&o->temporary, err, "%s.tmp", o->path.data));
+    o->stream = fopen(o->temporary.data, "we");
+    if (!o->stream) status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+out:
+    return status;
+}
+
+static lp_status put(output *o, const void *data, size_t size, lp_error *err) {
+    if (fwrite(data, 1, size, o->stream) == size) return LP_OK;
+    return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+}
+
+static lp_status end_output(output *o, lp_status status, lp_error *err) {
+    if (o->stream) {
+        int failed = status == LP_OK && fflush(o->stream) != 0;
+        int closed = fclose(o->stream);
+        if (status == LP_OK && (failed || closed || rename(o->temporary.data, o->path.data) != 0))
+            status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+        if (status != LP_OK) unlink(o->temporary.data);
+    }
+    lp_text_release(&o->path);
+    lp_text_release(&o->temporary);
+    return status;
+}
+
+static lp_status export_field(exporter *e, size_t index, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    output o = {0};
+    lp_text header = {0};
+    int64_t *layers = NULL;
+    size_t n_layers = 0;
+    unsigned char *values = NULL;
+    const lp_field *field = &e->file->fields[index].field;
+    const size_t bytes = e->file->fields[index].bytes;
+    LP_TRY(choose_layers(e, field, &layers, &n_layers, err));
+    LP_TRY(lp_mem_new(&values, bytes, 1, "one pair", err));
+    LP_TRY(begin_output(&o, e->folder, field->path, ".npy", err));
+    LP_TRY(npy_header(field, e->n_pairs, n_layers, &header, err));
+    LP_TRY(put(&o, header.data, header.length, err));
+    for (int64_t i = 0; i < e->n_pairs; i++) {
+        LP_TRY(lp_pair_file_read(e->file, e->pairs[i], index, values, err));
+        if (n_layers == 0) LP_TRY(put(&o, values, bytes, err));
+        for (size_t k = 0; k < n_layers; k++) {
+            size_t one = bytes / (size_t)field->dims[0];
+            LP_TRY(put(&o, values + (size_t)layers[k] * one, one, err));
+        }
+    }
+    LP_TRY(lp_text_format(out, err, "%s\n", o.path.data));
+out:
+    status = end_output(&o, status, err);
+    lp_text_release(&header);
+    lp_mem_free(values);
+    lp_mem_free(layers);
+    return status;
+}
+
+static lp_status export_ids(exporter *e, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    output o = {0};
+    lp_text line = {0};
+    char *ids = NULL;
+    int64_t n = 0;
+    size_t width = 0;
+    LP_TRY(lp_pair_file_table(e->file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, err));
+    if (n != e->file->n_pairs) LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", e->file->path);
+    LP_TRY(begin_output(&o, e->folder, "pairs", ".txt", err));
+    for (int64_t i = 0; i < e->n_pairs; i++) {
+        lp_text_clear(&line);
+        LP_TRY(lp_text_format(&line, err, "%lld\t%.*s\n", (long long)e->pairs[i], (int)width,
+                              ids + (size_t)e->pairs[i] * width));
+        LP_TRY(put(&o, line.data, line.length, err));
+    }
+    LP_TRY(lp_text_format(out, err, "%s\n", o.path.data));
+out:
+    status = end_output(&o, status, err);
+    lp_text_release(&line);
+    lp_mem_free(ids);
+    return status;
+}
+
+lp_status lp_store_export(const char *path, const char *folder, const lp_export_options *options, lp_text *out,
+                          lp_error *err) {
+    lp_status status = LP_OK;
+    exporter e = {.folder = folder, .options = options};
+    LP_TRY(lp_pair_file_open_read(path, &e.file, err));
+    LP_TRY(check_names(&e, err));
+    LP_TRY(choose_pairs(&e, err));
+    /* The whole pair is verified once, before any of its fields is taken out. */
+    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_pair_file_load(e.file, e.pairs[i], err));
+    for (size_t i = 0; i < e.file->n_fields; i++)
+        if (is_chosen(&e, e.file->fields[i].field.path)) LP_TRY(export_field(&e, i, out, err));
+    status = export_ids(&e, out, err);
+out:
+    lp_mem_free(e.pairs);
+    lp_pair_file_close(e.file);
+    return status;
+}

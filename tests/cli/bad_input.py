@@ -1,0 +1,343 @@
+"""Bad input: one clear line (file, place, expected, found), exit code 1, the same on every number of ranks, no hang, and
+nothing left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import unittest
+from pathlib import Path
+
+import harness
+from harness import DEMO, Case, matrix_of, read_safetensors, write_safetensors
+
+CODI_FILE = "gpt2-codi/model.safetensors"
+
+
+class BadInput(Case):
+    ranks = (1, 2)
+
+    def refused(self, job: Path, *words: str, command: str = "run", ranks: tuple[int, ...] | None = None) -> None:
+        before = self.files()
+        for n in ranks or self.ranks:
+            with self.subTest(ranks=n):
+                run = self.latentpatch(command, job, ranks=n)
+                self.assert_error(run, *words)
+                self.assertEqual(run.out, "")
+                self.assertEqual(self.files(), before)
+
+    # ---- the job file
+
+    def test_missing_job(self) -> None:
+        self.refused(Path("none.json"), "none.json", "No such file", ranks=(1, 2, 4))
+
+    def test_job_is_no_json(self) -> None:
+        self.pairs()
+        job = self.folder / "job.json"
+        job.write_text('{"model": {"base": "x",}}')
+        self.refused(job, "job.json", "1")
+
+    def test_unknown_key(self) -> None:
+        self.pairs()
+        self.refused(self.job(decode={"max_tokens": 3}), "job.json", "$.decode", '"max_tokens"', "max_new_tokens")
+
+    def test_unknown_key_of_a_condition(self) -> None:
+        self.pairs()
+        job = self.job(sweep={"conditions": [{"site": "resid_post", "layer": 1, "steps": "first:1"}]})
+        self.refused(job, "job.json", "$.sweep.conditions[0]", '"layer"')
+
+    def test_wrong_type(self) -> None:
+        self.pairs()
+        self.refused(self.job(pairs={"limit": "ten"}), "job.json", "$.pairs.limit", "integer", "string")
+
+    def test_out_of_range(self) -> None:
+        self.pairs()
+        self.refused(self.job(protocol={"steps": 0}), "job.json", "$.protocol.steps", "0")
+
+    def test_unknown_word(self) -> None:
+        self.pairs()
+        self.refused(self.job(classifier="best"), "job.json", "$.classifier", "best", "seed", "codi")
+
+    def test_layer_out_of_range(self) -> None:
+        self.pairs()
+        job = self.job(sweep={"conditions": [{"site": "resid_post", "layers": [0, 7], "steps": "first:1"}]})
+        self.refused(job, "job.json", "$.sweep.conditions[0].layers[1]", "7", "2", ranks=(1, 2, 4))
+
+    def test_step_out_of_range(self) -> None:
+        self.pairs()
+        job = self.job(sweep={"conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-9"}]})
+        self.refused(job, "job.json", "$.sweep.conditions[0].steps", "9", "6")
+
+    # ---- pairs
+
+    def test_missing_pair_file(self) -> None:
+        self.refused(self.job(), "pairs.json", "No such file")
+
+    def test_pair_file_of_no_pairs(self) -> None:
+        self.pairs(n=0)
+        self.refused(self.job(), "pairs.json", "$.pairs", "pair")
+
+    def test_pair_file_of_no_bytes(self) -> None:
+        (self.folder / "pairs.json").write_bytes(b"")
+        self.refused(self.job(), "pairs.json")
+
+    def test_duplicate_ids(self) -> None:
+        self.pairs(change=lambda pairs: pairs[3].update(id="p00001"))
+        self.refused(self.job(), "pairs.json", "$.pairs[3]", "p00001", "$.pairs[1]")
+
+    def test_equal_answers(self) -> None:
+        self.pairs(change=lambda pairs: pairs[2]["corrupted"].update(answer=pairs[2]["clean"]["answer"]))
+        self.refused(self.job(), "pairs.json", "$.pairs[2]", "answer")
+
+    def test_question_longer_than_the_context(self) -> None:
+        def longer(pairs: list) -> None:
+            pairs[1]["clean"]["question"] = "Tom has 3 pens. " * 60
+
+        self.pairs(change=longer)
+        self.refused(self.job(), "pairs.json", "pair p00001 (clean)", "at most 128", "found", ranks=(1, 2, 4))
+
+    # ---- the model
+
+    def test_missing_model(self) -> None:
+        self.pairs()
+        self.refused(self.model_job({"codi": "no-such-folder"}), "no-such-folder", "No such file")
+
+    def model_job(self, model: dict[str, str]) -> Path:
+        job = json.loads(self.job().read_text())
+        job["model"].update(model)
+        path = self.folder / "job.json"
+        path.write_text(json.dumps(job))
+        return path
+
+    def test_truncated_safetensors(self) -> None:
+        self.pairs()
+        model = self.model_copy()
+        file = self.folder / CODI_FILE
+        size = file.stat().st_size
+        os.truncate(file, size - 100)
+        self.refused(self.model_job(model), CODI_FILE, "expected", "found", ranks=(1, 2, 4))
+
+    def test_truncated_header(self) -> None:
+        self.pairs()
+        model = self.model_copy()
+        os.truncate(self.folder / CODI_FILE, 40)
+        self.refused(self.model_job(model), CODI_FILE, "header")
+
+    def test_wrong_shape(self) -> None:
+        self.pairs()
+        model = self.model_copy()
+        header, body = read_safetensors(self.folder / CODI_FILE)
+        name = matrix_of(header, "lora_A.default.weight")
+        shape = header[name]["shape"]
+        header[name]["shape"] = [shape[0] // 2, shape[1] * 2]
+        write_safetensors(self.folder / CODI_FILE, header, body)
+        self.refused(self.model_job(model), CODI_FILE, name, f"{shape[1] * 2}", ranks=(1, 2, 4))
+
+    def test_missing_tensor(self) -> None:
+        self.pairs()
+        model = self.model_copy(changed="base")
+        file = self.folder / "gpt2-base" / "model.safetensors"
+        codi, _ = read_safetensors(DEMO / "gpt2" / "codi" / "model.safetensors")
+        header, body = read_safetensors(file)
+        name = matrix_of(header, "ln_f.weight")
+        header[name.replace("ln_f", "ln_x")] = header.pop(name)
+        write_safetensors(file, header, body)
+        if any(key.endswith("ln_f.weight") for key in codi):
+            self.skipTest("the CODI checkpoint brings the base tensors with it")
+        self.refused(self.model_job(model), "ln_f.weight")
+
+    def test_missing_projection(self) -> None:
+        self.pairs()
+        model = self.model_copy()
+        header, body = read_safetensors(self.folder / CODI_FILE)
+        name = matrix_of(header, "prj.1.weight")
+        header[name.replace("prj.1", "prj.9")] = header.pop(name)
+        write_safetensors(self.folder / CODI_FILE, header, body)
+        self.refused(self.model_job(model), CODI_FILE, "prj.1.weight")
+
+    def test_nan_in_weights(self) -> None:
+        self.pairs()
+        model = self.model_copy()
+        header, body = read_safetensors(self.folder / CODI_FILE)
+        name = matrix_of(header, "lora_B.default.weight")
+        self.assertEqual(header[name]["dtype"], "F32")
+        struct.pack_into("<f", body, header[name]["data_offsets"][0] + 20, float("nan"))
+        write_safetensors(self.folder / CODI_FILE, header, body)
+        self.refused(self.model_job(model), CODI_FILE, name, "nan", ranks=(1, 2, 4))
+
+    def test_broken_config(self) -> None:
+        self.pairs()
+        model = self.model_copy(changed="base")
+        file = self.folder / "gpt2-base" / "config.json"
+        config = json.loads(file.read_text())
+        config["n_head"] = 5
+        file.write_text(json.dumps(config))
+        self.refused(self.model_job(model), "config.json", "n_head", "5")
+
+    def test_missing_tokenizer(self) -> None:
+        self.pairs()
+        model = self.model_copy(changed="base")
+        (self.folder / "gpt2-base" / "tokenizer.json").unlink()
+        self.refused(self.model_job(model), "tokenizer.json", "No such file")
+
+    # ---- stores and outputs
+
+    def test_no_store(self) -> None:
+        self.pairs()
+        self.refused(self.job(), "a.store.h5", "no such store", "latentpatch cache", command="sweep")
+
+    def test_store_is_no_store(self) -> None:
+        self.pairs()
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "a.store.h5").write_bytes(b"not HDF5 at all\n" * 100)
+        for command in ("cache", "sweep"):
+            self.refused(self.job(), "a.store.h5", command=command)
+
+    def test_store_of_another_model(self) -> None:
+        self.pairs()
+        self.succeed("cache", self.job())
+        other = self.job("other.json", model="llama")
+        self.refused(other, "a.store.h5", command="cache", ranks=(1, 2, 4))
+        self.refused(other, "a.store.h5", command="sweep")
+
+    def test_store_of_another_protocol(self) -> None:
+        self.pairs()
+        self.succeed("cache", self.job())
+        other = self.job("other.json", protocol={"name": "bot-first"})
+        for command in ("cache", "sweep"):
+            self.refused(other, "a.store.h5", "protocol", "expected bot-first", "found codi", command=command)
+
+    def test_store_of_other_pairs(self) -> None:
+        self.pairs()
+        self.succeed("cache", self.job())
+        self.pairs(change=lambda pairs: pairs[0]["clean"].update(answer=1234))
+        self.refused(self.job(), "a.store.h5", "pair_file", command="sweep")
+
+    def test_unfinished_store(self) -> None:
+        self.pairs(n=8)
+        self.succeed("cache", self.job())
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("the Python package h5py was not found")
+        with h5py.File(self.folder / "out" / "a.store.h5", "r+") as store:
+            store["journal/state"][3] = 0
+        self.refused(self.job(), "a.store.h5", "expected 8 finished pairs, found 7", command="sweep")
+
+    def test_output_below_a_file(self) -> None:
+        self.pairs()
+        (self.folder / "out").write_text("a file where a folder should be\n")
+        self.refused(self.job(), "out", "folder", ranks=(1, 2, 4))
+
+    def test_output_is_a_folder(self) -> None:
+        self.pairs()
+        (self.folder / "out" / "a.store.h5").mkdir(parents=True)
+        self.refused(self.job(), "a.store.h5")
+
+    @unittest.skipIf(os.geteuid() == 0, "root may write anywhere")
+    def test_read_only_folder(self) -> None:
+        self.pairs()
+        (self.folder / "out").mkdir(mode=0o555)
+        self.refused(self.job(), "a.store.h5", "Permission denied")
+
+    def test_unwritable_results(self) -> None:
+        """The store is made and stays; of the results nothing does."""
+        self.pairs()
+        (self.folder / "file").write_text("")
+        job = self.job(results={"file": "file/a.results.h5"})
+        self.succeed("cache", job)
+        self.refused(job, "file", "folder", command="sweep")
+
+    def test_unwritable_csv(self) -> None:
+        self.pairs()
+        (self.folder / "file").write_text("")
+        job = self.job(results={"csv": "file/a.csv"})
+        self.succeed("cache", job)
+        self.refused(job, "file", command="sweep")
+
+    # ---- a full disk
+
+    def test_file_size_limit(self) -> None:
+        """The store does not fit: refused at once, and nothing of it stays."""
+        self.pairs(n=400)
+        limit = 6 << 20  # more than Open MPI's shared memory, less than the store
+        job = self.job()
+        (self.folder / "out").mkdir()
+        before = self.files()
+        for ranks in self.ranks:
+            with self.subTest(ranks=ranks):
+                run = self.latentpatch(
+                    "cache", job, ranks=ranks, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                )
+                self.assert_error(run, "a.store.h5")
+                self.assertEqual(self.files(), before)
+
+    @unittest.skipIf(os.geteuid() != 0, "needs root to mount a small file system")
+    def test_full_disk(self) -> None:
+        """A full disk in the middle of a stage: one error, no results; with more room the same job goes on."""
+        self.pairs(n=40)
+        disk = self.folder / "out"
+        for ranks in self.ranks:
+            with self.subTest(ranks=ranks):
+                shutil.rmtree(disk, ignore_errors=True)
+                disk.mkdir()
+                mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+                if subprocess.run(mount, capture_output=True).returncode != 0:
+                    self.skipTest("no right to mount a file system")
+                try:
+                    self.disk_fills(disk, ranks)
+                finally:
+                    subprocess.run(["umount", str(disk)], check=True)
+
+    def disk_fills(self, disk: Path, ranks: int) -> None:
+        run = self.latentpatch("run", self.job(), ranks=ranks)
+        self.assert_error(run, "out/")
+        left = [name for name in self.files() if name.startswith("out/")]
+        self.assertLessEqual(set(left), {"out/a.store.h5"}, "only a store that can be continued may stay")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        self.succeed("run", self.job(), ranks=ranks)
+
+
+class Usage(Case):
+    """Wrong command lines: exit code 2, one line that says where to find help."""
+
+    def refused(self, *args: str, words: tuple[str, ...]) -> None:
+        run = self.latentpatch(*args)
+        self.assert_error(run, *words, code=2)
+        self.assertEqual(run.out, "")
+
+    def test_usage(self) -> None:
+        cases = [
+            (("bogus",), ("unknown command bogus", "--help")),
+            (("run",), ("run", "expected one job file")),
+            (("run", "a.json", "b.json"), ("run", "expected one job file, found 2")),
+            (("run", "a.json", "--bogus"), ("run", "unknown option --bogus")),
+            (("cache", "a.json", "--set"), ("cache", "--set needs a value")),
+            (("summary",), ("summary", "expected one results file")),
+            (("tokenize", "x"), ("tokenize",)),
+            (("inspect",), ("inspect",)),
+        ]
+        for args, words in cases:
+            with self.subTest(args=args):
+                self.refused(*args, words=words)
+
+    def test_setting_without_a_place(self) -> None:
+        self.pairs()
+        job = self.job()
+        for setting in ("decode", "decode.max_new_tokens.x=1", "=3"):
+            with self.subTest(setting=setting):
+                self.refused("run", str(job), "--set", setting, words=("--set " + setting,))
+
+    def test_no_command(self) -> None:
+        run = self.latentpatch()
+        self.assertEqual(run.code, 2)
+        self.assertIn("usage: latentpatch COMMAND", run.err)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,5 @@
+include(${CMAKE_CURRENT_SOURCE_DIR}/support/support.cmake)
+
+lp_unit_test(test_patched_golden LINKS lp_test_support lp_patch)
+lp_unit_test(test_condition LINKS lp_patch)
+lp_unit_test(test_expand LINKS lp_patch)

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All tests, from any folder: set-up, builds (optimised; address + undefined sanitizers), ctest in both, ruff and pytest.
+# The last line is the sum over all of them. Exit code 0: nothing failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tests/setup.sh
+
+lp_install "${lp_build_needs[@]}" "${lp_python_needs[@]}" "${lp_test_needs[@]}"
+python=()
+if lp_python tests/requirements.txt -r tests/requirements.txt; then
+  python=("-DPython3_EXECUTABLE=$PWD/.venv/bin/python")
+fi
+lp_build default "${python[@]}"
+lp_build debug-asan "${python[@]}"
+lp_mpi_environment 4
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+# HDF5 and Open MPI keep memory until the process ends; ours must not (tests/lsan.supp).
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
+
+reports=build/reports
+rm -rf "$reports"
+mkdir -p "$reports"
+failed=0
+lp_say "ctest, preset default"
+ctest --test-dir build -j2 --output-on-failure --no-tests=error --output-junit "$PWD/$reports/ctest-default.xml" ||
+  failed=1
+lp_say "ctest, preset debug-asan: unit, fuzz and cli tests"
+ctest --test-dir build-asan -j2 --output-on-failure --no-tests=error -R '^(unit|fuzz|cli)\.' \
+  --output-junit "$PWD/$reports/ctest-debug-asan.xml" || failed=1
+
+if lp_python analysis/pyproject.toml -c tests/requirements.txt -e './analysis[test]'; then
+  timeout 300 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" || failed=1
+else
+  printf 'skipped: analysis/tests (no Python packages)\n'
+  touch "$reports/pytest-analysis.skipped"
+fi
+
+python3 tests/count.py "$reports" || failed=1
+exit "$failed"

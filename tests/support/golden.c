@@ -1,0 +1,141 @@
+#include "support/golden.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+
+#include <dirent.h>
+#include <math.h>
+
+#define DATA LP_SOURCE_DIR "/tests/golden/data/"
+
+static int compare_paths(const void *a, const void *b) {
+    const golden_file *left = a;
+    const golden_file *right = b;
+    return strcmp(left->path, right->path);
+}
+
+size_t golden_files(const char *suffix, golden_file out[GOLDEN_MAX]) {
+    DIR *folder = opendir(DATA);
+    size_t n = 0;
+    if (!folder) fail_msg("%s: cannot open", DATA);
+    for (const struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
+        const char *name = entry->d_name;
+        const char *dot = strchr(name, '.');
+        const char *end = strstr(name, suffix);
+        if (!dot || !end || dot >= end || end[strlen(suffix)] != '\0') continue;
+        assert_true(n < GOLDEN_MAX && end - dot < GOLDEN_NAME && dot - name < GOLDEN_NAME);
+        snprintf(out[n].model, GOLDEN_NAME, "%.*s", (int)(dot - name), name);
+        snprintf(out[n].protocol, GOLDEN_NAME, "%.*s", (int)(end - dot - 1), dot + 1);
+        snprintf(out[n].path, sizeof out[n].path, "%s%.200s", DATA, name);
+        n++;
+    }
+    closedir(folder);
+    if (n == 0) fail_msg("no file *%s in %s", suffix, DATA);
+    qsort(out, n, sizeof *out, compare_paths);
+    return n;
+}
+
+void golden_path(const char *name, const char *suffix, char *out, size_t size) {
+    snprintf(out, size, "%s%s%s", DATA, name, suffix);
+}
+
+/* lora.json beside base/ and codi/; the public checkpoints' alpha where it is missing. */
+static double lora_alpha(const char *folder) {
+    char path[600];
+    cJSON *document = NULL;
+    lp_json root, value;
+    double alpha = 32;
+    snprintf(path, sizeof path, "%.500s/lora.json", folder);
+    if (lp_path_look(path) != LP_PATH_FILE) return alpha;
+    OK(lp_json_load(path, 1 << 20, &document, &root, err));
+    OK(lp_json_get(&root, "alpha", &value, err));
+    OK(lp_json_number(&value, 0, 1e6, &alpha, err));
+    cJSON_Delete(document);
+    return alpha;
+}
+
+void golden_model_open(const char *name, golden_model *out) {
+    char folder[500], codi[520];
+    bool demo = strncmp(name, "demo-", 5) == 0;
+    *out = (golden_model){0};
+    snprintf(folder, sizeof folder, "%.400s/%s", LP_SOURCE_DIR, demo ? "jobs/demo/" : "tests/golden/models/");
+    snprintf(folder + strlen(folder), sizeof folder - strlen(folder), "%s", demo ? name + 5 : name);
+    snprintf(out->base, sizeof out->base, "%s/base", folder);
+    snprintf(codi, sizeof codi, "%s/codi", folder);
+    lp_model_source source = {.base = out->base, .codi = codi, .lora_alpha = lora_alpha(folder)};
+    OK(lp_model_load(&source, &out->model, err));
+    OK(lp_tokenizer_load(out->base, &out->tokenizer, err));
+    OK(lp_vocabulary_init(&out->model, out->tokenizer, out->base, NULL, &out->vocabulary, err));
+}
+
+void golden_model_close(golden_model *model) {
+    lp_model_close(&model->model);
+    lp_tokenizer_free(model->tokenizer);
+    *model = (golden_model){0};
+}
+
+lp_protocol golden_protocol(const char *name, int32_t n_steps) {
+    lp_protocol protocol = {.kind = LP_PROTOCOL_CODI, .n_steps = n_steps, .remove_eos = true};
+    if (strcmp(name, "bot-first") == 0)
+        protocol.kind = LP_PROTOCOL_BOT_FIRST;
+    else if (strcmp(name, "codi-eos") == 0)
+        protocol.remove_eos = false;
+    else if (strcmp(name, "codi") != 0)
+        fail_msg("golden protocol %s: not known", name);
+    return protocol;
+}
+
+static const lp_tensor *find(const lp_tensor_list *list, const char *name) {
+    for (size_t i = 0; i < list->n; i++)
+        if (strcmp(list->items[i].name, name) == 0) return &list->items[i];
+    return NULL;
+}
+
+const lp_tensor *golden_tensor(const lp_tensor_list *list, const char *format, ...) {
+    char name[128];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return find(list, name);
+}
+
+const lp_tensor *golden_need(const lp_tensor_list *list, lp_dtype dtype, const char *format, ...) {
+    char name[128];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    const lp_tensor *tensor = find(list, name);
+    if (!tensor) fail_msg("%s: no tensor %s", list->n ? list->items[0].file : "golden file", name);
+    if (tensor->dtype != dtype || !lp_tensor_is_contiguous(tensor))
+        fail_msg("%s: %s: expected contiguous %s, found %s", tensor->file, name, lp_dtype_name(dtype),
+                 lp_dtype_name(tensor->dtype));
+    return tensor;
+}
+
+void golden_compare(golden_error_of *error, const float *got, const float *wanted, size_t n, const char *format, ...) {
+    double largest = 0, most = 0, square = 0, total = 0;
+    for (size_t i = 0; i < n; i++) {
+        double a = (double)got[i], b = (double)wanted[i];
+        if (!isfinite(a) || !isfinite(b)) {
+            error->n_unequal++;
+            continue;
+        }
+        if (fabs(b) > largest) largest = fabs(b);
+        if (fabs(a - b) > most) most = fabs(a - b);
+        square += (a - b) * (a - b);
+        total += b * b;
+    }
+    double relative = largest > 0 ? most / largest : most;
+    double l2 = total > 0 ? sqrt(square / total) : sqrt(square);
+    error->n += (int64_t)n;
+    if (l2 > error->worst_l2) error->worst_l2 = l2;
+    if (relative < error->worst) return;
+    error->worst = relative;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->where, sizeof error->where, format, args);
+    va_end(args);
+}

@@ -1,0 +1,6 @@
+include_guard(GLOBAL)
+# What several tests in C share.
+add_library(lp_test_support STATIC support/golden.c)
+target_include_directories(lp_test_support PUBLIC ${CMAKE_CURRENT_SOURCE_DIR})
+target_compile_definitions(lp_test_support PRIVATE LP_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+target_link_libraries(lp_test_support PUBLIC lp_thought lp_model lp_token PkgConfig::CMOCKA)

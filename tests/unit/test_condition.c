@@ -1,0 +1,384 @@
+/* Effective events: what of a condition acts on a run, in which order; and which conditions are the same. */
+#include "patch/condition.h"
+
+#include "base/memory.h"
+
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+enum { L = 3, T = 6, P = 5, MAX = 8 };
+static const lp_model_config config = {
+    .n_layers = L, .d_model = 8, .n_heads = 2, .n_kv_heads = 2, .head_dim = 4, .n_vocab = 10, .n_embedded = 13};
+
+static lp_run_shape shape_of(lp_protocol_kind kind, bool remove_eos) {
+    return (lp_run_shape){
+        .config = &config, .protocol = {.kind = kind, .n_steps = T, .remove_eos = remove_eos}, .n_prompt = P};
+}
+
+static lp_replacement put(lp_phase phase, int32_t index, lp_site site, int32_t layer) {
+    lp_replacement r = {.at = {.phase = phase, .index = index, .site = site, .layer = layer, .head = LP_ALL_HEADS},
+                        .factor = 1.0f,
+                        .donor = LP_DONOR_CLEAN};
+    r.from = r.at;
+    return r;
+}
+
+static void add(lp_condition_set *set, const char *name, lp_direction direction, const lp_replacement *list, size_t n) {
+    lp_error err = {0};
+    lp_condition *condition = NULL;
+    assert_int_equal(lp_condition_add(set, name, "", "", "", &condition, &err), LP_OK);
+    condition->direction = direction;
+    condition->n_steps_run = T;
+    for (size_t i = 0; i < n; i++) assert_int_equal(lp_condition_replace(set, &list[i], &err), LP_OK);
+}
+
+#define PROMPT(i, site, l)  put(LP_PHASE_PROMPT, i, LP_SITE_##site, l)
+#define THOUGHT(i, site, l) put(LP_PHASE_THOUGHT, i, LP_SITE_##site, l)
+#define ANSWER(i, site, l)  put(LP_PHASE_ANSWER, i, LP_SITE_##site, l)
+
+/* Which of the replacements are left, as letters in the order of time: a is the first of the list. */
+typedef struct {
+    const char *what;
+    lp_replacement list[MAX];
+    size_t n;
+    lp_protocol_kind kind;
+    bool keep_eos;
+    const char *left;
+} event_case;
+
+static const lp_protocol_kind CODI = LP_PROTOCOL_CODI, BOT = LP_PROTOCOL_BOT_FIRST;
+
+static void run_case(const event_case *c) {
+    lp_condition_set set = {0};
+    lp_event_list events = {0};
+    lp_error err = {0};
+    lp_replacement marked[MAX];
+    char left[MAX + 1] = "";
+    lp_run_shape shape = shape_of(c->kind, !c->keep_eos);
+    for (size_t i = 0; i < c->n; i++) {
+        marked[i] = c->list[i];
+        marked[i].vector = (int32_t)i;
+    }
+    add(&set, c->what, LP_DENOISE, marked, c->n);
+    if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_OK) fail_msg("%s: %s", c->what, err.text);
+    for (size_t i = 0; i < events.n && i < MAX; i++) left[i] = (char)('a' + events.events[i].what.vector);
+    if (strcmp(left, c->left) != 0) fail_msg("%s: expected events \"%s\", found \"%s\"", c->what, c->left, left);
+    lp_event_list_release(&events);
+    lp_condition_set_release(&set);
+}
+
+static lp_replacement with(lp_replacement r, lp_operation operation, float factor) {
+    r.operation = operation;
+    r.factor = factor;
+    return r;
+}
+
+static void test_dead_and_wiped(void **state) {
+    (void)state;
+    const lp_replacement last_post = THOUGHT(T - 1, RESID_POST, L - 1);
+    const event_case cases[] = {
+        {"order of time", {THOUGHT(1, V, 0), THOUGHT(0, MLP_OUT, 1), PROMPT(0, K, 2)}, 3, CODI, false, "cba"},
+        {"order within a position",
+         {THOUGHT(0, LATENT_RAW, 0), THOUGHT(0, K, 1), THOUGHT(0, LATENT_IN, 0), THOUGHT(0, ATTN_OUT, 0)},
+         4,
+         CODI,
+         false,
+         "cdba"},
+        {"last step, last layer", {last_post}, 1, CODI, false, ""},
+        {"last step, last layer, bot-first", {last_post}, 1, BOT, false, ""},
+        {"last step, last layer, attention", {THOUGHT(T - 1, ATTN_OUT, L - 1)}, 1, CODI, false, ""},
+        {"last step, last layer, middle", {THOUGHT(T - 1, RESID_MID, L - 1)}, 1, CODI, false, ""},
+        {"last step, last layer, MLP", {THOUGHT(T - 1, MLP_OUT, L - 1)}, 1, CODI, false, ""},
+        {"last step, final hidden", {THOUGHT(T - 1, LATENT_RAW, 0)}, 1, BOT, false, ""},
+        {"last step, last layer's input", {THOUGHT(T - 1, RESID_PRE, L - 1)}, 1, CODI, false, "a"},
+        {"last step, last layer's keys", {THOUGHT(T - 1, K, L - 1)}, 1, CODI, false, "a"},
+        {"last step, last layer's values", {THOUGHT(T - 1, V, L - 1)}, 1, CODI, false, "a"},
+        {"last step, counted from the end", {THOUGHT(-1, RESID_POST, L - 1)}, 1, CODI, false, ""},
+        {"step before the last, last layer", {THOUGHT(T - 2, RESID_POST, L - 1)}, 1, CODI, false, "a"},
+        {"last prompt position feeds step 0", {PROMPT(-1, RESID_POST, L - 1)}, 1, CODI, false, "a"},
+        {"last prompt position, bot-first", {PROMPT(-1, RESID_POST, L - 1)}, 1, BOT, false, ""},
+        {"last prompt position, final hidden", {PROMPT(P - 1, LATENT_RAW, 0)}, 1, BOT, false, ""},
+        {"prompt position inside", {PROMPT(1, RESID_POST, L - 1)}, 1, CODI, false, ""},
+        {"prompt position inside, lower layer", {PROMPT(1, RESID_POST, L - 2)}, 1, CODI, false, "a"},
+        {"eot chooses the first token", {ANSWER(0, RESID_POST, L - 1)}, 1, CODI, false, "a"},
+        {"eot before eos chooses none", {ANSWER(0, RESID_POST, L - 1)}, 1, CODI, true, ""},
+        {"eot before eos, final hidden", {ANSWER(0, LATENT_RAW, 0)}, 1, CODI, true, ""},
+        {"eos chooses the first token", {ANSWER(1, RESID_POST, L - 1)}, 1, CODI, true, "a"},
+        {"all answer positions are never dead", {ANSWER(LP_INDEX_ALL, RESID_POST, L - 1)}, 1, CODI, true, "a"},
+        {"attn_out under resid_mid", {THOUGHT(0, ATTN_OUT, 1), THOUGHT(0, RESID_MID, 1)}, 2, CODI, false, "b"},
+        {"mlp_out under resid_post", {THOUGHT(0, MLP_OUT, 1), THOUGHT(0, RESID_POST, 1)}, 2, CODI, false, "b"},
+        {"resid_mid under resid_post", {THOUGHT(0, RESID_MID, 1), THOUGHT(0, RESID_POST, 1)}, 2, CODI, false, "b"},
+        {"attn_out under resid_post", {THOUGHT(0, ATTN_OUT, 1), THOUGHT(0, RESID_POST, 1)}, 2, CODI, false, "b"},
+        {"attn_out under the next layer's resid_pre",
+         {THOUGHT(0, ATTN_OUT, 1), THOUGHT(0, RESID_PRE, 2)},
+         2,
+         CODI,
+         false,
+         "b"},
+        {"keys are read beside resid_post", {THOUGHT(0, K, 1), THOUGHT(0, RESID_POST, 1)}, 2, CODI, false, "ab"},
+        {"resid_pre is read by the keys", {THOUGHT(0, RESID_PRE, 0), THOUGHT(0, RESID_POST, 0)}, 2, CODI, false, "ab"},
+        {"another layer's resid_post", {THOUGHT(0, MLP_OUT, 0), THOUGHT(0, RESID_POST, 1)}, 2, CODI, false, "ab"},
+        {"latent_in under resid_pre[0]", {THOUGHT(0, LATENT_IN, 0), THOUGHT(0, RESID_PRE, 0)}, 2, CODI, false, "b"},
+        {"last layer under latent_raw", {THOUGHT(0, MLP_OUT, L - 1), THOUGHT(0, LATENT_RAW, 0)}, 2, CODI, false, "b"},
+        {"last layer's values beside latent_raw",
+         {THOUGHT(0, V, L - 1), THOUGHT(0, LATENT_RAW, 0)},
+         2,
+         CODI,
+         false,
+         "ab"},
+        {"lower layer beside latent_raw", {THOUGHT(0, RESID_POST, 0), THOUGHT(0, LATENT_RAW, 0)}, 2, CODI, false, "ab"},
+        {"latent_raw under the next latent_in",
+         {THOUGHT(1, LATENT_RAW, 0), THOUGHT(2, LATENT_IN, 0)},
+         2,
+         CODI,
+         false,
+         "b"},
+        {"last layer under the next latent_in",
+         {THOUGHT(1, RESID_POST, L - 1), THOUGHT(2, LATENT_IN, 0)},
+         2,
+         CODI,
+         false,
+         "b"},
+        {"lower layer beside the next latent_in",
+         {THOUGHT(1, RESID_POST, 0), THOUGHT(2, LATENT_IN, 0)},
+         2,
+         CODI,
+         false,
+         "ab"},
+        {"prompt's output under step 0's input",
+         {PROMPT(-1, LATENT_RAW, 0), THOUGHT(0, LATENT_IN, 0)},
+         2,
+         CODI,
+         false,
+         "b"},
+        {"an answer's output chooses a token",
+         {ANSWER(0, LATENT_RAW, 0), ANSWER(1, LATENT_IN, 0)},
+         2,
+         CODI,
+         false,
+         "ab"},
+        {"a scaled sum keeps its parts",
+         {THOUGHT(0, ATTN_OUT, 1), with(THOUGHT(0, RESID_MID, 1), LP_OP_SCALE, 2)},
+         2,
+         CODI,
+         false,
+         "ab"},
+        {"lerp keeps its parts",
+         {THOUGHT(0, MLP_OUT, 1), with(THOUGHT(0, RESID_POST, 1), LP_OP_LERP, 0.5f)},
+         2,
+         CODI,
+         false,
+         "ab"},
+        {"added parts are wiped out too",
+         {with(THOUGHT(0, MLP_OUT, 1), LP_OP_ADD, 2), THOUGHT(0, RESID_POST, 1)},
+         2,
+         CODI,
+         false,
+         "b"},
+        {"all answer positions wipe nothing out",
+         {ANSWER(1, MLP_OUT, 1), ANSWER(LP_INDEX_ALL, RESID_POST, 1)},
+         2,
+         CODI,
+         false,
+         "ba"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) run_case(&cases[i]);
+}
+
+static lp_event effective(lp_replacement r, lp_direction direction) {
+    lp_condition_set set = {0};
+    lp_event_list events = {0};
+    lp_error err = {0};
+    lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
+    add(&set, "one", direction, &r, 1);
+    if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(events.n, 1);
+    lp_event event = events.events[0];
+    lp_event_list_release(&events);
+    lp_condition_set_release(&set);
+    return event;
+}
+
+static void test_resolution(void **state) {
+    (void)state;
+    lp_event e = effective(THOUGHT(2, RESID_PRE, 2), LP_DENOISE);
+    assert_int_equal(e.position, P + 2);
+    assert_int_equal(e.what.at.site, LP_SITE_RESID_POST);
+    assert_int_equal(e.what.at.layer, 1);
+    assert_int_equal(e.what.from.site, LP_SITE_RESID_POST);
+    assert_int_equal(e.what.from.layer, 1);
+    e = effective(THOUGHT(2, RESID_PRE, 0), LP_DENOISE);
+    assert_int_equal(e.what.at.site, LP_SITE_RESID_PRE);
+    e = effective(PROMPT(-2, K, 0), LP_DENOISE);
+    assert_int_equal(e.position, P - 2);
+    assert_int_equal(e.what.at.index, P - 2);
+    assert_int_equal(e.what.from.index, -2); /* the donor's prompt has its own length */
+    e = effective(ANSWER(3, V, 1), LP_DENOISE);
+    assert_int_equal(e.position, P + T + 3);
+    e = effective(ANSWER(LP_INDEX_ALL, V, 1), LP_DENOISE);
+    assert_int_equal(e.position, P + T);
+    assert_true(e.all);
+    lp_replacement self = THOUGHT(0, V, 0);
+    self.donor = LP_DONOR_SELF;
+    assert_int_equal(effective(self, LP_DENOISE).what.donor, LP_DONOR_CORRUPTED);
+    assert_int_equal(effective(self, LP_NOISE).what.donor, LP_DONOR_CLEAN);
+}
+
+static void test_all_positions(void **state) {
+    (void)state;
+    const struct {
+        lp_phase phase;
+        size_t n;
+        int32_t first;
+    } cases[] = {{LP_PHASE_PROMPT, P, 0}, {LP_PHASE_THOUGHT, T, P}};
+    for (size_t i = 0; i < 2; i++) {
+        lp_condition_set set = {0};
+        lp_event_list events = {0};
+        lp_error err = {0};
+        lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
+        lp_replacement r = put(cases[i].phase, LP_INDEX_ALL, LP_SITE_K, 1);
+        add(&set, "all", LP_DENOISE, &r, 1);
+        assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
+        assert_int_equal(events.n, cases[i].n);
+        for (size_t k = 0; k < events.n; k++) {
+            assert_int_equal(events.events[k].position, cases[i].first + (int32_t)k);
+            assert_int_equal(events.events[k].what.from.index, k);
+            assert_false(events.events[k].all);
+        }
+        lp_event_list_release(&events);
+        lp_condition_set_release(&set);
+    }
+}
+
+static lp_replacement of_head(lp_replacement r, int32_t head) {
+    r.at.head = r.from.head = head;
+    return r;
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    const struct {
+        lp_replacement list[2];
+        size_t n;
+        const char *message;
+    } cases[] = {
+        {{THOUGHT(T, V, 0)}, 1, "condition bad: thought index 6: expected one within 6 positions"},
+        {{THOUGHT(-T - 1, V, 0)}, 1, "condition bad: thought index -7: expected one within 6 positions"},
+        {{PROMPT(P, V, 0)}, 1, "condition bad: prompt index 5: expected one within 5 positions"},
+        {{PROMPT(-P - 1, V, 0)}, 1, "condition bad: prompt index -6: expected one within 5 positions"},
+        {{ANSWER(-1, V, 0)}, 1, "condition bad: answer positions cannot be counted from the end"},
+        {{THOUGHT(1, V, 0), THOUGHT(1, V, 0)}, 2, "two replacements of the same address: thought 1 v layer 0"},
+        {{THOUGHT(-1, V, 0), THOUGHT(T - 1, V, 0)}, 2, "two replacements of the same address: thought 5 v layer 0"},
+        {{THOUGHT(0, RESID_PRE, 1), THOUGHT(0, RESID_POST, 0)}, 2, "same address: thought 0 resid_post layer 0"},
+        {{of_head(THOUGHT(0, K, 1), 1), THOUGHT(0, K, 1)}, 2, "same address: thought 0 k layer 1"},
+        {{ANSWER(LP_INDEX_ALL, V, 0), ANSWER(0, V, 0)}, 2, "same address: answer"},
+        {{ANSWER(LP_INDEX_ALL, V, 0), ANSWER(4, V, 0)}, 2, "same address: answer 4 v layer 0"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lp_condition_set set = {0};
+        lp_event_list events = {0};
+        lp_error err = {0};
+        lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
+        add(&set, "bad", LP_DENOISE, cases[i].list, cases[i].n);
+        if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_ERR_VALUE ||
+            !strstr(err.text, cases[i].message))
+            fail_msg("case %zu: expected \"%s\", found \"%s\"", i, cases[i].message, err.text);
+        lp_condition_set_release(&set);
+    }
+    lp_condition_set set = {0};
+    lp_event_list events = {0};
+    lp_error err = {0};
+    lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
+    const lp_replacement two_heads[] = {of_head(THOUGHT(0, K, 1), 1), of_head(THOUGHT(0, K, 1), 0)};
+    add(&set, "two heads", LP_DENOISE, two_heads, 2);
+    assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
+    assert_int_equal(events.n, 2);
+    lp_event_list_release(&events);
+    lp_condition_set_release(&set);
+}
+
+static void add_first(lp_condition_set *set, const char *name, lp_direction direction, int32_t n, int32_t layer) {
+    lp_replacement list[T];
+    for (int32_t t = 0; t < n; t++) list[t] = THOUGHT(t, RESID_POST, layer);
+    add(set, name, direction, list, (size_t)n);
+}
+
+static void test_compare(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        bool dead;
+        const char *same_as;
+    } wanted[] = {{"unpatched", false, "unpatched"},
+                  {"first:5 L2", false, "first:5 L2"},
+                  {"first:6 L2", false, "first:5 L2"},
+                  {"first:6 L1", false, "first:6 L1"},
+                  {"single:5 L2", true, "unpatched"},
+                  {"first:6 L1 noise", false, "first:6 L1 noise"},
+                  {"first:6 pre L2", false, "first:6 L1"},
+                  {"self V", false, "self V"},
+                  {"corrupted V", false, "self V"},
+                  {"clean V", false, "clean V"},
+                  {"add 1", false, "add 1"},
+                  {"add 2", false, "add 2"},
+                  {"scale by clean", false, "scale by clean"},
+                  {"scale by zero", false, "scale by clean"},
+                  {"stopped", false, "stopped"},
+                  {"dead again", true, "unpatched"}};
+    lp_condition_set set = {0};
+    lp_error err = {0};
+    lp_replacement r;
+    add(&set, "unpatched", LP_DENOISE, NULL, 0);
+    add_first(&set, "first:5 L2", LP_DENOISE, 5, 2);
+    add_first(&set, "first:6 L2", LP_DENOISE, 6, 2);
+    add_first(&set, "first:6 L1", LP_DENOISE, 6, 1);
+    r = THOUGHT(5, RESID_POST, 2);
+    add(&set, "single:5 L2", LP_DENOISE, &r, 1);
+    add_first(&set, "first:6 L1 noise", LP_NOISE, 6, 1);
+    lp_replacement pre[T];
+    for (int32_t t = 0; t < T; t++) pre[T - 1 - t] = THOUGHT(t, RESID_PRE, 2);
+    add(&set, "first:6 pre L2", LP_DENOISE, pre, T);
+    r = THOUGHT(1, V, 0);
+    r.donor = LP_DONOR_SELF;
+    add(&set, "self V", LP_DENOISE, &r, 1);
+    r.donor = LP_DONOR_CORRUPTED;
+    add(&set, "corrupted V", LP_DENOISE, &r, 1);
+    r.donor = LP_DONOR_CLEAN;
+    add(&set, "clean V", LP_DENOISE, &r, 1);
+    r = with(r, LP_OP_ADD, 1);
+    add(&set, "add 1", LP_DENOISE, &r, 1);
+    r = with(r, LP_OP_ADD, 2);
+    add(&set, "add 2", LP_DENOISE, &r, 1);
+    r = with(r, LP_OP_SCALE, 2);
+    add(&set, "scale by clean", LP_DENOISE, &r, 1);
+    r.donor = LP_DONOR_ZERO;
+    add(&set, "scale by zero", LP_DENOISE, &r, 1);
+    add(&set, "stopped", LP_DENOISE, NULL, 0);
+    set.conditions[set.n - 1].n_steps_run = T - 1;
+    r = THOUGHT(5, LATENT_RAW, 0);
+    add(&set, "dead again", LP_DENOISE, &r, 1);
+    assert_int_equal(set.n, sizeof wanted / sizeof wanted[0]);
+
+    for (int kind = 0; kind < 2; kind++) {
+        bool dead[32];
+        int32_t same_as[32];
+        lp_run_shape shape = shape_of((lp_protocol_kind)kind, true);
+        if (lp_conditions_compare(&set, &shape, dead, same_as, &err) != LP_OK) fail_msg("%s", err.text);
+        for (size_t i = 0; i < set.n; i++) {
+            assert_string_equal(set.conditions[i].name, wanted[i].name);
+            if (dead[i] != wanted[i].dead) fail_msg("%s: dead is %d", wanted[i].name, dead[i]);
+            const char *same = set.conditions[same_as[i]].name;
+            if (strcmp(same, wanted[i].same_as) != 0)
+                fail_msg("%s: expected same as %s, found %s", wanted[i].name, wanted[i].same_as, same);
+        }
+    }
+    lp_condition_set_release(&set);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dead_and_wiped), cmocka_unit_test(test_resolution),
+                                       cmocka_unit_test(test_all_positions), cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_compare)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
