@@ -1,6 +1,7 @@
 """Sums the JUnit reports of a folder: one line a report, the reasons of skips, and the count of all as the last line.
 
-A ctest test counts as one, however many cases its program has. A file NAME.skipped stands for a runner that could not start.
+A ctest test counts as one, however many cases its program has. A file NAME.skipped stands for a runner that could not
+start.
 Exit code 1 when anything failed or a report is broken.
 """
 

@@ -46,8 +46,11 @@ def problems_of(root: Path, path: Path) -> list[str]:
 
 def main(root: Path) -> int:
     sources = [path for ending in ("*.c", "*.h", "*.cu", "*.cuh") for path in sorted(root.rglob(ending))]
-    problems = [f"src/{path.relative_to(root)}: an unknown folder" for path in sources
-                if path.relative_to(root).parts[0] not in BELOW]
+    problems = [
+        f"src/{path.relative_to(root)}: an unknown folder"
+        for path in sources
+        if path.relative_to(root).parts[0] not in BELOW
+    ]
     for path in sources:
         if path.relative_to(root).parts[0] in BELOW:
             problems += problems_of(root, path)

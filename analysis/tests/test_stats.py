@@ -110,6 +110,13 @@ def test_boschloo_and_fisher():
     assert math.isnan(stats.unpaired_test(100, 200, 90, 200)["boschloo_p"])
 
 
+def test_odds_ratio_of_large_groups_with_an_empty_cell():
+    result = stats.unpaired_test(0, 500, 30, 500)
+    assert (result["odds_ratio"], result["or_low"], result["or_high"]) == (0.0, 0.0, math.inf)
+    # 10/490 against 30/470: ratio of odds by hand
+    assert stats.unpaired_test(10, 500, 30, 500)["odds_ratio"] == pytest.approx(10 * 470 / (30 * 490))
+
+
 def test_effect_sizes():
     # Cohen 1988, table 6.2.2: phi(.50) = 1.571, phi(.70) = 1.982
     assert stats.cohen_h(0.7, 0.5) == pytest.approx(1.982 - 1.571, abs=1e-3)

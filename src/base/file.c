@@ -128,8 +128,10 @@ lp_path_kind lp_path_look(const char *path) {
 
 lp_status lp_path_join(const char *folder, const char *path, char **out, lp_error *err) {
     lp_text joined = {0};
-    lp_status status = path[0] == '/' || strcmp(folder, ".") == 0 ? lp_text_format(&joined, err, "%s", path)
-                                                                  : lp_text_format(&joined, err, "%s/%s", folder, path);
+    bool alone = path[0] == '/' || strcmp(folder, ".") == 0;
+    const char *slash = folder[0] && folder[strlen(folder) - 1] == '/' ? "" : "/";
+    lp_status status =
+        alone ? lp_text_format(&joined, err, "%s", path) : lp_text_format(&joined, err, "%s%s%s", folder, slash, path);
     if (status != LP_OK) {
         lp_text_release(&joined);
         return status;

@@ -13,7 +13,7 @@ static lp_status body(lp_session *session, lp_error *err) {
     lp_status status = lp_stage_cache(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     lp_print_cache_report(session, &report);
-    printf("store: %s\n", session->job.store.file);
+    lp_print_path("store", session->job.store.file);
     return LP_OK;
 }
 

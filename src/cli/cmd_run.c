@@ -13,6 +13,9 @@ static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_report swept;
     bool first = lp_parallel_rank(session->parallel) == 0;
     lp_status status = LP_OK;
+    if (!session->job.sweep.present)
+        LP_FAIL(LP_ERR_VALUE, "%s: $: the key \"sweep\" is missing (latentpatch cache runs stage 1 alone)",
+                session->job.file);
     LP_TRY(lp_stage_cache(session, &cached, err));
     if (first) lp_print_cache_report(session, &cached);
     LP_TRY(lp_stage_sweep(session, &swept, err));

@@ -8,6 +8,12 @@ void lp_print_cache_report(const lp_session *session, const lp_cache_report *rep
            (long long)report->n_corrupted_right, (long long)report->n_both_right, (long long)report->n_pairs);
 }
 
+void lp_print_path(const char *name, const char *path) {
+    char *whole = realpath(path, NULL);
+    printf("%s: %s\n", name, whole ? whole : path);
+    free(whole); /* from realpath */
+}
+
 lp_status lp_print_results(const lp_session *session, lp_error *err) {
     const lp_job *job = &session->job;
     lp_results *results = NULL;
@@ -15,8 +21,11 @@ lp_status lp_print_results(const lp_session *session, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_results_open(job->results.file, &results, err));
     LP_TRY(lp_class_table(results, &text, err));
-    printf("%s\nstore: %s\nresults: %s\ncsv: %s\nsummary: %s\n", lp_text_get(&text), job->store.file, job->results.file,
-           job->results.csv, job->results.summary);
+    printf("%s\n", lp_text_get(&text));
+    lp_print_path("store", job->store.file);
+    lp_print_path("results", job->results.file);
+    lp_print_path("csv", job->results.csv);
+    lp_print_path("summary", job->results.summary);
 out:
     lp_text_release(&text);
     lp_results_free(results);

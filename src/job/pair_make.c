@@ -16,6 +16,7 @@ typedef struct {
     lp_text question, solution, extra; /* reused */
     size_t capacity;                   /* of made->set.pairs */
     char *prefix, *file_name;
+    size_t source; /* the first record with the question at hand: variants of one question have one source */
 } maker;
 
 static lp_status log_rejected(const maker *m, const lp_problem *problem, const char *number, const char *to,
@@ -106,7 +107,7 @@ static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const
     if (nth > 0) LP_TRY(lp_text_format(&text, err, "-%zu", nth + 1));
     LP_TRY(copy(lp_text_get(&text), &pair->id, err));
     lp_text_clear(&text);
-    LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, problem->index));
+    LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, m->source));
     LP_TRY(copy(lp_text_get(&text), &pair->source, err));
     LP_TRY(copy(problem->question, &pair->clean.question, err));
     LP_TRY(copy(problem->solution, &pair->clean.solution, err));
@@ -356,13 +357,14 @@ static int compare_keys(const void *a, const void *b) {
     return left->index < right->index ? -1 : left->index > right->index;
 }
 
-/* repeated[i]: the question of problem i, white space folded, occurred before. Variants of one seed are no repeats. */
-static lp_status find_repeats(const lp_problem_list *list, bool *repeated, lp_error *err) {
+/* first[i]: the first problem with the question of problem i, blanks left out; of problems with variants, these count
+ * as part of the question where `variants` is true. */
+static lp_status find_first(const lp_problem_list *list, bool variants, size_t *first, lp_error *err) {
     lp_status status = LP_OK;
     question_key *keys = NULL;
     LP_TRY(lp_mem_new(&keys, list->n, sizeof *keys, "question hashes", err));
     for (size_t i = 0; i < list->n; i++) {
-        const char *parts[] = {list->items[i].question, list->items[i].variant_question};
+        const char *parts[] = {list->items[i].question, variants ? list->items[i].variant_question : NULL};
         uint64_t hash = 14695981039346656037u; /* FNV-1a */
         for (size_t p = 0; p < 2; p++)
             for (const char *at = parts[p]; at && *at; at++)
@@ -370,7 +372,10 @@ static lp_status find_repeats(const lp_problem_list *list, bool *repeated, lp_er
         keys[i] = (question_key){hash, i};
     }
     qsort(keys, list->n, sizeof *keys, compare_keys);
-    for (size_t i = 1; i < list->n; i++) repeated[keys[i].index] = keys[i].hash == keys[i - 1].hash;
+    for (size_t i = 0; i < list->n; i++) {
+        bool same = i > 0 && keys[i].hash == keys[i - 1].hash;
+        first[keys[i].index] = same ? first[keys[i - 1].index] : keys[i].index;
+    }
 out:
     lp_mem_free(keys);
     return status;
@@ -396,14 +401,20 @@ out:
 static lp_status make_from_problems(maker *m, lp_error *err) {
     lp_status status = LP_OK;
     lp_problem_list list = {0};
-    bool *repeated = NULL;
+    size_t *first = NULL, *seed = NULL;
     LP_TRY(lp_problems_load(m->options->path, m->options->format, &list, err));
     m->made->n_problems = list.n;
-    LP_TRY(lp_mem_new(&repeated, list.n, sizeof *repeated, "repeated questions", err));
-    LP_TRY(find_repeats(&list, repeated, err));
-    for (size_t i = 0; i < list.n; i++) LP_TRY(make_from_problem(m, &list.items[i], repeated[i], err));
+    LP_TRY(lp_mem_new(&first, list.n, sizeof *first, "repeated questions", err));
+    LP_TRY(lp_mem_new(&seed, list.n, sizeof *seed, "seed questions", err));
+    LP_TRY(find_first(&list, true, first, err));
+    LP_TRY(find_first(&list, false, seed, err));
+    for (size_t i = 0; i < list.n; i++) {
+        m->source = seed[i];
+        LP_TRY(make_from_problem(m, &list.items[i], first[i] != i, err));
+    }
 out:
-    lp_mem_free(repeated);
+    lp_mem_free(first);
+    lp_mem_free(seed);
     lp_problems_release(&list);
     return status;
 }

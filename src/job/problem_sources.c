@@ -95,10 +95,26 @@ static bool is_constant(const lp_graph *graph, lp_rational value) {
     return false;
 }
 
+/* The operand is a factor or divisor, and as large as an earlier sum has terms: it may count them (the mean of three
+ * scores), whatever number of the question has the same value. */
+static bool may_count_terms(const lp_graph *graph, const lp_place *place) {
+    if (place->kind != LP_PLACE_OPERAND || graph->steps[place->step].n_terms > 0) return false;
+    for (int s = 0; s <= place->step; s++)
+        if (lp_rational_equal(place->number.value, lp_rational_whole(graph->steps[s].n_terms))) return true;
+    return false;
+}
+
+/* The number stands in front of a '/': 3 in 3/4. */
+static bool is_numerator(const lp_graph *graph, const lp_place *place) {
+    const char *after = graph->solution + place->number.at + place->number.length;
+    return after[strspn(after, " ")] == '/';
+}
+
 /* Fills the sources of places[i]: everything in the question and among the first n_steps results that has its value. */
 static lp_reason link_place(lp_graph *graph, int i, int n_steps) {
     lp_place *place = &graph->places[i];
     lp_rational forms[LP_MAX_FORMS], value = place->number.value;
+    bool alone = false;
     place->n_sources = 0;
     for (size_t k = 0; k < graph->numbers.n; k++) {
         int n = forms_of(&graph->numbers.items[k], forms);
@@ -106,6 +122,8 @@ static lp_reason link_place(lp_graph *graph, int i, int n_steps) {
             if (!lp_rational_equal(forms[f], value)) continue;
             if (place->n_sources == LP_MAX_SOURCES) return LP_REASON_TOO_LARGE;
             place->sources[place->n_sources++] = (lp_source){LP_FROM_QUESTION, (int)k, f};
+            bool numerator = graph->numbers.items[k].kind == LP_NUMBER_FRACTION && f == 1;
+            if (numerator && !is_numerator(graph, place)) alone = true;
         }
     }
     for (int s = 0; s < n_steps; s++) {
@@ -113,7 +131,8 @@ static lp_reason link_place(lp_graph *graph, int i, int n_steps) {
         if (place->n_sources == LP_MAX_SOURCES) return LP_REASON_TOO_LARGE;
         place->sources[place->n_sources++] = (lp_source){LP_FROM_STEP, s, 0};
     }
-    place->constant = is_constant(graph, value);
+    /* The 3 of 3/4 on its own may be another 3. */
+    place->constant = alone || is_constant(graph, value) || may_count_terms(graph, place);
     return LP_REASON_NONE;
 }
 

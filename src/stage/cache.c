@@ -11,6 +11,7 @@
 #include "store/lock.h"
 
 #include <math.h>
+#include <unistd.h>
 
 /* The record of one pair while its two runs are made. */
 typedef struct {
@@ -183,6 +184,20 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     return status;
 }
 
+lp_status lp_stage_watch(const char *output, lp_error *err) {
+    lp_text path = {0};
+    lp_status status = lp_text_format(&path, err, "%s.stop", output);
+    if (status == LP_OK) status = lp_stop_watch(lp_text_get(&path), err);
+    lp_text_release(&path);
+    return status;
+}
+
+void lp_stage_stopped(const lp_session *s, const char *output, lp_status status) {
+    char path[4096];
+    if (status != LP_ERR_STOPPED || lp_parallel_rank(s->parallel) != 0) return;
+    if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path) unlink(path);
+}
+
 static int64_t count_done(const void *state) {
     return lp_deal_count(state);
 }
@@ -252,6 +267,7 @@ static lp_status run_all(cache_work *w, const int64_t *costs, lp_cache_report *r
     lp_progress_stop(progress);
     status = lp_deal_end(w->deal, status, err);
     w->deal = NULL;
+    lp_stage_stopped(s, s->job.store.file, status);
 out:
     return status;
 }
@@ -302,6 +318,7 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.store.file, err) : LP_OK;
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_lock_take_all(s->parallel, s->job.store.file, &lock, err));
+    LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.store.file, err), err));
     LP_TRY(lp_pair_file_open(s->parallel, s->job.store.file, &spec, &w.store, &created, err));
     if (!created) {
         LP_TRY(lp_pair_file_recheck(w.store, &n_bad, err));

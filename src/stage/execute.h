@@ -19,6 +19,12 @@ void lp_store_tables_release(lp_store_tables *tables);
 /* Runs what `source` gives with the executor and device that the job names. Local. */
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
 
+/* From now on the existence of `<output>.stop` asks this stage to stop. Local. */
+lp_status lp_stage_watch(const char *output, lp_error *err);
+/* Removes the request once it was followed (status is LP_ERR_STOPPED), or the next start would stop as well. Local; rank
+ * 0 does it. */
+void lp_stage_stopped(const lp_session *session, const char *output, lp_status status);
+
 /* The time in UTC, ISO 8601. */
 void lp_stage_time(char out[32]);
 

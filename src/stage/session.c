@@ -88,6 +88,15 @@ out:
     return status;
 }
 
+/* A sweep that does not fit the model is refused before anything is computed. */
+static lp_status check_conditions(const lp_session *s, lp_error *err) {
+    lp_condition_set set = {0};
+    if (!s->job.sweep.present) return LP_OK;
+    lp_status status = lp_job_conditions(&s->job, &s->model.config, &set, err);
+    lp_condition_set_release(&set);
+    return status;
+}
+
 static lp_status open_local(lp_session *s, const char *job_file, const char *const *settings, size_t n_settings,
                             lp_error *err) {
     lp_status status = LP_OK;
@@ -109,6 +118,7 @@ lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, con
     LP_TRY(lp_parallel_agree(parallel, open_local(&s, job_file, settings, n_settings, err), err));
     LP_TRY(open_model(&s, err));
     status = lp_vocabulary_init(&s.model, s.tokenizer, s.job.model.base, s.job.decode.eos, &s.vocabulary, err);
+    if (status == LP_OK) status = check_conditions(&s, err);
     if (status == LP_OK) status = measure_prompts(&s, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
     *out = s;

@@ -302,6 +302,7 @@ static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report
     lp_progress_stop(progress);
     status = lp_deal_end(w->deal, status, err);
     w->deal = NULL;
+    lp_stage_stopped(s, s->job.results.file, status);
 out:
     return status;
 }
@@ -381,6 +382,14 @@ static void release(sweep *w) {
     lp_sweep_plan_release(&w->plan);
 }
 
+/* Of all three outputs: better refused now than when the work is done. */
+static lp_status make_folders(const lp_job *job, lp_error *err) {
+    lp_status status = lp_path_make_folder_for(job->results.file, err);
+    if (status == LP_OK) status = lp_path_make_folder_for(job->results.csv, err);
+    if (status == LP_OK) status = lp_path_make_folder_for(job->results.summary, err);
+    return status;
+}
+
 lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {
     sweep w = {.session = s};
     int64_t *costs = NULL;
@@ -392,9 +401,10 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     LP_TRY(lp_parallel_agree(s->parallel, prepare(&w, err), err));
     LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
-    status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.results.file, err) : LP_OK;
+    status = lp_parallel_rank(s->parallel) == 0 ? make_folders(&s->job, err) : LP_OK;
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_lock_take_all(s->parallel, s->job.results.file, &w.lock, err));
+    LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.results.file, err), err));
     if (lp_parallel_rank(s->parallel) == 0) complete = already_complete(&w);
     LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
     if (complete) {

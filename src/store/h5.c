@@ -149,7 +149,7 @@ lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, 
 hid_t lp_h5_access(void) {
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     if (list < 0) return list;
-    if (H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
+    if (H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V18) < 0 ||
         H5Pset_fclose_degree(list, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(list, 0, 1) < 0) {
         H5Pclose(list);
         return H5I_INVALID_HID;

@@ -35,8 +35,10 @@ hid_t lp_h5_type(lp_field_type type, size_t text_bytes);
 lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, const char *file, const char *path,
                         lp_error *err);
 
-/* Property lists for all our files: format of HDF5 1.10 (readable by every later one), no file locks of HDF5 (they are
- * missing on some file systems; lock.h is ours). */
+/* Access list for all our files: the format of HDF5 1.8, readable everywhere, and no file locks of HDF5 (they are
+ * missing on some file systems; lock.h is ours). The formats since 1.10 have a flag in the superblock that is rewritten
+ * when a file is closed: on a disk that fails, one rank's failure there leaves the others in a barrier for ever, and a
+ * killed writer leaves a file that does not open. */
 hid_t lp_h5_access(void);
 /* Makes and removes a file at `temporary` that takes dense_bytes of space and is dense_bytes + sparse_bytes long.
  * HDF5 1.10 cannot give up a file that it fails to flush (the process dies at its end), so what is bound to fail has to

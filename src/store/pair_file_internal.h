@@ -35,11 +35,8 @@ struct lp_pair_file {
     lp_sha256 *sha;
 };
 
-/* Pairs of at least this many bytes are chunks of their own; smaller ones lie contiguous, where a chunk each would
- * make reading a whole column slow and large. The bytes lie the same way in both. */
-enum { LP_PAIR_CHUNK_BYTES = 16384 };
-
-/* LP_PLAIN: for MPI-IO, crash-safe. LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */
+/* LP_PLAIN: for MPI-IO, crash-safe: contiguous, a pair's bytes in one piece, and no index that could be lost.
+ * LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */
 typedef enum { LP_PLAIN, LP_COMPRESSED } lp_packing;
 /* Makes the file whole under `path`; local to the calling rank. */
 lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_packing packing, lp_error *err);

@@ -54,7 +54,7 @@ enum { ARCHIVE_CHUNK_BYTES = 1 << 18, ARCHIVE_DEFLATE = 4 };
 
 static herr_t set_layout(hid_t creation, int n_dims, hsize_t *chunk, hsize_t n_pairs, size_t bytes,
                          lp_packing packing) {
-    if (packing == LP_PLAIN) return bytes >= LP_PAIR_CHUNK_BYTES ? H5Pset_chunk(creation, n_dims, chunk) : 0;
+    if (packing == LP_PLAIN) return H5Pset_layout(creation, H5D_CONTIGUOUS);
     chunk[0] = bytes < ARCHIVE_CHUNK_BYTES ? ARCHIVE_CHUNK_BYTES / bytes : 1;
     if (chunk[0] > n_pairs) chunk[0] = n_pairs;
     if (H5Pset_alloc_time(creation, H5D_ALLOC_TIME_INCR) < 0 || H5Pset_chunk(creation, n_dims, chunk) < 0 ||

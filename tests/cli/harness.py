@@ -71,7 +71,7 @@ class Case(unittest.TestCase):
         return path
 
     def job(self, name: str = "job.json", model: str = "gpt2", out: str = "out", **sections: Any) -> Path:
-        """A job on a demo model with few pairs: the shipped demo job with whole paths, sections replaced or added to."""
+        """A job on a demo model with few pairs: the shipped demo job with whole paths, sections replaced or extended."""
         job = json.loads((DEMO.parent / f"demo-{model}.json").read_text())
         for key in ("base", "codi"):
             job["model"][key] = str(DEMO.parent / job["model"][key])
@@ -93,12 +93,12 @@ class Case(unittest.TestCase):
         path.write_text(json.dumps(job))
         return path
 
-    def model_copy(self, model: str = "gpt2", changed: str = "codi") -> dict[str, str]:
-        """Folders of a demo model of which part `changed` is a copy that may be written; the other is linked."""
+    def model_copy(self, model: str = "gpt2", changed: tuple[str, ...] = ("codi",)) -> dict[str, str]:
+        """Folders of a demo model; the parts `changed` are copies that may be written, the others are linked."""
         out = {}
         for part in ("base", "codi"):
             target = self.folder / f"{model}-{part}"
-            if part == changed:
+            if part in changed:
                 shutil.copytree(DEMO / model / part, target)
             else:
                 target.symlink_to(DEMO / model / part)

@@ -21,6 +21,8 @@ from codi_hf import (
     run,
 )
 
+MAX_UNCLEAR = 5  # rows of a pair whose tokens or metrics float32 does not settle
+
 
 @dataclass(frozen=True)
 class Donor:
@@ -207,7 +209,7 @@ def tiny_pairs(seed: str) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     answers = [(12, 7), (340, 12.5), (5, 20), (8, 15), (61, 6), (9, 33)]
     out = []
-    for k in range(60):
+    for k in range(240):
         a, b = rng.sample(range(2, 60), 2)
         noun = rng.choice(["pens", "eggs", "cafés"])
         clean, corrupted = answers[k % len(answers)]
@@ -235,6 +237,12 @@ def unpatched(m: Loaded, pair: dict[str, Any], protocol: str, thoughts: int, max
     runs = {s: run(m, pair[s]["question"], protocol, thoughts, max_new) for s in ("clean", "corrupted")}
     a, b = pair["clean"]["answer"], pair["corrupted"]["answer"]
     return PairRuns(pair, runs, {s: metric_place(m, r.answer_ids, a, b) for s, r in runs.items()})
+
+
+def exact_run(exact: Loaded, question: str, r: Run, how: dict[str, Any]) -> Run:
+    """The run r again in float64, its answer forced to the same tokens."""
+    fed = r.logits.shape[0] - (2 if how["protocol"] == "codi-eos" else 1)
+    return run(exact, question, forced=r.answer_ids[:fed], **how)
 
 
 def measured(
@@ -267,17 +275,30 @@ def lines(name: str, items: list[dict[str, Any]]) -> str:
     return f' "{name}": [\n  {rows}\n ]'
 
 
+def state_error(got: Run, exact: Run) -> float:
+    """Largest error of any site, relative to the site's largest value."""
+    pairs = [(got.values[k].double(), x) for k, x in exact.values.items()] + [(got.logits.double(), exact.logits)]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def agree(got: dict[str, float], exact: dict[str, float]) -> bool:
+    """True where metrics are known to a few units of the fifth decimal."""
+    return all(abs(got[k] - x) <= 2e-5 + 2e-6 * abs(x) for k, x in exact.items())
+
+
 def patched_file(
     m: Loaded,
+    exact: Loaded,
     name: str,
     protocol: str,
     thoughts: int,
     max_new: int,
     pairs: list[dict[str, Any]] | None,
     min_margin: float,
+    max_error: float,
 ) -> str:
-    """The text of NAME.PROTOCOL.patched.json."""
-    how = {"protocol": protocol, "thoughts": thoughts}
+    """The text of NAME.PROTOCOL.patched.json; `exact` is the same model in float64, to tell what float32 can know."""
+    how: dict[str, Any] = {"protocol": protocol, "thoughts": thoughts}
     all_conditions = conditions(m.n_layers, thoughts)
     kept: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -290,10 +311,15 @@ def patched_file(
             continue
         if pairs is None and len(kept) < 2 and not all(x.prefix for x in places):
             continue
+        truth = replace(p, runs={s: exact_run(exact, pair[s]["question"], r, how) for s, r in p.runs.items()})
+        if max(state_error(r, truth.runs[s]) for s, r in p.runs.items()) > max_error:
+            continue
         base: dict[str, Tensor] = {}
+        true_base: dict[str, Tensor] = {}
         entry: dict[str, Any] = {"id": pair["id"]}
         for side in ("clean", "corrupted"):
             own, base[side] = measured(m, p, side, how, [], None)
+            _, true_base[side] = measured(exact, truth, side, how, [], None)
             place = p.places[side]
             entry[side] = pair[side] | {
                 "answer_ids": p.runs[side].answer_ids,
@@ -308,10 +334,14 @@ def patched_file(
             reps = replacements(c, p.runs)
             got = run(m, pair[c.recipient]["question"], max_new_tokens=max_new, replacements=reps, record=False, **how)
             values, _ = measured(m, p, c.recipient, how, reps, base[c.recipient])
+            true_reps = replacements(c, truth.runs)
+            true_values, _ = measured(exact, truth, c.recipient, how, true_reps, true_base[c.recipient])
             row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
-            row["clear"] = got.margin >= min_margin
+            row["clear"] = got.margin >= min_margin and agree(values, true_values)
             pair_rows.append(row | values)
-        if sum(not r["clear"] for r in pair_rows) > 2:
+            if sum(not r["clear"] for r in pair_rows) > MAX_UNCLEAR:
+                break
+        if len(pair_rows) < len(all_conditions):
             continue
         if not flat:
             for c in all_conditions:

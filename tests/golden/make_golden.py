@@ -24,10 +24,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
 from codi_hf import PROTOCOLS, Loaded, Run, load, run  # noqa: E402
-from golden_cases import patched_file  # noqa: E402
+from golden_cases import exact_run, patched_file, state_error  # noqa: E402
 
 DATA = HERE / "data"
 MARGIN = 1e-4  # a greedy choice closer than this (relative to the largest |logit|) proves nothing
+MAX_ERROR = 1.5e-6  # of any state against float64: two correct float32 programs then agree within 1e-5
 N_FULL, N_TOKENS = 2, 20
 T3_MODEL = "llama-bf16"  # the model that thinks 3 times instead of 6
 
@@ -88,16 +89,20 @@ def candidates(source: Source) -> list[str]:
     return [tiny_text(rng, 8 + 2 * k if k < 4 else rng.randint(3, 26)) for k in range(60)]
 
 
-def runs(m: Loaded, source: Source, protocol: str, questions: list[str], count: int) -> list[tuple[str, Run]]:
-    """The first `count` questions whose greedy choices are clear."""
-    kept: list[tuple[str, Run]] = []
-    for q in questions:
-        r = run(m, q, protocol, source.thoughts, source.max_new_tokens)
-        if r.margin >= MARGIN and q not in [k for k, _ in kept]:
-            kept.append((q, r))
-        if len(kept) == count:
-            return kept
-    raise SystemExit(f"{source.name} {protocol}: only {len(kept)} questions with clear choices")
+def runs(m: Loaded, exact: Loaded, source: Source, protocol: str) -> list[tuple[str, Run]]:
+    """N_TOKENS questions whose greedy choices are clear, led by N_FULL whose every state float32 settles."""
+    how: dict[str, Any] = {"protocol": protocol, "thoughts": source.thoughts}
+    full: list[tuple[str, Run]] = []
+    rest: list[tuple[str, Run]] = []
+    for q in dict.fromkeys(candidates(source)):
+        r = run(m, q, max_new_tokens=source.max_new_tokens, **how)
+        if r.margin < MARGIN:
+            continue
+        settled = len(full) < N_FULL and state_error(r, exact_run(exact, q, r, how)) <= MAX_ERROR
+        (full if settled else rest).append((q, r))
+        if len(full) == N_FULL and len(full) + len(rest) >= N_TOKENS:
+            return [*full, *rest][:N_TOKENS]
+    raise SystemExit(f"{source.name} {protocol}: {len(full)} questions settled, {len(rest)} more with clear choices")
 
 
 def full_tensors(r: Run, every_site: bool) -> dict[str, Tensor]:
@@ -123,9 +128,11 @@ def make(source: Source, lora: tuple[int, float] | None) -> None:
         raise SystemExit(f"{source.folder}: no lora.json; give --demo-lora")
     given = () if sidecar.exists() or lora is None else lora
     m = load(source.folder / "base", source.folder / "codi", *given)
+    exact = load(source.folder / "base", source.folder / "codi", *given)
+    exact.codi.double()
     asked: dict[str, Any] = {}
     for protocol in source.protocols:
-        kept = runs(m, source, protocol, candidates(source), N_TOKENS)
+        kept = runs(m, exact, source, protocol)
         tensors: dict[str, Tensor] = {}
         for i, (_, r) in enumerate(kept):
             if i < N_FULL:
@@ -143,7 +150,8 @@ def make(source: Source, lora: tuple[int, float] | None) -> None:
     path.write_text(json.dumps(head | {"protocols": asked}, indent=1, ensure_ascii=False) + "\n")
     for protocol in ("codi", "bot-first"):
         pairs = demo_pairs()[:40] if source.demo else None
-        patched = patched_file(m, source.name, protocol, source.thoughts, source.max_new_tokens, pairs, MARGIN)
+        sizes = (source.thoughts, source.max_new_tokens)
+        patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN, 2 * MAX_ERROR)
         (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
     size = sum(f.stat().st_size for f in DATA.glob(f"{source.name}.*"))
     print(f"{source.name}: {size / 1000:.0f} kB")

@@ -22,8 +22,16 @@ endforeach()
 
 find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)
+  # Not under the sanitizers, which want to be the first library that is loaded.
+  if(NOT LP_SANITIZE)
+    add_library(mpi_io_fault SHARED mpi/io_fault.c)
+    target_compile_definitions(mpi_io_fault PRIVATE _GNU_SOURCE)
+    target_link_libraries(mpi_io_fault PRIVATE ${CMAKE_DL_LIBS})
+    set(LP_IO_FAULT --shim $<TARGET_FILE:mpi_io_fault>)
+  endif()
   add_test(NAME mpi.faults
-    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_pair_writer> ${MPIEXEC_EXECUTABLE})
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_pair_writer> ${MPIEXEC_EXECUTABLE}
+            ${LP_IO_FAULT})
   set_tests_properties(mpi.faults PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 240 RUN_SERIAL ON)
   add_test(NAME mpi.two_hosts
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/two_hosts.py ${MPIEXEC_EXECUTABLE}

@@ -1,6 +1,7 @@
-"""Faults of a job on a pair file, counted: kills at random moments, a full disk, a read-only file, a request to stop.
+"""Faults of a job on a pair file, counted: kills at random moments, a full disk, a bad disk, an unwritable
+folder, a request to stop, a second job.
 
-Usage: faults.py PAIR_WRITER MPIEXEC [--kills N]
+Usage: faults.py PAIR_WRITER MPIEXEC [--shim LIBRARY] [--kills N]
 
 Everything happens in a temporary folder, Open MPI's own files included, so that a killed job leaves nothing behind.
 """
@@ -164,6 +165,29 @@ def full_disk(job: Job, folder: Path) -> None:
             path.unlink()
 
 
+def bad_disk(job: Job, folder: Path, shim: Path) -> None:
+    file = folder / "disk.h5"
+    clean = dict(job.environment)
+    kept = failed = 0
+    for plan in ("eio:1", "eio:2", "eio:40", "eio:133", "eio:300", "short:1", "short:7", "short:50"):
+        job.environment = {**clean, "LD_PRELOAD": str(shim), "LP_IO_FAULT": plan}
+        code, errors = job.run(file, 2)
+        job.environment = clean
+        if code != 0:
+            failed += 1
+            lines = own_lines(errors)
+            expect(code == 1 and len(lines) == 1 and str(file) in lines[0], f"{plan}: {code} {errors}")
+        if file.exists():
+            kept += job.check(file)
+            expect(code != 0 or job.check(file) == PAIRS, f"{plan}: pairs are missing")
+        code, errors = job.run(file, 2)
+        expect(code == 0 and job.check(file) == PAIRS, f"after {plan}: {code} {errors}")
+        for path in folder.glob("disk.h5*"):
+            path.unlink()
+    expect(failed >= 5, f"only {failed} of 8 plans were noticed")
+    print(f"errors of the disk, short writes: {failed} of 8 jobs failed with one line, {kept} pairs kept, all continued")
+
+
 def stop_request(job: Job, folder: Path) -> None:
     file = folder / "stop.h5"
     process = job.start(file, 2, 5000)
@@ -203,7 +227,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("writer")
     parser.add_argument("mpiexec")
-    parser.add_argument("--kills", type=int, default=12)
+    parser.add_argument("--shim", type=Path, help="library made of io_fault.c")
+    parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="lp"))
@@ -213,6 +238,8 @@ def main() -> None:
         second_job(job, folder)
         unwritable(job, folder)
         full_disk(job, folder)
+        if arguments.shim:
+            bad_disk(job, folder, arguments.shim)
         kills(job, folder, arguments.kills, arguments.seed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -129,6 +129,8 @@ static void changes(void **state) {
         {"In 2 years he got 50% more, 9 a year. Words?", "1/.5=2 times\n<<9*2=18>>18\n<<18*2=36>>36\n#### 36", "36", 0,
          "4", "text-equation", "", ""},
         {"A has 5. B has 3 more, C 6. Who?", "<<5*6-6*5+3=3>>3\n#### 3", "3", 0, "7", "equal-answer", "", ""},
+        {"A has 3, B 5 and C 4. They share. Each?", "3+5+4=<<3+5+4=12>>12\n<<12/3=4>>4\n#### 4", "4", 0, "6",
+         "ambiguous-link", "", ""},
         {"A has 9 and B 7. Sum?", "<<9+7=16>>16\n#### 16", "16", 0, "9223372036854775807", "overflow", "", ""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -270,8 +270,8 @@ static void bad_templates(void **state) {
     }
 }
 
-/* The sizes that the project asks for, and GSM-Plus' own answers: of 300 numerical substitutions and other variants in
- * digits only, those that can be linked agree but for errors of that file (see audit_pairs.py). */
+/* The sizes that the project asks for, and the answers that GSM-Plus states: of the variants that can be followed, 18
+ * differ, of which 14 are wrong in that file (read by eye: a slip, or a number misread) and 4 are rounded there. */
 static void outside_sources(void **state) {
     (void)state;
     char path[1024];
@@ -288,7 +288,7 @@ static void outside_sources(void **state) {
     assert_true(outside_data("gsm_plus/gsmplus_testmini.jsonl", path, sizeof path));
     options.format = LP_SOURCE_GSM_PLUS;
     made = make(&options);
-    if (made.n_linked < 200 || made.n_linked - made.n_agreeing > 22)
+    if (made.n_linked < 239 || made.n_linked - made.n_agreeing > 18)
         fail_msg("GSM-Plus: %zu linked, %zu agree", made.n_linked, made.n_agreeing);
     lp_made_release(&made);
 }

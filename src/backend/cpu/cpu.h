@@ -23,6 +23,11 @@ static inline int32_t lp_cpu_threads(const lp_backend *be) {
     return ((const lp_backend_cpu *)be)->threads;
 }
 
+/* Threads for a loop over n rows: waking the others costs more than a few rows do. */
+static inline int32_t lp_cpu_team(const lp_backend *be, int32_t n) {
+    return n < 32 ? 1 : lp_cpu_threads(be);
+}
+
 /* cpu_linear.c */
 lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
 void lp_cpu_linear_free(lp_backend *be, lp_backend_linear *linear);

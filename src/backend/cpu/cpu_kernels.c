@@ -15,14 +15,13 @@ static inline __attribute__((always_inline)) float fold(const float lanes[LANES]
     return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
 }
 
-/* exp(x) for x <= 88, relative error below 2e-7: x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) by its Taylor polynomial
- * of degree 7. Below -87 the result is 0 (no denormals). */
+/* exp(x), relative error below 2e-7 for -87 <= x <= 88, outside of which x is taken as the nearest of them: x = n ln 2
+ * + r with |r| <= ln 2 / 2, exp(r) by its Taylor polynomial of degree 7. Adding and taking away 1.5 x 2^23 rounds to a
+ * whole number. Without branches, so that it vectorises. */
 static inline __attribute__((always_inline)) float exponential(float x) {
     float clamped = x < -87.0f ? -87.0f : x;
     clamped = clamped > 88.0f ? 88.0f : clamped;
-    float scaled = clamped * 1.44269504088896341f;
-    int32_t n = (int32_t)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-    float whole = (float)n;
+    float whole = (clamped * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
     float r = clamped - whole * 0.693359375f;
     r = r - whole * -2.12194440e-4f;
     float p = 1.9841270e-4f;
@@ -33,10 +32,11 @@ static inline __attribute__((always_inline)) float exponential(float x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    int32_t bits = (n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? 0.0f : p * power;
+    union {
+        int32_t bits;
+        float value;
+    } power = {.bits = ((int32_t)whole + 127) << 23};
+    return p * power.value;
 }
 
 LP_VERSIONS float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out) {

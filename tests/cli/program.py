@@ -1,0 +1,185 @@
+"""The program as its users meet it: help, outputs and their names, the table, stopping and going on, progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import unittest
+from pathlib import Path
+
+import harness
+from harness import Case
+
+COMMANDS = (
+    "run",
+    "cache",
+    "sweep",
+    "summary",
+    "plan",
+    "inspect",
+    "tokenize",
+    "generate",
+    "pairs",
+    "store",
+    "compare",
+)
+
+
+class Help(Case):
+    def test_program(self) -> None:
+        run = self.succeed("--help")
+        self.assertEqual(run.err, "")
+        for command in COMMANDS:
+            self.assertRegex(run.out, rf"(?m)^  {command} +\S")
+        self.assertIn("75", run.out)
+        self.assertRegex(self.succeed("--version").out, r"^latentpatch \d+\.\d+\.\d+ ")
+
+    def test_every_command(self) -> None:
+        for command in COMMANDS:
+            for word in ("--help", "-h"):
+                with self.subTest(command=command, word=word):
+                    run = self.succeed(command, word)
+                    self.assertEqual(run.err, "")
+                    self.assertIn("usage:", run.out)
+                    self.assertIn(f"latentpatch {command}", run.out)
+                    self.assertGreater(len(run.out.splitlines()), 2)
+                    self.assertLessEqual(max(map(len, run.out.splitlines())), 130)
+
+
+class Outputs(Case):
+    def test_run(self) -> None:
+        """Four lines with paths that are there; a second start does nothing again; stages in processes of their own."""
+        self.pairs(n=6)
+        whole = self.succeed("run", self.job(), ranks=2)
+        paths = dict(re.findall(r"(?m)^(store|results|csv|summary): (.*)$", whole.out))
+        self.assertEqual(list(paths), ["store", "results", "csv", "summary"])
+        self.assertEqual(whole.out.splitlines()[-4:], [f"{name}: {path}" for name, path in paths.items()])
+        for path in paths.values():
+            self.assertTrue(Path(path).is_file(), path)
+            self.assertNotIn("..", path)
+        names = sorted(path.name for path in (self.folder / "out").iterdir())
+        self.assertEqual(names, ["a.csv", "a.results.h5", "a.store.h5", "a.summary.json"])
+
+        again = self.succeed("run", self.job(), ranks=2)
+        self.assertEqual(again.out, whole.out)
+        self.assertIn("is complete already", again.err)
+
+        alone = self.job("alone.json", out="alone")
+        self.succeed("cache", alone)
+        sweep = self.succeed("sweep", alone)
+        table = whole.out.split("\n\nstore:")[0].split("\n", 1)[1]
+        self.assertIn(table, sweep.out)
+        summary = self.succeed("summary", paths["results"])
+        self.assertIn(table, summary.out)
+
+    def test_summary(self) -> None:
+        """The table says what the counts say: shares, n, intervals that hold the share; the JSON has the same counts."""
+        self.pairs(n=12)
+        self.succeed("run", self.job(sweep={"controls": True}), ranks=2)
+        table = self.succeed("summary", "out/a.results.h5").out
+        self.assertTrue(table.startswith("model demo-gpt2, protocol codi, classifier seed, "), table)
+        self.assertIn("12 of 12 pairs included", table)
+        self.assertIn("denoise: replace resid_post from the clean donor into the corrupted run", table)
+        cell = r" +([\d.]+) \[ *([\d.]+)- *([\d.]+)\]"
+        rows = re.findall(rf"(?m)^  (\d+) +(first:\d){cell}{cell}{cell}{cell} +(\d+)(?:  dead)?$", table)
+        self.assertGreaterEqual(len(rows), 2 * 3)
+        for row in rows:
+            values = [float(x) for x in row[2:14]]
+            self.assertEqual(row[14], "12")
+            self.assertAlmostEqual(sum(values[0::3]), 100, delta=0.3)
+            for share, low, high in zip(values[0::3], values[1::3], values[2::3], strict=True):
+                self.assertTrue(low <= share <= high, row)
+        self.assertIn("sound: every control that must change nothing changed nothing", table)
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        text = json.dumps(summary)
+        self.assertIn('"demo-gpt2"', text)
+
+    def test_summary_of_something_else(self) -> None:
+        self.pairs()
+        self.succeed("cache", self.job())
+        self.assert_error(self.latentpatch("summary", "out/a.store.h5"), "a.store.h5")
+        self.assert_error(self.latentpatch("summary", "none.h5"), "none.h5")
+
+    def test_one_line_of_h5py(self) -> None:
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("the Python package h5py was not found")
+        self.pairs()
+        self.succeed("cache", self.job())
+        self.assertEqual(h5py.File(self.folder / "out" / "a.store.h5")["runs/clean/resid_post"].shape, (4, 3, 6, 96))
+
+    def test_generate_inspect_tokenize(self) -> None:
+        job = self.job()
+        self.pairs()
+        answer = self.succeed("generate", job, "Tom has 4 boxes of 6 eggs and loses 5 of them. How many eggs are left?")
+        self.assertRegex(answer.out, r"\d")
+        for thought in range(6):
+            self.assertRegex(answer.out, rf"(?m)^.*\b{thought}\b")
+        facts = self.succeed("inspect", job).out
+        self.assertRegex(facts, r"(?i)gpt-?2")
+        self.assertRegex(facts, r"[0-9a-f]{64}")
+        json.loads(self.succeed("inspect", job, "--json").out)
+        tokenizer = harness.DEMO / "gpt2" / "base" / "tokenizer.json"
+        ids = self.succeed("tokenize", "--tokenizer", tokenizer, "Tom has 4 eggs").out.split()
+        self.assertGreater(len(ids), 3)
+        self.assertTrue(all(word.isdigit() for word in ids), ids)
+
+
+class Stop(Case):
+    def test_stop_file(self) -> None:
+        """A stop file ends a stage at the next pair with exit code 75 and is taken away; the same command goes on."""
+        self.pairs(n=12)
+        out = self.folder / "out"
+        for ranks, stage, stopped in ((1, "cache", "a.store.h5"), (2, "sweep", "a.results.h5")):
+            with self.subTest(ranks=ranks, stage=stage):
+                out.mkdir(exist_ok=True)
+                (out / f"{stopped}.stop").touch()
+                run = self.latentpatch(stage, self.job(), ranks=ranks)
+                self.assertEqual(run.code, 75, run.err)
+                self.assertEqual(len(run.lines), 1, run.err)
+                self.assertTrue(run.lines[0].startswith("latentpatch: stopped: "), run.err)
+                self.assertIn(f"{stopped}.stop", run.lines[0])
+                self.assertIn("the same command continues", run.lines[0])
+                self.assertFalse((out / f"{stopped}.stop").exists())
+                self.assertFalse((out / "a.results.h5").exists())
+                self.succeed(stage, self.job(), ranks=ranks)
+        self.assertEqual(len(list(out.iterdir())), 4)
+
+
+class Progress(Case):
+    def test_not_on_a_terminal(self) -> None:
+        """Whole lines, no control characters; the last one of a stage has all pairs."""
+        self.pairs(n=6)
+        run = self.succeed("cache", self.job())
+        self.assertNotIn("\r", run.err)
+        self.assertNotIn("\033", run.err)
+        lines = [line for line in run.err.splitlines() if line.startswith("cache: ")]
+        self.assertRegex(lines[-1], r"^cache: 6 of 6 pairs, [\d.]+/s, took \d+ s$")
+
+    def test_quiet(self) -> None:
+        self.pairs()
+        run = self.succeed("run", self.job(), "--quiet")
+        self.assertEqual(run.lines, [])
+
+
+class Memory(Case):
+    def peak_kb(self, stage: str, job: Path) -> int:
+        words = ["/usr/bin/time", "-f", "%M"] if Path("/usr/bin/time").exists() else None
+        if words is None:
+            import resource
+            import subprocess
+
+            subprocess.run([harness.program, stage, job], cwd=self.folder, capture_output=True, check=True)
+            return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        import subprocess
+
+        done = subprocess.run(
+            [*words, harness.program, stage, job], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return int(done.stderr.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    unittest.TestLoader.sortTestMethodsUsing = None
+    harness.main()

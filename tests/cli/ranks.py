@@ -1,0 +1,181 @@
+"""The bytes of store and results do not depend on the number of ranks, nor on a kill and a second start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import unittest
+from pathlib import Path
+
+import harness
+from harness import Case, command_of, need
+
+h5py = need("h5py")
+np = need("numpy")
+
+
+def datasets(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Every dataset of an HDF5 file: type, shape, bytes."""
+    out: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+
+    def visit(name: str, item: object) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        value = item[()]
+        if h5py.check_string_dtype(item.dtype) and item.dtype.kind == "O":
+            out[name] = ("string", item.shape, b"\0".join(np.ravel(value)))
+        else:
+            out[name] = (str(item.dtype), item.shape, np.ascontiguousarray(value).tobytes())
+
+    with h5py.File(path) as file:
+        file.visititems(visit)
+    return out
+
+
+SWEEP = {
+    "filter": "all",
+    "directions": ["denoise", "noise"],
+    "controls": True,
+    "conditions": [
+        {"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": ["clean", "mean", "shuffled", "random"]}
+    ],
+}
+
+
+class Ranks(Case):
+    def same(self, first: str, second: str) -> None:
+        for name in ("a.store.h5", "a.results.h5"):
+            one, two = datasets(self.folder / first / name), datasets(self.folder / second / name)
+            self.assertEqual(sorted(one), sorted(two), name)
+            self.assertGreater(len(one), 10, name)
+            different = [dataset for dataset in one if one[dataset] != two[dataset]]
+            self.assertEqual(different, [], f"{first} and {second}: {name}")
+        for name in ("a.csv",):
+            self.assertEqual((self.folder / first / name).read_bytes(), (self.folder / second / name).read_bytes(), name)
+
+    def test_one_two_and_four_ranks(self) -> None:
+        self.pairs(n=9)
+        for model in ("gpt2", "llama"):
+            for ranks in (1, 2, 4):
+                self.succeed("run", self.job(model=model, out=f"{model}{ranks}", sweep=SWEEP), ranks=ranks)
+            for ranks in (2, 4):
+                with self.subTest(model=model, ranks=ranks):
+                    self.same(f"{model}1", f"{model}{ranks}")
+
+
+class Kill(Ranks):
+    """SIGKILL of a whole job, at moments spread over its life, then the same command again."""
+
+    test_one_two_and_four_ranks = None
+
+    def kill_after(self, seconds: float, job: Path, ranks: int) -> bool:
+        """True when the job was still running and is now dead."""
+        process = subprocess.Popen(
+            command_of(("run", job), ranks),
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(seconds)
+        alive = process.poll() is None
+        for pid in descendants(process.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        process.wait()
+        return alive
+
+    def test_kill_and_resume(self) -> None:
+        self.pairs(n=24)
+        start = time.monotonic()
+        self.succeed("run", self.job(out="whole", sweep=SWEEP), ranks=2)
+        whole = time.monotonic() - start
+        job = self.job(out="killed", sweep=SWEEP)
+        killed = sum(self.kill_after(whole * share, job, ranks=2) for share in (0.3, 0.45, 0.6))
+        self.assertGreater(killed, 0, "no kill met a running job")
+        self.succeed("run", job, ranks=2)
+        self.same("whole", "killed")
+        left = [path.name for path in (self.folder / "killed").iterdir()]
+        self.assertEqual(sorted(left), ["a.csv", "a.results.h5", "a.store.h5", "a.summary.json"])
+
+
+def descendants(pid: int) -> list[int]:
+    """The process and all below it, from /proc."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        found.append(queue.pop())
+        queue += parents.get(found[-1], [])
+    return found
+
+
+class Invariants(Case):
+    """What must hold whatever the model, seen through the tool."""
+
+    def rows(self, model: str, protocol: str) -> tuple[list[dict], dict, str]:
+        self.pairs(n=8)
+        sweep = dict(SWEEP, directions=["denoise"])
+        job = self.job(model=model, out=f"{model}-{protocol}", sweep=sweep, protocol={"name": protocol}, metrics=["logits"])
+        self.succeed("cache", job, ranks=2)
+        run = self.succeed("sweep", job, ranks=2)
+        with h5py.File(self.folder / f"{model}-{protocol}" / "a.results.h5") as file:
+            names = ("role", "direction", "donor", "steps", "layer", "dead", "name")
+            columns = {name: file["conditions"][name][()] for name in names}
+            conditions = [
+                {k: (v.decode() if isinstance(v, bytes) else int(v)) for k, v in zip(columns, row, strict=True)}
+                for row in zip(*columns.values(), strict=True)
+            ]
+            rows = {name: file["rows"][name][()] for name in file["rows"]}
+        return conditions, rows, run.out
+
+    def equal(self, rows: dict, first: int, second: int, what: str) -> None:
+        for name, values in rows.items():
+            if name != "changed":
+                self.assertEqual(values[:, first].tobytes(), values[:, second].tobytes(), f"{what}: rows/{name}")
+
+    def test_invariants(self) -> None:
+        for model, protocol in (("gpt2", "codi"), ("llama", "codi"), ("gpt2", "bot-first"), ("llama", "bot-first")):
+            with self.subTest(model=model, protocol=protocol):
+                conditions, rows, out = self.rows(model, protocol)
+                last = max(condition["layer"] for condition in conditions)
+                unpatched = next(i for i, c in enumerate(conditions) if c["role"] == "unpatched")
+                n_self = 0
+                for i, condition in enumerate(conditions):
+                    if condition["donor"] == "self":
+                        n_self += 1
+                        self.equal(rows, i, unpatched, condition["name"])
+                        self.assertFalse(rows["changed"][:, i].any(), condition["name"])
+                self.assertGreater(n_self, 0)
+                for donor in ("clean", "mean", "shuffled", "random"):
+                    place = {c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)}
+                    self.equal(rows, place["first:6"], place["first:5"], f"{donor}, layer {last}")
+                self.assertIn("sound: every control that must change nothing changed nothing", out)
+                changed = rows["changed"][:, [c["donor"] == "random" for c in conditions]]
+                self.assertTrue(changed.any(), "no patch changed anything: the test shows nothing")
+
+    def test_dead_cell(self) -> None:
+        """The last layer of the last step alone: named as dead, and nothing changes."""
+        self.pairs(n=4)
+        group = {"site": "resid_post", "layers": "all", "steps": "single:5", "donor": "random"}
+        self.succeed("run", self.job(sweep={"conditions": [group]}))
+        with h5py.File(self.folder / "out" / "a.results.h5") as file:
+            dead, layer = file["conditions/dead"][()], file["conditions/layer"][()]
+            self.assertEqual([int(x) for x in layer[dead == 1]], [int(layer.max())])
+            self.assertFalse(file["rows/changed"][()][:, dead == 1].any())
+
+
+if __name__ == "__main__":
+    unittest.TestLoader.sortTestMethodsUsing = None
+    harness.main()

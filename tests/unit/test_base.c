@@ -1,0 +1,395 @@
+/* src/base: element types, bounded reader, memory, text, errors, digests, files. */
+#include "base/digest.h"
+#include "base/dtype.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/reader.h"
+#include "base/text.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <setjmp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* ---- Element types ----------------------------------------------------------------------------------------------- */
+
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* IEEE 754 binary16 and bfloat16, by arithmetic on their fields. */
+static double value_of(uint16_t bits, int mantissa_bits, int bias) {
+    int exponent = (bits & 0x7fff) >> mantissa_bits;
+    int mantissa = bits & ((1 << mantissa_bits) - 1);
+    double sign = bits & 0x8000 ? -1 : 1;
+    if (exponent == 2 * bias + 1) return mantissa ? (double)NAN : sign * (double)INFINITY;
+    if (exponent == 0) return sign * ldexp(mantissa, 1 - bias - mantissa_bits);
+    return sign * ldexp(mantissa + (1 << mantissa_bits), exponent - bias - mantissa_bits);
+}
+
+typedef struct {
+    const char *name;
+    int mantissa_bits, bias;
+    uint16_t infinity;
+    float (*widen)(uint16_t);
+    uint16_t (*narrow)(float);
+    lp_dtype dtype;
+} narrow_type;
+
+static const narrow_type narrow_types[] = {{"f16", 10, 15, 0x7c00, lp_f16_to_f32, lp_f32_to_f16, LP_F16},
+                                           {"bf16", 7, 127, 0x7f80, lp_bf16_to_f32, lp_f32_to_bf16, LP_BF16}};
+
+static void test_widen_every_value(void **state) {
+    (void)state;
+    static uint16_t all[65537];
+    static float wide[65536];
+    for (size_t k = 0; k < 2; k++) {
+        const narrow_type *t = &narrow_types[k];
+        unsigned char *odd = (unsigned char *)all + 1; /* files may hold tensors at any address */
+        for (uint32_t i = 0; i < 65536; i++) {
+            uint16_t half = (uint16_t)i;
+            memcpy(odd + 2 * i, &half, 2);
+        }
+        lp_to_f32(odd, t->dtype, wide, 65536);
+        for (uint32_t i = 0; i < 65536; i++) {
+            double wanted = value_of((uint16_t)i, t->mantissa_bits, t->bias);
+            float got = t->widen((uint16_t)i);
+            if (isnan(wanted) ? !isnan(got) : bits_of(got) != bits_of((float)wanted))
+                fail_msg("%s %04x: expected %a, found %a", t->name, i, wanted, (double)got);
+            if (bits_of(got) != bits_of(wide[i])) fail_msg("%s %04x: lp_to_f32 gives %a", t->name, i, (double)wide[i]);
+        }
+    }
+}
+
+static void check_narrow(const narrow_type *t, float x, uint16_t wanted) {
+    uint16_t got = t->narrow(x);
+    if (got != wanted) fail_msg("%s of %a: expected %04x, found %04x", t->name, (double)x, wanted, got);
+    got = t->narrow(-x);
+    wanted |= 0x8000;
+    if (got != wanted) fail_msg("%s of %a: expected %04x, found %04x", t->name, (double)-x, wanted, got);
+}
+
+/* Every value, every point in the middle of two neighbours (to even), and the floats on either side of it. */
+static void test_narrow_every_boundary(void **state) {
+    (void)state;
+    for (size_t k = 0; k < 2; k++) {
+        const narrow_type *t = &narrow_types[k];
+        for (uint16_t low = 0; low < t->infinity; low++) {
+            uint16_t high = (uint16_t)(low + 1);
+            double a = value_of(low, t->mantissa_bits, t->bias);
+            /* Infinity stands for the next value that would come. */
+            double b = high == t->infinity ? ldexp(1, t->bias + 1) : value_of(high, t->mantissa_bits, t->bias);
+            float middle = (float)((a + b) / 2);
+            assert_true((double)middle == (a + b) / 2);
+            check_narrow(t, (float)a, low);
+            check_narrow(t, middle, low & 1 ? high : low);
+            check_narrow(t, nextafterf(middle, 0), low);
+            check_narrow(t, nextafterf(middle, INFINITY), high);
+        }
+        check_narrow(t, INFINITY, t->infinity);
+        check_narrow(t, 0x1.fffffep127f, t->infinity);
+        check_narrow(t, 0x1p-149f, 0);
+        assert_true(isnan(t->widen(t->narrow(NAN))));
+        uint32_t hidden_nan = 0x7f800001u; /* the set bit is lost in the narrow mantissa */
+        float x;
+        memcpy(&x, &hidden_nan, sizeof x);
+        assert_true(isnan(t->widen(t->narrow(x))));
+    }
+    assert_true(lp_round_f16(1.0f + 0x1p-12f) == 1.0f);
+    assert_true(lp_round_f16(65520.0f) == INFINITY);
+}
+
+static void test_dtype_facts(void **state) {
+    (void)state;
+    static const struct {
+        lp_dtype dtype;
+        size_t bytes;
+        const char *name;
+    } cases[] = {{LP_F32, 4, "f32"}, {LP_F16, 2, "f16"},  {LP_BF16, 2, "bf16"}, {LP_F64, 8, "f64"},
+                 {LP_I64, 8, "i64"}, {LP_I32, 4, "i32"},  {LP_I16, 2, "i16"},   {LP_I8, 1, "i8"},
+                 {LP_U8, 1, "u8"},   {LP_BOOL, 1, "bool"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(lp_dtype_bytes(cases[i].dtype), cases[i].bytes);
+        assert_string_equal(lp_dtype_name(cases[i].dtype), cases[i].name);
+    }
+    const float x[2] = {1.5f, -0.0f};
+    float y[2] = {0, 0};
+    lp_to_f32(x, LP_F32, y, 2);
+    assert_memory_equal(x, y, sizeof x);
+    lp_to_f32(NULL, LP_F32, y, 0);
+}
+
+/* ---- Reader ------------------------------------------------------------------------------------------------------ */
+
+static void test_reader(void **state) {
+    (void)state;
+    static const unsigned char bytes[] = {0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a,
+                                          0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 'a',  'b',  '\n', '\n', 'c'};
+    lp_reader r = lp_reader_make(bytes, sizeof bytes, "file");
+    lp_error err = {0};
+    uint8_t u8 = 0;
+    uint16_t u16 = 0;
+    uint32_t u32 = 0;
+    uint64_t u64 = 0;
+    const unsigned char *p = NULL;
+    const char *line = NULL;
+    size_t length = 9;
+    assert_int_equal(lp_read_u8(&r, &u8, &err), LP_OK);
+    assert_int_equal(lp_read_u16(&r, &u16, &err), LP_OK);
+    assert_int_equal(lp_read_u32(&r, &u32, &err), LP_OK);
+    assert_int_equal(lp_read_u64(&r, &u64, &err), LP_OK);
+    assert_int_equal(u8, 0x01);
+    assert_int_equal(u16, 0x0302);
+    assert_int_equal(u32, 0x07060504);
+    assert_true(u64 == UINT64_C(0x0f0e0d0c0b0a0908));
+    assert_int_equal(lp_read_line(&r, &line, &length, &err), LP_OK);
+    assert_int_equal(length, 2);
+    assert_memory_equal(line, "ab", 2);
+    assert_int_equal(lp_read_line(&r, &line, &length, &err), LP_OK);
+    assert_int_equal(length, 0);
+    assert_int_equal(lp_reader_left(&r), 1);
+    assert_int_equal(lp_read_line(&r, &line, &length, &err), LP_ERR_FORMAT);
+    assert_string_equal(err.text, "file: line at byte 19 has no end");
+    assert_int_equal(lp_read_u16(&r, &u16, &err), LP_ERR_FORMAT);
+    assert_string_equal(err.text, "file: truncated at byte 19: expected 2 more bytes, found 1");
+    assert_int_equal(r.offset, 19);
+    assert_int_equal(lp_read_bytes(&r, SIZE_MAX, &p, &err), LP_ERR_FORMAT);
+    assert_int_equal(lp_reader_seek(&r, sizeof bytes, &err), LP_OK);
+    assert_int_equal(lp_read_bytes(&r, 0, &p, &err), LP_OK);
+    assert_int_equal(lp_read_u8(&r, &u8, &err), LP_ERR_FORMAT);
+    assert_int_equal(lp_reader_seek(&r, sizeof bytes + 1, &err), LP_ERR_FORMAT);
+    assert_string_equal(err.text, "file: offset 21 is past the end (20 bytes)");
+    lp_reader none = lp_reader_make(NULL, 0, "none");
+    assert_int_equal(lp_read_line(&none, &line, &length, &err), LP_ERR_FORMAT);
+}
+
+static void test_overflow(void **state) {
+    (void)state;
+    uint64_t out = 0;
+    assert_true(lp_mul_u64(UINT64_C(1) << 32, UINT64_C(0xffffffff), &out) && out == UINT64_C(0xffffffff00000000));
+    assert_false(lp_mul_u64(UINT64_C(1) << 32, UINT64_C(1) << 32, &out));
+    assert_true(lp_mul_u64(0, UINT64_MAX, &out) && out == 0);
+    assert_true(lp_add_u64(UINT64_MAX, 0, &out) && out == UINT64_MAX);
+    assert_false(lp_add_u64(UINT64_MAX, 1, &out));
+}
+
+/* ---- Memory, text, errors ---------------------------------------------------------------------------------------- */
+
+static void test_memory(void **state) {
+    (void)state;
+    lp_error err = {0};
+    lp_mem_counters before = lp_mem_count();
+    double *x = NULL;
+    assert_int_equal(lp_mem_new(&x, 1000, sizeof *x, "numbers", &err), LP_OK);
+    assert_int_equal((uintptr_t)x % LP_ALIGNMENT, 0);
+    for (int i = 0; i < 1000; i++) assert_true(x[i] == 0);
+    lp_mem_counters during = lp_mem_count();
+    assert_true(during.live_bytes >= before.live_bytes + 8000 && during.peak_bytes >= during.live_bytes);
+    assert_int_equal(during.n_allocations, before.n_allocations + 1);
+    lp_mem_free(x);
+    assert_int_equal(lp_mem_count().live_bytes, before.live_bytes);
+    lp_mem_free(NULL);
+    x = NULL;
+    assert_int_equal(lp_mem_new(&x, 0, 8, "nothing", &err), LP_OK);
+    assert_non_null(x);
+    lp_mem_free(x);
+    x = NULL;
+    assert_int_equal(lp_mem_new(&x, SIZE_MAX / 4, 8, "shape", &err), LP_ERR_MEMORY);
+    assert_non_null(strstr(err.text, "shape: size overflows: "));
+    assert_int_equal(lp_mem_new(&x, SIZE_MAX / 2, 2, "shape", &err), LP_ERR_MEMORY);
+    assert_null(x);
+}
+
+static void test_grow(void **state) {
+    (void)state;
+    lp_error err = {0};
+    int32_t *x = NULL;
+    size_t capacity = 0;
+    for (int32_t i = 0; i < 5000; i++) {
+        assert_int_equal(lp_mem_grow(&x, &capacity, (size_t)i + 1, sizeof *x, "list", &err), LP_OK);
+        assert_true(capacity > (size_t)i);
+        assert_int_equal(x[i], 0);
+        x[i] = i;
+    }
+    for (int32_t i = 0; i < 5000; i++) assert_int_equal(x[i], i);
+    size_t kept = capacity;
+    int32_t *same = x;
+    assert_int_equal(lp_mem_grow(&x, &capacity, 10, sizeof *x, "list", &err), LP_OK);
+    assert_true(capacity == kept && x == same);
+    assert_int_equal(lp_mem_grow(&x, &capacity, SIZE_MAX - 1, sizeof *x, "list", &err), LP_ERR_MEMORY);
+    assert_true(capacity == kept && x == same);
+    lp_mem_free(x);
+}
+
+static void test_text(void **state) {
+    (void)state;
+    lp_text t = {0};
+    lp_error err = {0};
+    assert_string_equal(lp_text_get(&t), "");
+    lp_text_clear(&t);
+    assert_int_equal(lp_text_add(&t, "", 0, &err), LP_OK);
+    assert_int_equal(lp_text_add(&t, "a\0b", 3, &err), LP_OK);
+    assert_int_equal(lp_text_format(&t, &err, "%d-%s", 12, "x"), LP_OK);
+    assert_int_equal(t.length, 7);
+    assert_memory_equal(t.data, "a\0b12-x", 8);
+    lp_text_clear(&t);
+    assert_string_equal(lp_text_get(&t), "");
+    for (int i = 0; i < 500; i++) assert_int_equal(lp_text_format(&t, &err, "%03d,", i), LP_OK);
+    assert_int_equal(t.length, 2000);
+    assert_memory_equal(t.data + 4 * 499, "499,", 5);
+    lp_text_release(&t);
+    assert_null(t.data);
+}
+
+static void test_errors(void **state) {
+    (void)state;
+    lp_error err = {0};
+    assert_int_equal(lp_fail(&err, LP_ERR_VALUE, "%s: bad\n\x1b[31mred\x7f", "f"), LP_ERR_VALUE);
+    assert_string_equal(err.text, "f: bad??[31mred?");
+    assert_int_equal(lp_error_prefix(&err, "pair %d", 3), LP_ERR_VALUE);
+    assert_string_equal(err.text, "pair 3: f: bad??[31mred?");
+    assert_int_equal(lp_fail(NULL, LP_ERR_IO, "x"), LP_ERR_IO);
+    char big[3 * LP_ERROR_TEXT];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = '\0';
+    lp_fail(&err, LP_ERR_IO, "%s", big);
+    assert_int_equal(strlen(err.text), LP_ERROR_TEXT - 1);
+    lp_error_prefix(&err, "%s", big);
+    assert_true(strlen(err.text) < LP_ERROR_TEXT);
+    for (int s = LP_ERR_UNSUPPORTED; s <= LP_OK; s++) assert_string_not_equal(lp_status_name((lp_status)s), "unknown");
+}
+
+/* FIPS 180-4's examples. */
+static void test_digest(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *hex;
+    } cases[] = {{"abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},
+                 {"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+                 {"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq",
+                  "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"}};
+    lp_sha256 *digest = NULL;
+    lp_error err = {0};
+    assert_int_equal(lp_sha256_new(&digest, &err), LP_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        unsigned char raw[LP_SHA256_BYTES];
+        char hex[LP_SHA256_HEX];
+        size_t n = strlen(cases[i].text);
+        assert_int_equal(lp_sha256_of(cases[i].text, n, raw, &err), LP_OK);
+        lp_sha256_hex(raw, hex);
+        assert_string_equal(hex, cases[i].hex);
+        for (size_t k = 0; k < n; k++) assert_int_equal(lp_sha256_add(digest, cases[i].text + k, 1, &err), LP_OK);
+        assert_int_equal(lp_sha256_finish(digest, raw, &err), LP_OK);
+        lp_sha256_hex(raw, hex);
+        assert_string_equal(hex, cases[i].hex);
+    }
+    lp_sha256_free(digest);
+}
+
+/* ---- Files ------------------------------------------------------------------------------------------------------- */
+
+static void test_files(void **state) {
+    (void)state;
+    static const char name[] = "test_base.tmp";
+    lp_error err = {0};
+    lp_text text = {0};
+    lp_mapped_file map = {0};
+    char hex[LP_SHA256_HEX];
+    assert_int_equal(lp_file_write(name, "first", 5, &err), LP_OK);
+    assert_int_equal(lp_file_write(name, "abc", 3, &err), LP_OK);
+    assert_int_equal(lp_file_read(name, 3, &text, &err), LP_OK);
+    assert_string_equal(lp_text_get(&text), "abc");
+    assert_int_equal(lp_file_read(name, 2, &text, &err), LP_ERR_VALUE);
+    assert_string_equal(err.text, "test_base.tmp: too large: 3 bytes, at most 2");
+    assert_int_equal(lp_file_map(name, &map, &err), LP_OK);
+    assert_int_equal(map.size, 3);
+    assert_memory_equal(map.data, "abc", 3);
+    lp_file_unmap(&map);
+    assert_int_equal(lp_sha256_of_file(name, hex, &err), LP_OK);
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_int_equal(lp_file_write(name, "", 0, &err), LP_OK);
+    assert_int_equal(lp_file_map(name, &map, &err), LP_OK);
+    assert_int_equal(map.size, 0);
+    assert_non_null(map.data);
+    lp_file_unmap(&map);
+    assert_int_equal(lp_path_look(name), LP_PATH_FILE);
+    assert_int_equal(unlink(name), 0);
+    assert_int_equal(lp_path_look(name), LP_PATH_MISSING);
+    assert_int_equal(lp_file_map(name, &map, &err), LP_ERR_IO);
+    assert_string_equal(err.text, "test_base.tmp: cannot open: No such file or directory");
+    assert_int_equal(lp_file_read(".", 10, &text, &err), LP_ERR_IO);
+    assert_string_equal(err.text, ".: expected a file, found a folder");
+    assert_int_equal(lp_file_map("/dev/null", &map, &err), LP_ERR_IO);
+    assert_string_equal(err.text, "/dev/null: expected a regular file");
+    assert_int_equal(lp_path_look("."), LP_PATH_FOLDER);
+    assert_int_equal(lp_path_look("/dev/null"), LP_PATH_OTHER);
+    lp_text_release(&text);
+}
+
+/* A write that fails leaves what was there, and nothing beside it. */
+static void test_failed_write(void **state) {
+    (void)state;
+    lp_error err = {0};
+    lp_text text = {0};
+    assert_int_equal(lp_file_write("test_base.missing/x", "a", 1, &err), LP_ERR_IO);
+    assert_string_equal(err.text, "test_base.missing/x: cannot write: No such file or directory");
+    assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
+    assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
+    assert_int_equal(lp_file_write("test_base.dir/a/b", "a", 1, &err), LP_ERR_IO); /* a folder is in the way */
+    char temporary[64];
+    snprintf(temporary, sizeof temporary, "test_base.dir/a/b.tmp.%ld", (long)getpid());
+    assert_int_equal(lp_path_look(temporary), LP_PATH_MISSING);
+    assert_int_equal(lp_file_write("test_base.dir/a/b/x", "a", 1, &err), LP_OK);
+    assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x/y", &err), LP_ERR_IO);
+    assert_non_null(strstr(err.text, "test_base.dir/a/b/x"));
+    assert_int_equal(unlink("test_base.dir/a/b/x"), 0);
+    assert_int_equal(rmdir("test_base.dir/a/b"), 0);
+    assert_int_equal(rmdir("test_base.dir/a"), 0);
+    assert_int_equal(rmdir("test_base.dir"), 0);
+    lp_text_release(&text);
+}
+
+static void test_paths(void **state) {
+    (void)state;
+    static const struct {
+        const char *folder, *path, *joined;
+    } joins[] = {{"a/b", "c", "a/b/c"}, {"a", "/c", "/c"}, {".", "c", "c"}, {"/", "c", "/c"}, {"a/", "c", "a/c"}};
+    static const struct {
+        const char *path, *folder;
+    } folders[] = {{"a/b/c", "a/b"}, {"c", "."}, {"/c", "/"}, {"a/", "a"}};
+    lp_error err = {0};
+    for (size_t i = 0; i < sizeof joins / sizeof joins[0]; i++) {
+        char *out = NULL;
+        assert_int_equal(lp_path_join(joins[i].folder, joins[i].path, &out, &err), LP_OK);
+        assert_string_equal(out, joins[i].joined);
+        lp_mem_free(out);
+    }
+    for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
+        char *out = NULL;
+        assert_int_equal(lp_path_folder(folders[i].path, &out, &err), LP_OK);
+        assert_string_equal(out, folders[i].folder);
+        lp_mem_free(out);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_widen_every_value),
+                                       cmocka_unit_test(test_narrow_every_boundary),
+                                       cmocka_unit_test(test_dtype_facts),
+                                       cmocka_unit_test(test_reader),
+                                       cmocka_unit_test(test_overflow),
+                                       cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_grow),
+                                       cmocka_unit_test(test_text),
+                                       cmocka_unit_test(test_errors),
+                                       cmocka_unit_test(test_digest),
+                                       cmocka_unit_test(test_files),
+                                       cmocka_unit_test(test_failed_write),
+                                       cmocka_unit_test(test_paths)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
