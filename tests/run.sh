@@ -14,7 +14,8 @@ lp_build default "${python[@]}"
 lp_build debug-asan "${python[@]}"
 lp_mpi_environment 4
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-# HDF5 and Open MPI keep memory until the process ends; ours must not (tests/lsan.supp).
+# Open MPI keeps memory until the process ends; we must not.
+export ASAN_OPTIONS=fast_unwind_on_malloc=0
 export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
 
 reports=build/reports

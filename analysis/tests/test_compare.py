@@ -13,9 +13,10 @@ from latentpatch_analysis.compare import compare, match_conditions, sentences
 @pytest.fixture(scope="module")
 def pair_of_files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    make_results.write_results(folder / "a.results.h5", make_results.Plan(metrics=False))
+    make_results.write_results(folder / "a.results.h5", make_results.Plan(metrics=False, step_sets=("first",)))
     make_results.write_results(
-        folder / "b.results.h5", make_results.Plan(metrics=False, dtype="bfloat16", effect=lambda layer, n: 0.05)
+        folder / "b.results.h5",
+        make_results.Plan(metrics=False, step_sets=("first",), dtype="bfloat16", effect=lambda layer, n: 0.05),
     )
     return load_results(folder / "a.results.h5"), load_results(folder / "b.results.h5")
 

@@ -68,8 +68,8 @@ static lp_status serve(lp_deal *deal, int *n, lp_error *err) {
         LP_MPI(MPI_Iprobe(MPI_ANY_SOURCE, TAG_REQUEST, deal->comm, &there, &from));
         if (!there) break;
         request asked;
-        LP_MPI(MPI_Recv(&asked, (int)sizeof asked, MPI_BYTE, from.MPI_SOURCE, TAG_REQUEST, deal->comm,
-                        MPI_STATUS_IGNORE));
+        LP_MPI(
+            MPI_Recv(&asked, (int)sizeof asked, MPI_BYTE, from.MPI_SOURCE, TAG_REQUEST, deal->comm, MPI_STATUS_IGNORE));
         atomic_fetch_add(&deal->board->n_done, asked.n_done);
         if (asked.flags) atomic_fetch_or(&deal->board->flags, asked.flags);
         if (asked.wanted == 0) {
@@ -141,14 +141,12 @@ static void release(lp_deal *deal) {
     lp_mem_free(deal);
 }
 
-lp_status lp_deal_new(const lp_parallel *parallel, const lp_deal_options *options, lp_deal **out,
-                      lp_error *err) {
+lp_status lp_deal_new(const lp_parallel *parallel, const lp_deal_options *options, lp_deal **out, lp_error *err) {
     lp_deal *deal = NULL;
     lp_status status = lp_mem_new(&deal, 1, sizeof *deal, "dealer", err);
     if (status == LP_OK) {
         deal->parallel = parallel;
-        status = lp_dealer_init(&deal->dealer, options->costs, options->done, options->n_units,
-                                parallel->size, err);
+        status = lp_dealer_init(&deal->dealer, options->costs, options->done, options->n_units, parallel->size, err);
     }
     status = lp_parallel_agree(parallel, status, err);
     if (status == LP_OK) status = join(deal, options, err);

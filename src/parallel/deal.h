@@ -27,8 +27,7 @@ typedef struct {
 } lp_deal_options;
 
 /* Collective; fails on all ranks or on none. Borrows nothing. */
-lp_status lp_deal_new(const lp_parallel *parallel, const lp_deal_options *options, lp_deal **out,
-                      lp_error *err);
+lp_status lp_deal_new(const lp_parallel *parallel, const lp_deal_options *options, lp_deal **out, lp_error *err);
 
 /* Local. Gives up to `wanted` (>= 1) unit ids; *units [*n] is valid until lp_deal_end. *n is 0 when this rank
  * is to end: nothing is left, a rank failed, or the job was asked to stop (lp_stop_requested of any rank). */

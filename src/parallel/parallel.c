@@ -22,8 +22,7 @@ static lp_status set_up(lp_parallel *parallel, lp_error *err) {
     LP_MPI(MPI_Comm_set_errhandler(parallel->comm, MPI_ERRORS_RETURN));
     LP_MPI(MPI_Comm_rank(parallel->comm, &parallel->rank));
     LP_MPI(MPI_Comm_size(parallel->comm, &parallel->size));
-    LP_MPI(MPI_Comm_split_type(parallel->comm, MPI_COMM_TYPE_SHARED, parallel->rank, MPI_INFO_NULL,
-                               &parallel->node));
+    LP_MPI(MPI_Comm_split_type(parallel->comm, MPI_COMM_TYPE_SHARED, parallel->rank, MPI_INFO_NULL, &parallel->node));
     LP_MPI(MPI_Comm_set_errhandler(parallel->node, MPI_ERRORS_RETURN));
     LP_MPI(MPI_Comm_rank(parallel->node, &parallel->node_rank));
     LP_MPI(MPI_Comm_size(parallel->node, &parallel->node_size));

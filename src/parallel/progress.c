@@ -35,8 +35,7 @@ static void format_time(char *out, size_t size, double seconds) {
         snprintf(out, size, "%lld h %02lld min", s / 3600, s % 3600 / 60);
 }
 
-void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here,
-                      double seconds) {
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds) {
     int64_t n = options->before + n_here;
     double rate = seconds > 0 ? (double)n_here / seconds : 0;
     char span[64];
@@ -57,8 +56,7 @@ void lp_progress_line(char *out, size_t size, const lp_progress_options *options
 static void show(const lp_progress *progress, bool last) {
     char line[LINE];
     const lp_progress_options *options = &progress->options;
-    lp_progress_line(line, sizeof line, options, options->count(options->state),
-                     seconds_since(&progress->start));
+    lp_progress_line(line, sizeof line, options, options->count(options->state), seconds_since(&progress->start));
     if (progress->terminal)
         fprintf(stderr, "\r\033[K%s%s", line, last ? "\n" : "");
     else

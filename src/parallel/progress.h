@@ -24,7 +24,6 @@ lp_status lp_progress_start(const lp_progress_options *options, lp_progress **ou
 void lp_progress_stop(lp_progress *progress);
 
 /* One line of text: n of total done, n_here of them in `seconds` of this life. */
-void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here,
-                      double seconds);
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds);
 
 #endif

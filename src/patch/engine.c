@@ -210,11 +210,7 @@ static lp_status open_unit(engine *e, lp_work_unit *unit, flight **out, lp_error
     lp_status status = LP_OK;
     if (!f) LP_TRY(lp_mem_new(&f, 1, sizeof *f, "unit", err));
     f->unit = unit;
-    if (f->lane_capacity < unit->n_groups) {
-        LP_ASSERT(f->lane_capacity == 0);
-        LP_TRY(lp_mem_new(&f->lanes, unit->n_groups, sizeof *f->lanes, "lanes", err));
-        f->lane_capacity = unit->n_groups;
-    }
+    LP_TRY(lp_mem_grow(&f->lanes, &f->lane_capacity, unit->n_groups, sizeof *f->lanes, "lanes", err));
     LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "lanes", err));
     f->n_slots = f->n_latents = 0;
     for (size_t g = 0; g < unit->n_groups; g++) {
@@ -357,15 +353,14 @@ static lp_status add_edits(engine *e, const lp_lane *lane, const lp_lane_row *ro
     return LP_OK;
 }
 
-static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
+static lp_status add_captures_of(engine *e, const lp_run_wanted *run, const lp_branch *branch, int32_t n_prompt,
+                                 const lp_lane_row *row, int32_t place, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
-    const lp_branch *branch = &lane->branches[row->branch].plan;
-    if (branch->first_run < 0 || branch->n_events > 0) return LP_OK;
-    const lp_run_wanted *run = &lane->group->runs[branch->first_run];
-    int32_t p = lane->group->n_prompt;
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
-        int32_t begin = at.phase == LP_PHASE_PROMPT ? 0 : at.phase == LP_PHASE_THOUGHT ? p : p + branch->n_steps;
+        int32_t begin = at.phase == LP_PHASE_PROMPT    ? 0
+                        : at.phase == LP_PHASE_THOUGHT ? n_prompt
+                                                       : n_prompt + branch->n_steps;
         if (begin + at.index != row->position) continue;
         if (at.site == LP_SITE_RESID_PRE && at.layer > 0) {
             at.site = LP_SITE_RESID_POST;
@@ -381,6 +376,15 @@ static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row 
                                                             .out = run->captures[k].out};
     }
     return LP_OK;
+}
+
+static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
+    const lp_branch *branch = &lane->branches[row->branch].plan;
+    lp_status status = LP_OK;
+    if (branch->n_events > 0) return LP_OK;
+    for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = lane->tree.next_run[run])
+        status = add_captures_of(e, &lane->group->runs[run], branch, lane->group->n_prompt, row, place, err);
+    return status;
 }
 
 /* Gathers rows of as many lanes as fit, beginning with another unit each time. */

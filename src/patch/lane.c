@@ -310,13 +310,15 @@ static void mark_captured_outputs(lp_lane *lane) {
         lp_lane_row *row = &lane->rows[i];
         const lp_lane_branch *b = &lane->branches[row->branch];
         if (b->plan.first_run < 0 || b->plan.n_events > 0) continue;
-        const lp_run_wanted *run = &lane->group->runs[b->plan.first_run];
-        for (int32_t k = 0; k < run->n_captures && !row->output; k++) {
-            const lp_address *at = &run->captures[k].at;
-            int32_t begin = at->phase == LP_PHASE_PROMPT    ? 0
-                            : at->phase == LP_PHASE_THOUGHT ? p
-                                                            : answer_begin(lane, b);
-            if (begin + at->index == row->position) row->output = true;
+        for (int32_t i_run = b->plan.first_run; i_run >= 0; i_run = lane->tree.next_run[i_run]) {
+            const lp_run_wanted *run = &lane->group->runs[i_run];
+            for (int32_t k = 0; k < run->n_captures && !row->output; k++) {
+                const lp_address *at = &run->captures[k].at;
+                int32_t begin = at->phase == LP_PHASE_PROMPT    ? 0
+                                : at->phase == LP_PHASE_THOUGHT ? p
+                                                                : answer_begin(lane, b);
+                if (begin + at->index == row->position) row->output = true;
+            }
         }
     }
 }
@@ -430,10 +432,16 @@ static void read_here(lp_lane *lane, int32_t branch, const float *logits) {
         const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
         int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
         if (n_tokens == 0) continue;
+        double log_probability = lp_log_probability(logits, n, tokens[0]);
+        if (n_tokens == 1) {
+            lane->branches[at].metrics[k == 0 ? LP_METRIC_ANSWER_CLEAN : LP_METRIC_ANSWER_CORRUPTED] =
+                (float)log_probability;
+            continue;
+        }
         spawn(lane, branch, k == 0 ? LP_BRANCH_ANSWER_CLEAN : LP_BRANCH_ANSWER_CORRUPTED, tokens, n_tokens - 1);
         lp_lane_branch *reader = &lane->branches[lane->n_branches - 1];
         reader->base = at;
-        reader->log_probability = lp_log_probability(logits, n, tokens[0]);
+        reader->log_probability = log_probability;
     }
 }
 

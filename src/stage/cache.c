@@ -32,6 +32,7 @@ typedef struct {
     lp_deal *deal;
     record *free_records[64]; /* records to be used again */
     size_t n_free;
+    int64_t n_taken; /* pairs dealt to this rank and not done yet */
 } cache_work;
 
 static void record_free(const cache_work *w, record *r) {
@@ -109,6 +110,7 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     record *r = NULL;
     lp_status status = LP_OK;
     *unit = NULL;
+    if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
     LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
     if (w->n_free > 0)
@@ -133,6 +135,7 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     }
     r->unit = (lp_work_unit){.id = ids[0], .groups = r->groups, .n_groups = 2, .user = r};
     *unit = &r->unit;
+    w->n_taken++;
 out:
     return status;
 }
@@ -174,6 +177,7 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     cache_work *w = user;
     record *r = unit->user;
     lp_status status = LP_OK;
+    w->n_taken--;
     for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(w, r, side, err);
     if (status == LP_OK) status = lp_pair_file_write(w->store, unit->id, (const void *const *)r->data, err);
     if (status == LP_OK) lp_deal_done(w->deal, 1);

@@ -52,6 +52,11 @@ out:
     return status;
 }
 
+int64_t lp_stage_share(const lp_session *session, int64_t n_units) {
+    int ranks = lp_parallel_size(session->parallel);
+    return ranks == 1 ? n_units : (n_units + 4 * ranks - 1) / (4 * (int64_t)ranks);
+}
+
 void lp_stage_time(char out[32]) {
     time_t t = time(NULL);
     struct tm utc;

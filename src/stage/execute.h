@@ -21,9 +21,13 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
 
 /* From now on the existence of `<output>.stop` asks this stage to stop. Local. */
 lp_status lp_stage_watch(const char *output, lp_error *err);
-/* Removes the request once it was followed (status is LP_ERR_STOPPED), or the next start would stop as well. Local; rank
- * 0 does it. */
+/* Removes the request once it was followed (status is LP_ERR_STOPPED), or the next start would stop as well. Local;
+ * rank 0 does it. */
 void lp_stage_stopped(const lp_session *session, const char *output, lp_status status);
+
+/* How many of n_units one rank may have in hand at once, so that the others get their share: a quarter of a fair share.
+ */
+int64_t lp_stage_share(const lp_session *session, int64_t n_units);
 
 /* The time in UTC, ISO 8601. */
 void lp_stage_time(char out[32]);

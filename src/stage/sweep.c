@@ -21,6 +21,7 @@ typedef struct {
     lp_lock *lock;
     lp_sweep_unit *free_units[64];
     size_t n_free;
+    int64_t n_taken; /* units dealt to this rank and not done yet */
     int64_t *counts; /* [C, 4] of this rank */
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
@@ -44,6 +45,8 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     lp_sweep_unit *u = NULL;
     lp_status status = LP_OK;
     *unit = NULL;
+    /* Taking everything at once would leave nothing to the other ranks. */
+    if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
     LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
     if (w->n_free > 0)
@@ -56,6 +59,7 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
         return status;
     }
     *unit = &u->unit;
+    w->n_taken++;
 out:
     return status;
 }
@@ -63,6 +67,7 @@ out:
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     sweep *w = user;
     lp_sweep_unit *u = unit->user;
+    w->n_taken--;
     lp_result_rows rows;
     lp_status status = lp_sweep_unit_rows(&w->context, u, &rows, err);
     if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &rows, err);
@@ -330,20 +335,62 @@ static bool already_complete(const sweep *w) {
     return same;
 }
 
+/* How often controls that must change nothing changed something, over all rows, whichever life of the job made them:
+ * differ[0] counts unpatched runs that differ from the store's answers, differ[1] rows of identity controls. Rank 0,
+ * after the partial file was closed. */
+static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *err) {
+    lp_session *s = w->session;
+    size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens, tokens_field = 0, changed_field = 0;
+    lp_text path = {0};
+    lp_pair_file *rows = NULL;
+    int32_t *stored = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(&path, err, "%s.partial", s->job.results.file));
+    LP_TRY(lp_pair_file_open_read(path.data, &rows, err));
+    LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
+    if (!lp_pair_file_find(rows, "rows/answer_tokens", &tokens_field) ||
+        !lp_pair_file_find(rows, "rows/changed", &changed_field))
+        LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
+    for (int64_t i = 0; i < s->n_pairs; i++) {
+        if (!w->included[i]) continue;
+        LP_TRY(lp_pair_file_load(rows, i, err));
+        const int32_t *tokens = lp_pair_file_field(rows, tokens_field);
+        const uint8_t *changed = lp_pair_file_field(rows, changed_field);
+        for (size_t k = 0; k < c; k++) {
+            const lp_condition *condition = &w->plan.set.conditions[k];
+            differ[1] += w->plan.identity[k] && changed[k];
+            if (condition->role != LP_ROLE_UNPATCHED) continue;
+            int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
+            LP_TRY(lp_pair_file_read(w->context.store, i,
+                                     lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
+                                     stored, err));
+            if (memcmp(stored, tokens + k * a, a * sizeof *stored) != 0) {
+                differ[0]++;
+                lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's", s->pairs.pairs[i].id);
+            }
+        }
+    }
+out:
+    lp_pair_file_close(rows);
+    lp_mem_free(stored);
+    lp_text_release(&path);
+    return status;
+}
+
 static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
-    int64_t failed[2] = {w->context.n_unpatched_differ, w->context.n_self_differ};
     lp_results_paths paths = {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
     LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_CLASSES, err));
-    LP_TRY(lp_parallel_sum_i64(s->parallel, failed, 2, err));
-    report->n_unpatched_differ = failed[0];
-    report->n_self_differ = failed[1];
     lp_pair_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
         char now[32];
+        int64_t failed[2] = {0};
+        status = count_failed_controls(w, failed, err);
+        report->n_unpatched_differ = failed[0];
+        report->n_self_differ = failed[1];
         lp_stage_time(now);
         for (size_t i = 0; i < w->provenance->n; i++)
             if (strcmp(w->provenance->items[i].key, "end") == 0) w->provenance->items[i].value = now;
@@ -352,7 +399,7 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         lp_provenance_add(w->provenance, "control.unpatched_differ", differ[0], false);
         lp_provenance_add(w->provenance, "control.self_differ", differ[1], false);
         w->described.n_provenance = w->provenance->n;
-        status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
+        if (status == LP_OK) status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
     }
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
 out:

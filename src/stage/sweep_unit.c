@@ -170,29 +170,6 @@ static void copy_row(const lp_sweep_context *w, lp_sweep_unit *u, size_t from, s
     for (size_t m = 0; m < w->n_metrics; m++) u->metrics[m * n + to] = u->metrics[m * n + from];
 }
 
-/* The sweep's own unpatched run beside the store's answer of the recipient. */
-static lp_status check_unpatched(lp_sweep_context *w, const lp_sweep_unit *u, int d, lp_error *err) {
-    int side = recipient_of(d);
-    const lp_run_result *unpatched = &u->results[d][0];
-    size_t a = (size_t)w->session->job.decode.max_new_tokens;
-    int32_t *tokens = NULL;
-    lp_status status = lp_mem_new(&tokens, a, sizeof *tokens, "answer", err);
-    if (status == LP_OK)
-        status = lp_pair_file_read(w->store, u->unit.id,
-                                   lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS), tokens,
-                                   err);
-    bool same = status == LP_OK;
-    for (size_t i = 0; same && i < a; i++)
-        same = tokens[i] == ((int32_t)i < unpatched->n_tokens ? unpatched->tokens[i] : -1);
-    if (status == LP_OK && !same) {
-        w->n_unpatched_differ++;
-        lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's",
-               w->session->pairs.pairs[u->unit.id].id);
-    }
-    lp_mem_free(tokens);
-    return status;
-}
-
 lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_rows *out, lp_error *err) {
     const lp_sweep_plan *plan = w->plan;
     lp_text text = {0};
@@ -200,11 +177,9 @@ lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_ro
     for (int d = 0; d < 2; d++) {
         if (!w->used[d]) continue;
         for (size_t run = 0; run < u->groups[d].n_runs; run++) LP_TRY(row_of_run(w, u, d, run, &text, err));
-        LP_TRY(check_unpatched(w, u, d, err));
     }
     for (size_t i = 0; i < plan->set.n; i++) {
         if (plan->same_as[i] != (int32_t)i) copy_row(w, u, (size_t)plan->same_as[i], i);
-        if (plan->identity[i] && u->changed[i]) w->n_self_differ++;
     }
     *out = (lp_result_rows){.class_of = u->class_of,
                             .number = u->number,

@@ -38,7 +38,6 @@ typedef struct {
     bool used[2];             /* directions of the sweep */
     const char *metric_names[LP_N_METRICS + 1];
     size_t n_metrics;
-    int64_t n_unpatched_differ, n_self_differ; /* of this rank */
 } lp_sweep_context;
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err);

@@ -36,21 +36,17 @@ static herr_t collect(unsigned n, const H5E_error2_t *entry, void *state) {
     return 0;
 }
 
-/* MPI-IO does not hand errno on: look at the usual causes of a failed write. */
-static void guess_system(const char *file, reasons *found) {
+const char *lp_io_guess(const char *file) {
     struct statvfs room;
     struct rlimit limit;
     struct stat info;
-    int code = 0;
-    if (found->system[0] || statvfs(file, &room) != 0) return;
-    if (room.f_bavail == 0)
-        code = ENOSPC;
-    else if (room.f_flag & ST_RDONLY)
-        code = EROFS;
-    else if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && stat(file, &info) == 0 &&
-             (rlim_t)info.st_size > limit.rlim_cur)
-        code = EFBIG;
-    if (code) snprintf(found->system, sizeof found->system, "%s", strerror(code));
+    if (statvfs(file, &room) != 0) return NULL;
+    if (room.f_bavail == 0) return strerror(ENOSPC);
+    if (room.f_flag & ST_RDONLY) return strerror(EROFS);
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && stat(file, &info) == 0 &&
+        (rlim_t)info.st_size > limit.rlim_cur)
+        return strerror(EFBIG);
+    return NULL;
 }
 
 lp_status lp_h5_fail(lp_error *err, const char *file, const char *format, ...) {
@@ -62,7 +58,8 @@ lp_status lp_h5_fail(lp_error *err, const char *file, const char *format, ...) {
     reasons found = {0};
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &found);
     H5Eclear2(H5E_DEFAULT);
-    guess_system(file, &found);
+    const char *guess = lp_io_guess(file);
+    if (!found.system[0] && guess) snprintf(found.system, sizeof found.system, "%s", guess);
     if (found.system[0]) return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file, what, found.system);
     return lp_fail(err, LP_ERR_HDF5, "%s: cannot %s: HDF5: %s", file, what,
                    found.innermost[0] ? found.innermost : "no reason given");
@@ -150,7 +147,8 @@ hid_t lp_h5_access(void) {
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     if (list < 0) return list;
     if (H5Pset_libver_bounds(list, H5F_LIBVER_V18, H5F_LIBVER_V18) < 0 ||
-        H5Pset_fclose_degree(list, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(list, 0, 1) < 0) {
+        H5Pset_fclose_degree(list, H5F_CLOSE_STRONG) < 0 || H5Pset_file_locking(list, 0, 1) < 0 ||
+        H5Pset_sieve_buf_size(list, 0) < 0) {
         H5Pclose(list);
         return H5I_INVALID_HID;
     }

@@ -14,6 +14,9 @@
 lp_status lp_h5_begin(lp_error *err);
 /* Writes `file: cannot <what>: <HDF5's innermost reason>`, with the operating system's where it can be found. */
 lp_status lp_h5_fail(lp_error *err, const char *file, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Why a write to this file may have failed, in the system's words, when its library does not say: disk full, read-only,
+ * over the limit of file sizes; NULL: none of these. */
+const char *lp_io_guess(const char *file);
 /* Closes any kind of handle; clears HDF5's error stack. */
 void lp_h5_close(hid_t id);
 
@@ -36,9 +39,8 @@ lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, 
                         lp_error *err);
 
 /* Access list for all our files: the format of HDF5 1.8, readable everywhere, and no file locks of HDF5 (they are
- * missing on some file systems; lock.h is ours). The formats since 1.10 have a flag in the superblock that is rewritten
- * when a file is closed: on a disk that fails, one rank's failure there leaves the others in a barrier for ever, and a
- * killed writer leaves a file that does not open. */
+ * missing on some file systems; lock.h is ours). The formats since 1.10 keep an "open for writing" flag in the file, so
+ * that one whose writer was killed does not open again. */
 hid_t lp_h5_access(void);
 /* Makes and removes a file at `temporary` that takes dense_bytes of space and is dense_bytes + sparse_bytes long.
  * HDF5 1.10 cannot give up a file that it fails to flush (the process dies at its end), so what is bound to fail has to

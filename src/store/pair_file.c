@@ -7,11 +7,16 @@
 #include <errno.h>
 #include <unistd.h>
 
-static void release_field(lp_open_field *field) {
+static void close_handles(lp_open_field *field) {
     lp_h5_close(field->memory);
     lp_h5_close(field->space);
     lp_h5_close(field->type);
     lp_h5_close(field->dataset);
+    field->memory = field->space = field->type = field->dataset = H5I_INVALID_HID;
+}
+
+static void release_field(lp_open_field *field) {
+    close_handles(field);
     lp_mem_free((void *)(uintptr_t)field->field.path);
     lp_mem_free((void *)(uintptr_t)field->field.description);
     lp_mem_free((void *)(uintptr_t)field->field.layers);
@@ -22,12 +27,12 @@ static void clear_handles(lp_open_field *field) {
         .dataset = H5I_INVALID_HID, .type = H5I_INVALID_HID, .memory = H5I_INVALID_HID, .space = H5I_INVALID_HID};
 }
 
-/* Collective for a file that is open for writing. */
 static void release(lp_pair_file *file) {
     for (size_t i = 0; i < file->n_fields; i++) release_field(&file->fields[i]);
     release_field(&file->state_field);
     release_field(&file->checksum_field);
     lp_h5_close(file->file);
+    if (file->raw != MPI_FILE_NULL) MPI_File_close(&file->raw);
     for (size_t i = 0; i < file->n_provenance; i++) {
         lp_mem_free((void *)(uintptr_t)file->provenance[i].key);
         lp_mem_free((void *)(uintptr_t)file->provenance[i].value);
@@ -48,6 +53,7 @@ static lp_status new_file(const lp_parallel *parallel, const char *path, lp_pair
     LP_TRY(lp_mem_new(&file, 1, sizeof *file, "file state", err));
     file->parallel = parallel;
     file->file = H5I_INVALID_HID;
+    file->raw = MPI_FILE_NULL;
     clear_handles(&file->state_field);
     clear_handles(&file->checksum_field);
     LP_TRY(lp_mem_text(&file->path, path, strlen(path), err));
@@ -57,6 +63,30 @@ static lp_status new_file(const lp_parallel *parallel, const char *path, lp_pair
 out:
     if (file) release(file);
     return status;
+}
+
+/* Opens the dataset of a field whose path and shape are known or about to be read. */
+static lp_status open_handles(const lp_pair_file *file, lp_open_field *field, lp_error *err) {
+    const char *path = field->field.path;
+    hsize_t dims[H5S_MAX_RANK];
+    field->dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
+    if (field->dataset < 0) {
+        H5Eclear2(H5E_DEFAULT);
+        return lp_fail(err, LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
+    }
+    field->type = H5Dget_type(field->dataset);
+    field->space = H5Dget_space(field->dataset);
+    int n_dims = H5Sget_simple_extent_ndims(field->space);
+    if (n_dims < 1 || n_dims > LP_FIELD_MAX_DIMS + 1)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected 1 to %d dimensions, found %d", file->path, path,
+                       LP_FIELD_MAX_DIMS + 1, n_dims);
+    H5Sget_simple_extent_dims(field->space, dims, NULL);
+    dims[0] = 1;
+    field->memory = H5Screate_simple(n_dims, dims, NULL);
+    haddr_t offset = H5Dget_offset(field->dataset);
+    H5Eclear2(H5E_DEFAULT);
+    field->file_offset = offset == HADDR_UNDEF ? -1 : (int64_t)offset;
+    return LP_OK;
 }
 
 /* Reads the attributes that belong to a field's description. */
@@ -95,18 +125,9 @@ static lp_status open_field(lp_pair_file *file, const char *path, lp_open_field 
     char *copy = NULL;
     LP_TRY(lp_mem_text(&copy, path, strlen(path), err));
     field->field.path = copy;
-    field->dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
-    if (field->dataset < 0) {
-        H5Eclear2(H5E_DEFAULT);
-        LP_FAIL(LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
-    }
+    LP_TRY(open_handles(file, field, err));
     LP_TRY(lp_h5_type_of(field->dataset, &field->field.type, &field->field.text_bytes, file->path, path, err));
-    field->type = H5Dget_type(field->dataset);
-    field->space = H5Dget_space(field->dataset);
     int n_dims = H5Sget_simple_extent_ndims(field->space);
-    if (n_dims < 1 || n_dims > LP_FIELD_MAX_DIMS + 1)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected 1 to %d dimensions, found %d", file->path, path,
-                LP_FIELD_MAX_DIMS + 1, n_dims);
     hsize_t dims[LP_FIELD_MAX_DIMS + 1];
     H5Sget_simple_extent_dims(field->space, dims, NULL);
     if (dims[0] != (hsize_t)file->n_pairs)
@@ -120,8 +141,6 @@ static lp_status open_field(lp_pair_file *file, const char *path, lp_open_field 
         field->field.dims[d - 1] = (int64_t)dims[d];
         field->bytes *= dims[d];
     }
-    dims[0] = 1;
-    field->memory = H5Screate_simple(n_dims, dims, NULL);
     status = read_labels(field, file->path, err);
 out:
     return status;
@@ -233,27 +252,38 @@ out:
     return status;
 }
 
+static lp_status open_hdf5(lp_pair_file *file, unsigned access_flags, lp_error *err) {
+    hid_t list = lp_h5_access();
+    lp_status status = LP_OK;
+    file->file = H5Fopen(file->path, access_flags, list);
+    if (file->file < 0) status = lp_h5_fail(err, file->path, "open");
+    lp_h5_close(list);
+    return status;
+}
+
 static lp_status open_by_one(const char *path, bool writable, lp_pair_file **out, lp_error *err) {
     lp_status status = LP_OK;
     lp_pair_file *file = NULL;
-    hid_t list = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
     if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
     LP_TRY(new_file(NULL, path, &file, err));
-    list = lp_h5_access();
     file->writable = writable;
-    file->file = H5Fopen(path, writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, list);
-    if (file->file < 0) {
-        status = lp_h5_fail(err, path, "open");
-        goto out;
-    }
+    LP_TRY(open_hdf5(file, writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, err));
     LP_TRY(read_contents(file, err));
     *out = file;
     file = NULL;
 out:
-    lp_h5_close(list);
     if (file) release(file);
     return status;
+}
+
+/* An error of MPI-IO, in the words of the system where they can be found. */
+static lp_status fail_mpi(const lp_pair_file *file, int code, const char *what, lp_error *err) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    const char *system = lp_io_guess(file->path);
+    if (!system && MPI_Error_string(code, text, &length) != MPI_SUCCESS) snprintf(text, sizeof text, "error %d", code);
+    return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file->path, what, system ? system : text);
 }
 
 lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err) {
@@ -328,23 +358,22 @@ out:
     return status;
 }
 
+/* HDF5 only reads: the places of the datasets. The pairs are written by MPI-IO at those places (H5Dget_offset), because
+ * HDF5 1.10 rewrites its superblock when a file that it opened for writing is closed, and cannot close a file on
+ * a disk that fails: other ranks wait in its barriers for ever, or the process dies in MPI_Finalize. Opened like this
+ * it has nothing to write, a kill finds no metadata under way, and an error is that of the write itself. */
 static lp_status open_parallel(lp_pair_file *file, lp_error *err) {
-    lp_status status = LP_OK;
-    hid_t list = lp_h5_access();
-    if (list < 0 || H5Pset_fapl_mpio(list, file->parallel->comm, MPI_INFO_NULL) < 0) {
-        status = lp_h5_fail(err, file->path, "set up MPI-IO");
-        goto out;
-    }
+    lp_status status = open_hdf5(file, H5F_ACC_RDONLY, err);
+    if (status == LP_OK) status = read_contents(file, err);
+    status = lp_parallel_agree(file->parallel, status, err);
+    if (status != LP_OK) return status;
     file->writable = true;
-    file->file = H5Fopen(file->path, H5F_ACC_RDWR, list);
-    if (file->file < 0) {
-        status = lp_h5_fail(err, file->path, "open for writing");
-        goto out;
+    int code = MPI_File_open(file->parallel->comm, file->path, MPI_MODE_WRONLY, MPI_INFO_NULL, &file->raw);
+    if (code != MPI_SUCCESS) {
+        file->raw = MPI_FILE_NULL;
+        status = fail_mpi(file, code, "open for writing", err);
     }
-    status = read_contents(file, err);
-out:
-    lp_h5_close(list);
-    return status;
+    return lp_parallel_agree(file->parallel, status, err);
 }
 
 lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
@@ -357,7 +386,7 @@ lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const
     LP_TRY(lp_parallel_agree(parallel, status, err));
     LP_TRY(lp_parallel_broadcast(parallel, &fresh, sizeof fresh, err));
     LP_TRY(lp_parallel_agree(parallel, new_file(parallel, path, &file, err), err));
-    LP_TRY(lp_parallel_agree(parallel, open_parallel(file, err), err));
+    LP_TRY(open_parallel(file, err));
     if (created) *created = fresh != 0;
     *out = file;
     file = NULL;
@@ -369,7 +398,8 @@ out:
 lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err) {
     if (!file->parallel) return LP_OK;
     lp_status status = LP_OK;
-    if (H5Fflush(file->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, file->path, "flush");
+    int code = MPI_File_sync(file->raw);
+    if (code != MPI_SUCCESS) status = fail_mpi(file, code, "flush", err);
     return lp_parallel_agree(file->parallel, status, err);
 }
 
@@ -387,7 +417,31 @@ static lp_status select_pair(const lp_pair_file *file, lp_open_field *field, int
     return LP_OK;
 }
 
+static lp_status write_raw(lp_pair_file *file, const lp_open_field *field, int64_t pair, const void *data,
+                           lp_error *err) {
+    MPI_Status done;
+    int count = 0;
+    char what[256];
+    if (field->file_offset < 0)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: is an archive, which cannot be written to", file->path);
+    errno = 0;
+    int code = MPI_File_write_at(file->raw, field->file_offset + pair * (int64_t)field->bytes, data, (int)field->bytes,
+                                 MPI_BYTE, &done);
+    if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)field->bytes)
+        return LP_OK;
+    /* Open MPI 4.1 calls a failed write a success of 0 bytes, but leaves the system's code behind. */
+    int error = errno;
+    snprintf(what, sizeof what, "write pair %lld of /%s", (long long)pair, field->field.path);
+    if (code != MPI_SUCCESS) return fail_mpi(file, code, what, err);
+    const char *system = lp_io_guess(file->path);
+    if (!system && error) system = strerror(error);
+    if (system) return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file->path, what, system);
+    return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %d of %zu bytes written", file->path, what, count, field->bytes);
+}
+
 static lp_status write_field(lp_pair_file *file, lp_open_field *field, int64_t pair, const void *data, lp_error *err) {
+    LP_ASSERT(pair >= 0 && pair < file->n_pairs);
+    if (file->parallel) return write_raw(file, field, pair, data, err);
     lp_status status = select_pair(file, field, pair, err);
     if (status == LP_OK && H5Dwrite(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
         status = lp_h5_fail(err, file->path, "write pair %lld of /%s", (long long)pair, field->field.path);
@@ -429,40 +483,68 @@ lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err) {
     return status;
 }
 
-lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+static lp_status write_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
     lp_status status = LP_OK;
-    lp_provenance_item *item = NULL;
     char *padded = NULL;
-    hid_t group = H5I_INVALID_HID;
-    hid_t attribute = H5I_INVALID_HID;
-    hid_t type = H5I_INVALID_HID;
-    LP_ASSERT(file->parallel);
-    for (size_t i = 0; i < file->n_provenance; i++)
-        if (strcmp(file->provenance[i].key, key) == 0) item = &file->provenance[i];
-    if (!item) LP_FAIL(LP_ERR_VALUE, "%s: provenance has no key %s", file->path, key);
-    group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
-    attribute = H5Aopen(group, key, H5P_DEFAULT);
-    type = H5Aget_type(attribute);
+    hid_t group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
+    hid_t attribute = H5Aopen(group, key, H5P_DEFAULT);
+    hid_t type = H5Aget_type(attribute);
     size_t room = H5Tget_size(type);
     if (room == 0) {
         status = lp_h5_fail(err, file->path, "open the attribute %s", key);
         goto out;
     }
-    LP_TRY(lp_mem_new(&padded, room + 1, 1, "attribute", err));
-    if (lp_parallel_rank(file->parallel) == 0) memcpy(padded, value, strnlen(value, room));
-    LP_TRY(lp_parallel_broadcast(file->parallel, padded, room, err));
-    if (H5Awrite(attribute, type, padded) < 0) {
-        status = lp_h5_fail(err, file->path, "write the attribute %s", key);
-        goto out;
-    }
-    lp_mem_free((void *)(uintptr_t)item->value);
-    item->value = padded;
-    padded = NULL;
+    LP_TRY(lp_mem_new(&padded, room, 1, "attribute", err));
+    memcpy(padded, value, strnlen(value, room));
+    if (H5Awrite(attribute, type, padded) < 0) status = lp_h5_fail(err, file->path, "write the attribute %s", key);
 out:
     lp_mem_free(padded);
     lp_h5_close(type);
     lp_h5_close(attribute);
     lp_h5_close(group);
+    return status;
+}
+
+static void close_all_handles(lp_pair_file *file) {
+    for (size_t i = 0; i < file->n_fields; i++) close_handles(&file->fields[i]);
+    close_handles(&file->state_field);
+    close_handles(&file->checksum_field);
+    lp_h5_close(file->file);
+    file->file = H5I_INVALID_HID;
+}
+
+/* HDF5 does not open a file for writing that it holds open for reading: close, write, open again. */
+static lp_status reopen_for_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+    lp_status status = LP_OK;
+    close_all_handles(file);
+    LP_TRY(open_hdf5(file, H5F_ACC_RDWR, err));
+    LP_TRY(write_note(file, key, value, err));
+    LP_TRY(lp_h5_finish(&file->file, file->path, file->path, err));
+    LP_TRY(open_hdf5(file, H5F_ACC_RDONLY, err));
+    for (size_t i = 0; i < file->n_fields; i++) LP_TRY(open_handles(file, &file->fields[i], err));
+    LP_TRY(open_handles(file, &file->state_field, err));
+    status = open_handles(file, &file->checksum_field, err);
+out:
+    return status;
+}
+
+lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_provenance_item *item = NULL;
+    char text[LP_NOTE_BYTES + 1] = "";
+    char *copy = NULL;
+    LP_ASSERT(file->parallel);
+    for (size_t i = 0; i < file->n_provenance; i++)
+        if (strcmp(file->provenance[i].key, key) == 0) item = &file->provenance[i];
+    if (!item) return lp_fail(err, LP_ERR_VALUE, "%s: provenance has no key %s", file->path, key);
+    memcpy(text, value, strnlen(value, LP_NOTE_BYTES));
+    LP_TRY(lp_parallel_broadcast(file->parallel, text, sizeof text, err));
+    if (lp_parallel_rank(file->parallel) == 0) status = reopen_for_note(file, key, text, err);
+    LP_TRY(lp_parallel_agree(file->parallel, status, err));
+    LP_TRY(lp_mem_text(&copy, text, strlen(text), err));
+    lp_mem_free((void *)(uintptr_t)item->value);
+    item->value = copy;
+out:
     return status;
 }
 

@@ -5,10 +5,10 @@
  * must agree when the file is used again.
  *
  * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
- * it: a file that exists is complete but for data. Then ranks write whole pairs independently over MPI-IO: the fields,
- * then the SHA-256 over them, then the state. No metadata changes while data are written, so a killed job
- * leaves a file that opens, with every journalled pair in it. What a crash of the machine tears behind a state that
- * got to disk first is found by the checksum.
+ * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
+ * where HDF5 laid the datasets: the fields, then the SHA-256 over them, then the state. No metadata changes while data
+ * are written, so a killed job leaves a file that opens, with every journalled pair in it. What a crash of the machine
+ * tears behind a state that got to disk first is found by the checksum.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
  * anybody. Memory: 33 bytes a pair at most, and one pair. Not for several threads at once. */
@@ -72,9 +72,9 @@ lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const
                             lp_pair_file **out, bool *created, lp_error *err);
 /* Local. Opens for reading, by this process alone. */
 lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err);
-/* Collective for a file that is open for writing: flushes to the disk. Leaves the file open. */
+/* Collective: every rank flushes to the disk what it wrote. Leaves the file open. Nothing to do for a reader. */
 lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err);
-/* Collective for a file that is open for writing, else local. NULL is accepted. */
+/* Local. NULL is accepted. */
 void lp_pair_file_close(lp_pair_file *file);
 
 /* Writing; local. */
@@ -86,8 +86,7 @@ lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err);
 
 /* Writing; collective. */
 
-/* Replaces the value of a provenance key of the spec; cut to the room it has (its first value's, at least 64 bytes).
- * Rank 0's value counts. */
+/* Replaces the value of a provenance key of the spec, cut to 64 bytes. Rank 0's value counts. */
 lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err);
 /* Verifies the checksums of all journalled pairs, each rank a share, and forgets those that are torn or altered;
  * *n_bad is their number over all ranks. For a job that continues. The states are equal on all ranks after it. */

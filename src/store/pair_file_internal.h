@@ -2,12 +2,14 @@
 #ifndef LP_STORE_PAIR_FILE_INTERNAL_H
 #define LP_STORE_PAIR_FILE_INTERNAL_H
 
+#include "parallel/communicator.h"
 #include "store/pair_file.h"
 
 typedef struct {
-    lp_field field; /* path, description and layers owned */
-    size_t bytes;   /* of one pair */
-    size_t offset;  /* in the buffer of a loaded pair */
+    lp_field field;      /* path, description and layers owned */
+    size_t bytes;        /* of one pair */
+    size_t offset;       /* in the buffer of a loaded pair */
+    int64_t file_offset; /* of pair 0 in the file; -1 where the dataset is not contiguous */
     hid_t dataset;
     hid_t type;
     hid_t memory; /* space of one pair */
@@ -23,6 +25,7 @@ struct lp_pair_file {
     int32_t version;
     int64_t n_pairs;
     hid_t file;
+    MPI_File raw;          /* MPI_FILE_NULL unless open for writing by all ranks */
     lp_open_field *fields; /* [n_fields] */
     size_t n_fields;
     lp_open_field state_field;
@@ -34,6 +37,9 @@ struct lp_pair_file {
     size_t pair_bytes;
     lp_sha256 *sha;
 };
+
+/* Room for a provenance value that is filled in later (times, counts). */
+enum { LP_NOTE_BYTES = 64 };
 
 /* LP_PLAIN: for MPI-IO, crash-safe: contiguous, a pair's bytes in one piece, and no index that could be lost.
  * LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */

@@ -9,9 +9,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-/* Room for a provenance value that is filled in later (times, counts). */
-enum { NOTE_BYTES = 64 };
-
 static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, uint64_t *out, lp_error *err) {
     uint64_t sum = LP_SHA256_BYTES + 1;
     for (size_t i = 0; i < spec->n_fields; i++) {
@@ -22,8 +19,8 @@ static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, 
             LP_ASSERT(field->dims[d] > 0);
             good = good && lp_mul_u64(bytes, (uint64_t)field->dims[d], &bytes);
         }
-        if (!good || !lp_add_u64(sum, bytes, &sum) || bytes > UINT32_MAX)
-            return lp_fail(err, LP_ERR_VALUE, "%s: /%s: expected at most 4 GiB a pair", path, field->path);
+        if (!good || !lp_add_u64(sum, bytes, &sum) || bytes > INT32_MAX)
+            return lp_fail(err, LP_ERR_VALUE, "%s: /%s: expected less than 2 GiB a pair", path, field->path);
     }
     *out = sum;
     return LP_OK;
@@ -151,7 +148,7 @@ lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t
     LP_TRY(lp_mem_new(&keys, n, sizeof *keys, "provenance", err));
     for (size_t i = 0; i < n; i++) {
         const lp_provenance_item *item = &items[i];
-        LP_TRY(lp_h5_put_text(group, item->key, item->value, NOTE_BYTES, name, err));
+        LP_TRY(lp_h5_put_text(group, item->key, item->value, LP_NOTE_BYTES, name, err));
         if (item->identity) keys[n_identity++] = item->key;
     }
     LP_TRY(lp_h5_put_texts(group, "identity", keys, n_identity, name, err));

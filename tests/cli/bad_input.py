@@ -291,7 +291,9 @@ class FullDisk(Refusing):
                 if subprocess.run(mount, capture_output=True).returncode != 0:
                     self.skipTest("no right to mount a file system")
                 try:
-                    job = self.job(**{section: {"file": "small/a.results.h5" if section == "results" else "small/a.h5"}})
+                    job = self.job(
+                        **{section: {"file": "small/a.results.h5" if section == "results" else "small/a.h5"}}
+                    )
                     self.assert_error(self.latentpatch("run", job, ranks=ranks), "small/")
                     left = {name for name in self.files() if name.startswith("small/")}
                     self.assertLessEqual(left, may_stay)

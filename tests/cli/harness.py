@@ -71,7 +71,7 @@ class Case(unittest.TestCase):
         return path
 
     def job(self, name: str = "job.json", model: str = "gpt2", out: str = "out", **sections: Any) -> Path:
-        """A job on a demo model with few pairs: the shipped demo job with whole paths, sections replaced or extended."""
+        """A job on a demo model with few pairs: the shipped demo job, whole paths, sections replaced or extended."""
         job = json.loads((DEMO.parent / f"demo-{model}.json").read_text())
         for key in ("base", "codi"):
             job["model"][key] = str(DEMO.parent / job["model"][key])

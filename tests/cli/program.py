@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import unittest
+import subprocess
+import time
 from pathlib import Path
 
 import harness
@@ -73,7 +75,7 @@ class Outputs(Case):
         self.assertIn(table, summary.out)
 
     def test_summary(self) -> None:
-        """The table says what the counts say: shares, n, intervals that hold the share; the JSON has the same counts."""
+        """Shares that sum to 100, n, intervals that hold the share, and the verdict on the controls."""
         self.pairs(n=12)
         self.succeed("run", self.job(sweep={"controls": True}), ranks=2)
         table = self.succeed("summary", "out/a.results.h5").out
@@ -164,22 +166,42 @@ class Progress(Case):
 
 
 class Memory(Case):
-    def peak_kb(self, stage: str, job: Path) -> int:
-        words = ["/usr/bin/time", "-f", "%M"] if Path("/usr/bin/time").exists() else None
-        if words is None:
-            import resource
-            import subprocess
+    """Peak memory of a rank does not grow with the number of pairs: what a pair needs is its question and some flags.
 
-            subprocess.run([harness.program, stage, job], cwd=self.folder, capture_output=True, check=True)
-            return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        import subprocess
+    LATENTPATCH_MEMORY_PAIRS=100,2000 measures the numbers of the README.
+    """
 
-        done = subprocess.run(
-            [*words, harness.program, stage, job], cwd=self.folder, capture_output=True, text=True, check=True
+    def peak_mb(self, stage: str, job: Path) -> float:
+        process = subprocess.Popen(
+            [harness.program, stage, job], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        return int(done.stderr.splitlines()[-1])
+        peak = 0
+        while process.poll() is None:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                exe = Path(f"/proc/{process.pid}/exe").resolve()
+            except OSError:
+                continue
+            found = re.search(r"VmHWM:\s+(\d+) kB", status)
+            if found and exe == Path(harness.program).resolve():
+                peak = max(peak, int(found.group(1)))
+            time.sleep(0.005)
+        self.assertEqual(process.returncode, 0)
+        return peak / 1024
+
+    def test_pairs(self) -> None:
+        few, many = map(int, os.environ.get("LATENTPATCH_MEMORY_PAIRS", "300,900").split(","))
+        peaks: dict[str, list[float]] = {"cache": [], "sweep": []}
+        group = {"site": "resid_post", "layers": [1], "steps": "first:1", "donor": "clean"}
+        for n in (few, many):
+            self.pairs(n=n)
+            job = self.job(out=f"out{n}", sweep={"conditions": [group]}, decode={"max_new_tokens": 2})
+            for stage, found in peaks.items():
+                found.append(self.peak_mb(stage, job))
+        for stage, (small, large) in peaks.items():
+            print(f"{stage}: {few} pairs {small:.1f} MB, {many} pairs {large:.1f} MB")
+            self.assertLess(large - small, 4.0, f"{stage}: {few} pairs {small:.1f} MB, {many} pairs {large:.1f} MB")
 
 
 if __name__ == "__main__":
-    unittest.TestLoader.sortTestMethodsUsing = None
     harness.main()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-import unittest
 from pathlib import Path
 
 import harness
@@ -44,7 +44,7 @@ SWEEP = {
 }
 
 
-class Ranks(Case):
+class Same(Case):
     def same(self, first: str, second: str) -> None:
         for name in ("a.store.h5", "a.results.h5"):
             one, two = datasets(self.folder / first / name), datasets(self.folder / second / name)
@@ -53,8 +53,12 @@ class Ranks(Case):
             different = [dataset for dataset in one if one[dataset] != two[dataset]]
             self.assertEqual(different, [], f"{first} and {second}: {name}")
         for name in ("a.csv",):
-            self.assertEqual((self.folder / first / name).read_bytes(), (self.folder / second / name).read_bytes(), name)
+            self.assertEqual(
+                (self.folder / first / name).read_bytes(), (self.folder / second / name).read_bytes(), name
+            )
 
+
+class Ranks(Same):
     def test_one_two_and_four_ranks(self) -> None:
         self.pairs(n=9)
         for model in ("gpt2", "llama"):
@@ -65,10 +69,8 @@ class Ranks(Case):
                     self.same(f"{model}1", f"{model}{ranks}")
 
 
-class Kill(Ranks):
+class Kill(Same):
     """SIGKILL of a whole job, at moments spread over its life, then the same command again."""
-
-    test_one_two_and_four_ranks = None
 
     def kill_after(self, seconds: float, job: Path, ranks: int) -> bool:
         """True when the job was still running and is now dead."""
@@ -82,10 +84,8 @@ class Kill(Ranks):
         time.sleep(seconds)
         alive = process.poll() is None
         for pid in descendants(process.pid):
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         process.wait()
         return alive
 
@@ -127,7 +127,9 @@ class Invariants(Case):
     def rows(self, model: str, protocol: str) -> tuple[list[dict], dict, str]:
         self.pairs(n=8)
         sweep = dict(SWEEP, directions=["denoise"])
-        job = self.job(model=model, out=f"{model}-{protocol}", sweep=sweep, protocol={"name": protocol}, metrics=["logits"])
+        job = self.job(
+            model=model, out=f"{model}-{protocol}", sweep=sweep, protocol={"name": protocol}, metrics=["logits"]
+        )
         self.succeed("cache", job, ranks=2)
         run = self.succeed("sweep", job, ranks=2)
         with h5py.File(self.folder / f"{model}-{protocol}" / "a.results.h5") as file:
@@ -159,7 +161,9 @@ class Invariants(Case):
                         self.assertFalse(rows["changed"][:, i].any(), condition["name"])
                 self.assertGreater(n_self, 0)
                 for donor in ("clean", "mean", "shuffled", "random"):
-                    place = {c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)}
+                    place = {
+                        c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)
+                    }
                     self.equal(rows, place["first:6"], place["first:5"], f"{donor}, layer {last}")
                 self.assertIn("sound: every control that must change nothing changed nothing", out)
                 changed = rows["changed"][:, [c["donor"] == "random" for c in conditions]]
@@ -177,5 +181,4 @@ class Invariants(Case):
 
 
 if __name__ == "__main__":
-    unittest.TestLoader.sortTestMethodsUsing = None
     harness.main()

@@ -21,8 +21,6 @@ from codi_hf import (
     run,
 )
 
-MAX_UNCLEAR = 5  # rows of a pair whose tokens or metrics float32 does not settle
-
 
 @dataclass(frozen=True)
 class Donor:
@@ -209,7 +207,7 @@ def tiny_pairs(seed: str) -> list[dict[str, Any]]:
     rng = random.Random(seed)
     answers = [(12, 7), (340, 12.5), (5, 20), (8, 15), (61, 6), (9, 33)]
     out = []
-    for k in range(240):
+    for k in range(60):
         a, b = rng.sample(range(2, 60), 2)
         noun = rng.choice(["pens", "eggs", "cafés"])
         clean, corrupted = answers[k % len(answers)]
@@ -295,7 +293,6 @@ def patched_file(
     max_new: int,
     pairs: list[dict[str, Any]] | None,
     min_margin: float,
-    max_error: float,
 ) -> str:
     """The text of NAME.PROTOCOL.patched.json; `exact` is the same model in float64, to tell what float32 can know."""
     how: dict[str, Any] = {"protocol": protocol, "thoughts": thoughts}
@@ -312,8 +309,6 @@ def patched_file(
         if pairs is None and len(kept) < 2 and not all(x.prefix for x in places):
             continue
         truth = replace(p, runs={s: exact_run(exact, pair[s]["question"], r, how) for s, r in p.runs.items()})
-        if max(state_error(r, truth.runs[s]) for s, r in p.runs.items()) > max_error:
-            continue
         base: dict[str, Tensor] = {}
         true_base: dict[str, Tensor] = {}
         entry: dict[str, Any] = {"id": pair["id"]}
@@ -337,11 +332,10 @@ def patched_file(
             true_reps = replacements(c, truth.runs)
             true_values, _ = measured(exact, truth, c.recipient, how, true_reps, true_base[c.recipient])
             row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
-            row["clear"] = got.margin >= min_margin and agree(values, true_values)
+            row["clear"] = got.margin >= min_margin
+            row["settled"] = agree(values, true_values)
             pair_rows.append(row | values)
-            if sum(not r["clear"] for r in pair_rows) > MAX_UNCLEAR:
-                break
-        if len(pair_rows) < len(all_conditions):
+        if sum(not r["clear"] for r in pair_rows) > 2:
             continue
         if not flat:
             for c in all_conditions:

@@ -151,7 +151,7 @@ def make(source: Source, lora: tuple[int, float] | None) -> None:
     for protocol in ("codi", "bot-first"):
         pairs = demo_pairs()[:40] if source.demo else None
         sizes = (source.thoughts, source.max_new_tokens)
-        patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN, 2 * MAX_ERROR)
+        patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN)
         (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
     size = sum(f.stat().st_size for f in DATA.glob(f"{source.name}.*"))
     print(f"{source.name}: {size / 1000:.0f} kB")

@@ -42,8 +42,17 @@ class Job:
         )
 
     def run(self, file: Path, ranks: int, pause_us: int = 0) -> tuple[int, str]:
-        process = self.start(file, ranks, pause_us)
-        _, errors = process.communicate(timeout=60)
+        return self.finish(self.start(file, ranks, pause_us))
+
+    @staticmethod
+    def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+        try:
+            _, errors = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            for pid in [*children_of(process.pid), process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            sys.exit(f"FAILED: hangs: {process.args}")
         return process.returncode, errors
 
     def check(self, file: Path) -> int:
@@ -90,7 +99,7 @@ def kills(job: Job, folder: Path, count: int, seed: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         begin = time.monotonic()
-        process.communicate(timeout=60)
+        job.finish(process)
         lost_time = max(lost_time, time.monotonic() - begin)
         done = job.check(file)
         expect(process.returncode != 0 or done == PAIRS, "a killed job ended with 0")
@@ -149,7 +158,7 @@ def full_disk(job: Job, folder: Path) -> None:
         with contextlib.suppress(OSError):
             filler.write_bytes(bytes(room.f_bavail * room.f_frsize - 60 * PAIR_BYTES))
         begin = time.monotonic()
-        _, errors = process.communicate(timeout=60)
+        _, errors = job.finish(process)
         took = time.monotonic() - begin
         expect(process.returncode == 1, f"expected exit code 1, found {process.returncode}: {errors}")
         lines = own_lines(errors)
@@ -193,7 +202,7 @@ def stop_request(job: Job, folder: Path) -> None:
     process = job.start(file, 2, 5000)
     expect(process.stdout is not None and process.stdout.readline() != "", "no start")
     process.send_signal(signal.SIGUSR1)
-    _, errors = process.communicate(timeout=60)
+    _, errors = job.finish(process)
     expect(process.returncode == 75, f"expected exit code 75, found {process.returncode}: {errors}")
     expect("stopped by SIGUSR1" in errors and f"of {PAIRS} left" in errors, errors)
     expect(not Path(f"{file}.lock").exists(), "the lock is left")
@@ -207,7 +216,7 @@ def second_job(job: Job, folder: Path) -> None:
     expect(first.stdout is not None and first.stdout.readline() != "", "no start")
     code, errors = job.run(file, 2)
     expect(code == 1 and "in use by another job: host " in errors, f"second job: {code} {errors}")
-    _, errors = first.communicate(timeout=60)
+    _, errors = job.finish(first)
     expect(first.returncode == 0 and job.check(file) == PAIRS, f"first job: {errors}")
     print("second job: refused, the first one finished")
 

@@ -35,7 +35,7 @@ static void test_malformed(void **state) {
         {BYTES("[1, 2,]"), "f.json:1:"},
         {BYTES("nul"), "f.json:1:1: malformed JSON"},
         {BYTES("'a'"), "f.json:1:1: malformed JSON"},
-        {BYTES("\"a"), "f.json:1:1: malformed JSON"},
+        {BYTES("\"a"), "f.json:1:2: malformed JSON"},
         {BYTES("\"\\x\""), "f.json:1:"},
         {BYTES("\"\\ud800\""), "f.json:1:"},
         {BYTES("{} {}"), "f.json:1:4: text after the end of the JSON value"},

@@ -1,4 +1,4 @@
-/* .npy files as numpy 1.26 writes them (bytes below are its output), and damaged ones. */
+/* .npy files with the headers that numpy writes, byte for byte, and damaged ones. */
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/npy.h"

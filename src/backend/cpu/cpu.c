@@ -55,7 +55,7 @@ static void cpu_vector_free(lp_backend *be, const float *vector) {
 static lp_status cpu_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                                const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
     (void)err;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++)
         memcpy(dst + (int64_t)(dst_rows ? dst_rows[i] : i) * width, src + (int64_t)(src_rows ? src_rows[i] : i) * width,
                (size_t)width * sizeof(float));
@@ -65,7 +65,7 @@ static lp_status cpu_copy_rows(lp_backend *be, float *dst, const int32_t *dst_ro
 static lp_status cpu_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                               lp_error *err) {
     (void)err;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++)
         lp_cpu_add(x + (int64_t)i * width, y + (int64_t)(y_rows ? y_rows[i] : i) * width, width);
     return LP_OK;
@@ -74,7 +74,7 @@ static lp_status cpu_add_rows(lp_backend *be, float *x, const float *y, const in
 static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
                           int32_t width, float *y, lp_error *err) {
     (void)err;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) {
         int64_t at = (int64_t)i * width;
         if (bias)
@@ -88,7 +88,7 @@ static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, c
 static lp_status cpu_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
                               float *y, lp_error *err) {
     (void)err;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++)
         lp_cpu_activate(kind, gated, x + (int64_t)i * width * (gated ? 2 : 1), width, y + (int64_t)i * width);
     return LP_OK;
@@ -120,7 +120,7 @@ static lp_status cpu_edit_rows(lp_backend *be, float *x, int32_t stride, const l
 static lp_status cpu_argmax(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                             int32_t *best, lp_error *err) {
     (void)err;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) best[i] = lp_cpu_argmax(logits + (int64_t)i * width, n_candidates);
     return LP_OK;
 }

@@ -23,9 +23,10 @@ static inline int32_t lp_cpu_threads(const lp_backend *be) {
     return ((const lp_backend_cpu *)be)->threads;
 }
 
-/* Threads for a loop over n rows: waking the others costs more than a few rows do. */
-static inline int32_t lp_cpu_team(const lp_backend *be, int32_t n) {
-    return n < 32 ? 1 : lp_cpu_threads(be);
+/* Threads for a loop over n rows that touches `width` numbers of each: waking the others costs more than a little work
+ * does. */
+static inline int32_t lp_cpu_team(const lp_backend *be, int32_t n, int64_t width) {
+    return n * width < 1 << 17 ? 1 : lp_cpu_threads(be);
 }
 
 /* cpu_linear.c */

@@ -90,7 +90,7 @@ lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const flo
     size_t each = (size_t)group * (size_t)stride;
     bool on_stack = each <= MAX_STACK_SCORES;
     if (!on_stack) LP_TRY(lp_mem_new(&scratch, each * (size_t)threads, sizeof(float), "attention scores", err));
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, (int64_t)q_width *longest / 8)) schedule(static)
     for (int32_t r = 0; r < n; r++) {
         float local[MAX_STACK_SCORES];
         float *scores = on_stack ? local : scratch + each * (size_t)omp_get_thread_num();
@@ -120,7 +120,7 @@ lp_status lp_cpu_store_kv(lp_backend *be, const lp_model_config *config, float *
     int32_t q_width = config->n_heads * hd;
     int64_t qkv_width = q_width + 2 * (int64_t)pool->width;
     int64_t layer_at = (int64_t)layer * pool->n_slots * pool->width;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n)) schedule(static)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, qkv_width)) schedule(static)
     for (int32_t r = 0; r < n; r++) {
         float *row = qkv + r * qkv_width;
         int64_t at = (int64_t)rows->position[r] * half;

@@ -126,7 +126,7 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float 
     (void)err;
     if (n == 0) return LP_OK;
     const lp_linear *host = &w->host;
-    int32_t threads = lp_cpu_threads(be);
+    int32_t threads = lp_cpu_team(be, n, host->n_in * host->n_out / 64);
     int64_t first_column = 0;
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];

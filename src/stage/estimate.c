@@ -1,0 +1,161 @@
+#include "stage/estimate.h"
+
+#include "base/memory.h"
+#include "nn/forward.h"
+#include "patch/lane.h"
+
+static int compare_i32(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static lp_status median_prompt(const lp_session *s, int32_t *out, lp_error *err) {
+    int32_t *lengths = NULL;
+    size_t n = (size_t)s->n_pairs;
+    lp_status status = lp_mem_new(&lengths, n, sizeof *lengths, "prompt lengths", err);
+    if (status != LP_OK) return status;
+    memcpy(lengths, s->n_prompt[LP_CORRUPTED], n * sizeof *lengths);
+    qsort(lengths, n, sizeof *lengths, compare_i32);
+    *out = lengths[n / 2];
+    lp_mem_free(lengths);
+    return LP_OK;
+}
+
+/* Floating point operations of one row through one block, and through the output head. */
+static double block_flops(const lp_model_config *c) {
+    double d = c->d_model, q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    double mlp = (c->arch == LP_ARCH_LLAMA ? 3.0 : 2.0) * d * c->d_ff;
+    return 2 * (d * (q + 2 * kv) + q * d + mlp);
+}
+
+/* The distinct runs of one direction as a group, with answers that never end and differ everywhere. */
+typedef struct {
+    lp_run_group group;
+    lp_run_wanted *runs;
+    lp_run_result *results;
+    lp_event_list *events;
+    const float **vectors;
+    int32_t *prompt, *tokens;
+} sample;
+
+static void sample_release(sample *s) {
+    for (size_t i = 0; s->events && i < s->group.n_runs; i++) lp_event_list_release(&s->events[i]);
+    lp_mem_free(s->events);
+    lp_mem_free(s->runs);
+    lp_mem_free(s->results);
+    lp_mem_free(s->vectors);
+    lp_mem_free(s->prompt);
+    lp_mem_free(s->tokens);
+    *s = (sample){0};
+}
+
+static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n_prompt, sample *out, lp_error *err) {
+    const lp_session *session = plan->session;
+    sample s = {0};
+    size_t n = 0, longest = 1;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < plan->set.n; i++)
+        n += plan->set.conditions[i].direction == (lp_direction)direction && plan->same_as[i] == (int32_t)i;
+    LP_TRY(lp_mem_new(&s.events, n, sizeof *s.events, "plan", err));
+    s.group.n_runs = n;
+    LP_TRY(lp_mem_new(&s.runs, n, sizeof *s.runs, "plan", err));
+    LP_TRY(lp_mem_new(&s.results, n, sizeof *s.results, "plan", err));
+    LP_TRY(lp_mem_new(&s.prompt, (size_t)n_prompt, sizeof(int32_t), "plan", err));
+    LP_TRY(lp_mem_new(&s.tokens, n * (size_t)session->job.decode.max_new_tokens, sizeof(int32_t), "plan", err));
+    lp_run_shape shape = {.config = &session->model.config, .protocol = session->job.protocol, .n_prompt = n_prompt};
+    n = 0;
+    for (size_t i = 0; i < plan->set.n; i++) {
+        if (plan->set.conditions[i].direction != (lp_direction)direction || plan->same_as[i] != (int32_t)i) continue;
+        LP_TRY(lp_condition_effective(&plan->set, i, &shape, &s.events[n], err));
+        if (s.events[n].n > longest) longest = s.events[n].n;
+        s.runs[n] = (lp_run_wanted){
+            .events = s.events[n].events, .n_events = s.events[n].n, .n_steps = plan->set.conditions[i].n_steps_run};
+        s.results[n].tokens = s.tokens + n * (size_t)session->job.decode.max_new_tokens;
+        n++;
+    }
+    LP_TRY(lp_mem_new(&s.vectors, longest, sizeof *s.vectors, "plan", err));
+    for (size_t i = 0; i < n; i++) s.runs[i].vectors = s.vectors;
+    s.group.prompt = s.prompt;
+    s.group.n_prompt = n_prompt;
+    s.group.runs = s.runs;
+    s.group.results = s.results;
+    *out = s;
+    return LP_OK;
+out:
+    sample_release(&s);
+    return status;
+}
+
+/* Walks the lane as the engine would and counts. Answers end after answer_tokens. */
+static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32_t n_prompt, lp_estimate *e,
+                                 lp_error *err) {
+    const lp_session *session = plan->session;
+    const lp_model_config *c = &session->model.config;
+    lp_executor_options options = lp_session_executor(session);
+    lp_lane lane = {0};
+    lp_lane_need need;
+    sample s = {0};
+    lp_status status = LP_OK;
+    LP_TRY(sample_init(plan, direction, n_prompt, &s, err));
+    LP_TRY(lp_lane_open(&lane, &options, &s.group, &need, err));
+    LP_TRY(lp_lane_start(&lane, &need, 0, 0, err));
+    e->branches += need.branches;
+    e->kv_bytes += (int64_t)need.slots * 2 * (int64_t)sizeof(float) * c->n_layers * c->n_kv_heads * c->head_dim;
+    double head_rows = 0, row_layers = 0;
+    while (lp_lane_count_rows(&lane) > 0) {
+        LP_TRY(lp_lane_make_rows(&lane, err));
+        for (int32_t i = 0; i < lane.n_rows; i++) {
+            const lp_lane_row *row = &lane.rows[i];
+            row_layers += c->n_layers - row->join;
+            if (!row->chooses) continue;
+            head_rows++;
+            bool ends = lane.branches[row->branch].n_tokens + 1 >= e->answer_tokens;
+            /* Distinct tokens, so that no two branches are taken to agree. */
+            int32_t token = ends ? options.vocabulary.eos : row->branch % options.vocabulary.n_candidates;
+            if (!ends && token == options.vocabulary.eos) token = token > 0 ? token - 1 : 1;
+            LP_TRY(lp_lane_take_token(&lane, row->branch, token, NULL, err));
+        }
+    }
+    double runs = (double)s.group.n_runs;
+    double positions = n_prompt + session->job.protocol.n_steps + 1 + e->answer_tokens - 1;
+    e->row_layers_shared += row_layers;
+    e->row_layers_unshared += runs * positions * c->n_layers;
+    double thoughts_only = n_prompt + session->job.protocol.n_steps;
+    e->row_layers_scripts += runs * (positions + thoughts_only) * c->n_layers;
+    e->gemm_flops += row_layers * block_flops(c) + head_rows * 2.0 * c->d_model * c->n_embedded;
+out:
+    lp_lane_release(&lane);
+    sample_release(&s);
+    return status;
+}
+
+lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp_estimate *out, lp_error *err) {
+    const lp_session *s = plan->session;
+    lp_estimate e = {.n_pairs = s->n_pairs, .n_conditions = plan->set.n, .n_distinct = plan->n_distinct};
+    e.answer_tokens = answer_tokens < s->job.decode.max_new_tokens ? answer_tokens : s->job.decode.max_new_tokens;
+    int32_t n_prompt = 0;
+    lp_status status = LP_OK;
+    LP_TRY(median_prompt(s, &n_prompt, err));
+    for (size_t i = 0; i < plan->set.n; i++) {
+        e.n_dead += plan->dead[i];
+        e.n_equal += plan->same_as[i] != (int32_t)i && !plan->dead[i];
+    }
+    if (s->job.sweep.denoise) LP_TRY(count_direction(plan, LP_DENOISE, n_prompt, &e, err));
+    if (s->job.sweep.noise) LP_TRY(count_direction(plan, LP_NOISE, n_prompt, &e, err));
+    double pairs = (double)s->n_pairs;
+    e.row_layers_scripts *= pairs;
+    e.row_layers_unshared *= pairs;
+    e.row_layers_shared *= pairs;
+    e.gemm_flops *= pairs;
+    e.workspace_bytes = (int64_t)lp_forward_bytes(&s->model, 1024);
+    for (size_t i = 0; i < plan->layout->n_fields; i++) {
+        const lp_field *field = &plan->layout->fields[i];
+        int64_t bytes = (int64_t)lp_field_type_bytes(field->type, field->text_bytes);
+        for (int d = 0; d < field->n_dims; d++) bytes *= field->dims[d];
+        e.store_bytes += bytes * s->n_pairs;
+    }
+    e.results_bytes = s->n_pairs * (int64_t)plan->set.n * (14 + 4 * (int64_t)s->job.decode.max_new_tokens);
+    *out = e;
+out:
+    return status;
+}

@@ -1,0 +1,25 @@
+/* Estimates for `plan`: what a sweep will cost, from the shapes alone. Local; computes no forward pass. */
+#ifndef LP_STAGE_ESTIMATE_H
+#define LP_STAGE_ESTIMATE_H
+
+#include "stage/sweep.h"
+
+typedef struct {
+    int64_t n_pairs;
+    size_t n_conditions, n_distinct, n_dead, n_equal; /* n_equal: cells whose rows are copies of another cell's */
+    int32_t branches;                                 /* of one pair, both directions */
+    double row_layers_scripts; /* every condition a clean run for its donors and a patched run, as the published scripts
+                                  do */
+    double row_layers_unshared; /* every distinct condition a run of its own */
+    double
+        row_layers_shared; /* the engine's: exact for prompt and thoughts; answers of `answer_tokens` that all differ */
+    double gemm_flops;     /* of the shared row-layers and the output head */
+    int64_t kv_bytes, workspace_bytes; /* of one pair in flight; of a batch of 1024 rows */
+    int64_t store_bytes, results_bytes;
+    int32_t answer_tokens; /* assumed */
+} lp_estimate;
+
+/* Counts one pair of typical length (the median prompt) and multiplies by the pairs of the job. */
+lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp_estimate *out, lp_error *err);
+
+#endif

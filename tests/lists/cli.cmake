@@ -1,0 +1,39 @@
+include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
+
+# lp_cli_test(NAME SCRIPT [CLASS ...]): black-box tests of the program, tests/cli/SCRIPT.py; by class, so that they run
+# side by side.
+function(lp_cli_test name script)
+  add_test(NAME cli.${name}
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${script}.py $<TARGET_FILE:latentpatch>
+      ${MPIEXEC_EXECUTABLE} ${ARGN})
+  set_tests_properties(cli.${name} PROPERTIES
+    ENVIRONMENT "${LP_CLI_ENVIRONMENT}" SKIP_RETURN_CODE 77 TIMEOUT 600)
+endfunction()
+
+# Leaks of our own are looked for here; those of Open MPI are known (tests/lsan.supp).
+set(LP_CLI_ENVIRONMENT ${LP_MPI_ENVIRONMENT})
+list(REMOVE_ITEM LP_CLI_ENVIRONMENT ASAN_OPTIONS=detect_leaks=0)
+list(APPEND LP_CLI_ENVIRONMENT
+  ASAN_OPTIONS=fast_unwind_on_malloc=0
+  LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0)
+
+find_package(Python3 COMPONENTS Interpreter)
+if(Python3_FOUND)
+  lp_cli_test(usage bad_input Usage)
+  lp_cli_test(bad_job bad_input BadJob)
+  lp_cli_test(bad_pairs bad_input BadPairs)
+  lp_cli_test(bad_model bad_input BadModel)
+  lp_cli_test(bad_files bad_input BadFiles)
+  lp_cli_test(full_disk bad_input FullDisk)
+  lp_cli_test(help program Help)
+  lp_cli_test(outputs program Outputs)
+  lp_cli_test(stop program Stop)
+  lp_cli_test(progress program Progress)
+  lp_cli_test(ranks ranks Ranks)
+  lp_cli_test(kill ranks Kill)
+  lp_cli_test(invariants ranks Invariants)
+  # The sanitizer keeps freed memory: peaks say nothing there.
+  if(NOT LP_SANITIZE)
+    lp_cli_test(memory program Memory)
+  endif()
+endif()
