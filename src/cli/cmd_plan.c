@@ -1,6 +1,8 @@
+#include "backend/backend.h"
 #include "base/memory.h"
 #include "cli/job_command.h"
 #include "stage/estimate.h"
+#include "stage/execute.h"
 
 #include <time.h>
 
@@ -9,27 +11,37 @@ static const char help[] =
     "A dry run: reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal\n"
     "cells, forward passes with and without sharing, memory, bytes. Runs nothing and writes nothing.\n";
 
-/* Rate of a matrix product on this core, for the estimate of time: a short loop of multiply-adds that the compiler
- * vectorises is no BLAS, so the figure is a floor. */
-static double measured_flops(void) {
-    enum { N = 192 };
-    static float a[N * N], b[N * N], c[N * N];
+/* Rate of the model's own MLP product in batches of 256 rows, on the cores that a rank would use: what the sweep mostly
+ * does. */
+static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp_error *err) {
+    enum { ROWS = 256 };
+    const lp_linear *host = &session->model.blocks[0].mlp_in;
+    lp_backend *be = NULL;
+    lp_backend_linear *linear = NULL;
+    float *x = NULL, *y = NULL;
     struct timespec t0, t1;
-    for (int i = 0; i < N * N; i++) a[i] = b[i] = (float)(i % 7);
-    clock_gettime(CLOCK_MONOTONIC, &t0);
-    int rounds = 0;
     double seconds = 0;
+    int64_t rounds = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_backend_cpu_new(lp_stage_threads(session), &be, err));
+    LP_TRY(be->linear_new(be, host, &linear, err));
+    LP_TRY(lp_mem_new(&x, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_in, sizeof *x, "plan", err));
+    LP_TRY(lp_mem_new(&y, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_out, sizeof *y, "plan", err));
+    LP_TRY(be->linear(be, linear, x, ROWS, y, err));
+    clock_gettime(CLOCK_MONOTONIC, &t0);
     while (seconds < 0.1) {
-        for (int i = 0; i < N; i++)
-            for (int k = 0; k < N; k++)
-                for (int j = 0; j < N; j++) c[i * N + j] += a[i * N + k] * b[k * N + j];
+        LP_TRY(be->linear(be, linear, x, ROWS, y, err));
         rounds++;
         clock_gettime(CLOCK_MONOTONIC, &t1);
         seconds = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);
     }
-    volatile float keep = c[0];
-    (void)keep;
-    return 2.0 * N * N * N * rounds / seconds;
+    *flops_per_s = 2.0 * ROWS * (double)host->n_in * (double)host->n_out * (double)rounds / seconds;
+out:
+    if (linear) be->linear_free(be, linear);
+    lp_backend_free(be);
+    lp_mem_free(x);
+    lp_mem_free(y);
+    return status;
 }
 
 static void print_bytes(const char *label, int64_t bytes) {
@@ -41,11 +53,13 @@ static void print_bytes(const char *label, int64_t bytes) {
 static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_plan plan = {0};
     lp_estimate e;
+    double rate = 1;
     enum { ASSUMED_ANSWER = 8 };
     if (lp_parallel_rank(session->parallel) != 0) return LP_OK;
     lp_status status = LP_OK;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
+    LP_TRY(measure_rate(session, &rate, err));
     printf("%s, protocol %s, %lld pairs, %zu conditions\n", session->job.model.name,
            lp_protocol_names()[session->job.protocol.kind], (long long)e.n_pairs, e.n_conditions);
     printf("  %-34s %12zu\n  %-34s %12zu\n  %-34s %12zu\n  %-34s %12d\n", "distinct runs of a pair", e.n_distinct,
@@ -57,8 +71,9 @@ static lp_status body(lp_session *session, lp_error *err) {
            "as the published scripts", e.row_layers_scripts, "one run a condition", e.row_layers_unshared, "shared",
            e.row_layers_shared, e.row_layers_scripts / e.row_layers_shared);
     printf("  %-34s %12.3g GFLOP\n", "matrix products", e.gemm_flops * 1e-9);
-    printf("  %-34s %12.3g s on one core at least at %.1f GFLOP/s (plain loop; BLAS is faster)\n", "expected",
-           e.gemm_flops / measured_flops(), measured_flops() * 1e-9);
+    printf(
+        "  %-34s %12.3g s on the cpu, one rank of %d threads at %.1f GFLOP/s (measured), were it all matrix products\n",
+        "expected", e.gemm_flops / rate, lp_stage_threads(session), rate * 1e-9);
     print_bytes("KV slots of a pair in flight", e.kv_bytes);
     print_bytes("workspace of a batch of 1024 rows", e.workspace_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);

@@ -128,7 +128,7 @@ static lp_status execute_group(worker *w, const lp_run_group *group, lp_error *e
     size_t first = group->n_runs;
     lp_status status = LP_OK;
     for (size_t i = 0; i < group->n_runs && first == group->n_runs; i++)
-        if (group->runs[i].n_events == 0) first = i;
+        if (group->runs[i].n_events == 0 && group->runs[i].n_steps == w->options->protocol.n_steps) first = i;
     if (first < group->n_runs) LP_TRY(execute_run(w, group, first, UNPATCHED_RUN, err));
     run_kind kind = first < group->n_runs ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
     for (size_t i = 0; i < group->n_runs; i++)

@@ -47,7 +47,7 @@ lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const 
         int32_t own = own_positions(lane, b);
         slots += b->parent < 0 && own < p ? p : own;
         if (b->parent >= 0 && b->fork_position < p) prompt_rows += p - b->fork_position;
-        if (group->reading && b->first_run >= 0) {
+        if (group->reading && (b->first_run >= 0 || b->last_fork >= p + b->n_steps)) {
             readers += group->reading->whole_answers ? 3 : 1;
             slots += group->reading->index + (group->reading->whole_answers ? 2 * answer_length(group->reading) : 0);
         }
@@ -81,6 +81,7 @@ lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, i
         LP_TRY(lp_mem_grow(&lane->unpatched, &lane->unpatched_capacity, (size_t)o->vocabulary.n_candidates,
                            sizeof(float), "logits", err));
     lane->has_unpatched = false;
+    lane->n_pending = 0;
     lane->position = 0;
     lane->prompt_slot = slot;
     lane->next_slot = slot + group->n_prompt;
@@ -88,7 +89,8 @@ lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, i
     lane->n_branches = lane->tree.n;
     for (int32_t i = 0; i < need->branches; i++) {
         lp_lane_branch *b = &lane->branches[i];
-        *b = (lp_lane_branch){.base = i, .ref = -1, .latent = latent + i, .next_token = -1};
+        *b = (lp_lane_branch){
+            .base = i, .ref = -1, .reader = -1, .follower = {-1, -1}, .latent = latent + i, .next_token = -1};
         if (i < lane->tree.n) b->plan = lane->tree.branches[i];
         for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
     }
@@ -104,6 +106,8 @@ void lp_lane_release(lp_lane *lane) {
     lp_mem_free(lane->rows);
     lp_mem_free(lane->first_row);
     lp_mem_free(lane->unpatched);
+    lp_mem_free(lane->pending);
+    lp_mem_free(lane->pending_logits);
     *lane = (lp_lane){0};
 }
 
@@ -217,6 +221,12 @@ static int32_t row_at(const lp_lane *lane, int32_t branch, int32_t position) {
 /* Points the branch at the nearest ancestor that has a row here and is fed the same; drops sharing where there is none.
  */
 static void find_reference(const lp_lane *lane, lp_lane_branch *b, int32_t position) {
+    if (b->kind != LP_BRANCH_RUN && b->plan.fork_position == position && has_row(lane, b->plan.parent, position) &&
+        lane->branches[b->plan.parent].next_token == b->next_token) {
+        b->ref = b->plan.parent;
+        b->dirty = lane->options->model->config.n_layers;
+        return;
+    }
     while (b->ref >= 0 && !has_row(lane, b->ref, position)) {
         const lp_lane_branch *ref = &lane->branches[b->ref];
         b->dirty = smaller(b->dirty, ref->dirty);
@@ -224,6 +234,11 @@ static void find_reference(const lp_lane *lane, lp_lane_branch *b, int32_t posit
         b->ref = ref->ref;
     }
     if (b->ref >= 0 && same_input(lane, b, position)) return;
+    /* Where both leave the prefix at once, their readers go on together. */
+    b->ref = b->ref >= 0 && b->kind == LP_BRANCH_READER ? lane->branches[b->ref].reader : -1;
+    if (b->ref >= 0 && lane->branches[b->ref].plan.fork_position == position && has_row(lane, b->ref, position) &&
+        same_input(lane, b, position))
+        return;
     b->ref = -1;
     b->dirty = 0;
 }
@@ -373,14 +388,18 @@ static bool matches_prefix(const lp_lane *lane, int32_t branch, int32_t n) {
     return memcmp(tokens_of(lane, branch), reading->prefix, (size_t)n * sizeof(int32_t)) == 0;
 }
 
+/* True when a run, of the branch or of one that forks from it later, has its reading still to come. */
+static bool has_to_read(const lp_lane *lane, const lp_lane_branch *b) {
+    return lane->group->reading && b->kind == LP_BRANCH_RUN && !b->read &&
+           (b->plan.first_run >= 0 || b->plan.last_fork >= lane->position);
+}
+
 /* True when the logits at hand are those at the reading's place. */
 static bool is_reading_place(const lp_lane *lane, int32_t branch) {
     const lp_lane_branch *b = &lane->branches[branch];
     const lp_reading *reading = lane->group->reading;
     if (!reading || b->n_tokens != reading->index) return false;
-    if (b->kind == LP_BRANCH_READER) return true;
-    return b->kind == LP_BRANCH_RUN && b->plan.first_run >= 0 && !b->read &&
-           matches_prefix(lane, branch, reading->index);
+    return b->kind == LP_BRANCH_READER || (has_to_read(lane, b) && matches_prefix(lane, branch, reading->index));
 }
 
 bool lp_lane_wants_logits(const lp_lane *lane, int32_t branch) {
@@ -388,19 +407,37 @@ bool lp_lane_wants_logits(const lp_lane *lane, int32_t branch) {
     return b->kind == LP_BRANCH_ANSWER_CLEAN || b->kind == LP_BRANCH_ANSWER_CORRUPTED || is_reading_place(lane, branch);
 }
 
-/* A reader that goes on from branch `from` with forced tokens, the first of which is fed next. */
-static void spawn(lp_lane *lane, int32_t from, lp_branch_kind kind, const int32_t *forced, int32_t n_forced) {
+/* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those behind it that
+ * have not begun; -1: none. They read together, but what they read behind their forks is their own. */
+static int32_t next_together(const lp_lane *lane, int32_t branch, int32_t i) {
+    if (lane->branches[branch].plan.last_fork < lane->position) return -1;
+    for (i++; i < lane->tree.n; i++) {
+        int32_t at = i;
+        while (at >= 0 && !lane->branches[at].started) at = lane->branches[at].plan.parent;
+        if (at == branch && at != i) return i;
+    }
+    return -1;
+}
+
+/* A reader with the events of `of`, that goes on from branch `from` with forced tokens, the first of which is fed
+ * next. It shares with `ref` as `from` does with its reference, or as a branch does that has yet to fork. */
+static int32_t spawn(lp_lane *lane, int32_t from, int32_t of, int32_t ref, lp_branch_kind kind, const int32_t *forced,
+                     int32_t n_forced) {
     LP_ASSERT(lane->n_branches < lane->max_branches);
     int32_t i = lane->n_branches++;
     lp_lane_branch *b = &lane->branches[i];
     int32_t own_latent = b->latent;
+    bool is_own = lane->branches[from].base == of;
     *b = lane->branches[from];
+    b->plan = lane->branches[of].plan;
     b->kind = kind;
-    b->base = lane->branches[from].base;
+    b->base = of;
     b->started = b->alive = true;
     b->ended = false;
-    b->ref = -1;
-    b->dirty = 0;
+    b->reader = b->follower[0] = b->follower[1] = -1;
+    b->ref = ref;
+    if (!is_own) b->dirty = lane->options->model->config.n_layers;
+    if (ref < 0) b->dirty = 0;
     b->latent = own_latent;
     b->plan.parent = from;
     b->plan.fork_position = lane->position;
@@ -414,74 +451,120 @@ static void spawn(lp_lane *lane, int32_t from, lp_branch_kind kind, const int32_
     b->log_probability = 0;
     tokens_of(lane, i)[b->n_tokens++] = forced[0];
     take_slots(lane, b, n_forced);
+    return i;
 }
 
-static void read_here(lp_lane *lane, int32_t branch, const float *logits) {
+/* The metrics at the reading's place of the runs of tree branch i. */
+static lp_status read_metrics(lp_lane *lane, int32_t i, const float *logits, lp_error *err) {
     const lp_reading *reading = lane->group->reading;
     int32_t n = lane->options->vocabulary.n_candidates;
-    lp_lane_branch *base = &lane->branches[lane->branches[branch].base];
-    if (base->plan.n_events == 0 && base->plan.n_steps == lane->options->protocol.n_steps) {
-        memcpy(lane->unpatched, logits, (size_t)n * sizeof *logits);
+    size_t bytes = (size_t)n * sizeof *logits;
+    lp_lane_branch *b = &lane->branches[i];
+    b->read = true;
+    if (b->plan.first_run < 0) return LP_OK;
+    if (b->plan.n_events == 0 && b->plan.n_steps == lane->options->protocol.n_steps) {
+        memcpy(lane->unpatched, logits, bytes);
         lane->has_unpatched = true;
+        for (int32_t k = 0; k < lane->n_pending; k++)
+            lp_metrics_read(lane->pending_logits + (size_t)k * (size_t)n, lane->unpatched, n, reading,
+                            lane->branches[lane->pending[k]].metrics);
     }
-    lp_metrics_read(logits, lane->has_unpatched ? lane->unpatched : NULL, n, reading, base->metrics);
-    base->read = true;
-    if (!reading->whole_answers) return;
-    int32_t at = lane->branches[branch].base;
-    for (int k = 0; k < 2; k++) {
-        const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
-        int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
-        if (n_tokens == 0) continue;
-        double log_probability = lp_log_probability(logits, n, tokens[0]);
-        if (n_tokens == 1) {
-            lane->branches[at].metrics[k == 0 ? LP_METRIC_ANSWER_CLEAN : LP_METRIC_ANSWER_CORRUPTED] =
-                (float)log_probability;
-            continue;
-        }
-        spawn(lane, branch, k == 0 ? LP_BRANCH_ANSWER_CLEAN : LP_BRANCH_ANSWER_CORRUPTED, tokens, n_tokens - 1);
-        lp_lane_branch *reader = &lane->branches[lane->n_branches - 1];
-        reader->base = at;
-        reader->log_probability = log_probability;
+    lp_metrics_read(logits, lane->has_unpatched ? lane->unpatched : NULL, n, reading, b->metrics);
+    const lp_branch *root = &lane->tree.branches[0];
+    bool will_have = root->n_events == 0 && root->n_steps == lane->options->protocol.n_steps && root->first_run >= 0;
+    if (lane->has_unpatched || !will_have) return LP_OK;
+    size_t pending = (size_t)lane->n_pending + 1;
+    lp_status status =
+        lp_mem_grow(&lane->pending, &lane->pending_capacity, pending, sizeof *lane->pending, "logits", err);
+    if (status == LP_OK)
+        status = lp_mem_grow(&lane->pending_logits, &lane->pending_logits_capacity, pending * (size_t)n, sizeof(float),
+                             "logits", err);
+    if (status != LP_OK) return status;
+    lane->pending[lane->n_pending] = i;
+    memcpy(lane->pending_logits + (size_t)lane->n_pending++ * (size_t)n, logits, bytes);
+    return LP_OK;
+}
+
+static const lp_metric answer_metrics[2] = {LP_METRIC_ANSWER_CLEAN, LP_METRIC_ANSWER_CORRUPTED};
+
+/* From the reading's place on along answer k (0: clean, 1: corrupted), with the events of `of`. */
+static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const float *logits) {
+    const lp_reading *reading = lane->group->reading;
+    const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
+    int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
+    if (n_tokens == 0) return;
+    double log_probability = lp_log_probability(logits, lane->options->vocabulary.n_candidates, tokens[0]);
+    if (n_tokens == 1) {
+        lane->branches[of].metrics[answer_metrics[k]] = (float)log_probability;
+        return;
+    }
+    bool is_own = lane->branches[from].base == of;
+    int32_t with = is_own ? lane->branches[from].ref : lane->branches[of].plan.parent;
+    int32_t ref = with >= 0 ? lane->branches[with].follower[k] : -1;
+    int32_t i =
+        spawn(lane, from, of, ref, k == 0 ? LP_BRANCH_ANSWER_CLEAN : LP_BRANCH_ANSWER_CORRUPTED, tokens, n_tokens - 1);
+    lane->branches[i].log_probability = log_probability;
+    lane->branches[is_own ? from : of].follower[k] = i;
+}
+
+static lp_status read_here(lp_lane *lane, int32_t branch, const float *logits, lp_error *err) {
+    bool is_run = lane->branches[branch].kind == LP_BRANCH_RUN;
+    bool whole = lane->group->reading->whole_answers;
+    lp_status status = LP_OK;
+    for (int32_t i = branch; i >= 0; i = is_run ? next_together(lane, branch, i) : -1) {
+        int32_t of = i == branch ? lane->branches[branch].base : i;
+        LP_TRY(read_metrics(lane, of, logits, err));
+        for (int k = 0; whole && k < 2; k++) follow_answer(lane, branch, of, k, logits);
+    }
+out:
+    return status;
+}
+
+/* The answer leaves the prefix: from here readers go on along it. */
+static void leave_prefix(lp_lane *lane, int32_t branch) {
+    const lp_reading *reading = lane->group->reading;
+    int32_t n_tokens = lane->branches[branch].n_tokens;
+    for (int32_t i = branch; i >= 0; i = next_together(lane, branch, i)) {
+        lp_lane_branch *b = &lane->branches[i];
+        int32_t ref = i == branch ? b->ref : lane->branches[b->plan.parent].reader;
+        b->read = true;
+        b->reader =
+            spawn(lane, branch, i, ref, LP_BRANCH_READER, reading->prefix + n_tokens, reading->index - n_tokens);
     }
 }
 
-static void take_forced(lp_lane *lane, int32_t branch, const float *logits) {
+static lp_status take_forced(lp_lane *lane, int32_t branch, const float *logits, lp_error *err) {
     lp_lane_branch *b = &lane->branches[branch];
     if (b->kind == LP_BRANCH_READER) {
         if (is_reading_place(lane, branch)) {
             b->alive = false;
-            read_here(lane, branch, logits);
-            return;
+            return read_here(lane, branch, logits, err);
         }
     } else {
         int32_t next = b->forced[b->n_forced_used];
         b->log_probability += lp_log_probability(logits, lane->options->vocabulary.n_candidates, next);
         if (b->n_forced_used == b->n_forced) {
-            lp_metric metric = b->kind == LP_BRANCH_ANSWER_CLEAN ? LP_METRIC_ANSWER_CLEAN : LP_METRIC_ANSWER_CORRUPTED;
-            lane->branches[b->base].metrics[metric] = (float)b->log_probability;
+            lane->branches[b->base].metrics[answer_metrics[b->kind == LP_BRANCH_ANSWER_CLEAN ? 0 : 1]] =
+                (float)b->log_probability;
             b->alive = false;
-            return;
+            return LP_OK;
         }
     }
     b->next_token = b->forced[b->n_forced_used++];
     tokens_of(lane, branch)[b->n_tokens++] = b->next_token;
+    return LP_OK;
 }
 
 lp_status lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const float *logits, lp_error *err) {
-    (void)err;
     const lp_reading *reading = lane->group->reading;
-    if (lane->branches[branch].kind != LP_BRANCH_RUN) {
-        take_forced(lane, branch, logits);
-        return LP_OK;
-    }
-    if (is_reading_place(lane, branch)) read_here(lane, branch, logits);
     lp_lane_branch *b = &lane->branches[branch];
-    bool reads = reading && b->plan.first_run >= 0 && !b->read;
-    if (reads && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens]) {
-        /* The answer leaves the prefix: from here a reader goes on along it. */
-        b->read = true;
-        spawn(lane, branch, LP_BRANCH_READER, reading->prefix + b->n_tokens, reading->index - b->n_tokens);
+    if (b->kind != LP_BRANCH_RUN) return take_forced(lane, branch, logits, err);
+    if (is_reading_place(lane, branch)) {
+        lp_status status = read_here(lane, branch, logits, err);
+        if (status != LP_OK) return status;
     }
+    if (has_to_read(lane, b) && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens])
+        leave_prefix(lane, branch);
     if (token == lane->options->vocabulary.eos) {
         b->ended = true;
         b->alive = false;
@@ -504,7 +587,7 @@ void lp_lane_finish(lp_lane *lane) {
             memcpy(result->tokens, tokens_of(lane, of), (size_t)b->n_tokens * sizeof(int32_t));
             result->n_tokens = b->n_tokens;
             result->ended = b->ended;
-            memcpy(result->metrics, b->metrics, sizeof result->metrics);
+            memcpy(result->metrics, lane->branches[i].metrics, sizeof result->metrics);
         }
     }
 }

@@ -32,6 +32,8 @@ typedef struct {
     int32_t n_tokens;
     bool ended;
     bool read;             /* the reading is done or on its way */
+    int32_t reader;        /* its reader along the prefix, -1: none */
+    int32_t follower[2];   /* its readers along the clean and the corrupted answer, -1: none */
     const int32_t *forced; /* readers: tokens from n_tokens_forced_from on */
     int32_t n_forced;      /* how many of them in all */
     int32_t n_forced_used;
@@ -82,6 +84,11 @@ typedef struct {
     float *unpatched; /* [n_candidates] logits of the unpatched run at the reading's place */
     size_t unpatched_capacity;
     bool has_unpatched;
+    int32_t *pending; /* [n_pending] branches that read before the unpatched run did, as early stops do */
+    size_t pending_capacity;
+    float *pending_logits; /* [n_pending, n_candidates] */
+    size_t pending_logits_capacity;
+    int32_t n_pending;
 } lp_lane;
 
 /* What a group will need at most: KV slots, and rows of one wave. */

@@ -13,8 +13,8 @@ static int64_t default_memory_limit(const lp_session *session) {
     return pages > 0 && bytes > 0 ? pages * bytes / (2 * (int64_t)ranks) : INT64_C(4) << 30;
 }
 
-/* The cores of this process's affinity mask, shared among the ranks of the node where they are not bound. */
-static int32_t default_threads(const lp_session *session) {
+int32_t lp_stage_threads(const lp_session *session) {
+    if (session->job.engine.threads > 0) return session->job.engine.threads;
     int64_t online = sysconf(_SC_NPROCESSORS_ONLN);
     int32_t threads = (int32_t)(online > 0 ? online : 1) / lp_parallel_node_size(session->parallel);
     return threads > 0 ? threads : 1;
@@ -33,7 +33,7 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
                        lp_compute_names()[job->engine.dtype]);
     lp_backend *backend = NULL;
     lp_engine_counters counters = {0};
-    int32_t threads = job->engine.threads > 0 ? job->engine.threads : default_threads(session);
+    int32_t threads = lp_stage_threads(session);
     lp_engine_options engine = {.memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
                                                                              : default_memory_limit(session)};
     lp_status status = LP_OK;

@@ -93,8 +93,12 @@ class Outputs(Case):
                 self.assertTrue(low <= share <= high, row)
         self.assertIn("sound: every control that must change nothing changed nothing", table)
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
-        text = json.dumps(summary)
-        self.assertIn('"demo-gpt2"', text)
+        self.assertEqual((summary["model"], summary["n_pairs"], summary["n_included"]), ("demo-gpt2", 12, 12))
+        try:
+            import jsonschema
+        except ImportError:
+            self.skipTest("the Python package jsonschema was not found")
+        jsonschema.validate(summary, json.loads((harness.ROOT / "schemas" / "summary.schema.json").read_text()))
 
     def test_summary_of_something_else(self) -> None:
         self.pairs()

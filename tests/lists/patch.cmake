@@ -1,5 +1,7 @@
 include(${CMAKE_CURRENT_SOURCE_DIR}/support/support.cmake)
 
-lp_unit_test(test_patched_golden LINKS lp_test_support lp_patch)
 lp_unit_test(test_condition LINKS lp_patch)
 lp_unit_test(test_expand LINKS lp_patch)
+lp_unit_test(test_metrics LINKS lp_test_support lp_patch)
+lp_unit_test(test_reading LINKS lp_test_support lp_patch)
+lp_unit_test(test_patched_golden LINKS lp_test_support lp_patch)

@@ -40,16 +40,21 @@ void golden_path(const char *name, const char *suffix, char *out, size_t size) {
     snprintf(out, size, "%s%s%s", DATA, name, suffix);
 }
 
-/* lora.json beside base/ and codi/; the public checkpoints' alpha where it is missing. */
-static double lora_alpha(const char *folder) {
+/* lora.json beside base/ and codi/, or the job of a demo model. */
+static double lora_alpha(const char *folder, const char *demo) {
     char path[600];
     cJSON *document = NULL;
-    lp_json root, value;
-    double alpha = 32;
+    lp_json root, model, lora, value;
+    double alpha = 0;
     snprintf(path, sizeof path, "%.500s/lora.json", folder);
-    if (lp_path_look(path) != LP_PATH_FILE) return alpha;
+    if (demo) snprintf(path, sizeof path, "%s/jobs/%.60s.json", LP_SOURCE_DIR, demo);
     OK(lp_json_load(path, 1 << 20, &document, &root, err));
-    OK(lp_json_get(&root, "alpha", &value, err));
+    lora = root;
+    if (demo) {
+        OK(lp_json_get(&root, "model", &model, err));
+        OK(lp_json_get(&model, "lora", &lora, err));
+    }
+    OK(lp_json_get(&lora, "alpha", &value, err));
     OK(lp_json_number(&value, 0, 1e6, &alpha, err));
     cJSON_Delete(document);
     return alpha;
@@ -63,7 +68,7 @@ void golden_model_open(const char *name, golden_model *out) {
     snprintf(folder + strlen(folder), sizeof folder - strlen(folder), "%s", demo ? name + 5 : name);
     snprintf(out->base, sizeof out->base, "%s/base", folder);
     snprintf(codi, sizeof codi, "%s/codi", folder);
-    lp_model_source source = {.base = out->base, .codi = codi, .lora_alpha = lora_alpha(folder)};
+    lp_model_source source = {.base = out->base, .codi = codi, .lora_alpha = lora_alpha(folder, demo ? name : NULL)};
     OK(lp_model_load(&source, &out->model, err));
     OK(lp_tokenizer_load(out->base, &out->tokenizer, err));
     OK(lp_vocabulary_init(&out->model, out->tokenizer, out->base, NULL, &out->vocabulary, err));

@@ -62,7 +62,8 @@ static void test_tokenizer_config(void **state) {
         lp_status status = lp_vocabulary_init(&m.model, m.tokenizer, "test_protocol.dir", NULL, &v, &error);
         if (cases[i].message) {
             assert_int_not_equal(status, LP_OK);
-            if (!strstr(error.text, cases[i].message)) fail_msg("expected ...%s, found %s", cases[i].message, error.text);
+            if (!strstr(error.text, cases[i].message))
+                fail_msg("expected ...%s, found %s", cases[i].message, error.text);
         } else {
             assert_int_equal(status, LP_OK);
             assert_int_equal(v.eos, cases[i].eos);

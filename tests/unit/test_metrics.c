@@ -1,0 +1,139 @@
+/* Metrics of one position against torch (log_softmax in float64), and which of them an executor leaves undefined. */
+#include "base/memory.h"
+#include "patch/executor.h"
+#include "support/golden.h"
+
+#include <math.h>
+
+static void check(const char *what, double got, double wanted) {
+    if (!(fabs(got - wanted) <= 1e-6 * fmax(1, fabs(wanted))))
+        fail_msg("%s: expected %.9g, found %.9g", what, wanted, got);
+}
+
+static void test_one_position(void **state) {
+    (void)state;
+    /* The fifth number is eot's: no candidate, whatever its logit. */
+    const float logits[5] = {1.5f, -2.0f, 0.25f, 1.0f, 50.0f};
+    const float before[5] = {0.5f, 1.0f, -1.25f, 2.0f, -50.0f};
+    const int32_t clean[2] = {3, 0}, corrupted[1] = {1};
+    const lp_reading reading = {.clean = {clean, 2}, .corrupted = {corrupted, 1}};
+    float out[LP_N_METRICS];
+    lp_metrics_read(logits, before, 4, &reading, out);
+    check("logit_clean", (double)out[LP_METRIC_LOGIT_CLEAN], 1.0);
+    check("logit_corrupted", (double)out[LP_METRIC_LOGIT_CORRUPTED], -2.0);
+    check("logprob_clean", (double)out[LP_METRIC_LOGPROB_CLEAN], -1.154007540918);
+    check("logprob_corrupted", (double)out[LP_METRIC_LOGPROB_CORRUPTED], -4.154007540918);
+    check("kl", (double)out[LP_METRIC_KL], 0.783712674040);
+    check("log probability", lp_log_probability(before, 4, 2), -3.738447373600);
+    lp_metrics_read(before, before, 4, &reading, out);
+    assert_true(out[LP_METRIC_KL] == 0);
+
+    const lp_reading nothing = {.clean = {NULL, 0}, .corrupted = {NULL, 0}};
+    lp_metrics_read(logits, NULL, 4, &nothing, out);
+    for (int m = 0; m <= LP_METRIC_KL; m++) assert_true(isnan(out[m]));
+    /* Far apart logits neither overflow nor vanish. */
+    const float far[2] = {200.0f, -200.0f}, near[2] = {-200.0f, 200.0f};
+    lp_metrics_read(far, near, 2, &reading, out);
+    check("kl of opposites", (double)out[LP_METRIC_KL], 400.0);
+    check("log probability of the unlikely", lp_log_probability(far, 2, 1), -400.0);
+    for (int m = 0; m < LP_N_METRICS; m++) assert_string_not_equal(lp_metric_names()[m], "");
+    assert_null(lp_metric_names()[LP_N_METRICS]);
+}
+
+/* ---- An executor's groups ---------------------------------------------------------------------------------------- */
+
+enum { N_TOKENS = 6 };
+
+typedef struct {
+    golden_model model;
+    lp_token_list prompt;
+    float *zeros;
+    const float *vectors[1];
+    lp_event event;
+    int32_t tokens[3][N_TOKENS];
+    lp_run_result results[3];
+} fixture;
+
+typedef struct {
+    lp_work_unit *unit;
+} one_unit;
+
+static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
+    (void)err;
+    one_unit *source = user;
+    *unit = source->unit;
+    source->unit = NULL;
+    return LP_OK;
+}
+
+static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
+    (void)user;
+    (void)unit;
+    (void)err;
+    return LP_OK;
+}
+
+static void execute(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading) {
+    lp_run_group group = {.prompt = f->prompt.ids,
+                          .n_prompt = (int32_t)f->prompt.n,
+                          .runs = runs,
+                          .results = f->results,
+                          .n_runs = n,
+                          .reading = reading};
+    lp_work_unit unit = {.groups = &group, .n_groups = 1};
+    one_unit queue = {.unit = &unit};
+    lp_work_source source = {.user = &queue, .next = next_unit, .done = unit_done};
+    lp_executor_options options = {.model = &f->model.model,
+                                   .protocol = golden_protocol("codi", 6),
+                                   .vocabulary = f->model.vocabulary,
+                                   .max_new_tokens = N_TOKENS,
+                                   .max_positions = f->model.model.config.n_context};
+    for (int i = 0; i < 3; i++) f->results[i] = (lp_run_result){.tokens = f->tokens[i]};
+    OK(lp_execute_reference(&options, &source, err));
+}
+
+static void test_kl_needs_an_unpatched_run(void **state) {
+    (void)state;
+    fixture f = {0};
+    golden_model_open("gpt2-ln", &f.model);
+    lp_protocol protocol = golden_protocol("codi", 6);
+    OK(lp_protocol_prompt(&protocol, &f.model.model, f.model.tokenizer, &f.model.vocabulary, "7 pens, 3?", &f.prompt,
+                          err));
+    OK(lp_mem_new(&f.zeros, (size_t)f.model.model.config.d_model, sizeof(float), "zeros", err));
+    f.vectors[0] = f.zeros;
+    f.event.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
+    const lp_run_wanted unpatched = {.n_steps = 6};
+    const lp_run_wanted patched = {.events = &f.event, .vectors = f.vectors, .n_events = 1, .n_steps = 6};
+    const lp_run_wanted runs[3] = {patched, unpatched, unpatched};
+
+    execute(&f, runs, 3, NULL);
+    for (int i = 0; i < 3; i++)
+        for (int m = 0; m < LP_N_METRICS; m++) assert_true(isnan(f.results[i].metrics[m]));
+
+    /* A prefix that no run says: it is forced for all of them, the unpatched one too. */
+    const int32_t first = (f.tokens[1][0] + 1) % 100, number[2] = {20, f.model.vocabulary.eos};
+    const lp_reading readings[2] = {
+        {.index = 0, .clean = {number, 2}, .corrupted = {number, 2}, .whole_answers = true},
+        {.index = 1, .prefix = &first, .clean = {number, 2}, .corrupted = {number, 2}, .whole_answers = true}};
+    for (int i = 0; i < 2; i++) {
+        execute(&f, runs, 3, &readings[i]);
+        float kl = f.results[0].metrics[LP_METRIC_KL];
+        if (!(kl > 0) || f.results[1].metrics[LP_METRIC_KL] != 0 || f.results[2].metrics[LP_METRIC_KL] != 0)
+            fail_msg("reading %d: KL %g of the patched run, %g and %g of the unpatched ones", i, (double)kl,
+                     (double)f.results[1].metrics[LP_METRIC_KL], (double)f.results[2].metrics[LP_METRIC_KL]);
+        /* eos behind the number makes the whole answer less likely than its only token. */
+        assert_true(f.results[0].metrics[LP_METRIC_ANSWER_CLEAN] < f.results[0].metrics[LP_METRIC_LOGPROB_CLEAN]);
+        execute(&f, runs, 1, &readings[i]);
+        assert_true(isnan(f.results[0].metrics[LP_METRIC_KL]));
+        assert_true(isfinite(f.results[0].metrics[LP_METRIC_LOGIT_CLEAN]));
+    }
+    lp_mem_free(f.zeros);
+    lp_token_list_release(&f.prompt);
+    golden_model_close(&f.model);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_position),
+                                       cmocka_unit_test(test_kl_needs_an_unpatched_run)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
