@@ -240,8 +240,7 @@ out:
     return status;
 }
 
-lp_status lp_deal_end(lp_deal *deal, lp_status mine, lp_error *err) {
-    if (!deal) return mine;
+lp_status lp_deal_join(lp_deal *deal, lp_status mine, lp_error *err) {
     const lp_parallel *parallel = deal->parallel;
     lp_error ignored;
     int64_t flags = mine == LP_OK ? 0 : FLAG_FAILED;
@@ -258,6 +257,16 @@ lp_status lp_deal_end(lp_deal *deal, lp_status mine, lp_error *err) {
     lp_status status = lp_parallel_barrier(parallel, mine == LP_OK ? err : &ignored);
     if (status == LP_OK) status = lp_parallel_agree(parallel, mine, err);
     if (status == LP_OK) status = look_for_stop(deal, err);
-    release(deal);
+    return status;
+}
+
+void lp_deal_free(lp_deal *deal) {
+    if (deal) release(deal);
+}
+
+lp_status lp_deal_end(lp_deal *deal, lp_status mine, lp_error *err) {
+    if (!deal) return mine;
+    lp_status status = lp_deal_join(deal, mine, err);
+    lp_deal_free(deal);
     return status;
 }

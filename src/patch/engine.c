@@ -109,6 +109,14 @@ static lp_status dev_new(engine *e, void *out, size_t bytes, const char *what, l
     return status;
 }
 
+/* Bytes of everything but KV slots and latents, for batches of `rows`. */
+static int64_t work_bytes(const engine *e, int64_t rows) {
+    const lp_model_config *c = &e->options->model->config;
+    int64_t gathered = 2 * (rows + LP_ROW_PADDING) * c->d_model;
+    int64_t logits = (HEAD_ROWS + LP_ROW_PADDING) * (int64_t)c->n_embedded;
+    return (int64_t)lp_forward_bytes(e->options->model, (int32_t)rows) + (gathered + logits) * (int64_t)sizeof(float);
+}
+
 /* Makes room for batches of `rows`. */
 static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
     if (rows <= e->max_rows) return LP_OK;
@@ -130,7 +138,7 @@ static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
     LP_TRY(dev_new(e, &e->projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
     LP_TRY(dev_new(e, &e->best, n * sizeof(int32_t), "tokens", err));
     e->max_rows = rows;
-    e->counters.workspace_bytes = lp_forward_bytes(e->options->model, rows) + 2 * n * d * sizeof(float);
+    e->counters.workspace_bytes = (size_t)work_bytes(e, rows);
 out:
     return status;
 }
@@ -165,13 +173,17 @@ static int64_t at_least(int64_t value, int64_t floor) {
     return value > floor ? value : floor;
 }
 
+static int64_t at_most(int64_t value, int64_t ceiling) {
+    return value < ceiling ? value : ceiling;
+}
+
 /* Sizes workspace and pool for units like this one. Called while nothing is in flight. */
 static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
     int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : DEFAULT_ROWS;
     int64_t limit = e->engine->memory_limit;
-    int64_t per_slot = (int64_t)slot_bytes(e);
-    int64_t least_work = (int64_t)lp_forward_bytes(e->options->model, rows);
-    int64_t least = least_work + slots * per_slot;
+    int64_t unit =
+        slots * (int64_t)slot_bytes(e) + branches * (int64_t)e->options->model->config.d_model * (int64_t)sizeof(float);
+    int64_t least_work = work_bytes(e, rows), least = least_work + unit;
     if (least > limit)
         return lp_fail(
             err, LP_ERR_MEMORY,
@@ -179,20 +191,17 @@ static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branch
             (long long)least, slots, rows, (long long)limit);
     /* Half of what is left beyond one unit goes to wider batches, where that is wanted; the rest to more units. */
     int64_t max_rows = at_least(wanted, rows);
-    while (max_rows > rows &&
-           (int64_t)lp_forward_bytes(e->options->model, (int32_t)max_rows) - least_work > (limit - least) / 2)
+    while (max_rows > rows && work_bytes(e, max_rows) - least_work > (limit - least) / 2)
         max_rows = at_least(max_rows / 2, rows);
     lp_status status = make_workspace(e, (int32_t)max_rows, err);
     if (status != LP_OK) return status;
+    int64_t fit = (limit - work_bytes(e, max_rows)) / unit;
     int64_t units = at_least((2 * wanted + branches - 1) / at_least(branches, 1), 1);
-    if (units > MAX_IN_FLIGHT) units = MAX_IN_FLIGHT;
-    int64_t fit = (limit - (int64_t)lp_forward_bytes(e->options->model, (int32_t)max_rows)) / (slots * per_slot);
-    if (units > fit) units = at_least(fit, 1);
-    /* Some room for units that are longer than this one. */
-    int64_t n_slots = units * slots + (units > 1 ? slots : 0);
-    if (n_slots * per_slot > limit - least_work) n_slots = at_least((limit - least_work) / per_slot, slots);
-    return make_pool(e, (int32_t)(n_slots < INT32_MAX / 2 ? n_slots : INT32_MAX / 2), (int32_t)((units + 1) * branches),
-                     err);
+    units = at_most(at_most(units, fit), MAX_IN_FLIGHT);
+    /* Room for one more, as units may come that are longer than this one. */
+    if (units > 1) units = at_most(units + 1, fit);
+    units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
+    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, err);
 }
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
@@ -341,10 +350,13 @@ static lp_status add_edit(engine *e, const lp_lane *lane, const lp_lane_row *row
 /* The edits that the row itself has to make: events at its position that its source's vector does not hold yet. */
 static lp_status add_edits(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
     const lp_branch *branch = &lane->branches[row->branch].plan;
+    int32_t last_v = (e->options->model->config.n_layers - 1) * LP_N_SITES + LP_SITE_V;
     for (int32_t k = 0; k < branch->n_events; k++) {
         const lp_event *event = lp_tree_event(lane->group, branch, k, NULL);
         bool here = event->all ? row->position >= event->position : event->position == row->position;
         if (!here || (k < row->first_own_event && event->depth < row->join * LP_N_SITES)) continue;
+        /* `*` names eot too, whose output nobody reads where eos follows it. */
+        if (!row->output && event->depth > last_v) continue;
         if (row->join == 0 || event->depth >= (row->join - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
             lp_status status = add_edit(e, lane, row, place, k, err);
             if (status != LP_OK) return status;

@@ -3,8 +3,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "parallel/deal.h"
-#include "parallel/progress.h"
 #include "parallel/signals.h"
 #include "stage/execute.h"
 #include "stage/layout.h"
@@ -202,10 +200,6 @@ void lp_stage_stopped(const lp_session *s, const char *output, lp_status status)
     if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path) unlink(path);
 }
 
-static int64_t count_done(const void *state) {
-    return lp_deal_count(state);
-}
-
 lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
                         lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err) {
     int64_t p = session->n_pairs;
@@ -249,31 +243,6 @@ void lp_store_tables_release(lp_store_tables *tables) {
     for (int i = 0; i < 4; i++) lp_mem_free(tables->texts[i]);
     for (int side = 0; side < 2; side++) lp_mem_free(tables->answers[side]);
     *tables = (lp_store_tables){0};
-}
-
-static lp_status run_all(cache_work *w, const int64_t *costs, lp_cache_report *report, lp_error *err) {
-    lp_session *s = w->session;
-    lp_progress *progress = NULL;
-    lp_status status = LP_OK;
-    lp_deal_options options = {.costs = costs, .done = lp_pair_file_state(w->store), .n_units = s->n_pairs};
-    LP_TRY(lp_deal_new(s->parallel, &options, &w->deal, err));
-    if (lp_parallel_rank(s->parallel) == 0) {
-        lp_progress_options shown = {.label = "cache",
-                                     .unit = "pairs",
-                                     .total = s->n_pairs,
-                                     .before = report->n_done_before,
-                                     .count = count_done,
-                                     .state = w->deal};
-        status = lp_progress_start(&shown, &progress, err);
-    }
-    lp_work_source source = {.user = w, .next = next_pair, .done = pair_done};
-    if (status == LP_OK) status = lp_stage_execute(s, &source, err);
-    lp_progress_stop(progress);
-    status = lp_deal_end(w->deal, status, err);
-    w->deal = NULL;
-    lp_stage_stopped(s, s->job.store.file, status);
-out:
-    return status;
 }
 
 /* Reads every journalled pair's answers. Rank 0. */
@@ -331,7 +300,15 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
                    (long long)n_bad);
     }
     report->n_done_before = lp_pair_file_n_done(w.store);
-    LP_TRY(run_all(&w, costs, report, err));
+    lp_stage_work work = {.label = "cache",
+                          .output = s->job.store.file,
+                          .costs = costs,
+                          .skip = lp_pair_file_state(w.store),
+                          .total = s->n_pairs,
+                          .before = report->n_done_before,
+                          .source = {.user = &w, .next = next_pair, .done = pair_done},
+                          .deal = &w.deal};
+    LP_TRY(lp_stage_run(s, &work, err));
     if (report->n_done_before < s->n_pairs) {
         char now[32];
         lp_stage_time(now);

@@ -1,6 +1,7 @@
 #include "stage/execute.h"
 
 #include "base/log.h"
+#include "parallel/progress.h"
 #include "patch/engine.h"
 
 #include <time.h>
@@ -49,6 +50,36 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
         (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
 out:
     lp_backend_free(backend);
+    return status;
+}
+
+static int64_t count_done(const void *state) {
+    return lp_deal_count(state);
+}
+
+lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) {
+    lp_progress *progress = NULL;
+    lp_deal *deal = NULL;
+    lp_status status = LP_OK;
+    lp_deal_options options = {.costs = work->costs, .done = work->skip, .n_units = s->n_pairs};
+    LP_TRY(lp_deal_new(s->parallel, &options, &deal, err));
+    *work->deal = deal;
+    if (lp_parallel_rank(s->parallel) == 0) {
+        lp_progress_options shown = {.label = work->label,
+                                     .unit = "pairs",
+                                     .total = work->total,
+                                     .before = work->before,
+                                     .count = count_done,
+                                     .state = deal};
+        status = lp_progress_start(&shown, &progress, err);
+    }
+    if (status == LP_OK) status = lp_stage_execute(s, &work->source, err);
+    status = lp_deal_join(deal, status, err);
+    lp_progress_stop(progress);
+    lp_stage_stopped(s, work->output, status);
+out:
+    *work->deal = NULL;
+    lp_deal_free(deal);
     return status;
 }
 

@@ -2,6 +2,7 @@
 #ifndef LP_STAGE_EXECUTE_H
 #define LP_STAGE_EXECUTE_H
 
+#include "parallel/deal.h"
 #include "stage/layout.h"
 
 /* Arrays behind the tables of a store's specification. {0} before; texts are borrowed from the session. */
@@ -31,6 +32,21 @@ int32_t lp_stage_threads(const lp_session *session);
 /* How many of n_units one rank may have in hand at once, so that the others get their share: a quarter of a fair share.
  */
 int64_t lp_stage_share(const lp_session *session, int64_t n_units);
+
+/* Pairs to be done by all ranks together. */
+typedef struct {
+    const char *label;     /* "cache" */
+    const char *output;    /* file that the work goes to, for messages */
+    const int64_t *costs;  /* [n_pairs] */
+    const uint8_t *skip;   /* [n_pairs] not to be done */
+    int64_t total, before; /* for the progress: pairs in all, and those done by earlier lives of the job */
+    lp_work_source source;
+    lp_deal **deal; /* set while the work runs, for the source's functions; NULL again at the end */
+} lp_stage_work;
+
+/* Collective. Deals the pairs out, runs them with the job's executor, shows the progress, and gives the verdict of all
+ * ranks. */
+lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err);
 
 /* The time in UTC, ISO 8601. */
 void lp_stage_time(char out[32]);

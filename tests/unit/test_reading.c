@@ -65,7 +65,7 @@ static void test_places(void **state) {
         {"a |", "a", "| eos",
          "\xc4\xa0"
          "1 2 eos"},                           /* the lead's minus belongs to the number */
-        {"a - 5", "a -", "- 5 eos", "12 eos"}, /* "a--5" would join the minuses' word, not their tokens */
+        {"a - 5", "a -", "- 5 eos", "12 eos"}, /* a minus in a token of its own stays in the prefix */
         {"1 2", "", "- 5 eos", "12 eos"},
         {"<9> 12", "<9>", "- 5 eos", "12 eos"}, /* the prefix cannot be found again: the number alone */
     };
