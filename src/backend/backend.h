@@ -16,7 +16,7 @@
 typedef struct lp_backend lp_backend;
 
 /* Matrices that operations write have room for this many rows more than asked for: `linear` fills up tiles there. */
-enum { LP_ROW_PADDING = 64 };
+enum { LP_ROW_PADDING = 128 };
 
 /* A linear layer's weights in the backend's memory; opaque. */
 typedef struct lp_backend_linear lp_backend_linear;
@@ -33,7 +33,9 @@ typedef struct {
 
 /* What attention needs to know of each row; dev arrays [n_rows] unless said otherwise. A row attends to the slots
  * prompt_begin .. prompt_begin + prompt_length - 1, then to tail[tail_begin .. tail_begin + tail_length - 1], in this
- * order; its own slot is among them. */
+ * order; its own slot is among them. The groups, which a backend may ask for (wants_groups), only say which rows share
+ * a prompt's slots, so that these are read once for several rows; without them (group_row NULL) results are the same.
+ */
 typedef struct {
     const int32_t *position;
     const int32_t *slot;
@@ -41,8 +43,13 @@ typedef struct {
     const int32_t *prompt_length;
     const int32_t *tail_begin;
     const int32_t *tail_length;
-    const int32_t *tail; /* slots */
+    const int32_t *tail;        /* slots */
+    const int32_t *group_row;   /* [rows of the batch] row numbers, group by group, ascending within each */
+    const int32_t *group_begin; /* [n_groups + 1] into group_row; a group has at most LP_GROUP_ROWS rows */
+    int32_t n_groups;
 } lp_row_table;
+
+enum { LP_GROUP_ROWS = 32 };
 
 /* One change of a row: x[row, offset .. offset + width) by operation (values of lp_operation) with vectors[vector ...].
  */
@@ -61,7 +68,11 @@ typedef struct {
 } lp_backend_counters;
 
 struct lp_backend {
-    const char *name; /* "cpu", "cuda", "check" */
+    const char *name;        /* "cpu", "cuda", "check" */
+    const char *description; /* what it computes with: device or library, versions; for provenance */
+    int64_t memory_bytes;    /* of the device, that this process may use for everything; 0: the host's memory */
+    int32_t batch_rows;      /* rows of a batch that keep it busy */
+    bool wants_groups;       /* attention gains from lp_row_table's groups */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);

@@ -2,9 +2,10 @@
 
 #include <stdatomic.h>
 
-/* The size lies in front of the block, in a header as wide as the alignment. */
+/* In front of the block, in a header as wide as the alignment. */
 typedef struct {
     size_t bytes;
+    void *raw; /* what calloc gave */
 } block_header;
 
 static atomic_size_t live_bytes;
@@ -23,22 +24,23 @@ lp_status lp_mem_new(void *out, size_t n_items, size_t item_bytes, const char *w
     size_t bytes = 0;
     if (__builtin_mul_overflow(n_items, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
         return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items, item_bytes);
-    size_t total = (bytes + 2 * LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT;
-    unsigned char *raw = aligned_alloc(LP_ALIGNMENT, total);
+    /* calloc, not aligned_alloc and memset: large blocks come zeroed from the system, and pages that are never touched
+     * take no memory. */
+    size_t total = bytes + 2 * LP_ALIGNMENT;
+    unsigned char *raw = calloc(1, total);
     if (!raw) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %zu bytes wanted", what, bytes);
-    memset(raw, 0, total);
-    ((block_header *)(void *)raw)->bytes = total;
+    void *block = raw + 2 * LP_ALIGNMENT - (uintptr_t)raw % LP_ALIGNMENT;
+    *(block_header *)(void *)((unsigned char *)block - LP_ALIGNMENT) = (block_header){.bytes = total, .raw = raw};
     count_up(total);
-    void *block = raw + LP_ALIGNMENT;
     memcpy(out, &block, sizeof block);
     return LP_OK;
 }
 
 void lp_mem_free(void *block) {
     if (!block) return;
-    unsigned char *raw = (unsigned char *)block - LP_ALIGNMENT;
-    atomic_fetch_sub(&live_bytes, ((block_header *)(void *)raw)->bytes);
-    free(raw);
+    const block_header *header = (const void *)((unsigned char *)block - LP_ALIGNMENT);
+    atomic_fetch_sub(&live_bytes, header->bytes);
+    free(header->raw);
 }
 
 lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item_bytes, const char *what,

@@ -379,6 +379,9 @@ static lp_status look_at_codi(binder *b, int64_t *width, lp_error *err) {
         if (starts_with(name, "prj.ln.")) b->table->has_projection_norm = true;
     }
     const key *first = index_find(&b->codi, "prj.1.weight");
+    if (b->table->has_projection && !first)
+        return lp_fail(err, LP_ERR_MISMATCH,
+                       "%s: missing tensor \"prj.1.weight\", although there are other tensors of prj", b->codi_file);
     if (first && first->tensor->n_dims == 2) *width = first->tensor->shape[0];
     if (first && *width == 0) *width = b->config->d_model;
     return LP_OK;

@@ -1,8 +1,7 @@
 #include "nn/forward.h"
 
+#include "backend/groups.h"
 #include "base/memory.h"
-
-enum { MLP_ROWS = 512 };
 
 typedef struct {
     const float *weight, *bias;
@@ -28,7 +27,8 @@ struct lp_forward {
     float *h, *sum;     /* [max_rows, D] normed input; what a block part adds to the stream */
     float *qkv;         /* [max_rows, Q + 2 KV] */
     float *attention;   /* [max_rows, Q] */
-    float *mlp, *gated; /* [MLP_ROWS, F or 2 F], [MLP_ROWS, F] */
+    float *mlp, *gated; /* [mlp_rows, F or 2 F], [mlp_rows, F] */
+    int32_t mlp_rows;   /* rows that the MLP takes at once */
     float *projected;   /* [max_rows, projection's inner size] */
     int32_t *ints;      /* dev: the batch's index lists */
     size_t ints_capacity;
@@ -36,8 +36,9 @@ struct lp_forward {
     size_t host_capacity;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
-    float *captured;  /* host [D or KV] */
-    int32_t *compact; /* host [max_rows] row -> row among those with output, or -1 */
+    float *captured;      /* host [D or KV] */
+    int32_t *compact;     /* host [max_rows] row -> row among those with output, or -1 */
+    uint64_t *group_keys; /* host [max_rows] scratch of lp_row_groups; NULL where the backend wants no groups */
     uint64_t row_layers;
     lp_row_layer_hook hook;
     void *hook_user;
@@ -66,10 +67,17 @@ static size_t floats_per_row(const lp_model *model) {
     return 4 * (size_t)c->d_model + (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
 }
 
-size_t lp_forward_bytes(const lp_model *model, int32_t max_rows) {
+/* The MLP's inner activations are wide: they are made for a part of the batch at a time, which on the cpu also keeps
+ * them in its caches. */
+static int32_t mlp_rows(const lp_backend *be) {
+    enum { CPU_ROWS = 512 };
+    return be ? be->batch_rows / 2 : CPU_ROWS;
+}
+
+size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows) {
     const lp_model_config *c = &model->config;
     size_t rows = (size_t)max_rows + LP_ROW_PADDING;
-    size_t mlp = (size_t)(MLP_ROWS + LP_ROW_PADDING) * (size_t)(mlp_width(c) + c->d_ff);
+    size_t mlp = (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(c) + c->d_ff);
     return (rows * floats_per_row(model) + mlp) * sizeof(float) + rows * 64;
 }
 
@@ -139,13 +147,34 @@ static lp_status make_workspace(lp_forward *f, lp_error *err) {
     LP_TRY(matrix_new(f, &f->sum, rows, d, "block output", err));
     LP_TRY(matrix_new(f, &f->qkv, rows, q_width(c) + 2 * kv_width(c), "q, k, v", err));
     LP_TRY(matrix_new(f, &f->attention, rows, q_width(c), "attention", err));
-    LP_TRY(matrix_new(f, &f->mlp, MLP_ROWS, mlp_width(c), "MLP", err));
-    if (c->arch == LP_ARCH_LLAMA) LP_TRY(matrix_new(f, &f->gated, MLP_ROWS, c->d_ff, "MLP", err));
+    LP_TRY(matrix_new(f, &f->mlp, (size_t)f->mlp_rows, mlp_width(c), "MLP", err));
+    if (c->arch == LP_ARCH_LLAMA) LP_TRY(matrix_new(f, &f->gated, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
     LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
     LP_TRY(lp_mem_new(&f->captured, (size_t)(d > kv_width(c) ? d : kv_width(c)), sizeof(float), "capture", err));
     LP_TRY(lp_mem_new(&f->compact, rows, sizeof(int32_t), "rows", err));
+    if (f->be->wants_groups) LP_TRY(lp_mem_new(&f->group_keys, rows, sizeof(uint64_t), "rows", err));
 out:
     return status;
+}
+
+static void free_workspace(lp_forward *f) {
+    float **matrices[] = {&f->x, &f->x_out, &f->h, &f->sum, &f->qkv, &f->attention, &f->mlp, &f->gated, &f->projected};
+    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
+        if (*matrices[i]) f->be->release(f->be, *matrices[i]);
+        *matrices[i] = NULL;
+    }
+    lp_mem_free(f->captured);
+    lp_mem_free(f->compact);
+    lp_mem_free(f->group_keys);
+    f->captured = NULL;
+    f->compact = NULL;
+    f->group_keys = NULL;
+}
+
+lp_status lp_forward_resize(lp_forward *f, int32_t max_rows, lp_error *err) {
+    free_workspace(f);
+    f->max_rows = max_rows;
+    return make_workspace(f, err);
 }
 
 lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
@@ -156,6 +185,7 @@ lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows
     f->be = be;
     f->model = model;
     f->max_rows = max_rows;
+    f->mlp_rows = mlp_rows(be);
     LP_TRY(lp_rope_init(&model->config, max_positions, &f->rope, err));
     LP_TRY(load_weights(f, err));
     LP_TRY(make_workspace(f, err));
@@ -191,14 +221,10 @@ void lp_forward_free(lp_forward *f) {
     if (f->positions) be->vector_free(be, f->positions);
     if (f->cosine) be->vector_free(be, f->cosine);
     if (f->sine) be->vector_free(be, f->sine);
-    float *matrices[] = {f->x, f->x_out, f->h, f->sum, f->qkv, f->attention, f->mlp, f->gated, f->projected};
-    for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++)
-        if (matrices[i]) be->release(be, matrices[i]);
+    free_workspace(f);
     if (f->ints) be->release(be, f->ints);
     lp_mem_free(f->host_ints);
     lp_mem_free(f->edits);
-    lp_mem_free(f->captured);
-    lp_mem_free(f->compact);
     lp_mem_free(f->blocks);
     lp_rope_release(&f->rope);
     lp_mem_free(f);
@@ -252,6 +278,7 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
     const lp_forward_batch *b = p->batch;
     size_t n = (size_t)b->n_rows, used = 0;
     size_t at[14];
+    int32_t n_groups = 0;
     lp_status status = LP_OK;
     LP_TRY(add_ints(f, &used, b->position, n, &at[0], err));
     LP_TRY(add_ints(f, &used, b->slot, n, &at[1], err));
@@ -292,6 +319,11 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
         }
     }
     copy_begin[n_layers] = k;
+    if (f->be->wants_groups) {
+        LP_TRY(add_ints(f, &used, NULL, 2 * n + 1, &at[11], err));
+        int32_t *group_row = f->host_ints + at[11];
+        n_groups = lp_row_groups(b->prompt_begin, b->n_rows, LP_GROUP_ROWS, group_row, group_row + n, f->group_keys);
+    }
     if (used > f->ints_capacity) {
         void *dev = NULL;
         if (f->ints) f->be->release(f->be, f->ints);
@@ -308,6 +340,11 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
                              .tail_begin = f->ints + at[4],
                              .tail_length = f->ints + at[5],
                              .tail = f->ints + at[6]};
+    if (n_groups > 0) {
+        p->rows.group_row = f->ints + at[11];
+        p->rows.group_begin = f->ints + at[11] + n;
+        p->rows.n_groups = n_groups;
+    }
     p->joined_from = f->ints + at[7];
     p->token_rows = f->ints + at[8];
     p->token_ids = p->token_rows + fresh;
@@ -390,7 +427,7 @@ static lp_status report_inputs(const pass *p, int32_t layer, int32_t n, lp_error
     for (int32_t r = 0; r < n; r++) {
         lp_status status = f->be->download(f->be, f->captured, f->x + (int64_t)r * d, (size_t)d * sizeof(float), err);
         if (status != LP_OK) return status;
-        f->hook(f->hook_user, r, layer, f->captured);
+        f->hook(f->hook_user, p->batch, r, layer, f->captured);
     }
     return LP_OK;
 }
@@ -400,8 +437,8 @@ static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int3
     const lp_model_config *c = &f->model->config;
     bool gated = c->arch == LP_ARCH_LLAMA;
     lp_status status = LP_OK;
-    for (int32_t first = 0; first < n && status == LP_OK; first += MLP_ROWS) {
-        int32_t rows = n - first < MLP_ROWS ? n - first : MLP_ROWS;
+    for (int32_t first = 0; first < n && status == LP_OK; first += f->mlp_rows) {
+        int32_t rows = n - first < f->mlp_rows ? n - first : f->mlp_rows;
         float *active = gated ? f->gated : f->mlp;
         status = be->linear(be, w->mlp_in, h + (int64_t)first * c->d_model, rows, f->mlp, err);
         if (status == LP_OK) status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, active, err);
@@ -420,7 +457,6 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     bool last = layer == c->n_layers - 1;
     lp_status status = LP_OK;
     f->row_layers += (uint64_t)n;
-    if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
     LP_TRY(be->norm(be, f->x, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n, d, f->h, err));
     LP_TRY(be->linear(be, w->qkv, f->h, n, f->qkv, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
@@ -429,6 +465,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     int32_t first_copy = p->copy_begin[layer];
     LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->copy_from + first_copy, p->copy_to + first_copy,
                        p->copy_begin[layer + 1] - first_copy, err));
+    if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
     LP_TRY(be->attend(be, c, f->qkv, &p->rows, n, p->batch->pool, layer, f->attention, err));
     float *x = f->x, *attention = f->attention;
     if (last) {

@@ -20,8 +20,11 @@ typedef struct lp_forward lp_forward;
 lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
                          lp_forward **out, lp_error *err);
 void lp_forward_free(lp_forward *forward);
-/* Bytes of workspace that a batch of max_rows needs. */
-size_t lp_forward_bytes(const lp_model *model, int32_t max_rows);
+/* Makes the workspace that of batches of max_rows; the weights stay where they are. After a failure only
+ * lp_forward_resize and lp_forward_free may be called. */
+lp_status lp_forward_resize(lp_forward *forward, int32_t max_rows, lp_error *err);
+/* Bytes of workspace that a batch of max_rows needs on a backend; NULL: the cpu's. */
+size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows);
 
 typedef struct {
     int32_t key; /* 2 x depth of the address, + 1 at the moment of joining; see lp_forward_key */
@@ -76,9 +79,10 @@ lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, f
 
 /* (row, layer) pairs computed since the start. */
 uint64_t lp_forward_row_layers(const lp_forward *forward);
-/* Hook for tests: called for every computed (row, layer) with the row's input vector (host copy); NULL: off. cpu
- * backend only. */
-typedef void (*lp_row_layer_hook)(void *user, int32_t row, int32_t layer, const float *x);
+/* Hook for tests: called for every computed (row, layer) with the row's input vector (host copy), when the K and V that
+ * it attends to are all in the batch's pool; NULL: off. cpu backend only. */
+typedef void (*lp_row_layer_hook)(void *user, const lp_forward_batch *batch, int32_t row, int32_t layer,
+                                  const float *x);
 void lp_forward_set_hook(lp_forward *forward, lp_row_layer_hook hook, void *user);
 
 #endif

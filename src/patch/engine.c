@@ -1,10 +1,11 @@
 #include "patch/engine.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "patch/lane.h"
 #include "patch/slots.h"
 
-enum { HEAD_ROWS = 128, MAX_IN_FLIGHT = 256, DEFAULT_ROWS = 1024 };
+enum { MAX_IN_FLIGHT = 256 };
 
 /* A unit in flight: one lane per group. */
 typedef struct {
@@ -64,10 +65,12 @@ typedef struct {
     int32_t *lists;              /* host [4 max_rows] */
     int32_t *dev_lists;          /* dev [4 max_rows] */
     float *gathered, *projected; /* dev [max_rows, D] */
-    float *logits;               /* dev [HEAD_ROWS, n_embedded] */
+    float *logits;               /* dev [head_rows, n_embedded] */
     int32_t *best;               /* dev [max_rows] */
     int32_t *host_best;
     float *host_logits; /* [n_candidates] */
+    int64_t limit;      /* bytes: memory_limit, or half of it */
+    bool halved;
     lp_engine_counters counters;
 } engine;
 
@@ -82,10 +85,14 @@ static void release_dev(engine *e, void *dev) {
     if (dev) e->be->release(e->be, dev);
 }
 
-static void free_workspace(engine *e) {
+static void free_forward(engine *e) {
     if (e->forward) e->counters.row_layers += lp_forward_row_layers(e->forward);
     lp_forward_free(e->forward);
     e->forward = NULL;
+}
+
+/* The forward pass stays, with the weights. */
+static void free_workspace(engine *e) {
     void *host[] = {e->rows,        e->order, e->place,        e->join,          e->source_row,
                     e->position,    e->slot,  e->prompt_begin, e->prompt_length, e->tail_begin,
                     e->tail_length, e->input, e->output,       e->lists,         e->host_best};
@@ -109,21 +116,30 @@ static lp_status dev_new(engine *e, void *out, size_t bytes, const char *what, l
     return status;
 }
 
+/* Rows that the output head takes at once: its logits are wide. */
+static int32_t head_rows(const engine *e) {
+    return e->be->batch_rows / 4;
+}
+
 /* Bytes of everything but KV slots and latents, for batches of `rows`. */
 static int64_t work_bytes(const engine *e, int64_t rows) {
     const lp_model_config *c = &e->options->model->config;
     int64_t gathered = 2 * (rows + LP_ROW_PADDING) * c->d_model;
-    int64_t logits = (HEAD_ROWS + LP_ROW_PADDING) * (int64_t)c->n_embedded;
-    return (int64_t)lp_forward_bytes(e->options->model, (int32_t)rows) + (gathered + logits) * (int64_t)sizeof(float);
+    int64_t logits = (head_rows(e) + LP_ROW_PADDING) * (int64_t)c->n_embedded;
+    return (int64_t)lp_forward_bytes(e->be, e->options->model, (int32_t)rows) +
+           (gathered + logits) * (int64_t)sizeof(float);
 }
 
-/* Makes room for batches of `rows`. */
+/* Makes the workspace that of batches of `rows`. */
 static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
-    if (rows <= e->max_rows) return LP_OK;
+    if (rows == e->max_rows) return LP_OK;
     free_workspace(e);
     size_t n = (size_t)rows, d = (size_t)e->options->model->config.d_model;
     lp_status status = LP_OK;
-    LP_TRY(lp_forward_new(e->be, e->options->model, rows, e->options->max_positions, &e->forward, err));
+    if (e->forward)
+        LP_TRY(lp_forward_resize(e->forward, rows, err));
+    else
+        LP_TRY(lp_forward_new(e->be, e->options->model, rows, e->options->max_positions, &e->forward, err));
     lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);
     LP_TRY(lp_mem_new(&e->rows, n, sizeof *e->rows, "rows", err));
     int32_t **lists[] = {&e->order,        &e->place,         &e->join,       &e->source_row,  &e->position, &e->slot,
@@ -177,10 +193,10 @@ static int64_t at_most(int64_t value, int64_t ceiling) {
     return value < ceiling ? value : ceiling;
 }
 
-/* Sizes workspace and pool for units like this one. Called while nothing is in flight. */
-static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
-    int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : DEFAULT_ROWS;
-    int64_t limit = e->engine->memory_limit;
+/* Sizes workspace and pool for units like this one, within e->limit bytes. */
+static lp_status size_within_limit(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
+    int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
+    int64_t limit = e->limit;
     int64_t unit =
         slots * (int64_t)slot_bytes(e) + branches * (int64_t)e->options->model->config.d_model * (int64_t)sizeof(float);
     int64_t least_work = work_bytes(e, rows), least = least_work + unit;
@@ -193,6 +209,7 @@ static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branch
     int64_t max_rows = at_least(wanted, rows);
     while (max_rows > rows && work_bytes(e, max_rows) - least_work > (limit - least) / 2)
         max_rows = at_least(max_rows / 2, rows);
+    if (e->max_rows > max_rows && work_bytes(e, e->max_rows) + unit <= limit) max_rows = e->max_rows;
     lp_status status = make_workspace(e, (int32_t)max_rows, err);
     if (status != LP_OK) return status;
     int64_t fit = (limit - work_bytes(e, max_rows)) / unit;
@@ -202,6 +219,22 @@ static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branch
     if (units > 1) units = at_most(units + 1, fit);
     units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
     return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, err);
+}
+
+/* The same. Called while nothing is in flight. A device that has less free than the limit promised (others use it too)
+ * gets a second try with half of it, once. */
+static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
+    lp_error why = {0};
+    lp_status status = size_within_limit(e, slots, rows, branches, &why);
+    if (status == LP_ERR_MEMORY && e->be->memory_bytes > 0 && !e->halved) {
+        e->halved = true;
+        e->limit /= 2;
+        lp_log(LP_LOG_WARN, "%s; going on with a memory limit of %lld MiB", why.text, (long long)(e->limit >> 20));
+        free_workspace(e);
+        free_pool(e);
+        return size_within_limit(e, slots, rows, branches, err);
+    }
+    return status == LP_OK ? LP_OK : lp_fail(err, status, "%s", why.text);
 }
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
@@ -282,7 +315,7 @@ static int32_t rows_in_flight(const engine *e) {
 
 /* Takes in units until the batches are full, memory is, or the source gives none. */
 static lp_status admit(engine *e, lp_error *err) {
-    int32_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : DEFAULT_ROWS;
+    int32_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
     lp_status status = LP_OK;
     while (e->n_flights == 0 || (rows_in_flight(e) < 2 * wanted && e->n_flights < MAX_IN_FLIGHT)) {
         bool entered = false;
@@ -410,6 +443,7 @@ static lp_status gather_rows(engine *e, lp_error *err) {
             if (n == 0 || e->n_rows + n > e->max_rows) continue;
             lp_status status = lp_lane_make_rows(lane, err);
             if (status != LP_OK) return status;
+            LP_ASSERT(lane->n_rows > 0 && lane->n_rows <= n);
             int32_t first = e->n_rows;
             for (int32_t r = 0; r < lane->n_rows; r++)
                 e->rows[e->n_rows++] = (wave_row){.lane = lane, .lane_row = r, .first = first};
@@ -538,8 +572,8 @@ static lp_status read_tokens(engine *e, const float *hidden, int32_t n, lp_error
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
-    for (int32_t first = 0; first < n; first += HEAD_ROWS) {
-        int32_t rows = n - first < HEAD_ROWS ? n - first : HEAD_ROWS;
+    for (int32_t first = 0; first < n; first += head_rows(e)) {
+        int32_t rows = n - first < head_rows(e) ? n - first : head_rows(e);
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
         LP_TRY(be->argmax(be, e->logits, rows, width, candidates, e->best, err));
         LP_TRY(be->download(be, e->host_best, e->best, (size_t)rows * sizeof(int32_t), err));
@@ -600,6 +634,7 @@ static void release(engine *e) {
     for (int32_t i = 0; i < e->n_flights; i++) flight_free(e->flights[i]);
     for (int32_t i = 0; i < e->n_idle; i++) flight_free(e->idle[i]);
     flight_free(e->waiting_flight);
+    free_forward(e);
     free_workspace(e);
     free_pool(e);
     release_dev(e, e->dev_vectors);
@@ -621,8 +656,9 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->engine = engine_options;
     e->source = source;
     e->be = engine_options->backend;
+    e->limit = engine_options->memory_limit;
     uint64_t flops = e->be->counters.gemm_flops, padded = e->be->counters.padded_flops;
-    LP_TRY(dev_new(e, &e->logits, (size_t)(HEAD_ROWS + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
+    LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
                    "logits", err));
     LP_TRY(lp_mem_new(&e->host_logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
     for (;;) {
@@ -631,7 +667,7 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
         LP_TRY(run_wave(e, err));
         LP_TRY(finish_units(e, err));
     }
-    free_workspace(e);
+    free_forward(e);
     e->counters.gemm_flops = e->be->counters.gemm_flops - flops;
     e->counters.padded_flops = e->be->counters.padded_flops - padded;
     if (counters) *counters = e->counters;

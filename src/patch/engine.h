@@ -12,9 +12,10 @@
 #include "patch/executor.h"
 
 typedef struct {
-    lp_backend *backend;    /* borrowed */
-    int64_t memory_limit;   /* bytes for KV slots and workspace */
-    int32_t rows_wanted;    /* rows that a batch should have before no more units are taken in; 0: 1024 */
+    lp_backend *backend;  /* borrowed */
+    int64_t memory_limit; /* bytes for KV slots and workspace */
+    int32_t
+        rows_wanted; /* rows that a batch should have before no more units are taken in; 0: the backend's batch_rows */
     lp_row_layer_hook hook; /* for tests; NULL: off */
     void *hook_user;
 } lp_engine_options;

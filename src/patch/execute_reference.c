@@ -41,7 +41,7 @@ static lp_status run_forced(worker *w, const lp_run_request *like, const lp_read
                             int32_t n_more, listener *ear, lp_error *err) {
     lp_run_request request = *like;
     lp_run_answer answer;
-    memcpy(w->forced, reading->prefix, (size_t)reading->index * sizeof *w->forced);
+    if (reading->index) memcpy(w->forced, reading->prefix, (size_t)reading->index * sizeof *w->forced);
     if (n_more) memcpy(w->forced + reading->index, more, (size_t)n_more * sizeof *w->forced);
     request.n_captures = 0;
     request.forced = w->forced;
@@ -82,6 +82,7 @@ out:
 }
 
 static bool begins_with(const int32_t *tokens, int32_t n, const lp_reading *reading) {
+    if (reading->index == 0) return true;
     return n >= reading->index && memcmp(tokens, reading->prefix, (size_t)reading->index * sizeof *tokens) == 0;
 }
 

@@ -275,7 +275,11 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
     for (int d = 0; d < 2; d++)
         for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
             const lp_sweep_group *g = &words->groups[i];
+            lp_donor own = d == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
+            lp_donor other = d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
+            bool means_other_run = has_donor(g, own) && has_donor(g, other) && self_is_identity(g);
             for (size_t k = 0; k < g->n_donors; k++) {
+                if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
                                g->donors[k] == LP_DONOR_RANDOM;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;

@@ -82,8 +82,9 @@ typedef struct {
 } lp_sweep_words;
 
 /* *out ({0} before) = the unpatched run of each direction (always; condition 0 on), then the effects in the order of
- * the groups, then the controls. Conditions of equal name are made once. Fails on a sweep of no conditions and on
- * addresses that the model or the protocol does not have. */
+ * the groups, then the controls. A group with the donors clean and corrupted both stands for the other run, whichever
+ * the direction: the recipient's own run back into itself is left out. Conditions of equal name are made once. Fails on
+ * a sweep of no conditions and on addresses that the model or the protocol does not have. */
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err);
 

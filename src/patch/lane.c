@@ -342,6 +342,12 @@ static int32_t end_of_wave(const lp_lane *lane) {
     return lane->position == 0 ? lane->group->n_prompt : lane->position + 1;
 }
 
+/* Will a branch that has not begun begin at `position`? Its ancestors may begin there too. */
+static bool will_begin(const lp_lane *lane, const lp_lane_branch *b, int32_t position) {
+    while (!b->started && b->plan.fork_position == position && b->plan.parent >= 0) b = &lane->branches[b->plan.parent];
+    return b->started ? goes_on(b, position) : b->plan.fork_position == position;
+}
+
 int32_t lp_lane_count_rows(lp_lane *lane) {
     int32_t n = 0, end = end_of_wave(lane);
     for (int32_t i = 0; i < lane->n_branches; i++) {
@@ -349,7 +355,7 @@ int32_t lp_lane_count_rows(lp_lane *lane) {
         if (b->started) {
             n += goes_on(b, lane->position);
         } else if (b->kind == LP_BRANCH_RUN && b->plan.fork_position < end) {
-            bool with_parent = lane->position == 0 || begins(lane, b, lane->position);
+            bool with_parent = lane->position == 0 || will_begin(lane, b, lane->position);
             n += with_parent ? end - (b->plan.parent < 0 ? 0 : b->plan.fork_position) : 0;
         }
     }

@@ -147,7 +147,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     e.row_layers_unshared *= pairs;
     e.row_layers_shared *= pairs;
     e.gemm_flops *= pairs;
-    e.workspace_bytes = (int64_t)lp_forward_bytes(&s->model, 1024);
+    e.workspace_bytes = (int64_t)lp_forward_bytes(NULL, &s->model, 1024);
     for (size_t i = 0; i < plan->layout->n_fields; i++) {
         const lp_field *field = &plan->layout->fields[i];
         int64_t bytes = (int64_t)lp_field_type_bytes(field->type, field->text_bytes);

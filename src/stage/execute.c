@@ -1,5 +1,6 @@
 #include "stage/execute.h"
 
+#include "backend/device.h"
 #include "base/log.h"
 #include "parallel/progress.h"
 #include "patch/engine.h"
@@ -7,8 +8,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Half of what the node has for each of its ranks. */
-static int64_t default_memory_limit(const lp_session *session) {
+/* Half of what the device, or the node, has for each of its ranks. */
+static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
+    if (backend->memory_bytes > 0) return backend->memory_bytes / 2;
     int64_t pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGE_SIZE);
     int ranks = lp_parallel_node_size(session->parallel);
     return pages > 0 && bytes > 0 ? pages * bytes / (2 * (int64_t)ranks) : INT64_C(4) << 30;
@@ -21,27 +23,46 @@ int32_t lp_stage_threads(const lp_session *session) {
     return threads > 0 ? threads : 1;
 }
 
+/* The backend that the job asks for, on this rank's device. */
+static lp_status open_backend(const lp_session *session, lp_backend **out, lp_error *err) {
+    const lp_job *job = &session->job;
+    lp_device_options device = {.device = (lp_device_use)job->engine.device,
+                                .dtype = (lp_dtype_use)job->engine.dtype,
+                                .node_rank = lp_parallel_node_rank(session->parallel),
+                                .node_size = lp_parallel_node_size(session->parallel),
+                                .threads = lp_stage_threads(session)};
+    lp_status status = lp_backend_open(&device, out, err);
+    if (status != LP_OK)
+        lp_error_prefix(err, "%s: $.engine.%s", job->file, job->engine.device == LP_DEVICE_CUDA ? "device" : "dtype");
+    return status;
+}
+
+lp_status lp_stage_device(const lp_session *session, char *out, size_t out_bytes, lp_error *err) {
+    lp_backend *backend = NULL;
+    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) {
+        snprintf(out, out_bytes, "cpu");
+        return LP_OK;
+    }
+    lp_status status = open_backend(session, &backend, err);
+    if (status == LP_OK) snprintf(out, out_bytes, "%s: %s", backend->name, backend->description);
+    lp_backend_free(backend);
+    return status;
+}
+
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err) {
     const lp_job *job = &session->job;
     lp_executor_options options = lp_session_executor(session);
     if (job->engine.executor == LP_EXECUTOR_REFERENCE) return lp_execute_reference(&options, source, err);
-    if (job->engine.device == LP_DEVICE_CUDA)
-        return lp_fail(err, LP_ERR_UNSUPPORTED,
-                       "%s: $.engine.device: this build has no CUDA backend; use \"cpu\" or \"auto\"", job->file);
-    if (job->engine.dtype != LP_COMPUTE_FP32)
-        return lp_fail(err, LP_ERR_UNSUPPORTED,
-                       "%s: $.engine.dtype: the cpu backend computes in fp32 only, found \"%s\"", job->file,
-                       lp_compute_names()[job->engine.dtype]);
     lp_backend *backend = NULL;
     lp_engine_counters counters = {0};
-    int32_t threads = lp_stage_threads(session);
-    lp_engine_options engine = {.memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
-                                                                             : default_memory_limit(session)};
+    lp_engine_options engine = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_backend_cpu_new(threads, &backend, err));
+    LP_TRY(open_backend(session, &backend, err));
     engine.backend = backend;
-    lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", lp_backend_cpu_describe(),
-           threads, (long long)(engine.memory_limit >> 20));
+    engine.memory_limit =
+        job->engine.memory_limit > 0 ? job->engine.memory_limit : default_memory_limit(session, backend);
+    lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", backend->description,
+           lp_stage_threads(session), (long long)(engine.memory_limit >> 20));
     LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
     lp_log(
         LP_LOG_DEBUG,

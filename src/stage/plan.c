@@ -1,8 +1,9 @@
 #include "base/memory.h"
 #include "stage/sweep.h"
 
-static bool is_identity(const lp_condition_set *set, const lp_condition *condition) {
-    if (condition->n == 0) return false;
+/* Writes back what is there, into a run of full length: must change nothing. */
+static bool is_identity(const lp_condition_set *set, const lp_condition *condition, int32_t n_steps) {
+    if (condition->n == 0 || condition->n_steps_run != n_steps) return false;
     for (size_t i = 0; i < condition->n; i++) {
         const lp_replacement *r = &set->replacements[condition->first + i];
         const lp_address *a = &r->at, *b = &r->from;
@@ -24,7 +25,8 @@ lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_e
     LP_TRY(lp_mem_new(&plan.same_as, plan.set.n, sizeof *plan.same_as, "conditions", err));
     LP_TRY(lp_conditions_compare(&plan.set, &shape, plan.dead, plan.same_as, err));
     LP_TRY(lp_mem_new(&plan.identity, plan.set.n, sizeof *plan.identity, "conditions", err));
-    for (size_t i = 0; i < plan.set.n; i++) plan.identity[i] = is_identity(&plan.set, &plan.set.conditions[i]);
+    for (size_t i = 0; i < plan.set.n; i++)
+        plan.identity[i] = is_identity(&plan.set, &plan.set.conditions[i], session->job.protocol.n_steps);
     for (size_t i = 0; i < plan.set.n; i++) plan.n_distinct += plan.same_as[i] == (int32_t)i;
     *out = plan;
     return LP_OK;

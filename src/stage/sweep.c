@@ -193,7 +193,7 @@ out:
 static lp_status describe(sweep *w, lp_error *err) {
     lp_session *s = w->session;
     size_t p = (size_t)s->n_pairs;
-    char seed[32];
+    char seed[32], device[LP_PROVENANCE_TEXT];
     lp_status status = LP_OK;
     LP_TRY(describe_conditions(w, err));
     for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
@@ -206,11 +206,12 @@ static lp_status describe(sweep *w, lp_error *err) {
     }
     LP_TRY(lp_mem_new(&w->provenance, 1, sizeof *w->provenance, "provenance", err));
     lp_session_provenance(s, w->provenance);
+    LP_TRY(lp_stage_device(s, device, sizeof device, err));
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)s->job.sweep.seed);
     lp_provenance_add(w->provenance, "seed", seed, true);
     lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
     lp_provenance_add(w->provenance, "conditions", w->conditions_digest, true);
-    lp_provenance_add(w->provenance, "device", "cpu", false);
+    lp_provenance_add(w->provenance, "device", device, false);
     lp_provenance_add(w->provenance, "store.file", s->job.store.file, false);
     static const char *const of_store[][2] = {
         {"start", "store.start"}, {"host", "store.host"}, {"revision", "store.revision"}, {"ranks", "store.ranks"}};

@@ -120,6 +120,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
         return lp_fail(err, LP_ERR_IO, "%s: cannot make the lock file: %s", path, strerror(errno));
     }
     bool has_flock = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    bool ours = false; /* the name is that of the file that we made and hold: only then may we remove it */
     holder other;
     if (!has_flock && errno == EWOULDBLOCK) {
         if (!read_holder(fd, &other)) {
@@ -137,6 +138,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
         *again = true;
         LP_FAIL(LP_ERR_BUSY, "%s: the lock file %s keeps changing", output, path);
     }
+    ours = fresh && has_flock;
     if (!fresh && read_holder(fd, &other)) {
         if (!is_stale(&other, self, has_flock)) {
             status = refuse(output, path, &other, err);
@@ -153,7 +155,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
     fd = -1;
 out:
     if (fd >= 0) {
-        if (fresh) unlink(path);
+        if (ours) unlink(path);
         close(fd);
     }
     return status;

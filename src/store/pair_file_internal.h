@@ -52,6 +52,9 @@ lp_status lp_pair_file_open_alone(const char *path, lp_pair_file **out, lp_error
 /* Flushes and closes a file that was opened alone; the file is released in any case. */
 lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err);
 
+/* Attribute of a side table: SHA-256 of its bytes, in hexadecimal. */
+#define LP_TABLE_DIGEST "sha256"
+
 /* The side tables of an open file: every dataset that is neither a field nor the journal, in the order of names. */
 typedef struct {
     char *path;

@@ -1,5 +1,6 @@
 #include "store/pair_file_internal.h"
 
+#include "base/digest.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/reader.h"
@@ -91,13 +92,49 @@ out:
     return status;
 }
 
+/* Gives a table the digest of its bytes: the checksums of the pairs do not cover it. */
+static lp_status seal_table(hid_t file, const char *path, const char *name, lp_error *err) {
+    lp_status status = LP_OK;
+    uint8_t *block = NULL;
+    unsigned char digest[LP_SHA256_BYTES];
+    char hex[LP_SHA256_HEX];
+    hid_t dataset = H5Dopen2(file, path, H5P_DEFAULT);
+    hid_t type = H5Dget_type(dataset);
+    hid_t space = H5Dget_space(dataset);
+    hssize_t n = H5Sget_simple_extent_npoints(space);
+    size_t item_bytes = H5Tget_size(type);
+    if (n < 0 || item_bytes == 0) {
+        status = lp_h5_fail(err, name, "open /%s", path);
+        goto out;
+    }
+    LP_TRY(lp_mem_new(&block, (size_t)n, item_bytes, path, err));
+    if (n > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, block) < 0) {
+        status = lp_h5_fail(err, name, "read /%s", path);
+        goto out;
+    }
+    LP_TRY(lp_sha256_of(block, (size_t)n * item_bytes, digest, err));
+    lp_sha256_hex(digest, hex);
+    status = lp_h5_put_text(dataset, LP_TABLE_DIGEST, hex, 0, name, err);
+out:
+    lp_h5_close(space);
+    lp_h5_close(type);
+    lp_h5_close(dataset);
+    lp_mem_free(block);
+    return status;
+}
+
 static lp_status make_table(hid_t file, const lp_table *table, const char *name, lp_error *err) {
-    if (table->type == LP_FIELD_TEXT)
-        return lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err);
+    lp_status status = LP_OK;
     lp_h5_dataset dataset = {
         .path = table->path, .type = table->type, .n_dims = table->n_dims, .description = table->description};
     for (int d = 0; d < table->n_dims; d++) dataset.dims[d] = table->dims[d];
-    return lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err);
+    if (table->type == LP_FIELD_TEXT)
+        LP_TRY(lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err));
+    else
+        LP_TRY(lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err));
+    status = seal_table(file, table->path, name, err);
+out:
+    return status;
 }
 
 static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const char *name, lp_error *err) {

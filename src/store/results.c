@@ -456,6 +456,8 @@ static lp_status write_file(finisher *f, const int64_t *counts, lp_error *err) {
                                                  .dims = {plan->n_conditions, LP_N_CLASSES},
                                                  .description = "class counts over the included pairs"},
                                 counts, NULL, f->path, err);
+    /* Chunks that wait in memory are written here: closing a dataset would lose them without a word. */
+    if (status == LP_OK && H5Fflush(f->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, f->path, "write the rows");
 out:
     lp_h5_close(f->class_set);
     lp_h5_close(f->number_set);

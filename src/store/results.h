@@ -105,6 +105,23 @@ const char *lp_results_pair_source(const lp_results *results, int64_t pair);
 lp_status lp_results_classes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
 /* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
 lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);
+/* The right answers of a pair. */
+double lp_results_clean_answer(const lp_results *results, int64_t pair);
+double lp_results_corrupted_answer(const lp_results *results, int64_t pair);
+/* What the unpatched runs of the store answered. */
+const char *lp_results_clean_text(const lp_results *results, int64_t pair);
+const char *lp_results_corrupted_text(const lp_results *results, int64_t pair);
+/* out [n, C] = index of the answer, -1 where not run. */
+lp_status lp_results_answers(lp_results *results, int64_t first, int64_t n, int32_t *out, lp_error *err);
+
+/* One of the distinct answers of the file; borrowed from the results. */
+typedef struct {
+    const char *text;
+    const int32_t *tokens; /* [n_tokens] */
+    int64_t n_tokens;
+} lp_result_answer;
+/* Reads /answers on its first call. LP_ERR_FORMAT where there is no answer of that index. */
+lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err);
 /* *out += value of a provenance key; nothing where there is none. */
 lp_status lp_results_provenance(lp_results *results, const char *key, lp_text *out, lp_error *err);
 

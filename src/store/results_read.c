@@ -35,8 +35,18 @@ struct lp_results {
     column texts[N_CONDITION_TEXTS];
     column id;
     column source;
+    column clean_text;
+    column corrupted_text;
+    double *clean_answers;
+    double *corrupted_answers;
     int64_t *counts;
     uint8_t *included;
+    /* /answers, once they were asked for */
+    bool has_answers;
+    int64_t n_answers;
+    char **answer_texts; /* [n_answers] each from malloc, by HDF5 */
+    int32_t *answer_tokens;
+    int64_t *answer_offsets; /* [n_answers + 1] */
 };
 
 /* *block = the whole dataset `path` [n, ...] of n_dims dimensions; *n and *second (may be NULL) from its shape. */
@@ -135,6 +145,15 @@ out:
     return status;
 }
 
+static lp_status read_number_column(lp_results *r, const char *path, double **out, lp_error *err) {
+    int64_t n = 0;
+    lp_status status = read_numbers(r, path, LP_FIELD_F64, 1, out, &n, NULL, err);
+    if (status == LP_OK && n != r->n_pairs)
+        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path,
+                         (long long)r->n_pairs, (long long)n);
+    return status;
+}
+
 static lp_status read_all(lp_results *r, lp_error *err) {
     lp_status status = LP_OK;
     lp_text format = {0};
@@ -158,6 +177,10 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     LP_TRY(read_numbers(r, "pairs/included", LP_FIELD_U8, 1, &r->included, &r->n_pairs, NULL, err));
     LP_TRY(read_column(r, "pairs/id", r->n_pairs, &r->id, err));
     LP_TRY(read_column(r, "pairs/source", r->n_pairs, &r->source, err));
+    LP_TRY(read_column(r, "pairs/clean_text", r->n_pairs, &r->clean_text, err));
+    LP_TRY(read_column(r, "pairs/corrupted_text", r->n_pairs, &r->corrupted_text, err));
+    LP_TRY(read_number_column(r, "pairs/clean_answer", &r->clean_answers, err));
+    LP_TRY(read_number_column(r, "pairs/corrupted_answer", &r->corrupted_answers, err));
     LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_FIELD_U8, 2, shape, NULL, &r->classes, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
@@ -200,6 +223,14 @@ void lp_results_free(lp_results *r) {
     for (size_t k = 0; k < N_CONDITION_TEXTS; k++) lp_mem_free(r->texts[k].block);
     lp_mem_free(r->id.block);
     lp_mem_free(r->source.block);
+    lp_mem_free(r->clean_answers);
+    lp_mem_free(r->corrupted_answers);
+    lp_mem_free(r->clean_text.block);
+    lp_mem_free(r->corrupted_text.block);
+    for (int64_t i = 0; r->answer_texts && i < r->n_answers; i++) free(r->answer_texts[i]);
+    lp_mem_free(r->answer_texts);
+    lp_mem_free(r->answer_tokens);
+    lp_mem_free(r->answer_offsets);
     lp_mem_free(r->conditions);
     lp_mem_free(r->counts);
     lp_mem_free(r->included);
@@ -242,6 +273,92 @@ const char *lp_results_pair_id(const lp_results *r, int64_t pair) {
 const char *lp_results_pair_source(const lp_results *r, int64_t pair) {
     LP_ASSERT(pair >= 0 && pair < r->n_pairs);
     return r->source.block + (size_t)pair * (r->source.width + 1);
+}
+
+const char *lp_results_clean_text(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->clean_text.block + (size_t)pair * (r->clean_text.width + 1);
+}
+
+const char *lp_results_corrupted_text(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->corrupted_text.block + (size_t)pair * (r->corrupted_text.width + 1);
+}
+
+double lp_results_clean_answer(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->clean_answers[pair];
+}
+
+double lp_results_corrupted_answer(const lp_results *r, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
+    return r->corrupted_answers[pair];
+}
+
+lp_status lp_results_answers(lp_results *r, int64_t first, int64_t n, int32_t *out, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t shape[2];
+    hid_t dataset = H5I_INVALID_HID;
+    LP_TRY(lp_h5_open_dataset(r->file, "rows/answer", LP_FIELD_I32, 2, shape, NULL, &dataset, r->path, err));
+    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/answer: expected %lld x %d, found %lld x %lld", r->path,
+                (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = lp_h5_read_part(dataset, first, n, out, r->path, "rows/answer", err);
+out:
+    lp_h5_close(dataset);
+    return status;
+}
+
+/* Texts of variable length: HDF5 allocates each. */
+static lp_status read_answer_texts(lp_results *r, lp_error *err) {
+    lp_status status = LP_OK;
+    hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID, dataset = H5Dopen2(r->file, "answers/text", H5P_DEFAULT);
+    if (dataset < 0) return lp_h5_fail(err, r->path, "open /answers/text");
+    if ((type = H5Dget_type(dataset)) < 0 || (space = H5Dget_space(dataset)) < 0) {
+        status = lp_h5_fail(err, r->path, "look at /answers/text");
+        goto out;
+    }
+    hssize_t n = H5Sget_simple_extent_npoints(space);
+    if (H5Tis_variable_str(type) <= 0 || n != r->n_answers)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/text: expected %lld texts of variable length, found %lld items", r->path,
+                (long long)r->n_answers, (long long)n);
+    LP_TRY(lp_mem_new(&r->answer_texts, (size_t)r->n_answers, sizeof *r->answer_texts, "answers", err));
+    if (r->n_answers > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, r->answer_texts) < 0)
+        status = lp_h5_fail(err, r->path, "read /answers/text");
+out:
+    lp_h5_close(space);
+    lp_h5_close(type);
+    lp_h5_close(dataset);
+    return status;
+}
+
+static lp_status load_answers(lp_results *r, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t n_tokens = 0, n_offsets = 0;
+    LP_TRY(read_numbers(r, "answers/tokens", LP_FIELD_I32, 1, &r->answer_tokens, &n_tokens, NULL, err));
+    LP_TRY(read_numbers(r, "answers/offset", LP_FIELD_I64, 1, &r->answer_offsets, &n_offsets, NULL, err));
+    bool good = n_offsets >= 1 && r->answer_offsets[0] == 0 && r->answer_offsets[n_offsets - 1] == n_tokens;
+    for (int64_t i = 1; good && i < n_offsets; i++) good = r->answer_offsets[i - 1] <= r->answer_offsets[i];
+    if (!good)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", r->path, (long long)n_tokens);
+    r->n_answers = n_offsets - 1;
+    LP_TRY(read_answer_texts(r, err));
+    r->has_answers = true;
+out:
+    return status;
+}
+
+lp_status lp_results_answer(lp_results *r, int32_t index, lp_result_answer *out, lp_error *err) {
+    lp_status status = r->has_answers ? LP_OK : load_answers(r, err);
+    if (status != LP_OK) return status;
+    if (index < 0 || index >= r->n_answers)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /rows/answer: expected 0 to %lld, found %d", r->path,
+                       (long long)r->n_answers - 1, index);
+    const int64_t *offset = r->answer_offsets + index;
+    *out = (lp_result_answer){.text = r->answer_texts[index] ? r->answer_texts[index] : "",
+                              .tokens = r->answer_tokens + offset[0],
+                              .n_tokens = offset[1] - offset[0]};
+    return LP_OK;
 }
 
 lp_status lp_results_classes(lp_results *r, int64_t first, int64_t n, uint8_t *out, lp_error *err) {

@@ -1,5 +1,6 @@
 #include "store/store_admin.h"
 
+#include "base/digest.h"
 #include "base/memory.h"
 #include "store/pair_file_internal.h"
 
@@ -132,6 +133,34 @@ static lp_status add_pair_name(lp_pair_file *file, int64_t pair, lp_text *out, l
     return status;
 }
 
+static lp_status check_tables(lp_pair_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_open_tables tables = {0};
+    lp_text expected = {0};
+    hid_t dataset = H5I_INVALID_HID;
+    LP_TRY(lp_pair_file_read_tables(file, &tables, err));
+    for (size_t i = 0; i < tables.n; i++) {
+        const lp_open_table *table = &tables.table[i];
+        unsigned char digest[LP_SHA256_BYTES];
+        char found[LP_SHA256_HEX];
+        lp_text_release(&expected);
+        dataset = H5Dopen2(file->file, table->path, H5P_DEFAULT);
+        LP_TRY(lp_h5_get_text(dataset, LP_TABLE_DIGEST, &expected, file->path, err));
+        LP_TRY(lp_sha256_of(table->block, (size_t)table->n * table->item_bytes, digest, err));
+        lp_sha256_hex(digest, found);
+        if (strcmp(lp_text_get(&expected), found) != 0)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /%s is altered: expected SHA-256 %s, found %s", file->path, table->path,
+                    lp_text_get(&expected), found);
+        lp_h5_close(dataset);
+        dataset = H5I_INVALID_HID;
+    }
+out:
+    lp_h5_close(dataset);
+    lp_text_release(&expected);
+    lp_open_tables_release(&tables);
+    return status;
+}
+
 lp_status lp_store_verify(const char *path, lp_verify_depth depth, lp_verify_counts *counts, lp_text *out,
                           lp_error *err) {
     lp_status status = LP_OK;
@@ -140,6 +169,7 @@ lp_status lp_store_verify(const char *path, lp_verify_depth depth, lp_verify_cou
     *counts = (lp_verify_counts){0};
     LP_TRY(lp_pair_file_open_read(path, &file, err));
     LP_TRY(check_journal(file, err));
+    if (depth == LP_VERIFY_FULL) LP_TRY(check_tables(file, err));
     counts->n_pairs = file->n_pairs;
     counts->n_done = lp_pair_file_n_done(file);
     for (int64_t i = 0; depth == LP_VERIFY_FULL && i < file->n_pairs; i++) {

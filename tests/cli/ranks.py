@@ -72,11 +72,22 @@ class Ranks(Same):
 class Kill(Same):
     """SIGKILL of a whole job, at moments spread over its life, then the same command again."""
 
+    def own_places(self) -> dict[str, str]:
+        """A killed job leaves shared memory and session folders of Open MPI behind: here they go with the test's folder."""
+        names = (
+            "orte_tmpdir_base",
+            "btl_vader_backing_directory",
+            "osc_sm_backing_directory",
+            "osc_rdma_backing_directory",
+        )
+        return {f"OMPI_MCA_{name}": str(self.folder) for name in names}
+
     def kill_after(self, seconds: float, job: Path, ranks: int) -> bool:
         """True when the job was still running and is now dead."""
         process = subprocess.Popen(
             command_of(("run", job), ranks),
             cwd=self.folder,
+            env=os.environ | self.own_places(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -4,3 +4,14 @@ target_include_directories(lp_test_engine_support PUBLIC ${CMAKE_CURRENT_SOURCE_
 target_link_libraries(lp_test_engine_support PUBLIC lp_test_support lp_patch)
 
 lp_unit_test(test_engine LINKS lp_test_engine_support)
+lp_unit_test(test_engine_work LINKS lp_test_engine_support)
+lp_unit_test(test_backend LINKS lp_test_support lp_nn)
+
+# Micro-benchmarks (bench/RESULTS.md); built with the tests so that they keep compiling, not run by ctest.
+add_executable(bench_micro ${PROJECT_SOURCE_DIR}/bench/micro.c)
+target_link_libraries(bench_micro PRIVATE lp_nn)
+add_executable(bench_gemm_peak ${PROJECT_SOURCE_DIR}/bench/gemm_peak.c)
+target_compile_definitions(bench_gemm_peak PRIVATE _POSIX_C_SOURCE=200809L)
+target_link_libraries(bench_gemm_peak PRIVATE PkgConfig::OPENBLAS)
+add_executable(bench_forward ${PROJECT_SOURCE_DIR}/bench/forward.c)
+target_link_libraries(bench_forward PRIVATE lp_patch)

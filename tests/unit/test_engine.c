@@ -8,18 +8,19 @@
  * size, number of threads, order of units or company the engine gives the same bits. */
 #include "test_engine_support.h"
 
+#include "backend/check/check.h"
 #include "base/memory.h"
 #include "thought/reference.h"
 
 #include <math.h>
 
 #if defined(__SANITIZE_ADDRESS__)
-enum { DRAWS = 12, INVARIANCE_DRAWS = 3 };
+enum { DRAWS = 10, INVARIANCE_DRAWS = 2 };
 #else
-enum { DRAWS = 80, INVARIANCE_DRAWS = 12 };
+enum { DRAWS = 50, INVARIANCE_DRAWS = 8 };
 #endif
 static const double METRIC_BOUND = 1e-4, CAPTURE_BOUND = 1e-5, SLACK = 100, TIE_GAP = 1e-5;
-enum { ONE_IN = 50 };
+enum { ONE_IN = 20 };
 
 static const char *const models[] = {"gpt2-ln", "gpt2-plain", "llama-gqa", "llama-rope3", "llama-bf16"};
 enum { N_MODELS = sizeof models / sizeof models[0], PLENTY = 1 << 28 };
@@ -303,6 +304,14 @@ static int setup(void **state) {
     return 0;
 }
 
+static int setup_checked(void **state) {
+    lp_backend *cpu = NULL, *be = NULL;
+    OK(lp_backend_cpu_new(1, &cpu, err));
+    OK(lp_backend_check_new(cpu, &be, err));
+    *state = be;
+    return 0;
+}
+
 static int teardown(void **state) {
     lp_backend_free(*state);
     return 0;
@@ -310,6 +319,7 @@ static int teardown(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_equals_reference, setup, teardown),
+                                       cmocka_unit_test_setup_teardown(test_equals_reference, setup_checked, teardown),
                                        cmocka_unit_test_setup_teardown(test_invariance, setup, teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,8 @@ static void test_one_position(void **state) {
     for (int m = 0; m <= LP_METRIC_KL; m++) assert_true(isnan(out[m]));
     /* Far apart logits neither overflow nor vanish. */
     const float far[2] = {200.0f, -200.0f}, near[2] = {-200.0f, 200.0f};
-    lp_metrics_read(far, near, 2, &reading, out);
+    const lp_reading second = {.clean = {corrupted, 1}};
+    lp_metrics_read(far, near, 2, &second, out);
     check("kl of opposites", (double)out[LP_METRIC_KL], 400.0);
     check("log probability of the unlikely", lp_log_probability(far, 2, 1), -400.0);
     for (int m = 0; m < LP_N_METRICS; m++) assert_string_not_equal(lp_metric_names()[m], "");

@@ -76,16 +76,18 @@ static void test_normal(void **state) {
     lp_random_normal(key, x, N);
     lp_random_normal(key, again, 17);
     assert_memory_equal(x, again, 17 * sizeof(float));
-    double mean = 0, square = 0, cube = 0, fourth = 0;
+    double mean = 0, square = 0, cube = 0, fourth = 0, neighbours = 0;
     for (int i = 0; i < N; i++) {
         double v = (double)x[i];
         assert_true(isfinite(v));
         mean += v / N;
+        if (i > 0) neighbours += v * (double)x[i - 1] / (N - 1);
         square += v * v / N;
         cube += v * v * v / N;
         fourth += v * v * v * v / N;
     }
-    /* Four standard errors: sqrt(1, 2, 15, 96 / N). */
+    /* Four standard errors: sqrt(1, 2, 15, 96, 1 / N). */
+    if (fabs(neighbours) > 0.02) fail_msg("neighbours correlate: %g", neighbours);
     if (fabs(mean) > 0.02 || fabs(square - 1) > 0.0283 || fabs(cube) > 0.0775 || fabs(fourth - 3) > 0.196)
         fail_msg("moments %g %g %g %g", mean, square, cube, fourth);
 }

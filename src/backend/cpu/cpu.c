@@ -132,6 +132,8 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
     openblas_set_num_threads(1);
     cpu->threads = threads > 0 ? threads : omp_get_max_threads();
     cpu->base = (lp_backend){.name = "cpu",
+                             .description = lp_backend_cpu_describe(),
+                             .batch_rows = 1024,
                              .free = cpu_free,
                              .alloc = cpu_alloc,
                              .release = cpu_release,

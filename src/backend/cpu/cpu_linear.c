@@ -4,12 +4,14 @@
  * number of rows of the call, nor on where in the call the row stands, as long as the call takes the packing path with
  * whole micro-tiles. They do depend on it with one row (which is handed to gemv), below about 16 rows with W transposed
  * (small-matrix kernels), and on the number of BLAS threads. So:
- *   - BLAS runs single-threaded; OpenMP runs over a grid of row tiles x column blocks that depends on the shapes alone;
+ *   - BLAS runs single-threaded; OpenMP runs over a grid of row tiles x column blocks;
  *   - a call has a multiple of ROW_STEP rows, at most ROW_TILE; what is missing at the end is filled up (the caller's
  * buffers have room for it) and its results are not looked at;
+ *   - a call has a multiple of COLUMN_STEP columns, LEAST_COLUMNS to MOST_COLUMNS, the last one also what is left: as
+ * few calls as there are threads to feed, because each packs its operands anew;
  *   - this is not taken on trust: each shape is probed when its weights are made known (probe_shape), and where any bit
- * differs every call for it has exactly FIXED_ROWS rows, which cannot differ. tests/unit/test_backend.c checks the
- * outcome.
+ * differs every call for it has exactly FIXED_ROWS rows and FIXED_COLUMNS columns, which cannot differ.
+ * tests/unit/test_backend.c checks the outcome.
  */
 #include "backend/cpu/cpu.h"
 
@@ -19,12 +21,21 @@
 
 #include <cblas.h>
 
-enum { ROW_STEP = 16, ROW_TILE = 256, FIXED_ROWS = 64, COLUMN_BLOCK = 512, MAX_SHAPES = 64, MAX_BLOCKS = 3 };
+enum {
+    ROW_STEP = 16,
+    ROW_TILE = 512,
+    FIXED_ROWS = 64,
+    COLUMN_STEP = 64,
+    LEAST_COLUMNS = 128,
+    MOST_COLUMNS = 4096,
+    FIXED_COLUMNS = 512,
+    MAX_SHAPES = 64,
+    MAX_PARTS = 3
+};
 
 struct lp_backend_linear {
     lp_linear host;
-    int32_t row_tile[MAX_BLOCKS]; /* by part */
-    int32_t row_step[MAX_BLOCKS];
+    bool is_free[MAX_PARTS]; /* calls may have any of the allowed sizes */
 };
 
 static void multiply(const lp_matrix *w, int64_t column, int64_t n_columns, const float *x, int32_t rows, float beta,
@@ -35,10 +46,16 @@ static void multiply(const lp_matrix *w, int64_t column, int64_t n_columns, cons
                 1.0f, x, (int)w->n_in, block, (int)(in_out ? w->n_out : w->n_in), beta, y, (int)y_stride);
 }
 
-/* True when rows of an n_in x n_columns product come out the same in calls of all allowed sizes, wherever they stand.
- */
+/* Column blocks of a matrix: whole ones, the last with what is left over. */
+static int64_t count_blocks(int64_t n_out, int64_t width) {
+    return n_out < width ? 1 : n_out / width;
+}
+
+/* True when the product comes out the same in calls of all allowed sizes, wherever rows and columns stand. x holds
+ * ROW_TILE rows, whole and part ROW_TILE x n_columns. */
 static bool probe_block(const lp_matrix *w, int64_t column, int64_t n_columns, float *x, float *whole, float *part) {
-    static const int32_t sizes[] = {16, 32, 48, 64, 96, 128, 192};
+    static const int32_t sizes[] = {16, 32, 48, 64, 96, 128, 192, 256, 384};
+    static const int32_t blocks[] = {LEAST_COLUMNS, 320};
     multiply(w, column, n_columns, x, ROW_TILE, 0.0f, whole, n_columns);
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         int32_t first = ROW_TILE - sizes[i] - (i % 2 ? 0 : 5);
@@ -46,6 +63,15 @@ static bool probe_block(const lp_matrix *w, int64_t column, int64_t n_columns, f
         if (memcmp(part, whole + (int64_t)first * n_columns, (size_t)sizes[i] * (size_t)n_columns * sizeof(float)) != 0)
             return false;
     }
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++)
+        for (int32_t rows = ROW_STEP; rows <= 64; rows += 64 - ROW_STEP) {
+            int64_t n_blocks = count_blocks(n_columns, blocks[i]);
+            for (int64_t b = 0; b < n_blocks; b++) {
+                int64_t at = b * blocks[i], columns = b + 1 < n_blocks ? blocks[i] : n_columns - at;
+                multiply(w, column + at, columns, x, rows, 0.0f, part + at, n_columns);
+            }
+            if (memcmp(part, whole, (size_t)rows * (size_t)n_columns * sizeof(float)) != 0) return false;
+        }
     return true;
 }
 
@@ -97,13 +123,11 @@ lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_li
     w->host = *host;
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
-        int64_t last = (m->n_out - 1) / COLUMN_BLOCK * COLUMN_BLOCK;
+        int64_t last = (count_blocks(m->n_out, MOST_COLUMNS) - 1) * MOST_COLUMNS;
         bool first_free = true, last_free = true;
-        if (last > 0) LP_TRY(probe_shape(m, 0, COLUMN_BLOCK, &first_free, err));
+        if (last > 0) LP_TRY(probe_shape(m, 0, MOST_COLUMNS, &first_free, err));
         LP_TRY(probe_shape(m, last, m->n_out - last, &last_free, err));
-        bool free_rows = first_free && last_free;
-        w->row_tile[p] = free_rows ? ROW_TILE : FIXED_ROWS;
-        w->row_step[p] = free_rows ? ROW_STEP : FIXED_ROWS;
+        w->is_free[p] = first_free && last_free;
     }
     *out = w;
     return LP_OK;
@@ -121,26 +145,36 @@ static int32_t smaller(int32_t a, int32_t b) {
     return a < b ? a : b;
 }
 
+/* Columns of a call, so that n_tiles row tiles keep the threads busy. */
+static int64_t columns_of_call(int64_t n_out, int32_t n_tiles, int32_t threads) {
+    int64_t most = n_out < MOST_COLUMNS ? n_out : MOST_COLUMNS;
+    int32_t shares = n_tiles % threads == 0 ? 1 : threads;
+    int64_t columns = (most / shares + COLUMN_STEP - 1) / COLUMN_STEP * COLUMN_STEP;
+    if (shares == 1 || columns > MOST_COLUMNS) columns = most;
+    return columns < LEAST_COLUMNS ? LEAST_COLUMNS : columns;
+}
+
 lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
                         lp_error *err) {
     (void)err;
     if (n == 0) return LP_OK;
     const lp_linear *host = &w->host;
-    int32_t threads = lp_cpu_team(be, n, host->n_in * host->n_out / 64);
+    int32_t threads = lp_cpu_threads(be);
     int64_t first_column = 0;
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
-        int32_t tile = w->row_tile[p], step = w->row_step[p];
+        int32_t tile = w->is_free[p] ? ROW_TILE : FIXED_ROWS, step = w->is_free[p] ? ROW_STEP : FIXED_ROWS;
         int32_t n_tiles = (n + tile - 1) / tile;
-        int32_t n_blocks = (int32_t)((m->n_out + COLUMN_BLOCK - 1) / COLUMN_BLOCK);
+        int64_t width = w->is_free[p] ? columns_of_call(m->n_out, n_tiles, threads) : FIXED_COLUMNS;
+        int32_t n_blocks = (int32_t)count_blocks(m->n_out, width);
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(dynamic)
         for (int32_t t = 0; t < n_tiles; t++)
             for (int32_t b = 0; b < n_blocks; b++) {
                 int32_t first = t * tile;
                 int32_t rows = smaller(tile, n - first);
                 int32_t padded = (rows + step - 1) / step * step;
-                int64_t column = (int64_t)b * COLUMN_BLOCK;
-                int64_t columns = m->n_out - column < COLUMN_BLOCK ? m->n_out - column : COLUMN_BLOCK;
+                int64_t column = b * width;
+                int64_t columns = b + 1 < n_blocks ? width : m->n_out - column;
                 float *out = y + (int64_t)first * host->n_out + first_column + column;
                 const float *bias = host->bias ? host->bias + first_column + column : NULL;
                 for (int32_t r = 0; bias && r < padded; r++)

@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# Submits cache -> sweep -> report to Slurm: for one job file, or for several as job arrays. See --help.
+set -euo pipefail
+lp_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() {
+  cat <<'TEXT'
+usage: submit.sh JOB.json [JOB.json ...] [options] [-- SBATCH_OPTION ...]
+
+Submits the chain cache -> sweep -> report; a stage starts when the one before has succeeded, and is cancelled when it
+has failed. Several job files become job arrays: the sweep of each waits for its own cache, the report for all sweeps.
+Logs, settings, tables and the report go to one new folder below out/slurm.
+
+  --dry-run              print the commands; submit and write nothing
+  --site FILE            settings of the cluster (default: site.conf beside this script)
+  --nodes N, --tasks-per-node N, --cpus-per-task N
+  --gpus-per-task N      GPUs of a rank
+  --cpu                  no GPUs
+  --time TIME            limit of cache and of sweep; --cache-time, --sweep-time: of one of them
+  --signal-seconds N     ask a stage to end this long before its limit
+  --max-restarts N       how often a stage may be requeued
+  --partition NAME, --account NAME
+  --array-limit N        at most N job files at a time
+  --only STAGES          some of the stages, e.g. --only sweep,report
+  --set KEY=VALUE        change every job file, as latentpatch --set does
+  --logs FOLDER          the folder, instead of a new one
+  --program FILE         the latentpatch to run
+  --check                run "latentpatch plan" on every job file first
+  -- OPTION ...          more options of sbatch for cache and sweep
+TEXT
+}
+
+fail() {
+  printf 'submit.sh: error: %s\n' "$*" >&2
+  exit 2
+}
+
+jobs=()
+lp_settings=()
+stages=cache,sweep,report
+site=$lp_root/slurm/site.conf
+folder='' array_limit='' dry_run=0 check=0
+more=()
+declare -A set_by_option=()
+while (($# > 0)); do
+  option=$1
+  shift
+  case $option in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+  --dry-run) dry_run=1 ;;
+  --check) check=1 ;;
+  --cpu) set_by_option[lp_gpus_per_task]=0 ;;
+  --)
+    more=("$@")
+    break
+    ;;
+  --*)
+    (($# > 0)) || fail "$option: expected a value behind it"
+    value=$1
+    shift
+    case $option in
+    --site) site=$value ;;
+    --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts)
+      [[ $value =~ ^[0-9]+$ ]] || fail "$option: expected a whole number, found \"$value\""
+      name=${option#--}
+      set_by_option[lp_${name//-/_}]=$value
+      ;;
+    --time)
+      set_by_option[lp_cache_time]=$value
+      set_by_option[lp_sweep_time]=$value
+      ;;
+    --cache-time | --sweep-time | --partition | --account | --program)
+      name=${option#--}
+      set_by_option[lp_${name//-/_}]=$value
+      ;;
+    --array-limit)
+      [[ $value =~ ^[1-9][0-9]*$ ]] || fail "$option: expected a number from 1, found \"$value\""
+      array_limit=%$value
+      ;;
+    --only)
+      [[ $value =~ ^(cache|sweep|report)(,(cache|sweep|report))*$ ]] ||
+        fail "--only: expected some of cache,sweep,report, found \"$value\""
+      stages=$value
+      ;;
+    --set) lp_settings+=(--set "$value") ;;
+    --logs) folder=$value ;;
+    *) fail "unknown option $option (submit.sh --help)" ;;
+    esac
+    ;;
+  *) jobs+=("$option") ;;
+  esac
+done
+((${#jobs[@]} > 0)) || fail "expected a job file (submit.sh --help)"
+
+[[ -r $site ]] || fail "$site: cannot be read"
+# shellcheck source=slurm/site.conf
+source "$site"
+for name in "${!set_by_option[@]}"; do printf -v "$name" '%s' "${set_by_option[$name]}"; done
+lp_program=${lp_program:-$lp_root/build/latentpatch}
+whole=()
+for job in "${jobs[@]}"; do
+  [[ -r $job ]] || fail "$job: cannot be read"
+  whole+=("$(realpath "$job")")
+done
+
+if ((${#jobs[@]} == 1)); then
+  name=$(basename "${whole[0]}" .json)
+  array=() suffix=%j after=afterok
+else
+  name=$(basename "${whole[0]}" .json)+$((${#jobs[@]} - 1))
+  # A task of the sweep waits for the task of the cache with the same number.
+  array=("--array=0-$((${#jobs[@]} - 1))$array_limit") suffix=%A_%a after=aftercorr
+fi
+folder=$(realpath -m "${folder:-${lp_log_folder:-$lp_root/out/slurm}/$name-$(date +%Y%m%d-%H%M%S)}")
+
+shared=(--parsable --open-mode=append --kill-on-invalid-dep=yes)
+[[ -z $lp_account ]] || shared+=("--account=$lp_account")
+[[ -z $lp_qos ]] || shared+=("--qos=$lp_qos")
+stage_options=("--nodes=$lp_nodes" "--ntasks-per-node=$lp_tasks_per_node" "--cpus-per-task=$lp_cpus_per_task"
+  --requeue "--signal=B:USR1@$lp_signal_seconds" "${array[@]}")
+lp_srun=("--mpi=$lp_srun_mpi" "--cpus-per-task=$lp_cpus_per_task" "--cpu-bind=$lp_srun_cpu_bind" --kill-on-bad-exit=1)
+if ((lp_gpus_per_task > 0)); then
+  stage_options+=("--gpus-per-task=$lp_gpus_per_task")
+  lp_srun+=("--gpus-per-task=$lp_gpus_per_task")
+fi
+lp_srun+=("${lp_srun_extra[@]}")
+[[ -z $lp_partition ]] || stage_options+=("--partition=$lp_partition")
+[[ -z $lp_constraint ]] || stage_options+=("--constraint=$lp_constraint")
+[[ -z $lp_memory ]] || stage_options+=("--mem=$lp_memory")
+stage_options+=("${lp_sbatch_extra[@]}" "${more[@]}")
+report_options=(--nodes=1 --ntasks=1)
+[[ -z ${lp_report_partition:-$lp_partition} ]] || report_options+=("--partition=${lp_report_partition:-$lp_partition}")
+
+settings() {
+  printf 'lp_root=%q\nlp_program=%q\nlp_max_restarts=%q\nlp_gpus_per_task=%q\n' \
+    "$lp_root" "$(realpath "$lp_program")" "$lp_max_restarts" "$lp_gpus_per_task"
+  printf 'lp_srun=('
+  printf ' %q' "${lp_srun[@]}"
+  printf ' )\nlp_settings=('
+  ((${#lp_settings[@]} == 0)) || printf ' %q' "${lp_settings[@]}"
+  printf ' )\n'
+}
+
+# submit STAGE ID_BEFORE: prints the job's id.
+submit() {
+  local stage=$1 before=$2 options=("${shared[@]}") id
+  options+=("--job-name=$stage-$name")
+  if [[ $stage == report ]]; then
+    options+=("${report_options[@]}" "--time=$lp_report_time" "--output=$folder/report-%j.log")
+    [[ -z $before ]] || options+=("--dependency=afterok:$before")
+  else
+    local limit=lp_${stage}_time
+    options+=("${stage_options[@]}" "--time=${!limit}" "--output=$folder/$stage-$suffix.log")
+    [[ -z $before ]] || options+=("--dependency=$after:$before")
+  fi
+  if ((dry_run)); then
+    printf '%s\n' "$(printf ' %q' sbatch "${options[@]}" "$lp_root/slurm/$stage.sbatch" "$folder")" | cut -c2- >&3
+    printf 'JOB_ID_OF_%s\n' "${stage^^}"
+    return
+  fi
+  id=$(sbatch "${options[@]}" "$lp_root/slurm/$stage.sbatch" "$folder") || return 1
+  printf '%s\n' "${id%%;*}"
+}
+
+if ((dry_run)); then
+  printf '# job files, in the order of the array\n'
+  printf '#   %s\n' "${whole[@]}"
+  printf '# in the jobs\n#   srun%s\n' "$(printf ' %q' "${lp_srun[@]}" "$lp_program" STAGE JOB.json "${lp_settings[@]}")"
+else
+  command -v sbatch >/dev/null || fail "sbatch was not found: is this a login node of the cluster?"
+  [[ -x $lp_program ]] || fail "$lp_program: expected the program, found none (cmake --preset default && cmake --build --preset default)"
+  if ((check)); then
+    for job in "${whole[@]}"; do "$lp_program" plan "$job" "${lp_settings[@]}" >/dev/null || exit 1; done
+  fi
+  [[ ! -e $folder/jobs.txt ]] || fail "$folder: holds another submission"
+  mkdir -p "$folder"
+  printf '%s\n' "${whole[@]}" >"$folder/jobs.txt"
+  cp "$site" "$folder/site.conf"
+  settings >"$folder/settings.sh"
+fi
+
+before='' submitted=()
+exec 3>&1
+for stage in cache sweep report; do
+  [[ ,$stages, == *,$stage,* ]] || continue
+  if ! before=$(submit "$stage" "$before"); then
+    ((${#submitted[@]} == 0)) || scancel "${submitted[@]}"
+    rm -f "$folder"/{jobs.txt,site.conf,settings.sh}
+    rmdir "$folder"
+    fail "sbatch refused the stage $stage; nothing stays submitted"
+  fi
+  submitted+=("$before")
+  ((dry_run)) || printf '%s %s\n' "$stage" "$before"
+done
+((dry_run)) || printf 'logs %s\n' "$folder"

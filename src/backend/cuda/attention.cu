@@ -1,0 +1,305 @@
+// Rotary embedding, the KV pool, and attention of ragged rows over [shared prompt + own tail].
+//
+// A block takes the queries (row x query head) of one KV head of up to 32 / group rows that share a prompt, and walks
+// over positions in tiles of 32: position = lane. The prompt's keys and values of a tile are read once into shared
+// memory for all the block's queries; each warp has eight queries. Softmax is the running one (maximum, sum and
+// weighted values rescaled from tile to tile; Milakov and Gimelshein, "Online normalizer calculation for softmax").
+//
+// What a row sees is one sequence, prompt then tail; tiles are cut at multiples of 32 of that sequence, and every
+// operation on a tile is the same wherever its keys come from. So a row's bits depend neither on its company nor on
+// where its prompt ends and its tail begins.
+#include "backend/cuda/kernels.h"
+
+namespace {
+
+constexpr int WARPS = 4, PER_WARP = 8, TILE = 32;
+constexpr int BLOCK = WARPS * 32, QUERIES = WARPS * PER_WARP;
+static_assert(QUERIES == LP_CUDA_MAX_QUERIES, "a KV head's queries fit one block");
+constexpr unsigned ALL = 0xffffffffu;
+
+// Floats between rows of a tile in shared memory: a multiple of 4 for vector loads, and such that the 32 lanes' vectors
+// of one column lie in different banks.
+__host__ __device__ constexpr int stride_of(int head_dim) {
+    return (head_dim + 3) / 4 * 4 + 4;
+}
+
+template <bool ALIGNED> __device__ inline float4 load_four(const float *p, int32_t at, int32_t head_dim) {
+    if (ALIGNED) return *reinterpret_cast<const float4 *>(p + at);
+    return make_float4(p[at], at + 1 < head_dim ? p[at + 1] : 0.0f, at + 2 < head_dim ? p[at + 2] : 0.0f,
+                       at + 3 < head_dim ? p[at + 3] : 0.0f);
+}
+
+// Four partial sums, one per place in the vectors.
+__device__ inline void multiply_add(float4 &sum, float4 a, float4 b) {
+    sum.x = fmaf(a.x, b.x, sum.x);
+    sum.y = fmaf(a.y, b.y, sum.y);
+    sum.z = fmaf(a.z, b.z, sum.z);
+    sum.w = fmaf(a.w, b.w, sum.w);
+}
+
+__device__ inline float warp_max(float x) {
+    for (int half = 16; half > 0; half /= 2) x = fmaxf(x, __shfl_xor_sync(ALL, x, half));
+    return x;
+}
+
+__device__ inline float warp_sum(float x) {
+    for (int half = 16; half > 0; half /= 2) x = x + __shfl_xor_sync(ALL, x, half);
+    return x;
+}
+
+// A query on its way: what the tiles so far came to. CHUNKS x 32 >= head_dim; lane l holds elements l, l + 32, ...
+template <int CHUNKS> struct running { float most, total, value[CHUNKS]; };
+
+// Takes one tile's scores in (one per lane; -inf: no position there) and returns the lane's weight.
+template <int CHUNKS> __device__ inline float take_scores(running<CHUNKS> &run, float score) {
+    float most = fmaxf(run.most, warp_max(score));
+    float weight = expf(score - most), rescale = expf(run.most - most);
+    run.total = run.total * rescale + warp_sum(weight);
+    run.most = most;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) run.value[c] = run.value[c] * rescale;
+    return weight;
+}
+
+template <int CHUNKS, bool ALIGNED>
+__global__ void __launch_bounds__(BLOCK)
+    attend_kernel(lp_cuda_attention a, const float *qkv, int32_t n, int32_t group, int32_t parts, float *out) {
+    extern __shared__ float4 shared_memory[];
+    const int32_t hd = a.head_dim, stride = stride_of(hd), rows_per_block = QUERIES / group;
+    float *keys = reinterpret_cast<float *>(shared_memory); // [TILE, stride]
+    float *values = keys + TILE * stride;                   // [TILE, stride]
+    float *queries = values + TILE * stride;                // [QUERIES, stride]
+    float *weights = queries + QUERIES * stride;            // [QUERIES, TILE]
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32, warp = static_cast<int32_t>(threadIdx.x) / 32;
+    const int32_t head = static_cast<int32_t>(blockIdx.y);
+    const int32_t g = static_cast<int32_t>(blockIdx.x) / parts, part = static_cast<int32_t>(blockIdx.x) % parts;
+    const int32_t begin = (a.group_row ? a.group_begin[g] : g) + part * rows_per_block;
+    const int32_t end = a.group_row ? a.group_begin[g + 1] : g + 1;
+    const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd,
+                  qkv_width = q_width + 2 * static_cast<int64_t>(a.width);
+
+    // Rows ascend within a group: those of this block that are in the batch so far come first.
+    int32_t n_rows = 0;
+    while (n_rows < rows_per_block && begin + n_rows < end &&
+           (a.group_row ? a.group_row[begin + n_rows] : begin + n_rows) < n)
+        n_rows++;
+    if (n_rows == 0) return;
+    const int32_t n_queries = n_rows * group;
+
+    int32_t row[PER_WARP], prompt_length[PER_WARP], length[PER_WARP];
+    running<CHUNKS> run[PER_WARP];
+    int32_t whole = INT32_MAX; // positions that every query of this warp finds in the prompt
+    int32_t longest = 0;
+#pragma unroll
+    for (int i = 0; i < PER_WARP; i++) {
+        int32_t query = warp * PER_WARP + i;
+        bool used = query < n_queries;
+        int32_t at = begin + (used ? query / group : 0);
+        row[i] = a.group_row ? a.group_row[at] : at;
+        prompt_length[i] = used ? a.prompt_length[row[i]] : 0;
+        length[i] = used ? prompt_length[i] + a.tail_length[row[i]] : 0;
+        if (used && prompt_length[i] < whole) whole = prompt_length[i];
+        if (length[i] > longest) longest = length[i];
+        run[i].most = -INFINITY;
+        run[i].total = 0.0f;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) run[i].value[c] = 0.0f;
+    }
+    // Over the whole block: the longest row, and the prompt positions that somebody reads from shared memory.
+    int32_t block_longest = 0, block_prompt = 0, prompt_begin = 0;
+    for (int32_t r = 0; r < n_rows; r++) {
+        int32_t at = a.group_row ? a.group_row[begin + r] : begin + r;
+        int32_t in_prompt = a.prompt_length[at], all = in_prompt + a.tail_length[at];
+        if (r == 0) prompt_begin = a.prompt_begin[at];
+        if (in_prompt > block_prompt) block_prompt = in_prompt;
+        if (all > block_longest) block_longest = all;
+    }
+    const float scale = 1.0f / sqrtf(static_cast<float>(hd));
+
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_queries * stride; i += BLOCK) {
+        int32_t query = i / stride, at = i - query * stride;
+        int32_t r = begin + query / group;
+        int64_t from =
+            (a.group_row ? a.group_row[r] : r) * qkv_width + (static_cast<int64_t>(head) * group + query % group) * hd;
+        queries[i] = at < hd ? qkv[from + at] : 0.0f;
+    }
+
+    for (int32_t base = 0; base < block_longest; base += TILE) {
+        const bool staged = base + TILE <= block_prompt;
+        __syncthreads();
+        if (staged) {
+            for (int32_t position = warp; position < TILE; position += WARPS) {
+                int64_t from =
+                    static_cast<int64_t>(prompt_begin + base + position) * a.width + static_cast<int64_t>(head) * hd;
+                for (int32_t at = lane; at < stride; at += 32) {
+                    keys[position * stride + at] = at < hd ? a.keys[from + at] : 0.0f;
+                    values[position * stride + at] = at < hd ? a.values[from + at] : 0.0f;
+                }
+            }
+        }
+        __syncthreads();
+        if (base >= longest) continue;
+        if (staged && base + TILE <= whole) {
+            float4 sum[PER_WARP];
+#pragma unroll
+            for (int i = 0; i < PER_WARP; i++) sum[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            for (int32_t d = 0; d < hd; d += 4) {
+                float4 key = *reinterpret_cast<const float4 *>(keys + lane * stride + d);
+#pragma unroll
+                for (int i = 0; i < PER_WARP; i++)
+                    if (length[i] > 0)
+                        multiply_add(sum[i],
+                                     *reinterpret_cast<const float4 *>(queries + (warp * PER_WARP + i) * stride + d),
+                                     key);
+            }
+#pragma unroll
+            for (int i = 0; i < PER_WARP; i++) {
+                if (length[i] == 0) continue;
+                float score = ((sum[i].x + sum[i].y) + (sum[i].z + sum[i].w)) * scale;
+                weights[(warp * PER_WARP + i) * TILE + lane] = take_scores(run[i], score);
+            }
+            __syncwarp();
+            for (int32_t p = 0; p < TILE; p += 4) {
+                float4 four[PER_WARP];
+#pragma unroll
+                for (int i = 0; i < PER_WARP; i++)
+                    four[i] = *reinterpret_cast<const float4 *>(weights + (warp * PER_WARP + i) * TILE + p);
+#pragma unroll
+                for (int c = 0; c < CHUNKS; c++) {
+                    int32_t d = lane + 32 * c;
+                    if (d >= hd) continue;
+                    const float *value = values + p * stride + d;
+#pragma unroll
+                    for (int i = 0; i < PER_WARP; i++) {
+                        float sum = fmaf(four[i].x, value[0], run[i].value[c]);
+                        sum = fmaf(four[i].y, value[stride], sum);
+                        sum = fmaf(four[i].z, value[2 * stride], sum);
+                        run[i].value[c] = fmaf(four[i].w, value[3 * stride], sum);
+                    }
+                }
+            }
+            __syncwarp();
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < PER_WARP; i++) {
+            if (base >= length[i]) continue;
+            int32_t position = base + lane;
+            bool there = position < length[i];
+            int64_t slot = 0;
+            if (there)
+                slot = position < prompt_length[i] ? a.prompt_begin[row[i]] + position
+                                                   : a.tail[a.tail_begin[row[i]] + position - prompt_length[i]];
+            const float *key = a.keys + slot * a.width + static_cast<int64_t>(head) * hd;
+            const float *query = queries + (warp * PER_WARP + i) * stride;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (there)
+                for (int32_t d = 0; d < hd; d += 4)
+                    multiply_add(sum, *reinterpret_cast<const float4 *>(query + d), load_four<ALIGNED>(key, d, hd));
+            float score = there ? ((sum.x + sum.y) + (sum.z + sum.w)) * scale : -INFINITY;
+            float weight = take_scores(run[i], score);
+            int32_t in_tile = length[i] - base < TILE ? length[i] - base : TILE;
+            for (int32_t p = 0; p < in_tile; p++) {
+                float w = __shfl_sync(ALL, weight, p);
+                int64_t from = __shfl_sync(ALL, slot, p) * a.width + static_cast<int64_t>(head) * hd;
+#pragma unroll
+                for (int c = 0; c < CHUNKS; c++) {
+                    int32_t d = lane + 32 * c;
+                    if (d < hd) run[i].value[c] = fmaf(w, a.values[from + d], run[i].value[c]);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < PER_WARP; i++) {
+        int32_t query = warp * PER_WARP + i;
+        if (query >= n_queries) continue;
+        float *to = out + row[i] * q_width + (static_cast<int64_t>(head) * group + query % group) * hd;
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            int32_t d = lane + 32 * c;
+            if (d < hd) to[d] = run[i].value[c] / run[i].total;
+        }
+    }
+}
+
+__global__ void store_kernel(lp_cuda_attention a, float *qkv, const float *cosine, const float *sine) {
+    const int32_t hd = a.head_dim, half = hd / 2, row = static_cast<int32_t>(blockIdx.x);
+    const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd;
+    float *from = qkv + row * (q_width + 2 * static_cast<int64_t>(a.width));
+    const int64_t slot = static_cast<int64_t>(a.slot[row]) * a.width;
+    if (cosine) {
+        const float *c = cosine + static_cast<int64_t>(a.position[row]) * half;
+        const float *s = sine + static_cast<int64_t>(a.position[row]) * half;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < (a.n_heads + a.n_kv_heads) * half; i += BLOCK) {
+            int32_t head = i / half, at = i - head * half;
+            float *x = from + static_cast<int64_t>(head) * hd + at;
+            float first = x[0], second = x[half];
+            x[0] = first * c[at] - second * s[at];
+            x[half] = second * c[at] + first * s[at];
+        }
+        __syncthreads();
+    }
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < a.width; i += BLOCK) {
+        a.keys[slot + i] = from[q_width + i];
+        a.values[slot + i] = from[q_width + a.width + i];
+    }
+}
+
+__global__ void copy_kernel(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to) {
+    const int64_t source = static_cast<int64_t>(from[blockIdx.x]) * width;
+    const int64_t target = static_cast<int64_t>(to[blockIdx.x]) * width;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
+        keys[target + i] = keys[source + i];
+        values[target + i] = values[source + i];
+    }
+}
+
+template <int CHUNKS, bool ALIGNED>
+cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
+    const int32_t group = a.n_heads / a.n_kv_heads, rows_per_block = QUERIES / group;
+    // Blocks beyond a group's rows end at once.
+    const int32_t parts = a.group_row ? (LP_CUDA_GROUP_ROWS + rows_per_block - 1) / rows_per_block : 1;
+    const size_t floats =
+        static_cast<size_t>(2 * TILE + QUERIES) * static_cast<size_t>(stride_of(a.head_dim)) + QUERIES * TILE;
+    const size_t bytes = floats * sizeof(float);
+    if (bytes > 48 * 1024) {
+        cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(attend_kernel<CHUNKS, ALIGNED>),
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+        if (error != cudaSuccess) return error;
+    }
+    const dim3 grid(static_cast<unsigned>((a.group_row ? a.n_groups : n) * parts), static_cast<unsigned>(a.n_kv_heads));
+    attend_kernel<CHUNKS, ALIGNED><<<grid, BLOCK, bytes, stream>>>(a, qkv, n, group, parts, out);
+    return cudaGetLastError();
+}
+
+template <int CHUNKS>
+cudaError_t choose_alignment(const lp_cuda_attention &a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
+    bool aligned = a.head_dim % 4 == 0 && reinterpret_cast<uintptr_t>(a.keys) % 16 == 0;
+    return aligned ? start_attend<CHUNKS, true>(a, qkv, n, out, stream)
+                   : start_attend<CHUNKS, false>(a, qkv, n, out, stream);
+}
+
+} // namespace
+
+cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, const float *cosine, const float *sine,
+                             cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    store_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(*a, qkv, cosine, sine);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to,
+                            int32_t n, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    copy_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(keys, values, width, from, to);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    if (a->head_dim <= 32) return choose_alignment<1>(*a, qkv, n, out, stream);
+    if (a->head_dim <= 64) return choose_alignment<2>(*a, qkv, n, out, stream);
+    if (a->head_dim <= 128) return choose_alignment<4>(*a, qkv, n, out, stream);
+    return choose_alignment<8>(*a, qkv, n, out, stream);
+}

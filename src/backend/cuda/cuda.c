@@ -1,0 +1,248 @@
+#include "backend/cuda/cuda.h"
+
+#include "base/build.h"
+#include "base/memory.h"
+
+_Static_assert(sizeof(lp_cuda_edit) == sizeof(lp_row_edit) &&
+                   offsetof(lp_cuda_edit, vector) == offsetof(lp_row_edit, vector) &&
+                   offsetof(lp_cuda_edit, factor) == offsetof(lp_row_edit, factor) &&
+                   offsetof(lp_cuda_edit, operation) == offsetof(lp_row_edit, operation),
+               "the kernels' edits are backend.h's");
+_Static_assert((int)LP_CUDA_GELU_TANH == (int)LP_ACT_GELU_TANH && (int)LP_CUDA_GELU_ERF == (int)LP_ACT_GELU_ERF &&
+                   (int)LP_CUDA_SILU == (int)LP_ACT_SILU,
+               "the kernels' activations are model.h's");
+_Static_assert((int)LP_CUDA_GROUP_ROWS == (int)LP_GROUP_ROWS && (int)LP_CUDA_TILE_ROWS <= (int)LP_ROW_PADDING,
+               "the kernels' sizes are backend.h's");
+
+/* ---- Operations -------------------------------------------------------------------------------------------------- */
+
+static lp_status cuda_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
+                                const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_copy_rows(dst, dst_rows, src, src_rows, n, width, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n,
+                               int32_t width, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_add_rows(x, y, y_rows, n, width, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
+                           int32_t width, float *y, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_norm(x, weight, bias, eps, n, width, y, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
+                               float *y, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_activate((int)kind, gated, x, n, width, y, cuda->stream));
+out:
+    return status;
+}
+
+static lp_cuda_attention attention_of(const lp_model_config *config, const lp_row_table *rows, const lp_kv_pool *pool,
+                                      int32_t layer) {
+    int64_t at = (int64_t)layer * pool->n_slots * pool->width;
+    return (lp_cuda_attention){.position = rows->position,
+                               .slot = rows->slot,
+                               .prompt_begin = rows->prompt_begin,
+                               .prompt_length = rows->prompt_length,
+                               .tail_begin = rows->tail_begin,
+                               .tail_length = rows->tail_length,
+                               .tail = rows->tail,
+                               .group_row = rows->group_row,
+                               .group_begin = rows->group_begin,
+                               .n_groups = rows->n_groups,
+                               .keys = pool->keys + at,
+                               .values = pool->values + at,
+                               .width = pool->width,
+                               .n_heads = config->n_heads,
+                               .n_kv_heads = config->n_kv_heads,
+                               .head_dim = config->head_dim};
+}
+
+static lp_status cuda_store_kv(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
+                               int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
+                               lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_cuda_attention a = attention_of(config, rows, pool, layer);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_store_kv(&a, qkv, n, cosine, sine, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_copy_kv(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from,
+                              const int32_t *to, int32_t n, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    int64_t at = (int64_t)layer * pool->n_slots * pool->width;
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_copy_kv(pool->keys + at, pool->values + at, pool->width, from, to, n, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
+                             int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    if (config->head_dim > LP_CUDA_MAX_HEAD_DIM || config->n_heads / config->n_kv_heads > LP_CUDA_MAX_QUERIES)
+        LP_FAIL(
+            LP_ERR_UNSUPPORTED,
+            "cuda backend: expected heads of at most %d numbers and at most %d query heads of a KV head, found %d and %d",
+            LP_CUDA_MAX_HEAD_DIM, LP_CUDA_MAX_QUERIES, config->head_dim, config->n_heads / config->n_kv_heads);
+    lp_cuda_attention a = attention_of(config, rows, pool, layer);
+    LP_CUDA(lp_cuda_attend(&a, qkv, n, out, cuda->stream));
+out:
+    return status;
+}
+
+static lp_status cuda_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
+                                const float *vectors, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    for (int32_t done = 0; done < n;) {
+        int32_t some = n - done < LP_CUDA_EDITS ? n - done : LP_CUDA_EDITS;
+        LP_TRY(lp_cuda_upload(be, cuda->edits, edits + done, (size_t)some * sizeof *edits, err));
+        LP_CUDA(lp_cuda_edit_rows(x, stride, cuda->edits, some, vectors, cuda->stream));
+        done += some;
+    }
+out:
+    return status;
+}
+
+static lp_status cuda_argmax(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                             int32_t *best, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_argmax(logits, n, width, n_candidates, best, cuda->stream));
+out:
+    return status;
+}
+
+/* ---- Life -------------------------------------------------------------------------------------------------------- */
+
+static void cuda_free(lp_backend *be) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_cuda_memory_release(cuda);
+    if (cuda->blas) (void)cublasLtDestroy(cuda->blas);
+    if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
+    lp_mem_free(cuda);
+}
+
+/* *n_devices > 0, or an error that says why there is none. */
+static lp_status count_devices(int *n_devices, lp_error *err) {
+    int driver = 0, runtime = 0;
+    *n_devices = 0; /* a failing cudaGetDeviceCount does not write it */
+    cudaError_t code = cudaGetDeviceCount(n_devices);
+    if (code == cudaSuccess && *n_devices > 0) return LP_OK;
+    if (cudaDriverGetVersion(&driver) != cudaSuccess) driver = 0;
+    if (cudaRuntimeGetVersion(&runtime) != cudaSuccess) runtime = 0;
+    const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+    if (driver == 0) return lp_fail(err, LP_ERR_UNSUPPORTED, "no CUDA device: no NVIDIA driver was found on this node");
+    if (code == cudaErrorInsufficientDriver)
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "no CUDA device: expected a driver for CUDA %d.%d or later, found one for %d.%d", runtime / 1000,
+                       runtime % 1000 / 10, driver / 1000, driver % 1000 / 10);
+    if (code == cudaSuccess || code == cudaErrorNoDevice)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "no CUDA device: none is visible to this process%s%.64s%s",
+                       visible ? " (CUDA_VISIBLE_DEVICES is \"" : "", visible ? visible : "", visible ? "\")" : "");
+    return lp_fail(err, LP_ERR_DEVICE, "cudaGetDeviceCount: %s (%s)", cudaGetErrorString(code), cudaGetErrorName(code));
+}
+
+static lp_status choose_device(lp_backend_cuda *cuda, const lp_cuda_options *options, lp_error *err) {
+    static const char *const dtypes[] = {"fp32", "tf32", "bf16"};
+    struct cudaDeviceProp properties;
+    int n_devices = 0, driver = 0, runtime = 0, n_sharing = 1;
+    size_t available = 0, total = 0;
+    lp_status status = LP_OK;
+    LP_TRY(count_devices(&n_devices, err));
+    cuda->device = lp_cuda_device_of(options->node_rank, options->node_size, n_devices, &n_sharing);
+    snprintf(cuda->device_name, sizeof cuda->device_name, "?");
+    LP_CUDA(cudaSetDevice(cuda->device));
+    LP_CUDA(cudaGetDeviceProperties(&properties, cuda->device));
+    snprintf(cuda->device_name, sizeof cuda->device_name, "%.120s", properties.name);
+    if (properties.major < 8)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "no CUDA device: expected compute capability 8.0 or later, found %d.%d (%s)",
+                properties.major, properties.minor, cuda->device_name);
+    LP_CUDA(cudaMemGetInfo(&available, &total));
+    LP_CUDA(cudaDriverGetVersion(&driver));
+    LP_CUDA(cudaRuntimeGetVersion(&runtime));
+    snprintf(cuda->description, sizeof cuda->description,
+             "%s (sm_%d%d, %d multiprocessors, %.1f GiB), driver for CUDA %d.%d, runtime %d.%d, cuBLASLt %zu, %s",
+             cuda->device_name, properties.major, properties.minor, properties.multiProcessorCount,
+             (double)total / 1073741824.0, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
+             cublasLtGetVersion(), dtypes[options->dtype]);
+    cuda->base.memory_bytes = (int64_t)(available / (size_t)n_sharing);
+    if (n_sharing > 1 && options->node_rank == 0)
+        cuda->log(LP_LOG_WARN,
+                  "%d ranks of this node see %d GPU%s: unless the launcher gave each rank its own, up to %d share one",
+                  options->node_size, n_devices, n_devices > 1 ? "s" : "", n_sharing);
+out:
+    return status;
+}
+
+static lp_status check_build(const lp_cuda_options *options, lp_error *err) {
+    if (options->options_bytes == sizeof *options && options->backend_bytes == sizeof(lp_backend) &&
+        options->row_table_bytes == sizeof(lp_row_table) && strcmp(options->version, lp_build_version()) == 0)
+        return LP_OK;
+    return lp_fail(err, LP_ERR_MISMATCH, "%s is of another build: expected version %s, found %s", LP_CUDA_MODULE,
+                   options->version, lp_build_version());
+}
+
+__attribute__((visibility("default"))) lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
+                                                                      lp_error *err);
+
+lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out, lp_error *err) {
+    lp_backend_cuda *cuda = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(check_build(options, err));
+    LP_TRY(lp_mem_new(&cuda, 1, sizeof *cuda, "cuda backend", err));
+    cuda->dtype = options->dtype;
+    cuda->log = options->log;
+    cuda->base = (lp_backend){.name = "cuda",
+                              .description = cuda->description,
+                              .batch_rows = 4096,
+                              .wants_groups = true,
+                              .free = cuda_free,
+                              .alloc = lp_cuda_alloc,
+                              .release = lp_cuda_release,
+                              .upload = lp_cuda_upload,
+                              .download = lp_cuda_download,
+                              .sync = lp_cuda_sync,
+                              .linear_new = lp_cuda_linear_new,
+                              .linear_free = lp_cuda_linear_free,
+                              .vector_new = lp_cuda_vector_new,
+                              .vector_free = lp_cuda_vector_free,
+                              .linear = lp_cuda_linear,
+                              .copy_rows = cuda_copy_rows,
+                              .add_rows = cuda_add_rows,
+                              .norm = cuda_norm,
+                              .activate = cuda_activate,
+                              .store_kv = cuda_store_kv,
+                              .copy_kv = cuda_copy_kv,
+                              .attend = cuda_attend,
+                              .edit_rows = cuda_edit_rows,
+                              .argmax = cuda_argmax};
+    LP_TRY(choose_device(cuda, options, err));
+    LP_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    LP_CUDA_BLAS(cublasLtCreate(&cuda->blas));
+    LP_TRY(lp_cuda_memory_init(cuda, err));
+    *out = &cuda->base;
+    return LP_OK;
+out:
+    if (cuda) cuda_free(&cuda->base);
+    return status;
+}

@@ -1,0 +1,98 @@
+/* The cuda backend: cuBLASLt for matrix products (cuda_linear.c), our kernels for the rest (kernels.h), one stream.
+ *
+ * Everything is issued to the stream in order; the host waits in download and sync, when pinned memory is used again,
+ * and while weights are made known. No memory is allocated by the operations. Every CUDA and cuBLAS call is checked;
+ * errors of kernels show at the next call that waits. */
+#ifndef LP_BACKEND_CUDA_CUDA_H
+#define LP_BACKEND_CUDA_CUDA_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/open.h"
+#include "backend/cuda/plan.h"
+
+enum {
+    LP_CUDA_SEGMENTS = 8,
+    LP_CUDA_SEGMENT_BYTES = 8 << 20,
+    LP_CUDA_EDITS = 1 << 15, /* edits of one kernel */
+    LP_CUDA_SHAPES = 64
+};
+
+/* How the rows of a call are handed to the library; see cuda_linear.c. */
+typedef enum { LP_CUDA_ROWS_TOGETHER, LP_CUDA_ROWS_BATCHED, LP_CUDA_ROWS_BY_TILE } lp_cuda_rows_mode;
+
+/* A shape of product and the algorithm that was found for it. */
+typedef struct {
+    int64_t n_in, n_out;
+    lp_layout layout;
+    bool bias;
+    cublasLtMatmulAlgo_t algorithm;
+    lp_cuda_rows_mode mode;
+    int32_t call_tiles;
+} lp_cuda_shape;
+
+/* Weights or vectors on the device; those of one host address are held once. */
+typedef struct lp_cuda_held {
+    const void *host;
+    size_t bytes;
+    void *dev;
+    int32_t users;
+    struct lp_cuda_held *next;
+} lp_cuda_held;
+
+typedef struct {
+    lp_backend base;
+    int device;
+    char device_name[128];
+    char description[256];
+    lp_cuda_dtype dtype;
+    void (*log)(lp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+    cudaStream_t stream;
+    cublasLtHandle_t blas;
+    lp_cuda_ring ring;
+    char *pinned; /* [LP_CUDA_SEGMENTS, LP_CUDA_SEGMENT_BYTES] */
+    cudaEvent_t drained[LP_CUDA_SEGMENTS];
+    lp_cuda_edit *edits; /* dev [LP_CUDA_EDITS] */
+    void *rounded;       /* dev: bf16 inputs of one call; grown while weights are made known */
+    size_t rounded_bytes;
+    lp_cuda_held *held;
+    lp_cuda_shape shapes[LP_CUDA_SHAPES];
+    int32_t n_shapes;
+} lp_backend_cuda;
+
+static inline lp_backend_cuda *lp_cuda_of(lp_backend *be) {
+    return (lp_backend_cuda *)be;
+}
+
+/* LP_OK, or an error that names the call, the device and the library's words for it; LP_ERR_MEMORY where that is out,
+ * else LP_ERR_DEVICE. */
+lp_status lp_cuda_check(const lp_backend_cuda *cuda, cudaError_t code, const char *call, const char *file, int line,
+                        lp_error *err);
+lp_status lp_cuda_check_blas(const lp_backend_cuda *cuda, cublasStatus_t code, const char *call, const char *file,
+                             int line, lp_error *err);
+#define LP_CUDA(call)      LP_TRY(lp_cuda_check(cuda, (call), #call, __FILE__, __LINE__, err))
+#define LP_CUDA_BLAS(call) LP_TRY(lp_cuda_check_blas(cuda, (call), #call, __FILE__, __LINE__, err))
+
+/* cuda_memory.c */
+lp_status lp_cuda_memory_init(lp_backend_cuda *cuda, lp_error *err);
+void lp_cuda_memory_release(lp_backend_cuda *cuda);
+lp_status lp_cuda_alloc(lp_backend *be, size_t bytes, const char *what, void **out, lp_error *err);
+void lp_cuda_release(lp_backend *be, void *dev);
+lp_status lp_cuda_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
+/* rows of row_bytes each, dev_stride apart on the device */
+lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_stride, const void *host, size_t row_bytes,
+                              size_t n_rows, lp_error *err);
+lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
+lp_status lp_cuda_sync(lp_backend *be, lp_error *err);
+lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
+void lp_cuda_vector_free(lp_backend *be, const float *vector);
+
+/* cuda_linear.c */
+lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
+void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear);
+lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
+                         lp_error *err);
+
+#endif

@@ -1,0 +1,180 @@
+/* Device memory, and the way there and back through pinned host memory. */
+#include "backend/cuda/cuda.h"
+
+#include "base/memory.h"
+
+lp_status lp_cuda_check(const lp_backend_cuda *cuda, cudaError_t code, const char *call, const char *file, int line,
+                        lp_error *err) {
+    if (code == cudaSuccess) return LP_OK;
+    int name = (int)strcspn(call, "(");
+    const char *slash = strrchr(file, '/');
+    return lp_fail(err, code == cudaErrorMemoryAllocation ? LP_ERR_MEMORY : LP_ERR_DEVICE,
+                   "device %d (%s): %.*s: %s (%s) at %s:%d", cuda->device, cuda->device_name, name, call,
+                   cudaGetErrorString(code), cudaGetErrorName(code), slash ? slash + 1 : file, line);
+}
+
+lp_status lp_cuda_check_blas(const lp_backend_cuda *cuda, cublasStatus_t code, const char *call, const char *file,
+                             int line, lp_error *err) {
+    if (code == CUBLAS_STATUS_SUCCESS) return LP_OK;
+    int name = (int)strcspn(call, "(");
+    const char *slash = strrchr(file, '/');
+    return lp_fail(err, code == CUBLAS_STATUS_ALLOC_FAILED ? LP_ERR_MEMORY : LP_ERR_DEVICE,
+                   "device %d (%s): %.*s: %s at %s:%d", cuda->device, cuda->device_name, name, call,
+                   cublasLtGetStatusString(code), slash ? slash + 1 : file, line);
+}
+
+lp_status lp_cuda_memory_init(lp_backend_cuda *cuda, lp_error *err) {
+    lp_status status = LP_OK;
+    cuda->ring = (lp_cuda_ring){.segment_bytes = LP_CUDA_SEGMENT_BYTES, .n_segments = LP_CUDA_SEGMENTS};
+    LP_CUDA(cudaMallocHost((void **)&cuda->pinned, (size_t)LP_CUDA_SEGMENTS * LP_CUDA_SEGMENT_BYTES));
+    for (int i = 0; i < LP_CUDA_SEGMENTS; i++)
+        LP_CUDA(cudaEventCreateWithFlags(&cuda->drained[i], cudaEventDisableTiming));
+    LP_CUDA(cudaMalloc((void **)&cuda->edits, LP_CUDA_EDITS * sizeof *cuda->edits));
+out:
+    return status;
+}
+
+/* What fails while things are taken down cannot be helped and was reported by the operation that broke them. */
+void lp_cuda_memory_release(lp_backend_cuda *cuda) {
+    while (cuda->held) {
+        lp_cuda_held *held = cuda->held;
+        cuda->held = held->next;
+        (void)cudaFree(held->dev);
+        lp_mem_free(held);
+    }
+    (void)cudaFree(cuda->rounded);
+    (void)cudaFree(cuda->edits);
+    for (int i = 0; i < LP_CUDA_SEGMENTS; i++)
+        if (cuda->drained[i]) (void)cudaEventDestroy(cuda->drained[i]);
+    (void)cudaFreeHost(cuda->pinned);
+}
+
+lp_status lp_cuda_alloc(lp_backend *be, size_t bytes, const char *what, void **out, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    void *dev = NULL;
+    cudaError_t code = cudaMalloc(&dev, bytes > 0 ? bytes : 1);
+    if (code == cudaErrorMemoryAllocation) {
+        size_t available = 0, total = 0;
+        (void)cudaGetLastError(); /* otherwise the next kernel's start would report it again */
+        if (cudaMemGetInfo(&available, &total) != cudaSuccess) available = total = 0;
+        return lp_fail(err, LP_ERR_MEMORY, "device %d (%s): %s: %zu bytes wanted, %zu of %zu are free", cuda->device,
+                       cuda->device_name, what, bytes, available, total);
+    }
+    lp_status status = lp_cuda_check(cuda, code, "cudaMalloc", __FILE__, __LINE__, err);
+    if (status == LP_OK) *out = dev;
+    return status;
+}
+
+void lp_cuda_release(lp_backend *be, void *dev) {
+    (void)be;
+    (void)cudaFree(dev);
+}
+
+/* A place in pinned memory that may be written now. */
+static lp_status take_place(lp_backend_cuda *cuda, size_t bytes, lp_cuda_place *place, lp_error *err) {
+    lp_status status = LP_OK;
+    *place = lp_cuda_ring_take(&cuda->ring, bytes);
+    if (place->close >= 0) LP_CUDA(cudaEventRecord(cuda->drained[place->close], cuda->stream));
+    if (place->wait >= 0) LP_CUDA(cudaEventSynchronize(cuda->drained[place->wait]));
+out:
+    return status;
+}
+
+lp_status lp_cuda_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    for (size_t done = 0; done < bytes;) {
+        lp_cuda_place place;
+        LP_TRY(take_place(cuda, bytes - done, &place, err));
+        memcpy(cuda->pinned + place.offset, (const char *)host + done, place.bytes);
+        LP_CUDA(cudaMemcpyAsync((char *)dev + done, cuda->pinned + place.offset, place.bytes, cudaMemcpyHostToDevice,
+                                cuda->stream));
+        done += place.bytes;
+    }
+out:
+    return status;
+}
+
+lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_stride, const void *host, size_t row_bytes,
+                              size_t n_rows, lp_error *err) {
+    if (dev_stride == row_bytes) return lp_cuda_upload(&cuda->base, dev, host, row_bytes * n_rows, err);
+    lp_status status = LP_OK;
+    size_t rows_a_place = LP_CUDA_SEGMENT_BYTES / row_bytes;
+    if (rows_a_place == 0)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "a row of %zu bytes of weights is too long", row_bytes);
+    for (size_t row = 0; row < n_rows;) {
+        size_t rows = n_rows - row < rows_a_place ? n_rows - row : rows_a_place;
+        lp_cuda_place place;
+        LP_TRY(take_place(cuda, rows * row_bytes, &place, err));
+        memcpy(cuda->pinned + place.offset, (const char *)host + row * row_bytes, place.bytes);
+        LP_CUDA(cudaMemcpy2DAsync((char *)dev + row * dev_stride, dev_stride, cuda->pinned + place.offset, row_bytes,
+                                  row_bytes, rows, cudaMemcpyHostToDevice, cuda->stream));
+        row += rows;
+    }
+out:
+    return status;
+}
+
+lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    for (size_t done = 0; done < bytes;) {
+        lp_cuda_place place;
+        LP_TRY(take_place(cuda, bytes - done, &place, err));
+        LP_CUDA(cudaMemcpyAsync(cuda->pinned + place.offset, (const char *)dev + done, place.bytes,
+                                cudaMemcpyDeviceToHost, cuda->stream));
+        LP_CUDA(cudaStreamSynchronize(cuda->stream));
+        memcpy((char *)host + done, cuda->pinned + place.offset, place.bytes);
+        done += place.bytes;
+    }
+out:
+    return status;
+}
+
+lp_status lp_cuda_sync(lp_backend *be, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(cudaStreamSynchronize(cuda->stream));
+out:
+    return status;
+}
+
+lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    size_t bytes = n * sizeof(float);
+    lp_cuda_held *held = NULL;
+    lp_status status = LP_OK;
+    for (lp_cuda_held *h = cuda->held; h; h = h->next)
+        if (h->host == host && h->bytes == bytes) {
+            h->users++;
+            *out = h->dev;
+            return LP_OK;
+        }
+    LP_TRY(lp_mem_new(&held, 1, sizeof *held, "weights", err));
+    LP_TRY(lp_cuda_alloc(be, bytes, "weights", &held->dev, err));
+    LP_TRY(lp_cuda_upload(be, held->dev, host, bytes, err));
+    held->host = host;
+    held->bytes = bytes;
+    held->users = 1;
+    held->next = cuda->held;
+    cuda->held = held;
+    *out = held->dev;
+    return LP_OK;
+out:
+    if (held) (void)cudaFree(held->dev);
+    lp_mem_free(held);
+    return status;
+}
+
+void lp_cuda_vector_free(lp_backend *be, const float *vector) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    for (lp_cuda_held **at = &cuda->held; *at; at = &(*at)->next) {
+        lp_cuda_held *held = *at;
+        if (held->dev != vector) continue;
+        if (--held->users > 0) return;
+        *at = held->next;
+        (void)cudaFree(held->dev);
+        lp_mem_free(held);
+        return;
+    }
+}

@@ -1,0 +1,80 @@
+/* The kernels, as C functions that start them on a stream and return what the start returned. They check nothing:
+ * indices and shapes are as in backend.h, all pointers are the device's. Each row's arithmetic has a fixed order that
+ * depends on the row's own sizes alone; nothing is contracted unless it says fmaf (-fmad=false). */
+#ifndef LP_BACKEND_CUDA_KERNELS_H
+#define LP_BACKEND_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* lp_row_edit */
+typedef struct {
+    int32_t row, offset, width, operation;
+    float factor;
+    int64_t vector;
+} lp_cuda_edit;
+
+/* lp_activation */
+enum { LP_CUDA_GELU_TANH, LP_CUDA_GELU_ERF, LP_CUDA_SILU };
+
+/* lp_row_table, with one layer of the pool. */
+typedef struct {
+    const int32_t *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length, *tail;
+    const int32_t *group_row, *group_begin; /* NULL: every row is a group of its own */
+    int32_t n_groups;
+    float *keys, *values; /* [n_slots, width] */
+    int32_t width;
+    int32_t n_heads, n_kv_heads, head_dim;
+} lp_cuda_attention;
+
+enum {
+    LP_CUDA_MAX_HEAD_DIM = 256,
+    LP_CUDA_MAX_QUERIES = 32, /* query heads of one KV head */
+    LP_CUDA_GROUP_ROWS = 32   /* most rows of a group: LP_GROUP_ROWS */
+};
+
+/* rows.cu */
+cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
+                              int32_t width, cudaStream_t stream);
+cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
+                             cudaStream_t stream);
+cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
+                         float *y, cudaStream_t stream);
+cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, float *y,
+                             cudaStream_t stream);
+cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,
+                              cudaStream_t stream);
+cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t *best,
+                           cudaStream_t stream);
+/* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros behind width */
+cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
+                            cudaStream_t stream);
+
+/* probe.cu: for the probe of a product's algorithm */
+/* x [n] = numbers in [-1, 1) that depend on seed and place alone */
+cudaError_t lp_cuda_fill(float *x, int64_t n, uint32_t seed, cudaStream_t stream);
+/* dst row i = src row (i * step + shift) mod n_src, i < n */
+cudaError_t lp_cuda_permute(float *dst, int32_t n, const float *src, int32_t n_src, int32_t step, int32_t shift,
+                            int64_t width, cudaStream_t stream);
+/* *differs = 1 where a row i < n of a is not, bit for bit, row (i * step + shift) mod n_b of b */
+cudaError_t lp_cuda_compare(const float *a, int32_t n, const float *b, int32_t n_b, int32_t step, int32_t shift,
+                            int64_t width, int32_t *differs, cudaStream_t stream);
+
+/* attention.cu */
+cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, const float *cosine, const float *sine,
+                             cudaStream_t stream);
+cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to,
+                            int32_t n, cudaStream_t stream);
+cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,265 @@
+// Kernels that work on rows one by one. Reductions are trees of fixed shape: BLOCK threads take every BLOCK-th element
+// in order, then fold in halves.
+#include "backend/cuda/kernels.h"
+
+#include <cuda_bf16.h>
+
+namespace {
+
+constexpr int BLOCK = 256;
+constexpr int64_t MAX_ROWS = 65535; // of a grid
+
+// Columns along x, rows along y; the kernels stride over what is beyond the grid.
+dim3 grid_for(int64_t rows, int64_t width) {
+    return dim3(static_cast<unsigned>((width + BLOCK - 1) / BLOCK),
+                static_cast<unsigned>(rows < MAX_ROWS ? rows : MAX_ROWS));
+}
+
+bool fours(const void *pointer, int64_t width) {
+    return width % 4 == 0 && reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
+__device__ inline int32_t column() {
+    return static_cast<int32_t>(blockIdx.x * BLOCK + threadIdx.x);
+}
+
+template <typename T>
+__global__ void copy_kernel(T *dst, const int32_t *dst_rows, const T *src, const int32_t *src_rows, int32_t n,
+                            int32_t width) {
+    int32_t at = column();
+    if (at >= width) return;
+    for (int32_t row = static_cast<int32_t>(blockIdx.y); row < n; row += static_cast<int32_t>(gridDim.y)) {
+        int64_t to = dst_rows ? dst_rows[row] : row, from = src_rows ? src_rows[row] : row;
+        dst[to * width + at] = src[from * width + at];
+    }
+}
+
+__device__ inline float add(float x, float y) {
+    return x + y;
+}
+
+__device__ inline float4 add(float4 x, float4 y) {
+    return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+}
+
+template <typename T> __global__ void add_kernel(T *x, const T *y, const int32_t *y_rows, int32_t n, int32_t width) {
+    int32_t at = column();
+    if (at >= width) return;
+    for (int32_t row = static_cast<int32_t>(blockIdx.y); row < n; row += static_cast<int32_t>(gridDim.y)) {
+        int64_t from = y_rows ? y_rows[row] : row, to = static_cast<int64_t>(row) * width + at;
+        x[to] = add(x[to], y[from * width + at]);
+    }
+}
+
+// The sum of one number per thread, the same on all threads. `shared` has BLOCK floats.
+__device__ float block_sum(float value, float *shared) {
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] = shared[threadIdx.x] + shared[threadIdx.x + half];
+        __syncthreads();
+    }
+    float sum = shared[0];
+    __syncthreads();
+    return sum;
+}
+
+__global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width,
+                            float *y) {
+    __shared__ float shared[BLOCK];
+    const float *from = x + static_cast<int64_t>(blockIdx.x) * width;
+    float *to = y + static_cast<int64_t>(blockIdx.x) * width;
+    float mean = 0.0f, sum = 0.0f;
+    if (bias) {
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) sum = sum + from[i];
+        mean = block_sum(sum, shared) / static_cast<float>(width);
+        sum = 0.0f;
+    }
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
+        float d = from[i] - mean;
+        sum = fmaf(d, d, sum);
+    }
+    float scale = 1.0f / sqrtf(block_sum(sum, shared) / static_cast<float>(width) + eps);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
+        float value = (from[i] - mean) * scale * weight[i];
+        to[i] = bias ? value + bias[i] : value;
+    }
+}
+
+template <int KIND> __device__ inline float activation(float x) {
+    if (KIND == LP_CUDA_GELU_ERF) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    if (KIND == LP_CUDA_SILU) return x / (1.0f + expf(-x));
+    float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+    return x / (1.0f + expf(-2.0f * u));
+}
+
+template <int KIND> __device__ inline float4 activation(float4 x) {
+    return make_float4(activation<KIND>(x.x), activation<KIND>(x.y), activation<KIND>(x.z), activation<KIND>(x.w));
+}
+
+__device__ inline float multiply(float x, float y) {
+    return x * y;
+}
+
+__device__ inline float4 multiply(float4 x, float4 y) {
+    return make_float4(x.x * y.x, x.y * y.y, x.z * y.z, x.w * y.w);
+}
+
+template <int KIND, typename T>
+__global__ void activate_kernel(bool gated, const T *x, int32_t n, int32_t width, T *y) {
+    int32_t at = column();
+    if (at >= width) return;
+    for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
+        const T *from = x + row * width * (gated ? 2 : 1) + at;
+        T value = activation<KIND>(*from);
+        y[row * width + at] = gated ? multiply(value, from[width]) : value;
+    }
+}
+
+__global__ void edit_kernel(float *x, int32_t stride, const lp_cuda_edit *edits, const float *vectors) {
+    lp_cuda_edit edit = edits[blockIdx.x];
+    float *to = x + static_cast<int64_t>(edit.row) * stride + edit.offset;
+    const float *vector = vectors + edit.vector;
+    float f = edit.factor;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < edit.width; i += BLOCK) {
+        switch (edit.operation) {
+        case 0: to[i] = vector[i]; break;
+        case 1: to[i] = to[i] + f * vector[i]; break;
+        case 2: to[i] = f * to[i]; break;
+        default: to[i] = (1.0f - f) * to[i] + f * vector[i];
+        }
+    }
+}
+
+// NaN never wins, as on the cpu; a row without any other number gives 0.
+__global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_candidates, int32_t *best) {
+    __shared__ float values[BLOCK];
+    __shared__ int32_t places[BLOCK];
+    const float *row = logits + static_cast<int64_t>(blockIdx.x) * width;
+    float value = 0.0f;
+    int32_t place = -1;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_candidates; i += BLOCK) {
+        float x = row[i];
+        if (x > value || (place < 0 && x == x)) {
+            value = x;
+            place = i;
+        }
+    }
+    values[threadIdx.x] = value;
+    places[threadIdx.x] = place;
+    __syncthreads();
+    for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) {
+            float other = values[threadIdx.x + half];
+            int32_t there = places[threadIdx.x + half], here = places[threadIdx.x];
+            bool larger = other > values[threadIdx.x] || (other == values[threadIdx.x] && there < here);
+            if (there >= 0 && (here < 0 || larger)) {
+                values[threadIdx.x] = other;
+                places[threadIdx.x] = there;
+            }
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) best[blockIdx.x] = places[0] < 0 ? 0 : places[0];
+}
+
+__global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
+    int64_t at = column();
+    if (at >= dst_stride) return;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y)
+        dst[row * dst_stride + at] = __float2bfloat16_rn(at < width ? src[row * width + at] : 0.0f);
+}
+
+struct alignas(8) bf16_four {
+    __nv_bfloat162 low, high;
+};
+
+// The same for widths and strides in units of four.
+__global__ void bf16_fours_kernel(bf16_four *dst, int64_t dst_stride, const float4 *src, int64_t rows, int64_t width) {
+    int64_t at = column();
+    if (at >= dst_stride) return;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+        float4 x = at < width ? src[row * width + at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        bf16_four four;
+        four.low = __floats2bfloat162_rn(x.x, x.y);
+        four.high = __floats2bfloat162_rn(x.z, x.w);
+        dst[row * dst_stride + at] = four;
+    }
+}
+
+template <int KIND>
+void start_activation(bool gated, const float *x, int32_t n, int32_t width, float *y, cudaStream_t stream) {
+    if (fours(x, width) && fours(y, width))
+        activate_kernel<KIND><<<grid_for(n, width / 4), BLOCK, 0, stream>>>(
+            gated, reinterpret_cast<const float4 *>(x), n, width / 4, reinterpret_cast<float4 *>(y));
+    else
+        activate_kernel<KIND><<<grid_for(n, width), BLOCK, 0, stream>>>(gated, x, n, width, y);
+}
+
+} // namespace
+
+cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
+                              int32_t width, cudaStream_t stream) {
+    if (n == 0 || width == 0) return cudaSuccess;
+    if (fours(dst, width) && fours(src, width))
+        copy_kernel<<<grid_for(n, width / 4), BLOCK, 0, stream>>>(
+            reinterpret_cast<float4 *>(dst), dst_rows, reinterpret_cast<const float4 *>(src), src_rows, n, width / 4);
+    else
+        copy_kernel<<<grid_for(n, width), BLOCK, 0, stream>>>(dst, dst_rows, src, src_rows, n, width);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
+                             cudaStream_t stream) {
+    if (n == 0 || width == 0) return cudaSuccess;
+    if (fours(x, width) && fours(y, width))
+        add_kernel<<<grid_for(n, width / 4), BLOCK, 0, stream>>>(
+            reinterpret_cast<float4 *>(x), reinterpret_cast<const float4 *>(y), y_rows, n, width / 4);
+    else
+        add_kernel<<<grid_for(n, width), BLOCK, 0, stream>>>(x, y, y_rows, n, width);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
+                         float *y, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width, y);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, float *y,
+                             cudaStream_t stream) {
+    if (n == 0 || width == 0) return cudaSuccess;
+    switch (kind) {
+    case LP_CUDA_GELU_TANH: start_activation<LP_CUDA_GELU_TANH>(gated, x, n, width, y, stream); break;
+    case LP_CUDA_GELU_ERF: start_activation<LP_CUDA_GELU_ERF>(gated, x, n, width, y, stream); break;
+    default: start_activation<LP_CUDA_SILU>(gated, x, n, width, y, stream);
+    }
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,
+                              cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    edit_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, edits, vectors);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t *best,
+                           cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    argmax_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, width, n_candidates, best);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
+                            cudaStream_t stream) {
+    if (rows == 0) return cudaSuccess;
+    if (fours(src, width) && fours(dst, dst_stride))
+        bf16_fours_kernel<<<grid_for(rows, dst_stride / 4), BLOCK, 0, stream>>>(
+            static_cast<bf16_four *>(dst), dst_stride / 4, reinterpret_cast<const float4 *>(src), rows, width / 4);
+    else
+        bf16_kernel<<<grid_for(rows, dst_stride), BLOCK, 0, stream>>>(static_cast<__nv_bfloat16 *>(dst), dst_stride,
+                                                                      src, rows, width);
+    return cudaGetLastError();
+}

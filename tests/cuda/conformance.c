@@ -1,0 +1,460 @@
+/* lp_conformance [cpu|cuda] [fp32|tf32|bf16] [small]: every operation of a backend against plain loops in double
+ * precision, at odd and large sizes, and each row against the same row in other company, bit for bit. Exit code 77
+ * where there is no device. */
+#include "cuda/conformance.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <math.h>
+
+/* ---- Tools ------------------------------------------------------------------------------------------------------- */
+
+static void die(const char *what, const char *why) {
+    printf("%s: %s\n", what, why);
+    exit(1);
+}
+
+void conformance_run(conformance *c, lp_status status, const char *call, int line) {
+    if (status == LP_OK) return;
+    printf("line %d: %s: %s\n", line, call, c->err.text);
+    exit(1);
+}
+
+void *conformance_zeros(size_t bytes) {
+    void *out = NULL;
+    lp_error err = {0};
+    if (lp_mem_new(&out, bytes, 1, "test", &err) != LP_OK) die("test", err.text);
+    return out;
+}
+
+float *conformance_normal(uint32_t stream, size_t n) {
+    float *out = conformance_zeros(n * sizeof *out);
+    lp_random_normal((lp_random_key){.seed = 5, .stream = stream}, out, n);
+    return out;
+}
+
+void *conformance_to_device(conformance *c, const void *host, size_t n_items, size_t item_bytes, size_t row) {
+    void *dev = NULL;
+    RUN(c->be->alloc(c->be, (n_items + LP_ROW_PADDING * row) * item_bytes, "test", &dev, &c->err));
+    if (host) RUN(c->be->upload(c->be, dev, host, n_items * item_bytes, &c->err));
+    return dev;
+}
+
+float *conformance_floats(conformance *c, const float *host, size_t n, size_t row) {
+    return conformance_to_device(c, host, n, sizeof *host, row);
+}
+
+int32_t *conformance_ints(conformance *c, const int32_t *host, size_t n) {
+    return conformance_to_device(c, host, n, sizeof *host, 0);
+}
+
+void conformance_fetch(conformance *c, void *host, const void *dev, size_t bytes) {
+    RUN(c->be->download(c->be, host, dev, bytes, &c->err));
+}
+
+static void report(conformance *c, const char *format, va_list args) {
+    c->n_failed++;
+    printf("FAILED: ");
+    vprintf(format, args);
+}
+
+void conformance_near(conformance *c, const float *got, const double *want, size_t n, double bound, const char *format,
+                      ...) {
+    double most = 0, worst = -1;
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        double error = fabs((double)got[i] - want[i]);
+        if (fabs(want[i]) > most) most = fabs(want[i]);
+        if (!(error <= worst)) {
+            worst = error;
+            at = i;
+        }
+        if (isnan(error)) break;
+    }
+    c->n_checks++;
+    if (n == 0 || worst <= bound * most) return;
+    va_list args;
+    va_start(args, format);
+    report(c, format, args);
+    va_end(args);
+    printf(": place %zu: got %.9g, expected %.9g, relative to the largest %.3g, bound %.3g\n", at, (double)got[at],
+           want[at], worst / most, bound);
+}
+
+void conformance_same(conformance *c, const void *got, const void *want, size_t bytes, const char *format, ...) {
+    c->n_checks++;
+    if (memcmp(got, want, bytes) == 0) return;
+    size_t at = 0;
+    const uint32_t *a = got, *b = want;
+    while (a[at] == b[at]) at++;
+    va_list args;
+    va_start(args, format);
+    report(c, format, args);
+    va_end(args);
+    printf(": word %zu: got %08x, expected %08x\n", at, a[at], b[at]);
+}
+
+void conformance_true(conformance *c, bool condition, const char *format, ...) {
+    c->n_checks++;
+    if (condition) return;
+    va_list args;
+    va_start(args, format);
+    report(c, format, args);
+    va_end(args);
+    printf("\n");
+}
+
+/* ---- Matrix products --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t n_in, n_out[3];
+    int n_parts;
+    lp_layout layout;
+    bool bias, large;
+    int32_t n;
+} linear_case;
+
+/* What the dtype makes of an operand of a product. tf32 is left as it is: its rounding is the hardware's. */
+static double operand(const conformance *c, float x) {
+    uint32_t bits;
+    if (c->dtype != LP_USE_BF16) return x;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static void reference_row(const conformance *c, const lp_linear *w, const float *x, double *y) {
+    int64_t column = 0;
+    for (int p = 0; p < w->n_parts; p++) {
+        const lp_matrix *m = &w->part[p];
+        for (int64_t o = 0; o < m->n_out; o++, column++) {
+            double sum = w->bias ? w->bias[column] : 0;
+            for (int64_t i = 0; i < m->n_in; i++)
+                sum += operand(c, x[i]) *
+                       operand(c, m->layout == LP_OUT_IN ? m->data[o * m->n_in + i] : m->data[i * m->n_out + o]);
+            y[column] = sum;
+        }
+    }
+}
+
+static void check_linear(conformance *c, const linear_case *k) {
+    lp_linear host = {.n_parts = k->n_parts, .n_in = k->n_in};
+    float *data[3] = {NULL}, *bias = NULL;
+    for (int p = 0; p < k->n_parts; p++) {
+        data[p] = conformance_normal((uint32_t)p, (size_t)(k->n_in * k->n_out[p]));
+        host.part[p] = (lp_matrix){.data = data[p], .n_in = k->n_in, .n_out = k->n_out[p], .layout = k->layout};
+        host.n_out += k->n_out[p];
+    }
+    if (k->bias) host.bias = bias = conformance_normal(9, (size_t)host.n_out);
+    size_t n = (size_t)k->n, in = (size_t)k->n_in, out = (size_t)host.n_out;
+    float *x = conformance_normal(10, n * in), *y = conformance_zeros(n * out * sizeof(float)),
+          *again = conformance_zeros(n * out * sizeof(float));
+    lp_backend_linear *w = NULL;
+    RUN(c->be->linear_new(c->be, &host, &w, &c->err));
+    float *dev_x = conformance_floats(c, x, n * in, in), *dev_y = conformance_floats(c, NULL, n * out, out);
+    RUN(c->be->linear(c->be, w, dev_x, k->n, dev_y, &c->err));
+    conformance_fetch(c, y, dev_y, n * out * sizeof(float));
+
+    double *want = conformance_zeros(out * sizeof(double));
+    double bound = c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5;
+    for (size_t r = 0; r<n; r += n> 7 ? n / 7 : 1) {
+        reference_row(c, &host, x + r * in, want);
+        conformance_near(c, y + r * out, want, out, bound, "linear %zu x %zu, row %zu of %zu", in, out, r, n);
+    }
+    /* The first rows of a batch, then a row in the middle of others that were reversed. */
+    const int32_t counts[] = {1, 2, 17, 64, 65, 128, 129, 200, 1000, 2048};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0] && counts[i] < k->n; i++) {
+        RUN(c->be->linear(c->be, w, dev_x, counts[i], dev_y, &c->err));
+        conformance_fetch(c, again, dev_y, (size_t)counts[i] * out * sizeof(float));
+        conformance_same(c, again, y, (size_t)counts[i] * out * sizeof(float), "linear %zu x %zu: %d rows of %zu", in,
+                         out, counts[i], n);
+    }
+    int32_t *turned = conformance_zeros(n * sizeof *turned);
+    for (size_t r = 0; r < n; r++) turned[r] = (int32_t)(n - 1 - r);
+    int32_t *dev_turned = conformance_ints(c, turned, n);
+    float *dev_reversed = conformance_floats(c, NULL, n * in, in);
+    RUN(c->be->copy_rows(c->be, dev_reversed, NULL, dev_x, dev_turned, k->n, (int32_t)in, &c->err));
+    RUN(c->be->linear(c->be, w, dev_reversed, k->n, dev_y, &c->err));
+    conformance_fetch(c, again, dev_y, n * out * sizeof(float));
+    for (size_t r = 0; r < n; r++)
+        if (memcmp(again + (n - 1 - r) * out, y + r * out, out * sizeof(float)) != 0) {
+            conformance_same(c, again + (n - 1 - r) * out, y + r * out, out * sizeof(float),
+                             "linear %zu x %zu: row %zu of %zu at another place", in, out, r, n);
+            break;
+        }
+    c->be->linear_free(c->be, w);
+    void *dev[] = {dev_x, dev_y, dev_turned, dev_reversed};
+    for (size_t i = 0; i < sizeof dev / sizeof dev[0]; i++) c->be->release(c->be, dev[i]);
+    void *host_blocks[] = {data[0], data[1], data[2], bias, x, y, again, want, turned};
+    for (size_t i = 0; i < sizeof host_blocks / sizeof host_blocks[0]; i++) lp_mem_free(host_blocks[i]);
+}
+
+static void check_linears(conformance *c) {
+    static const linear_case cases[] = {
+        {.n_in = 5, .n_out = {7}, .n_parts = 1, .layout = LP_OUT_IN, .n = 3},
+        {.n_in = 5, .n_out = {7}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .n = 130},
+        {.n_in = 64, .n_out = {64}, .n_parts = 1, .layout = LP_OUT_IN, .n = 1},
+        {.n_in = 96, .n_out = {131}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .n = 300},
+        {.n_in = 99, .n_out = {33, 5, 5}, .n_parts = 3, .layout = LP_OUT_IN, .n = 257},
+        {.n_in = 64, .n_out = {48, 16, 16}, .n_parts = 3, .layout = LP_IN_OUT, .bias = true, .n = 100},
+        {.n_in = 32, .n_out = {40}, .n_parts = 1, .layout = LP_OUT_IN, .n = 2500},
+        {.n_in = 768, .n_out = {2304}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .large = true, .n = 300},
+        {.n_in = 3072, .n_out = {768}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .large = true, .n = 300},
+        {.n_in = 2048, .n_out = {2048, 512, 512}, .n_parts = 3, .layout = LP_OUT_IN, .large = true, .n = 1030},
+        {.n_in = 2048, .n_out = {50260}, .n_parts = 1, .layout = LP_OUT_IN, .large = true, .n = 140},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        if (!cases[i].large || !c->small) check_linear(c, &cases[i]);
+}
+
+/* ---- Rows -------------------------------------------------------------------------------------------------------- */
+
+static void check_copy_and_add(conformance *c, int32_t n, int32_t width) {
+    size_t all = (size_t)n * (size_t)width, w = (size_t)width;
+    float *x = conformance_normal(20, all), *y = conformance_normal(21, all),
+          *got = conformance_zeros(all * sizeof(float)), *want = conformance_zeros(all * sizeof(float));
+    int32_t *from = conformance_zeros((size_t)n * sizeof *from), *to = conformance_zeros((size_t)n * sizeof *to);
+    for (int32_t i = 0; i < n; i++) {
+        from[i] = (int32_t)lp_random_below((lp_random_key){.seed = 6}, (uint32_t)i, (uint32_t)n);
+        to[i] = n - 1 - i;
+    }
+    float *dev_x = conformance_floats(c, x, all, w), *dev_y = conformance_floats(c, y, all, w);
+    int32_t *dev_from = conformance_ints(c, from, (size_t)n), *dev_to = conformance_ints(c, to, (size_t)n);
+    for (int lists = 0; lists < 4; lists++) {
+        for (int32_t i = 0; i < n; i++)
+            memcpy(want + (size_t)(lists & 1 ? to[i] : i) * w, x + (size_t)(lists & 2 ? from[i] : i) * w,
+                   w * sizeof(float));
+        RUN(c->be->copy_rows(c->be, dev_y, lists & 1 ? dev_to : NULL, dev_x, lists & 2 ? dev_from : NULL, n, width,
+                             &c->err));
+        conformance_fetch(c, got, dev_y, all * sizeof(float));
+        conformance_same(c, got, want, all * sizeof(float), "copy_rows %d x %d, lists %d", n, width, lists);
+    }
+    RUN(c->be->upload(c->be, dev_y, y, all * sizeof(float), &c->err));
+    for (int lists = 0; lists < 2; lists++) {
+        RUN(c->be->upload(c->be, dev_x, x, all * sizeof(float), &c->err));
+        for (size_t i = 0; i < all; i++) want[i] = x[i] + y[(lists ? (size_t)from[i / w] : i / w) * w + i % w];
+        RUN(c->be->add_rows(c->be, dev_x, dev_y, lists ? dev_from : NULL, n, width, &c->err));
+        conformance_fetch(c, got, dev_x, all * sizeof(float));
+        conformance_same(c, got, want, all * sizeof(float), "add_rows %d x %d, lists %d", n, width, lists);
+    }
+    void *dev[] = {dev_x, dev_y, dev_from, dev_to};
+    for (size_t i = 0; i < sizeof dev / sizeof dev[0]; i++) c->be->release(c->be, dev[i]);
+    void *blocks[] = {x, y, got, want, from, to};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) {
+    size_t all = (size_t)n * (size_t)width, w = (size_t)width;
+    const float eps = 1e-5f;
+    float *x = conformance_normal(30, all), *weight = conformance_normal(31, w), *bias = conformance_normal(32, w),
+          *got = conformance_zeros(all * sizeof(float)), *alone = conformance_zeros(w * sizeof(float));
+    double *want = conformance_zeros(all * sizeof(double));
+    for (size_t i = 0; i < all; i++) x[i] = x[i] * 3 + 1;
+    for (size_t r = 0; r < (size_t)n; r++) {
+        const float *row = x + r * w;
+        double mean = 0, square = 0;
+        for (size_t i = 0; i < w && has_bias; i++) mean += row[i] / (double)width;
+        for (size_t i = 0; i < w; i++) square += (row[i] - mean) * (row[i] - mean) / (double)width;
+        for (size_t i = 0; i < w; i++)
+            want[r * w + i] =
+                (row[i] - mean) / sqrt(square + (double)eps) * weight[i] + (has_bias ? (double)bias[i] : 0);
+    }
+    float *dev_x = conformance_floats(c, x, all, w), *dev_y = conformance_floats(c, NULL, all, w);
+    const float *dev_weight = NULL, *dev_bias = NULL;
+    RUN(c->be->vector_new(c->be, weight, w, &dev_weight, &c->err));
+    RUN(c->be->vector_new(c->be, bias, w, &dev_bias, &c->err));
+    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, all * sizeof(float));
+    conformance_near(c, got, want, all, 1e-5, "norm %d x %d, bias %d", n, width, has_bias);
+    RUN(c->be->norm(c->be, dev_x + all - w, dev_weight, has_bias ? dev_bias : NULL, eps, 1, width, dev_y, &c->err));
+    conformance_fetch(c, alone, dev_y, w * sizeof(float));
+    conformance_same(c, alone, got + all - w, w * sizeof(float), "norm %d x %d: the last row alone", n, width);
+    c->be->vector_free(c->be, dev_weight);
+    c->be->vector_free(c->be, dev_bias);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_y);
+    void *blocks[] = {x, weight, bias, got, alone, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+static double activation(lp_activation kind, double x) {
+    if (kind == LP_ACT_GELU_ERF) return 0.5 * x * (1 + erf(x / sqrt(2)));
+    if (kind == LP_ACT_SILU) return x / (1 + exp(-x));
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+static void check_activation(conformance *c, lp_activation kind, bool gated, int32_t n, int32_t width) {
+    size_t rows = (size_t)n, w = (size_t)width, in = gated ? 2 * w : w;
+    float *x = conformance_normal(40, rows * in), *got = conformance_zeros(rows * w * sizeof(float));
+    double *want = conformance_zeros(rows * w * sizeof(double));
+    for (size_t i = 0; i < rows * in; i++) x[i] *= 4;
+    x[0] = -60;
+    x[1] = 60;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < w; i++)
+            want[r * w + i] = activation(kind, x[r * in + i]) * (gated ? (double)x[r * in + w + i] : 1);
+    float *dev_x = conformance_floats(c, x, rows * in, in), *dev_y = conformance_floats(c, NULL, rows * w, w);
+    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, rows * w * sizeof(float));
+    conformance_near(c, got, want, rows * w, 1e-6, "activate %d, gated %d, %d x %d", (int)kind, gated, n, width);
+    if (!gated) {
+        float *in_place = conformance_zeros(rows * w * sizeof(float));
+        RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, dev_x, &c->err));
+        conformance_fetch(c, in_place, dev_x, rows * w * sizeof(float));
+        conformance_same(c, in_place, got, rows * w * sizeof(float), "activate %d in place", (int)kind);
+        lp_mem_free(in_place);
+    }
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_y);
+    void *blocks[] = {x, got, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+static void check_edits(conformance *c) {
+    enum { N = 9, STRIDE = 70, VECTORS = 200 };
+    static const lp_row_edit edits[] = {
+        {.row = 0, .offset = 0, .width = STRIDE, .operation = 0, .factor = 1, .vector = 3},
+        {.row = 3, .offset = 5, .width = 33, .operation = 1, .factor = -0.5f, .vector = 100},
+        {.row = 3, .offset = 40, .width = 30, .operation = 2, .factor = 0.25f, .vector = 0},
+        {.row = 8, .offset = 1, .width = 64, .operation = 3, .factor = 0.3f, .vector = 64},
+    };
+    float *x = conformance_normal(50, N * STRIDE), *vectors = conformance_normal(51, VECTORS);
+    float *got = conformance_zeros(N * STRIDE * sizeof(float));
+    double *want = conformance_zeros(N * STRIDE * sizeof(double));
+    for (size_t i = 0; i < N * STRIDE; i++) want[i] = x[i];
+    for (size_t e = 0; e < sizeof edits / sizeof edits[0]; e++)
+        for (int32_t i = 0; i < edits[e].width; i++) {
+            size_t at = (size_t)(edits[e].row * STRIDE + edits[e].offset + i);
+            double v = vectors[edits[e].vector + i], f = edits[e].factor;
+            const double results[] = {v, x[at] + f * v, f * x[at], (1 - f) * x[at] + f * v};
+            want[at] = results[edits[e].operation];
+        }
+    float *dev_x = conformance_floats(c, x, N * STRIDE, STRIDE), *dev_v = conformance_floats(c, vectors, VECTORS, 0);
+    RUN(c->be->edit_rows(c->be, dev_x, STRIDE, edits, (int32_t)(sizeof edits / sizeof edits[0]), dev_v, &c->err));
+    conformance_fetch(c, got, dev_x, N * STRIDE * sizeof(float));
+    conformance_near(c, got, want, N * STRIDE, 1e-6, "edit_rows");
+    conformance_same(c, got, vectors + 3, STRIDE * sizeof(float), "edit_rows: replace");
+    conformance_same(c, got + STRIDE, x + STRIDE, 2 * STRIDE * sizeof(float), "edit_rows: untouched rows");
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_v);
+    void *blocks[] = {x, vectors, got, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+static void check_argmax(conformance *c, int32_t width, int32_t n_candidates) {
+    enum { N = 5 };
+    size_t w = (size_t)width, last = (size_t)n_candidates - 1;
+    float *x = conformance_normal(60, N * w);
+    int32_t got[N], want[N];
+    for (size_t i = 0; i < w; i++) x[i] = 1; /* all the same */
+    x[w + last] = x[w + last / 2] = 100;     /* a tie */
+    x[2 * w] = NAN;                          /* never the largest on either backend, unless it is the only one */
+    for (size_t i = 0; i < w; i++) x[3 * w + i] = -INFINITY;
+    for (size_t i = (size_t)n_candidates; i < w; i++) x[4 * w + i] = 1000; /* not to be looked at */
+    for (size_t r = 0; r < N; r++) {
+        want[r] = -1;
+        for (int32_t i = 0; i < n_candidates; i++)
+            if (!isnan(x[r * w + (size_t)i]) && (want[r] < 0 || x[r * w + (size_t)i] > x[r * w + (size_t)want[r]]))
+                want[r] = i;
+        if (want[r] < 0) want[r] = 0;
+    }
+    float *dev_x = conformance_floats(c, x, N * w, w);
+    int32_t *best = conformance_ints(c, NULL, N);
+    RUN(c->be->argmax(c->be, dev_x, N, width, n_candidates, best, &c->err));
+    conformance_fetch(c, got, best, sizeof got);
+    for (int r = 0; r < N; r++)
+        if (r != 2) /* the cpu's answer for a row that begins with NaN is 0 */
+            conformance_true(c, got[r] == want[r], "argmax of %d: row %d: got %d, expected %d", n_candidates, r, got[r],
+                             want[r]);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, best);
+    lp_mem_free(x);
+}
+
+static void check_memory(conformance *c) {
+    size_t n = c->small ? 1000003 : 30000007; /* floats: several rounds of any staging buffer */
+    float *x = conformance_normal(70, 4096), *all = conformance_zeros(n * sizeof *all),
+          *back = conformance_zeros(n * sizeof *back);
+    for (size_t i = 0; i < n; i++) all[i] = x[i % 4096] + (float)(i / 4096);
+    float *dev = conformance_floats(c, all, n, 0);
+    conformance_fetch(c, back, dev, n * sizeof *back);
+    conformance_same(c, back, all, n * sizeof *back, "upload and download of %zu floats", n);
+    void *none = NULL;
+    lp_error err = {0};
+    lp_status status = c->be->alloc(c->be, (size_t)1 << 52, "far too much", &none, &err);
+    conformance_true(c, status == LP_ERR_MEMORY, "alloc of 4 PiB: got status %d, expected %d", (int)status,
+                     (int)LP_ERR_MEMORY);
+    conformance_true(c, strstr(err.text, "far too much") && strstr(err.text, "4503599627370496"),
+                     "alloc of 4 PiB: the message names neither what nor how much: %s", err.text);
+    RUN(c->be->add_rows(c->be, dev, dev, NULL, 1, 16, &c->err));
+    RUN(c->be->sync(c->be, &c->err));
+    c->be->release(c->be, dev);
+    lp_mem_free(x);
+    lp_mem_free(all);
+    lp_mem_free(back);
+}
+
+static void check_rows(conformance *c) {
+    static const int32_t sizes[][2] = {{1, 1}, {3, 5}, {7, 64}, {33, 770}, {5, 2049}, {70000, 4}};
+    size_t n_sizes = sizeof sizes / sizeof sizes[0] - (c->small ? 1 : 0);
+    for (size_t i = 0; i < n_sizes; i++) check_copy_and_add(c, sizes[i][0], sizes[i][1]);
+    for (size_t i = 1; i < n_sizes; i++)
+        for (int bias = 0; bias < 2; bias++) check_norm(c, sizes[i][0], sizes[i][1], bias);
+    for (int kind = LP_ACT_GELU_TANH; kind <= LP_ACT_SILU; kind++)
+        for (int gated = 0; gated < 2; gated++) {
+            check_activation(c, (lp_activation)kind, gated, 3, 5);
+            check_activation(c, (lp_activation)kind, gated, 65, 256);
+            if (!c->small) check_activation(c, (lp_activation)kind, gated, 513, 8192);
+        }
+    check_edits(c);
+    check_argmax(c, 7, 5);
+    check_argmax(c, 1000, 999);
+    check_argmax(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
+    check_memory(c);
+}
+
+/* ---- Main -------------------------------------------------------------------------------------------------------- */
+
+static int choice(const char *word, const char *const *words, int n) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(word, words[i]) == 0) return i;
+    return -1;
+}
+
+int main(int argc, char **argv) {
+    static const char *const devices[] = {"auto", "cpu", "cuda"}, *const dtypes[] = {"fp32", "tf32", "bf16"};
+    lp_device_options options = {.device = LP_USE_CPU};
+    conformance state = {0}, *c = &state;
+    for (int i = 1; i < argc; i++) {
+        int device = choice(argv[i], devices, 3), dtype = choice(argv[i], dtypes, 3);
+        if (device > 0) {
+            options.device = (lp_device_use)device;
+        } else if (dtype >= 0) {
+            options.dtype = (lp_dtype_use)dtype;
+        } else if (strcmp(argv[i], "small") == 0) {
+            c->small = true;
+        } else if (strcmp(argv[i], "verbose") == 0) {
+            lp_log_setup(LP_LOG_DEBUG, 0, 1);
+        } else {
+            fprintf(stderr, "usage: lp_conformance [cpu|cuda] [fp32|tf32|bf16] [small] [verbose]\n");
+            return 2;
+        }
+    }
+    lp_status status = lp_backend_open(&options, &c->be, &c->err);
+    if (status == LP_ERR_UNSUPPORTED && options.device == LP_USE_CUDA) {
+        printf("skipped: no CUDA device (%s)\n", c->err.text);
+        return 77;
+    }
+    if (status != LP_OK) die("lp_backend_open", c->err.text);
+    c->dtype = options.dtype;
+    printf("%s: %s\n", c->be->name, c->be->description);
+    check_rows(c);
+    conformance_attention(c);
+    check_linears(c);
+    lp_backend_free(c->be);
+    printf("%d checks, %d failed\n", c->n_checks, c->n_failed);
+    return c->n_failed ? 1 : 0;
+}

@@ -1,0 +1,313 @@
+/* Conformance of the KV pool and attention: against double precision, with and without groups, alone, and with the
+ * border between prompt and tail elsewhere. */
+#include "cuda/conformance.h"
+
+#include "backend/groups.h"
+#include "base/memory.h"
+#include "base/random.h"
+
+#include <math.h>
+
+typedef struct {
+    int32_t n_heads, n_kv_heads, head_dim;
+    bool rope, large;
+} attention_case;
+
+enum { N_PROMPTS = 3, MAX_TAIL = 40, LAYER = 1, N_LAYERS = 2, POSITIONS = 300 };
+static const int32_t prompt_lengths[N_PROMPTS] = {33, 70, 131};
+
+/* Host arrays of a row table and their copies on the device. */
+typedef struct {
+    int32_t n, n_tail;
+    int32_t *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length, *tail;
+    int32_t *group_row, *group_begin, n_groups;
+    void *dev[9];
+    lp_row_table table;
+} row_table;
+
+static row_table new_rows(int32_t n) {
+    row_table t = {.n = n};
+    int32_t **lists[] = {&t.position,   &t.slot,        &t.prompt_begin, &t.prompt_length,
+                         &t.tail_begin, &t.tail_length, &t.group_row,    &t.group_begin};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        *lists[i] = conformance_zeros((size_t)(n + 1) * sizeof(int32_t));
+    t.tail = conformance_zeros((size_t)n * POSITIONS * sizeof(int32_t));
+    return t;
+}
+
+static void upload_rows(conformance *c, row_table *t, bool grouped) {
+    size_t n = (size_t)t->n;
+    uint64_t *scratch = conformance_zeros(n * sizeof *scratch);
+    t->n_groups = lp_row_groups(t->prompt_begin, t->n, LP_GROUP_ROWS, t->group_row, t->group_begin, scratch);
+    lp_mem_free(scratch);
+    const int32_t *host[] = {t->position,    t->slot, t->prompt_begin, t->prompt_length, t->tail_begin,
+                             t->tail_length, t->tail, t->group_row,    t->group_begin};
+    size_t sizes[] = {n, n, n, n, n, n, (size_t)t->n_tail, n, (size_t)t->n_groups + 1};
+    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) t->dev[i] = conformance_ints(c, host[i], sizes[i]);
+    t->table = (lp_row_table){.position = t->dev[0],
+                              .slot = t->dev[1],
+                              .prompt_begin = t->dev[2],
+                              .prompt_length = t->dev[3],
+                              .tail_begin = t->dev[4],
+                              .tail_length = t->dev[5],
+                              .tail = t->dev[6]};
+    if (grouped) {
+        t->table.group_row = t->dev[7];
+        t->table.group_begin = t->dev[8];
+        t->table.n_groups = t->n_groups;
+    }
+}
+
+static void release_rows(conformance *c, row_table *t) {
+    for (size_t i = 0; i < sizeof t->dev / sizeof t->dev[0]; i++)
+        if (t->dev[i]) c->be->release(c->be, t->dev[i]);
+    void *host[] = {t->position,    t->slot, t->prompt_begin, t->prompt_length, t->tail_begin,
+                    t->tail_length, t->tail, t->group_row,    t->group_begin};
+    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) lp_mem_free(host[i]);
+}
+
+static void append_tail(row_table *t, int32_t r, int32_t slot) {
+    if (t->tail_length[r] == 0) t->tail_begin[r] = t->n_tail;
+    t->tail[t->n_tail++] = slot;
+    t->tail_length[r]++;
+}
+
+/* Rows of three prompts in turn: parts of prompts as when they are read for the first time, whole prompts with tails of
+ * 0 .. MAX_TAIL slots, and one row that has no prompt at all. Slots of prompts come first in the pool. */
+static row_table make_rows(int32_t n, int32_t n_slots) {
+    row_table t = new_rows(n);
+    int32_t begin[N_PROMPTS + 1] = {0};
+    for (int p = 0; p < N_PROMPTS; p++) begin[p + 1] = begin[p] + prompt_lengths[p];
+    lp_random_key key = {.seed = 8, .stream = 1};
+    uint32_t draw = 0;
+    for (int32_t r = 0; r < n; r++) {
+        int32_t p = r % N_PROMPTS, whole = prompt_lengths[p];
+        bool early = r % 5 == 3;
+        t.prompt_begin[r] = begin[p];
+        t.prompt_length[r] = early ? 1 + (int32_t)lp_random_below(key, draw++, (uint32_t)whole) : whole;
+        int32_t n_tail = early ? 0 : (int32_t)lp_random_below(key, draw++, MAX_TAIL + 1);
+        if (r == n - 1 && n > 4) {
+            t.prompt_length[r] = 0;
+            n_tail = 3;
+        }
+        for (int32_t i = 0; i < n_tail; i++)
+            append_tail(&t, r,
+                        begin[N_PROMPTS] +
+                            (int32_t)lp_random_below(key, draw++, (uint32_t)(n_slots - begin[N_PROMPTS])));
+        t.position[r] = t.prompt_length[r] + n_tail - 1;
+        t.slot[r] = t.tail_length[r] > 0 ? t.tail[t.tail_begin[r] + n_tail - 1] : begin[p] + t.prompt_length[r] - 1;
+    }
+    return t;
+}
+
+static int32_t slot_at(const row_table *t, int32_t r, int32_t i) {
+    return i < t->prompt_length[r] ? t->prompt_begin[r] + i : t->tail[t->tail_begin[r] + i - t->prompt_length[r]];
+}
+
+static void reference_attention(const attention_case *k, const row_table *t, int32_t r, const float *qkv,
+                                const float *keys, const float *values, double *out) {
+    int32_t hd = k->head_dim, kv = k->n_kv_heads * hd, q = k->n_heads * hd;
+    int32_t length = t->prompt_length[r] + t->tail_length[r];
+    double *scores = conformance_zeros((size_t)length * sizeof *scores);
+    for (int32_t h = 0; h < k->n_heads; h++) {
+        const float *query = qkv + (int64_t)r * (q + 2 * kv) + h * hd;
+        int32_t head = h / (k->n_heads / k->n_kv_heads) * hd;
+        double most = -INFINITY, total = 0;
+        for (int32_t i = 0; i < length; i++) {
+            const float *key = keys + (int64_t)slot_at(t, r, i) * kv + head;
+            scores[i] = 0;
+            for (int32_t d = 0; d < hd; d++) scores[i] += (double)query[d] * key[d];
+            scores[i] /= sqrt(hd);
+            most = fmax(most, scores[i]);
+        }
+        for (int32_t i = 0; i < length; i++) total += scores[i] = exp(scores[i] - most);
+        for (int32_t d = 0; d < hd; d++) {
+            double sum = 0;
+            for (int32_t i = 0; i < length; i++)
+                sum += scores[i] / total * values[(int64_t)slot_at(t, r, i) * kv + head + d];
+            out[h * hd + d] = sum;
+        }
+    }
+    lp_mem_free(scores);
+}
+
+typedef struct {
+    conformance *c;
+    const attention_case *k;
+    lp_model_config config;
+    int32_t n_slots, q, kv, stride; /* widths of a row's queries, of K, of q|k|v */
+    lp_kv_pool pool;                /* dev */
+    float *keys, *values;           /* host, of one layer */
+} attention_test;
+
+static void attend(attention_test *a, const row_table *t, int32_t n, const float *qkv, float *out) {
+    conformance *c = a->c;
+    float *dev = conformance_floats(c, qkv, (size_t)t->n * (size_t)a->stride, 0);
+    float *dev_out = conformance_floats(c, NULL, (size_t)t->n * (size_t)a->q, 0);
+    RUN(c->be->attend(c->be, &a->config, dev, &t->table, n, &a->pool, LAYER, dev_out, &c->err));
+    conformance_fetch(c, out, dev_out, (size_t)n * (size_t)a->q * sizeof(float));
+    c->be->release(c->be, dev);
+    c->be->release(c->be, dev_out);
+}
+
+/* The same rows with the last `moved` slots of their prompts in the tail instead. */
+static row_table move_border(const row_table *from, int32_t moved) {
+    row_table t = new_rows(from->n);
+    for (int32_t r = 0; r < from->n; r++) {
+        int32_t length = from->prompt_length[r], prompt = length > moved ? length - moved : 0;
+        t.prompt_begin[r] = from->prompt_begin[r];
+        t.prompt_length[r] = prompt;
+        t.position[r] = from->position[r];
+        t.slot[r] = from->slot[r];
+        for (int32_t i = prompt; i < length + from->tail_length[r]; i++) append_tail(&t, r, slot_at(from, r, i));
+    }
+    return t;
+}
+
+static void check_attend(attention_test *a, int32_t n) {
+    conformance *c = a->c;
+    const attention_case *k = a->k;
+    size_t q = (size_t)a->q, bytes = (size_t)n * q * sizeof(float);
+    float *qkv = conformance_normal(80, (size_t)n * (size_t)a->stride);
+    float *grouped = conformance_zeros(bytes), *other = conformance_zeros(bytes);
+    double *want = conformance_zeros(q * sizeof *want);
+    row_table t = make_rows(n, a->n_slots);
+    upload_rows(c, &t, true);
+    attend(a, &t, n, qkv, grouped);
+    for (int32_t r = 0; r<n; r += n> 40 ? 7 : 1) {
+        reference_attention(k, &t, r, qkv, a->keys, a->values, want);
+        conformance_near(c, grouped + (size_t)r * q, want, q, 1e-5,
+                         "attend %d/%d heads of %d: row %d of %d, %d + %d slots", k->n_heads, k->n_kv_heads,
+                         k->head_dim, r, n, t.prompt_length[r], t.tail_length[r]);
+    }
+    lp_row_table with_groups = t.table;
+    t.table.group_row = t.table.group_begin = NULL;
+    t.table.n_groups = 0;
+    attend(a, &t, n, qkv, other);
+    conformance_same(c, other, grouped, bytes, "attend %d/%d heads of %d: without groups", k->n_heads, k->n_kv_heads,
+                     k->head_dim);
+    t.table = with_groups;
+    memset(other, 0, bytes);
+    attend(a, &t, n / 2, qkv, other);
+    conformance_same(c, other, grouped, bytes / (size_t)n * (size_t)(n / 2),
+                     "attend %d/%d heads of %d: the first half of the rows", k->n_heads, k->n_kv_heads, k->head_dim);
+    for (int32_t moved = 1; moved < 64; moved = 2 * moved + 5) {
+        row_table border = move_border(&t, moved);
+        upload_rows(c, &border, true);
+        attend(a, &border, n, qkv, other);
+        conformance_same(c, other, grouped, bytes, "attend %d/%d heads of %d: %d slots of the prompt in the tail",
+                         k->n_heads, k->n_kv_heads, k->head_dim, moved);
+        release_rows(c, &border);
+    }
+    release_rows(c, &t);
+    void *blocks[] = {qkv, grouped, other, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+/* Rows with a slot each: rotated q in place, k and v in the pool of the layer, the other layer untouched. */
+static void check_store(attention_test *a, int32_t n) {
+    conformance *c = a->c;
+    const attention_case *k = a->k;
+    int32_t hd = k->head_dim, half = hd / 2;
+    size_t stride = (size_t)a->stride, kv = (size_t)a->kv, q = (size_t)a->q, pool = (size_t)a->n_slots * kv;
+    float *qkv = conformance_normal(90, (size_t)n * stride),
+          *got = conformance_zeros((size_t)n * stride * sizeof(float));
+    float *cosine = conformance_normal(91, (size_t)(POSITIONS * half)),
+          *sine = conformance_normal(92, (size_t)(POSITIONS * half));
+    float *keys = conformance_zeros(2 * pool * sizeof(float)), *values = conformance_zeros(2 * pool * sizeof(float));
+    double *want = conformance_zeros(stride * sizeof *want);
+    row_table t = new_rows(n);
+    for (int32_t r = 0; r < n; r++) {
+        t.position[r] = (r * 7) % POSITIONS;
+        t.slot[r] = a->n_slots - 1 - r;
+    }
+    upload_rows(c, &t, false);
+    lp_kv_pool fresh = {.n_slots = a->n_slots, .n_layers = N_LAYERS, .width = a->kv};
+    fresh.keys = conformance_floats(c, keys, 2 * pool, 0);
+    fresh.values = conformance_floats(c, values, 2 * pool, 0);
+    float *dev = conformance_floats(c, qkv, (size_t)n * stride, 0);
+    float *dev_cosine = conformance_floats(c, cosine, (size_t)(POSITIONS * half), 0);
+    float *dev_sine = conformance_floats(c, sine, (size_t)(POSITIONS * half), 0);
+    RUN(c->be->store_kv(c->be, &a->config, dev, &t.table, n, k->rope ? dev_cosine : NULL, dev_sine, &fresh, LAYER,
+                        &c->err));
+    conformance_fetch(c, got, dev, (size_t)n * stride * sizeof(float));
+    conformance_fetch(c, keys, fresh.keys, 2 * pool * sizeof(float));
+    conformance_fetch(c, values, fresh.values, 2 * pool * sizeof(float));
+    for (int32_t r = 0; r < n; r++) {
+        const float *from = qkv + (size_t)r * stride;
+        for (size_t i = 0; i < stride; i++) want[i] = from[i];
+        for (int32_t h = 0; k->rope && h < k->n_heads + k->n_kv_heads; h++)
+            for (int32_t i = 0; i < half; i++) {
+                size_t x = (size_t)(h * hd + i), y = x + (size_t)half;
+                double co = cosine[t.position[r] * half + i], si = sine[t.position[r] * half + i];
+                want[x] = from[x] * co - from[y] * si;
+                want[y] = from[y] * co + from[x] * si;
+            }
+        size_t slot = (size_t)t.slot[r] * kv;
+        conformance_near(c, got + (size_t)r * stride, want, q, 1e-6, "store_kv: queries of row %d, rope %d", r,
+                         k->rope);
+        conformance_near(c, keys + pool + slot, want + q, kv, 1e-6, "store_kv: keys of row %d, rope %d", r, k->rope);
+        conformance_near(c, values + pool + slot, want + q + kv, kv, 0, "store_kv: values of row %d", r);
+    }
+    float *zero = conformance_zeros(pool * sizeof(float));
+    conformance_same(c, keys, zero, pool * sizeof(float), "store_kv: keys of the other layer");
+    conformance_same(c, values, zero, pool * sizeof(float), "store_kv: values of the other layer");
+
+    /* copy_kv of the slots just written to the first ones */
+    int32_t *to = conformance_zeros((size_t)n * sizeof *to);
+    for (int32_t r = 0; r < n; r++) to[r] = r;
+    int32_t *dev_to = conformance_ints(c, to, (size_t)n);
+    RUN(c->be->copy_kv(c->be, &fresh, LAYER, t.table.slot, dev_to, n, &c->err));
+    float *after = conformance_zeros(2 * pool * sizeof(float));
+    for (int side = 0; side < 2; side++) {
+        float *expected = side ? values : keys;
+        for (int32_t r = 0; r < n; r++)
+            memcpy(expected + pool + (size_t)to[r] * kv, expected + pool + (size_t)t.slot[r] * kv, kv * sizeof(float));
+        conformance_fetch(c, after, side ? fresh.values : fresh.keys, 2 * pool * sizeof(float));
+        conformance_same(c, after, expected, 2 * pool * sizeof(float), "copy_kv: %s", side ? "values" : "keys");
+    }
+    release_rows(c, &t);
+    void *devs[] = {fresh.keys, fresh.values, dev, dev_cosine, dev_sine, dev_to};
+    for (size_t i = 0; i < sizeof devs / sizeof devs[0]; i++) c->be->release(c->be, devs[i]);
+    void *blocks[] = {qkv, got, cosine, sine, keys, values, want, zero, to, after};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+void conformance_attention(conformance *c) {
+    static const attention_case cases[] = {
+        {.n_heads = 4, .n_kv_heads = 4, .head_dim = 8},
+        {.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .rope = true},
+        {.n_heads = 8, .n_kv_heads = 2, .head_dim = 64, .rope = true},
+        {.n_heads = 6, .n_kv_heads = 2, .head_dim = 48, .rope = true},
+        {.n_heads = 5, .n_kv_heads = 1, .head_dim = 18, .rope = true},
+        {.n_heads = 32, .n_kv_heads = 1, .head_dim = 16},
+        {.n_heads = 4, .n_kv_heads = 1, .head_dim = 128, .rope = true, .large = true},
+        {.n_heads = 2, .n_kv_heads = 1, .head_dim = 256, .large = true},
+        {.n_heads = 12, .n_kv_heads = 12, .head_dim = 64, .large = true},
+        {.n_heads = 32, .n_kv_heads = 8, .head_dim = 64, .rope = true, .large = true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const attention_case *k = &cases[i];
+        if (k->large && c->small) continue;
+        attention_test a = {.c = c, .k = k, .n_slots = 600};
+        a.config = (lp_model_config){.n_heads = k->n_heads, .n_kv_heads = k->n_kv_heads, .head_dim = k->head_dim};
+        a.q = k->n_heads * k->head_dim;
+        a.kv = k->n_kv_heads * k->head_dim;
+        a.stride = a.q + 2 * a.kv;
+        size_t layer = (size_t)a.n_slots * (size_t)a.kv;
+        float *keys = conformance_normal(70, N_LAYERS * layer), *values = conformance_normal(71, N_LAYERS * layer);
+        a.pool = (lp_kv_pool){.n_slots = a.n_slots, .n_layers = N_LAYERS, .width = a.kv};
+        a.pool.keys = conformance_floats(c, keys, N_LAYERS * layer, 0);
+        a.pool.values = conformance_floats(c, values, N_LAYERS * layer, 0);
+        a.keys = keys + LAYER * layer;
+        a.values = values + LAYER * layer;
+        check_attend(&a, 2);
+        check_attend(&a, 133);
+        if (!c->small && k->large) check_attend(&a, 700);
+        check_store(&a, 37);
+        c->be->release(c->be, a.pool.keys);
+        c->be->release(c->be, a.pool.values);
+        lp_mem_free(keys);
+        lp_mem_free(values);
+    }
+}

@@ -1,0 +1,256 @@
+// The parts of the CUDA runtime and of cuBLASLt that the backend uses, on the host. Device memory is ordinary memory
+// that is handed out full of NaN. The first algorithm that is offered for a product depends on the number of rows: the
+// backend's probe must refuse it.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+#include <vector>
+
+static cudaError_t last_error = cudaSuccess;
+
+extern "C" {
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    *out = bytes < (size_t(1) << 40) ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
+    if (!*out) return last_error = cudaErrorMemoryAllocation;
+    memset(*out, 0xff, bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaFree(void *p) {
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    *out = malloc(bytes);
+    return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void *p) {
+    free(p);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t) {
+    memcpy(to, from, n);
+    return cudaSuccess;
+}
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_step, const void *from, size_t from_step, size_t width, size_t rows,
+                              cudaMemcpyKind, cudaStream_t) {
+    for (size_t r = 0; r < rows; r++)
+        memcpy(static_cast<char *>(to) + r * to_step, static_cast<const char *>(from) + r * from_step, width);
+    return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t) {
+    memset(p, value, n);
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
+    *s = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+    *e = nullptr;
+    return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+    return cudaSuccess;
+}
+cudaError_t cudaGetLastError(void) {
+    cudaError_t error = last_error;
+    last_error = cudaSuccess;
+    return error;
+}
+const char *cudaGetErrorString(cudaError_t) {
+    return "emulated error";
+}
+const char *cudaGetErrorName(cudaError_t) {
+    return "cudaErrorEmulated";
+}
+cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
+    *available = *total = size_t(4) << 30;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int *n) {
+    *n = 1;
+    return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int) {
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+    memset(p, 0, sizeof *p);
+    strcpy(p->name, "emulated device");
+    p->major = 8;
+    return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *v) {
+    *v = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaRuntimeGetVersion(int *v) {
+    *v = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
+    return cudaSuccess;
+}
+
+struct operation {
+    cublasOperation_t turn;
+    cublasLtEpilogue_t epilogue;
+    const float *bias;
+    cublasComputeType_t compute;
+};
+struct layout {
+    cudaDataType type;
+    uint64_t rows, cols;
+    int64_t ld;
+    int32_t batch;
+    int64_t step;
+};
+
+size_t cublasLtGetVersion(void) {
+    return 0;
+}
+const char *cublasLtGetStatusString(cublasStatus_t) {
+    return "emulated status";
+}
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *h) {
+    *h = nullptr;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t) {
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *d, cublasComputeType_t compute, cudaDataType_t) {
+    *d =
+        reinterpret_cast<cublasLtMatmulDesc_t>(new operation{CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr, compute});
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d) {
+    delete reinterpret_cast<operation *>(d);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, const void *v,
+                                              size_t n) {
+    operation *o = reinterpret_cast<operation *>(d);
+    if (a == CUBLASLT_MATMUL_DESC_TRANSA)
+        memcpy(&o->turn, v, n);
+    else if (a == CUBLASLT_MATMUL_DESC_EPILOGUE)
+        memcpy(&o->epilogue, v, n);
+    else if (a == CUBLASLT_MATMUL_DESC_BIAS_POINTER)
+        memcpy(&o->bias, v, n);
+    else
+        return CUBLAS_STATUS_INVALID_VALUE;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *l, cudaDataType type, uint64_t rows, uint64_t cols,
+                                          int64_t ld) {
+    if (ld < static_cast<int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
+    *l = reinterpret_cast<cublasLtMatrixLayout_t>(new layout{type, rows, cols, ld, 1, 0});
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l) {
+    delete reinterpret_cast<layout *>(l);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t m, cublasLtMatrixLayoutAttribute_t a,
+                                                const void *v, size_t n) {
+    layout *l = reinterpret_cast<layout *>(m);
+    if (a == CUBLASLT_MATRIX_LAYOUT_COLS && n == 8)
+        memcpy(&l->cols, v, n);
+    else if (a == CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT && n == 4)
+        memcpy(&l->batch, v, n);
+    else if (a == CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET && n == 8)
+        memcpy(&l->step, v, n);
+    else
+        return CUBLAS_STATUS_INVALID_VALUE;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) {
+    *p = nullptr;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t) {
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t,
+                                                    const void *, size_t) {
+    return CUBLAS_STATUS_SUCCESS;
+}
+// Candidate 0 depends on the number of rows of one product, candidate 1 does not where rows are batched (its rows are
+// then always as many), candidate 2 never.
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t, int n, cublasLtMatmulHeuristicResult_t *out,
+                                              int *found) {
+    bool only_batched = reinterpret_cast<operation *>(d)->epilogue == CUBLASLT_EPILOGUE_BIAS;
+    *found = 0;
+    for (int i = 0; i < 2 && i < n; i++) {
+        memset(&out[i], 0, sizeof out[i]);
+        out[i].algo.data[0] = i == 0 || only_batched ? 1 : 2;
+        (*found)++;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t,
+                                                    void *value, size_t, size_t *written) {
+    int32_t one = 1;
+    memcpy(value, &one, sizeof one);
+    *written = sizeof one;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static float element(const void *p, cudaDataType type, int64_t at) {
+    return type == CUDA_R_16BF ? __bfloat162float(static_cast<const __nv_bfloat16 *>(p)[at])
+                               : static_cast<const float *>(p)[at];
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *, const void *a_data,
+                              cublasLtMatrixLayout_t a_layout, const void *b_data, cublasLtMatrixLayout_t b_layout,
+                              const void *, const void *, cublasLtMatrixLayout_t, void *d_data,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algorithm, void *, size_t,
+                              cudaStream_t) {
+    const operation *o = reinterpret_cast<operation *>(d);
+    const layout *a = reinterpret_cast<layout *>(a_layout), *b = reinterpret_cast<layout *>(b_layout);
+    const layout *y = reinterpret_cast<layout *>(d_layout);
+    bool turned = o->turn == CUBLAS_OP_T;
+    uint64_t depth = turned ? a->rows : a->cols, out = turned ? a->cols : a->rows;
+    if (depth != b->rows || out != y->rows || b->cols != y->cols || a->batch != b->batch || b->batch != y->batch)
+        return CUBLAS_STATUS_INVALID_VALUE;
+    bool backwards = algorithm->data[0] == 1 && b->cols > 128;
+    std::vector<float> weights(depth * out), sum(out);
+    for (int32_t batch = 0; batch < b->batch; batch++) {
+        for (uint64_t k = 0; k < depth; k++)
+            for (uint64_t i = 0; i < out; i++)
+                weights[k * out + i] = element(
+                    a_data, a->type, batch * a->step + static_cast<int64_t>(turned ? i * a->ld + k : k * a->ld + i));
+        for (uint64_t j = 0; j < b->cols; j++) {
+            sum.assign(out, 0.0f);
+            for (uint64_t n = 0; n < depth; n++) {
+                uint64_t k = backwards ? depth - 1 - n : n;
+                float x = element(b_data, b->type, batch * b->step + static_cast<int64_t>(j * b->ld + k));
+                for (uint64_t i = 0; i < out; i++) sum[i] += weights[k * out + i] * x;
+            }
+            float *to = static_cast<float *>(d_data) + batch * y->step + static_cast<int64_t>(j * y->ld);
+            for (uint64_t i = 0; i < out; i++)
+                to[i] = o->epilogue == CUBLASLT_EPILOGUE_BIAS ? sum[i] + o->bias[i] : sum[i];
+        }
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+} // extern "C"

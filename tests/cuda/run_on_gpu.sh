@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# run_on_gpu.sh PACKED OUT SECTION...: the checks that need a GPU, on a machine that has one and little else.
+#
+# PACKED is a folder made by pack.sh. Sections, each bounded in time, none ends the others:
+#   conformance  every operation in fp32, tf32 and bf16 against double precision, and row independence (3 min)
+#   sanitizer    compute-sanitizer memcheck, racecheck, synccheck on the small sizes (6 min)
+#   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes: the same bytes (4 min)
+#   bench        LLaMA-3.2-1B shape: ours in fp32, tf32 and bf16 beside bench/peer_hf.py --device cuda (9 min)
+#   profile      nsys or ncu over a short sweep, where they are installed (2 min)
+# Everything goes to OUT; OUT/summary.txt has a line a check. Exit code 1 when one failed.
+set -uo pipefail
+if (($# < 3)); then
+  printf 'usage: bash tests/cuda/run_on_gpu.sh PACKED OUT SECTION...\n' >&2
+  exit 2
+fi
+packed=$(cd "$1" && pwd)
+mkdir -p "$2"
+out=$(cd "$2" && pwd)
+shift 2
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=/dev/null
+source "$packed/environment"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
+
+# check NAME SECONDS COMMAND...: output to OUT/NAME.log, a line with the outcome and the wall time.
+check() {
+  local name=$1 limit=$2 start=$SECONDS rc=0
+  shift 2
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1 || rc=$?
+  if ((rc == 0)); then
+    say "ok     $name ($((SECONDS - start)) s)"
+  else
+    say "FAILED $name: exit $rc after $((SECONDS - start)) s: $(grep -v '^$' "$out/$name.log" | tail -n 1)"
+    failed=1
+  fi
+}
+
+# sweep NAME SECONDS JOB SETTING...: `run` of a job with its files in the work folder.
+sweep() {
+  local name=$1 limit=$2 job=$3 store=$4
+  shift 4
+  check "$name" "$limit" "$packed/latentpatch" run "$job" --set "store.file=$work/$store.store.h5" \
+    --set "results.file=$work/$name.h5" --set "results.csv=$work/$name.csv" --set "results.summary=$work/$name.json" "$@"
+}
+
+section_conformance() {
+  for dtype in fp32 tf32 bf16; do check "conformance-$dtype" 180 "$packed/lp_conformance" cuda $dtype verbose; done
+}
+
+section_sanitizer() {
+  local tool
+  for tool in memcheck racecheck synccheck; do
+    check "sanitizer-$tool" 150 compute-sanitizer --tool "$tool" --error-exitcode 3 "$packed/lp_conformance" cuda fp32 small
+  done
+  check sanitizer-memcheck-bf16 150 compute-sanitizer --tool memcheck --error-exitcode 3 "$packed/lp_conformance" cuda bf16 small
+}
+
+section_demo() {
+  local model
+  for model in gpt2 llama; do
+    sweep "demo-$model-cpu" 100 "jobs/demo-$model.json" "$model-cpu" --set engine.device=cpu
+    sweep "demo-$model-cuda" 60 "jobs/demo-$model.json" "$model-cuda" --set engine.device=cuda
+    check "demo-$model-differences" 20 "$packed/latentpatch" compare "$work/demo-$model-cpu.h5" "$work/demo-$model-cuda.h5"
+    check "demo-$model-same-rows" 5 cmp "$work/demo-$model-cpu.csv" "$work/demo-$model-cuda.csv"
+    sweep "demo-$model-cuda-little" 100 "jobs/demo-$model.json" "$model-little" --set engine.device=cuda \
+      --set engine.memory_limit=96MiB
+    check "demo-$model-any-batch" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-little.csv"
+    for dtype in tf32 bf16; do
+      sweep "demo-$model-$dtype" 60 "jobs/demo-$model.json" "$model-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
+      check "demo-$model-$dtype-differences" 20 "$packed/latentpatch" compare "$work/demo-$model-cuda.h5" "$work/demo-$model-$dtype.h5"
+    done
+  done
+}
+
+bench_job() {
+  cat >"$work/bench.json" <<EOF
+{"model": {"name": "llama-1b-shape", "base": "$work/llama/base", "codi": "$work/llama/codi"},
+ "protocol": {"name": "codi", "steps": 6}, "pairs": {"file": "$work/pairs.json"}, "store": {"file": "$work/bench.store.h5"},
+ "sweep": {"filter": "all", "directions": ["denoise"],
+  "conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": "clean"}]},
+ "decode": {"max_new_tokens": 16}, "results": {"file": "$work/bench.results.h5"}}
+EOF
+}
+
+section_bench() {
+  check bench-checkpoint 120 python3 bench/make_checkpoint.py --shape llama-3.2-1b "$work/llama"
+  check bench-pairs 60 python3 bench/make_pairs.py "$work/pairs.json" --tokenizer "$work/llama/base" --pairs 64 --tokens 70
+  bench_job
+  local dtype
+  for dtype in fp32 tf32 bf16; do
+    sweep "bench-$dtype" 200 "$work/bench.json" "bench-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
+  done
+  check bench-flips-bf16 20 "$packed/latentpatch" compare "$work/bench-fp32.h5" "$work/bench-bf16.h5"
+  for dtype in fp32 bf16; do
+    check "bench-peer-$dtype" 120 python3 bench/peer_hf.py --base "$work/llama/base" --codi "$work/llama/codi" \
+      --pairs "$work/pairs.json" --max-new-tokens 16 --limit 1 --max-conditions 12 --device cuda --dtype "$dtype" \
+      --csv "$out/peer-$dtype.csv"
+  done
+}
+
+section_profile() {
+  [[ -d $work/llama ]] || section_bench
+  if command -v nsys >/dev/null; then
+    check profile 110 nsys profile --stats=true -o "$work/profile" "$packed/latentpatch" sweep "$work/bench.json" \
+      --set "store.file=$work/bench-fp32.store.h5" --set "results.file=$work/profile.h5" --set pairs.limit=64 \
+      --set engine.device=cuda
+  else
+    say "skipped: profile (no nsys)"
+  fi
+}
+
+{
+  nvidia-smi
+  nvcc --version | tail -n 2
+  python3 -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'
+  python3 -c 'import peft; print("peft", peft.__version__)'
+  nproc
+} >"$out/machine.txt" 2>&1
+
+for section in "$@"; do
+  if ! declare -F "section_$section" >/dev/null; then
+    printf 'run_on_gpu.sh: no section %s\n' "$section" >&2
+    exit 2
+  fi
+  "section_$section"
+done
+cp "$work"/demo-*.json "$out/" 2>/dev/null
+exit "$failed"

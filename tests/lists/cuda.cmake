@@ -1,0 +1,67 @@
+# The conformance program stands beside `latentpatch`, where the CUDA module is looked for. It needs no test library, so
+# that it can be carried to a GPU machine; tests/cuda/run_on_gpu.sh runs it there.
+add_executable(lp_conformance cuda/conformance.c cuda/conformance_attention.c)
+target_link_libraries(lp_conformance PRIVATE lp_backend)
+target_include_directories(lp_conformance PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+if(TARGET latentpatch_cuda)
+  add_dependencies(lp_conformance latentpatch_cuda)
+endif()
+
+add_test(NAME cuda.conformance.cpu COMMAND lp_conformance cpu)
+foreach(dtype fp32 tf32 bf16)
+  add_test(NAME cuda.conformance.${dtype} COMMAND lp_conformance cuda ${dtype})
+  set_tests_properties(cuda.conformance.${dtype} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
+endforeach()
+set_tests_properties(cuda.conformance.cpu PROPERTIES TIMEOUT 300)
+
+lp_unit_test(test_device LINKS lp_backend)
+if(TARGET latentpatch_cuda)
+  # The targets that the module must carry code for: read from the module itself.
+  if(Python3_FOUND)
+    add_test(NAME cuda.architectures
+      COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cuda/architectures.py $<TARGET_FILE:latentpatch_cuda>
+        sm_80 sm_90 compute_90)
+  endif()
+endif()
+
+# The same backend on an emulated device: its kernels rewritten for the host's compiler, one thread after the other, and
+# the few functions of CUDA's libraries that it uses on the host. So kernels and host code are tested where no GPU is.
+if(TARGET latentpatch_cuda AND Python3_FOUND)
+  enable_language(CXX)
+  set(emulated ${CMAKE_BINARY_DIR}/emulated)
+  set(emulator ${CMAKE_CURRENT_SOURCE_DIR}/cuda/emulator)
+  set(emulated_kernels)
+  foreach(kernels rows attention probe)
+    set(source ${PROJECT_SOURCE_DIR}/src/backend/cuda/${kernels}.cu)
+    add_custom_command(OUTPUT ${emulated}/${kernels}.cpp
+      COMMAND ${CMAKE_COMMAND} -E make_directory ${emulated}
+      COMMAND ${Python3_EXECUTABLE} ${emulator}/kernels_on_cpu.py ${source} ${emulated}/${kernels}.cpp
+      DEPENDS ${source} ${emulator}/kernels_on_cpu.py)
+    list(APPEND emulated_kernels ${emulated}/${kernels}.cpp)
+  endforeach()
+  # C++ without the flags that are for C.
+  add_library(lp_cuda_emulator OBJECT ${emulated_kernels} ${emulator}/device.cpp ${emulator}/libraries.cpp)
+  target_compile_options(lp_cuda_emulator PRIVATE -O3 -w -ffp-contract=off -U_FORTIFY_SOURCE)
+  set(backend ${PROJECT_SOURCE_DIR}/src/backend/cuda)
+  add_library(latentpatch_cuda_emulated MODULE $<TARGET_OBJECTS:lp_cuda_emulator>
+    ${backend}/cuda.c ${backend}/cuda_memory.c ${backend}/cuda_linear.c ${backend}/plan.c)
+  foreach(target lp_cuda_emulator latentpatch_cuda_emulated)
+    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR})
+    target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  endforeach()
+  set_target_properties(lp_cuda_emulator PROPERTIES CXX_STANDARD 17)
+  target_link_libraries(latentpatch_cuda_emulated PRIVATE lp_base)
+  target_link_options(latentpatch_cuda_emulated PRIVATE -Wl,--exclude-libs,ALL -Wl,-Bsymbolic)
+  set_target_properties(latentpatch_cuda_emulated PROPERTIES C_VISIBILITY_PRESET hidden LINKER_LANGUAGE CXX
+    OUTPUT_NAME latentpatch_cuda LIBRARY_OUTPUT_DIRECTORY ${emulated})
+  # The module is looked for beside the executable.
+  add_executable(lp_conformance_emulated cuda/conformance.c cuda/conformance_attention.c)
+  target_link_libraries(lp_conformance_emulated PRIVATE lp_backend)
+  target_include_directories(lp_conformance_emulated PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  set_target_properties(lp_conformance_emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${emulated})
+  add_dependencies(lp_conformance_emulated latentpatch_cuda_emulated)
+  foreach(dtype fp32 bf16)
+    add_test(NAME cuda.emulated.${dtype} COMMAND lp_conformance_emulated cuda ${dtype} small)
+    set_tests_properties(cuda.emulated.${dtype} PROPERTIES TIMEOUT 300)
+  endforeach()
+endif()

@@ -1,0 +1,40 @@
+# Every demo job of jobs/ on both demo models: batched engine = reference executor, row by row; see tests/jobs/run_job.py.
+find_package(Python3 COMPONENTS Interpreter)
+include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
+
+lp_unit_test(test_published LINKS lp_stage)
+
+if(Python3_FOUND)
+  file(GLOB jobs CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/jobs ${PROJECT_SOURCE_DIR}/jobs/demo-*.json)
+  foreach(job ${jobs})
+    string(REGEX REPLACE "^demo-|\\.json$" "" name ${job})
+    foreach(model gpt2 llama)
+      # Jobs that are written for one model end in its name.
+      if(name MATCHES "(^|-)(gpt2|llama)$" AND NOT name MATCHES "(^|-)${model}$")
+        continue()
+      endif()
+      set(limit 4)
+      if(name MATCHES "^(full|subsets|flip|positions|latents)$")
+        set(limit 2)
+      endif()
+      add_test(NAME jobs.${name}.${model}
+        COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/jobs/run_job.py $<TARGET_FILE:latentpatch> ${job} ${model}
+          ${limit})
+      set_tests_properties(jobs.${name}.${model} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 300)
+    endforeach()
+  endforeach()
+endif()
+
+if(Python3_FOUND)
+  add_test(NAME jobs.compare
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/jobs/compare.py $<TARGET_FILE:latentpatch>)
+  set_tests_properties(jobs.compare PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 300)
+
+  # Transformers + peft + hooks against the program, with each defect on and off; needs LATENTPATCH_TORCH_PYTHON.
+  foreach(model gpt2 llama)
+    add_test(NAME oracle.${model}
+      COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/jobs/oracle.py $<TARGET_FILE:latentpatch> ${model} 2)
+    set_tests_properties(oracle.${model} PROPERTIES
+      ENVIRONMENT "${LP_MPI_ENVIRONMENT}" SKIP_RETURN_CODE 77 TIMEOUT 600)
+  endforeach()
+endif()

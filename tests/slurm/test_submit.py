@@ -1,0 +1,122 @@
+"""slurm/submit.sh without a Slurm: what it would submit, and what it says of wrong input.
+
+Usage: test_submit.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DRY_RUNS = (
+    ("--cpu", "ROOT/jobs/demo-gpt2.json"),
+    ("--gpus-per-task", "1", "--nodes", "4", "--tasks-per-node", "8", "--cpus-per-task", "6", "--time", "02:00:00",
+     "--partition", "gpu", "--account", "me", "--set", "sweep.seed=2", "--array-limit", "1",
+     "ROOT/jobs/demo-gpt2.json", "ROOT/jobs/demo-llama.json", "--", "--exclusive"),
+    ("--only", "sweep,report", "--logs", "/tmp/some where", "ROOT/jobs/demo-llama.json"),
+)  # fmt: skip
+
+
+class Submit(unittest.TestCase):
+    def setUp(self) -> None:
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = Path(holder.name)
+
+    def submit(self, *arguments: object, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
+        words = [str(word).replace("ROOT", str(ROOT)) for word in arguments]
+        return subprocess.run(
+            [ROOT / "slurm" / "submit.sh", *words],
+            cwd=self.folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
+
+    def fake_sbatch(self, refuse: str) -> str:
+        """A folder with an sbatch that refuses one stage and notes what it is asked; and the PATH that begins with it."""
+        folder = self.folder / "bin"
+        folder.mkdir()
+        log = self.folder / "asked.txt"
+        (folder / "sbatch").write_text(
+            f'#!/bin/sh\necho "sbatch $*" >>{log}\ncase "$*" in *{refuse}.sbatch*) exit 1;; *cache.sbatch*) echo 7;; '
+            "*) echo '8;cluster';; esac\n"
+        )
+        (folder / "scancel").write_text(f'#!/bin/sh\necho "scancel $*" >>{log}\n')
+        for program in folder.iterdir():
+            program.chmod(0o755)
+        return f"{folder}:{os.environ['PATH']}"
+
+    def test_dry_run(self) -> None:
+        found = []
+        for words in DRY_RUNS:
+            run = self.submit("--dry-run", *words)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            text = run.stdout.replace(str(ROOT), "ROOT")
+            found += [f"$ submit.sh --dry-run {' '.join(words)}", re.sub(r"-\d{8}-\d{6}\b", "-DATE-TIME", text)]
+        golden = HERE / "dry_run.txt"
+        if os.environ.get("LATENTPATCH_WRITE_GOLDEN"):
+            golden.write_text("\n".join(found))
+        self.assertEqual("\n".join(found), golden.read_text())
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_chain_of_ids(self) -> None:
+        path = self.fake_sbatch("none")
+        run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(run.stdout, f"cache 7\nsweep 8\nreport 8\nlogs {self.folder}/x\n")
+        asked = (self.folder / "asked.txt").read_text().splitlines()
+        self.assertEqual([re.findall(r"--dependency=\S+", line) for line in asked],
+                         [[], ["--dependency=afterok:7"], ["--dependency=afterok:8"]])  # fmt: skip
+        self.assertEqual((self.folder / "x" / "jobs.txt").read_text(), f"{ROOT}/jobs/demo-gpt2.json\n")
+        run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
+        self.assertEqual((run.returncode, run.stdout), (2, ""))
+        self.assertIn("holds another submission", run.stderr)
+
+    def test_a_refused_stage_leaves_nothing(self) -> None:
+        path = self.fake_sbatch("sweep")
+        run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
+        self.assertEqual(run.returncode, 2)
+        self.assertIn("sbatch refused the stage sweep; nothing stays submitted", run.stderr)
+        self.assertEqual((self.folder / "asked.txt").read_text().splitlines()[-1], "scancel 7")
+        self.assertFalse((self.folder / "x").exists())
+
+    def test_wrong_input(self) -> None:
+        path = self.fake_sbatch("none")
+        job = self.folder / "job.json"
+        job.write_text(json.dumps({}))
+        cases = (
+            ((), "expected a job file"),
+            (("no.json",), "no.json: cannot be read"),
+            ((job, "--nodes"), "--nodes: expected a value"),
+            ((job, "--nodes", "two"), '--nodes: expected a whole number, found "two"'),
+            ((job, "--array-limit", "0"), '--array-limit: expected a number from 1, found "0"'),
+            ((job, "--only", "cache,swap"), "--only: expected some of cache,sweep,report"),
+            ((job, "--frobnicate", "1"), "unknown option --frobnicate"),
+            ((job, "--site", "none.conf"), "none.conf: cannot be read"),
+            ((job, "--program", "none"), "expected the program, found none"),
+        )
+        for words, message in cases:
+            with self.subTest(words=words):
+                run = self.submit(*words, path=path)
+                self.assertEqual((run.returncode, run.stdout), (2, ""))
+                self.assertRegex(run.stderr, r"\Asubmit\.sh: error: [^\n]*\n\Z")
+                self.assertIn(message, run.stderr)
+        self.assertFalse((self.folder / "asked.txt").exists())
+
+    def test_scripts_alone(self) -> None:
+        for name in ("cache", "sweep", "report"):
+            run = subprocess.run(["bash", ROOT / "slurm" / f"{name}.sbatch"], capture_output=True, text=True)
+            self.assertNotEqual(run.returncode, 0)
+            self.assertIn(f"usage: sbatch [OPTIONS] {name}.sbatch RUN_FOLDER", run.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
