@@ -3,7 +3,7 @@
 Both sides get the same pairs, layers x first:1-6, one thread each, `--max-new-tokens` tokens. The peer runs only
 `--peer-conditions` of the conditions, because all of them take hours; its time per condition is taken from those. Times
 are processor time of the process (user + system) beside wall time: on a shared machine the former is what can be
-compared. The peer's time per condition is the difference of two runs, of N + 1 conditions and of one, so that neither its
+compared. The peer's time per condition is the difference of two runs, of N + 1 conditions and of one: neither its
 imports, nor loading, nor the pair's clean run (which 72 conditions share in a whole sweep, but few here) are charged to
 it. From ours a run of `latentpatch plan` is taken away, which starts the program but merges no weights: that stays in.
 """
@@ -139,7 +139,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--program", type=Path, required=True)
     p.add_argument("--work", type=Path, required=True)
-    p.add_argument("--peer-conditions", type=int, default=12, help="that are timed, at most 71: those of one pair")
+    p.add_argument("--peer-conditions", type=int, default=12, help="timed ones, at most 71: those of one pair")
     p.add_argument("--max-new-tokens", type=int, default=16)
     p.add_argument("--repeat", type=int, default=1, help="rounds of all three programs; the best of each counts")
     return p.parse_args()
@@ -185,7 +185,7 @@ def main() -> None:
             flush=True,
         )
     best = {key: min(r[key] for r in rounds) for key in ("peer", "ours", "peer_wall", "ours_wall")}
-    print(f"conditions: {n_conditions}, of which the peer was timed on {a.peer_conditions} (its time is extrapolated from them)")
+    print(f"conditions: {n_conditions}; the peer's time is extrapolated from {a.peer_conditions} of them")
     print(f"wall_ratio: {best['peer_wall'] / best['ours_wall']:.1f}")
     print(f"ratio: {best['peer'] / best['ours']:.1f}")
     print(f"gemm_share: {max(r['rate'] for r in rounds) / max(r['peak'] for r in rounds):.2f}")

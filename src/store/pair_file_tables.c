@@ -39,6 +39,7 @@ static herr_t look_at(hid_t group, const char *path, const H5L_info_t *info, voi
     if (strncmp(path, "journal/", 8) == 0 || is_field(v->file, path)) return 0;
     hid_t object = H5Oopen(group, path, H5P_DEFAULT);
     bool is_dataset = object >= 0 && H5Iget_type(object) == H5I_DATASET;
+    if (object < 0) v->status = lp_h5_fail(v->err, v->file->path, "open /%s", path);
     lp_h5_close(object);
     if (is_dataset) v->status = add_table(v, path, v->err);
     return v->status == LP_OK ? 0 : 1;

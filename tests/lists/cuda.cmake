@@ -7,7 +7,7 @@ if(TARGET latentpatch_cuda)
   add_dependencies(lp_conformance latentpatch_cuda)
 endif()
 
-add_test(NAME cuda.conformance.cpu COMMAND lp_conformance cpu)
+add_test(NAME cuda.conformance.cpu COMMAND lp_conformance cpu small)
 foreach(dtype fp32 tf32 bf16)
   add_test(NAME cuda.conformance.${dtype} COMMAND lp_conformance cuda ${dtype})
   set_tests_properties(cuda.conformance.${dtype} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)

@@ -24,7 +24,8 @@ def cooperating(text: str) -> set[str]:
     """Names of the kernels whose threads wait for each other; the others' can run one after the other."""
     parts = text.split("__global__ ")[1:]
     names = (re.search(r"(\w+)\s*\(", re.sub(r"__launch_bounds__\(\w+\)", "", part)) for part in parts)
-    return {name[1] for name, part in zip(names, parts) if name and re.search(r"sync|shfl|block_sum|take_scores", part)}
+    waits = r"sync|shfl|block_sum|take_scores"
+    return {name[1] for name, part in zip(names, parts, strict=True) if name and re.search(waits, part)}
 
 
 def rewrite(text: str) -> str:
