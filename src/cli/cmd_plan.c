@@ -54,7 +54,7 @@ static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_plan plan = {0};
     lp_estimate e;
     double rate = 1;
-    enum { ASSUMED_ANSWER = 8 };
+    enum { ASSUMED_ANSWER = 8, MOST_LISTED = 20 };
     if (lp_parallel_rank(session->parallel) != 0) return LP_OK;
     lp_status status = LP_OK;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
@@ -79,11 +79,17 @@ static lp_status body(lp_session *session, lp_error *err) {
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
     print_bytes("store", e.store_bytes);
     print_bytes("rows while the sweep runs", e.results_bytes);
-    for (size_t i = 0; i < plan.set.n; i++)
-        if (plan.dead[i]) printf("dead: %s\n", plan.set.conditions[i].name);
-    for (size_t i = 0; i < plan.set.n; i++)
-        if (!plan.dead[i] && plan.same_as[i] != (int32_t)i)
+    size_t listed = 0;
+    for (size_t i = 0; i < plan.set.n; i++) {
+        bool equal = !plan.dead[i] && plan.same_as[i] != (int32_t)i;
+        if ((!plan.dead[i] && !equal) || ++listed > MOST_LISTED) continue;
+        if (equal)
             printf("equal: %s = %s\n", plan.set.conditions[i].name, plan.set.conditions[plan.same_as[i]].name);
+        else
+            printf("dead: %s\n", plan.set.conditions[i].name);
+    }
+    if (listed > MOST_LISTED)
+        printf("... and %zu more cells that are dead or equal to another\n", listed - MOST_LISTED);
 out:
     lp_sweep_plan_release(&plan);
     return status;

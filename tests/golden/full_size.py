@@ -7,11 +7,10 @@ save_file; parameters as `inspect --json` counts them against the public checkpo
 few demo pairs with one rank and with two, `cache` from the .bin: what they leave must be the same bytes. For
 --compare of these pairs every state of every thought, the answer tokens and the metrics against tests/oracle/codi_hf.py
 in float32. Random weights amplify rounding: with --float64 the bound is at least twice transformers' own distance from
-float64. Prints times and the memory of the ranks while they
-run; ends with `full size: ok` or exit code 1.
+float64. Prints times and the memory of the ranks while they run; ends with `full size: ok` or exit code 1.
 
-Needs up to 9 GB of memory and 7 GB below DIR for the larger shape, and minutes. What it makes below DIR is removed at
-the end unless --keep.
+Needs up to 9 GB of memory (11 with --float64) and 7 GB below DIR for the larger shape, and minutes. What it makes below
+DIR is removed at the end unless --keep.
 """
 
 from __future__ import annotations
