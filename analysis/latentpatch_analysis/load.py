@@ -16,6 +16,12 @@ import numpy as np
 import pandas as pd
 
 CLASSES = ("clean_answer", "corrupted_answer", "other", "gibberish")
+LABELS = {
+    "clean_answer": "clean answer",
+    "corrupted_answer": "corrupted answer",
+    "other": "other",
+    "gibberish": "gibberish",
+}
 NOT_RUN = 255
 METRICS = (
     "logit_clean",

@@ -20,14 +20,9 @@ from markupsafe import Markup
 from . import __version__, figures, findings, original, stats
 from .analyse import Analysis, analyse, donor_class
 from .compare import Comparison, compare, sentences
-from .load import CLASSES, Results
+from .export import latex_table
+from .load import CLASSES, LABELS, Results
 
-LABELS = {
-    "clean_answer": "clean answer",
-    "corrupted_answer": "corrupted answer",
-    "other": "other",
-    "gibberish": "gibberish",
-}
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
 KIND_AXIS = {
     "first": "first N thoughts patched",
@@ -568,6 +563,11 @@ def _write_tables(
         for name, frame in frames.items():
             if len(frame):
                 frame.to_csv(folder / f"{f.key}-{_slug(a.results.label)}-{name}.csv", index=False)
+        for block in f.blocks:
+            if block.role == "effect":
+                caption = f"{a.results.label}, {block.title}: answers by class, Wilson 95 % intervals, p after Holm"
+                path = folder / f"{f.key}-{_slug(a.results.label)}-{_slug(block.title)}.tex"
+                path.write_text(latex_table(block.rows, caption), encoding="utf-8")
     for c in comparisons:
         for name, frame in (
             ("tests", c.comparison.tests),

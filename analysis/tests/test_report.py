@@ -69,6 +69,23 @@ def test_markdown_and_files(report_dir):
     assert "data-tip" not in svg
 
 
+def test_latex_table(report_dir):
+    tables = sorted((report_dir / "tables").glob("*.tex"))
+    assert tables
+    text = "\n".join(t.read_text(encoding="utf-8") for t in tables)
+    assert r"L2 & first:5 & 60 &" in text
+    assert r"75.0 {\scriptsize [62.8, 84.2]}" in text
+    assert text.isascii()
+    body = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert {line.count(" & ") for line in body} == {8}
+    assert not re.search(
+        r"(?<!\\)[%_#](?!.*usepackage)", "\n".join(line for line in body if not line.startswith("Layer"))
+    )
+    assert export.tex_escape("a_b & 5 % {x}\\ → ~^") == (
+        r"a\_b \& 5 \% \{x\}\textbackslash{} $\to$ \textasciitilde{}\textasciicircum{}"
+    )
+
+
 def test_report_is_reproducible(small, tmp_path):
     pages = []
     for name in ("one", "two"):
