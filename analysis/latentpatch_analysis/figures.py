@@ -81,11 +81,12 @@ def heat_map(
     limits: tuple[float, float] = (0.0, 100.0),
     unit: str = "%",
     ylabel: str = "layer",
+    column_width: float = 0.345,
 ) -> Picture:
     """A heat map; cells maps (row, column) to a Cell. Row 0 is drawn at the bottom (early layers below)."""
     with mpl.rc_context(STYLE):
         left, right = 0.5, 0.52
-        width = left + right + max(0.345 * len(columns), 1.5)
+        width = left + right + max(column_width * len(columns), 1.5)
         height = 0.85 + max(0.27 * len(rows), 0.8)
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((left / width, 0.47 / height, (width - left - right) / width, (height - 0.8) / height))

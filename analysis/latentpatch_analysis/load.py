@@ -48,6 +48,17 @@ class LayoutError(Exception):
 
 
 @dataclass
+class Lens:
+    """The logit lens of the unpatched runs; arrays are [P, positions, layers, top], likeliest first; -1 and NaN where a
+    pair is not included. Position 0 is the last one of the question, 1 + t is thought step t.
+    """
+
+    tokens: dict[str, np.ndarray]  # by run: clean, corrupted
+    log_probability: dict[str, np.ndarray]
+    texts: dict[int, str]
+
+
+@dataclass
 class Results:
     """One results file in memory. P pairs, C conditions; arrays are [P, C], class 255 where a pair is not included."""
 
@@ -64,6 +75,7 @@ class Results:
     provenance: dict[str, Any] = field(default_factory=dict)
     job: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    lens: Lens | None = None
 
     @property
     def included(self) -> np.ndarray:
@@ -280,6 +292,7 @@ def _read(file: h5py.File, path: Path | str) -> Results:
         str(path), label, pairs, conditions, cls, number, answer, changed, answers, metrics, provenance, job
     )
     results.warnings = list(_soft_checks(results))
+    results.lens = _lens(file, path, included)
     return results
 
 
@@ -325,6 +338,31 @@ def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
         j = int(np.argmax(bad))
         raise LayoutError(path, f"/conditions/same_as[{j}]", f"an index 0..{j}", str(same[j]))
     return table
+
+
+def _lens(file: h5py.File, path: Path | str, included: np.ndarray) -> Lens | None:
+    place = "/readout/logit_lens"
+    if place not in file:
+        return None
+    ids = _need(file, path, f"{place}/token_id", 1)[:]
+    texts = dict(zip(ids.tolist(), _strings(file, path, f"{place}/token_text"), strict=False))
+    if len(texts) != len(ids) or len(file[f"{place}/token_text"]) != len(ids):
+        raise LayoutError(path, f"{place}/token_text", f"a text for each of {len(ids)} different ids", f"{len(texts)}")
+    lens = Lens({}, {}, texts)
+    for run in ("clean", "corrupted"):
+        tokens = _need(file, path, f"{place}/{run}/token", 4)[:]
+        values = _need(file, path, f"{place}/{run}/log_probability", 4)[:]
+        if len(tokens) != len(included) or tokens.shape != values.shape or not tokens.size:
+            expected = f"{len(included)} pairs, as many tokens as log-probabilities"
+            raise LayoutError(path, f"{place}/{run}", expected, f"shapes {tokens.shape} and {values.shape}")
+        unknown = ~np.isin(tokens[included], ids)
+        if unknown.any():
+            found = str(tokens[included][unknown][0])
+            raise LayoutError(path, f"{place}/{run}/token", "ids of token_id in every included pair", found)
+        if not (values[included] <= 1e-6).all():
+            raise LayoutError(path, f"{place}/{run}/log_probability", "logarithms of probabilities", "NaN or above 0")
+        lens.tokens[run], lens.log_probability[run] = tokens, values
+    return lens
 
 
 def _table(columns: dict[str, Any], path: Path | str, place: str) -> pd.DataFrame:

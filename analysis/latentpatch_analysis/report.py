@@ -61,6 +61,7 @@ class FileSection:
     blocks: list[Block]
     findings: list[findings.Finding]
     thresholds: figures.Picture | None
+    lens: list[figures.Picture]
     provenance: list[tuple[str, str]]
     job: str
     data: str
@@ -297,6 +298,42 @@ def n_text(value: float, n_max: float) -> str:
     return "-" if not np.isfinite(value) else NOT_REACHED if value > n_max else f"{value:.0f}"
 
 
+def _lens_maps(key: str, r: Results) -> list[figures.Picture]:
+    """Per run a heat map layer x position: the token that most pairs have first; colour: its mean probability there."""
+    if r.lens is None:
+        return []
+    pictures = []
+    for run, tokens in r.lens.tokens.items():
+        first = tokens[r.included, :, :, 0]
+        probability = np.exp(r.lens.log_probability[run][r.included, :, :, 0].astype(float))
+        n, positions, layers = first.shape
+        names = ["question", *(f"thought {t}" for t in range(positions - 1))]
+        cells = {}
+        for position in range(positions):
+            for layer in range(layers):
+                here = first[:, position, layer]
+                ids, counts = np.unique(here, return_counts=True)
+                order = np.argsort(-counts, kind="stable")[:3]
+                best = ids[order[0]]
+                mean = 100 * probability[here == best, position, layer].mean()
+                often = ", ".join(f"“{r.lens.texts[int(ids[i])]}” {pct(int(counts[i]), n)}" for i in order)
+                tip = f"{names[position]}, layer {layer}, n = {n}\nmost often first: {often}\n"
+                tip += f"mean probability of the first of these: {mean:.0f} %"
+                cells[layer, position] = figures.Cell(mean, tip, short(r.lens.texts[int(best)].strip() or "␣", 6))
+        pictures.append(
+            figures.heat_map(
+                f"{key}-lens-{run}",
+                f"{run} runs",
+                [str(layer) for layer in range(layers)],
+                ["Q", *map(str, range(positions - 1))],
+                cells,
+                "last question position, thought steps",
+                column_width=0.5,
+            )
+        )
+    return pictures
+
+
 def _fit_texts(texts: list[str]) -> tuple[list[str], str]:
     """Cuts long texts so that they take at most TEXT_BUDGET_BYTES of the page once packed; says so where it does."""
     if sum(map(len, texts)) <= TEXT_BUDGET_BYTES:
@@ -391,6 +428,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
         blocks,
         findings.write(a),
         _threshold_forest(key, a),
+        _lens_maps(key, a.results),
         provenance,
         json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
         data,
@@ -488,7 +526,8 @@ def build(
     pictures = [
         p for f in files for b in f.blocks for p in [*(q for _, group in b.heat for q in group), *b.lines, *b.metrics]
     ]
-    pictures += [f.thresholds for f in files if f.thresholds] + [p for c in comparisons for p in c.pictures]
+    pictures += [p for f in files for p in f.lens] + [f.thresholds for f in files if f.thresholds]
+    pictures += [p for c in comparisons for p in c.pictures]
     for picture in pictures:
         picture.save(out / "figures")
     _write_tables(out / "tables", files, comparisons, claims, original_dir)

@@ -1,6 +1,7 @@
 #include "base/memory.h"
 #include "cli/arguments.h"
 #include "job/job.h"
+#include "patch/lens.h"
 #include "thought/reference.h"
 
 #include <time.h>
@@ -8,11 +9,9 @@
 static const char help[] =
     "usage: latentpatch generate JOB.json QUESTION [--top K] [--layers] [--set section.key=value]...\n"
     "       latentpatch generate --base FOLDER [--codi PATH] [--lora-alpha A] QUESTION [--top K]\n\n"
-    "Answers one question under the job's protocol and shows each thought through the logit lens: the K most likely tokens (5\n"
-    "by default) of its final hidden state; with --layers, of the residual stream behind every layer (final norm applied).\n"
-    "A model without CODI parts simply continues the text.\n";
-
-enum { MAX_TOP = 50 };
+    "Answers one question under the job's protocol and shows the last question position and each thought through the logit\n"
+    "lens: the K most likely tokens (5 by default) behind the last layer, with their log-probabilities; with --layers, behind\n"
+    "every layer (final norm applied). A model without CODI parts simply continues the text.\n";
 
 typedef struct {
     lp_job job;
@@ -22,10 +21,10 @@ typedef struct {
     lp_reference *reference;
     lp_token_list prompt;
     int32_t *answer;
-    float *states; /* [T, L + 1, D]: resid_post of each layer, then latent_raw */
+    float *vectors; /* [1 + T, L, D] of the lens */
     float *logits;
-    lp_capture *captures;
-    int32_t n_captures;
+    lp_capture *captures; /* [1 + T, L] */
+    int32_t n_positions;  /* 1 + T; 0 without CODI parts */
 } generation;
 
 static void release(generation *g) {
@@ -34,37 +33,24 @@ static void release(generation *g) {
     lp_model_close(&g->model);
     lp_token_list_release(&g->prompt);
     lp_mem_free(g->answer);
-    lp_mem_free(g->states);
+    lp_mem_free(g->vectors);
     lp_mem_free(g->logits);
     lp_mem_free(g->captures);
     lp_job_release(&g->job);
 }
 
-static lp_status print_top(const generation *g, const float *logits, int top, lp_error *err) {
-    int32_t best[MAX_TOP];
+static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err) {
+    int32_t best[LP_MAX_LENS_TOP];
+    float log_probability[LP_MAX_LENS_TOP];
     lp_text text = {0};
     lp_status status = LP_OK;
-    int n = 0;
-    for (int32_t id = 0; id < g->vocabulary.n_candidates; id++) {
-        int at = n;
-        while (at > 0 && logits[id] > logits[best[at - 1]]) at--;
-        if (at >= top) continue;
-        if (n < top) n++;
-        memmove(best + at + 1, best + at, (size_t)(n - at - 1) * sizeof best[0]);
-        best[at] = id;
-    }
-    for (int i = 0; i < n; i++) {
+    lp_reference_lens(g->reference, g->vectors + (size_t)at * (size_t)g->model.config.d_model, LP_LENS_NORM, g->logits);
+    if (top > g->vocabulary.n_candidates) top = g->vocabulary.n_candidates;
+    lp_lens_rank(g->logits, g->vocabulary.n_candidates, top, best, log_probability);
+    for (int32_t i = 0; i < top; i++) {
         lp_text_clear(&text);
-        LP_TRY(lp_tokenizer_decode(g->tokenizer, &best[i], 1, LP_DECODE_ALL, &text, err));
-        const char *shown = text.length ? text.data : best[i] == g->vocabulary.bot ? "<bot>" : "<pad>";
-        printf("  %6.2f \"", (double)logits[best[i]]);
-        for (const char *p = shown; *p; p++) {
-            if (*p == '\n')
-                printf("\\n");
-            else
-                putchar(*p);
-        }
-        printf("\"");
+        LP_TRY(lp_lens_show(g->tokenizer, &g->vocabulary, best[i], &text, err));
+        printf("  %6.2f \"%s\"", (double)log_probability[i], lp_text_get(&text));
     }
     printf("\n");
 out:
@@ -83,23 +69,14 @@ static lp_status open_all(generation *g, const lp_model_source *source, const ch
     LP_TRY(lp_protocol_prompt(&protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
     int32_t wanted = (int32_t)g->prompt.n + protocol.n_steps + 2 + max_new;
     LP_TRY(lp_reference_new(&g->model, &protocol, &g->vocabulary, wanted, &g->reference, err));
-    size_t d = (size_t)g->model.config.d_model;
-    size_t per_step = (size_t)g->model.config.n_layers + 1;
-    size_t t = g->model.is_codi ? (size_t)protocol.n_steps : 0;
-    LP_TRY(lp_mem_new(&g->states, t * per_step * d, sizeof(float), "states", err));
-    LP_TRY(lp_mem_new(&g->captures, t * per_step, sizeof *g->captures, "captures", err));
-    LP_TRY(lp_mem_new(&g->logits, (size_t)g->model.config.n_embedded, sizeof(float), "logits", err));
+    const lp_model_config *c = &g->model.config;
+    g->n_positions = g->model.is_codi ? lp_lens_positions(protocol.n_steps) : 0;
+    size_t n = (size_t)g->n_positions * (size_t)c->n_layers;
+    LP_TRY(lp_mem_new(&g->vectors, n * (size_t)c->d_model, sizeof(float), "states", err));
+    LP_TRY(lp_mem_new(&g->captures, n, sizeof *g->captures, "captures", err));
+    LP_TRY(lp_mem_new(&g->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
     LP_TRY(lp_mem_new(&g->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
-    for (size_t i = 0; i < t * per_step; i++) {
-        bool last = i % per_step == per_step - 1;
-        g->captures[i] = (lp_capture){.at = {.phase = LP_PHASE_THOUGHT,
-                                             .index = (int32_t)(i / per_step),
-                                             .site = last ? LP_SITE_LATENT_RAW : LP_SITE_RESID_POST,
-                                             .layer = last ? 0 : (int32_t)(i % per_step),
-                                             .head = LP_ALL_HEADS},
-                                      .out = g->states + i * d};
-    }
-    g->n_captures = (int32_t)(t * per_step);
+    if (n) lp_lens_captures(c, (int32_t)g->prompt.n, protocol.n_steps, g->vectors, g->captures);
 out:
     return status;
 }
@@ -110,14 +87,14 @@ static double seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static lp_status answer(generation *g, int32_t max_new, int top, bool layers, lp_error *err) {
+static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers, lp_error *err) {
     const lp_model_config *c = &g->model.config;
     lp_text text = {0};
     lp_run_request request = {.prompt = g->prompt.ids,
                               .n_prompt = (int32_t)g->prompt.n,
                               .n_steps = g->job.protocol.n_steps,
                               .captures = g->captures,
-                              .n_captures = g->n_captures,
+                              .n_captures = g->n_positions * c->n_layers,
                               .max_new_tokens = max_new};
     lp_run_answer result;
     double start = seconds();
@@ -126,18 +103,15 @@ static lp_status answer(generation *g, int32_t max_new, int top, bool layers, lp
     if (request.max_new_tokens > room) request.max_new_tokens = room > 0 ? room : 1;
     LP_TRY(lp_reference_run(g->reference, &request, g->answer, &result, err));
     double took = seconds() - start;
-    int32_t per_step = c->n_layers + 1;
-    for (int32_t i = 0; i < g->n_captures; i++) {
-        bool last = i % per_step == per_step - 1;
-        if (!last && !layers) continue;
-        if (last)
-            printf("thought %d final   ", i / per_step);
-        else
-            printf("thought %d layer %-2d", i / per_step, i % per_step);
-        lp_reference_lens(g->reference, g->states + (size_t)i * (size_t)c->d_model, last ? LP_LENS_PLAIN : LP_LENS_NORM,
-                          g->logits);
-        LP_TRY(print_top(g, g->logits, top, err));
-    }
+    for (int32_t p = 0; p < g->n_positions; p++)
+        for (int32_t l = layers ? 0 : c->n_layers - 1; l < c->n_layers; l++) {
+            if (p == 0)
+                printf("question ");
+            else
+                printf("thought %d", p - 1);
+            if (layers) printf(" layer %-2d", l);
+            LP_TRY(print_top(g, p * c->n_layers + l, top, err));
+        }
     LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err));
     printf("answer: %s\n", lp_text_get(&text));
     int32_t positions = request.n_prompt + (g->model.is_codi ? request.n_steps + 1 : 0) + result.n_tokens;
@@ -168,9 +142,9 @@ int lp_cmd_generate(int argc, char **argv) {
     }
     char *end = NULL;
     long top = strtol(top_text, &end, 10);
-    if (operands.n != (base ? 1 : 2) || *end || top < 1 || top > MAX_TOP) {
+    if (operands.n != (base ? 1 : 2) || *end || top < 1 || top > LP_MAX_LENS_TOP) {
         lp_fail(err, LP_ERR_USAGE, "expected a job file (or --base FOLDER) and one question; --top from 1 to %d",
-                MAX_TOP);
+                LP_MAX_LENS_TOP);
         return lp_exit_usage("generate", err);
     }
     lp_model_source source = {.base = base, .codi = codi, .lora_alpha = alpha ? strtod(alpha, NULL) : 32};
@@ -186,7 +160,7 @@ int lp_cmd_generate(int argc, char **argv) {
         max_new = g.job.decode.max_new_tokens;
     }
     LP_TRY(open_all(&g, &source, operands.operands[operands.n - 1], max_new, err));
-    LP_TRY(answer(&g, max_new, (int)top, layers, err));
+    LP_TRY(answer(&g, max_new, (int32_t)top, layers, err));
 out:
     release(&g);
     return lp_exit_with(NULL, status, err);

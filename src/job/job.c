@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "patch/lens.h"
 
 enum { JOB_MAX_BYTES = 16 << 20 };
 
@@ -260,25 +261,24 @@ out:
 }
 
 static lp_status read_controls(lp_job *job, const lp_json *section, lp_error *err) {
-    static const char *const names[] = {"self", "shuffled", "unpatched", NULL};
+    static const char *const names[] = {"self", "shuffled", NULL};
     lp_json value, entry;
     bool on = true;
     lp_status status = LP_OK;
-    job->sweep.controls = (lp_controls){true, true, true};
+    job->sweep.controls = (lp_controls){true, true};
     LP_TRY(lp_json_find(section, "controls", &value, err));
     if (!value.node) goto out;
     if (!lp_json_is_array(&value)) {
         LP_TRY(lp_json_bool(&value, &on, err));
-        job->sweep.controls = (lp_controls){on, on, on};
+        job->sweep.controls = (lp_controls){on, on};
         goto out;
     }
-    job->sweep.controls = (lp_controls){false, false, false};
+    job->sweep.controls = (lp_controls){false, false};
     for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
         int choice = 0;
         LP_TRY(lp_json_choice(&entry, names, &choice, err));
         job->sweep.controls.self |= choice == 0;
         job->sweep.controls.shuffled |= choice == 1;
-        job->sweep.controls.unpatched |= choice == 2;
     }
 out:
     return status;
@@ -332,6 +332,27 @@ out:
     return status;
 }
 
+/* "logit_lens top 5" */
+static lp_status read_readout(lp_job *job, const lp_json *root, lp_error *err) {
+    static const char words[] = "logit_lens top ";
+    lp_json value;
+    const char *text = NULL;
+    lp_status status = lp_json_find(root, "readout", &value, err);
+    if (status != LP_OK || !value.node) return status;
+    status = lp_json_string(&value, &text, err);
+    if (status != LP_OK) return status;
+    size_t n = sizeof words - 1;
+    if (strncmp(text, words, n) == 0 && text[n] >= '1' && text[n] <= '9') {
+        char *end = NULL;
+        long top = strtol(text + n, &end, 10);
+        if (!*end && top <= LP_MAX_LENS_TOP) {
+            job->lens_top = (int32_t)top;
+            return LP_OK;
+        }
+    }
+    return lp_json_fail(&value, err, "\"logit_lens top K\" with K from 1 to %d", LP_MAX_LENS_TOP);
+}
+
 static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const decode_keys[] = {"max_new_tokens", "eos", NULL};
     static const char *const metric_names[] = {"logits", "answer_logprob", NULL};
@@ -353,6 +374,7 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
             job->metrics.answer_logprob |= choice == 1;
         }
     }
+    LP_TRY(read_readout(job, root, err));
     int classifier = 0;
     LP_TRY(opt_choice(root, "classifier", classifiers, &classifier, err));
     job->classifier = (lp_classifier)classifier;
@@ -429,8 +451,8 @@ out:
 
 lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,
                        lp_job *out, lp_error *err) {
-    static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode",
-                                       "metrics", "results",  "classifier", "engine", "comment", NULL};
+    static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode", "metrics",
+                                       "readout", "results",  "classifier", "engine", "comment", NULL};
     lp_job job = {0};
     lp_json root;
     lp_status status = LP_OK;

@@ -69,6 +69,7 @@ typedef struct {
         bool logits;         /* logit and log-probability of the first answer tokens, their difference, KL */
         bool answer_logprob; /* teacher-forced log-probability of both whole answers */
     } metrics;
+    int32_t lens_top; /* readout "logit_lens top K"; 0: none */
     lp_classifier classifier;
     struct {
         char *file, *csv, *summary;

@@ -525,8 +525,7 @@ lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const flo
         LP_TRY(run_layer(&p, l, n, err));
     }
     LP_TRY(join_behind(&p, n, err));
-    LP_TRY(f->be->norm(f->be, f->x_out, f->final_norm.weight, f->final_norm.bias, c->norm_eps, p.n_out, c->d_model,
-                       f->h, err));
+    LP_TRY(lp_forward_final_norm(f, f->x_out, p.n_out, f->h, err));
     LP_TRY(visit(&p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
     LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures);
     *hidden = f->h;
@@ -552,6 +551,11 @@ lp_status lp_forward_project(lp_forward *f, const float *hidden, int32_t n, floa
     LP_TRY(be->norm(be, f->sum, f->projection_norm.weight, f->projection_norm.bias, 1e-5f, n, d, out, err));
 out:
     return status;
+}
+
+lp_status lp_forward_final_norm(lp_forward *f, const float *x, int32_t n, float *out, lp_error *err) {
+    const lp_model_config *c = &f->model->config;
+    return f->be->norm(f->be, x, f->final_norm.weight, f->final_norm.bias, c->norm_eps, n, c->d_model, out, err);
 }
 
 lp_status lp_forward_head(lp_forward *f, const float *hidden, int32_t n, float *logits, lp_error *err) {

@@ -331,6 +331,38 @@ out:
     return status;
 }
 
+/* The vectors lie on the host since their captures were taken; the workspace of the waves is free between two. */
+static lp_status read_lens(engine *e, const lp_lens_wanted *lens, lp_error *err) {
+    lp_backend *be = e->be;
+    const lp_model_config *c = &e->options->model->config;
+    size_t d = (size_t)c->d_model, top = (size_t)lens->top;
+    int32_t candidates = e->options->vocabulary.n_candidates;
+    int32_t at_once = head_rows(e) < e->max_rows ? head_rows(e) : e->max_rows;
+    lp_status status = LP_OK;
+    for (int32_t first = 0; first < lens->n; first += at_once) {
+        int32_t n = lens->n - first < at_once ? lens->n - first : at_once;
+        LP_TRY(be->upload(be, e->gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float), err));
+        LP_TRY(lp_forward_final_norm(e->forward, e->gathered, n, e->projected, err));
+        LP_TRY(lp_forward_head(e->forward, e->projected, n, e->logits, err));
+        for (int32_t i = 0; i < n; i++) {
+            size_t at = (size_t)(first + i) * top;
+            LP_TRY(be->download(be, e->host_logits, e->logits + (int64_t)i * c->n_embedded,
+                                (size_t)candidates * sizeof(float), err));
+            lp_lens_rank(e->host_logits, candidates, lens->top, lens->tokens + at, lens->log_probability + at);
+        }
+    }
+out:
+    return status;
+}
+
+static lp_status read_lenses(engine *e, const lp_work_unit *unit, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t g = 0; g < unit->n_groups; g++)
+        for (size_t i = 0; i < unit->groups[g].n_runs && status == LP_OK; i++)
+            if (unit->groups[g].runs[i].lens) status = read_lens(e, unit->groups[g].runs[i].lens, err);
+    return status;
+}
+
 static lp_status finish_units(engine *e, lp_error *err) {
     int32_t kept = 0;
     lp_status status = LP_OK;
@@ -345,7 +377,8 @@ static lp_status finish_units(engine *e, lp_error *err) {
         for (size_t g = 0; g < f->unit->n_groups; g++) lp_lane_finish(&f->lanes[g]);
         lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
         lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
-        status = e->source->done(e->source->user, f->unit, err);
+        status = read_lenses(e, f->unit, err);
+        if (status == LP_OK) status = e->source->done(e->source->user, f->unit, err);
         e->idle[e->n_idle++] = f;
     }
     e->n_flights = kept;

@@ -12,6 +12,7 @@ typedef struct {
     size_t edit_capacity;
     float *unpatched; /* [n_candidates] logits at the reading's place */
     float *here;      /* [n_candidates] the same of the run at hand */
+    float *head;      /* [n_embedded] of the lens */
     int32_t *scratch; /* [max_positions] */
     int32_t *forced;  /* [max_positions] */
 } worker;
@@ -52,6 +53,15 @@ static lp_status run_forced(worker *w, const lp_run_request *like, const lp_read
     return lp_reference_run(w->reference, &request, w->scratch, &answer, err);
 }
 
+static void read_lens(worker *w, const lp_lens_wanted *lens) {
+    size_t d = (size_t)w->options->model->config.d_model, top = (size_t)lens->top;
+    for (size_t i = 0; i < (size_t)lens->n; i++) {
+        lp_reference_lens(w->reference, lens->vectors + i * d, LP_LENS_NORM, w->head);
+        lp_lens_rank(w->head, w->options->vocabulary.n_candidates, lens->top, lens->tokens + i * top,
+                     lens->log_probability + i * top);
+    }
+}
+
 /* What a run is to the others of its group: the one whose distribution they are compared with, or one of them. */
 typedef enum { UNPATCHED_RUN, WITH_UNPATCHED, WITHOUT_UNPATCHED } run_kind;
 
@@ -65,13 +75,13 @@ static lp_status read_metrics(worker *w, const lp_run_request *request, const lp
     }
     if (kind == UNPATCHED_RUN) memcpy(w->unpatched, w->here, (size_t)n * sizeof(float));
     lp_metrics_read(w->here, kind == WITHOUT_UNPATCHED ? NULL : w->unpatched, n, reading, result->metrics);
-    if (reading->whole_answers && reading->clean.n > 0) {
+    if (lp_reading_follows(reading, false)) {
         listener whole = {
             .index = reading->index, .n = n, .tokens = reading->clean.tokens, .n_tokens = reading->clean.n};
         LP_TRY(run_forced(w, request, reading, reading->clean.tokens, reading->clean.n, &whole, err));
         result->metrics[LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
     }
-    if (reading->whole_answers && reading->corrupted.n > 0) {
+    if (lp_reading_follows(reading, true)) {
         listener whole = {
             .index = reading->index, .n = n, .tokens = reading->corrupted.tokens, .n_tokens = reading->corrupted.n};
         LP_TRY(run_forced(w, request, reading, reading->corrupted.tokens, reading->corrupted.n, &whole, err));
@@ -116,6 +126,7 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
     LP_TRY(lp_reference_run(w->reference, &request, result->tokens, &answer, err));
     result->n_tokens = answer.n_tokens;
     result->ended = answer.ended;
+    if (wanted->lens) read_lens(w, wanted->lens);
     for (int m = 0; m < LP_N_METRICS; m++) result->metrics[m] = NAN;
     if (reading) {
         bool seen = here.seen && begins_with(result->tokens, result->n_tokens, reading);
@@ -147,6 +158,7 @@ lp_status lp_execute_reference(const lp_executor_options *options, const lp_work
                             &w.reference, err));
     LP_TRY(lp_mem_new(&w.unpatched, n, sizeof(float), "logits", err));
     LP_TRY(lp_mem_new(&w.here, n, sizeof(float), "logits", err));
+    LP_TRY(lp_mem_new(&w.head, (size_t)options->model->config.n_embedded, sizeof(float), "logits", err));
     LP_TRY(lp_mem_new(&w.scratch, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
     LP_TRY(lp_mem_new(&w.forced, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
     for (;;) {
@@ -160,6 +172,7 @@ out:
     lp_mem_free(w.edits);
     lp_mem_free(w.unpatched);
     lp_mem_free(w.here);
+    lp_mem_free(w.head);
     lp_mem_free(w.scratch);
     lp_mem_free(w.forced);
     return status;

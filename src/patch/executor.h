@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "nn/site.h"
 #include "patch/condition.h"
+#include "patch/lens.h"
 #include "thought/protocol.h"
 
 /* Continuous metrics of one run, read where the unpatched recipient emits the first token of its number, after its own
@@ -37,7 +38,11 @@ typedef struct {
         int32_t n;             /* 0: this answer cannot be read (its tokens do not continue the prefix) */
     } clean, corrupted;
     bool whole_answers; /* the ANSWER metrics too */
+    int32_t room;       /* answer tokens for which the context has positions; 0: enough for all of these */
 } lp_reading;
+/* Is the whole clean (corrupted: the other) answer forced? False where it is not wanted, where there is none, and where
+ * it would end behind the context: its ANSWER metric is NaN then. */
+bool lp_reading_follows(const lp_reading *reading, bool corrupted);
 
 /* One wanted run: edits in order of time, with their vectors. */
 typedef struct {
@@ -47,6 +52,7 @@ typedef struct {
     int32_t n_steps;            /* thought steps to run */
     const lp_capture *captures; /* indices not negative */
     int32_t n_captures;
+    const lp_lens_wanted *lens; /* NULL: none; for runs without events */
 } lp_run_wanted;
 
 typedef struct {
@@ -77,7 +83,7 @@ typedef struct {
     void *user;
     /* *unit = the next unit, borrowed until done; NULL when there is none left. */
     lp_status (*next)(void *user, lp_work_unit **unit, lp_error *err);
-    /* The unit's results and captures are complete. */
+    /* The unit's results, captures and lenses are complete. */
     lp_status (*done)(void *user, lp_work_unit *unit, lp_error *err);
 } lp_work_source;
 
@@ -96,7 +102,9 @@ lp_status lp_execute_reference(const lp_executor_options *options, const lp_work
  * out. */
 void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
                      float out[LP_N_METRICS]);
-/* log softmax(logits[n])[token], summed in double precision in order. */
+/* log of the sum of exp(logits[n]), summed in double precision in order. */
+double lp_log_sum_exp(const float *logits, int32_t n);
+/* log softmax(logits[n])[token]. */
 double lp_log_probability(const float *logits, int32_t n, int32_t token);
 
 #endif

@@ -56,6 +56,16 @@ static void place_words(const cell *c, char *out, size_t size) {
         add_word(out, size, "%s:%d", lp_phase_names()[c->group->phase], c->index);
 }
 
+/* The shortest decimal that reads back as this factor: two factors never share a name. */
+static void add_factor(float factor, char *out, size_t size) {
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)factor);
+        if (strtof(text, NULL) == factor) break;
+    }
+    add_word(out, size, ":%s", text);
+}
+
 /* direction/donor/operation/site/layers/steps, with whatever differs from the default behind it. */
 static void cell_name(const cell *c, char *out, size_t size) {
     const lp_sweep_group *g = c->group;
@@ -66,7 +76,7 @@ static void cell_name(const cell *c, char *out, size_t size) {
     add_word(out, size, "%s/%s", lp_direction_names()[c->direction], lp_donor_names()[c->donor]);
     if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
     add_word(out, size, "/%s", lp_operation_names()[g->operation]);
-    if (g->operation != LP_OP_REPLACE) add_word(out, size, ":%g", (double)c->factor);
+    if (g->operation != LP_OP_REPLACE) add_factor(c->factor, out, size);
     add_word(out, size, "/%s", lp_site_names()[c->site]);
     if (c->head != LP_ALL_HEADS) add_word(out, size, ".h%d", c->head);
     if (c->layers) add_word(out, size, "/L%s", c->layers->words);
@@ -78,10 +88,51 @@ static void cell_name(const cell *c, char *out, size_t size) {
     if (defects[0]) add_word(out, size, "/+%s", defects);
 }
 
-static bool has_name(const lp_condition_set *set, const char *name) {
-    for (size_t i = set->n; i-- > 0;)
-        if (strcmp(set->conditions[i].name, name) == 0) return true;
-    return false;
+/* The names of a set: open addressing, each slot a condition + 1 or 0; kept at most half full. */
+typedef struct {
+    size_t *slots; /* [n_slots], a power of two */
+    size_t n_slots;
+} name_table;
+
+static size_t hash_of(const char *name) {
+    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
+    for (; *name; name++) hash = (hash ^ (unsigned char)*name) * UINT64_C(1099511628211);
+    return (size_t)(hash ^ hash >> 32);
+}
+
+/* The slot of the name, or the free one where it belongs. */
+static size_t *slot_of(const name_table *table, const lp_condition_set *set, const char *name) {
+    size_t at = hash_of(name) & (table->n_slots - 1);
+    while (table->slots[at] && strcmp(set->conditions[table->slots[at] - 1].name, name) != 0)
+        at = (at + 1) & (table->n_slots - 1);
+    return &table->slots[at];
+}
+
+static lp_status grow_names(name_table *table, const lp_condition_set *set, lp_error *err) {
+    name_table larger = {.n_slots = table->n_slots ? 2 * table->n_slots : 256};
+    lp_status status = lp_mem_new(&larger.slots, larger.n_slots, sizeof *larger.slots, "condition names", err);
+    if (status != LP_OK) return status;
+    for (size_t i = 0; i < set->n; i++) *slot_of(&larger, set, set->conditions[i].name) = i + 1;
+    lp_mem_free(table->slots);
+    *table = larger;
+    return LP_OK;
+}
+
+/* A set that grows, and its names. */
+typedef struct {
+    lp_condition_set set;
+    name_table names;
+} building;
+
+static bool has_name(const building *b, const char *name) {
+    return b->names.n_slots > 0 && *slot_of(&b->names, &b->set, name) != 0;
+}
+
+/* To be called when the last condition of the set has its name. */
+static lp_status note_name(building *b, lp_error *err) {
+    if (2 * b->set.n >= b->names.n_slots) return grow_names(&b->names, &b->set, err);
+    *slot_of(&b->names, &b->set, b->set.conditions[b->set.n - 1].name) = b->set.n;
+    return LP_OK;
 }
 
 static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase phase, int32_t index, int32_t step) {
@@ -129,11 +180,12 @@ out:
     return status;
 }
 
-static lp_status add_cell(lp_condition_set *set, const cell *c, int32_t n_steps, lp_error *err) {
+static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error *err) {
     const lp_sweep_group *g = c->group;
+    lp_condition_set *set = &b->set;
     char name[4 * LP_WORDS], place[LP_WORDS], defects[LP_WORDS];
     cell_name(c, name, sizeof name);
-    if (has_name(set, name)) return LP_OK;
+    if (has_name(b, name)) return LP_OK;
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
@@ -143,6 +195,7 @@ static lp_status add_cell(lp_condition_set *set, const cell *c, int32_t n_steps,
     lp_condition *condition = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_condition_add(set, name, c->layers ? c->layers->words : "", place, defects, &condition, err));
+    LP_TRY(note_name(b, err));
     condition->role = c->role;
     condition->direction = c->direction;
     condition->site = c->site;
@@ -219,8 +272,8 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
 
 /* Calls add_cell for the whole product of a group in one direction. `donor` >= 0 stands in for the group's donors, and
  * `largest_only` keeps the largest step set: for controls. */
-static lp_status add_product(lp_condition_set *set, const lp_sweep_group *g, lp_direction direction, lp_role role,
-                             int donor, bool largest_only, int32_t n_steps, lp_error *err) {
+static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction direction, lp_role role, int donor,
+                             bool largest_only, int32_t n_steps, lp_error *err) {
     const lp_step_set *largest = g->steps;
     for (size_t t = 1; t < g->n_steps; t++)
         if (__builtin_popcountll(g->steps[t].mask) > __builtin_popcountll(largest->mask)) largest = &g->steps[t];
@@ -242,7 +295,7 @@ static lp_status add_product(lp_condition_set *set, const lp_sweep_group *g, lp_
                             c.factor = g->factors[f];
                             c.steps = g->phase != LP_PHASE_THOUGHT ? NULL : largest_only ? largest : &g->steps[p];
                             c.index = g->phase != LP_PHASE_THOUGHT ? g->indices[p] : 0;
-                            LP_TRY(add_cell(set, &c, n_steps, err));
+                            LP_TRY(add_cell(b, &c, n_steps, err));
                         }
         }
 out:
@@ -264,14 +317,14 @@ static bool self_is_identity(const lp_sweep_group *g) {
 
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err) {
-    lp_condition_set set = {0};
+    building b = {0};
     lp_status status = LP_OK;
     const bool wanted[2] = {words->denoise, words->noise};
     if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: a sweep of no conditions");
     if (!words->denoise && !words->noise) LP_FAIL(LP_ERR_VALUE, "sweep.directions: no direction");
     for (size_t i = 0; i < words->n_groups; i++) LP_TRY(check_group(&words->groups[i], i, config, n_steps, err));
     for (int d = 0; d < 2; d++)
-        if (wanted[d]) LP_TRY(add_unpatched(&set, (lp_direction)d, n_steps, err));
+        if (wanted[d]) LP_TRY(add_unpatched(&b.set, (lp_direction)d, n_steps, err));
     for (int d = 0; d < 2; d++)
         for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
             const lp_sweep_group *g = &words->groups[i];
@@ -283,7 +336,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
                                g->donors[k] == LP_DONOR_RANDOM;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
-                LP_TRY(add_product(&set, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
+                LP_TRY(add_product(&b, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
             }
         }
     for (int d = 0; d < 2; d++)
@@ -292,13 +345,14 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             lp_direction direction = (lp_direction)d;
             bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
             if (words->controls.self && self_is_identity(g))
-                LP_TRY(add_product(&set, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
+                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
             if (words->controls.shuffled && from_other_run)
-                LP_TRY(add_product(&set, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));
+                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));
         }
-    *out = set;
-    return LP_OK;
+    *out = b.set;
+    b.set = (lp_condition_set){0};
 out:
-    lp_condition_set_release(&set);
+    lp_mem_free(b.names.slots);
+    lp_condition_set_release(&b.set);
     return status;
 }

@@ -69,9 +69,8 @@ typedef struct {
 void lp_sweep_group_release(lp_sweep_group *group);
 
 typedef struct {
-    bool self;      /* self at every site and layer, all steps of the group's largest set */
-    bool shuffled;  /* shuffled donor for every effect whose donor is the other run */
-    bool unpatched; /* the recipient once more inside the sweep */
+    bool self;     /* self at every site and layer, all steps of the group's largest set */
+    bool shuffled; /* shuffled donor for every effect whose donor is the other run */
 } lp_controls;
 
 typedef struct {

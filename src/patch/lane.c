@@ -498,7 +498,7 @@ static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const 
     const lp_reading *reading = lane->group->reading;
     const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
     int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
-    if (n_tokens == 0) return;
+    if (!lp_reading_follows(reading, k == 1)) return;
     double log_probability = lp_log_probability(logits, lane->options->vocabulary.n_candidates, tokens[0]);
     if (n_tokens == 1) {
         lane->branches[of].metrics[answer_metrics[k]] = (float)log_probability;
@@ -515,12 +515,11 @@ static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const 
 
 static lp_status read_here(lp_lane *lane, int32_t branch, const float *logits, lp_error *err) {
     bool is_run = lane->branches[branch].kind == LP_BRANCH_RUN;
-    bool whole = lane->group->reading->whole_answers;
     lp_status status = LP_OK;
     for (int32_t i = branch; i >= 0; i = is_run ? next_together(lane, branch, i) : -1) {
         int32_t of = i == branch ? lane->branches[branch].base : i;
         LP_TRY(read_metrics(lane, of, logits, err));
-        for (int k = 0; whole && k < 2; k++) follow_answer(lane, branch, of, k, logits);
+        for (int k = 0; k < 2; k++) follow_answer(lane, branch, of, k, logits);
     }
 out:
     return status;

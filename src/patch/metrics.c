@@ -14,7 +14,12 @@ const char *const *lp_metric_names(void) {
     return names;
 }
 
-static double log_sum_exp(const float *logits, int32_t n) {
+bool lp_reading_follows(const lp_reading *reading, bool corrupted) {
+    int32_t n = corrupted ? reading->corrupted.n : reading->clean.n;
+    return reading->whole_answers && n > 0 && (reading->room == 0 || reading->index + n <= reading->room);
+}
+
+double lp_log_sum_exp(const float *logits, int32_t n) {
     double most = (double)logits[0];
     for (int32_t i = 1; i < n; i++)
         if ((double)logits[i] > most) most = (double)logits[i];
@@ -24,12 +29,12 @@ static double log_sum_exp(const float *logits, int32_t n) {
 }
 
 double lp_log_probability(const float *logits, int32_t n, int32_t token) {
-    return (double)logits[token] - log_sum_exp(logits, n);
+    return (double)logits[token] - lp_log_sum_exp(logits, n);
 }
 
 void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
                      float out[LP_N_METRICS]) {
-    double total = log_sum_exp(logits, n);
+    double total = lp_log_sum_exp(logits, n);
     out[LP_METRIC_LOGIT_CLEAN] = out[LP_METRIC_LOGIT_CORRUPTED] = NAN;
     out[LP_METRIC_LOGPROB_CLEAN] = out[LP_METRIC_LOGPROB_CORRUPTED] = NAN;
     out[LP_METRIC_KL] = NAN;
@@ -44,7 +49,7 @@ void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, con
         out[LP_METRIC_LOGPROB_CORRUPTED] = (float)((double)logit - total);
     }
     if (unpatched) {
-        double before = log_sum_exp(unpatched, n);
+        double before = lp_log_sum_exp(unpatched, n);
         double kl = 0;
         for (int32_t i = 0; i < n; i++) {
             double p = (double)unpatched[i] - before;

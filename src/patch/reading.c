@@ -68,7 +68,8 @@ lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t 
                                 .prefix = out->prefix.ids,
                                 .clean = {out->clean.ids, (int32_t)out->clean.n},
                                 .corrupted = {out->corrupted.ids, (int32_t)out->corrupted.n},
-                                .whole_answers = options->whole_answers};
+                                .whole_answers = options->whole_answers,
+                                .room = options->room};
     out->usable = true;
 out:
     lp_text_release(&text);

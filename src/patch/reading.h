@@ -20,6 +20,7 @@ typedef struct {
     int32_t eos; /* lp_vocabulary's */
     double clean_answer, corrupted_answer;
     bool whole_answers; /* the ANSWER metrics too */
+    int32_t room;       /* of lp_reading */
 } lp_reading_options;
 
 /* tokens [n]: the recipient's unpatched answer. *out is {0} or an earlier one, whose memory is used again. */

@@ -91,6 +91,10 @@ out:
 /* A sweep that does not fit the model is refused before anything is computed. */
 static lp_status check_conditions(const lp_session *s, lp_error *err) {
     lp_condition_set set = {0};
+    if (s->job.lens_top > s->vocabulary.n_candidates)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: $.readout: expected at most top %d (the tokens that may be chosen), found %d", s->job.file,
+                       s->vocabulary.n_candidates, s->job.lens_top);
     if (!s->job.sweep.present) return LP_OK;
     lp_status status = lp_job_conditions(&s->job, &s->model.config, &set, err);
     lp_condition_set_release(&set);
@@ -141,7 +145,7 @@ void lp_session_close(lp_session *s) {
 }
 
 int32_t lp_session_max_positions(const lp_session *s) {
-    enum { FORCED_ANSWER = 24 }; /* tokens of a number and eos, behind the recipient's own prefix */
+    enum { FORCED_ANSWER = 2 * LP_ANSWER_TEXT }; /* a number, what stands in front of it, and eos */
     int32_t most = s->longest_prompt + s->job.protocol.n_steps + 2 + s->job.decode.max_new_tokens + FORCED_ANSWER;
     return most < s->model.config.n_context ? most : s->model.config.n_context;
 }

@@ -211,6 +211,11 @@ static lp_status describe(sweep *w, lp_error *err) {
     lp_provenance_add(w->provenance, "seed", seed, true);
     lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
     lp_provenance_add(w->provenance, "conditions", w->conditions_digest, true);
+    if (s->job.lens_top > 0) {
+        char readout[32];
+        snprintf(readout, sizeof readout, "logit_lens top %d", s->job.lens_top);
+        lp_provenance_add(w->provenance, "readout", readout, true);
+    }
     lp_provenance_add(w->provenance, "device", device, false);
     lp_provenance_add(w->provenance, "store.file", s->job.store.file, false);
     static const char *const of_store[][2] = {
@@ -236,10 +241,17 @@ static lp_status describe(sweep *w, lp_error *err) {
                                      .max_new_tokens = s->job.decode.max_new_tokens,
                                      .metrics = w->context.metric_names,
                                      .n_metrics = w->context.n_metrics,
+                                     .lens = w->context.lens,
                                      .provenance = w->provenance->items,
                                      .n_provenance = w->provenance->n};
 out:
     return status;
+}
+
+static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
+    const lp_session *s = state;
+    LP_ASSERT(n == 1);
+    return lp_lens_show(s->tokenizer, &s->vocabulary, tokens[0], out, err);
 }
 
 static void name_metrics(sweep *w) {
@@ -260,6 +272,11 @@ static lp_status prepare(sweep *w, lp_error *err) {
     w->context.used[LP_DENOISE] = s->job.sweep.denoise;
     w->context.used[LP_NOISE] = s->job.sweep.noise;
     name_metrics(w);
+    if (s->job.lens_top > 0)
+        w->context.lens = (lp_lens_shape){.n_positions = lp_lens_positions(s->job.protocol.n_steps),
+                                          .n_layers = s->model.config.n_layers,
+                                          .top = s->job.lens_top,
+                                          .show = show_token};
     LP_TRY(open_store(w, err));
     for (int d = 0; d < 2; d++) {
         if (!w->context.used[d]) continue;

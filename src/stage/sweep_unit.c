@@ -30,7 +30,47 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
     lp_mem_free(u->answer_tokens);
     lp_mem_free(u->changed);
     lp_mem_free(u->metrics);
+    for (int side = 0; side < 2; side++) {
+        lp_mem_free(u->lens_vectors[side]);
+        lp_mem_free(u->lens_captures[side]);
+    }
+    lp_mem_free(u->lens_tokens);
+    lp_mem_free(u->lens_log_probability);
     lp_mem_free(u);
+}
+
+static int recipient_of(int direction) {
+    return direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
+}
+
+/* Room for the lens; a direction that the sweep does not have gets one run, the unpatched one. */
+static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *u, lp_error *err) {
+    const lp_lens_shape *shape = &context->lens;
+    size_t n = (size_t)shape->n_positions * (size_t)shape->n_layers, top = (size_t)shape->top;
+    size_t d = (size_t)context->session->model.config.d_model;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&u->lens_tokens, 2 * n * top, sizeof *u->lens_tokens, "logit lens", err));
+    LP_TRY(lp_mem_new(&u->lens_log_probability, 2 * n * top, sizeof *u->lens_log_probability, "logit lens", err));
+    for (size_t side = 0; side < 2; side++) {
+        LP_TRY(lp_mem_new(&u->lens_vectors[side], n * d, sizeof(float), "logit lens", err));
+        LP_TRY(lp_mem_new(&u->lens_captures[side], n, sizeof(lp_capture), "logit lens", err));
+        u->lens[side] = (lp_lens_wanted){.vectors = u->lens_vectors[side],
+                                         .n = (int32_t)n,
+                                         .top = shape->top,
+                                         .tokens = u->lens_tokens + side * n * top,
+                                         .log_probability = u->lens_log_probability + side * n * top};
+    }
+    for (int direction = 0; direction < 2; direction++) {
+        if (context->used[direction]) continue;
+        LP_TRY(lp_mem_new(&u->runs[direction], 1, sizeof *u->runs[direction], "runs", err));
+        LP_TRY(lp_mem_new(&u->results[direction], 1, sizeof *u->results[direction], "runs", err));
+        LP_TRY(lp_mem_new(&u->tokens[direction], (size_t)context->session->job.decode.max_new_tokens, sizeof(int32_t),
+                          "answers", err));
+        u->results[direction][0].tokens = u->tokens[direction];
+        u->groups[direction].n_runs = 1;
+    }
+out:
+    return status;
 }
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err) {
@@ -68,6 +108,7 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
     LP_TRY(lp_mem_new(&u->answer_tokens, c * a, sizeof *u->answer_tokens, "rows", err));
     LP_TRY(lp_mem_new(&u->changed, c, sizeof *u->changed, "rows", err));
     LP_TRY(lp_mem_new(&u->metrics, c * (context->n_metrics + 1), sizeof *u->metrics, "rows", err));
+    if (context->lens.top > 0) LP_TRY(new_lens(context, u, err));
     *out = u;
     return LP_OK;
 out:
@@ -75,8 +116,13 @@ out:
     return status;
 }
 
-static int recipient_of(int direction) {
-    return direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
+static void warn_of_context(const lp_sweep_context *w, const lp_sweep_unit *u, int64_t pair, int d) {
+    const lp_reading *reading = &u->reading[d].reading;
+    for (int k = 0; k < 2 && reading->whole_answers; k++)
+        if ((k == 0 ? reading->clean.n : reading->corrupted.n) > 0 && !lp_reading_follows(reading, k == 1))
+            lp_log(LP_LOG_WARN,
+                   "pair %s (%s): the whole %s answer does not fit the model's context: its log-probability is NaN",
+                   w->session->pairs.pairs[pair].id, lp_direction_names()[d], k == 0 ? "clean" : "corrupted");
 }
 
 static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, int d, lp_error *err) {
@@ -110,28 +156,60 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
             lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
             lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
+        int32_t start[2];
+        int32_t n_start = lp_protocol_answer_start(&s->job.protocol, &s->vocabulary, start);
+        int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + n_start - 1;
         lp_reading_options options = {.tokenizer = s->tokenizer,
                                       .eos = s->vocabulary.eos,
                                       .clean_answer = lp_session_side(s, pair, LP_CLEAN)->answer,
                                       .corrupted_answer = lp_session_side(s, pair, LP_CORRUPTED)->answer,
-                                      .whole_answers = s->job.metrics.answer_logprob};
+                                      .whole_answers = s->job.metrics.answer_logprob,
+                                      .room = lp_session_max_positions(s) - taken};
         LP_TRY(lp_pair_reading_make(&options, tokens, *n, &u->reading[d], err));
-        if (u->reading[d].usable) u->groups[d].reading = &u->reading[d].reading;
+        if (u->reading[d].usable) {
+            u->groups[d].reading = &u->reading[d].reading;
+            warn_of_context(w, u, pair, d);
+        }
     }
 out:
     return status;
 }
 
-lp_status lp_sweep_unit_prepare(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, lp_error *err) {
-    size_t n = 0;
-    for (int d = 0; d < 2; d++) {
-        if (!w->used[d]) continue;
-        lp_status status = prepare_direction(w, u, pair, d, err);
+/* The unpatched run of the direction, the first of its group, gets the lens. */
+static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, int d, lp_error *err) {
+    const lp_session *s = w->session;
+    int side = recipient_of(d);
+    int32_t n_steps = s->job.protocol.n_steps;
+    if (!w->used[d]) {
+        lp_status status = lp_session_prompt(s, pair, side, &u->prompts[d], err);
         if (status != LP_OK) return status;
-        n++;
+        u->runs[d][0] = (lp_run_wanted){.n_steps = n_steps};
+        u->groups[d] = (lp_run_group){.prompt = u->prompts[d].ids,
+                                      .n_prompt = (int32_t)u->prompts[d].n,
+                                      .runs = u->runs[d],
+                                      .results = u->results[d],
+                                      .n_runs = 1};
     }
-    u->unit = (lp_work_unit){.id = pair, .groups = w->used[0] ? u->groups : u->groups + 1, .n_groups = n, .user = u};
+    lp_run_wanted *unpatched = &u->runs[d][0];
+    LP_ASSERT(unpatched->n_events == 0 && unpatched->n_steps == n_steps);
+    lp_lens_captures(&s->model.config, u->groups[d].n_prompt, n_steps, u->lens_vectors[side], u->lens_captures[side]);
+    unpatched->captures = u->lens_captures[side];
+    unpatched->n_captures = u->lens[side].n;
+    unpatched->lens = &u->lens[side];
     return LP_OK;
+}
+
+lp_status lp_sweep_unit_prepare(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, lp_error *err) {
+    size_t n = 0, first = w->used[0] || w->lens.top > 0 ? 0 : 1;
+    lp_status status = LP_OK;
+    for (int d = 0; d < 2; d++) {
+        if (w->used[d]) LP_TRY(prepare_direction(w, u, pair, d, err));
+        if (w->lens.top > 0) LP_TRY(prepare_lens(w, u, pair, d, err));
+        n += w->used[d] || w->lens.top > 0;
+    }
+    u->unit = (lp_work_unit){.id = pair, .groups = u->groups + first, .n_groups = n, .user = u};
+out:
+    return status;
 }
 
 static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t run, lp_text *text, lp_error *err) {
@@ -186,7 +264,9 @@ lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_ro
                             .answer_len = u->answer_len,
                             .answer_tokens = u->answer_tokens,
                             .changed = u->changed,
-                            .metrics = u->metrics};
+                            .metrics = u->metrics,
+                            .lens_tokens = u->lens_tokens,
+                            .lens_log_probability = u->lens_log_probability};
 out:
     lp_text_release(&text);
     return status;

@@ -28,6 +28,12 @@ typedef struct {
     int32_t *answer_tokens;
     uint8_t *changed;
     float *metrics; /* [n_metrics, C] */
+    /* the lens of both unpatched runs, by side; NULL without one */
+    lp_lens_wanted lens[2];
+    float *lens_vectors[2];       /* [positions, layers, D] */
+    lp_capture *lens_captures[2]; /* [positions, layers] */
+    int32_t *lens_tokens;         /* [2, positions, layers, top] */
+    float *lens_log_probability;  /* the same */
 } lp_sweep_unit;
 
 typedef struct {
@@ -36,6 +42,7 @@ typedef struct {
     lp_pair_file *store;      /* open for reading */
     lp_donor_table donors[2]; /* by direction */
     bool used[2];             /* directions of the sweep */
+    lp_lens_shape lens;       /* top 0: none */
     const char *metric_names[LP_N_METRICS + 1];
     size_t n_metrics;
 } lp_sweep_context;

@@ -25,38 +25,187 @@ static lp_status add_shares(const int64_t *counts, lp_text *out, lp_error *err) 
     return status;
 }
 
-static lp_status add_line(const lp_result_condition *c, const int64_t *counts, lp_text *out, lp_error *err) {
-    lp_status status = lp_text_format(out, err, "  %-9s %-14s", c->layers[0] ? c->layers : "-", c->steps);
-    if (status == LP_OK) status = add_shares(counts, out, err);
-    if (status == LP_OK) status = lp_text_format(out, err, "%s\n", c->dead ? "  dead" : "");
+/* What the name of a condition says beyond the columns of the table: factor, KV head, number of the file, donor
+ * address, early stop. In words, each with a blank in front. */
+static lp_status add_variant(const lp_result_condition *c, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    const char *part = c->name;
+    for (int i = 0; part && status == LP_OK; i++) {
+        int n = (int)strcspn(part, "/");
+        const char *factor = memchr(part, ':', (size_t)n), *head = memchr(part, '.', (size_t)n);
+        if (i == 1 && strcmp(c->donor, "file") == 0)
+            status = lp_text_format(out, err, " %.*s", n, part);
+        else if (i == 2 && factor)
+            status = lp_text_format(out, err, " x%.*s", n - (int)(factor + 1 - part), factor + 1);
+        else if (i == 3 && head)
+            status = lp_text_format(out, err, " head %.*s", n - (int)(head + 2 - part), head + 2);
+        else if (i > 3 && strncmp(part, "stop:", 5) == 0)
+            status = lp_text_format(out, err, " stop after %.*s", n - 5, part + 5);
+        const char *from = memchr(part, '<', (size_t)n);
+        while (from && status == LP_OK) {
+            int length = (int)strcspn(from + 1, "</");
+            status = lp_text_format(out, err, " from %.*s", length, from + 1);
+            from = from[1 + length] == '<' ? from + 1 + length : NULL;
+        }
+        part = part[n] == '/' ? part + n + 1 : NULL;
+    }
     return status;
 }
 
-static lp_status add_heading(const lp_result_condition *c, lp_text *out, lp_error *err) {
-    const char *arrow = strcmp(c->direction, "denoise") == 0 ? "corrupted run" : "clean run";
-    return lp_text_format(
-        out, err, "\n%s%s: %s %s from the %s donor into the %s%s%s\n  %-9s %-14s  %-18s  %-18s  %-18s  %-18s  %5s\n",
-        strcmp(c->role, "control") == 0 ? "control, " : "", c->direction, c->operation, c->site, c->donor, arrow,
-        c->defects[0] ? ", defects: " : "", c->defects, "layer", "steps", "clean %", "corrupted %", "other %",
-        "gibberish %", "n");
+/* *out = the step set and what else tells the condition from its neighbours. */
+static lp_status set_words(const lp_result_condition *c, lp_text *out, lp_error *err) {
+    lp_text_clear(out);
+    lp_status status = lp_text_format(out, err, "%s", c->steps);
+    return status == LP_OK ? add_variant(c, out, err) : status;
 }
 
-static lp_status add_blocks(lp_results *results, bool *printed, lp_text *out, lp_error *err) {
-    int32_t n = lp_results_n_conditions(results);
-    const int64_t *counts = lp_results_counts(results);
+/* A block of the table: the conditions that differ in layers, steps and variant only. */
+typedef struct {
+    lp_results *results;
+    const int32_t *members; /* [n] conditions, in order */
+    int32_t n;
+    int width; /* of the words */
+} block;
+
+static lp_status add_heading(const block *b, const char *columns, lp_text *out, lp_error *err) {
+    const lp_result_condition *c = lp_results_condition(b->results, b->members[0]);
+    const char *run = strcmp(c->direction, "denoise") == 0 ? "corrupted run" : "clean run";
+    lp_status status = lp_text_format(out, err, "\n%s%s: %s %s", strcmp(c->role, "control") == 0 ? "control, " : "",
+                                      c->direction, c->operation, c->site);
+    if (status == LP_OK)
+        status = strcmp(c->operation, "scale") == 0
+                     ? lp_text_format(out, err, " in the %s", run)
+                     : lp_text_format(out, err, " from the %s donor into the %s", c->donor, run);
+    if (status == LP_OK)
+        status = lp_text_format(out, err, "%s%s%s\n", c->defects[0] ? ", defects: " : "", c->defects, columns);
+    return status;
+}
+
+static lp_status add_lines(const block *b, lp_text *words, lp_text *out, lp_error *err) {
+    const int64_t *counts = lp_results_counts(b->results);
     lp_status status = LP_OK;
+    LP_TRY(add_heading(b, "", out, err));
+    LP_TRY(lp_text_format(out, err, "  %-9s %-*s  %-18s  %-18s  %-18s  %-18s  %5s\n", "layer", b->width, "steps",
+                          "clean %", "corrupted %", "other %", "gibberish %", "n"));
+    for (int32_t i = 0; i < b->n; i++) {
+        const lp_result_condition *c = lp_results_condition(b->results, b->members[i]);
+        LP_TRY(set_words(c, words, err));
+        LP_TRY(lp_text_format(out, err, "  %-9s %-*s", c->layers[0] ? c->layers : "-", b->width, lp_text_get(words)));
+        LP_TRY(add_shares(counts + (size_t)b->members[i] * LP_N_CLASSES, out, err));
+        LP_TRY(lp_text_format(out, err, "%s\n", c->dead ? "  dead" : ""));
+    }
+out:
+    return status;
+}
+
+/* ---- Blocks with very many conditions a layer: one line a layer ----------------------------------------------------
+ */
+
+typedef struct {
+    double share; /* of one class, in per cent */
+    int32_t condition;
+} ranked;
+
+static int compare_ranked(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    if (x->share != y->share) return x->share < y->share ? -1 : 1;
+    return (x->condition > y->condition) - (x->condition < y->condition);
+}
+
+/* Lowest, median and highest share of class k over the members [first, end) that are not dead, and where the highest
+ * is. */
+static lp_status add_spread(const block *b, int32_t first, int32_t end, int k, ranked *order, lp_text *words,
+                            lp_text *out, lp_error *err) {
+    const int64_t *counts = lp_results_counts(b->results);
+    size_t n = 0;
+    for (int32_t i = first; i < end; i++) {
+        const int64_t *row = counts + (size_t)b->members[i] * LP_N_CLASSES;
+        int64_t total = total_of(row);
+        if (lp_results_condition(b->results, b->members[i])->dead) continue;
+        order[n++] =
+            (ranked){.share = total > 0 ? 100.0 * (double)row[k] / (double)total : 0, .condition = b->members[i]};
+    }
+    if (n == 0) return lp_text_format(out, err, "  %20s %-*s", "all dead", b->width, "");
+    qsort(order, n, sizeof *order, compare_ranked);
+    lp_status status = LP_OK;
+    lp_text_clear(words);
+    if (order[0].share < order[n - 1].share)
+        status = set_words(lp_results_condition(b->results, order[n - 1].condition), words, err);
+    if (status == LP_OK)
+        status = lp_text_format(out, err, "  %6.1f %6.1f %6.1f %-*s", order[0].share,
+                                (order[(n - 1) / 2].share + order[n / 2].share) / 2, order[n - 1].share, b->width,
+                                lp_text_get(words));
+    return status;
+}
+
+static bool same_layers(const block *b, int32_t i, int32_t k) {
+    return strcmp(lp_results_condition(b->results, b->members[i])->layers,
+                  lp_results_condition(b->results, b->members[k])->layers) == 0;
+}
+
+static lp_status add_spreads(const block *b, lp_text *words, lp_text *out, lp_error *err) {
+    ranked *order = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&order, (size_t)b->n, sizeof *order, "table", err));
+    LP_TRY(add_heading(b, ", by layer: lowest, median and highest share", out, err));
+    LP_TRY(lp_text_format(out, err, "  %-9s %5s  %20s %-*s  %20s %-*s  %20s highest at\n", "layer", "cells", "clean %",
+                          b->width, "highest at", "corrupted %", b->width, "highest at", "gibberish %"));
+    for (int32_t first = 0, end; first < b->n; first = end) {
+        for (end = first; end < b->n && same_layers(b, first, end);) end++;
+        const char *layers = lp_results_condition(b->results, b->members[first])->layers;
+        LP_TRY(lp_text_format(out, err, "  %-9s %5d", layers[0] ? layers : "-", end - first));
+        for (int k = 0; k < LP_N_CLASSES; k++)
+            if (k != 2) LP_TRY(add_spread(b, first, end, k, order, words, out, err));
+        LP_TRY(lp_text_format(out, err, "\n"));
+    }
+out:
+    lp_mem_free(order);
+    return status;
+}
+
+/* More conditions in a row on the same layers than one reads line by line. */
+static bool is_crowded(const block *b) {
+    enum { READABLE = 60 };
+    for (int32_t first = 0, end; first < b->n; first = end) {
+        for (end = first; end < b->n && same_layers(b, first, end);) end++;
+        if (end - first > READABLE) return true;
+    }
+    return false;
+}
+
+static lp_status add_blocks(lp_results *results, lp_table_length length, lp_text *out, lp_error *err) {
+    int32_t n = lp_results_n_conditions(results), n_short = 0;
+    bool *printed = NULL;
+    int32_t *members = NULL;
+    lp_text words = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&printed, (size_t)n, sizeof *printed, "table", err));
+    LP_TRY(lp_mem_new(&members, (size_t)n, sizeof *members, "table", err));
     for (int32_t i = 0; i < n; i++) {
         const lp_result_condition *head = lp_results_condition(results, i);
         if (printed[i] || strcmp(head->role, "unpatched") == 0) continue;
-        LP_TRY(add_heading(head, out, err));
+        block b = {.results = results, .members = members, .width = 14};
         for (int32_t k = i; k < n; k++) {
             const lp_result_condition *c = lp_results_condition(results, k);
             if (printed[k] || !same_block(head, c)) continue;
             printed[k] = true;
-            LP_TRY(add_line(c, counts + (size_t)k * LP_N_CLASSES, out, err));
+            members[b.n++] = k;
+            LP_TRY(set_words(c, &words, err));
+            if ((int)words.length > b.width) b.width = (int)words.length;
+        }
+        if (length == LP_TABLE_SHORT && is_crowded(&b)) {
+            LP_TRY(add_spreads(&b, &words, out, err));
+            n_short++;
+        } else {
+            LP_TRY(add_lines(&b, &words, out, err));
         }
     }
+    if (n_short > 0)
+        LP_TRY(lp_text_format(out, err, "\n`latentpatch summary RESULTS.h5 --all` prints a line for each condition\n"));
 out:
+    lp_mem_free(printed);
+    lp_mem_free(members);
+    lp_text_release(&words);
     return status;
 }
 
@@ -118,14 +267,9 @@ out:
     return status;
 }
 
-lp_status lp_class_table(lp_results *results, lp_text *out, lp_error *err) {
-    bool *printed = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&printed, (size_t)lp_results_n_conditions(results), sizeof *printed, "table", err));
-    LP_TRY(add_origin(results, out, err));
-    LP_TRY(add_blocks(results, printed, out, err));
-    LP_TRY(add_verdict(results, out, err));
-out:
-    lp_mem_free(printed);
+lp_status lp_class_table(lp_results *results, lp_table_length length, lp_text *out, lp_error *err) {
+    lp_status status = add_origin(results, out, err);
+    if (status == LP_OK) status = add_blocks(results, length, out, err);
+    if (status == LP_OK) status = add_verdict(results, out, err);
     return status;
 }

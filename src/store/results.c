@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "store/pair_file_internal.h"
+#include "store/results_lens.h"
 #include "store/results_text.h"
 
 #include <errno.h>
@@ -11,8 +12,10 @@
 
 const char *const lp_class_names[LP_N_CLASSES] = {"clean_answer", "corrupted_answer", "other", "gibberish"};
 
-/* Fields of the partial file, in this order; the metrics follow. */
+/* Fields of the partial file, in this order; the metrics follow, then the two of the lens. */
 enum { FIELD_CLASS, FIELD_NUMBER, FIELD_LENGTH, FIELD_TOKENS, FIELD_CHANGED, N_FIXED_FIELDS };
+enum { N_LENS_FIELDS = 2, MAX_FIELDS = N_FIXED_FIELDS + LP_MAX_METRICS + N_LENS_FIELDS };
+static const char lens_tokens_path[] = "readout/logit_lens/token";
 /* Rows of one chunk of the final file: this many numbers at least. */
 enum { BLOCK_NUMBERS = 65536, METRIC_PATH = 96 };
 
@@ -21,7 +24,8 @@ static lp_status partial_path(const char *results, lp_text *out, lp_error *err) 
 }
 
 typedef struct {
-    lp_field fields[N_FIXED_FIELDS + LP_MAX_METRICS];
+    lp_field fields[MAX_FIELDS];
+    size_t n;
     char paths[LP_MAX_METRICS][METRIC_PATH];
 } partial_fields;
 
@@ -40,6 +44,17 @@ static lp_status describe_partial(const lp_results_plan *plan, partial_fields *o
         snprintf(out->paths[m], METRIC_PATH, "rows/%s", plan->metrics[m]);
         out->fields[N_FIXED_FIELDS + m] =
             (lp_field){.path = out->paths[m], .type = LP_FIELD_F32, .n_dims = 1, .dims = {c}};
+    }
+    out->n = N_FIXED_FIELDS + plan->n_metrics;
+    if (plan->lens.top > 0) {
+        lp_field field = {.path = lens_tokens_path,
+                          .type = LP_FIELD_I32,
+                          .n_dims = 4,
+                          .dims = {2, plan->lens.n_positions, plan->lens.n_layers, plan->lens.top}};
+        out->fields[out->n++] = field;
+        field.path = "readout/logit_lens/log_probability";
+        field.type = LP_FIELD_F32;
+        out->fields[out->n++] = field;
     }
     return LP_OK;
 }
@@ -63,7 +78,7 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
                                     .version = 1,
                                     .n_pairs = plan->n_pairs,
                                     .fields = described.fields,
-                                    .n_fields = N_FIXED_FIELDS + plan->n_metrics,
+                                    .n_fields = described.n,
                                     .tables = tables,
                                     .n_tables = 2,
                                     .provenance = plan->provenance,
@@ -76,9 +91,14 @@ out:
 }
 
 lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
-    const void *data[N_FIXED_FIELDS + LP_MAX_METRICS];
-    size_t n_metrics = lp_pair_file_n_fields(partial) - N_FIXED_FIELDS;
+    const void *data[MAX_FIELDS];
+    size_t lens = 0, n_metrics = lp_pair_file_n_fields(partial) - N_FIXED_FIELDS;
     size_t n_conditions = (size_t)lp_pair_file_describe(partial, FIELD_CLASS)->dims[0];
+    if (lp_pair_file_find(partial, lens_tokens_path, &lens)) {
+        n_metrics -= N_LENS_FIELDS;
+        data[lens] = rows->lens_tokens;
+        data[lens + 1] = rows->lens_log_probability;
+    }
     LP_ASSERT(n_metrics <= LP_MAX_METRICS);
     data[FIELD_CLASS] = rows->class_of;
     data[FIELD_NUMBER] = rows->number;
@@ -117,6 +137,7 @@ typedef struct {
     lp_answers answers;
     lp_csv csv;
     lp_result_sums sums;
+    lp_lens_writer lens;
     int64_t *counts; /* [C, 4] of the rows */
     int64_t block;   /* pairs of one chunk */
     int64_t n_held;  /* pairs in the buffers below */
@@ -288,7 +309,7 @@ out:
     return status;
 }
 
-static void hold_not_run(finisher *f) {
+static lp_status hold_not_run(finisher *f, lp_error *err) {
     const size_t n = (size_t)f->plan->n_conditions;
     const size_t at = (size_t)f->n_held * n;
     memset(f->class_of + at, LP_CLASS_NOT_RUN, n);
@@ -298,6 +319,7 @@ static void hold_not_run(finisher *f) {
         f->answer[at + c] = -1;
         for (size_t m = 0; m < f->plan->n_metrics; m++) f->metrics[m][at + c] = NAN;
     }
+    return f->plan->lens.top > 0 ? lp_lens_writer_add(&f->lens, NULL, NULL, err) : LP_OK;
 }
 
 static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
@@ -333,6 +355,9 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
             f->sums.metric_n[m * n + c]++;
         }
     }
+    if (plan->lens.top > 0)
+        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
+                                  lp_pair_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics + 1), err));
     if (f->csv.stream) {
         const float *columns[LP_MAX_METRICS];
         for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
@@ -348,7 +373,7 @@ static lp_status stream_rows(finisher *f, lp_error *err) {
         if (f->plan->included[pair])
             LP_TRY(hold_pair(f, pair, err));
         else
-            hold_not_run(f);
+            LP_TRY(hold_not_run(f, err));
         if (++f->n_held == f->block) LP_TRY(flush_rows(f, err));
     }
     status = flush_rows(f, err);
@@ -420,14 +445,15 @@ out:
 /* The upper bound of what the file will take. */
 static uint64_t file_bytes(const lp_results_plan *plan) {
     uint64_t row = 1 + 8 + 4 + 1 + 4 * plan->n_metrics;
-    uint64_t pair = row * (uint64_t)plan->n_conditions + 4096;
+    uint64_t lens = 16 * (uint64_t)plan->lens.n_positions * (uint64_t)plan->lens.n_layers * (uint64_t)plan->lens.top;
+    uint64_t pair = row * (uint64_t)plan->n_conditions + lens + 4096;
     uint64_t texts = 0;
     for (int64_t i = 0; i < plan->n_pairs; i++)
         texts += strlen(plan->clean_question[i]) + strlen(plan->corrupted_question[i]);
     return pair * (uint64_t)plan->n_pairs + 2 * texts + (1 << 20);
 }
 
-static lp_status write_file(finisher *f, const int64_t *counts, lp_error *err) {
+static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_error *err) {
     const lp_results_plan *plan = f->plan;
     const int32_t version = 1;
     lp_status status = LP_OK;
@@ -446,8 +472,10 @@ static lp_status write_file(finisher *f, const int64_t *counts, lp_error *err) {
     LP_TRY(put_condition_texts(f, err));
     LP_TRY(put_condition_numbers(f, err));
     LP_TRY(begin_rows(f, err));
+    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_begin(&f->lens, f->file, plan, f->path, err));
     LP_TRY(stream_rows(f, err));
     LP_TRY(check_counts(f, counts, err));
+    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_end(&f->lens, state, err));
     LP_TRY(put_answers(f, err));
     status = lp_h5_make_dataset(f->file,
                                 &(lp_h5_dataset){.path = "counts",
@@ -464,6 +492,7 @@ out:
     lp_h5_close(f->answer_set);
     lp_h5_close(f->changed_set);
     for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_h5_close(f->metric_set[m]);
+    lp_lens_writer_release(&f->lens);
     lp_h5_close(root);
     if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->temporary, err);
     return status;
@@ -523,7 +552,7 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
     LP_TRY(check_complete(&f, err));
     LP_TRY(lp_answers_init(&f.answers, decode, state, err));
     if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));
-    LP_TRY(write_file(&f, counts, err));
+    LP_TRY(write_file(&f, counts, state, err));
     if (paths->csv) LP_TRY(lp_csv_finish(&f.csv, err));
     LP_TRY(lp_summary_write(plan, counts, &f.sums, &summary, err));
     if (paths->summary) LP_TRY(lp_file_write(paths->summary, summary.data, summary.length, err));

@@ -32,6 +32,13 @@ typedef struct {
     const char *defects;
 } lp_result_condition;
 
+/* The logit lens of the unpatched runs (patch/lens.h); top 0: none. */
+typedef struct {
+    int32_t n_positions; /* the last prompt position, then the thought steps */
+    int32_t n_layers, top;
+    lp_decode_answer *show; /* the text of one token; called with the `state` of lp_results_finish */
+} lp_lens_shape;
+
 /* Everything but the rows; all borrowed. P pairs, C conditions. */
 typedef struct {
     int64_t n_pairs;
@@ -51,6 +58,7 @@ typedef struct {
     int32_t max_new_tokens;
     const char *const *metrics; /* [n_metrics] names */
     size_t n_metrics;
+    lp_lens_shape lens;
     const lp_provenance_item *provenance; /* [n_provenance]; those with `identity` must agree to continue */
     size_t n_provenance;
 } lp_results_plan;
@@ -63,6 +71,8 @@ typedef struct {
     const int32_t *answer_tokens; /* [C, max_new_tokens], -1 behind the end */
     const uint8_t *changed;       /* [C] */
     const float *metrics;         /* [n_metrics, C] */
+    const int32_t *lens_tokens;   /* [2, positions, layers, top] by side: clean, corrupted; NULL without a lens */
+    const float *lens_log_probability;
 } lp_result_rows;
 
 /* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
@@ -122,6 +132,15 @@ typedef struct {
 } lp_result_answer;
 /* Reads /answers on its first call. LP_ERR_FORMAT where there is no answer of that index. */
 lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err);
+/* *out = the shape of the file's logit lens (show: NULL); top is 0 where it has none. Reads the token texts on its
+ * first call. */
+lp_status lp_results_lens(lp_results *results, lp_lens_shape *out, lp_error *err);
+/* One pair of side 0 (clean) or 1 (corrupted): tokens, log_probability [positions, layers, top]; -1 and NaN where the
+ * pair was not run. */
+lp_status lp_results_lens_pair(lp_results *results, int side, int64_t pair, int32_t *tokens, float *log_probability,
+                               lp_error *err);
+/* The text of a token of the lens; NULL where the file has none of that id. Borrowed; after lp_results_lens. */
+const char *lp_results_lens_text(const lp_results *results, int32_t token);
 /* *out += value of a provenance key; nothing where there is none. */
 lp_status lp_results_provenance(lp_results *results, const char *key, lp_text *out, lp_error *err);
 

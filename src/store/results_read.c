@@ -47,6 +47,11 @@ struct lp_results {
     char **answer_texts; /* [n_answers] each from malloc, by HDF5 */
     int32_t *answer_tokens;
     int64_t *answer_offsets; /* [n_answers + 1] */
+    /* the logit lens, once it was asked for */
+    lp_lens_shape lens;
+    int32_t *lens_tokens; /* [n_lens_tokens] ascending */
+    int64_t n_lens_tokens;
+    column lens_texts;
 };
 
 /* *block = the whole dataset `path` [n, ...] of n_dims dimensions; *n and *second (may be NULL) from its shape. */
@@ -231,6 +236,8 @@ void lp_results_free(lp_results *r) {
     lp_mem_free(r->answer_texts);
     lp_mem_free(r->answer_tokens);
     lp_mem_free(r->answer_offsets);
+    lp_mem_free(r->lens_tokens);
+    lp_mem_free(r->lens_texts.block);
     lp_mem_free(r->conditions);
     lp_mem_free(r->counts);
     lp_mem_free(r->included);
@@ -382,6 +389,77 @@ out:
     lp_h5_close(dataset);
     lp_text_release(&path);
     return status;
+}
+
+static lp_status open_lens(lp_results *r, int side, const char *what, lp_field_type type, int64_t dims[4], hid_t *out,
+                           lp_error *err) {
+    char path[64];
+    snprintf(path, sizeof path, "readout/logit_lens/%s/%s", side == 0 ? "clean" : "corrupted", what);
+    lp_status status = lp_h5_open_dataset(r->file, path, type, 4, dims, NULL, out, r->path, err);
+    if (status != LP_OK) return status;
+    bool good = dims[0] == r->n_pairs;
+    for (int i = 1; i < 4; i++) good = good && dims[i] >= 1 && dims[i] <= 65536;
+    if (good && r->lens.top > 0)
+        good = dims[1] == r->lens.n_positions && dims[2] == r->lens.n_layers && dims[3] == r->lens.top;
+    if (good) return LP_OK;
+    lp_h5_close(*out);
+    return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: found %lld x %lld x %lld x %lld, which is no lens of %lld pairs",
+                   r->path, path, (long long)dims[0], (long long)dims[1], (long long)dims[2], (long long)dims[3],
+                   (long long)r->n_pairs);
+}
+
+lp_status lp_results_lens(lp_results *r, lp_lens_shape *out, lp_error *err) {
+    int64_t dims[4];
+    hid_t dataset = H5I_INVALID_HID;
+    lp_status status = LP_OK;
+    *out = r->lens;
+    if (r->lens.top > 0) return LP_OK;
+    if (H5Lexists(r->file, "readout", H5P_DEFAULT) <= 0) return LP_OK;
+    LP_TRY(open_lens(r, 0, "token", LP_FIELD_I32, dims, &dataset, err));
+    lp_h5_close(dataset);
+    lp_mem_free(r->lens_tokens);
+    r->lens_tokens = NULL;
+    LP_TRY(
+        read_numbers(r, "readout/logit_lens/token_id", LP_FIELD_I32, 1, &r->lens_tokens, &r->n_lens_tokens, NULL, err));
+    for (int64_t i = 1; i < r->n_lens_tokens; i++)
+        if (r->lens_tokens[i - 1] >= r->lens_tokens[i])
+            LP_FAIL(LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", r->path);
+    lp_mem_free(r->lens_texts.block);
+    r->lens_texts = (column){0};
+    LP_TRY(read_column(r, "readout/logit_lens/token_text", r->n_lens_tokens, &r->lens_texts, err));
+    r->lens = (lp_lens_shape){.n_positions = (int32_t)dims[1], .n_layers = (int32_t)dims[2], .top = (int32_t)dims[3]};
+    *out = r->lens;
+out:
+    return status;
+}
+
+lp_status lp_results_lens_pair(lp_results *r, int side, int64_t pair, int32_t *tokens, float *log_probability,
+                               lp_error *err) {
+    int64_t dims[4];
+    hid_t token = H5I_INVALID_HID, probability = H5I_INVALID_HID;
+    lp_status status = LP_OK;
+    LP_ASSERT(pair >= 0 && pair < r->n_pairs && r->lens.top > 0);
+    LP_TRY(open_lens(r, side, "token", LP_FIELD_I32, dims, &token, err));
+    LP_TRY(open_lens(r, side, "log_probability", LP_FIELD_F32, dims, &probability, err));
+    LP_TRY(lp_h5_read_part(token, pair, 1, tokens, r->path, "readout/logit_lens", err));
+    LP_TRY(lp_h5_read_part(probability, pair, 1, log_probability, r->path, "readout/logit_lens", err));
+out:
+    lp_h5_close(token);
+    lp_h5_close(probability);
+    return status;
+}
+
+const char *lp_results_lens_text(const lp_results *r, int32_t token) {
+    int64_t low = 0, high = r->n_lens_tokens;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (r->lens_tokens[middle] < token)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == r->n_lens_tokens || r->lens_tokens[low] != token) return NULL;
+    return r->lens_texts.block + (size_t)low * (r->lens_texts.width + 1);
 }
 
 lp_status lp_results_provenance(lp_results *r, const char *key, lp_text *out, lp_error *err) {

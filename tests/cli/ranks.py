@@ -44,6 +44,9 @@ SWEEP = {
 }
 
 
+READOUT = "logit_lens top 3"
+
+
 class Same(Case):
     def same(self, first: str, second: str) -> None:
         for name in ("a.store.h5", "a.results.h5"):
@@ -63,7 +66,7 @@ class Ranks(Same):
         self.pairs(n=9)
         for model in ("gpt2", "llama"):
             for ranks in (1, 2, 4):
-                self.succeed("run", self.job(model=model, out=f"{model}{ranks}", sweep=SWEEP), ranks=ranks)
+                self.succeed("run", self.job(model=model, out=f"{model}{ranks}", sweep=SWEEP, readout=READOUT), ranks=ranks)
             for ranks in (2, 4):
                 with self.subTest(model=model, ranks=ranks):
                     self.same(f"{model}1", f"{model}{ranks}")
@@ -103,9 +106,9 @@ class Kill(Same):
     def test_kill_and_resume(self) -> None:
         self.pairs(n=24)
         start = time.monotonic()
-        self.succeed("run", self.job(out="whole", sweep=SWEEP), ranks=2)
+        self.succeed("run", self.job(out="whole", sweep=SWEEP, readout=READOUT), ranks=2)
         whole = time.monotonic() - start
-        job = self.job(out="killed", sweep=SWEEP)
+        job = self.job(out="killed", sweep=SWEEP, readout=READOUT)
         killed = sum(self.kill_after(whole * share, job, ranks=2) for share in (0.3, 0.45, 0.6))
         self.assertGreater(killed, 0, "no kill met a running job")
         self.succeed("run", job, ranks=2)

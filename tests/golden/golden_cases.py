@@ -45,10 +45,13 @@ class Target:
     factor: float
     donor: Donor | None  # None for scale
     seed: int = 0  # of an explicit vector
+    head: int | None = None  # KV head of k and v, the donor's too; None: all
 
     def flat(self, width: int) -> dict[str, Any]:
         """As JSON."""
         out = {k: v for k, v in asdict(self).items() if k not in ("donor", "seed")}
+        if self.head is None:
+            del out["head"]
         if self.donor is not None:
             out["donor"] = self.donor.run
             if self.donor.run in ("clean", "corrupted"):
@@ -94,8 +97,14 @@ def constant(phase: str, index: int | str, site: str, layer: int | None, **how: 
     return Target(phase, index, site, layer, operation, factor, donor, seed)
 
 
-def conditions(n_layers: int, thoughts: int) -> list[Condition]:
-    """Every site, phase and operation, both directions, several layers at once, and the published defects."""
+def one_head(head: int, target: Target) -> Target:
+    """The same for one KV head."""
+    return replace(target, head=head)
+
+
+def conditions(n_layers: int, thoughts: int, n_kv_heads: int) -> list[Condition]:
+    """Every site, phase and operation, both directions, several layers at once, single KV heads, and the published
+    defects."""
     last_layer, last_step, mid = n_layers - 1, thoughts - 1, n_layers // 2
     steps = range(thoughts)
     out: list[Condition] = []
@@ -172,7 +181,44 @@ def conditions(n_layers: int, thoughts: int) -> list[Condition]:
     add("prefill_leak first:1", "denoise", *published(1, 0, False, True, False))
     add("decode_leak first:T", "denoise", *published(thoughts, mid, False, False, True))
     add("published first:T", "denoise", *published(thoughts, last_layer, True, True, True))
+    if n_kv_heads == 1:
+        return out
+    last_head = n_kv_heads - 1
+    add(
+        f"k head {last_head} L{mid} all",
+        "denoise",
+        *(one_head(last_head, same("thought", t, "k", mid, "clean")) for t in steps),
+    )
+    add(
+        "v head 0 every layer all noise",
+        "noise",
+        *(one_head(0, same("thought", t, "v", layer, "corrupted")) for t in steps for layer in range(n_layers)),
+    )
+    add(
+        f"k head 0 and v head {last_head} L0",
+        "denoise",
+        *(one_head(0, same("thought", t, "k", 0, "clean")) for t in steps),
+        *(one_head(last_head, same("thought", t, "v", 0, "clean")) for t in steps),
+    )
+    add(
+        f"zero v head {last_head} all",
+        "noise",
+        *(one_head(last_head, constant("thought", t, "v", mid)) for t in steps),
+    )
+    add("prompt -1 k head 0 lerp", "denoise", one_head(0, same("prompt", -1, "k", last_layer, "clean", "lerp", 0.7)))
+    add(
+        f"answer * v head {last_head} scale",
+        "denoise",
+        one_head(last_head, constant("answer", "*", "v", mid, operation="scale", factor=-1.5)),
+    )
     return out
+
+
+def head_width(m: Loaded) -> int:
+    """Width of one head."""
+    config = m.codi.base().config
+    heads = config.n_head if m.codi.arch == "gpt2" else config.num_attention_heads
+    return getattr(config, "head_dim", None) or config.hidden_size // heads
 
 
 def width_of(target: Target, run_: Run) -> int:
@@ -192,13 +238,15 @@ def vector_of(target: Target, donors: dict[str, Run], width: int) -> Tensor | No
     return donors[d.run].vector(d.phase, d.index, d.site, d.layer)
 
 
-def replacements(condition: Condition, donors: dict[str, Run]) -> list[Replacement]:
+def replacements(condition: Condition, donors: dict[str, Run], width_of_head: int) -> list[Replacement]:
     """The condition with its vectors."""
     out = []
     for t in condition.targets:
-        width = width_of(t, donors["clean"])
-        plain = Replacement(t.phase, t.index, t.site, t.layer, t.operation, t.factor)
-        out.append(replace(plain, vector=vector_of(t, donors, width)))
+        vector = vector_of(t, donors, width_of(t, donors["clean"]))
+        columns = None if t.head is None else slice(t.head * width_of_head, (t.head + 1) * width_of_head)
+        if columns is not None and vector is not None:
+            vector = vector[columns]
+        out.append(Replacement(t.phase, t.index, t.site, t.layer, t.operation, t.factor, vector, columns))
     return out
 
 
@@ -296,7 +344,6 @@ def patched_file(
 ) -> str:
     """The text of NAME.PROTOCOL.patched.json; `exact` is the same model in float64, to tell what float32 can know."""
     how: dict[str, Any] = {"protocol": protocol, "thoughts": thoughts}
-    all_conditions = conditions(m.n_layers, thoughts)
     kept: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     flat: list[dict[str, Any]] = []
@@ -309,6 +356,8 @@ def patched_file(
         if pairs is None and len(kept) < 2 and not all(x.prefix for x in places):
             continue
         truth = replace(p, runs={s: exact_run(exact, pair[s]["question"], r, how) for s, r in p.runs.items()})
+        heads = p.runs["clean"].values["k"].shape[-1] // head_width(m)
+        all_conditions = conditions(m.n_layers, thoughts, heads)
         base: dict[str, Tensor] = {}
         true_base: dict[str, Tensor] = {}
         entry: dict[str, Any] = {"id": pair["id"]}
@@ -326,10 +375,10 @@ def patched_file(
             }
         pair_rows: list[dict[str, Any]] = []
         for k, c in enumerate(all_conditions):
-            reps = replacements(c, p.runs)
+            reps = replacements(c, p.runs, head_width(m))
             got = run(m, pair[c.recipient]["question"], max_new_tokens=max_new, replacements=reps, record=False, **how)
             values, _ = measured(m, p, c.recipient, how, reps, base[c.recipient])
-            true_reps = replacements(c, truth.runs)
+            true_reps = replacements(c, truth.runs, head_width(m))
             true_values, _ = measured(exact, truth, c.recipient, how, true_reps, true_base[c.recipient])
             row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
             row["clear"] = got.margin >= min_margin

@@ -1,8 +1,9 @@
 """Make the golden files of tests/golden/data with transformers + peft.
 
-    python make_golden.py [NAME ...] [--demo-lora R ALPHA]
+    python make_golden.py [NAME ...] [--demo-lora R ALPHA] [--part PART ...]
 
 NAME: a tiny model of tests/golden/models or `demo-gpt2`, `demo-llama` (jobs/demo); all that are there by default.
+PART: states, patched, lens; all by default. The lens takes its questions from the states.
 README.md says what the files hold.
 """
 
@@ -25,6 +26,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
 from codi_hf import PROTOCOLS, Loaded, Run, load, run  # noqa: E402
 from golden_cases import exact_run, patched_file, state_error  # noqa: E402
+from golden_lens import lens_file  # noqa: E402
 
 DATA = HERE / "data"
 MARGIN = 1e-4  # a greedy choice closer than this (relative to the largest |logit|) proves nothing
@@ -121,15 +123,8 @@ def full_tensors(r: Run, every_site: bool) -> dict[str, Tensor]:
     return {k: x.clone().contiguous() for k, x in out.items()}
 
 
-def make(source: Source, lora: tuple[int, float] | None) -> None:
-    """All files of one model."""
-    sidecar = source.folder / "lora.json"
-    if not sidecar.exists() and lora is None:
-        raise SystemExit(f"{source.folder}: no lora.json; give --demo-lora")
-    given = () if sidecar.exists() or lora is None else lora
-    m = load(source.folder / "base", source.folder / "codi", *given)
-    exact = load(source.folder / "base", source.folder / "codi", *given)
-    exact.codi.double()
+def make_states(m: Loaded, exact: Loaded, source: Source) -> None:
+    """Every state of some questions, the tokens of more."""
     asked: dict[str, Any] = {}
     for protocol in source.protocols:
         kept = runs(m, exact, source, protocol)
@@ -148,11 +143,41 @@ def make(source: Source, lora: tuple[int, float] | None) -> None:
     head = {"model": source.name, "thoughts": source.thoughts, "max_new_tokens": source.max_new_tokens}
     path = DATA / f"{source.name}.questions.json"
     path.write_text(json.dumps(head | {"protocols": asked}, indent=1, ensure_ascii=False) + "\n")
+
+
+def make_patched(m: Loaded, exact: Loaded, source: Source) -> None:
+    """The patched runs."""
     for protocol in ("codi", "bot-first"):
         pairs = demo_pairs()[:40] if source.demo else None
         sizes = (source.thoughts, source.max_new_tokens)
         patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN)
         (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
+
+
+def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
+    """The logit lens of the questions whose every state is kept."""
+    asked = json.loads((DATA / f"{source.name}.questions.json").read_text())["protocols"]
+    for protocol in source.protocols:
+        about = {"model": source.name, "protocol": protocol, "thoughts": source.thoughts}
+        questions = [entry["question"] for entry in asked[protocol][:N_FULL]]
+        (DATA / f"{source.name}.{protocol}.lens.json").write_text(lens_file(m, exact, about, questions))
+
+
+PARTS = {"states": make_states, "patched": make_patched, "lens": make_lens}
+
+
+def make(source: Source, lora: tuple[int, float] | None, parts: list[str]) -> None:
+    """The files of one model."""
+    sidecar = source.folder / "lora.json"
+    if not sidecar.exists() and lora is None:
+        raise SystemExit(f"{source.folder}: no lora.json; give --demo-lora")
+    given = () if sidecar.exists() or lora is None else lora
+    m = load(source.folder / "base", source.folder / "codi", *given)
+    exact = load(source.folder / "base", source.folder / "codi", *given)
+    exact.codi.double()
+    for name, part in PARTS.items():
+        if name in parts:
+            part(m, exact, source)
     size = sum(f.stat().st_size for f in DATA.glob(f"{source.name}.*"))
     print(f"{source.name}: {size / 1000:.0f} kB")
 
@@ -162,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--demo-lora", nargs=2, metavar=("R", "ALPHA"), help="for demo models without lora.json")
+    parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
     a = parser.parse_args()
     torch.set_num_threads(1)
     DATA.mkdir(exist_ok=True)
@@ -172,7 +198,7 @@ def main() -> None:
             raise SystemExit(f"{name}: not one of {[s.name for s in known]}")
     for source in known:
         if not a.names or source.name in a.names:
-            make(source, lora)
+            make(source, lora, a.part)
 
 
 if __name__ == "__main__":

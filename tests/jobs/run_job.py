@@ -4,7 +4,9 @@ the controls.
     python run_job.py LATENTPATCH JOB.json MODEL LIMIT
 
 MODEL is gpt2 or llama; LIMIT is the number of pairs. Both executors read one store, which the job's own `run` makes.
-Texts, classes and numbers must be equal; metrics within a bound. Needs nothing but the standard library.
+Texts, classes and numbers must be equal; metrics within a bound. Jobs for the public checkpoints run with a demo model
+too; those that name layers which it does not have, with its blocks repeated up to the public one's depth. Needs nothing
+but the standard library.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import csv
 import json
 import math
 import os
+import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +29,9 @@ METRIC_BOUND = 2e-3
 EXACT = (
     "pair source condition role direction site layer steps n_steps donor operation dead class number changed text".split()
 )
+
+DEPTH = {"gpt2": 12, "llama": 16}
+BLOCK = re.compile(r"(.*\.(?:h|layers)\.)(\d+)(\..*)")
 
 Row = dict[str, str]
 
@@ -78,6 +85,52 @@ def controls(rows: list[Row]) -> list[str]:
     return problems
 
 
+def deepen(source: Path, target: Path, n_layers: int) -> None:
+    """A safetensors file with block i % (its own number of blocks) as block i."""
+    data = source.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    own = 1 + max(int(m[2]) for m in map(BLOCK.fullmatch, header) if m)
+    new, body = {}, bytearray()
+    for name, entry in header.items():
+        block = BLOCK.fullmatch(name)
+        begin, end = entry["data_offsets"]
+        for layer in range(int(block[2]), n_layers, own) if block else (None,):
+            key = name if block is None else f"{block[1]}{layer}{block[3]}"
+            new[key] = entry | {"data_offsets": [len(body), len(body) + end - begin]}
+            body += data[8 + length + begin : 8 + length + end]
+    text = json.dumps(new).encode()
+    text += b" " * (-len(text) % 8)
+    target.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def public_settings(job_file: str, model: str, folder: Path) -> dict[str, str]:
+    """Settings by which a job for a public checkpoint uses the demo model; seed jobs one as deep as theirs."""
+    settings = {
+        "model.base": os.fspath(JOBS / "demo" / model / "base"),
+        "model.codi": os.fspath(JOBS / "demo" / model / "codi"),
+        "model.lora": '{"rank": 32, "alpha": 64}',
+        "pairs.file": os.fspath(JOBS / "demo" / "pairs.json"),
+        "sweep.filter": "all",
+        "decode.max_new_tokens": "6",
+    }
+    for part in ("base", "codi") if job_file.startswith("seed-") else ():
+        source, target = JOBS / "demo" / model / part, folder / part
+        target.mkdir()
+        for file in source.iterdir():
+            if file.suffix == ".safetensors":
+                deepen(file, target / file.name, DEPTH[model])
+            elif file.name == "config.json":
+                config = json.loads(file.read_text())
+                config["n_layer" if model == "gpt2" else "num_hidden_layers"] = DEPTH[model]
+                (target / file.name).write_text(json.dumps(config))
+            else:
+                (target / file.name).symlink_to(file)
+        settings[f"model.{part}"] = os.fspath(target)
+    return settings
+
+
 def main() -> None:
     """Runs, compares, reports."""
     program, job_file, model, limit = sys.argv[1:5]
@@ -89,11 +142,15 @@ def main() -> None:
         "lora": {"rank": 32, "alpha": 64},
     }
     with tempfile.TemporaryDirectory(prefix="latentpatch-jobs-") as folder:
-        settings = {
-            "model": json.dumps(job["model"] if job["model"]["name"] == other["name"] else other),
+        if job_file.startswith("demo-"):
+            settings = {"model": json.dumps(job["model"] if job["model"]["name"] == other["name"] else other)}
+        else:
+            settings = public_settings(job_file, model, Path(folder))
+        settings |= {
             "pairs.limit": limit,
             "store.file": f"{folder}/a.store.h5",
             "engine.memory_limit": "256MiB",
+            "engine.threads": "1",
         }
         tables = {}
         for executor in ("batched", "reference"):

@@ -1,20 +1,24 @@
-# Every demo job of jobs/ on both demo models: batched engine = reference executor, row by row; see tests/jobs/run_job.py.
+# Every job of jobs/, the demo jobs on both demo models: batched engine = reference executor, row by row; see
+# tests/jobs/run_job.py.
 find_package(Python3 COMPONENTS Interpreter)
 include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
 
 lp_unit_test(test_published LINKS lp_stage)
 
 if(Python3_FOUND)
-  file(GLOB jobs CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/jobs ${PROJECT_SOURCE_DIR}/jobs/demo-*.json)
+  file(GLOB jobs CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/jobs ${PROJECT_SOURCE_DIR}/jobs/*.json)
   foreach(job ${jobs})
     string(REGEX REPLACE "^demo-|\\.json$" "" name ${job})
+    if(NOT job MATCHES "^demo-")
+      string(PREPEND name "public-")
+    endif()
     foreach(model gpt2 llama)
       # Jobs that are written for one model end in its name.
       if(name MATCHES "(^|-)(gpt2|llama)$" AND NOT name MATCHES "(^|-)${model}$")
         continue()
       endif()
       set(limit 4)
-      if(name MATCHES "^(full|subsets|flip|positions|latents)$")
+      if(name MATCHES "^(full|subsets|flip|positions|latents|public-.*)$")
         set(limit 2)
       endif()
       add_test(NAME jobs.${name}.${model}

@@ -163,10 +163,14 @@ class Replacement:
     layer: int | None  # None for latent_in and latent_raw
     operation: str = "replace"
     factor: float = 1.0
-    vector: Tensor | None = None  # [width]
+    vector: Tensor | None = None  # [width], or as many as there are columns
+    columns: slice | None = None  # of the vector: one KV head; None: all
 
     def apply(self, x: Tensor) -> Tensor:
         """The new value for x [width]."""
+        if self.columns is not None:
+            x[self.columns] = replace(self, columns=None).apply(x[self.columns].clone())
+            return x
         if self.operation == "scale":
             return self.factor * x
         if self.vector is None:

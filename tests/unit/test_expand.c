@@ -298,7 +298,7 @@ static void test_product_and_controls(void **state) {
 
     /* Controls: self for the largest set, shuffled for every effect of the other run; each direction has its own.
      * Donors clean and corrupted together are the other run. */
-    lp_sweep_words both = {.denoise = true, .noise = true, .controls = {true, true, true}};
+    lp_sweep_words both = {.denoise = true, .noise = true, .controls = {true, true}};
     drop(&w);
     make(&w, "0", "first:1-2", 6);
     w.donors[1] = LP_DONOR_CORRUPTED;
@@ -539,6 +539,43 @@ static void test_names_are_unique(void **state) {
     for (int i = 0; i < 4; i++) drop(&w[i]);
 }
 
+/* Factors that print the same in six digits are conditions of their own; the same factor twice is one. */
+static void test_factor_names(void **state) {
+    (void)state;
+    static const struct {
+        float factor;
+        const char *word;
+    } cases[] = {{0.5f, "0.5"},
+                 {1.0f / 3, "0.33333334"},
+                 {0.333333f, "0.333333"},
+                 {1.0000001f, "1.0000001"},
+                 {-2.5e-7f, "-2.5e-07"},
+                 {16777215.0f, "16777215"},
+                 {0.5f, NULL}};
+    enum { N = sizeof cases / sizeof cases[0] };
+    lp_condition_set set = {0};
+    lp_error err = {0};
+    float factors[N];
+    words w;
+    make(&w, "0", "single:0", 6);
+    for (size_t i = 0; i < N; i++) factors[i] = cases[i].factor;
+    float *own = w.group.factors;
+    w.group.operation = LP_OP_ADD;
+    w.group.factors = factors;
+    w.group.n_factors = N;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.denoise = true}, 6, &set, &err), LP_OK);
+    assert_int_equal(set.n, N); /* one less, and the unpatched run */
+    for (size_t i = 0; i + 1 < N; i++) {
+        char wanted[128];
+        snprintf(wanted, sizeof wanted, "denoise/clean/add:%s/resid_post/L0/single:0", cases[i].word);
+        assert_string_equal(set.conditions[1 + i].name, wanted);
+        assert_true(set.conditions[1 + i].factor == cases[i].factor);
+    }
+    lp_condition_set_release(&set);
+    w.group.factors = own;
+    drop(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_step_sets),
                                        cmocka_unit_test(test_step_set_limits),
@@ -548,6 +585,7 @@ int main(void) {
                                        cmocka_unit_test(test_defects),
                                        cmocka_unit_test(test_early_stop),
                                        cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_names_are_unique)};
+                                       cmocka_unit_test(test_names_are_unique),
+                                       cmocka_unit_test(test_factor_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

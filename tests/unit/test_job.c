@@ -58,6 +58,7 @@ static void test_defaults(void **state) {
     assert_null(j.decode.eos);
     assert_false(j.metrics.logits || j.metrics.answer_logprob);
     assert_int_equal(j.classifier, LP_CLASSIFIER_SEED);
+    assert_int_equal(j.lens_top, 0);
     assert_null(j.results.file);
     assert_int_equal(j.engine.executor, LP_EXECUTOR_BATCHED);
     assert_int_equal(j.engine.device, LP_DEVICE_AUTO);
@@ -68,7 +69,7 @@ static void test_defaults(void **state) {
     j = good("{" LEAST "," RESULTS ",\"sweep\":{\"conditions\":[" GROUP "]}}");
     assert_true(j.sweep.present && j.sweep.denoise && !j.sweep.noise);
     assert_int_equal(j.sweep.filter, LP_FILTER_BOTH_CORRECT);
-    assert_true(j.sweep.controls.self && j.sweep.controls.shuffled && j.sweep.controls.unpatched);
+    assert_true(j.sweep.controls.self && j.sweep.controls.shuffled);
     assert_int_equal(j.sweep.seed, 1);
     assert_string_equal(j.results.file, "jobs/some/o/r.results.h5");
     assert_string_equal(j.results.csv, "jobs/some/o/r.csv");
@@ -85,7 +86,8 @@ static void test_every_key(void **state) {
         "\"/s\",\"sites\":[\"k\",{\"phase\":\"prompt\",\"site\":\"resid_post\",\"index\":[-1,0]},{\"site\":\"v\"},"
         "{\"phase\":\"answer\",\"site\":\"latent_raw\",\"index\":[0,3]}]},\"sweep\":{\"filter\":\"all\",\"directions\":"
         "[\"noise\"],\"controls\":[\"shuffled\"],\"seed\":9007199254740992,\"vectors\":[\"v.npy\",\"/w.npy\"],\"conditions\":["
-        "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\"],\"classifier\":"
+        "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\"],\"readout\":\"logit_lens top 50\","
+        "\"classifier\":"
         "\"codi\",\"results\":{\"file\":\"r\",\"csv\":\"x\",\"summary\":\"/y\"},\"engine\":{\"executor\":\"reference\","
         "\"device\":\"cuda\",\"dtype\":\"bf16\",\"threads\":1024,\"memory_limit\":\"1.5GiB\"}}");
     assert_string_equal(j.model.name, "n");
@@ -110,8 +112,9 @@ static void test_every_key(void **state) {
     assert_int_equal(j.store.sites[3].indices[1], 3);
     assert_int_equal(j.sweep.filter, LP_FILTER_ALL);
     assert_true(j.sweep.noise && !j.sweep.denoise);
-    assert_true(j.sweep.controls.shuffled && !j.sweep.controls.self && !j.sweep.controls.unpatched);
+    assert_true(j.sweep.controls.shuffled && !j.sweep.controls.self);
     assert_true(j.sweep.seed == UINT64_C(9007199254740992));
+    assert_int_equal(j.lens_top, 50);
     assert_int_equal(j.sweep.n_vectors, 2);
     assert_string_equal(j.sweep.vectors[0], "jobs/some/v.npy");
     assert_string_equal(j.sweep.vectors[1], "/w.npy");
@@ -189,7 +192,7 @@ static void test_refusals(void **state) {
         {"{" LEAST ",}", ":1:"},
         {"{" LEAST ",\"models\":{}}",
          ": $: unknown key \"models\" (known: model, protocol, pairs, store, sweep, decode, "
-         "metrics, results, classifier, engine, comment)"},
+         "metrics, readout, results, classifier, engine, comment)"},
         {"{\"pairs\":{\"file\":\"p\"}}", ": $: the key \"model\" is missing"},
         {"{\"model\":1}", ": $.model: expected an object, found 1"},
         {"{\"model\":{}}", ": $.model: the key \"base\" is missing"},
@@ -256,7 +259,7 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"sweep\":{\"controls\":\"self\",\"conditions\":[{}]}}",
          ": $.sweep.controls: expected true or false"},
         {"{" LEAST ",\"sweep\":{\"controls\":[\"zero\"],\"conditions\":[{}]}}",
-         ": $.sweep.controls[0]: expected one of \"self\", \"shuffled\", \"unpatched\", found \"zero\""},
+         ": $.sweep.controls[0]: expected one of \"self\", \"shuffled\", found \"zero\""},
         {"{" LEAST ",\"sweep\":{\"seed\":-1,\"conditions\":[{}]}}", ": $.sweep.seed: expected an integer from 0"},
         {"{" LEAST ",\"sweep\":{\"vectors\":[1],\"conditions\":[{}]}}",
          ": $.sweep.vectors[0]: expected a string, found 1"},
@@ -267,6 +270,15 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"metrics\":\"logits\"}", ": $.metrics: expected an array, found \"logits\""},
         {"{" LEAST ",\"metrics\":[\"kl\"]}",
          ": $.metrics[0]: expected one of \"logits\", \"answer_logprob\", found \"kl\""},
+        {"{" LEAST ",\"readout\":5}", ": $.readout: expected a string, found 5"},
+        {"{" LEAST ",\"readout\":\"logit_lens\"}",
+         ": $.readout: expected \"logit_lens top K\" with K from 1 to 50, found \"logit_lens\""},
+        {"{" LEAST ",\"readout\":\"logit_lens top 0\"}", ": $.readout: expected \"logit_lens top K\""},
+        {"{" LEAST ",\"readout\":\"logit_lens top 51\"}", ": $.readout: expected \"logit_lens top K\""},
+        {"{" LEAST ",\"readout\":\"logit_lens top  5\"}", ": $.readout: expected \"logit_lens top K\""},
+        {"{" LEAST ",\"readout\":\"logit_lens top 5x\"}", ": $.readout: expected \"logit_lens top K\""},
+        {"{" LEAST ",\"readout\":\"logit_lens top 99999999999999999999\"}",
+         ": $.readout: expected \"logit_lens top K\""},
         {"{" LEAST ",\"classifier\":\"exact\"}", ": $.classifier: expected one of \"seed\", \"codi\", found \"exact\""},
         {"{" LEAST ",\"results\":{}}", ": $.results: the key \"file\" is missing"},
         {"{" LEAST ",\"results\":{\"file\":\"r\",\"json\":\"x\"}}", ": $.results: unknown key \"json\""},

@@ -1,6 +1,6 @@
 /* Metrics of one position against torch (log_softmax in float64), and which of them an executor leaves undefined. */
 #include "base/memory.h"
-#include "patch/executor.h"
+#include "patch/engine.h"
 #include "support/golden.h"
 
 #include <math.h>
@@ -74,7 +74,9 @@ static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
     return LP_OK;
 }
 
-static void execute(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading) {
+/* max_positions 0: the model's context. batched: by the engine, otherwise by the reference. */
+static lp_status execute_within(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading,
+                                int32_t max_positions, bool batched, lp_error *err) {
     lp_run_group group = {.prompt = f->prompt.ids,
                           .n_prompt = (int32_t)f->prompt.n,
                           .runs = runs,
@@ -88,9 +90,19 @@ static void execute(fixture *f, const lp_run_wanted *runs, size_t n, const lp_re
                                    .protocol = golden_protocol("codi", 6),
                                    .vocabulary = f->model.vocabulary,
                                    .max_new_tokens = N_TOKENS,
-                                   .max_positions = f->model.model.config.n_context};
+                                   .max_positions = max_positions ? max_positions : f->model.model.config.n_context};
     for (int i = 0; i < 3; i++) f->results[i] = (lp_run_result){.tokens = f->tokens[i]};
-    OK(lp_execute_reference(&options, &source, err));
+    if (!batched) return lp_execute_reference(&options, &source, err);
+    lp_backend *backend = NULL;
+    lp_status status = lp_backend_cpu_new(1, &backend, err);
+    lp_engine_options engine = {.backend = backend, .memory_limit = 64 << 20};
+    if (status == LP_OK) status = lp_execute_batched(&options, &engine, &source, NULL, err);
+    lp_backend_free(backend);
+    return status;
+}
+
+static void execute(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading) {
+    OK(execute_within(f, runs, n, reading, 0, false, err));
 }
 
 static void test_kl_needs_an_unpatched_run(void **state) {
@@ -133,8 +145,61 @@ static void test_kl_needs_an_unpatched_run(void **state) {
     golden_model_close(&f.model);
 }
 
+/* A whole answer that ends with the last position of the context is read; one that is a token longer is not, and
+ * nothing else changes. */
+static void test_answers_at_the_end_of_the_context(void **state) {
+    (void)state;
+    enum { N_NUMBER = 12 };
+    fixture f = {0};
+    golden_model_open("gpt2-ln", &f.model);
+    lp_protocol protocol = golden_protocol("codi", 6);
+    OK(lp_protocol_prompt(&protocol, &f.model.model, f.model.tokenizer, &f.model.vocabulary, "7 pens, 3?", &f.prompt,
+                          err));
+    OK(lp_mem_new(&f.zeros, (size_t)f.model.model.config.d_model, sizeof(float), "zeros", err));
+    f.vectors[0] = f.zeros;
+    f.event.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
+    const lp_run_wanted runs[2] = {{.n_steps = 6},
+                                   {.events = &f.event, .vectors = f.vectors, .n_events = 1, .n_steps = 6}};
+    const int32_t first = 30;
+    int32_t number[N_NUMBER + 1];
+    for (int32_t i = 0; i < N_NUMBER; i++) number[i] = 20 + i;
+    number[N_NUMBER] = f.model.vocabulary.eos;
+    lp_reading reading = {.index = 1,
+                          .prefix = &first,
+                          .clean = {number + 1, N_NUMBER}, /* one token shorter */
+                          .corrupted = {number, N_NUMBER + 1},
+                          .whole_answers = true};
+    int32_t before = (int32_t)f.prompt.n + 6; /* the start of the answer is fed behind these */
+    int32_t long_enough = before + 1 + reading.index + N_NUMBER;
+    for (int batched = 0; batched < 2; batched++) {
+        float plenty[2][LP_N_METRICS];
+        reading.room = 0;
+        OK(execute_within(&f, runs, 2, &reading, 0, batched, err));
+        for (int i = 0; i < 2; i++) memcpy(plenty[i], f.results[i].metrics, sizeof plenty[i]);
+        for (int32_t less = 0; less < 3; less++) {
+            int32_t max_positions = long_enough - less;
+            reading.room = max_positions - before;
+            OK(execute_within(&f, runs, 2, &reading, max_positions, batched, err));
+            for (int i = 0; i < 2; i++)
+                for (int k = 0; k < LP_N_METRICS; k++) {
+                    float wanted = plenty[i][k], found = f.results[i].metrics[k];
+                    if (k == LP_METRIC_ANSWER_CORRUPTED && less > 0) wanted = NAN;
+                    if (k == LP_METRIC_ANSWER_CLEAN && less > 1) wanted = NAN;
+                    if (!(found == wanted || (isnan(found) && isnan(wanted))))
+                        fail_msg("%s, %d positions too few, run %d, %s: expected %.9g, found %.9g",
+                                 batched ? "batched" : "reference", less, i, lp_metric_names()[k], (double)wanted,
+                                 (double)found);
+                }
+        }
+    }
+    lp_mem_free(f.zeros);
+    lp_token_list_release(&f.prompt);
+    golden_model_close(&f.model);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_one_position),
-                                       cmocka_unit_test(test_kl_needs_an_unpatched_run)};
+                                       cmocka_unit_test(test_kl_needs_an_unpatched_run),
+                                       cmocka_unit_test(test_answers_at_the_end_of_the_context)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

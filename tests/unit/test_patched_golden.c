@@ -164,6 +164,9 @@ static lp_address address(const lp_json *json, const char *const keys[4]) {
     at.site = (lp_site)choice(json, keys[2], lp_site_names());
     OK(lp_json_find(json, keys[3], &layer, err));
     if (layer.node) at.layer = (int32_t)whole(json, keys[3], 0, 255);
+    lp_json head;
+    OK(lp_json_find(json, "head", &head, err));
+    if (head.node) at.head = (int32_t)whole(json, "head", 0, 255);
     return at;
 }
 
@@ -254,7 +257,7 @@ static const float *donor(fixture *f, pair_work *p, const lp_replacement *what) 
     static const float zeros[4096];
     if (what->operation == LP_OP_SCALE) return NULL;
     if (what->donor == LP_DONOR_FILE) return f->explicit_vectors[what->vector];
-    int32_t width = lp_site_width(&f->model.model.config, what->from.site, LP_ALL_HEADS);
+    int32_t width = lp_site_width(&f->model.model.config, what->from.site, what->from.head);
     assert_true(width <= 4096);
     if (what->donor == LP_DONOR_ZERO) return zeros;
     donor_vector wanted = {.side = what->donor == LP_DONOR_CLEAN ? CLEAN : CORRUPTED, .from = what->from};

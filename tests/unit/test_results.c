@@ -331,6 +331,77 @@ static void many_answers_keep_their_numbers(void **state) {
     lp_answers_release(&answers);
 }
 
+/* The logit lens: what was written comes back, pair by pair; a token has its text once; pairs that were not run have
+ * none; and a file without a lens says so. */
+static void lens_comes_back(void **state) {
+    (void)state;
+    enum { POSITIONS = 3, LAYERS = 2, TOP = 2, N = POSITIONS * LAYERS * TOP };
+    lp_error err = {0};
+    lp_results_plan with_lens = plan;
+    with_lens.lens = (lp_lens_shape){.n_positions = POSITIONS, .n_layers = LAYERS, .top = TOP, .show = decode};
+    const lp_results_paths paths = {.results = results};
+    lp_pair_file *file = NULL;
+    lp_results *r = NULL;
+    int32_t lens_tokens[P][2][N], found[N];
+    float log_probability[P][2][N], values_found[N];
+    for (int i = 0; i < P; i++)
+        for (int side = 0; side < 2; side++)
+            for (int k = 0; k < N; k++) {
+                lens_tokens[i][side][k] = (7 * i + 5 * side + 3 * k) % 11 + (k == 4 ? 100000 : 0);
+                log_probability[i][side][k] = -(float)(i + 1) / (float)(k + 2 + side);
+            }
+    if (lp_results_partial_open(parallel, results, &with_lens, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
+    for (int i = 0; i < P; i++) {
+        const lp_result_rows rows = {.class_of = class_of[i],
+                                     .number = numbers[i],
+                                     .answer_len = lengths[i],
+                                     .answer_tokens = tokens[i][0],
+                                     .changed = changed[i],
+                                     .metrics = values[i][0],
+                                     .lens_tokens = lens_tokens[i][0],
+                                     .lens_log_probability = log_probability[i][0]};
+        if (included[i] && lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
+    }
+    lp_pair_file_close(file);
+    int n_decoded = 0;
+    if (lp_results_finish(&paths, &with_lens, good_counts, decode, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
+
+    lp_lens_shape shape;
+    if (lp_results_open(results, &r, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_results_lens(r, &shape, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(shape.n_positions, POSITIONS);
+    assert_int_equal(shape.n_layers, LAYERS);
+    assert_int_equal(shape.top, TOP);
+    for (int i = 0; i < P; i++)
+        for (int side = 0; side < 2; side++) {
+            if (lp_results_lens_pair(r, side, i, found, values_found, &err) != LP_OK) fail_msg("%s", err.text);
+            for (int k = 0; k < N; k++) {
+                int32_t wanted = included[i] ? lens_tokens[i][side][k] : -1;
+                bool same = included[i] ? values_found[k] == log_probability[i][side][k] : isnan(values_found[k]);
+                if (found[k] != wanted || !same)
+                    fail_msg("pair %d, side %d, number %d: expected %d, found %d (%g)", i, side, k, wanted, found[k],
+                             (double)values_found[k]);
+                if (wanted < 0) continue;
+                char text[16];
+                snprintf(text, sizeof text, "%d", wanted);
+                assert_non_null(lp_results_lens_text(r, wanted));
+                assert_string_equal(lp_results_lens_text(r, wanted), text);
+            }
+        }
+    assert_null(lp_results_lens_text(r, 11));
+    assert_null(lp_results_lens_text(r, 200000));
+    lp_results_free(r);
+    r = NULL;
+
+    clear(NULL);
+    write_rows(0, 3);
+    assert_int_equal(finish(good_counts, &n_decoded, &err), LP_OK);
+    if (lp_results_open(results, &r, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_results_lens(r, &shape, &err), LP_OK);
+    assert_int_equal(shape.top, 0);
+    lp_results_free(r);
+}
+
 int main(int argc, char **argv) {
     lp_error err = {0};
     if (lp_parallel_start(&argc, &argv, &parallel, &err) != LP_OK) {
@@ -347,6 +418,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(three_files_come_out, clear, NULL),
         cmocka_unit_test_setup_teardown(summary_says_it_again, clear, NULL),
         cmocka_unit_test_setup_teardown(read_back, clear, NULL),
+        cmocka_unit_test_setup_teardown(lens_comes_back, clear, NULL),
         cmocka_unit_test_setup_teardown(failures_leave_nothing, clear, NULL),
         cmocka_unit_test_setup_teardown(counted_again_after_a_restart, clear, NULL),
         cmocka_unit_test(wilson_intervals),
