@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/pulse.h"
 
 #include <openssl/evp.h>
 
@@ -46,9 +47,22 @@ void lp_sha256_free(lp_sha256 *digest) {
 }
 
 lp_status lp_sha256_of(const void *data, size_t size, unsigned char out[LP_SHA256_BYTES], lp_error *err) {
-    unsigned int length = 0;
-    static const unsigned char nothing[1];
-    return EVP_Digest(size ? data : nothing, size, out, &length, EVP_sha256(), NULL) == 1 ? LP_OK : failed(err);
+    enum { PIECE = 16 << 20 }; /* of a mapped file on a slow disk, that is still a while */
+    const unsigned char *at = data;
+    lp_sha256 *digest = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_sha256_new(&digest, err));
+    while (size > 0) {
+        size_t n = size < PIECE ? size : PIECE;
+        LP_TRY(lp_sha256_add(digest, at, n, err));
+        lp_pulse();
+        at += n;
+        size -= n;
+    }
+    status = lp_sha256_finish(digest, out, err);
+out:
+    lp_sha256_free(digest);
+    return status;
 }
 
 lp_status lp_sha256_of_file(const char *path, char out[LP_SHA256_HEX], lp_error *err) {

@@ -80,6 +80,7 @@ typedef struct {
         lp_compute dtype;
         int32_t threads;      /* 0: the cores of this process */
         int64_t memory_limit; /* bytes for activations and KV; 0: half of what the node has for each of its ranks */
+        int32_t hang_limit_s; /* a rank that does not move for so long ends the job; 0: none does */
     } engine;
 } lp_job;
 

@@ -1,6 +1,7 @@
 #include "model/merge.h"
 
 #include "base/memory.h"
+#include "base/pulse.h"
 
 #include <cblas.h>
 
@@ -23,6 +24,7 @@ lp_status lp_merge_slot(const lp_slot *slot, float scale, lp_widen_rounding roun
     const float *a = NULL, *b = NULL;
     lp_status status = LP_OK;
     bool transposed = slot->shape == LP_SHAPE_LINEAR;
+    lp_pulse();
     lp_tensor_widen(slot->tensor, transposed ? LP_WIDEN_TRANSPOSED : LP_WIDEN_AS_STORED, rounding, dst, ld);
     if (!slot->lora_a) return LP_OK;
     int64_t rank = slot->lora_a->shape[0], n_in = slot->lora_a->shape[1], n_out = slot->lora_b->shape[0];

@@ -2,6 +2,7 @@
 
 #include "backend/groups.h"
 #include "base/memory.h"
+#include "base/pulse.h"
 
 typedef struct {
     const float *weight, *bias;
@@ -439,6 +440,7 @@ static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int3
     lp_status status = LP_OK;
     for (int32_t first = 0; first < n && status == LP_OK; first += f->mlp_rows) {
         int32_t rows = n - first < f->mlp_rows ? n - first : f->mlp_rows;
+        lp_pulse();
         float *active = gated ? f->gated : f->mlp;
         status = be->linear(be, w->mlp_in, h + (int64_t)first * c->d_model, rows, f->mlp, err);
         if (status == LP_OK) status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, active, err);
@@ -457,6 +459,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     bool last = layer == c->n_layers - 1;
     lp_status status = LP_OK;
     f->row_layers += (uint64_t)n;
+    lp_pulse();
     LP_TRY(be->norm(be, f->x, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n, d, f->h, err));
     LP_TRY(be->linear(be, w->qkv, f->h, n, f->qkv, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
@@ -559,5 +562,6 @@ lp_status lp_forward_final_norm(lp_forward *f, const float *x, int32_t n, float 
 }
 
 lp_status lp_forward_head(lp_forward *f, const float *hidden, int32_t n, float *logits, lp_error *err) {
+    lp_pulse();
     return f->be->linear(f->be, f->head, hidden, n, logits, err);
 }

@@ -1,6 +1,7 @@
 #include "parallel/deal.h"
 
 #include "base/memory.h"
+#include "base/pulse.h"
 #include "parallel/communicator.h"
 #include "parallel/dealer.h"
 #include "parallel/signals.h"
@@ -99,7 +100,7 @@ static void *server_main(void *argument) {
     lp_deal *deal = argument;
     lp_error err = {0};
     /* Ranks that wait for an answer that will not come cannot be told otherwise. */
-    if (serve_all(deal, &err) != LP_OK) lp_parallel_abort(deal->parallel, 1);
+    if (serve_all(deal, &err) != LP_OK) lp_parallel_abort(deal->parallel, 1, err.text);
     return NULL;
 }
 
@@ -176,6 +177,8 @@ static lp_status ask(lp_deal *deal, int64_t wanted, int64_t flags, reply *answer
         int done = 0;
         LP_MPI(MPI_Test(&pending, &done, MPI_STATUS_IGNORE));
         if (done) break;
+        /* Rank 0 may answer late; that is its hang then, not this rank's. */
+        lp_pulse();
         nap();
     }
 out:
@@ -247,12 +250,12 @@ lp_status lp_deal_join(lp_deal *deal, lp_status mine, lp_error *err) {
     if (deal->board) {
         if (flags) atomic_fetch_or(&deal->board->flags, flags);
     } else if (send_request(deal, 0, flags, &ignored) != LP_OK) {
-        lp_parallel_abort(parallel, 1);
+        lp_parallel_abort(parallel, 1, ignored.text);
     }
     if (deal->has_server)
         pthread_join(deal->server, NULL);
     else if (parallel->rank == 0 && serve_all(deal, &ignored) != LP_OK)
-        lp_parallel_abort(parallel, 1);
+        lp_parallel_abort(parallel, 1, ignored.text);
     /* The wait for the slowest rank happens asleep. */
     lp_status status = lp_parallel_barrier(parallel, mine == LP_OK ? err : &ignored);
     if (status == LP_OK) status = lp_parallel_agree(parallel, mine, err);

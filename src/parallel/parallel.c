@@ -3,9 +3,11 @@
 #include "base/memory.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/statvfs.h>
 #include <time.h>
+#include <unistd.h>
 
 lp_status lp_mpi_check(int code, const char *what, lp_error *err) {
     if (code == MPI_SUCCESS) return LP_OK;
@@ -61,8 +63,16 @@ void lp_parallel_finish(lp_parallel *parallel) {
     lp_mem_free(parallel);
 }
 
-void lp_parallel_abort(const lp_parallel *parallel, int code) {
-    fflush(NULL);
+void lp_parallel_abort(const lp_parallel *parallel, int code, const char *why) {
+    enum { ABORT_S = 20 };
+    char line[LP_ERROR_TEXT + 32];
+    /* SIGALRM ends this process, and with it the job, if anything below waits for what hangs. */
+    signal(SIGALRM, SIG_DFL);
+    alarm(ABORT_S);
+    int length = snprintf(line, sizeof line, "latentpatch: error: %s\n", why);
+    /* Not through stdio, whose lock another thread may hold for ever. */
+    ssize_t written = write(STDERR_FILENO, line, (size_t)length);
+    (void)written;
     MPI_Abort(parallel ? parallel->comm : MPI_COMM_WORLD, code);
     _Exit(code);
 }

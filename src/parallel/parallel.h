@@ -5,8 +5,9 @@
  * (communicator.h has them), so that only src/parallel and src/store know mpi.h.
  *
  * MPI is asked for MPI_THREAD_MULTIPLE because the dealer answers other hosts from a thread of its own
- * (deal.h); where the library grants less, everything works with that thread left out. Apart from it, only
- * the thread that called lp_parallel_start may call functions of this folder. */
+ * (deal.h), and another one watches for hung ranks (watch.h); where the library grants less, everything
+ * works with these left out. Apart from them, only the thread that called lp_parallel_start may call
+ * functions of this folder. */
 #ifndef LP_PARALLEL_PARALLEL_H
 #define LP_PARALLEL_PARALLEL_H
 
@@ -18,8 +19,9 @@ typedef struct lp_parallel lp_parallel;
 lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error *err);
 /* Collective; ends MPI. NULL is accepted. */
 void lp_parallel_finish(lp_parallel *parallel);
-/* Ends all ranks at once with this exit code: the last resort, when the others cannot be told. */
-void lp_parallel_abort(const lp_parallel *parallel, int code) __attribute__((noreturn));
+/* Ends all ranks at once with this exit code: the last resort, when the others cannot be told. Prints `why` as the
+ * job's error. From any thread; the process ends even where MPI or a stream is stuck. */
+void lp_parallel_abort(const lp_parallel *parallel, int code, const char *why) __attribute__((noreturn));
 
 int lp_parallel_rank(const lp_parallel *parallel);
 int lp_parallel_size(const lp_parallel *parallel);

@@ -2,6 +2,7 @@
 
 #include "backend/device.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "parallel/progress.h"
 #include "patch/engine.h"
 
@@ -78,6 +79,54 @@ static int64_t count_done(const void *state) {
     return lp_deal_count(state);
 }
 
+/* The stage's source, with the watch told what this rank has in hand. */
+typedef struct {
+    const lp_session *session;
+    const lp_work_source *inner;
+    int64_t *in_hand; /* [n] pairs, the longest there first */
+    size_t n, capacity;
+} watched_source;
+
+static void tell_watch(const watched_source *w) {
+    char text[160] = "";
+    if (w->n > 0) {
+        int used = snprintf(text, sizeof text, "pair %.100s", w->session->pairs.pairs[w->in_hand[0]].id);
+        if (w->n > 1) snprintf(text + used, sizeof text - (size_t)used, " and %zu more", w->n - 1);
+    }
+    lp_watch_doing(w->session->watch, text);
+}
+
+static lp_status watched_next(void *user, lp_work_unit **unit, lp_error *err) {
+    watched_source *w = user;
+    lp_status status = lp_mem_grow(&w->in_hand, &w->capacity, w->n + 1, sizeof *w->in_hand, "pairs in hand", err);
+    if (status == LP_OK) status = w->inner->next(w->inner->user, unit, err);
+    if (status != LP_OK || !*unit) return status;
+    w->in_hand[w->n++] = (*unit)->id;
+    tell_watch(w);
+    return LP_OK;
+}
+
+static lp_status watched_done(void *user, lp_work_unit *unit, lp_error *err) {
+    watched_source *w = user;
+    int64_t id = unit->id;
+    size_t kept = 0;
+    lp_status status = w->inner->done(w->inner->user, unit, err);
+    for (size_t i = 0; i < w->n; i++)
+        if (w->in_hand[i] != id) w->in_hand[kept++] = w->in_hand[i];
+    w->n = kept;
+    tell_watch(w);
+    return status;
+}
+
+static lp_status execute_watched(const lp_session *s, const lp_work_source *inner, lp_error *err) {
+    watched_source w = {.session = s, .inner = inner};
+    lp_work_source source = {.user = &w, .next = watched_next, .done = watched_done};
+    lp_status status = lp_stage_execute(s, &source, err);
+    lp_watch_doing(s->watch, "");
+    lp_mem_free(w.in_hand);
+    return status;
+}
+
 lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) {
     lp_progress *progress = NULL;
     lp_deal *deal = NULL;
@@ -94,7 +143,7 @@ lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) 
                                      .state = deal};
         status = lp_progress_start(&shown, &progress, err);
     }
-    if (status == LP_OK) status = lp_stage_execute(s, &work->source, err);
+    if (status == LP_OK) status = execute_watched(s, &work->source, err);
     status = lp_deal_join(deal, status, err);
     lp_progress_stop(progress);
     lp_stage_stopped(s, work->output, status);

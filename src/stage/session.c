@@ -31,7 +31,10 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     lp_text digests = {0};
     lp_status status = LP_OK;
     bool leader = lp_parallel_node_rank(s->parallel) == 0;
-    LP_TRY(lp_parallel_agree(s->parallel, lp_model_open(&source, &s->model, err), err));
+    lp_watch_doing(s->watch, "the model's files");
+    status = lp_model_open(&source, &s->model, err);
+    lp_watch_doing(s->watch, "");
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
     if (!s->model.is_codi) {
         status = lp_fail(err, LP_ERR_VALUE,
                          "%s: the job names no CODI checkpoint (model.codi): expected one, since thoughts need its "
@@ -40,14 +43,20 @@ static lp_status open_model(lp_session *s, lp_error *err) {
         goto out;
     }
     LP_TRY(lp_shared_new(s->parallel, s->model.arena_bytes, &s->weights, err));
-    LP_TRY(lp_parallel_agree(
-        s->parallel, leader ? lp_model_fill(&s->model, lp_shared_data(s->weights), LP_FILL_VALUES, err) : LP_OK, err));
+    if (leader) {
+        lp_watch_doing(s->watch, "the model's weights");
+        status = lp_model_fill(&s->model, lp_shared_data(s->weights), LP_FILL_VALUES, err);
+        lp_watch_doing(s->watch, "");
+    }
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_shared_fence(s->weights, err));
     if (!leader) status = lp_model_fill(&s->model, lp_shared_data(s->weights), LP_FILL_POINTERS_ONLY, err);
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     uint64_t length = 0;
     if (lp_parallel_rank(s->parallel) == 0) {
+        lp_watch_doing(s->watch, "the digests of the model's files");
         status = lp_model_digests(&s->model, &digests, err);
+        lp_watch_doing(s->watch, "");
         length = digests.length;
     }
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
@@ -120,6 +129,7 @@ lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, con
     lp_session s = {.parallel = parallel};
     lp_status status = LP_OK;
     LP_TRY(lp_parallel_agree(parallel, open_local(&s, job_file, settings, n_settings, err), err));
+    LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s.job.engine.hang_limit_s, &s.watch, err));
     LP_TRY(open_model(&s, err));
     status = lp_vocabulary_init(&s.model, s.tokenizer, s.job.model.base, s.job.decode.eos, &s.vocabulary, err);
     if (status == LP_OK) status = check_conditions(&s, err);
@@ -133,6 +143,7 @@ out:
 }
 
 void lp_session_close(lp_session *s) {
+    lp_watch_stop(s->watch);
     lp_model_close(&s->model);
     lp_shared_free(s->weights);
     lp_tokenizer_free(s->tokenizer);

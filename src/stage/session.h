@@ -5,7 +5,7 @@
 
 #include "job/job.h"
 #include "job/pairs.h"
-#include "parallel/parallel.h"
+#include "parallel/watch.h"
 #include "patch/executor.h"
 #include "store/pair_file.h"
 
@@ -25,6 +25,7 @@ typedef struct {
     int32_t longest_prompt;
     char *model_digests; /* one line a file, see lp_model_digests */
     char *resolved_job;  /* JSON */
+    lp_watch *watch;     /* runs as long as the session; NULL: engine.hang_limit is 0 */
 } lp_session;
 
 /* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).

@@ -14,6 +14,7 @@
 #include "thought/reference.h"
 
 #include "base/memory.h"
+#include "base/pulse.h"
 #include "nn/rope.h"
 
 #include <math.h>
@@ -228,6 +229,7 @@ static void forward(lp_reference *r, const place *at) {
         for (int32_t i = 0; i < d; i++) r->x[i] += m->positions[(size_t)at->position * (size_t)d + (size_t)i];
     for (int32_t l = 0; l < c->n_layers; l++) {
         const lp_block *block = &m->blocks[l];
+        lp_pulse();
         visit(r, at, LP_SITE_RESID_PRE, l, r->x);
         normalise(&block->norm_attn, r->x, d, c->norm_eps, r->h);
         linear(&block->qkv, r->h, r->qkv);

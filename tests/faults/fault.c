@@ -3,10 +3,13 @@
  *   LP_FAULT=once:N     only the Nth fails
  *   LP_FAULT=short:N    of every Nth write only half is done
  *   LP_FAULT=sync:N     the Nth fsync or fdatasync below the folder and all after it fail with EIO
+ *   LP_FAULT=stop:N     at the Nth write below the folder the process is stopped (SIGSTOP)
+ *   LP_FAULT=stuck:N    the Nth write below the folder never returns
  *   LP_FAULT=clock      the time of day jumps years to and fro between two looks; the monotonic clock goes on as ever
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -59,8 +62,13 @@ static int fate_of_write(int fd, size_t size) {
     const char *eio = plan_of("eio:");
     const char *once = plan_of("once:");
     const char *half = plan_of("short:");
-    if ((!eio && !once && !half) || !is_target(fd)) return PASS;
+    const char *stop = plan_of("stop:");
+    const char *stuck = plan_of("stuck:");
+    if ((!eio && !once && !half && !stop && !stuck) || !is_target(fd)) return PASS;
     long count = atomic_fetch_add(&n_writes, 1) + 1;
+    if (stop && count == strtol(stop, NULL, 10)) raise(SIGSTOP);
+    while (stuck && count == strtol(stuck, NULL, 10)) pause();
+    if (stop || stuck) return PASS;
     if (eio) return count >= strtol(eio, NULL, 10) ? FAIL : PASS;
     if (once) return count == strtol(once, NULL, 10) ? FAIL : PASS;
     return size > 1 && count % strtol(half, NULL, 10) == 0 ? HALF : PASS;

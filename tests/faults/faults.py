@@ -60,13 +60,22 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """ "3/20" is (2, 20)."""
+    i, n = (int(word) for word in text.split("/"))
+    if not 1 <= i <= n:
+        raise argparse.ArgumentTypeError(f"expected I/N with 1 <= I <= N, found {text}")
+    return i - 1, n
+
+
 class Lab:
     """Jobs in a folder of their own, Open MPI's files included: a killed job leaves nothing behind elsewhere."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.program, self.mpiexec, self.shim = arguments.program, arguments.mpiexec, arguments.shim
         self.long, self.folder = arguments.long, folder
-        self.draw = random.Random(arguments.seed)
+        self.part, self.parts = arguments.part
+        self.draw = random.Random(f"{arguments.seed} {self.part}")
         self.scratch = folder / "mpi"
         self.scratch.mkdir()
         self.environment = dict(os.environ)
@@ -78,7 +87,10 @@ class Lab:
         self.n_started = 0
 
     def number(self, short: int, long: int) -> int:
-        return long if self.long else short
+        """How many of a thing: of the long version, this part's share."""
+        if not self.long:
+            return short
+        return long * (self.part + 1) // self.parts - long * self.part // self.parts
 
     def job(self, out: Path, executor: str = "batched") -> Path:
         job = json.loads((ROOT / "jobs" / "demo-gpt2.json").read_text())
@@ -88,7 +100,8 @@ class Lab:
         job["store"] = {"file": str(out / "a.store.h5")}
         job["results"] = {"file": str(out / "a.results.h5")}
         job["sweep"]["filter"] = "all"
-        job["sweep"]["conditions"][0]["steps"] = "first:1-3"
+        # The reference executor takes several times as long for the same conditions.
+        job["sweep"]["conditions"][0]["steps"] = "first:1-3" if executor == "batched" else "first:1"
         job["decode"] = {"max_new_tokens": 8}
         job["engine"] = {"executor": executor, "threads": 1}
         out.mkdir(parents=True, exist_ok=True)
@@ -100,6 +113,9 @@ class Lab:
         words = [self.program, command, str(job)]
         if ranks > 1:
             words = [self.mpiexec, "-n", str(ranks), *words]
+        return self.start_words(words, variables)
+
+    def start_words(self, words: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
         # A file, not a pipe: what a killed job leaves behind would hold a pipe open.
         self.n_started += 1
         with open(self.folder / f"{self.n_started}.err", "w") as errors:
@@ -414,6 +430,33 @@ def healed(lab: Lab) -> str:
     return f"{n} altered pairs named by verify and made again by cache"
 
 
+def hung(lab: Lab) -> str:
+    """One of three ranks is stopped (SIGSTOP), or a write of its never returns; the others end, and say who and what."""
+    limit_s = 3
+    # Rank 0 makes the file: its first pair comes later.
+    cases = [("cache", "stop", 1, 1), ("sweep", "stop", 0, 22), ("sweep", "stuck", 2, 1), ("cache", "stuck", 0, 33)]
+    for command, kind, victim, write in cases if lab.long else cases[:3]:
+        out = lab.folder / "hung"
+        job = lab.job(out, "reference")
+        if command == "sweep":
+            shutil.copy(lab.whole["reference"] / "a.store.h5", out)
+        program = [lab.program, command, str(job), "--set", f"engine.hang_limit={limit_s}"]
+        bad = ["env", f"LD_PRELOAD={lab.shim}", f"LP_FAULT={kind}:{write}", f"LP_FAULT_FOLDER={out}", *program]
+        words = [lab.mpiexec]
+        for rank in range(3):
+            words += [":"] * (rank > 0) + ["-n", "1"] + (bad if rank == victim else program)
+        end = lab.finish(lab.start_words(words, {}))
+        what = "silent" if kind == "stop" else "not moved"
+        line = lab.fails(end, f"{command} with rank {victim} {kind}", f": rank {victim} (host {os.uname().nodename}, process ")
+        expect(f"hangs: {what} for {limit_s} s (engine.hang_limit), in hand: pair demo-" in line, line)
+        end = lab.succeed(command, job, 2)
+        expect("torn or altered" not in end.err, f"a journalled pair was lost: {end.err}")
+        lab.same(out, "reference", ("store",) if command == "cache" else ("store", "results"))
+        lab.no_leftovers(out)
+        shutil.rmtree(out)
+    return "a stopped rank, a write that never returns: the others ended, named rank and pair, and the next start finished"
+
+
 def second_job(lab: Lab) -> str:
     out = lab.folder / "second"
     job = lab.job(out, "reference")
@@ -468,7 +511,7 @@ def stale_locks(lab: Lab) -> str:
     return f"{sum(case[3] for case in cases)} kinds taken over, {sum(not case[3] for case in cases)} refused with a way out"
 
 
-FAULTS = (second_job, stale_locks, read_only, clock, full_disk, bad_disk, truncated, healed, flips, kills)
+FAULTS = (second_job, stale_locks, hung, read_only, clock, full_disk, bad_disk, truncated, healed, flips, kills)
 
 
 def main() -> None:
@@ -478,6 +521,7 @@ def main() -> None:
     parser.add_argument("--shim", required=True, help="library made of fault.c")
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--part", type=part_of, default=(0, 1), metavar="I/N", help="of --long, the I-th of N equal parts")
     parser.add_argument("--only", nargs="*", choices=[fault.__name__ for fault in FAULTS])
     arguments = parser.parse_args()
     if not shutil.which("h5diff"):

@@ -31,4 +31,15 @@ endfunction()
 lp_mpi_program(test_deal LINKS lp_parallel)
 lp_mpi_test(test_deal RANKS 1 2 4)
 
+lp_mpi_program(test_watch LINKS lp_parallel)
+lp_mpi_test(test_watch RANKS 1 2 4)
+foreach(ranks 1 3)
+  add_test(NAME mpi.test_watch.stuck.${ranks}
+    COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:mpi_test_watch> stuck)
+  math(EXPR last "${ranks} - 1")
+  set_tests_properties(mpi.test_watch.stuck.${ranks} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 60
+    PROCESSORS ${ranks} PASS_REGULAR_EXPRESSION
+    "error: rank ${last} .* hangs: not moved for 2 s .engine.hang_limit., in hand: unit 7")
+endforeach()
+
 lp_unit_test(test_dealer LINKS lp_parallel)

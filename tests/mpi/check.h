@@ -11,7 +11,7 @@
             fprintf(stderr, "%s:%d: rank %d: %s: ", __FILE__, __LINE__, lp_parallel_rank(parallel), #condition);       \
             fprintf(stderr, __VA_ARGS__);                                                                              \
             fprintf(stderr, "\n");                                                                                     \
-            lp_parallel_abort(parallel, 1);                                                                            \
+            lp_parallel_abort(parallel, 1, "a check failed");                                                          \
         }                                                                                                              \
     } while (0)
 

@@ -65,6 +65,7 @@ static void test_defaults(void **state) {
     assert_int_equal(j.engine.dtype, LP_COMPUTE_FP32);
     assert_int_equal(j.engine.threads, 0);
     assert_int_equal(j.engine.memory_limit, 0);
+    assert_int_equal(j.engine.hang_limit_s, 600);
     lp_job_release(&j);
     j = good("{" LEAST "," RESULTS ",\"sweep\":{\"conditions\":[" GROUP "]}}");
     assert_true(j.sweep.present && j.sweep.denoise && !j.sweep.noise);
@@ -290,6 +291,8 @@ static void test_refusals(void **state) {
          ": $.engine.dtype: expected one of \"fp32\", \"tf32\", \"bf16\""},
         {"{" LEAST ",\"engine\":{\"threads\":1025}}",
          ": $.engine.threads: expected an integer from 0 to 1024, found 1025"},
+        {"{" LEAST ",\"engine\":{\"hang_limit\":-1}}",
+         ": $.engine.hang_limit: expected an integer from 0 to 604800, found -1"},
         {"{" LEAST ",\"engine\":{\"batch\":8}}", ": $.engine: unknown key \"batch\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -1,0 +1,3 @@
+#include "base/pulse.h"
+
+_Atomic uint64_t lp_pulse_counter;

@@ -1,0 +1,19 @@
+/* A sign that this process gets on: loops that may take long count here, and the watch of a job (parallel/watch.h)
+ * looks whether the number changes. One counter a process, because what hangs is a process; any thread may count. */
+#ifndef LP_BASE_PULSE_H
+#define LP_BASE_PULSE_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+extern _Atomic uint64_t lp_pulse_counter;
+
+static inline void lp_pulse(void) {
+    atomic_fetch_add_explicit(&lp_pulse_counter, 1, memory_order_relaxed);
+}
+
+static inline uint64_t lp_pulses(void) {
+    return atomic_load_explicit(&lp_pulse_counter, memory_order_relaxed);
+}
+
+#endif

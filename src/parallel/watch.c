@@ -1,0 +1,224 @@
+#include "parallel/watch.h"
+
+#include "base/memory.h"
+#include "base/pulse.h"
+#include "parallel/communicator.h"
+
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { DOING = 192, HOST = 64, LOOKS = 16, MOST_MS = 1000, LAST_MS = 1, TAG = 1 };
+
+/* What a rank sends to the next one. */
+typedef struct {
+    int64_t process;
+    int64_t last; /* non-zero: no more words will come */
+    char host[HOST];
+    char doing[DOING];
+} word;
+
+struct lp_watch {
+    const lp_parallel *parallel;
+    MPI_Comm comm; /* of its own */
+    bool ring;     /* the ranks hear of each other */
+    int64_t limit_ms;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool ending;       /* under lock */
+    bool news;         /* under lock: `doing` changed */
+    char doing[DOING]; /* under lock */
+    /* of the thread alone */
+    word sent, heard;
+    MPI_Request sending;
+    uint64_t pulses;
+    int64_t still_ms;  /* since this rank's last pulse */
+    int64_t silent_ms; /* since the last word of the rank before */
+};
+
+static int rank_before(const lp_parallel *parallel) {
+    return (parallel->rank + parallel->size - 1) % parallel->size;
+}
+
+static struct timespec from_now(int64_t ms) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    int64_t ns = t.tv_nsec + ms % 1000 * 1000000;
+    return (struct timespec){.tv_sec = t.tv_sec + ms / 1000 + ns / 1000000000, .tv_nsec = ns % 1000000000};
+}
+
+typedef enum { LOOK, NEWS, END } event;
+
+/* Sleeps until the time of the next look, until there is something new to tell, or until the watch is to end. *doing is
+ * what this rank says. */
+static event wait_for_event(lp_watch *w, const struct timespec *until, char doing[DOING]) {
+    int woken = 0;
+    pthread_mutex_lock(&w->lock);
+    while (!w->ending && !w->news && woken == 0) woken = pthread_cond_timedwait(&w->changed, &w->lock, until);
+    event what = w->ending ? END : w->news ? NEWS : LOOK;
+    w->news = false;
+    memcpy(doing, w->doing, DOING);
+    pthread_mutex_unlock(&w->lock);
+    return what;
+}
+
+static void nap(int64_t ms) {
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+/* A word is skipped while the one before it is still on its way: nothing here may wait. */
+static lp_status speak(lp_watch *w, const char *doing, bool last, lp_error *err) {
+    lp_status status = LP_OK;
+    int done = 1;
+    if (w->sending != MPI_REQUEST_NULL) LP_MPI(MPI_Test(&w->sending, &done, MPI_STATUS_IGNORE));
+    if (!done || w->sent.last) return LP_OK;
+    w->sent = (word){.process = getpid(), .last = last};
+    snprintf(w->sent.host, HOST, "%.*s", HOST - 1, w->parallel->host);
+    memcpy(w->sent.doing, doing, DOING);
+    LP_MPI(MPI_Isend(&w->sent, (int)sizeof w->sent, MPI_BYTE, (w->parallel->rank + 1) % w->parallel->size, TAG, w->comm,
+                     &w->sending));
+out:
+    return status;
+}
+
+static lp_status listen(lp_watch *w, lp_error *err) {
+    lp_status status = LP_OK;
+    for (;;) {
+        int there = 0;
+        int from = rank_before(w->parallel);
+        LP_MPI(MPI_Iprobe(from, TAG, w->comm, &there, MPI_STATUS_IGNORE));
+        if (!there) return LP_OK;
+        LP_MPI(MPI_Recv(&w->heard, (int)sizeof w->heard, MPI_BYTE, from, TAG, w->comm, MPI_STATUS_IGNORE));
+        w->silent_ms = 0;
+    }
+out:
+    return status;
+}
+
+static void end_all(const lp_watch *w, int rank, const word *of, const char *what) {
+    lp_error why;
+    lp_fail(
+        &why, LP_ERR_BUSY,
+        "rank %d (host %s, process %lld) hangs: %s for %lld s (engine.hang_limit), in hand: %s; all ranks are ended, "
+        "and the same command continues",
+        rank, of->host[0] ? of->host : "unknown", (long long)of->process, what, (long long)(w->limit_ms + 999) / 1000,
+        of->doing[0] ? of->doing : "nothing");
+    lp_parallel_abort(w->parallel, 1, why.text);
+}
+
+static void look_at_self(lp_watch *w, const char *doing, int64_t ms) {
+    uint64_t now = lp_pulses();
+    w->still_ms = doing[0] == '\0' || now != w->pulses ? 0 : w->still_ms + ms;
+    w->pulses = now;
+    if (w->still_ms < w->limit_ms) return;
+    word mine = {.process = getpid()};
+    snprintf(mine.host, HOST, "%.*s", HOST - 1, w->parallel->host);
+    memcpy(mine.doing, doing, DOING);
+    end_all(w, w->parallel->rank, &mine, "not moved");
+}
+
+static lp_status look_at_others(lp_watch *w, const char *doing, bool last, int64_t ms, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(speak(w, doing, last, err));
+    w->silent_ms += ms;
+    LP_TRY(listen(w, err));
+    if (w->silent_ms >= w->limit_ms && !w->heard.last) end_all(w, rank_before(w->parallel), &w->heard, "silent");
+out:
+    return status;
+}
+
+/* Both neighbours know that this one ends. */
+static lp_status is_over(lp_watch *w, bool *over, lp_error *err) {
+    lp_status status = LP_OK;
+    int sent = 1;
+    if (w->sending != MPI_REQUEST_NULL) LP_MPI(MPI_Test(&w->sending, &sent, MPI_STATUS_IGNORE));
+    *over = w->sent.last && sent && w->heard.last;
+out:
+    return status;
+}
+
+static void *watch_main(void *argument) {
+    lp_watch *w = argument;
+    lp_error err = {0};
+    char doing[DOING];
+    int64_t look_ms = w->limit_ms / LOOKS;
+    if (look_ms < 1) look_ms = 1;
+    if (look_ms > MOST_MS) look_ms = MOST_MS;
+    struct timespec until = from_now(look_ms);
+    event what = LOOK;
+    bool over = false;
+    lp_status status = LP_OK;
+    while (what != END && status == LP_OK) {
+        what = wait_for_event(w, &until, doing);
+        int64_t passed_ms = what == LOOK ? look_ms : 0;
+        if (what == LOOK) until = from_now(look_ms);
+        if (what == LOOK) look_at_self(w, doing, look_ms);
+        if (w->ring) status = look_at_others(w, doing, what == END, passed_ms, &err);
+    }
+    while (w->ring && !over && status == LP_OK) {
+        nap(LAST_MS);
+        status = look_at_others(w, "", true, LAST_MS, &err);
+        if (status == LP_OK) status = is_over(w, &over, &err);
+    }
+    if (status != LP_OK) lp_parallel_abort(w->parallel, 1, err.text);
+    return NULL;
+}
+
+static lp_status start_thread(lp_watch *w, lp_error *err) {
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    pthread_mutex_init(&w->lock, NULL);
+    int failed = pthread_create(&w->thread, NULL, watch_main, w);
+    return failed ? lp_fail(err, LP_ERR_IO, "cannot start a thread: %s", strerror(failed)) : LP_OK;
+}
+
+lp_status lp_watch_start(const lp_parallel *parallel, int64_t limit_ms, lp_watch **out, lp_error *err) {
+    lp_watch *w = NULL;
+    *out = NULL;
+    if (limit_ms == 0) return LP_OK;
+    lp_status status = lp_parallel_agree(parallel, lp_mem_new(&w, 1, sizeof *w, "watch", err), err);
+    if (status != LP_OK) {
+        lp_mem_free(w);
+        return status;
+    }
+    *w = (lp_watch){.parallel = parallel,
+                    .comm = MPI_COMM_NULL,
+                    .ring = parallel->size > 1 && parallel->threads,
+                    .limit_ms = limit_ms,
+                    .sending = MPI_REQUEST_NULL};
+    LP_MPI(MPI_Comm_dup(parallel->comm, &w->comm));
+    status = start_thread(w, err);
+    if (status != LP_OK) lp_parallel_abort(parallel, 1, err->text);
+    *out = w;
+    w = NULL;
+out:
+    lp_mem_free(w);
+    return status;
+}
+
+void lp_watch_stop(lp_watch *watch) {
+    if (!watch) return;
+    pthread_mutex_lock(&watch->lock);
+    watch->ending = true;
+    pthread_cond_signal(&watch->changed);
+    pthread_mutex_unlock(&watch->lock);
+    pthread_join(watch->thread, NULL);
+    MPI_Comm_free(&watch->comm);
+    pthread_cond_destroy(&watch->changed);
+    pthread_mutex_destroy(&watch->lock);
+    lp_mem_free(watch);
+}
+
+void lp_watch_doing(lp_watch *watch, const char *what) {
+    if (!watch) return;
+    lp_pulse();
+    pthread_mutex_lock(&watch->lock);
+    snprintf(watch->doing, DOING, "%s", what);
+    watch->news = true;
+    pthread_cond_signal(&watch->changed);
+    pthread_mutex_unlock(&watch->lock);
+}
