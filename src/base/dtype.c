@@ -1,5 +1,7 @@
 #include "base/dtype.h"
 
+#include "base/versions.h"
+
 size_t lp_dtype_bytes(lp_dtype dtype) {
     switch (dtype) {
     case LP_F64:
@@ -81,6 +83,16 @@ float lp_round_f16(float value) {
     return lp_f16_to_f32(lp_f32_to_f16(value));
 }
 
+/* A loop of its own, because the compiler can then vectorise it. */
+LP_VERSIONS static void widen_bf16(const unsigned char *bytes, float *out, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint16_t bits;
+        memcpy(&bits, bytes + 2 * i, sizeof bits);
+        uint32_t wide = (uint32_t)bits << 16;
+        memcpy(out + i, &wide, sizeof wide);
+    }
+}
+
 void lp_to_f32(const void *src, lp_dtype dtype, float *out, size_t n) {
     const unsigned char *bytes = src;
     if (dtype == LP_F32) {
@@ -88,13 +100,8 @@ void lp_to_f32(const void *src, lp_dtype dtype, float *out, size_t n) {
         return;
     }
     LP_ASSERT(dtype == LP_F16 || dtype == LP_BF16);
-    if (dtype == LP_BF16) { /* a loop of its own, because the compiler can then vectorise it */
-        for (size_t i = 0; i < n; i++) {
-            uint16_t bits;
-            memcpy(&bits, bytes + 2 * i, sizeof bits);
-            uint32_t wide = (uint32_t)bits << 16;
-            memcpy(out + i, &wide, sizeof wide);
-        }
+    if (dtype == LP_BF16) {
+        widen_bf16(bytes, out, n);
         return;
     }
     for (size_t i = 0; i < n; i++) {

@@ -41,6 +41,7 @@ int lp_cmd_inspect(int argc, char **argv) {
                                    .lora_alpha = job.model.lora_alpha,
                                    .base_rounding = job.model.base_rounding};
     }
+    source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
     LP_TRY(lp_model_inspect(&model, json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
     printf("%s", lp_text_get(&text));

@@ -5,6 +5,7 @@
 #ifndef LP_MODEL_CHECKPOINT_H
 #define LP_MODEL_CHECKPOINT_H
 
+#include "base/digest.h"
 #include "base/file.h"
 #include "model/tensor_source.h"
 
@@ -12,6 +13,7 @@ typedef struct {
     char *path;  /* as opened */
     char *label; /* role and name for provenance: "base/model.safetensors" */
     lp_mapped_file map;
+    char sha256[LP_SHA256_HEX]; /* empty until lp_digests_wait */
 } lp_checkpoint_file;
 
 typedef struct {

@@ -1,5 +1,4 @@
 /* lp_model_inspect: the facts are gathered once, then printed as text or as JSON. */
-#include "base/digest.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/hf_config.h"
@@ -21,8 +20,7 @@ typedef struct {
     size_t n_adapted;    /* linear layers with LoRA */
     double *update_norm; /* [n_layers], Frobenius norm of all of a layer's updates together */
     int64_t projection_width;
-    size_t mapped_bytes;           /* of tensors that are used where they are mapped */
-    char (*digest)[LP_SHA256_HEX]; /* [n_files] */
+    size_t mapped_bytes; /* of tensors that are used where they are mapped */
     size_t n_files;
 } facts;
 
@@ -64,14 +62,8 @@ static lp_status gather(const lp_model *model, facts *f, lp_error *err) {
     lp_status status = LP_OK;
     f->n_files = model->files->base.n_files + model->files->codi.n_files;
     LP_TRY(lp_mem_new(&f->update_norm, (size_t)model->config.n_layers, sizeof *f->update_norm, "norms", err));
-    LP_TRY(lp_mem_new(&f->digest, f->n_files, sizeof *f->digest, "digests", err));
     LP_TRY(gather_slots(model, f, err));
-    for (size_t i = 0; i < f->n_files; i++) {
-        unsigned char digest[LP_SHA256_BYTES];
-        const lp_mapped_file *map = &file_at(model, i)->map;
-        LP_TRY(lp_sha256_of(map->data, map->size, digest, err));
-        lp_sha256_hex(digest, f->digest[i]);
-    }
+    LP_TRY(lp_digests_wait(model->files, err));
 out:
     return status;
 }
@@ -175,7 +167,7 @@ static lp_status text_files(const lp_model *model, const facts *f, lp_text *out,
         LP_TRY(lp_text_format(out, err, "               the base weights are rounded to fp16\n"));
     LP_TRY(lp_text_format(out, err, "files\n"));
     for (size_t i = 0; i < f->n_files; i++)
-        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  %s\n", f->digest[i],
+        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  %s\n", file_at(model, i)->sha256,
                               grouped((int64_t)file_at(model, i)->map.size, number), file_at(model, i)->label));
     LP_TRY(lp_text_format(out, err, "missing        no tensor\nunused         %zu tensors\n", table->n_unused));
     for (size_t i = 0; i < table->n_unused; i++)
@@ -291,7 +283,7 @@ static void json_files(const lp_model *model, const facts *f, cJSON *root) {
         cJSON *one = cJSON_CreateObject();
         cJSON_AddStringToObject(one, "name", file_at(model, i)->label);
         add_number(one, "bytes", (int64_t)file_at(model, i)->map.size);
-        cJSON_AddStringToObject(one, "sha256", f->digest[i]);
+        cJSON_AddStringToObject(one, "sha256", file_at(model, i)->sha256);
         cJSON_AddItemToArray(files, one);
     }
     cJSON_AddArrayToObject(root, "missing");
@@ -329,6 +321,5 @@ lp_status lp_model_inspect(const lp_model *model, lp_inspect_format format, lp_t
     status = format == LP_INSPECT_JSON ? print_json(model, &f, out, err) : print_text(model, &f, out, err);
 out:
     lp_mem_free(f.update_norm);
-    lp_mem_free(f.digest);
     return status;
 }

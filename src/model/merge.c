@@ -1,7 +1,7 @@
 #include "model/merge.h"
 
 #include "base/memory.h"
-#include "base/pulse.h"
+#include "base/versions.h"
 
 #include <cblas.h>
 
@@ -18,27 +18,7 @@ static lp_status as_matrix(const lp_tensor *tensor, float **copy, const float **
     return LP_OK;
 }
 
-lp_status lp_merge_slot(const lp_slot *slot, float scale, lp_widen_rounding rounding, float *dst, int64_t ld,
-                        lp_error *err) {
-    float *a_copy = NULL, *b_copy = NULL;
-    const float *a = NULL, *b = NULL;
-    lp_status status = LP_OK;
-    bool transposed = slot->shape == LP_SHAPE_LINEAR;
-    lp_pulse();
-    lp_tensor_widen(slot->tensor, transposed ? LP_WIDEN_TRANSPOSED : LP_WIDEN_AS_STORED, rounding, dst, ld);
-    if (!slot->lora_a) return LP_OK;
-    int64_t rank = slot->lora_a->shape[0], n_in = slot->lora_a->shape[1], n_out = slot->lora_b->shape[0];
-    LP_TRY(as_matrix(slot->lora_a, &a_copy, &a, err));
-    LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n_in, (blasint)n_out, (blasint)rank, scale, a,
-                (blasint)n_in, b, (blasint)rank, 1.0f, dst, (blasint)ld);
-out:
-    lp_mem_free(a_copy);
-    lp_mem_free(b_copy);
-    return status;
-}
-
-static bool all_finite(const float *values, int64_t n) {
+LP_VERSIONS static bool all_finite(const float *values, int64_t n) {
     uint32_t bad = 0;
     for (int64_t i = 0; i < n; i++) {
         uint32_t bits;
@@ -74,6 +54,63 @@ lp_status lp_merge_check_finite(const lp_slot *slot, const float *values, int64_
                            parts[i]->name);
     return lp_fail(err, LP_ERR_VALUE, "%s: tensor \"%.200s\" becomes infinite when it is %s", slot->tensor->file,
                    slot->tensor->name, slot->lora_a ? "rounded or merged with its LoRA update" : "rounded to fp16");
+}
+
+/* Rows of a linear layer [out, in]: columns of the arena's matrix. Its rows are often a power of two apart, so that few
+ * of them fit into a cache together: each block is made beside it and copied once, whole. */
+static lp_status merge_turned(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
+                              float *dst, int64_t ld, float *scratch, lp_error *err) {
+    enum { STRIDE = LP_MERGE_ROWS + 16, BLOCK = LP_MERGE_SCRATCH / STRIDE };
+    float *a_copy = NULL, *b_copy = NULL;
+    const float *a = NULL, *b = NULL;
+    int64_t n_in = slot->columns, rank = 0;
+    lp_status status = LP_OK;
+    LP_ASSERT(n <= LP_MERGE_ROWS);
+    if (slot->lora_a) {
+        rank = slot->lora_a->shape[0];
+        lp_tensor b_rows = lp_tensor_block(slot->lora_b, first, n, 0, rank);
+        LP_TRY(as_matrix(slot->lora_a, &a_copy, &a, err));
+        LP_TRY(as_matrix(&b_rows, &b_copy, &b, err));
+    }
+    for (int64_t i = 0; i < n_in; i += BLOCK) {
+        int64_t n_i = n_in - i < BLOCK ? n_in - i : BLOCK;
+        lp_tensor block = lp_tensor_block(slot->tensor, first, n, i, n_i);
+        lp_tensor_widen(&block, LP_WIDEN_TRANSPOSED, rounding, scratch, STRIDE);
+        if (a)
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n_i, (blasint)n, (blasint)rank, scale, a + i,
+                        (blasint)n_in, b, (blasint)rank, 1.0f, scratch, STRIDE);
+        LP_TRY(lp_merge_check_finite(slot, scratch, n_i, n, STRIDE, err));
+        for (int64_t k = 0; k < n_i; k++)
+            memcpy(dst + (i + k) * ld + first, scratch + k * STRIDE, (size_t)n * sizeof *dst);
+    }
+out:
+    lp_mem_free(a_copy);
+    lp_mem_free(b_copy);
+    return status;
+}
+
+lp_status lp_merge_rows(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
+                        float *dst, int64_t ld, float *scratch, lp_error *err) {
+    if (slot->shape == LP_SHAPE_LINEAR) return merge_turned(slot, scale, rounding, first, n, dst, ld, scratch, err);
+    float *a_copy = NULL, *b_copy = NULL;
+    const float *a = NULL, *b = NULL;
+    lp_status status = LP_OK;
+    lp_tensor rows = lp_tensor_block(slot->tensor, first, n, 0, slot->columns);
+    dst += first * ld;
+    lp_tensor_widen(&rows, LP_WIDEN_AS_STORED, rounding, dst, ld);
+    if (slot->lora_a) {
+        int64_t rank = slot->lora_a->shape[0];
+        lp_tensor a_columns = lp_tensor_block(slot->lora_a, 0, rank, first, n);
+        LP_TRY(as_matrix(&a_columns, &a_copy, &a, err));
+        LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n, (blasint)slot->columns, (blasint)rank, scale, a,
+                    (blasint)n, b, (blasint)rank, 1.0f, dst, (blasint)ld);
+    }
+    status = lp_merge_check_finite(slot, dst, n, slot->columns, ld, err);
+out:
+    lp_mem_free(a_copy);
+    lp_mem_free(b_copy);
+    return status;
 }
 
 static lp_status widen_to_double(const lp_tensor *tensor, double **out, lp_error *err) {

@@ -1,15 +1,10 @@
 /* From files to weights: config.json -> checkpoints mapped -> slots bound (codi_layout) -> places laid out
- * (lp_model_open) -> arena filled by widening and merging (merge), pointers set (lp_model_fill). */
+ * (lp_model_open) -> pointers set, arena filled (fill) by widening and merging (merge) (lp_model_fill). */
 #include "model/model.h"
 
-#include "base/digest.h"
 #include "base/memory.h"
 #include "model/hf_config.h"
-#include "model/merge.h"
 #include "model/model_files.h"
-
-#include <cblas.h>
-#include <sys/mman.h>
 
 static lp_status read_config(const lp_model_source *source, lp_model *model, lp_error *err) {
     char *path = NULL;
@@ -95,6 +90,7 @@ lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *
     LP_TRY(
         lp_mem_new(&model.files->places, model.files->table.n_slots, sizeof *model.files->places, "placements", err));
     place_slots(&model);
+    if (source->with_digests) lp_digests_start(model.files);
     *out = model;
     return LP_OK;
 out:
@@ -174,63 +170,17 @@ static void set_pointer(lp_model *model, size_t i) {
 
 /* ---- values ---- */
 
-static lp_status fill_slot(const lp_model_files *files, size_t i, float *arena, lp_error *err) {
-    const lp_slot *slot = &files->table.slots[i];
-    const lp_placement *place = &files->places[i];
-    if (!place->in_arena)
-        return lp_merge_check_finite(slot, values_of(files, i), 1, slot->rows * slot->columns, 0, err);
-    bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
-    double scale = slot->lora_a ? files->lora_alpha / files->table.lora_rank : 0;
-    float *dst = arena + place->offset;
-    lp_status status =
-        lp_merge_slot(slot, (float)scale, rounded ? LP_WIDEN_THROUGH_F16 : LP_WIDEN_EXACT, dst, place->ld, err);
-    if (status != LP_OK) return status;
-    bool turned = slot->shape == LP_SHAPE_LINEAR;
-    return lp_merge_check_finite(slot, dst, turned ? slot->columns : slot->rows, turned ? slot->rows : slot->columns,
-                                 place->ld, err);
-}
-
-/* Slots are independent, so that threads cannot change a value. The error reported is the first slot's that failed. */
-static lp_status fill_values(lp_model *model, float *arena, lp_error *err) {
-    const lp_model_files *files = model->files;
-    int64_t n = (int64_t)files->table.n_slots, first_failed = n;
-    lp_status status = LP_OK;
-    openblas_set_num_threads(1);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t i = 0; i < n; i++) {
-        lp_error own = {0};
-        lp_status result = fill_slot(files, (size_t)i, arena, &own);
-        if (result == LP_OK) continue;
-#pragma omp critical(lp_model_fill_error)
-        if (i < first_failed) {
-            first_failed = i;
-            status = result;
-            if (err) *err = own;
-        }
-    }
-    return status;
-}
-
-/* What was copied into the arena need not stay resident twice. The maps are read-only: pages come back when touched. */
-static void drop_pages(const lp_checkpoint *checkpoint) {
-    for (size_t i = 0; i < checkpoint->n_files; i++) {
-        const lp_mapped_file *map = &checkpoint->files[i]->map;
-        if (map->mapping) (void)madvise(map->mapping, map->size, MADV_DONTNEED);
-    }
-}
-
-lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err) {
+lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_error *err) {
     lp_model_files *files = model->files;
+    lp_model_turns own = {0};
     LP_ASSERT((uintptr_t)arena % LP_ALIGNMENT == 0);
     files->arena = arena;
     for (size_t i = 0; i < files->table.n_slots; i++) set_pointer(model, i);
     if (model->config.tied_head) model->head = model->embedding;
     model->projection.present = files->table.has_projection;
     model->projection.has_norm = files->table.has_projection_norm;
-    if (mode == LP_FILL_POINTERS_ONLY) return LP_OK;
-    lp_status status = fill_values(model, arena, err);
-    drop_pages(&files->base);
-    drop_pages(&files->codi);
+    lp_status status = lp_fill_arena(files, arena, model->arena_bytes, turns ? turns : &own, err);
+    lp_files_drop_pages(files);
     return status;
 }
 
@@ -239,7 +189,7 @@ lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *
     lp_status status = lp_model_open(source, &model, err);
     if (status != LP_OK) return status;
     LP_TRY(lp_mem_new(&model.files->own_arena, model.arena_bytes, 1, "weights", err));
-    LP_TRY(lp_model_fill(&model, model.files->own_arena, LP_FILL_VALUES, err));
+    LP_TRY(lp_model_fill(&model, model.files->own_arena, NULL, err));
     *out = model;
     return LP_OK;
 out:
@@ -249,6 +199,7 @@ out:
 
 void lp_model_close(lp_model *model) {
     if (model->files) {
+        lp_digests_stop(model->files);
         lp_layout_release(&model->files->table);
         lp_checkpoint_release(&model->files->base);
         lp_checkpoint_release(&model->files->codi);
@@ -262,16 +213,12 @@ void lp_model_close(lp_model *model) {
 
 lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err) {
     const lp_checkpoint *checkpoints[] = {&model->files->base, &model->files->codi};
+    lp_status status = LP_OK;
+    LP_TRY(lp_digests_wait(model->files, err));
     for (size_t c = 0; c < 2; c++)
-        for (size_t i = 0; i < checkpoints[c]->n_files; i++) {
-            const lp_checkpoint_file *file = checkpoints[c]->files[i];
-            unsigned char digest[LP_SHA256_BYTES];
-            char hex[LP_SHA256_HEX];
-            lp_status status = lp_sha256_of(file->map.data, file->map.size, digest, err);
-            if (status != LP_OK) return status;
-            lp_sha256_hex(digest, hex);
-            status = lp_text_format(out, err, "%s  %s\n", file->label, hex);
-            if (status != LP_OK) return status;
-        }
-    return LP_OK;
+        for (size_t i = 0; i < checkpoints[c]->n_files; i++)
+            LP_TRY(lp_text_format(out, err, "%s  %s\n", checkpoints[c]->files[i]->label,
+                                  checkpoints[c]->files[i]->sha256));
+out:
+    return status;
 }

@@ -3,8 +3,8 @@
  * Owns: the mapped checkpoint files and, through the caller's arena, every tensor that had to be changed (LoRA
  * merged, 16-bit widened). Tensors that are float32 in the file and need no merge are used where they are mapped.
  * Knows nothing of tokens, protocols or devices. After lp_model_open everything has been checked: each tensor of the
- * architecture is there with the right shape. lp_model_fill then computes the arena; until it has run (on this
- * process, or on another one that shares the arena's memory) the pointers into the arena hold no values.
+ * architecture is there with the right shape. lp_model_fill then computes the arena; until it has run (in every process
+ * that shares the arena's memory) the pointers into the arena hold no values.
  *
  * Notation: D = d_model, Q = n_heads*head_dim, KV = n_kv_heads*head_dim, F = d_ff, V = base vocabulary. */
 #ifndef LP_MODEL_MODEL_H
@@ -103,30 +103,39 @@ typedef struct {
     int32_t lora_rank; /* 0: take it from the tensors; otherwise it must agree with them */
     double lora_alpha; /* the public checkpoints': 32 with rank 128 */
     lp_base_rounding base_rounding; /* FP16: the base weights are rounded to fp16 first, as the published scripts did */
+    bool
+        with_digests; /* lp_model_digests or lp_model_inspect will be called: a thread reads the files from the start */
 } lp_model_source;
 
 /* Reads headers, maps the files, checks every tensor's presence, shape and dtype, and lays out the arena. Fails naming
  * the file and the tensor, with expected and found. Computes nothing that needs the arena. Local. */
 lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err);
 
-typedef enum { LP_FILL_VALUES, LP_FILL_POINTERS_ONLY } lp_model_fill_mode;
-/* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer and, with LP_FILL_VALUES, computes
- * the merged and widened tensors there (W + alpha/r B A in float32). POINTERS_ONLY is for processes that share an arena
- * which another one fills. Fails on NaN or infinity in any tensor that the architecture needs, naming it (VALUES mode
- * only; mapped tensors are checked too). The arena is borrowed and must outlive the model. Works with as many OpenMP
- * threads as the process allows; the values do not depend on their number. Local. */
-lp_status lp_model_fill(lp_model *model, void *arena, lp_model_fill_mode mode, lp_error *err);
+/* How far the processes that fill one arena together are. Zero before the first of them starts, in memory that all of
+ * them see. */
+typedef struct {
+    _Atomic int64_t next;
+} lp_model_turns;
+
+/* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer, and computes the merged and widened
+ * tensors there (W + alpha/r B A in float32). Processes that share the arena and *turns share the work: the arena holds
+ * all values when every one of them has returned (turns NULL: this process does everything). Fails on NaN or infinity
+ * in any tensor that the architecture needs, naming it (mapped tensors are checked too). The arena is borrowed and must
+ * outlive the model. Works with as many OpenMP threads as the process allows; the values depend neither on their number
+ * nor on that of the processes. Local. */
+lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_error *err);
 
 /* open + an own arena + fill, for programs of one process. */
 lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *err);
 
 void lp_model_close(lp_model *model);
 
-/* SHA-256 of every file that was read, one `name  digest` per line in the order base first; for provenance. */
+/* SHA-256 of every file that was read, one `name  digest` per line in the order base first; for provenance. Waits for
+ * the thread of with_digests; without one, computes. */
 lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err);
 
-/* What `latentpatch inspect` prints: text for people, or JSON. Enough that the model is open; reads every file whole.
- */
+/* What `latentpatch inspect` prints: text for people, or JSON. Enough that the model is open; reads every file whole,
+ * as lp_model_digests does. */
 typedef enum { LP_INSPECT_TEXT, LP_INSPECT_JSON } lp_inspect_format;
 lp_status lp_model_inspect(const lp_model *model, lp_inspect_format format, lp_text *out, lp_error *err);
 

@@ -6,12 +6,24 @@
 #include "model/codi_layout.h"
 #include "model/model.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 /* Where the values of a slot lie: in the mapped file, or in the arena. */
 typedef struct {
     bool in_arena;
     size_t offset; /* in floats, of the first value in the arena */
     int64_t ld;    /* row stride of a matrix in the arena */
 } lp_placement;
+
+/* SHA-256 of the files, computed by a thread. */
+typedef struct {
+    pthread_t thread;
+    bool running;
+    atomic_bool stop;
+    lp_status status; /* the thread's; read after it has ended */
+    lp_error error;
+} lp_digest_run;
 
 struct lp_model_files {
     lp_checkpoint base; /* config.json first */
@@ -20,8 +32,22 @@ struct lp_model_files {
     lp_placement *places; /* [table.n_slots] */
     double lora_alpha;
     lp_base_rounding base_rounding;
+    lp_digest_run digests;
     const float *arena; /* NULL until lp_model_fill */
     void *own_arena;    /* lp_model_load's */
 };
+
+/* fill.c: computes the arena, one piece after the other in the order in which they lie in the files. */
+lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err);
+
+/* digests.c. Starts the thread; without one, lp_digests_wait does the work itself. */
+void lp_digests_start(lp_model_files *files);
+/* Afterwards every lp_checkpoint_file has its sha256. */
+lp_status lp_digests_wait(lp_model_files *files, lp_error *err);
+/* Ends the thread soon, whatever it has done. */
+void lp_digests_stop(lp_model_files *files);
+
+/* What was copied into the arena need not stay resident twice. The maps are read-only: pages come back when touched. */
+void lp_files_drop_pages(const lp_model_files *files);
 
 #endif

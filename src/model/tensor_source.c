@@ -46,6 +46,18 @@ bool lp_tensor_is_contiguous(const lp_tensor *tensor) {
     return true;
 }
 
+lp_tensor lp_tensor_block(const lp_tensor *tensor, int64_t row, int64_t n_rows, int64_t column, int64_t n_columns) {
+    LP_ASSERT(tensor->n_dims == 1 || tensor->n_dims == 2);
+    lp_tensor block = *tensor;
+    int last = tensor->n_dims - 1;
+    int64_t at = column * tensor->strides[last] + (last ? row * tensor->strides[0] : 0);
+    block.data += (size_t)at * lp_dtype_bytes(tensor->dtype);
+    block.shape[0] = n_rows;
+    block.shape[last] = n_columns;
+    block.n_elements = n_rows * n_columns;
+    return block;
+}
+
 void lp_tensor_shape_text(const lp_tensor *tensor, char *out, size_t out_size) {
     size_t used = 0;
     int n = snprintf(out, out_size, "[");
@@ -57,7 +69,7 @@ void lp_tensor_shape_text(const lp_tensor *tensor, char *out, size_t out_size) {
     if (used < out_size) snprintf(out + used, out_size - used, "]");
 }
 
-enum { TILE = 64 };
+enum { TILE = 64, QUAD = 4 };
 
 static void round_all(float *values, int64_t n) {
     for (int64_t i = 0; i < n; i++) values[i] = lp_round_f16(values[i]);
@@ -73,24 +85,35 @@ static void widen_rows(const lp_tensor *t, int64_t rows, int64_t columns, int64_
     }
 }
 
+enum { TILE_STRIDE = TILE + QUAD }; /* not a power of two: its rows would share cache sets */
+
+/* dst[i * ld + j] = tile[j * TILE_STRIDE + i], four by four, which compilers turn into shuffles. */
+static void turn_tile(const float *tile, int64_t n_i, int64_t n_j, float *dst, int64_t ld) {
+    int64_t whole_i = n_i / QUAD * QUAD, whole_j = n_j / QUAD * QUAD;
+    for (int64_t i = 0; i < whole_i; i += QUAD)
+        for (int64_t j = 0; j < whole_j; j += QUAD)
+            for (int k = 0; k < QUAD; k++)
+                for (int m = 0; m < QUAD; m++) dst[(i + k) * ld + j + m] = tile[(j + m) * TILE_STRIDE + i + k];
+    for (int64_t i = 0; i < n_i; i++)
+        for (int64_t j = i < whole_i ? whole_j : 0; j < n_j; j++) dst[i * ld + j] = tile[j * TILE_STRIDE + i];
+}
+
 /* Columns whose elements lie side by side: through a tile, so that reads and writes are both in runs. */
 static void widen_columns(const lp_tensor *t, int64_t rows, int64_t columns, int64_t column_stride,
                           lp_widen_rounding rounding, float *dst, int64_t ld) {
-    float tile[TILE][TILE];
+    float tile[TILE * TILE_STRIDE];
     size_t item = lp_dtype_bytes(t->dtype);
     for (int64_t i0 = 0; i0 < rows; i0 += TILE) {
         int64_t n_i = rows - i0 < TILE ? rows - i0 : TILE;
         for (int64_t j0 = 0; j0 < columns; j0 += TILE) {
             int64_t n_j = columns - j0 < TILE ? columns - j0 : TILE;
             for (int64_t j = 0; j < n_j; j++) {
+                float *row = tile + j * TILE_STRIDE;
                 const unsigned char *src = t->data + (size_t)((j0 + j) * column_stride + i0) * item;
-                lp_to_f32(src, t->dtype, tile[j], (size_t)n_i);
-                if (rounding == LP_WIDEN_THROUGH_F16) round_all(tile[j], n_i);
+                lp_to_f32(src, t->dtype, row, (size_t)n_i);
+                if (rounding == LP_WIDEN_THROUGH_F16) round_all(row, n_i);
             }
-            for (int64_t i = 0; i < n_i; i++) {
-                float *row = dst + (i0 + i) * ld + j0;
-                for (int64_t j = 0; j < n_j; j++) row[j] = tile[j][i];
-            }
+            turn_tile(tile, n_i, n_j, dst + i0 * ld + j0, ld);
         }
     }
 }

@@ -38,6 +38,9 @@ void lp_tensor_list_release(lp_tensor_list *list);
 lp_status lp_tensor_set_shape(lp_tensor *tensor, lp_error *err);
 /* Row-major without gaps (strides of dimensions of size 1 do not matter). */
 bool lp_tensor_is_contiguous(const lp_tensor *tensor);
+/* Rows row .. row + n_rows - 1 and columns column .. column + n_columns - 1 of a tensor of two dimensions, or of one
+ * (then it has one row); it borrows the tensor's name and elements. */
+lp_tensor lp_tensor_block(const lp_tensor *tensor, int64_t row, int64_t n_rows, int64_t column, int64_t n_columns);
 /* "[2, 3]" into out, shortened to its size. */
 void lp_tensor_shape_text(const lp_tensor *tensor, char *out, size_t out_size);
 

@@ -111,6 +111,8 @@ static lp_status join(lp_deal *deal, const lp_deal_options *options, lp_error *e
     LP_MPI(MPI_Comm_dup(parallel->comm, &deal->comm));
     deal->joined = true;
     LP_TRY(lp_parallel_agree(parallel, lp_shared_new(parallel, sizeof(board), &deal->shared, err), err));
+    if (lp_parallel_node_rank(parallel) == 0) memset(lp_shared_data(deal->shared), 0, sizeof(board));
+    LP_TRY(lp_shared_fence(deal->shared, err));
     bool remote = parallel->node_leader != 0;
     if (options->way != LP_DEAL_AUTO && parallel->rank != 0) remote = true;
     if (!remote) deal->board = lp_shared_data(deal->shared);

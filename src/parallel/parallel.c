@@ -236,8 +236,6 @@ static lp_status new_window(const lp_parallel *parallel, size_t size, lp_shared 
     LP_MPI(MPI_Win_shared_query(shared->window, 0, &found, &unit, &base));
     shared->data = (void *)(((uintptr_t)base + LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT);
     LP_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, shared->window));
-    if (leader) memset(shared->data, 0, size);
-    status = lp_shared_fence(shared, err);
 out:
     return status;
 }

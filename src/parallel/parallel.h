@@ -52,9 +52,10 @@ lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_erro
 
 /* Memory that the ranks of a node share: the model's weights are held once a node. */
 typedef struct lp_shared lp_shared;
-/* Collective. One block a node of size bytes, zeroed, aligned to 64; *out is the handle. */
+/* Collective. One block a node of size bytes, aligned to 64; *out is the handle. What it holds is not defined: zeroing
+ * it here would touch every page of the weights twice. */
 lp_status lp_shared_new(const lp_parallel *parallel, size_t size, lp_shared **out, lp_error *err);
-/* The block; valid until lp_shared_free. The rank with node rank 0 fills it, the others only read. */
+/* The block; valid until lp_shared_free. */
 void *lp_shared_data(lp_shared *shared);
 /* Collective: what any rank of the node wrote before is seen by all of them after. */
 lp_status lp_shared_fence(lp_shared *shared, lp_error *err);

@@ -27,10 +27,10 @@ static lp_status open_model(lp_session *s, lp_error *err) {
                               .codi = s->job.model.codi,
                               .lora_rank = s->job.model.lora_rank,
                               .lora_alpha = s->job.model.lora_alpha,
-                              .base_rounding = s->job.model.base_rounding};
+                              .base_rounding = s->job.model.base_rounding,
+                              .with_digests = lp_parallel_rank(s->parallel) == 0};
     lp_text digests = {0};
     lp_status status = LP_OK;
-    bool leader = lp_parallel_node_rank(s->parallel) == 0;
     lp_watch_doing(s->watch, "the model's files");
     status = lp_model_open(&source, &s->model, err);
     lp_watch_doing(s->watch, "");
@@ -42,16 +42,18 @@ static lp_status open_model(lp_session *s, lp_error *err) {
                          s->job.file);
         goto out;
     }
-    LP_TRY(lp_shared_new(s->parallel, s->model.arena_bytes, &s->weights, err));
-    if (leader) {
-        lp_watch_doing(s->watch, "the model's weights");
-        status = lp_model_fill(&s->model, lp_shared_data(s->weights), LP_FILL_VALUES, err);
-        lp_watch_doing(s->watch, "");
-    }
+    /* The ranks of a node fill their arena together; who is next stands behind it. */
+    size_t arena_bytes = s->model.arena_bytes;
+    LP_TRY(lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->weights, err));
+    unsigned char *arena = lp_shared_data(s->weights);
+    lp_model_turns *turns = (void *)(arena + arena_bytes);
+    if (lp_parallel_node_rank(s->parallel) == 0) *turns = (lp_model_turns){0};
+    LP_TRY(lp_shared_fence(s->weights, err));
+    lp_watch_doing(s->watch, "the model's weights");
+    status = lp_model_fill(&s->model, arena, turns, err);
+    lp_watch_doing(s->watch, "");
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_shared_fence(s->weights, err));
-    if (!leader) status = lp_model_fill(&s->model, lp_shared_data(s->weights), LP_FILL_POINTERS_ONLY, err);
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
     uint64_t length = 0;
     if (lp_parallel_rank(s->parallel) == 0) {
         lp_watch_doing(s->watch, "the digests of the model's files");

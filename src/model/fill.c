@@ -1,0 +1,154 @@
+/* The arena's values. The tensors are cut into pieces of whole rows, by their shape alone, and the pieces are computed
+ * in the order in which they lie in the files, so that the disk reads ahead while the processors work: each turn asks
+ * for the bytes of a piece further on, computes its own, and lets the mapped pages go. Who takes which piece cannot
+ * change a value: no two of them touch the same place. */
+#include "base/memory.h"
+#include "base/pulse.h"
+#include "model/merge.h"
+#include "model/model_files.h"
+
+#include <cblas.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16, HUGE_PAGE = 1 << 21 };
+
+typedef struct {
+    size_t slot;
+    int64_t first, n; /* rows of the file's tensor */
+    const unsigned char *bytes;
+    size_t n_bytes; /* 0 where the rows are not one run of bytes */
+} piece;
+
+typedef struct {
+    piece *items; /* [n] */
+    size_t n, capacity;
+} piece_list;
+
+static int64_t rows_of_piece(const lp_slot *slot, bool in_arena) {
+    if (in_arena && slot->shape == LP_SHAPE_LINEAR) return LP_MERGE_ROWS;
+    return slot->columns < PIECE_ELEMENTS ? PIECE_ELEMENTS / slot->columns : 1;
+}
+
+static lp_status add_pieces(const lp_model_files *files, size_t i, piece_list *list, lp_error *err) {
+    const lp_slot *slot = &files->table.slots[i];
+    const lp_tensor *tensor = slot->tensor;
+    int64_t step = rows_of_piece(slot, files->places[i].in_arena);
+    size_t row_bytes = (size_t)slot->columns * lp_dtype_bytes(tensor->dtype);
+    for (int64_t first = 0; first < slot->rows; first += step) {
+        lp_status status =
+            lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "pieces of the weights", err);
+        if (status != LP_OK) return status;
+        int64_t n = slot->rows - first < step ? slot->rows - first : step;
+        bool run = lp_tensor_is_contiguous(tensor);
+        list->items[list->n++] = (piece){.slot = i,
+                                         .first = first,
+                                         .n = n,
+                                         .bytes = tensor->data + (run ? (size_t)first * row_bytes : 0),
+                                         .n_bytes = run ? (size_t)n * row_bytes : 0};
+    }
+    return LP_OK;
+}
+
+static int compare_pieces(const void *a, const void *b) {
+    const piece *left = a, *right = b;
+    if (left->bytes != right->bytes) return left->bytes < right->bytes ? -1 : 1;
+    if (left->slot != right->slot) return left->slot < right->slot ? -1 : 1;
+    return left->first < right->first ? -1 : left->first > right->first;
+}
+
+static size_t page_bytes(void) {
+    long bytes = sysconf(_SC_PAGESIZE);
+    return bytes > 0 ? (size_t)bytes : 4096;
+}
+
+static void want_soon(const piece *p) {
+    size_t page = page_bytes(), into = (uintptr_t)p->bytes % page;
+    if (p->n_bytes) (void)madvise((void *)(uintptr_t)(p->bytes - into), p->n_bytes + into, MADV_WILLNEED);
+}
+
+/* The pages that are this piece's alone. */
+static void let_go(const piece *p) {
+    size_t page = page_bytes(), skipped = (page - (uintptr_t)p->bytes % page) % page;
+    if (p->n_bytes < skipped + page) return;
+    size_t whole = (p->n_bytes - skipped) / page * page;
+    (void)madvise((void *)(uintptr_t)(p->bytes + skipped), whole, MADV_DONTNEED);
+}
+
+static lp_status compute_piece(const lp_model_files *files, const piece *p, float *arena, float *scratch,
+                               lp_error *err) {
+    const lp_slot *slot = &files->table.slots[p->slot];
+    const lp_placement *place = &files->places[p->slot];
+    lp_pulse();
+    if (!place->in_arena) {
+        const float *mapped = (const float *)(const void *)slot->tensor->data;
+        return lp_merge_check_finite(slot, mapped + p->first * slot->columns, 1, p->n * slot->columns, 0, err);
+    }
+    bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
+    double scale = slot->lora_a ? files->lora_alpha / files->table.lora_rank : 0;
+    lp_status status = lp_merge_rows(slot, (float)scale, rounded ? LP_WIDEN_THROUGH_F16 : LP_WIDEN_EXACT, p->first,
+                                     p->n, arena + place->offset, place->ld, scratch, err);
+    let_go(p);
+    return status;
+}
+
+/* The failure of the lowest slot is the one that is reported. */
+typedef struct {
+    size_t slot;
+    lp_status status;
+    lp_error *err;
+} verdict;
+
+static void note(verdict *v, size_t slot, lp_status status, const lp_error *err) {
+#pragma omp critical(lp_fill_verdict)
+    if (status != LP_OK && (v->status == LP_OK || slot < v->slot)) {
+        v->slot = slot;
+        v->status = status;
+        if (v->err) *v->err = *err;
+    }
+}
+
+static void take_turns(const lp_model_files *files, const piece_list *list, float *arena, lp_model_turns *turns,
+                       verdict *v) {
+    lp_error err = {0};
+    float *scratch = NULL;
+    lp_status status = lp_mem_new(&scratch, LP_MERGE_SCRATCH, sizeof *scratch, "merge", &err);
+    if (status != LP_OK) {
+        note(v, 0, status, &err);
+        return;
+    }
+    int64_t n = (int64_t)list->n;
+    for (int64_t i; (i = atomic_fetch_add(&turns->next, 1)) < n;) {
+        if (i + AHEAD < n) want_soon(&list->items[i + AHEAD]);
+        note(v, list->items[i].slot, compute_piece(files, &list->items[i], arena, scratch, &err), &err);
+    }
+    lp_mem_free(scratch);
+}
+
+lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err) {
+    piece_list list = {0};
+    verdict v = {.err = err};
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < files->table.n_slots; i++) LP_TRY(add_pieces(files, i, &list, err));
+    if (list.n) qsort(list.items, list.n, sizeof *list.items, compare_pieces);
+    /* Every page of it will be written: in large ones that costs far less. */
+    size_t skipped = (HUGE_PAGE - (uintptr_t)arena % HUGE_PAGE) % HUGE_PAGE;
+    if (arena_bytes > skipped + HUGE_PAGE)
+        (void)madvise((char *)arena + skipped, (arena_bytes - skipped) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    openblas_set_num_threads(1);
+#pragma omp parallel
+    take_turns(files, &list, arena, turns, &v);
+    status = v.status;
+out:
+    lp_mem_free(list.items);
+    return status;
+}
+
+void lp_files_drop_pages(const lp_model_files *files) {
+    const lp_checkpoint *checkpoints[] = {&files->base, &files->codi};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t i = 0; i < checkpoints[c]->n_files; i++) {
+            const lp_mapped_file *map = &checkpoints[c]->files[i]->map;
+            if (map->mapping) (void)madvise(map->mapping, map->size, MADV_DONTNEED);
+        }
+}
