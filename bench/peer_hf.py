@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -100,8 +101,9 @@ def answer(m: Loaded, question: str, a: argparse.Namespace, clock: Clock, step: 
         for _ in range(a.max_new_tokens):
             out = codi.codi(input_ids=ids, past_key_values=cache, use_cache=True)
             row = out.logits[0, -1, : codi.vocab + 2]
-            best = row.topk(2).values
-            margins.append(float((best[0] - best[1]) / row.abs().max()))
+            if a.margins:
+                best = row.topk(2).values
+                margins.append(float((best[0] - best[1]) / row.abs().max()))
             chosen = int(row.argmax())
             if chosen == m.eos:
                 break
@@ -181,7 +183,10 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--limit", type=int, help="only the first N pairs")
     p.add_argument("--max-conditions", type=int, help="stop after so many (pair, condition) runs")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    p.add_argument("--dtype", choices=("fp32", "tf32", "bf16"), default="fp32")
+    p.add_argument("--lora", choices=("peft", "merged"), default="peft", help="merged: added to the weights, no peft")
+    p.add_argument("--no-margins", dest="margins", action="store_false", help="for timing: no second-best logits")
+    p.add_argument("--warm-up", action="store_true", help="run the first condition once more before the clock starts")
     p.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--csv", type=Path, required=True)
@@ -195,8 +200,12 @@ def main() -> None:
     device = torch.device(a.device)
     clock = Clock(device)
     with clock.phase("load"):
-        m = load(a.base, a.codi, a.lora_r, a.lora_alpha, attention=a.attention)
-        m.codi.to(device=device, dtype=torch.bfloat16 if a.dtype == "bf16" else torch.float32)
+        m = load(a.base, a.codi, a.lora_r, a.lora_alpha, attention=a.attention, merged=a.lora == "merged")
+        m.codi.to(device)
+        if a.dtype == "bf16":  # not the buffers: rotary frequencies stay in fp32, as from_pretrained leaves them
+            for weight in m.codi.parameters():
+                weight.data = weight.data.bfloat16()
+        torch.backends.cuda.matmul.allow_tf32 = a.dtype == "tf32"
     listed = json.loads(a.pairs.read_text())
     pairs = (listed["pairs"] if isinstance(listed, dict) else listed)[: a.limit]
     kind, _, counts = a.steps.partition(":")
@@ -217,6 +226,9 @@ def main() -> None:
             donors: dict[tuple[int, int], Tensor] = {}
             with clock.phase("clean_runs"), capture(m, step, donors):
                 answer(m, pair["clean"]["question"], a, Clock(device), step)
+            if a.warm_up and done == 0:
+                with patched(m, step, *cells[0], donors):
+                    answer(m, pair["corrupted"]["question"], a, Clock(device), step)
             for layer, n in cells[: budget - done]:
                 with clock.phase("conditions"), patched(m, step, layer, n, donors):
                     got = answer(m, pair["corrupted"]["question"], a, clock, step)
@@ -227,6 +239,7 @@ def main() -> None:
                 rows.writerow([pair["id"], name, outcome, text, tokens, f"{got.margin:.2e}"])
                 done += 1
     print(f"pairs: {len(pairs)}  conditions a pair: {len(cells)}  runs: {done}  device: {device}  dtype: {a.dtype}")
+    print(f"torch: {torch.__version__}  transformers: {transformers.__version__}  lora: {a.lora}")
     for name in ("load", "clean_runs", "conditions", "prefill", "thoughts", "decode"):
         print(f"seconds_{name}: {clock.seconds[name]:.3f}")
     total = clock.seconds["clean_runs"] + clock.seconds["conditions"]

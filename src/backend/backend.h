@@ -70,7 +70,8 @@ typedef struct {
 struct lp_backend {
     const char *name;        /* "cpu", "cuda", "check" */
     const char *description; /* what it computes with: device or library, versions; for provenance */
-    int64_t memory_bytes;    /* of the device, that this process may use for everything; 0: the host's memory */
+    const char *device_id;   /* the same for two processes of a node that have the same device; NULL: the host */
+    int64_t memory_bytes;    /* of the device, free when it was opened; 0: the host's memory */
     int32_t batch_rows;      /* rows of a batch that keep it busy */
     bool wants_groups;       /* attention gains from lp_row_table's groups */
     lp_backend_counters counters;
@@ -121,7 +122,7 @@ struct lp_backend {
     lp_status (*edit_rows)(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                            const float *vectors, lp_error *err);
     /* best [n] (dev) = index of the largest of the first n_candidates of each row of logits [n, width]; ties to the
-     * lowest. */
+     * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
 };

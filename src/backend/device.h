@@ -14,8 +14,8 @@ typedef enum { LP_USE_FP32, LP_USE_TF32, LP_USE_BF16 } lp_dtype_use;
 typedef struct {
     lp_device_use device; /* auto: cuda where the module loads and a device is there, otherwise cpu */
     lp_dtype_use dtype;
-    int32_t node_rank, node_size; /* of this process among those of its node; node_size 0: alone */
-    int32_t threads;              /* cpu: OpenMP threads; 0: OpenMP's choice */
+    int32_t node_rank; /* of this process among those of its node */
+    int32_t threads;   /* cpu: OpenMP threads; 0: OpenMP's choice */
 } lp_device_options;
 
 /* Fails with LP_ERR_UNSUPPORTED where the build has no CUDA backend, there is no driver or no device, or the device

@@ -164,6 +164,16 @@ out:
     return status;
 }
 
+lp_status lp_parallel_node_gather(const lp_parallel *parallel, const void *mine, size_t bytes, void *all,
+                                  lp_error *err) {
+    lp_status status = LP_OK;
+    int count = 0;
+    LP_TRY(count_of(bytes, &count, err));
+    LP_MPI(MPI_Allgather(mine, count, MPI_BYTE, all, count, MPI_BYTE, parallel->node));
+out:
+    return status;
+}
+
 /* 0: did well, 1: was asked to stop, 2: failed. */
 static int severity(lp_status status) {
     if (status == LP_OK) return 0;

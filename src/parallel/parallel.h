@@ -44,6 +44,10 @@ lp_status lp_parallel_sum_i64(const lp_parallel *parallel, int64_t *data, size_t
 /* Collective: data[n] becomes the largest over the ranks, on all. */
 lp_status lp_parallel_max_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err);
 
+/* Collective: all [node_size, bytes] = what each rank of the node passed as mine [bytes], by node rank. */
+lp_status lp_parallel_node_gather(const lp_parallel *parallel, const void *mine, size_t bytes, void *all,
+                                  lp_error *err);
+
 /* Collective: the ranks agree on how things went. Every rank passes its own status, with its text in *err
  * when that is a failure. Returns LP_OK when all did well; otherwise, on every rank, the same failure with
  * its text: that of the lowest rank that failed, a real failure before LP_ERR_STOPPED. Where only some ranks

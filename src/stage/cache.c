@@ -226,6 +226,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
         tables->tables[4 + i] = (lp_table){
             .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
+    lp_provenance_add(provenance, "device", session->device, false);
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
                                 .version = 1,
                                 .n_pairs = p,
@@ -285,6 +286,7 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     LP_TRY(lp_mem_new(&provenance, 1, sizeof *provenance, "provenance", err));
     LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
     LP_TRY(lp_parallel_agree(s->parallel, lp_store_layout_init(s, layout, err), err));
+    LP_TRY(lp_stage_open_device(s, err));
     w.layout = layout;
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
     LP_TRY(lp_parallel_agree(s->parallel, lp_store_spec(s, layout, provenance, &tables, &spec, err), err));

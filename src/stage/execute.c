@@ -24,13 +24,11 @@ int32_t lp_stage_threads(const lp_session *session) {
     return threads > 0 ? threads : 1;
 }
 
-/* The backend that the job asks for, on this rank's device. */
 static lp_status open_backend(const lp_session *session, lp_backend **out, lp_error *err) {
     const lp_job *job = &session->job;
     lp_device_options device = {.device = (lp_device_use)job->engine.device,
                                 .dtype = (lp_dtype_use)job->engine.dtype,
                                 .node_rank = lp_parallel_node_rank(session->parallel),
-                                .node_size = lp_parallel_node_size(session->parallel),
                                 .threads = lp_stage_threads(session)};
     lp_status status = lp_backend_open(&device, out, err);
     if (status != LP_OK)
@@ -38,14 +36,48 @@ static lp_status open_backend(const lp_session *session, lp_backend **out, lp_er
     return status;
 }
 
-lp_status lp_stage_device(const lp_session *session, char *out, size_t out_bytes, lp_error *err) {
-    lp_backend *backend = NULL;
-    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) {
-        snprintf(out, out_bytes, "cpu");
-        return LP_OK;
+/* The ranks of the node that have this one's device: how many, and whether this is the first of them. */
+static lp_status count_sharing(const lp_session *session, const lp_backend *backend, int *n_sharing, bool *is_first,
+                               lp_error *err) {
+    enum { ID = 64 };
+    int n = lp_parallel_node_size(session->parallel), me = lp_parallel_node_rank(session->parallel);
+    char mine[ID] = "", *all = NULL;
+    lp_status status = LP_OK;
+    *n_sharing = 0;
+    *is_first = true;
+    if (backend->device_id) snprintf(mine, sizeof mine, "%s", backend->device_id);
+    LP_TRY(lp_mem_new(&all, (size_t)n, ID, "devices", err));
+    LP_TRY(lp_parallel_node_gather(session->parallel, mine, ID, all, err));
+    for (int i = 0; mine[0] && i < n; i++) {
+        bool same = strcmp(all + i * ID, mine) == 0;
+        *n_sharing += same;
+        if (same && i < me) *is_first = false;
     }
-    lp_status status = open_backend(session, &backend, err);
-    if (status == LP_OK) snprintf(out, out_bytes, "%s: %s", backend->name, backend->description);
+out:
+    lp_mem_free(all);
+    return status;
+}
+
+lp_status lp_stage_open_device(lp_session *session, lp_error *err) {
+    lp_backend *backend = NULL;
+    int n_sharing = 0;
+    bool is_first = true;
+    lp_status status = LP_OK;
+    if (session->backend) return LP_OK;
+    snprintf(session->device, sizeof session->device, "cpu");
+    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) return LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, open_backend(session, &backend, err), err));
+    snprintf(session->device, sizeof session->device, "%s: %s", backend->name, backend->description);
+    LP_TRY(count_sharing(session, backend, &n_sharing, &is_first, err));
+    if (n_sharing > 1) {
+        backend->memory_bytes /= n_sharing;
+        if (is_first)
+            lp_log(LP_LOG_WARN, "%s: %d ranks share one GPU (%.100s): start one rank a GPU for speed",
+                   lp_parallel_host(session->parallel), n_sharing, backend->description);
+    }
+    session->backend = backend;
+    backend = NULL;
+out:
     lp_backend_free(backend);
     return status;
 }
@@ -54,14 +86,12 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
     const lp_job *job = &session->job;
     lp_executor_options options = lp_session_executor(session);
     if (job->engine.executor == LP_EXECUTOR_REFERENCE) return lp_execute_reference(&options, source, err);
-    lp_backend *backend = NULL;
+    lp_backend *backend = session->backend;
     lp_engine_counters counters = {0};
-    lp_engine_options engine = {0};
+    lp_engine_options engine = {.backend = backend,
+                                .memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
+                                                                             : default_memory_limit(session, backend)};
     lp_status status = LP_OK;
-    LP_TRY(open_backend(session, &backend, err));
-    engine.backend = backend;
-    engine.memory_limit =
-        job->engine.memory_limit > 0 ? job->engine.memory_limit : default_memory_limit(session, backend);
     lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", backend->description,
            lp_stage_threads(session), (long long)(engine.memory_limit >> 20));
     LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
@@ -71,7 +101,6 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
         (unsigned long long)counters.row_layers, (unsigned long long)counters.waves, (double)counters.gemm_flops * 1e-9,
         (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
 out:
-    lp_backend_free(backend);
     return status;
 }
 

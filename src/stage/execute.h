@@ -20,8 +20,9 @@ void lp_store_tables_release(lp_store_tables *tables);
 /* Runs what `source` gives with the executor and device that the job names. Local. */
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
 
-/* out = what this rank will compute with: the backend's name and description; for provenance. Local. */
-lp_status lp_stage_device(const lp_session *session, char *out, size_t out_bytes, lp_error *err);
+/* Collective. Opens the backend that the job asks for, on this rank's device, unless an earlier stage did: it stays
+ * open with the session. Ranks of a node that have the same device share its memory evenly; one of them says so. */
+lp_status lp_stage_open_device(lp_session *session, lp_error *err);
 
 /* From now on the existence of `<output>.stop` asks this stage to stop. Local. */
 lp_status lp_stage_watch(const char *output, lp_error *err);

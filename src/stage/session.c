@@ -146,6 +146,7 @@ out:
 
 void lp_session_close(lp_session *s) {
     lp_watch_stop(s->watch);
+    lp_backend_free(s->backend);
     lp_model_close(&s->model);
     lp_shared_free(s->weights);
     lp_tokenizer_free(s->tokenizer);

@@ -3,6 +3,7 @@
 #ifndef LP_STAGE_SESSION_H
 #define LP_STAGE_SESSION_H
 
+#include "backend/backend.h"
 #include "job/job.h"
 #include "job/pairs.h"
 #include "parallel/watch.h"
@@ -23,6 +24,8 @@ typedef struct {
     lp_vocabulary vocabulary;
     int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
+    lp_backend *backend; /* of this rank; NULL until lp_stage_open_device, and with the reference executor */
+    char device[320];    /* what this rank computes with; for provenance */
     char *model_digests; /* one line a file, see lp_model_digests */
     char *resolved_job;  /* JSON */
     lp_watch *watch;     /* runs as long as the session; NULL: engine.hang_limit is 0 */
@@ -43,7 +46,7 @@ int32_t lp_session_max_positions(const lp_session *session);
 /* Options for an executor. Local. */
 lp_executor_options lp_session_executor(const lp_session *session);
 
-enum { LP_MAX_PROVENANCE = 40, LP_PROVENANCE_TEXT = 160 };
+enum { LP_MAX_PROVENANCE = 48, LP_PROVENANCE_TEXT = 160 };
 typedef struct {
     lp_provenance_item items[LP_MAX_PROVENANCE];
     char texts[LP_MAX_PROVENANCE][LP_PROVENANCE_TEXT]; /* backs short values */

@@ -193,7 +193,7 @@ out:
 static lp_status describe(sweep *w, lp_error *err) {
     lp_session *s = w->session;
     size_t p = (size_t)s->n_pairs;
-    char seed[32], device[LP_PROVENANCE_TEXT];
+    char seed[32];
     lp_status status = LP_OK;
     LP_TRY(describe_conditions(w, err));
     for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
@@ -206,7 +206,6 @@ static lp_status describe(sweep *w, lp_error *err) {
     }
     LP_TRY(lp_mem_new(&w->provenance, 1, sizeof *w->provenance, "provenance", err));
     lp_session_provenance(s, w->provenance);
-    LP_TRY(lp_stage_device(s, device, sizeof device, err));
     snprintf(seed, sizeof seed, "%llu", (unsigned long long)s->job.sweep.seed);
     lp_provenance_add(w->provenance, "seed", seed, true);
     lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
@@ -216,10 +215,13 @@ static lp_status describe(sweep *w, lp_error *err) {
         snprintf(readout, sizeof readout, "logit_lens top %d", s->job.lens_top);
         lp_provenance_add(w->provenance, "readout", readout, true);
     }
-    lp_provenance_add(w->provenance, "device", device, false);
+    lp_provenance_add(w->provenance, "device", s->device, false);
     lp_provenance_add(w->provenance, "store.file", s->job.store.file, false);
-    static const char *const of_store[][2] = {
-        {"start", "store.start"}, {"host", "store.host"}, {"revision", "store.revision"}, {"ranks", "store.ranks"}};
+    static const char *const of_store[][2] = {{"start", "store.start"},
+                                              {"host", "store.host"},
+                                              {"revision", "store.revision"},
+                                              {"ranks", "store.ranks"},
+                                              {"device", "store.device"}};
     for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
         const char *value = lp_pair_file_provenance(w->context.store, of_store[i][0]);
         if (value) lp_provenance_add(w->provenance, of_store[i][1], value, false);
@@ -445,6 +447,7 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     bool created = false;
     lp_status status = LP_OK;
     *report = (lp_sweep_report){.n_pairs = s->n_pairs};
+    LP_TRY(lp_stage_open_device(s, err));
     LP_TRY(lp_parallel_agree(s->parallel, prepare(&w, err), err));
     LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];

@@ -20,13 +20,18 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
-from transformers.modeling_utils import no_init_weights
+
+try:
+    from transformers.modeling_utils import no_init_weights
+except ImportError:  # transformers 5
+    from transformers.initialization import no_init_weights
 
 transformers.logging.set_verbosity_error()
+# The argument's name since 4.56.
+DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
 
 LORA_TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
@@ -49,6 +54,8 @@ class Codi(nn.Module):
         base.resize_token_embeddings(vocab + 3, mean_resizing=False)
         self.codi = base
         if lora_r > 0:
+            from peft import LoraConfig, TaskType, get_peft_model
+
             lora = LoraConfig(
                 task_type=TaskType.CAUSAL_LM,
                 r=lora_r,
@@ -114,6 +121,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def merge_lora(state: dict[str, Tensor], lora_r: int, lora_alpha: float, transposed: bool) -> dict[str, Tensor]:
+    """The state dict of a CODI module without LoRA that computes the same; transposed: weights are [in, out]."""
+    out = {}
+    for key, value in state.items():
+        name = key.replace("codi.base_model.model.", "codi.")
+        if ".lora_" in name:
+            continue
+        if name.endswith(".base_layer.weight"):
+            low, high = (state[key.replace("base_layer", f"lora_{side}.default")].float() for side in "AB")
+            change = (high @ low) * (lora_alpha / lora_r)
+            value = value.float() + (change.T if transposed else change)
+        out[name.replace(".base_layer.", ".")] = value
+    return out
+
+
 def load(
     base: Path,
     codi: Path,
@@ -121,11 +143,13 @@ def load(
     lora_alpha: float | None = None,
     base_rounding: str = "none",
     attention: str = "eager",
+    merged: bool = False,
 ) -> Loaded:
     """Load a checkpoint in float32.
 
     lora_r / lora_alpha default to lora.json in the folder that holds `codi`. base_rounding "fp16" rounds the base
-    weights to half precision first, as the published scripts did.
+    weights to half precision first, as the published scripts did. merged: LoRA is added to the weights and peft is not
+    needed; for timing, not for golden values.
     """
     sidecar = codi.parent / "lora.json"
     if lora_r is None or lora_alpha is None:
@@ -133,12 +157,15 @@ def load(
         lora_r, lora_alpha = int(given["r"]), float(given["alpha"])
     dtype = torch.float16 if base_rounding == "fp16" else torch.float32
     if any(base.glob("*.safetensors")) or any(base.glob("*.bin")):
-        lm = AutoModelForCausalLM.from_pretrained(str(base), torch_dtype=dtype, attn_implementation=attention)
+        lm = AutoModelForCausalLM.from_pretrained(str(base), **{DTYPE: dtype}, attn_implementation=attention)
     else:
         with no_init_weights():
             config = AutoConfig.from_pretrained(str(base))
-            lm = AutoModelForCausalLM.from_config(config, torch_dtype=dtype, attn_implementation=attention)
+            lm = AutoModelForCausalLM.from_config(config, **{DTYPE: dtype}, attn_implementation=attention)
     state = read_state(codi)
+    if merged:
+        state = merge_lora(state, lora_r, lora_alpha, lm.config.model_type == "gpt2")
+        lora_r = 0
     module = Codi(lm, lora_r, lora_alpha, state["prj.1.weight"].shape[0], "prj.ln.weight" in state)
     missing, unexpected = module.load_state_dict(state, strict=False)
     tied = bool(lm.config.tie_word_embeddings)

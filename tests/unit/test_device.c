@@ -79,14 +79,9 @@ static void test_ring(void **state) {
 
 static void test_devices(void **state) {
     (void)state;
-    const struct {
-        int32_t rank, size, devices, want, sharing;
-    } cases[] = {{0, 1, 8, 0, 1}, {3, 4, 4, 3, 1}, {3, 4, 2, 1, 2}, {4, 5, 2, 0, 3}, {3, 5, 2, 1, 2}, {2, 4, 1, 0, 4}};
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        int32_t sharing = 0;
-        assert_int_equal(lp_cuda_device_of(cases[i].rank, cases[i].size, cases[i].devices, &sharing), cases[i].want);
-        assert_int_equal(sharing, cases[i].sharing);
-    }
+    const struct { int32_t rank, devices, want; } cases[] = {{0, 8, 0}, {3, 4, 3}, {3, 2, 1}, {4, 2, 0}, {2, 1, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(lp_cuda_device_of(cases[i].rank, cases[i].devices), cases[i].want);
 }
 
 /* This program stands in a folder of its own, without the module; where the library path has none either, it is

@@ -374,6 +374,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
     c->inner = inner;
     c->base = (lp_backend){.name = "check",
                            .description = inner->description,
+                           .device_id = inner->device_id,
                            .memory_bytes = inner->memory_bytes,
                            .batch_rows = inner->batch_rows,
                            .wants_groups = inner->wants_groups,

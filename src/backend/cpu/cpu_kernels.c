@@ -139,9 +139,9 @@ void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector) {
 }
 
 LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
-    /* The largest first, then its first place: two passes that vectorise. */
+    /* The largest first, then its first place: two passes that vectorise. NaN is larger than nothing. */
     float lanes[LANES];
-    for (int k = 0; k < LANES; k++) lanes[k] = x[0];
+    for (int k = 0; k < LANES; k++) lanes[k] = -INFINITY;
     int32_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int k = 0; k < LANES; k++) lanes[k] = x[i + k] > lanes[k] ? x[i + k] : lanes[k];

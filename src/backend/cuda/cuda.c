@@ -165,11 +165,11 @@ static lp_status count_devices(int *n_devices, lp_error *err) {
 static lp_status choose_device(lp_backend_cuda *cuda, const lp_cuda_options *options, lp_error *err) {
     static const char *const dtypes[] = {"fp32", "tf32", "bf16"};
     struct cudaDeviceProp properties;
-    int n_devices = 0, driver = 0, runtime = 0, n_sharing = 1;
+    int n_devices = 0, driver = 0, runtime = 0;
     size_t available = 0, total = 0;
     lp_status status = LP_OK;
     LP_TRY(count_devices(&n_devices, err));
-    cuda->device = lp_cuda_device_of(options->node_rank, options->node_size, n_devices, &n_sharing);
+    cuda->device = lp_cuda_device_of(options->node_rank, n_devices);
     snprintf(cuda->device_name, sizeof cuda->device_name, "?");
     LP_CUDA(cudaSetDevice(cuda->device));
     LP_CUDA(cudaGetDeviceProperties(&properties, cuda->device));
@@ -185,11 +185,9 @@ static lp_status choose_device(lp_backend_cuda *cuda, const lp_cuda_options *opt
              cuda->device_name, properties.major, properties.minor, properties.multiProcessorCount,
              (double)total / 1073741824.0, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
              cublasLtGetVersion(), dtypes[options->dtype]);
-    cuda->base.memory_bytes = (int64_t)(available / (size_t)n_sharing);
-    if (n_sharing > 1 && options->node_rank == 0)
-        cuda->log(LP_LOG_WARN,
-                  "%d ranks of this node see %d GPU%s: unless the launcher gave each rank its own, up to %d share one",
-                  options->node_size, n_devices, n_devices > 1 ? "s" : "", n_sharing);
+    cuda->base.memory_bytes = (int64_t)available;
+    for (size_t i = 0; i < sizeof properties.uuid.bytes; i++)
+        snprintf(cuda->device_id + 2 * i, 3, "%02x", (unsigned)(unsigned char)properties.uuid.bytes[i]);
 out:
     return status;
 }
@@ -214,6 +212,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
     cuda->log = options->log;
     cuda->base = (lp_backend){.name = "cuda",
                               .description = cuda->description,
+                              .device_id = cuda->device_id,
                               .batch_rows = 4096,
                               .wants_groups = true,
                               .free = cuda_free,

@@ -47,6 +47,7 @@ typedef struct {
     int device;
     char device_name[128];
     char description[256];
+    char device_id[2 * sizeof(cudaUUID_t) + 1];
     lp_cuda_dtype dtype;
     void (*log)(lp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
     cudaStream_t stream;

@@ -12,8 +12,8 @@ typedef struct {
     /* Of the program, to be compared with the module's own: both must come from one build. */
     size_t options_bytes, backend_bytes, row_table_bytes;
     const char *version;
-    lp_cuda_dtype dtype;          /* of the matrix products' operands; sums, the residual stream and norms are fp32 */
-    int32_t node_rank, node_size; /* rank among those of its node: chooses the device */
+    lp_cuda_dtype dtype; /* of the matrix products' operands; sums, the residual stream and norms are fp32 */
+    int32_t node_rank;   /* rank among those of its node: chooses the device among those it sees */
     void (*log)(lp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 } lp_cuda_options;
 

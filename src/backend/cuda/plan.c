@@ -34,9 +34,6 @@ lp_cuda_place lp_cuda_ring_take(lp_cuda_ring *ring, size_t bytes) {
     return place;
 }
 
-int32_t lp_cuda_device_of(int32_t node_rank, int32_t node_size, int32_t n_devices, int32_t *n_sharing) {
-    int32_t device = node_rank % n_devices;
-    *n_sharing = (node_size - device + n_devices - 1) / n_devices;
-    if (*n_sharing < 1) *n_sharing = 1;
-    return device;
+int32_t lp_cuda_device_of(int32_t node_rank, int32_t n_devices) {
+    return node_rank % n_devices;
 }

@@ -36,8 +36,7 @@ typedef struct {
 /* Takes room for `bytes` or as much of it as a segment holds. Places are aligned to 256. */
 lp_cuda_place lp_cuda_ring_take(lp_cuda_ring *ring, size_t bytes);
 
-/* The device of a rank among those of its node. n_sharing: ranks of the node that get the same device, were all
- * devices that this rank sees common to them. */
-int32_t lp_cuda_device_of(int32_t node_rank, int32_t node_size, int32_t n_devices, int32_t *n_sharing);
+/* The device of a rank of the node among those that it sees. */
+int32_t lp_cuda_device_of(int32_t node_rank, int32_t n_devices);
 
 #endif
