@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "job/pair_write.h"
+#include "job/problem_annotate.h"
 
 /* Streams of random numbers, so that one choice never shifts another. */
 enum { STREAM_NUMBER = 0x7061, STREAM_VALUE, STREAM_SELECT, STREAM_SPLIT };
@@ -13,8 +14,8 @@ typedef struct {
     lp_made *made;
     lp_graph graph;
     lp_recomputed changed;
-    lp_text question, solution, extra; /* reused */
-    size_t capacity;                   /* of made->set.pairs */
+    lp_text question, solution, extra, annotated; /* reused */
+    size_t capacity;                              /* of made->set.pairs */
     char *prefix, *file_name;
     size_t source; /* the first record with the question at hand: variants of one question have one source */
 } maker;
@@ -110,7 +111,7 @@ static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const
     LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, m->source));
     LP_TRY(copy(lp_text_get(&text), &pair->source, err));
     LP_TRY(copy(problem->question, &pair->clean.question, err));
-    LP_TRY(copy(problem->solution, &pair->clean.solution, err));
+    LP_TRY(copy(m->graph.solution, &pair->clean.solution, err));
     LP_TRY(copy(lp_text_get(&m->question), &pair->corrupted.question, err));
     LP_TRY(copy(lp_text_get(&m->solution), &pair->corrupted.solution, err));
     pair->clean.answer = lp_rational_to_double(problem->answer);
@@ -216,6 +217,7 @@ static lp_reason try_value(maker *m, size_t i, lp_rational value) {
     lp_graph_unchanged(&m->graph, &m->changed);
     for (size_t k = 0; k < m->graph.numbers.n; k++)
         if (k != i && lp_rational_equal(m->graph.numbers.items[k].value, value)) return LP_REASON_REPEATED_VALUE;
+    if (!lp_graph_article_fits(&m->graph, i, value)) return LP_REASON_ARTICLE;
     m->changed.numbers[i].value = value;
     lp_reason reason = lp_graph_recompute(&m->graph, &m->changed);
     if (reason == LP_REASON_NONE) reason = lp_graph_sound(&m->graph, &m->changed);
@@ -291,18 +293,6 @@ out:
 
 /* ---- problems that come with a variant ---- */
 
-/* Equal, or equal once rounded to the decimals that the source shows. */
-static bool agrees(lp_rational exact, lp_rational stated) {
-    int decimals = lp_rational_decimals(stated);
-    lp_rational difference = {0, 1};
-    if (lp_rational_equal(exact, stated)) return true;
-    if (decimals <= 0 || lp_rational_subtract(exact, stated, &difference) != LP_RATIONAL_OK) return false;
-    if (difference.n < 0) difference.n = -difference.n;
-    lp_rational half_unit = {0, 1};
-    return decimals < 16 && lp_rational_make(1, 2 * power_of_ten(decimals), &half_unit) == LP_RATIONAL_OK &&
-           lp_rational_compare(difference, half_unit) <= 0;
-}
-
 static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     lp_status status = LP_OK;
     lp_text from = {0}, to = {0};
@@ -311,11 +301,13 @@ static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reaso
     *reason = lp_graph_take_variant(&m->graph, problem->variant_question, &m->changed);
     if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&m->graph, &m->changed);
     if (*reason == LP_REASON_NONE && !problem->has_variant_answer) *reason = LP_REASON_NO_ANSWER;
-    if (*reason == LP_REASON_NONE) {
-        bool agreeing = agrees(m->changed.answer, problem->variant_answer);
+    if (*reason == LP_REASON_NONE) *reason = lp_graph_sound(&m->graph, &m->changed);
+    /* An equal answer makes no pair, but it can be compared with the stated one. */
+    if (*reason == LP_REASON_NONE || *reason == LP_REASON_EQUAL_ANSWER) {
+        bool agreeing = lp_rational_equal(m->changed.answer, problem->variant_answer);
         m->made->n_linked++;
         m->made->n_agreeing += agreeing;
-        *reason = agreeing ? lp_graph_sound(&m->graph, &m->changed) : LP_REASON_OTHER_ANSWER;
+        if (!agreeing) *reason = LP_REASON_OTHER_ANSWER;
         LP_TRY(lp_rational_print(problem->variant_answer, 0, LP_COMMAS_NO, &from, err));
         LP_TRY(lp_rational_print(m->changed.answer, 0, LP_COMMAS_NO, &to, err));
     }
@@ -381,11 +373,28 @@ out:
     return status;
 }
 
+/* The graph of the problem; where its annotations alone do not derive the answer, the equations that the text writes
+ * out count as steps, too. */
+static lp_status build_graph(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    lp_status status = LP_OK;
+    size_t n_added = 0;
+    *reason = lp_graph_build(problem->question, problem->solution, problem->answer, &m->graph);
+    if (*reason != LP_REASON_NO_ANNOTATION && *reason != LP_REASON_ANSWER_NOT_DERIVED &&
+        *reason != LP_REASON_UNEXPLAINED_OPERAND)
+        goto out;
+    lp_text_clear(&m->annotated);
+    LP_TRY(lp_solution_annotate(problem->solution, &m->annotated, &n_added, err));
+    if (n_added == 0) goto out;
+    lp_reason again = lp_graph_build(problem->question, lp_text_get(&m->annotated), problem->answer, &m->graph);
+    if (again == LP_REASON_NONE || again == LP_REASON_CONDITIONAL) *reason = again;
+out:
+    return status;
+}
+
 static lp_status make_from_problem(maker *m, const lp_problem *problem, bool repeated, lp_error *err) {
     lp_status status = LP_OK;
     lp_reason reason = !problem->has_answer ? LP_REASON_NO_ANSWER : repeated ? LP_REASON_DUPLICATE : LP_REASON_NONE;
-    if (reason == LP_REASON_NONE)
-        reason = lp_graph_build(problem->question, problem->solution, problem->answer, &m->graph);
+    if (reason == LP_REASON_NONE) LP_TRY(build_graph(m, problem, &reason, err));
     if (reason == LP_REASON_CONDITIONAL && problem->variant_question) reason = LP_REASON_NONE;
     if (reason != LP_REASON_NONE)
         LP_TRY(log_rejected(m, problem, NULL, NULL, reason, err));
@@ -527,6 +536,7 @@ out:
         lp_text_release(&m->question);
         lp_text_release(&m->solution);
         lp_text_release(&m->extra);
+        lp_text_release(&m->annotated);
         lp_mem_free(m->prefix);
         lp_mem_free(m->file_name);
     }

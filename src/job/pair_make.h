@@ -56,7 +56,7 @@ typedef struct {
     size_t n_available;              /* pairs before count was applied */
     size_t problems[LP_N_REASONS];   /* problems by verdict; NONE: gave a pair */
     size_t candidates[LP_N_REASONS]; /* changes tried by verdict, numbers that cannot be changed included */
-    /* Of a source with variants: those whose recomputed answer could be compared, and those where it was equal. */
+    /* Of a source with variants: those that recompute soundly and state an answer, and those where it is equal. */
     size_t n_linked, n_agreeing;
 } lp_made;
 

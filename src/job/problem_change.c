@@ -108,6 +108,27 @@ int64_t lp_graph_limit(const lp_graph *graph, size_t i) {
     return 0;
 }
 
+/* Spoken with a vowel first: 8, 11, 18, 80, 800, 8,000, 11,000 ... */
+static bool starts_with_vowel(lp_rational value) {
+    int64_t whole = value.n / value.d, first = whole, group = whole;
+    while (first >= 10) first /= 10;
+    while (group >= 1000) group /= 1000;
+    return first == 8 || group == 11 || group == 18;
+}
+
+bool lp_graph_article_fits(const lp_graph *graph, size_t i, lp_rational value) {
+    const lp_number *number = &graph->numbers.items[i];
+    size_t at = number->at;
+    if (at > 0 && graph->question[at - 1] == '$') at--;
+    if (at == 0 || graph->question[at - 1] != ' ') return true;
+    size_t end = at - 1, start = end;
+    while (start > 0 && graph->question[start - 1] != ' ') start--;
+    const char *word = graph->question + start;
+    bool article =
+        (end - start == 1 && strncasecmp(word, "a", 1) == 0) || (end - start == 2 && strncasecmp(word, "an", 2) == 0);
+    return !article || starts_with_vowel(number->value) == starts_with_vowel(value);
+}
+
 /* ---- variants ---- */
 
 /* The texts between the numbers are the same, white space folded. */

@@ -70,6 +70,12 @@ lp_reason lp_graph_sound(const lp_graph *graph, const lp_recomputed *changed) {
             return LP_REASON_CROSSES_ONE;
         if (!is_used_later(graph, s)) return LP_REASON_LOOSE_STEP;
     }
+    for (int i = 0; i < graph->n_places; i++) {
+        const lp_place *place = &graph->places[i];
+        lp_rational before = place->number.value, after = changed->places[i];
+        if (place->kind != LP_PLACE_OPERAND || lp_rational_equal(before, after)) continue;
+        if (lp_rational_decimals(after) < 0 || (before.d == 1 && after.d != 1)) return LP_REASON_NOT_WHOLE;
+    }
     if (!lp_graph_equations_hold(graph, changed->places)) return LP_REASON_TEXT_EQUATION;
     return lp_rational_equal(changed->answer, graph->answer) ? LP_REASON_EQUAL_ANSWER : LP_REASON_NONE;
 }

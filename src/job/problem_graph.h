@@ -42,6 +42,7 @@ typedef struct {
     lp_source sources[LP_MAX_SOURCES];
     int n_sources;
     bool constant; /* can stand for itself: 60 where hours are named */
+    int partner;   /* of an operand, the number of the text that writes it out, and the other way round; -1: none */
 } lp_place;
 
 typedef struct {
@@ -101,6 +102,9 @@ bool lp_graph_equations_hold(const lp_graph *graph, const lp_rational *places);
 lp_reason lp_graph_changeable(const lp_graph *graph, size_t i);
 /* The highest value that the text around number i leaves sensible (7 before "days a week"); 0: no limit. */
 int64_t lp_graph_limit(const lp_graph *graph, size_t i);
+
+/* Whether the a or an in front of number i still fits when it has another value (an 8-hour day). */
+bool lp_graph_article_fits(const lp_graph *graph, size_t i, lp_rational value);
 
 /* Takes the numbers of another question that is this one in all but its numbers; else OTHER_TEXT. */
 lp_reason lp_graph_take_variant(const lp_graph *graph, const char *variant, lp_recomputed *out);

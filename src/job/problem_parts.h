@@ -1,11 +1,14 @@
-/* What the files of the equation graph share among themselves (problem_steps.c, problem_sources.c, problem_graph.c,
- * problem_change.c). Not for others. */
+/* What the files of the equation graph share among themselves (problem_steps.c, problem_sources.c, problem_context.c,
+ * problem_graph.c, problem_change.c). Not for others. */
 #ifndef LP_JOB_PROBLEM_PARTS_H
 #define LP_JOB_PROBLEM_PARTS_H
 
 #include "job/problem_graph.h"
 
 enum { LP_MAX_STACK = 32, LP_MAX_FORMS = 8 };
+
+/* Forms of a fraction: its two parts. */
+enum { LP_FORM_TOP = 1, LP_FORM_BOTTOM = 2 };
 
 typedef struct {
     lp_rational value;
@@ -23,6 +26,8 @@ lp_reason lp_graph_read_text(lp_graph *graph);
 
 /* Finds the sources of every operand and text number. */
 lp_reason lp_graph_link(lp_graph *graph);
+/* Rules sources out that the texts around an operand leave no room for (problem_context.c). */
+void lp_graph_narrow(lp_graph *graph);
 /* The new value of a place that is no result: that of all its sources, or a refusal. */
 lp_reason lp_graph_resolve(const lp_graph *graph, const lp_recomputed *changed, const lp_place *place,
                            lp_rational *out);

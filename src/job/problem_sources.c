@@ -16,6 +16,13 @@ static int forms_of(const lp_number *number, lp_rational forms[LP_MAX_FORMS]) {
         good = good && lp_rational_add(one, share, next++) == LP_RATIONAL_OK;
         good = good && lp_rational_subtract(hundred, value, next++) == LP_RATIONAL_OK;
         good = good && lp_rational_add(hundred, value, next++) == LP_RATIONAL_OK;
+        /* 80/4 for 25% of 80, and for what is left of 80 after 75%. */
+        if (value.n > 0 && lp_rational_compare(value, hundred) < 0) {
+            lp_rational rest = {0, 1};
+            good = good && lp_rational_divide(hundred, value, next++) == LP_RATIONAL_OK;
+            good = good && lp_rational_subtract(hundred, value, &rest) == LP_RATIONAL_OK;
+            good = good && lp_rational_divide(hundred, rest, next++) == LP_RATIONAL_OK;
+        }
     } else if (number->unit == LP_UNIT_CENTS) {
         good = lp_rational_divide(value, hundred, next++) == LP_RATIONAL_OK;
     } else if (number->top != 0) {
@@ -54,7 +61,7 @@ static const struct {
     {24, 1, {"day*", "hour*", "daily"}},
     {25, 1, {"quarter*"}},
     {28, 1, {"february"}},
-    {30, 1, {"month*", "april", "june", "september", "november", "half"}},
+    {30, 1, {"month*", "april", "june", "september", "november", "half an hour", "half hour", "half-hour"}},
     {31, 1, {"january", "march", "may", "july", "august", "october", "december"}},
     {36, 1, {"yard*"}},
     {50, 1, {"half"}},
@@ -84,7 +91,8 @@ static bool has_cue(const lp_graph *graph, const char *word) {
 }
 
 static bool is_constant(const lp_graph *graph, lp_rational value) {
-    if (lp_rational_equal(value, lp_rational_whole(100)) &&
+    const lp_rational hundredth = {1, 100};
+    if ((lp_rational_equal(value, lp_rational_whole(100)) || lp_rational_equal(value, hundredth)) &&
         (strchr(graph->question, '%') || strchr(graph->solution, '%')))
         return true;
     for (size_t i = 0; i < sizeof constants / sizeof *constants; i++) {
@@ -216,6 +224,7 @@ lp_reason lp_graph_link(lp_graph *graph) {
         reason = link_place(graph, i, graph->n_steps);
         link_written_out(graph, place);
     }
+    if (reason == LP_REASON_NONE) lp_graph_narrow(graph);
     return reason;
 }
 

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "job/problem_annotate.h"
 #include "job/problem_graph.h"
 
 static void numbers_of_questions(void **state) {
@@ -126,12 +127,41 @@ static void changes(void **state) {
          ""},
         {"3 of 7 days he eats 9 eggs, else 2. Eggs?", "On 7-3=4 days\n<<9*3=27>>27\n<<27+2*4=35>>35\n#### 35", "35", 0,
          "2", "unexplained-operand", "", ""},
-        {"In 2 years he got 50% more, 9 a year. Words?", "1/.5=2 times\n<<9*2=18>>18\n<<18*2=36>>36\n#### 36", "36", 0,
+        {"In 2 years he got 0.5 more, 9 a year. Words?", "1/.5=2 times\n<<9*2=18>>18\n<<18*2=36>>36\n#### 36", "36", 0,
          "4", "text-equation", "", ""},
         {"A has 5. B has 3 more, C 6. Who?", "<<5*6-6*5+3=3>>3\n#### 3", "3", 0, "7", "equal-answer", "", ""},
         {"A has 3, B 5 and C 4. They share. Each?", "3+5+4=<<3+5+4=12>>12\n<<12/3=4>>4\n#### 4", "4", 0, "6",
          "ambiguous-link", "", ""},
         {"A has 9 and B 7. Sum?", "<<9+7=16>>16\n#### 16", "16", 0, "9223372036854775807", "overflow", "", ""},
+        /* Two sources, told from each other by the unit that is written out, on the spot or before on the line. */
+        {"3 women have 5 pens at $3 each. Cost?", "5 pens * 3 women = <<5*3=15>>15\n15*$3=<<15*3=45>>45\n#### 45", "45",
+         0, "4", "none", "", "5 pens * 4 women = <<5*4=20>>20\n20*$3=<<20*3=60>>60\n#### 60"},
+        {"5 rolls at $3, 3 pies at $7. Cost?",
+         "5 rolls cost $3 so 5*3=<<5*3=15>>15\n3 pies cost $7 so 3*7=<<3*7=21>>21\n15+21=<<15+21=36>>36\n#### 36", "36",
+         1, "4", "none", "",
+         "5 rolls cost $4 so 5*4=<<5*4=20>>20\n3 pies cost $7 so 3*7=<<3*7=21>>21\n20+21=<<20+21=41>>41\n#### 41"},
+        {"3 women have 5 pens at $3 each. Cost?", "<<5*3=15>>15\n<<15*3=45>>45\n#### 45", "45", 0, "4",
+         "ambiguous-link", "", ""},
+        /* The first step has no other use than the last 8, so the 8 of the question has the first. */
+        {"8 men and 5 get 3 each; 8 leave. Sum?", "<<5+3=8>>8\n<<8+8=16>>16\n#### 16", "16", 0, "9", "ambiguous-link",
+         "", ""},
+        {"He has 20 at $5, spends $80 and gets 4 times 5.", "<<4*5=20>>20\n<<20+80=100>>100\n<<100-20=80>>80\n#### 80",
+         "80", 3, "6", "ambiguous-link", "", ""},
+        {"He lives 60 miles off and reads 20 pages for 3 hours. Minutes each?", "<<20*3=60>>60\n<<60/60=1>>1\n#### 1",
+         "1", 1, "40", "ambiguous-link", "", ""},
+        {"A class has 20 boys, 3 classes. Half are ill in an hour. Ill?", "<<3*20=60>>60\n<<60*.5=30>>30\n#### 30",
+         "30", 0, "40", "none", "", "<<3*40=120>>120\n<<120*.5=60>>60\n#### 60"},
+        /* Fractions and percentages that are written as something else. */
+        {"He has 40 and 1 dog, and 1/4 as much. How much is that?", "<<1/4*40=10>>10\n#### 10", "10", 0, "80", "none",
+         "", "<<1/4*80=20>>20\n#### 20"},
+        {"4 pens cost $80, 25% less. Now? Each?", "<<80/4=20>>20\n<<80-20=60>>60\n#### 60", "60", 0, "5",
+         "ambiguous-link", "", ""},
+        {"He keeps 50% of 60 and drops the rest. Dropped?", "<<60/2=30>>30\n#### 30", "30", 0, "20", "ambiguous-link",
+         "", ""},
+        {"Her mother and sister get 2 of 12 boxes each. Left?", "<<2*2=4>>4\n<<12-4=8>>8\n#### 8", "8", 0, "3",
+         "ambiguous-link", "", ""},
+        {"25% of 80 are red. Red?", "<<80*25*.01=20>>20\n#### 20", "20", 1, "60", "none", "",
+         "<<60*25*.01=15>>15\n#### 15"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_reason reason = build(cases[i].question, cases[i].solution, cases[i].answer, &graph);
@@ -230,10 +260,79 @@ static void variants(void **state) {
     assert_int_equal(lp_graph_take_variant(&graph, "Five men eat 20 eggs.", &changed), LP_REASON_OTHER_TEXT);
 }
 
+/* "a" and "an" in front of a number that changes. */
+static void articles(void **state) {
+    (void)state;
+    static const struct {
+        const char *question;
+        int64_t to;
+        bool fits;
+    } cases[] = {
+        {"A man has an 8-hour day.", 9, false},
+        {"A man has an 8-hour day.", 11, true},
+        {"He digs a 6 foot pool.", 8, false},
+        {"He digs a 6 foot pool.", 7, true},
+        {"He gets a $15 tie.", 18, false},
+        {"He gets a $15 tie.", 80, false},
+        {"He gets a $15 tie.", 118, true},
+        {"He gets an 11,000 mile trip.", 18000, true},
+        {"He gets an 11,000 mile trip.", 1100, false},
+        {"An 80-mile trip.", 90, false},
+        {"He has 7 dogs.", 8, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        graph.question = cases[i].question;
+        graph.question_length = strlen(cases[i].question);
+        lp_numbers_find(graph.question, graph.question_length, LP_TEXT_QUESTION, &graph.numbers);
+        if (lp_graph_article_fits(&graph, 0, lp_rational_whole(cases[i].to)) != cases[i].fits)
+            fail_msg("%s -> %lld: expected %s", cases[i].question, (long long)cases[i].to,
+                     cases[i].fits ? "to fit" : "not to fit");
+    }
+}
+
+/* Equations of the text that become annotations. */
+static void annotations(void **state) {
+    (void)state;
+    static const struct {
+        const char *solution, *expected;
+    } cases[] = {
+        {"So 40 eggs - 10 eggs = 30 eggs.", "So 40 eggs - 10 eggs = <<40-10=30>>30 eggs."},
+        {"$2,000 x 3 = $6,000\n#### 6000", "$2,000 x 3 = $<<2000*3=6000>>6,000\n#### 6000"},
+        {"65+94 = <<159=159>>159", "65+94 = <<65+94=159>>159"},
+        {"5+1 = <<5+1=6>>6", "5+1 = <<5+1=6>>6"},
+        {"4*60/5 = 4*12 = <<4*60/5=48>>48", "4*60/5 = 4*12 = <<4*60/5=48>>48"},
+        {"2A + 3 = 7, 3*x = 12, y = 5", "2A + 3 = 7, 3*x = 12, y = 5"},
+        {"3 / 2 = 1 1/2 hours, 5-2 = 3%", "3 / 2 = 1 1/2 hours, 5-2 = 3%"},
+        {"He eats 3 and 4 * 2 = 8 eggs", "He eats 3 and 4 * 2 = <<4*2=8>>8 eggs"},
+        {"20% * 50 = 10", "20% * 50 = <<20%*50=10>>10"},
+        {"6 \xc3\x97 4-inch = 24", "6 \xc3\x97 4-inch = <<6*4=24>>24"},
+        {"(3+4)*2 = 14", "(3+4)*2 = 14"},
+        {"5+", "5+"},
+        {"5+5=", "5+5="},
+        {"3+4=<<7", "3+4=<<7"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lp_text text = {0};
+        lp_error error = {0};
+        size_t n_added = 0;
+        assert_int_equal(lp_solution_annotate(cases[i].solution, &text, &n_added, &error), LP_OK);
+        if (strcmp(lp_text_get(&text), cases[i].expected) != 0)
+            fail_msg("expected: %s\nfound:    %s", cases[i].expected, lp_text_get(&text));
+        assert_int_equal(n_added > 0, strcmp(cases[i].solution, cases[i].expected) != 0);
+        lp_text_release(&text);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_of_questions), cmocka_unit_test(problems), cmocka_unit_test(changes),
-        cmocka_unit_test(changeable_numbers),   cmocka_unit_test(limits),   cmocka_unit_test(variants),
+        cmocka_unit_test(numbers_of_questions),
+        cmocka_unit_test(problems),
+        cmocka_unit_test(changes),
+        cmocka_unit_test(articles),
+        cmocka_unit_test(annotations),
+        cmocka_unit_test(changeable_numbers),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(variants),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
