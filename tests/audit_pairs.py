@@ -10,6 +10,10 @@ Shares no code with the program. Three derivations, each by itself able to disag
 
     python tests/audit_pairs.py PAIRS.json [--n 200] [--seed 0] [--show]
     python tests/audit_pairs.py --program PATH/TO/latentpatch      (makes them from GSM8K first)
+    python tests/audit_pairs.py --program PATH/TO/latentpatch --gsm-plus [--kind "numerical substitution"]
+
+The last compares the answers that GSM-Plus states for its variants with those recomputed from the seed's solution, and
+shows the arithmetic of both sides where they differ.
 """
 
 from __future__ import annotations
@@ -219,6 +223,55 @@ def make_and_audit(program: str, n: int, seed: int) -> int:
     return 1 if failures else 0
 
 
+def arithmetic(solution: str) -> list[str]:
+    """The equations of a solution, words left out; those that do not hold say so."""
+    plain = ANNOTATION.sub("", solution)
+    number = r"\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)%?"
+    words = r"[ A-Za-z\u2019'/()-]*?"
+    pattern = rf"({number}(?:{words}\s[-+*/x\u00d7\u00f7]\s?{number}|[-+*/x]{number})+){words}=\s*({number})"
+    found = []
+    for match in re.finditer(pattern, plain):
+        left = re.sub(r"[A-Wa-wYyZz\u2019'()$ ]|(?<=[ \w])/(?=[a-z])", "", re.sub(r"/[a-z]+|[a-z]+/", "", match[1]))
+        right = match[2].replace("$", "")
+        try:
+            value = evaluate(left)
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            continue
+        holds = value == value_of(right.rstrip("%"))
+        found.append(f"{left}={right}" + ("" if holds else f" (is {value})"))
+    return found
+
+
+def compare_variants(program: str, kind: str) -> int:
+    """Compares the stated answers of GSM-Plus with the recomputed ones; lists every difference."""
+    source = outside_data() / "gsm_plus" / "gsmplus_testmini.jsonl"
+    if not source.is_file():
+        print("skipped: no outside data (gsm_plus)")
+        return 77
+    lines = source.read_text(encoding="utf-8").split("\n")
+    records = [(i, line) for i, line in enumerate(lines) if line and json.loads(line)["perturbation_type"] == kind]
+    with tempfile.TemporaryDirectory() as folder:
+        chosen, rejected = Path(folder) / "chosen.jsonl", Path(folder) / "rejected.jsonl"
+        chosen.write_text("".join(line + "\n" for _, line in records), encoding="utf-8")
+        command = [program, "pairs", "make", "--source", str(chosen), "--format", "gsm-plus"]
+        command += ["--rejected", str(rejected), "-o", str(Path(folder) / "pairs.json")]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if not rejected.is_file():
+            print(done.stderr, end="")
+            return 1
+        summary = done.stdout
+        refusals = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
+    linked, agreeing = map(int, re.search(r"(\d+) variants recomputed, (\d+) equal", summary).groups())
+    for refusal in (r for r in refusals if r["reason"] == "other-answer"):
+        index, line = records[refusal["index"]]
+        ours = [f"{left}={result}" for left, result in steps(refusal["solution"])]
+        print(f"line {index + 1}: {refusal['from']} is stated, {refusal['to']} recomputed")
+        print("  recomputed:", "; ".join(ours))
+        print("  stated:    ", "; ".join(arithmetic(json.loads(line)["solution"])))
+    print(f"{kind}: {len(records)} variants, {linked} linked, {agreeing} equal ({100 * agreeing / max(1, linked):.1f} %)")
+    return 0 if linked else 1
+
+
 def audit_file(pairs: list[dict], n: int, seed: int, *, show: bool) -> bool:
     """Audits n drawn pairs (0: all), lists every disagreement; True when 98 % or more agree."""
     drawn = random.Random(seed).sample(pairs, min(n, len(pairs))) if n else pairs
@@ -244,7 +297,11 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=200, help="how many to draw (0: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print every drawn pair, for reading")
+    parser.add_argument("--gsm-plus", action="store_true", help="compare with the stated answers of GSM-Plus")
+    parser.add_argument("--kind", default="numerical substitution", help="of the variants of GSM-Plus")
     options = parser.parse_args()
+    if options.program and options.gsm_plus:
+        return compare_variants(options.program, options.kind)
     if options.program:
         return make_and_audit(options.program, options.n, options.seed)
     if not options.pairs:

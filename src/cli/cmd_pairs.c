@@ -14,7 +14,10 @@ static const char usage[] =
     "       latentpatch pairs convert PAIRS.json --to FORM -o FILE\n"
     "\n"
     "make: pairs of problems that differ in one number, by rule; nothing that is not sure\n"
-    "  --format F          gsm8k, gsm8k-aug, svamp, gsm-plus or templates\n"
+    "  --format F          gsm8k: JSON lines with question and answer, the answer a solution with <<...>> annotations\n"
+    "                      gsm8k-aug: lines question||<<...>> <<...>>#### answer; svamp: its JSON array\n"
+    "                      gsm-plus: JSON lines, each variant a pair with its seed question\n"
+    "                      templates: texts with variables, as in jobs/demo/train/templates.json\n"
     "  --count N           how many pairs (default: all there are; of templates 100 each)\n"
     "  --seed S            of every random choice (default 0); the same seed gives the same bytes\n"
     "  --per-problem N     pairs of one problem (default 1)\n"
@@ -39,7 +42,10 @@ static const char usage[] =
     "  --training-format F its format (default gsm8k)\n"
     "  --verified          pairs whose corrupted answer cannot be recomputed are defects, too\n"
     "  --list FILE         one CSV line a pair: its defects, the stated and the recomputed answer\n"
-    "  --fix FILE          write the sound pairs; exit 0 when there are any\n";
+    "  --fix FILE          write the sound pairs; exit 0 when there are any\n"
+    "\n"
+    "convert: between our form and the original study's, in both directions; the form of PAIRS.json is recognised\n"
+    "  --to FORM           own, original or original-flat\n";
 
 /* ---- values of options; NULL means that the option was not given ---- */
 

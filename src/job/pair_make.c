@@ -34,6 +34,11 @@ static lp_status log_rejected(const maker *m, const lp_problem *problem, const c
         LP_TRY(lp_text_format(out, err, ", \"to\": "));
         LP_TRY(lp_json_quote(to, out, err));
     }
+    /* The recomputed solution lets a reader see whose answer is right. */
+    if (reason == LP_REASON_OTHER_ANSWER) {
+        LP_TRY(lp_text_format(out, err, ", \"solution\": "));
+        LP_TRY(lp_json_quote(lp_text_get(&m->solution), out, err));
+    }
     LP_TRY(lp_text_add(out, "}\n", 2, err));
 out:
     return status;
@@ -311,7 +316,7 @@ static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reaso
         LP_TRY(lp_rational_print(problem->variant_answer, 0, LP_COMMAS_NO, &from, err));
         LP_TRY(lp_rational_print(m->changed.answer, 0, LP_COMMAS_NO, &to, err));
     }
-    if (*reason == LP_REASON_NONE) LP_TRY(write_texts(m, problem, reason, err));
+    if (*reason == LP_REASON_NONE || *reason == LP_REASON_OTHER_ANSWER) LP_TRY(write_texts(m, problem, reason, err));
     m->made->candidates[*reason]++;
     if (*reason != LP_REASON_NONE) {
         LP_TRY(log_rejected(m, problem, from.length ? lp_text_get(&from) : NULL, to.length ? lp_text_get(&to) : NULL,

@@ -151,6 +151,13 @@ static void changes(void **state) {
          "1", 1, "40", "ambiguous-link", "", ""},
         {"A class has 20 boys, 3 classes. Half are ill in an hour. Ill?", "<<3*20=60>>60\n<<60*.5=30>>30\n#### 30",
          "30", 0, "40", "none", "", "<<3*40=120>>120\n<<120*.5=60>>60\n#### 60"},
+        {"4 bags of 2 pine cones, and 18 less 10 more. Sum?",
+         "4*2=<<4*2=8>>8 pine cones\n18-10=<<18-10=8>>8 pinecones\n8 pine cones + 8 pinecones = <<8+8=16>>16\n#### 16",
+         "16", 0, "5", "ambiguous-link", "", ""},
+        {"Of 60 guests half are women, 15 are men, the rest children. 1/3 of the men left. Stayed?",
+         "60/2=<<60/2=30>>30 women\n60-30-15=<<60-30-15=15>>15 children\n15 men / 3 = <<15/3=5>>5 men\n"
+         "60-5=<<60-5=55>>55\n#### 55",
+         "55", 0, "90", "ambiguous-link", "", ""},
         /* Fractions and percentages that are written as something else. */
         {"He has 40 and 1 dog, and 1/4 as much. How much is that?", "<<1/4*40=10>>10\n#### 10", "10", 0, "80", "none",
          "", "<<1/4*80=20>>20\n#### 20"},

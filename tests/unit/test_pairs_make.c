@@ -122,6 +122,38 @@ static void which_and_how_much(void **state) {
     unlink(path);
 }
 
+/* What a change never makes of the first number: the value of another, a number after the wrong article, more days than
+ * a week has. */
+static void values_left_out(void **state) {
+    (void)state;
+    static const struct {
+        const char *record, *allowed;
+    } cases[] = {
+        {"{\"question\": \"Ann has 3 pens and gets 4. Sum?\", \"answer\": \"<<3+4=7>>7\\n#### 7\"}", "2 5"},
+        {"{\"question\": \"He digs a 7 foot pit and one of 31. Sum?\", \"answer\": \"<<7+31=38>>38\\n#### 38\"}",
+         "5 6 9"},
+        {"{\"question\": \"He works 6 days a week for 9 weeks. Days?\", \"answer\": \"<<6*9=54>>54\\n#### 54\"}",
+         "4 5 7"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *path = write_file("values.jsonl", cases[i].record);
+        lp_make_options options = {.path = path, .which = LP_CHANGE_FIRST, .min_delta = 1, .max_delta = 2};
+        bool seen[10] = {false};
+        for (options.seed = 0; options.seed < 40; options.seed++) {
+            lp_made made = make(&options);
+            assert_int_equal(made.set.n, 1);
+            const char *to = made.set.pairs[0].change_to;
+            if (strlen(to) != 1 || !strchr(cases[i].allowed, *to))
+                fail_msg("%s: expected one of %s, found %s", cases[i].record, cases[i].allowed, to);
+            seen[*to - '0'] = true;
+            lp_made_release(&made);
+        }
+        for (const char *at = cases[i].allowed; *at; at++)
+            if (*at != ' ' && !seen[*at - '0']) fail_msg("%s: %c was never drawn", cases[i].record, *at);
+        unlink(path);
+    }
+}
+
 static void selection(void **state) {
     (void)state;
     lp_text text = {0};
@@ -270,34 +302,35 @@ static void bad_templates(void **state) {
     }
 }
 
-/* The sizes that the project asks for, and the answers that GSM-Plus states: of the variants that can be followed, 18
- * differ, of which 14 are wrong in that file (read by eye: a slip, or a number misread) and 4 are rounded there. */
+/* The sizes that the project asks for, and the answers that GSM-Plus states: of the variants that can be followed, 9
+ * differ (`tests/audit_pairs.py --gsm-plus` shows both sides): 5 are slips in that file, 3 read "times more" or a total
+ * otherwise than the seed's solution does, and 1 repeats no slip that the seed's solution has. */
 static void outside_sources(void **state) {
     (void)state;
     char path[1024];
     if (!outside_data("gsm8k/train.jsonl", path, sizeof path)) skip();
     lp_make_options options = {.path = path, .seed = 1};
     lp_made made = make(&options);
-    if (made.set.n < 3000) fail_msg("train: %zu pairs, expected 3000 or more", made.set.n);
+    if (made.set.n < 4500) fail_msg("train: %zu pairs, expected 4500 or more", made.set.n);
     assert_int_equal(made.n_problems, 7473);
     lp_made_release(&made);
     assert_true(outside_data("gsm8k/test.jsonl", path, sizeof path));
     made = make(&options);
-    if (made.set.n < 500) fail_msg("test: %zu pairs, expected 500 or more", made.set.n);
+    if (made.set.n < 780) fail_msg("test: %zu pairs, expected 780 or more", made.set.n);
     lp_made_release(&made);
     assert_true(outside_data("gsm_plus/gsmplus_testmini.jsonl", path, sizeof path));
     options.format = LP_SOURCE_GSM_PLUS;
     made = make(&options);
-    if (made.n_linked < 239 || made.n_linked - made.n_agreeing > 18)
+    if (made.n_linked < 255 || made.n_linked - made.n_agreeing > 9)
         fail_msg("GSM-Plus: %zu linked, %zu agree", made.n_linked, made.n_agreeing);
     lp_made_release(&made);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(source_formats), cmocka_unit_test(bad_sources),           cmocka_unit_test(which_and_how_much),
-        cmocka_unit_test(selection),      cmocka_unit_test(rejections_are_logged), cmocka_unit_test(templates),
-        cmocka_unit_test(bad_templates),  cmocka_unit_test(outside_sources),
+        cmocka_unit_test(source_formats),  cmocka_unit_test(bad_sources),   cmocka_unit_test(which_and_how_much),
+        cmocka_unit_test(values_left_out), cmocka_unit_test(selection),     cmocka_unit_test(rejections_are_logged),
+        cmocka_unit_test(templates),       cmocka_unit_test(bad_templates), cmocka_unit_test(outside_sources),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
