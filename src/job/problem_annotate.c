@@ -20,7 +20,9 @@ static bool is_letter(char c) {
 
 /* The operator at text[at]: its length, 0 when there is none. A sign inside a word (4-inch, cups/day) is none. */
 static size_t operator_at(const char *text, size_t at, char *out) {
-    char c = text[at], before = at > 0 ? text[at - 1] : ' ', after = text[at + 1];
+    char c = text[at], before = at > 0 ? text[at - 1] : ' ';
+    if (c == 0) return 0;
+    char after = text[at + 1];
     if (c == '+' || c == '*') {
         *out = c;
         return 1;

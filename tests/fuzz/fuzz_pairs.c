@@ -3,6 +3,7 @@
 #include "job/pair_check.h"
 #include "job/pair_template.h"
 #include "job/pair_write.h"
+#include "job/problem_annotate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -43,6 +44,11 @@ static void fuzz_problems(const char *text, size_t size, lp_source_format format
     if (lp_problems_parse(text, size, "fuzz", format, &list, &error) != LP_OK) return;
     for (size_t i = 0; i < list.n; i++) {
         const lp_problem *problem = &list.items[i];
+        lp_text annotated = {0};
+        size_t n_added = 0;
+        LP_ASSERT(lp_solution_annotate(problem->solution, &annotated, &n_added, &error) == LP_OK);
+        (void)lp_graph_build(problem->question, lp_text_get(&annotated), problem->answer, &graph);
+        lp_text_release(&annotated);
         if (lp_graph_build(problem->question, problem->solution, problem->answer, &graph) != LP_REASON_NONE) continue;
         lp_graph_unchanged(&graph, &changed);
         for (size_t k = 0; k < graph.numbers.n; k++) {
