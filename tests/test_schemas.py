@@ -67,6 +67,9 @@ PROMPT: dict[str, Any] = {"phase": "prompt", "steps": None, "index": -1}
 ANSWER: dict[str, Any] = {"phase": "answer", "steps": None, "index": 0}
 
 GOOD = [
+    edited("readout", "logit_lens top 1"),
+    edited("readout", "logit_lens top 50"),
+    edited("readout", None),
     JOB,
     edited("comment", {"any": ["thing"]}),
     edited("sweep", None),
@@ -118,6 +121,11 @@ GOOD = [
 
 # What a reader must refuse, and part of its message.
 BAD: list[tuple[Any, str]] = [
+    (edited("readout", "logit_lens top 51"), "$.readout"),
+    (edited("readout", "logit_lens top 05"), "$.readout"),
+    (edited("readout", "logit_lens"), "$.readout"),
+    (edited("readout", ["logit_lens top 5"]), "$.readout"),
+    (edited("sweep.controls", ["self", "unpatched"]), "$.sweep.controls[1]"),
     ([], "$: expected an object"),
     (edited("models", {}), 'unknown key "models"'),
     (edited("model", DROP), 'the key "model" is missing'),

@@ -21,11 +21,12 @@ typedef enum {
     LP_METRIC_LOGIT_CORRUPTED, /* the same for the corrupted answer */
     LP_METRIC_LOGPROB_CLEAN,   /* log softmax of these */
     LP_METRIC_LOGPROB_CORRUPTED,
+    LP_METRIC_LOGIT_DIFF,      /* logit of the clean answer less that of the corrupted one */
     LP_METRIC_KL,              /* KL(unpatched || this run) of the two distributions */
     LP_METRIC_ANSWER_CLEAN,    /* log-probability of the whole clean number and eos, teacher-forced */
     LP_METRIC_ANSWER_CORRUPTED /* the same for the corrupted number */
 } lp_metric;
-enum { LP_N_METRICS = 7 };
+enum { LP_N_METRICS = 8 };
 /* Names as in results files; NULL-terminated. */
 const char *const *lp_metric_names(void);
 
@@ -98,8 +99,7 @@ typedef struct {
 /* Runs everything that `source` gives with the reference executor. */
 lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
 
-/* Metrics of one position from its logits. logits, unpatched [n] (unpatched NULL: KL is NaN). Fills the first five of
- * out. */
+/* Metrics of one position from its logits. logits, unpatched [n] (unpatched NULL: KL is NaN). Fills out up to KL. */
 void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
                      float out[LP_N_METRICS]);
 /* log of the sum of exp(logits[n]), summed in double precision in order. */

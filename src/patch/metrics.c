@@ -7,6 +7,7 @@ const char *const *lp_metric_names(void) {
                                         "logit_corrupted",
                                         "logprob_clean",
                                         "logprob_corrupted",
+                                        "logit_diff",
                                         "kl",
                                         "answer_logprob_clean",
                                         "answer_logprob_corrupted",
@@ -37,7 +38,7 @@ void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, con
     double total = lp_log_sum_exp(logits, n);
     out[LP_METRIC_LOGIT_CLEAN] = out[LP_METRIC_LOGIT_CORRUPTED] = NAN;
     out[LP_METRIC_LOGPROB_CLEAN] = out[LP_METRIC_LOGPROB_CORRUPTED] = NAN;
-    out[LP_METRIC_KL] = NAN;
+    out[LP_METRIC_LOGIT_DIFF] = out[LP_METRIC_KL] = NAN;
     if (reading->clean.n > 0) {
         float logit = logits[reading->clean.tokens[0]];
         out[LP_METRIC_LOGIT_CLEAN] = logit;
@@ -48,6 +49,8 @@ void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, con
         out[LP_METRIC_LOGIT_CORRUPTED] = logit;
         out[LP_METRIC_LOGPROB_CORRUPTED] = (float)((double)logit - total);
     }
+    if (reading->clean.n > 0 && reading->corrupted.n > 0)
+        out[LP_METRIC_LOGIT_DIFF] = out[LP_METRIC_LOGIT_CLEAN] - out[LP_METRIC_LOGIT_CORRUPTED];
     if (unpatched) {
         double before = lp_log_sum_exp(unpatched, n);
         double kl = 0;

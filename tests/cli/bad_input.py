@@ -65,6 +65,7 @@ class BadJob(Refusing):
     def test_unknown_word(self) -> None:
         self.pairs()
         self.refused(self.job(classifier="best"), "job.json", "$.classifier", "best", "seed", "codi")
+        self.refused(self.job(readout="logit_lens top 51"), "job.json", "$.readout", "logit_lens top K", "1 to 50")
 
     def test_layer_out_of_range(self) -> None:
         self.pairs()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -99,6 +101,81 @@ class Outputs(Case):
         except ImportError:
             self.skipTest("the Python package jsonschema was not found")
         jsonschema.validate(summary, json.loads((harness.ROOT / "schemas" / "summary.schema.json").read_text()))
+
+    def test_recovery(self) -> None:
+        """The normalised recovery of the logit difference, a ratio of means, from the rows of the CSV."""
+        self.pairs(n=6)
+        sweep = {"directions": ["denoise", "noise"]}
+        self.succeed("run", self.job(sweep=sweep, metrics=["logits"]))
+        with (self.folder / "out" / "a.csv").open(newline="") as f:
+            rows = list(csv.DictReader(f))
+        means = {}
+        for name in {row["condition"] for row in rows}:
+            values = [float(row["logit_diff"]) for row in rows if row["condition"] == name]
+            means[name] = sum(values) / len(values)
+            for row in rows:
+                difference = float(row["logit_clean"]) - float(row["logit_corrupted"])
+                self.assertAlmostEqual(float(row["logit_diff"]), difference, delta=1e-4)
+        low, high = means["denoise/unpatched"], means["noise/unpatched"]
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        self.assertEqual(len(summary["conditions"]), 2 + 2 * 6)
+        for condition in summary["conditions"]:
+            found = condition["metrics"]["logit_diff"]["recovery"]
+            self.assertAlmostEqual(found, (means[condition["name"]] - low) / (high - low), delta=1e-4)
+
+    def test_crowded_summary(self) -> None:
+        """More than 60 conditions on a layer are one line, which --all takes apart; a variant has words of its own."""
+        self.pairs(n=3)
+        group = {"site": "resid_post", "layers": "0-1", "steps": "subset:all", "donor": "clean"}
+        self.succeed("run", self.job(sweep={"conditions": [group]}))
+        short = self.succeed("summary", "out/a.results.h5").out
+        lines = re.findall(r"(?m)^  ([01]) +63((?: +[\d.]+ +[\d.]+ +[\d.]+(?: set:[\d,]+)?){3})$", re.sub(r" +\n", "\n", short))
+        self.assertEqual([line[0] for line in lines], ["0", "1"])
+        every = self.succeed("summary", "out/a.results.h5", "--all").out
+        for layer, rest in lines:
+            shares = re.findall(rf"(?m)^  {layer} +(set:[\d,]+) +([\d.]+) ", every)
+            self.assertEqual(len(shares), 63)
+            values = sorted(float(share) for _, share in shares)
+            found = [float(x) for x in rest.split()[:3]]
+            self.assertEqual(found, [values[0], values[31], values[62]])
+        self.assert_error(self.latentpatch("summary", "out/a.results.h5", "--csv"), "--lens", code=2)
+
+        group = {"site": ["k"], "layers": 0, "steps": "single:0", "heads": [0, 1], "operation": "lerp", "factor": [0.5, 1]}
+        self.succeed("run", self.job(out="two", sweep={"conditions": [group]}, store={"sites": ["k"]}))
+        table = self.succeed("summary", "two/a.results.h5").out
+        for head in (0, 1):
+            for factor in ("0.5", "1"):
+                self.assertIn(f"  0         single:0 x{factor} head {head} ", table)
+
+    def test_lens(self) -> None:
+        """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""
+        pairs = json.loads(self.pairs(n=3).read_text())["pairs"]
+        self.succeed("run", self.job(readout="logit_lens top 2"), ranks=2)
+        rows = list(csv.DictReader(self.succeed("summary", "out/a.results.h5", "--lens", "--csv").out.splitlines()))
+        self.assertEqual(len(rows), 3 * 2 * 7 * 3 * 2)
+        places = ["question", *(f"thought:{t}" for t in range(6))]
+        self.assertEqual(list(dict.fromkeys(row["position"] for row in rows)), places)
+        said = self.succeed("generate", "job.json", pairs[1]["corrupted"]["question"], "--top", "2", "--layers").out
+        lines = re.findall(r"(?m)^(question|thought \d) +layer (\d) +(-[\d.]+) \"(.*)\"  +(-[\d.]+) \"(.*)\"$", said)
+        self.assertEqual(len(lines), 7 * 3)
+        for position, layer, *cells in lines:
+            key = (pairs[1]["id"], "corrupted", position.replace(" ", ":"), layer)
+            here = [r for r in rows if (r["pair"], r["run"], r["position"], r["layer"]) == key]
+            self.assertEqual([r["text"] for r in here], cells[1::2], key)
+            for row, value in zip(here, cells[0::2], strict=True):
+                self.assertAlmostEqual(float(row["log_probability"]), float(value), delta=0.006)
+        one = self.succeed("summary", "out/a.results.h5", "--lens", "--pair", pairs[1]["id"]).out
+        best = [r for r in rows if r["pair"] == pairs[1]["id"] and r["rank"] == "0" and r["layer"] == "2"]
+        last = re.findall(r"(?m)^  2 +(.*)$", one)
+        self.assertEqual(len(last), 2)
+        for line, run in zip(last, ("clean", "corrupted"), strict=True):
+            tokens = re.findall(r'"(.*?)" +(\d+)', line)
+            wanted = [(r["text"][:7], round(100 * math.exp(float(r["log_probability"])))) for r in best if r["run"] == run]
+            self.assertEqual([(text, int(share)) for text, share in tokens], wanted)
+        self.assertIn("clean runs of 3 pairs", self.succeed("summary", "out/a.results.h5", "--lens").out)
+        self.assert_error(self.latentpatch("summary", "out/a.results.h5", "--lens", "--pair", "none"), 'no pair "none"')
+        self.succeed("run", self.job(out="plain"))
+        self.assert_error(self.latentpatch("summary", "plain/a.results.h5", "--lens"), "no logit lens", "readout")
 
     def test_summary_of_something_else(self) -> None:
         self.pairs()

@@ -23,6 +23,7 @@ static void test_one_position(void **state) {
     check("logit_corrupted", (double)out[LP_METRIC_LOGIT_CORRUPTED], -2.0);
     check("logprob_clean", (double)out[LP_METRIC_LOGPROB_CLEAN], -1.154007540918);
     check("logprob_corrupted", (double)out[LP_METRIC_LOGPROB_CORRUPTED], -4.154007540918);
+    check("logit_diff", (double)out[LP_METRIC_LOGIT_DIFF], 3.0);
     check("kl", (double)out[LP_METRIC_KL], 0.783712674040);
     check("log probability", lp_log_probability(before, 4, 2), -3.738447373600);
     lp_metrics_read(before, before, 4, &reading, out);

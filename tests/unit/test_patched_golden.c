@@ -391,6 +391,7 @@ static void compare_metrics(tally *t, const char *where, const lp_json *wanted, 
                                       [LP_METRIC_LOGIT_CORRUPTED] = corrupted,
                                       [LP_METRIC_LOGPROB_CLEAN] = clean - total,
                                       [LP_METRIC_LOGPROB_CORRUPTED] = corrupted - total,
+                                      [LP_METRIC_LOGIT_DIFF] = clean - corrupted,
                                       [LP_METRIC_KL] = number(wanted, "kl"),
                                       [LP_METRIC_ANSWER_CLEAN] = number(wanted, "answer_logprob_clean"),
                                       [LP_METRIC_ANSWER_CORRUPTED] = number(wanted, "answer_logprob_corrupted")};
