@@ -227,7 +227,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
             .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
-                                .version = 1,
+                                .version = 2,
                                 .n_pairs = p,
                                 .fields = layout->fields,
                                 .n_fields = layout->n_fields,
