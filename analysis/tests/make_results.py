@@ -265,7 +265,7 @@ def write_store(
         state = np.ones(pairs, np.uint8)
         state[pairs - incomplete :] = 0
         file["/journal/state"] = state
-        file["/journal/checksum"] = np.zeros((pairs, 32), np.uint8)
+        file["/journal/checksum"] = np.zeros((pairs, 16), np.uint8)
         file.create_group("/provenance").attrs["model"] = "planted"
 
 

@@ -1,4 +1,4 @@
-/* SHA-256 (FIPS 180-4), by OpenSSL. Provenance names files by it; the store guards each pair with it. */
+/* SHA-256 (FIPS 180-4), by OpenSSL. Provenance names files by it. */
 #ifndef LP_BASE_DIGEST_H
 #define LP_BASE_DIGEST_H
 

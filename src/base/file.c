@@ -89,7 +89,8 @@ lp_status lp_file_write(const char *path, const void *data, size_t size, lp_erro
     lp_text temporary = {0};
     lp_status status = LP_OK;
     int fd = -1;
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp.%ld", path, (long)getpid()));
+    /* Always the same name: what a killed process left is overwritten by the next one, and goes with it. */
+    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", path));
     fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) {
         status = fail_errno(err, path, "write");

@@ -15,6 +15,7 @@ struct lp_parallel {
     int node_size;
     int n_nodes;
     int node_leader; /* rank of the node's first rank */
+    int cpus;        /* share of the node's CPUs */
     bool threads;    /* MPI_THREAD_MULTIPLE was granted */
     char host[MPI_MAX_PROCESSOR_NAME];
 };

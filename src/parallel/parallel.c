@@ -1,5 +1,6 @@
 #include "parallel/communicator.h"
 
+#include "base/host.h"
 #include "base/memory.h"
 
 #include <limits.h>
@@ -18,6 +19,21 @@ lp_status lp_mpi_check(int code, const char *what, lp_error *err) {
     return lp_fail(err, LP_ERR_MPI, "%.*s: %s", (int)name, what, text);
 }
 
+static lp_status share_cpus(lp_parallel *parallel, lp_error *err) {
+    lp_status status = LP_OK;
+    uint8_t *masks = NULL, mine[LP_CPU_MASK_BYTES];
+    lp_host_sources host = lp_host_here();
+    double quota = lp_host_cpu_quota(&host) / parallel->node_size;
+    LP_TRY(lp_mem_new(&masks, (size_t)parallel->node_size, LP_CPU_MASK_BYTES, "CPU masks", err));
+    lp_host_cpu_mask(mine);
+    LP_MPI(MPI_Allgather(mine, LP_CPU_MASK_BYTES, MPI_UINT8_T, masks, LP_CPU_MASK_BYTES, MPI_UINT8_T, parallel->node));
+    parallel->cpus = lp_host_cpu_share(masks, parallel->node_size, parallel->node_rank);
+    if (quota > 0 && quota < parallel->cpus) parallel->cpus = quota < 1 ? 1 : (int)quota;
+out:
+    lp_mem_free(masks);
+    return status;
+}
+
 static lp_status set_up(lp_parallel *parallel, lp_error *err) {
     lp_status status = LP_OK;
     LP_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &parallel->comm));
@@ -34,6 +50,7 @@ static lp_status set_up(lp_parallel *parallel, lp_error *err) {
     LP_MPI(MPI_Bcast(&parallel->node_leader, 1, MPI_INT, 0, parallel->node));
     int length = 0;
     LP_MPI(MPI_Get_processor_name(parallel->host, &length));
+    status = share_cpus(parallel, err);
 out:
     return status;
 }
@@ -95,6 +112,10 @@ int lp_parallel_node_size(const lp_parallel *parallel) {
 
 int lp_parallel_n_nodes(const lp_parallel *parallel) {
     return parallel->n_nodes;
+}
+
+int lp_parallel_cpus(const lp_parallel *parallel) {
+    return parallel->cpus;
 }
 
 const char *lp_parallel_host(const lp_parallel *parallel) {

@@ -30,6 +30,9 @@ int lp_parallel_size(const lp_parallel *parallel);
 int lp_parallel_node_rank(const lp_parallel *parallel);
 int lp_parallel_node_size(const lp_parallel *parallel);
 int lp_parallel_n_nodes(const lp_parallel *parallel);
+/* CPUs for this rank's threads, at least 1: those of its affinity mask, each divided by the ranks of the node that may
+ * run there too, and no more than its part of a quota that the node's ranks share. */
+int lp_parallel_cpus(const lp_parallel *parallel);
 /* Name of the host, as MPI has it. */
 const char *lp_parallel_host(const lp_parallel *parallel);
 /* "Open MPI v4.1.4, ..." in one line; for provenance. */

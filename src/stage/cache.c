@@ -228,7 +228,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
     lp_session_provenance(session, provenance);
     lp_provenance_add(provenance, "device", session->device, false);
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
-                                .version = 1,
+                                .version = 2,
                                 .n_pairs = p,
                                 .fields = layout->fields,
                                 .n_fields = layout->n_fields,

@@ -1,27 +1,26 @@
 #include "stage/execute.h"
 
 #include "backend/device.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "parallel/progress.h"
 #include "patch/engine.h"
 
 #include <time.h>
-#include <unistd.h>
 
-/* Half of what the device, or the node, has for each of its ranks. */
+/* Half of what the device has, or of what the node lets each of its ranks have. */
 static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
     if (backend->memory_bytes > 0) return backend->memory_bytes / 2;
-    int64_t pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGE_SIZE);
-    int ranks = lp_parallel_node_size(session->parallel);
-    return pages > 0 && bytes > 0 ? pages * bytes / (2 * (int64_t)ranks) : INT64_C(4) << 30;
+    lp_host_sources host = lp_host_here();
+    int64_t limit = lp_host_memory_limit(&host), memory = lp_host_memory();
+    if (memory < limit) limit = memory;
+    return limit < INT64_MAX ? limit / (2 * (int64_t)lp_parallel_node_size(session->parallel)) : INT64_C(4) << 30;
 }
 
 int32_t lp_stage_threads(const lp_session *session) {
     if (session->job.engine.threads > 0) return session->job.engine.threads;
-    int64_t online = sysconf(_SC_NPROCESSORS_ONLN);
-    int32_t threads = (int32_t)(online > 0 ? online : 1) / lp_parallel_node_size(session->parallel);
-    return threads > 0 ? threads : 1;
+    return lp_parallel_cpus(session->parallel);
 }
 
 static lp_status open_backend(const lp_session *session, lp_backend **out, lp_error *err) {

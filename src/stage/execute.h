@@ -30,7 +30,7 @@ lp_status lp_stage_watch(const char *output, lp_error *err);
  * rank 0 does it. */
 void lp_stage_stopped(const lp_session *session, const char *output, lp_status status);
 
-/* Threads of this rank: those of the job, or the node's cores over its ranks. */
+/* Threads of this rank: those of the job, or its share of the node (lp_parallel_cpus). */
 int32_t lp_stage_threads(const lp_session *session);
 
 /* How many of n_units one rank may have in hand at once, so that the others get their share: a quarter of a fair share.

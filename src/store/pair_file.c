@@ -43,7 +43,7 @@ static void release(lp_pair_file *file) {
     lp_mem_free(file->pair);
     lp_mem_free(file->format);
     lp_mem_free(file->path);
-    lp_sha256_free(file->sha);
+    lp_checksum_free(file->sum);
     lp_mem_free(file);
 }
 
@@ -57,7 +57,7 @@ static lp_status new_file(const lp_parallel *parallel, const char *path, lp_pair
     clear_handles(&file->state_field);
     clear_handles(&file->checksum_field);
     LP_TRY(lp_mem_text(&file->path, path, strlen(path), err));
-    LP_TRY(lp_sha256_new(&file->sha, err));
+    LP_TRY(lp_checksum_new(&file->sum, err));
     *out = file;
     file = NULL;
 out:
@@ -225,9 +225,9 @@ static lp_status read_journal(lp_pair_file *file, lp_error *err) {
     LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
     LP_TRY(open_field(file, "journal/state", &file->state_field, err));
     LP_TRY(open_field(file, "journal/checksum", &file->checksum_field, err));
-    if (file->checksum_field.field.type != LP_FIELD_U8 || file->checksum_field.bytes != LP_SHA256_BYTES)
+    if (file->checksum_field.field.type != LP_FIELD_U8 || file->checksum_field.bytes != LP_CHECKSUM_BYTES)
         LP_FAIL(LP_ERR_FORMAT, "%s: /journal/checksum: expected %d bytes a pair, found %zu", file->path,
-                LP_SHA256_BYTES, file->checksum_field.bytes);
+                LP_CHECKSUM_BYTES, file->checksum_field.bytes);
     group = H5Gopen2(file->file, "journal", H5P_DEFAULT);
     status = lp_h5_each_text(group, "fields", add_field, file, file->path, err);
 out:
@@ -457,21 +457,21 @@ static lp_status read_field(lp_pair_file *file, lp_open_field *field, int64_t pa
 
 lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const *data, lp_error *err) {
     lp_status status = LP_OK;
-    unsigned char checksum[LP_SHA256_BYTES];
+    unsigned char checksum[LP_CHECKSUM_BYTES];
     const uint8_t written = 1;
     LP_ASSERT(file->writable);
     /* A pair that is written again must not count as whole in between. */
     if (file->state[pair]) LP_TRY(lp_pair_file_forget(file, pair, err));
     for (size_t i = 0; i < file->n_fields; i++) {
         LP_TRY(write_field(file, &file->fields[i], pair, data[i], err));
-        LP_TRY(lp_sha256_add(file->sha, data[i], file->fields[i].bytes, err));
+        lp_checksum_add(file->sum, data[i], file->fields[i].bytes);
     }
-    LP_TRY(lp_sha256_finish(file->sha, checksum, err));
+    lp_checksum_finish(file->sum, checksum);
     LP_TRY(write_field(file, &file->checksum_field, pair, checksum, err));
     LP_TRY(write_field(file, &file->state_field, pair, &written, err));
     file->state[pair] = 1;
 out:
-    if (status != LP_OK) lp_sha256_finish(file->sha, checksum, NULL);
+    if (status != LP_OK) lp_checksum_finish(file->sum, checksum);
     return status;
 }
 
@@ -585,12 +585,12 @@ out:
 
 static lp_status checksum_fits(lp_pair_file *file, int64_t pair, bool *good, lp_error *err) {
     lp_status status = LP_OK;
-    unsigned char expected[LP_SHA256_BYTES];
-    unsigned char found[LP_SHA256_BYTES];
+    unsigned char expected[LP_CHECKSUM_BYTES];
+    unsigned char found[LP_CHECKSUM_BYTES];
     LP_TRY(read_field(file, &file->checksum_field, pair, expected, err));
     for (size_t i = 0; i < file->n_fields; i++)
-        LP_TRY(lp_sha256_add(file->sha, file->pair + file->fields[i].offset, file->fields[i].bytes, err));
-    LP_TRY(lp_sha256_finish(file->sha, found, err));
+        lp_checksum_add(file->sum, file->pair + file->fields[i].offset, file->fields[i].bytes);
+    lp_checksum_finish(file->sum, found);
     *good = memcmp(expected, found, sizeof found) == 0;
 out:
     return status;

@@ -6,15 +6,16 @@
  *
  * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
  * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
- * where HDF5 laid the datasets: the fields, then the SHA-256 over them, then the state. No metadata changes while data
+ * where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes while data
  * are written, so a killed job leaves a file that opens, with every journalled pair in it. What a crash of the machine
  * tears behind a state that got to disk first is found by the checksum.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
- * anybody. Memory: 33 bytes a pair at most, and one pair. Not for several threads at once. */
+ * anybody. Memory: 17 bytes a pair at most, and one pair. Not for several threads at once. */
 #ifndef LP_STORE_PAIR_FILE_H
 #define LP_STORE_PAIR_FILE_H
 
+#include "base/checksum.h"
 #include "base/digest.h"
 #include "parallel/parallel.h"
 #include "store/h5.h"

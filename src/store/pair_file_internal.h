@@ -35,7 +35,7 @@ struct lp_pair_file {
     size_t n_provenance;
     unsigned char *pair; /* the loaded pair; allocated by the first load */
     size_t pair_bytes;
-    lp_sha256 *sha;
+    lp_checksum *sum;
 };
 
 /* Room for a provenance value that is filled in later (times, counts). */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, uint64_t *out, lp_error *err) {
-    uint64_t sum = LP_SHA256_BYTES + 1;
+    uint64_t sum = LP_CHECKSUM_BYTES + 1;
     for (size_t i = 0; i < spec->n_fields; i++) {
         const lp_field *field = &spec->fields[i];
         uint64_t bytes = lp_field_type_bytes(field->type, field->text_bytes);
@@ -145,7 +145,7 @@ static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const c
     const lp_field checksum = {.path = "journal/checksum",
                                .type = LP_FIELD_U8,
                                .n_dims = 1,
-                               .dims = {LP_SHA256_BYTES},
+                               .dims = {LP_CHECKSUM_BYTES},
                                .description = "SHA-256 over the pair's bytes of the attribute fields, in that order"};
     LP_TRY(lp_mem_new(&zeros, (size_t)spec->n_pairs, 1, "journal", err));
     LP_TRY(lp_mem_new(&paths, spec->n_fields, sizeof *paths, "journal", err));

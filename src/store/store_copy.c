@@ -281,7 +281,7 @@ static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
 
 static lp_status same_checksum(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
-    unsigned char sums[2][LP_SHA256_BYTES];
+    unsigned char sums[2][LP_CHECKSUM_BYTES];
     lp_pair_file *const files[2] = {m->files[held->holder], m->files[input]};
     const int64_t pairs[2] = {held->holder_pair, pair};
     for (int k = 0; k < 2; k++)

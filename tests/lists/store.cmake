@@ -38,3 +38,7 @@ if(Python3_FOUND)
             $<TARGET_FILE:mpi_test_deal> $<TARGET_FILE:mpi_pair_writer>)
   set_tests_properties(mpi.two_hosts PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 240 SKIP_RETURN_CODE 77)
 endif()
+
+# By hand: the store's writing path beside plain MPI-IO.
+add_executable(bench_store_write ${PROJECT_SOURCE_DIR}/bench/store_write.c)
+target_link_libraries(bench_store_write PRIVATE lp_store)

@@ -1,4 +1,5 @@
 /* src/base: element types, bounded reader, memory, text, errors, digests, files. */
+#include "base/checksum.h"
 #include "base/digest.h"
 #include "base/dtype.h"
 #include "base/file.h"
@@ -291,6 +292,36 @@ static void test_digest(void **state) {
     lp_sha256_free(digest);
 }
 
+/* As printed by `xxhsum -H2`. */
+static void test_checksum(void **state) {
+    (void)state;
+    enum { LARGE = 100003 };
+    static unsigned char large[LARGE];
+    for (size_t i = 0; i < LARGE; i++) large[i] = (unsigned char)(i * 131 + i / 251);
+    const struct {
+        const void *data;
+        size_t n;
+        const char *hex;
+    } cases[] = {{"", 0, "99aa06d3014798d86001c324468d497f"},
+                 {"abc", 3, "06b05ab6733a618578af5f94892f3950"},
+                 {large, LARGE, "54f9521fc16dfd86537ab90700b7edcd"}};
+    lp_checksum *sum = NULL;
+    lp_error err = {0};
+    assert_int_equal(lp_checksum_new(&sum, &err), LP_OK);
+    for (size_t piece = 1; piece < 2 * LARGE; piece = piece * 7 + 3)
+        for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+            unsigned char found[LP_CHECKSUM_BYTES];
+            char hex[2 * LP_CHECKSUM_BYTES + 1];
+            const unsigned char *data = cases[i].data;
+            for (size_t at = 0; at < cases[i].n; at += piece)
+                lp_checksum_add(sum, data + at, cases[i].n - at < piece ? cases[i].n - at : piece);
+            lp_checksum_finish(sum, found);
+            for (size_t k = 0; k < LP_CHECKSUM_BYTES; k++) snprintf(hex + 2 * k, 3, "%02x", found[k]);
+            assert_string_equal(hex, cases[i].hex);
+        }
+    lp_checksum_free(sum);
+}
+
 /* ---- Files ------------------------------------------------------------------------------------------------------- */
 
 static void test_files(void **state) {
@@ -342,9 +373,14 @@ static void test_failed_write(void **state) {
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
     assert_int_equal(lp_file_write("test_base.dir/a/b", "a", 1, &err), LP_ERR_IO); /* a folder is in the way */
     char temporary[64];
-    snprintf(temporary, sizeof temporary, "test_base.dir/a/b.tmp.%ld", (long)getpid());
+    snprintf(temporary, sizeof temporary, "test_base.dir/a/b.tmp");
     assert_int_equal(lp_path_look(temporary), LP_PATH_MISSING);
+    /* What a killed process left behind goes with the next write. */
+    assert_int_equal(lp_file_write("test_base.dir/a/b/x.tmp", "half of something long", 22, &err), LP_OK);
     assert_int_equal(lp_file_write("test_base.dir/a/b/x", "a", 1, &err), LP_OK);
+    assert_int_equal(lp_path_look("test_base.dir/a/b/x.tmp"), LP_PATH_MISSING);
+    assert_int_equal(lp_file_read("test_base.dir/a/b/x", 1, &text, &err), LP_OK);
+    assert_string_equal(lp_text_get(&text), "a");
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x/y", &err), LP_ERR_IO);
     assert_non_null(strstr(err.text, "test_base.dir/a/b/x"));
     assert_int_equal(unlink("test_base.dir/a/b/x"), 0);
@@ -388,6 +424,7 @@ int main(void) {
                                        cmocka_unit_test(test_text),
                                        cmocka_unit_test(test_errors),
                                        cmocka_unit_test(test_digest),
+                                       cmocka_unit_test(test_checksum),
                                        cmocka_unit_test(test_files),
                                        cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_paths)};
