@@ -93,7 +93,8 @@ static lp_status refuse_duplicates(const cJSON *node, const char *file, lp_error
         qsort(keys, n, sizeof *keys, compare_keys);
         for (i = 1; i < n; i++)
             if (strcmp(keys[i - 1], keys[i]) == 0)
-                LP_FAIL(LP_ERR_FORMAT, "%s: the key \"%.80s\" occurs twice in one object", file, keys[i]);
+                LP_FAIL(LP_ERR_FORMAT, "%s: the key \"%.80s\" occurs twice in one object%s%.80s%s", file, keys[i],
+                        node->string ? " (\"" : "", node->string ? node->string : "", node->string ? "\")" : "");
     }
     cJSON_ArrayForEach(child, node) {
         if (child->child) LP_TRY(refuse_duplicates(child, file, err));

@@ -55,7 +55,7 @@ int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *
     if (status == LP_OK) return LP_EXIT_OK;
     if (!parallel || lp_parallel_rank(parallel) == 0) {
         if (status == LP_ERR_STOPPED)
-            fprintf(stderr, "latentpatch: stopped: %s\n", err->text);
+            fprintf(stderr, "latentpatch: %s\n", err->text);
         else
             fprintf(stderr, "latentpatch: error: %s\n", err->text);
     }

@@ -119,7 +119,11 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
         char *end = NULL;
         long index = strtol(key, &end, 10);
         bool is_index = cJSON_IsArray(node) && *end == '\0';
-        if (is_index && (index < 0 || index >= cJSON_GetArraySize(node))) break;
+        if (is_index && (index < 0 || index >= cJSON_GetArraySize(node))) {
+            cJSON_Delete(value);
+            return lp_fail(err, LP_ERR_USAGE, "--set %.100s: %.*s: expected an index below %d, found %ld", setting,
+                           (int)(p - setting - 1), setting, cJSON_GetArraySize(node), index);
+        }
         if (!is_index && !cJSON_IsObject(node)) break;
         if (last && is_index) {
             cJSON_ReplaceItemInArray(node, (int)index, value);
@@ -299,6 +303,10 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     if (value.node) {
         size_t n = 0;
         LP_TRY(lp_json_array_size(&value, &n, err));
+        if (n == 0) {
+            status = lp_json_fail(&value, err, "at least one direction");
+            goto out;
+        }
         for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
             int choice = 0;
             LP_TRY(lp_json_choice(&entry, lp_direction_names(), &choice, err));

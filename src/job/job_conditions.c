@@ -14,6 +14,10 @@ static lp_status for_each(const lp_json *group, const char *key, element_reader 
     if (present) *present = value.node != NULL;
     if (!value.node) return LP_OK;
     if (!lp_json_is_array(&value)) return each(&value, user, err);
+    size_t n = 0;
+    status = lp_json_array_size(&value, &n, err);
+    if (status == LP_OK && n == 0 && strcmp(key, "defects") != 0)
+        return lp_json_fail(&value, err, "at least one element");
     for (lp_json_first(&value, &element); element.node && status == LP_OK; lp_json_next(&value, &element))
         status = each(&element, user, err);
     return status;
@@ -118,8 +122,6 @@ static lp_status read_from_layer(const lp_json *value, void *user, lp_error *err
     int64_t layer = 0;
     lp_status status = lp_json_int(value, 0, r->config->n_layers - 1, &layer, err);
     if (status != LP_OK) return status;
-    if (r->capacity >= r->group->n_layers)
-        return lp_json_fail(value, err, "as many layers as the targets (%zu)", r->group->n_layers);
     r->group->from_layers[r->capacity++] = (int32_t)layer;
     return LP_OK;
 }
@@ -148,9 +150,12 @@ static lp_status read_from(const lp_json *group, reading *r, lp_error *err) {
     if (value.node) {
         LP_TRY(lp_mem_new(&g->from_layers, g->n_layers, sizeof *g->from_layers, "donor layers", err));
         r->capacity = 0;
+        size_t n = 1;
+        if (lp_json_is_array(&value)) LP_TRY(lp_json_array_size(&value, &n, err));
+        if (n != g->n_layers)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected as many layers as the targets have (%zu), found %zu", value.file,
+                    value.path, g->n_layers, n);
         LP_TRY(for_each(&from, "layers", read_from_layer, r, NULL, err));
-        if (r->capacity != g->n_layers)
-            status = lp_json_fail(&value, err, "as many layers as the targets (%zu)", g->n_layers);
     }
 out:
     return status;
@@ -230,6 +235,8 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     g->stop_after = (int32_t)number;
     number = 0;
     LP_TRY(lp_json_find(entry, "vector", &value, err));
+    if (value.node && job->sweep.n_vectors == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
     if (value.node) LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
     g->vector = (int32_t)number;
     for (size_t i = 0; i < g->n_donors; i++)
@@ -262,7 +269,9 @@ lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp
                             .denoise = job->sweep.denoise,
                             .noise = job->sweep.noise,
                             .controls = job->sweep.controls};
-    LP_TRY(lp_conditions_expand(&words, config, job->protocol.n_steps, out, err));
+    lp_error found = {0};
+    status = lp_conditions_expand(&words, config, job->protocol.n_steps, out, &found);
+    if (status != LP_OK) status = lp_fail(err, status, "%s: $.%s", job->file, found.text);
 out:
     for (size_t k = 0; read && k < n; k++) lp_sweep_group_release(&read[k]);
     lp_mem_free(read);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "patch/classify.h"
 
 #include <math.h>
 
@@ -414,11 +415,13 @@ out:
 
 static lp_status refuse_equal_answers(const lp_json *list, const lp_pair_set *set, lp_error *err) {
     for (size_t i = 0; i < set->n; i++)
-        if (set->pairs[i].clean.answer == set->pairs[i].corrupted.answer)
-            return lp_fail(err, LP_ERR_VALUE,
-                           "%s: %s[%zu]: pair \"%.80s\" has the answer %.15g on both sides, so it cannot show an "
-                           "effect (pairs.equal_answers \"allow\" in the job takes such pairs all the same)",
-                           list->file, list->path, set->pairs[i].place, set->pairs[i].id, set->pairs[i].clean.answer);
+        if (fabs(set->pairs[i].clean.answer - set->pairs[i].corrupted.answer) < LP_SEED_TOLERANCE)
+            return lp_fail(
+                err, LP_ERR_VALUE,
+                "%s: %s[%zu]: pair \"%.80s\" has the answers %.15g and %.15g, which count as one, so it cannot "
+                "show an effect (pairs.equal_answers \"allow\" in the job takes such pairs all the same)",
+                list->file, list->path, set->pairs[i].place, set->pairs[i].id, set->pairs[i].clean.answer,
+                set->pairs[i].corrupted.answer);
     return LP_OK;
 }
 

@@ -39,7 +39,9 @@ void lp_progress_line(char *out, size_t size, const lp_progress_options *options
     int64_t n = options->before + n_here;
     double rate = seconds > 0 ? (double)n_here / seconds : 0;
     char span[64];
-    if (n >= options->total) {
+    if (n >= options->total && n_here == 0 && options->before > 0) {
+        snprintf(out, size, "%s: complete already (%lld %s)", options->label, (long long)n, options->unit);
+    } else if (n >= options->total) {
         format_time(span, sizeof span, seconds);
         snprintf(out, size, "%s: %lld of %lld %s, %.1f/s, took %s", options->label, (long long)n,
                  (long long)options->total, options->unit, rate, span);

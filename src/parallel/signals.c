@@ -19,10 +19,13 @@ static void on_signal(int number) {
 lp_status lp_signals_install(lp_error *err) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
+    /* A second Ctrl-C ends the process at once. */
+    struct sigaction once = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    sigemptyset(&once.sa_mask);
     struct sigaction ignore = {.sa_handler = SIG_IGN};
     sigemptyset(&ignore.sa_mask);
     if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGUSR1, &action, NULL) != 0 ||
-        sigaction(SIGXFSZ, &ignore, NULL) != 0)
+        sigaction(SIGINT, &once, NULL) != 0 || sigaction(SIGXFSZ, &ignore, NULL) != 0)
         return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
     return LP_OK;
 }
@@ -53,6 +56,7 @@ bool lp_stop_requested(void) {
 const char *lp_stop_reason(void) {
     if (caught == SIGTERM) return "SIGTERM";
     if (caught == SIGUSR1) return "SIGUSR1";
+    if (caught == SIGINT) return "SIGINT";
     return stop_seen ? stop_path : "";
 }
 

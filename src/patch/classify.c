@@ -10,9 +10,6 @@ const char *const lp_outcome_names[] = {"clean_answer", "corrupted_answer", "oth
 
 enum { SHORTEST_SENTENCE = 10, NO_CHARACTER = 0x110000 };
 
-/* Answers closer than this are the same one (seed). */
-static const double seed_tolerance = 0.01;
-
 /* A text, and whether commas in it count as absent. Positions are byte offsets. */
 typedef struct {
     const char *text;
@@ -60,12 +57,6 @@ static int digit(uint32_t c) {
     return -1;
 }
 
-/* str.isspace, which has the separators U+001C to U+001F besides Unicode's White_Space. */
-static bool is_space(uint32_t c) {
-    return (c >= 0x9 && c <= 0xd) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
 static bool is_letter(uint32_t c) {
     size_t low = 0, high = sizeof unicode_letters / sizeof *unicode_letters;
     while (low < high) {
@@ -80,7 +71,7 @@ static bool is_letter(uint32_t c) {
 
 static size_t skip_spaces(const source *from, size_t at) {
     size_t next = 0;
-    while (is_space(character(from, at, &next))) at = next;
+    while (lp_utf8_is_space(character(from, at, &next))) at = next;
     return at;
 }
 
@@ -183,7 +174,7 @@ static size_t digits_before(const source *from, size_t end) {
 static bool at_the_end(const source *from, size_t *start, size_t *end) {
     size_t before = 0;
     *end = from->length;
-    while (is_space(character_before(from, *end, &before))) *end = before;
+    while (lp_utf8_is_space(character_before(from, *end, &before))) *end = before;
     *start = digits_before(from, *end);
     if (*start == *end) return false;
     if (character_before(from, *start, &before) == '.') {
@@ -231,7 +222,7 @@ bool lp_extract_number(lp_classifier classifier, const char *text, size_t length
 }
 
 bool lp_answers_match(lp_classifier classifier, double a, double b) {
-    return classifier == LP_CLASSIFIER_CODI ? a == b : fabs(a - b) < seed_tolerance;
+    return classifier == LP_CLASSIFIER_CODI ? a == b : fabs(a - b) < LP_SEED_TOLERANCE;
 }
 
 static bool is_gibberish(const char *text, size_t length) {

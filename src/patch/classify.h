@@ -11,6 +11,9 @@
 
 #include "base/error.h"
 
+/* Answers closer than this are the same one (seed). */
+#define LP_SEED_TOLERANCE 0.01
+
 typedef enum { LP_CLASSIFIER_SEED, LP_CLASSIFIER_CODI } lp_classifier;
 extern const char *const lp_classifier_names[]; /* "seed", "codi", NULL */
 

@@ -58,6 +58,8 @@ lp_status lp_h5_fail(lp_error *err, const char *file, const char *format, ...) {
     reasons found = {0};
     H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &found);
     H5Eclear2(H5E_DEFAULT);
+    if (H5Fis_hdf5(file) == 0)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: expected an HDF5 file, found something else", file);
     const char *guess = lp_io_guess(file);
     if (!found.system[0] && guess) snprintf(found.system, sizeof found.system, "%s", guess);
     if (found.system[0]) return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file, what, found.system);

@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "token/utf8.h"
 
 const char *const *lp_protocol_names(void) {
     static const char *const names[] = {"codi", "bot-first", NULL};
@@ -62,12 +63,20 @@ lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenize
     return LP_OK;
 }
 
-/* Python's str.strip() and replace("  ", " ") on ASCII blanks, as CODI's evaluation uses them. */
+/* Python's str.strip() and replace("  ", " "), as CODI's evaluation uses them. */
 static lp_status normalised(const char *question, lp_text *out, lp_error *err) {
-    size_t n = strlen(question);
-    size_t begin = 0;
-    while (begin < n && strchr(" \t\n\r\v\f", question[begin])) begin++;
-    while (n > begin && strchr(" \t\n\r\v\f", question[n - 1])) n--;
+    size_t begin = 0, n = 0, size = strlen(question);
+    bool inside = false;
+    for (size_t at = 0; at < size;) {
+        uint32_t c = 0;
+        bool well_formed = false;
+        size_t next = at + lp_utf8_next(question + at, size - at, &c, &well_formed);
+        bool space = lp_utf8_is_space(c);
+        if (!space && !inside) begin = at;
+        inside = inside || !space;
+        if (!space) n = next;
+        at = next;
+    }
     lp_status status = LP_OK;
     for (size_t i = begin; i < n && status == LP_OK; i++) {
         status = lp_text_add(out, question + i, 1, err);

@@ -77,3 +77,8 @@ int lp_letter_byte(uint32_t code_point) {
     if (code_point <= 0x142) return (int)(code_point - 0x121 + 127);
     return code_point == 0x143 ? 173 : -1;
 }
+
+bool lp_utf8_is_space(uint32_t c) {
+    return (c >= 0x9 && c <= 0xd) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+}

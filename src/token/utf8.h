@@ -18,6 +18,9 @@ size_t lp_utf8_put(uint32_t code_point, char out[4]);
 /* Appends bytes[0..size) to *out with every ill-formed subpart replaced. */
 lp_status lp_utf8_repair(const char *bytes, size_t size, lp_text *out, lp_error *err);
 
+/* What Python's str.isspace and str.strip take for a space: Unicode's White_Space and U+001C to U+001F. */
+bool lp_utf8_is_space(uint32_t code_point);
+
 /* The letter that stands for a byte in tokenizer.json: printable Latin-1 for itself, the others from U+0100 on
  * (bytes_to_unicode of OpenAI's GPT-2 encoder). */
 uint32_t lp_byte_letter(unsigned char byte);

@@ -192,7 +192,7 @@ static void failing_rank_ends_all(const lp_parallel *p, lp_deal_way way) {
     if (lp_parallel_rank(p) == 0) CHECK(p, dealt < N, "all %d units were dealt", (int)N);
 }
 
-static void signal_stops_all(const lp_parallel *p, lp_deal_way way) {
+static void signal_stops_all(const lp_parallel *p, lp_deal_way way, int number) {
     enum { N = 1000000 };
     lp_deal *deal = NULL;
     CHECK_OK(p, lp_signals_install(err));
@@ -204,7 +204,7 @@ static void signal_stops_all(const lp_parallel *p, lp_deal_way way) {
         if (n == 0) break;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         lp_deal_done(deal, n);
-        if (lp_parallel_rank(p) == lp_parallel_size(p) - 1 && k == 5) raise(SIGUSR1);
+        if (lp_parallel_rank(p) == lp_parallel_size(p) - 1 && k == 5) raise(number);
     }
     lp_error trouble = {0};
     CHECK_I64(p, LP_ERR_STOPPED, lp_deal_end(deal, LP_OK, &trouble));
@@ -230,7 +230,8 @@ int main(int argc, char **argv) {
         every_unit_once(p, way);
         no_stall(p, way);
         failing_rank_ends_all(p, way);
-        signal_stops_all(p, way);
+        signal_stops_all(p, way, SIGUSR1);
+        signal_stops_all(p, way, SIGINT);
     }
     if (lp_parallel_rank(p) == 0) printf("%d ranks on %d hosts: good\n", lp_parallel_size(p), lp_parallel_n_nodes(p));
     lp_parallel_finish(p);

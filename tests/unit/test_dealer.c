@@ -208,7 +208,7 @@ static void progress_lines(void **state) {
         {1000, 0, 10, 10, "cache: 10 of 1000 pairs (1%), 1.0/s, 16 min 30 s left"},
         {100000, 0, 10, 10, "cache: 10 of 100000 pairs (0%), 1.0/s, 27 h 46 min left"},
         {100, 0, 100, 65, "cache: 100 of 100 pairs, 1.5/s, took 1 min 05 s"},
-        {100, 100, 0, 0, "cache: 100 of 100 pairs, 0.0/s, took 0 s"},
+        {100, 100, 0, 0, "cache: complete already (100 pairs)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const lp_progress_options options = {

@@ -371,10 +371,10 @@ static void test_condition_refusals(void **state) {
         {"{\"sites\":\"k\"}", AT ": unknown key \"sites\""},
         {"{\"site\":\"q\"}", AT ".site: expected one of \"latent_in\", \"resid_pre\""},
         {"{\"site\":[\"k\",\"q\"]}", AT ".site[1]: expected one of"},
-        {"{\"site\":[]}", "sweep.conditions[0]: no sites or no donors"},
-        {"{\"site\":\"k\"}", "sweep.conditions[0]: no layers"},
-        {"{\"site\":\"k\",\"layers\":1}", "sweep.conditions[0]: no steps"},
-        {"{\"site\":\"k\",\"layers\":1,\"steps\":[]}", "sweep.conditions[0]: no steps"},
+        {"{\"site\":[]}", AT ".site: expected at least one element, found"},
+        {"{\"site\":\"k\"}", AT ": no layers"},
+        {"{\"site\":\"k\",\"layers\":1}", AT ": no steps"},
+        {"{\"site\":\"k\",\"layers\":1,\"steps\":[]}", AT ".steps: expected at least one element, found"},
         {"{\"site\":\"k\",\"layers\":4}", AT ".layers: expected an integer from 0 to 3, found 4"},
         {"{\"site\":\"k\",\"layers\":\"0-4\"}", AT ".layers: expected layers within 0-3"},
         {"{\"site\":\"k\",\"layers\":[0,true]}", AT ".layers[1]: expected a string, found true"},
@@ -395,8 +395,8 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"add\",\"factor\":\"1\"}",
          AT ".factor: expected a number"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"add\",\"factor\":[]}",
-         "sweep.conditions[0]: no factor"},
-        {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"heads\":[]}", "sweep.conditions[0]: no heads"},
+         AT ".factor: expected at least one element"},
+        {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"heads\":[]}", AT ".heads: expected at least one element"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"heads\":2}",
          AT ".heads: expected an integer from 0 to 1, found 2"},
         {"{\"site\":\"attn_out\",\"layers\":1,\"steps\":\"all\",\"heads\":0}",
@@ -413,9 +413,9 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"from\":{\"step\":6}}",
          AT ".from.step: expected an integer from 0 to 5"},
         {"{\"site\":\"k\",\"layers\":[1,2],\"steps\":\"all\",\"from\":{\"layers\":0}}",
-         AT ".from.layers: expected as many layers as the targets (2)"},
+         AT ".from.layers: expected as many layers as the targets have (2), found 1"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"from\":{\"layers\":[0,1]}}",
-         AT ".from.layers[1]: expected as many layers as the targets (1)"},
+         AT ".from.layers: expected as many layers as the targets have (1), found 2"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"defects\":\"leak\"}",
          AT ".defects: expected one of \"off_by_one\""},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":0}",
@@ -444,7 +444,7 @@ static void test_condition_refusals(void **state) {
     lp_job_release(&job);
     job = good("{" LEAST "," RESULTS ",\"sweep\":{\"directions\":[],\"conditions\":[" GROUP "]}}");
     assert_int_equal(lp_job_conditions(&job, &config, &set, &err), LP_ERR_VALUE);
-    assert_string_equal(err.text, "sweep.directions: no direction");
+    assert_non_null(strstr(err.text, "jobs/some/job.json: $.sweep.directions: expected at least one direction, found"));
     lp_job_release(&job);
 }
 
@@ -473,8 +473,10 @@ static void test_settings(void **state) {
         {".steps=3", NULL, "--set .steps=3: no such place in the job"},
         {"protocol.=3", NULL, "--set protocol.=3: no such place in the job"},
         {"pairs.file.name=3", NULL, "--set pairs.file.name=3: no such place in the job"},
-        {"sweep.conditions.1.steps=all", NULL, "--set sweep.conditions.1.steps=all: no such place in the job"},
-        {"sweep.conditions.-1=1", NULL, "--set sweep.conditions.-1=1: no such place in the job"},
+        {"sweep.conditions.1.steps=all", NULL,
+         "--set sweep.conditions.1.steps=all: sweep.conditions: expected an index below 1, found 1"},
+        {"sweep.conditions.-1=1", NULL,
+         "--set sweep.conditions.-1=1: sweep.conditions: expected an index below 1, found -1"},
         {"sweep.conditions.x=1", NULL, "--set sweep.conditions.x=1: no such place in the job"},
         {"sweep.conditions.=1", NULL, "--set sweep.conditions.=1: no such place in the job"},
         {"protocol.stepz=3", "", "jobs/some/job.json: $.protocol: unknown key \"stepz\""},

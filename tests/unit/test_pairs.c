@@ -132,7 +132,10 @@ static void refusals(void **state) {
          "$.pairs[0].clean.answer: expected a number"},
         {HEAD "[{\"id\": \"x\", \"clean\": {\"question\": \"q\", \"answer\": 5}, \"corrupted\": {\"question\": \"r\", "
               "\"answer\": 5}}]}",
-         "$.pairs[0]: pair \"x\" has the answer 5 on both sides"},
+         "$.pairs[0]: pair \"x\" has the answers 5 and 5, which count as one"},
+        {HEAD "[{\"id\": \"x\", \"clean\": {\"question\": \"q\", \"answer\": 33}, \"corrupted\": {\"question\": \"r\", "
+              "\"answer\": 33.005}}]}",
+         "$.pairs[0]: pair \"x\" has the answers 33 and 33.005, which count as one"},
         {HEAD "[{\"id\": 1, \"tokens\": {\"a\": [1]}, " SIDES "}]}", "$.pairs[0].tokens.a: expected two counts"},
         {HEAD "[{\"id\": 1, \"split\": \"dev\", " SIDES "}]}", "$.pairs[0].split: expected one of \"tune\", \"test\""},
         {HEAD "[{\"id\": 1, \"change\": {\"from\": \"1\"}, " SIDES "}]}",

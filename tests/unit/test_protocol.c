@@ -102,11 +102,9 @@ static void test_prompts(void **state) {
     other.n -= 2;
     check_same(&plain, &other);
     /* Python: question.strip().replace("  ", " ") */
-    static const char *const spaces[][2] = {{" \t7 pens? \n", "7 pens?"},
-                                            {"7  pens?", "7 pens?"},
-                                            {"7   pens?", "7  pens?"},
-                                            {"7    pens?", "7  pens?"},
-                                            {"7\t\tpens?", "7\t\tpens?"}};
+    static const char *const spaces[][2] = {
+        {" \t7 pens? \n", "7 pens?"}, {"7  pens?", "7 pens?"},      {"7   pens?", "7  pens?"},
+        {"7    pens?", "7  pens?"},   {"7\t\tpens?", "7\t\tpens?"}, {"\u3000\u00a07 pens?\u2003\u00a0", "7 pens?"}};
     lp_protocol normalising = bot_first;
     normalising.normalise_spaces = true;
     for (size_t i = 0; i < sizeof spaces / sizeof spaces[0]; i++) {
