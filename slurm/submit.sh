@@ -57,7 +57,8 @@ while (($# > 0)); do
     more=("$@")
     break
     ;;
-  --*)
+  --site | --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts | --time | --cache-time | \
+    --sweep-time | --partition | --account | --program | --array-limit | --only | --set | --logs)
     (($# > 0)) || fail "$option: expected a value behind it"
     value=$1
     shift
@@ -87,9 +88,9 @@ while (($# > 0)); do
       ;;
     --set) lp_settings+=(--set "$value") ;;
     --logs) folder=$value ;;
-    *) fail "unknown option $option (submit.sh --help)" ;;
     esac
     ;;
+  --*) fail "unknown option $option (submit.sh --help)" ;;
   *) jobs+=("$option") ;;
   esac
 done
