@@ -155,6 +155,8 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
         e.store_bytes += bytes * s->n_pairs;
     }
     e.results_bytes = s->n_pairs * (int64_t)plan->set.n * (14 + 4 * (int64_t)s->job.decode.max_new_tokens);
+    int64_t lens = (int64_t)lp_lens_positions(s->job.protocol.n_steps) * s->model.config.n_layers * s->job.lens_top;
+    e.results_bytes += s->n_pairs * 2 * lens * (int64_t)(sizeof(int32_t) + sizeof(float));
     *out = e;
 out:
     return status;
