@@ -3,10 +3,12 @@
     python bench/make_checkpoint.py --shape gpt2-124m|llama-3.2-1b|tiny-gpt2|tiny-llama OUT [OPTIONS]
 
 OUT/base gets config.json, the tokenizer and, with --base-weights, weights; OUT/codi the state dict of the CODI module
-(model.safetensors, written tensor by tensor, or pytorch_model.bin); OUT/lora.json rank and alpha. Block weights are
-scaled by their fan-in and embeddings kept small, so that what the blocks compute, not the last token, decides the
-answer; the MLP's output matrix is centred over its inputs, or the positive mean of GELU would make all states alike.
-Answers have no meaning.
+(model.safetensors, written tensor by tensor, or pytorch_model.bin); OUT/lora.json rank and alpha. Answers have no
+meaning. With --init spread block weights are scaled by their fan-in and embeddings kept small, so that what the blocks
+compute, not the last token, decides the answer; the output matrix of the MLP is centred over its inputs, or the mean of
+GELU would make all states alike. With --init library standard deviations are those with which transformers, peft and
+torch.nn.Linear begin (LoRA's B, which peft begins at 0, has 0.02); norms and biases differ from 1 and 0, so that they
+cannot be left out unnoticed.
 
 Without --tokenizer a byte-level BPE of the shape's size is made: 256 bytes, then two- and three-byte tokens from
 invented merges (ASCII first), then the special tokens.
@@ -181,16 +183,29 @@ def is_added(name: str) -> bool:
     return "lora_" in name or name.startswith("prj.")
 
 
-def random_tensor(wanted: Wanted, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+def library_std(name: str, shape: tuple[int, ...], s: Shape) -> float:
+    """0.02 (initializer_range), for GPT-2's c_proj by the square root of 2L; uniform within fan_in^-1/2 otherwise."""
+    if "lora_A" in name or name in ("prj.1.weight", "prj.3.weight"):
+        return (3 * shape[-1]) ** -0.5
+    return 0.02 * (2 * s.layers) ** -0.5 if name.endswith("c_proj.base_layer.weight") else 0.02
+
+
+def library(wanted: Iterator[Wanted], s: Shape) -> Iterator[Wanted]:
+    """The same tensors with --init library."""
+    for name, shape, mean, std in wanted:
+        yield name, shape, mean, library_std(name, shape, s) if len(shape) == 2 else std
+
+
+def random_tensor(wanted: Wanted, dtype: torch.dtype, generator: torch.Generator, centred: bool = True) -> Tensor:
     """Normal numbers."""
     name, shape, mean, std = wanted
     value = torch.empty(shape).normal_(mean, std, generator=generator)
-    if name.endswith(("mlp.c_proj.base_layer.weight", "mlp.c_proj.weight")):
+    if centred and name.endswith(("mlp.c_proj.base_layer.weight", "mlp.c_proj.weight")):
         value -= value.mean(dim=0)
     return value.to(dtype)
 
 
-def write_safetensors(path: Path, wanted: list[Wanted], dtype: str, seed: int) -> None:
+def write_safetensors(path: Path, wanted: list[Wanted], dtype: str, seed: int, centred: bool = True) -> None:
     """Header first, then one tensor at a time: memory for one tensor."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
@@ -206,17 +221,17 @@ def write_safetensors(path: Path, wanted: list[Wanted], dtype: str, seed: int) -
         f.write(struct.pack("<Q", len(text)) + text)
         for each in wanted:
             kind, _ = DTYPES["fp32" if is_added(each[0]) else dtype]
-            value = random_tensor(each, kind, generator)
+            value = random_tensor(each, kind, generator, centred)
             f.write(value.view(torch.uint8).numpy().data)
 
 
-def write_binary(path: Path, wanted: list[Wanted], dtype: str, seed: int) -> None:
+def write_binary(path: Path, wanted: list[Wanted], dtype: str, seed: int, centred: bool = True) -> None:
     """torch.save of the whole state dict; lm_head shares the embedding's storage."""
     generator = torch.Generator().manual_seed(seed)
     state: dict[str, Tensor] = {}
     for each in wanted:
         kind, _ = DTYPES["fp32" if is_added(each[0]) else dtype]
-        state[each[0]] = random_tensor(each, kind, generator)
+        state[each[0]] = random_tensor(each, kind, generator, centred)
     embedding = next(v for k, v in state.items() if k.endswith(("wte.weight", "embed_tokens.weight")))
     state["codi.base_model.model.lm_head.weight"] = embedding
     torch.save(state, path)
@@ -301,6 +316,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--shape", choices=sorted(SHAPES), required=True)
     p.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="of the base weights; LoRA and prj are fp32")
     p.add_argument("--format", choices=("safetensors", "bin"), default="safetensors")
+    p.add_argument("--init", choices=("spread", "library"), default="spread", help="standard deviations: see above")
     p.add_argument("--base-weights", action="store_true", help="write base/model.safetensors too")
     p.add_argument("--tokenizer", type=Path, help="tokenizer.json or its folder, instead of an invented one")
     p.add_argument("--layers", type=int, help="other number of blocks")
@@ -321,18 +337,20 @@ def main() -> None:
     codi.mkdir(exist_ok=True)
     ids = make_tokenizer(s, base) if a.tokenizer is None else copy_tokenizer(s, a.tokenizer, base)
     (base / "config.json").write_text(json.dumps(config(s, a.dtype, ids), indent=1) + "\n")
+    spread = a.init == "spread"
+    all_tensors = list(tensors(s) if spread else library(tensors(s), s))
     if a.base_weights:
         wanted = []
-        for name, shape, mean, std in tensors(s):
+        for name, shape, mean, std in all_tensors:
             if not is_added(name):
                 rows = (shape[0] - 3, *shape[1:]) if name.endswith(("wte.weight", "embed_tokens.weight")) else shape
                 plain = name.removeprefix("codi.base_model.model.").replace(".base_layer", "")
                 wanted.append((plain, rows, mean, std))
-        write_safetensors(base / "model.safetensors", wanted, a.dtype, a.seed + 1)
+        write_safetensors(base / "model.safetensors", wanted, a.dtype, a.seed + 1, spread)
     if a.format == "bin":
-        write_binary(codi / "pytorch_model.bin", list(tensors(s)), a.dtype, a.seed)
+        write_binary(codi / "pytorch_model.bin", all_tensors, a.dtype, a.seed, spread)
     else:
-        write_safetensors(codi / "model.safetensors", list(tensors(s)), a.dtype, a.seed)
+        write_safetensors(codi / "model.safetensors", all_tensors, a.dtype, a.seed, spread)
     (a.out / "lora.json").write_text(json.dumps({"r": s.lora_r, "alpha": s.lora_alpha}) + "\n")
     size = sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file())
     print(f"{a.out}: {a.shape}, {size / 1e6:.1f} MB")

@@ -39,6 +39,9 @@ static void release(generation *g) {
     lp_job_release(&g->job);
 }
 
+/* U+FFFD: what a token that is only a part of a character is shown as; its id then tells it from the others. */
+#define REPLACEMENT "\xef\xbf\xbd"
+
 static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err) {
     int32_t best[LP_MAX_LENS_TOP];
     float log_probability[LP_MAX_LENS_TOP];
@@ -51,6 +54,7 @@ static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err
         lp_text_clear(&text);
         LP_TRY(lp_lens_show(g->tokenizer, &g->vocabulary, best[i], &text, err));
         printf("  %6.2f \"%s\"", (double)log_probability[i], lp_text_get(&text));
+        if (strstr(lp_text_get(&text), REPLACEMENT)) printf(" (%d)", best[i]);
     }
     printf("\n");
 out:

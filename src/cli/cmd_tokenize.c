@@ -91,7 +91,8 @@ int lp_cmd_tokenize(int argc, char **argv) {
     if (jsonl) LP_TRY(print_jsonl(&p, jsonl, field, err));
     for (size_t i = 0; i < operands.n; i++)
         LP_TRY(print_text(&p, operands.operands[i], strlen(operands.operands[i]), err));
-    fprintf(stderr, "%zu texts, %zu tokens\n", p.n_texts, p.n_tokens);
+    fprintf(stderr, "%zu %s, %zu %s\n", p.n_texts, p.n_texts == 1 ? "text" : "texts", p.n_tokens,
+            p.n_tokens == 1 ? "token" : "tokens");
 out:
     lp_token_list_release(&p.ids);
     lp_tokenizer_free(tokenizer);

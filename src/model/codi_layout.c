@@ -430,16 +430,19 @@ out:
     return status;
 }
 
-lp_status lp_layout_codi_is_whole(const lp_model_config *config, const lp_tensor_list *codi, bool *out, lp_error *err) {
+lp_status lp_layout_codi_lacks(const lp_model_config *config, const lp_tensor_list *codi, char missing[LP_SLOT_NAME],
+                               lp_error *err) {
     lp_layout_table table = {0};
     key_index index = {0};
     lp_status status = LP_OK;
+    missing[0] = '\0';
     LP_TRY(index_build(config->arch, codi, true, &index, err));
     LP_TRY(add_base_slots(config, &table, err));
-    bool whole = true;
     for (size_t i = 0; i < table.n_slots; i++)
-        whole = whole && index_find(&index, skip_prefix(table.slots[i].name, backbone(config->arch)));
-    *out = whole;
+        if (!index_find(&index, skip_prefix(table.slots[i].name, backbone(config->arch)))) {
+            memcpy(missing, table.slots[i].name, LP_SLOT_NAME);
+            break;
+        }
 out:
     lp_layout_release(&table);
     index_release(&index);

@@ -90,8 +90,10 @@ typedef struct {
     size_t n_unused, unused_capacity;
 } lp_layout_table;
 
-/* True where the CODI tensors alone hold every tensor of the base model, so that the base weights need not be read. */
-lp_status lp_layout_codi_is_whole(const lp_model_config *config, const lp_tensor_list *codi, bool *out, lp_error *err);
+/* missing: the name of the first tensor of the base model that the CODI tensors do not hold; empty where they hold all
+ * of them, so that the base weights need not be read. */
+lp_status lp_layout_codi_lacks(const lp_model_config *config, const lp_tensor_list *codi, char missing[LP_SLOT_NAME],
+                               lp_error *err);
 
 /* Builds and binds the table. base or codi may be NULL, not both; they are borrowed and must not change afterwards.
  * base_file and codi_file name the two in messages. Sets config->n_embedded. lora_rank: 0 or what it must be. */

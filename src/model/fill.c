@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16, HUGE_PAGE = 1 << 21 };
+enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16 };
 
 typedef struct {
     size_t slot;
@@ -125,16 +125,12 @@ static void take_turns(const lp_model_files *files, const piece_list *list, floa
     lp_mem_free(scratch);
 }
 
-lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err) {
+lp_status lp_fill_arena(lp_model_files *files, float *arena, lp_model_turns *turns, lp_error *err) {
     piece_list list = {0};
     verdict v = {.err = err};
     lp_status status = LP_OK;
     for (size_t i = 0; i < files->table.n_slots; i++) LP_TRY(add_pieces(files, i, &list, err));
     if (list.n) qsort(list.items, list.n, sizeof *list.items, compare_pieces);
-    /* Every page of it will be written: in large ones that costs far less. */
-    size_t skipped = (HUGE_PAGE - (uintptr_t)arena % HUGE_PAGE) % HUGE_PAGE;
-    if (arena_bytes > skipped + HUGE_PAGE)
-        (void)madvise((char *)arena + skipped, (arena_bytes - skipped) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     openblas_set_num_threads(1);
 #pragma omp parallel
     take_turns(files, &list, arena, turns, &v);

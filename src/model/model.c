@@ -21,15 +21,26 @@ out:
     return status;
 }
 
+/* The base weights are asked for only where the CODI checkpoint lacks some: says which, where they are not there. */
+static lp_status read_base_weights(const lp_model_source *source, const char *missing, lp_checkpoint *base,
+                                   lp_error *err) {
+    lp_error own = {0};
+    lp_status status = lp_checkpoint_add_weights(base, source->base, "base", &own);
+    if (status == LP_OK) return LP_OK;
+    if (!source->codi) return lp_fail(err, status, "%s", own.text);
+    return lp_fail(err, status, "%s (they are needed because %s holds no \"%s\")", own.text, source->codi, missing);
+}
+
 static lp_status read_weights(const lp_model_source *source, lp_model *model, lp_error *err) {
     lp_model_files *files = model->files;
-    bool whole = false;
+    char missing[LP_SLOT_NAME] = "";
     lp_status status = LP_OK;
     if (source->codi) {
         LP_TRY(lp_checkpoint_add_weights(&files->codi, source->codi, "codi", err));
-        LP_TRY(lp_layout_codi_is_whole(&model->config, &files->codi.tensors, &whole, err));
+        LP_TRY(lp_layout_codi_lacks(&model->config, &files->codi.tensors, missing, err));
     }
-    if (!whole) LP_TRY(lp_checkpoint_add_weights(&files->base, source->base, "base", err));
+    bool whole = source->codi && !missing[0];
+    if (!whole) LP_TRY(read_base_weights(source, missing, &files->base, err));
     LP_TRY(lp_layout_bind(&model->config, whole ? NULL : &files->base.tensors, source->base,
                           source->codi ? &files->codi.tensors : NULL, source->codi, source->lora_rank, &files->table,
                           err));
@@ -179,7 +190,7 @@ lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_
     if (model->config.tied_head) model->head = model->embedding;
     model->projection.present = files->table.has_projection;
     model->projection.has_norm = files->table.has_projection_norm;
-    lp_status status = lp_fill_arena(files, arena, model->arena_bytes, turns ? turns : &own, err);
+    lp_status status = lp_fill_arena(files, arena, turns ? turns : &own, err);
     lp_files_drop_pages(files);
     return status;
 }

@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <setjmp.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -327,6 +328,41 @@ static void test_inspect_text(void **state) {
     assert_int_equal(lp_mem_count().live_bytes, 0);
 }
 
+/* The thread reads files in chunks of 4 MiB: one file is longer than one. A model that is closed at once ends it early.
+ */
+static void test_digests_beside(void **state) {
+    (void)state;
+    char folder[] = "digests_XXXXXX", config[64], weights[64], sha[LP_SHA256_HEX];
+    lp_text bytes = {0}, digests = {0};
+    lp_model model;
+    lp_error err = {0};
+    assert_non_null(mkdtemp(folder));
+    snprintf(config, sizeof config, "%s/config.json", folder);
+    snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
+    assert_int_equal(lp_file_read(FIXTURES "gpt2-base/model.safetensors", 1 << 20, &bytes, &err), LP_OK);
+    assert_int_equal(lp_file_write(weights, bytes.data, bytes.length, &err), LP_OK);
+    lp_text_clear(&bytes);
+    assert_int_equal(lp_file_read(FIXTURES "gpt2-base/config.json", 1 << 20, &bytes, &err), LP_OK);
+    while (bytes.length < 9u << 20) assert_int_equal(lp_text_add(&bytes, "\n         ", 10, &err), LP_OK);
+    assert_int_equal(lp_file_write(config, bytes.data, bytes.length, &err), LP_OK);
+    lp_model_source source = {.base = folder, .with_digests = true};
+    if (lp_model_load(&source, &model, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_model_digests(&model, &digests, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_sha256_of_file(config, sha, &err), LP_OK);
+    if (!strstr(digests.data, sha)) fail_msg("expected %s in\n%s", sha, digests.data);
+    assert_int_equal(lp_sha256_of_file(weights, sha, &err), LP_OK);
+    if (!strstr(digests.data, sha)) fail_msg("expected %s in\n%s", sha, digests.data);
+    lp_model_close(&model);
+    if (lp_model_open(&source, &model, &err) != LP_OK) fail_msg("%s", err.text);
+    lp_model_close(&model);
+    lp_text_release(&bytes);
+    lp_text_release(&digests);
+    unlink(config);
+    unlink(weights);
+    rmdir(folder);
+    assert_int_equal(lp_mem_count().live_bytes, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_weights_equal_peft),
@@ -334,6 +370,7 @@ int main(void) {
         cmocka_unit_test(test_plain_models_are_mapped),
         cmocka_unit_test(test_inspect_equals_torch),
         cmocka_unit_test(test_inspect_text),
+        cmocka_unit_test(test_digests_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
