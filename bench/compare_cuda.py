@@ -170,7 +170,7 @@ def ours(a: argparse.Namespace, r: Report, label: str, job: Path, conditions: in
         ("waves", r"in (\d+) waves"),
         ("mib_to_device", r"([\d.]+) MiB to the device"),
         ("mib_back", r"([\d.]+) MiB back"),
-        ("host_waits", r"host waited (\d+) times"),
+        ("host_waits", r"waited (\d+) times"),
     ):
         r.add(f"{label}.{what}", number(sweep, pattern))
     return (taken - weights) / conditions

@@ -1,6 +1,7 @@
-/* Plain forward speed, with nothing shared: prefill and batched greedy decoding of B random prompts by the engine, in
- * tokens per second of processor time. Beside it: bench/forward_hf.py. Usage: forward BASE CODI LORA_ALPHA B PROMPT NEW
- */
+/* Plain forward speed, with nothing shared: prefill, thoughts and batched greedy decoding of B random prompts by the
+ * engine, in tokens per second: of processor time on one thread of the cpu, of wall time on a GPU. Beside it:
+ * bench/forward_hf.py. Usage: forward BASE CODI LORA_ALPHA B PROMPT NEW [DEVICE [DTYPE]] */
+#include "backend/device.h"
 #include "base/memory.h"
 #include "patch/engine.h"
 
@@ -38,18 +39,23 @@ static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
     return LP_OK;
 }
 
-static double processor_seconds(void) {
+static double seconds_of(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Seconds of one execution: B groups of one unpatched run each, without thoughts. */
-static double seconds(const lp_model *model, lp_backend *be, int32_t batch, int32_t n_prompt, int32_t n_new) {
+typedef struct {
+    int32_t batch, n_prompt, n_steps, n_new;
+} sizes;
+
+/* Seconds of one execution: B groups of one unpatched run each. Weights are made known before. */
+static double seconds(const lp_model *model, lp_backend *be, const sizes *z) {
+    int32_t batch = z->batch, n_prompt = z->n_prompt, n_new = z->n_new;
     lp_run_group *groups = NULL;
     lp_run_result *results = NULL;
     int32_t *tokens = NULL, *prompts = NULL;
-    lp_run_wanted run = {0};
+    lp_run_wanted run = {.n_steps = z->n_steps};
     const lp_model_config *c = &model->config;
     CHECK(lp_mem_new(&groups, (size_t)batch, sizeof *groups, "groups", err));
     CHECK(lp_mem_new(&results, (size_t)batch, sizeof *results, "groups", err));
@@ -63,19 +69,24 @@ static double seconds(const lp_model *model, lp_backend *be, int32_t batch, int3
     }
     feed f = {.unit = {.groups = groups, .n_groups = (size_t)batch}};
     lp_work_source source = {.user = &f, .next = next_unit, .done = unit_done};
-    lp_executor_options options = {.model = model,
-                                   .protocol = {.kind = LP_PROTOCOL_BOT_FIRST, .remove_eos = true},
-                                   .vocabulary = {.pad = c->n_vocab,
-                                                  .bot = c->n_vocab + 1,
-                                                  .eot = c->n_vocab + 2,
-                                                  .eos = -1,
-                                                  .n_candidates = c->n_vocab + 2},
-                                   .max_new_tokens = n_new,
-                                   .max_positions = n_prompt + n_new + 1};
-    lp_engine_options engine = {.backend = be, .memory_limit = INT64_C(8) << 30, .rows_wanted = batch * n_prompt};
-    double start = processor_seconds();
-    CHECK(lp_execute_batched(&options, &engine, &source, NULL, err));
-    double taken = processor_seconds() - start;
+    lp_executor_options options = {
+        .model = model,
+        .protocol = {.kind = LP_PROTOCOL_BOT_FIRST, .n_steps = z->n_steps, .remove_eos = true},
+        .vocabulary = {.pad = c->n_vocab,
+                       .bot = c->n_vocab + 1,
+                       .eot = c->n_vocab + 2,
+                       .eos = -1,
+                       .n_candidates = c->n_vocab + 2},
+        .max_new_tokens = n_new,
+        .max_positions = n_prompt + z->n_steps + n_new + 1};
+    lp_engine_options engine = {.backend = be,
+                                .memory_limit = be->memory_bytes > 0 ? be->memory_bytes / 2 : INT64_C(8) << 30,
+                                .rows_wanted = batch * n_prompt};
+    lp_engine_counters counters = {0};
+    clockid_t clock = be->is_asynchronous ? CLOCK_MONOTONIC : CLOCK_PROCESS_CPUTIME_ID;
+    double start = seconds_of(clock);
+    CHECK(lp_execute_batched(&options, &engine, &source, &counters, err));
+    double taken = seconds_of(clock) - start - (be->is_asynchronous ? counters.seconds_weights : 0);
     lp_mem_free(groups);
     lp_mem_free(results);
     lp_mem_free(tokens);
@@ -83,28 +94,48 @@ static double seconds(const lp_model *model, lp_backend *be, int32_t batch, int3
     return taken;
 }
 
+/* Place of a name in a NULL-terminated list; -1: not there. */
+static int find(const char *const *names, const char *name) {
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], name) == 0) return i;
+    return -1;
+}
+
 int main(int argc, char **argv) {
-    if (argc != 7) {
-        fprintf(stderr, "usage: forward BASE CODI LORA_ALPHA B PROMPT NEW\n");
+    static const char *const devices[] = {"auto", "cpu", "cuda", NULL}, *const dtypes[] = {"fp32", "tf32", "bf16",
+                                                                                           NULL};
+    int device = find(devices, argc > 7 ? argv[7] : "cpu"), dtype = find(dtypes, argc > 8 ? argv[8] : "fp32");
+    if (argc < 7 || argc > 9 || device < 0 || dtype < 0) {
+        fprintf(stderr, "usage: forward BASE CODI LORA_ALPHA B PROMPT NEW [auto|cpu|cuda [fp32|tf32|bf16]]\n");
         return 2;
     }
     lp_model model = {0};
     lp_backend *be = NULL;
     lp_model_source source = {.base = argv[1], .codi = argv[2], .lora_alpha = strtod(argv[3], NULL)};
-    int32_t batch = (int32_t)strtol(argv[4], NULL, 10), n_prompt = (int32_t)strtol(argv[5], NULL, 10);
-    int32_t n_new = (int32_t)strtol(argv[6], NULL, 10);
-    if (batch < 1 || n_prompt < 1 || n_new < 1) return 2;
+    enum { STEPS = 6 };
+    sizes none = {.batch = (int32_t)strtol(argv[4], NULL, 10),
+                  .n_prompt = (int32_t)strtol(argv[5], NULL, 10),
+                  .n_new = (int32_t)strtol(argv[6], NULL, 10)};
+    if (none.batch < 1 || none.n_prompt < 1 || none.n_new < 1) return 2;
+    sizes one = none, thinks = none, all = none;
+    one.n_new = thinks.n_new = 1;
+    thinks.n_steps = STEPS;
+    all.n_new = 1 + none.n_new;
     CHECK(lp_model_load(&source, &model, err));
-    CHECK(lp_backend_cpu_new(1, &be, err));
-    double shortest = 1e30, longest = 1e30;
-    seconds(&model, be, 1, 2, 1); /* probes the shapes */
+    lp_device_options options = {.device = (lp_device_use)device, .dtype = (lp_dtype_use)dtype, .threads = 1};
+    CHECK(lp_backend_open(&options, &be, err));
+    double prefill = 1e30, with_thoughts = 1e30, whole = 1e30;
+    seconds(&model, be, &(sizes){.batch = 1, .n_prompt = 2, .n_steps = 1, .n_new = 1}); /* probes the shapes */
     for (int k = 0; k < 3; k++) {
-        double one = seconds(&model, be, batch, n_prompt, 1), all = seconds(&model, be, batch, n_prompt, 1 + n_new);
-        if (one < shortest) shortest = one;
-        if (all < longest) longest = all;
+        double taken[3] = {seconds(&model, be, &one), seconds(&model, be, &thinks), seconds(&model, be, &all)};
+        if (taken[0] < prefill) prefill = taken[0];
+        if (taken[1] < with_thoughts) with_thoughts = taken[1];
+        if (taken[2] < whole) whole = taken[2];
     }
-    printf("prefill_tokens_per_s: %.0f\ndecode_tokens_per_s: %.0f\n", (double)batch * (n_prompt + 1) / shortest,
-           (double)batch * n_new / (longest - shortest));
+    double batch = none.batch;
+    printf("prefill_tokens_per_s: %.0f\nthoughts_tokens_per_s: %.0f\ndecode_tokens_per_s: %.0f\n",
+           batch * (none.n_prompt + 1) / prefill, batch * STEPS / (with_thoughts - prefill),
+           batch * none.n_new / (whole - prefill));
     lp_backend_free(be);
     lp_model_close(&model);
     return 0;

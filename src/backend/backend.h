@@ -62,9 +62,37 @@ typedef struct {
     int64_t vector; /* floats into the vectors of the batch */
 } lp_row_edit;
 
+/* A part of a row that is wanted: x[row, offset .. offset + width) goes to `out` floats into the result. */
 typedef struct {
-    uint64_t gemm_flops;   /* 2 x rows x in x out, without padding */
-    uint64_t padded_flops; /* the same with the rows that tiles were filled up with */
+    int32_t row;
+    int32_t offset;
+    int32_t width;
+    int64_t out;
+} lp_row_take;
+
+/* One row of logits that is read on the device, and what is wanted of it. The candidates of decoding are its first
+ * n_candidates; rows of `kept` are logits of earlier rows. */
+typedef struct {
+    int32_t row;      /* of the logits; -1: kept_row is read */
+    int32_t kept_row; /* of kept: where the row is copied to before anything is read, or what is read; -1: neither */
+    int32_t base;     /* row of kept whose distribution the divergence is from; -1: none */
+    int32_t token[2]; /* whose logits are wanted; -1: none */
+} lp_logit_read;
+
+typedef struct {
+    double log_sum;  /* log of the sum of exp(logit) */
+    double kl;       /* sum of p (log p - log q), p: base, q: the row; NaN without base */
+    double logit[2]; /* of the tokens; NaN without one */
+} lp_logit_reading;
+
+/* Results under way to the host; see fetch_begin. */
+enum { LP_FETCHES = 2 };
+
+typedef struct {
+    uint64_t gemm_flops;           /* 2 x rows x in x out, without padding */
+    uint64_t padded_flops;         /* the same with the rows that tiles were filled up with */
+    uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
+    uint64_t n_waits;              /* times that the host waited for the device */
 } lp_backend_counters;
 
 struct lp_backend {
@@ -74,6 +102,7 @@ struct lp_backend {
     int64_t memory_bytes;    /* of the device, free when it was opened; 0: the host's memory */
     int32_t batch_rows;      /* rows of a batch that keep it busy */
     bool wants_groups;       /* attention gains from lp_row_table's groups */
+    bool is_asynchronous;    /* operations return before they are done */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);
@@ -83,6 +112,11 @@ struct lp_backend {
     lp_status (*upload)(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
     lp_status (*download)(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
     lp_status (*sync)(lp_backend *be, lp_error *err);
+    /* Sends `bytes` of dev on their way, as they are behind the operations before; number fetch < LP_FETCHES is not
+     * under way yet. dev stays as it is until fetch_end, which waits for these bytes alone, not for later operations.
+     */
+    lp_status (*fetch_begin)(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);
+    lp_status (*fetch_end)(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err);
 
     /* *out refers to, or holds a copy of, the host's weights, which must outlive it. */
     lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
@@ -125,6 +159,13 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
+    /* out [n] (dev) = what reads [n] (host) ask for; logits [., width], kept [., width] (dev). All sums are made in
+     * double precision. Rows are copied to kept first, in any order. */
+    lp_status (*read_logits)(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
+                             const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err);
+    /* out (dev), at each take's place = width floats of row `row` of x, from offset on; takes [n] (host). */
+    lp_status (*take_rows)(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
+                           float *out, lp_error *err);
 };
 
 /* threads: OpenMP threads of this process; 0: OpenMP's own choice. */

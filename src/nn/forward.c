@@ -37,7 +37,9 @@ struct lp_forward {
     size_t host_capacity;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
-    float *captured;      /* host [D or KV] */
+    lp_row_take *takes; /* host [takes_capacity] of one point */
+    size_t takes_capacity;
+    float *input;         /* host [D], for the hook */
     int32_t *compact;     /* host [max_rows] row -> row among those with output, or -1 */
     uint64_t *group_keys; /* host [max_rows] scratch of lp_row_groups; NULL where the backend wants no groups */
     uint64_t row_layers;
@@ -151,7 +153,7 @@ static lp_status make_workspace(lp_forward *f, lp_error *err) {
     LP_TRY(matrix_new(f, &f->mlp, (size_t)f->mlp_rows, mlp_width(c), "MLP", err));
     if (c->arch == LP_ARCH_LLAMA) LP_TRY(matrix_new(f, &f->gated, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
     LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
-    LP_TRY(lp_mem_new(&f->captured, (size_t)(d > kv_width(c) ? d : kv_width(c)), sizeof(float), "capture", err));
+    LP_TRY(lp_mem_new(&f->input, (size_t)d, sizeof(float), "rows", err));
     LP_TRY(lp_mem_new(&f->compact, rows, sizeof(int32_t), "rows", err));
     if (f->be->wants_groups) LP_TRY(lp_mem_new(&f->group_keys, rows, sizeof(uint64_t), "rows", err));
 out:
@@ -164,10 +166,10 @@ static void free_workspace(lp_forward *f) {
         if (*matrices[i]) f->be->release(f->be, *matrices[i]);
         *matrices[i] = NULL;
     }
-    lp_mem_free(f->captured);
+    lp_mem_free(f->input);
     lp_mem_free(f->compact);
     lp_mem_free(f->group_keys);
-    f->captured = NULL;
+    f->input = NULL;
     f->compact = NULL;
     f->group_keys = NULL;
 }
@@ -226,6 +228,7 @@ void lp_forward_free(lp_forward *f) {
     if (f->ints) be->release(be, f->ints);
     lp_mem_free(f->host_ints);
     lp_mem_free(f->edits);
+    lp_mem_free(f->takes);
     lp_mem_free(f->blocks);
     lp_rope_release(&f->rope);
     lp_mem_free(f);
@@ -379,12 +382,18 @@ static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool comp
         LP_TRY(f->be->edit_rows(f->be, x, stride, f->edits, n, b->vectors, err));
         p->next_edit += n;
     }
-    for (; p->next_capture < b->n_captures && b->captures[p->next_capture].key == key; p->next_capture++) {
-        const lp_forward_capture *c = &b->captures[p->next_capture];
-        int32_t row = compact ? f->compact[c->row] : c->row;
-        LP_ASSERT(row >= 0);
-        LP_TRY(f->be->download(f->be, c->out, x + (int64_t)row * stride + c->offset, (size_t)c->width * sizeof(float),
-                               err));
+    n = 0;
+    while (p->next_capture + n < b->n_captures && b->captures[p->next_capture + n].key == key) n++;
+    if (n > 0) {
+        LP_TRY(lp_mem_grow(&f->takes, &f->takes_capacity, (size_t)n, sizeof *f->takes, "captures", err));
+        for (int32_t i = 0; i < n; i++) {
+            const lp_forward_capture *c = &b->captures[p->next_capture + i];
+            int32_t row = compact ? f->compact[c->row] : c->row;
+            LP_ASSERT(row >= 0);
+            f->takes[i] = (lp_row_take){.row = row, .offset = c->offset, .width = c->width, .out = c->out};
+        }
+        LP_TRY(f->be->take_rows(f->be, x, stride, f->takes, n, b->captured, err));
+        p->next_capture += n;
     }
 out:
     return status;
@@ -426,9 +435,9 @@ static lp_status report_inputs(const pass *p, int32_t layer, int32_t n, lp_error
     lp_forward *f = p->f;
     int32_t d = f->model->config.d_model;
     for (int32_t r = 0; r < n; r++) {
-        lp_status status = f->be->download(f->be, f->captured, f->x + (int64_t)r * d, (size_t)d * sizeof(float), err);
+        lp_status status = f->be->download(f->be, f->input, f->x + (int64_t)r * d, (size_t)d * sizeof(float), err);
         if (status != LP_OK) return status;
-        f->hook(f->hook_user, p->batch, r, layer, f->captured);
+        f->hook(f->hook_user, p->batch, r, layer, f->input);
     }
     return LP_OK;
 }

@@ -4,7 +4,7 @@
  * and the slots that it attends to. A row joins the batch at a layer: from there on it is computed; what lies below it
  * shares with another row of the batch, its source, whose residual stream it takes over at that moment. So rows are
  * sorted by join, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h; captures
- * copy them out.
+ * copy them to a buffer of the caller.
  *
  * Owns the weights' handles in the backend and the workspace. No allocation happens inside lp_forward_run. */
 #ifndef LP_NN_FORWARD_H
@@ -35,7 +35,7 @@ typedef struct {
     int32_t key;
     int32_t row;
     int32_t offset, width; /* within the site's vector */
-    float *out;            /* host */
+    int64_t out;           /* floats into the batch's captured */
 } lp_forward_capture;
 
 /* Sort key of an edit or capture at `depth` (lp_address_depth) on a row that joins at layer `join`: behind the layer
@@ -62,6 +62,7 @@ typedef struct {
     int32_t n_edits;
     const lp_forward_capture *captures; /* [n_captures] sorted by key */
     int32_t n_captures;
+    float *captured;      /* dev: where captures go */
     const float *vectors; /* dev: donors' vectors of the edits */
     const float *latents; /* dev [., D]: inputs that are no tokens */
     const lp_kv_pool *pool;

@@ -2,8 +2,10 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "patch/lane.h"
 #include "patch/slots.h"
+#include "patch/wave.h"
+
+#include <time.h>
 
 enum { MAX_IN_FLIGHT = 256 };
 
@@ -16,14 +18,8 @@ typedef struct {
     size_t need_capacity;
     int32_t slot, n_slots;
     int32_t latent, n_latents;
+    int32_t kept, n_kept;
 } flight;
-
-/* A row of the wave: which lane, which of its rows. */
-typedef struct {
-    lp_lane *lane;
-    int32_t lane_row;
-    int32_t first; /* of the lane's rows in the unsorted wave */
-} wave_row;
 
 typedef struct {
     const lp_executor_options *options;
@@ -33,8 +29,9 @@ typedef struct {
     lp_forward *forward;
     int32_t max_rows;
     lp_kv_pool pool;
-    lp_slots kv_slots, latent_slots;
+    lp_slots kv_slots, latent_slots, kept_slots;
     float *latents; /* dev [latent_slots.n, D] */
+    float *kept;    /* dev [kept_slots.n, n_embedded]: logits */
     flight *flights[MAX_IN_FLIGHT];
     int32_t n_flights;
     flight *idle[MAX_IN_FLIGHT]; /* to be used again */
@@ -42,9 +39,12 @@ typedef struct {
     lp_work_unit *waiting; /* taken from the source, but does not fit yet */
     flight *waiting_flight;
     int32_t first_flight; /* where the next wave begins, so that all advance */
-    /* the wave, on the host */
-    wave_row *rows;
-    int32_t *order; /* [n_rows] unsorted rows by join */
+    lp_wave waves[LP_FETCHES];
+    int n_waves; /* at once: two where the backend works while the host does */
+    int32_t n_under_way;
+    uint64_t n_started, n_finished;
+    lp_wave *wave; /* the one being made */
+    /* its batch, on the host */
     int32_t *place; /* [n_rows] where an unsorted row went */
     int32_t *join, *source_row, *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length;
     lp_row_input *input;
@@ -59,22 +59,28 @@ typedef struct {
     size_t vector_capacity;
     float *dev_vectors;
     size_t dev_vector_capacity;
-    int32_t n_rows, n_tail, n_edits, n_captures;
+    int32_t n_tail, n_edits, n_captures;
     size_t n_vectors;
     /* reading out */
     int32_t *lists;              /* host [4 max_rows] */
     int32_t *dev_lists;          /* dev [4 max_rows] */
     float *gathered, *projected; /* dev [max_rows, D] */
     float *logits;               /* dev [head_rows, n_embedded] */
-    int32_t *best;               /* dev [max_rows] */
-    int32_t *host_best;
-    float *host_logits; /* [n_candidates] */
-    int64_t limit;      /* bytes: memory_limit, or half of it */
+    float *host_logits;          /* [n_candidates] of a lens; NULL before the first */
+    size_t host_logits_capacity;
+    int64_t limit; /* bytes: memory_limit, or half of it */
     bool halved;
+    double began;
     lp_engine_counters counters;
 } engine;
 
 /* ---- Memory ------------------------------------------------------------------------------------------------------ */
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 static size_t slot_bytes(const engine *e) {
     const lp_model_config *c = &e->options->model->config;
@@ -93,18 +99,20 @@ static void free_forward(engine *e) {
 
 /* The forward pass stays, with the weights. */
 static void free_workspace(engine *e) {
-    void *host[] = {e->rows,        e->order, e->place,        e->join,          e->source_row,
-                    e->position,    e->slot,  e->prompt_begin, e->prompt_length, e->tail_begin,
-                    e->tail_length, e->input, e->output,       e->lists,         e->host_best};
-    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) lp_mem_free(host[i]);
-    void *dev[] = {e->dev_lists, e->gathered, e->projected, e->best};
-    for (size_t i = 0; i < sizeof dev / sizeof dev[0]; i++) release_dev(e, dev[i]);
-    e->rows = NULL;
-    e->order = e->place = e->join = e->source_row = e->position = e->slot = NULL;
-    e->prompt_begin = e->prompt_length = e->tail_begin = e->tail_length = e->lists = e->host_best = NULL;
-    e->input = NULL;
-    e->output = NULL;
-    e->dev_lists = e->best = NULL;
+    void **host[] = {(void **)&e->place,         (void **)&e->join,           (void **)&e->source_row,
+                     (void **)&e->position,      (void **)&e->slot,           (void **)&e->prompt_begin,
+                     (void **)&e->prompt_length, (void **)&e->tail_begin,     (void **)&e->tail_length,
+                     (void **)&e->input,         (void **)&e->output,         (void **)&e->lists,
+                     (void **)&e->waves[0].rows, (void **)&e->waves[0].order, (void **)&e->waves[0].choosing,
+                     (void **)&e->waves[1].rows, (void **)&e->waves[1].order, (void **)&e->waves[1].choosing};
+    for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) {
+        lp_mem_free(*host[i]);
+        *host[i] = NULL;
+    }
+    release_dev(e, e->dev_lists);
+    release_dev(e, e->gathered);
+    release_dev(e, e->projected);
+    e->dev_lists = NULL;
     e->gathered = e->projected = NULL;
     e->max_rows = 0;
 }
@@ -136,23 +144,30 @@ static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
     free_workspace(e);
     size_t n = (size_t)rows, d = (size_t)e->options->model->config.d_model;
     lp_status status = LP_OK;
-    if (e->forward)
+    if (e->forward) {
         LP_TRY(lp_forward_resize(e->forward, rows, err));
-    else
+    } else {
+        double start = seconds_now();
         LP_TRY(lp_forward_new(e->be, e->options->model, rows, e->options->max_positions, &e->forward, err));
+        LP_TRY(e->be->sync(e->be, err));
+        e->counters.seconds_weights += seconds_now() - start;
+    }
     lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);
-    LP_TRY(lp_mem_new(&e->rows, n, sizeof *e->rows, "rows", err));
-    int32_t **lists[] = {&e->order,        &e->place,         &e->join,       &e->source_row,  &e->position, &e->slot,
-                         &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length, &e->host_best};
+    for (int i = 0; i < e->n_waves; i++) {
+        LP_TRY(lp_mem_new(&e->waves[i].rows, n, sizeof *e->waves[i].rows, "rows", err));
+        LP_TRY(lp_mem_new(&e->waves[i].order, n, sizeof(int32_t), "rows", err));
+        LP_TRY(lp_mem_new(&e->waves[i].choosing, n, sizeof(int32_t), "rows", err));
+    }
+    int32_t **lists[] = {&e->place,        &e->join,          &e->source_row, &e->position,   &e->slot,
+                         &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
         LP_TRY(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));
     LP_TRY(lp_mem_new(&e->input, n, sizeof *e->input, "rows", err));
     LP_TRY(lp_mem_new(&e->output, n, sizeof *e->output, "rows", err));
-    LP_TRY(lp_mem_new(&e->lists, 4 * n, sizeof(int32_t), "rows", err));
-    LP_TRY(dev_new(e, &e->dev_lists, 4 * n * sizeof(int32_t), "rows", err));
+    LP_TRY(lp_mem_new(&e->lists, 3 * n, sizeof(int32_t), "rows", err));
+    LP_TRY(dev_new(e, &e->dev_lists, 3 * n * sizeof(int32_t), "rows", err));
     LP_TRY(dev_new(e, &e->gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
     LP_TRY(dev_new(e, &e->projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
-    LP_TRY(dev_new(e, &e->best, n * sizeof(int32_t), "tokens", err));
     e->max_rows = rows;
     e->counters.workspace_bytes = (size_t)work_bytes(e, rows);
 out:
@@ -163,12 +178,14 @@ static void free_pool(engine *e) {
     release_dev(e, e->pool.keys);
     release_dev(e, e->pool.values);
     release_dev(e, e->latents);
-    e->pool.keys = e->pool.values = e->latents = NULL;
+    release_dev(e, e->kept);
+    e->pool.keys = e->pool.values = e->latents = e->kept = NULL;
     lp_slots_release(&e->kv_slots);
     lp_slots_release(&e->latent_slots);
+    lp_slots_release(&e->kept_slots);
 }
 
-static lp_status make_pool(engine *e, int32_t n_slots, int32_t n_latents, lp_error *err) {
+static lp_status make_pool(engine *e, int32_t n_slots, int32_t n_latents, int32_t n_kept, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     lp_status status = LP_OK;
     free_pool(e);
@@ -178,8 +195,10 @@ static lp_status make_pool(engine *e, int32_t n_slots, int32_t n_latents, lp_err
     LP_TRY(dev_new(e, &e->pool.keys, (size_t)n_slots * slot_bytes(e) / 2, "keys", err));
     LP_TRY(dev_new(e, &e->pool.values, (size_t)n_slots * slot_bytes(e) / 2, "values", err));
     LP_TRY(dev_new(e, &e->latents, (size_t)n_latents * (size_t)c->d_model * sizeof(float), "latents", err));
+    LP_TRY(dev_new(e, &e->kept, (size_t)n_kept * (size_t)c->n_embedded * sizeof(float), "kept logits", err));
     LP_TRY(lp_slots_init(&e->kv_slots, n_slots, err));
     LP_TRY(lp_slots_init(&e->latent_slots, n_latents, err));
+    LP_TRY(lp_slots_init(&e->kept_slots, n_kept, err));
     e->counters.kv_bytes = (size_t)n_slots * slot_bytes(e);
 out:
     return status;
@@ -193,13 +212,19 @@ static int64_t at_most(int64_t value, int64_t ceiling) {
     return value < ceiling ? value : ceiling;
 }
 
-/* Sizes workspace and pool for units like this one, within e->limit bytes. */
-static lp_status size_within_limit(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
+/* Bytes that a unit needs in flight. */
+static int64_t unit_bytes(const engine *e, const flight *f) {
+    const lp_model_config *c = &e->options->model->config;
+    return f->n_slots * (int64_t)slot_bytes(e) +
+           (f->n_latents * (int64_t)c->d_model + f->n_kept * (int64_t)c->n_embedded) * (int64_t)sizeof(float);
+}
+
+/* Sizes workspace and pool for units like this one, whose largest wave has `rows`, within e->limit bytes. */
+static lp_status size_within_limit(engine *e, const flight *f, int32_t rows, lp_error *err) {
     int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
     int64_t limit = e->limit;
-    int64_t unit =
-        slots * (int64_t)slot_bytes(e) + branches * (int64_t)e->options->model->config.d_model * (int64_t)sizeof(float);
-    int64_t least_work = work_bytes(e, rows), least = least_work + unit;
+    int32_t slots = f->n_slots, branches = f->n_latents;
+    int64_t unit = unit_bytes(e, f), least_work = work_bytes(e, rows), least = least_work + unit;
     if (least > limit)
         return lp_fail(
             err, LP_ERR_MEMORY,
@@ -218,21 +243,22 @@ static lp_status size_within_limit(engine *e, int32_t slots, int32_t rows, int32
     /* Room for one more, as units may come that are longer than this one. */
     if (units > 1) units = at_most(units + 1, fit);
     units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
-    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, err);
+    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * f->n_kept, err);
 }
 
 /* The same. Called while nothing is in flight. A device that has less free than the limit promised (others use it too)
  * gets a second try with half of it, once. */
-static lp_status size_for(engine *e, int32_t slots, int32_t rows, int32_t branches, lp_error *err) {
+static lp_status size_for(engine *e, const flight *f, int32_t rows, lp_error *err) {
     lp_error why = {0};
-    lp_status status = size_within_limit(e, slots, rows, branches, &why);
-    if (status == LP_ERR_MEMORY && e->be->memory_bytes > 0 && !e->halved) {
+    lp_status status = size_within_limit(e, f, rows, &why);
+    bool by_device = status == LP_ERR_MEMORY && work_bytes(e, rows) + unit_bytes(e, f) <= e->limit;
+    if (by_device && e->be->memory_bytes > 0 && !e->halved) {
         e->halved = true;
         e->limit /= 2;
         lp_log(LP_LOG_WARN, "%s; going on with a memory limit of %lld MiB", why.text, (long long)(e->limit >> 20));
         free_workspace(e);
         free_pool(e);
-        return size_within_limit(e, slots, rows, branches, err);
+        return size_within_limit(e, f, rows, err);
     }
     return status == LP_OK ? LP_OK : lp_fail(err, status, "%s", why.text);
 }
@@ -254,11 +280,12 @@ static lp_status open_unit(engine *e, lp_work_unit *unit, flight **out, lp_error
     f->unit = unit;
     LP_TRY(lp_mem_grow(&f->lanes, &f->lane_capacity, unit->n_groups, sizeof *f->lanes, "lanes", err));
     LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "lanes", err));
-    f->n_slots = f->n_latents = 0;
+    f->n_slots = f->n_latents = f->n_kept = 0;
     for (size_t g = 0; g < unit->n_groups; g++) {
         LP_TRY(lp_lane_open(&f->lanes[g], e->options, &unit->groups[g], &f->needs[g], err));
         f->n_slots += f->needs[g].slots;
         f->n_latents += f->needs[g].branches;
+        f->n_kept += f->needs[g].kept;
     }
     *out = f;
     return LP_OK;
@@ -279,26 +306,30 @@ static lp_status enter(engine *e, bool *entered, lp_error *err) {
     flight *f = e->waiting_flight;
     lp_status status = LP_OK;
     *entered = false;
-    bool fits = f->n_slots <= e->kv_slots.n && most_rows(f) <= e->max_rows && f->n_latents <= e->latent_slots.n;
+    bool fits = f->n_slots <= e->kv_slots.n && most_rows(f) <= e->max_rows && f->n_latents <= e->latent_slots.n &&
+                f->n_kept <= e->kept_slots.n;
     if (!fits) {
         if (e->n_flights > 0) return LP_OK;
-        LP_TRY(size_for(e, f->n_slots, most_rows(f), f->n_latents, err));
+        LP_TRY(size_for(e, f, most_rows(f), err));
     }
     f->slot = lp_slots_take(&e->kv_slots, f->n_slots);
     f->latent = lp_slots_take(&e->latent_slots, f->n_latents);
-    if (f->slot < 0 || f->latent < 0 || e->n_flights == MAX_IN_FLIGHT) {
+    f->kept = f->n_kept > 0 ? lp_slots_take(&e->kept_slots, f->n_kept) : 0;
+    if (f->slot < 0 || f->latent < 0 || f->kept < 0 || e->n_flights == MAX_IN_FLIGHT) {
         if (f->slot >= 0) lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
         if (f->latent >= 0) lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
+        if (f->kept >= 0) lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
         return LP_OK;
     }
-    int32_t slot = f->slot, latent = f->latent;
+    lp_lane_place place = {.slot = f->slot, .latent = f->latent, .kept = f->kept};
     e->flights[e->n_flights++] = f;
     e->waiting = NULL;
     e->waiting_flight = NULL;
     for (size_t g = 0; g < f->unit->n_groups; g++) {
-        LP_TRY(lp_lane_start(&f->lanes[g], &f->needs[g], slot, latent, err));
-        slot += f->needs[g].slots;
-        latent += f->needs[g].branches;
+        LP_TRY(lp_lane_start(&f->lanes[g], &f->needs[g], &place, err));
+        place.slot += f->needs[g].slots;
+        place.latent += f->needs[g].branches;
+        place.kept += f->needs[g].kept;
     }
     *entered = true;
     if (e->n_flights > e->counters.most_units) e->counters.most_units = e->n_flights;
@@ -331,7 +362,8 @@ out:
     return status;
 }
 
-/* The vectors lie on the host since their captures were taken; the workspace of the waves is free between two. */
+/* The vectors lie on the host since their captures were taken. The workspace of the waves serves, behind what the wave
+ * under way does with it. */
 static lp_status read_lens(engine *e, const lp_lens_wanted *lens, lp_error *err) {
     lp_backend *be = e->be;
     const lp_model_config *c = &e->options->model->config;
@@ -339,6 +371,7 @@ static lp_status read_lens(engine *e, const lp_lens_wanted *lens, lp_error *err)
     int32_t candidates = e->options->vocabulary.n_candidates;
     int32_t at_once = head_rows(e) < e->max_rows ? head_rows(e) : e->max_rows;
     lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&e->host_logits, &e->host_logits_capacity, (size_t)candidates, sizeof(float), "logits", err));
     for (int32_t first = 0; first < lens->n; first += at_once) {
         int32_t n = lens->n - first < at_once ? lens->n - first : at_once;
         LP_TRY(be->upload(be, e->gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float), err));
@@ -369,7 +402,8 @@ static lp_status finish_units(engine *e, lp_error *err) {
     for (int32_t i = 0; i < e->n_flights; i++) {
         flight *f = e->flights[i];
         bool done = status == LP_OK;
-        for (size_t g = 0; done && g < f->unit->n_groups; g++) done = lp_lane_count_rows(&f->lanes[g]) == 0;
+        for (size_t g = 0; done && g < f->unit->n_groups; g++)
+            done = !f->lanes[g].in_wave && lp_lane_count_rows(&f->lanes[g]) == 0;
         if (!done) {
             e->flights[kept++] = f;
             continue;
@@ -377,8 +411,10 @@ static lp_status finish_units(engine *e, lp_error *err) {
         for (size_t g = 0; g < f->unit->n_groups; g++) lp_lane_finish(&f->lanes[g]);
         lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
         lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
+        lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
         status = read_lenses(e, f->unit, err);
         if (status == LP_OK) status = e->source->done(e->source->user, f->unit, err);
+        if (e->counters.seconds_first == 0) e->counters.seconds_first = seconds_now() - e->began;
         e->idle[e->n_idle++] = f;
     }
     e->n_flights = kept;
@@ -434,6 +470,7 @@ static lp_status add_edits(engine *e, const lp_lane *lane, const lp_lane_row *ro
 static lp_status add_captures_of(engine *e, const lp_run_wanted *run, const lp_branch *branch, int32_t n_prompt,
                                  const lp_lane_row *row, int32_t place, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
+    lp_status status = LP_OK;
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
         int32_t begin = at.phase == LP_PHASE_PROMPT    ? 0
@@ -444,16 +481,22 @@ static lp_status add_captures_of(engine *e, const lp_run_wanted *run, const lp_b
             at.site = LP_SITE_RESID_POST;
             at.layer--;
         }
-        lp_status status = lp_mem_grow(&e->captures, &e->capture_capacity, (size_t)e->n_captures + 1,
-                                       sizeof *e->captures, "captures", err);
-        if (status != LP_OK) return status;
+        lp_wave *w = e->wave;
+        size_t n = (size_t)e->n_captures + 1;
+        int32_t width = lp_site_width(c, at.site, at.head);
+        LP_TRY(lp_mem_grow(&e->captures, &e->capture_capacity, n, sizeof *e->captures, "captures", err));
+        LP_TRY(lp_mem_grow(&w->captures, &w->capture_capacity, n, sizeof *w->captures, "captures", err));
+        w->captures[n - 1] =
+            (lp_wave_capture){.out = run->captures[k].out, .width = width, .at = (int64_t)w->n_captured};
         e->captures[e->n_captures++] = (lp_forward_capture){.key = lp_forward_key(lp_address_depth(c, &at), row->join),
                                                             .row = place,
                                                             .offset = lp_site_offset(c, at.head),
-                                                            .width = lp_site_width(c, at.site, at.head),
-                                                            .out = run->captures[k].out};
+                                                            .width = width,
+                                                            .out = (int64_t)w->n_captured};
+        w->n_captured += (size_t)width;
     }
-    return LP_OK;
+out:
+    return status;
 }
 
 static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
@@ -466,39 +509,36 @@ static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row 
 }
 
 /* Gathers rows of as many lanes as fit, beginning with another unit each time. */
-static lp_status gather_rows(engine *e, lp_error *err) {
-    e->n_rows = 0;
+static lp_status gather_rows(engine *e, lp_wave *w, lp_error *err) {
+    w->n_rows = 0;
     for (int32_t i = 0; i < e->n_flights; i++) {
         flight *f = e->flights[(e->first_flight + i) % e->n_flights];
         for (size_t g = 0; g < f->unit->n_groups; g++) {
             lp_lane *lane = &f->lanes[g];
+            if (lane->in_wave) continue;
             int32_t n = lp_lane_count_rows(lane);
-            if (n == 0 || e->n_rows + n > e->max_rows) continue;
+            if (n == 0 || w->n_rows + n > e->max_rows) continue;
             lp_status status = lp_lane_make_rows(lane, err);
             if (status != LP_OK) return status;
             LP_ASSERT(lane->n_rows > 0 && lane->n_rows <= n);
-            int32_t first = e->n_rows;
+            int32_t first = w->n_rows;
             for (int32_t r = 0; r < lane->n_rows; r++)
-                e->rows[e->n_rows++] = (wave_row){.lane = lane, .lane_row = r, .first = first};
+                w->rows[w->n_rows++] = (lp_wave_row){.lane = lane, .lane_row = r, .first = first};
         }
     }
     e->first_flight = e->n_flights > 0 ? (e->first_flight + 1) % e->n_flights : 0;
     return LP_OK;
 }
 
-static const lp_lane_row *row_of(const engine *e, int32_t unsorted) {
-    return &e->rows[unsorted].lane->rows[e->rows[unsorted].lane_row];
-}
-
 /* order: rows by join, those of equal join as they were. */
-static void sort_rows(engine *e) {
+static void sort_rows(engine *e, lp_wave *w) {
     int32_t count[512] = {0};
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t i = 0; i < e->n_rows; i++) count[row_of(e, i)->join + 1]++;
+    for (int32_t i = 0; i < w->n_rows; i++) count[lp_wave_row_of(&w->rows[i])->join + 1]++;
     for (int32_t l = 0; l <= n_layers; l++) count[l + 1] += count[l];
-    for (int32_t i = 0; i < e->n_rows; i++) {
-        int32_t at = count[row_of(e, i)->join]++;
-        e->order[at] = i;
+    for (int32_t i = 0; i < w->n_rows; i++) {
+        int32_t at = count[lp_wave_row_of(&w->rows[i])->join]++;
+        w->order[at] = i;
         e->place[i] = at;
     }
 }
@@ -514,12 +554,12 @@ static int compare_captures(const void *a, const void *b) {
     return (x->key > y->key) - (x->key < y->key);
 }
 
-static lp_status fill_batch(engine *e, lp_error *err) {
+static lp_status fill_batch(engine *e, lp_wave *made, lp_error *err) {
     lp_status status = LP_OK;
     e->n_tail = e->n_edits = e->n_captures = 0;
-    e->n_vectors = 0;
-    for (int32_t at = 0; at < e->n_rows; at++) {
-        const wave_row *w = &e->rows[e->order[at]];
+    e->n_vectors = made->n_captured = 0;
+    for (int32_t at = 0; at < made->n_rows; at++) {
+        const lp_wave_row *w = &made->rows[made->order[at]];
         const lp_lane_row *row = &w->lane->rows[w->lane_row];
         e->join[at] = row->join;
         e->source_row[at] = row->source < 0 ? 0 : e->place[w->first + row->source];
@@ -540,7 +580,7 @@ static lp_status fill_batch(engine *e, lp_error *err) {
     }
     /* A row that takes its source's final state needs it computed. */
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t at = e->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
+    for (int32_t at = made->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
         if (e->output[at]) e->output[e->source_row[at]] = 1;
     if (e->n_edits > 1) qsort(e->edits, (size_t)e->n_edits, sizeof *e->edits, compare_edits);
     if (e->n_captures > 1) qsort(e->captures, (size_t)e->n_captures, sizeof *e->captures, compare_captures);
@@ -557,32 +597,18 @@ out:
 
 /* ---- Reading out ------------------------------------------------------------------------------------------------- */
 
-/* Lists of the wave's rows by what becomes of their hidden state: host lists [hidden row | latent row] and [hidden row
- * | sorted row]. */
-typedef struct {
-    int32_t n_steps, n_tokens;
-} outcome;
-
-static outcome list_outcomes(engine *e) {
-    outcome o = {0};
-    int32_t *step_from = e->lists, *step_to = e->lists + e->max_rows, *token_from = e->lists + 2 * e->max_rows,
-            *token_row = e->lists + 3 * e->max_rows;
-    int32_t hidden = 0;
-    for (int32_t at = 0; at < e->n_rows; at++) {
-        if (!e->output[at]) continue;
-        const wave_row *w = &e->rows[e->order[at]];
-        const lp_lane_row *row = &w->lane->rows[w->lane_row];
-        if (row->feeds_step) {
-            step_from[o.n_steps] = hidden;
-            step_to[o.n_steps++] = w->lane->branches[row->branch].latent;
-        }
-        if (row->chooses) {
-            token_from[o.n_tokens] = hidden;
-            token_row[o.n_tokens++] = at;
-        }
-        hidden++;
-    }
-    return o;
+static lp_status make_results(engine *e, lp_wave *w, lp_error *err) {
+    size_t bytes = lp_wave_results_bytes(w);
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&w->host_results, &w->host_capacity, bytes, 1, "results", err));
+    if (bytes <= w->capacity) return LP_OK;
+    release_dev(e, w->results);
+    w->results = NULL;
+    w->capacity = 0;
+    LP_TRY(dev_new(e, &w->results, 2 * bytes, "results", err));
+    w->capacity = 2 * bytes;
+out:
+    return status;
 }
 
 static lp_status read_steps(engine *e, const float *hidden, int32_t n, lp_error *err) {
@@ -597,42 +623,56 @@ out:
     return status;
 }
 
-static lp_status read_tokens(engine *e, const float *hidden, int32_t n, lp_error *err) {
+/* Logits never leave the device: tokens are chosen and numbers read there. */
+static lp_status read_tokens(engine *e, lp_wave *w, const float *hidden, lp_error *err) {
     lp_backend *be = e->be;
     int32_t d = e->options->model->config.d_model, width = e->options->model->config.n_embedded;
-    int32_t candidates = e->options->vocabulary.n_candidates;
-    const int32_t *token_row = e->lists + 3 * e->max_rows;
+    int32_t candidates = e->options->vocabulary.n_candidates, n = w->n_tokens;
+    lp_logit_reading *readings = (lp_logit_reading *)(void *)(w->results + lp_wave_readings_at(w));
+    int32_t *best = (int32_t *)(void *)(w->results + lp_wave_tokens_at(w));
+    size_t read = 0;
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
-    for (int32_t first = 0; first < n; first += head_rows(e)) {
+    for (int32_t first = 0, i = 0; first < n; first += head_rows(e)) {
         int32_t rows = n - first < head_rows(e) ? n - first : head_rows(e);
+        size_t end = read;
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
-        LP_TRY(be->argmax(be, e->logits, rows, width, candidates, e->best, err));
-        LP_TRY(be->download(be, e->host_best, e->best, (size_t)rows * sizeof(int32_t), err));
-        for (int32_t i = 0; i < rows; i++) {
-            const wave_row *w = &e->rows[e->order[token_row[first + i]]];
-            int32_t branch = w->lane->rows[w->lane_row].branch;
-            bool wants = lp_lane_wants_logits(w->lane, branch);
-            if (wants)
-                LP_TRY(be->download(be, e->host_logits, e->logits + (int64_t)i * width,
-                                    (size_t)candidates * sizeof(float), err));
-            LP_TRY(lp_lane_take_token(w->lane, branch, e->host_best[i], wants ? e->host_logits : NULL, err));
+        LP_TRY(be->argmax(be, e->logits, rows, width, candidates, best + first, err));
+        for (; i < first + rows; i++) {
+            const lp_wave_row *r = &w->rows[w->order[w->choosing[i]]];
+            if (lp_wave_reads_for(w, end, r)) end++;
+            while (end < w->reads.n && w->reads.readers[end].is_late) end++;
         }
+        LP_TRY(be->read_logits(be, e->logits, e->kept, width, candidates, w->reads.reads + read, (int32_t)(end - read),
+                               readings + read, err));
+        read = end;
     }
+    LP_ASSERT(read == w->reads.n);
 out:
     return status;
 }
 
-static lp_status run_wave(engine *e, lp_error *err) {
+/* ---- The loop ---------------------------------------------------------------------------------------------------- */
+
+/* Issues the next wave, where there are rows for one. */
+static lp_status start_wave(engine *e, bool *started, lp_error *err) {
+    lp_wave *w = &e->waves[e->n_started % (uint64_t)e->n_waves];
     const float *hidden = NULL;
     int32_t n_out = 0;
     lp_status status = LP_OK;
-    LP_TRY(gather_rows(e, err));
-    LP_ASSERT(e->n_rows > 0);
-    sort_rows(e);
-    LP_TRY(fill_batch(e, err));
-    lp_forward_batch batch = {.n_rows = e->n_rows,
+    *started = false;
+    if (e->n_under_way == e->n_waves) return LP_OK;
+    e->wave = w;
+    LP_TRY(gather_rows(e, w, err));
+    if (w->n_rows == 0) return LP_OK;
+    sort_rows(e, w);
+    LP_TRY(fill_batch(e, w, err));
+    w->n_captures = e->n_captures;
+    int32_t n_steps = lp_wave_list_outcomes(w, e->output, e->lists, e->max_rows);
+    LP_TRY(lp_wave_list_reads(w, head_rows(e), err));
+    LP_TRY(make_results(e, w, err));
+    lp_forward_batch batch = {.n_rows = w->n_rows,
                               .join = e->join,
                               .source = e->source_row,
                               .input = e->input,
@@ -649,16 +689,34 @@ static lp_status run_wave(engine *e, lp_error *err) {
                               .n_edits = e->n_edits,
                               .captures = e->captures,
                               .n_captures = e->n_captures,
+                              .captured = (float *)(void *)w->results,
                               .vectors = e->dev_vectors,
                               .latents = e->latents,
                               .pool = &e->pool};
     LP_TRY(lp_forward_run(e->forward, &batch, &hidden, &n_out, err));
-    outcome o = list_outcomes(e);
-    LP_TRY(e->be->upload(e->be, e->dev_lists, e->lists, 4 * (size_t)e->max_rows * sizeof(int32_t), err));
-    LP_TRY(read_steps(e, hidden, o.n_steps, err));
-    LP_TRY(read_tokens(e, hidden, o.n_tokens, err));
+    LP_TRY(e->be->upload(e->be, e->dev_lists, e->lists, 3 * (size_t)e->max_rows * sizeof(int32_t), err));
+    LP_TRY(read_steps(e, hidden, n_steps, err));
+    LP_TRY(read_tokens(e, w, hidden, err));
+    if (lp_wave_results_bytes(w) > 0)
+        LP_TRY(e->be->fetch_begin(e->be, w->number, w->results, lp_wave_results_bytes(w), err));
     e->counters.waves++;
-    e->counters.rows += (uint64_t)e->n_rows;
+    e->counters.rows += (uint64_t)w->n_rows;
+    e->n_started++;
+    e->n_under_way++;
+    *started = true;
+out:
+    return status;
+}
+
+/* Waits for the oldest wave and hands its results out. */
+static lp_status finish_wave(engine *e, lp_error *err) {
+    lp_wave *w = &e->waves[e->n_finished % (uint64_t)e->n_waves];
+    lp_status status = LP_OK;
+    if (lp_wave_results_bytes(w) > 0)
+        LP_TRY(e->be->fetch_end(e->be, w->number, w->host_results, lp_wave_results_bytes(w), err));
+    lp_wave_hand_out(w);
+    e->n_finished++;
+    e->n_under_way--;
 out:
     return status;
 }
@@ -677,6 +735,14 @@ static void release(engine *e) {
     lp_mem_free(e->captures);
     lp_mem_free(e->vectors);
     lp_mem_free(e->host_logits);
+    for (int i = 0; i < LP_FETCHES; i++) {
+        lp_wave *w = &e->waves[i];
+        release_dev(e, w->results);
+        lp_mem_free(w->host_results);
+        lp_mem_free(w->captures);
+        lp_mem_free(w->reads.reads);
+        lp_mem_free(w->reads.readers);
+    }
 }
 
 lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine_options *engine_options,
@@ -690,19 +756,31 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->source = source;
     e->be = engine_options->backend;
     e->limit = engine_options->memory_limit;
-    uint64_t flops = e->be->counters.gemm_flops, padded = e->be->counters.padded_flops;
+    e->n_waves = e->be->is_asynchronous ? LP_FETCHES : 1;
+    for (int i = 0; i < LP_FETCHES; i++) e->waves[i].number = i;
+    e->began = seconds_now();
+    const lp_backend_counters before = e->be->counters;
     LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
                    "logits", err));
-    LP_TRY(lp_mem_new(&e->host_logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
+    /* Units are taken in, and read from their store, while waves are under way. */
     for (;;) {
+        bool started = false;
         LP_TRY(admit(e, err));
         if (e->n_flights == 0) break;
-        LP_TRY(run_wave(e, err));
+        LP_TRY(start_wave(e, &started, err));
+        LP_ASSERT(started || e->n_under_way > 0);
+        if (started && e->n_under_way < e->n_waves) continue;
+        LP_TRY(finish_wave(e, err));
         LP_TRY(finish_units(e, err));
     }
     free_forward(e);
-    e->counters.gemm_flops = e->be->counters.gemm_flops - flops;
-    e->counters.padded_flops = e->be->counters.padded_flops - padded;
+    const lp_backend_counters after = e->be->counters;
+    e->counters.gemm_flops = after.gemm_flops - before.gemm_flops;
+    e->counters.padded_flops = after.padded_flops - before.padded_flops;
+    e->counters.bytes_up = after.bytes_up - before.bytes_up;
+    e->counters.bytes_down = after.bytes_down - before.bytes_down;
+    e->counters.n_waits = after.n_waits - before.n_waits;
+    e->counters.seconds = seconds_now() - e->began;
     if (counters) *counters = e->counters;
 out:
     release(e);

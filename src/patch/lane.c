@@ -40,13 +40,14 @@ lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const 
     lp_status status = lp_tree_build(&lane->tree, group, options->protocol.n_steps, err);
     if (status != LP_OK) return status;
     const lp_tree *tree = &lane->tree;
-    int32_t p = group->n_prompt, prompt_rows = p, readers = 0;
+    int32_t p = group->n_prompt, prompt_rows = p, readers = 0, early = 0;
     int64_t slots = 0;
     for (int32_t i = 0; i < tree->n; i++) {
         const lp_branch *b = &tree->branches[i];
         int32_t own = own_positions(lane, b);
         slots += b->parent < 0 && own < p ? p : own;
         if (b->parent >= 0 && b->fork_position < p) prompt_rows += p - b->fork_position;
+        early += b->first_run >= 0 && b->n_steps < options->protocol.n_steps;
         if (group->reading && (b->first_run >= 0 || b->last_fork >= p + b->n_steps)) {
             readers += group->reading->whole_answers ? 3 : 1;
             slots += group->reading->index + (group->reading->whole_answers ? 2 * answer_length(group->reading) : 0);
@@ -55,12 +56,14 @@ lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const 
     int32_t branches = tree->n + readers;
     if (slots > INT32_MAX / 2)
         return lp_fail(err, LP_ERR_MEMORY, "a pair needs %lld KV slots: too many", (long long)slots);
-    *need = (lp_lane_need){
-        .slots = (int32_t)slots, .branches = branches, .rows = prompt_rows > branches ? prompt_rows : branches};
+    *need = (lp_lane_need){.slots = (int32_t)slots,
+                           .branches = branches,
+                           .rows = prompt_rows > branches ? prompt_rows : branches,
+                           .kept = group->reading ? 1 + early : 0};
     return LP_OK;
 }
 
-lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, int32_t latent, lp_error *err) {
+lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, const lp_lane_place *place, lp_error *err) {
     const lp_executor_options *o = lane->options;
     const lp_run_group *group = lane->group;
     size_t n = (size_t)need->branches;
@@ -77,20 +80,19 @@ lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, i
                        "branch tokens", err));
     LP_TRY(lp_mem_grow(&lane->rows, &lane->row_capacity, (size_t)need->rows, sizeof *lane->rows, "rows", err));
     LP_TRY(lp_mem_grow(&lane->first_row, &lane->first_capacity, n, sizeof(int32_t), "rows", err));
-    if (group->reading)
-        LP_TRY(lp_mem_grow(&lane->unpatched, &lane->unpatched_capacity, (size_t)o->vocabulary.n_candidates,
-                           sizeof(float), "logits", err));
-    lane->has_unpatched = false;
-    lane->n_pending = 0;
+    lane->has_unpatched = lane->in_wave = false;
+    lane->n_pending = lane->n_pending_rows = 0;
     lane->position = 0;
-    lane->prompt_slot = slot;
-    lane->next_slot = slot + group->n_prompt;
-    lane->end_slot = slot + need->slots;
+    lane->prompt_slot = place->slot;
+    lane->next_slot = place->slot + group->n_prompt;
+    lane->end_slot = place->slot + need->slots;
+    lane->kept = place->kept;
+    lane->end_kept = place->kept + need->kept;
     lane->n_branches = lane->tree.n;
     for (int32_t i = 0; i < need->branches; i++) {
         lp_lane_branch *b = &lane->branches[i];
         *b = (lp_lane_branch){
-            .base = i, .ref = -1, .reader = -1, .follower = {-1, -1}, .latent = latent + i, .next_token = -1};
+            .base = i, .ref = -1, .reader = -1, .follower = {-1, -1}, .latent = place->latent + i, .next_token = -1};
         if (i < lane->tree.n) b->plan = lane->tree.branches[i];
         for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
     }
@@ -105,9 +107,8 @@ void lp_lane_release(lp_lane *lane) {
     lp_mem_free(lane->tokens);
     lp_mem_free(lane->rows);
     lp_mem_free(lane->first_row);
-    lp_mem_free(lane->unpatched);
     lp_mem_free(lane->pending);
-    lp_mem_free(lane->pending_logits);
+    lp_mem_free(lane->pending_row);
     *lane = (lp_lane){0};
 }
 
@@ -376,6 +377,7 @@ lp_status lp_lane_make_rows(lp_lane *lane, lp_error *err) {
     }
     mark_captured_outputs(lane);
     lane->position = end;
+    lane->in_wave = true;
     for (int32_t i = 0; i < lane->n_branches; i++) {
         lp_lane_branch *b = &lane->branches[i];
         if (b->alive && !goes_on(b, end)) b->alive = false;
@@ -406,11 +408,6 @@ static bool is_reading_place(const lp_lane *lane, int32_t branch) {
     const lp_reading *reading = lane->group->reading;
     if (!reading || b->n_tokens != reading->index) return false;
     return b->kind == LP_BRANCH_READER || (has_to_read(lane, b) && matches_prefix(lane, branch, reading->index));
-}
-
-bool lp_lane_wants_logits(const lp_lane *lane, int32_t branch) {
-    const lp_lane_branch *b = &lane->branches[branch];
-    return b->kind == LP_BRANCH_ANSWER_CLEAN || b->kind == LP_BRANCH_ANSWER_CORRUPTED || is_reading_place(lane, branch);
 }
 
 /* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those behind it that
@@ -460,46 +457,111 @@ static int32_t spawn(lp_lane *lane, int32_t from, int32_t of, int32_t ref, lp_br
     return i;
 }
 
-/* The metrics at the reading's place of the runs of tree branch i. */
-static lp_status read_metrics(lp_lane *lane, int32_t i, const float *logits, lp_error *err) {
+/* Runs that do nothing to the recipient: divergences are taken from theirs. */
+static bool is_unpatched(const lp_lane *lane, const lp_branch *b) {
+    return b->first_run >= 0 && b->n_events == 0 && b->n_steps == lane->options->protocol.n_steps;
+}
+
+bool lp_lane_reads_unpatched(const lp_lane *lane, int32_t branch) {
+    return is_reading_place(lane, branch) && is_unpatched(lane, &lane->branches[lane->branches[branch].base].plan);
+}
+
+static lp_status add_read(lp_lane *lane, int32_t branch, const lp_logit_read *read, bool is_late, lp_lane_reads *reads,
+                          lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&reads->reads, &reads->capacity, reads->n + 1, sizeof *reads->reads, "readings", err));
+    LP_TRY(
+        lp_mem_grow(&reads->readers, &reads->reader_capacity, reads->n + 1, sizeof *reads->readers, "readings", err));
+    reads->reads[reads->n] = *read;
+    reads->readers[reads->n++] = (lp_lane_reader){.lane = lane, .branch = branch, .is_late = is_late};
+out:
+    return status;
+}
+
+/* Keeps the logits of a row that reads before the unpatched run does, for all that read there. */
+static lp_status keep_pending(lp_lane *lane, int32_t branch, lp_logit_read *read, lp_error *err) {
+    bool is_run = lane->branches[branch].kind == LP_BRANCH_RUN;
+    int32_t row = lane->kept + 1 + lane->n_pending_rows;
+    lp_status status = LP_OK;
+    for (int32_t i = branch; i >= 0; i = is_run ? next_together(lane, branch, i) : -1) {
+        int32_t of = i == branch ? lane->branches[branch].base : i;
+        size_t n = (size_t)lane->n_pending + 1;
+        if (lane->branches[of].plan.first_run < 0) continue;
+        LP_TRY(lp_mem_grow(&lane->pending, &lane->pending_capacity, n, sizeof(int32_t), "readings", err));
+        LP_TRY(lp_mem_grow(&lane->pending_row, &lane->pending_row_capacity, n, sizeof(int32_t), "readings", err));
+        lane->pending[n - 1] = of;
+        lane->pending_row[n - 1] = row;
+        lane->n_pending++;
+        read->kept_row = row;
+    }
+    if (read->kept_row >= 0) {
+        LP_ASSERT(row < lane->end_kept);
+        lane->n_pending_rows++;
+    }
+out:
+    return status;
+}
+
+lp_status lp_lane_add_reads(lp_lane *lane, int32_t branch, int32_t row, lp_lane_reads *reads, lp_error *err) {
     const lp_reading *reading = lane->group->reading;
-    int32_t n = lane->options->vocabulary.n_candidates;
-    size_t bytes = (size_t)n * sizeof *logits;
+    const lp_lane_branch *b = &lane->branches[branch];
+    lp_logit_read read = {.row = row, .kept_row = -1, .base = -1, .token = {-1, -1}};
+    lp_status status = LP_OK;
+    if (b->kind == LP_BRANCH_ANSWER_CLEAN || b->kind == LP_BRANCH_ANSWER_CORRUPTED) {
+        read.token[0] = b->forced[b->n_forced_used];
+        return add_read(lane, branch, &read, false, reads, err);
+    }
+    if (!is_reading_place(lane, branch)) return LP_OK;
+    if (reading->clean.n > 0) read.token[0] = reading->clean.tokens[0];
+    if (reading->corrupted.n > 0) read.token[1] = reading->corrupted.tokens[0];
+    bool becomes_known = !lane->has_unpatched && lp_lane_reads_unpatched(lane, branch);
+    if (becomes_known) {
+        read.kept_row = lane->kept;
+        lane->has_unpatched = true;
+    }
+    if (lane->has_unpatched)
+        read.base = lane->kept;
+    else if (is_unpatched(lane, &lane->tree.branches[0]))
+        LP_TRY(keep_pending(lane, branch, &read, err));
+    LP_TRY(add_read(lane, branch, &read, false, reads, err));
+    for (int32_t k = 0; becomes_known && k < lane->n_pending; k++) {
+        lp_logit_read late = {.row = -1, .kept_row = lane->pending_row[k], .base = lane->kept, .token = {-1, -1}};
+        LP_TRY(add_read(lane, lane->pending[k], &late, true, reads, err));
+    }
+out:
+    return status;
+}
+
+static void take_divergence(lp_lane_branch *b, double kl) {
+    b->metrics[LP_METRIC_KL] = (float)(kl < 0 ? 0 : kl);
+}
+
+void lp_lane_take_late(lp_lane *lane, int32_t branch, const lp_logit_reading *reading) {
+    take_divergence(&lane->branches[branch], reading->kl);
+}
+
+/* The metrics at the reading's place of the runs of tree branch i. */
+static void read_metrics(lp_lane *lane, int32_t i, const lp_logit_reading *reading) {
     lp_lane_branch *b = &lane->branches[i];
     b->read = true;
-    if (b->plan.first_run < 0) return LP_OK;
-    if (b->plan.n_events == 0 && b->plan.n_steps == lane->options->protocol.n_steps) {
-        memcpy(lane->unpatched, logits, bytes);
-        lane->has_unpatched = true;
-        for (int32_t k = 0; k < lane->n_pending; k++)
-            lp_metrics_read(lane->pending_logits + (size_t)k * (size_t)n, lane->unpatched, n, reading,
-                            lane->branches[lane->pending[k]].metrics);
-    }
-    lp_metrics_read(logits, lane->has_unpatched ? lane->unpatched : NULL, n, reading, b->metrics);
-    const lp_branch *root = &lane->tree.branches[0];
-    bool will_have = root->n_events == 0 && root->n_steps == lane->options->protocol.n_steps && root->first_run >= 0;
-    if (lane->has_unpatched || !will_have) return LP_OK;
-    size_t pending = (size_t)lane->n_pending + 1;
-    lp_status status =
-        lp_mem_grow(&lane->pending, &lane->pending_capacity, pending, sizeof *lane->pending, "logits", err);
-    if (status == LP_OK)
-        status = lp_mem_grow(&lane->pending_logits, &lane->pending_logits_capacity, pending * (size_t)n, sizeof(float),
-                             "logits", err);
-    if (status != LP_OK) return status;
-    lane->pending[lane->n_pending] = i;
-    memcpy(lane->pending_logits + (size_t)lane->n_pending++ * (size_t)n, logits, bytes);
-    return LP_OK;
+    if (b->plan.first_run < 0) return;
+    b->metrics[LP_METRIC_LOGIT_CLEAN] = (float)reading->logit[0];
+    b->metrics[LP_METRIC_LOGIT_CORRUPTED] = (float)reading->logit[1];
+    b->metrics[LP_METRIC_LOGPROB_CLEAN] = (float)(reading->logit[0] - reading->log_sum);
+    b->metrics[LP_METRIC_LOGPROB_CORRUPTED] = (float)(reading->logit[1] - reading->log_sum);
+    b->metrics[LP_METRIC_LOGIT_DIFF] = b->metrics[LP_METRIC_LOGIT_CLEAN] - b->metrics[LP_METRIC_LOGIT_CORRUPTED];
+    take_divergence(b, reading->kl);
 }
 
 static const lp_metric answer_metrics[2] = {LP_METRIC_ANSWER_CLEAN, LP_METRIC_ANSWER_CORRUPTED};
 
 /* From the reading's place on along answer k (0: clean, 1: corrupted), with the events of `of`. */
-static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const float *logits) {
+static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const lp_logit_reading *here) {
     const lp_reading *reading = lane->group->reading;
     const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
     int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
     if (!lp_reading_follows(reading, k == 1)) return;
-    double log_probability = lp_log_probability(logits, lane->options->vocabulary.n_candidates, tokens[0]);
+    double log_probability = here->logit[k] - here->log_sum;
     if (n_tokens == 1) {
         lane->branches[of].metrics[answer_metrics[k]] = (float)log_probability;
         return;
@@ -513,16 +575,13 @@ static void follow_answer(lp_lane *lane, int32_t from, int32_t of, int k, const 
     lane->branches[is_own ? from : of].follower[k] = i;
 }
 
-static lp_status read_here(lp_lane *lane, int32_t branch, const float *logits, lp_error *err) {
+static void read_here(lp_lane *lane, int32_t branch, const lp_logit_reading *reading) {
     bool is_run = lane->branches[branch].kind == LP_BRANCH_RUN;
-    lp_status status = LP_OK;
     for (int32_t i = branch; i >= 0; i = is_run ? next_together(lane, branch, i) : -1) {
         int32_t of = i == branch ? lane->branches[branch].base : i;
-        LP_TRY(read_metrics(lane, of, logits, err));
-        for (int k = 0; k < 2; k++) follow_answer(lane, branch, of, k, logits);
+        read_metrics(lane, of, reading);
+        for (int k = 0; k < 2; k++) follow_answer(lane, branch, of, k, reading);
     }
-out:
-    return status;
 }
 
 /* The answer leaves the prefix: from here readers go on along it. */
@@ -538,47 +597,45 @@ static void leave_prefix(lp_lane *lane, int32_t branch) {
     }
 }
 
-static lp_status take_forced(lp_lane *lane, int32_t branch, const float *logits, lp_error *err) {
+static void take_forced(lp_lane *lane, int32_t branch, const lp_logit_reading *reading) {
     lp_lane_branch *b = &lane->branches[branch];
     if (b->kind == LP_BRANCH_READER) {
         if (is_reading_place(lane, branch)) {
             b->alive = false;
-            return read_here(lane, branch, logits, err);
+            read_here(lane, branch, reading);
+            return;
         }
     } else {
-        int32_t next = b->forced[b->n_forced_used];
-        b->log_probability += lp_log_probability(logits, lane->options->vocabulary.n_candidates, next);
+        b->log_probability += reading->logit[0] - reading->log_sum;
         if (b->n_forced_used == b->n_forced) {
             lane->branches[b->base].metrics[answer_metrics[b->kind == LP_BRANCH_ANSWER_CLEAN ? 0 : 1]] =
                 (float)b->log_probability;
             b->alive = false;
-            return LP_OK;
+            return;
         }
     }
     b->next_token = b->forced[b->n_forced_used++];
     tokens_of(lane, branch)[b->n_tokens++] = b->next_token;
-    return LP_OK;
 }
 
-lp_status lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const float *logits, lp_error *err) {
+void lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const lp_logit_reading *here) {
     const lp_reading *reading = lane->group->reading;
     lp_lane_branch *b = &lane->branches[branch];
-    if (b->kind != LP_BRANCH_RUN) return take_forced(lane, branch, logits, err);
-    if (is_reading_place(lane, branch)) {
-        lp_status status = read_here(lane, branch, logits, err);
-        if (status != LP_OK) return status;
+    if (b->kind != LP_BRANCH_RUN) {
+        take_forced(lane, branch, here);
+        return;
     }
+    if (is_reading_place(lane, branch)) read_here(lane, branch, here);
     if (has_to_read(lane, b) && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens])
         leave_prefix(lane, branch);
     if (token == lane->options->vocabulary.eos) {
         b->ended = true;
         b->alive = false;
-        return LP_OK;
+        return;
     }
     tokens_of(lane, branch)[b->n_tokens++] = token;
     b->next_token = token;
     if (b->n_tokens == lane->options->max_new_tokens) b->alive = false;
-    return LP_OK;
 }
 
 void lp_lane_finish(lp_lane *lane) {

@@ -10,6 +10,7 @@
 #ifndef LP_PATCH_LANE_H
 #define LP_PATCH_LANE_H
 
+#include "backend/backend.h"
 #include "patch/tree.h"
 
 /* What a branch is for. Readers are forced along given tokens and only yield metrics. */
@@ -81,28 +82,44 @@ typedef struct {
     int32_t n_rows;
     int32_t *first_row; /* [max_branches] first row of a branch in this wave, -1: none */
     size_t first_capacity;
-    float *unpatched; /* [n_candidates] logits of the unpatched run at the reading's place */
-    size_t unpatched_capacity;
+    int32_t kept, end_kept; /* the lane's rows of kept logits: the unpatched run's at the reading's place, then those of
+                               branches that read before it did, as early stops do */
     bool has_unpatched;
-    int32_t *pending; /* [n_pending] branches that read before the unpatched run did, as early stops do */
-    size_t pending_capacity;
-    float *pending_logits; /* [n_pending, n_candidates] */
-    size_t pending_logits_capacity;
-    int32_t n_pending;
+    int32_t *pending;     /* [n_pending] those branches */
+    int32_t *pending_row; /* [n_pending] where their logits are kept */
+    size_t pending_capacity, pending_row_capacity;
+    int32_t n_pending, n_pending_rows;
+    bool in_wave; /* the last rows were made and their outcomes not taken yet */
 } lp_lane;
 
-/* What a group will need at most: KV slots, and rows of one wave. */
+/* What a group will need at most: KV slots, rows of one wave, branches, rows of kept logits. */
 typedef struct {
     int32_t slots;
     int32_t rows;
     int32_t branches;
+    int32_t kept;
 } lp_lane_need;
+
+/* What is to be read of a wave's logits, and for whom. A list of the caller; {0} before. */
+typedef struct {
+    lp_lane *lane;
+    int32_t branch;
+    bool is_late; /* for lp_lane_take_late */
+} lp_lane_reader;
+typedef struct {
+    lp_logit_read *reads;    /* [n] */
+    lp_lane_reader *readers; /* [n] */
+    size_t n, capacity, reader_capacity;
+} lp_lane_reads;
 
 /* Builds the lane's tree and counts. */
 lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const lp_run_group *group, lp_lane_need *need,
                        lp_error *err);
-/* The lane's block of slots begins at `slot`, its branches' latents at row `latent`. */
-lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, int32_t slot, int32_t latent, lp_error *err);
+/* Where what the lane needs begins. */
+typedef struct {
+    int32_t slot, latent, kept;
+} lp_lane_place;
+lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, const lp_lane_place *place, lp_error *err);
 void lp_lane_release(lp_lane *lane);
 
 /* Number of rows of the next wave; 0: the lane is done. */
@@ -112,10 +129,16 @@ lp_status lp_lane_make_rows(lp_lane *lane, lp_error *err);
 /* Slots [n_tail] of a row's tail. */
 const int32_t *lp_lane_tail(const lp_lane *lane, const lp_lane_row *row);
 
-/* The answer token of a branch that had a row in this wave: next, eos or the limit end it. logits [n_candidates] of its
- * row, or NULL where lp_lane_wants_logits said that they are not needed. */
-lp_status lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const float *logits, lp_error *err);
-bool lp_lane_wants_logits(const lp_lane *lane, int32_t branch);
+/* True when the branch's row holds the logits that divergences are taken from: they are to be read first. */
+bool lp_lane_reads_unpatched(const lp_lane *lane, int32_t branch);
+/* Adds what has to be read of the logits of a branch that had a row in this wave, which are row `row` of them, and what
+ * others can now read of kept ones. Before lp_lane_take_token, branches in the same order. */
+lp_status lp_lane_add_reads(lp_lane *lane, int32_t branch, int32_t row, lp_lane_reads *reads, lp_error *err);
+/* The answer token of a branch that had a row in this wave: next, eos or the limit end it. reading: what
+ * lp_lane_add_reads asked for, or NULL where it did not. */
+void lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const lp_logit_reading *reading);
+/* What was read for the branch of logits that had been kept. */
+void lp_lane_take_late(lp_lane *lane, int32_t branch, const lp_logit_reading *reading);
 /* The results of all runs, when the lane is done. */
 void lp_lane_finish(lp_lane *lane);
 

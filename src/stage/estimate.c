@@ -98,7 +98,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
     lp_status status = LP_OK;
     LP_TRY(sample_init(plan, direction, n_prompt, &s, err));
     LP_TRY(lp_lane_open(&lane, &options, &s.group, &need, err));
-    LP_TRY(lp_lane_start(&lane, &need, 0, 0, err));
+    LP_TRY(lp_lane_start(&lane, &need, &(lp_lane_place){0}, err));
     e->branches += need.branches;
     e->kv_bytes += (int64_t)need.slots * 2 * (int64_t)sizeof(float) * c->n_layers * c->n_kv_heads * c->head_dim;
     double head_rows = 0, row_layers = 0;
@@ -113,7 +113,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
             /* Distinct tokens, so that no two branches are taken to agree. */
             int32_t token = ends ? options.vocabulary.eos : row->branch % options.vocabulary.n_candidates;
             if (!ends && token == options.vocabulary.eos) token = token > 0 ? token - 1 : 1;
-            LP_TRY(lp_lane_take_token(&lane, row->branch, token, NULL, err));
+            lp_lane_take_token(&lane, row->branch, token, NULL);
         }
     }
     double runs = (double)s.group.n_runs;

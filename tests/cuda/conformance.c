@@ -373,6 +373,88 @@ static void check_argmax(conformance *c, int32_t width, int32_t n_candidates) {
     lp_mem_free(x);
 }
 
+static double log_sum_exp(const float *x, int32_t n) {
+    double most = -INFINITY, sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (x[i] > most) most = x[i];
+    for (int32_t i = 0; i < n; i++) sum += exp(x[i] - most);
+    return most + log(sum);
+}
+
+/* Rows 0 and 2 are kept as 1 and 0, and in a second call row 3 is read against kept row 0 (row 2), kept row 1 against
+ * it, and row 1 without a base. */
+static void check_readings(conformance *c, int32_t width, int32_t n_candidates) {
+    enum { N = 4, READS = 5 };
+    size_t w = (size_t)width;
+    float *x = conformance_normal(61, N * w);
+    for (size_t i = 0; i < N * w; i++) x[i] *= 8;
+    for (size_t r = 0; r < N; r++)
+        for (size_t i = (size_t)n_candidates; i < w; i++) x[r * w + i] = 1000; /* not to be looked at */
+    const lp_logit_read reads[READS] = {{0, 1, -1, {2, -1}},
+                                        {2, 0, 0, {-1, -1}},
+                                        {3, -1, 0, {0, n_candidates - 1}},
+                                        {-1, 1, 0, {-1, 3}},
+                                        {1, -1, -1, {n_candidates - 1, 1}}};
+    const int row_of[READS] = {0, 2, 3, 0, 1}, base_of[READS] = {-1, 2, 2, 2, -1};
+    lp_logit_reading got[READS];
+    float *dev_x = conformance_floats(c, x, N * w, w), *kept = conformance_floats(c, NULL, 2 * w, 0);
+    lp_logit_reading *out = conformance_to_device(c, NULL, READS, sizeof *out, 0);
+    RUN(c->be->read_logits(c->be, dev_x, kept, width, n_candidates, reads, 2, out, &c->err));
+    RUN(c->be->read_logits(c->be, dev_x, kept, width, n_candidates, reads + 2, READS - 2, out + 2, &c->err));
+    conformance_fetch(c, got, out, sizeof got);
+    for (int i = 0; i < READS; i++) {
+        const float *row = x + (size_t)row_of[i] * w;
+        double log_sum = log_sum_exp(row, n_candidates), kl = 0, before = 0;
+        if (base_of[i] >= 0) {
+            const float *base = x + (size_t)base_of[i] * w;
+            before = log_sum_exp(base, n_candidates);
+            for (int32_t k = 0; k < n_candidates; k++)
+                kl += exp(base[k] - before) * (base[k] - before - (row[k] - log_sum));
+        }
+        bool right = fabs(got[i].log_sum - log_sum) < 1e-9 &&
+                     (base_of[i] < 0 ? isnan(got[i].kl) : fabs(got[i].kl - kl) < 1e-9 * (1 + kl));
+        if (row_of[i] == base_of[i]) right &= got[i].kl == 0;
+        for (int k = 0; k < 2; k++) {
+            int32_t token = reads[i].token[k];
+            right &= token < 0 ? isnan(got[i].logit[k]) : got[i].logit[k] == (double)row[token];
+        }
+        conformance_true(c, right,
+                         "read_logits of %d: read %d: log_sum %.12g, kl %.12g, logits %g %g, expected %.12g and %.12g",
+                         width, i, got[i].log_sum, got[i].kl, got[i].logit[0], got[i].logit[1], log_sum, kl);
+    }
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, kept);
+    c->be->release(c->be, out);
+    lp_mem_free(x);
+}
+
+/* Takes more than one list holds; and two fetches on their way while the memory behind them goes on to change. */
+static void check_takes(conformance *c) {
+    enum { ROWS = 9, STRIDE = 70, N = 70001 };
+    float *x = conformance_normal(62, ROWS * STRIDE), *got = conformance_zeros(3 * N * sizeof *got);
+    lp_row_take *takes = conformance_zeros(N * sizeof *takes);
+    float *dev_x = conformance_floats(c, x, ROWS * STRIDE, 0), *out = conformance_floats(c, NULL, 3 * N, 0);
+    for (int32_t i = 0; i < N; i++)
+        takes[i] =
+            (lp_row_take){.row = i % ROWS, .offset = i % 60, .width = i % 3 + 1, .out = 3 * (int64_t)(N - 1 - i)};
+    RUN(c->be->take_rows(c->be, dev_x, STRIDE, takes, N, out, &c->err));
+    RUN(c->be->fetch_begin(c->be, 0, out, 3 * N * sizeof *got, &c->err));
+    RUN(c->be->fetch_begin(c->be, 1, dev_x, ROWS * STRIDE * sizeof *got, &c->err));
+    RUN(c->be->fetch_end(c->be, 0, got, 3 * N * sizeof *got, &c->err));
+    bool right = true;
+    for (int32_t i = 0; i < N; i++)
+        right &= memcmp(got + takes[i].out, x + takes[i].row * STRIDE + takes[i].offset,
+                        (size_t)takes[i].width * sizeof *x) == 0;
+    conformance_true(c, right, "take_rows");
+    RUN(c->be->fetch_end(c->be, 1, got, ROWS * STRIDE * sizeof *got, &c->err));
+    conformance_same(c, got, x, ROWS * STRIDE * sizeof *got, "fetch");
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, out);
+    lp_mem_free(takes);
+    lp_mem_free(x);
+    lp_mem_free(got);
+}
+
 static void check_memory(conformance *c) {
     size_t n = c->small ? 1000003 : 30000007; /* floats: several rounds of any staging buffer */
     float *x = conformance_normal(70, 4096), *all = conformance_zeros(n * sizeof *all),
@@ -411,6 +493,9 @@ static void check_rows(conformance *c) {
     check_edits(c);
     check_argmax(c, 7, 5);
     check_argmax(c, 1000, 999);
+    check_readings(c, 7, 5);
+    check_readings(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
+    check_takes(c);
     check_argmax(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
     check_memory(c);
 }

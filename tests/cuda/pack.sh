@@ -10,7 +10,7 @@ fi
 build=$1 folder=$2
 rm -rf "$folder"
 mkdir -p "$folder/lib" "$folder/openmpi"
-for program in latentpatch lp_conformance liblatentpatch_cuda.so; do
+for program in latentpatch lp_conformance liblatentpatch_cuda.so bench_forward; do
   cp "$build/$program" "$folder/"
   strip --strip-debug "$folder/$program"
 done

@@ -5,8 +5,10 @@
 #   conformance  every operation in fp32, tf32 and bf16 against double precision, and row independence (3 min)
 #   sanitizer    compute-sanitizer memcheck, racecheck, synccheck on the small sizes (6 min)
 #   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes: the same bytes (4 min)
-#   bench        LLaMA-3.2-1B shape: ours in fp32, tf32 and bf16 beside bench/peer_hf.py --device cuda (9 min)
-#   profile      nsys or ncu over a short sweep, where they are installed (2 min)
+#   bench        bench/compare_cuda.py: LLaMA-3.2-1B shape, 64 pairs, in fp32, tf32 and bf16 beside the peer (9 min;
+#                BENCH_PARTS and BENCH_DTYPES choose some of it)
+#   many         the same sweep over 500 pairs with 8 new tokens, fp32 and bf16 (6 min)
+#   profile      nsys over a short sweep, where it is installed (2 min)
 # Everything goes to OUT; OUT/summary.txt has a line a check. Exit code 1 when one failed.
 set -uo pipefail
 if (($# < 3)); then
@@ -76,38 +78,26 @@ section_demo() {
   done
 }
 
-bench_job() {
-  cat >"$work/bench.json" <<EOF
-{"model": {"name": "llama-1b-shape", "base": "$work/llama/base", "codi": "$work/llama/codi"},
- "protocol": {"name": "codi", "steps": 6}, "pairs": {"file": "$work/pairs.json"}, "store": {"file": "$work/bench.store.h5"},
- "sweep": {"filter": "all", "directions": ["denoise"],
-  "conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": "clean"}]},
- "decode": {"max_new_tokens": 16}, "results": {"file": "$work/bench.results.h5"}}
-EOF
+section_bench() {
+  check bench 570 python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
+    --work "$work/bench" --out "$out" --parts "${BENCH_PARTS:-gemm,sweep,peer,agreement,forward}" \
+    --dtypes "${BENCH_DTYPES:-fp32,tf32,bf16}"
+  cat "$out/bench.log"
 }
 
-section_bench() {
-  check bench-checkpoint 120 python3 bench/make_checkpoint.py --shape llama-3.2-1b "$work/llama"
-  check bench-pairs 60 python3 bench/make_pairs.py "$work/pairs.json" --tokenizer "$work/llama/base" --pairs 64 --tokens 70
-  bench_job
-  local dtype
-  for dtype in fp32 tf32 bf16; do
-    sweep "bench-$dtype" 200 "$work/bench.json" "bench-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
-  done
-  check bench-flips-bf16 20 "$packed/latentpatch" compare "$work/bench-fp32.h5" "$work/bench-bf16.h5"
-  for dtype in fp32 bf16; do
-    check "bench-peer-$dtype" 120 python3 bench/peer_hf.py --base "$work/llama/base" --codi "$work/llama/codi" \
-      --pairs "$work/pairs.json" --max-new-tokens 16 --limit 1 --max-conditions 12 --device cuda --dtype "$dtype" \
-      --csv "$out/peer-$dtype.csv"
-  done
+section_many() {
+  check many 570 python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
+    --work "$work/bench" --out "$out/many" --parts many --dtypes fp32,bf16
+  cat "$out/many.log"
 }
 
 section_profile() {
-  [[ -d $work/llama ]] || section_bench
+  local job=$work/bench/8-bf16.json
+  python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" --work "$work/bench" \
+    --out "$out/profile" --parts sweep --dtypes bf16 --pairs 8 --many-pairs 0 >"$out/profile.sweep.log" 2>&1
   if command -v nsys >/dev/null; then
-    check profile 110 nsys profile --stats=true -o "$work/profile" "$packed/latentpatch" sweep "$work/bench.json" \
-      --set "store.file=$work/bench-fp32.store.h5" --set "results.file=$work/profile.h5" --set pairs.limit=64 \
-      --set engine.device=cuda
+    rm -f "$work/bench/8-bf16.results.h5"
+    check profile 110 nsys profile --stats=true -o "$work/profile" "$packed/latentpatch" sweep "$job"
   else
     say "skipped: profile (no nsys)"
   fi

@@ -17,6 +17,7 @@ typedef struct {
     size_t n_regions, region_capacity;
     float *saved; /* rows that a call must not depend on, while they are poisoned */
     size_t saved_capacity;
+    size_t fetch_bytes[LP_FETCHES]; /* under way */
 } checker;
 
 struct lp_backend_linear {
@@ -367,6 +368,68 @@ out:
     return status;
 }
 
+static lp_status check_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
+    checker *c = of(be);
+    lp_status status = LP_OK;
+    LP_TRY(inside(be, "fetch_begin", "dev", dev, (int64_t)bytes, err));
+    if (fetch < 0 || fetch >= LP_FETCHES || c->fetch_bytes[fetch])
+        LP_FAIL(LP_ERR_DEVICE, "check: fetch_begin: fetch %d is under way already, or none", fetch);
+    c->fetch_bytes[fetch] = bytes;
+    status = c->inner->fetch_begin(c->inner, fetch, dev, bytes, err);
+out:
+    return status;
+}
+
+static lp_status check_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err) {
+    checker *c = of(be);
+    if (c->fetch_bytes[fetch] != bytes)
+        return lp_fail(err, LP_ERR_DEVICE,
+                       "check: fetch_end: expected %zu bytes, as the beginning of fetch %d, found %zu",
+                       c->fetch_bytes[fetch], fetch, bytes);
+    c->fetch_bytes[fetch] = 0;
+    return c->inner->fetch_end(c->inner, fetch, host, bytes, err);
+}
+
+static lp_status check_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width,
+                                   int32_t n_candidates, const lp_logit_read *reads, int32_t n, lp_logit_reading *out,
+                                   lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(inside(be, "read_logits", "out", out, n * (int64_t)sizeof *out, err));
+    for (int32_t i = 0; i < n; i++) {
+        const lp_logit_read *r = &reads[i];
+        if (r->row >= 0)
+            LP_TRY(floats_inside(be, "read_logits", "logits", logits + (int64_t)r->row * width, 1, width, err));
+        if (r->kept_row >= 0)
+            LP_TRY(floats_inside(be, "read_logits", "kept", kept + (int64_t)r->kept_row * width, 1, width, err));
+        if (r->base >= 0)
+            LP_TRY(floats_inside(be, "read_logits", "kept", kept + (int64_t)r->base * width, 1, width, err));
+        if ((r->row < 0 && r->kept_row < 0) || r->token[0] >= n_candidates || r->token[1] >= n_candidates)
+            LP_FAIL(LP_ERR_DEVICE, "check: read_logits: read %d: row %d, kept %d, tokens %d and %d of %d", i, r->row,
+                    r->kept_row, r->token[0], r->token[1], n_candidates);
+    }
+    LP_TRY(of(be)->inner->read_logits(of(be)->inner, logits, kept, width, n_candidates, reads, n, out, err));
+    for (int32_t i = 0; i < n; i++)
+        if (isnan(out[i].log_sum) || (reads[i].base >= 0 && isnan(out[i].kl)))
+            LP_FAIL(LP_ERR_DEVICE, "check: read_logits: read %d: not a number", i);
+out:
+    return status;
+}
+
+static lp_status check_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
+                                 float *out, lp_error *err) {
+    lp_status status = LP_OK;
+    for (int32_t i = 0; i < n; i++) {
+        const lp_row_take *t = &takes[i];
+        const float *at = x + (int64_t)t->row * stride + t->offset;
+        LP_TRY(floats_inside(be, "take_rows", "x", at, 1, t->width, err));
+        LP_TRY(floats_inside(be, "take_rows", "out", out + t->out, 1, t->width, err));
+        LP_TRY(no_nan("input of take_rows", at, 1, t->width, t->width, err));
+    }
+    status = of(be)->inner->take_rows(of(be)->inner, x, stride, takes, n, out, err);
+out:
+    return status;
+}
+
 lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *err) {
     checker *c = NULL;
     lp_status status = lp_mem_new(&c, 1, sizeof *c, "checking backend", err);
@@ -378,12 +441,15 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .memory_bytes = inner->memory_bytes,
                            .batch_rows = inner->batch_rows,
                            .wants_groups = inner->wants_groups,
+                           .is_asynchronous = inner->is_asynchronous,
                            .free = check_free,
                            .alloc = check_alloc,
                            .release = check_release,
                            .upload = check_upload,
                            .download = check_download,
                            .sync = check_sync,
+                           .fetch_begin = check_fetch_begin,
+                           .fetch_end = check_fetch_end,
                            .linear_new = check_linear_new,
                            .linear_free = check_linear_free,
                            .vector_new = check_vector_new,
@@ -397,7 +463,9 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .copy_kv = check_copy_kv,
                            .attend = check_attend,
                            .edit_rows = check_edit_rows,
-                           .argmax = check_argmax};
+                           .argmax = check_argmax,
+                           .read_logits = check_read_logits,
+                           .take_rows = check_take_rows};
     *out = &c->base;
     return LP_OK;
 }

@@ -125,6 +125,45 @@ static lp_status cpu_argmax(lp_backend *be, const float *logits, int32_t n, int3
     return LP_OK;
 }
 
+static lp_status cpu_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
+    (void)bytes;
+    (void)err;
+    ((lp_backend_cpu *)be)->fetched[fetch] = dev;
+    return LP_OK;
+}
+
+static lp_status cpu_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err) {
+    (void)err;
+    if (bytes) memcpy(host, ((lp_backend_cpu *)be)->fetched[fetch], bytes);
+    return LP_OK;
+}
+
+static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
+                                 const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err) {
+    (void)err;
+    for (int32_t i = 0; i < n; i++)
+        if (reads[i].row >= 0 && reads[i].kept_row >= 0)
+            memcpy(kept + (int64_t)reads[i].kept_row * width, logits + (int64_t)reads[i].row * width,
+                   (size_t)width * sizeof(float));
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, n_candidates)) schedule(dynamic)
+    for (int32_t i = 0; i < n; i++) {
+        const lp_logit_read *r = &reads[i];
+        const float *row = r->row >= 0 ? logits + (int64_t)r->row * width : kept + (int64_t)r->kept_row * width;
+        lp_cpu_read_logits(row, r->base >= 0 ? kept + (int64_t)r->base * width : NULL, n_candidates, r->token, &out[i]);
+    }
+    return LP_OK;
+}
+
+static lp_status cpu_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
+                               float *out, lp_error *err) {
+    (void)be;
+    (void)err;
+    for (int32_t i = 0; i < n; i++)
+        memcpy(out + takes[i].out, x + (int64_t)takes[i].row * stride + takes[i].offset,
+               (size_t)takes[i].width * sizeof(float));
+    return LP_OK;
+}
+
 lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
     lp_backend_cpu *cpu = NULL;
     lp_status status = lp_mem_new(&cpu, 1, sizeof *cpu, "cpu backend", err);
@@ -140,6 +179,8 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .upload = cpu_upload,
                              .download = cpu_download,
                              .sync = cpu_sync,
+                             .fetch_begin = cpu_fetch_begin,
+                             .fetch_end = cpu_fetch_end,
                              .linear_new = lp_cpu_linear_new,
                              .linear_free = lp_cpu_linear_free,
                              .vector_new = cpu_vector_new,
@@ -153,7 +194,9 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .copy_kv = cpu_copy_kv,
                              .attend = lp_cpu_attend,
                              .edit_rows = cpu_edit_rows,
-                             .argmax = cpu_argmax};
+                             .argmax = cpu_argmax,
+                             .read_logits = cpu_read_logits,
+                             .take_rows = cpu_take_rows};
     *out = &cpu->base;
     return LP_OK;
 }

@@ -8,6 +8,7 @@
 typedef struct {
     lp_backend base;
     int32_t threads;
+    const void *fetched[LP_FETCHES];
 } lp_backend_cpu;
 
 static inline int32_t lp_cpu_threads(const lp_backend *be) {
@@ -32,6 +33,8 @@ void lp_cpu_activate(lp_activation kind, bool gated, const float *x, int32_t wid
 void lp_cpu_add(float *x, const float *y, int32_t width);
 void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector);
 int32_t lp_cpu_argmax(const float *x, int32_t n);
+/* x, base [n] (base NULL: no divergence); token [2] */
+void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_reading *out);
 /* out [n] = exp(x[i] - shift); returns their sum, added in sixteen lanes. */
 float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out);
 

@@ -152,3 +152,22 @@ LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
         if (x[i] == most) return i;
     return 0;
 }
+
+static double log_sum_exp(const float *x, int32_t n) {
+    double most = (double)x[lp_cpu_argmax(x, n)], sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += exp((double)x[i] - most);
+    return most + log(sum);
+}
+
+void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_reading *out) {
+    *out = (lp_logit_reading){.log_sum = log_sum_exp(x, n), .kl = NAN, .logit = {NAN, NAN}};
+    for (int k = 0; k < 2; k++)
+        if (token[k] >= 0) out->logit[k] = (double)x[token[k]];
+    if (!base) return;
+    double before = log_sum_exp(base, n), kl = 0;
+    for (int32_t i = 0; i < n; i++) {
+        double p = (double)base[i] - before;
+        kl += exp(p) * (p - ((double)x[i] - out->log_sum));
+    }
+    out->kl = kl;
+}

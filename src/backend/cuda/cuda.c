@@ -8,6 +8,13 @@ _Static_assert(sizeof(lp_cuda_edit) == sizeof(lp_row_edit) &&
                    offsetof(lp_cuda_edit, factor) == offsetof(lp_row_edit, factor) &&
                    offsetof(lp_cuda_edit, operation) == offsetof(lp_row_edit, operation),
                "the kernels' edits are backend.h's");
+_Static_assert(sizeof(lp_cuda_take) == sizeof(lp_row_take) && offsetof(lp_cuda_take, out) == offsetof(lp_row_take, out),
+               "the kernels' takes are backend.h's");
+_Static_assert(sizeof(lp_cuda_logit_read) == sizeof(lp_logit_read) &&
+                   offsetof(lp_cuda_logit_read, token) == offsetof(lp_logit_read, token) &&
+                   sizeof(lp_cuda_logit_reading) == sizeof(lp_logit_reading) &&
+                   offsetof(lp_cuda_logit_reading, logit) == offsetof(lp_logit_reading, logit),
+               "the kernels' readings are backend.h's");
 _Static_assert((int)LP_CUDA_GELU_TANH == (int)LP_ACT_GELU_TANH && (int)LP_CUDA_GELU_ERF == (int)LP_ACT_GELU_ERF &&
                    (int)LP_CUDA_SILU == (int)LP_ACT_SILU,
                "the kernels' activations are model.h's");
@@ -109,15 +116,47 @@ out:
     return status;
 }
 
+/* Items that go to the device with the next kernel: as many of n, from `done` on, as its list has room for. */
+static lp_status send_list(lp_backend_cuda *cuda, const void *items, int32_t n, size_t item_bytes, int32_t done,
+                           int32_t *some, lp_error *err) {
+    int32_t most = (int32_t)(LP_CUDA_LIST_BYTES / item_bytes);
+    *some = n - done < most ? n - done : most;
+    return lp_cuda_upload(&cuda->base, cuda->list, (const char *)items + (size_t)done * item_bytes,
+                          (size_t)*some * item_bytes, err);
+}
+
 static lp_status cuda_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                                 const float *vectors, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    for (int32_t done = 0; done < n;) {
-        int32_t some = n - done < LP_CUDA_EDITS ? n - done : LP_CUDA_EDITS;
-        LP_TRY(lp_cuda_upload(be, cuda->edits, edits + done, (size_t)some * sizeof *edits, err));
-        LP_CUDA(lp_cuda_edit_rows(x, stride, cuda->edits, some, vectors, cuda->stream));
-        done += some;
+    for (int32_t done = 0, some = 0; done < n; done += some) {
+        LP_TRY(send_list(cuda, edits, n, sizeof *edits, done, &some, err));
+        LP_CUDA(lp_cuda_edit_rows(x, stride, cuda->list, some, vectors, cuda->stream));
+    }
+out:
+    return status;
+}
+
+static lp_status cuda_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
+                                  const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    for (int32_t done = 0, some = 0; done < n; done += some) {
+        LP_TRY(send_list(cuda, reads, n, sizeof *reads, done, &some, err));
+        LP_CUDA(lp_cuda_read_logits(logits, kept, width, n_candidates, cuda->list, some,
+                                    (lp_cuda_logit_reading *)(out + done), cuda->stream));
+    }
+out:
+    return status;
+}
+
+static lp_status cuda_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
+                                float *out, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    for (int32_t done = 0, some = 0; done < n; done += some) {
+        LP_TRY(send_list(cuda, takes, n, sizeof *takes, done, &some, err));
+        LP_CUDA(lp_cuda_take_rows(x, stride, cuda->list, some, out, cuda->stream));
     }
 out:
     return status;
@@ -215,12 +254,15 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .device_id = cuda->device_id,
                               .batch_rows = 4096,
                               .wants_groups = true,
+                              .is_asynchronous = true,
                               .free = cuda_free,
                               .alloc = lp_cuda_alloc,
                               .release = lp_cuda_release,
                               .upload = lp_cuda_upload,
                               .download = lp_cuda_download,
                               .sync = lp_cuda_sync,
+                              .fetch_begin = lp_cuda_fetch_begin,
+                              .fetch_end = lp_cuda_fetch_end,
                               .linear_new = lp_cuda_linear_new,
                               .linear_free = lp_cuda_linear_free,
                               .vector_new = lp_cuda_vector_new,
@@ -234,7 +276,9 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .copy_kv = cuda_copy_kv,
                               .attend = cuda_attend,
                               .edit_rows = cuda_edit_rows,
-                              .argmax = cuda_argmax};
+                              .argmax = cuda_argmax,
+                              .read_logits = cuda_read_logits,
+                              .take_rows = cuda_take_rows};
     LP_TRY(choose_device(cuda, options, err));
     LP_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     LP_CUDA_BLAS(cublasLtCreate(&cuda->blas));

@@ -16,7 +16,7 @@
 enum {
     LP_CUDA_SEGMENTS = 8,
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
-    LP_CUDA_EDITS = 1 << 15, /* edits of one kernel */
+    LP_CUDA_LIST_BYTES = 1 << 20, /* of one kernel's list of edits, takes or reads */
     LP_CUDA_SHAPES = 64
 };
 
@@ -55,8 +55,13 @@ typedef struct {
     lp_cuda_ring ring;
     char *pinned; /* [LP_CUDA_SEGMENTS, LP_CUDA_SEGMENT_BYTES] */
     cudaEvent_t drained[LP_CUDA_SEGMENTS];
-    lp_cuda_edit *edits; /* dev [LP_CUDA_EDITS] */
-    void *rounded;       /* dev: bf16 inputs of one call; grown while weights are made known */
+    void *list; /* dev [LP_CUDA_LIST_BYTES] */
+    struct {
+        char *pinned;
+        size_t capacity;
+        cudaEvent_t arrived;
+    } fetches[LP_FETCHES];
+    void *rounded; /* dev: bf16 inputs of one call; grown while weights are made known */
     size_t rounded_bytes;
     lp_cuda_held *held;
     lp_cuda_shape shapes[LP_CUDA_SHAPES];
@@ -86,6 +91,8 @@ lp_status lp_cuda_upload(lp_backend *be, void *dev, const void *host, size_t byt
 lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_stride, const void *host, size_t row_bytes,
                               size_t n_rows, lp_error *err);
 lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
+lp_status lp_cuda_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);
+lp_status lp_cuda_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err);
 lp_status lp_cuda_sync(lp_backend *be, lp_error *err);
 lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
 void lp_cuda_vector_free(lp_backend *be, const float *vector);

@@ -29,7 +29,9 @@ lp_status lp_cuda_memory_init(lp_backend_cuda *cuda, lp_error *err) {
     LP_CUDA(cudaMallocHost((void **)&cuda->pinned, (size_t)LP_CUDA_SEGMENTS * LP_CUDA_SEGMENT_BYTES));
     for (int i = 0; i < LP_CUDA_SEGMENTS; i++)
         LP_CUDA(cudaEventCreateWithFlags(&cuda->drained[i], cudaEventDisableTiming));
-    LP_CUDA(cudaMalloc((void **)&cuda->edits, LP_CUDA_EDITS * sizeof *cuda->edits));
+    for (int i = 0; i < LP_FETCHES; i++)
+        LP_CUDA(cudaEventCreateWithFlags(&cuda->fetches[i].arrived, cudaEventDisableTiming));
+    LP_CUDA(cudaMalloc(&cuda->list, LP_CUDA_LIST_BYTES));
 out:
     return status;
 }
@@ -43,7 +45,11 @@ void lp_cuda_memory_release(lp_backend_cuda *cuda) {
         lp_mem_free(held);
     }
     (void)cudaFree(cuda->rounded);
-    (void)cudaFree(cuda->edits);
+    (void)cudaFree(cuda->list);
+    for (int i = 0; i < LP_FETCHES; i++) {
+        if (cuda->fetches[i].arrived) (void)cudaEventDestroy(cuda->fetches[i].arrived);
+        (void)cudaFreeHost(cuda->fetches[i].pinned);
+    }
     for (int i = 0; i < LP_CUDA_SEGMENTS; i++)
         if (cuda->drained[i]) (void)cudaEventDestroy(cuda->drained[i]);
     (void)cudaFreeHost(cuda->pinned);
@@ -89,6 +95,7 @@ lp_status lp_cuda_upload(lp_backend *be, void *dev, const void *host, size_t byt
         memcpy(cuda->pinned + place.offset, (const char *)host + done, place.bytes);
         LP_CUDA(cudaMemcpyAsync((char *)dev + done, cuda->pinned + place.offset, place.bytes, cudaMemcpyHostToDevice,
                                 cuda->stream));
+        be->counters.bytes_up += place.bytes;
         done += place.bytes;
     }
 out:
@@ -109,6 +116,7 @@ lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_strid
         memcpy(cuda->pinned + place.offset, (const char *)host + row * row_bytes, place.bytes);
         LP_CUDA(cudaMemcpy2DAsync((char *)dev + row * dev_stride, dev_stride, cuda->pinned + place.offset, row_bytes,
                                   row_bytes, rows, cudaMemcpyHostToDevice, cuda->stream));
+        cuda->base.counters.bytes_up += place.bytes;
         row += rows;
     }
 out:
@@ -124,9 +132,38 @@ lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t b
         LP_CUDA(cudaMemcpyAsync(cuda->pinned + place.offset, (const char *)dev + done, place.bytes,
                                 cudaMemcpyDeviceToHost, cuda->stream));
         LP_CUDA(cudaStreamSynchronize(cuda->stream));
+        be->counters.n_waits++;
+        be->counters.bytes_down += place.bytes;
         memcpy((char *)host + done, cuda->pinned + place.offset, place.bytes);
         done += place.bytes;
     }
+out:
+    return status;
+}
+
+lp_status lp_cuda_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    if (bytes > cuda->fetches[fetch].capacity) {
+        (void)cudaFreeHost(cuda->fetches[fetch].pinned);
+        cuda->fetches[fetch].pinned = NULL;
+        cuda->fetches[fetch].capacity = 0;
+        LP_CUDA(cudaMallocHost((void **)&cuda->fetches[fetch].pinned, 2 * bytes));
+        cuda->fetches[fetch].capacity = 2 * bytes;
+    }
+    LP_CUDA(cudaMemcpyAsync(cuda->fetches[fetch].pinned, dev, bytes, cudaMemcpyDeviceToHost, cuda->stream));
+    LP_CUDA(cudaEventRecord(cuda->fetches[fetch].arrived, cuda->stream));
+    be->counters.bytes_down += bytes;
+out:
+    return status;
+}
+
+lp_status lp_cuda_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(cudaEventSynchronize(cuda->fetches[fetch].arrived));
+    be->counters.n_waits++;
+    memcpy(host, cuda->fetches[fetch].pinned, bytes);
 out:
     return status;
 }

@@ -20,6 +20,20 @@ typedef struct {
     int64_t vector;
 } lp_cuda_edit;
 
+/* lp_row_take */
+typedef struct {
+    int32_t row, offset, width;
+    int64_t out;
+} lp_cuda_take;
+
+/* lp_logit_read, lp_logit_reading */
+typedef struct {
+    int32_t row, kept_row, base, token[2];
+} lp_cuda_logit_read;
+typedef struct {
+    double log_sum, kl, logit[2];
+} lp_cuda_logit_reading;
+
 /* lp_activation */
 enum { LP_CUDA_GELU_TANH, LP_CUDA_GELU_ERF, LP_CUDA_SILU };
 
@@ -52,6 +66,11 @@ cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edit
                               cudaStream_t stream);
 cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t *best,
                            cudaStream_t stream);
+cudaError_t lp_cuda_read_logits(const float *logits, float *kept, int32_t width, int32_t n_candidates,
+                                const lp_cuda_logit_read *reads, int32_t n, lp_cuda_logit_reading *out,
+                                cudaStream_t stream);
+cudaError_t lp_cuda_take_rows(const float *x, int32_t stride, const lp_cuda_take *takes, int32_t n, float *out,
+                              cudaStream_t stream);
 /* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros behind width */
 cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
                             cudaStream_t stream);

@@ -51,17 +51,30 @@ template <typename T> __global__ void add_kernel(T *x, const T *y, const int32_t
     }
 }
 
-// The sum of one number per thread, the same on all threads. `shared` has BLOCK floats.
-__device__ float block_sum(float value, float *shared) {
+// The sum of one number per thread, the same on all threads. `shared` has BLOCK numbers.
+template <typename T> __device__ T block_sum(T value, T *shared) {
     shared[threadIdx.x] = value;
     __syncthreads();
     for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
         if (threadIdx.x < half) shared[threadIdx.x] = shared[threadIdx.x] + shared[threadIdx.x + half];
         __syncthreads();
     }
-    float sum = shared[0];
+    T sum = shared[0];
     __syncthreads();
     return sum;
+}
+
+// The same for the largest; NaN is larger than nothing.
+__device__ float block_max(float value, float *shared) {
+    shared[threadIdx.x] = value;
+    __syncthreads();
+    for (unsigned half = BLOCK / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) shared[threadIdx.x] = fmaxf(shared[threadIdx.x], shared[threadIdx.x + half]);
+        __syncthreads();
+    }
+    float most = shared[0];
+    __syncthreads();
+    return most;
 }
 
 __global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width,
@@ -163,6 +176,58 @@ __global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_cand
     if (threadIdx.x == 0) best[blockIdx.x] = places[0] < 0 ? 0 : places[0];
 }
 
+__global__ void keep_kernel(const float *logits, float *kept, int32_t width, const lp_cuda_logit_read *reads) {
+    const lp_cuda_logit_read read = reads[blockIdx.x];
+    if (read.row < 0 || read.kept_row < 0) return;
+    const float *from = logits + static_cast<int64_t>(read.row) * width;
+    float *to = kept + static_cast<int64_t>(read.kept_row) * width;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) to[i] = from[i];
+}
+
+// log of the sum of exp(x), the same on all threads.
+__device__ double block_log_sum_exp(const float *x, int32_t n, float *most_shared, double *shared) {
+    float most = -INFINITY;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += BLOCK) most = fmaxf(most, x[i]);
+    most = block_max(most, most_shared);
+    double sum = 0.0;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += BLOCK)
+        sum = sum + exp(static_cast<double>(x[i]) - static_cast<double>(most));
+    return static_cast<double>(most) + log(block_sum(sum, shared));
+}
+
+__global__ void read_kernel(const float *logits, const float *kept, int32_t width, int32_t n,
+                            const lp_cuda_logit_read *reads, lp_cuda_logit_reading *out) {
+    __shared__ float most_shared[BLOCK];
+    __shared__ double shared[BLOCK];
+    const lp_cuda_logit_read read = reads[blockIdx.x];
+    const float *x = read.row >= 0 ? logits + static_cast<int64_t>(read.row) * width
+                                   : kept + static_cast<int64_t>(read.kept_row) * width;
+    const double nothing = nan("");
+    double log_sum = block_log_sum_exp(x, n, most_shared, shared), kl = nothing;
+    if (read.base >= 0) {
+        const float *base = kept + static_cast<int64_t>(read.base) * width;
+        double before = block_log_sum_exp(base, n, most_shared, shared), sum = 0.0;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += BLOCK) {
+            double p = static_cast<double>(base[i]) - before;
+            sum = sum + exp(p) * (p - (static_cast<double>(x[i]) - log_sum));
+        }
+        kl = block_sum(sum, shared);
+    }
+    if (threadIdx.x > 0) return;
+    lp_cuda_logit_reading reading;
+    reading.log_sum = log_sum;
+    reading.kl = kl;
+    for (int k = 0; k < 2; k++)
+        reading.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
+    out[blockIdx.x] = reading;
+}
+
+__global__ void take_kernel(const float *x, int32_t stride, const lp_cuda_take *takes, float *out) {
+    const lp_cuda_take take = takes[blockIdx.x];
+    const float *from = x + static_cast<int64_t>(take.row) * stride + take.offset;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < take.width; i += BLOCK) out[take.out + i] = from[i];
+}
+
 __global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
     int64_t at = column();
     if (at >= dst_stride) return;
@@ -249,6 +314,24 @@ cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_
                            cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     argmax_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, width, n_candidates, best);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_read_logits(const float *logits, float *kept, int32_t width, int32_t n_candidates,
+                                const lp_cuda_logit_read *reads, int32_t n, lp_cuda_logit_reading *out,
+                                cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    keep_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, kept, width, reads);
+    cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+    read_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, kept, width, n_candidates, reads, out);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_take_rows(const float *x, int32_t stride, const lp_cuda_take *takes, int32_t n, float *out,
+                              cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    take_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, takes, out);
     return cudaGetLastError();
 }
 

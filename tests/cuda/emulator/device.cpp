@@ -2,6 +2,7 @@
 
 #include <csetjmp>
 #include <cstdlib>
+#include <deque>
 #include <ucontext.h>
 #include <vector>
 
@@ -35,6 +36,8 @@ unsigned shuffles[MOST_THREADS];
 const std::function<void()> *body;
 std::vector<float4> shared;
 int current;
+std::deque<std::function<void()>> queue;
+uint64_t n_enqueued, n_run;
 
 void run_body() {
     (*body)();
@@ -91,7 +94,23 @@ void run_block(int threads) {
 
 } // namespace
 
-void launch(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel) {
+void enqueue(std::function<void()> work) {
+    queue.push_back(std::move(work));
+    n_enqueued++;
+}
+
+uint64_t last_enqueued() {
+    return n_enqueued;
+}
+
+void run_until(uint64_t number) {
+    for (; n_run < number; n_run++) {
+        queue.front()();
+        queue.pop_front();
+    }
+}
+
+static void run_grid(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel) {
     body = &kernel;
     here.grid = grid;
     here.size = block;
@@ -107,6 +126,10 @@ void launch(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::f
             for (barrier &b : warp_barrier) b.arrived = 0;
             run_block(static_cast<int>(block.x));
         }
+}
+
+void launch(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel) {
+    enqueue([=] { run_grid(waits, grid, block, shared_bytes, kernel); });
 }
 
 void *dynamic_shared() {

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <cuda_runtime_api.h>
 #include <functional>
+#include <tuple>
 #include <vector_functions.h>
 
 #undef __global__
@@ -25,6 +26,11 @@ struct place {
     dim3 grid, size;
 };
 extern place here;
+
+// The stream: nothing runs before somebody waits for it, as late as a device might. Work is numbered from 1.
+void enqueue(std::function<void()> work);
+uint64_t last_enqueued();
+void run_until(uint64_t number);
 
 // waits: threads of a block wait for each other.
 void launch(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel);

@@ -1,6 +1,7 @@
 """kernels_on_cpu.py IN.cu OUT.cpp: rewrites what only nvcc understands, so that a host compiler can build the kernels.
 
-Launches `kernel<<<grid, block, shared, stream>>>(arguments);` become calls of emulator::launch, shared arrays static ones.
+Launches `kernel<<<grid, block, shared, stream>>>(arguments);` become calls of emulator::launch, which keep the arguments'
+values of that moment; shared arrays become static ones.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def rewrite(text: str) -> str:
         end = matching(text, found.end() - 1)
         arguments = text[found.end() - 1 : end]
         waits = "true" if re.match(r"\w+", found[1])[0] in waiting else "false"
-        call = f"emulator::launch({waits}, {found[2]}, [=]() {{ {found[1]}{arguments}; }})"
+        kernel = f"std::apply([](auto... x) {{ {found[1]}(x...); }}, arguments)"
+        call = f"emulator::launch({waits}, {found[2]}, [arguments = std::make_tuple{arguments}] {{ {kernel}; }})"
         text = text[: found.start()] + call + text[end:]
     return '#include "cuda/emulator/device.h"\n' + text
 

@@ -1,6 +1,9 @@
 // The parts of the CUDA runtime and of cuBLASLt that the backend uses, on the host. Device memory is ordinary memory
-// that is handed out full of NaN. The first algorithm that is offered for a product depends on the number of rows: the
-// backend's probe must refuse it.
+// that is handed out full of NaN. Everything that is issued to the stream runs only when somebody waits for it, so
+// that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
+// product depends on the number of rows: the backend's probe must refuse it.
+#include "cuda/emulator/device.h"
+
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +23,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
+    emulator::run_until(emulator::last_enqueued());
     free(p);
     return cudaSuccess;
 }
@@ -32,17 +36,19 @@ cudaError_t cudaFreeHost(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n, cudaMemcpyKind, cudaStream_t) {
-    memcpy(to, from, n);
+    emulator::enqueue([=] { memcpy(to, from, n); });
     return cudaSuccess;
 }
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_step, const void *from, size_t from_step, size_t width, size_t rows,
                               cudaMemcpyKind, cudaStream_t) {
-    for (size_t r = 0; r < rows; r++)
-        memcpy(static_cast<char *>(to) + r * to_step, static_cast<const char *>(from) + r * from_step, width);
+    emulator::enqueue([=] {
+        for (size_t r = 0; r < rows; r++)
+            memcpy(static_cast<char *>(to) + r * to_step, static_cast<const char *>(from) + r * from_step, width);
+    });
     return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void *p, int value, size_t n, cudaStream_t) {
-    memset(p, value, n);
+    emulator::enqueue([=] { memset(p, value, n); });
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned) {
@@ -53,19 +59,23 @@ cudaError_t cudaStreamDestroy(cudaStream_t) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    emulator::run_until(emulator::last_enqueued());
     return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
-    *e = nullptr;
+    *e = reinterpret_cast<cudaEvent_t>(new uint64_t(0));
     return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t) {
+cudaError_t cudaEventDestroy(cudaEvent_t e) {
+    delete reinterpret_cast<uint64_t *>(e);
     return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+    *reinterpret_cast<uint64_t *>(e) = emulator::last_enqueued();
     return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
+cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    emulator::run_until(*reinterpret_cast<uint64_t *>(e));
     return cudaSuccess;
 }
 cudaError_t cudaGetLastError(void) {
@@ -219,6 +229,34 @@ static float element(const void *p, cudaDataType type, int64_t at) {
                                : static_cast<const float *>(p)[at];
 }
 
+static void multiply(const operation &o, const layout &a, const void *a_data, const layout &b, const void *b_data,
+                     const layout &y, void *y_data, bool backwards) {
+    bool turned = o.turn == CUBLAS_OP_T;
+    uint64_t depth = b.rows, out = y.rows;
+    std::vector<float> weights(depth * out);
+    std::vector<double> sum(out);
+    for (int32_t batch = 0; batch < b.batch; batch++) {
+        for (uint64_t k = 0; k < depth; k++)
+            for (uint64_t i = 0; i < out; i++)
+                weights[k * out + i] = element(
+                    a_data, a.type, batch * a.step + static_cast<int64_t>(turned ? i * a.ld + k : k * a.ld + i));
+        for (uint64_t j = 0; j < b.cols; j++) {
+            sum.assign(out, 0.0);
+            for (uint64_t n = 0; n < depth; n++) {
+                uint64_t k = backwards ? depth - 1 - n : n;
+                float x = element(b_data, b.type, batch * b.step + static_cast<int64_t>(j * b.ld + k));
+                for (uint64_t i = 0; i < out; i++) {
+                    sum[i] += static_cast<double>(weights[k * out + i]) * x;
+                    if (backwards) sum[i] = static_cast<float>(sum[i]);
+                }
+            }
+            float *to = static_cast<float *>(y_data) + batch * y.step + static_cast<int64_t>(j * y.ld);
+            for (uint64_t i = 0; i < out; i++)
+                to[i] = static_cast<float>(o.epilogue == CUBLASLT_EPILOGUE_BIAS ? sum[i] + o.bias[i] : sum[i]);
+        }
+    }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *, const void *a_data,
                               cublasLtMatrixLayout_t a_layout, const void *b_data, cublasLtMatrixLayout_t b_layout,
                               const void *, const void *, cublasLtMatrixLayout_t, void *d_data,
@@ -232,24 +270,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
     if (depth != b->rows || out != y->rows || b->cols != y->cols || a->batch != b->batch || b->batch != y->batch)
         return CUBLAS_STATUS_INVALID_VALUE;
     bool backwards = algorithm->data[0] == 1 && b->cols > 128;
-    std::vector<float> weights(depth * out), sum(out);
-    for (int32_t batch = 0; batch < b->batch; batch++) {
-        for (uint64_t k = 0; k < depth; k++)
-            for (uint64_t i = 0; i < out; i++)
-                weights[k * out + i] = element(
-                    a_data, a->type, batch * a->step + static_cast<int64_t>(turned ? i * a->ld + k : k * a->ld + i));
-        for (uint64_t j = 0; j < b->cols; j++) {
-            sum.assign(out, 0.0f);
-            for (uint64_t n = 0; n < depth; n++) {
-                uint64_t k = backwards ? depth - 1 - n : n;
-                float x = element(b_data, b->type, batch * b->step + static_cast<int64_t>(j * b->ld + k));
-                for (uint64_t i = 0; i < out; i++) sum[i] += weights[k * out + i] * x;
-            }
-            float *to = static_cast<float *>(d_data) + batch * y->step + static_cast<int64_t>(j * y->ld);
-            for (uint64_t i = 0; i < out; i++)
-                to[i] = o->epilogue == CUBLASLT_EPILOGUE_BIAS ? sum[i] + o->bias[i] : sum[i];
-        }
-    }
+    emulator::enqueue([=, o = *o, a = *a, b = *b, y = *y] { multiply(o, a, a_data, b, b_data, y, d_data, backwards); });
     return CUBLAS_STATUS_SUCCESS;
 }
 
