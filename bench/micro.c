@@ -1,6 +1,7 @@
 /* Times each operation of the cpu backend at a model's shapes, one line each: name, rows, microseconds a row, and what
  * that is in GFLOP/s (matrix products) or GB/s of operands. Usage: micro [ROWS [THREADS]]; GPT-2 124M's shapes. */
 #include "backend/backend.h"
+#include "backend/groups.h"
 #include "base/memory.h"
 #include "base/random.h"
 
@@ -82,8 +83,10 @@ static void run(const bench *b, operation o) {
 /* Runs of 72 rows share a prompt, as a sweep's branches do. */
 static void make_table(bench *b) {
     int32_t *lists = NULL, n = b->rows, runs = n / 72 + 1;
-    CHECK(lp_mem_new(&lists, (size_t)n * (6 + TAIL), sizeof *lists, "rows", err));
-    int32_t *tail = lists + 6 * n;
+    uint64_t *scratch = NULL;
+    CHECK(lp_mem_new(&lists, (size_t)n * (8 + TAIL) + 1, sizeof *lists, "rows", err));
+    CHECK(lp_mem_new(&scratch, (size_t)n, sizeof *scratch, "rows", err));
+    int32_t *tail = lists + 6 * n, *group_row = tail + n * TAIL, *group_begin = group_row + n;
     for (int32_t r = 0; r < n; r++) {
         lists[r] = PROMPT + TAIL - 1;
         lists[2 * n + r] = r / 72 * PROMPT;
@@ -99,7 +102,11 @@ static void make_table(bench *b) {
                               .prompt_length = lists + 3 * n,
                               .tail_begin = lists + 4 * n,
                               .tail_length = lists + 5 * n,
-                              .tail = tail};
+                              .tail = tail,
+                              .group_row = group_row,
+                              .group_begin = group_begin};
+    b->table.n_groups = lp_row_groups(lists + 2 * n, n, LP_GROUP_ROWS, group_row, group_begin, scratch);
+    lp_mem_free(scratch);
     b->pool = (lp_kv_pool){.n_slots = runs * PROMPT + n * TAIL, .n_layers = LAYERS, .width = D};
     b->pool.keys = numbers((size_t)b->pool.n_slots * D);
     b->pool.values = numbers((size_t)b->pool.n_slots * D);

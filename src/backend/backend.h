@@ -18,6 +18,12 @@ typedef struct lp_backend lp_backend;
 /* Matrices that operations write have room for this many rows more than asked for: `linear` fills up tiles there. */
 enum { LP_ROW_PADDING = 128 };
 
+/* Rows of each part when n rows are taken at most `most` at a time, in parts as equal as possible. */
+static inline int32_t lp_equal_part(int32_t n, int32_t most) {
+    int32_t parts = (n + most - 1) / most;
+    return (n + parts - 1) / parts;
+}
+
 /* A linear layer's weights in the backend's memory; opaque. */
 typedef struct lp_backend_linear lp_backend_linear;
 

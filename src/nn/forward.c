@@ -70,11 +70,11 @@ static size_t floats_per_row(const lp_model *model) {
     return 4 * (size_t)c->d_model + (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
 }
 
-/* The MLP's inner activations are wide: they are made for a part of the batch at a time, which on the cpu also keeps
- * them in its caches. */
+/* The MLP's inner activations are wide: they are made for a part of a large batch at a time. */
 static int32_t mlp_rows(const lp_backend *be) {
-    enum { CPU_ROWS = 512 };
-    return be ? be->batch_rows / 2 : CPU_ROWS;
+    enum { CPU_ROWS = 1024, MOST_ROWS = 2048 };
+    int32_t rows = be ? be->batch_rows : CPU_ROWS;
+    return rows < MOST_ROWS ? rows : MOST_ROWS;
 }
 
 size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows) {
@@ -447,8 +447,10 @@ static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int3
     const lp_model_config *c = &f->model->config;
     bool gated = c->arch == LP_ARCH_LLAMA;
     lp_status status = LP_OK;
-    for (int32_t first = 0; first < n && status == LP_OK; first += f->mlp_rows) {
-        int32_t rows = n - first < f->mlp_rows ? n - first : f->mlp_rows;
+    if (n == 0) return LP_OK;
+    int32_t part = lp_equal_part(n, f->mlp_rows);
+    for (int32_t first = 0; first < n && status == LP_OK; first += part) {
+        int32_t rows = n - first < part ? n - first : part;
         lp_pulse();
         float *active = gated ? f->gated : f->mlp;
         status = be->linear(be, w->mlp_in, h + (int64_t)first * c->d_model, rows, f->mlp, err);

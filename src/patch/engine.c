@@ -126,7 +126,8 @@ static lp_status dev_new(engine *e, void *out, size_t bytes, const char *what, l
 
 /* Rows that the output head takes at once: its logits are wide. */
 static int32_t head_rows(const engine *e) {
-    return e->be->batch_rows / 4;
+    enum { MOST_ROWS = 1024 };
+    return e->be->batch_rows / 2 < MOST_ROWS ? e->be->batch_rows / 2 : MOST_ROWS;
 }
 
 /* Bytes of everything but KV slots and latents, for batches of `rows`. */
@@ -634,8 +635,9 @@ static lp_status read_tokens(engine *e, lp_wave *w, const float *hidden, lp_erro
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
-    for (int32_t first = 0, i = 0; first < n; first += head_rows(e)) {
-        int32_t rows = n - first < head_rows(e) ? n - first : head_rows(e);
+    int32_t part = lp_equal_part(n, head_rows(e));
+    for (int32_t first = 0, i = 0; first < n; first += part) {
+        int32_t rows = n - first < part ? n - first : part;
         size_t end = read;
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
         LP_TRY(be->argmax(be, e->logits, rows, width, candidates, best + first, err));

@@ -3,6 +3,7 @@
  * the cpu backend with one and two threads, and through the checking backend. */
 #include "backend/backend.h"
 #include "backend/check/check.h"
+#include "backend/groups.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "nn/site.h"
@@ -363,7 +364,7 @@ typedef struct {
 static const attention_case attention_cases[] = {{12, 12, 64, false}, {32, 8, 64, true}, {4, 4, 24, false},
                                                  {6, 2, 6, true},     {3, 1, 10, true},  {1, 1, 2, true}};
 
-enum { A_ROWS = 75, A_SLOTS = 400, A_LAYERS = 2, A_LAYER = 1, A_CONTEXT = 96, MOST_TAIL = 30 };
+enum { A_ROWS = 75, A_SLOTS = 400, A_LAYERS = 2, A_LAYER = 1, A_CONTEXT = 128, MOST_TAIL = 30, N_LISTS = 9 };
 
 /* Rows of three runs: prompt slots 0.., 100.., 200.. of different lengths, tails in scattered slots behind 300. */
 typedef struct {
@@ -373,7 +374,7 @@ typedef struct {
 
 static void make_table(host_table *t) {
     for (int32_t r = 0; r < A_ROWS; r++) {
-        int32_t run = r % 3, shared = 1 + (r * 5 + run * 17) % 60, own = 1 + (r * 3) % MOST_TAIL;
+        int32_t run = r % 3, shared = 1 + (r * 5 + run * 17) % 90, own = 1 + (r * 3) % MOST_TAIL;
         t->prompt_begin[r] = 100 * run;
         t->prompt_length[r] = shared;
         t->tail_begin[r] = r * MOST_TAIL;
@@ -384,7 +385,13 @@ static void make_table(host_table *t) {
     }
 }
 
-static lp_row_table upload_table(lp_backend *be, const host_table *t, int32_t first, int32_t *lists[7]) {
+/* Rows from `first` on, with groups where the backend wants them. */
+static lp_row_table upload_table(lp_backend *be, const host_table *t, int32_t first, bool groups,
+                                 int32_t *lists[N_LISTS]) {
+    int32_t group_row[A_ROWS], group_begin[A_ROWS + 1];
+    uint64_t scratch[A_ROWS];
+    int32_t n_groups =
+        lp_row_groups(t->prompt_begin + first, A_ROWS - first, LP_GROUP_ROWS, group_row, group_begin, scratch);
     lists[0] = dev_ints(be, t->position + first, (size_t)(A_ROWS - first));
     lists[1] = dev_ints(be, t->slot + first, (size_t)(A_ROWS - first));
     lists[2] = dev_ints(be, t->prompt_begin + first, (size_t)(A_ROWS - first));
@@ -392,13 +399,18 @@ static lp_row_table upload_table(lp_backend *be, const host_table *t, int32_t fi
     lists[4] = dev_ints(be, t->tail_begin + first, (size_t)(A_ROWS - first));
     lists[5] = dev_ints(be, t->tail_length + first, (size_t)(A_ROWS - first));
     lists[6] = dev_ints(be, t->tail, A_ROWS * MOST_TAIL);
+    lists[7] = dev_ints(be, group_row, (size_t)(A_ROWS - first));
+    lists[8] = dev_ints(be, group_begin, (size_t)n_groups + 1);
     return (lp_row_table){.position = lists[0],
                           .slot = lists[1],
                           .prompt_begin = lists[2],
                           .prompt_length = lists[3],
                           .tail_begin = lists[4],
                           .tail_length = lists[5],
-                          .tail = lists[6]};
+                          .tail = lists[6],
+                          .group_row = groups ? lists[7] : NULL,
+                          .group_begin = lists[8],
+                          .n_groups = n_groups};
 }
 
 static void check_attended(const attention_case *a, const host_table *t, int32_t r, const float *q, const float *keys,
@@ -468,8 +480,8 @@ static void check_attention(const attention_case *a) {
         float *dev_qkv = dev_floats(be, qkv, n_qkv), *dev_out = dev_floats(be, NULL, (size_t)(A_ROWS * q));
         float *dev_cosine = dev_floats(be, cosine, (size_t)(A_CONTEXT * half));
         float *dev_sine = dev_floats(be, sine, (size_t)(A_CONTEXT * half));
-        int32_t *lists[7];
-        lp_row_table rows = upload_table(be, &table, 0, lists);
+        int32_t *lists[N_LISTS];
+        lp_row_table rows = upload_table(be, &table, 0, b > 0, lists); /* groups or none: the same bits */
         OK(be->store_kv(be, &config, dev_qkv, &rows, A_ROWS, a->rotated ? dev_cosine : NULL, dev_sine, &pool, A_LAYER,
                         err));
         OK(be->attend(be, &config, dev_qkv, &rows, A_ROWS, &pool, A_LAYER, dev_out, err));
@@ -488,14 +500,18 @@ static void check_attention(const attention_case *a) {
             check_attended(a, &table, r, row, new_keys, new_values, out + (int64_t)r * q);
         }
         assert_memory_equal(new_keys, keys, (size_t)(A_SLOTS * kv) * sizeof(float));
+        /* The first 50 of the batch alone, as below the layer where the others join. */
+        OK(be->attend(be, &config, dev_qkv, &rows, 50, &pool, A_LAYER, dev_out, err));
+        OK(be->download(be, out, dev_out, (size_t)(50 * q) * sizeof *out, err));
+        assert_bits("attend, before others join", be->name, out, first, 50, q);
         /* The same rows in other company: the last 30 alone, then the last one. */
         for (int32_t begin = A_ROWS - 30; begin < A_ROWS; begin += 29) {
-            int32_t *some_lists[7], n = A_ROWS - begin;
-            lp_row_table some = upload_table(be, &table, begin, some_lists);
+            int32_t *some_lists[N_LISTS], n = A_ROWS - begin;
+            lp_row_table some = upload_table(be, &table, begin, b > 0, some_lists);
             OK(be->attend(be, &config, dev_qkv + begin * stride, &some, n, &pool, A_LAYER, dev_out, err));
             OK(be->download(be, out, dev_out, (size_t)(n * q) * sizeof *out, err));
             assert_bits("attend, fewer rows", be->name, out, first + (int64_t)begin * q, n, q);
-            for (int i = 0; i < 7; i++) be->release(be, some_lists[i]);
+            for (int i = 0; i < N_LISTS; i++) be->release(be, some_lists[i]);
         }
         int32_t from[2] = {5, 110}, to[2] = {390, 391};
         int32_t *dev_from = dev_ints(be, from, 2), *dev_to = dev_ints(be, to, 2);
@@ -506,7 +522,7 @@ static void check_attention(const attention_case *a) {
                                 (size_t)kv * sizeof(float));
         void *all[] = {pool.keys, pool.values, dev_qkv, dev_out, dev_cosine, dev_sine, dev_from, dev_to};
         for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) be->release(be, all[i]);
-        for (int i = 0; i < 7; i++) be->release(be, lists[i]);
+        for (int i = 0; i < N_LISTS; i++) be->release(be, lists[i]);
     }
     float *host[] = {qkv, keys, values, angles, cosine, sine, after, new_keys, new_values, out, first};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) lp_mem_free(host[i]);

@@ -278,6 +278,21 @@ lp_status case_execute(engine_case *c, const case_order *order, case_outcome *ou
     return status;
 }
 
+lp_status case_execute_alone(engine_case *c, const lp_engine_options *engine, size_t run, case_outcome *out,
+                             lp_error *err) {
+    size_t within = 0;
+    lp_run_group group = *case_group_of(c, run, &within);
+    group.runs = &c->runs[run];
+    group.n_runs = 1;
+    lp_work_unit unit = {.groups = &group, .n_groups = 1};
+    engine_case one = *c;
+    one.units = &unit;
+    one.groups = &group;
+    one.n_units = one.n_groups = 1;
+    one.first_run = &run;
+    return case_execute(&one, &(case_order){.engine = engine, .only = -1}, out, NULL, err);
+}
+
 const lp_run_group *case_group_of(const engine_case *c, size_t run, size_t *within) {
     size_t g = c->n_groups - 1;
     while (c->first_run[g] > run) g--;

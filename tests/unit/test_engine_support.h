@@ -56,6 +56,9 @@ typedef struct {
 } case_order;
 lp_status case_execute(engine_case *c, const case_order *order, case_outcome *out, lp_engine_counters *counters,
                        lp_error *err);
+/* Runs one run of the case by the engine, as the only one of its group and unit. */
+lp_status case_execute_alone(engine_case *c, const lp_engine_options *engine, size_t run, case_outcome *out,
+                             lp_error *err);
 
 /* Group and run within it of a flat run number. */
 const lp_run_group *case_group_of(const engine_case *c, size_t run, size_t *within);

@@ -6,6 +6,7 @@
 #include <omp.h>
 
 static void cpu_free(lp_backend *be) {
+    lp_mem_free(((lp_backend_cpu *)be)->scratch);
     lp_mem_free(be);
 }
 
@@ -173,6 +174,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
     cpu->base = (lp_backend){.name = "cpu",
                              .description = lp_backend_cpu_describe(),
                              .batch_rows = 1024,
+                             .wants_groups = true,
                              .free = cpu_free,
                              .alloc = cpu_alloc,
                              .release = cpu_release,

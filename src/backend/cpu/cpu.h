@@ -9,6 +9,8 @@ typedef struct {
     lp_backend base;
     int32_t threads;
     const void *fetched[LP_FETCHES];
+    float *scratch; /* of attention, grown as it is needed */
+    size_t scratch_capacity;
 } lp_backend_cpu;
 
 static inline int32_t lp_cpu_threads(const lp_backend *be) {

@@ -1,6 +1,9 @@
-/* Attention of ragged rows over [shared prompt + own tail], one (row, KV head) at a time: the query heads of a KV head
- * share its keys and values. Scores are dot products in sixteen lanes; the weighted sum of values runs over positions
- * in order. */
+/* Attention of ragged rows over [shared prompt + own tail], one (group of rows, KV head) at a time: the query heads of
+ * a KV head share its keys and values, and the rows of a group their prompt's. Scores are dot products in sixteen
+ * lanes, folded in a fixed order; the weighted sum of values runs over positions in order. For many queries the
+ * prompt's keys are transposed block by block, so that vectors run over keys and no lanes are to be folded across a
+ * vector: the sums are the same ones in the same order, hence the same bits. The prompt's values are copied together,
+ * because one head's lie so far apart that few of them fit into the first cache at once. */
 #include "backend/cpu/cpu.h"
 
 #include "base/memory.h"
@@ -8,100 +11,251 @@
 #include <math.h>
 #include <omp.h>
 
-enum { LANES = 16, MAX_STACK_SCORES = 4096 };
+enum { LANES = 16, KEY_BLOCK = 64, KEYS_AT_ONCE = 32, CHUNK = 64, LEAST_QUERIES = 4 };
 
-static inline __attribute__((always_inline)) float dot(const float *a, const float *b, int32_t n) {
+/* sums [LANES]: of the products of a and b, in lanes */
+static inline __attribute__((always_inline)) void multiply_lanes(const float *a, const float *b, int32_t n,
+                                                                 float *sums) {
     float lanes[LANES] = {0};
     int32_t i = 0;
     for (; i + LANES <= n; i += LANES)
         for (int k = 0; k < LANES; k++) lanes[k] += a[i + k] * b[i + k];
-    for (int k = 0; i < n; i++, k++) lanes[k] += a[i] * b[i];
-    float half[8];
-    for (int k = 0; k < 8; k++) half[k] = lanes[k] + lanes[k + 8];
-    float quarter[4];
-    for (int k = 0; k < 4; k++) quarter[k] = half[k] + half[k + 4];
-    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+    for (int k = 0; k < LANES; k++) sums[k] = lanes[k];
+    for (int k = 0; i < n; i++, k++) sums[k] += a[i] * b[i];
 }
 
-/* scores [group, stride]: of one key with the queries of its group */
-LP_VERSIONS static void score_keys(const float *q, int32_t group, int32_t head_dim, const float *keys,
-                                   int64_t key_stride, int32_t n, float scale, float *scores, int32_t stride) {
-    for (int32_t p = 0; p < n; p++)
-        for (int32_t g = 0; g < group; g++)
-            scores[g * stride + p] = dot(q + g * head_dim, keys + p * key_stride, head_dim) * scale;
-}
-
-LP_VERSIONS static void add_values(const float *weights, int32_t stride, int32_t group, int32_t head_dim,
-                                   const float *values, int64_t value_stride, int32_t n, float *out) {
-    for (int32_t p = 0; p < n; p++)
-        for (int32_t g = 0; g < group; g++) {
-            float w = weights[g * stride + p];
-            const float *v = values + p * value_stride;
-            float *o = out + g * head_dim;
-            for (int32_t i = 0; i < head_dim; i++) o[i] += w * v[i];
+/* scores [n_queries, stride]: of n keys with the queries [n_queries, head_dim]; key p is at keys + slots[p] x
+ * key_stride, or p x key_stride where slots is NULL. Lanes are folded for several keys at once, which is what the
+ * compiler makes vectors of. */
+LP_VERSIONS static void score_keys(const float *q, int32_t n_queries, int32_t head_dim, const float *keys,
+                                   int64_t key_stride, const int32_t *slots, int32_t n, float scale, float *scores,
+                                   int32_t stride) {
+    float sums[LANES][16], half[LANES][8], quarter[LANES][4];
+    for (int32_t first = 0; first < n; first += LANES)
+        for (int32_t g = 0; g < n_queries; g++) {
+            int32_t some = n - first < LANES ? n - first : LANES;
+            for (int32_t p = 0; p < some; p++) {
+                const float *key = keys + (slots ? slots[first + p] : first + p) * key_stride;
+                multiply_lanes(q + g * head_dim, key, head_dim, sums[p]);
+            }
+            for (int32_t p = 0; p < some; p++)
+                for (int k = 0; k < 8; k++) half[p][k] = sums[p][k] + sums[p][k + 8];
+            for (int32_t p = 0; p < some; p++)
+                for (int k = 0; k < 4; k++) quarter[p][k] = half[p][k] + half[p][k + 4];
+            float *out = scores + g * stride + first;
+            for (int32_t p = 0; p < some; p++)
+                out[p] = ((quarter[p][0] + quarter[p][2]) + (quarter[p][1] + quarter[p][3])) * scale;
         }
 }
 
-/* One row, one KV head. scores [group, stride >= length] is scratch. */
-static void attend_one(const lp_model_config *config, const float *q, const lp_row_table *rows, int32_t r,
-                       const float *keys, const float *values, int32_t width, float *scores, int32_t stride,
-                       float *out) {
-    int32_t hd = config->head_dim;
-    int32_t group = config->n_heads / config->n_kv_heads;
-    int32_t n_prompt = rows->prompt_length[r], n_tail = rows->tail_length[r];
-    const int32_t *tail = rows->tail + rows->tail_begin[r];
-    int64_t begin = (int64_t)rows->prompt_begin[r] * width;
-    float scale = 1.0f / sqrtf((float)hd);
-    score_keys(q, group, hd, keys + begin, width, n_prompt, scale, scores, stride);
-    for (int32_t t = 0; t < n_tail; t++)
-        score_keys(q, group, hd, keys + (int64_t)tail[t] * width, width, 1, scale, scores + n_prompt + t, stride);
-    int32_t n = n_prompt + n_tail;
-    for (int32_t g = 0; g < group; g++) {
-        float *s = scores + (int64_t)g * stride;
-        float most = s[0];
-        for (int32_t p = 1; p < n; p++) most = s[p] > most ? s[p] : most;
-        float total = lp_cpu_exponentials(s, most, n, s);
-        float inverse = 1.0f / total;
-        for (int32_t p = 0; p < n; p++) s[p] *= inverse;
+/* out [head_dim, KEY_BLOCK] = the transpose of n keys, filled up with zeros. */
+LP_VERSIONS static void transpose_keys(const float *keys, int64_t key_stride, int32_t n, int32_t head_dim, float *out) {
+    for (int32_t p = 0; p < n; p++)
+        for (int32_t i = 0; i < head_dim; i++) out[i * KEY_BLOCK + p] = keys[p * key_stride + i];
+    for (int32_t i = 0; i < head_dim; i++)
+        for (int32_t p = n; p < KEY_BLOCK; p++) out[i * KEY_BLOCK + p] = 0;
+}
+
+/* Lanes k, k + 4, k + 8, k + 12 of score_keys, folded as there, of KEYS_AT_ONCE transposed keys. */
+static inline __attribute__((always_inline)) void add_quarter(const float *q, int32_t head_dim, const float *keys,
+                                                              int k, float *out) {
+    float a[KEYS_AT_ONCE] = {0}, b[KEYS_AT_ONCE] = {0}, c[KEYS_AT_ONCE] = {0}, d[KEYS_AT_ONCE] = {0};
+    for (int32_t i = k; i < head_dim; i += LANES) {
+        const float *key = keys + i * KEY_BLOCK;
+        for (int x = 0; x < KEYS_AT_ONCE; x++) a[x] += q[i] * key[x];
+        if (i + 4 < head_dim)
+            for (int x = 0; x < KEYS_AT_ONCE; x++) b[x] += q[i + 4] * key[4 * KEY_BLOCK + x];
+        if (i + 8 < head_dim)
+            for (int x = 0; x < KEYS_AT_ONCE; x++) c[x] += q[i + 8] * key[8 * KEY_BLOCK + x];
+        if (i + 12 < head_dim)
+            for (int x = 0; x < KEYS_AT_ONCE; x++) d[x] += q[i + 12] * key[12 * KEY_BLOCK + x];
     }
-    memset(out, 0, (size_t)(group * hd) * sizeof *out);
-    add_values(scores, stride, group, hd, values + begin, width, n_prompt, out);
-    for (int32_t t = 0; t < n_tail; t++)
-        add_values(scores + n_prompt + t, stride, group, hd, values + (int64_t)tail[t] * width, width, 1, out);
+    for (int x = 0; x < KEYS_AT_ONCE; x++) out[x] = (a[x] + c[x]) + (b[x] + d[x]);
+}
+
+/* scores [n rounded up to KEYS_AT_ONCE]: of n transposed keys with one query; the same bits as score_keys. */
+LP_VERSIONS static void score_block(const float *q, int32_t head_dim, const float *keys, int32_t n, float scale,
+                                    float *scores) {
+    for (int32_t p = 0; p < n; p += KEYS_AT_ONCE) {
+        float even[KEYS_AT_ONCE], odd[KEYS_AT_ONCE], more[KEYS_AT_ONCE];
+        add_quarter(q, head_dim, keys + p, 0, even);
+        add_quarter(q, head_dim, keys + p, 2, more);
+        for (int x = 0; x < KEYS_AT_ONCE; x++) even[x] += more[x];
+        add_quarter(q, head_dim, keys + p, 1, odd);
+        add_quarter(q, head_dim, keys + p, 3, more);
+        for (int x = 0; x < KEYS_AT_ONCE; x++) scores[p + x] = (even[x] + (odd[x] + more[x])) * scale;
+    }
+}
+
+/* scores [n] = softmax of them */
+LP_VERSIONS static void soften(float *scores, int32_t n) {
+    float lanes[LANES];
+    int32_t i = 0;
+    for (int k = 0; k < LANES; k++) lanes[k] = scores[0];
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) lanes[k] = scores[i + k] > lanes[k] ? scores[i + k] : lanes[k];
+    for (int k = 0; i < n; i++, k++) lanes[k] = scores[i] > lanes[k] ? scores[i] : lanes[k];
+    float most = lanes[0];
+    for (int k = 1; k < LANES; k++) most = lanes[k] > most ? lanes[k] : most;
+    float inverse = 1.0f / lp_cpu_exponentials(scores, most, n, scores);
+    for (i = 0; i < n; i++) scores[i] *= inverse;
+}
+
+/* What a row's weights apply to: values of the prompt's slots, one after the other, then of the tail's. */
+typedef struct {
+    const float *prompt, *all; /* all: of slot 0 */
+    const int32_t *tail;
+    int32_t n_prompt, n_tail;
+    int64_t prompt_stride, stride;
+} value_rows;
+
+/* out [width] = weighted sum of columns [at, at + width) of the values, width a constant of at most CHUNK. */
+static inline __attribute__((always_inline)) void weigh_chunk(const float *weights, const value_rows *v, int32_t at,
+                                                              int32_t width, float *out) {
+    float sums[CHUNK] = {0};
+    for (int32_t p = 0; p < v->n_prompt; p++) {
+        const float *value = v->prompt + p * v->prompt_stride + at;
+        for (int32_t i = 0; i < width; i++) sums[i] += weights[p] * value[i];
+    }
+    for (int32_t t = 0; t < v->n_tail; t++) {
+        const float *value = v->all + v->tail[t] * v->stride + at;
+        for (int32_t i = 0; i < width; i++) sums[i] += weights[v->n_prompt + t] * value[i];
+    }
+    for (int32_t i = 0; i < width; i++) out[at + i] = sums[i];
+}
+
+LP_VERSIONS static void weigh_values(const float *weights, const value_rows *v, int32_t head_dim, float *out) {
+    int32_t at = 0;
+    for (; at + CHUNK <= head_dim; at += CHUNK) weigh_chunk(weights, v, at, CHUNK, out);
+    for (; at + LANES <= head_dim; at += LANES) weigh_chunk(weights, v, at, LANES, out);
+    for (; at < head_dim; at++) weigh_chunk(weights, v, at, 1, out);
+}
+
+/* The arguments of one call, for the loops inside. */
+typedef struct {
+    const lp_row_table *rows;
+    int32_t head_dim, n_queries; /* of a row and KV head */
+    int64_t q_width, qkv_width, kv_width;
+    float scale;
+    int32_t stride; /* of scores */
+    const float *qkv, *keys, *values;
+    float *out;
+} attention;
+
+/* Scores [n_rows, n_queries, stride] of the prompt's keys with all queries of the rows, one by one. */
+static void score_rows(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, const float *keys,
+                       float *scores) {
+    for (int32_t i = 0; i < n_rows; i++) {
+        const float *q = a->qkv + row[i] * a->qkv_width + (int64_t)head * a->n_queries * a->head_dim;
+        score_keys(q, a->n_queries, a->head_dim, keys, a->kv_width, NULL, a->rows->prompt_length[row[i]], a->scale,
+                   scores + (int64_t)i * a->n_queries * a->stride, a->stride);
+    }
+}
+
+/* The same, with the keys transposed: `longest` of them. */
+static void score_together(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, const float *keys,
+                           int32_t longest, float *transposed, float *scores) {
+    const lp_row_table *t = a->rows;
+    int32_t hd = a->head_dim;
+    for (int32_t first = 0; first < longest; first += KEY_BLOCK) {
+        int32_t n = longest - first < KEY_BLOCK ? longest - first : KEY_BLOCK;
+        transpose_keys(keys + first * a->kv_width, a->kv_width, n, hd, transposed);
+        for (int32_t i = 0; i < n_rows * a->n_queries; i++) {
+            int32_t r = row[i / a->n_queries];
+            int32_t seen = t->prompt_length[r] - first < n ? t->prompt_length[r] - first : n;
+            const float *q = a->qkv + r * a->qkv_width + ((int64_t)head * a->n_queries + i % a->n_queries) * hd;
+            score_block(q, hd, transposed, seen, a->scale, scores + (int64_t)i * a->stride + first);
+        }
+    }
+}
+
+LP_VERSIONS static void gather_values(const float *values, int64_t value_stride, int32_t n, int32_t head_dim,
+                                      float *out) {
+    for (int32_t p = 0; p < n; p++)
+        for (int32_t i = 0; i < head_dim; i++) out[p * head_dim + i] = values[p * value_stride + i];
+}
+
+/* Rows [n_rows <= LP_GROUP_ROWS] that share a prompt, one KV head. scratch: see scratch_floats. */
+static void attend_group(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, float *scratch) {
+    const lp_row_table *t = a->rows;
+    int32_t hd = a->head_dim, longest = 0;
+    int64_t prompt = t->prompt_begin[row[0]] * a->kv_width + (int64_t)head * hd, prompt_stride = a->kv_width;
+    const float *prompt_values = a->values + prompt;
+    float *scores = scratch + hd * (KEY_BLOCK + (int64_t)a->stride);
+    for (int32_t i = 0; i < n_rows; i++)
+        if (t->prompt_length[row[i]] > longest) longest = t->prompt_length[row[i]];
+    if (n_rows * a->n_queries >= LEAST_QUERIES) {
+        float *together = scratch + (int64_t)hd * KEY_BLOCK;
+        score_together(a, row, n_rows, head, a->keys + prompt, longest, scratch, scores);
+        gather_values(prompt_values, a->kv_width, longest, hd, together);
+        prompt_values = together;
+        prompt_stride = hd;
+    } else {
+        score_rows(a, row, n_rows, head, a->keys + prompt, scores);
+    }
+    for (int32_t i = 0; i < n_rows; i++) {
+        int32_t r = row[i], n_prompt = t->prompt_length[r], n_tail = t->tail_length[r];
+        int64_t first_query = (int64_t)head * a->n_queries * hd;
+        float *mine = scores + (int64_t)i * a->n_queries * a->stride;
+        const value_rows values = {.prompt = prompt_values,
+                                   .all = a->values + (int64_t)head * hd,
+                                   .tail = t->tail + t->tail_begin[r],
+                                   .n_prompt = n_prompt,
+                                   .n_tail = n_tail,
+                                   .prompt_stride = prompt_stride,
+                                   .stride = a->kv_width};
+        score_keys(a->qkv + r * a->qkv_width + first_query, a->n_queries, hd, a->keys + (int64_t)head * hd, a->kv_width,
+                   values.tail, n_tail, a->scale, mine + n_prompt, a->stride);
+        for (int32_t g = 0; g < a->n_queries; g++) {
+            soften(mine + (int64_t)g * a->stride, n_prompt + n_tail);
+            weigh_values(mine + (int64_t)g * a->stride, &values, hd,
+                         a->out + r * a->q_width + first_query + (int64_t)g * hd);
+        }
+    }
+}
+
+/* Of one thread: transposed keys [head_dim, KEY_BLOCK], values [stride, head_dim], scores [rows, n_queries, stride]. */
+static size_t scratch_floats(const attention *a) {
+    return (size_t)a->head_dim * (KEY_BLOCK + (size_t)a->stride) +
+           (size_t)LP_GROUP_ROWS * (size_t)a->n_queries * (size_t)a->stride;
 }
 
 lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
                         int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
-    int32_t hd = config->head_dim;
-    int32_t group = config->n_heads / config->n_kv_heads;
-    int32_t q_width = config->n_heads * hd;
-    int64_t qkv_width = q_width + 2 * (int64_t)pool->width;
+    lp_backend_cpu *cpu = (lp_backend_cpu *)be;
+    int64_t q_width = (int64_t)config->n_heads * config->head_dim;
     int64_t layer_at = (int64_t)layer * pool->n_slots * pool->width;
-    const float *keys = pool->keys + layer_at, *values = pool->values + layer_at;
     int32_t longest = 1;
     for (int32_t r = 0; r < n; r++) {
         int32_t length = rows->prompt_length[r] + rows->tail_length[r];
         if (length > longest) longest = length;
     }
-    int32_t stride = (longest + LANES - 1) / LANES * LANES;
-    float *scratch = NULL;
-    lp_status status = LP_OK;
-    int32_t threads = lp_cpu_threads(be);
-    size_t each = (size_t)group * (size_t)stride;
-    bool on_stack = each <= MAX_STACK_SCORES;
-    if (!on_stack) LP_TRY(lp_mem_new(&scratch, each * (size_t)threads, sizeof(float), "attention scores", err));
-#pragma omp parallel for num_threads(lp_cpu_team(be, n, (int64_t)q_width *longest / 8)) schedule(static)
-    for (int32_t r = 0; r < n; r++) {
-        float local[MAX_STACK_SCORES];
-        float *scores = on_stack ? local : scratch + each * (size_t)omp_get_thread_num();
-        for (int32_t h = 0; h < config->n_kv_heads; h++)
-            attend_one(config, qkv + r * qkv_width + (int64_t)h * group * hd, rows, r, keys + (int64_t)h * hd,
-                       values + (int64_t)h * hd, pool->width, scores, stride,
-                       out + (int64_t)r * q_width + (int64_t)h * group * hd);
-    }
-out:
-    lp_mem_free(scratch);
-    return status;
+    const attention a = {.rows = rows,
+                         .head_dim = config->head_dim,
+                         .n_queries = config->n_heads / config->n_kv_heads,
+                         .q_width = q_width,
+                         .qkv_width = q_width + 2 * (int64_t)pool->width,
+                         .kv_width = pool->width,
+                         .scale = 1.0f / sqrtf((float)config->head_dim),
+                         .stride = (longest + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE,
+                         .qkv = qkv,
+                         .keys = pool->keys + layer_at,
+                         .values = pool->values + layer_at,
+                         .out = out};
+    size_t each = scratch_floats(&a);
+    int32_t n_groups = rows->group_row ? rows->n_groups : n;
+    lp_status status = lp_mem_grow(&cpu->scratch, &cpu->scratch_capacity, each * (size_t)cpu->threads, sizeof(float),
+                                   "attention scores", err);
+    if (status != LP_OK) return status;
+#pragma omp parallel for collapse(2) num_threads(lp_cpu_team(be, n, q_width *longest / 8)) schedule(dynamic)
+    for (int32_t g = 0; g < n_groups; g++)
+        for (int32_t head = 0; head < config->n_kv_heads; head++) {
+            const int32_t *row = rows->group_row ? rows->group_row + rows->group_begin[g] : &g;
+            int32_t n_rows = rows->group_row ? rows->group_begin[g + 1] - rows->group_begin[g] : 1;
+            while (n_rows > 0 && row[n_rows - 1] >= n) n_rows--; /* rows that join later; a group's rows ascend */
+            if (n_rows > 0) attend_group(&a, row, n_rows, head, cpu->scratch + each * (size_t)omp_get_thread_num());
+        }
+    return LP_OK;
 }
 
 static void rotate(float *x, const float *c, const float *s, int32_t half) {

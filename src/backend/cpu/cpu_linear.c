@@ -5,8 +5,9 @@
  * whole micro-tiles. They do depend on it with one row (which is handed to gemv), below about 16 rows with W transposed
  * (small-matrix kernels), and on the number of BLAS threads. So:
  *   - BLAS runs single-threaded; OpenMP runs over a grid of row tiles x column blocks;
- *   - a call has a multiple of ROW_STEP rows, at most ROW_TILE; what is missing at the end is filled up (the caller's
- * buffers have room for it) and its results are not looked at;
+ *   - a call has a multiple of ROW_STEP rows, at most ROW_TILE, and calls are equally large, because small ones are
+ * slow; what is missing at the end is filled up (the caller's buffers have room for it) and its results are not looked
+ * at;
  *   - a call has a multiple of COLUMN_STEP columns, LEAST_COLUMNS to MOST_COLUMNS, the last one also what is left: as
  * few calls as there are threads to feed, because each packs its operands anew;
  *   - this is not taken on trust: each shape is probed when its weights are made known (probe_shape), and where any bit
@@ -23,7 +24,8 @@
 
 enum {
     ROW_STEP = 16,
-    ROW_TILE = 512,
+    ROW_TILE = 1024,
+    PROBE_ROWS = 256,
     FIXED_ROWS = 64,
     COLUMN_STEP = 64,
     LEAST_COLUMNS = 128,
@@ -52,13 +54,17 @@ static int64_t count_blocks(int64_t n_out, int64_t width) {
 }
 
 /* True when the product comes out the same in calls of all allowed sizes, wherever rows and columns stand. x holds
- * ROW_TILE rows, whole and part ROW_TILE x n_columns. */
+ * ROW_TILE rows, whole and part PROBE_ROWS x n_columns; part also ROW_TILE x LEAST_COLUMNS. */
 static bool probe_block(const lp_matrix *w, int64_t column, int64_t n_columns, float *x, float *whole, float *part) {
-    static const int32_t sizes[] = {16, 32, 48, 64, 96, 128, 192, 256, 384};
+    static const int32_t sizes[] = {16, 32, 48, 96, 192};
     static const int32_t blocks[] = {LEAST_COLUMNS, 320};
-    multiply(w, column, n_columns, x, ROW_TILE, 0.0f, whole, n_columns);
+    int64_t n_few = n_columns < LEAST_COLUMNS ? n_columns : LEAST_COLUMNS;
+    multiply(w, column, n_columns, x, PROBE_ROWS, 0.0f, whole, n_columns);
+    multiply(w, column, n_few, x, ROW_TILE, 0.0f, part, n_few);
+    for (int32_t r = 0; r < PROBE_ROWS; r++)
+        if (memcmp(part + r * n_few, whole + r * n_columns, (size_t)n_few * sizeof(float)) != 0) return false;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        int32_t first = ROW_TILE - sizes[i] - (i % 2 ? 0 : 5);
+        int32_t first = PROBE_ROWS - sizes[i] - (i % 2 ? 0 : 5);
         multiply(w, column, n_columns, x + (int64_t)first * w->n_in, sizes[i], 0.0f, part, n_columns);
         if (memcmp(part, whole + (int64_t)first * n_columns, (size_t)sizes[i] * (size_t)n_columns * sizeof(float)) != 0)
             return false;
@@ -93,10 +99,11 @@ static lp_status probe_shape(const lp_matrix *w, int64_t column, int64_t n_colum
         }
     float *x = NULL, *whole = NULL, *part = NULL;
     lp_status status = LP_OK;
-    size_t n = (size_t)ROW_TILE * (size_t)w->n_in;
+    size_t n = (size_t)ROW_TILE * (size_t)w->n_in, n_whole = (size_t)PROBE_ROWS * (size_t)n_columns;
+    size_t n_few = (size_t)ROW_TILE * LEAST_COLUMNS;
     LP_TRY(lp_mem_new(&x, n, sizeof(float), "probe", err));
-    LP_TRY(lp_mem_new(&whole, (size_t)ROW_TILE * (size_t)n_columns, sizeof(float), "probe", err));
-    LP_TRY(lp_mem_new(&part, (size_t)ROW_TILE * (size_t)n_columns, sizeof(float), "probe", err));
+    LP_TRY(lp_mem_new(&whole, n_whole, sizeof(float), "probe", err));
+    LP_TRY(lp_mem_new(&part, n_whole > n_few ? n_whole : n_few, sizeof(float), "probe", err));
     lp_random_normal((lp_random_key){.seed = 1, .stream = 77}, x, n);
     *free_rows = probe_block(w, column, n_columns, x, whole, part);
     lp_log(LP_LOG_DEBUG, "sgemm %lld x %lld: rows %s on the call's size", (long long)w->n_in, (long long)n_columns,
@@ -145,6 +152,10 @@ static int32_t smaller(int32_t a, int32_t b) {
     return a < b ? a : b;
 }
 
+static int32_t round_up(int32_t n, int32_t step) {
+    return (n + step - 1) / step * step;
+}
+
 /* Columns of a call, so that n_tiles row tiles keep the threads busy. */
 static int64_t columns_of_call(int64_t n_out, int32_t n_tiles, int32_t threads) {
     int64_t most = n_out < MOST_COLUMNS ? n_out : MOST_COLUMNS;
@@ -163,7 +174,8 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float 
     int64_t first_column = 0;
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
-        int32_t tile = w->is_free[p] ? ROW_TILE : FIXED_ROWS, step = w->is_free[p] ? ROW_STEP : FIXED_ROWS;
+        int32_t step = w->is_free[p] ? ROW_STEP : FIXED_ROWS;
+        int32_t tile = w->is_free[p] ? round_up(lp_equal_part(n, ROW_TILE), ROW_STEP) : FIXED_ROWS;
         int32_t n_tiles = (n + tile - 1) / tile;
         int64_t width = w->is_free[p] ? columns_of_call(m->n_out, n_tiles, threads) : FIXED_COLUMNS;
         int32_t n_blocks = (int32_t)count_blocks(m->n_out, width);
@@ -172,7 +184,7 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float 
             for (int32_t b = 0; b < n_blocks; b++) {
                 int32_t first = t * tile;
                 int32_t rows = smaller(tile, n - first);
-                int32_t padded = (rows + step - 1) / step * step;
+                int32_t padded = round_up(rows, step);
                 int64_t column = b * width;
                 int64_t columns = b + 1 < n_blocks ? width : m->n_out - column;
                 float *out = y + (int64_t)first * host->n_out + first_column + column;
@@ -183,7 +195,7 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float 
                          host->n_out);
             }
         int32_t rest = n % tile;
-        int64_t padded_rows = (int64_t)(n - rest) + (rest + step - 1) / step * step;
+        int64_t padded_rows = (int64_t)(n - rest) + round_up(rest, step);
         be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)m->n_in * (uint64_t)m->n_out;
         be->counters.padded_flops += 2 * (uint64_t)padded_rows * (uint64_t)m->n_in * (uint64_t)m->n_out;
         first_column += m->n_out;
