@@ -226,6 +226,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
         tables->tables[4 + i] = (lp_table){
             .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
+    lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
     lp_provenance_add(provenance, "device", session->device, false);
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
                                 .version = 2,
@@ -246,27 +247,45 @@ void lp_store_tables_release(lp_store_tables *tables) {
     *tables = (lp_store_tables){0};
 }
 
-/* Reads every journalled pair's answers. Rank 0. */
+lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp_pair_file *store, int64_t pair,
+                          int side, lp_text *text, bool *right, lp_error *err) {
+    int32_t most = s->job.decode.max_new_tokens, n = 0;
+    int32_t *tokens = NULL;
+    lp_status status = LP_OK;
+    lp_text_clear(text);
+    LP_TRY(lp_mem_new(&tokens, (size_t)most, sizeof *tokens, "answer", err));
+    LP_TRY(lp_pair_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_TOKENS), tokens,
+                             err));
+    LP_TRY(lp_pair_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN), &n, err));
+    if (n < 0 || n > most)
+        LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", s->job.store.file, s->pairs.pairs[pair].id, n);
+    LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_SKIP_SPECIAL, text, err));
+    double number = 0;
+    *right = lp_extract_number(s->job.classifier, lp_text_get(text), text->length, &number) &&
+             lp_answers_match(s->job.classifier, number, lp_session_side(s, pair, side)->answer);
+out:
+    lp_mem_free(tokens);
+    return status;
+}
+
+/* Reads every pair's answers. Rank 0. */
 static lp_status count_right(const cache_work *w, lp_cache_report *report, lp_error *err) {
     const lp_session *s = w->session;
     lp_pair_file *reader = NULL;
+    lp_text text = {0};
     lp_status status = LP_OK;
     LP_TRY(lp_pair_file_open_read(s->job.store.file, &reader, err));
     for (int64_t i = 0; i < s->n_pairs; i++) {
         bool right[2];
-        for (int side = 0; side < 2; side++) {
-            double number = NAN;
-            LP_TRY(lp_pair_file_read(reader, i, lp_store_layout_stored_field(w->layout, side, LP_STORED_NUMBER),
-                                     &number, err));
-            right[side] =
-                !isnan(number) && lp_answers_match(s->job.classifier, number, lp_session_side(s, i, side)->answer);
-        }
+        for (int side = 0; side < 2; side++)
+            LP_TRY(lp_store_answer(s, w->layout, reader, i, side, &text, &right[side], err));
         report->n_clean_right += right[LP_CLEAN];
         report->n_corrupted_right += right[LP_CORRUPTED];
         report->n_both_right += right[LP_CLEAN] && right[LP_CORRUPTED];
     }
 out:
     lp_pair_file_close(reader);
+    lp_text_release(&text);
     return status;
 }
 

@@ -221,5 +221,4 @@ void lp_session_provenance(const lp_session *s, lp_provenance *p) {
     add_number(p, "eos", s->vocabulary.eos, true);
     lp_provenance_add(p, "dtype", lp_compute_names()[job->engine.dtype], true);
     lp_provenance_add(p, "executor", lp_executor_names()[job->engine.executor], false);
-    lp_provenance_add(p, "classifier", lp_classifier_names[job->classifier], false);
 }

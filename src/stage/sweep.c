@@ -32,6 +32,8 @@ typedef struct {
     uint8_t *included;
     uint8_t *skip; /* pairs that are not dealt */
     char *conditions_digest;
+    lp_text metrics; /* their names */
+    lp_text vectors; /* SHA-256 of every vector file, one a line */
 } sweep;
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
@@ -113,12 +115,9 @@ out:
  * a pair. */
 static lp_status read_answers(sweep *w, lp_error *err) {
     lp_session *s = w->session;
-    size_t a = (size_t)s->job.decode.max_new_tokens;
     size_t p = (size_t)s->n_pairs;
-    int32_t *tokens = NULL;
     lp_text text = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&tokens, a, sizeof *tokens, "answer", err));
     LP_TRY(lp_mem_new(&w->included, p, 1, "included pairs", err));
     LP_TRY(lp_mem_new(&w->skip, p, 1, "included pairs", err));
     for (int side = 0; side < 2; side++) {
@@ -126,22 +125,11 @@ static lp_status read_answers(sweep *w, lp_error *err) {
         LP_TRY(lp_mem_new(&w->numbers[side], p, sizeof(double), "answers", err));
         LP_TRY(lp_mem_new(&w->correct[side], p, 1, "answers", err));
         for (size_t i = 0; i < p; i++) {
-            int32_t n = 0;
-            lp_pair_file *store = w->context.store;
-            LP_TRY(lp_pair_file_read(store, (int64_t)i,
-                                     lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
-                                     tokens, err));
-            LP_TRY(lp_pair_file_read(
-                store, (int64_t)i, lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_LEN), &n, err));
-            if (n < 0 || n > (int32_t)a)
-                LP_FAIL(LP_ERR_FORMAT, "%s: pair %zu: answer_len is %d", s->job.store.file, i, n);
-            lp_text_clear(&text);
-            LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_SKIP_SPECIAL, &text, err));
+            bool right = false;
+            LP_TRY(lp_store_answer(s, w->plan.layout, w->context.store, (int64_t)i, side, &text, &right, err));
             LP_TRY(lp_mem_text(&w->answers[side][i], lp_text_get(&text), text.length, err));
-            double own = lp_session_side(s, (int64_t)i, side)->answer, number = 0;
-            bool found = lp_extract_number(s->job.classifier, lp_text_get(&text), text.length, &number);
-            w->numbers[side][i] = own;
-            w->correct[side][i] = found && lp_answers_match(s->job.classifier, number, own);
+            w->numbers[side][i] = lp_session_side(s, (int64_t)i, side)->answer;
+            w->correct[side][i] = right;
         }
     }
     for (size_t i = 0; i < p; i++) {
@@ -150,7 +138,6 @@ static lp_status read_answers(sweep *w, lp_error *err) {
                          (clean && (corrupted || s->job.sweep.filter == LP_FILTER_CLEAN_CORRECT));
     }
 out:
-    lp_mem_free(tokens);
     lp_text_release(&text);
     return status;
 }
@@ -190,12 +177,27 @@ out:
     return status;
 }
 
+static lp_status describe_inputs(sweep *w, lp_error *err) {
+    const lp_job *job = &w->session->job;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < w->context.n_metrics; i++)
+        LP_TRY(lp_text_format(&w->metrics, err, "%s%s", i ? ", " : "", w->context.metric_names[i]));
+    for (size_t i = 0; i < job->sweep.n_vectors; i++) {
+        char hex[LP_SHA256_HEX];
+        LP_TRY(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
+        LP_TRY(lp_text_format(&w->vectors, err, "%s%s", i ? "\n" : "", hex));
+    }
+out:
+    return status;
+}
+
 static lp_status describe(sweep *w, lp_error *err) {
     lp_session *s = w->session;
     size_t p = (size_t)s->n_pairs;
     char seed[32];
     lp_status status = LP_OK;
     LP_TRY(describe_conditions(w, err));
+    LP_TRY(describe_inputs(w, err));
     for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
     for (size_t i = 0; i < p; i++) {
         const lp_pair *pair = &s->pairs.pairs[i];
@@ -210,6 +212,9 @@ static lp_status describe(sweep *w, lp_error *err) {
     lp_provenance_add(w->provenance, "seed", seed, true);
     lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
     lp_provenance_add(w->provenance, "conditions", w->conditions_digest, true);
+    lp_provenance_add(w->provenance, "classifier", lp_classifier_names[s->job.classifier], true);
+    lp_provenance_add(w->provenance, "metrics", w->metrics.length ? lp_text_get(&w->metrics) : "none", true);
+    lp_provenance_add(w->provenance, "vectors", w->vectors.length ? lp_text_get(&w->vectors) : "none", true);
     if (s->job.lens_top > 0) {
         char readout[32];
         snprintf(readout, sizeof readout, "logit_lens top %d", s->job.lens_top);
@@ -426,6 +431,8 @@ static void release(sweep *w) {
     lp_mem_free(w->skip);
     lp_mem_free(w->conditions);
     lp_mem_free(w->conditions_digest);
+    lp_text_release(&w->metrics);
+    lp_text_release(&w->vectors);
     lp_mem_free(w->provenance);
     lp_mem_free(w->counts);
     lp_sweep_plan_release(&w->plan);
