@@ -198,7 +198,7 @@ def make_job(a: argparse.Namespace, folder: Path, codi: Path, name: str, layers:
         "store": {"file": f"{name}.store.h5", "sites": [s for s in LAYER_SITES if s != "resid_post"]},
         "sweep": {
             "filter": "all",
-            "controls": ["unpatched"],
+            "controls": [],
             "conditions": [{"site": "resid_post", "layers": layers, "steps": "first:3", "donor": "clean"}],
         },
         "decode": {"max_new_tokens": a.max_new_tokens},
