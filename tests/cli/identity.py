@@ -34,20 +34,20 @@ class Results(Case):
         write_npy(self.folder / "v.npy", [1.0] * WIDTH)
         job = self.job(**sections)
         self.succeed("run", job)
-        self.assertIn("complete already", self.succeed("run", job).err)
+        self.assertIn("h5 is complete already", self.succeed("run", job).err)
         return job
 
     def test_settings(self) -> None:
         job = self.finished()
         for setting in ("classifier=codi", 'metrics=["logits"]', 'metrics=["answer_logprob"]', "sweep.seed=2"):
             with self.subTest(setting):
-                self.assertNotIn("complete already", self.succeed("run", job, "--set", setting).err)
+                self.assertNotIn("h5 is complete already", self.succeed("run", job, "--set", setting).err)
 
     def test_vectors(self) -> None:
         """The same file name with other numbers in it is another vector."""
         job = self.finished(sweep=FROM_FILE)
         write_npy(self.folder / "v.npy", [2.0] * WIDTH)
-        self.assertNotIn("complete already", self.succeed("run", job).err)
+        self.assertNotIn("h5 is complete already", self.succeed("run", job).err)
 
     def test_partial(self) -> None:
         """Rows that a stopped job left are not continued under another vector or classifier."""

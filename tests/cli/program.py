@@ -221,7 +221,7 @@ class Stop(Case):
                 run = self.latentpatch(stage, self.job(), ranks=ranks)
                 self.assertEqual(run.code, 75, run.err)
                 self.assertEqual(len(run.lines), 1, run.err)
-                self.assertTrue(run.lines[0].startswith("latentpatch: stopped: "), run.err)
+                self.assertTrue(run.lines[0].startswith("latentpatch: stopped by "), run.err)
                 self.assertIn(f"{stopped}.stop", run.lines[0])
                 self.assertIn("the same command continues", run.lines[0])
                 self.assertFalse((out / f"{stopped}.stop").exists())

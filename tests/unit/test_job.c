@@ -442,10 +442,9 @@ static void test_condition_refusals(void **state) {
     assert_int_equal(lp_job_conditions(&job, &config, &set, &err), LP_ERR_VALUE);
     assert_string_equal(err.text, "jobs/some/job.json: $: the key \"sweep\" is missing");
     lp_job_release(&job);
-    job = good("{" LEAST "," RESULTS ",\"sweep\":{\"directions\":[],\"conditions\":[" GROUP "]}}");
-    assert_int_equal(lp_job_conditions(&job, &config, &set, &err), LP_ERR_VALUE);
+    const char *nowhere = "{" LEAST "," RESULTS ",\"sweep\":{\"directions\":[],\"conditions\":[" GROUP "]}}";
+    assert_int_equal(parse(nowhere, NULL, 0, &job, &err), LP_ERR_VALUE);
     assert_non_null(strstr(err.text, "jobs/some/job.json: $.sweep.directions: expected at least one direction, found"));
-    lp_job_release(&job);
 }
 
 /* ---- Settings and files ------------------------------------------------------------------------------------------ */

@@ -247,7 +247,7 @@ static void read_back(void **state) {
     assert_string_equal(lp_text_get(&text), "codi");
     lp_text_release(&text);
     lp_results_free(r);
-    assert_int_equal(lp_results_open(csv, &r, &err), LP_ERR_HDF5);
+    assert_int_equal(lp_results_open(csv, &r, &err), LP_ERR_FORMAT);
     assert_true(strstr(err.text, csv) == err.text);
 }
 
