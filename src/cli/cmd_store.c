@@ -12,7 +12,8 @@ static const char help[] =
     "verify   the checksum of every pair; names those that are torn or altered (exit 1); --quick looks at structure only\n"
     "archive  a compressed copy (shuffle, deflate, checksums) that every command reads like the store; read back and compared\n"
     "export   fields as .npy, e.g. --field resid_post --layer 3\n"
-    "merge    several stores of different pairs (same model and protocol) into one\n";
+    "merge    several stores of different pairs (same model and protocol) into one; those of different pair files need the\n"
+    "         SHA-256 of the file that holds all their pairs, in order of first appearance (sha256sum ALL.json)\n";
 
 typedef struct {
     bool json, quick;

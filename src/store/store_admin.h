@@ -45,9 +45,9 @@ lp_status lp_store_export(const char *path, const char *folder, const lp_export_
                           lp_error *err);
 
 /* One store out of several. They must agree in format, datasets and identity; pair_file (may be NULL) is the digest of
- * the pair file that describes the result, for stores of different pair files, whose digests may then differ. Pairs are
- * told apart by id, in the order of first appearance; one that is journalled in several must have the same checksum in
- * all. */
+ * the pair file that describes the result, for stores of different pair files, whose digests and lengths may then
+ * differ. Pairs are told apart by id, in the order of first appearance; one that is journalled in several must have the
+ * same checksum in all. */
 lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *merged, const char *pair_file,
                          lp_text *out, lp_error *err);
 

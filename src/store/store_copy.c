@@ -332,7 +332,8 @@ static lp_status check_alike(const lp_pair_file *first, const lp_pair_file *othe
     }
     if (!same) LP_FAIL(LP_ERR_MISMATCH, "%s: its datasets differ from those of %s", other->path, first->path);
     for (size_t i = 0; i < first->n_provenance; i++) {
-        if (!same_pair_file && strcmp(first->provenance[i].key, "pair_file") == 0) continue;
+        const char *key = first->provenance[i].key;
+        if (!same_pair_file && (strcmp(key, "pair_file") == 0 || strcmp(key, "n_pairs") == 0)) continue;
         LP_TRY(lp_pair_file_check_identity(other, &first->provenance[i], 1, err));
     }
 out:
@@ -376,10 +377,14 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
     borrowed_spec b = {0};
     lp_pair_file *made = NULL;
     const void **data = NULL;
+    char n_pairs[24];
     LP_TRY(merge_tables(m, &tables, err));
     LP_TRY(make_spec(m->files[0], m->n_pairs, &tables, &b, err));
-    for (size_t i = 0; pair_file && i < b.spec.n_provenance; i++)
+    snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)m->n_pairs);
+    for (size_t i = 0; pair_file && i < b.spec.n_provenance; i++) {
         if (strcmp(b.provenance[i].key, "pair_file") == 0) b.provenance[i].value = pair_file;
+        if (strcmp(b.provenance[i].key, "n_pairs") == 0) b.provenance[i].value = n_pairs;
+    }
     LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));
     LP_TRY(check_room(m->files[0], temporary, m->n_pairs, err));
     LP_TRY(lp_pair_file_make(temporary, &b.spec, LP_PLAIN, err));

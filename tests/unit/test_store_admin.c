@@ -49,12 +49,17 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
         ids[i] = names[i];
         answers[i] = (double)(first + i) * 10;
     }
+    /* Those of another list are said to be of a pair file of another length. */
+    char n_pairs[16];
+    snprintf(n_pairs, sizeof n_pairs, "%d", first > 0 ? P + 1 : P);
     const lp_table tables[] = {
         {.path = "pairs/clean_answer", .type = LP_FIELD_F64, .n_dims = 1, .dims = {P}, .data = answers},
         {.path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {P}, .data = ids},
     };
-    const lp_provenance_item provenance[] = {
-        {"model_files", model, true}, {"pair_file", pair_file, true}, {"host", "here", false}};
+    const lp_provenance_item provenance[] = {{"model_files", model, true},
+                                             {"pair_file", pair_file, true},
+                                             {"n_pairs", n_pairs, true},
+                                             {"host", "here", false}};
     const lp_pair_file_spec spec = {.format = "latentpatch-store",
                                     .version = 1,
                                     .n_pairs = P,
@@ -63,7 +68,7 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
                                     .tables = tables,
                                     .n_tables = 2,
                                     .provenance = provenance,
-                                    .n_provenance = 3};
+                                    .n_provenance = 4};
     if (lp_pair_file_open(parallel, path, &spec, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int i = 0; i < P; i++) {
         if (!(mask >> i & 1)) continue;
@@ -347,6 +352,7 @@ static void merged_from_shards(void **state) {
     assert_int_equal(lp_pair_file_n_pairs(file), 2 * P);
     assert_int_equal(lp_pair_file_n_done(file), 3 + P);
     assert_string_equal(lp_pair_file_provenance(file, "pair_file"), "p12");
+    assert_string_equal(lp_pair_file_provenance(file, "n_pairs"), "12");
     double *answers = NULL;
     int64_t n = 0;
     size_t bytes = 0;
