@@ -255,7 +255,9 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     bad = (cls > 3) & (cls != NOT_RUN)
     if bad.any():
         raise LayoutError(path, f"/rows/class: {place(bad)}", "0..3 or 255", str(cls[bad][0]))
-    bad = (cls == NOT_RUN) & included[:, None]
+    # A condition may name a position that a pair's runs lack; the unpatched runs are always there.
+    unpatched = (conditions["role"] == "unpatched").to_numpy()
+    bad = (cls == NOT_RUN) & included[:, None] & (unpatched | (answer >= 0))
     if bad.any():
         raise LayoutError(
             path,

@@ -31,6 +31,26 @@ static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_event *
     return !event->all && after_last_keys(shape, at) && !output_is_used(shape, n_steps, at->phase, at->index);
 }
 
+static lp_status refuse_index(const lp_condition *condition, lp_phase phase, int32_t index, int32_t n, lp_error *err) {
+    return lp_fail(err, LP_ERR_VALUE, "condition %s: %s index %d: expected one within %d positions", condition->name,
+                   lp_phase_names()[phase], index, n);
+}
+
+/* The first prompt index of the condition that the run does not have; NULL: it has all of them. */
+static const int32_t *find_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape) {
+    const lp_condition *condition = &set->conditions[index];
+    for (size_t i = 0; i < condition->n; i++) {
+        const lp_address *at = &set->replacements[condition->first + i].at;
+        if (at->phase != LP_PHASE_PROMPT || at->index == LP_INDEX_ALL) continue;
+        if (at->index >= shape->n_prompt || at->index < -shape->n_prompt) return &at->index;
+    }
+    return NULL;
+}
+
+bool lp_condition_is_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape) {
+    return find_absent(set, index, shape) != NULL;
+}
+
 static lp_status resolve_index(const lp_condition *condition, const lp_run_shape *shape, lp_phase phase, int32_t *index,
                                lp_error *err) {
     if (phase == LP_PHASE_ANSWER) {
@@ -41,9 +61,7 @@ static lp_status resolve_index(const lp_condition *condition, const lp_run_shape
     }
     int32_t n = phase == LP_PHASE_PROMPT ? shape->n_prompt : condition->n_steps_run;
     int32_t resolved = *index < 0 ? n + *index : *index;
-    if (resolved < 0 || resolved >= n)
-        return lp_fail(err, LP_ERR_VALUE, "condition %s: %s index %d: expected one within %d positions",
-                       condition->name, lp_phase_names()[phase], *index, n);
+    if (resolved < 0 || resolved >= n) return refuse_index(condition, phase, *index, n, err);
     *index = resolved;
     return LP_OK;
 }
@@ -153,6 +171,11 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
     lp_event *events = NULL;
     size_t n = 0, kept = 0, wanted = 0;
     lp_status status = LP_OK;
+    if (lp_condition_is_absent(set, index, shape)) {
+        lp_mem_free(out->events);
+        *out = (lp_event_list){.absent = true};
+        return LP_OK;
+    }
     for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
     LP_TRY(lp_mem_new(&events, wanted, sizeof *events, "events", err));
     for (size_t i = 0; i < condition->n; i++) {
@@ -193,14 +216,17 @@ typedef struct {
     const lp_event_list *list;
     lp_direction direction;
     int32_t n_steps;
+    int32_t before; /* the first condition that was the same at the lengths looked at so far */
     size_t index;
 } keyed;
 
 static int compare_lists(const void *pa, const void *pb) {
     const keyed *a = pa;
     const keyed *b = pb;
-    int order = compare_i64(a->direction, b->direction);
+    int order = compare_i64(a->before, b->before);
+    if (!order) order = compare_i64(a->direction, b->direction);
     if (!order) order = compare_i64(a->n_steps, b->n_steps);
+    if (!order) order = compare_i64(a->list->absent, b->list->absent);
     if (!order) order = compare_i64((int64_t)a->list->n, (int64_t)b->list->n);
     for (size_t i = 0; i < a->list->n && !order; i++)
         order = lp_event_compare(&a->list->events[i], &b->list->events[i]);
@@ -214,27 +240,78 @@ static int compare_keyed(const void *pa, const void *pb) {
     return order ? order : compare_i64((int64_t)a->index, (int64_t)b->index);
 }
 
-lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shape *shape, bool *dead, int32_t *same_as,
-                                lp_error *err) {
-    lp_event_list *lists = NULL;
-    keyed *order = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&lists, set->n, sizeof *lists, "event lists", err));
-    LP_TRY(lp_mem_new(&order, set->n, sizeof *order, "event lists", err));
+size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shapes *shapes, lp_direction direction) {
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
-        LP_TRY(lp_condition_effective(set, i, shape, &lists[i], err));
-        order[i] = (keyed){&lists[i], condition->direction, condition->n_steps_run, i};
-        dead[i] = lists[i].n == 0 && condition->n > 0;
+        for (size_t k = 0; k < condition->n && condition->direction == direction; k++) {
+            const lp_address *at = &set->replacements[condition->first + k].at;
+            if (at->phase == LP_PHASE_PROMPT && at->index != -1) return shapes->n[direction];
+        }
     }
-    if (set->n > 1) qsort(order, set->n, sizeof *order, compare_keyed);
-    for (size_t i = 0; i < set->n; i++) {
-        bool repeats = i > 0 && compare_lists(&order[i - 1], &order[i]) == 0;
-        same_as[order[i].index] = repeats ? same_as[order[i - 1].index] : (int32_t)order[i].index;
+    return shapes->n[direction] > 0 ? 1 : 0;
+}
+
+/* What the three arrays say after one length more. */
+typedef struct {
+    const lp_condition_set *set;
+    bool *dead;
+    int32_t *same_as;
+    bool *present; /* at some length */
+    lp_event_list *lists;
+    keyed *order;
+} comparison;
+
+static lp_status compare_at(comparison *c, const lp_run_shape *shape, lp_direction direction, lp_error *err) {
+    size_t n = 0;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < c->set->n; i++) {
+        const lp_condition *condition = &c->set->conditions[i];
+        if (condition->direction != direction) continue;
+        LP_TRY(lp_condition_effective(c->set, i, shape, &c->lists[i], err));
+        c->order[n++] = (keyed){&c->lists[i], direction, condition->n_steps_run, c->same_as[i], i};
+        if (!c->lists[i].absent) c->present[i] = true;
+        if (c->lists[i].n > 0) c->dead[i] = false;
+    }
+    if (n > 1) qsort(c->order, n, sizeof *c->order, compare_keyed);
+    for (size_t k = 0; k < n; k++) {
+        size_t i = c->order[k].index;
+        bool repeats = k > 0 && compare_lists(&c->order[k - 1], &c->order[k]) == 0;
+        c->same_as[i] = repeats ? c->same_as[c->order[k - 1].index] : (int32_t)i;
     }
 out:
-    for (size_t i = 0; lists && i < set->n; i++) lp_event_list_release(&lists[i]);
-    lp_mem_free(lists);
-    lp_mem_free(order);
+    return status;
+}
+
+lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,
+                                lp_error *err) {
+    comparison c = {.set = set, .dead = dead, .same_as = same_as};
+    lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&c.present, set->n, sizeof *c.present, "event lists", err));
+    LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "event lists", err));
+    LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "event lists", err));
+    for (size_t i = 0; i < set->n; i++) {
+        dead[i] = set->conditions[i].n > 0;
+        same_as[i] = 0;
+    }
+    int32_t longest[2] = {0};
+    for (int d = 0; d < 2; d++)
+        for (size_t k = 0; k < lp_conditions_count_shapes(set, shapes, (lp_direction)d); k++) {
+            shape.n_prompt = shapes->n_prompt[d][k];
+            if (shape.n_prompt > longest[d]) longest[d] = shape.n_prompt;
+            LP_TRY(compare_at(&c, &shape, (lp_direction)d, err));
+        }
+    for (size_t i = 0; i < set->n; i++) {
+        const lp_condition *condition = &set->conditions[i];
+        shape.n_prompt = longest[condition->direction];
+        if (c.present[i] || shape.n_prompt == 0) continue;
+        status = refuse_index(condition, LP_PHASE_PROMPT, *find_absent(set, i, &shape), shape.n_prompt, err);
+        goto out;
+    }
+out:
+    for (size_t i = 0; c.lists && i < set->n; i++) lp_event_list_release(&c.lists[i]);
+    lp_mem_free(c.present);
+    lp_mem_free(c.lists);
+    lp_mem_free(c.order);
     return status;
 }

@@ -91,22 +91,24 @@ out:
 }
 
 lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
-                              lp_direction direction, lp_donor_table *out, lp_error *err) {
+                              const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err) {
     lp_donor_table table = {
         .session = session, .layout = layout, .source_side = direction == LP_DENOISE ? LP_CLEAN : LP_CORRUPTED};
-    lp_run_shape shape = {
-        .config = &session->model.config, .protocol = session->job.protocol, .n_prompt = session->longest_prompt};
+    lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
+    size_t n_shapes = lp_conditions_count_shapes(set, shapes, direction);
     lp_event_list events = {0};
     bool shuffles = false;
     lp_status status = LP_OK;
     LP_TRY(read_files(&table, err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
-        if (condition->direction != direction) continue;
-        LP_TRY(lp_condition_effective(set, i, &shape, &events, err));
-        for (size_t k = 0; k < events.n; k++) {
-            LP_TRY(add_vector(&table, condition, &events.events[k].what, err));
-            shuffles |= events.events[k].what.donor == LP_DONOR_SHUFFLED;
+        for (size_t l = 0; l < n_shapes && condition->direction == direction; l++) {
+            shape.n_prompt = shapes->n_prompt[direction][l];
+            LP_TRY(lp_condition_effective(set, i, &shape, &events, err));
+            for (size_t k = 0; k < events.n; k++) {
+                LP_TRY(add_vector(&table, condition, &events.events[k].what, err));
+                shuffles |= events.events[k].what.donor == LP_DONOR_SHUFFLED;
+            }
         }
     }
     if (shuffles) {

@@ -33,10 +33,10 @@ typedef struct {
     size_t *file_sizes;
 } lp_donor_table;
 
-/* Lists what the conditions of a direction need, and checks that the store keeps it: the error names the condition, the
- * address and the `store.sites` entry that would keep it. */
+/* Lists what the conditions of a direction need, at any of the prompt lengths, and checks that the store keeps it: the
+ * error names the condition, the address and the `store.sites` entry that would keep it. */
 lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
-                              lp_direction direction, lp_donor_table *out, lp_error *err);
+                              const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err);
 void lp_donor_table_release(lp_donor_table *table);
 
 /* True when some condition needs the mean over the store. Then the sums must be made before the first gathering: every

@@ -33,13 +33,14 @@ typedef struct {
     lp_run_group group;
     lp_run_wanted *runs;
     lp_run_result *results;
-    lp_event_list *events;
+    lp_event_list *events; /* [n_events] */
+    size_t n_events;
     const float **vectors;
     int32_t *prompt, *tokens;
 } sample;
 
 static void sample_release(sample *s) {
-    for (size_t i = 0; s->events && i < s->group.n_runs; i++) lp_event_list_release(&s->events[i]);
+    for (size_t i = 0; s->events && i < s->n_events; i++) lp_event_list_release(&s->events[i]);
     lp_mem_free(s->events);
     lp_mem_free(s->runs);
     lp_mem_free(s->results);
@@ -57,7 +58,7 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     for (size_t i = 0; i < plan->set.n; i++)
         n += plan->set.conditions[i].direction == (lp_direction)direction && plan->same_as[i] == (int32_t)i;
     LP_TRY(lp_mem_new(&s.events, n, sizeof *s.events, "plan", err));
-    s.group.n_runs = n;
+    s.n_events = n;
     LP_TRY(lp_mem_new(&s.runs, n, sizeof *s.runs, "plan", err));
     LP_TRY(lp_mem_new(&s.results, n, sizeof *s.results, "plan", err));
     LP_TRY(lp_mem_new(&s.prompt, (size_t)n_prompt, sizeof(int32_t), "plan", err));
@@ -67,6 +68,7 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     for (size_t i = 0; i < plan->set.n; i++) {
         if (plan->set.conditions[i].direction != (lp_direction)direction || plan->same_as[i] != (int32_t)i) continue;
         LP_TRY(lp_condition_effective(&plan->set, i, &shape, &s.events[n], err));
+        if (s.events[n].absent) continue;
         if (s.events[n].n > longest) longest = s.events[n].n;
         s.runs[n] = (lp_run_wanted){
             .events = s.events[n].events, .n_events = s.events[n].n, .n_steps = plan->set.conditions[i].n_steps_run};
@@ -75,6 +77,7 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     }
     LP_TRY(lp_mem_new(&s.vectors, longest, sizeof *s.vectors, "plan", err));
     for (size_t i = 0; i < n; i++) s.runs[i].vectors = s.vectors;
+    s.group.n_runs = n;
     s.group.prompt = s.prompt;
     s.group.n_prompt = n_prompt;
     s.group.runs = s.runs;

@@ -13,17 +13,42 @@ static bool is_identity(const lp_condition_set *set, const lp_condition *conditi
     return true;
 }
 
+static int compare_i32(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static lp_status make_shapes(lp_sweep_plan *plan, lp_error *err) {
+    const lp_session *s = plan->session;
+    const int32_t *n_prompt[2] = {s->n_prompt[LP_CORRUPTED], s->n_prompt[LP_CLEAN]}; /* recipients, by direction */
+    size_t n = (size_t)s->n_pairs;
+    lp_status status = LP_OK;
+    plan->shapes = (lp_run_shapes){.config = &s->model.config, .protocol = s->job.protocol};
+    for (int d = 0; d < 2; d++) {
+        LP_TRY(lp_mem_new(&plan->lengths[d], n, sizeof(int32_t), "prompt lengths", err));
+        int32_t *lengths = plan->lengths[d];
+        size_t kept = 0;
+        memcpy(lengths, n_prompt[d], n * sizeof *lengths);
+        qsort(lengths, n, sizeof *lengths, compare_i32);
+        for (size_t i = 0; i < n; i++)
+            if (kept == 0 || lengths[i] != lengths[kept - 1]) lengths[kept++] = lengths[i];
+        plan->shapes.n_prompt[d] = lengths;
+        plan->shapes.n[d] = kept;
+    }
+out:
+    return status;
+}
+
 lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_error *err) {
     lp_sweep_plan plan = {.session = session};
     lp_status status = LP_OK;
-    lp_run_shape shape = {
-        .config = &session->model.config, .protocol = session->job.protocol, .n_prompt = session->longest_prompt};
     LP_TRY(lp_mem_new(&plan.layout, 1, sizeof *plan.layout, "store layout", err));
     LP_TRY(lp_store_layout_init(session, plan.layout, err));
     LP_TRY(lp_job_conditions(&session->job, &session->model.config, &plan.set, err));
     LP_TRY(lp_mem_new(&plan.dead, plan.set.n, sizeof *plan.dead, "conditions", err));
     LP_TRY(lp_mem_new(&plan.same_as, plan.set.n, sizeof *plan.same_as, "conditions", err));
-    LP_TRY(lp_conditions_compare(&plan.set, &shape, plan.dead, plan.same_as, err));
+    LP_TRY(make_shapes(&plan, err));
+    LP_TRY(lp_conditions_compare(&plan.set, &plan.shapes, plan.dead, plan.same_as, err));
     LP_TRY(lp_mem_new(&plan.identity, plan.set.n, sizeof *plan.identity, "conditions", err));
     for (size_t i = 0; i < plan.set.n; i++)
         plan.identity[i] = is_identity(&plan.set, &plan.set.conditions[i], session->job.protocol.n_steps);
@@ -39,6 +64,7 @@ void lp_sweep_plan_release(lp_sweep_plan *plan) {
     if (plan->layout) lp_store_layout_release(plan->layout);
     lp_mem_free(plan->layout);
     lp_condition_set_release(&plan->set);
+    for (int d = 0; d < 2; d++) lp_mem_free(plan->lengths[d]);
     lp_mem_free(plan->dead);
     lp_mem_free(plan->same_as);
     lp_mem_free(plan->identity);

@@ -71,7 +71,8 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     lp_result_rows rows;
     lp_status status = lp_sweep_unit_rows(&w->context, u, &rows, err);
     if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &rows, err);
-    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++) w->counts[i * LP_N_CLASSES + rows.class_of[i]]++;
+    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++)
+        if (rows.class_of[i] != LP_CLASS_NOT_RUN) w->counts[i * LP_N_CLASSES + rows.class_of[i]]++;
     if (status == LP_OK) lp_deal_done(w->deal, 1);
     if (w->n_free < sizeof w->free_units / sizeof w->free_units[0])
         w->free_units[w->n_free++] = u;
@@ -287,7 +288,8 @@ static lp_status prepare(sweep *w, lp_error *err) {
     LP_TRY(open_store(w, err));
     for (int d = 0; d < 2; d++) {
         if (!w->context.used[d]) continue;
-        LP_TRY(lp_donor_table_init(s, w->plan.layout, &w->plan.set, (lp_direction)d, &w->context.donors[d], err));
+        LP_TRY(lp_donor_table_init(s, w->plan.layout, &w->plan.set, &w->plan.shapes, (lp_direction)d,
+                                   &w->context.donors[d], err));
         if (lp_donor_table_needs_sums(&w->context.donors[d]))
             LP_TRY(lp_donor_table_sum(&w->context.donors[d], w->context.store, err));
     }
@@ -342,12 +344,34 @@ static bool already_complete(const sweep *w) {
     return same;
 }
 
+/* Why the row of the loaded pair was not run. */
+static void count_not_run(sweep *w, int64_t pair, size_t condition) {
+    lp_direction direction = w->plan.set.conditions[condition].direction;
+    lp_run_shape shape = {.n_prompt = w->session->n_prompt[direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN][pair]};
+    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shape);
+    (*(absent ? &w->conditions[condition].n_no_position : &w->conditions[condition].n_no_donor))++;
+}
+
+static void say_not_run(const sweep *w) {
+    int64_t n_no_position = 0, n_no_donor = 0;
+    for (size_t i = 0; i < w->plan.set.n; i++) {
+        n_no_position += w->conditions[i].n_no_position;
+        n_no_donor += w->conditions[i].n_no_donor;
+    }
+    if (n_no_position + n_no_donor > 0)
+        lp_log(LP_LOG_WARN,
+               "%lld rows were not run: in %lld the prompt lacks a position that the condition names, in %lld the "
+               "donor's run does",
+               (long long)(n_no_position + n_no_donor), (long long)n_no_position, (long long)n_no_donor);
+}
+
 /* How often controls that must change nothing changed something, over all rows, whichever life of the job made them:
- * differ[0] counts unpatched runs that differ from the store's answers, differ[1] rows of identity controls. Rank 0,
- * after the partial file was closed. */
+ * differ[0] counts unpatched runs that differ from the store's answers, differ[1] rows of identity controls; and rows
+ * that were not run. Rank 0, after the partial file was closed. */
 static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *err) {
     lp_session *s = w->session;
     size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens, tokens_field = 0, changed_field = 0;
+    size_t class_field = 0;
     lp_text path = {0};
     lp_pair_file *rows = NULL;
     int32_t *stored = NULL;
@@ -356,6 +380,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     LP_TRY(lp_pair_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
     if (!lp_pair_file_find(rows, "rows/answer_tokens", &tokens_field) ||
+        !lp_pair_file_find(rows, "rows/class", &class_field) ||
         !lp_pair_file_find(rows, "rows/changed", &changed_field))
         LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
@@ -363,9 +388,11 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         LP_TRY(lp_pair_file_load(rows, i, err));
         const int32_t *tokens = lp_pair_file_field(rows, tokens_field);
         const uint8_t *changed = lp_pair_file_field(rows, changed_field);
+        const uint8_t *class_of = lp_pair_file_field(rows, class_field);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
+            if (class_of[k] == LP_CLASS_NOT_RUN) count_not_run(w, i, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_pair_file_read(w->context.store, i,
@@ -377,6 +404,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
             }
         }
     }
+    say_not_run(w);
 out:
     lp_pair_file_close(rows);
     lp_mem_free(stored);

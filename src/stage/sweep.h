@@ -9,9 +9,11 @@ typedef struct {
     const lp_session *session;
     lp_store_layout *layout;
     lp_condition_set set;
-    bool *dead;       /* [set.n] */
-    int32_t *same_as; /* [set.n] */
-    bool *identity;   /* [set.n] controls that must change nothing: self, replaced at its own address */
+    int32_t *lengths[2];  /* by direction: prompt lengths of its recipients, ascending, each once */
+    lp_run_shapes shapes; /* borrows them */
+    bool *dead;           /* [set.n] */
+    int32_t *same_as;     /* [set.n] */
+    bool *identity;       /* [set.n] controls that must change nothing: self, replaced at its own address */
     size_t n_distinct;
 } lp_sweep_plan;
 

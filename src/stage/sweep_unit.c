@@ -8,11 +8,11 @@
 void lp_sweep_unit_free(lp_sweep_unit *u) {
     if (!u) return;
     for (int d = 0; d < 2; d++) {
-        size_t n = u->groups[d].n_runs;
-        for (size_t i = 0; i < n; i++) {
+        for (size_t i = 0; i < u->n_distinct[d]; i++) {
             if (u->events[d]) lp_event_list_release(&u->events[d][i]);
             if (u->vectors[d]) lp_mem_free(u->vectors[d][i]);
         }
+        lp_mem_free(u->distinct[d]);
         lp_mem_free(u->condition[d]);
         lp_mem_free(u->runs[d]);
         lp_mem_free(u->results[d]);
@@ -85,6 +85,8 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
         size_t n = 0;
         for (size_t i = 0; i < c; i++)
             n += plan->set.conditions[i].direction == (lp_direction)d && plan->same_as[i] == (int32_t)i;
+        u->n_distinct[d] = n;
+        LP_TRY(lp_mem_new(&u->distinct[d], n, sizeof *u->distinct[d], "runs", err));
         LP_TRY(lp_mem_new(&u->condition[d], n, sizeof *u->condition[d], "runs", err));
         LP_TRY(lp_mem_new(&u->runs[d], n, sizeof *u->runs[d], "runs", err));
         LP_TRY(lp_mem_new(&u->results[d], n, sizeof *u->results[d], "runs", err));
@@ -93,11 +95,10 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
         LP_TRY(lp_mem_new(&u->vector_capacity[d], n, sizeof *u->vector_capacity[d], "runs", err));
         LP_TRY(lp_mem_new(&u->gathering[d], context->donors[d].n_floats, sizeof(float), "donor vectors", err));
         LP_TRY(lp_mem_new(&u->tokens[d], n * a, sizeof(int32_t), "answers", err));
-        u->groups[d].n_runs = n;
         n = 0;
         for (size_t i = 0; i < c; i++) {
             if (plan->set.conditions[i].direction != (lp_direction)d || plan->same_as[i] != (int32_t)i) continue;
-            u->condition[d][n] = (int32_t)i;
+            u->distinct[d][n] = (int32_t)i;
             u->results[d][n].tokens = u->tokens[d] + n * a;
             n++;
         }
@@ -133,19 +134,24 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     LP_TRY(lp_donor_table_gather(&w->donors[d], w->store, pair, u->gathering[d], err));
     lp_run_shape shape = {
         .config = &s->model.config, .protocol = s->job.protocol, .n_prompt = (int32_t)u->prompts[d].n};
-    for (size_t i = 0; i < u->groups[d].n_runs; i++) {
+    size_t i = 0;
+    for (size_t k = 0; k < u->n_distinct[d]; k++) {
         lp_event_list *events = &u->events[d][i];
-        size_t condition = (size_t)u->condition[d][i];
+        size_t condition = (size_t)u->distinct[d][k];
         LP_TRY(lp_condition_effective(&w->plan->set, condition, &shape, events, err));
+        if (events->absent) continue;
         LP_TRY(lp_mem_grow(&u->vectors[d][i], &u->vector_capacity[d][i], events->n + 1, sizeof(float *),
                            "donor vectors", err));
-        for (size_t k = 0; k < events->n; k++)
-            u->vectors[d][i][k] = lp_donor_table_vector(&w->donors[d], &events->events[k].what, u->gathering[d]);
+        for (size_t e = 0; e < events->n; e++)
+            u->vectors[d][i][e] = lp_donor_table_vector(&w->donors[d], &events->events[e].what, u->gathering[d]);
+        u->condition[d][i] = (int32_t)condition;
         u->runs[d][i] = (lp_run_wanted){.events = events->events,
                                         .vectors = u->vectors[d][i],
                                         .n_events = events->n,
                                         .n_steps = w->plan->set.conditions[condition].n_steps_run};
+        i++;
     }
+    u->groups[d].n_runs = i;
     u->groups[d].prompt = u->prompts[d].ids;
     u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
     u->groups[d].runs = u->runs[d];
@@ -237,6 +243,20 @@ static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t
     return LP_OK;
 }
 
+/* As the results file has it (schemas/results-layout.md). */
+static void rows_not_run(const lp_sweep_context *w, lp_sweep_unit *u) {
+    size_t n = w->plan->set.n;
+    size_t a = (size_t)w->session->job.decode.max_new_tokens;
+    memset(u->class_of, LP_CLASS_NOT_RUN, n);
+    memset(u->changed, 0, n * sizeof *u->changed);
+    for (size_t c = 0; c < n; c++) {
+        u->number[c] = NAN;
+        u->answer_len[c] = 0;
+    }
+    for (size_t i = 0; i < n * a; i++) u->answer_tokens[i] = -1;
+    for (size_t i = 0; i < n * w->n_metrics; i++) u->metrics[i] = NAN;
+}
+
 static void copy_row(const lp_sweep_context *w, lp_sweep_unit *u, size_t from, size_t to) {
     size_t n = w->plan->set.n;
     size_t a = (size_t)w->session->job.decode.max_new_tokens;
@@ -252,6 +272,7 @@ lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_ro
     const lp_sweep_plan *plan = w->plan;
     lp_text text = {0};
     lp_status status = LP_OK;
+    rows_not_run(w, u);
     for (int d = 0; d < 2; d++) {
         if (!w->used[d]) continue;
         for (size_t run = 0; run < u->groups[d].n_runs; run++) LP_TRY(row_of_run(w, u, d, run, &text, err));

@@ -11,14 +11,16 @@
 typedef struct {
     lp_work_unit unit;
     lp_run_group groups[2];
-    int32_t *condition[2];  /* [n_runs of the direction] condition of each run */
-    lp_run_wanted *runs[2]; /* [n_runs] */
+    size_t n_distinct[2];   /* conditions of the direction that are not the same as an earlier one */
+    int32_t *distinct[2];   /* [n_distinct] these */
+    int32_t *condition[2];  /* [n_runs of the group <= n_distinct] condition of each run */
+    lp_run_wanted *runs[2]; /* [n_distinct], as are the next */
     lp_run_result *results[2];
-    lp_event_list *events[2];   /* [n_runs] */
-    const float ***vectors[2];  /* [n_runs][n_events] */
-    size_t *vector_capacity[2]; /* [n_runs] */
+    lp_event_list *events[2];
+    const float ***vectors[2]; /* [n_distinct][n_events] */
+    size_t *vector_capacity[2];
     float *gathering[2];
-    int32_t *tokens[2]; /* [n_runs, max_new_tokens] */
+    int32_t *tokens[2]; /* [n_distinct, max_new_tokens] */
     lp_token_list prompts[2];
     lp_pair_reading reading[2];
     /* rows of all conditions */
@@ -51,7 +53,8 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
 void lp_sweep_unit_free(lp_sweep_unit *unit);
 /* Makes the unit that of `pair`: prompts, donors, events, readings. */
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
-/* Classifies the results into rows of all conditions and counts controls that failed. */
+/* Classifies the results into rows of all conditions; a condition that this pair cannot have (its prompt lacks the
+ * position) is of the class LP_CLASS_NOT_RUN. */
 lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_result_rows *out, lp_error *err);
 
 #endif

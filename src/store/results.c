@@ -335,9 +335,12 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
                                  .changed = lp_pair_file_field(f->partial, FIELD_CHANGED)};
     for (size_t c = 0; c < n; c++) {
         const int32_t length = rows.answer_len[c];
-        if (length < 0 || length > plan->max_new_tokens || rows.class_of[c] >= LP_N_CLASSES)
+        bool not_run = rows.class_of[c] == LP_CLASS_NOT_RUN;
+        if (length < 0 || length > plan->max_new_tokens || (rows.class_of[c] >= LP_N_CLASSES && !not_run))
             LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
                     plan->pair_id[pair], plan->conditions[c].name, rows.class_of[c], length);
+        f->answer[at + c] = -1;
+        if (not_run) continue;
         LP_TRY(lp_answers_add(&f->answers, rows.answer_tokens + c * (size_t)plan->max_new_tokens, (size_t)length,
                               &f->answer[at + c], err));
         f->counts[c * LP_N_CLASSES + rows.class_of[c]]++;

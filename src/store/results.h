@@ -30,6 +30,9 @@ typedef struct {
     bool dead;
     int32_t same_as;
     const char *defects;
+    /* Rows of included pairs that could not be run, by reason; for the summary only. */
+    int64_t n_no_position; /* the recipient's prompt lacks the position */
+    int64_t n_no_donor;    /* the donor's run lacks it */
 } lp_result_condition;
 
 /* The logit lens of the unpatched runs (patch/lens.h); top 0: none. */

@@ -94,10 +94,11 @@ lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, co
         LP_TRY(lp_text_add(&line, ",", 1, err));
         LP_TRY(lp_csv_quote(plan->pair_source[pair], &line, err));
         LP_TRY(add_condition(&plan->conditions[c], &line, err));
-        LP_TRY(lp_text_format(&line, err, "%s,", lp_class_names[rows->class_of[c]]));
+        bool not_run = rows->class_of[c] == LP_CLASS_NOT_RUN;
+        LP_TRY(lp_text_format(&line, err, "%s,", not_run ? "not_run" : lp_class_names[rows->class_of[c]]));
         LP_TRY(add_number(rows->number[c], false, &line, err));
         LP_TRY(lp_text_format(&line, err, ",%d,", rows->changed[c] != 0));
-        LP_TRY(lp_csv_quote(lp_answers_text(answers, answer[c]), &line, err));
+        LP_TRY(lp_csv_quote(not_run ? "" : lp_answers_text(answers, answer[c]), &line, err));
         for (size_t m = 0; m < plan->n_metrics; m++) {
             LP_TRY(lp_text_add(&line, ",", 1, err));
             LP_TRY(add_number((double)metrics[m][c], true, &line, err));
@@ -232,6 +233,9 @@ static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, 
     put_text(b, object, "same_as", plan->conditions[condition->same_as].name);
     put_number(b, object, "n", (double)n);
     put_number(b, object, "n_changed", (double)sums->changed[index]);
+    cJSON *not_run = put(b, object, "not_run", cJSON_CreateObject());
+    put_number(b, not_run, "no_position", (double)condition->n_no_position);
+    put_number(b, not_run, "no_donor", (double)condition->n_no_donor);
     put_classes(b, object, counts, n);
     put_metrics(b, object, plan, sums, index);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -192,6 +193,71 @@ class Invariants(Case):
             dead, layer = file["conditions/dead"][()], file["conditions/layer"][()]
             self.assertEqual([int(x) for x in layer[dead == 1]], [int(layer.max())])
             self.assertFalse(file["rows/changed"][()][:, dead == 1].any())
+
+
+class Addresses(Case):
+    """Positions that some of the pairs do not have. The demo's prompts have 17 to 30 tokens."""
+
+    def mixed_pairs(self) -> None:
+        def extremes(pairs: list) -> None:
+            pairs.sort(key=lambda pair: len(pair["corrupted"]["question"]))
+            del pairs[5:-5]
+
+        self.pairs(n=320, change=extremes)
+
+    def run_job(self, out: str, **sections: object) -> tuple[dict, dict, list, dict]:
+        """Rows, index of each condition by donor and position, tokens of both prompts, summary."""
+        self.succeed("run", self.job(out=out, **sections))
+        with h5py.File(self.folder / out / "a.results.h5") as file:
+            rows = {name: file["rows"][name][()] for name in file["rows"]}
+            columns = [file["conditions"][name].asstr()[()] for name in ("donor", "steps", "layers", "direction")]
+            place = {key: i for i, key in enumerate(zip(*columns, strict=True))}
+        with h5py.File(self.folder / out / "a.store.h5") as file:
+            tokens = {side: file[f"runs/{side}/prompt_tokens"][()] for side in ("clean", "corrupted")}
+        return rows, place, tokens, json.loads((self.folder / out / "a.summary.json").read_text())
+
+    def test_lengths(self) -> None:
+        """A position is the same whether it is counted from the front or from the end, whatever the length of others."""
+        self.mixed_pairs()
+        indices = [0, 1, 14, 16, 25, 29, -1, -2, -14, -15, -16, -17, -30]
+        group = {"phase": "prompt", "site": "resid_post", "layers": [0, 2], "index": indices, "donor": "zero"}
+        for executor in ("batched", "reference"):
+            rows, place, tokens, summary = self.run_job(
+                executor,
+                sweep={"filter": "all", "controls": False, "conditions": [group]},
+                engine={"executor": executor, "device": "cpu"},
+            )
+            n = tokens["corrupted"]
+            self.assertEqual((int(n.min()), int(n.max())), (17, 30))
+            n_compared = n_absent = n_changed = 0
+            for layer in ("0", "2"):
+                for index in indices:
+                    at = place["zero", f"prompt:{index}", layer, "denoise"]
+                    absent = (n <= index) | (n < -index)
+                    self.assertEqual(list(rows["class"][:, at] == 255), list(absent), f"{executor}: {index}")
+                    n_absent += int(absent.sum())
+                    counts = summary["conditions"][at]
+                    self.assertEqual(counts["not_run"], {"no_position": int(absent.sum()), "no_donor": 0})
+                    self.assertEqual(counts["n"], int((~absent).sum()))
+                    for pair in np.flatnonzero(~absent):
+                        twin = place.get(("zero", f"prompt:{index - n[pair]}", layer, "denoise"))
+                        if index < 0 or twin is None:
+                            continue
+                        n_compared += 1
+                        n_changed += int(rows["changed"][pair, at])
+                        for name in ("answer", "changed"):
+                            self.assertEqual(
+                                rows[name][pair, at], rows[name][pair, twin], f"{executor}: pair {pair}, {index}, {layer}"
+                            )
+            self.assertGreater(n_compared, 20)
+            self.assertGreater(n_absent, 20)
+            self.assertGreater(n_changed, 0)
+
+    def test_position_in_no_pair(self) -> None:
+        self.pairs(n=3)
+        group = {"phase": "prompt", "site": "resid_post", "layers": 0, "index": [1, 64], "donor": "zero"}
+        run = self.latentpatch("run", self.job(sweep={"controls": False, "conditions": [group]}))
+        self.assert_error(run, "prompt index 64: expected one within")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ if(Python3_FOUND)
   lp_cli_test(ranks ranks Ranks)
   lp_cli_test(kill ranks Kill)
   lp_cli_test(invariants ranks Invariants)
+  lp_cli_test(addresses ranks Addresses)
   # The sanitizer keeps freed memory: peaks say nothing there.
   if(NOT LP_SANITIZE)
     lp_cli_test(memory program Memory)

@@ -265,8 +265,6 @@ static void test_refusals(void **state) {
     } cases[] = {
         {{THOUGHT(T, V, 0)}, 1, "condition bad: thought index 6: expected one within 6 positions"},
         {{THOUGHT(-T - 1, V, 0)}, 1, "condition bad: thought index -7: expected one within 6 positions"},
-        {{PROMPT(P, V, 0)}, 1, "condition bad: prompt index 5: expected one within 5 positions"},
-        {{PROMPT(-P - 1, V, 0)}, 1, "condition bad: prompt index -6: expected one within 5 positions"},
         {{ANSWER(-1, V, 0)}, 1, "condition bad: answer positions cannot be counted from the end"},
         {{THOUGHT(1, V, 0), THOUGHT(1, V, 0)}, 2, "two replacements of the same address: thought 1 v layer 0"},
         {{THOUGHT(-1, V, 0), THOUGHT(T - 1, V, 0)}, 2, "two replacements of the same address: thought 5 v layer 0"},
@@ -296,6 +294,91 @@ static void test_refusals(void **state) {
     assert_int_equal(events.n, 2);
     lp_event_list_release(&events);
     lp_condition_set_release(&set);
+}
+
+static lp_run_shapes shapes_of(lp_protocol_kind kind, const int32_t *lengths, size_t n) {
+    lp_run_shape shape = shape_of(kind, true);
+    return (lp_run_shapes){
+        .config = shape.config, .protocol = shape.protocol, .n_prompt = {lengths, lengths}, .n = {n, n}};
+}
+
+static lp_replacement zero(lp_replacement r) {
+    r.donor = LP_DONOR_ZERO;
+    return r;
+}
+
+/* What holds for one prompt length need not hold for another. */
+static void test_prompt_lengths(void **state) {
+    (void)state;
+    static const struct {
+        int32_t n_prompt[3];
+        size_t n;
+        struct {
+            int32_t index, layer;
+        } at[2];
+        const char *dead, *same_as; /* a digit for each condition */
+        const char *message;        /* instead */
+    } cases[] = {
+        {{30}, 1, {{14, 0}, {-16, 0}}, "00", "00", NULL},
+        {{17, 30}, 2, {{14, 0}, {-16, 0}}, "00", "01", NULL},
+        {{17, 20}, 2, {{14, 0}, {-16, 0}}, "00", "01", NULL},
+        {{18, 30}, 2, {{16, L - 1}, {17, L - 1}}, "10", "01", NULL},
+        {{17, 30}, 2, {{16, L - 1}, {17, L - 1}}, "01", "01", NULL},
+        {{20, 30}, 2, {{16, L - 1}, {17, L - 1}}, "11", "00", NULL},
+        {{5, 30}, 2, {{9, 0}, {-21, 0}}, "00", "00", NULL},
+        {{5, 9, 30}, 3, {{8, 0}, {-22, 0}}, "00", "01", NULL},
+        {{5, 9}, 2, {{8, 0}, {9, 0}}, NULL, NULL, "condition 1: prompt index 9: expected one within 9 positions"},
+        {{9, 5}, 2, {{-10, 0}, {1, 0}}, NULL, NULL, "condition 0: prompt index -10: expected one within 9 positions"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lp_condition_set set = {0};
+        lp_error err = {0};
+        bool dead[2];
+        int32_t same_as[2];
+        char found[2][3] = {"", ""};
+        for (int k = 0; k < 2; k++) {
+            lp_replacement r = zero(PROMPT(cases[i].at[k].index, RESID_POST, cases[i].at[k].layer));
+            add(&set, k == 0 ? "0" : "1", LP_DENOISE, &r, 1);
+        }
+        lp_run_shapes shapes = shapes_of(CODI, cases[i].n_prompt, cases[i].n);
+        lp_status status = lp_conditions_compare(&set, &shapes, dead, same_as, &err);
+        if (cases[i].message) {
+            if (status != LP_ERR_VALUE || strcmp(err.text, cases[i].message) != 0)
+                fail_msg("case %zu: expected \"%s\", found \"%s\"", i, cases[i].message, err.text);
+        } else {
+            assert_int_equal(status, LP_OK);
+            for (int k = 0; k < 2; k++) {
+                found[0][k] = (char)('0' + dead[k]);
+                found[1][k] = (char)('0' + same_as[k]);
+            }
+            if (strcmp(found[0], cases[i].dead) != 0 || strcmp(found[1], cases[i].same_as) != 0)
+                fail_msg("case %zu: expected dead %s, same as %s; found %s and %s", i, cases[i].dead, cases[i].same_as,
+                         found[0], found[1]);
+        }
+        lp_condition_set_release(&set);
+    }
+}
+
+static void test_absent(void **state) {
+    (void)state;
+    static const struct {
+        int32_t index;
+        bool absent;
+    } cases[] = {{0, false}, {P - 1, false}, {P, true}, {-P, false}, {-P - 1, true}, {LP_INDEX_ALL, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lp_condition_set set = {0};
+        lp_event_list events = {0};
+        lp_error err = {0};
+        lp_run_shape shape = shape_of(CODI, true);
+        const lp_replacement list[] = {PROMPT(cases[i].index, V, 0), THOUGHT(1, V, 0)};
+        add(&set, "one", LP_DENOISE, list, 2);
+        assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
+        if (events.absent != cases[i].absent || (events.n == 0) != cases[i].absent)
+            fail_msg("index %d: absent is %d, %zu events", cases[i].index, events.absent, events.n);
+        assert_int_equal(lp_condition_is_absent(&set, 0, &shape), cases[i].absent);
+        lp_event_list_release(&events);
+        lp_condition_set_release(&set);
+    }
 }
 
 static void add_first(lp_condition_set *set, const char *name, lp_direction direction, int32_t n, int32_t layer) {
@@ -363,8 +446,9 @@ static void test_compare(void **state) {
     for (int kind = 0; kind < 2; kind++) {
         bool dead[32];
         int32_t same_as[32];
-        lp_run_shape shape = shape_of((lp_protocol_kind)kind, true);
-        if (lp_conditions_compare(&set, &shape, dead, same_as, &err) != LP_OK) fail_msg("%s", err.text);
+        const int32_t lengths[] = {P, P + 2};
+        lp_run_shapes shapes = shapes_of((lp_protocol_kind)kind, lengths, 2);
+        if (lp_conditions_compare(&set, &shapes, dead, same_as, &err) != LP_OK) fail_msg("%s", err.text);
         for (size_t i = 0; i < set.n; i++) {
             assert_string_equal(set.conditions[i].name, wanted[i].name);
             if (dead[i] != wanted[i].dead) fail_msg("%s: dead is %d", wanted[i].name, dead[i]);
@@ -378,7 +462,8 @@ static void test_compare(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dead_and_wiped), cmocka_unit_test(test_resolution),
-                                       cmocka_unit_test(test_all_positions), cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_compare)};
+                                       cmocka_unit_test(test_all_positions),  cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_compare),        cmocka_unit_test(test_prompt_lengths),
+                                       cmocka_unit_test(test_absent)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

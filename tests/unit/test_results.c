@@ -36,10 +36,10 @@ static const uint8_t corrupted_correct[P] = {1, 1, 1, 1};
 static const uint8_t included[P] = {1, 1, 0, 1};
 static const char *const metrics[M] = {"logit_diff", "kl"};
 static const lp_result_condition conditions[C] = {
-    {"unpatched/corrupted", "unpatched", "denoise", "", "", "", -1, "", "", 0, 0, false, 0, ""},
-    {"unpatched/clean", "unpatched", "noise", "", "", "", -1, "", "", 0, 0, false, 1, ""},
+    {"unpatched/corrupted", "unpatched", "denoise", "", "", "", -1, "", "", 0, 0, false, 0, "", 0, 0},
+    {"unpatched/clean", "unpatched", "noise", "", "", "", -1, "", "", 0, 0, false, 1, "", 0, 0},
     {"denoise/clean/replace/resid_post/L2/set:0,1", "effect", "denoise", "resid_post", "replace", "clean", 2, "2",
-     "set:0,1", 3, 2, true, 2, "decode_leak"},
+     "set:0,1", 3, 2, true, 2, "decode_leak", 0, 4},
 };
 static const lp_provenance_item provenance[] = {{"model", "demo", true}, {"protocol", "codi", true}};
 
@@ -192,6 +192,8 @@ static void summary_says_it_again(void **state) {
         {{"controls", "self", "n_rows"}, 0},
         {{"conditions", "2", "n"}, 3},
         {{"conditions", "2", "layer"}, 2},
+        {{"conditions", "2", "not_run", "no_position"}, 0},
+        {{"conditions", "2", "not_run", "no_donor"}, 4},
         {{"conditions", "2", "counts", "gibberish"}, 1},
         {{"conditions", "2", "share", "other"}, 1.0 / 3},
         {{"conditions", "2", "metrics", "logit_diff", "mean"}, 1.5},
@@ -249,6 +251,47 @@ static void read_back(void **state) {
     lp_results_free(r);
     assert_int_equal(lp_results_open(csv, &r, &err), LP_ERR_FORMAT);
     assert_true(strstr(err.text, csv) == err.text);
+}
+
+/* One condition of an included pair could not be run. */
+static void a_row_not_run(void **state) {
+    (void)state;
+    static const uint8_t classes[C] = {1, 0, LP_CLASS_NOT_RUN};
+    static const int64_t counts[C * LP_N_CLASSES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 0};
+    static const double no_number[C] = {8, 7, (double)NAN};
+    static const uint8_t same[C] = {0};
+    static const float metric[M][C] = {{-3, 3, NAN}, {0, 0, NAN}};
+    const lp_result_rows rows = {.class_of = classes,
+                                 .number = no_number,
+                                 .answer_len = lengths[3],
+                                 .answer_tokens = tokens[3][0],
+                                 .changed = same,
+                                 .metrics = metric[0]};
+    lp_error err = {0};
+    lp_pair_file *file = NULL;
+    lp_results *r = NULL;
+    int n_decoded = 0;
+    write_rows(0, 1);
+    if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_results_partial_write(file, 3, &rows, &err), LP_OK);
+    int64_t before[C * LP_N_CLASSES] = {0};
+    assert_int_equal(lp_results_partial_count(file, before, &err), LP_OK);
+    assert_memory_equal(before, counts, sizeof counts);
+    lp_pair_file_close(file);
+    if (finish(counts, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(n_decoded, 5); /* an empty answer is not among them */
+    lp_text text = {0};
+    assert_int_equal(lp_file_read(csv, 1 << 20, &text, &err), LP_OK);
+    assert_non_null(strstr(lp_text_get(&text), "replace,1,not_run,,0,,,\n"));
+    lp_text_release(&text);
+    uint8_t found[C];
+    int32_t answers[C];
+    assert_int_equal(lp_results_open(results, &r, &err), LP_OK);
+    assert_int_equal(lp_results_classes(r, 3, 1, found, &err), LP_OK);
+    assert_memory_equal(found, classes, sizeof found);
+    assert_int_equal(lp_results_answers(r, 3, 1, answers, &err), LP_OK);
+    assert_true(answers[0] >= 0 && answers[1] >= 0 && answers[2] == -1);
+    lp_results_free(r);
 }
 
 static void failures_leave_nothing(void **state) {
@@ -419,6 +462,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(summary_says_it_again, clear, NULL),
         cmocka_unit_test_setup_teardown(read_back, clear, NULL),
         cmocka_unit_test_setup_teardown(lens_comes_back, clear, NULL),
+        cmocka_unit_test_setup_teardown(a_row_not_run, clear, NULL),
         cmocka_unit_test_setup_teardown(failures_leave_nothing, clear, NULL),
         cmocka_unit_test_setup_teardown(counted_again_after_a_restart, clear, NULL),
         cmocka_unit_test(wilson_intervals),
