@@ -1,3 +1,4 @@
+#include "base/log.h"
 #include "base/memory.h"
 #include "cli/arguments.h"
 #include "job/job.h"
@@ -146,12 +147,18 @@ int lp_cmd_generate(int argc, char **argv) {
     }
     char *end = NULL;
     long top = strtol(top_text, &end, 10);
-    if (operands.n != (base ? 1 : 2) || *end || top < 1 || top > LP_MAX_LENS_TOP) {
-        lp_fail(err, LP_ERR_USAGE, "expected a job file (or --base FOLDER) and one question; --top from 1 to %d",
-                LP_MAX_LENS_TOP);
+    if (*end || top < 1 || top > LP_MAX_LENS_TOP) {
+        lp_fail(err, LP_ERR_USAGE, "--top: expected a number from 1 to %d, found %.40s", LP_MAX_LENS_TOP, top_text);
+        return lp_exit_usage("generate", err);
+    }
+    if (operands.n != (base ? 1 : 2)) {
+        lp_fail(err, LP_ERR_USAGE, "expected %s one question in quotes, found %zu arguments",
+                base ? "with --base" : "a job file and", operands.n);
         return lp_exit_usage("generate", err);
     }
     lp_model_source source = {.base = base, .codi = codi, .lora_alpha = alpha ? strtod(alpha, NULL) : 32};
+    if (codi && !alpha)
+        lp_log(LP_LOG_WARN, "no --lora-alpha: 32 is taken, which the checkpoint's files cannot confirm");
     int32_t max_new = 64;
     g.job.protocol = (lp_protocol){.kind = LP_PROTOCOL_CODI, .n_steps = 6, .remove_eos = true};
     if (!base) {

@@ -1,4 +1,5 @@
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "cli/arguments.h"
 #include "job/job.h"
@@ -33,6 +34,8 @@ int lp_cmd_inspect(int argc, char **argv) {
         return lp_exit_usage("inspect", err);
     }
     lp_model_source source = {.base = base, .codi = codi, .lora_alpha = alpha ? strtod(alpha, NULL) : 32};
+    if (codi && !alpha)
+        lp_log(LP_LOG_WARN, "no --lora-alpha: 32 is taken, which the checkpoint's files cannot confirm");
     if (!base) {
         LP_TRY(lp_job_load(operands.operands[0], NULL, 0, &job, err));
         source = (lp_model_source){.base = job.model.base,

@@ -243,6 +243,9 @@ static lp_status read_contents(lp_pair_file *file, lp_error *err) {
     hid_t root = H5Gopen2(file->file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_get_text(root, "format", &format, file->path, err));
     LP_TRY(lp_mem_text(&file->format, lp_text_get(&format), format.length, err));
+    if (H5Lexists(root, "journal", H5P_DEFAULT) <= 0)
+        LP_FAIL(LP_ERR_FORMAT, "%s: expected an activation store, found a file of format %.100s without /journal",
+                file->path, file->format);
     LP_TRY(lp_h5_get_i32(root, "version", &file->version, file->path, err));
     LP_TRY(read_journal(file, err));
     status = read_provenance(file, err);
