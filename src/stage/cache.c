@@ -200,6 +200,24 @@ void lp_stage_stopped(const lp_session *s, const char *output, lp_status status)
     if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path) unlink(path);
 }
 
+/* What store.sites adds to the places that every store keeps: "k, prompt resid_post [-2,-1]". */
+static lp_status name_sites(const lp_store_layout *layout, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t i = LP_N_DEFAULT_KEPT; i < layout->n_kept; i++) {
+        const lp_kept_site *kept = &layout->kept[i];
+        bool thought = kept->phase == LP_PHASE_THOUGHT;
+        LP_TRY(lp_text_format(out, err, "%s%s%s%s", out->length ? ", " : "",
+                              thought ? "" : lp_phase_names()[kept->phase], thought ? "" : " ",
+                              lp_site_names()[kept->site]));
+        for (int32_t k = 0; !thought && k < kept->n_indices; k++)
+            LP_TRY(lp_text_format(out, err, "%s%d%s", k ? "," : " [", kept->indices[k],
+                                  k + 1 == kept->n_indices ? "]" : ""));
+    }
+    if (out->length == 0) status = lp_text_format(out, err, "none");
+out:
+    return status;
+}
+
 lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
                         lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err) {
     int64_t p = session->n_pairs;
@@ -226,6 +244,8 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
         tables->tables[4 + i] = (lp_table){
             .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
+    LP_TRY(name_sites(layout, &tables->sites, err));
+    lp_provenance_add(provenance, "sites", lp_text_get(&tables->sites), true);
     lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
     lp_provenance_add(provenance, "device", session->device, false);
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
@@ -236,7 +256,8 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
                                 .tables = tables->tables,
                                 .n_tables = 6,
                                 .provenance = provenance->items,
-                                .n_provenance = provenance->n};
+                                .n_provenance = provenance->n,
+                                .advice = "name another store.file, or remove it"};
 out:
     return status;
 }
@@ -244,6 +265,7 @@ out:
 void lp_store_tables_release(lp_store_tables *tables) {
     for (int i = 0; i < 4; i++) lp_mem_free(tables->texts[i]);
     for (int side = 0; side < 2; side++) lp_mem_free(tables->answers[side]);
+    lp_text_release(&tables->sites);
     *tables = (lp_store_tables){0};
 }
 

@@ -10,6 +10,7 @@ typedef struct {
     const char **texts[4];
     double *answers[2];
     lp_table tables[6];
+    lp_text sites; /* what store.sites adds, in words */
 } lp_store_tables;
 
 /* The specification of the job's store. Everything it points to is borrowed from the arguments. Local. */

@@ -25,7 +25,7 @@ typedef enum {
     LP_STORED_NUMBER,
     LP_STORED_OUTCOME
 } lp_stored;
-enum { LP_N_STORED = 7, LP_MAX_KEPT = 24, LP_ANSWER_TEXT_BYTES = 256 };
+enum { LP_N_STORED = 7, LP_N_DEFAULT_KEPT = 4, LP_MAX_KEPT = 24, LP_ANSWER_TEXT_BYTES = 256 };
 
 typedef struct {
     lp_kept_site kept[LP_MAX_KEPT];

@@ -95,13 +95,7 @@ static lp_status open_store(sweep *w, lp_error *err) {
     LP_TRY(lp_pair_file_open_read(s->job.store.file, &w->context.store, err));
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
     LP_TRY(lp_store_spec(s, w->plan.layout, expected, &tables, &spec, err));
-    LP_TRY(lp_pair_file_check_identity(w->context.store, spec.provenance, spec.n_provenance, err));
-    for (size_t i = 0; i < spec.n_fields; i++) {
-        size_t index = 0;
-        if (!lp_pair_file_find(w->context.store, spec.fields[i].path, &index) || index != i)
-            LP_FAIL(LP_ERR_MISMATCH, "%s: expected the field %s (store.sites of the job), which it does not keep there",
-                    s->job.store.file, spec.fields[i].path);
-    }
+    LP_TRY(lp_pair_file_compare(w->context.store, &spec, err));
     int64_t done = lp_pair_file_n_done(w->context.store);
     if (done != s->n_pairs)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",

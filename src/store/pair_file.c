@@ -304,43 +304,6 @@ lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err) {
     return status;
 }
 
-static lp_status same_field(const lp_pair_file *file, const lp_field *want, const lp_field *have, lp_error *err) {
-    if (strcmp(want->path, have->path) != 0)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected dataset /%s, found /%s", file->path, want->path, have->path);
-    bool same = want->type == have->type && want->n_dims == have->n_dims &&
-                (want->type != LP_FIELD_TEXT || want->text_bytes == have->text_bytes);
-    int differs = -1;
-    for (int d = 0; same && differs < 0 && d < want->n_dims; d++)
-        if (want->dims[d] != have->dims[d]) differs = d;
-    if (!same)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: expected %d dimensions of %s (%zu bytes), found %d of %s (%zu)",
-                       file->path, want->path, want->n_dims + 1, lp_field_type_name(want->type),
-                       lp_field_type_bytes(want->type, want->text_bytes), have->n_dims + 1,
-                       lp_field_type_name(have->type), lp_field_type_bytes(have->type, have->text_bytes));
-    if (differs >= 0)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: dimension %d: expected %lld, found %lld", file->path, want->path,
-                       differs + 1, (long long)want->dims[differs], (long long)have->dims[differs]);
-    return LP_OK;
-}
-
-static lp_status compare(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
-    lp_status status = LP_OK;
-    if (strcmp(file->format, spec->format) != 0)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);
-    if (file->version != spec->version)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d", file->path, spec->version,
-                file->version);
-    LP_TRY(lp_pair_file_check_identity(file, spec->provenance, spec->n_provenance, err));
-    if (file->n_pairs != spec->n_pairs)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", file->path, (long long)spec->n_pairs,
-                (long long)file->n_pairs);
-    if (file->n_fields != spec->n_fields)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %zu datasets, found %zu", file->path, spec->n_fields, file->n_fields);
-    for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(same_field(file, &spec->fields[i], &file->fields[i].field, err));
-out:
-    return status;
-}
-
 /* Makes or checks the file; on rank 0 alone. */
 static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_t *created, lp_error *err) {
     lp_status status = LP_OK;
@@ -348,7 +311,7 @@ static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_
     *created = lp_path_look(path) == LP_PATH_MISSING;
     if (*created) return lp_pair_file_make(path, spec, LP_PLAIN, err);
     LP_TRY(lp_pair_file_open_read(path, &there, err));
-    LP_TRY(compare(there, spec, err));
+    LP_TRY(lp_pair_file_compare(there, spec, err));
     if (there->compressed && lp_pair_file_n_done(there) < there->n_pairs)
         LP_FAIL(
             LP_ERR_UNSUPPORTED,
@@ -720,16 +683,4 @@ bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenanc
     if (i >= file->n_provenance) return false;
     *out = file->provenance[i];
     return true;
-}
-
-lp_status lp_pair_file_check_identity(const lp_pair_file *file, const lp_provenance_item *items, size_t n,
-                                      lp_error *err) {
-    for (size_t i = 0; i < n; i++) {
-        if (!items[i].identity) continue;
-        const char *found = lp_pair_file_provenance(file, items[i].key);
-        if (found && strcmp(found, items[i].value) == 0) continue;
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", file->path,
-                       items[i].key, items[i].value, found ? found : "none");
-    }
-    return LP_OK;
 }

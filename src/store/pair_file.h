@@ -60,6 +60,7 @@ typedef struct {
     size_t n_tables;
     const lp_provenance_item *provenance;
     size_t n_provenance;
+    const char *advice; /* what to do with a file that does not fit: the end of the message */
 } lp_pair_file_spec;
 
 typedef struct lp_pair_file lp_pair_file;
@@ -71,6 +72,11 @@ typedef struct lp_pair_file lp_pair_file;
  * was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything in spec is copied. */
 lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
                             lp_pair_file **out, bool *created, lp_error *err);
+/* Local. The comparison that lp_pair_file_open makes. */
+lp_status lp_pair_file_compare(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err);
+/* Local. The message of a file of another identity: `want` is this job's item, `have` (NULL: none) the file's value. */
+lp_status lp_identity_fail(const char *path, const lp_provenance_item *want, const char *have, const char *advice,
+                           lp_error *err);
 /* Local. Opens for reading, by this process alone. */
 lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err);
 /* Collective: every rank flushes to the disk what it wrote. Leaves the file open. Nothing to do for a reader. */
@@ -126,8 +132,5 @@ bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index
 const char *lp_pair_file_provenance(const lp_pair_file *file, const char *key);
 /* Entry i of the provenance, in the order of creation; false past the end. */
 bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenance_item *out);
-/* Compares the identity items among items [n] with the file's; LP_ERR_MISMATCH names the first that differs. */
-lp_status lp_pair_file_check_identity(const lp_pair_file *file, const lp_provenance_item *items, size_t n,
-                                      lp_error *err);
 
 #endif

@@ -82,7 +82,8 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
                                     .tables = tables,
                                     .n_tables = 2,
                                     .provenance = plan->provenance,
-                                    .n_provenance = plan->n_provenance};
+                                    .n_provenance = plan->n_provenance,
+                                    .advice = "name another results.file, or remove it to begin anew"};
     status = lp_pair_file_open(parallel, path.data, &spec, out, created, err);
 out:
     lp_mem_free(names);

@@ -332,9 +332,12 @@ static lp_status check_alike(const lp_pair_file *first, const lp_pair_file *othe
     }
     if (!same) LP_FAIL(LP_ERR_MISMATCH, "%s: its datasets differ from those of %s", other->path, first->path);
     for (size_t i = 0; i < first->n_provenance; i++) {
-        const char *key = first->provenance[i].key;
-        if (!same_pair_file && (strcmp(key, "pair_file") == 0 || strcmp(key, "n_pairs") == 0)) continue;
-        LP_TRY(lp_pair_file_check_identity(other, &first->provenance[i], 1, err));
+        const lp_provenance_item *item = &first->provenance[i];
+        if (!same_pair_file && (strcmp(item->key, "pair_file") == 0 || strcmp(item->key, "n_pairs") == 0)) continue;
+        const char *found = lp_pair_file_provenance(other, item->key);
+        if (item->identity && (!found || strcmp(found, item->value) != 0))
+            LP_FAIL(LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", other->path, item->key,
+                    item->value, found ? found : "none");
     }
 out:
     return status;

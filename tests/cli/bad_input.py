@@ -211,13 +211,13 @@ class BadFiles(Refusing):
         self.succeed("cache", self.job())
         other = self.job("other.json", protocol={"name": "bot-first"})
         for command in ("cache", "sweep"):
-            self.refused(other, "a.store.h5", "protocol", "expected bot-first", "found codi", command=command)
+            self.refused(other, "a.store.h5", "made with protocol codi, this job says bot-first: name another store.file", command=command)
 
     def test_store_of_other_pairs(self) -> None:
         self.pairs()
         self.succeed("cache", self.job())
         self.pairs(change=lambda pairs: pairs[0]["clean"].update(answer=1234))
-        self.refused(self.job(), "a.store.h5", "pair_file", command="sweep")
+        self.refused(self.job(), "a.store.h5", "made with another pair file than this job's", command="sweep")
 
     def test_unfinished_store(self) -> None:
         self.pairs(n=8)

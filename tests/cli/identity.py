@@ -59,9 +59,38 @@ class Results(Case):
         stop.touch()
         self.assertEqual(self.latentpatch("sweep", job).code, 75)
         self.assertTrue((self.folder / "out" / "a.results.h5.partial").is_file())
-        self.assert_error(self.latentpatch("sweep", job, "--set", "classifier=codi"), "classifier", "codi", "seed")
+        other = self.latentpatch("sweep", job, "--set", "classifier=codi")
+        self.assert_error(other, "a.results.h5.partial: made with classifier seed, this job says codi: name another")
         write_npy(self.folder / "v.npy", [2.0] * WIDTH)
-        self.assert_error(self.latentpatch("sweep", job), "vectors")
+        self.assert_error(self.latentpatch("sweep", job), "made with other vectors (sweep.vectors) than this job's")
+
+
+class Store(Case):
+    """A store whose places are not those that the job names."""
+
+    def test_sites(self) -> None:
+        self.pairs(n=3)
+        for kept, wanted, expected, found in (
+            ([{"phase": "prompt", "site": "resid_post", "index": [-1]}], [-2], "prompt resid_post [-2]", "[-1]"),
+            ([{"phase": "prompt", "site": "resid_post", "index": [-1]}], [-2, -1], "prompt resid_post [-2,-1]", "[-1]"),
+            ([], [-1], "prompt resid_post [-1]", "found none"),
+        ):
+            with self.subTest(kept=kept, wanted=wanted):
+                store = {"file": f"out/{len(kept)}{len(wanted)}.store.h5"}
+                group = {"phase": "prompt", "site": "resid_post", "layers": 1, "index": wanted, "donor": "clean"}
+                self.succeed("cache", self.job(store=store | {"sites": kept}))
+                sites = [{"phase": "prompt", "site": "resid_post", "index": wanted}]
+                job = self.job("other.json", store=store | {"sites": sites}, sweep={"conditions": [group]})
+                for command in ("cache", "sweep"):
+                    run = self.latentpatch(command, job)
+                    self.assert_error(run, store["file"], "keeps other sites", f"expected {expected}", found)
+
+    def test_kept_sites_are_used_again(self) -> None:
+        self.pairs(n=3)
+        sites = ["k", {"phase": "prompt", "site": "resid_post", "index": [-1, 3]}]
+        job = self.job(store={"sites": sites})
+        self.succeed("cache", job)
+        self.succeed("run", job)
 
 
 if __name__ == "__main__":

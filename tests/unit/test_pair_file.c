@@ -59,7 +59,8 @@ static lp_pair_file_spec spec_of_test(void) {
                                .tables = tables,
                                .n_tables = 2,
                                .provenance = provenance,
-                               .n_provenance = 3};
+                               .n_provenance = 3,
+                               .advice = "make another"};
 }
 
 typedef struct {
@@ -281,13 +282,13 @@ static void mismatch_names_what_differs(void **state) {
         lp_pair_file_spec spec;
         const char *message;
     } cases[] = {
-        {"model", spec_of_test(), "made with another model: expected sha256:def, found sha256:abc"},
+        {"model", spec_of_test(), "made with model sha256:abc, this job says sha256:def: make another"},
         {"shape", spec_of_test(), "/runs/clean/resid_post: dimension 3: expected 1001, found 1000"},
         {"type", spec_of_test(),
          "/runs/clean/number: expected 1 dimensions of int64 (8 bytes), found 1 of float64 (8)"},
         {"path", spec_of_test(), "expected dataset /runs/clean/colour, found /runs/clean/classes"},
         {"fields", spec_of_test(), "expected 3 datasets, found 5"},
-        {"pairs", spec_of_test(), "expected 8 pairs, found 9"},
+        {"pairs", spec_of_test(), "holds 9 pairs, this job has 8 (pairs.limit): make another"},
         {"format", spec_of_test(), "expected a file of format latentpatch-other, found latentpatch-test"},
         {"version", spec_of_test(), "expected version 2 of its format, found 1"},
     };
