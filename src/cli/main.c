@@ -1,6 +1,8 @@
 #include "base/build.h"
 #include "cli/commands.h"
 
+#include <unistd.h>
+
 typedef struct {
     const char *name;
     int (*run)(int argc, char **argv);
@@ -34,6 +36,18 @@ static void print_help(FILE *out) {
         "continue).\n");
 }
 
+/* OpenMP threads that wait spin unless told otherwise, which on shared cores costs many times the work of a small
+ * model. The runtime reads that from the environment before main, so the program sets it and starts once more. What the
+ * user has set stays; where there is no /proc the program just goes on. */
+static void let_threads_sleep(char **argv) {
+    char self[4096];
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT")) return;
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0 || setenv("OMP_WAIT_POLICY", "passive", 1) != 0) return;
+    self[n] = '\0';
+    (void)execv(self, argv);
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) {
         print_help(stderr);
@@ -50,7 +64,10 @@ int main(int argc, char **argv) {
         return LP_EXIT_OK;
     }
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(word, commands[i].name) == 0) return commands[i].run(argc - 2, argv + 2);
+        if (strcmp(word, commands[i].name) == 0) {
+            let_threads_sleep(argv);
+            return commands[i].run(argc - 2, argv + 2);
+        }
     fprintf(stderr, "latentpatch: error: unknown command %s (latentpatch --help)\n", word);
     return LP_EXIT_USAGE;
 }

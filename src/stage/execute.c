@@ -187,8 +187,11 @@ out:
 }
 
 int64_t lp_stage_share(const lp_session *session, int64_t n_units) {
-    int ranks = lp_parallel_size(session->parallel);
-    return ranks == 1 ? n_units : (n_units + 4 * ranks - 1) / (4 * (int64_t)ranks);
+    enum { BATCH = 32 };
+    int64_t ranks = lp_parallel_size(session->parallel);
+    int64_t fair = (n_units + ranks - 1) / ranks, quarter = (fair + 3) / 4;
+    if (ranks == 1 || fair <= BATCH) return fair;
+    return quarter > BATCH ? quarter : BATCH;
 }
 
 void lp_stage_time(char out[32]) {

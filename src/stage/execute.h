@@ -39,8 +39,8 @@ void lp_stage_stopped(const lp_session *session, const char *output, lp_status s
 /* Threads of this rank: those of the job, or its share of the node (lp_parallel_cpus). */
 int32_t lp_stage_threads(const lp_session *session);
 
-/* How many of n_units one rank may have in hand at once, so that the others get their share: a quarter of a fair share.
- */
+/* How many of n_units one rank may have in hand at once: a quarter of its fair share, so that the ranks end together,
+ * but enough for matrix products of a good size where there are few units. */
 int64_t lp_stage_share(const lp_session *session, int64_t n_units);
 
 /* Pairs to be done by all ranks together. */

@@ -77,6 +77,20 @@ class BadJob(Refusing):
         job = self.job(sweep={"conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-9"}]})
         self.refused(job, "job.json", "$.sweep.conditions[0].steps", "9", "6")
 
+    def test_no_conditions(self) -> None:
+        self.pairs()
+        self.refused(self.job(sweep={"conditions": []}), "job.json", "$.sweep.conditions", "a sweep of no conditions")
+
+    def test_memory_limit_below_one_pair(self) -> None:
+        self.pairs()
+        little = self.job("little.json", engine={"memory_limit": "1MiB"})
+        words = ("engine.memory_limit", "expected at least", "one pair", "found 1048576")
+        for command in ("cache", "sweep"):
+            for ranks in (1, 2):
+                with self.subTest(command=command, ranks=ranks):
+                    self.assert_error(self.latentpatch(command, little, ranks=ranks), *words)
+            self.succeed(command, self.job())
+
 
 class BadPairs(Refusing):
     def test_missing_pair_file(self) -> None:
@@ -212,6 +226,13 @@ class BadFiles(Refusing):
         other = self.job("other.json", protocol={"name": "bot-first"})
         for command in ("cache", "sweep"):
             self.refused(other, "a.store.h5", "made with protocol codi, this job says bot-first: name another store.file", command=command)
+
+    def test_store_of_other_steps(self) -> None:
+        self.pairs()
+        self.succeed("cache", self.job())
+        other = self.job("other.json", protocol={"steps": 4})
+        for command in ("cache", "sweep"):
+            self.refused(other, "a.store.h5", "steps", "expected 4", "found 6", command=command)
 
     def test_store_of_other_pairs(self) -> None:
         self.pairs()
