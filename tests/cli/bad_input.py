@@ -225,14 +225,15 @@ class BadFiles(Refusing):
         self.succeed("cache", self.job())
         other = self.job("other.json", protocol={"name": "bot-first"})
         for command in ("cache", "sweep"):
-            self.refused(other, "a.store.h5", "made with protocol codi, this job says bot-first: name another store.file", command=command)
+            words = "made with protocol codi, this job says bot-first: name another store.file"
+            self.refused(other, "a.store.h5", words, command=command)
 
     def test_store_of_other_steps(self) -> None:
         self.pairs()
         self.succeed("cache", self.job())
         other = self.job("other.json", protocol={"steps": 4})
         for command in ("cache", "sweep"):
-            self.refused(other, "a.store.h5", "steps", "expected 4", "found 6", command=command)
+            self.refused(other, "a.store.h5", "made with steps 6, this job says 4", command=command)
 
     def test_store_of_other_pairs(self) -> None:
         self.pairs()

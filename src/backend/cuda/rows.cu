@@ -217,8 +217,7 @@ __global__ void read_kernel(const float *logits, const float *kept, int32_t widt
     lp_cuda_logit_reading reading;
     reading.log_sum = log_sum;
     reading.kl = kl;
-    for (int k = 0; k < 2; k++)
-        reading.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
+    for (int k = 0; k < 2; k++) reading.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
     out[blockIdx.x] = reading;
 }
 
