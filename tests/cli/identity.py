@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,41 @@ class Results(Case):
         self.assertIn("h5 is complete already", self.succeed("run", job).err)
         return job
 
+    def refused(self, job: Path, *words: str, settings: tuple[str, ...] = ()) -> None:
+        """By each command that would come to them, with the three files as they were."""
+        out = self.folder / "out"
+        before = {path: path.read_bytes() for path in sorted(out.iterdir())}
+        for command in ("run", "sweep"):
+            run = self.latentpatch(command, job, *(word for text in settings for word in ("--set", text)))
+            self.assert_error(run, *words)
+            self.assertEqual({path: path.read_bytes() for path in sorted(out.iterdir())}, before)
+
     def test_settings(self) -> None:
         job = self.finished()
-        for setting in ("classifier=codi", 'metrics=["logits"]', 'metrics=["answer_logprob"]', "sweep.seed=2"):
+        group = {"site": "resid_post", "layers": [0], "steps": "all", "donor": "clean"}
+        for setting, words in (
+            ("classifier=codi", "made with classifier seed, this job says codi"),
+            ('metrics=["logits"]', "made with metrics none, this job says logit_clean, logit_corrupted"),
+            ("sweep.seed=2", "made with seed 1, this job says 2"),
+            (f"sweep.conditions={json.dumps([group])}", "holds the results of other conditions (7, filter all)"),
+        ):
             with self.subTest(setting):
-                self.assertNotIn("h5 is complete already", self.succeed("run", job, "--set", setting).err)
+                self.refused(job, "a.results.h5: " + words, ": name another results.file, or remove it", settings=(setting,))
 
     def test_vectors(self) -> None:
         """The same file name with other numbers in it is another vector."""
         job = self.finished(sweep=FROM_FILE)
         write_npy(self.folder / "v.npy", [2.0] * WIDTH)
-        self.assertNotIn("h5 is complete already", self.succeed("run", job).err)
+        self.refused(job, "a.results.h5: made with other vectors (sweep.vectors) than this job's")
+
+    def test_no_results_file(self) -> None:
+        """What is there under that name and is no results file stays."""
+        self.pairs(n=3)
+        self.succeed("cache", self.job("other.json", out="other"))
+        (self.folder / "other" / "a.store.h5").rename(self.folder / "other" / "b.h5")
+        job = self.job(results={"file": "other/b.h5"})
+        self.succeed("cache", job)
+        self.refused(job, "other/b.h5: expected a file of format latentpatch-results, found latentpatch-store")
 
     def test_partial(self) -> None:
         """Rows that a stopped job left are not continued under another vector or classifier."""
