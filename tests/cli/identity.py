@@ -118,5 +118,42 @@ class Store(Case):
         self.succeed("run", job)
 
 
+class Paths(Case):
+    """An output on an input, or on another output, is refused before any work, by every command."""
+
+    def test_own_files(self) -> None:
+        self.pairs(n=3)
+        write_npy(self.folder / "v.npy", [1.0] * WIDTH)
+        model = self.model_copy(changed=("base", "codi"))
+        job = self.job(sweep=FROM_FILE)
+        changed = json.loads(job.read_text())
+        changed["model"].update(model)
+        job.write_text(json.dumps(changed))
+        self.succeed("cache", job)
+        (self.folder / "link.h5").symlink_to("out/a.store.h5")
+        (self.folder / "hard.json").hardlink_to(job)
+        before = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        for place, value, found, *more in (
+            ("results.file", "out/a.store.h5", "the store (out/a.store.h5)", "plan", "cache", "sweep"),
+            ("results.csv", "./out/../out/a.store.h5", "the store (out/a.store.h5)"),
+            ("results.csv", "link.h5", "the store (out/a.store.h5)"),
+            ("results.csv", "job.json", "the job (job.json)"),
+            ("results.summary", "hard.json", "the job (job.json)"),
+            ("results.file", "pairs.json", "the pairs (pairs.json)"),
+            ("store.file", "pairs.json", "the pairs (pairs.json)"),
+            ("results.csv", "v.npy", "a vector (v.npy)"),
+            ("results.csv", "gpt2-base/tokenizer.json", "a file of the model ("),
+            ("results.summary", "gpt2-codi/model.safetensors", "a file of the model ("),
+            ("results.csv", "new/../out/a.results.h5", "the results (out/a.results.h5)"),
+            ("results.summary", "out/a.csv", "the CSV (out/a.csv)"),
+            ("results.csv", "out/a.results.h5.partial", "the rows of the running sweep (out/a.results.h5.partial)"),
+        ):
+            for command in ("run", *more):
+                with self.subTest(command=command, place=place, value=value):
+                    run = self.latentpatch(command, "job.json", "--set", f"{place}={value}")
+                    self.assert_error(run, f"job.json: $.{place}: expected a file of its own, found {found}")
+        self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
+
+
 if __name__ == "__main__":
     harness.main()
