@@ -155,5 +155,76 @@ class Paths(Case):
         self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
 
 
+class Early(Case):
+    """What `run` would refuse after stage 1 is refused before it, by `plan` as well, and leaves nothing behind."""
+
+    def refused(self, job: Path, *words: str, commands: tuple[str, ...] = ("plan", "cache", "run")) -> None:
+        before = self.files()
+        for command in commands:
+            with self.subTest(command=command, words=words):
+                run = self.latentpatch(command, job)
+                self.assert_error(run, *words)
+                self.assertEqual(run.out, "")
+                self.assertEqual(self.files(), before)
+
+    def test_device_and_dtype(self) -> None:
+        self.pairs(n=3)
+        for engine, words in (
+            ({"device": "cpu", "dtype": "bf16"}, "$.engine.dtype: the cpu backend computes in fp32 only"),
+            ({"executor": "reference", "dtype": "bf16"}, "$.engine.dtype: the reference executor computes in fp32 only"),
+        ):
+            self.refused(self.job(engine=engine), words)
+
+    def test_donors(self) -> None:
+        self.pairs(n=3)
+        group = {"site": "resid_post", "layers": 1, "steps": "all"}
+        of_v = {"conditions": [{"site": "v", "layers": 1, "steps": "all", "donor": "clean"}]}
+        self.refused(
+            self.job(store={"sites": ["k"]}, sweep=of_v),
+            "the store does not keep v of thought positions",
+            "to store.sites (a store that is there cannot be extended: name another store.file)",
+        )
+        from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
+        self.refused(self.job(sweep=from_file), "v.npy", "No such file")
+        for values, dtype, words in (
+            ([1.0] * (WIDTH - 1), "<f4", "expected 96 numbers (resid_post), found 95"),
+            ([float("nan")] * WIDTH, "<f4", "v.npy"),
+            ([1] * WIDTH, "<i4", "v.npy"),
+        ):
+            write_npy(self.folder / "v.npy", values, dtype)
+            self.refused(self.job(sweep=from_file), words, commands=("plan", "run"))
+
+    def test_one_pair(self) -> None:
+        self.pairs(n=1)
+        group = {"site": "resid_post", "layers": 1, "steps": "all"}
+        for donor, controls, words in (
+            ("clean", True, '$.sweep.controls: the control "shuffled" needs at least 2 pairs, found 1 (sweep.controls ["self"]'),
+            ("shuffled", False, '/all: the donor "shuffled" needs at least 2 pairs, found 1'),
+            ("mean", False, '/all: the donor "mean" needs at least 2 pairs, found 1'),
+        ):
+            sweep = {"controls": controls, "conditions": [group | {"donor": donor}]}
+            self.refused(self.job(sweep=sweep), words)
+        self.succeed("run", self.job(sweep={"controls": ["self"], "conditions": [group]}))
+
+    def test_files_that_do_not_fit(self) -> None:
+        self.pairs(n=3)
+        self.succeed("run", self.job())
+        other = self.job("other.json", protocol={"steps": 5})
+        self.refused(other, "a.store.h5: made with steps 6, this job says 5: name another store.file, or remove it")
+        other = self.job("other.json", store={"file": "out/new.store.h5"}, sweep={"seed": 2})
+        self.refused(other, "a.results.h5: made with seed 1, this job says 2", commands=("plan", "run"))
+
+    def test_plan_says_how_the_store_stands(self) -> None:
+        self.pairs(n=12)
+        job = self.job()
+        self.assertIn("\nstore: out/a.store.h5, not made yet\n", self.succeed("plan", job).out)
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "a.store.h5.stop").touch()
+        self.assertEqual(self.latentpatch("cache", job).code, 75)
+        self.assertRegex(self.succeed("plan", job).out, r"\nstore: out/a.store.h5, \d+ of 12 pairs\n")
+        self.succeed("cache", job)
+        self.assertIn("\nstore: out/a.store.h5, complete\n", self.succeed("plan", job, ranks=2).out)
+
+
 if __name__ == "__main__":
     harness.main()
