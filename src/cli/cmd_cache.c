@@ -1,5 +1,6 @@
 #include "cli/job_command.h"
 #include "cli/outputs.h"
+#include "stage/check.h"
 
 static const char help[] =
     "usage: [mpirun -n R] latentpatch cache JOB.json [--set section.key=value]...\n\n"
@@ -10,7 +11,9 @@ static const char help[] =
 
 static lp_status body(lp_session *session, lp_error *err) {
     lp_cache_report report;
-    lp_status status = lp_stage_cache(session, &report, err);
+    lp_standing standing;
+    lp_status status = lp_stage_check(session, LP_CHECK_STORE, &standing, err);
+    if (status == LP_OK) status = lp_stage_cache(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     lp_print_cache_report(session, &report);
     lp_print_path("store", session->job.store.file);

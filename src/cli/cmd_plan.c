@@ -1,6 +1,7 @@
 #include "backend/backend.h"
 #include "base/memory.h"
 #include "cli/job_command.h"
+#include "stage/check.h"
 #include "stage/estimate.h"
 #include "stage/execute.h"
 
@@ -9,7 +10,8 @@
 static const char help[] =
     "usage: latentpatch plan JOB.json [--set section.key=value]...\n\n"
     "A dry run: reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal\n"
-    "cells, forward passes with and without sharing, memory, bytes. Runs nothing and writes nothing.\n";
+    "cells, forward passes with and without sharing, memory, bytes, and how the store stands. Runs nothing and writes nothing;\n"
+    "what `run` would refuse before its first pair is an error here too.\n";
 
 /* Rate of the model's own MLP product in batches of 256 rows, on the cores that a rank would use: what the sweep mostly
  * does. */
@@ -50,13 +52,26 @@ static void print_bytes(const char *label, int64_t bytes) {
     printf("  %-34s %12.1f %s\n", label, (double)bytes / scale, unit);
 }
 
+static void print_standing(const lp_session *session, const lp_standing *standing) {
+    if (!standing->store_exists)
+        printf("store: %s, not made yet\n", session->job.store.file);
+    else if (standing->n_done == session->n_pairs)
+        printf("store: %s, complete\n", session->job.store.file);
+    else
+        printf("store: %s, %lld of %lld pairs\n", session->job.store.file, (long long)standing->n_done,
+               (long long)session->n_pairs);
+    if (standing->results_complete) printf("results: %s, complete\n", session->job.results.file);
+}
+
 static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_plan plan = {0};
+    lp_standing standing;
     lp_estimate e;
     double rate = 1;
     enum { ASSUMED_ANSWER = 8, MOST_LISTED = 20 };
-    if (lp_parallel_rank(session->parallel) != 0) return LP_OK;
     lp_status status = LP_OK;
+    LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
+    if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
     LP_TRY(measure_rate(session, &rate, err));
@@ -79,6 +94,7 @@ static lp_status body(lp_session *session, lp_error *err) {
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
     print_bytes("store", e.store_bytes);
     print_bytes("rows while the sweep runs", e.results_bytes);
+    print_standing(session, &standing);
     size_t listed = 0;
     for (size_t i = 0; i < plan.set.n; i++) {
         bool equal = !plan.dead[i] && plan.same_as[i] != (int32_t)i;

@@ -1,6 +1,7 @@
 #include "base/log.h"
 #include "cli/job_command.h"
 #include "cli/outputs.h"
+#include "stage/check.h"
 
 static const char help[] =
     "usage: [mpirun -n R] latentpatch sweep JOB.json [--set section.key=value]...\n\n"
@@ -12,7 +13,9 @@ static const char help[] =
 
 static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_report report;
-    lp_status status = lp_stage_sweep(session, &report, err);
+    lp_standing standing;
+    lp_status status = lp_stage_check(session, LP_CHECK_RESULTS, &standing, err);
+    if (status == LP_OK) status = lp_stage_sweep(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     if (report.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
     return lp_print_results(session, err);

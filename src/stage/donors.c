@@ -53,7 +53,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
         return lp_fail(
             err, LP_ERR_VALUE,
             "condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
-            "\"%s\"%s} to store.sites and run `cache` again",
+            "\"%s\"%s} to store.sites (a store that is there cannot be extended: name another store.file)",
             condition->name, lp_site_names()[r->from.site], lp_phase_names()[r->from.phase], r->from.index,
             lp_phase_names()[r->from.phase], lp_site_names()[r->from.site],
             r->from.phase == LP_PHASE_THOUGHT ? "" : ", \"index\": [...]");
@@ -66,6 +66,19 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
     table->vectors[table->n++] = v;
     table->n_floats += (size_t)v.width;
     return LP_OK;
+}
+
+/* Two kinds of donors come from other pairs. */
+static lp_status need_other_pairs(const lp_session *s, const lp_condition *condition, lp_error *err) {
+    bool shuffled = condition->donor == LP_DONOR_SHUFFLED;
+    if (s->n_pairs > 1 || (!shuffled && condition->donor != LP_DONOR_MEAN)) return LP_OK;
+    if (shuffled && s->job.sweep.controls.shuffled)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: $.sweep.controls: the control \"shuffled\" needs at least 2 pairs, found 1 (sweep.controls "
+                       "[\"self\"] leaves it out)",
+                       s->job.file);
+    return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: the donor \"%s\" needs at least 2 pairs, found 1", s->job.file,
+                   condition->name, lp_donor_names()[condition->donor]);
 }
 
 static lp_status read_files(lp_donor_table *table, lp_error *err) {
@@ -102,7 +115,9 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
     LP_TRY(read_files(&table, err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
-        for (size_t l = 0; l < n_shapes && condition->direction == direction; l++) {
+        if (condition->direction != direction) continue;
+        LP_TRY(need_other_pairs(session, condition, err));
+        for (size_t l = 0; l < n_shapes; l++) {
             shape.n_prompt = shapes->n_prompt[direction][l];
             LP_TRY(lp_condition_effective(set, i, &shape, &events, err));
             for (size_t k = 0; k < events.n; k++) {
@@ -112,8 +127,6 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
         }
     }
     if (shuffles) {
-        if (session->n_pairs < 2)
-            LP_FAIL(LP_ERR_VALUE, "donor shuffled: expected at least 2 pairs, found %lld", (long long)session->n_pairs);
         LP_TRY(lp_mem_new(&table.other_pair, (size_t)session->n_pairs, sizeof(uint32_t), "shuffled pairs", err));
         lp_random_key key = {.seed = session->job.sweep.seed, .stream = STREAM_SHUFFLE};
         lp_random_derangement(key, table.other_pair, (uint32_t)session->n_pairs);

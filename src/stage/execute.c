@@ -64,7 +64,13 @@ lp_status lp_stage_open_device(lp_session *session, lp_error *err) {
     lp_status status = LP_OK;
     if (session->backend) return LP_OK;
     snprintf(session->device, sizeof session->device, "cpu");
-    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) return LP_OK;
+    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) {
+        if (session->job.engine.dtype != LP_COMPUTE_FP32)
+            status = lp_fail(err, LP_ERR_UNSUPPORTED,
+                             "%s: $.engine.dtype: the reference executor computes in fp32 only, found \"%s\"",
+                             session->job.file, lp_compute_names()[session->job.engine.dtype]);
+        return status;
+    }
     LP_TRY(lp_parallel_agree(session->parallel, open_backend(session, &backend, err), err));
     snprintf(session->device, sizeof session->device, "%s: %s", backend->name, backend->description);
     LP_TRY(count_sharing(session, backend, &n_sharing, &is_first, err));

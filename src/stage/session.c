@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "stage/job_files.h"
 
 #include <time.h>
 
@@ -116,6 +117,7 @@ static lp_status open_local(lp_session *s, const char *job_file, const char *con
                             lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_job_load(job_file, settings, n_settings, &s->job, err));
+    LP_TRY(lp_job_check_files(&s->job, err));
     LP_TRY(lp_job_resolved(&s->job, &s->resolved_job, err));
     lp_pairs_options options = {.mode = LP_PAIRS_STRICT, .equal_answers = s->job.pairs.equal_answers};
     LP_TRY(lp_pairs_load(s->job.pairs.file, &options, &s->pairs, err));

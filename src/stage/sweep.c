@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "stage/execute.h"
+#include "stage/sweep_identity.h"
 #include "stage/sweep_unit.h"
 #include "store/lock.h"
 
@@ -24,16 +25,13 @@ typedef struct {
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
     lp_result_condition *conditions;
-    lp_provenance *provenance;
+    lp_sweep_identity *identity;
     const char **texts[4]; /* id, source, clean and corrupted question */
     char **answers[2];     /* texts of the unpatched answers, by side */
     double *numbers[2];
     uint8_t *correct[2];
     uint8_t *included;
     uint8_t *skip; /* pairs that are not dealt */
-    char *conditions_digest;
-    lp_text metrics; /* their names */
-    lp_text vectors; /* SHA-256 of every vector file, one a line */
 } sweep;
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
@@ -141,8 +139,6 @@ out:
 
 static lp_status describe_conditions(sweep *w, lp_error *err) {
     const lp_condition_set *set = &w->plan.set;
-    lp_text all = {0};
-    unsigned char digest[LP_SHA256_BYTES];
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&w->conditions, set->n, sizeof *w->conditions, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
@@ -162,25 +158,6 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
                                                  .dead = w->plan.dead[i],
                                                  .same_as = w->plan.same_as[i],
                                                  .defects = c->defects};
-        LP_TRY(lp_text_format(&all, err, "%s\n", c->name));
-    }
-    LP_TRY(lp_sha256_of(lp_text_get(&all), all.length, digest, err));
-    LP_TRY(lp_mem_new(&w->conditions_digest, LP_SHA256_HEX, 1, "digest", err));
-    lp_sha256_hex(digest, w->conditions_digest);
-out:
-    lp_text_release(&all);
-    return status;
-}
-
-static lp_status describe_inputs(sweep *w, lp_error *err) {
-    const lp_job *job = &w->session->job;
-    lp_status status = LP_OK;
-    for (size_t i = 0; i < w->context.n_metrics; i++)
-        LP_TRY(lp_text_format(&w->metrics, err, "%s%s", i ? ", " : "", w->context.metric_names[i]));
-    for (size_t i = 0; i < job->sweep.n_vectors; i++) {
-        char hex[LP_SHA256_HEX];
-        LP_TRY(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
-        LP_TRY(lp_text_format(&w->vectors, err, "%s%s", i ? "\n" : "", hex));
     }
 out:
     return status;
@@ -189,10 +166,8 @@ out:
 static lp_status describe(sweep *w, lp_error *err) {
     lp_session *s = w->session;
     size_t p = (size_t)s->n_pairs;
-    char seed[32];
     lp_status status = LP_OK;
     LP_TRY(describe_conditions(w, err));
-    LP_TRY(describe_inputs(w, err));
     for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
     for (size_t i = 0; i < p; i++) {
         const lp_pair *pair = &s->pairs.pairs[i];
@@ -201,22 +176,11 @@ static lp_status describe(sweep *w, lp_error *err) {
         w->texts[2][i] = pair->clean.question;
         w->texts[3][i] = pair->corrupted.question;
     }
-    LP_TRY(lp_mem_new(&w->provenance, 1, sizeof *w->provenance, "provenance", err));
-    lp_session_provenance(s, w->provenance);
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)s->job.sweep.seed);
-    lp_provenance_add(w->provenance, "seed", seed, true);
-    lp_provenance_add(w->provenance, "filter", lp_filter_names()[s->job.sweep.filter], true);
-    lp_provenance_add(w->provenance, "conditions", w->conditions_digest, true);
-    lp_provenance_add(w->provenance, "classifier", lp_classifier_names[s->job.classifier], true);
-    lp_provenance_add(w->provenance, "metrics", w->metrics.length ? lp_text_get(&w->metrics) : "none", true);
-    lp_provenance_add(w->provenance, "vectors", w->vectors.length ? lp_text_get(&w->vectors) : "none", true);
-    if (s->job.lens_top > 0) {
-        char readout[32];
-        snprintf(readout, sizeof readout, "logit_lens top %d", s->job.lens_top);
-        lp_provenance_add(w->provenance, "readout", readout, true);
-    }
-    lp_provenance_add(w->provenance, "device", s->device, false);
-    lp_provenance_add(w->provenance, "store.file", s->job.store.file, false);
+    LP_TRY(lp_mem_new(&w->identity, 1, sizeof *w->identity, "provenance", err));
+    LP_TRY(lp_sweep_identity_init(s, &w->plan.set, w->identity, err));
+    lp_provenance *provenance = &w->identity->provenance;
+    lp_provenance_add(provenance, "device", s->device, false);
+    lp_provenance_add(provenance, "store.file", s->job.store.file, false);
     static const char *const of_store[][2] = {{"start", "store.start"},
                                               {"host", "store.host"},
                                               {"revision", "store.revision"},
@@ -224,7 +188,7 @@ static lp_status describe(sweep *w, lp_error *err) {
                                               {"device", "store.device"}};
     for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
         const char *value = lp_pair_file_provenance(w->context.store, of_store[i][0]);
-        if (value) lp_provenance_add(w->provenance, of_store[i][1], value, false);
+        if (value) lp_provenance_add(provenance, of_store[i][1], value, false);
     }
     w->described = (lp_results_plan){.n_pairs = s->n_pairs,
                                      .pair_id = w->texts[0],
@@ -244,8 +208,8 @@ static lp_status describe(sweep *w, lp_error *err) {
                                      .metrics = w->context.metric_names,
                                      .n_metrics = w->context.n_metrics,
                                      .lens = w->context.lens,
-                                     .provenance = w->provenance->items,
-                                     .n_provenance = w->provenance->n};
+                                     .provenance = provenance->items,
+                                     .n_provenance = provenance->n};
 out:
     return status;
 }
@@ -256,15 +220,6 @@ static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_tex
     return lp_lens_show(s->tokenizer, &s->vocabulary, tokens[0], out, err);
 }
 
-static void name_metrics(sweep *w) {
-    lp_sweep_context *c = &w->context;
-    const char *const *names = lp_metric_names();
-    if (!w->session->job.metrics.logits && !w->session->job.metrics.answer_logprob) return;
-    size_t n = w->session->job.metrics.answer_logprob ? LP_N_METRICS : LP_METRIC_ANSWER_CLEAN;
-    for (size_t i = 0; i < n; i++) c->metric_names[i] = names[i];
-    c->n_metrics = n;
-}
-
 /* All that one rank can prepare by itself. */
 static lp_status prepare(sweep *w, lp_error *err) {
     lp_session *s = w->session;
@@ -273,7 +228,7 @@ static lp_status prepare(sweep *w, lp_error *err) {
     w->context = (lp_sweep_context){.session = s, .plan = &w->plan};
     w->context.used[LP_DENOISE] = s->job.sweep.denoise;
     w->context.used[LP_NOISE] = s->job.sweep.noise;
-    name_metrics(w);
+    w->context.n_metrics = lp_sweep_metrics(&s->job, w->context.metric_names);
     if (s->job.lens_top > 0)
         w->context.lens = (lp_lens_shape){.n_positions = lp_lens_positions(s->job.protocol.n_steps),
                                           .n_layers = s->model.config.n_layers,
@@ -318,24 +273,6 @@ static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report
 static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
     const lp_session *s = state;
     return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_SKIP_SPECIAL, out, err);
-}
-
-/* True when the results file is there and was made from the same inputs by the same conditions. */
-static bool already_complete(const sweep *w) {
-    lp_results *results = NULL;
-    lp_error ignored;
-    bool same = lp_path_look(w->session->job.results.file) == LP_PATH_FILE &&
-                lp_results_open(w->session->job.results.file, &results, &ignored) == LP_OK;
-    for (size_t i = 0; same && i < w->provenance->n; i++) {
-        const lp_provenance_item *item = &w->provenance->items[i];
-        lp_text found = {0};
-        if (!item->identity) continue;
-        same = lp_results_provenance(results, item->key, &found, &ignored) == LP_OK &&
-               strcmp(lp_text_get(&found), item->value) == 0;
-        lp_text_release(&found);
-    }
-    lp_results_free(results);
-    return same;
 }
 
 /* Why the row of the loaded pair was not run. */
@@ -408,6 +345,7 @@ out:
 
 static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
+    lp_provenance *provenance = &w->identity->provenance;
     lp_results_paths paths = {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
@@ -421,13 +359,13 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         report->n_unpatched_differ = failed[0];
         report->n_self_differ = failed[1];
         lp_stage_time(now);
-        for (size_t i = 0; i < w->provenance->n; i++)
-            if (strcmp(w->provenance->items[i].key, "end") == 0) w->provenance->items[i].value = now;
+        for (size_t i = 0; i < provenance->n; i++)
+            if (strcmp(provenance->items[i].key, "end") == 0) provenance->items[i].value = now;
         char differ[2][24];
         for (int i = 0; i < 2; i++) snprintf(differ[i], sizeof differ[i], "%lld", (long long)failed[i]);
-        lp_provenance_add(w->provenance, "control.unpatched_differ", differ[0], false);
-        lp_provenance_add(w->provenance, "control.self_differ", differ[1], false);
-        w->described.n_provenance = w->provenance->n;
+        lp_provenance_add(provenance, "control.unpatched_differ", differ[0], false);
+        lp_provenance_add(provenance, "control.self_differ", differ[1], false);
+        w->described.n_provenance = provenance->n;
         if (status == LP_OK) status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
     }
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
@@ -452,10 +390,8 @@ static void release(sweep *w) {
     lp_mem_free(w->included);
     lp_mem_free(w->skip);
     lp_mem_free(w->conditions);
-    lp_mem_free(w->conditions_digest);
-    lp_text_release(&w->metrics);
-    lp_text_release(&w->vectors);
-    lp_mem_free(w->provenance);
+    if (w->identity) lp_sweep_identity_release(w->identity);
+    lp_mem_free(w->identity);
     lp_mem_free(w->counts);
     lp_sweep_plan_release(&w->plan);
 }
@@ -484,7 +420,10 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_lock_take_all(s->parallel, s->job.results.file, &w.lock, err));
     LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.results.file, err), err));
-    if (lp_parallel_rank(s->parallel) == 0) complete = already_complete(&w);
+    bool is_complete = false;
+    if (lp_parallel_rank(s->parallel) == 0) status = lp_sweep_look_at_results(s, w.identity, &is_complete, err);
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    complete = is_complete;
     LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
     if (complete) {
         report->was_complete = true;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -37,17 +38,41 @@ class Results(Case):
         self.assertIn("h5 is complete already", self.succeed("run", job).err)
         return job
 
+    def refused(self, job: Path, *words: str, settings: tuple[str, ...] = ()) -> None:
+        """By each command that would come to them, with the three files as they were."""
+        out = self.folder / "out"
+        before = {path: path.read_bytes() for path in sorted(out.iterdir())}
+        for command in ("run", "sweep"):
+            run = self.latentpatch(command, job, *(word for text in settings for word in ("--set", text)))
+            self.assert_error(run, *words)
+            self.assertEqual({path: path.read_bytes() for path in sorted(out.iterdir())}, before)
+
     def test_settings(self) -> None:
         job = self.finished()
-        for setting in ("classifier=codi", 'metrics=["logits"]', 'metrics=["answer_logprob"]', "sweep.seed=2"):
+        group = {"site": "resid_post", "layers": [0], "steps": "all", "donor": "clean"}
+        for setting, words in (
+            ("classifier=codi", "made with classifier seed, this job says codi"),
+            ('metrics=["logits"]', "made with metrics none, this job says logit_clean, logit_corrupted"),
+            ("sweep.seed=2", "made with seed 1, this job says 2"),
+            (f"sweep.conditions={json.dumps([group])}", "holds the results of other conditions (7, filter all)"),
+        ):
             with self.subTest(setting):
-                self.assertNotIn("h5 is complete already", self.succeed("run", job, "--set", setting).err)
+                self.refused(job, "a.results.h5: " + words, ": name another results.file, or remove it", settings=(setting,))
 
     def test_vectors(self) -> None:
         """The same file name with other numbers in it is another vector."""
         job = self.finished(sweep=FROM_FILE)
         write_npy(self.folder / "v.npy", [2.0] * WIDTH)
-        self.assertNotIn("h5 is complete already", self.succeed("run", job).err)
+        self.refused(job, "a.results.h5: made with other vectors (sweep.vectors) than this job's")
+
+    def test_no_results_file(self) -> None:
+        """What is there under that name and is no results file stays."""
+        self.pairs(n=3)
+        self.succeed("cache", self.job("other.json", out="other"))
+        (self.folder / "other" / "a.store.h5").rename(self.folder / "other" / "b.h5")
+        job = self.job(results={"file": "other/b.h5"})
+        self.succeed("cache", job)
+        self.refused(job, "other/b.h5: expected a file of format latentpatch-results, found latentpatch-store")
 
     def test_partial(self) -> None:
         """Rows that a stopped job left are not continued under another vector or classifier."""
@@ -91,6 +116,114 @@ class Store(Case):
         job = self.job(store={"sites": sites})
         self.succeed("cache", job)
         self.succeed("run", job)
+
+
+class Paths(Case):
+    """An output on an input, or on another output, is refused before any work, by every command."""
+
+    def test_own_files(self) -> None:
+        self.pairs(n=3)
+        write_npy(self.folder / "v.npy", [1.0] * WIDTH)
+        model = self.model_copy(changed=("base", "codi"))
+        job = self.job(sweep=FROM_FILE)
+        changed = json.loads(job.read_text())
+        changed["model"].update(model)
+        job.write_text(json.dumps(changed))
+        self.succeed("cache", job)
+        (self.folder / "link.h5").symlink_to("out/a.store.h5")
+        (self.folder / "hard.json").hardlink_to(job)
+        before = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        for place, value, found, *more in (
+            ("results.file", "out/a.store.h5", "the store (out/a.store.h5)", "plan", "cache", "sweep"),
+            ("results.csv", "./out/../out/a.store.h5", "the store (out/a.store.h5)"),
+            ("results.csv", "link.h5", "the store (out/a.store.h5)"),
+            ("results.csv", "job.json", "the job (job.json)"),
+            ("results.summary", "hard.json", "the job (job.json)"),
+            ("results.file", "pairs.json", "the pairs (pairs.json)"),
+            ("store.file", "pairs.json", "the pairs (pairs.json)"),
+            ("results.csv", "v.npy", "a vector (v.npy)"),
+            ("results.csv", "gpt2-base/tokenizer.json", "a file of the model ("),
+            ("results.summary", "gpt2-codi/model.safetensors", "a file of the model ("),
+            ("results.csv", "new/../out/a.results.h5", "the results (out/a.results.h5)"),
+            ("results.summary", "out/a.csv", "the CSV (out/a.csv)"),
+            ("results.csv", "out/a.results.h5.partial", "the rows of the running sweep (out/a.results.h5.partial)"),
+        ):
+            for command in ("run", *more):
+                with self.subTest(command=command, place=place, value=value):
+                    run = self.latentpatch(command, "job.json", "--set", f"{place}={value}")
+                    self.assert_error(run, f"job.json: $.{place}: expected a file of its own, found {found}")
+        self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
+
+
+class Early(Case):
+    """What `run` would refuse after stage 1 is refused before it, by `plan` as well, and leaves nothing behind."""
+
+    def refused(self, job: Path, *words: str, commands: tuple[str, ...] = ("plan", "cache", "run")) -> None:
+        before = self.files()
+        for command in commands:
+            with self.subTest(command=command, words=words):
+                run = self.latentpatch(command, job)
+                self.assert_error(run, *words)
+                self.assertEqual(run.out, "")
+                self.assertEqual(self.files(), before)
+
+    def test_device_and_dtype(self) -> None:
+        self.pairs(n=3)
+        for engine, words in (
+            ({"device": "cpu", "dtype": "bf16"}, "$.engine.dtype: the cpu backend computes in fp32 only"),
+            ({"executor": "reference", "dtype": "bf16"}, "$.engine.dtype: the reference executor computes in fp32 only"),
+        ):
+            self.refused(self.job(engine=engine), words)
+
+    def test_donors(self) -> None:
+        self.pairs(n=3)
+        group = {"site": "resid_post", "layers": 1, "steps": "all"}
+        of_v = {"conditions": [{"site": "v", "layers": 1, "steps": "all", "donor": "clean"}]}
+        self.refused(
+            self.job(store={"sites": ["k"]}, sweep=of_v),
+            "the store does not keep v of thought positions",
+            "to store.sites (a store that is there cannot be extended: name another store.file)",
+        )
+        from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
+        self.refused(self.job(sweep=from_file), "v.npy", "No such file")
+        for values, dtype, words in (
+            ([1.0] * (WIDTH - 1), "<f4", "expected 96 numbers (resid_post), found 95"),
+            ([float("nan")] * WIDTH, "<f4", "v.npy"),
+            ([1] * WIDTH, "<i4", "v.npy"),
+        ):
+            write_npy(self.folder / "v.npy", values, dtype)
+            self.refused(self.job(sweep=from_file), words, commands=("plan", "run"))
+
+    def test_one_pair(self) -> None:
+        self.pairs(n=1)
+        group = {"site": "resid_post", "layers": 1, "steps": "all"}
+        for donor, controls, words in (
+            ("clean", True, '$.sweep.controls: the control "shuffled" needs at least 2 pairs, found 1 (sweep.controls ["self"]'),
+            ("shuffled", False, '/all: the donor "shuffled" needs at least 2 pairs, found 1'),
+            ("mean", False, '/all: the donor "mean" needs at least 2 pairs, found 1'),
+        ):
+            sweep = {"controls": controls, "conditions": [group | {"donor": donor}]}
+            self.refused(self.job(sweep=sweep), words)
+        self.succeed("run", self.job(sweep={"controls": ["self"], "conditions": [group]}))
+
+    def test_files_that_do_not_fit(self) -> None:
+        self.pairs(n=3)
+        self.succeed("run", self.job())
+        other = self.job("other.json", protocol={"steps": 5})
+        self.refused(other, "a.store.h5: made with steps 6, this job says 5: name another store.file, or remove it")
+        other = self.job("other.json", store={"file": "out/new.store.h5"}, sweep={"seed": 2})
+        self.refused(other, "a.results.h5: made with seed 1, this job says 2", commands=("plan", "run"))
+
+    def test_plan_says_how_the_store_stands(self) -> None:
+        self.pairs(n=12)
+        job = self.job()
+        self.assertIn("\nstore: out/a.store.h5, not made yet\n", self.succeed("plan", job).out)
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "a.store.h5.stop").touch()
+        self.assertEqual(self.latentpatch("cache", job).code, 75)
+        self.assertRegex(self.succeed("plan", job).out, r"\nstore: out/a.store.h5, \d+ of 12 pairs\n")
+        self.succeed("cache", job)
+        self.assertIn("\nstore: out/a.store.h5, complete\n", self.succeed("plan", job, ranks=2).out)
 
 
 if __name__ == "__main__":

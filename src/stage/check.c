@@ -1,0 +1,82 @@
+#include "stage/check.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "stage/donors.h"
+#include "stage/execute.h"
+#include "stage/sweep_identity.h"
+
+/* The donors of every direction, as the sweep will list them. */
+static lp_status check_donors(const lp_sweep_plan *plan, lp_error *err) {
+    const lp_session *s = plan->session;
+    const bool used[2] = {[LP_DENOISE] = s->job.sweep.denoise, [LP_NOISE] = s->job.sweep.noise};
+    lp_status status = LP_OK;
+    for (int d = 0; status == LP_OK && d < 2; d++) {
+        lp_donor_table donors = {0};
+        if (!used[d]) continue;
+        status = lp_donor_table_init(s, plan->layout, &plan->set, &plan->shapes, (lp_direction)d, &donors, err);
+        lp_donor_table_release(&donors);
+    }
+    return status;
+}
+
+static lp_status check_store(const lp_session *s, const lp_store_layout *layout, lp_standing *out, lp_error *err) {
+    lp_pair_file *store = NULL;
+    lp_provenance *expected = NULL;
+    lp_store_tables tables = {0};
+    lp_pair_file_spec spec;
+    lp_status status = LP_OK;
+    if (lp_path_look(s->job.store.file) == LP_PATH_MISSING) return LP_OK;
+    LP_TRY(lp_pair_file_open_read(s->job.store.file, &store, err));
+    LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
+    LP_TRY(lp_store_spec(s, layout, expected, &tables, &spec, err));
+    LP_TRY(lp_pair_file_compare(store, &spec, err));
+    out->store_exists = true;
+    for (int64_t i = 0; i < s->n_pairs; i++) out->n_done += lp_pair_file_state(store)[i] == 1;
+out:
+    lp_store_tables_release(&tables);
+    lp_mem_free(expected);
+    lp_pair_file_close(store);
+    return status;
+}
+
+static lp_status check_results(const lp_sweep_plan *plan, lp_standing *out, lp_error *err) {
+    lp_sweep_identity *identity = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&identity, 1, sizeof *identity, "provenance", err));
+    LP_TRY(lp_sweep_identity_init(plan->session, &plan->set, identity, err));
+    status = lp_sweep_look_at_results(plan->session, identity, &out->results_complete, err);
+out:
+    if (identity) lp_sweep_identity_release(identity);
+    lp_mem_free(identity);
+    return status;
+}
+
+static lp_status check_alone(const lp_session *s, lp_check_for what, lp_standing *out, lp_error *err) {
+    lp_store_layout *layout = NULL;
+    lp_sweep_plan plan = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
+    LP_TRY(lp_store_layout_init(s, layout, err));
+    if (s->job.sweep.present) {
+        LP_TRY(lp_sweep_plan_init(s, &plan, err));
+        LP_TRY(check_donors(&plan, err));
+    }
+    LP_TRY(check_store(s, layout, out, err));
+    if (s->job.sweep.present && what == LP_CHECK_RESULTS) LP_TRY(check_results(&plan, out, err));
+out:
+    lp_sweep_plan_release(&plan);
+    if (layout) lp_store_layout_release(layout);
+    lp_mem_free(layout);
+    return status;
+}
+
+lp_status lp_stage_check(lp_session *s, lp_check_for what, lp_standing *out, lp_error *err) {
+    lp_standing standing = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_stage_open_device(s, err));
+    LP_TRY(lp_parallel_agree(s->parallel, check_alone(s, what, &standing, err), err));
+    *out = standing;
+out:
+    return status;
+}

@@ -1,0 +1,22 @@
+/* What can be known before anything is computed, for every command on a job: better refused now than after stage 1. */
+#ifndef LP_STAGE_CHECK_H
+#define LP_STAGE_CHECK_H
+
+#include "stage/session.h"
+
+/* STORE: the job's store will be made or continued. RESULTS: its sweep will run as well. */
+typedef enum { LP_CHECK_STORE, LP_CHECK_RESULTS } lp_check_for;
+
+/* How the files of the job stand; valid on every rank. */
+typedef struct {
+    bool store_exists;
+    int64_t n_done; /* of the job's pairs, in the store */
+    bool results_complete;
+} lp_standing;
+
+/* Collective. Opens the device; then, where the job has a sweep, its donors (vector files, what the store must keep,
+ * how many pairs they need); then the store, if there is one: it must be this job's. With LP_CHECK_RESULTS also the
+ * results file. Writes nothing. */
+lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_standing *out, lp_error *err);
+
+#endif

@@ -1,0 +1,132 @@
+#include "stage/sweep_identity.h"
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "store/results.h"
+
+size_t lp_sweep_metrics(const lp_job *job, const char **out) {
+    const char *const *names = lp_metric_names();
+    if (!job->metrics.logits && !job->metrics.answer_logprob) return 0;
+    size_t n = job->metrics.answer_logprob ? LP_N_METRICS : LP_METRIC_ANSWER_CLEAN;
+    for (size_t i = 0; i < n; i++) out[i] = names[i];
+    return n;
+}
+
+static lp_status digest_conditions(const lp_condition_set *set, lp_sweep_identity *out, lp_error *err) {
+    lp_text all = {0};
+    unsigned char digest[LP_SHA256_BYTES];
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < set->n; i++) LP_TRY(lp_text_format(&all, err, "%s\n", set->conditions[i].name));
+    LP_TRY(lp_sha256_of(lp_text_get(&all), all.length, digest, err));
+    lp_sha256_hex(digest, out->conditions);
+out:
+    lp_text_release(&all);
+    return status;
+}
+
+static lp_status name_inputs(const lp_job *job, lp_sweep_identity *out, lp_error *err) {
+    const char *names[LP_N_METRICS];
+    size_t n = lp_sweep_metrics(job, names);
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < n; i++) LP_TRY(lp_text_format(&out->metrics, err, "%s%s", i ? ", " : "", names[i]));
+    for (size_t i = 0; i < job->sweep.n_vectors; i++) {
+        char hex[LP_SHA256_HEX];
+        LP_TRY(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
+        LP_TRY(lp_text_format(&out->vectors, err, "%s%s", i ? "\n" : "", hex));
+    }
+out:
+    return status;
+}
+
+lp_status lp_sweep_identity_init(const lp_session *s, const lp_condition_set *set, lp_sweep_identity *out,
+                                 lp_error *err) {
+    lp_provenance *p = &out->provenance;
+    char text[32];
+    lp_status status = LP_OK;
+    out->metrics = out->vectors = (lp_text){0};
+    LP_TRY(digest_conditions(set, out, err));
+    LP_TRY(name_inputs(&s->job, out, err));
+    lp_session_provenance(s, p);
+    snprintf(text, sizeof text, "%llu", (unsigned long long)s->job.sweep.seed);
+    lp_provenance_add(p, "seed", text, true);
+    lp_provenance_add(p, "filter", lp_filter_names()[s->job.sweep.filter], true);
+    lp_provenance_add(p, "conditions", out->conditions, true);
+    lp_provenance_add(p, "classifier", lp_classifier_names[s->job.classifier], true);
+    lp_provenance_add(p, "metrics", out->metrics.length ? lp_text_get(&out->metrics) : "none", true);
+    lp_provenance_add(p, "vectors", out->vectors.length ? lp_text_get(&out->vectors) : "none", true);
+    if (s->job.lens_top > 0) {
+        snprintf(text, sizeof text, "logit_lens top %d", s->job.lens_top);
+        lp_provenance_add(p, "readout", text, true);
+    }
+    return LP_OK;
+out:
+    lp_sweep_identity_release(out);
+    return status;
+}
+
+void lp_sweep_identity_release(lp_sweep_identity *identity) {
+    lp_text_release(&identity->metrics);
+    lp_text_release(&identity->vectors);
+}
+
+static lp_status compare_results(const lp_session *s, const lp_sweep_identity *identity, lp_error *err) {
+    static const char advice[] = "name another results.file, or remove it";
+    const char *path = s->job.results.file;
+    lp_results *results = NULL;
+    lp_text found = {0}, filter = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_results_open(path, &results, err));
+    for (size_t i = 0; i < identity->provenance.n; i++) {
+        const lp_provenance_item *item = &identity->provenance.items[i];
+        if (!item->identity) continue;
+        lp_text_clear(&found);
+        LP_TRY(lp_results_provenance(results, item->key, &found, err));
+        if (strcmp(lp_text_get(&found), item->value) == 0) continue;
+        if (strcmp(item->key, "conditions") == 0) {
+            LP_TRY(lp_results_provenance(results, "filter", &filter, err));
+            LP_FAIL(LP_ERR_MISMATCH, "%s: holds the results of other conditions (%d, filter %.40s): %s", path,
+                    lp_results_n_conditions(results), lp_text_get(&filter), advice);
+        }
+        status = lp_identity_fail(path, item, found.length ? lp_text_get(&found) : NULL, advice, err);
+        goto out;
+    }
+out:
+    lp_results_free(results);
+    lp_text_release(&found);
+    lp_text_release(&filter);
+    return status;
+}
+
+/* The rows that a stopped sweep left. */
+static lp_status compare_rows(const char *path, const lp_sweep_identity *identity, lp_error *err) {
+    lp_pair_file *rows = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_pair_file_open_read(path, &rows, err));
+    for (size_t i = 0; i < identity->provenance.n; i++) {
+        const lp_provenance_item *item = &identity->provenance.items[i];
+        const char *found = lp_pair_file_provenance(rows, item->key);
+        if (!item->identity || (found && strcmp(found, item->value) == 0)) continue;
+        status = lp_identity_fail(path, item, found, "name another results.file, or remove it to begin anew", err);
+        goto out;
+    }
+out:
+    lp_pair_file_close(rows);
+    return status;
+}
+
+lp_status lp_sweep_look_at_results(const lp_session *s, const lp_sweep_identity *identity, bool *complete,
+                                   lp_error *err) {
+    lp_text partial = {0};
+    lp_status status = LP_OK;
+    *complete = false;
+    if (lp_path_look(s->job.results.file) == LP_PATH_FILE) {
+        status = compare_results(s, identity, err);
+        *complete = status == LP_OK;
+        return status;
+    }
+    LP_TRY(lp_text_format(&partial, err, "%s.partial", s->job.results.file));
+    if (lp_path_look(partial.data) == LP_PATH_FILE) status = compare_rows(partial.data, identity, err);
+out:
+    lp_text_release(&partial);
+    return status;
+}
