@@ -128,7 +128,8 @@ typedef struct {
  * through prompt positions other than the last. */
 size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shapes *shapes, lp_direction direction);
 
-/* For every condition, over all prompt lengths that occur: dead[i] = nothing of it acts although it names replacements;
+/* For every condition, over all prompt lengths that occur: dead[i] = nothing of it acts although it names replacements
+ * (and it makes all thought steps: stopping early acts);
  * same_as[i] = the first condition with the same recipient, the same number of steps run and the same events, or absent
  * like it, at every length (i itself where none). Both [set->n]. Fails on a condition that is absent at every length.
  */

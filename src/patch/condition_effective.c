@@ -291,7 +291,7 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
     LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "event lists", err));
     LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "event lists", err));
     for (size_t i = 0; i < set->n; i++) {
-        dead[i] = set->conditions[i].n > 0;
+        dead[i] = set->conditions[i].n > 0 && set->conditions[i].n_steps_run == shapes->protocol.n_steps;
         same_as[i] = 0;
     }
     int32_t longest[2] = {0};

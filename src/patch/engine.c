@@ -468,16 +468,13 @@ static lp_status add_edits(engine *e, const lp_lane *lane, const lp_lane_row *ro
     return LP_OK;
 }
 
-static lp_status add_captures_of(engine *e, const lp_run_wanted *run, const lp_branch *branch, int32_t n_prompt,
+static lp_status add_captures_of(engine *e, const lp_lane *lane, const lp_run_wanted *run, const lp_branch *branch,
                                  const lp_lane_row *row, int32_t place, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     lp_status status = LP_OK;
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
-        int32_t begin = at.phase == LP_PHASE_PROMPT    ? 0
-                        : at.phase == LP_PHASE_THOUGHT ? n_prompt
-                                                       : n_prompt + branch->n_steps;
-        if (begin + at.index != row->position) continue;
+        if (!lp_lane_is_place(lane, branch, &at, row->position)) continue;
         if (at.site == LP_SITE_RESID_PRE && at.layer > 0) {
             at.site = LP_SITE_RESID_POST;
             at.layer--;
@@ -505,7 +502,7 @@ static lp_status add_captures(engine *e, const lp_lane *lane, const lp_lane_row 
     lp_status status = LP_OK;
     if (branch->n_events > 0) return LP_OK;
     for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = lane->tree.next_run[run])
-        status = add_captures_of(e, &lane->group->runs[run], branch, lane->group->n_prompt, row, place, err);
+        status = add_captures_of(e, lane, &lane->group->runs[run], branch, row, place, err);
     return status;
 }
 

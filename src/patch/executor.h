@@ -51,7 +51,7 @@ typedef struct {
     const float *const *vectors; /* [n_events] [width of the site]; NULL entries for SCALE */
     size_t n_events;
     int32_t n_steps;            /* thought steps to run */
-    const lp_capture *captures; /* indices not negative */
+    const lp_capture *captures; /* one whose position the run does not have leaves its `out` as it is */
     int32_t n_captures;
     const lp_lens_wanted *lens; /* NULL: none; for runs without events */
 } lp_run_wanted;

@@ -319,22 +319,26 @@ static void add_row(lp_lane *lane, int32_t i, int32_t position) {
     lane->n_rows++;
 }
 
+bool lp_lane_is_place(const lp_lane *lane, const lp_branch *branch, const lp_address *at, int32_t position) {
+    int32_t n_prompt = lane->group->n_prompt, answer = n_prompt + branch->n_steps;
+    switch (at->phase) {
+    case LP_PHASE_PROMPT: return position == at->index && position < n_prompt;
+    case LP_PHASE_THOUGHT: return at->index >= 0 && position == n_prompt + at->index && position < answer;
+    case LP_PHASE_ANSWER: return at->index >= 0 && position == answer + at->index;
+    }
+    return false;
+}
+
 /* Captures ask for vectors behind the last layer's K and V. */
 static void mark_captured_outputs(lp_lane *lane) {
-    int32_t p = lane->group->n_prompt;
     for (int32_t i = 0; i < lane->n_rows; i++) {
         lp_lane_row *row = &lane->rows[i];
         const lp_lane_branch *b = &lane->branches[row->branch];
         if (b->plan.first_run < 0 || b->plan.n_events > 0) continue;
         for (int32_t i_run = b->plan.first_run; i_run >= 0; i_run = lane->tree.next_run[i_run]) {
             const lp_run_wanted *run = &lane->group->runs[i_run];
-            for (int32_t k = 0; k < run->n_captures && !row->output; k++) {
-                const lp_address *at = &run->captures[k].at;
-                int32_t begin = at->phase == LP_PHASE_PROMPT    ? 0
-                                : at->phase == LP_PHASE_THOUGHT ? p
-                                                                : answer_begin(lane, b);
-                if (begin + at->index == row->position) row->output = true;
-            }
+            for (int32_t k = 0; k < run->n_captures && !row->output; k++)
+                row->output = lp_lane_is_place(lane, &b->plan, &run->captures[k].at, row->position);
         }
     }
 }

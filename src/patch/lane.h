@@ -126,6 +126,8 @@ void lp_lane_release(lp_lane *lane);
 int32_t lp_lane_count_rows(lp_lane *lane);
 /* Fills lane->rows for the next wave and steps on. */
 lp_status lp_lane_make_rows(lp_lane *lane, lp_error *err);
+/* True when the address of a capture is this position of the branch; an index outside its phase is nowhere. */
+bool lp_lane_is_place(const lp_lane *lane, const lp_branch *branch, const lp_address *at, int32_t position);
 /* Slots [n_tail] of a row's tail. */
 const int32_t *lp_lane_tail(const lp_lane *lane, const lp_lane_row *row);
 

@@ -86,7 +86,8 @@ static void prepare_captures(const cache_work *w, record *r, int side) {
     for (size_t i = 0; i < layout->n_kept; i++) {
         const lp_kept_site *kept = &layout->kept[i];
         float *out = r->data[lp_store_layout_site_field(layout, side, i)];
-        for (size_t k = 0; kept->phase == LP_PHASE_ANSWER && k < field_items(&layout->fields[i]); k++) out[k] = NAN;
+        /* Positions that the run does not have stay so; the record may hold another pair's. */
+        for (size_t k = 0; k < field_items(&layout->fields[i]); k++) out[k] = NAN;
         for (int32_t l = 0; l < kept->n_layers; l++)
             for (int32_t k = 0; k < kept->n_indices; k++, out += kept->width) {
                 int32_t index = kept->indices[k];

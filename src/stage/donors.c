@@ -144,6 +144,7 @@ void lp_donor_table_release(lp_donor_table *table) {
     lp_mem_free(table->vectors);
     lp_mem_free(table->other_pair);
     lp_mem_free(table->sums);
+    lp_mem_free(table->n_summed);
     lp_mem_free(table->files);
     lp_mem_free(table->file_offsets);
     lp_mem_free(table->file_sizes);
@@ -162,14 +163,22 @@ static const float *loaded_vector(const lp_donor_table *table, const lp_pair_fil
     return (const float *)lp_pair_file_field(store, field) + v->at;
 }
 
+/* The store marks positions that a run does not have by NaN. */
+static bool is_there(const float *x) {
+    return !isnan(x[0]);
+}
+
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_pair_file *store, lp_error *err) {
     lp_status status = lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err);
+    if (status == LP_OK) status = lp_mem_new(&table->n_summed, table->n, sizeof(int64_t), "sums", err);
     for (int64_t pair = 0; status == LP_OK && pair < table->session->n_pairs; pair++) {
         status = lp_pair_file_load(store, pair, err);
         for (size_t i = 0; status == LP_OK && i < table->n; i++) {
             const lp_donor_vector *v = &table->vectors[i];
             if (v->donor != LP_DONOR_MEAN) continue;
             const float *x = loaded_vector(table, store, v);
+            if (!is_there(x)) continue;
+            table->n_summed[i]++;
             for (int32_t k = 0; k < v->width; k++) table->sums[v->offset + (size_t)k] += (double)x[k];
         }
     }
@@ -209,9 +218,12 @@ static void gather_one(const lp_donor_table *table, const lp_pair_file *store, i
     case LP_DONOR_RANDOM: matched_noise(table, v, pair, loaded_vector(table, store, v), out); break;
     case LP_DONOR_MEAN: {
         const float *own = loaded_vector(table, store, v);
-        double others = (double)(table->session->n_pairs - 1);
-        for (int32_t k = 0; k < v->width; k++)
-            out[k] = others > 0 ? (float)((table->sums[v->offset + (size_t)k] - (double)own[k]) / others) : own[k];
+        bool with_own = is_there(own);
+        double others = (double)(table->n_summed[v - table->vectors] - with_own);
+        for (int32_t k = 0; k < v->width; k++) {
+            double sum = table->sums[v->offset + (size_t)k] - (with_own ? (double)own[k] : 0);
+            out[k] = others > 0 ? (float)(sum / others) : NAN;
+        }
         break;
     }
     case LP_DONOR_CLEAN:
@@ -237,6 +249,11 @@ lp_status lp_donor_table_gather(const lp_donor_table *table, lp_pair_file *store
             gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
 out:
     return status;
+}
+
+bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
+    const float *vector = lp_donor_table_vector(table, what, gathering);
+    return !vector || is_there(vector);
 }
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {

@@ -142,8 +142,13 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
         if (events->absent) continue;
         LP_TRY(lp_mem_grow(&u->vectors[d][i], &u->vector_capacity[d][i], events->n + 1, sizeof(float *),
                            "donor vectors", err));
-        for (size_t e = 0; e < events->n; e++)
-            u->vectors[d][i][e] = lp_donor_table_vector(&w->donors[d], &events->events[e].what, u->gathering[d]);
+        bool complete = true;
+        for (size_t e = 0; e < events->n; e++) {
+            const lp_replacement *what = &events->events[e].what;
+            u->vectors[d][i][e] = lp_donor_table_vector(&w->donors[d], what, u->gathering[d]);
+            complete &= lp_donor_table_has(&w->donors[d], what, u->gathering[d]);
+        }
+        if (!complete) continue;
         u->condition[d][i] = (int32_t)condition;
         u->runs[d][i] = (lp_run_wanted){.events = events->events,
                                         .vectors = u->vectors[d][i],

@@ -253,6 +253,87 @@ class Addresses(Case):
             self.assertGreater(n_absent, 20)
             self.assertGreater(n_changed, 0)
 
+    def crossed_pairs(self) -> None:
+        """Clean prompts of the longest pairs beside corrupted ones of the shortest, and the other way round; two have
+        the one question whose answer after two steps is long."""
+
+        def cross(pairs: list) -> None:
+            talkative = pairs[44]["corrupted"]
+            pairs.sort(key=lambda pair: len(pair["corrupted"]["question"]))
+            del pairs[8:-8]
+            for pair, clean in zip(pairs, [pair["clean"] for pair in reversed(pairs)], strict=True):
+                pair["clean"] = clean
+            pairs[0]["clean"] = pairs[1]["clean"] = talkative
+            pairs[:] = [pair for pair in pairs if pair["clean"]["answer"] != pair["corrupted"]["answer"]]
+
+        self.pairs(n=320, change=cross)
+
+    def test_donors(self) -> None:
+        """A donor's position that is not there is not taken from elsewhere, and is left out of means."""
+        self.crossed_pairs()
+        places = {"prompt": (16, 25, -20), "answer": (0, 6, 7)}
+        sites = [{"phase": phase, "site": "resid_post", "index": list(index)} for phase, index in places.items()]
+        layer, tables = 1, {}
+        sections: dict = {"store": {"sites": sites}, "decode": {"max_new_tokens": 12}, "protocol": {"steps": 2}}
+
+        def engine(executor: str) -> dict:
+            return {"executor": executor, "device": "cpu"}
+
+        for executor in ("batched", "reference"):
+            self.succeed("cache", self.job(out=executor, engine=engine(executor), **sections))
+            with h5py.File(self.folder / executor / "a.store.h5") as file:
+                run = file["runs/clean"]
+                kept = {phase: run[f"{phase}_resid_post"][:, layer] for phase in places}
+                n_prompt, ended = run["prompt_tokens"][()], run["answer_ended"][()] == 1
+                fed = 1 + run["answer_len"][()] - np.where(ended, 0, 1)
+                recipient = file["runs/corrupted/prompt_tokens"][()]
+            for phase, indices in places.items():
+                for k, index in enumerate(indices):
+                    there = fed > index if phase == "answer" else (n_prompt > index) & (n_prompt >= -index)
+                    self.assertGreater(there.sum(), 1, f"{phase} {index}: in too few pairs")
+                    found = ~np.isnan(kept[phase][:, k])
+                    self.assertTrue((found.all(1) == there).all() and (found.any(1) == there).all(), f"{phase} {index}")
+                    tables[phase, index] = kept[phase][:, k], there
+        vectors, groups = [], []
+        for (phase, index), (x, there) in tables.items():
+            for donor in ("clean", "mean"):
+                groups.append({"phase": phase, "site": "resid_post", "layers": layer, "index": index, "donor": donor})
+            for pair in range(len(x)):
+                others = there & (np.arange(len(x)) != pair)
+                np.save(self.folder / f"{len(vectors)}.npy", x[others].mean(0, dtype=np.float64).astype(np.float32))
+                group = {"phase": phase, "site": "resid_post", "layers": layer, "index": index, "donor": "file"}
+                groups.append(group | {"vector": len(vectors)})
+                vectors.append(f"{len(vectors)}.npy")
+        sections["sweep"] = {"filter": "all", "controls": False, "conditions": groups, "vectors": vectors}
+        outcomes = []
+        for executor in ("batched", "reference"):
+            self.succeed("sweep", self.job(out=executor, engine=engine(executor), **sections))
+            with h5py.File(self.folder / executor / "a.results.h5") as file:
+                names = [name.split("/") for name in file["conditions/name"].asstr()[()]]
+                place = {(name[1], name[-1]): i for i, name in enumerate(names)}
+                rows = {name: file["rows"][name][()] for name in ("class", "answer", "changed")}
+                outcomes.append(file["answers/text"].asstr()[()][rows["answer"]])
+                outcomes[-1][rows["class"] == 255] = "not run"
+            summary = json.loads((self.folder / executor / "a.summary.json").read_text())["conditions"]
+            vector = 0
+            for (phase, index), (_, there) in tables.items():
+                words = f"{phase}:{index}"
+                here = np.full(len(there), True) if phase == "answer" else (recipient > index) & (recipient >= -index)
+                clean, mean = place["clean", words], place["mean", words]
+                self.assertEqual(list(rows["class"][:, clean] != 255), list(here & there), words)
+                self.assertEqual(list(rows["class"][:, mean] != 255), list(here), words)
+                wanted = {"no_position": int((~here).sum()), "no_donor": int((here & ~there).sum())}
+                self.assertEqual(summary[clean]["not_run"], wanted, words)
+                for pair in range(len(there)):
+                    by_hand = place[f"file{vector}", words]
+                    vector += 1
+                    for name in rows:
+                        found, wanted_row = rows[name][pair, mean], rows[name][pair, by_hand]
+                        self.assertEqual(found, wanted_row, f"{words}, pair {pair}: {name} of the mean")
+            self.assertTrue(rows["changed"].any())
+            self.assertTrue(any(not there.all() for (phase, _), (_, there) in tables.items() if phase == "answer"))
+        self.assertTrue((outcomes[0] == outcomes[1]).all())
+
     def test_position_in_no_pair(self) -> None:
         self.pairs(n=3)
         group = {"phase": "prompt", "site": "resid_post", "layers": 0, "index": [1, 64], "donor": "zero"}

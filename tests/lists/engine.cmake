@@ -5,6 +5,7 @@ target_link_libraries(lp_test_engine_support PUBLIC lp_test_support lp_patch)
 
 lp_unit_test(test_engine LINKS lp_test_engine_support)
 lp_unit_test(test_engine_work LINKS lp_test_engine_support)
+lp_unit_test(test_same_conditions LINKS lp_test_engine_support)
 lp_unit_test(test_backend LINKS lp_test_support lp_nn)
 
 # Micro-benchmarks (bench/RESULTS.md); built with the tests so that they keep compiling, not run by ctest.

@@ -34,7 +34,7 @@ enum { N_MODELS = sizeof models / sizeof models[0], PLENTY = 1 << 28 };
 /* ---- Engine and reference ---------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int64_t n_runs, n_metrics, n_captured, n_within, n_ties, n_wrong;
+    int64_t n_runs, n_metrics, n_captured, n_within, n_nowhere, n_ties, n_wrong;
     double worst, worst_times; /* error relative to the largest number; error in units of what shaking does */
 } tally;
 
@@ -186,6 +186,17 @@ static void compare_captures(const engine_case *c, const case_outcome *got, cons
                              const case_outcome shaken[SHAKES], tally *t) {
     for (size_t i = 0; i < c->n_captures; i++) {
         size_t first = c->capture_at[i], end = i + 1 < c->n_captures ? c->capture_at[i + 1] : c->n_captured;
+        if (isnan(wanted->captured[first]) || isnan(got->captured[first])) {
+            t->n_nowhere++;
+            if (isnan(wanted->captured[first]) && isnan(got->captured[first])) continue;
+            const lp_address *nowhere = &c->captures[i].at;
+            print_error("%s seed %llu: capture %s %d %s L%d h%d: %s has the position alone\n", c->model,
+                        (unsigned long long)c->seed, lp_phase_names()[nowhere->phase], nowhere->index,
+                        lp_site_names()[nowhere->site], nowhere->layer, nowhere->head,
+                        isnan(got->captured[first]) ? "the reference" : "the engine");
+            t->n_wrong++;
+            continue;
+        }
         const float *of = wanted->captured + first;
         double largest = 0, moved = 0, error = distance(got->captured + first, of, end - first);
         for (size_t k = first; k < end; k++) largest = fmax(largest, fabs((double)wanted->captured[k]));
@@ -253,7 +264,7 @@ static void test_equals_reference(void **state) {
            (long long)t.n_within, BOUND, t.worst, t.worst_times);
     assert_int_equal(t.n_wrong, 0);
     assert_true(t.n_ties * 500 < t.n_runs);
-    assert_true(t.n_metrics > t.n_runs && t.n_captured > 0);
+    assert_true(t.n_metrics > t.n_runs && t.n_captured > 0 && t.n_nowhere > 0);
 }
 
 /* ---- The same bits under other circumstances --------------------------------------------------------------------- */

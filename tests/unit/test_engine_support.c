@@ -37,9 +37,10 @@ static lp_address draw_address(dice *d, const lp_model_config *config, int32_t n
         return at;
     }
     switch (at.phase) {
-    case LP_PHASE_PROMPT: at.index = roll(d, 2) ? -1 - roll(d, 2) : roll(d, n_prompt); break;
+    /* Some lie outside the prompt, from either end, and some behind most answers. */
+    case LP_PHASE_PROMPT: at.index = roll(d, 2) ? -1 - roll(d, n_prompt + 2) : roll(d, n_prompt + 4); break;
     case LP_PHASE_THOUGHT: at.index = roll(d, n_steps); break;
-    case LP_PHASE_ANSWER: at.index = roll(d, 5); break;
+    case LP_PHASE_ANSWER: at.index = roll(d, 6) ? roll(d, 5) : roll(d, 20); break;
     }
     return at;
 }
@@ -67,7 +68,7 @@ static bool make_events(engine_case *c, const lp_replacement *picked, int32_t n,
     condition->n_steps_run = n_steps;
     for (int32_t i = 0; i < n; i++) OK(lp_condition_replace(&set, &picked[i], err));
     lp_run_shape shape = {.config = &c->options.model->config, .protocol = c->options.protocol, .n_prompt = n_prompt};
-    bool good = lp_condition_effective(&set, 0, &shape, &list, &error) == LP_OK;
+    bool good = lp_condition_effective(&set, 0, &shape, &list, &error) == LP_OK && !list.absent;
     if (good) {
         lp_event *events = case_keep(c, list.n, sizeof *events);
         const float **of = case_keep(c, list.n, sizeof *of);
@@ -102,6 +103,7 @@ static void draw_captures(engine_case *c, dice *d, lp_run_wanted *run, int32_t n
     for (int32_t i = 0; i < n; i++) {
         lp_address at = draw_address(d, config, n_prompt, run->n_steps);
         if (at.index == LP_INDEX_ALL) at.index = 0;
+        if (at.phase == LP_PHASE_THOUGHT && roll(d, 6) == 0) at.index += run->n_steps;
         if (at.index < 0) at.index += n_prompt;
         c->captures[c->n_captures] = (lp_capture){.at = at};
         c->capture_at[c->n_captures++] = c->n_captured;
@@ -232,6 +234,8 @@ void outcome_make(engine_case *c, case_outcome *out) {
     OK(lp_mem_new(&out->tokens, c->n_runs * a, sizeof *out->tokens, "outcome", err));
     OK(lp_mem_new(&out->captured, c->n_captured, sizeof *out->captured, "outcome", err));
     for (size_t i = 0; i < c->n_runs; i++) out->results[i].tokens = out->tokens + i * a;
+    /* What no position of the run fills stays as it is. */
+    for (size_t i = 0; i < c->n_captured; i++) out->captured[i] = NAN;
 }
 
 void outcome_release(case_outcome *o) {
