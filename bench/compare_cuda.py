@@ -182,6 +182,7 @@ def peer(a: argparse.Namespace, r: Report, model: Path, dtype: str) -> float:
     command = [sys.executable, str(HERE / "peer_hf.py"), "--base", str(model / "base"), "--codi", str(model / "codi")]
     command += ["--pairs", str(a.work / f"pairs-{a.pairs}.json"), "--device", a.device, "--dtype", dtype]
     command += ["--lora", a.lora, "--max-new-tokens", str(a.max_new_tokens), "--max-conditions", str(n), "--warm-up"]
+    command += ["--threads", "8"] if a.device == "cuda" else []  # for loading
     out = run([*command, "--no-margins", "--csv", str(a.work / f"peer-{dtype}-timed.csv")], 150)
     one = number(out, r"seconds_conditions: ([\d.]+)") / n
     r.add(f"peer.{dtype}.seconds_per_condition", one)
@@ -204,6 +205,7 @@ def agreement(a: argparse.Namespace, r: Report, model: Path) -> None:
     command = [sys.executable, str(HERE / "peer_hf.py"), "--base", str(model / "base"), "--codi", str(model / "codi")]
     command += ["--pairs", str(a.work / f"pairs-{a.pairs}.json"), "--device", a.device, "--lora", a.lora]
     command += ["--max-new-tokens", str(a.max_new_tokens), "--max-conditions", str(a.peer_conditions)]
+    command += ["--threads", "8"] if a.device == "cuda" else []
     run([*command, "--csv", str(table)], 150)
     with table.open(newline="", encoding="utf-8") as handle:
         theirs = {(row["pair"], row["condition"]): row for row in csv.DictReader(handle)}

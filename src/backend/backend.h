@@ -143,6 +143,9 @@ struct lp_backend {
     /* y [n, width] = norm of x; bias NULL: RMSNorm, otherwise LayerNorm */
     lp_status (*norm)(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
                       int32_t width, float *y, lp_error *err);
+    /* x [n, width] += y, then h [n, width] = norm of x: the bits of add_rows and norm. */
+    lp_status (*add_norm)(lp_backend *be, float *x, const float *y, const float *weight, const float *bias, float eps,
+                          int32_t n, int32_t width, float *h, lp_error *err);
     /* y [n, width] = act(x); gated: x is [n, 2 width] = gate | up and y = act(gate) * up. y may be x when not gated. */
     lp_status (*activate)(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
                           float *y, lp_error *err);

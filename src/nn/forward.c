@@ -250,8 +250,9 @@ typedef struct {
     lp_forward *f;
     const lp_forward_batch *batch;
     int32_t next_edit, next_capture;
-    lp_row_table rows;                                                                  /* dev */
-    int32_t n_fresh;                                                                    /* rows with join 0 */
+    int32_t n_normed;  /* rows whose input of the next block is normed already */
+    lp_row_table rows; /* dev */
+    int32_t n_fresh;   /* rows with join 0 */
     const int32_t *token_rows, *token_ids, *latent_rows, *latent_ids, *fresh_positions; /* dev */
     int32_t n_tokens, n_latents;
     int32_t *joined_from;    /* dev [n_rows] source rows */
@@ -460,6 +461,28 @@ static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int3
     return status;
 }
 
+static bool has_edits(const pass *p, int32_t key) {
+    return p->next_edit < p->batch->n_edits && p->batch->edits[p->next_edit].key == key;
+}
+
+/* x [n, D] += f->sum, with the edits and captures of `key`; f->h = norm of x. */
+static lp_status add_and_norm(pass *p, int32_t key, float *x, int32_t n, const norm_weights *w, bool compact,
+                              lp_error *err) {
+    lp_forward *f = p->f;
+    lp_backend *be = f->be;
+    const lp_model_config *c = &f->model->config;
+    bool changes = has_edits(p, key);
+    lp_status status = LP_OK;
+    if (changes)
+        LP_TRY(be->add_rows(be, x, f->sum, NULL, n, c->d_model, err));
+    else
+        LP_TRY(be->add_norm(be, x, f->sum, w->weight, w->bias, c->norm_eps, n, c->d_model, f->h, err));
+    LP_TRY(visit(p, key, x, c->d_model, compact, err));
+    if (changes) LP_TRY(be->norm(be, x, w->weight, w->bias, c->norm_eps, n, c->d_model, f->h, err));
+out:
+    return status;
+}
+
 /* One block over the first n rows; behind the last layer's K and V only the rows with output go on, in x_out. */
 static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     lp_forward *f = p->f;
@@ -471,7 +494,9 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     lp_status status = LP_OK;
     f->row_layers += (uint64_t)n;
     lp_pulse();
-    LP_TRY(be->norm(be, f->x, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n, d, f->h, err));
+    int64_t normed = (int64_t)p->n_normed * d;
+    LP_TRY(be->norm(be, f->x + normed, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n - p->n_normed, d,
+                    f->h + normed, err));
     LP_TRY(be->linear(be, w->qkv, f->h, n, f->qkv, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
@@ -494,13 +519,17 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     }
     LP_TRY(be->linear(be, w->attn_out, attention, n, f->sum, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_ATTN_OUT), f->sum, d, last, err));
-    LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_RESID_MID), x, d, last, err));
-    LP_TRY(be->norm(be, x, w->norm_mlp.weight, w->norm_mlp.bias, c->norm_eps, n, d, f->h, err));
+    LP_TRY(add_and_norm(p, key_of(layer, LP_SITE_RESID_MID), x, n, &w->norm_mlp, last, err));
     LP_TRY(mlp(f, w, f->h, n, f->sum, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_MLP_OUT), f->sum, d, last, err));
-    LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_RESID_POST), x, d, last, err));
+    int32_t post = key_of(layer, LP_SITE_RESID_POST);
+    if (last) {
+        LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
+        LP_TRY(visit(p, post, x, d, true, err));
+    } else {
+        LP_TRY(add_and_norm(p, post, x, n, &f->blocks[layer + 1].norm_attn, false, err));
+        p->n_normed = n;
+    }
 out:
     return status;
 }

@@ -272,11 +272,25 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
     RUN(c->be->norm(c->be, dev_x + all - w, dev_weight, has_bias ? dev_bias : NULL, eps, 1, width, dev_y, &c->err));
     conformance_fetch(c, alone, dev_y, w * sizeof(float));
     conformance_same(c, alone, got + all - w, w * sizeof(float), "norm %d x %d: the last row alone", n, width);
+    /* dev_x + dev_z both ways. */
+    float *z = conformance_normal(33, all), *both = conformance_zeros(all * sizeof(float));
+    float *dev_z = conformance_floats(c, z, all, w), *dev_sum = conformance_floats(c, x, all, w);
+    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, all * sizeof(float));
+    RUN(c->be->add_rows(c->be, dev_sum, dev_z, NULL, n, width, &c->err));
+    RUN(c->be->norm(c->be, dev_sum, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    conformance_fetch(c, both, dev_y, all * sizeof(float));
+    conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: normed", n, width, has_bias);
+    conformance_fetch(c, got, dev_x, all * sizeof(float));
+    conformance_fetch(c, both, dev_sum, all * sizeof(float));
+    conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: sums", n, width, has_bias);
+    c->be->release(c->be, dev_z);
+    c->be->release(c->be, dev_sum);
     c->be->vector_free(c->be, dev_weight);
     c->be->vector_free(c->be, dev_bias);
     c->be->release(c->be, dev_x);
     c->be->release(c->be, dev_y);
-    void *blocks[] = {x, weight, bias, got, alone, want};
+    void *blocks[] = {x, weight, bias, got, alone, want, z, both};
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
 }
 

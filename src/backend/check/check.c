@@ -243,6 +243,21 @@ out:
     return status;
 }
 
+static lp_status check_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
+                                float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(floats_inside(be, "add_norm", "x", x, n, width, err));
+    LP_TRY(floats_inside(be, "add_norm", "y", y, n, width, err));
+    LP_TRY(floats_inside(be, "add_norm", "weight", weight, 1, width, err));
+    if (bias) LP_TRY(floats_inside(be, "add_norm", "bias", bias, 1, width, err));
+    LP_TRY(floats_inside(be, "add_norm", "h", h, n, width, err));
+    poison(h, (int64_t)n * width);
+    LP_TRY(of(be)->inner->add_norm(of(be)->inner, x, y, weight, bias, eps, n, width, h, err));
+    LP_TRY(no_nan("add_norm", h, n, width, width, err));
+out:
+    return status;
+}
+
 static lp_status check_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n,
                                 int32_t width, float *y, lp_error *err) {
     lp_status status = LP_OK;
@@ -458,6 +473,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .copy_rows = check_copy_rows,
                            .add_rows = check_add_rows,
                            .norm = check_norm,
+                           .add_norm = check_add_norm,
                            .activate = check_activate,
                            .store_kv = check_store_kv,
                            .copy_kv = check_copy_kv,

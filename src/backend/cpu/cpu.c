@@ -72,16 +72,29 @@ static lp_status cpu_add_rows(lp_backend *be, float *x, const float *y, const in
     return LP_OK;
 }
 
+static void norm_row(const float *x, const float *weight, const float *bias, float eps, int32_t width, float *y) {
+    if (bias)
+        lp_cpu_layer_norm(x, weight, bias, eps, width, y);
+    else
+        lp_cpu_rms_norm(x, weight, eps, width, y);
+}
+
 static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
                           int32_t width, float *y, lp_error *err) {
     (void)err;
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
+    for (int32_t i = 0; i < n; i++) norm_row(x + (int64_t)i * width, weight, bias, eps, width, y + (int64_t)i * width);
+    return LP_OK;
+}
+
+static lp_status cpu_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
+                              float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) {
         int64_t at = (int64_t)i * width;
-        if (bias)
-            lp_cpu_layer_norm(x + at, weight, bias, eps, width, y + at);
-        else
-            lp_cpu_rms_norm(x + at, weight, eps, width, y + at);
+        lp_cpu_add(x + at, y + at, width);
+        norm_row(x + at, weight, bias, eps, width, h + at);
     }
     return LP_OK;
 }
@@ -191,6 +204,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .copy_rows = cpu_copy_rows,
                              .add_rows = cpu_add_rows,
                              .norm = cpu_norm,
+                             .add_norm = cpu_add_norm,
                              .activate = cpu_activate,
                              .store_kv = lp_cpu_store_kv,
                              .copy_kv = cpu_copy_kv,

@@ -50,6 +50,15 @@ out:
     return status;
 }
 
+static lp_status cuda_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
+                               float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_add_norm(x, y, weight, bias, eps, n, width, h, cuda->stream));
+out:
+    return status;
+}
+
 static lp_status cuda_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
                                float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
@@ -271,6 +280,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .copy_rows = cuda_copy_rows,
                               .add_rows = cuda_add_rows,
                               .norm = cuda_norm,
+                              .add_norm = cuda_add_norm,
                               .activate = cuda_activate,
                               .store_kv = cuda_store_kv,
                               .copy_kv = cuda_copy_kv,

@@ -60,6 +60,8 @@ cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, in
                              cudaStream_t stream);
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
                          float *y, cudaStream_t stream);
+cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
+                             int32_t width, float *h, cudaStream_t stream);
 cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, float *y,
                              cudaStream_t stream);
 cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,

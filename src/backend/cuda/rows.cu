@@ -77,11 +77,9 @@ __device__ float block_max(float value, float *shared) {
     return most;
 }
 
-__global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width,
-                            float *y) {
-    __shared__ float shared[BLOCK];
-    const float *from = x + static_cast<int64_t>(blockIdx.x) * width;
-    float *to = y + static_cast<int64_t>(blockIdx.x) * width;
+// One row; a thread meets the same elements in every loop. `shared` has BLOCK numbers.
+__device__ void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width,
+                           float *to, float *shared) {
     float mean = 0.0f, sum = 0.0f;
     if (bias) {
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) sum = sum + from[i];
@@ -97,6 +95,21 @@ __global__ void norm_kernel(const float *x, const float *weight, const float *bi
         float value = (from[i] - mean) * scale * weight[i];
         to[i] = bias ? value + bias[i] : value;
     }
+}
+
+__global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width,
+                            float *y) {
+    __shared__ float shared[BLOCK];
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * width;
+    block_norm(x + at, weight, bias, eps, width, y + at, shared);
+}
+
+__global__ void add_norm_kernel(float *x, const float *y, const float *weight, const float *bias, float eps,
+                                int32_t width, float *h) {
+    __shared__ float shared[BLOCK];
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * width;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) x[at + i] = add(x[at + i], y[at + i]);
+    block_norm(x + at, weight, bias, eps, width, h + at, shared);
 }
 
 template <int KIND> __device__ inline float activation(float x) {
@@ -288,6 +301,13 @@ cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias,
                          float *y, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width, y);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
+                             int32_t width, float *h, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width, h);
     return cudaGetLastError();
 }
 
