@@ -217,13 +217,13 @@ class Early(Case):
     def test_plan_says_how_the_store_stands(self) -> None:
         self.pairs(n=12)
         job = self.job()
-        self.assertIn("\nstore: out/a.store.h5, not made yet\n", self.succeed("plan", job).out)
+        self.assertIn("/out/a.store.h5, not made yet\n", self.succeed("plan", job).out)
         (self.folder / "out").mkdir()
         (self.folder / "out" / "a.store.h5.stop").touch()
         self.assertEqual(self.latentpatch("cache", job).code, 75)
         self.assertRegex(self.succeed("plan", job).out, r"\nstore: out/a.store.h5, \d+ of 12 pairs\n")
         self.succeed("cache", job)
-        self.assertIn("\nstore: out/a.store.h5, complete\n", self.succeed("plan", job, ranks=2).out)
+        self.assertIn("/out/a.store.h5, complete\n", self.succeed("plan", job, ranks=2).out)
 
 
 if __name__ == "__main__":

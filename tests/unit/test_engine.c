@@ -26,7 +26,7 @@ enum { DRAWS = 10, INVARIANCE_DRAWS = 2, MODEL_STEP = 1 };
 enum { DRAWS = 50, INVARIANCE_DRAWS = 8, MODEL_STEP = 1 };
 #endif
 static const double BOUND = 1e-6, TIE_GAP = 1e-5;
-enum { SHAKES = 3, TIMES = 8 };
+enum { SHAKES = 6, TIMES = 8 };
 
 static const char *const models[] = {"gpt2-ln", "gpt2-plain", "llama-gqa", "llama-rope3", "llama-bf16"};
 enum { N_MODELS = sizeof models / sizeof models[0], PLENTY = 1 << 28 };
