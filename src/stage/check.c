@@ -32,7 +32,7 @@ static lp_status check_store(const lp_session *s, const lp_store_layout *layout,
     LP_TRY(lp_store_spec(s, layout, expected, &tables, &spec, err));
     LP_TRY(lp_pair_file_compare(store, &spec, err));
     out->store_exists = true;
-    for (int64_t i = 0; i < s->n_pairs; i++) out->n_done += lp_pair_file_state(store)[i] == 1;
+    out->n_done = lp_pair_file_n_done_of(store, s->n_pairs);
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
