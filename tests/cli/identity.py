@@ -217,14 +217,16 @@ class Early(Case):
             "to store.sites (a store that is there cannot be extended: name another store.file)",
         )
         from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
-        self.refused(self.job(sweep=from_file), "v.npy", "No such file")
+        self.refused(self.job(sweep=from_file), "v.npy", "No such file", commands=("plan", "run"))
         for values, dtype, words in (
             ([1.0] * (WIDTH - 1), "<f4", "expected 96 numbers (resid_post), found 95"),
             ([float("nan")] * WIDTH, "<f4", "v.npy"),
             ([1] * WIDTH, "<i4", "v.npy"),
         ):
             write_npy(self.folder / "v.npy", values, dtype)
-            self.refused(self.job(sweep=from_file), words, commands=("plan", "run"))
+            self.refused(self.job(sweep=from_file), words)
+        (self.folder / "v.npy").unlink()
+        self.succeed("cache", self.job(sweep=from_file))
 
     def test_one_pair(self) -> None:
         self.pairs(n=1)
