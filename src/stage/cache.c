@@ -222,6 +222,7 @@ out:
 lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
                         lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err) {
     int64_t p = session->n_pairs;
+    char n_pairs[24];
     lp_status status = LP_OK;
     for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&tables->texts[i], (size_t)p, sizeof(char *), "pair table", err));
     for (int side = 0; side < 2; side++)
@@ -245,6 +246,9 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
         tables->tables[4 + i] = (lp_table){
             .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
+    /* The file says itself how many it holds; a job may mean the first of them. */
+    snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)p);
+    lp_provenance_add(provenance, "n_pairs", n_pairs, false);
     LP_TRY(name_sites(layout, &tables->sites, err));
     lp_provenance_add(provenance, "sites", lp_text_get(&tables->sites), true);
     lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
@@ -252,6 +256,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
     *spec = (lp_pair_file_spec){.format = "latentpatch-store",
                                 .version = 2,
                                 .n_pairs = p,
+                                .first_of_more = true,
                                 .fields = layout->fields,
                                 .n_fields = layout->n_fields,
                                 .tables = tables->tables,
@@ -343,7 +348,7 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
             lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", s->job.store.file,
                    (long long)n_bad);
     }
-    report->n_done_before = lp_pair_file_n_done(w.store);
+    report->n_done_before = lp_pair_file_n_done_of(w.store, s->n_pairs);
     lp_stage_work work = {.label = "cache",
                           .output = s->job.store.file,
                           .costs = costs,

@@ -20,6 +20,13 @@ static lp_status check_donors(const lp_sweep_plan *plan, lp_error *err) {
     return status;
 }
 
+/* A store may be made in order to compute the sweep's vectors from it. */
+static bool vectors_are_there(const lp_job *job) {
+    for (size_t i = 0; i < job->sweep.n_vectors; i++)
+        if (lp_path_look(job->sweep.vectors[i]) == LP_PATH_MISSING) return false;
+    return true;
+}
+
 static lp_status check_store(const lp_session *s, const lp_store_layout *layout, lp_standing *out, lp_error *err) {
     lp_pair_file *store = NULL;
     lp_provenance *expected = NULL;
@@ -32,7 +39,7 @@ static lp_status check_store(const lp_session *s, const lp_store_layout *layout,
     LP_TRY(lp_store_spec(s, layout, expected, &tables, &spec, err));
     LP_TRY(lp_pair_file_compare(store, &spec, err));
     out->store_exists = true;
-    for (int64_t i = 0; i < s->n_pairs; i++) out->n_done += lp_pair_file_state(store)[i] == 1;
+    out->n_done = lp_pair_file_n_done_of(store, s->n_pairs);
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
@@ -60,7 +67,7 @@ static lp_status check_alone(const lp_session *s, lp_check_for what, lp_standing
     LP_TRY(lp_store_layout_init(s, layout, err));
     if (s->job.sweep.present) {
         LP_TRY(lp_sweep_plan_init(s, &plan, err));
-        LP_TRY(check_donors(&plan, err));
+        if (what == LP_CHECK_RESULTS || vectors_are_there(&s->job)) LP_TRY(check_donors(&plan, err));
     }
     LP_TRY(check_store(s, layout, out, err));
     if (s->job.sweep.present && what == LP_CHECK_RESULTS) LP_TRY(check_results(&plan, out, err));

@@ -212,7 +212,6 @@ void lp_session_provenance(const lp_session *s, lp_provenance *p) {
     lp_provenance_add(p, "model_files", s->model_digests, true);
     lp_provenance_add(p, "tokenizer", lp_tokenizer_digest(s->tokenizer), true);
     lp_provenance_add(p, "pair_file", s->pairs.digest, true);
-    add_number(p, "n_pairs", (double)s->n_pairs, true);
     lp_provenance_add(p, "protocol", lp_protocol_names()[job->protocol.kind], true);
     add_number(p, "steps", job->protocol.n_steps, true);
     lp_provenance_add(p, "remove_eos", job->protocol.remove_eos ? "true" : "false", true);

@@ -94,7 +94,7 @@ static lp_status open_store(sweep *w, lp_error *err) {
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
     LP_TRY(lp_store_spec(s, w->plan.layout, expected, &tables, &spec, err));
     LP_TRY(lp_pair_file_compare(w->context.store, &spec, err));
-    int64_t done = lp_pair_file_n_done(w->context.store);
+    int64_t done = lp_pair_file_n_done_of(w->context.store, s->n_pairs);
     if (done != s->n_pairs)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
                 s->job.store.file, (long long)s->n_pairs, (long long)done);
@@ -181,11 +181,9 @@ static lp_status describe(sweep *w, lp_error *err) {
     lp_provenance *provenance = &w->identity->provenance;
     lp_provenance_add(provenance, "device", s->device, false);
     lp_provenance_add(provenance, "store.file", s->job.store.file, false);
-    static const char *const of_store[][2] = {{"start", "store.start"},
-                                              {"host", "store.host"},
-                                              {"revision", "store.revision"},
-                                              {"ranks", "store.ranks"},
-                                              {"device", "store.device"}};
+    static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
+                                              {"revision", "store.revision"}, {"ranks", "store.ranks"},
+                                              {"n_pairs", "store.n_pairs"},   {"device", "store.device"}};
     for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
         const char *value = lp_pair_file_provenance(w->context.store, of_store[i][0]);
         if (value) lp_provenance_add(provenance, of_store[i][1], value, false);

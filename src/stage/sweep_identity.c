@@ -47,6 +47,8 @@ lp_status lp_sweep_identity_init(const lp_session *s, const lp_condition_set *se
     LP_TRY(digest_conditions(set, out, err));
     LP_TRY(name_inputs(&s->job, out, err));
     lp_session_provenance(s, p);
+    snprintf(text, sizeof text, "%lld", (long long)s->n_pairs);
+    lp_provenance_add(p, "n_pairs", text, true);
     snprintf(text, sizeof text, "%llu", (unsigned long long)s->job.sweep.seed);
     lp_provenance_add(p, "seed", text, true);
     lp_provenance_add(p, "filter", lp_filter_names()[s->job.sweep.filter], true);

@@ -312,12 +312,12 @@ static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_
     if (*created) return lp_pair_file_make(path, spec, LP_PLAIN, err);
     LP_TRY(lp_pair_file_open_read(path, &there, err));
     LP_TRY(lp_pair_file_compare(there, spec, err));
-    if (there->compressed && lp_pair_file_n_done(there) < there->n_pairs)
+    if (there->compressed && lp_pair_file_n_done_of(there, spec->n_pairs) < spec->n_pairs)
         LP_FAIL(
             LP_ERR_UNSUPPORTED,
             "%s: is an archive, which cannot be continued: %lld of %lld pairs are there; continue the store that it "
             "was made of",
-            path, (long long)lp_pair_file_n_done(there), (long long)there->n_pairs);
+            path, (long long)lp_pair_file_n_done_of(there, spec->n_pairs), (long long)spec->n_pairs);
     if (access(path, W_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
 out:
     lp_pair_file_close(there);
@@ -645,9 +645,14 @@ const uint8_t *lp_pair_file_state(const lp_pair_file *file) {
 }
 
 int64_t lp_pair_file_n_done(const lp_pair_file *file) {
-    int64_t n = 0;
-    for (int64_t i = 0; i < file->n_pairs; i++) n += file->state[i] == 1;
-    return n;
+    return lp_pair_file_n_done_of(file, file->n_pairs);
+}
+
+int64_t lp_pair_file_n_done_of(const lp_pair_file *file, int64_t n) {
+    int64_t n_done = 0;
+    LP_ASSERT(n <= file->n_pairs);
+    for (int64_t i = 0; i < n; i++) n_done += file->state[i] == 1;
+    return n_done;
 }
 
 size_t lp_pair_file_n_fields(const lp_pair_file *file) {

@@ -54,6 +54,7 @@ typedef struct {
     const char *format; /* "latentpatch-store" */
     int32_t version;
     int64_t n_pairs;
+    bool first_of_more; /* a file of more pairs will do: the first n_pairs of it are meant */
     const lp_field *fields;
     size_t n_fields;
     const lp_table *tables;
@@ -123,6 +124,8 @@ int64_t lp_pair_file_n_pairs(const lp_pair_file *file);
 /* [P] 1 where journalled: as of opening, kept up to date for this process's own writes. */
 const uint8_t *lp_pair_file_state(const lp_pair_file *file);
 int64_t lp_pair_file_n_done(const lp_pair_file *file);
+/* Of the first n pairs. */
+int64_t lp_pair_file_n_done_of(const lp_pair_file *file, int64_t n);
 size_t lp_pair_file_n_fields(const lp_pair_file *file);
 const lp_field *lp_pair_file_describe(const lp_pair_file *file, size_t index);
 size_t lp_pair_file_field_bytes(const lp_pair_file *file, size_t index);

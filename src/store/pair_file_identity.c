@@ -68,7 +68,7 @@ lp_status lp_pair_file_compare(const lp_pair_file *file, const lp_pair_file_spec
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d", file->path, spec->version,
                 file->version);
     LP_TRY(same_identity(file, spec, err));
-    if (file->n_pairs != spec->n_pairs)
+    if (file->n_pairs < spec->n_pairs || (file->n_pairs > spec->n_pairs && !spec->first_of_more))
         LP_FAIL(LP_ERR_MISMATCH, "%s: holds %lld pairs, this job has %lld (pairs.limit): %s", file->path,
                 (long long)file->n_pairs, (long long)spec->n_pairs, spec->advice ? spec->advice : default_advice);
     if (file->n_fields != spec->n_fields)

@@ -117,6 +117,38 @@ class Store(Case):
         self.succeed("cache", job)
         self.succeed("run", job)
 
+    def test_first_pairs_of_a_larger_store(self) -> None:
+        """Few of the pairs of a store give what a store of just these gives; a store of fewer does not grow."""
+        self.pairs(n=7)
+        group = {"site": "resid_post", "layers": 1, "steps": "all", "donor": ["clean", "mean", "shuffled"]}
+        job = self.job(sweep={"conditions": [group]}, metrics=["logits"])
+        self.succeed("run", job)
+        store = (self.folder / "out" / "a.store.h5").read_bytes()
+        few = ("--set", "pairs.limit=3", "--set", "results.file=few/a.results.h5")
+        again = self.succeed("run", job, *few, ranks=2)
+        self.assertIn("of 3 pairs\n", again.out)
+        self.assertIn("(3 pairs)", self.succeed("cache", job, *few).err)
+        self.assertEqual((self.folder / "out" / "a.store.h5").read_bytes(), store)
+        self.succeed("run", job, *few[:2], "--set", "results.file=own/a.results.h5", "--set", "store.file=own/a.store.h5")
+        own = (self.folder / "own" / "a.csv").read_bytes()
+        self.assertEqual((self.folder / "few" / "a.csv").read_bytes(), own)
+        self.assertEqual(len(own.splitlines()), 1 + 3 * 4)
+        grown = self.latentpatch("cache", job, "--set", "store.file=own/a.store.h5")
+        words = "own/a.store.h5: holds 3 pairs, this job has 7 (pairs.limit): name another store.file, or remove it"
+        self.assert_error(grown, words)
+
+    def test_first_pairs_of_an_unfinished_store(self) -> None:
+        self.pairs(n=12)
+        job = self.job()
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "a.store.h5.stop").touch()
+        self.assertEqual(self.latentpatch("cache", job).code, 75)
+        few = ("--set", "pairs.limit=10")
+        self.succeed("cache", job, *few)
+        self.assertIn("a.store.h5, complete\n", self.succeed("plan", job, *few).out)
+        self.assertIn("a.store.h5, 10 of 12 pairs\n", self.succeed("plan", job).out)
+        self.succeed("sweep", job, *few)
+
 
 class Paths(Case):
     """An output on an input, or on another output, is refused before any work, by every command."""
@@ -185,14 +217,16 @@ class Early(Case):
             "to store.sites (a store that is there cannot be extended: name another store.file)",
         )
         from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
-        self.refused(self.job(sweep=from_file), "v.npy", "No such file")
+        self.refused(self.job(sweep=from_file), "v.npy", "No such file", commands=("plan", "run"))
         for values, dtype, words in (
             ([1.0] * (WIDTH - 1), "<f4", "expected 96 numbers (resid_post), found 95"),
             ([float("nan")] * WIDTH, "<f4", "v.npy"),
             ([1] * WIDTH, "<i4", "v.npy"),
         ):
             write_npy(self.folder / "v.npy", values, dtype)
-            self.refused(self.job(sweep=from_file), words, commands=("plan", "run"))
+            self.refused(self.job(sweep=from_file), words)
+        (self.folder / "v.npy").unlink()
+        self.succeed("cache", self.job(sweep=from_file))
 
     def test_one_pair(self) -> None:
         self.pairs(n=1)
@@ -217,13 +251,13 @@ class Early(Case):
     def test_plan_says_how_the_store_stands(self) -> None:
         self.pairs(n=12)
         job = self.job()
-        self.assertIn("/out/a.store.h5, not made yet\n", self.succeed("plan", job).out)
+        self.assertRegex(self.succeed("plan", job).out, r"\nstore: \S+/out/a.store.h5, not made yet\n")
         (self.folder / "out").mkdir()
         (self.folder / "out" / "a.store.h5.stop").touch()
         self.assertEqual(self.latentpatch("cache", job).code, 75)
-        self.assertRegex(self.succeed("plan", job).out, r"\nstore: out/a.store.h5, \d+ of 12 pairs\n")
+        self.assertRegex(self.succeed("plan", job).out, r"\nstore: \S+/out/a.store.h5, \d+ of 12 pairs\n")
         self.succeed("cache", job)
-        self.assertIn("/out/a.store.h5, complete\n", self.succeed("plan", job, ranks=2).out)
+        self.assertRegex(self.succeed("plan", job, ranks=2).out, r"\nstore: \S+/out/a.store.h5, complete\n")
 
 
 if __name__ == "__main__":
