@@ -308,11 +308,21 @@ static bool has_donor(const lp_sweep_group *g, lp_donor donor) {
     return false;
 }
 
-/* Self changes nothing only for a plain replacement from the same address. */
-static bool self_is_identity(const lp_sweep_group *g) {
+/* The recipient's own run changes nothing only as a plain replacement from the same address. */
+static bool own_is_identity(const lp_sweep_group *g) {
     bool plain = !g->from_other_site && !g->from_layers && g->from_step < 0;
     bool leaks = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
-    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0 && g->phase == LP_PHASE_THOUGHT;
+    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0;
+}
+
+static lp_status refuse_own_run(const lp_sweep_group *g, size_t index, lp_direction direction, lp_error *err) {
+    lp_donor own = direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
+    lp_donor other = direction == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
+    if (!has_donor(g, own) || has_donor(g, other) || !own_is_identity(g)) return LP_OK;
+    return lp_fail(err, LP_ERR_VALUE,
+                   "sweep.conditions[%zu].donor: \"%s\" is the recipient's own run in direction %s and would change "
+                   "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction",
+                   index, lp_donor_names()[own], lp_direction_names()[direction]);
 }
 
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
@@ -330,7 +340,8 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             const lp_sweep_group *g = &words->groups[i];
             lp_donor own = d == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
             lp_donor other = d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
-            bool means_other_run = has_donor(g, own) && has_donor(g, other) && self_is_identity(g);
+            LP_TRY(refuse_own_run(g, i, (lp_direction)d, err));
+            bool means_other_run = g->other_run || (has_donor(g, own) && has_donor(g, other) && own_is_identity(g));
             for (size_t k = 0; k < g->n_donors; k++) {
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
@@ -344,7 +355,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             const lp_sweep_group *g = &words->groups[i];
             lp_direction direction = (lp_direction)d;
             bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
-            if (words->controls.self && self_is_identity(g))
+            if (words->controls.self && g->phase == LP_PHASE_THOUGHT && own_is_identity(g))
                 LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
             if (words->controls.shuffled && from_other_run)
                 LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));

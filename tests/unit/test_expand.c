@@ -322,6 +322,18 @@ static void test_product_and_controls(void **state) {
           "noise/shuffled/replace/resid_post/L0/first:2 [control] t0.resid_post.0<t0.resid_post.0 "
           "t1.resid_post.0<t1.resid_post.0");
 
+    /* They are not, where the recipient's own run may change something; unless nothing else was meant. */
+    w.group.from_step = 2;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.noise = true}, 6, &set, &err), LP_OK);
+    assert_int_equal(set.n, 5);
+    lp_condition_set_release(&set);
+    w.group.other_run = true;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.noise = true}, 6, &set, &err), LP_OK);
+    CHECK(&set, "noise/unpatched [unpatched]",
+          "noise/corrupted/replace/resid_post/L0/first:1<step2 [effect] t0.resid_post.0<t2.resid_post.0",
+          "noise/corrupted/replace/resid_post/L0/first:2<step2 [effect] t0.resid_post.0<t2.resid_post.0 "
+          "t1.resid_post.0<t2.resid_post.0");
+
     /* Self is no control where it may change something; equal names are made once. */
     drop(&w);
     make(&w, "together:all", "single:3", 6);
@@ -437,6 +449,7 @@ typedef enum {
     NO_HEADS,
     NO_FACTOR,
     NO_DIRECTION,
+    OWN_RUN,
     NO_GROUPS,
     LEAK_IN_PROMPT,
     OFF_BY_ONE_ELSEWHERE,
@@ -461,6 +474,8 @@ static void test_refusals(void **state) {
         {NO_HEADS, "sweep.conditions[0]: no heads"},
         {NO_FACTOR, "sweep.conditions[0]: no factor"},
         {NO_DIRECTION, "sweep.directions: no direction"},
+        {OWN_RUN, "sweep.conditions[0].donor: \"clean\" is the recipient's own run in direction noise and would change "
+                  "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction"},
         {NO_GROUPS, "sweep.conditions: a sweep of no conditions"},
         {LEAK_IN_PROMPT, "sweep.conditions[0].defects: only for phase thought"},
         {OFF_BY_ONE_ELSEWHERE, "sweep.conditions[0].defects: off_by_one is only for site resid_post"},
@@ -487,6 +502,7 @@ static void test_refusals(void **state) {
         case NO_HEADS: g->n_heads = 0; break;
         case NO_FACTOR: g->n_factors = 0; break;
         case NO_DIRECTION: options.denoise = false; break;
+        case OWN_RUN: options.noise = true; break;
         case NO_GROUPS: n_groups = 0; break;
         case LEAK_IN_PROMPT:
             g->phase = LP_PHASE_PROMPT;
@@ -523,6 +539,7 @@ static void test_names_are_unique(void **state) {
     make(&w[3], "0", "single:0-3", 4);
     for (int i = 0; i < 4; i++) {
         w[i].sites[1] = LP_SITE_V;
+        w[i].donors[0] = LP_DONOR_MEAN;
         w[i].donors[1] = LP_DONOR_ZERO;
         w[i].group.n_sites = w[i].group.n_donors = 2;
     }
