@@ -231,6 +231,22 @@ static bool contains_site(const lp_sweep_group *g, bool with_layers) {
     return false;
 }
 
+/* The layer of the donor's vector is the target's, unless the group names its own. */
+static lp_status check_donor_layers(const lp_sweep_group *g, size_t index, lp_error *err) {
+    for (size_t i = 0; i < g->n_sites; i++) {
+        lp_site target = g->sites[i], from = g->from_other_site ? g->from_site : target;
+        if (g->from_layers && !lp_site_has_layer(from))
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: %s has no layers", index,
+                           lp_site_names()[from]);
+        if (!g->from_layers && lp_site_has_layer(from) && !lp_site_has_layer(target))
+            return lp_fail(err, LP_ERR_VALUE,
+                           "sweep.conditions[%zu].from: expected the key \"layers\" (and as many in the condition's "
+                           "own), as %s has layers and %s none",
+                           index, lp_site_names()[from], lp_site_names()[target]);
+    }
+    return LP_OK;
+}
+
 static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_model_config *config, int32_t n_steps,
                              lp_error *err) {
     if (g->n_sites == 0 || g->n_donors == 0)
@@ -267,7 +283,7 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
         if (g->layers[i].n != 1)
             return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: only for single target layers",
                            index);
-    return LP_OK;
+    return check_donor_layers(g, index, err);
 }
 
 /* Calls add_cell for the whole product of a group in one direction. `donor` >= 0 stands in for the group's donors, and
@@ -284,7 +300,7 @@ static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction 
         for (size_t s = 0; s < g->n_sites; s++) {
             c.donor = donor < 0 ? g->donors[d] : (lp_donor)donor;
             c.site = g->sites[s];
-            size_t n_layers = lp_site_has_layer(c.site) ? g->n_layers : 1;
+            size_t n_layers = lp_site_has_layer(c.site) || g->from_layers ? g->n_layers : 1;
             for (size_t h = 0; h < g->n_heads; h++)
                 for (size_t l = 0; l < n_layers; l++)
                     for (size_t f = 0; f < g->n_factors; f++)

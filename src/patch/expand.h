@@ -61,7 +61,8 @@ typedef struct {
     /* Donor address, where it differs from the target's. */
     bool from_other_site;
     lp_site from_site;
-    int32_t *from_layers; /* parallel to `layers`, which must be single layers then; NULL: the same */
+    int32_t *from_layers; /* parallel to `layers`, which must be single layers then (a target without layers takes the
+                             vectors of all of them, each by itself); NULL: the same */
     int32_t from_step;    /* -1: the same step; otherwise this step for all targets */
     lp_defects defects;
     int32_t vector;     /* index of the file for LP_DONOR_FILE */

@@ -366,6 +366,19 @@ static void test_other_donor_addresses(void **state) {
           "denoise/clean/replace/resid_post/L0/single:2<attn_out<L2<step4 [effect] t2.resid_post.0<t4.attn_out.2",
           "denoise/clean/replace/resid_post/L1/single:2<attn_out<L0<step4 [effect] t2.resid_post.1<t4.attn_out.0");
     drop(&w);
+    /* A target without layers, from each of the donor's. */
+    make(&w, "0-2", "single:1", 6);
+    w.sites[0] = LP_SITE_LATENT_IN;
+    w.group.from_other_site = true;
+    w.group.from_site = LP_SITE_RESID_POST;
+    for (int32_t l = 0; l < 3; l++) w.from_layers[l] = 2 - l;
+    w.group.from_layers = w.from_layers;
+    assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_OK);
+    CHECK(&set, "denoise/unpatched [unpatched]",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L2 [effect] t1.latent_in.0<t1.resid_post.2",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L1 [effect] t1.latent_in.0<t1.resid_post.1",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L0 [effect] t1.latent_in.0<t1.resid_post.0");
+    drop(&w);
     /* A step's vector into a prompt or answer position. */
     make(&w, "1", NULL, 6);
     w.group.phase = LP_PHASE_ANSWER;
@@ -457,7 +470,9 @@ typedef enum {
     FROM_LATE,
     HEAD_RANGE,
     HEAD_SITE,
-    FROM_LAYERS_TOGETHER
+    FROM_LAYERS_TOGETHER,
+    FROM_WITHOUT_LAYERS,
+    FROM_LAYERS_OF_NONE
 } flaw;
 
 static void test_refusals(void **state) {
@@ -484,6 +499,9 @@ static void test_refusals(void **state) {
         {HEAD_RANGE, "sweep.conditions[0].heads: expected KV heads 0 to 1, found 2"},
         {HEAD_SITE, "sweep.conditions[0].heads: only for the sites k and v"},
         {FROM_LAYERS_TOGETHER, "sweep.conditions[0].from.layers: only for single target layers"},
+        {FROM_WITHOUT_LAYERS, "sweep.conditions[0].from: expected the key \"layers\" (and as many in the condition's "
+                              "own), as mlp_out has layers and latent_in none"},
+        {FROM_LAYERS_OF_NONE, "sweep.conditions[0].from.layers: latent_raw has no layers"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_condition_set set = {0};
@@ -518,6 +536,17 @@ static void test_refusals(void **state) {
         case HEAD_RANGE: w.heads[0] = 2; break;
         case HEAD_SITE: w.heads[0] = 1; break;
         case FROM_LAYERS_TOGETHER: g->from_layers = w.from_layers; break;
+        case FROM_WITHOUT_LAYERS:
+            w.sites[0] = LP_SITE_LATENT_IN;
+            g->from_other_site = true;
+            g->from_site = LP_SITE_MLP_OUT;
+            break;
+        case FROM_LAYERS_OF_NONE:
+            g->layers[0].n = 1;
+            g->from_layers = w.from_layers;
+            g->from_other_site = true;
+            g->from_site = LP_SITE_LATENT_RAW;
+            break;
         }
         lp_status status = expand(&w, n_groups, options, 6, &set, &err);
         if (status != LP_ERR_VALUE || strcmp(err.text, cases[i].message) != 0)
