@@ -219,8 +219,12 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     if (!present) APPEND(g->heads, g->n_heads, LP_ALL_HEADS, "heads");
     r->capacity = 0;
     LP_TRY(for_each(entry, "donor", read_donor, r, &present, err));
-    r->capacity = 0;
-    if (!present) APPEND(g->donors, g->n_donors, LP_DONOR_CLEAN, "donors");
+    if (!present) {
+        r->capacity = 0;
+        APPEND(g->donors, g->n_donors, LP_DONOR_CLEAN, "donors");
+        APPEND(g->donors, g->n_donors, LP_DONOR_CORRUPTED, "donors");
+        g->other_run = true;
+    }
     r->capacity = 0;
     LP_TRY(for_each(entry, "factor", read_factor, r, &present, err));
     if (!present) APPEND(g->factors, g->n_factors, 1.0f, "factors");

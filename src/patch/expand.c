@@ -231,6 +231,22 @@ static bool contains_site(const lp_sweep_group *g, bool with_layers) {
     return false;
 }
 
+/* The layer of the donor's vector is the target's, unless the group names its own. */
+static lp_status check_donor_layers(const lp_sweep_group *g, size_t index, lp_error *err) {
+    for (size_t i = 0; i < g->n_sites; i++) {
+        lp_site target = g->sites[i], from = g->from_other_site ? g->from_site : target;
+        if (g->from_layers && !lp_site_has_layer(from))
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: %s has no layers", index,
+                           lp_site_names()[from]);
+        if (!g->from_layers && lp_site_has_layer(from) && !lp_site_has_layer(target))
+            return lp_fail(err, LP_ERR_VALUE,
+                           "sweep.conditions[%zu].from: expected the key \"layers\" (and as many in the condition's "
+                           "own), as %s has layers and %s none",
+                           index, lp_site_names()[from], lp_site_names()[target]);
+    }
+    return LP_OK;
+}
+
 static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_model_config *config, int32_t n_steps,
                              lp_error *err) {
     if (g->n_sites == 0 || g->n_donors == 0)
@@ -267,7 +283,7 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
         if (g->layers[i].n != 1)
             return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: only for single target layers",
                            index);
-    return LP_OK;
+    return check_donor_layers(g, index, err);
 }
 
 /* Calls add_cell for the whole product of a group in one direction. `donor` >= 0 stands in for the group's donors, and
@@ -284,7 +300,7 @@ static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction 
         for (size_t s = 0; s < g->n_sites; s++) {
             c.donor = donor < 0 ? g->donors[d] : (lp_donor)donor;
             c.site = g->sites[s];
-            size_t n_layers = lp_site_has_layer(c.site) ? g->n_layers : 1;
+            size_t n_layers = lp_site_has_layer(c.site) || g->from_layers ? g->n_layers : 1;
             for (size_t h = 0; h < g->n_heads; h++)
                 for (size_t l = 0; l < n_layers; l++)
                     for (size_t f = 0; f < g->n_factors; f++)
@@ -308,11 +324,21 @@ static bool has_donor(const lp_sweep_group *g, lp_donor donor) {
     return false;
 }
 
-/* Self changes nothing only for a plain replacement from the same address. */
-static bool self_is_identity(const lp_sweep_group *g) {
+/* The recipient's own run changes nothing only as a plain replacement from the same address. */
+static bool own_is_identity(const lp_sweep_group *g) {
     bool plain = !g->from_other_site && !g->from_layers && g->from_step < 0;
     bool leaks = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
-    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0 && g->phase == LP_PHASE_THOUGHT;
+    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0;
+}
+
+static lp_status refuse_own_run(const lp_sweep_group *g, size_t index, lp_direction direction, lp_error *err) {
+    lp_donor own = direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
+    lp_donor other = direction == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
+    if (!has_donor(g, own) || has_donor(g, other) || !own_is_identity(g)) return LP_OK;
+    return lp_fail(err, LP_ERR_VALUE,
+                   "sweep.conditions[%zu].donor: \"%s\" is the recipient's own run in direction %s and would change "
+                   "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction",
+                   index, lp_donor_names()[own], lp_direction_names()[direction]);
 }
 
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
@@ -330,7 +356,8 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             const lp_sweep_group *g = &words->groups[i];
             lp_donor own = d == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
             lp_donor other = d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
-            bool means_other_run = has_donor(g, own) && has_donor(g, other) && self_is_identity(g);
+            LP_TRY(refuse_own_run(g, i, (lp_direction)d, err));
+            bool means_other_run = g->other_run || (has_donor(g, own) && has_donor(g, other) && own_is_identity(g));
             for (size_t k = 0; k < g->n_donors; k++) {
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
@@ -344,7 +371,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             const lp_sweep_group *g = &words->groups[i];
             lp_direction direction = (lp_direction)d;
             bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
-            if (words->controls.self && self_is_identity(g))
+            if (words->controls.self && g->phase == LP_PHASE_THOUGHT && own_is_identity(g))
                 LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
             if (words->controls.shuffled && from_other_run)
                 LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));

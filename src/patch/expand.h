@@ -54,13 +54,15 @@ typedef struct {
     size_t n_heads;
     lp_donor *donors;
     size_t n_donors;
+    bool other_run; /* of clean and corrupted, only the run that is not the recipient, in each direction */
     lp_operation operation;
     float *factors; /* one 1 by default */
     size_t n_factors;
     /* Donor address, where it differs from the target's. */
     bool from_other_site;
     lp_site from_site;
-    int32_t *from_layers; /* parallel to `layers`, which must be single layers then; NULL: the same */
+    int32_t *from_layers; /* parallel to `layers`, which must be single layers then (a target without layers takes the
+                             vectors of all of them, each by itself); NULL: the same */
     int32_t from_step;    /* -1: the same step; otherwise this step for all targets */
     lp_defects defects;
     int32_t vector;     /* index of the file for LP_DONOR_FILE */
@@ -82,7 +84,8 @@ typedef struct {
 
 /* *out ({0} before) = the unpatched run of each direction (always; condition 0 on), then the effects in the order of
  * the groups, then the controls. A group with the donors clean and corrupted both stands for the other run, whichever
- * the direction: the recipient's own run back into itself is left out. Conditions of equal name are made once. Fails on
+ * the direction: the recipient's own run back into itself is left out. A group that names only that one is refused: its
+ * effect would be none. Conditions of equal name are made once. Fails on
  * a sweep of no conditions and on addresses that the model or the protocol does not have. */
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err);

@@ -10,12 +10,18 @@ static size_t first_digit(const lp_text *text) {
     return i;
 }
 
-/* *out = tokens of `context` (prefix and lead) + number behind the prefix, then eos. */
+static bool begins_with(const lp_token_list *tokens, const lp_token_list *prefix) {
+    return tokens->n >= prefix->n &&
+           (prefix->n == 0 || memcmp(tokens->ids, prefix->ids, prefix->n * sizeof *prefix->ids) == 0);
+}
+
+/* *out = tokens of `context` (the text of the prefix, and of the lead between it and the number) + number behind the
+ * prefix, then eos; none where these tokens do not begin with the prefix. */
 static lp_status continue_with(const lp_reading_options *options, const lp_text *context, size_t lead,
                                const lp_token_list *prefix, double answer, lp_token_list *out, lp_error *err) {
     char number[LP_ANSWER_TEXT];
     lp_text whole = {0};
-    lp_token_list all = {0};
+    lp_token_list all = {0}, again = {0};
     lp_status status = LP_OK;
     out->n = 0;
     lp_answer_text(answer, number);
@@ -23,8 +29,10 @@ static lp_status continue_with(const lp_reading_options *options, const lp_text 
     LP_TRY(lp_text_add(&whole, number, strlen(number), err));
     LP_TRY(lp_tokenizer_encode(options->tokenizer, whole.data, whole.length, LP_TOKENS_PLAIN, &all, err));
     size_t skip = prefix->n;
-    if (all.n <= skip || (skip && memcmp(all.ids, prefix->ids, skip * sizeof *all.ids) != 0)) {
+    if (!begins_with(&all, prefix) || all.n == skip) {
         size_t begin = context->length - lead;
+        LP_TRY(lp_tokenizer_encode(options->tokenizer, whole.data, begin, LP_TOKENS_PLAIN, &again, err));
+        if (again.n == prefix->n && begins_with(&again, prefix)) goto out;
         skip = all.n = 0;
         LP_TRY(lp_tokenizer_encode(options->tokenizer, whole.data + begin, whole.length - begin, LP_TOKENS_PLAIN, &all,
                                    err));
@@ -37,12 +45,13 @@ static lp_status continue_with(const lp_reading_options *options, const lp_text 
 out:
     lp_text_release(&whole);
     lp_token_list_release(&all);
+    lp_token_list_release(&again);
     return status;
 }
 
 lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t *tokens, int32_t n,
                                lp_pair_reading *out, lp_error *err) {
-    lp_text text = {0}, token = {0};
+    lp_text text = {0}, token = {0}, before = {0};
     lp_status status = LP_OK;
     int32_t place = 0;
     size_t lead = 0;
@@ -55,6 +64,15 @@ lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t 
         if (lead < token.length) break;
     }
     if (place == n) goto out;
+    if (lead == 0 && place > 0) {
+        LP_TRY(lp_tokenizer_decode(options->tokenizer, tokens + place - 1, 1, LP_DECODE_SKIP_SPECIAL, &before, err));
+        if (before.length > 0 && before.data[before.length - 1] == '-') {
+            lp_text_clear(&token);
+            LP_TRY(lp_text_add(&token, before.data, before.length, err));
+            lead = before.length;
+            place--;
+        }
+    }
     LP_TRY(
         lp_mem_grow(&out->prefix.ids, &out->prefix.capacity, (size_t)place + 1, sizeof(int32_t), "answer prefix", err));
     if (place) memcpy(out->prefix.ids, tokens, (size_t)place * sizeof(int32_t));
@@ -74,6 +92,7 @@ lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t 
 out:
     lp_text_release(&text);
     lp_text_release(&token);
+    lp_text_release(&before);
     return status;
 }
 

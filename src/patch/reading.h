@@ -1,8 +1,10 @@
 /* Readings: where the continuous metrics of a run are read, from the recipient's unpatched answer.
  *
- * The place is in front of the first answer token whose text has a digit (DESIGN 3). A whole answer is the number's
- * text as it is tokenised behind the recipient's own prefix and what that token has in front of its digits (a blank,
- * for GPT-2), then eos. Where that tokenises the prefix differently, the number's text is tokenised by itself. */
+ * The place is in front of the first token of the number (DESIGN 3): the first answer token whose text has a digit, or
+ * the one before it, where that ends in a minus and the digits follow at once. A whole answer is the number's text as
+ * it is tokenised behind the recipient's own prefix and what that token has in front of the number (a blank, for
+ * GPT-2), then eos. Where that does not begin with the prefix, there is no such answer; but where the prefix is not
+ * what the tokenizer makes of its own text, the number's text is tokenised by itself. */
 #ifndef LP_PATCH_READING_H
 #define LP_PATCH_READING_H
 

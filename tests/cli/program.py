@@ -105,7 +105,8 @@ class Outputs(Case):
     def test_recovery(self) -> None:
         """The normalised recovery of the logit difference, a ratio of means, from the rows of the CSV."""
         self.pairs(n=6)
-        sweep = {"directions": ["denoise", "noise"]}
+        group = {"site": "resid_post", "layers": "all", "steps": "first:1-2"}
+        sweep = {"directions": ["denoise", "noise"], "conditions": [group]}
         self.succeed("run", self.job(sweep=sweep, metrics=["logits"]))
         with (self.folder / "out" / "a.csv").open(newline="") as f:
             rows = list(csv.DictReader(f))

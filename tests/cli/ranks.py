@@ -35,12 +35,13 @@ def datasets(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     return out
 
 
+DONORS = ["clean", "corrupted", "mean", "shuffled", "random"]
 SWEEP = {
     "filter": "all",
     "directions": ["denoise", "noise"],
     "controls": True,
     "conditions": [
-        {"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": ["clean", "mean", "shuffled", "random"]}
+        {"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": DONORS}
     ],
 }
 

@@ -428,24 +428,30 @@ class MetricPlace:
     """Where and on which tokens the metrics of a recipient are read."""
 
     prefix: list[int]  # the recipient's own answer up to its number
-    clean: list[int]  # tokens of the clean answer's number behind that prefix
+    clean: list[int]  # tokens of the clean answer's number behind that prefix; none where they do not continue it
     corrupted: list[int]
 
 
 def metric_place(m: Loaded, answer_ids: list[int], clean: float, corrupted: float) -> MetricPlace | None:
-    """Find the first token of the unpatched answer that holds a digit; None where there is none."""
+    """Find the first token of the unpatched answer's number, its minus included; None where there is no digit."""
     pieces = [m.text([t]) for t in answer_ids]
     at = next((j for j, p in enumerate(pieces) if DIGIT.search(p)), None)
     if at is None:
         return None
+    lead = pieces[at][: DIGIT.search(pieces[at]).start()]
+    if not lead and at > 0 and pieces[at - 1].endswith("-"):
+        at -= 1
+        lead = pieces[at]
+    lead = lead.removesuffix("-")
     prefix = answer_ids[:at]
-    lead = pieces[at][: DIGIT.search(pieces[at]).start()].removesuffix("-")
 
     def tokens(value: float) -> list[int]:
         number = lead + number_text(value)
         whole = m.tok(m.text(prefix) + number, add_special_tokens=False).input_ids
         if whole[:at] == prefix and len(whole) > at:
             return whole[at:]
+        if m.tok(m.text(prefix), add_special_tokens=False).input_ids == prefix:
+            return []
         return m.tok(number, add_special_tokens=False).input_ids
 
     return MetricPlace(prefix, tokens(clean), tokens(corrupted))
@@ -486,16 +492,17 @@ def metrics(
 
     lp_clean, row = whole(place.clean)
     lp_corrupted, _ = whole(place.corrupted)
+    nan = float("nan")
     logp = row.log_softmax(-1)
     kl = 0.0 if baseline is None else float((baseline.exp() * (baseline - logp)).sum())
     return (
         Metrics(
-            float(row[place.clean[0]]),
-            float(row[place.corrupted[0]]),
+            float(row[place.clean[0]]) if place.clean else nan,
+            float(row[place.corrupted[0]]) if place.corrupted else nan,
             float(row.logsumexp(-1)),
             kl,
-            lp_clean,
-            lp_corrupted,
+            lp_clean if place.clean else nan,
+            lp_corrupted if place.corrupted else nan,
         ),
         logp,
     )

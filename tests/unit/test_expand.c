@@ -322,6 +322,18 @@ static void test_product_and_controls(void **state) {
           "noise/shuffled/replace/resid_post/L0/first:2 [control] t0.resid_post.0<t0.resid_post.0 "
           "t1.resid_post.0<t1.resid_post.0");
 
+    /* They are not, where the recipient's own run may change something; unless nothing else was meant. */
+    w.group.from_step = 2;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.noise = true}, 6, &set, &err), LP_OK);
+    assert_int_equal(set.n, 5);
+    lp_condition_set_release(&set);
+    w.group.other_run = true;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.noise = true}, 6, &set, &err), LP_OK);
+    CHECK(&set, "noise/unpatched [unpatched]",
+          "noise/corrupted/replace/resid_post/L0/first:1<step2 [effect] t0.resid_post.0<t2.resid_post.0",
+          "noise/corrupted/replace/resid_post/L0/first:2<step2 [effect] t0.resid_post.0<t2.resid_post.0 "
+          "t1.resid_post.0<t2.resid_post.0");
+
     /* Self is no control where it may change something; equal names are made once. */
     drop(&w);
     make(&w, "together:all", "single:3", 6);
@@ -353,6 +365,19 @@ static void test_other_donor_addresses(void **state) {
     CHECK(&set, "denoise/unpatched [unpatched]",
           "denoise/clean/replace/resid_post/L0/single:2<attn_out<L2<step4 [effect] t2.resid_post.0<t4.attn_out.2",
           "denoise/clean/replace/resid_post/L1/single:2<attn_out<L0<step4 [effect] t2.resid_post.1<t4.attn_out.0");
+    drop(&w);
+    /* A target without layers, from each of the donor's. */
+    make(&w, "0-2", "single:1", 6);
+    w.sites[0] = LP_SITE_LATENT_IN;
+    w.group.from_other_site = true;
+    w.group.from_site = LP_SITE_RESID_POST;
+    for (int32_t l = 0; l < 3; l++) w.from_layers[l] = 2 - l;
+    w.group.from_layers = w.from_layers;
+    assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_OK);
+    CHECK(&set, "denoise/unpatched [unpatched]",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L2 [effect] t1.latent_in.0<t1.resid_post.2",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L1 [effect] t1.latent_in.0<t1.resid_post.1",
+          "denoise/clean/replace/latent_in/single:1<resid_post<L0 [effect] t1.latent_in.0<t1.resid_post.0");
     drop(&w);
     /* A step's vector into a prompt or answer position. */
     make(&w, "1", NULL, 6);
@@ -437,6 +462,7 @@ typedef enum {
     NO_HEADS,
     NO_FACTOR,
     NO_DIRECTION,
+    OWN_RUN,
     NO_GROUPS,
     LEAK_IN_PROMPT,
     OFF_BY_ONE_ELSEWHERE,
@@ -444,7 +470,9 @@ typedef enum {
     FROM_LATE,
     HEAD_RANGE,
     HEAD_SITE,
-    FROM_LAYERS_TOGETHER
+    FROM_LAYERS_TOGETHER,
+    FROM_WITHOUT_LAYERS,
+    FROM_LAYERS_OF_NONE
 } flaw;
 
 static void test_refusals(void **state) {
@@ -461,6 +489,8 @@ static void test_refusals(void **state) {
         {NO_HEADS, "sweep.conditions[0]: no heads"},
         {NO_FACTOR, "sweep.conditions[0]: no factor"},
         {NO_DIRECTION, "sweep.directions: no direction"},
+        {OWN_RUN, "sweep.conditions[0].donor: \"clean\" is the recipient's own run in direction noise and would change "
+                  "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction"},
         {NO_GROUPS, "sweep.conditions: a sweep of no conditions"},
         {LEAK_IN_PROMPT, "sweep.conditions[0].defects: only for phase thought"},
         {OFF_BY_ONE_ELSEWHERE, "sweep.conditions[0].defects: off_by_one is only for site resid_post"},
@@ -469,6 +499,9 @@ static void test_refusals(void **state) {
         {HEAD_RANGE, "sweep.conditions[0].heads: expected KV heads 0 to 1, found 2"},
         {HEAD_SITE, "sweep.conditions[0].heads: only for the sites k and v"},
         {FROM_LAYERS_TOGETHER, "sweep.conditions[0].from.layers: only for single target layers"},
+        {FROM_WITHOUT_LAYERS, "sweep.conditions[0].from: expected the key \"layers\" (and as many in the condition's "
+                              "own), as mlp_out has layers and latent_in none"},
+        {FROM_LAYERS_OF_NONE, "sweep.conditions[0].from.layers: latent_raw has no layers"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_condition_set set = {0};
@@ -487,6 +520,7 @@ static void test_refusals(void **state) {
         case NO_HEADS: g->n_heads = 0; break;
         case NO_FACTOR: g->n_factors = 0; break;
         case NO_DIRECTION: options.denoise = false; break;
+        case OWN_RUN: options.noise = true; break;
         case NO_GROUPS: n_groups = 0; break;
         case LEAK_IN_PROMPT:
             g->phase = LP_PHASE_PROMPT;
@@ -502,6 +536,17 @@ static void test_refusals(void **state) {
         case HEAD_RANGE: w.heads[0] = 2; break;
         case HEAD_SITE: w.heads[0] = 1; break;
         case FROM_LAYERS_TOGETHER: g->from_layers = w.from_layers; break;
+        case FROM_WITHOUT_LAYERS:
+            w.sites[0] = LP_SITE_LATENT_IN;
+            g->from_other_site = true;
+            g->from_site = LP_SITE_MLP_OUT;
+            break;
+        case FROM_LAYERS_OF_NONE:
+            g->layers[0].n = 1;
+            g->from_layers = w.from_layers;
+            g->from_other_site = true;
+            g->from_site = LP_SITE_LATENT_RAW;
+            break;
         }
         lp_status status = expand(&w, n_groups, options, 6, &set, &err);
         if (status != LP_ERR_VALUE || strcmp(err.text, cases[i].message) != 0)
@@ -523,6 +568,7 @@ static void test_names_are_unique(void **state) {
     make(&w[3], "0", "single:0-3", 4);
     for (int i = 0; i < 4; i++) {
         w[i].sites[1] = LP_SITE_V;
+        w[i].donors[0] = LP_DONOR_MEAN;
         w[i].donors[1] = LP_DONOR_ZERO;
         w[i].group.n_sites = w[i].group.n_donors = 2;
     }

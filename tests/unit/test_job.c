@@ -329,8 +329,8 @@ static void test_conditions(void **state) {
         {"{\"site\":\"latent_in\",\"steps\":\"all\"}", 1, "denoise/clean/replace/latent_in/all"},
         {"{\"phase\":\"prompt\",\"site\":\"resid_post\",\"layers\":1,\"index\":[-1,0,\"all\"]}", 3,
          "denoise/clean/replace/resid_post/L1/prompt:all"},
-        {"{\"phase\":\"answer\",\"site\":\"resid_post\",\"layers\":1,\"index\":0,\"donor\":[\"zero\",\"corrupted\"]}",
-         2, "denoise/corrupted/replace/resid_post/L1/answer:0"},
+        {"{\"phase\":\"answer\",\"site\":\"resid_post\",\"layers\":1,\"index\":0,\"donor\":[\"zero\",\"clean\"]}", 2,
+         "denoise/clean/replace/resid_post/L1/answer:0"},
         {"{\"site\":\"v\",\"layers\":\"late\",\"steps\":\"all\",\"operation\":\"lerp\",\"factor\":[0,0.5]}", 2,
          "denoise/clean/lerp:0.5/v/L3/all"},
         {"{\"site\":\"v\",\"layers\":[1,2],\"steps\":\"all\",\"from\":{\"layers\":[0,1],\"step\":2,\"site\":\"k\"}}", 2,
@@ -447,6 +447,22 @@ static void test_condition_refusals(void **state) {
     assert_non_null(strstr(err.text, "jobs/some/job.json: $.sweep.directions: expected at least one direction, found"));
 }
 
+/* Without a donor a group takes the values of the other run, in each direction. */
+static void test_default_donor(void **state) {
+    (void)state;
+    static const char *const names[] = {"denoise/unpatched", "noise/unpatched", "denoise/clean/replace/k/L1/all<step2",
+                                        "noise/corrupted/replace/k/L1/all<step2"};
+    lp_condition_set set = {0};
+    lp_error err = {0};
+    lp_job job = good("{" LEAST "," RESULTS ",\"sweep\":{\"directions\":[\"denoise\",\"noise\"],\"controls\":false,"
+                      "\"conditions\":[{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"from\":{\"step\":2}}]}}");
+    if (lp_job_conditions(&job, &config, &set, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(set.n, 4);
+    for (size_t i = 0; i < set.n; i++) assert_string_equal(set.conditions[i].name, names[i]);
+    lp_condition_set_release(&set);
+    lp_job_release(&job);
+}
+
 /* ---- Settings and files ------------------------------------------------------------------------------------------ */
 
 static void test_settings(void **state) {
@@ -547,9 +563,15 @@ static void test_load(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_every_key),  cmocka_unit_test(test_memory_limits),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_conditions), cmocka_unit_test(test_condition_refusals),
-        cmocka_unit_test(test_settings), cmocka_unit_test(test_paths),      cmocka_unit_test(test_load)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults),
+                                       cmocka_unit_test(test_every_key),
+                                       cmocka_unit_test(test_memory_limits),
+                                       cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_conditions),
+                                       cmocka_unit_test(test_default_donor),
+                                       cmocka_unit_test(test_condition_refusals),
+                                       cmocka_unit_test(test_settings),
+                                       cmocka_unit_test(test_paths),
+                                       cmocka_unit_test(test_load)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "support/golden.h"
+#include "unit/outside_data.h"
 
 enum { EOS = 268, MINUS_FIVE = 269 };
 
@@ -64,8 +65,10 @@ static void test_places(void **state) {
          "1 2 eos"}, /* lead: a blank */
         {"a |", "a", "| eos",
          "\xc4\xa0"
-         "1 2 eos"},                           /* the lead's minus belongs to the number */
-        {"a - 5", "a -", "- 5 eos", "12 eos"}, /* a minus in a token of its own stays in the prefix */
+         "1 2 eos"},                         /* the lead's minus belongs to the number */
+        {"a - 5", "a", "- 5 eos", "12 eos"}, /* the number begins with the minus, a token of its own */
+        {"- 5", "", "- 5 eos", "12 eos"},
+        {"a - a 5", "a - a", "- 5 eos", "12 eos"}, /* this minus is none of the number's */
         {"1 2", "", "- 5 eos", "12 eos"},
         {"<9> 12", "<9>", "- 5 eos", "12 eos"}, /* the prefix cannot be found again: the number alone */
     };
@@ -103,7 +106,57 @@ static void test_places(void **state) {
     lp_tokenizer_free(tokenizer);
 }
 
+/* The two tokenizers of the published models, with the ids that the Python package tokenizers gives these texts. */
+static void test_negative_numbers(void **state) {
+    (void)state;
+    enum { MOST = 4, END = 0 };
+    static const struct {
+        const char *tokenizer, *answer;
+        int32_t index, clean[MOST], corrupted[MOST]; /* END behind the last; nothing before it: no such answer */
+    } cases[] = {
+        {"gpt2", "The answer is: -7", 4, {1105}, {532, 22}},
+        {"gpt2", "The answer is: 12", 4, {1105}, {532, 22}},
+        {"gpt2", "The answer is: $-7", 5, {1065}, {12, 22}},
+        {"gpt2", "The answer is:-7", 3, {25, 1065}, {21912, 22}},
+        {"gpt2", "x=12", 2, {1065}, {0}}, /* "x=-7" has another second token */
+        {"llama3", "The answer is: -7", 4, {220, 717}, {482, 22}},
+        {"llama3", "The answer is: 12", 5, {717}, {0}},
+        {"llama3", "The answer is: $12", 5, {717}, {12, 22}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[1024];
+        if (!outside_data(cases[i].tokenizer, path, sizeof path)) skip();
+        lp_tokenizer *tokenizer = NULL;
+        lp_token_list answer = {0};
+        lp_pair_reading reading = {0};
+        OK(lp_tokenizer_load(path, &tokenizer, err));
+        OK(lp_tokenizer_encode(tokenizer, cases[i].answer, strlen(cases[i].answer), LP_TOKENS_PLAIN, &answer, err));
+        const lp_reading_options options = {
+            .tokenizer = tokenizer, .eos = END, .clean_answer = 12, .corrupted_answer = -7};
+        OK(lp_pair_reading_make(&options, answer.ids, (int32_t)answer.n, &reading, err));
+        const lp_reading *r = &reading.reading;
+        assert_true(reading.usable);
+        if (r->index != cases[i].index)
+            fail_msg("%s, %s: expected index %d, found %d", cases[i].tokenizer, cases[i].answer, cases[i].index,
+                     r->index);
+        for (int k = 0; k < 2; k++) {
+            const int32_t *wanted = k ? cases[i].corrupted : cases[i].clean, *found;
+            int32_t n = k ? r->corrupted.n : r->clean.n, n_wanted = 0;
+            found = k ? r->corrupted.tokens : r->clean.tokens;
+            while (wanted[n_wanted] != END) n_wanted++;
+            n_wanted += n_wanted > 0; /* eos */
+            if (n == n_wanted && (n == 0 || memcmp(found, wanted, (size_t)n * sizeof *found) == 0)) continue;
+            for (int32_t t = 0; t < n; t++) print_error(" %d", found[t]);
+            fail_msg("%s, %s: %s: expected %d tokens, %d first; found the above", cases[i].tokenizer, cases[i].answer,
+                     k ? "corrupted" : "clean", n_wanted, wanted[0]);
+        }
+        lp_pair_reading_release(&reading);
+        lp_token_list_release(&answer);
+        lp_tokenizer_free(tokenizer);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_places)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_places), cmocka_unit_test(test_negative_numbers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
