@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from latentpatch_analysis import analyse, findings, load_results
+from latentpatch_analysis.load import LayoutError
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,65 @@ def test_the_sweep_s_own_control_counts(planted, tmp_path):
     found = findings.write(analyse.analyse(load_results(path), 0))
     assert [f.subject for f in found] == ["self patches, as counted by the sweep"]
     assert "3 rows differed" in found[0].text
+
+
+VARIANTS = {
+    "factor": ({"operation": "add", "factor": 0.5}, {"operation": "add", "factor": 3.0}),
+    "head": ({"head": 0}, {"head": 1}),
+    "prompt": (
+        {"phase": "prompt", "index": "-1", "steps": "prompt:-1", "step_mask": 0},
+        {"phase": "prompt", "index": "-2", "steps": "prompt:-2", "step_mask": 0},
+    ),
+    "phase": (
+        {"phase": "prompt", "index": "0", "steps": "prompt:0", "step_mask": 0},
+        {"phase": "answer", "index": "0", "steps": "answer:0", "step_mask": 0},
+    ),
+    "from_site": ({"from_site": ""}, {"from_site": "attn_out"}),
+    "from_layer": ({"from_layer": 1}, {"from_layer": 2}),
+    "from_step": ({"from_step": 0}, {"from_step": 1}),
+    "stop_after": ({"stop_after": 2}, {"stop_after": 0}),
+}
+
+
+def _two_variants(path, variants):
+    """An effect and a shuffled control of each of two variants of one condition: 0, 1 controls, 2, 3 effects."""
+    plan = make_results.Plan(pairs=12, layers=2, steps=1, controls=("shuffled",), directions=("denoise",))
+    plan.step_sets = ("single",)
+    make_results.write_results(path, plan)
+    with h5py.File(path, "r+") as file:
+        table = {key: file[f"/conditions/{key}"][:] for key in file["/conditions"]}
+        texts = [key for key in table if table[key].dtype.kind in "OS"]
+        for j in range(1, 5):
+            change = {"layer": 0, "layers": "0", "dead": 0, "same_as": j, **variants[(j - 1) % 2]}
+            for key, value in change.items():
+                if key in texts:
+                    table[key] = table[key].astype("S64")
+                table[key][j] = value.encode() if isinstance(value, str) else value
+        for key, values in table.items():
+            del file[f"/conditions/{key}"]
+            if key in texts:
+                values = values.astype("S64").astype(h5py.string_dtype("utf-8", 64))
+            file[f"/conditions/{key}"] = values
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_has_its_own_control_and_cell(tmp_path, name):
+    path = tmp_path / "variants.results.h5"
+    _two_variants(path, VARIANTS[name])
+    r = load_results(path)
+    assert r.conditions["donor"].tolist() == ["", "shuffled", "shuffled", "clean", "clean"]
+    assert analyse.matched_control(r).tolist()[3:] == [1, 2]
+    a = analyse.analyse(r, 0)
+    effects = a.table[a.table["role"] == "effect"]
+    assert len(effects[["panel", "kind", "place", "steps"]].drop_duplicates()) == 2
+    assert a.panels["title"].is_unique
+
+
+def test_two_conditions_of_one_cell_are_an_error(tmp_path):
+    path = tmp_path / "doubled.results.h5"
+    _two_variants(path, ({"head": 1}, {"head": 1}))
+    with pytest.raises(LayoutError, match="expected columns that differ, found a second condition like "):
+        analyse.analyse(load_results(path), 0)
 
 
 def test_without_shuffled_control_nothing_is_supported(tmp_path):

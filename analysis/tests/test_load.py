@@ -29,23 +29,10 @@ def test_long_frame_agrees_with_the_file(planted):
     path, _ = planted
     r = lp.load(path)
     frame = r.frame()
-    assert list(frame.columns[:16]) == [
-        "pair",
-        "source",
-        "condition",
-        "role",
-        "direction",
-        "site",
-        "layer",
-        "steps",
-        "n_steps",
-        "donor",
-        "operation",
-        "dead",
-        "class",
-        "number",
-        "changed",
-        "text",
+    assert list(frame.columns[:27]) == [
+        *("pair", "source", "condition", "role", "direction", "phase", "site", "layer", "layers", "head", "steps"),
+        *("n_steps", "index", "donor", "vector", "from_site", "from_layer", "from_step", "operation", "factor"),
+        *("stop_after", "defects", "dead", "class", "number", "changed", "text"),
     ]
     assert len(frame) == len(r.included) * len(r.conditions)
     line = frame.iloc[7 * len(r.conditions) + 100]

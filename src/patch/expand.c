@@ -203,6 +203,14 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     condition->operation = g->operation;
     condition->factor = c->factor;
     condition->donor = c->donor;
+    condition->index = c->index;
+    condition->head = c->head;
+    condition->vector = c->donor == LP_DONOR_FILE ? g->vector : -1;
+    condition->from_other_site = g->from_other_site;
+    condition->from_site = g->from_site;
+    condition->from_layer = g->from_layers ? g->from_layers[c->i_layers] : -1;
+    condition->from_step = g->from_step;
+    condition->stop_after = g->stop_after;
     condition->layer = c->layers && c->layers->n == 1 ? c->layers->layers[0] : -1;
     condition->mask = c->steps ? c->steps->mask : 0;
     condition->n_steps_run = n_steps_run;

@@ -1,12 +1,14 @@
 #include "stage/table.h"
 
 #include "base/memory.h"
+#include "store/results_columns.h"
 #include "store/wilson.h"
 
 static bool same_block(const lp_result_condition *a, const lp_result_condition *b) {
     return strcmp(a->role, b->role) == 0 && strcmp(a->direction, b->direction) == 0 &&
            strcmp(a->donor, b->donor) == 0 && strcmp(a->operation, b->operation) == 0 &&
-           strcmp(a->site, b->site) == 0 && strcmp(a->defects, b->defects) == 0;
+           strcmp(a->site, b->site) == 0 && strcmp(a->defects, b->defects) == 0 && a->vector == b->vector &&
+           a->factor == b->factor;
 }
 
 static int64_t total_of(const int64_t *counts) {
@@ -25,41 +27,24 @@ static lp_status add_shares(const int64_t *counts, lp_text *out, lp_error *err) 
     return status;
 }
 
-/* What the name of a condition says beyond the columns of the table: factor, KV head, number of the file, donor
- * address, early stop. In words, each with a blank in front. */
-static lp_status add_variant(const lp_result_condition *c, lp_text *out, lp_error *err) {
+/* *out = the step set, or the position, and what else tells the condition from its neighbours in the block. */
+static lp_status set_words(const lp_result_condition *c, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    const char *part = c->name;
-    for (int i = 0; part && status == LP_OK; i++) {
-        int n = (int)strcspn(part, "/");
-        const char *factor = memchr(part, ':', (size_t)n), *head = memchr(part, '.', (size_t)n);
-        if (i == 1 && strcmp(c->donor, "file") == 0)
-            status = lp_text_format(out, err, " %.*s", n, part);
-        else if (i == 2 && factor)
-            status = lp_text_format(out, err, " x%.*s", n - (int)(factor + 1 - part), factor + 1);
-        else if (i == 3 && head)
-            status = lp_text_format(out, err, " head %.*s", n - (int)(head + 2 - part), head + 2);
-        else if (i > 3 && strncmp(part, "stop:", 5) == 0)
-            status = lp_text_format(out, err, " stop after %.*s", n - 5, part + 5);
-        const char *from = memchr(part, '<', (size_t)n);
-        while (from && status == LP_OK) {
-            int length = (int)strcspn(from + 1, "</");
-            status = lp_text_format(out, err, " from %.*s", length, from + 1);
-            from = from[1 + length] == '<' ? from + 1 + length : NULL;
-        }
-        part = part[n] == '/' ? part + n + 1 : NULL;
+    lp_text_clear(out);
+    LP_TRY(lp_text_format(out, err, "%s", c->steps));
+    if (c->head >= 0) LP_TRY(lp_text_format(out, err, " head %d", c->head));
+    if (c->from_site[0] || c->from_layer >= 0 || c->from_step >= 0) {
+        LP_TRY(lp_text_format(out, err, " from"));
+        if (c->from_site[0]) LP_TRY(lp_text_format(out, err, " %s", c->from_site));
+        if (c->from_layer >= 0) LP_TRY(lp_text_format(out, err, " L%d", c->from_layer));
+        if (c->from_step >= 0) LP_TRY(lp_text_format(out, err, " step %d", c->from_step));
     }
+    if (c->stop_after > 0) LP_TRY(lp_text_format(out, err, " stop after %d", c->stop_after));
+out:
     return status;
 }
 
-/* *out = the step set and what else tells the condition from its neighbours. */
-static lp_status set_words(const lp_result_condition *c, lp_text *out, lp_error *err) {
-    lp_text_clear(out);
-    lp_status status = lp_text_format(out, err, "%s", c->steps);
-    return status == LP_OK ? add_variant(c, out, err) : status;
-}
-
-/* A block of the table: the conditions that differ in layers, steps and variant only. */
+/* A block of the table: the conditions that differ in layers and in what set_words says only. */
 typedef struct {
     lp_results *results;
     const int32_t *members; /* [n] conditions, in order */
@@ -70,14 +55,22 @@ typedef struct {
 static lp_status add_heading(const block *b, const char *columns, lp_text *out, lp_error *err) {
     const lp_result_condition *c = lp_results_condition(b->results, b->members[0]);
     const char *run = strcmp(c->direction, "denoise") == 0 ? "corrupted run" : "clean run";
-    lp_status status = lp_text_format(out, err, "\n%s%s: %s %s", strcmp(c->role, "control") == 0 ? "control, " : "",
-                                      c->direction, c->operation, c->site);
-    if (status == LP_OK)
-        status = strcmp(c->operation, "scale") == 0
-                     ? lp_text_format(out, err, " in the %s", run)
-                     : lp_text_format(out, err, " from the %s donor into the %s", c->donor, run);
-    if (status == LP_OK)
-        status = lp_text_format(out, err, "%s%s%s\n", c->defects[0] ? ", defects: " : "", c->defects, columns);
+    bool scale = strcmp(c->operation, "scale") == 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "\n%s%s: %s", strcmp(c->role, "control") == 0 ? "control, " : "", c->direction,
+                          c->operation));
+    if (strcmp(c->operation, "replace") != 0) {
+        LP_TRY(lp_text_format(out, err, " x"));
+        LP_TRY(lp_text_add_number((double)c->factor, true, out, err));
+    }
+    LP_TRY(lp_text_format(out, err, " %s", c->site));
+    if (!scale && c->vector >= 0)
+        LP_TRY(lp_text_format(out, err, " from file %d", c->vector));
+    else if (!scale)
+        LP_TRY(lp_text_format(out, err, " from the %s donor", c->donor));
+    LP_TRY(lp_text_format(out, err, " %s the %s", scale ? "in" : "into", run));
+    LP_TRY(lp_text_format(out, err, "%s%s%s\n", c->defects[0] ? ", defects: " : "", c->defects, columns));
+out:
     return status;
 }
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -140,12 +141,58 @@ class Outputs(Case):
             self.assertEqual(found, [values[0], values[31], values[62]])
         self.assert_error(self.latentpatch("summary", "out/a.results.h5", "--csv"), "--lens", code=2)
 
-        group = {"site": ["k"], "layers": 0, "steps": "single:0", "heads": [0, 1], "operation": "lerp", "factor": [0.5, 1]}
-        self.succeed("run", self.job(out="two", sweep={"conditions": [group]}, store={"sites": ["k"]}))
-        table = self.succeed("summary", "two/a.results.h5").out
-        for head in (0, 1):
-            for factor in ("0.5", "1"):
-                self.assertIn(f"  0         single:0 x{factor} head {head} ", table)
+    def test_conditions_apart(self) -> None:
+        """Columns of the CSV and of the summary, heading and line of the table: none is that of two conditions."""
+        self.pairs(n=2)
+        post = {"site": "resid_post", "layers": 0, "steps": "single:0"}
+        groups = [
+            post,
+            post | {"operation": "add", "factor": [-4, 0.1]},
+            post | {"donor": "file", "vector": 0},
+            post | {"donor": "file", "vector": 1},
+            post | {"from": {"step": 0}},
+            post | {"from": {"step": 1}},
+            post | {"from": {"layers": [1]}},
+            post | {"from": {"site": "resid_pre", "layers": [1]}},
+            post | {"stop_after": 2},
+            post | {"layers": "together:0-1"},
+            post | {"defects": "decode_leak", "steps": "all"},
+            post | {"steps": "all"},
+            {"site": "k", "layers": 0, "steps": "single:0", "heads": [0, 1]},
+            {"site": "k", "layers": 0, "steps": "single:0"},
+            {"site": "resid_post", "layers": 0, "phase": "prompt", "index": [-1, -2]},
+        ]
+        sites = ["k", {"phase": "prompt", "site": "resid_post", "index": [-1, -2]}]
+        for name in ("u", "v"):
+            header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (96,), }"
+            header += b" " * (-(len(header) + 11) % 64) + b"\n"
+            numbers = struct.pack("<96f", *([0.5] * 96))
+            (self.folder / f"{name}.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + numbers)
+        sweep = {"conditions": groups, "vectors": ["u.npy", "v.npy"], "filter": "all"}
+        run = self.succeed("run", self.job(sweep=sweep, store={"sites": sites}))
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
+        self.assertEqual(len(summary), 1 + 18)
+        with (self.folder / "out" / "a.csv").open(newline="") as f:
+            rows = [row for row in csv.DictReader(f) if row["pair"] == "p00000"]
+        results = ("dead", "class", "number", "changed", "text")
+        columns = [k for k in rows[0] if k not in ("pair", "source", "condition", *results)]
+        words = {row["condition"]: tuple(row[k] for k in columns) for row in rows}
+        self.assertEqual(len(set(words.values())), len(summary), sorted(words.items()))
+        keys = [k for k in columns if k in summary[0]]
+        self.assertEqual(keys, columns)
+        for condition in summary:
+            self.assertEqual(tuple(str(condition[k]) for k in keys), words[condition["name"]])
+        lines, heading = [], ""
+        for line in run.out.splitlines():
+            if re.match(r"(control, )?(denoise|noise): ", line):
+                heading = line
+            elif found := re.match(r"  (\S+ +\S.*?)  +[\d.]+ \[", line):
+                lines.append((heading, re.sub(" +", " ", found.group(1))))
+        self.assertEqual(len(lines), len(summary) - 1, run.out)
+        self.assertEqual(len(set(lines)), len(lines), sorted(lines))
+        self.assertIn(("denoise: add x0.1 resid_post from the clean donor into the corrupted run", "0 single:0"), lines)
+        self.assertIn(("denoise: replace k from the clean donor into the corrupted run", "0 single:0 head 1"), lines)
+        self.assertIn(("denoise: replace resid_post from file 1 into the corrupted run", "0 single:0"), lines)
 
     def test_lens(self) -> None:
         """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""
