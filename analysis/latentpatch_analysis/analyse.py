@@ -401,7 +401,6 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
         if len(found):
             ends[end] = int(np.searchsorted(use, found[0]))
     recovery = "logit_diff" in names and len(ends) == 2
-    toward_clean = (table["direction"][use] == "denoise").to_numpy()
 
     def statistic(total: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -412,7 +411,7 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
             if recovery:
                 m = means[names.index("logit_diff")]
                 low, high = m[:, [ends["corrupted"]]], m[:, [ends["clean"]]]
-                means.append(np.where(toward_clean, (m - low) / (high - low), (high - m) / (high - low)))
+                means.append((m - low) / (high - low))
         return np.concatenate(means, 1)
 
     boot = stats.cluster_bootstrap(sums, statistic, resamples)
