@@ -267,8 +267,8 @@ static void put_check(builder *b, cJSON *root, const char *key, const lp_results
     put_number(b, object, "n_changed", (double)n_changed);
 }
 
-static bool is_self(const lp_result_condition *condition) {
-    return strcmp(condition->donor, "self") == 0;
+static bool is_identity(const lp_result_condition *condition) {
+    return condition->identity;
 }
 
 static bool is_dead(const lp_result_condition *condition) {
@@ -313,7 +313,7 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     put_number(&b, root, "n_included", (double)n_included);
     put_unpatched(&b, root, plan);
     cJSON *controls = put(&b, root, "controls", cJSON_CreateObject());
-    put_check(&b, controls, "self", plan, counts, sums, is_self);
+    put_check(&b, controls, "self", plan, counts, sums, is_identity);
     put_check(&b, controls, "dead", plan, counts, sums, is_dead);
     cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
     for (int32_t c = 0; list && c < plan->n_conditions; c++)

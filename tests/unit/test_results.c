@@ -245,6 +245,40 @@ static void summary_says_it_again(void **state) {
     cJSON_Delete(document);
 }
 
+/* A self donor is a control only where it writes back what is there. */
+static void self_controls_are_identities(void **state) {
+    (void)state;
+    for (int identity = 0; identity < 2; identity++) {
+        lp_error err = {0};
+        lp_text text = {0};
+        lp_result_condition some[C];
+        lp_results_plan of_some = plan;
+        int64_t n_changed[C] = {0, 0, 3};
+        double sums_of[M * C] = {0};
+        int64_t ns_of[M * C] = {0};
+        const lp_result_sums sums = {.changed = n_changed, .metric_sum = sums_of, .metric_n = ns_of};
+        memcpy(some, conditions, sizeof some);
+        some[2].donor = "self";
+        some[2].identity = identity;
+        of_some.conditions = some;
+        if (lp_summary_write(&of_some, good_counts, &sums, &text, &err) != LP_OK) fail_msg("%s", err.text);
+        cJSON *document = cJSON_Parse(lp_text_get(&text));
+        const cJSON *self = cJSON_GetObjectItem(cJSON_GetObjectItem(document, "controls"), "self");
+        const struct {
+            const char *key;
+            int expected;
+        } cases[] = {{"n_conditions", identity}, {"n_rows", 3 * identity}, {"n_changed", 3 * identity}};
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const cJSON *found = cJSON_GetObjectItem(self, cases[i].key);
+            if (!found || found->valueint != cases[i].expected)
+                fail_msg("identity %d, %s: expected %d, found %d", identity, cases[i].key, cases[i].expected,
+                         found ? found->valueint : -1);
+        }
+        cJSON_Delete(document);
+        lp_text_release(&text);
+    }
+}
+
 static void read_back(void **state) {
     (void)state;
     lp_error err = {0};
@@ -514,6 +548,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(three_files_come_out, clear, NULL),
         cmocka_unit_test_setup_teardown(summary_says_it_again, clear, NULL),
+        cmocka_unit_test(self_controls_are_identities),
         cmocka_unit_test_setup_teardown(read_back, clear, NULL),
         cmocka_unit_test_setup_teardown(lens_comes_back, clear, NULL),
         cmocka_unit_test_setup_teardown(a_row_not_run, clear, NULL),
