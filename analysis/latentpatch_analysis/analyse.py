@@ -535,9 +535,22 @@ def baseline_table(r: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _nothing_included(r: Results) -> Analysis:
+    """A sweep whose filter lets no pair in: the baseline, and nothing else."""
+    table, tests = class_table(r), family_tests(r, class_table(r), [], np.zeros(0, int))
+    none = pd.DataFrame()
+    note = f"NOT TESTED: no pair of {len(r.pairs)} passes the filter {r.provenance.get('filter', 'of the sweep')}"
+    panels, base = panel_table(table), baseline_table(r)
+    return Analysis(
+        r, 0, np.zeros(0, int), 0, table, panels, [], tests, none, none, none, none, base, [], [*r.warnings, note]
+    )
+
+
 def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] = lambda text: None) -> Analysis:
     """Runs everything. resamples = 0 leaves out the bootstrap, stability and power (simulations)."""
     rows = r.included
+    if not len(rows):
+        return _nothing_included(r)
     cluster = pd.factorize(r.pairs["source"].to_numpy()[rows])[0]
     table = class_table(r)
     panels = panel_table(table)

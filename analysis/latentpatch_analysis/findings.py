@@ -50,6 +50,8 @@ def p_text(p: float) -> str:
 
 def write(a: Analysis) -> list[Finding]:
     """All findings of one file, warnings first."""
+    if not a.n:
+        return [Finding("empty", "warning", "file", f"{a.notes[-1]}.")]
     out = _warnings(a)
     blocked = any(f.strength == "warning" and f.rule == "integrity" for f in out)
     if blocked:

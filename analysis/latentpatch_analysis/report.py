@@ -310,7 +310,7 @@ def n_text(value: float, n_max: float) -> str:
 
 def _lens_maps(key: str, r: Results) -> list[figures.Picture]:
     """Per run a heat map layer x position: the token that most pairs have first; colour: its mean probability there."""
-    if r.lens is None:
+    if r.lens is None or not len(r.included):
         return []
     pictures = []
     for run, tokens in r.lens.tokens.items():
@@ -412,7 +412,7 @@ def _browser_data(r: Results) -> tuple[str, str]:
 
 def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> FileSection:
     blocks, slugs = [], _panel_slugs(a.panels)
-    for panel in a.panels.itertuples():
+    for panel in a.panels.itertuples() if a.n else ():
         part = a.table[a.table["panel"] == panel.panel]
         block = Block(panel.title, slugs[panel.panel], panel.role, _rows(a, part))
         if panel.donor != "self":
@@ -524,7 +524,8 @@ def build(
     for i, r in enumerate(results):
         progress(f"statistics of {r.label}")
         files.append(_file_section(f"f{i}", analyse(r, resamples), progress))
-    pairs = [(i, j) for i in range(len(results)) for j in range(i + 1, len(results))][:max_comparisons]
+    some = [i for i, r in enumerate(results) if len(r.included)]
+    pairs = [(i, j) for i in some for j in some if i < j][:max_comparisons]
     comparisons = []
     for i, j in pairs:
         progress(f"comparison of {results[i].label} and {results[j].label}")

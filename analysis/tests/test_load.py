@@ -94,8 +94,8 @@ def _attribute(name, key, value):
             "expected shape (64, 218) = pairs x conditions, found shape (2, 2)",
         ),
         (
-            _replace("/pairs/included", np.zeros(64, np.uint8)),
-            "/pairs/included: expected at least one included pair, found none of 64",
+            _attribute("/", "version", np.int32(1)),
+            "/ attribute version: expected 2, found 1",
         ),
         (
             _replace("/pairs/included", np.ones(63, np.uint8)),

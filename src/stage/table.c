@@ -19,8 +19,12 @@ static lp_status add_shares(const int64_t *counts, lp_text *out, lp_error *err) 
     int64_t n = total_of(counts);
     lp_status status = LP_OK;
     for (int k = 0; k < LP_N_CLASSES && status == LP_OK; k++) {
+        if (n == 0) {
+            status = lp_text_format(out, err, "  %5s %12s", "-", "");
+            continue;
+        }
         lp_interval interval = lp_wilson95(counts[k], n);
-        double share = n > 0 ? 100.0 * (double)counts[k] / (double)n : 0;
+        double share = 100.0 * (double)counts[k] / (double)n;
         status = lp_text_format(out, err, "  %5.1f [%4.1f-%5.1f]", share, 100 * interval.low, 100 * interval.high);
     }
     if (status == LP_OK) status = lp_text_format(out, err, "  %5lld", (long long)n);
@@ -110,15 +114,16 @@ static int compare_ranked(const void *a, const void *b) {
 static lp_status add_spread(const block *b, int32_t first, int32_t end, int k, ranked *order, lp_text *words,
                             lp_text *out, lp_error *err) {
     const int64_t *counts = lp_results_counts(b->results);
-    size_t n = 0;
+    size_t n = 0, n_live = 0;
     for (int32_t i = first; i < end; i++) {
         const int64_t *row = counts + (size_t)b->members[i] * LP_N_CLASSES;
         int64_t total = total_of(row);
         if (lp_results_condition(b->results, b->members[i])->dead) continue;
-        order[n++] =
-            (ranked){.share = total > 0 ? 100.0 * (double)row[k] / (double)total : 0, .condition = b->members[i]};
+        n_live++;
+        if (total > 0)
+            order[n++] = (ranked){.share = 100.0 * (double)row[k] / (double)total, .condition = b->members[i]};
     }
-    if (n == 0) return lp_text_format(out, err, "  %20s %-*s", "all dead", b->width, "");
+    if (n == 0) return lp_text_format(out, err, "  %20s %-*s", n_live > 0 ? "-" : "all dead", b->width, "");
     qsort(order, n, sizeof *order, compare_ranked);
     lp_status status = LP_OK;
     lp_text_clear(words);
@@ -202,16 +207,21 @@ out:
     return status;
 }
 
-/* Pairs x conditions whose class differs from the unpatched run's, over self controls; and the same for all, as a
- * share. */
+/* How often the controls that must change nothing changed something, and what that says about the sweep. */
 static lp_status add_verdict(lp_results *results, lp_text *out, lp_error *err) {
-    lp_text unpatched = {0}, self = {0};
+    lp_text unpatched = {0}, self = {0}, filter = {0};
     lp_status status = LP_OK;
     int32_t dead = 0, n_self = 0;
+    if (lp_results_n_included(results) == 0) {
+        LP_TRY(lp_results_provenance(results, "filter", &filter, err));
+        status = lp_text_format(out, err, "\nNOT TESTED: no pair of %lld passes the filter %s\n",
+                                (long long)lp_results_n_pairs(results), lp_text_get(&filter));
+        goto out;
+    }
     for (int32_t i = 0; i < lp_results_n_conditions(results); i++) {
         const lp_result_condition *c = lp_results_condition(results, i);
         dead += c->dead;
-        n_self += strcmp(c->donor, "self") == 0;
+        n_self += c->identity;
     }
     LP_TRY(lp_results_provenance(results, "control.unpatched_differ", &unpatched, err));
     LP_TRY(lp_results_provenance(results, "control.self_differ", &self, err));
@@ -231,6 +241,7 @@ static lp_status add_verdict(lp_results *results, lp_text *out, lp_error *err) {
 out:
     lp_text_release(&unpatched);
     lp_text_release(&self);
+    lp_text_release(&filter);
     return status;
 }
 

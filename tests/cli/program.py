@@ -194,6 +194,31 @@ class Outputs(Case):
         self.assertIn(("denoise: replace k from the clean donor into the corrupted run", "0 single:0 head 1"), lines)
         self.assertIn(("denoise: replace resid_post from file 1 into the corrupted run", "0 single:0"), lines)
 
+    def test_verdict(self) -> None:
+        """A sweep of no pairs was not tested; a self donor that may change something is no control."""
+
+        def wrong(pairs: list) -> None:
+            for pair in pairs:
+                pair["clean"]["answer"] = 99999
+
+        self.pairs(n=3, change=wrong)
+        empty = self.succeed("run", self.job(sweep={"filter": "both-correct"})).out.split("\n\nstore: ")[0]
+        self.assertEqual(empty.splitlines()[-1], "NOT TESTED: no pair of 3 passes the filter both-correct")
+        self.assertNotIn("sound", empty)
+        self.assertNotIn("[", empty)
+        self.assertRegex(empty, r"(?m)^  2 +first:2 +- +- +- +- +0$")
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        self.assertEqual((summary["n_included"], summary["conditions"][1]["share"]["other"]), (0, None))
+
+        self.pairs(n=3)
+        group = {"site": "resid_post", "layers": 1, "steps": "all", "donor": "self", "operation": "add", "factor": 2}
+        table = self.succeed("run", self.job(out="self", sweep={"conditions": [group]})).out
+        self.assertIn("self: 0 rows of 0 conditions changed", table)
+        self.assertIn("no self control in this sweep: soundness was not tested", table)
+        summary = json.loads((self.folder / "self" / "a.summary.json").read_text())
+        self.assertEqual(summary["controls"]["self"], {"n_conditions": 0, "n_rows": 0, "n_changed": 0})
+        self.assertGreater(summary["conditions"][1]["n_changed"], 0)
+
     def test_lens(self) -> None:
         """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""
         pairs = json.loads(self.pairs(n=3).read_text())["pairs"]
