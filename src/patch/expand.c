@@ -341,8 +341,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             bool means_other_run = has_donor(g, own) && has_donor(g, other) && self_is_identity(g);
             for (size_t k = 0; k < g->n_donors; k++) {
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
-                bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
-                               g->donors[k] == LP_DONOR_RANDOM;
+                bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
                 LP_TRY(add_product(&b, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
             }
