@@ -262,6 +262,7 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     answers = _strings(file, path, "/answers/text")
     metrics = {m: _grid(file, path, f"/rows/{m}", p, c) for m in METRICS if m in file["/rows"]}
     included = pairs["included"].to_numpy().astype(bool)
+
     def place(mask: np.ndarray) -> str:
         i, j = np.argwhere(mask)[0]
         return f"pair {pairs['id'][i]}, condition {conditions['name'][j]}"

@@ -4,6 +4,8 @@
 #include "store/results_columns.h"
 #include "store/wilson.h"
 
+#include <math.h>
+
 static bool same_block(const lp_result_condition *a, const lp_result_condition *b) {
     return strcmp(a->role, b->role) == 0 && strcmp(a->direction, b->direction) == 0 &&
            strcmp(a->donor, b->donor) == 0 && strcmp(a->operation, b->operation) == 0 &&
@@ -48,9 +50,51 @@ out:
     return status;
 }
 
+/* Headings of what add_shares appends. */
+static lp_status add_class_headings(lp_text *out, lp_error *err) {
+    return lp_text_format(out, err, "  %-18s  %-18s  %-18s  %-18s  %5s", "clean %", "corrupted %", "other %",
+                          "gibberish %", "n");
+}
+
+/* *out [C] = the mean of the metric kl over the included pairs; NULL where the file has none. Caller frees with
+ * lp_mem_free. */
+static lp_status mean_kl(lp_results *results, double **out, lp_error *err) {
+    enum { AT_ONCE = 65536 }; /* numbers */
+    size_t n = (size_t)lp_results_n_conditions(results);
+    int64_t block = (int64_t)(AT_ONCE / n) + 1, n_pairs = lp_results_n_pairs(results);
+    const uint8_t *included = lp_results_included(results);
+    float *values = NULL;
+    double *mean = NULL;
+    int64_t *defined = NULL;
+    lp_status status = LP_OK;
+    if (!lp_results_has_metric(results, "kl")) return LP_OK;
+    LP_TRY(lp_mem_new(&values, (size_t)block * n, sizeof *values, "table", err));
+    LP_TRY(lp_mem_new(&mean, n, sizeof *mean, "table", err));
+    LP_TRY(lp_mem_new(&defined, n, sizeof *defined, "table", err));
+    for (int64_t i = 0; i < n_pairs; i++) {
+        const float *row = values + (size_t)(i % block) * n;
+        if (i % block == 0)
+            LP_TRY(lp_results_metric(results, "kl", i, n_pairs - i < block ? n_pairs - i : block, values, err));
+        for (size_t c = 0; included[i] && c < n; c++) {
+            if (isnan(row[c])) continue;
+            mean[c] += (double)row[c];
+            defined[c]++;
+        }
+    }
+    for (size_t c = 0; c < n; c++) mean[c] = defined[c] ? mean[c] / (double)defined[c] : (double)NAN;
+    *out = mean;
+    mean = NULL;
+out:
+    lp_mem_free(values);
+    lp_mem_free(mean);
+    lp_mem_free(defined);
+    return status;
+}
+
 /* A block of the table: the conditions that differ in layers and in what set_words says only. */
 typedef struct {
     lp_results *results;
+    const double *kl;       /* [C] mean_kl, or NULL */
     const int32_t *members; /* [n] conditions, in order */
     int32_t n;
     int width; /* of the words */
@@ -82,13 +126,16 @@ static lp_status add_lines(const block *b, lp_text *words, lp_text *out, lp_erro
     const int64_t *counts = lp_results_counts(b->results);
     lp_status status = LP_OK;
     LP_TRY(add_heading(b, "", out, err));
-    LP_TRY(lp_text_format(out, err, "  %-9s %-*s  %-18s  %-18s  %-18s  %-18s  %5s\n", "layer", b->width, "steps",
-                          "clean %", "corrupted %", "other %", "gibberish %", "n"));
+    LP_TRY(lp_text_format(out, err, "  %-9s %-*s", "layer", b->width, "steps"));
+    LP_TRY(add_class_headings(out, err));
+    LP_TRY(lp_text_format(out, err, "%s\n", b->kl ? "  mean KL" : ""));
     for (int32_t i = 0; i < b->n; i++) {
         const lp_result_condition *c = lp_results_condition(b->results, b->members[i]);
         LP_TRY(set_words(c, words, err));
         LP_TRY(lp_text_format(out, err, "  %-9s %-*s", c->layers[0] ? c->layers : "-", b->width, lp_text_get(words)));
         LP_TRY(add_shares(counts + (size_t)b->members[i] * LP_N_CLASSES, out, err));
+        if (b->kl && isnan(b->kl[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7s", "-"));
+        if (b->kl && !isnan(b->kl[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7.4f", b->kl[b->members[i]]));
         LP_TRY(lp_text_format(out, err, "%s\n", c->dead ? "  dead" : ""));
     }
 out:
@@ -175,14 +222,16 @@ static lp_status add_blocks(lp_results *results, lp_table_length length, lp_text
     int32_t n = lp_results_n_conditions(results), n_short = 0;
     bool *printed = NULL;
     int32_t *members = NULL;
+    double *kl = NULL;
     lp_text words = {0};
     lp_status status = LP_OK;
+    LP_TRY(mean_kl(results, &kl, err));
     LP_TRY(lp_mem_new(&printed, (size_t)n, sizeof *printed, "table", err));
     LP_TRY(lp_mem_new(&members, (size_t)n, sizeof *members, "table", err));
     for (int32_t i = 0; i < n; i++) {
         const lp_result_condition *head = lp_results_condition(results, i);
         if (printed[i] || strcmp(head->role, "unpatched") == 0) continue;
-        block b = {.results = results, .members = members, .width = 14};
+        block b = {.results = results, .kl = kl, .members = members, .width = 14};
         for (int32_t k = i; k < n; k++) {
             const lp_result_condition *c = lp_results_condition(results, k);
             if (printed[k] || !same_block(head, c)) continue;
@@ -201,6 +250,7 @@ static lp_status add_blocks(lp_results *results, lp_table_length length, lp_text
     if (n_short > 0)
         LP_TRY(lp_text_format(out, err, "\n`latentpatch summary RESULTS.h5 --all` prints a line for each condition\n"));
 out:
+    lp_mem_free(kl);
     lp_mem_free(printed);
     lp_mem_free(members);
     lp_text_release(&words);
@@ -246,6 +296,7 @@ out:
 }
 
 static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
+    enum { UNPATCHED_WIDTH = 26 }; /* so that the shares stand above those of most blocks */
     static const char *const keys[] = {"model", "protocol", "classifier", "executor", "dtype", "filter"};
     lp_status status = LP_OK;
     lp_text value = {0};
@@ -257,12 +308,15 @@ static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
     LP_TRY(lp_text_format(out, err, "\n%lld of %lld pairs included, %d conditions\n",
                           (long long)lp_results_n_included(results), (long long)lp_results_n_pairs(results),
                           lp_results_n_conditions(results)));
+    LP_TRY(lp_text_format(out, err, "%-*s", UNPATCHED_WIDTH, ""));
+    LP_TRY(add_class_headings(out, err));
+    LP_TRY(lp_text_format(out, err, "\n"));
     const int64_t *counts = lp_results_counts(results);
     for (int32_t i = 0; i < lp_results_n_conditions(results); i++) {
         const lp_result_condition *c = lp_results_condition(results, i);
         if (strcmp(c->role, "unpatched") != 0) continue;
-        LP_TRY(lp_text_format(out, err, "unpatched %-9s     ",
-                              strcmp(c->direction, "denoise") == 0 ? "corrupted" : "clean"));
+        LP_TRY(lp_text_format(out, err, "%-*s", UNPATCHED_WIDTH,
+                              strcmp(c->direction, "denoise") == 0 ? "unpatched corrupted" : "unpatched clean"));
         LP_TRY(add_shares(counts + (size_t)i * LP_N_CLASSES, out, err));
         LP_TRY(lp_text_format(out, err, "\n"));
     }

@@ -125,6 +125,7 @@ const char *lp_results_pair_id(const lp_results *results, int64_t pair);
 const char *lp_results_pair_source(const lp_results *results, int64_t pair);
 /* out [n, C] = classes of pairs [first, first + n). */
 lp_status lp_results_classes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
+bool lp_results_has_metric(const lp_results *results, const char *name);
 /* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
 lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);
 /* The right answers of a pair. */

@@ -361,14 +361,19 @@ lp_status lp_results_classes(lp_results *r, int64_t first, int64_t n, uint8_t *o
     return lp_h5_read_part(r->classes, first, n, out, r->path, "rows/class", err);
 }
 
+bool lp_results_has_metric(const lp_results *r, const char *name) {
+    char path[128];
+    snprintf(path, sizeof path, "rows/%s", name);
+    return H5Lexists(r->file, path, H5P_DEFAULT) > 0;
+}
+
 lp_status lp_results_metric(lp_results *r, const char *name, int64_t first, int64_t n, float *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
-    htri_t there = H5Lexists(r->file, path.data, H5P_DEFAULT);
-    if (there <= 0) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
+    if (!lp_results_has_metric(r, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
     LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_FIELD_F32, 2, shape, NULL, &dataset, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", r->path, path.data,

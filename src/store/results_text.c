@@ -281,6 +281,26 @@ static const char *provenance_of(const lp_results_plan *plan, const char *key) {
     return "";
 }
 
+/* The unpatched runs, made again by the sweep, against those of the store. */
+static void put_again(builder *b, cJSON *controls, const lp_results_plan *plan, int64_t n_included) {
+    int64_t n = 0;
+    for (int32_t c = 0; c < plan->n_conditions; c++) n += strcmp(plan->conditions[c].role, "unpatched") == 0;
+    cJSON *object = put(b, controls, "unpatched", cJSON_CreateObject());
+    put_number(b, object, "n_conditions", (double)n);
+    put_number(b, object, "n_rows", (double)(n * n_included));
+    put_number(b, object, "n_changed", strtod(provenance_of(plan, "control.unpatched_differ"), NULL));
+}
+
+/* Every item as the text that the results file has; the job as the JSON that it is. */
+static void put_provenance(builder *b, cJSON *root, const lp_results_plan *plan) {
+    cJSON *object = put(b, root, "provenance", cJSON_CreateObject());
+    for (size_t i = 0; i < plan->n_provenance; i++) {
+        const lp_provenance_item *item = &plan->provenance[i];
+        cJSON *job = strcmp(item->key, "job") == 0 ? cJSON_Parse(item->value) : NULL;
+        put(b, object, item->key, job ? job : cJSON_CreateString(item->value));
+    }
+}
+
 static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) {
     int64_t clean = 0;
     int64_t corrupted = 0;
@@ -313,11 +333,13 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     put_number(&b, root, "n_included", (double)n_included);
     put_unpatched(&b, root, plan);
     cJSON *controls = put(&b, root, "controls", cJSON_CreateObject());
+    put_again(&b, controls, plan, n_included);
     put_check(&b, controls, "self", plan, counts, sums, is_identity);
     put_check(&b, controls, "dead", plan, counts, sums, is_dead);
     cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
     for (int32_t c = 0; list && c < plan->n_conditions; c++)
         put_condition(&b, list, plan, counts + (size_t)c * LP_N_CLASSES, sums, c);
+    put_provenance(&b, root, plan);
     if (b.good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");
     LP_TRY(lp_text_add(out, text, strlen(text), err));

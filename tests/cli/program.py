@@ -82,6 +82,10 @@ class Outputs(Case):
         self.pairs(n=12)
         self.succeed("run", self.job(sweep={"controls": True}), ranks=2)
         table = self.succeed("summary", "out/a.results.h5").out
+        heading, unpatched = table.splitlines()[2:4]
+        self.assertEqual(heading.split(), "clean % corrupted % other % gibberish % n".split())
+        self.assertRegex(unpatched, r"^unpatched corrupted +[\d.]+ \[")
+        self.assertEqual([m.start() for m in re.finditer(r"\S+ %", heading)], [28, 48, 68, 88])
         self.assertTrue(table.startswith("model demo-gpt2, protocol codi, classifier seed, "), table)
         self.assertIn("12 of 12 pairs included", table)
         self.assertIn("denoise: replace resid_post from the clean donor into the corrupted run", table)
@@ -96,6 +100,9 @@ class Outputs(Case):
                 self.assertTrue(low <= share <= high, row)
         self.assertIn("sound: every control that must change nothing changed nothing", table)
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        self.assertEqual(summary["controls"]["unpatched"], {"n_conditions": 1, "n_rows": 12, "n_changed": 0})
+        self.assertEqual(summary["provenance"]["ranks"], "2")
+        self.assertEqual(summary["provenance"]["job"]["sweep"]["controls"], True)
         self.assertEqual((summary["model"], summary["n_pairs"], summary["n_included"]), ("demo-gpt2", 12, 12))
         try:
             import jsonschema
@@ -120,6 +127,14 @@ class Outputs(Case):
         low, high = means["denoise/unpatched"], means["noise/unpatched"]
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
         self.assertEqual(len(summary["conditions"]), 2 + 2 * 6)
+        table = self.succeed("summary", "out/a.results.h5").out
+        self.assertEqual(len(re.findall(r"(?m) mean KL$", table)), 2)
+        shown = [float(x) for x in re.findall(r"(?m)^  \d .* 6 +([\d.]+)(?:  dead)?$", table)]
+        wanted = [c["metrics"]["kl"]["mean"] for c in summary["conditions"] if c["role"] != "unpatched"]
+        self.assertEqual(len(shown), len(wanted))
+        self.assertGreater(max(wanted), 0.001)
+        for found, mean in zip(shown, wanted, strict=True):
+            self.assertAlmostEqual(found, mean, delta=5.1e-5)
         for condition in summary["conditions"]:
             found = condition["metrics"]["logit_diff"]["recovery"]
             self.assertAlmostEqual(found, (means[condition["name"]] - low) / (high - low), delta=1e-4)

@@ -69,7 +69,10 @@ static const lp_result_condition conditions[C] = {
      .same_as = 2,
      .n_no_donor = 4},
 };
-static const lp_provenance_item provenance[] = {{"model", "demo", true}, {"protocol", "codi", true}};
+static const lp_provenance_item provenance[] = {{"model", "demo", true},
+                                                {"protocol", "codi", true},
+                                                {"job", "{\"answer\": 42}", false},
+                                                {"control.unpatched_differ", "5", false}};
 
 static const lp_results_plan plan = {
     .n_pairs = P,
@@ -90,7 +93,7 @@ static const lp_results_plan plan = {
     .metrics = metrics,
     .n_metrics = M,
     .provenance = provenance,
-    .n_provenance = 2,
+    .n_provenance = sizeof provenance / sizeof *provenance,
 };
 
 /* Class, tokens: pair 0 and pair 3 share the answer {7}. */
@@ -220,6 +223,10 @@ static void summary_says_it_again(void **state) {
         {{"controls", "dead", "n_rows"}, 3},
         {{"controls", "dead", "n_changed"}, 3},
         {{"controls", "self", "n_rows"}, 0},
+        {{"controls", "unpatched", "n_conditions"}, 2},
+        {{"controls", "unpatched", "n_rows"}, 6},
+        {{"controls", "unpatched", "n_changed"}, 5},
+        {{"provenance", "job", "answer"}, 42},
         {{"conditions", "2", "n"}, 3},
         {{"conditions", "2", "layer"}, 2},
         {{"conditions", "2", "not_run", "no_position"}, 0},
