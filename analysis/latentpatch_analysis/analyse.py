@@ -226,13 +226,17 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
     control = matched_control(r)
     for line in table[table["in_family"]].itertuples():
         j, target = line.index, donor_class(line.direction)
-        event = cls[:, j] == target
         reference = base[line.direction]
-        pairings = [] if reference is None else [("vs_unpatched", reference == target, -1)]
+        pairings = [] if reference is None else [("vs_unpatched", reference, -1)]
         if control[j] >= 0:
-            pairings.append(("vs_shuffled", cls[:, control[j]] == target, int(control[j])))
-        for test, other, against in pairings:
-            result = stats.paired_test(event, other, cluster)
+            pairings.append(("vs_shuffled", cls[:, control[j]], int(control[j])))
+        for test, other_class, against in pairings:
+            # A pair whose runs lack the position has no row: neither here nor there.
+            both = (cls[:, j] != NOT_RUN) & (other_class != NOT_RUN)
+            if not both.any():
+                continue
+            event, other = cls[both, j] == target, other_class[both] == target
+            result = stats.paired_test(event, other, pd.factorize(cluster[both])[0])
             ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
             lines.append(
                 {
@@ -240,7 +244,7 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "subject": line.name,
                     "index": j,
                     "against": against,
-                    "n": len(rows),
+                    "n": len(event),
                     "units": result.n,
                     "k": int(event.sum()),
                     "k_reference": int(other.sum()),
@@ -254,21 +258,22 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "or_high": high,
                 }
             )
-        rival = cls[:, j] == 1 - target
+        run = cls[:, j] != NOT_RUN
+        event, rival, units = cls[run, j] == target, cls[run, j] == 1 - target, pd.factorize(cluster[run])[0]
         lines.append(
             {
                 "test": "majority",
                 "subject": line.name,
                 "index": j,
                 "against": -1,
-                "n": len(rows),
-                "units": int(cluster.max()) + 1,
+                "n": len(event),
+                "units": int(units.max()) + 1,
                 "k": int(event.sum()),
                 "k_reference": int(rival.sum()),
                 "gain": int(event.sum()),
                 "loss": int(rival.sum()),
                 "statistic": np.nan,
-                "p": stats.majority_test(event, rival, cluster),
+                "p": stats.majority_test(event, rival, units),
                 "cohen_h": np.nan,
                 "odds_ratio": np.nan,
                 "or_low": np.nan,
@@ -440,7 +445,7 @@ def stability_table(r: Results, table: pd.DataFrame, series: list[Series], clust
     """Split-half reliability of each effect panel and agreement of N* in subsamples."""
     cls, groups, lines = r.cls[r.included], int(cluster.max()) + 1, []
     sizes = np.bincount(cluster, minlength=groups).astype(float)
-    for panel, part in table[table["in_family"]].groupby("panel"):
+    for panel, part in table[table["in_family"] & (table["n"] == len(cls))].groupby("panel"):
         target = donor_class(part["direction"].iloc[0])
         sums = cluster_sums((cls[:, part["index"]] == target).astype(float), cluster, groups)
         median, low, high = stats.split_half(sums, sizes)

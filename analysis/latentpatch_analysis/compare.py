@@ -104,7 +104,13 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
     for i, j in matches:
         cond = a.conditions.iloc[i]
         target = donor_class(cond["direction"])
-        events = [r.cls[r.included, k] == target for r, k in ((a, i), (b, j))]
+        events, firsts = [], []
+        for r, k, one in ((a, i, first[0]), (b, j, first[1])):
+            classes = r.cls[r.included, k]
+            events.append(classes[classes != NOT_RUN] == target)
+            firsts.append(classes[one][classes[one] != NOT_RUN] == target)
+        if not all(map(len, firsts)):
+            continue
         line = {
             "condition_a": cond["name"],
             "condition_b": b.conditions["name"][j],
@@ -118,14 +124,15 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
             "k_b": int(events[1].sum()),
             "n_b": len(events[1]),
         }
-        unit = [e[f] for e, f in zip(events, first, strict=True)]
+        unit = firsts
         line |= stats.unpaired_test(int(unit[0].sum()), len(unit[0]), int(unit[1].sum()), len(unit[1]), limit)
         if len(rows_a):
             ca, cb = a.cls[rows_a, i], b.cls[rows_b, j]
-            paired = stats.paired_test(ca == target, cb == target, cluster)
-            differ = np.flatnonzero(ca != cb)
+            both = (ca != NOT_RUN) & (cb != NOT_RUN)
+            paired = stats.paired_test(ca[both] == target, cb[both] == target, pd.factorize(cluster[both])[0])
+            differ = np.flatnonzero(both & (ca != cb))
             line |= {
-                "shared": len(rows_a),
+                "shared": int(both.sum()),
                 "only_a": paired.gain,
                 "only_b": paired.loss,
                 "mcnemar_p": paired.p,

@@ -10,7 +10,7 @@ import make_results
 import numpy as np
 import pytest
 
-from latentpatch_analysis import analyse, findings, load_results
+from latentpatch_analysis import analyse, compare, findings, load_results
 from latentpatch_analysis.load import LayoutError
 
 
@@ -224,3 +224,30 @@ def test_family_wise_error_over_200_null_files(tmp_path):
 def test_the_simulation_notices_a_missing_correction(tmp_path, monkeypatch):
     monkeypatch.setattr(analyse.stats, "adjust", lambda p, method="holm": np.asarray(p))
     assert _wrong_findings(tmp_path, 20, 1) >= 8
+
+
+def test_rows_that_were_not_run_are_in_no_denominator(tmp_path):
+    """A condition whose position 20 of 60 pairs lack is tested over the other 40."""
+    path = tmp_path / "missing.results.h5"
+    make_results.write_results(path, make_results.Plan(excluded=0))
+    name = "denoise/clean/replace/resid_post/L1/single:2"
+    with h5py.File(path, "r+") as file:
+        names = [n.decode() for n in file["/conditions/name"][:]]
+        j = names.index(name)
+        hits = int((file["/rows/class"][20:, j] == 0).sum())
+        classes = file["/rows/class"][:]
+        classes[:20, j] = 255
+        file["/rows/class"][:] = classes
+        answers = file["/rows/answer"][:]
+        answers[:20, j] = -1
+        file["/rows/answer"][:] = answers
+        file["/counts"][j] = [(classes[:, j] == k).sum() for k in range(4)]
+    r = load_results(path)
+    tests = analyse.analyse(r, 0).tests
+    own = tests[(tests["subject"] == name) & (tests["test"] != "cochran_q")]
+    assert own["test"].tolist() == ["vs_unpatched", "vs_shuffled", "majority"]
+    assert own["n"].tolist() == [40, 40, 40]
+    assert own["k"].tolist() == [hits, hits, hits]
+    assert (tests[tests["subject"] != name]["n"].isin([60])).all()
+    lines = compare.compare(r, r).tests.set_index("condition_a")
+    assert lines.loc[name, ["n_a", "n_b", "shared", "flips", "k_a"]].tolist() == [40, 40, 40, 0, hits]
