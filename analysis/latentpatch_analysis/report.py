@@ -31,6 +31,8 @@ KIND_AXIS = {
     "window": "window of steps",
     "set": "set of steps",
     "subset": "subset of steps",
+    "prompt": "prompt position",
+    "answer": "answer position",
     "all": "steps",
 }
 TEXT_BUDGET_BYTES = 6_000_000
