@@ -15,9 +15,13 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .load import CLASSES, NOT_RUN, Results
+from .load import CLASSES, NOT_RUN, LayoutError, Results
 
-PANEL_KEYS = ["direction", "donor", "operation", "site", "defects"]
+# Conditions of one panel differ in target layers (and the donor's), in steps or positions, and in nothing else.
+PANEL_KEYS = [
+    *("direction", "donor", "vector", "operation", "factor", "site", "head"),
+    *("from_site", "from_step", "stop_after", "defects"),
+]
 SERIES_KINDS = ("first", "last")
 
 
@@ -35,7 +39,7 @@ class Series:
     """Conditions of one panel and one layer over N = 1, 2, ... (only rows that are neither dead nor copies)."""
 
     panel: int
-    layers: str
+    place: str
     layer: int
     kind: str
     index: list[int]
@@ -91,7 +95,8 @@ def class_table(r: Results) -> pd.DataFrame:
     """One line per condition: counts, n, shares, Wilson and Clopper-Pearson intervals, whether it is in the family."""
     cond, rows = r.conditions, r.included
     cls = r.cls[rows]
-    out = cond[["name", "role", *PANEL_KEYS, "layer", "layers", "steps", "n_steps"]].copy()
+    out = cond[["name", "role", *PANEL_KEYS, "layer", "layers", "from_layer", "steps", "n_steps"]].copy()
+    out["place"] = [_place(*row) for row in zip(cond["layers"], cond["from_layer"], strict=True)]
     out.insert(0, "index", np.arange(len(cond)))
     out["dead"] = cond["dead"].astype(bool)
     out["copy_of"] = np.where(cond["same_as"] == np.arange(len(cond)), -1, cond["same_as"])
@@ -109,20 +114,43 @@ def class_table(r: Results) -> pd.DataFrame:
     order = {key: i for i, key in enumerate(dict.fromkeys(keys[out["role"] != "unpatched"]))}
     out["panel"] = [order.get(k, -1) if role != "unpatched" else -1 for k, role in zip(keys, out["role"], strict=True)]
     out["kind"] = [step_kind(s)[0] for s in out["steps"]]
+    twice = out[(out["panel"] >= 0) & out.duplicated(["role", *PANEL_KEYS, "place", "steps"])]
+    if len(twice):
+        found = f"a second condition like {twice['name'].iloc[0]}"
+        raise LayoutError(r.path, "/conditions", "columns that differ", found)
     return out
 
 
+def _place(layers: str, from_layer: int) -> str:
+    """The target's layers, and the donor's where it is another."""
+    return layers if from_layer < 0 else f"{layers} from L{from_layer}".strip()
+
+
+def panel_title(first: pd.Series) -> str:
+    """What the conditions of a panel have in common, in words."""
+    vector = f" {first['vector']}" if first["vector"] >= 0 else ""
+    title = f"{first['direction']}: {first['donor']}{vector} → {first['site']}"
+    if first["head"] >= 0:
+        title += f" head {first['head']}"
+    if first["operation"] not in ("", "replace"):
+        title += f" ({first['operation']} ×{str(np.float32(first['factor'])).removesuffix('.0')})"
+    if first["from_site"] or first["from_step"] >= 0:
+        title += " from" + (f" {first['from_site']}" if first["from_site"] else "")
+        title += f" step {first['from_step']}" if first["from_step"] >= 0 else ""
+    if first["stop_after"] > 0:
+        title += f" stop after {first['stop_after']}"
+    if first["defects"]:
+        title += f" [{first['defects']}]"
+    return title
+
+
 def panel_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The panels (direction, donor, operation, site, defects) with a title, effects first."""
+    """The panels (groups of equal PANEL_KEYS) with a title, effects first."""
     lines = []
     for panel, part in table[table["panel"] >= 0].groupby("panel", sort=True):
         first = part.iloc[0]
-        title = f"{first['direction']}: {first['donor']} → {first['site']}"
-        if first["operation"] not in ("", "replace"):
-            title += f" ({first['operation']})"
-        if first["defects"]:
-            title += f" [{first['defects']}]"
-        lines.append({"panel": panel, "title": title, "role": first["role"], **{k: first[k] for k in PANEL_KEYS}})
+        keys = {k: first[k] for k in PANEL_KEYS}
+        lines.append({"panel": panel, "title": panel_title(first), "role": first["role"], **keys})
     out = pd.DataFrame(lines, columns=["panel", "title", "role", *PANEL_KEYS])
     return out.sort_values("role", key=lambda s: s.map({"effect": 0, "control": 1}), kind="stable", ignore_index=True)
 
@@ -132,16 +160,16 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
     out = []
     titles = dict(zip(panels["panel"], panels["title"], strict=True))
     own = table[table["in_family"] & table["kind"].isin(SERIES_KINDS)]
-    for (panel, kind, layers), part in own.groupby(["panel", "kind", "layers"], sort=False):
-        part = part.sort_values("n_steps").drop_duplicates("n_steps")
+    for (panel, kind, place), part in own.groupby(["panel", "kind", "place"], sort=False):
+        part = part.sort_values("n_steps")
         if len(part) < 2:
             continue
         layer = int(part["layer"].iloc[0])
-        where = f"L{layers}" if layers else "no layer"
+        where = f"L{place}" if place else "no layer"
         out.append(
             Series(
                 int(panel),
-                str(layers),
+                str(place),
                 layer,
                 str(kind),
                 part["index"].tolist(),
@@ -149,23 +177,17 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
                 f"{titles[panel]}, {where}, {kind}-N",
             )
         )
-    return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.layers))
+    return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.place))
 
 
 def matched_control(r: Results, donor: str = "shuffled") -> np.ndarray:
-    """For each condition the index of the control with the same target, operation and direction; -1 where none."""
+    """For each condition the index of the control that does the same with another donor; -1 where none."""
     cond = r.conditions
-    keys = list(
-        zip(
-            cond["direction"],
-            cond["operation"],
-            cond["site"],
-            cond["layers"],
-            cond["step_mask"],
-            cond["defects"],
-            strict=True,
-        )
-    )
+    same = [
+        *("direction", "phase", "site", "layers", "head", "step_mask", "index", "operation", "factor"),
+        *("from_site", "from_layer", "from_step", "stop_after", "defects"),
+    ]
+    keys = list(zip(*(cond[name] for name in same), strict=True))
     controls: dict[tuple, int] = {}
     for j in np.flatnonzero((cond["donor"] == donor) & (cond["role"] != "unpatched") & (cond["dead"] == 0)):
         controls.setdefault(keys[j], int(cond["same_as"][j]))
@@ -178,7 +200,7 @@ def integrity(r: Results) -> list[Check]:
     out = []
     for name, mask in (
         ("dead cells", cond["dead"] == 1),
-        ("self-patch controls", cond["donor"] == "self"),
+        ("self-patch controls", cond["identity"] == 1),
         ("unpatched rows", cond["role"] == "unpatched"),
     ):
         columns = np.flatnonzero(mask)
@@ -204,13 +226,17 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
     control = matched_control(r)
     for line in table[table["in_family"]].itertuples():
         j, target = line.index, donor_class(line.direction)
-        event = cls[:, j] == target
         reference = base[line.direction]
-        pairings = [] if reference is None else [("vs_unpatched", reference == target, -1)]
+        pairings = [] if reference is None else [("vs_unpatched", reference, -1)]
         if control[j] >= 0:
-            pairings.append(("vs_shuffled", cls[:, control[j]] == target, int(control[j])))
-        for test, other, against in pairings:
-            result = stats.paired_test(event, other, cluster)
+            pairings.append(("vs_shuffled", cls[:, control[j]], int(control[j])))
+        for test, other_class, against in pairings:
+            # A pair whose runs lack the position has no row: neither here nor there.
+            both = (cls[:, j] != NOT_RUN) & (other_class != NOT_RUN)
+            if not both.any():
+                continue
+            event, other = cls[both, j] == target, other_class[both] == target
+            result = stats.paired_test(event, other, pd.factorize(cluster[both])[0])
             ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
             lines.append(
                 {
@@ -218,7 +244,7 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "subject": line.name,
                     "index": j,
                     "against": against,
-                    "n": len(rows),
+                    "n": len(event),
                     "units": result.n,
                     "k": int(event.sum()),
                     "k_reference": int(other.sum()),
@@ -232,21 +258,22 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "or_high": high,
                 }
             )
-        rival = cls[:, j] == 1 - target
+        run = cls[:, j] != NOT_RUN
+        event, rival, units = cls[run, j] == target, cls[run, j] == 1 - target, pd.factorize(cluster[run])[0]
         lines.append(
             {
                 "test": "majority",
                 "subject": line.name,
                 "index": j,
                 "against": -1,
-                "n": len(rows),
-                "units": int(cluster.max()) + 1,
+                "n": len(event),
+                "units": int(units.max()) + 1,
                 "k": int(event.sum()),
                 "k_reference": int(rival.sum()),
                 "gain": int(event.sum()),
                 "loss": int(rival.sum()),
                 "statistic": np.nan,
-                "p": stats.majority_test(event, rival, cluster),
+                "p": stats.majority_test(event, rival, units),
                 "cohen_h": np.nan,
                 "odds_ratio": np.nan,
                 "or_low": np.nan,
@@ -379,7 +406,6 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
         if len(found):
             ends[end] = int(np.searchsorted(use, found[0]))
     recovery = "logit_diff" in names and len(ends) == 2
-    toward_clean = (table["direction"][use] == "denoise").to_numpy()
 
     def statistic(total: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -390,7 +416,7 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
             if recovery:
                 m = means[names.index("logit_diff")]
                 low, high = m[:, [ends["corrupted"]]], m[:, [ends["clean"]]]
-                means.append(np.where(toward_clean, (m - low) / (high - low), (high - m) / (high - low)))
+                means.append((m - low) / (high - low))
         return np.concatenate(means, 1)
 
     boot = stats.cluster_bootstrap(sums, statistic, resamples)
@@ -419,7 +445,7 @@ def stability_table(r: Results, table: pd.DataFrame, series: list[Series], clust
     """Split-half reliability of each effect panel and agreement of N* in subsamples."""
     cls, groups, lines = r.cls[r.included], int(cluster.max()) + 1, []
     sizes = np.bincount(cluster, minlength=groups).astype(float)
-    for panel, part in table[table["in_family"]].groupby("panel"):
+    for panel, part in table[table["in_family"] & (table["n"] == len(cls))].groupby("panel"):
         target = donor_class(part["direction"].iloc[0])
         sums = cluster_sums((cls[:, part["index"]] == target).astype(float), cluster, groups)
         median, low, high = stats.split_half(sums, sizes)
@@ -514,9 +540,22 @@ def baseline_table(r: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _nothing_included(r: Results) -> Analysis:
+    """A sweep whose filter lets no pair in: the baseline, and nothing else."""
+    table, tests = class_table(r), family_tests(r, class_table(r), [], np.zeros(0, int))
+    none = pd.DataFrame()
+    note = f"NOT TESTED: no pair of {len(r.pairs)} passes the filter {r.provenance.get('filter', 'of the sweep')}"
+    panels, base = panel_table(table), baseline_table(r)
+    return Analysis(
+        r, 0, np.zeros(0, int), 0, table, panels, [], tests, none, none, none, none, base, [], [*r.warnings, note]
+    )
+
+
 def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] = lambda text: None) -> Analysis:
     """Runs everything. resamples = 0 leaves out the bootstrap, stability and power (simulations)."""
     rows = r.included
+    if not len(rows):
+        return _nothing_included(r)
     cluster = pd.factorize(r.pairs["source"].to_numpy()[rows])[0]
     table = class_table(r)
     panels = panel_table(table)

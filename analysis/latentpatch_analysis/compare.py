@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .analyse import donor_class
+from .analyse import PANEL_KEYS, donor_class
 from .load import CLASSES, NOT_RUN, Results
 
 BOSCHLOO_CONDITIONS = 120  # Boschloo's test takes up to 0.1 s; above this many conditions only Fisher's is run
@@ -68,14 +68,12 @@ def match_conditions(a: Results, b: Results, by: str = "auto") -> tuple[str, lis
 
     there, back = nearest(*depths), nearest(depths[1], depths[0])
     partner = {v: w for v, w in there.items() if back[w] == v} | {-1: -1}
-    keys = ["direction", "operation", "donor", "site", "steps"]
-    place = {
-        (*row[:-1], row[-1]): i
-        for i, row in zip(sides[1].index, sides[1][[*keys, "layer"]].to_numpy().tolist(), strict=True)
-    }
+    keys = [k for k in PANEL_KEYS if k != "defects"] + ["steps", "layer", "from_layer"]
+    sides = [side[~side.duplicated(keys, keep=False)] for side in sides]
+    place = {tuple(row): i for i, row in zip(sides[1].index, sides[1][keys].to_numpy().tolist(), strict=True)}
     out = []
-    for i, row in zip(sides[0].index, sides[0][[*keys, "layer"]].to_numpy().tolist(), strict=True):
-        j = place.get((*row[:-1], partner.get(row[-1], None)))
+    for i, row in zip(sides[0].index, sides[0][keys].to_numpy().tolist(), strict=True):
+        j = place.get((*row[:-2], *(partner.get(layer) for layer in row[-2:])))
         if j is not None:
             out.append((i, j))
     return by, out
@@ -85,7 +83,7 @@ def _same_target(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[int, int]]:
     """Conditions of equal name; else of equal target, so that a run with a defect switched on meets the one without."""
     place = dict(zip(b["name"], b.index, strict=True))
     out = {i: place[name] for i, name in zip(a.index, a["name"], strict=True) if name in place}
-    keys = ["direction", "operation", "donor", "site", "layers", "steps"]
+    keys = [k for k in PANEL_KEYS if k != "defects"] + ["layers", "from_layer", "steps"]
     rest = [side[~side.index.isin(list(used))] for side, used in ((a, out.keys()), (b, out.values()))]
     rest = [side[~side.duplicated(keys, keep=False)] for side in rest]
     place = {tuple(row): j for j, row in zip(rest[1].index, rest[1][keys].to_numpy().tolist(), strict=True)}
@@ -106,14 +104,18 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
     for i, j in matches:
         cond = a.conditions.iloc[i]
         target = donor_class(cond["direction"])
-        events = [r.cls[r.included, k] == target for r, k in ((a, i), (b, j))]
+        events, firsts = [], []
+        for r, k, one in ((a, i, first[0]), (b, j, first[1])):
+            classes = r.cls[r.included, k]
+            events.append(classes[classes != NOT_RUN] == target)
+            firsts.append(classes[one][classes[one] != NOT_RUN] == target)
+        if not all(map(len, firsts)):
+            continue
         line = {
             "condition_a": cond["name"],
             "condition_b": b.conditions["name"][j],
             "role": cond["role"],
-            "direction": cond["direction"],
-            "donor": cond["donor"],
-            "site": cond["site"],
+            **{k: cond[k] for k in PANEL_KEYS},
             "steps": cond["steps"],
             "layer_a": int(cond["layer"]),
             "layer_b": int(b.conditions["layer"][j]),
@@ -122,14 +124,15 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
             "k_b": int(events[1].sum()),
             "n_b": len(events[1]),
         }
-        unit = [e[f] for e, f in zip(events, first, strict=True)]
+        unit = firsts
         line |= stats.unpaired_test(int(unit[0].sum()), len(unit[0]), int(unit[1].sum()), len(unit[1]), limit)
         if len(rows_a):
             ca, cb = a.cls[rows_a, i], b.cls[rows_b, j]
-            paired = stats.paired_test(ca == target, cb == target, cluster)
-            differ = np.flatnonzero(ca != cb)
+            both = (ca != NOT_RUN) & (cb != NOT_RUN)
+            paired = stats.paired_test(ca[both] == target, cb[both] == target, pd.factorize(cluster[both])[0])
+            differ = np.flatnonzero(both & (ca != cb))
             line |= {
-                "shared": len(rows_a),
+                "shared": int(both.sum()),
                 "only_a": paired.gain,
                 "only_b": paired.loss,
                 "mcnemar_p": paired.p,

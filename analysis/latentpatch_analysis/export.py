@@ -82,12 +82,13 @@ def write_wandb(analysis: Analysis, folder: Path | str, project: str = "latentpa
     run = wandb.init(
         mode="offline", dir=str(folder), project=project, name=r.label, config={"job": r.job, **r.provenance}
     )
+    titles = dict(zip(analysis.panels["panel"], analysis.panels["title"], strict=True))
     for line in analysis.table[analysis.table["in_family"]].itertuples():
         run.log(
             {
                 "layer": line.layer,
                 "n_steps": line.n_steps,
-                **{f"{line.direction}/{line.site}/{c}": getattr(line, c) / line.n for c in CLASSES},
+                **{f"{titles[line.panel]}/{c}": getattr(line, c) / line.n for c in CLASSES},
             }
         )
     run.log({"classes": wandb.Table(dataframe=analysis.table), "tests": wandb.Table(dataframe=analysis.tests)})

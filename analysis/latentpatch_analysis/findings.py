@@ -50,6 +50,8 @@ def p_text(p: float) -> str:
 
 def write(a: Analysis) -> list[Finding]:
     """All findings of one file, warnings first."""
+    if not a.n:
+        return [Finding("empty", "warning", "file", f"{a.notes[-1]}.")]
     out = _warnings(a)
     blocked = any(f.strength == "warning" and f.rule == "integrity" for f in out)
     if blocked:
@@ -141,9 +143,9 @@ def _effects(a: Analysis) -> list[Finding]:
     titles = dict(zip(a.panels["panel"], a.panels["title"], strict=True))
     spans: dict[str, list[str]] = {}
     silent: list[tuple[str, int]] = []
-    for (panel, layers, kind), part in a.table[a.table["in_family"]].groupby(["panel", "layers", "kind"], sort=False):
+    for (panel, at, kind), part in a.table[a.table["in_family"]].groupby(["panel", "place", "kind"], sort=False):
         ids = part["index"].tolist()
-        place, group = "L" + layers if layers else "no layer", f"{titles[panel]}, {STEP_WORDS.get(kind, kind)}"
+        place, group = "L" + at if at else "no layer", f"{titles[panel]}, {STEP_WORDS.get(kind, kind)}"
         where = f"{titles[panel]}, {place}, {STEP_WORDS.get(kind, kind)}"
         base = {j: _verdict(plain, j) for j in ids}
         against = {j: _verdict(control, j) for j in ids}

@@ -34,7 +34,20 @@ METRICS = (
     "answer_logprob_corrupted",
 )
 PAIR_STRINGS = ("id", "source", "clean_question", "corrupted_question", "clean_text", "corrupted_text")
-CONDITION_STRINGS = ("name", "role", "direction", "site", "operation", "donor", "layers", "steps", "defects")
+CONDITION_STRINGS = (
+    *("name", "role", "direction", "phase", "site", "layers", "steps", "index"),
+    *("donor", "from_site", "operation", "defects"),
+)
+CONDITION_NUMBERS = (
+    *("layer", "head", "step_mask", "n_steps", "vector", "from_layer", "from_step"),
+    *("factor", "stop_after", "dead", "identity", "same_as"),
+)
+# What tells one condition from another; in the CSV in this order.
+CSV_CONDITION = (
+    *("role", "direction", "phase", "site", "layer", "layers", "head", "steps", "n_steps", "index", "donor", "vector"),
+    *("from_site", "from_layer", "from_step", "operation", "factor", "stop_after", "defects", "dead"),
+)
+VERSION = 2
 ROLES = ("effect", "control", "unpatched")
 DIRECTIONS = ("denoise", "noise")
 
@@ -103,7 +116,7 @@ class Results:
         for name, column in (("pair", "id"), ("source", "source")):
             codes, uniques = pd.factorize(self.pairs[column].to_numpy()[rows])
             data[name] = pd.Categorical.from_codes(np.repeat(codes, c), uniques)
-        for name in ("name", "role", "direction", "site", "layer", "steps", "n_steps", "donor", "operation", "dead"):
+        for name in ("name", *CSV_CONDITION):
             values = cond[name].to_numpy()
             key = "condition" if name == "name" else name
             if values.dtype.kind in "OUST":
@@ -236,6 +249,10 @@ def load_results(path: Path | str) -> Results:
 
 
 def _read(file: h5py.File, path: Path | str) -> Results:
+    version = file.attrs.get("version")
+    if version is None or np.ravel(version)[0] != VERSION:
+        found = "none" if version is None else str(np.ravel(version)[0])
+        raise LayoutError(path, "/ attribute version", str(VERSION), found)
     pairs, conditions = _pairs(file, path), _conditions(file, path)
     p, c = len(pairs), len(conditions)
     cls = _grid(file, path, "/rows/class", p, c)
@@ -245,8 +262,6 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     answers = _strings(file, path, "/answers/text")
     metrics = {m: _grid(file, path, f"/rows/{m}", p, c) for m in METRICS if m in file["/rows"]}
     included = pairs["included"].to_numpy().astype(bool)
-    if not included.any():
-        raise LayoutError(path, "/pairs/included", "at least one included pair", f"none of {p}")
 
     def place(mask: np.ndarray) -> str:
         i, j = np.argwhere(mask)[0]
@@ -322,7 +337,7 @@ def _pairs(file: h5py.File, path: Path | str) -> pd.DataFrame:
 
 def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
     columns: dict[str, Any] = {name: _strings(file, path, f"/conditions/{name}") for name in CONDITION_STRINGS}
-    for name in ("layer", "step_mask", "n_steps", "dead", "same_as"):
+    for name in CONDITION_NUMBERS:
         columns[name] = _need(file, path, f"/conditions/{name}", 1)[:]
     table = _table(columns, path, "/conditions")
     if table["name"].duplicated().any():

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import __version__, figures, findings, original, stats
-from .analyse import Analysis, analyse, donor_class
+from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title
 from .compare import Comparison, compare, sentences
 from .export import latex_table
 from .load import CLASSES, LABELS, Results
@@ -31,6 +31,8 @@ KIND_AXIS = {
     "window": "window of steps",
     "set": "set of steps",
     "subset": "subset of steps",
+    "prompt": "prompt position",
+    "answer": "answer position",
     "all": "steps",
 }
 TEXT_BUDGET_BYTES = 6_000_000
@@ -45,6 +47,7 @@ class Block:
     """A panel of the page: its class table and its figures."""
 
     title: str
+    slug: str
     role: str
     rows: list[dict[str, Any]]
     heat: list[tuple[str, list[figures.Picture]]] = field(default_factory=list)
@@ -95,12 +98,21 @@ def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()
 
 
+def _panel_slugs(panels: pd.DataFrame) -> dict[int, str]:
+    """A name for files by panel; none of a file's panels share one."""
+    out: dict[int, str] = {}
+    for panel in panels.itertuples():
+        slug = _slug(panel.title.replace("×-", "×minus "))
+        out[panel.panel] = slug if slug not in out.values() else f"{slug}-{panel.panel}"
+    return out
+
+
 def _column_label(kind: str, steps: str, n_steps: int) -> str:
     return str(n_steps) if kind in ("first", "last") else steps.partition(":")[2] or steps
 
 
 def _heat_maps(
-    key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], title: str
+    key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], slug: str
 ) -> list[figures.Picture]:
     part = part[part["kind"] == kind]
     rows, columns = _axes(part, kind)
@@ -112,7 +124,7 @@ def _heat_maps(
             label = f"{line.name}{' (dead cell: nothing can change)' if line.dead else ''}"
             if line.copy_of >= 0:
                 label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
-            where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
+            where = (rows.index(line.place), columns.index(_column_label(kind, line.steps, line.n_steps)))
             cells[where] = figures.Cell(
                 100 * k / n if n else np.nan,
                 _tip(label, k, n, LABELS[name]),
@@ -122,7 +134,7 @@ def _heat_maps(
             )
         out.append(
             figures.heat_map(
-                f"{key}-heat-{_slug(title)}-{kind}-{name}",
+                f"{key}-heat-{slug}-{kind}-{name}",
                 LABELS[name],
                 [r or "-" for r in rows],
                 columns,
@@ -134,7 +146,7 @@ def _heat_maps(
 
 
 def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
-    rows = list(part.sort_values("layer", kind="stable")["layers"].drop_duplicates())
+    rows = list(part.sort_values(["layer", "from_layer"], kind="stable")["place"].drop_duplicates())
     order = part.sort_values("n_steps", kind="stable") if kind in ("first", "last") else part
     labels = [_column_label(kind, s, n) for s, n in zip(order["steps"], order["n_steps"], strict=True)]
     columns = list(dict.fromkeys(labels))
@@ -143,7 +155,7 @@ def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
     return rows, columns
 
 
-def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[figures.Picture]:
+def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[figures.Picture]:
     out = []
     if not len(a.metrics):
         return out
@@ -163,7 +175,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[
                     f"{line.name}\n{metric}: {v['mean']:.3f} {unit}, n = {int(v['n'])}\n"
                     f"95 % interval {v['low']:.3f} to {v['high']:.3f} ({v['interval']})"
                 )
-                where = (rows.index(line.layers), columns.index(_column_label(kind, line.steps, line.n_steps)))
+                where = (rows.index(line.place), columns.index(_column_label(kind, line.steps, line.n_steps)))
                 cells[where] = figures.Cell(
                     float(v["mean"]), tip, f"{v['mean']:.2f}", bool(line.dead), line.copy_of >= 0
                 )
@@ -174,7 +186,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[
                     limits = (limits[0] - 0.5, limits[1] + 0.5)
                 out.append(
                     figures.heat_map(
-                        f"{key}-metric-{_slug(title)}-{kind}-{metric}",
+                        f"{key}-metric-{slug}-{kind}-{metric}",
                         metric,
                         [r or "-" for r in rows],
                         columns,
@@ -187,7 +199,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, title: str) -> list[
     return out
 
 
-def _share_lines(key: str, a: Analysis, panel: int, title: str) -> list[figures.Picture]:
+def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.Picture]:
     out = []
     for s in a.series:
         if s.panel != panel:
@@ -211,10 +223,10 @@ def _share_lines(key: str, a: Analysis, panel: int, title: str) -> list[figures.
                     figures.CLASS_LINES[name],
                 )
             )
-        where = f"layer {s.layers}" if s.layers else "no layer"
+        where = f"layer {s.place}" if s.place else "no layer"
         out.append(
             figures.line_chart(
-                f"{key}-shares-{_slug(title)}-{s.kind}-{_slug(s.layers)}",
+                f"{key}-shares-{slug}-{s.kind}-{_slug(s.place)}",
                 where,
                 lines,
                 part["name"].tolist(),
@@ -230,18 +242,18 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")["holm"]
     out = []
     order = part.assign(kind_rank=[list(KIND_AXIS).index(k) if k in KIND_AXIS else 99 for k in part["kind"]])
-    for line in order.sort_values(["kind_rank", "layer", "layers", "n_steps", "index"], kind="stable").itertuples():
-        mark = (
-            "dead"
-            if line.dead
-            else f"= {a.table['steps'][line.copy_of] or a.table['name'][line.copy_of]}"
-            if line.copy_of >= 0
-            else ""
-        )
+    for line in order.sort_values(
+        ["kind_rank", "layer", "layers", "from_layer", "n_steps", "index"], kind="stable"
+    ).itertuples():
+        mark = "dead" if line.dead else ""
+        if not line.dead and line.copy_of >= 0:
+            first = a.table.loc[line.copy_of]
+            near = (first["panel"], first["place"]) == (line.panel, line.place)
+            mark = f"= {first['steps'] if near else first['name']}"
         out.append(
             {
                 "index": line.index,
-                "where": f"L{line.layers}" if line.layers else "-",
+                "where": f"L{line.place}" if line.place else "-",
                 "steps": line.steps,
                 "n": int(line.n),
                 "mark": mark,
@@ -300,7 +312,7 @@ def n_text(value: float, n_max: float) -> str:
 
 def _lens_maps(key: str, r: Results) -> list[figures.Picture]:
     """Per run a heat map layer x position: the token that most pairs have first; colour: its mean probability there."""
-    if r.lens is None:
+    if r.lens is None or not len(r.included):
         return []
     pictures = []
     for run, tokens in r.lens.tokens.items():
@@ -401,19 +413,19 @@ def _browser_data(r: Results) -> tuple[str, str]:
 
 
 def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> FileSection:
-    blocks = []
-    for panel in a.panels.itertuples():
+    blocks, slugs = [], _panel_slugs(a.panels)
+    for panel in a.panels.itertuples() if a.n else ():
         part = a.table[a.table["panel"] == panel.panel]
-        block = Block(panel.title, panel.role, _rows(a, part))
+        block = Block(panel.title, slugs[panel.panel], panel.role, _rows(a, part))
         if panel.donor != "self":
             names = CLASSES if panel.role == "effect" else (CLASSES[donor_class(panel.direction)],)
             for kind in part["kind"].unique():
                 some = part[part["kind"] == kind]
-                if some["layers"].nunique() * some["steps"].nunique() > 1:
-                    block.heat.append((KIND_AXIS.get(kind, kind), _heat_maps(key, a, part, kind, names, panel.title)))
+                if some["place"].nunique() * some["steps"].nunique() > 1:
+                    block.heat.append((KIND_AXIS.get(kind, kind), _heat_maps(key, a, part, kind, names, block.slug)))
         if panel.role == "effect":
-            block.lines = _share_lines(key, a, panel.panel, panel.title)
-            block.metrics = _metric_maps(key, a, part, panel.title)
+            block.lines = _share_lines(key, a, panel.panel, block.slug)
+            block.metrics = _metric_maps(key, a, part, block.slug)
         blocks.append(block)
     progress(f"figures of {a.results.label}")
     data, note = _browser_data(a.results)
@@ -440,9 +452,8 @@ def _compare_section(key: str, c: Comparison) -> CompareSection:
     pictures = []
     if len(c.tests):
         effect = c.tests[(c.tests["role"] == "effect") & c.tests["steps"].str.startswith("first:")]
-        for (direction, donor, site, la, lb), part in effect.groupby(
-            ["direction", "donor", "site", "layer_a", "layer_b"], sort=True
-        ):
+        for (*_, la, lb), part in effect.groupby([*PANEL_KEYS, "layer_a", "layer_b"], sort=True):
+            direction, panel = part["direction"].iloc[0], panel_title(part.iloc[0])
             part = part.assign(n=[int(s.partition(":")[2]) for s in part["steps"]]).sort_values("n")
             if len(part) < 2 or len(pictures) >= 36:
                 continue
@@ -466,10 +477,10 @@ def _compare_section(key: str, c: Comparison) -> CompareSection:
                         "-" if i == 0 else "--",
                     )
                 )
-            title = f"{word}: {donor} → {site}"
+            title = f"{word}: {panel.partition(': ')[2]}"
             pictures.append(
                 figures.line_chart(
-                    f"{key}-{_slug(title)}-{direction}-{la}-{lb}",
+                    f"{key}-{_slug(title.replace('×-', '×minus '))}-{direction}-{la}-{lb}",
                     title,
                     lines,
                     [f"{word}, {x}" for x in part["steps"]],
@@ -515,7 +526,8 @@ def build(
     for i, r in enumerate(results):
         progress(f"statistics of {r.label}")
         files.append(_file_section(f"f{i}", analyse(r, resamples), progress))
-    pairs = [(i, j) for i in range(len(results)) for j in range(i + 1, len(results))][:max_comparisons]
+    some = [i for i, r in enumerate(results) if len(r.included)]
+    pairs = [(i, j) for i in some for j in some if i < j][:max_comparisons]
     comparisons = []
     for i, j in pairs:
         progress(f"comparison of {results[i].label} and {results[j].label}")
@@ -605,7 +617,7 @@ def _write_tables(
         for block in f.blocks:
             if block.role == "effect":
                 caption = f"{a.results.label}, {block.title}: answers by class, Wilson 95 % intervals, p after Holm"
-                path = folder / f"{f.key}-{_slug(a.results.label)}-{_slug(block.title)}.tex"
+                path = folder / f"{f.key}-{_slug(a.results.label)}-{block.slug}.tex"
                 path.write_text(latex_table(block.rows, caption), encoding="utf-8")
     for c in comparisons:
         for name, frame in (

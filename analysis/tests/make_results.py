@@ -73,6 +73,16 @@ def conditions(plan: Plan) -> list[dict]:
             "n": 0,
             "dead": 0,
             "defects": "",
+            "phase": "" if role == "unpatched" else "thought",
+            "index": "",
+            "head": -1,
+            "vector": -1,
+            "from_site": "",
+            "from_layer": -1,
+            "from_step": -1,
+            "factor": 1.0,
+            "stop_after": 0,
+            "identity": int(rest.get("donor") == "self"),
         }
         rows.append({"name": name, "role": role, "direction": direction, **base, **rest, "same_as": len(rows)})
 
@@ -183,9 +193,16 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
         file["/pairs/clean_correct"] = np.ones(p, np.uint8)
         file["/pairs/corrupted_correct"] = included
         file["/pairs/included"] = included
-        for key in ("name", "role", "direction", "site", "operation", "donor", "layers", "steps", "defects"):
+        file.attrs["format"], file.attrs["version"] = "latentpatch-results", np.int32(2)
+        for key in (
+            *("name", "role", "direction", "phase", "site", "operation", "donor"),
+            *("layers", "steps", "index", "from_site", "defects"),
+        ):
             fixed(f"/conditions/{key}", [row[key] for row in table])
-        file["/conditions/layer"] = np.array([row["layer"] for row in table], np.int32)
+        for key in ("layer", "head", "vector", "from_layer", "from_step", "stop_after"):
+            file[f"/conditions/{key}"] = np.array([row[key] for row in table], np.int32)
+        file["/conditions/factor"] = np.array([row["factor"] for row in table], np.float32)
+        file["/conditions/identity"] = np.array([row["identity"] for row in table], np.uint8)
         file["/conditions/step_mask"] = np.array([row["mask"] for row in table], np.uint64)
         file["/conditions/n_steps"] = np.array([row["n"] for row in table], np.int32)
         file["/conditions/dead"] = np.array([row["dead"] for row in table], np.uint8)
@@ -217,6 +234,7 @@ def write_results(path: Path | str, plan: Plan | None = None) -> Plan:
             "executor": "engine",
             "device": "cpu",
             "dtype": plan.dtype,
+            "filter": "both-correct",
             "store.model_sha256": "00" * 32,
         }.items():
             provenance.attrs[key] = value

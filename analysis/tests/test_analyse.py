@@ -10,7 +10,8 @@ import make_results
 import numpy as np
 import pytest
 
-from latentpatch_analysis import analyse, findings, load_results
+from latentpatch_analysis import analyse, compare, findings, load_results
+from latentpatch_analysis.load import LayoutError
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,10 @@ def test_recovery_is_a_ratio_of_means(planted_analysis):
     name = "denoise/clean/replace/resid_post/L2/first:4"
     assert by[name] == pytest.approx((diff[name] - low) / (high - low), rel=1e-5)
     name = "noise/corrupted/replace/resid_post/L2/first:4"
-    assert by[name] == pytest.approx((high - diff[name]) / (high - low), rel=1e-5)
+    # One formula for both directions, that of DESIGN and of the summary: 0 at the corrupted run, 1 at the clean one.
+    assert by[name] == pytest.approx((diff[name] - low) / (high - low), rel=1e-5)
     assert by["unpatched/denoise"] == pytest.approx(0.0)
+    assert by["unpatched/noise"] == pytest.approx(1.0)
 
 
 def test_a_failed_control_silences_everything_else(planted, tmp_path):
@@ -102,6 +105,65 @@ def test_the_sweep_s_own_control_counts(planted, tmp_path):
     found = findings.write(analyse.analyse(load_results(path), 0))
     assert [f.subject for f in found] == ["self patches, as counted by the sweep"]
     assert "3 rows differed" in found[0].text
+
+
+VARIANTS = {
+    "factor": ({"operation": "add", "factor": 0.5}, {"operation": "add", "factor": 3.0}),
+    "head": ({"head": 0}, {"head": 1}),
+    "prompt": (
+        {"phase": "prompt", "index": "-1", "steps": "prompt:-1", "step_mask": 0},
+        {"phase": "prompt", "index": "-2", "steps": "prompt:-2", "step_mask": 0},
+    ),
+    "phase": (
+        {"phase": "prompt", "index": "0", "steps": "prompt:0", "step_mask": 0},
+        {"phase": "answer", "index": "0", "steps": "answer:0", "step_mask": 0},
+    ),
+    "from_site": ({"from_site": ""}, {"from_site": "attn_out"}),
+    "from_layer": ({"from_layer": 1}, {"from_layer": 2}),
+    "from_step": ({"from_step": 0}, {"from_step": 1}),
+    "stop_after": ({"stop_after": 2}, {"stop_after": 0}),
+}
+
+
+def _two_variants(path, variants):
+    """An effect and a shuffled control of each of two variants of one condition: 0, 1 controls, 2, 3 effects."""
+    plan = make_results.Plan(pairs=12, layers=2, steps=1, controls=("shuffled",), directions=("denoise",))
+    plan.step_sets = ("single",)
+    make_results.write_results(path, plan)
+    with h5py.File(path, "r+") as file:
+        table = {key: file[f"/conditions/{key}"][:] for key in file["/conditions"]}
+        texts = [key for key in table if table[key].dtype.kind in "OS"]
+        for j in range(1, 5):
+            change = {"layer": 0, "layers": "0", "dead": 0, "same_as": j, **variants[(j - 1) % 2]}
+            for key, value in change.items():
+                if key in texts:
+                    table[key] = table[key].astype("S64")
+                table[key][j] = value.encode() if isinstance(value, str) else value
+        for key, values in table.items():
+            del file[f"/conditions/{key}"]
+            if key in texts:
+                values = values.astype("S64").astype(h5py.string_dtype("utf-8", 64))
+            file[f"/conditions/{key}"] = values
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_variant_has_its_own_control_and_cell(tmp_path, name):
+    path = tmp_path / "variants.results.h5"
+    _two_variants(path, VARIANTS[name])
+    r = load_results(path)
+    assert r.conditions["donor"].tolist() == ["", "shuffled", "shuffled", "clean", "clean"]
+    assert analyse.matched_control(r).tolist()[3:] == [1, 2]
+    a = analyse.analyse(r, 0)
+    effects = a.table[a.table["role"] == "effect"]
+    assert len(effects[["panel", "kind", "place", "steps"]].drop_duplicates()) == 2
+    assert a.panels["title"].is_unique
+
+
+def test_two_conditions_of_one_cell_are_an_error(tmp_path):
+    path = tmp_path / "doubled.results.h5"
+    _two_variants(path, ({"head": 1}, {"head": 1}))
+    with pytest.raises(LayoutError, match="expected columns that differ, found a second condition like "):
+        analyse.analyse(load_results(path), 0)
 
 
 def test_without_shuffled_control_nothing_is_supported(tmp_path):
@@ -162,3 +224,30 @@ def test_family_wise_error_over_200_null_files(tmp_path):
 def test_the_simulation_notices_a_missing_correction(tmp_path, monkeypatch):
     monkeypatch.setattr(analyse.stats, "adjust", lambda p, method="holm": np.asarray(p))
     assert _wrong_findings(tmp_path, 20, 1) >= 8
+
+
+def test_rows_that_were_not_run_are_in_no_denominator(tmp_path):
+    """A condition whose position 20 of 60 pairs lack is tested over the other 40."""
+    path = tmp_path / "missing.results.h5"
+    make_results.write_results(path, make_results.Plan(excluded=0))
+    name = "denoise/clean/replace/resid_post/L1/single:2"
+    with h5py.File(path, "r+") as file:
+        names = [n.decode() for n in file["/conditions/name"][:]]
+        j = names.index(name)
+        hits = int((file["/rows/class"][20:, j] == 0).sum())
+        classes = file["/rows/class"][:]
+        classes[:20, j] = 255
+        file["/rows/class"][:] = classes
+        answers = file["/rows/answer"][:]
+        answers[:20, j] = -1
+        file["/rows/answer"][:] = answers
+        file["/counts"][j] = [(classes[:, j] == k).sum() for k in range(4)]
+    r = load_results(path)
+    tests = analyse.analyse(r, 0).tests
+    own = tests[(tests["subject"] == name) & (tests["test"] != "cochran_q")]
+    assert own["test"].tolist() == ["vs_unpatched", "vs_shuffled", "majority"]
+    assert own["n"].tolist() == [40, 40, 40]
+    assert own["k"].tolist() == [hits, hits, hits]
+    assert (tests[tests["subject"] != name]["n"].isin([60])).all()
+    lines = compare.compare(r, r).tests.set_index("condition_a")
+    assert lines.loc[name, ["n_a", "n_b", "shared", "flips", "k_a"]].tolist() == [40, 40, 40, 0, hits]

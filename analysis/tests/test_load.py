@@ -29,23 +29,10 @@ def test_long_frame_agrees_with_the_file(planted):
     path, _ = planted
     r = lp.load(path)
     frame = r.frame()
-    assert list(frame.columns[:16]) == [
-        "pair",
-        "source",
-        "condition",
-        "role",
-        "direction",
-        "site",
-        "layer",
-        "steps",
-        "n_steps",
-        "donor",
-        "operation",
-        "dead",
-        "class",
-        "number",
-        "changed",
-        "text",
+    assert list(frame.columns[:27]) == [
+        *("pair", "source", "condition", "role", "direction", "phase", "site", "layer", "layers", "head", "steps"),
+        *("n_steps", "index", "donor", "vector", "from_site", "from_layer", "from_step", "operation", "factor"),
+        *("stop_after", "defects", "dead", "class", "number", "changed", "text"),
     ]
     assert len(frame) == len(r.included) * len(r.conditions)
     line = frame.iloc[7 * len(r.conditions) + 100]
@@ -107,8 +94,8 @@ def _attribute(name, key, value):
             "expected shape (64, 218) = pairs x conditions, found shape (2, 2)",
         ),
         (
-            _replace("/pairs/included", np.zeros(64, np.uint8)),
-            "/pairs/included: expected at least one included pair, found none of 64",
+            _attribute("/", "version", np.int32(1)),
+            "/ attribute version: expected 2, found 1",
         ),
         (
             _replace("/pairs/included", np.ones(63, np.uint8)),

@@ -177,3 +177,14 @@ def test_probe_example_finds_the_planted_address(store):
     assert best["r2"] > 0.9
     assert np.all(table.drop(index=table["r2"].idxmax())["r2"] < 0.3)
     assert len(probe.probe_store(str(store), "latent_raw")) == 4
+
+
+def test_a_sweep_of_no_pairs_says_so(small, tmp_path):
+    path = tmp_path / "empty.results.h5"
+    make_results.write_results(path, make_results.Plan(pairs=0, excluded=5, layers=2, steps=2))
+    out = tmp_path / "report"
+    assert cli.main([str(path), str(small[0]), "-o", str(out), "--quiet", "--resamples", "200", "--long", "csv"]) == 0
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "- **warning**: NOT TESTED: no pair of 5 passes the filter both-correct." in text
+    assert "## Comparison" not in text
+    assert "NOT TESTED: no pair of 5" in (out / "report.html").read_text(encoding="utf-8")

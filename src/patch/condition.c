@@ -27,7 +27,13 @@ static void condition_release(lp_condition *condition) {
 
 lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *layers, const char *steps,
                            const char *defects, lp_condition **out, lp_error *err) {
-    lp_condition fresh = {.layer = -1, .factor = 1.0f, .first = set->n_replacements};
+    lp_condition fresh = {.layer = -1,
+                          .head = LP_ALL_HEADS,
+                          .vector = -1,
+                          .from_layer = -1,
+                          .from_step = -1,
+                          .factor = 1.0f,
+                          .first = set->n_replacements};
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&fresh.name, name, strlen(name), err));
     LP_TRY(lp_mem_text(&fresh.layers, layers, strlen(layers), err));

@@ -47,6 +47,14 @@ typedef struct {
     lp_operation operation;
     float factor;
     lp_donor donor;
+    int32_t index;  /* phases prompt and answer: as in the job, or LP_INDEX_ALL */
+    int32_t head;   /* KV head, or LP_ALL_HEADS */
+    int32_t vector; /* FILE: index of the file in the job; -1 otherwise */
+    bool from_other_site;
+    lp_site from_site;   /* where from_other_site */
+    int32_t from_layer;  /* -1: the target's */
+    int32_t from_step;   /* -1: the target's */
+    int32_t stop_after;  /* as in the job; 0: all steps */
     int32_t layer;       /* -1: none or several */
     char *layers;        /* in words: "2", "0-3" */
     char *steps;         /* the step set as the job writes it */

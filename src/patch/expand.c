@@ -203,6 +203,14 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     condition->operation = g->operation;
     condition->factor = c->factor;
     condition->donor = c->donor;
+    condition->index = c->index;
+    condition->head = c->head;
+    condition->vector = c->donor == LP_DONOR_FILE ? g->vector : -1;
+    condition->from_other_site = g->from_other_site;
+    condition->from_site = g->from_site;
+    condition->from_layer = g->from_layers ? g->from_layers[c->i_layers] : -1;
+    condition->from_step = g->from_step;
+    condition->stop_after = g->stop_after;
     condition->layer = c->layers && c->layers->n == 1 ? c->layers->layers[0] : -1;
     condition->mask = c->steps ? c->steps->mask : 0;
     condition->n_steps_run = n_steps_run;
@@ -360,8 +368,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             bool means_other_run = g->other_run || (has_donor(g, own) && has_donor(g, other) && own_is_identity(g));
             for (size_t k = 0; k < g->n_donors; k++) {
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
-                bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED ||
-                               g->donors[k] == LP_DONOR_RANDOM;
+                bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
                 LP_TRY(add_product(&b, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
             }

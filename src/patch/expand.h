@@ -82,7 +82,8 @@ typedef struct {
     lp_controls controls;
 } lp_sweep_words;
 
-/* *out ({0} before) = the unpatched run of each direction (always; condition 0 on), then the effects in the order of
+/* The role of a condition is control for the donors self and shuffled, whoever asked for them, and otherwise effect.
+ * *out ({0} before) = the unpatched run of each direction (always; condition 0 on), then the effects in the order of
  * the groups, then the controls. A group with the donors clean and corrupted both stands for the other run, whichever
  * the direction: the recipient's own run back into itself is left out. A group that names only that one is refused: its
  * effect would be none. Conditions of equal name are made once. Fails on

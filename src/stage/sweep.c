@@ -25,6 +25,7 @@ typedef struct {
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
     lp_result_condition *conditions;
+    char (*indices)[12]; /* [C] of the conditions, in words */
     lp_sweep_identity *identity;
     const char **texts[4]; /* id, source, clean and corrupted question */
     char **answers[2];     /* texts of the unpatched answers, by side */
@@ -141,23 +142,39 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
     const lp_condition_set *set = &w->plan.set;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&w->conditions, set->n, sizeof *w->conditions, "conditions", err));
+    LP_TRY(lp_mem_new(&w->indices, set->n, sizeof *w->indices, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *c = &set->conditions[i];
+        char *index = w->indices[i];
         bool unpatched = c->role == LP_ROLE_UNPATCHED;
+        if (!unpatched && c->phase != LP_PHASE_THOUGHT && c->index == LP_INDEX_ALL)
+            snprintf(index, sizeof w->indices[i], "all");
+        else if (!unpatched && c->phase != LP_PHASE_THOUGHT)
+            snprintf(index, sizeof w->indices[i], "%d", c->index);
         w->conditions[i] = (lp_result_condition){.name = c->name,
                                                  .role = lp_role_names()[c->role],
                                                  .direction = lp_direction_names()[c->direction],
+                                                 .phase = unpatched ? "" : lp_phase_names()[c->phase],
                                                  .site = unpatched ? "" : lp_site_names()[c->site],
-                                                 .operation = unpatched ? "" : lp_operation_names()[c->operation],
-                                                 .donor = unpatched ? "" : lp_donor_names()[c->donor],
                                                  .layer = c->layer,
                                                  .layers = c->layers,
+                                                 .head = c->head == LP_ALL_HEADS ? -1 : c->head,
                                                  .steps = c->steps,
                                                  .step_mask = c->mask,
                                                  .n_steps = __builtin_popcountll(c->mask),
+                                                 .index = index,
+                                                 .donor = unpatched ? "" : lp_donor_names()[c->donor],
+                                                 .vector = c->vector,
+                                                 .from_site = c->from_other_site ? lp_site_names()[c->from_site] : "",
+                                                 .from_layer = c->from_layer,
+                                                 .from_step = c->from_step,
+                                                 .operation = unpatched ? "" : lp_operation_names()[c->operation],
+                                                 .factor = c->factor,
+                                                 .stop_after = c->stop_after,
+                                                 .defects = c->defects,
                                                  .dead = w->plan.dead[i],
-                                                 .same_as = w->plan.same_as[i],
-                                                 .defects = c->defects};
+                                                 .identity = w->plan.identity[i],
+                                                 .same_as = w->plan.same_as[i]};
     }
 out:
     return status;
@@ -388,6 +405,7 @@ static void release(sweep *w) {
     lp_mem_free(w->included);
     lp_mem_free(w->skip);
     lp_mem_free(w->conditions);
+    lp_mem_free(w->indices);
     if (w->identity) lp_sweep_identity_release(w->identity);
     lp_mem_free(w->identity);
     lp_mem_free(w->counts);

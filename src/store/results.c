@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "store/pair_file_internal.h"
+#include "store/results_columns.h"
 #include "store/results_lens.h"
 #include "store/results_text.h"
 
@@ -183,71 +184,6 @@ static lp_status put_pairs(const finisher *f, lp_error *err) {
     LP_TRY(put_numbers(f, "pairs/included", LP_FIELD_U8, plan->n_pairs, plan->included,
                        "1: the pair passes the sweep's filter", err));
 out:
-    return status;
-}
-
-static lp_status put_condition_texts(const finisher *f, lp_error *err) {
-    static const struct {
-        const char *path;
-        size_t offset;
-    } columns[] = {{"conditions/name", offsetof(lp_result_condition, name)},
-                   {"conditions/role", offsetof(lp_result_condition, role)},
-                   {"conditions/direction", offsetof(lp_result_condition, direction)},
-                   {"conditions/site", offsetof(lp_result_condition, site)},
-                   {"conditions/operation", offsetof(lp_result_condition, operation)},
-                   {"conditions/donor", offsetof(lp_result_condition, donor)},
-                   {"conditions/layers", offsetof(lp_result_condition, layers)},
-                   {"conditions/steps", offsetof(lp_result_condition, steps)},
-                   {"conditions/defects", offsetof(lp_result_condition, defects)}};
-    const int32_t n = f->plan->n_conditions;
-    const char **texts = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&texts, (size_t)n, sizeof *texts, "conditions", err));
-    for (size_t k = 0; k < sizeof columns / sizeof *columns; k++) {
-        for (int32_t i = 0; i < n; i++)
-            memcpy(&texts[i], (const char *)&f->plan->conditions[i] + columns[k].offset, sizeof *texts);
-        LP_TRY(lp_h5_put_strings(f->file, columns[k].path, texts, n, NULL, f->path, err));
-    }
-out:
-    lp_mem_free(texts);
-    return status;
-}
-
-static lp_status put_condition_numbers(const finisher *f, lp_error *err) {
-    const int32_t n = f->plan->n_conditions;
-    lp_status status = LP_OK;
-    struct {
-        uint64_t *mask;
-        int32_t *layer;
-        int32_t *n_steps;
-        int32_t *same_as;
-        uint8_t *dead;
-    } column = {0};
-    LP_TRY(lp_mem_new(&column.mask, (size_t)n, sizeof *column.mask, "conditions", err));
-    LP_TRY(lp_mem_new(&column.layer, (size_t)n, sizeof *column.layer, "conditions", err));
-    LP_TRY(lp_mem_new(&column.n_steps, (size_t)n, sizeof *column.n_steps, "conditions", err));
-    LP_TRY(lp_mem_new(&column.same_as, (size_t)n, sizeof *column.same_as, "conditions", err));
-    LP_TRY(lp_mem_new(&column.dead, (size_t)n, 1, "conditions", err));
-    for (int32_t i = 0; i < n; i++) {
-        const lp_result_condition *condition = &f->plan->conditions[i];
-        column.mask[i] = condition->step_mask;
-        column.layer[i] = condition->layer;
-        column.n_steps[i] = condition->n_steps;
-        column.same_as[i] = condition->same_as;
-        column.dead[i] = condition->dead;
-    }
-    LP_TRY(put_numbers(f, "conditions/layer", LP_FIELD_I32, n, column.layer, "-1: none or several", err));
-    LP_TRY(put_numbers(f, "conditions/step_mask", LP_FIELD_U64, n, column.mask, "bit t: thought step t", err));
-    LP_TRY(put_numbers(f, "conditions/n_steps", LP_FIELD_I32, n, column.n_steps, NULL, err));
-    LP_TRY(put_numbers(f, "conditions/dead", LP_FIELD_U8, n, column.dead,
-                       "1: no later position reads any of the replaced values", err));
-    LP_TRY(put_numbers(f, "conditions/same_as", LP_FIELD_I32, n, column.same_as, NULL, err));
-out:
-    lp_mem_free(column.mask);
-    lp_mem_free(column.layer);
-    lp_mem_free(column.n_steps);
-    lp_mem_free(column.same_as);
-    lp_mem_free(column.dead);
     return status;
 }
 
@@ -459,7 +395,7 @@ static uint64_t file_bytes(const lp_results_plan *plan) {
 
 static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_error *err) {
     const lp_results_plan *plan = f->plan;
-    const int32_t version = 1;
+    const int32_t version = LP_RESULTS_VERSION;
     lp_status status = LP_OK;
     hid_t root = H5I_INVALID_HID;
     LP_TRY(lp_h5_rehearse(f->path, f->temporary, file_bytes(plan), 0, err));
@@ -473,8 +409,7 @@ static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_
     LP_TRY(lp_h5_put_i32(root, "version", &version, 1, f->path, err));
     LP_TRY(lp_provenance_make(f->file, plan->provenance, plan->n_provenance, f->path, err));
     LP_TRY(put_pairs(f, err));
-    LP_TRY(put_condition_texts(f, err));
-    LP_TRY(put_condition_numbers(f, err));
+    LP_TRY(lp_result_columns_write(f->file, plan->conditions, plan->n_conditions, f->path, err));
     LP_TRY(begin_rows(f, err));
     if (plan->lens.top > 0) LP_TRY(lp_lens_writer_begin(&f->lens, f->file, plan, f->path, err));
     LP_TRY(stream_rows(f, err));

@@ -10,26 +10,35 @@
 #include "store/answers.h"
 #include "store/pair_file.h"
 
-enum { LP_N_CLASSES = 4, LP_CLASS_NOT_RUN = 255, LP_MAX_METRICS = 16 };
+enum { LP_RESULTS_VERSION = 2, LP_N_CLASSES = 4, LP_CLASS_NOT_RUN = 255, LP_MAX_METRICS = 16 };
 /* "clean_answer", "corrupted_answer", "other", "gibberish". */
 extern const char *const lp_class_names[LP_N_CLASSES];
 
-/* A row of `/conditions`; texts are borrowed. */
+/* A row of `/conditions`; texts are borrowed, and empty where a condition has no such thing. */
 typedef struct {
     const char *name;
     const char *role; /* "effect", "control", "unpatched" */
     const char *direction;
+    const char *phase;
     const char *site;
-    const char *operation;
-    const char *donor;
-    int32_t layer;
+    int32_t layer; /* -1: none or several */
     const char *layers;
+    int32_t head; /* KV head; -1: all, or none */
     const char *steps;
     uint64_t step_mask;
     int32_t n_steps;
-    bool dead;
-    int32_t same_as;
+    const char *index; /* phases prompt and answer: "-1", "all" */
+    const char *donor;
+    int32_t vector; /* -1: the donor is no file */
+    const char *from_site;
+    int32_t from_layer, from_step; /* -1: the target's */
+    const char *operation;
+    float factor;
+    int32_t stop_after; /* 0: the run makes all its thought steps */
     const char *defects;
+    bool dead;
+    bool identity; /* must change nothing: writes back what is there */
+    int32_t same_as;
     /* Rows of included pairs that could not be run, by reason; for the summary only. */
     int64_t n_no_position; /* the recipient's prompt lacks the position */
     int64_t n_no_donor;    /* the donor's run lacks it */
@@ -116,6 +125,7 @@ const char *lp_results_pair_id(const lp_results *results, int64_t pair);
 const char *lp_results_pair_source(const lp_results *results, int64_t pair);
 /* out [n, C] = classes of pairs [first, first + n). */
 lp_status lp_results_classes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
+bool lp_results_has_metric(const lp_results *results, const char *name);
 /* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
 lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);
 /* The right answers of a pair. */

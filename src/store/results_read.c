@@ -1,6 +1,7 @@
 #include "store/results.h"
 
 #include "base/memory.h"
+#include "store/results_columns.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -11,20 +12,6 @@ typedef struct {
     size_t width;
 } column;
 
-enum { N_CONDITION_TEXTS = 9 };
-static const struct {
-    const char *path;
-    size_t offset;
-} condition_texts[N_CONDITION_TEXTS] = {{"conditions/name", offsetof(lp_result_condition, name)},
-                                        {"conditions/role", offsetof(lp_result_condition, role)},
-                                        {"conditions/direction", offsetof(lp_result_condition, direction)},
-                                        {"conditions/site", offsetof(lp_result_condition, site)},
-                                        {"conditions/operation", offsetof(lp_result_condition, operation)},
-                                        {"conditions/donor", offsetof(lp_result_condition, donor)},
-                                        {"conditions/layers", offsetof(lp_result_condition, layers)},
-                                        {"conditions/steps", offsetof(lp_result_condition, steps)},
-                                        {"conditions/defects", offsetof(lp_result_condition, defects)}};
-
 struct lp_results {
     char *path;
     hid_t file;
@@ -32,7 +19,7 @@ struct lp_results {
     int64_t n_pairs;
     int32_t n_conditions;
     lp_result_condition *conditions;
-    column texts[N_CONDITION_TEXTS];
+    column texts[LP_N_RESULT_COLUMNS]; /* of the columns that are texts */
     column id;
     column source;
     column clean_text;
@@ -97,56 +84,56 @@ out:
     return status;
 }
 
-static lp_status read_int32(lp_results *r, const char *path, int32_t **out, lp_error *err) {
+static lp_status read_text_members(lp_results *r, const char *path, const lp_result_column *member, column *texts,
+                                   lp_error *err) {
+    lp_status status = read_column(r, path, r->n_conditions, texts, err);
+    for (int32_t i = 0; status == LP_OK && i < r->n_conditions; i++) {
+        const char *text = texts->block + (size_t)i * (texts->width + 1);
+        memcpy((char *)&r->conditions[i] + member->offset, &text, sizeof text);
+    }
+    return status;
+}
+
+static lp_status read_number_members(lp_results *r, const char *path, const lp_result_column *member, lp_error *err) {
+    size_t bytes = lp_field_type_bytes(member->type, 0);
+    char *numbers = NULL;
     int64_t n = 0;
-    lp_status status = read_numbers(r, path, LP_FIELD_I32, 1, out, &n, NULL, err);
-    if (status == LP_OK && n != r->n_conditions)
-        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %d entries, found %lld", r->path, path, r->n_conditions,
-                         (long long)n);
+    lp_status status = LP_OK;
+    LP_TRY(read_numbers(r, path, member->type, 1, &numbers, &n, NULL, err));
+    if (n != r->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %d entries, found %lld", r->path, path, r->n_conditions,
+                (long long)n);
+    for (int32_t i = 0; i < r->n_conditions; i++) {
+        char *at = numbers + (size_t)i * bytes;
+        if (member->type == LP_FIELD_U8) *at = *at != 0; /* any other byte is no bool */
+        memcpy((char *)&r->conditions[i] + member->offset, at, bytes);
+    }
+out:
+    lp_mem_free(numbers);
     return status;
 }
 
 static lp_status read_conditions(lp_results *r, lp_error *err) {
+    lp_text path = {0};
     lp_status status = LP_OK;
-    int32_t *layer = NULL;
-    int32_t *n_steps = NULL;
-    int32_t *same_as = NULL;
-    uint64_t *mask = NULL;
-    uint8_t *dead = NULL;
-    int64_t n = 0;
-    int64_t n_dead = 0;
     LP_TRY(lp_mem_new(&r->conditions, (size_t)r->n_conditions, sizeof *r->conditions, "conditions", err));
-    for (size_t k = 0; k < N_CONDITION_TEXTS; k++) {
-        LP_TRY(read_column(r, condition_texts[k].path, r->n_conditions, &r->texts[k], err));
-        for (int32_t i = 0; i < r->n_conditions; i++) {
-            const char *text = r->texts[k].block + (size_t)i * (r->texts[k].width + 1);
-            memcpy((char *)&r->conditions[i] + condition_texts[k].offset, &text, sizeof text);
-        }
+    for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) {
+        const lp_result_column *member = &lp_result_columns[k];
+        lp_text_clear(&path);
+        LP_TRY(lp_text_format(&path, err, "conditions/%s", member->name));
+        if (member->type == LP_FIELD_TEXT)
+            LP_TRY(read_text_members(r, path.data, member, &r->texts[k], err));
+        else
+            LP_TRY(read_number_members(r, path.data, member, err));
     }
-    LP_TRY(read_int32(r, "conditions/layer", &layer, err));
-    LP_TRY(read_int32(r, "conditions/n_steps", &n_steps, err));
-    LP_TRY(read_int32(r, "conditions/same_as", &same_as, err));
-    LP_TRY(read_numbers(r, "conditions/step_mask", LP_FIELD_U64, 1, &mask, &n, NULL, err));
-    LP_TRY(read_numbers(r, "conditions/dead", LP_FIELD_U8, 1, &dead, &n_dead, NULL, err));
-    if (n != r->n_conditions || n_dead != r->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /conditions: columns of different lengths", r->path);
     for (int32_t i = 0; i < r->n_conditions; i++) {
-        lp_result_condition *condition = &r->conditions[i];
-        condition->layer = layer[i];
-        condition->n_steps = n_steps[i];
-        condition->same_as = same_as[i];
-        condition->step_mask = mask[i];
-        condition->dead = dead[i] != 0;
-        if (same_as[i] < 0 || same_as[i] >= r->n_conditions)
+        int32_t same_as = r->conditions[i].same_as;
+        if (same_as < 0 || same_as >= r->n_conditions)
             LP_FAIL(LP_ERR_FORMAT, "%s: /conditions/same_as: expected 0 to %d, found %d", r->path, r->n_conditions - 1,
-                    same_as[i]);
+                    same_as);
     }
 out:
-    lp_mem_free(layer);
-    lp_mem_free(n_steps);
-    lp_mem_free(same_as);
-    lp_mem_free(mask);
-    lp_mem_free(dead);
+    lp_text_release(&path);
     return status;
 }
 
@@ -172,7 +159,9 @@ static lp_status read_all(lp_results *r, lp_error *err) {
         LP_FAIL(LP_ERR_FORMAT, "%s: expected a file of format latentpatch-results, found %.100s", r->path,
                 lp_text_get(&format));
     LP_TRY(lp_h5_get_i32(root, "version", &version, r->path, err));
-    if (version != 1) LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version 1 of its format, found %d", r->path, version);
+    if (version != LP_RESULTS_VERSION)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version %d of its format, found %d", r->path, LP_RESULTS_VERSION,
+                version);
     LP_TRY(read_numbers(r, "counts", LP_FIELD_I64, 2, &r->counts, &n, &n_classes, err));
     if (n < 1 || n > INT32_MAX || n_classes != LP_N_CLASSES)
         LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_CLASSES,
@@ -225,7 +214,7 @@ void lp_results_free(lp_results *r) {
     if (!r) return;
     lp_h5_close(r->classes);
     lp_h5_close(r->file);
-    for (size_t k = 0; k < N_CONDITION_TEXTS; k++) lp_mem_free(r->texts[k].block);
+    for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) lp_mem_free(r->texts[k].block);
     lp_mem_free(r->id.block);
     lp_mem_free(r->source.block);
     lp_mem_free(r->clean_answers);
@@ -372,14 +361,19 @@ lp_status lp_results_classes(lp_results *r, int64_t first, int64_t n, uint8_t *o
     return lp_h5_read_part(r->classes, first, n, out, r->path, "rows/class", err);
 }
 
+bool lp_results_has_metric(const lp_results *r, const char *name) {
+    char path[128];
+    snprintf(path, sizeof path, "rows/%s", name);
+    return H5Lexists(r->file, path, H5P_DEFAULT) > 0;
+}
+
 lp_status lp_results_metric(lp_results *r, const char *name, int64_t first, int64_t n, float *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
-    htri_t there = H5Lexists(r->file, path.data, H5P_DEFAULT);
-    if (there <= 0) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
+    if (!lp_results_has_metric(r, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
     LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_FIELD_F32, 2, shape, NULL, &dataset, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", r->path, path.data,

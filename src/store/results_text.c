@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "store/results_columns.h"
 #include "store/wilson.h"
 
 #include <cjson/cJSON.h>
@@ -25,22 +26,30 @@ out:
     return status;
 }
 
-/* The shortest of the forms with `few` and `many` digits that reads back as the same number; empty for NaN. */
-static lp_status add_number(double value, bool single, lp_text *out, lp_error *err) {
-    char text[40];
-    if (isnan(value)) return LP_OK;
-    for (int digits = single ? 6 : 15; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, value);
-        double back = strtod(text, NULL);
-        if (single ? (float)back == (float)value : back == value) break;
-    }
-    return lp_text_add(out, text, strlen(text), err);
-}
-
 static lp_status write_line(lp_csv *csv, const lp_text *line, lp_error *err) {
     if (fwrite(line->data, 1, line->length, csv->stream) != line->length)
         return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(errno));
     return LP_OK;
+}
+
+/* *out = what each row of the condition has in common, with a comma in front of each field. */
+static lp_status condition_fields(const lp_result_condition *condition, char **out, lp_error *err) {
+    lp_text line = {0};
+    lp_status status = LP_OK;
+    lp_text words = {0};
+    for (int k = 0; k < LP_N_RESULT_COLUMNS; k++) {
+        if (!lp_result_columns[k].csv) continue;
+        lp_text_clear(&words);
+        LP_TRY(lp_result_column_words(&lp_result_columns[k], condition, &words, err));
+        LP_TRY(lp_text_add(&line, ",", 1, err));
+        LP_TRY(lp_csv_quote(lp_text_get(&words), &line, err));
+    }
+    *out = line.data;
+    line = (lp_text){0};
+out:
+    lp_text_release(&line);
+    lp_text_release(&words);
+    return status;
 }
 
 lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err) {
@@ -54,33 +63,20 @@ lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *pla
     temporary = (lp_text){0};
     csv->stream = fopen(csv->temporary, "we");
     if (!csv->stream) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-    LP_TRY(lp_text_format(&line, err,
-                          "pair,source,condition,role,direction,site,layer,steps,n_steps,donor,operation,dead,class,"
-                          "number,changed,text"));
+    LP_TRY(lp_text_format(&line, err, "pair,source"));
+    for (int k = 0; k < LP_N_RESULT_COLUMNS; k++)
+        if (lp_result_columns[k].csv) LP_TRY(lp_text_format(&line, err, ",%s", lp_result_columns[k].csv));
+    LP_TRY(lp_text_format(&line, err, ",class,number,changed,text"));
     for (size_t m = 0; m < plan->n_metrics; m++) LP_TRY(lp_text_format(&line, err, ",%s", plan->metrics[m]));
     LP_TRY(lp_text_add(&line, "\n", 1, err));
+    LP_TRY(lp_mem_new(&csv->conditions, (size_t)plan->n_conditions, sizeof *csv->conditions, "CSV", err));
+    csv->n_conditions = plan->n_conditions;
+    for (int32_t c = 0; c < plan->n_conditions; c++)
+        LP_TRY(condition_fields(&plan->conditions[c], &csv->conditions[c], err));
     status = write_line(csv, &line, err);
 out:
     lp_text_release(&temporary);
     lp_text_release(&line);
-    return status;
-}
-
-static lp_status add_condition(const lp_result_condition *condition, lp_text *line, lp_error *err) {
-    lp_status status = LP_OK;
-    const char *const before[] = {condition->name, condition->role, condition->direction, condition->site};
-    for (size_t i = 0; i < sizeof before / sizeof *before; i++) {
-        LP_TRY(lp_text_add(line, ",", 1, err));
-        LP_TRY(lp_csv_quote(before[i], line, err));
-    }
-    LP_TRY(lp_text_format(line, err, ",%d,", condition->layer));
-    LP_TRY(lp_csv_quote(condition->steps, line, err));
-    LP_TRY(lp_text_format(line, err, ",%d,", condition->n_steps));
-    LP_TRY(lp_csv_quote(condition->donor, line, err));
-    LP_TRY(lp_text_add(line, ",", 1, err));
-    LP_TRY(lp_csv_quote(condition->operation, line, err));
-    status = lp_text_format(line, err, ",%d,", condition->dead);
-out:
     return status;
 }
 
@@ -93,15 +89,15 @@ lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, co
         LP_TRY(lp_csv_quote(plan->pair_id[pair], &line, err));
         LP_TRY(lp_text_add(&line, ",", 1, err));
         LP_TRY(lp_csv_quote(plan->pair_source[pair], &line, err));
-        LP_TRY(add_condition(&plan->conditions[c], &line, err));
+        LP_TRY(lp_text_add(&line, csv->conditions[c], strlen(csv->conditions[c]), err));
         bool not_run = rows->class_of[c] == LP_CLASS_NOT_RUN;
-        LP_TRY(lp_text_format(&line, err, "%s,", not_run ? "not_run" : lp_class_names[rows->class_of[c]]));
-        LP_TRY(add_number(rows->number[c], false, &line, err));
+        LP_TRY(lp_text_format(&line, err, ",%s,", not_run ? "not_run" : lp_class_names[rows->class_of[c]]));
+        LP_TRY(lp_text_add_number(rows->number[c], false, &line, err));
         LP_TRY(lp_text_format(&line, err, ",%d,", rows->changed[c] != 0));
         LP_TRY(lp_csv_quote(not_run ? "" : lp_answers_text(answers, answer[c]), &line, err));
         for (size_t m = 0; m < plan->n_metrics; m++) {
             LP_TRY(lp_text_add(&line, ",", 1, err));
-            LP_TRY(add_number((double)metrics[m][c], true, &line, err));
+            LP_TRY(lp_text_add_number((double)metrics[m][c], true, &line, err));
         }
         LP_TRY(lp_text_add(&line, "\n", 1, err));
         LP_TRY(write_line(csv, &line, err));
@@ -134,6 +130,8 @@ void lp_csv_release(lp_csv *csv) {
     if (csv->stream) fclose(csv->stream);
     if (csv->temporary) unlink(csv->temporary);
     lp_mem_free(csv->temporary);
+    for (int32_t c = 0; csv->conditions && c < csv->n_conditions; c++) lp_mem_free(csv->conditions[c]);
+    lp_mem_free(csv->conditions);
     *csv = (lp_csv){0};
 }
 
@@ -208,6 +206,29 @@ static int64_t total_of(const int64_t *counts) {
     return n;
 }
 
+static void put_column(builder *b, cJSON *object, const lp_results_plan *plan, const lp_result_column *column,
+                       const lp_result_condition *condition) {
+    const void *at = (const char *)condition + column->offset;
+    lp_text words = {0};
+    lp_error ignored;
+    switch (column->type) {
+    case LP_FIELD_TEXT: put_text(b, object, column->name, *(const char *const *)at); break;
+    case LP_FIELD_U8: put(b, object, column->name, cJSON_CreateBool(*(const bool *)at)); break;
+    case LP_FIELD_F32: /* as the double nearest to its shortest decimal: 0.1, not 0.10000000149 */
+        b->good &= lp_result_column_words(column, condition, &words, &ignored) == LP_OK;
+        put_number(b, object, column->name, strtod(lp_text_get(&words), NULL));
+        break;
+    case LP_FIELD_I32:
+        if (column->offset == offsetof(lp_result_condition, same_as))
+            put_text(b, object, column->name, plan->conditions[condition->same_as].name);
+        else
+            put_number(b, object, column->name, (double)*(const int32_t *)at);
+        break;
+    default: /* the mask is for programs, which read the results file */ break;
+    }
+    lp_text_release(&words);
+}
+
 static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, const int64_t *counts,
                           const lp_result_sums *sums, int32_t index) {
     const lp_result_condition *condition = &plan->conditions[index];
@@ -218,19 +239,7 @@ static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, 
         return;
     }
     int64_t n = total_of(counts);
-    put_text(b, object, "name", condition->name);
-    put_text(b, object, "role", condition->role);
-    put_text(b, object, "direction", condition->direction);
-    put_text(b, object, "site", condition->site);
-    put_number(b, object, "layer", condition->layer);
-    put_text(b, object, "layers", condition->layers);
-    put_text(b, object, "steps", condition->steps);
-    put_number(b, object, "n_steps", condition->n_steps);
-    put_text(b, object, "donor", condition->donor);
-    put_text(b, object, "operation", condition->operation);
-    put_text(b, object, "defects", condition->defects);
-    put(b, object, "dead", cJSON_CreateBool(condition->dead));
-    put_text(b, object, "same_as", plan->conditions[condition->same_as].name);
+    for (int k = 0; k < LP_N_RESULT_COLUMNS; k++) put_column(b, object, plan, &lp_result_columns[k], condition);
     put_number(b, object, "n", (double)n);
     put_number(b, object, "n_changed", (double)sums->changed[index]);
     cJSON *not_run = put(b, object, "not_run", cJSON_CreateObject());
@@ -258,8 +267,8 @@ static void put_check(builder *b, cJSON *root, const char *key, const lp_results
     put_number(b, object, "n_changed", (double)n_changed);
 }
 
-static bool is_self(const lp_result_condition *condition) {
-    return strcmp(condition->donor, "self") == 0;
+static bool is_identity(const lp_result_condition *condition) {
+    return condition->identity;
 }
 
 static bool is_dead(const lp_result_condition *condition) {
@@ -270,6 +279,26 @@ static const char *provenance_of(const lp_results_plan *plan, const char *key) {
     for (size_t i = 0; i < plan->n_provenance; i++)
         if (strcmp(plan->provenance[i].key, key) == 0) return plan->provenance[i].value;
     return "";
+}
+
+/* The unpatched runs, made again by the sweep, against those of the store. */
+static void put_again(builder *b, cJSON *controls, const lp_results_plan *plan, int64_t n_included) {
+    int64_t n = 0;
+    for (int32_t c = 0; c < plan->n_conditions; c++) n += strcmp(plan->conditions[c].role, "unpatched") == 0;
+    cJSON *object = put(b, controls, "unpatched", cJSON_CreateObject());
+    put_number(b, object, "n_conditions", (double)n);
+    put_number(b, object, "n_rows", (double)(n * n_included));
+    put_number(b, object, "n_changed", strtod(provenance_of(plan, "control.unpatched_differ"), NULL));
+}
+
+/* Every item as the text that the results file has; the job as the JSON that it is. */
+static void put_provenance(builder *b, cJSON *root, const lp_results_plan *plan) {
+    cJSON *object = put(b, root, "provenance", cJSON_CreateObject());
+    for (size_t i = 0; i < plan->n_provenance; i++) {
+        const lp_provenance_item *item = &plan->provenance[i];
+        cJSON *job = strcmp(item->key, "job") == 0 ? cJSON_Parse(item->value) : NULL;
+        put(b, object, item->key, job ? job : cJSON_CreateString(item->value));
+    }
 }
 
 static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) {
@@ -296,7 +325,7 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     for (int64_t i = 0; i < plan->n_pairs; i++) n_included += plan->included[i] != 0;
     cJSON *root = cJSON_CreateObject();
     put_text(&b, root, "format", "latentpatch-summary");
-    put_number(&b, root, "version", 1);
+    put_number(&b, root, "version", 2);
     put_text(&b, root, "model", provenance_of(plan, "model"));
     put_text(&b, root, "protocol", provenance_of(plan, "protocol"));
     put_text(&b, root, "classifier", provenance_of(plan, "classifier"));
@@ -304,11 +333,13 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     put_number(&b, root, "n_included", (double)n_included);
     put_unpatched(&b, root, plan);
     cJSON *controls = put(&b, root, "controls", cJSON_CreateObject());
-    put_check(&b, controls, "self", plan, counts, sums, is_self);
+    put_again(&b, controls, plan, n_included);
+    put_check(&b, controls, "self", plan, counts, sums, is_identity);
     put_check(&b, controls, "dead", plan, counts, sums, is_dead);
     cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
     for (int32_t c = 0; list && c < plan->n_conditions; c++)
         put_condition(&b, list, plan, counts + (size_t)c * LP_N_CLASSES, sums, c);
+    put_provenance(&b, root, plan);
     if (b.good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");
     LP_TRY(lp_text_add(out, text, strlen(text), err));

@@ -9,6 +9,8 @@ typedef struct {
     const char *path;
     char *temporary;
     FILE *stream;
+    char **conditions; /* [n_conditions] the fields that all rows of a condition have in common */
+    int32_t n_conditions;
 } lp_csv;
 
 lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err);

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -81,6 +82,10 @@ class Outputs(Case):
         self.pairs(n=12)
         self.succeed("run", self.job(sweep={"controls": True}), ranks=2)
         table = self.succeed("summary", "out/a.results.h5").out
+        heading, unpatched = table.splitlines()[2:4]
+        self.assertEqual(heading.split(), "clean % corrupted % other % gibberish % n".split())
+        self.assertRegex(unpatched, r"^unpatched corrupted +[\d.]+ \[")
+        self.assertEqual([m.start() for m in re.finditer(r"\S+ %", heading)], [28, 48, 68, 88])
         self.assertTrue(table.startswith("model demo-gpt2, protocol codi, classifier seed, "), table)
         self.assertIn("12 of 12 pairs included", table)
         self.assertIn("denoise: replace resid_post from the clean donor into the corrupted run", table)
@@ -95,6 +100,9 @@ class Outputs(Case):
                 self.assertTrue(low <= share <= high, row)
         self.assertIn("sound: every control that must change nothing changed nothing", table)
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        self.assertEqual(summary["controls"]["unpatched"], {"n_conditions": 1, "n_rows": 12, "n_changed": 0})
+        self.assertEqual(summary["provenance"]["ranks"], "2")
+        self.assertEqual(summary["provenance"]["job"]["sweep"]["controls"], True)
         self.assertEqual((summary["model"], summary["n_pairs"], summary["n_included"]), ("demo-gpt2", 12, 12))
         try:
             import jsonschema
@@ -120,6 +128,14 @@ class Outputs(Case):
         low, high = means["denoise/unpatched"], means["noise/unpatched"]
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
         self.assertEqual(len(summary["conditions"]), 2 + 2 * 6)
+        table = self.succeed("summary", "out/a.results.h5").out
+        self.assertEqual(len(re.findall(r"(?m) mean KL$", table)), 2)
+        shown = [float(x) for x in re.findall(r"(?m)^  \d .* 6 +([\d.]+)(?:  dead)?$", table)]
+        wanted = [c["metrics"]["kl"]["mean"] for c in summary["conditions"] if c["role"] != "unpatched"]
+        self.assertEqual(len(shown), len(wanted))
+        self.assertGreater(max(wanted), 0.001)
+        for found, mean in zip(shown, wanted, strict=True):
+            self.assertAlmostEqual(found, mean, delta=5.1e-5)
         for condition in summary["conditions"]:
             found = condition["metrics"]["logit_diff"]["recovery"]
             self.assertAlmostEqual(found, (means[condition["name"]] - low) / (high - low), delta=1e-4)
@@ -141,12 +157,83 @@ class Outputs(Case):
             self.assertEqual(found, [values[0], values[31], values[62]])
         self.assert_error(self.latentpatch("summary", "out/a.results.h5", "--csv"), "--lens", code=2)
 
-        group = {"site": ["k"], "layers": 0, "steps": "single:0", "heads": [0, 1], "operation": "lerp", "factor": [0.5, 1]}
-        self.succeed("run", self.job(out="two", sweep={"conditions": [group]}, store={"sites": ["k"]}))
-        table = self.succeed("summary", "two/a.results.h5").out
-        for head in (0, 1):
-            for factor in ("0.5", "1"):
-                self.assertIn(f"  0         single:0 x{factor} head {head} ", table)
+    def test_conditions_apart(self) -> None:
+        """Columns of the CSV and of the summary, heading and line of the table: none is that of two conditions."""
+        self.pairs(n=2)
+        post = {"site": "resid_post", "layers": 0, "steps": "single:0"}
+        groups = [
+            post,
+            post | {"operation": "add", "factor": [-4, 0.1]},
+            post | {"donor": "file", "vector": 0},
+            post | {"donor": "file", "vector": 1},
+            post | {"from": {"step": 0}},
+            post | {"from": {"step": 1}},
+            post | {"from": {"layers": [1]}},
+            post | {"from": {"site": "resid_pre", "layers": [1]}},
+            post | {"stop_after": 2},
+            post | {"layers": "together:0-1"},
+            post | {"defects": "decode_leak", "steps": "all"},
+            post | {"steps": "all"},
+            {"site": "k", "layers": 0, "steps": "single:0", "heads": [0, 1]},
+            {"site": "k", "layers": 0, "steps": "single:0"},
+            {"site": "resid_post", "layers": 0, "phase": "prompt", "index": [-1, -2]},
+        ]
+        sites = ["k", {"phase": "prompt", "site": "resid_post", "index": [-1, -2]}]
+        for name in ("u", "v"):
+            header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (96,), }"
+            header += b" " * (-(len(header) + 11) % 64) + b"\n"
+            numbers = struct.pack("<96f", *([0.5] * 96))
+            (self.folder / f"{name}.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + numbers)
+        sweep = {"conditions": groups, "vectors": ["u.npy", "v.npy"], "filter": "all"}
+        run = self.succeed("run", self.job(sweep=sweep, store={"sites": sites}))
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
+        self.assertEqual(len(summary), 1 + 18)
+        with (self.folder / "out" / "a.csv").open(newline="") as f:
+            rows = [row for row in csv.DictReader(f) if row["pair"] == "p00000"]
+        results = ("dead", "class", "number", "changed", "text")
+        columns = [k for k in rows[0] if k not in ("pair", "source", "condition", *results)]
+        words = {row["condition"]: tuple(row[k] for k in columns) for row in rows}
+        self.assertEqual(len(set(words.values())), len(summary), sorted(words.items()))
+        keys = [k for k in columns if k in summary[0]]
+        self.assertEqual(keys, columns)
+        for condition in summary:
+            self.assertEqual(tuple(str(condition[k]) for k in keys), words[condition["name"]])
+        lines, heading = [], ""
+        for line in run.out.splitlines():
+            if re.match(r"(control, )?(denoise|noise): ", line):
+                heading = line
+            elif found := re.match(r"  (\S+ +\S.*?)  +[\d.]+ \[", line):
+                lines.append((heading, re.sub(" +", " ", found.group(1))))
+        self.assertEqual(len(lines), len(summary) - 1, run.out)
+        self.assertEqual(len(set(lines)), len(lines), sorted(lines))
+        self.assertIn(("denoise: add x0.1 resid_post from the clean donor into the corrupted run", "0 single:0"), lines)
+        self.assertIn(("denoise: replace k from the clean donor into the corrupted run", "0 single:0 head 1"), lines)
+        self.assertIn(("denoise: replace resid_post from file 1 into the corrupted run", "0 single:0"), lines)
+
+    def test_verdict(self) -> None:
+        """A sweep of no pairs was not tested; a self donor that may change something is no control."""
+
+        def wrong(pairs: list) -> None:
+            for pair in pairs:
+                pair["clean"]["answer"] = 99999
+
+        self.pairs(n=3, change=wrong)
+        empty = self.succeed("run", self.job(sweep={"filter": "both-correct"})).out.split("\n\nstore: ")[0]
+        self.assertEqual(empty.splitlines()[-1], "NOT TESTED: no pair of 3 passes the filter both-correct")
+        self.assertNotIn("sound", empty)
+        self.assertNotIn("[", empty)
+        self.assertRegex(empty, r"(?m)^  2 +first:2 +- +- +- +- +0$")
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
+        self.assertEqual((summary["n_included"], summary["conditions"][1]["share"]["other"]), (0, None))
+
+        self.pairs(n=3)
+        group = {"site": "resid_post", "layers": 1, "steps": "all", "donor": "self", "operation": "add", "factor": 2}
+        table = self.succeed("run", self.job(out="self", sweep={"conditions": [group]})).out
+        self.assertIn("self: 0 rows of 0 conditions changed", table)
+        self.assertIn("no self control in this sweep: soundness was not tested", table)
+        summary = json.loads((self.folder / "self" / "a.summary.json").read_text())
+        self.assertEqual(summary["controls"]["self"], {"n_conditions": 0, "n_rows": 0, "n_changed": 0})
+        self.assertGreater(summary["conditions"][1]["n_changed"], 0)
 
     def test_lens(self) -> None:
         """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""

@@ -27,8 +27,9 @@ JOBS = ROOT / "jobs"
 # fp32 sums in another order, at logits of size 20.
 METRIC_BOUND = 2e-3
 EXACT = (
-    "pair source condition role direction site layer steps n_steps donor operation dead class number changed text".split()
-)
+    "pair source condition role direction phase site layer layers head steps n_steps index donor vector from_site from_layer "
+    "from_step operation factor stop_after defects dead class number changed text"
+).split()
 
 DEPTH = {"gpt2": 12, "llama": 16}
 BLOCK = re.compile(r"(.*\.(?:h|layers)\.)(\d+)(\..*)")

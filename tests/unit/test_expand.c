@@ -334,6 +334,17 @@ static void test_product_and_controls(void **state) {
           "noise/corrupted/replace/resid_post/L0/first:2<step2 [effect] t0.resid_post.0<t2.resid_post.0 "
           "t1.resid_post.0<t2.resid_post.0");
 
+    /* Controls are self and shuffled; a random donor is an effect that the job asked for. */
+    drop(&w);
+    make(&w, "0", "single:1", 6);
+    w.donors[0] = LP_DONOR_RANDOM;
+    w.donors[1] = LP_DONOR_SHUFFLED;
+    w.group.n_donors = 2;
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.denoise = true}, 6, &set, &err), LP_OK);
+    CHECK(&set, "denoise/unpatched [unpatched]",
+          "denoise/random/replace/resid_post/L0/single:1 [effect] t1.resid_post.0<t1.resid_post.0",
+          "denoise/shuffled/replace/resid_post/L0/single:1 [control] t1.resid_post.0<t1.resid_post.0");
+
     /* Self is no control where it may change something; equal names are made once. */
     drop(&w);
     make(&w, "together:all", "single:3", 6);

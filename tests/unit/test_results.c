@@ -35,13 +35,44 @@ static const uint8_t clean_correct[P] = {1, 1, 0, 1};
 static const uint8_t corrupted_correct[P] = {1, 1, 1, 1};
 static const uint8_t included[P] = {1, 1, 0, 1};
 static const char *const metrics[M] = {"logit_diff", "kl"};
+#define UNPATCHED(text, way, self)                                                                                     \
+    {                                                                                                                  \
+        .name = text, .role = "unpatched", .direction = way, .phase = "", .site = "", .layer = -1, .layers = "",       \
+        .head = -1, .steps = "", .index = "", .donor = "", .vector = -1, .from_site = "", .from_layer = -1,            \
+        .from_step = -1, .operation = "", .factor = 1, .defects = "", .same_as = self                                  \
+    }
 static const lp_result_condition conditions[C] = {
-    {"unpatched/corrupted", "unpatched", "denoise", "", "", "", -1, "", "", 0, 0, false, 0, "", 0, 0},
-    {"unpatched/clean", "unpatched", "noise", "", "", "", -1, "", "", 0, 0, false, 1, "", 0, 0},
-    {"denoise/clean/replace/resid_post/L2/set:0,1", "effect", "denoise", "resid_post", "replace", "clean", 2, "2",
-     "set:0,1", 3, 2, true, 2, "decode_leak", 0, 4},
+    UNPATCHED("unpatched/corrupted", "denoise", 0),
+    UNPATCHED("unpatched/clean", "noise", 1),
+    {.name = "denoise/file1/lerp:0.1/k.h0/L2/set:0,1<v<L0<step4/stop:5/+decode_leak",
+     .role = "effect",
+     .direction = "denoise",
+     .phase = "thought",
+     .site = "k",
+     .layer = 2,
+     .layers = "2",
+     .head = 0,
+     .steps = "set:0,1",
+     .step_mask = 3,
+     .n_steps = 2,
+     .index = "",
+     .donor = "file",
+     .vector = 1,
+     .from_site = "v",
+     .from_layer = 0,
+     .from_step = 4,
+     .operation = "lerp",
+     .factor = 0.1F,
+     .stop_after = 5,
+     .defects = "decode_leak",
+     .dead = true,
+     .same_as = 2,
+     .n_no_donor = 4},
 };
-static const lp_provenance_item provenance[] = {{"model", "demo", true}, {"protocol", "codi", true}};
+static const lp_provenance_item provenance[] = {{"model", "demo", true},
+                                                {"protocol", "codi", true},
+                                                {"job", "{\"answer\": 42}", false},
+                                                {"control.unpatched_differ", "5", false}};
 
 static const lp_results_plan plan = {
     .n_pairs = P,
@@ -62,7 +93,7 @@ static const lp_results_plan plan = {
     .metrics = metrics,
     .n_metrics = M,
     .provenance = provenance,
-    .n_provenance = 2,
+    .n_provenance = sizeof provenance / sizeof *provenance,
 };
 
 /* Class, tokens: pair 0 and pair 3 share the answer {7}. */
@@ -136,21 +167,23 @@ static void three_files_come_out(void **state) {
     /* {7} {8} {9} {8,9} {1,2,3} {} : once each */
     assert_int_equal(n_decoded, 6);
     assert_int_equal(lp_path_look(partial), LP_PATH_MISSING);
-    assert_file(
-        csv, "pair,source,condition,role,direction,site,layer,steps,n_steps,donor,operation,dead,class,number,changed,"
-             "text,logit_diff,kl\n"
-             "p1,s1,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,3,0,7,-2,0\n"
-             "p1,s1,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,4,0,8,2,0\n"
-             "p1,s1,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,clean,"
-             "replace,1,clean_answer,4,1,8,1,0.1\n"
-             "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,4,0,9,-4,0\n"
-             "\"p,2\",s1,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,6,0,\"8, 9\",4,0\n"
-             "\"p,2\",s1,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,"
-             "clean,replace,1,other,1.5,1,\"1, 2, 3\",2,0.25\n"
-             "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,,-1,,0,,,0,corrupted_answer,8,0,7,-3,0\n"
-             "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,,-1,,0,,,0,clean_answer,7,0,8,3,0\n"
-             "\"p\"\"4\",s4,\"denoise/clean/replace/resid_post/L2/set:0,1\",effect,denoise,resid_post,2,\"set:0,1\",2,"
-             "clean,replace,1,gibberish,,1,,,1e-07\n");
+#define NONE ",-1,,-1,,0,,,-1,,-1,-1,,1,0,,0,"
+#define EFFECT                                                                                                         \
+    "\"denoise/file1/lerp:0.1/k.h0/L2/set:0,1<v<L0<step4/stop:5/+decode_leak\",effect,denoise,thought,k,2,2,0,"        \
+    "\"set:0,1\",2,,file,1,v,0,4,lerp,0.1,5,decode_leak,1,"
+    assert_file(csv,
+                "pair,source,condition,role,direction,phase,site,layer,layers,head,steps,n_steps,index,donor,vector,"
+                "from_site,from_layer,from_step,operation,factor,stop_after,defects,dead,class,number,changed,"
+                "text,logit_diff,kl\n"
+                "p1,s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,3,0,7,-2,0\n"
+                "p1,s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,4,0,8,2,0\n"
+                "p1,s1," EFFECT "clean_answer,4,1,8,1,0.1\n"
+                "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,4,0,9,-4,0\n"
+                "\"p,2\",s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,6,0,\"8, 9\",4,0\n"
+                "\"p,2\",s1," EFFECT "other,1.5,1,\"1, 2, 3\",2,0.25\n"
+                "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-3,0\n"
+                "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,3,0\n"
+                "\"p\"\"4\",s4," EFFECT "gibberish,,1,,,1e-07\n");
 }
 
 static double number_at(const lp_json *root, const char *const *keys) {
@@ -181,7 +214,7 @@ static void summary_says_it_again(void **state) {
         const char *keys[6];
         double expected;
     } cases[] = {
-        {{"version"}, 1},
+        {{"version"}, 2},
         {{"n_pairs"}, 4},
         {{"n_included"}, 3},
         {{"unpatched", "clean_correct"}, 3},
@@ -190,10 +223,20 @@ static void summary_says_it_again(void **state) {
         {{"controls", "dead", "n_rows"}, 3},
         {{"controls", "dead", "n_changed"}, 3},
         {{"controls", "self", "n_rows"}, 0},
+        {{"controls", "unpatched", "n_conditions"}, 2},
+        {{"controls", "unpatched", "n_rows"}, 6},
+        {{"controls", "unpatched", "n_changed"}, 5},
+        {{"provenance", "job", "answer"}, 42},
         {{"conditions", "2", "n"}, 3},
         {{"conditions", "2", "layer"}, 2},
         {{"conditions", "2", "not_run", "no_position"}, 0},
         {{"conditions", "2", "not_run", "no_donor"}, 4},
+        {{"conditions", "2", "head"}, 0},
+        {{"conditions", "2", "vector"}, 1},
+        {{"conditions", "2", "from_layer"}, 0},
+        {{"conditions", "2", "from_step"}, 4},
+        {{"conditions", "2", "factor"}, 0.1},
+        {{"conditions", "2", "stop_after"}, 5},
         {{"conditions", "2", "counts", "gibberish"}, 1},
         {{"conditions", "2", "share", "other"}, 1.0 / 3},
         {{"conditions", "2", "metrics", "logit_diff", "mean"}, 1.5},
@@ -207,6 +250,40 @@ static void summary_says_it_again(void **state) {
             fail_msg("case %zu (%s): expected %.17g, found %.17g", i, cases[i].keys[0], cases[i].expected, found);
     }
     cJSON_Delete(document);
+}
+
+/* A self donor is a control only where it writes back what is there. */
+static void self_controls_are_identities(void **state) {
+    (void)state;
+    for (int identity = 0; identity < 2; identity++) {
+        lp_error err = {0};
+        lp_text text = {0};
+        lp_result_condition some[C];
+        lp_results_plan of_some = plan;
+        int64_t n_changed[C] = {0, 0, 3};
+        double sums_of[M * C] = {0};
+        int64_t ns_of[M * C] = {0};
+        const lp_result_sums sums = {.changed = n_changed, .metric_sum = sums_of, .metric_n = ns_of};
+        memcpy(some, conditions, sizeof some);
+        some[2].donor = "self";
+        some[2].identity = identity;
+        of_some.conditions = some;
+        if (lp_summary_write(&of_some, good_counts, &sums, &text, &err) != LP_OK) fail_msg("%s", err.text);
+        cJSON *document = cJSON_Parse(lp_text_get(&text));
+        const cJSON *self = cJSON_GetObjectItem(cJSON_GetObjectItem(document, "controls"), "self");
+        const struct {
+            const char *key;
+            int expected;
+        } cases[] = {{"n_conditions", identity}, {"n_rows", 3 * identity}, {"n_changed", 3 * identity}};
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            const cJSON *found = cJSON_GetObjectItem(self, cases[i].key);
+            if (!found || found->valueint != cases[i].expected)
+                fail_msg("identity %d, %s: expected %d, found %d", identity, cases[i].key, cases[i].expected,
+                         found ? found->valueint : -1);
+        }
+        cJSON_Delete(document);
+        lp_text_release(&text);
+    }
 }
 
 static void read_back(void **state) {
@@ -227,7 +304,25 @@ static void read_back(void **state) {
     const lp_result_condition *condition = lp_results_condition(r, 2);
     assert_string_equal(condition->name, conditions[2].name);
     assert_string_equal(condition->role, "effect");
-    assert_string_equal(condition->donor, "clean");
+    assert_string_equal(condition->phase, "thought");
+    assert_string_equal(condition->index, "");
+    assert_string_equal(condition->donor, "file");
+    assert_string_equal(condition->from_site, "v");
+    const struct {
+        const char *what;
+        int32_t expected, found;
+    } numbers_of[] = {{"head", 0, condition->head},
+                      {"vector", 1, condition->vector},
+                      {"from_layer", 0, condition->from_layer},
+                      {"from_step", 4, condition->from_step},
+                      {"stop_after", 5, condition->stop_after},
+                      {"identity", 0, condition->identity},
+                      {"same_as", 2, condition->same_as},
+                      {"head of none", -1, lp_results_condition(r, 0)->head}};
+    for (size_t i = 0; i < sizeof numbers_of / sizeof *numbers_of; i++)
+        if (numbers_of[i].expected != numbers_of[i].found)
+            fail_msg("%s: expected %d, found %d", numbers_of[i].what, numbers_of[i].expected, numbers_of[i].found);
+    assert_true(condition->factor == 0.1F);
     assert_string_equal(condition->steps, "set:0,1");
     assert_string_equal(condition->defects, "decode_leak");
     assert_int_equal(condition->layer, 2);
@@ -282,7 +377,7 @@ static void a_row_not_run(void **state) {
     assert_int_equal(n_decoded, 5); /* an empty answer is not among them */
     lp_text text = {0};
     assert_int_equal(lp_file_read(csv, 1 << 20, &text, &err), LP_OK);
-    assert_non_null(strstr(lp_text_get(&text), "replace,1,not_run,,0,,,\n"));
+    assert_non_null(strstr(lp_text_get(&text), ",lerp,0.1,5,decode_leak,1,not_run,,0,,,\n"));
     lp_text_release(&text);
     uint8_t found[C];
     int32_t answers[C];
@@ -460,6 +555,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(three_files_come_out, clear, NULL),
         cmocka_unit_test_setup_teardown(summary_says_it_again, clear, NULL),
+        cmocka_unit_test(self_controls_are_identities),
         cmocka_unit_test_setup_teardown(read_back, clear, NULL),
         cmocka_unit_test_setup_teardown(lens_comes_back, clear, NULL),
         cmocka_unit_test_setup_teardown(a_row_not_run, clear, NULL),
