@@ -126,6 +126,11 @@ def _place(layers: str, from_layer: int) -> str:
     return layers if from_layer < 0 else f"{layers} from L{from_layer}".strip()
 
 
+def place_words(place: str) -> str:
+    """'L2', 'L2 from L5', 'from L5' where the target has no layer, 'no layer'."""
+    return f"L{place}" if place[:1].isdigit() else place or "no layer"
+
+
 def panel_title(first: pd.Series) -> str:
     """What the conditions of a panel have in common, in words."""
     vector = f" {first['vector']}" if first["vector"] >= 0 else ""
@@ -165,7 +170,7 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
         if len(part) < 2:
             continue
         layer = int(part["layer"].iloc[0])
-        where = f"L{place}" if place else "no layer"
+        where = place_words(place)
         out.append(
             Series(
                 int(panel),

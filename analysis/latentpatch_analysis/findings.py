@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .analyse import Analysis, donor_class
+from .analyse import Analysis, donor_class, place_words
 from .load import CLASSES
 
 STEP_WORDS = {
@@ -145,7 +145,7 @@ def _effects(a: Analysis) -> list[Finding]:
     silent: list[tuple[str, int]] = []
     for (panel, at, kind), part in a.table[a.table["in_family"]].groupby(["panel", "place", "kind"], sort=False):
         ids = part["index"].tolist()
-        place, group = "L" + at if at else "no layer", f"{titles[panel]}, {STEP_WORDS.get(kind, kind)}"
+        place, group = place_words(at), f"{titles[panel]}, {STEP_WORDS.get(kind, kind)}"
         where = f"{titles[panel]}, {place}, {STEP_WORDS.get(kind, kind)}"
         base = {j: _verdict(plain, j) for j in ids}
         against = {j: _verdict(control, j) for j in ids}

@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import __version__, figures, findings, original, stats
-from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title
+from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title, place_words
 from .compare import Comparison, compare, sentences
 from .export import latex_table
 from .load import CLASSES, LABELS, Results
@@ -253,7 +253,7 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
         out.append(
             {
                 "index": line.index,
-                "where": f"L{line.place}" if line.place else "-",
+                "where": place_words(line.place) if line.place else "-",
                 "steps": line.steps,
                 "n": int(line.n),
                 "mark": mark,

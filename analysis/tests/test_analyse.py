@@ -159,6 +159,11 @@ def test_each_variant_has_its_own_control_and_cell(tmp_path, name):
     assert a.panels["title"].is_unique
 
 
+def test_words_for_places():
+    for place, words in (("2", "L2"), ("0-3 from L5", "L0-3 from L5"), ("from L5", "from L5"), ("", "no layer")):
+        assert analyse.place_words(place) == words
+
+
 def test_two_conditions_of_one_cell_are_an_error(tmp_path):
     path = tmp_path / "doubled.results.h5"
     _two_variants(path, ({"head": 1}, {"head": 1}))
