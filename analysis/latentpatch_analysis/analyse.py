@@ -204,13 +204,17 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
     control = matched_control(r)
     for line in table[table["in_family"]].itertuples():
         j, target = line.index, donor_class(line.direction)
-        event = cls[:, j] == target
+        ran = cls[:, j] != NOT_RUN
         reference = base[line.direction]
         pairings = [] if reference is None else [("vs_unpatched", reference == target, -1)]
         if control[j] >= 0:
             pairings.append(("vs_shuffled", cls[:, control[j]] == target, int(control[j])))
-        for test, other, against in pairings:
-            result = stats.paired_test(event, other, cluster)
+        for test, reference_event, against in pairings:
+            both = ran if against < 0 else ran & (cls[:, against] != NOT_RUN)
+            if not both.any():
+                continue
+            event, other = cls[both, j] == target, reference_event[both]
+            result = stats.paired_test(event, other, np.unique(cluster[both], return_inverse=True)[1])
             ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
             lines.append(
                 {
@@ -218,7 +222,7 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "subject": line.name,
                     "index": j,
                     "against": against,
-                    "n": len(rows),
+                    "n": int(both.sum()),
                     "units": result.n,
                     "k": int(event.sum()),
                     "k_reference": int(other.sum()),
@@ -232,21 +236,22 @@ def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster:
                     "or_high": high,
                 }
             )
-        rival = cls[:, j] == 1 - target
+        event, rival = cls[ran, j] == target, cls[ran, j] == 1 - target
+        units = np.unique(cluster[ran], return_inverse=True)[1]
         lines.append(
             {
                 "test": "majority",
                 "subject": line.name,
                 "index": j,
                 "against": -1,
-                "n": len(rows),
-                "units": int(cluster.max()) + 1,
+                "n": int(ran.sum()),
+                "units": int(units.max()) + 1,
                 "k": int(event.sum()),
                 "k_reference": int(rival.sum()),
                 "gain": int(event.sum()),
                 "loss": int(rival.sum()),
                 "statistic": np.nan,
-                "p": stats.majority_test(event, rival, cluster),
+                "p": stats.majority_test(event, rival, units),
                 "cohen_h": np.nan,
                 "odds_ratio": np.nan,
                 "or_low": np.nan,
