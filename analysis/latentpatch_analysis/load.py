@@ -315,6 +315,9 @@ def _read(file: h5py.File, path: Path | str) -> Results:
 
 def _soft_checks(r: Results) -> Iterator[str]:
     """Things that do not make the file unreadable, but that a reader of the report must know."""
+    missing = int((r.cls[r.included] == NOT_RUN).sum())
+    if missing:
+        yield f"{missing} rows were not run: runs of these pairs lack a position that the condition names"
     rows, cond = r.included, r.conditions
     for j in range(len(cond)):
         first = int(cond["same_as"][j])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import latentpatch_analysis as lp
+from latentpatch_analysis import analyse
 
 
 def test_whole_file(planted):
@@ -40,6 +41,29 @@ def test_long_frame_agrees_with_the_file(planted):
     assert (line["pair"], line["condition"]) == (r.pairs["id"][i], r.conditions["name"][j])
     assert line["text"] == r.answers[r.answer[i, j]]
     assert line["class"] == ("clean_answer", "corrupted_answer", "other", "gibberish")[r.cls[i, j]]
+
+
+def test_rows_not_run(planted, tmp_path):
+    """Rows of included pairs without the position of a condition are in no count and in no test of it."""
+    path = tmp_path / "short.results.h5"
+    shutil.copy(planted[0], path)
+    whole = lp.load(planted[0])
+    table = analyse.class_table(whole)
+    j = int(table["index"][table["in_family"]].iloc[0])
+    out = whole.included[:3]
+    with h5py.File(path, "r+") as file:
+        for i in out:
+            file["/counts"][j, file["/rows/class"][i, j]] -= 1
+            file["/rows/class"][i, j], file["/rows/answer"][i, j], file["/rows/number"][i, j] = 255, -1, np.nan
+    short = lp.load(path)
+    assert any("3 rows were not run" in text for text in short.warnings)
+    table = analyse.class_table(short)
+    assert table["n"][j] == len(whole.included) - 3
+    cluster = np.arange(len(short.included))
+    tests = analyse.family_tests(short, table, [], cluster)
+    own = tests[(tests["index"] == j) & (tests["test"] == "vs_unpatched")].iloc[0]
+    event = short.cls[short.included, j] == analyse.donor_class(table["direction"][j])
+    assert (own["n"], own["units"], own["k"]) == (len(cluster) - 3, len(cluster) - 3, event.sum())
 
 
 def test_xarray(planted):
