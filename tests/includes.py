@@ -16,8 +16,9 @@ BELOW["thought"] = BELOW["nn"] | {"nn"}
 BELOW["patch"] = BELOW["thought"] | {"thought"}
 BELOW["parallel"] = {"base"}
 BELOW["store"] = BELOW["patch"] | {"patch", "parallel"}
-BELOW["job"] = BELOW["patch"] | {"patch"}
-BELOW["stage"] = BELOW["store"] | {"store", "job"}
+BELOW["pairs"] = BELOW["patch"] | {"patch"}
+BELOW["job"] = BELOW["pairs"] | {"pairs"}
+BELOW["stage"] = BELOW["store"] | {"store", "job", "pairs"}
 BELOW["cli"] = BELOW["stage"] | {"stage"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')

@@ -2,9 +2,9 @@
 #include "cli/arguments.h"
 
 #include "base/file.h"
-#include "job/pair_check.h"
-#include "job/pair_make.h"
-#include "job/pair_write.h"
+#include "pairs/pair_check.h"
+#include "pairs/pair_make.h"
+#include "pairs/pair_write.h"
 
 #include <errno.h>
 

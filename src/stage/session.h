@@ -5,7 +5,7 @@
 
 #include "backend/backend.h"
 #include "job/job.h"
-#include "job/pairs.h"
+#include "pairs/pairs.h"
 #include "parallel/watch.h"
 #include "patch/executor.h"
 #include "store/pair_file.h"

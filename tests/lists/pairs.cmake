@@ -1,16 +1,16 @@
 include(${CMAKE_CURRENT_LIST_DIR}/fuzz.cmake)
 
-lp_unit_test(test_rational LINKS lp_job)
-lp_unit_test(test_pairs LINKS lp_job)
-lp_unit_test(test_pairs_graph LINKS lp_job)
-lp_unit_test(test_pairs_make LINKS lp_job)
-lp_unit_test(test_pairs_check LINKS lp_job)
-lp_fuzz_target(pairs LINKS lp_job)
+lp_unit_test(test_rational LINKS lp_pairs)
+lp_unit_test(test_pairs LINKS lp_pairs)
+lp_unit_test(test_pairs_graph LINKS lp_pairs)
+lp_unit_test(test_pairs_make LINKS lp_pairs)
+lp_unit_test(test_pairs_check LINKS lp_pairs)
+lp_fuzz_target(pairs LINKS lp_pairs)
 
 # The JSON Schema accepts what the program accepts (needs the jsonschema package), and every pair made from the outside
 # data is derived again by independent code.
 add_executable(pairs_driver unit/pairs_driver.c)
-target_link_libraries(pairs_driver PRIVATE lp_job)
+target_link_libraries(pairs_driver PRIVATE lp_pairs)
 set_target_properties(pairs_driver PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
 find_package(Python3 COMPONENTS Interpreter)
 if(Python3_FOUND)

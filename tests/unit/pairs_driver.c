@@ -1,6 +1,6 @@
 /* Reads paths of pair files from stdin, one a line, and says for each whether the reader takes it: `ok`, or the error.
  */
-#include "job/pairs.h"
+#include "pairs/pairs.h"
 
 int main(void) {
     char path[4096];

@@ -7,8 +7,8 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "job/pair_write.h"
-#include "job/pairs.h"
+#include "pairs/pair_write.h"
+#include "pairs/pairs.h"
 #include "unit/outside_data.h"
 
 #include <math.h>

@@ -8,9 +8,9 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "job/pair_make.h"
-#include "job/pair_template.h"
-#include "job/pair_write.h"
+#include "pairs/pair_make.h"
+#include "pairs/pair_template.h"
+#include "pairs/pair_write.h"
 #include "unit/outside_data.h"
 
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "job/problem_annotate.h"
+#include "pairs/problem_annotate.h"
 
 enum { MAX_TOKENS = 64 };
 

@@ -3,7 +3,7 @@
 #define LP_JOB_PAIR_WRITE_H
 
 #include "base/text.h"
-#include "job/pairs.h"
+#include "pairs/pairs.h"
 
 /* Adds text as a JSON string, quotes included. */
 lp_status lp_json_quote(const char *text, lp_text *out, lp_error *err);

@@ -3,7 +3,7 @@
 #ifndef LP_JOB_PROBLEM_SOURCE_H
 #define LP_JOB_PROBLEM_SOURCE_H
 
-#include "job/rational.h"
+#include "pairs/rational.h"
 
 typedef enum {
     LP_SOURCE_GSM8K,     /* JSON lines {question, answer}; the answer is a worked solution ending in #### */

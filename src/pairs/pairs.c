@@ -1,4 +1,4 @@
-#include "job/pairs.h"
+#include "pairs/pairs.h"
 
 #include "base/file.h"
 #include "base/json.h"

@@ -4,7 +4,7 @@
 #ifndef LP_JOB_PROBLEM_NUMBERS_H
 #define LP_JOB_PROBLEM_NUMBERS_H
 
-#include "job/rational.h"
+#include "pairs/rational.h"
 
 enum { LP_MAX_NUMBERS = 96 };
 

@@ -1,4 +1,4 @@
-#include "job/problem_source.h"
+#include "pairs/problem_source.h"
 
 #include "base/file.h"
 #include "base/json.h"

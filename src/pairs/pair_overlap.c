@@ -1,4 +1,4 @@
-#include "job/pair_overlap.h"
+#include "pairs/pair_overlap.h"
 
 #include "base/memory.h"
 

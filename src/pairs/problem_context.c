@@ -1,7 +1,7 @@
 /* Which of several sources an operand has, where the texts leave no choice: by the word that stands after it in the
  * equation that is written out (3 women * 4 inches), and because every number and every step has a use. What neither
  * settles stays ambiguous. */
-#include "job/problem_parts.h"
+#include "pairs/problem_parts.h"
 
 enum { MAX_UNIT_WORDS = 3, MAX_UNIT = 24 };
 

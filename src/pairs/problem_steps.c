@@ -1,4 +1,4 @@
-#include "job/problem_parts.h"
+#include "pairs/problem_parts.h"
 
 enum { OP_ADD = -1, OP_SUBTRACT = -2, OP_MULTIPLY = -3, OP_DIVIDE = -4, OP_NEGATE = -5, OP_PERCENT = -6 };
 enum { MAX_NESTING = 12 };

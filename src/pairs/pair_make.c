@@ -1,9 +1,9 @@
-#include "job/pair_make.h"
+#include "pairs/pair_make.h"
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "job/pair_write.h"
-#include "job/problem_annotate.h"
+#include "pairs/pair_write.h"
+#include "pairs/problem_annotate.h"
 
 /* Streams of random numbers, so that one choice never shifts another. */
 enum { STREAM_NUMBER = 0x7061, STREAM_VALUE, STREAM_SELECT, STREAM_SPLIT };

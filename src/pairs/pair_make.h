@@ -6,9 +6,9 @@
 #ifndef LP_JOB_PAIR_MAKE_H
 #define LP_JOB_PAIR_MAKE_H
 
-#include "job/pairs.h"
-#include "job/problem_graph.h"
-#include "job/problem_source.h"
+#include "pairs/pairs.h"
+#include "pairs/problem_graph.h"
+#include "pairs/problem_source.h"
 #include "token/tokenizer.h"
 
 /* Which of the numbers that can be changed. */

@@ -1,4 +1,4 @@
-#include "job/rational.h"
+#include "pairs/rational.h"
 
 __extension__ typedef __int128 wide;
 

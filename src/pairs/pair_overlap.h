@@ -3,7 +3,7 @@
 #ifndef LP_JOB_PAIR_OVERLAP_H
 #define LP_JOB_PAIR_OVERLAP_H
 
-#include "job/problem_source.h"
+#include "pairs/problem_source.h"
 
 typedef struct lp_overlap lp_overlap;
 

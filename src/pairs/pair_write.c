@@ -1,4 +1,4 @@
-#include "job/pair_write.h"
+#include "pairs/pair_write.h"
 
 #include <math.h>
 

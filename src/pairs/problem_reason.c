@@ -1,4 +1,4 @@
-#include "job/problem_reason.h"
+#include "pairs/problem_reason.h"
 
 static const struct {
     const char *name, *meaning;

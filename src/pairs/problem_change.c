@@ -1,4 +1,4 @@
-#include "job/problem_parts.h"
+#include "pairs/problem_parts.h"
 
 #include <strings.h>
 

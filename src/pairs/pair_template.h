@@ -14,7 +14,7 @@
 #define LP_JOB_PAIR_TEMPLATE_H
 
 #include "base/json.h"
-#include "job/rational.h"
+#include "pairs/rational.h"
 
 enum {
     LP_TEMPLATE_VARIABLES = 12,

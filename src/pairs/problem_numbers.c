@@ -1,4 +1,4 @@
-#include "job/problem_numbers.h"
+#include "pairs/problem_numbers.h"
 
 static const char *const small_words[] = {"zero",     "one",      "two",      "three",   "four",    "five",
                                           "six",      "seven",    "eight",    "nine",    "ten",     "eleven",

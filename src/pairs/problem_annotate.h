@@ -4,7 +4,7 @@
 #ifndef LP_JOB_PROBLEM_ANNOTATE_H
 #define LP_JOB_PROBLEM_ANNOTATE_H
 
-#include "job/rational.h"
+#include "pairs/rational.h"
 
 /* Appends the solution with the annotations added to *out; *n_added is how many. */
 lp_status lp_solution_annotate(const char *solution, lp_text *out, size_t *n_added, lp_error *err);

@@ -11,8 +11,8 @@
 #ifndef LP_JOB_PROBLEM_GRAPH_H
 #define LP_JOB_PROBLEM_GRAPH_H
 
-#include "job/problem_numbers.h"
-#include "job/problem_reason.h"
+#include "pairs/problem_numbers.h"
+#include "pairs/problem_reason.h"
 
 enum { LP_MAX_STEPS = 40, LP_MAX_PLACES = 400, LP_MAX_CODE = 1000, LP_MAX_EQUATIONS = 60 };
 

@@ -1,4 +1,4 @@
-#include "job/problem_parts.h"
+#include "pairs/problem_parts.h"
 
 void lp_graph_unchanged(const lp_graph *graph, lp_recomputed *out) {
     for (size_t i = 0; i < graph->numbers.n; i++) out->numbers[i] = graph->numbers.items[i];

@@ -1,10 +1,10 @@
-#include "job/pair_template.h"
+#include "pairs/pair_template.h"
 
 #include "base/digest.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "job/pair_make.h"
-#include "job/pair_write.h"
+#include "pairs/pair_make.h"
+#include "pairs/pair_write.h"
 
 static const size_t max_file_bytes = (size_t)64 << 20;
 static const char *const comparisons[] = {"<", "<=", ">", ">=", "==", "!=", NULL};

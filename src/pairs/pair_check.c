@@ -1,9 +1,9 @@
-#include "job/pair_check.h"
+#include "pairs/pair_check.h"
 
 #include "base/json.h"
 #include "base/memory.h"
-#include "job/pair_overlap.h"
-#include "job/pair_write.h"
+#include "pairs/pair_overlap.h"
+#include "pairs/pair_write.h"
 
 #include <math.h>
 

@@ -5,7 +5,7 @@
 #ifndef LP_JOB_PAIR_CHECK_H
 #define LP_JOB_PAIR_CHECK_H
 
-#include "job/pair_make.h"
+#include "pairs/pair_make.h"
 
 typedef enum {
     LP_DEFECT_REPEATED_ID,

@@ -3,7 +3,7 @@
 #ifndef LP_JOB_PROBLEM_PARTS_H
 #define LP_JOB_PROBLEM_PARTS_H
 
-#include "job/problem_graph.h"
+#include "pairs/problem_graph.h"
 
 enum { LP_MAX_STACK = 32, LP_MAX_FORMS = 8 };
 
