@@ -632,9 +632,8 @@ static lp_status read_tokens(engine *e, lp_wave *w, const float *hidden, lp_erro
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
-    int32_t part = lp_equal_part(n, head_rows(e));
-    for (int32_t first = 0, i = 0; first < n; first += part) {
-        int32_t rows = n - first < part ? n - first : part;
+    for (int32_t first = 0, i = 0; first < n; first += w->head_rows) {
+        int32_t rows = n - first < w->head_rows ? n - first : w->head_rows;
         size_t end = read;
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
         LP_TRY(be->argmax(be, e->logits, rows, width, candidates, best + first, err));

@@ -32,12 +32,13 @@ bool lp_wave_reads_for(const lp_wave *w, size_t k, const lp_wave_row *r) {
            w->reads.readers[k].branch == lp_wave_row_of(r)->branch;
 }
 
-lp_status lp_wave_list_reads(lp_wave *w, int32_t head_rows, lp_error *err) {
+lp_status lp_wave_list_reads(lp_wave *w, int32_t most, lp_error *err) {
     lp_status status = LP_OK;
     w->reads.n = 0;
+    w->head_rows = w->n_tokens > 0 ? lp_equal_part(w->n_tokens, most) : most;
     for (int32_t i = 0; i < w->n_tokens && status == LP_OK; i++) {
         const lp_wave_row *r = &w->rows[w->order[w->choosing[i]]];
-        status = lp_lane_add_reads(r->lane, lp_wave_row_of(r)->branch, i % head_rows, &w->reads, err);
+        status = lp_lane_add_reads(r->lane, lp_wave_row_of(r)->branch, i % w->head_rows, &w->reads, err);
     }
     return status;
 }

@@ -31,6 +31,7 @@ typedef struct {
     int32_t *choosing; /* [n_tokens] rows of the batch that choose a token, in the order of the hidden states read */
     int32_t n_tokens;
     lp_lane_reads reads; /* by choosing row */
+    int32_t head_rows;   /* how many choosing rows a call of the output head takes */
     lp_wave_capture *captures;
     size_t capture_capacity;
     int32_t n_captures;
@@ -45,8 +46,8 @@ const lp_lane_row *lp_wave_row_of(const lp_wave_row *row);
  * feed a step, the latents they become, hidden states of rows that choose. output [n_rows]: rows that have one. Returns
  * how many feed a step. */
 int32_t lp_wave_list_outcomes(lp_wave *w, const uint8_t *output, int32_t *lists, int32_t max_rows);
-/* Asks the lanes what is to be read; the output head takes head_rows at once. */
-lp_status lp_wave_list_reads(lp_wave *w, int32_t head_rows, lp_error *err);
+/* Asks the lanes what is to be read, and sets head_rows: equal parts of at most `most`. */
+lp_status lp_wave_list_reads(lp_wave *w, int32_t most, lp_error *err);
 /* Is reading k, if there is one, that of this row? */
 bool lp_wave_reads_for(const lp_wave *w, size_t k, const lp_wave_row *row);
 /* Where the parts of the results begin, and their end: captured vectors are at 0. */
