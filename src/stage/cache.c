@@ -6,6 +6,7 @@
 #include "parallel/signals.h"
 #include "stage/execute.h"
 #include "stage/layout.h"
+#include "stage/pool.h"
 #include "store/lock.h"
 
 #include <math.h>
@@ -28,8 +29,7 @@ typedef struct {
     const lp_store_layout *layout;
     lp_pair_file *store;
     lp_deal *deal;
-    record *free_records[64]; /* records to be used again */
-    size_t n_free;
+    lp_stage_pool records;
     int64_t n_taken; /* pairs dealt to this rank and not done yet */
 } cache_work;
 
@@ -80,6 +80,19 @@ out:
     return status;
 }
 
+static lp_status record_take(cache_work *w, record **out, lp_error *err) {
+    record *r = lp_stage_pool_take(&w->records);
+    lp_status status = LP_OK;
+    if (!r) {
+        LP_TRY(record_new(w, &r, err));
+        status = lp_stage_pool_add(&w->records, r, err);
+        if (status != LP_OK) record_free(w, r);
+    }
+    *out = r;
+out:
+    return status;
+}
+
 static void prepare_captures(const cache_work *w, record *r, int side) {
     const lp_store_layout *layout = w->layout;
     lp_capture *capture = r->captures + (size_t)side * (size_t)r->n_captures;
@@ -112,16 +125,9 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
     LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    if (w->n_free > 0)
-        r = w->free_records[--w->n_free];
-    else
-        LP_TRY(record_new(w, &r, err));
+    LP_TRY(record_take(w, &r, err));
     for (int side = 0; side < 2; side++) {
-        status = lp_session_prompt(w->session, ids[0], side, &r->prompts[side], err);
-        if (status != LP_OK) {
-            record_free(w, r);
-            return status;
-        }
+        LP_TRY(lp_session_prompt(w->session, ids[0], side, &r->prompts[side], err));
         prepare_captures(w, r, side);
         r->runs[side] = (lp_run_wanted){.n_steps = w->session->job.protocol.n_steps,
                                         .captures = r->captures + (size_t)side * (size_t)r->n_captures,
@@ -180,10 +186,7 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(w, r, side, err);
     if (status == LP_OK) status = lp_pair_file_write(w->store, unit->id, (const void *const *)r->data, err);
     if (status == LP_OK) lp_deal_done(w->deal, 1);
-    if (w->n_free < sizeof w->free_records / sizeof w->free_records[0])
-        w->free_records[w->n_free++] = r;
-    else
-        record_free(w, r);
+    lp_stage_pool_give(&w->records, r);
     return status;
 }
 
@@ -367,7 +370,8 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     status = lp_parallel_rank(s->parallel) == 0 ? count_right(&w, report, err) : LP_OK;
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
 out:
-    for (size_t i = 0; i < w.n_free; i++) record_free(&w, w.free_records[i]);
+    for (size_t i = 0; i < w.records.n_made; i++) record_free(&w, w.records.made[i]);
+    lp_stage_pool_release(&w.records);
     lp_pair_file_close(w.store);
     lp_lock_release(lock);
     lp_store_tables_release(&tables);

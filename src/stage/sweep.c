@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "stage/execute.h"
+#include "stage/pool.h"
 #include "stage/sweep_identity.h"
 #include "stage/sweep_unit.h"
 #include "store/lock.h"
@@ -18,8 +19,7 @@ typedef struct {
     lp_deal *deal;
     lp_pair_file *partial;
     lp_lock *lock;
-    lp_sweep_unit *free_units[64];
-    size_t n_free;
+    lp_stage_pool units;
     int64_t n_taken; /* units dealt to this rank and not done yet */
     int64_t *counts; /* [C, 4] of this rank */
     /* what the results file says about pairs and conditions */
@@ -37,6 +37,19 @@ typedef struct {
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
 
+static lp_status take_unit(sweep *w, lp_sweep_unit **out, lp_error *err) {
+    lp_sweep_unit *u = lp_stage_pool_take(&w->units);
+    lp_status status = LP_OK;
+    if (!u) {
+        LP_TRY(lp_sweep_unit_new(&w->context, &u, err));
+        status = lp_stage_pool_add(&w->units, u, err);
+        if (status != LP_OK) lp_sweep_unit_free(u);
+    }
+    *out = u;
+out:
+    return status;
+}
+
 static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     sweep *w = user;
     const int64_t *ids = NULL;
@@ -48,15 +61,8 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
     LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    if (w->n_free > 0)
-        u = w->free_units[--w->n_free];
-    else
-        LP_TRY(lp_sweep_unit_new(&w->context, &u, err));
-    status = lp_sweep_unit_prepare(&w->context, u, ids[0], err);
-    if (status != LP_OK) {
-        lp_sweep_unit_free(u);
-        return status;
-    }
+    LP_TRY(take_unit(w, &u, err));
+    LP_TRY(lp_sweep_unit_prepare(&w->context, u, ids[0], err));
     *unit = &u->unit;
     w->n_taken++;
 out:
@@ -73,10 +79,7 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++)
         if (rows.class_of[i] != LP_CLASS_NOT_RUN) w->counts[i * LP_N_CLASSES + rows.class_of[i]]++;
     if (status == LP_OK) lp_deal_done(w->deal, 1);
-    if (w->n_free < sizeof w->free_units / sizeof w->free_units[0])
-        w->free_units[w->n_free++] = u;
-    else
-        lp_sweep_unit_free(u);
+    lp_stage_pool_give(&w->units, u);
     return status;
 }
 
@@ -389,7 +392,8 @@ out:
 }
 
 static void release(sweep *w) {
-    for (size_t i = 0; i < w->n_free; i++) lp_sweep_unit_free(w->free_units[i]);
+    for (size_t i = 0; i < w->units.n_made; i++) lp_sweep_unit_free(w->units.made[i]);
+    lp_stage_pool_release(&w->units);
     lp_pair_file_close(w->partial);
     lp_lock_release(w->lock);
     lp_pair_file_close(w->context.store);
