@@ -75,7 +75,7 @@ static lp_status speak(lp_watch *w, const char *doing, bool last, lp_error *err)
     if (!done || w->sent.last) return LP_OK;
     w->sent = (word){.process = getpid(), .last = last};
     snprintf(w->sent.host, HOST, "%.*s", HOST - 1, w->parallel->host);
-    memcpy(w->sent.doing, doing, DOING);
+    snprintf(w->sent.doing, DOING, "%s", doing);
     LP_MPI(MPI_Isend(&w->sent, (int)sizeof w->sent, MPI_BYTE, (w->parallel->rank + 1) % w->parallel->size, TAG, w->comm,
                      &w->sending));
 out:
@@ -114,7 +114,7 @@ static void look_at_self(lp_watch *w, const char *doing, int64_t ms) {
     if (w->still_ms < w->limit_ms) return;
     word mine = {.process = getpid()};
     snprintf(mine.host, HOST, "%.*s", HOST - 1, w->parallel->host);
-    memcpy(mine.doing, doing, DOING);
+    snprintf(mine.doing, DOING, "%s", doing);
     end_all(w, w->parallel->rank, &mine, "not moved");
 }
 
