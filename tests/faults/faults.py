@@ -62,6 +62,16 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def ranks_of(pid: int) -> list[int]:
+    """The children that are ranks by now: mpirun has others for a moment, and hangs when one of those is killed."""
+    found = []
+    for child in children_of(pid):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{child}/comm").read_text() == "latentpatch\n":
+                found.append(child)
+    return found
+
+
 def part_of(text: str) -> tuple[int, int]:
     """ "3/20" is (2, 20)."""
     i, n = (int(word) for word in text.split("/"))
@@ -143,6 +153,20 @@ class Lab:
         end = End(process.returncode, errors.read_text(errors="replace"))
         errors.unlink()
         return end
+
+    def finish_killed(self, process: subprocess.Popen[str]) -> bool:
+        """Waits for a job of which somebody was killed. False: no rank of it was left for 20 s, and mpirun still was."""
+        without = 0
+        for _ in range(LIMIT_S):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            if process.poll() is not None:
+                return True
+            without = 0 if ranks_of(process.pid) else without + 1
+            if without == 20:
+                self.kill([*children_of(process.pid), process.pid])
+                return False
+        return True
 
     def end_leftovers(self) -> None:
         """A program of one rank starts a daemon of Open MPI, which stays when the program is killed early; ours are known
@@ -229,9 +253,11 @@ def kills(lab: Lab) -> str:
                     alive = lives < n and process.poll() is None
                     one = alive and ranks > 1 and lab.draw.random() < 0.25
                     if alive:
-                        # mpirun has other children than ranks for a moment; whoever it is, it is killed.
                         children = children_of(process.pid) if ranks > 1 else []
-                        lab.kill([lab.draw.choice(children)] if one and children else [*children, process.pid])
+                        members = ranks_of(process.pid) if one else []
+                        lab.kill([lab.draw.choice(members)] if members else [*children, process.pid])
+                        if ranks > 1:
+                            count["times mpirun itself stayed"] += not lab.finish_killed(process)
                     end = lab.finish(process)
                     expect("torn or altered" not in end.err, f"a journalled pair was lost: {end.err}")
                     if end.code == 0:
