@@ -332,7 +332,7 @@ static void test_inspect_text(void **state) {
  */
 static void test_digests_beside(void **state) {
     (void)state;
-    char folder[] = "digests_XXXXXX", config[64], weights[64], sha[LP_SHA256_HEX];
+    char folder[] = "/tmp/lp_digests_XXXXXX", config[64], weights[64], sha[LP_SHA256_HEX];
     lp_text bytes = {0}, digests = {0};
     lp_model model;
     lp_error err = {0};
