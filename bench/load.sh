@@ -4,8 +4,10 @@
 # Loading is all that `latentpatch cache` does before it computes: read and check the headers, map the file, widen the
 # 16-bit tensors, merge LoRA, look for NaN and infinity, SHA-256 of every file. It is timed as `cache` on a store of one
 # short pair that is complete already. `cold` means that this machine's page cache was told to drop the file (fincore
-# says whether it did; what lies below a virtual disk may still hold it); `disk` is a plain read of the cold file with dd.
-# Wall times mean little where others compute too: the CPU seconds stand beside them. LORA_ALPHA and RUNS may be set.
+# says whether it did; what lies below a virtual disk may still hold it); `disk` is a plain read of the cold file with
+# dd, in turns with it. Wall times mean little where others compute too: the CPU seconds stand beside them. LORA_ALPHA
+# and RUNS may be set; CGROUP names a control group (its folder, version 1) in which everything runs, such as one that
+# makes the disk slower (blkio.throttle.read_bps_device).
 set -euo pipefail
 if (($# < 3)); then
   printf 'usage: bash bench/load.sh LATENTPATCH BASE CODI...\n' >&2
@@ -25,6 +27,11 @@ cat >"$work/pairs.json" <<'EOF'
  "corrupted": {"question": "1 + 3", "answer": 4}}]}
 EOF
 
+# Runs a command in CGROUP.
+grouped() {
+  if [[ -z ${CGROUP:-} ]]; then "$@"; else bash -c 'echo $$ >"$1/tasks" && shift && exec "$@"' grouped "$CGROUP" "$@"; fi
+}
+
 drop() {
   sync "$1"
   dd if="$1" iflag=nocache count=0 status=none
@@ -32,7 +39,7 @@ drop() {
 
 # The lines `wall cpu peak_kb` of one load.
 load() {
-  if ! /usr/bin/time -f '%e %U %S %M' -o "$work/time" "$program" cache "$work/job.json" --quiet >"$work/out" 2>&1; then
+  if ! grouped /usr/bin/time -f '%e %U %S %M' -o "$work/time" "$program" cache "$work/job.json" --quiet >"$work/out" 2>&1; then
     cat "$work/out" >&2
     exit 1
   fi
@@ -53,21 +60,28 @@ for codi in "$@"; do
 EOF
   load >/dev/null
   bytes=$(stat -c %s "$file")
-  drop "$file"
-  cached=$(fincore -bno RES "$file")
-  start=$(date +%s.%N)
-  dd if="$file" of=/dev/null bs=4M status=none
-  disk=$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f", b - a }')
-  drop "$file"
-  read -r cold_wall cold_cpu _ < <(load)
+  # A plain read and a load take turns, so that a change of the disk's speed meets both.
+  : >"$work/disk"
+  : >"$work/cold"
+  for ((i = 0; i < runs; i++)); do
+    drop "$file"
+    cached=$(fincore -bno RES "$file")
+    start=$(date +%s.%N)
+    grouped dd if="$file" of=/dev/null bs=4M status=none
+    awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f\n", b - a }' >>"$work/disk"
+    drop "$file"
+    load >>"$work/cold"
+  done
+  read -r disk < <(sort -n "$work/disk")
+  read -r cold_wall cold_cpu _ < <(sort -n "$work/cold")
   for ((i = 0; i < runs; i++)); do load; done | sort -n >"$work/warm"
   read -r wall cpu peak <"$work/warm"
   printf '%s\n' "$(basename "$file") of $(basename "$(dirname "$(dirname "$file")")")"
   awk -v n="$bytes" -v left="$cached" -v d="$disk" -v cw="$cold_wall" -v cc="$cold_cpu" -v w="$wall" -v c="$cpu" \
     -v k="$peak" -v r="$runs" 'BEGIN {
       printf "  file            %8.1f MB (%.1f MB of it still cached when called cold)\n", n / 1e6, left / 1e6
-      printf "  disk, cold      %8.2f s  (%.0f MB/s)\n", d, n / 1e6 / d
-      printf "  load, cold      %8.2f s  (%.2f s CPU)\n", cw, cc
+      printf "  disk, cold      %8.2f s  (%.0f MB/s; best of %d)\n", d, n / 1e6 / d, r
+      printf "  load, cold      %8.2f s  (%.2f s CPU; best of %d)\n", cw, cc, r
       printf "  load, warm      %8.2f s  (%.2f s CPU; best of %d)\n", w, c, r
       printf "  peak RSS        %8.1f MB (with the mapped pages of the file)\n", k * 1.024 / 1000 }'
 done

@@ -1,7 +1,8 @@
 /* The arena's values. The tensors are cut into pieces of whole rows, by their shape alone, and the pieces are computed
  * in the order in which they lie in the files, so that the disk reads ahead while the processors work: each turn asks
  * for the bytes of a piece further on, computes its own, and lets the mapped pages go. Who takes which piece cannot
- * change a value: no two of them touch the same place. */
+ * change a value: no two of them touch the same place. The first turns ask for the arena's memory, while SHA-256 reads
+ * the files ahead: page by page, as they are written, costs the kernel twice as much. */
 #include "base/memory.h"
 #include "base/pulse.h"
 #include "model/merge.h"
@@ -11,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16 };
+enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16, TOUCH_BYTES = 1 << 24 };
 
 typedef struct {
     size_t slot;
@@ -75,6 +76,19 @@ static void let_go(const piece *p) {
     (void)madvise((void *)(uintptr_t)(p->bytes + skipped), whole, MADV_DONTNEED);
 }
 
+/* Part number `part` of the arena; where the kernel does not know the wish (before Linux 5.14) pages come one by one.
+ */
+static void ask_for_memory(float *arena, size_t bytes, int64_t part) {
+#ifdef MADV_POPULATE_WRITE
+    size_t page = page_bytes(), skipped = (page - (uintptr_t)arena % page) % page, at = (size_t)part * TOUCH_BYTES;
+    if (bytes < skipped + at) return;
+    size_t n = bytes - skipped - at < TOUCH_BYTES ? bytes - skipped - at : TOUCH_BYTES;
+    (void)madvise((unsigned char *)arena + skipped + at, n / page * page, MADV_POPULATE_WRITE);
+#else
+    (void)arena, (void)bytes, (void)part;
+#endif
+}
+
 static lp_status compute_piece(const lp_model_files *files, const piece *p, float *arena, float *scratch,
                                lp_error *err) {
     const lp_slot *slot = &files->table.slots[p->slot];
@@ -108,8 +122,8 @@ static void note(verdict *v, size_t slot, lp_status status, const lp_error *err)
     }
 }
 
-static void take_turns(const lp_model_files *files, const piece_list *list, float *arena, lp_model_turns *turns,
-                       verdict *v) {
+static void take_turns(const lp_model_files *files, const piece_list *list, float *arena, size_t arena_bytes,
+                       lp_model_turns *turns, verdict *v) {
     lp_error err = {0};
     float *scratch = NULL;
     lp_status status = lp_mem_new(&scratch, LP_MERGE_SCRATCH, sizeof *scratch, "merge", &err);
@@ -117,15 +131,20 @@ static void take_turns(const lp_model_files *files, const piece_list *list, floa
         note(v, 0, status, &err);
         return;
     }
-    int64_t n = (int64_t)list->n;
-    for (int64_t i; (i = atomic_fetch_add(&turns->next, 1)) < n;) {
+    int64_t n = (int64_t)list->n, n_parts = (int64_t)((arena_bytes + TOUCH_BYTES - 1) / TOUCH_BYTES);
+    for (int64_t turn; (turn = atomic_fetch_add(&turns->next, 1)) < n_parts + n;) {
+        int64_t i = turn - n_parts;
+        if (i < 0) {
+            ask_for_memory(arena, arena_bytes, turn);
+            continue;
+        }
         if (i + AHEAD < n) want_soon(&list->items[i + AHEAD]);
         note(v, list->items[i].slot, compute_piece(files, &list->items[i], arena, scratch, &err), &err);
     }
     lp_mem_free(scratch);
 }
 
-lp_status lp_fill_arena(lp_model_files *files, float *arena, lp_model_turns *turns, lp_error *err) {
+lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err) {
     piece_list list = {0};
     verdict v = {.err = err};
     lp_status status = LP_OK;
@@ -133,7 +152,7 @@ lp_status lp_fill_arena(lp_model_files *files, float *arena, lp_model_turns *tur
     if (list.n) qsort(list.items, list.n, sizeof *list.items, compare_pieces);
     openblas_set_num_threads(1);
 #pragma omp parallel
-    take_turns(files, &list, arena, turns, &v);
+    take_turns(files, &list, arena, arena_bytes, turns, &v);
     status = v.status;
 out:
     lp_mem_free(list.items);

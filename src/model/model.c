@@ -190,7 +190,7 @@ lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_
     if (model->config.tied_head) model->head = model->embedding;
     model->projection.present = files->table.has_projection;
     model->projection.has_norm = files->table.has_projection_norm;
-    lp_status status = lp_fill_arena(files, arena, turns ? turns : &own, err);
+    lp_status status = lp_fill_arena(files, arena, model->arena_bytes, turns ? turns : &own, err);
     lp_files_drop_pages(files);
     return status;
 }

@@ -38,7 +38,7 @@ struct lp_model_files {
 };
 
 /* fill.c: computes the arena, one piece after the other in the order in which they lie in the files. */
-lp_status lp_fill_arena(lp_model_files *files, float *arena, lp_model_turns *turns, lp_error *err);
+lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err);
 
 /* digests.c. Starts the thread; without one, lp_digests_wait does the work itself. */
 void lp_digests_start(lp_model_files *files);
