@@ -8,7 +8,8 @@ meaning. With --init spread block weights are scaled by their fan-in and embeddi
 compute, not the last token, decides the answer; the output matrix of the MLP is centred over its inputs, or the mean of
 GELU would make all states alike. With --init library standard deviations are those with which transformers, peft and
 torch.nn.Linear begin (LoRA's B, which peft begins at 0, has 0.02); norms and biases differ from 1 and 0, so that they
-cannot be left out unnoticed.
+cannot be left out unnoticed. --init scaled is the same with LLaMA's o_proj and down_proj divided by the square root of
+2L, as GPT-2 begins: without that a random LLaMA amplifies rounding errors hundreds of times.
 
 Without --tokenizer a byte-level BPE of the shape's size is made: 256 bytes, then two- and three-byte tokens from
 invented merges (ASCII first), then the special tokens.
@@ -183,17 +184,24 @@ def is_added(name: str) -> bool:
     return "lora_" in name or name.startswith("prj.")
 
 
-def library_std(name: str, shape: tuple[int, ...], s: Shape) -> float:
-    """0.02 (initializer_range), for GPT-2's c_proj by the square root of 2L; uniform within fan_in^-1/2 otherwise."""
+# Matrices that write into the residual stream; transformers scales GPT-2's alone.
+SCALED = {
+    "library": ("c_proj.base_layer.weight",),
+    "scaled": ("c_proj.base_layer.weight", "o_proj.base_layer.weight", "down_proj.base_layer.weight"),
+}
+
+
+def library_std(name: str, shape: tuple[int, ...], s: Shape, init: str) -> float:
+    """0.02 (initializer_range), those of SCALED by the square root of 2L; uniform within fan_in^-1/2 otherwise."""
     if "lora_A" in name or name in ("prj.1.weight", "prj.3.weight"):
         return (3 * shape[-1]) ** -0.5
-    return 0.02 * (2 * s.layers) ** -0.5 if name.endswith("c_proj.base_layer.weight") else 0.02
+    return 0.02 * (2 * s.layers) ** -0.5 if name.endswith(SCALED[init]) else 0.02
 
 
-def library(wanted: Iterator[Wanted], s: Shape) -> Iterator[Wanted]:
-    """The same tensors with --init library."""
+def library(wanted: Iterator[Wanted], s: Shape, init: str) -> Iterator[Wanted]:
+    """The same tensors with --init library or scaled."""
     for name, shape, mean, std in wanted:
-        yield name, shape, mean, library_std(name, shape, s) if len(shape) == 2 else std
+        yield name, shape, mean, library_std(name, shape, s, init) if len(shape) == 2 else std
 
 
 def random_tensor(wanted: Wanted, dtype: torch.dtype, generator: torch.Generator, centred: bool = True) -> Tensor:
@@ -316,7 +324,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--shape", choices=sorted(SHAPES), required=True)
     p.add_argument("--dtype", choices=sorted(DTYPES), default="bf16", help="of the base weights; LoRA and prj are fp32")
     p.add_argument("--format", choices=("safetensors", "bin"), default="safetensors")
-    p.add_argument("--init", choices=("spread", "library"), default="spread", help="standard deviations: see above")
+    p.add_argument("--init", choices=("spread", *SCALED), default="spread", help="standard deviations: see above")
     p.add_argument("--base-weights", action="store_true", help="write base/model.safetensors too")
     p.add_argument("--tokenizer", type=Path, help="tokenizer.json or its folder, instead of an invented one")
     p.add_argument("--layers", type=int, help="other number of blocks")
@@ -338,7 +346,7 @@ def main() -> None:
     ids = make_tokenizer(s, base) if a.tokenizer is None else copy_tokenizer(s, a.tokenizer, base)
     (base / "config.json").write_text(json.dumps(config(s, a.dtype, ids), indent=1) + "\n")
     spread = a.init == "spread"
-    all_tensors = list(tensors(s) if spread else library(tensors(s), s))
+    all_tensors = list(tensors(s) if spread else library(tensors(s), s, a.init))
     if a.base_weights:
         wanted = []
         for name, shape, mean, std in all_tensors:

@@ -94,11 +94,19 @@ typedef struct {
 /* Results under way to the host; see fetch_begin. */
 enum { LP_FETCHES = 2 };
 
+/* Names everything that the calls of a recorded sequence depend on: sizes, and memory that outlives the call. Words
+ * that are not used are 0. */
+enum { LP_RECORD_WORDS = 96 };
+typedef struct {
+    uint64_t words[LP_RECORD_WORDS];
+} lp_record_key;
+
 typedef struct {
     uint64_t gemm_flops;           /* 2 x rows x in x out, without padding */
     uint64_t padded_flops;         /* the same with the rows that tiles were filled up with */
     uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
     uint64_t n_waits;              /* times that the host waited for the device */
+    uint64_t n_graphs;             /* recorded sequences that were issued as one */
 } lp_backend_counters;
 
 struct lp_backend {
@@ -109,6 +117,7 @@ struct lp_backend {
     int32_t batch_rows;      /* rows of a batch that keep it busy */
     bool wants_groups;       /* attention gains from lp_row_table's groups */
     bool is_asynchronous;    /* operations return before they are done */
+    int32_t record_rows;     /* sequences over at most so many rows gain from being recorded; 0: none do */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);
@@ -123,6 +132,14 @@ struct lp_backend {
      */
     lp_status (*fetch_begin)(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);
     lp_status (*fetch_end)(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err);
+
+    /* A sequence of operations that comes again and again with the same arguments, over other contents. *replayed: all
+     * of it has been issued as it was under this key before. Otherwise the caller issues it now and ends with
+     * record_end, which gets the status of that and returns it, or a failure of its own; *again: nothing was done, as
+     * the sequence cannot be recorded here: from record_begin on once more. Between the two only operations from
+     * `linear` to `attend` are allowed. Memory that is released takes all records with it. */
+    lp_status (*record_begin)(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
+    lp_status (*record_end)(lp_backend *be, lp_status issued, bool *again, lp_error *err);
 
     /* *out refers to, or holds a copy of, the host's weights, which must outlive it. */
     lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);

@@ -243,6 +243,8 @@ void lp_forward_set_hook(lp_forward *f, lp_row_layer_hook hook, void *user) {
     f->hook_user = user;
 }
 
+enum { KEY_SIZES = 8 }; /* words of a record's key in front of the rows by layer */
+
 /* ---- One batch --------------------------------------------------------------------------------------------------- */
 
 /* The batch on its way through the layers. */
@@ -258,6 +260,8 @@ typedef struct {
     int32_t *joined_from;    /* dev [n_rows] source rows */
     const int32_t *out_rows; /* dev [n_out] */
     int32_t n_out;
+    const int32_t *behind_from, *behind_to; /* dev [n_behind] of those with output: rows that join behind all layers */
+    int32_t n_behind;
     const int32_t *copy_from, *copy_to; /* dev: KV slots, by layer */
     const int32_t *copy_begin;          /* host [n_layers + 1] */
 } pass;
@@ -291,7 +295,6 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
     LP_TRY(add_ints(f, &used, b->prompt_length, n, &at[3], err));
     LP_TRY(add_ints(f, &used, b->tail_begin, n, &at[4], err));
     LP_TRY(add_ints(f, &used, b->tail_length, n, &at[5], err));
-    LP_TRY(add_ints(f, &used, b->tail, (size_t)b->n_tail, &at[6], err));
     LP_TRY(add_ints(f, &used, b->source, n, &at[7], err));
     while (p->n_fresh < b->n_rows && b->join[p->n_fresh] == 0) p->n_fresh++;
     size_t fresh = (size_t)p->n_fresh;
@@ -311,6 +314,14 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
         if (b->output[r]) f->host_ints[at[9] + (size_t)p->n_out++] = r;
     }
     int32_t n_layers = f->model->config.n_layers;
+    LP_TRY(add_ints(f, &used, NULL, 2 * n, &at[12], err));
+    int32_t *behind = f->host_ints + at[12];
+    for (int32_t r = 0; r < b->n_rows; r++) {
+        if (b->join[r] < n_layers || !b->output[r]) continue;
+        LP_ASSERT(f->compact[b->source[r]] >= 0);
+        behind[p->n_behind] = f->compact[b->source[r]];
+        behind[n + (size_t)p->n_behind++] = f->compact[r];
+    }
     size_t n_copies = 0;
     for (int32_t r = p->n_fresh; r < b->n_rows; r++) n_copies += (size_t)b->join[r];
     LP_TRY(add_ints(f, &used, NULL, 2 * n_copies, &at[10], err));
@@ -329,6 +340,8 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
         int32_t *group_row = f->host_ints + at[11];
         n_groups = lp_row_groups(b->prompt_begin, b->n_rows, LP_GROUP_ROWS, group_row, group_row + n, f->group_keys);
     }
+    /* Last, so that the places of the others depend on the numbers of rows and of copies alone: see record_key. */
+    LP_TRY(add_ints(f, &used, b->tail, (size_t)b->n_tail, &at[6], err));
     if (used > f->ints_capacity) {
         void *dev = NULL;
         if (f->ints) f->be->release(f->be, f->ints);
@@ -356,6 +369,8 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
     p->latent_rows = p->token_rows + 2 * fresh;
     p->latent_ids = p->token_rows + 3 * fresh;
     p->out_rows = f->ints + at[9];
+    p->behind_from = f->ints + at[12];
+    p->behind_to = p->behind_from + n;
     p->copy_from = f->ints + at[10];
     p->copy_to = p->copy_from + n_copies;
     p->copy_begin = copy_begin;
@@ -535,41 +550,81 @@ out:
 }
 
 /* Rows that share everything with their source take its stream over behind the last layer. */
-static lp_status join_behind(pass *p, int32_t n, lp_error *err) {
+static lp_status join_behind(pass *p, lp_error *err) {
     lp_forward *f = p->f;
-    const lp_forward_batch *b = p->batch;
     int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;
-    lp_status status = LP_OK;
-    for (int32_t r = n; r < b->n_rows && status == LP_OK; r++) {
-        int32_t from = f->compact[b->source[r]], to = f->compact[r];
-        if (to < 0) continue;
-        LP_ASSERT(from >= 0);
-        status = f->be->upload(f->be, f->ints, &from, sizeof from, err);
-        if (status == LP_OK)
-            status = f->be->copy_rows(f->be, f->x_out + (int64_t)to * d, NULL, f->x_out, f->ints, 1, d, err);
-    }
+    lp_status status = f->be->copy_rows(f->be, f->x_out, p->behind_to, f->x_out, p->behind_from, p->n_behind, d, err);
     if (status == LP_OK) status = visit(p, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, f->x_out, d, true, err);
+    return status;
+}
+
+/* From the inputs to the normed final states. */
+static lp_status run_layers(pass *p, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_model_config *c = &f->model->config;
+    int32_t n = 0;
+    lp_status status = LP_OK;
+    LP_TRY(join_rows(p, 0, &n, err));
+    LP_TRY(begin(p, err));
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        if (l > 0) LP_TRY(join_rows(p, l, &n, err));
+        LP_TRY(run_layer(p, l, n, err));
+    }
+    LP_TRY(join_behind(p, err));
+    LP_TRY(lp_forward_final_norm(f, f->x_out, p->n_out, f->h, err));
+    LP_TRY(visit(p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
+out:
+    return status;
+}
+
+/* A batch without edits and captures, as most of decoding is, issues the same calls whenever these are equal: the
+ * number of rows by layer gives that of the rows that join and of the slots that are copied there. */
+static lp_record_key record_key(const pass *p) {
+    const lp_forward_batch *b = p->batch;
+    lp_record_key key = {{(uint64_t)(uintptr_t)p->f, (uint64_t)(uintptr_t)b->pool->keys,
+                          (uint64_t)(uintptr_t)b->latents, (uint64_t)p->n_tokens, (uint64_t)p->n_latents,
+                          (uint64_t)p->n_out, (uint64_t)p->n_behind, (uint64_t)p->rows.n_groups}};
+    for (int32_t r = 0; r < b->n_rows; r++) key.words[KEY_SIZES + b->join[r]]++;
+    return key;
+}
+
+static lp_status run_recorded(pass *p, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_record_key key = record_key(p);
+    const pass before = *p;
+    uint64_t computed = f->row_layers, row_layers = 0;
+    lp_status status = LP_OK;
+    for (int32_t r = 0; r < p->batch->n_rows; r++)
+        row_layers += (uint64_t)(f->model->config.n_layers - p->batch->join[r]);
+    for (bool again = true, replayed = false; again;) {
+        *p = before;
+        f->row_layers = computed;
+        LP_TRY(f->be->record_begin(f->be, &key, &replayed, err));
+        if (replayed) {
+            lp_pulse();
+            f->row_layers += row_layers;
+            break;
+        }
+        status = run_layers(p, err);
+        LP_TRY(f->be->record_end(f->be, status, &again, err));
+    }
+out:
     return status;
 }
 
 lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err) {
-    const lp_model_config *c = &f->model->config;
     pass p = {.f = f, .batch = batch};
     int32_t copy_begin[512];
-    int32_t n = 0;
     lp_status status = LP_OK;
-    LP_ASSERT(batch->n_rows <= f->max_rows && c->n_layers < 512);
+    LP_ASSERT(batch->n_rows <= f->max_rows && f->model->config.n_layers < 512);
     LP_TRY(upload_lists(&p, copy_begin, err));
-    LP_TRY(join_rows(&p, 0, &n, err));
-    LP_TRY(begin(&p, err));
-    for (int32_t l = 0; l < c->n_layers; l++) {
-        if (l > 0) LP_TRY(join_rows(&p, l, &n, err));
-        LP_TRY(run_layer(&p, l, n, err));
-    }
-    LP_TRY(join_behind(&p, n, err));
-    LP_TRY(lp_forward_final_norm(f, f->x_out, p.n_out, f->h, err));
-    LP_TRY(visit(&p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
+    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && !f->hook &&
+                 KEY_SIZES + f->model->config.n_layers < LP_RECORD_WORDS;
+    if (plain && batch->n_rows <= f->be->record_rows)
+        LP_TRY(run_recorded(&p, err));
+    else
+        LP_TRY(run_layers(&p, err));
     LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures);
     *hidden = f->h;
     *n_out = p.n_out;

@@ -778,6 +778,7 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->counters.bytes_up = after.bytes_up - before.bytes_up;
     e->counters.bytes_down = after.bytes_down - before.bytes_down;
     e->counters.n_waits = after.n_waits - before.n_waits;
+    e->counters.n_graphs = after.n_graphs - before.n_graphs;
     e->counters.seconds = seconds_now() - e->began;
     if (counters) *counters = e->counters;
 out:

@@ -27,11 +27,11 @@ typedef struct {
     uint64_t gemm_flops;   /* without padding */
     uint64_t padded_flops; /* with the rows that tiles were filled up with */
     size_t kv_bytes, workspace_bytes;
-    int32_t most_units;                     /* in flight at once */
-    double seconds;                         /* in all */
-    double seconds_weights;                 /* of these: weights made known to the backend */
-    double seconds_first;                   /* until the first unit was done */
-    uint64_t bytes_up, bytes_down, n_waits; /* as lp_backend_counters */
+    int32_t most_units;                               /* in flight at once */
+    double seconds;                                   /* in all */
+    double seconds_weights;                           /* of these: weights made known to the backend */
+    double seconds_first;                             /* until the first unit was done */
+    uint64_t bytes_up, bytes_down, n_waits, n_graphs; /* as lp_backend_counters */
 } lp_engine_counters;
 
 /* Runs everything that `source` gives. `next` is asked again after a NULL as long as units are in flight, so a source

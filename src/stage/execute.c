@@ -28,6 +28,7 @@ static lp_status open_backend(const lp_session *session, lp_backend **out, lp_er
     lp_device_options device = {.device = (lp_device_use)job->engine.device,
                                 .dtype = (lp_dtype_use)job->engine.dtype,
                                 .node_rank = lp_parallel_node_rank(session->parallel),
+                                .graphs = job->engine.graphs,
                                 .threads = lp_stage_threads(session)};
     lp_status status = lp_backend_open(&device, out, err);
     if (status != LP_OK)
@@ -107,9 +108,10 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
         (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
     lp_log(LP_LOG_DEBUG,
            "weights in %.3f s, first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host "
-           "waited %llu times",
+           "waited %llu times; %llu waves were issued as a graph",
            counters.seconds_weights, counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
-           (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits);
+           (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits,
+           (unsigned long long)counters.n_graphs);
 out:
     return status;
 }

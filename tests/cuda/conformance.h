@@ -9,7 +9,8 @@
 typedef struct {
     lp_backend *be;
     lp_dtype_use dtype;
-    bool small; /* leave out the large sizes */
+    bool small;     /* leave out the large sizes */
+    bool no_graphs; /* the device captures nothing */
     int n_checks, n_failed;
     lp_error err;
 } conformance;

@@ -2,7 +2,7 @@
 
     python tests/golden/full_size.py --latentpatch build/latentpatch --work DIR [--shapes NAME ...] [OPTIONS]
 
-For each shape: a random-weight checkpoint by bench/make_checkpoint.py --init library (torch.save), the same tensors by
+For each shape: a random-weight checkpoint by bench/make_checkpoint.py --init INIT (torch.save), the same tensors by
 safetensors' save_file; parameters as `inspect --json` counts them against the public checkpoints' number; `cache` and
 `sweep` of a few demo pairs with one rank and with two, `cache` from the .bin: what they leave must be the same bytes.
 For --compare of these pairs every state of every thought, the answer tokens and the metrics against
@@ -158,11 +158,11 @@ def inspect(a: argparse.Namespace, base: Path, codi: Path) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def make_checkpoint(shape: str, folder: Path) -> dict[str, Path]:
+def make_checkpoint(shape: str, init: str, folder: Path) -> dict[str, Path]:
     """The same weights in both formats: {"bin": folder, "safetensors": folder}."""
     script = ROOT / "bench" / "make_checkpoint.py"
     subprocess.run(
-        [sys.executable, str(script), "--shape", shape, "--format", "bin", "--init", "library", str(folder)],
+        [sys.executable, str(script), "--shape", shape, "--format", "bin", "--init", init, str(folder)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -427,7 +427,7 @@ def one_shape(a: argparse.Namespace, shape: str, report: Report) -> None:
     print(f"\n{shape}", flush=True)
     folder = a.work / shape
     start = time.perf_counter()
-    codi = make_checkpoint(shape, folder)
+    codi = make_checkpoint(shape, a.init, folder)
     for kind, path in codi.items():
         size = sum(f.stat().st_size for f in path.iterdir())
         print(f"       {kind}: {size / 1e6:.1f} MB")
@@ -490,6 +490,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--latentpatch", type=Path, required=True)
     p.add_argument("--work", type=Path, required=True, help="a folder that this may fill and empty")
     p.add_argument("--shapes", nargs="+", choices=sorted(PARAMETERS), default=sorted(PARAMETERS))
+    p.add_argument("--init", choices=("library", "scaled"), default="library", help="see bench/make_checkpoint.py")
     p.add_argument("--pairs", type=int, default=8, help="that latentpatch runs")
     p.add_argument("--compare", type=int, default=2, help="that transformers + peft run too")
     p.add_argument("--max-new-tokens", type=int, default=12)

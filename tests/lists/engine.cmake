@@ -7,6 +7,7 @@ lp_unit_test(test_engine LINKS lp_test_engine_support)
 lp_unit_test(test_engine_work LINKS lp_test_engine_support)
 lp_unit_test(test_same_conditions LINKS lp_test_engine_support)
 lp_unit_test(test_backend LINKS lp_test_support lp_nn)
+lp_unit_test(test_records LINKS lp_test_support lp_nn)
 
 # Micro-benchmarks (bench/RESULTS.md); built with the tests so that they keep compiling, not run by ctest.
 add_executable(bench_micro ${PROJECT_SOURCE_DIR}/bench/micro.c)

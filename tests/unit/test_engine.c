@@ -379,8 +379,8 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
 static lp_backend *open_backend(int32_t threads) {
     lp_backend *be = NULL;
 #if defined(LP_TEST_CUDA)
-    (void)threads;
-    OK(lp_backend_open(&(lp_device_options){.device = LP_USE_CUDA}, &be, err));
+    /* Those of two threads are the ones that go another way. */
+    OK(lp_backend_open(&(lp_device_options){.device = LP_USE_CUDA, .graphs = threads == 2}, &be, err));
     assert_true(be->is_asynchronous);
 #else
     OK(lp_backend_cpu_new(threads, &be, err));
@@ -402,6 +402,10 @@ static void test_invariance(void **state) {
         }
         golden_model_close(&model);
     }
+#if defined(LP_TEST_CUDA)
+    printf("%llu batches were issued as a graph\n", (unsigned long long)two->counters.n_graphs);
+    assert_true(two->counters.n_graphs > 0);
+#endif
     lp_backend_free(two);
 }
 

@@ -10,6 +10,12 @@ typedef struct {
     char what[32];
 } region;
 
+/* A recorded sequence: its calls' arguments. */
+typedef struct {
+    lp_record_key key;
+    uint64_t calls; /* digest */
+} record;
+
 typedef struct {
     lp_backend base;
     lp_backend *inner;
@@ -18,6 +24,11 @@ typedef struct {
     float *saved; /* rows that a call must not depend on, while they are poisoned */
     size_t saved_capacity;
     size_t fetch_bytes[LP_FETCHES]; /* under way */
+    record *records;                /* [n_records] the sequences so far */
+    size_t n_records, record_capacity;
+    record recording; /* valid while is_recording */
+    bool is_recording;
+    const char *misused; /* an operation that a recorded sequence may not hold */
 } checker;
 
 struct lp_backend_linear {
@@ -92,6 +103,58 @@ static lp_status no_nan(const char *operation, const float *x, int64_t rows, int
     return LP_OK;
 }
 
+/* ---- Recorded sequences ------------------------------------------------------------------------------------------ */
+
+/* A call with these arguments. */
+static void note_call(lp_backend *be, const uint64_t *arguments, size_t n) {
+    checker *c = of(be);
+    for (size_t i = 0; c->is_recording && i < n; i++)
+        c->recording.calls = (c->recording.calls ^ arguments[i]) * UINT64_C(0x100000001b3);
+}
+#define NOTE_CALL(be, ...)                                                                                             \
+    note_call(be, (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
+#define AT(pointer) (uint64_t)(uintptr_t)(pointer)
+
+static void note_misuse(lp_backend *be, const char *operation) {
+    if (of(be)->is_recording) of(be)->misused = operation;
+}
+
+static void forget_records(lp_backend *be) {
+    of(be)->n_records = 0;
+}
+
+static lp_status check_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
+    checker *c = of(be);
+    if (c->is_recording)
+        return lp_fail(err, LP_ERR_DEVICE, "check: record_begin: a sequence is being recorded already");
+    c->is_recording = true;
+    c->misused = NULL;
+    c->recording = (record){.key = *key, .calls = UINT64_C(0xcbf29ce484222325)};
+    *replayed = false;
+    return LP_OK;
+}
+
+/* Sequences of one key have the same calls. */
+static lp_status check_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
+    checker *c = of(be);
+    *again = false;
+    c->is_recording = false;
+    if (issued != LP_OK) return issued;
+    if (c->misused) return lp_fail(err, LP_ERR_DEVICE, "check: record_end: %s in a recorded sequence", c->misused);
+    for (size_t i = 0; i < c->n_records; i++) {
+        if (memcmp(&c->records[i].key, &c->recording.key, sizeof c->recording.key) != 0) continue;
+        if (c->records[i].calls == c->recording.calls) {
+            be->counters.n_graphs++;
+            return LP_OK;
+        }
+        return lp_fail(err, LP_ERR_DEVICE, "check: record_end: other calls than before under the same key");
+    }
+    lp_status status =
+        lp_mem_grow(&c->records, &c->record_capacity, c->n_records + 1, sizeof *c->records, "records", err);
+    if (status == LP_OK) c->records[c->n_records++] = c->recording;
+    return status;
+}
+
 /* ---- Memory ------------------------------------------------------------------------------------------------------ */
 
 static void check_free(lp_backend *be) {
@@ -99,6 +162,7 @@ static void check_free(lp_backend *be) {
     lp_backend_free(c->inner);
     lp_mem_free(c->regions);
     lp_mem_free(c->saved);
+    lp_mem_free(c->records);
     lp_mem_free(c);
 }
 
@@ -118,20 +182,25 @@ static lp_status check_alloc(lp_backend *be, size_t bytes, const char *what, voi
 
 static void check_release(lp_backend *be, void *dev) {
     if (dev) remove_region(of(be), dev);
+    note_misuse(be, "release");
+    forget_records(be);
     of(be)->inner->release(of(be)->inner, dev);
 }
 
 static lp_status check_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err) {
+    note_misuse(be, "upload");
     lp_status status = inside(be, "upload", "dev", dev, (int64_t)bytes, err);
     return status != LP_OK ? status : of(be)->inner->upload(of(be)->inner, dev, host, bytes, err);
 }
 
 static lp_status check_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err) {
+    note_misuse(be, "download");
     lp_status status = inside(be, "download", "dev", dev, (int64_t)bytes, err);
     return status != LP_OK ? status : of(be)->inner->download(of(be)->inner, host, dev, bytes, err);
 }
 
 static lp_status check_sync(lp_backend *be, lp_error *err) {
+    note_misuse(be, "sync");
     return of(be)->inner->sync(of(be)->inner, err);
 }
 
@@ -151,6 +220,7 @@ static lp_status check_linear_new(lp_backend *be, const lp_linear *host, lp_back
 }
 
 static void check_linear_free(lp_backend *be, lp_backend_linear *w) {
+    forget_records(be);
     of(be)->inner->linear_free(of(be)->inner, w->inner);
     lp_mem_free(w);
 }
@@ -165,6 +235,7 @@ static lp_status check_vector_new(lp_backend *be, const float *host, size_t n, c
 }
 
 static void check_vector_free(lp_backend *be, const float *vector) {
+    forget_records(be);
     remove_region(of(be), vector);
     of(be)->inner->vector_free(of(be)->inner, vector);
 }
@@ -176,6 +247,7 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, const 
     checker *c = of(be);
     int64_t padded = (int64_t)n + LP_ROW_PADDING;
     lp_status status = LP_OK;
+    NOTE_CALL(be, 1, AT(w), AT(x), (uint64_t)n, AT(y));
     if (n == 0) return LP_OK;
     LP_TRY(floats_inside(be, "linear", "x", x, padded, w->n_in, err));
     LP_TRY(floats_inside(be, "linear", "y", y, padded, w->n_out, err));
@@ -188,7 +260,9 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, const 
     poison(rest, (int64_t)behind);
     poison(y, padded * w->n_out);
     status = c->inner->linear(c->inner, w->inner, x, n, y, err);
+    uint64_t n_graphs = be->counters.n_graphs;
     be->counters = c->inner->counters;
+    be->counters.n_graphs = n_graphs;
     memcpy(rest, c->saved, behind * sizeof(float));
     poison(y + (int64_t)n * w->n_out, (int64_t)LP_ROW_PADDING * w->n_out);
     if (status == LP_OK) status = no_nan("linear", y, n, w->n_out, w->n_out, err);
@@ -206,6 +280,7 @@ static int64_t rows_needed(const int32_t *list, int32_t n) {
 static lp_status check_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                                  const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 2, AT(dst), AT(dst_rows), AT(src), AT(src_rows), (uint64_t)n, (uint64_t)width);
     LP_TRY(list_inside(be, "copy_rows", "dst_rows", dst_rows, n, INT32_MAX, err));
     LP_TRY(list_inside(be, "copy_rows", "src_rows", src_rows, n, INT32_MAX, err));
     LP_TRY(floats_inside(be, "copy_rows", "dst", dst, rows_needed(dst_rows, n), width, err));
@@ -220,6 +295,7 @@ out:
 static lp_status check_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n,
                                 int32_t width, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 3, AT(x), AT(y), AT(y_rows), (uint64_t)n, (uint64_t)width);
     LP_TRY(list_inside(be, "add_rows", "y_rows", y_rows, n, INT32_MAX, err));
     LP_TRY(floats_inside(be, "add_rows", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "add_rows", "y", y, rows_needed(y_rows, n), width, err));
@@ -232,6 +308,7 @@ out:
 static lp_status check_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps,
                             int32_t n, int32_t width, float *y, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 4, AT(x), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, AT(y));
     LP_TRY(floats_inside(be, "norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "norm", "weight", weight, 1, width, err));
     if (bias) LP_TRY(floats_inside(be, "norm", "bias", bias, 1, width, err));
@@ -246,6 +323,7 @@ out:
 static lp_status check_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
                                 float eps, int32_t n, int32_t width, float *h, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 5, AT(x), AT(y), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, AT(h));
     LP_TRY(floats_inside(be, "add_norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "y", y, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "weight", weight, 1, width, err));
@@ -261,6 +339,7 @@ out:
 static lp_status check_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n,
                                 int32_t width, float *y, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 6, (uint64_t)kind, gated, AT(x), (uint64_t)n, (uint64_t)width, AT(y));
     LP_TRY(floats_inside(be, "activate", "x", x, n, gated ? 2 * (int64_t)width : width, err));
     LP_TRY(floats_inside(be, "activate", "y", y, n, width, err));
     if (gated && x == y) LP_FAIL(LP_ERR_DEVICE, "check: activate: gated in place");
@@ -286,6 +365,8 @@ static lp_status check_store_kv(lp_backend *be, const lp_model_config *config, f
     int64_t q = (int64_t)config->n_heads * config->head_dim, stride = q + 2 * (int64_t)pool->width;
     int32_t half = config->head_dim / 2;
     lp_status status = LP_OK;
+    NOTE_CALL(be, 7, AT(qkv), AT(rows->position), AT(rows->slot), (uint64_t)n, AT(cosine), AT(pool->keys),
+              AT(pool->values), (uint64_t)layer);
     LP_TRY(pool_inside(be, "store_kv", pool, layer, err));
     LP_TRY(floats_inside(be, "store_kv", "qkv", qkv, n, stride, err));
     LP_TRY(list_inside(be, "store_kv", "slot", rows->slot, n, pool->n_slots, err));
@@ -303,6 +384,7 @@ out:
 static lp_status check_copy_kv(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from,
                                const int32_t *to, int32_t n, lp_error *err) {
     lp_status status = LP_OK;
+    NOTE_CALL(be, 8, AT(pool->keys), (uint64_t)layer, AT(from), AT(to), (uint64_t)n);
     LP_TRY(pool_inside(be, "copy_kv", pool, layer, err));
     LP_TRY(list_inside(be, "copy_kv", "from", from, n, pool->n_slots, err));
     LP_TRY(list_inside(be, "copy_kv", "to", to, n, pool->n_slots, err));
@@ -338,6 +420,9 @@ static lp_status check_attend(lp_backend *be, const lp_model_config *config, con
                               int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     int64_t q = (int64_t)config->n_heads * config->head_dim;
     lp_status status = LP_OK;
+    NOTE_CALL(be, 9, AT(qkv), AT(rows->prompt_begin), AT(rows->prompt_length), AT(rows->tail_begin),
+              AT(rows->tail_length), AT(rows->tail), AT(rows->group_row), AT(rows->group_begin),
+              (uint64_t)rows->n_groups, (uint64_t)n, AT(pool->keys), (uint64_t)layer, AT(out));
     LP_TRY(pool_inside(be, "attend", pool, layer, err));
     LP_TRY(floats_inside(be, "attend", "qkv", qkv, n, q + 2 * (int64_t)pool->width, err));
     LP_TRY(floats_inside(be, "attend", "out", out, n, q, err));
@@ -352,6 +437,7 @@ out:
 static lp_status check_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                                  const float *vectors, lp_error *err) {
     lp_status status = LP_OK;
+    note_misuse(be, "edit_rows");
     for (int32_t i = 0; i < n; i++) {
         const lp_row_edit *e = &edits[i];
         float *at = x + (int64_t)e->row * stride + e->offset;
@@ -373,6 +459,7 @@ out:
 static lp_status check_argmax(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                               int32_t *best, lp_error *err) {
     lp_status status = LP_OK;
+    note_misuse(be, "argmax");
     LP_TRY(floats_inside(be, "argmax", "logits", logits, n, width, err));
     LP_TRY(inside(be, "argmax", "best", best, n * (int64_t)sizeof *best, err));
     LP_TRY(no_nan("input of argmax", logits, n, n_candidates, width, err));
@@ -386,6 +473,7 @@ out:
 static lp_status check_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
     checker *c = of(be);
     lp_status status = LP_OK;
+    note_misuse(be, "fetch_begin");
     LP_TRY(inside(be, "fetch_begin", "dev", dev, (int64_t)bytes, err));
     if (fetch < 0 || fetch >= LP_FETCHES || c->fetch_bytes[fetch])
         LP_FAIL(LP_ERR_DEVICE, "check: fetch_begin: fetch %d is under way already, or none", fetch);
@@ -409,6 +497,7 @@ static lp_status check_read_logits(lp_backend *be, const float *logits, float *k
                                    int32_t n_candidates, const lp_logit_read *reads, int32_t n, lp_logit_reading *out,
                                    lp_error *err) {
     lp_status status = LP_OK;
+    note_misuse(be, "read_logits");
     LP_TRY(inside(be, "read_logits", "out", out, n * (int64_t)sizeof *out, err));
     for (int32_t i = 0; i < n; i++) {
         const lp_logit_read *r = &reads[i];
@@ -433,6 +522,7 @@ out:
 static lp_status check_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
                                  float *out, lp_error *err) {
     lp_status status = LP_OK;
+    note_misuse(be, "take_rows");
     for (int32_t i = 0; i < n; i++) {
         const lp_row_take *t = &takes[i];
         const float *at = x + (int64_t)t->row * stride + t->offset;
@@ -457,6 +547,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .batch_rows = inner->batch_rows,
                            .wants_groups = inner->wants_groups,
                            .is_asynchronous = inner->is_asynchronous,
+                           .record_rows = INT32_MAX,
                            .free = check_free,
                            .alloc = check_alloc,
                            .release = check_release,
@@ -465,6 +556,8 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .sync = check_sync,
                            .fetch_begin = check_fetch_begin,
                            .fetch_end = check_fetch_end,
+                           .record_begin = check_record_begin,
+                           .record_end = check_record_end,
                            .linear_new = check_linear_new,
                            .linear_free = check_linear_free,
                            .vector_new = check_vector_new,

@@ -152,6 +152,21 @@ static lp_status cpu_fetch_end(lp_backend *be, int fetch, void *host, size_t byt
     return LP_OK;
 }
 
+static lp_status cpu_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
+    (void)be;
+    (void)key;
+    (void)err;
+    *replayed = false;
+    return LP_OK;
+}
+
+static lp_status cpu_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
+    (void)be;
+    (void)err;
+    *again = false;
+    return issued;
+}
+
 static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
                                  const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err) {
     (void)err;
@@ -196,6 +211,8 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .sync = cpu_sync,
                              .fetch_begin = cpu_fetch_begin,
                              .fetch_end = cpu_fetch_end,
+                             .record_begin = cpu_record_begin,
+                             .record_end = cpu_record_end,
                              .linear_new = lp_cpu_linear_new,
                              .linear_free = lp_cpu_linear_free,
                              .vector_new = cpu_vector_new,

@@ -184,6 +184,7 @@ out:
 
 static void cuda_free(lp_backend *be) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_cuda_record_forget(cuda);
     lp_cuda_memory_release(cuda);
     if (cuda->blas) (void)cublasLtDestroy(cuda->blas);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
@@ -264,6 +265,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .batch_rows = 4096,
                               .wants_groups = true,
                               .is_asynchronous = true,
+                              .record_rows = options->graphs ? LP_CUDA_RECORD_ROWS : 0,
                               .free = cuda_free,
                               .alloc = lp_cuda_alloc,
                               .release = lp_cuda_release,
@@ -272,6 +274,8 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .sync = lp_cuda_sync,
                               .fetch_begin = lp_cuda_fetch_begin,
                               .fetch_end = lp_cuda_fetch_end,
+                              .record_begin = lp_cuda_record_begin,
+                              .record_end = lp_cuda_record_end,
                               .linear_new = lp_cuda_linear_new,
                               .linear_free = lp_cuda_linear_free,
                               .vector_new = lp_cuda_vector_new,

@@ -17,7 +17,9 @@ enum {
     LP_CUDA_SEGMENTS = 8,
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
     LP_CUDA_LIST_BYTES = 1 << 20, /* of one kernel's list of edits, takes or reads */
-    LP_CUDA_SHAPES = 64
+    LP_CUDA_SHAPES = 64,
+    LP_CUDA_RECORDS = 32,
+    LP_CUDA_RECORD_ROWS = 1024 /* larger batches keep the device busy for longer than it takes to issue them */
 };
 
 /* How the rows of a call are handed to the library; see cuda_linear.c. */
@@ -41,6 +43,14 @@ typedef struct lp_cuda_held {
     int32_t users;
     struct lp_cuda_held *next;
 } lp_cuda_held;
+
+/* A sequence of operations that was issued; see cuda_record.c. */
+typedef struct {
+    lp_record_key key;
+    cudaGraphExec_t graph; /* NULL: issued once so far */
+    uint64_t gemm_flops, padded_flops;
+    uint64_t last_use; /* 0: this place is free */
+} lp_cuda_record;
 
 typedef struct {
     lp_backend base;
@@ -66,6 +76,10 @@ typedef struct {
     lp_cuda_held *held;
     lp_cuda_shape shapes[LP_CUDA_SHAPES];
     int32_t n_shapes;
+    lp_cuda_record records[LP_CUDA_RECORDS];
+    lp_cuda_record *recording;  /* being captured; NULL: none is */
+    lp_backend_counters before; /* when that began */
+    uint64_t n_uses;
 } lp_backend_cuda;
 
 static inline lp_backend_cuda *lp_cuda_of(lp_backend *be) {
@@ -96,6 +110,12 @@ lp_status lp_cuda_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes,
 lp_status lp_cuda_sync(lp_backend *be, lp_error *err);
 lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
 void lp_cuda_vector_free(lp_backend *be, const float *vector);
+
+/* cuda_record.c */
+lp_status lp_cuda_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
+lp_status lp_cuda_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err);
+/* Before memory is freed that recorded calls may name. */
+void lp_cuda_record_forget(lp_backend_cuda *cuda);
 
 /* cuda_linear.c */
 lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);

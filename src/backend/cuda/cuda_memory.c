@@ -72,7 +72,7 @@ lp_status lp_cuda_alloc(lp_backend *be, size_t bytes, const char *what, void **o
 }
 
 void lp_cuda_release(lp_backend *be, void *dev) {
-    (void)be;
+    if (dev) lp_cuda_record_forget(lp_cuda_of(be));
     (void)cudaFree(dev);
 }
 
@@ -209,6 +209,7 @@ void lp_cuda_vector_free(lp_backend *be, const float *vector) {
         lp_cuda_held *held = *at;
         if (held->dev != vector) continue;
         if (--held->users > 0) return;
+        lp_cuda_record_forget(cuda);
         *at = held->next;
         (void)cudaFree(held->dev);
         lp_mem_free(held);

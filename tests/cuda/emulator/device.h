@@ -8,6 +8,7 @@
 #include <cuda_runtime_api.h>
 #include <functional>
 #include <tuple>
+#include <vector>
 #include <vector_functions.h>
 
 #undef __global__
@@ -30,6 +31,10 @@ extern place here;
 // The stream: nothing runs before somebody waits for it, as late as a device might. Work is numbered from 1.
 void enqueue(std::function<void()> work);
 uint64_t last_enqueued();
+// While it is captured, work is kept instead.
+void capture_begin();
+std::vector<std::function<void()>> capture_end();
+bool is_capturing();
 void run_until(uint64_t number);
 
 // waits: threads of a block wait for each other.

@@ -1,7 +1,8 @@
 // The parts of the CUDA runtime and of cuBLASLt that the backend uses, on the host. Device memory is ordinary memory
 // that is handed out full of NaN. Everything that is issued to the stream runs only when somebody waits for it, so
 // that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
-// product depends on the number of rows: the backend's probe must refuse it.
+// product depends on the number of rows: the backend's probe must refuse it. While the stream is captured, what a device
+// refuses then is refused, and where LATENTPATCH_EMULATOR is "no_graphs" so is the end of the capture.
 #include "cuda/emulator/device.h"
 
 #include <cmath>
@@ -13,21 +14,26 @@
 #include <vector>
 
 static cudaError_t last_error = cudaSuccess;
+#define NOT_CAPTURED() \
+    if (emulator::is_capturing()) return last_error = cudaErrorStreamCaptureUnsupported
 
 extern "C" {
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
+    NOT_CAPTURED();
     *out = bytes < (size_t(1) << 40) ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
     if (!*out) return last_error = cudaErrorMemoryAllocation;
     memset(*out, 0xff, bytes);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
+    NOT_CAPTURED();
     emulator::run_until(emulator::last_enqueued());
     free(p);
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    NOT_CAPTURED();
     *out = malloc(bytes);
     return cudaSuccess;
 }
@@ -59,7 +65,41 @@ cudaError_t cudaStreamDestroy(cudaStream_t) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    NOT_CAPTURED();
     emulator::run_until(emulator::last_enqueued());
+    return cudaSuccess;
+}
+struct graph {
+    std::vector<std::function<void()>> work;
+};
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+    NOT_CAPTURED();
+    emulator::capture_begin();
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
+    const char *wish = getenv("LATENTPATCH_EMULATOR");
+    *out = reinterpret_cast<cudaGraph_t>(new graph{emulator::capture_end()});
+    if (!wish || strcmp(wish, "no_graphs") != 0) return cudaSuccess;
+    delete reinterpret_cast<graph *>(*out);
+    *out = nullptr;
+    return last_error = cudaErrorStreamCaptureInvalidated;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
+    *out = reinterpret_cast<cudaGraphExec_t>(new graph(*reinterpret_cast<graph *>(g)));
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+    delete reinterpret_cast<graph *>(g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
+    delete reinterpret_cast<graph *>(g);
+    return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
+    NOT_CAPTURED();
+    for (const auto &work : reinterpret_cast<graph *>(g)->work) emulator::enqueue(work);
     return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
@@ -71,10 +111,12 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+    NOT_CAPTURED();
     *reinterpret_cast<uint64_t *>(e) = emulator::last_enqueued();
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
+    NOT_CAPTURED();
     emulator::run_until(*reinterpret_cast<uint64_t *>(e));
     return cudaSuccess;
 }

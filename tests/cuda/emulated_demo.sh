@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# emulated_demo.sh LATENTPATCH MODULE_FOLDER JOB: a few pairs of a demo job, from cache to results, on the emulated
+# device: the same table with graphs, without, and on the cpu.
+set -euo pipefail
+program=$(realpath "$1") module=$(realpath "$2") job=$(realpath "$3")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The module is looked for beside the executable.
+cp "$program" "$module/liblatentpatch_cuda.so" "$work"
+
+run() { # NAME SETTING...
+  local name=$1 settings=()
+  shift
+  for setting in "$@" pairs.limit=2 "store.file=$work/$name.store.h5" "results.file=$work/$name.results.h5" \
+    "results.csv=$work/$name.csv" "results.summary=$work/$name.json"; do
+    settings+=(--set "$setting")
+  done
+  "$work/latentpatch" run "$job" "${settings[@]}" --verbose >"$work/$name.out" 2>"$work/$name.log" ||
+    { cat "$work/$name.log"; exit 1; }
+}
+
+run graphs engine.device=cuda
+run plain engine.device=cuda engine.graphs=false
+run cpu engine.device=cpu
+cmp "$work/graphs.csv" "$work/plain.csv"
+cmp "$work/graphs.csv" "$work/cpu.csv"
+waves() { sed -n 's/.*; \([0-9]*\) waves were issued as a graph$/\1/p' "$work/$1.log" | awk '{ n += $1 } END { print n + 0 }'; }
+printf '%s waves were issued as a graph, %s without\n' "$(waves graphs)" "$(waves plain)"
+(($(waves graphs) > 0 && $(waves plain) == 0))
