@@ -69,9 +69,9 @@ static void run(const bench *b, operation o) {
     case ATTN_OUT:
     case MLP_IN:
     case MLP_OUT:
-    case HEAD: CHECK(be->linear(be, b->w[o], b->x, b->rows, b->y, err)); break;
-    case NORM: CHECK(be->norm(be, b->x, b->norm, b->norm, 1e-5f, b->rows, D, b->y, err)); break;
-    case GELU: CHECK(be->activate(be, LP_ACT_GELU_TANH, false, b->x, b->rows, F, b->y, err)); break;
+    case HEAD: CHECK(be->linear(be, b->w[o], LP_FLOATS, b->x, b->rows, b->y, err)); break;
+    case NORM: CHECK(be->norm(be, b->x, b->norm, b->norm, 1e-5f, b->rows, D, LP_FLOATS, b->y, err)); break;
+    case GELU: CHECK(be->activate(be, LP_ACT_GELU_TANH, false, b->x, b->rows, F, LP_FLOATS, b->y, err)); break;
     case ADD: CHECK(be->add_rows(be, b->y, b->x, NULL, b->rows, D, err)); break;
     case ATTEND: CHECK(be->attend(be, &b->config, b->x, &b->table, b->rows, &b->pool, 0, b->y, err)); break;
     case STORE: CHECK(be->store_kv(be, &b->config, b->x, &b->table, b->rows, NULL, NULL, &b->pool, 0, err)); break;

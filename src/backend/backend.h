@@ -27,6 +27,10 @@ static inline int32_t lp_equal_part(int32_t n, int32_t most) {
 /* A linear layer's weights in the backend's memory; opaque. */
 typedef struct lp_backend_linear lp_backend_linear;
 
+/* How a matrix is held that goes into a linear layer: floats, or as the backend multiplies them, for `linear` alone to
+ * read; then rows of `width` numbers lie lp_operand_bytes apart, in memory that is as large as for floats. */
+typedef enum { LP_FLOATS, LP_OPERAND } lp_form;
+
 /* Keys and values of all positions in flight: dev [n_layers, n_slots, KV] each. A slot is one position of one branch.
  */
 typedef struct {
@@ -117,6 +121,7 @@ struct lp_backend {
     int32_t batch_rows;      /* rows of a batch that keep it busy */
     bool wants_groups;       /* attention gains from lp_row_table's groups */
     bool is_asynchronous;    /* operations return before they are done */
+    bool has_bf16_operands;  /* otherwise operands are floats */
     int32_t record_rows;     /* sequences over at most so many rows gain from being recorded; 0: none do */
     lp_backend_counters counters;
 
@@ -148,8 +153,9 @@ struct lp_backend {
     lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
     void (*vector_free)(lp_backend *be, const float *vector);
 
-    /* y [n, out] = x [n, in] W + bias */
-    lp_status (*linear)(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y, lp_error *err);
+    /* y [n, out] = x [n, in] W + bias; form: of x */
+    lp_status (*linear)(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
+                        lp_error *err);
     /* dst [dst_rows[i]] = src [src_rows[i]], i < n; a NULL list stands for 0, 1, 2, ...; rows of `width` floats. The
      * lists do not overlap where dst == src. */
     lp_status (*copy_rows)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
@@ -157,15 +163,16 @@ struct lp_backend {
     /* x [n, width] += y [y_rows[i]] (NULL: the same row) */
     lp_status (*add_rows)(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                           lp_error *err);
-    /* y [n, width] = norm of x; bias NULL: RMSNorm, otherwise LayerNorm */
+    /* y [n, width] = norm of x; bias NULL: RMSNorm, otherwise LayerNorm; form: of y */
     lp_status (*norm)(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
-                      int32_t width, float *y, lp_error *err);
-    /* x [n, width] += y, then h [n, width] = norm of x: the bits of add_rows and norm. */
+                      int32_t width, lp_form form, float *y, lp_error *err);
+    /* x [n, width] += y, then h [n, width] = norm of x: the bits of add_rows and norm; form: of h */
     lp_status (*add_norm)(lp_backend *be, float *x, const float *y, const float *weight, const float *bias, float eps,
-                          int32_t n, int32_t width, float *h, lp_error *err);
-    /* y [n, width] = act(x); gated: x is [n, 2 width] = gate | up and y = act(gate) * up. y may be x when not gated. */
+                          int32_t n, int32_t width, lp_form form, float *h, lp_error *err);
+    /* y [n, width] = act(x); gated: x is [n, 2 width] = gate | up and y = act(gate) * up; form: of y. y may be x when
+     * not gated and both are floats. */
     lp_status (*activate)(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
-                          float *y, lp_error *err);
+                          lp_form form, float *y, lp_error *err);
     /* qkv [n, Q + 2 KV]: rotates q in place and k on its way (cosine NULL: no rotation; tables [positions, head_dim /
      * 2]), and writes k and v to each row's slot of the layer. */
     lp_status (*store_kv)(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
@@ -193,6 +200,12 @@ struct lp_backend {
     lp_status (*take_rows)(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
                            float *out, lp_error *err);
 };
+
+/* Bytes between rows of `width` numbers of a form. */
+static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_t width) {
+    if (form == LP_OPERAND && be->has_bf16_operands) return (size_t)((width + 7) / 8 * 8) * 2;
+    return (size_t)width * sizeof(float);
+}
 
 /* threads: OpenMP threads of this process; 0: OpenMP's own choice. */
 lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err);

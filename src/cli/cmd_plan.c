@@ -29,10 +29,10 @@ static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp
     LP_TRY(be->linear_new(be, host, &linear, err));
     LP_TRY(lp_mem_new(&x, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_in, sizeof *x, "plan", err));
     LP_TRY(lp_mem_new(&y, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_out, sizeof *y, "plan", err));
-    LP_TRY(be->linear(be, linear, x, ROWS, y, err));
+    LP_TRY(be->linear(be, linear, LP_FLOATS, x, ROWS, y, err));
     clock_gettime(CLOCK_MONOTONIC, &t0);
     while (seconds < 0.1) {
-        LP_TRY(be->linear(be, linear, x, ROWS, y, err));
+        LP_TRY(be->linear(be, linear, LP_FLOATS, x, ROWS, y, err));
         rounds++;
         clock_gettime(CLOCK_MONOTONIC, &t1);
         seconds = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);

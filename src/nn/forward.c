@@ -24,14 +24,14 @@ struct lp_forward {
     const float *cosine, *sine; /* dev; NULL without rope */
     lp_rope rope;
     /* workspace, dev; every matrix has LP_ROW_PADDING rows more */
-    float *x, *x_out;   /* [max_rows, D] residual stream; of the rows that go on behind the last K and V */
-    float *h, *sum;     /* [max_rows, D] normed input; what a block part adds to the stream */
-    float *qkv;         /* [max_rows, Q + 2 KV] */
-    float *attention;   /* [max_rows, Q] */
-    float *mlp, *gated; /* [mlp_rows, F or 2 F], [mlp_rows, F] */
-    int32_t mlp_rows;   /* rows that the MLP takes at once */
-    float *projected;   /* [max_rows, projection's inner size] */
-    int32_t *ints;      /* dev: the batch's index lists */
+    float *x, *x_out; /* [max_rows, D] residual stream; of the rows that go on behind the last K and V */
+    float *h, *sum;   /* [max_rows, D] normed input, an operand inside a layer; what a block part adds to the stream */
+    float *qkv;       /* [max_rows, Q + 2 KV] */
+    float *attention; /* [max_rows, Q] */
+    float *mlp, *active; /* [mlp_rows, F or 2 F], [mlp_rows, F] operand */
+    int32_t mlp_rows;    /* rows that the MLP takes at once */
+    float *projected;    /* [max_rows, projection's inner size] */
+    int32_t *ints;       /* dev: the batch's index lists */
     size_t ints_capacity;
     int32_t *host_ints; /* the same on the host */
     size_t host_capacity;
@@ -138,6 +138,11 @@ static lp_status matrix_new(lp_forward *f, float **out, size_t rows, int32_t wid
     return status;
 }
 
+/* Does the MLP's activation need no memory of its own? */
+static bool in_place(const lp_forward *f) {
+    return f->model->config.arch != LP_ARCH_LLAMA && !f->be->has_bf16_operands;
+}
+
 static lp_status make_workspace(lp_forward *f, lp_error *err) {
     const lp_model_config *c = &f->model->config;
     size_t rows = (size_t)f->max_rows;
@@ -151,7 +156,7 @@ static lp_status make_workspace(lp_forward *f, lp_error *err) {
     LP_TRY(matrix_new(f, &f->qkv, rows, q_width(c) + 2 * kv_width(c), "q, k, v", err));
     LP_TRY(matrix_new(f, &f->attention, rows, q_width(c), "attention", err));
     LP_TRY(matrix_new(f, &f->mlp, (size_t)f->mlp_rows, mlp_width(c), "MLP", err));
-    if (c->arch == LP_ARCH_LLAMA) LP_TRY(matrix_new(f, &f->gated, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
+    if (!in_place(f)) LP_TRY(matrix_new(f, &f->active, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
     LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
     LP_TRY(lp_mem_new(&f->input, (size_t)d, sizeof(float), "rows", err));
     LP_TRY(lp_mem_new(&f->compact, rows, sizeof(int32_t), "rows", err));
@@ -161,7 +166,7 @@ out:
 }
 
 static void free_workspace(lp_forward *f) {
-    float **matrices[] = {&f->x, &f->x_out, &f->h, &f->sum, &f->qkv, &f->attention, &f->mlp, &f->gated, &f->projected};
+    float **matrices[] = {&f->x, &f->x_out, &f->h, &f->sum, &f->qkv, &f->attention, &f->mlp, &f->active, &f->projected};
     for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
         if (*matrices[i]) f->be->release(f->be, *matrices[i]);
         *matrices[i] = NULL;
@@ -458,7 +463,13 @@ static lp_status report_inputs(const pass *p, int32_t layer, int32_t n, lp_error
     return LP_OK;
 }
 
-static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int32_t n, float *sum, lp_error *err) {
+/* Row `row` of h, which the layers' products read. */
+static float *operand_row(const lp_forward *f, int64_t row) {
+    size_t bytes = lp_operand_bytes(f->be, LP_OPERAND, f->model->config.d_model);
+    return (float *)(void *)((char *)f->h + (size_t)row * bytes);
+}
+
+static lp_status mlp(lp_forward *f, const block_weights *w, int32_t n, lp_error *err) {
     lp_backend *be = f->be;
     const lp_model_config *c = &f->model->config;
     bool gated = c->arch == LP_ARCH_LLAMA;
@@ -467,11 +478,13 @@ static lp_status mlp(lp_forward *f, const block_weights *w, const float *h, int3
     int32_t part = lp_equal_part(n, f->mlp_rows);
     for (int32_t first = 0; first < n && status == LP_OK; first += part) {
         int32_t rows = n - first < part ? n - first : part;
+        float *active = in_place(f) ? f->mlp : f->active;
         lp_pulse();
-        float *active = gated ? f->gated : f->mlp;
-        status = be->linear(be, w->mlp_in, h + (int64_t)first * c->d_model, rows, f->mlp, err);
-        if (status == LP_OK) status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, active, err);
-        if (status == LP_OK) status = be->linear(be, w->mlp_out, active, rows, sum + (int64_t)first * c->d_model, err);
+        status = be->linear(be, w->mlp_in, LP_OPERAND, operand_row(f, first), rows, f->mlp, err);
+        if (status == LP_OK)
+            status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, LP_OPERAND, active, err);
+        if (status == LP_OK)
+            status = be->linear(be, w->mlp_out, LP_OPERAND, active, rows, f->sum + (int64_t)first * c->d_model, err);
     }
     return status;
 }
@@ -491,9 +504,9 @@ static lp_status add_and_norm(pass *p, int32_t key, float *x, int32_t n, const n
     if (changes)
         LP_TRY(be->add_rows(be, x, f->sum, NULL, n, c->d_model, err));
     else
-        LP_TRY(be->add_norm(be, x, f->sum, w->weight, w->bias, c->norm_eps, n, c->d_model, f->h, err));
+        LP_TRY(be->add_norm(be, x, f->sum, w->weight, w->bias, c->norm_eps, n, c->d_model, LP_OPERAND, f->h, err));
     LP_TRY(visit(p, key, x, c->d_model, compact, err));
-    if (changes) LP_TRY(be->norm(be, x, w->weight, w->bias, c->norm_eps, n, c->d_model, f->h, err));
+    if (changes) LP_TRY(be->norm(be, x, w->weight, w->bias, c->norm_eps, n, c->d_model, LP_OPERAND, f->h, err));
 out:
     return status;
 }
@@ -509,10 +522,9 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     lp_status status = LP_OK;
     f->row_layers += (uint64_t)n;
     lp_pulse();
-    int64_t normed = (int64_t)p->n_normed * d;
-    LP_TRY(be->norm(be, f->x + normed, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps, n - p->n_normed, d,
-                    f->h + normed, err));
-    LP_TRY(be->linear(be, w->qkv, f->h, n, f->qkv, err));
+    LP_TRY(be->norm(be, f->x + (int64_t)p->n_normed * d, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps,
+                    n - p->n_normed, d, LP_OPERAND, operand_row(f, p->n_normed), err));
+    LP_TRY(be->linear(be, w->qkv, LP_OPERAND, f->h, n, f->qkv, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
     LP_TRY(be->store_kv(be, c, f->qkv, &p->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
@@ -532,10 +544,10 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
         LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->out_rows, computed, q, err));
         n = computed;
     }
-    LP_TRY(be->linear(be, w->attn_out, attention, n, f->sum, err));
+    LP_TRY(be->linear(be, w->attn_out, LP_FLOATS, attention, n, f->sum, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_ATTN_OUT), f->sum, d, last, err));
     LP_TRY(add_and_norm(p, key_of(layer, LP_SITE_RESID_MID), x, n, &w->norm_mlp, last, err));
-    LP_TRY(mlp(f, w, f->h, n, f->sum, err));
+    LP_TRY(mlp(f, w, n, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_MLP_OUT), f->sum, d, last, err));
     int32_t post = key_of(layer, LP_SITE_RESID_POST);
     if (last) {
@@ -638,25 +650,27 @@ lp_status lp_forward_project(lp_forward *f, const float *hidden, int32_t n, floa
     const lp_projection *p = &f->model->projection;
     if (!p->present) return be->copy_rows(be, out, NULL, hidden, NULL, n, d, err);
     lp_status status = LP_OK;
-    LP_TRY(be->linear(be, f->projection_in, hidden, n, f->projected, err));
-    LP_TRY(be->activate(be, LP_ACT_GELU_ERF, false, f->projected, n, (int32_t)p->in.n_out, f->projected, err));
+    LP_TRY(be->linear(be, f->projection_in, LP_FLOATS, hidden, n, f->projected, err));
+    LP_TRY(
+        be->activate(be, LP_ACT_GELU_ERF, false, f->projected, n, (int32_t)p->in.n_out, LP_FLOATS, f->projected, err));
     if (!p->has_norm) {
-        LP_TRY(be->linear(be, f->projection_out, f->projected, n, f->sum, err));
+        LP_TRY(be->linear(be, f->projection_out, LP_FLOATS, f->projected, n, f->sum, err));
         status = be->copy_rows(be, out, NULL, f->sum, NULL, n, d, err);
         goto out;
     }
-    LP_TRY(be->linear(be, f->projection_out, f->projected, n, f->sum, err));
-    LP_TRY(be->norm(be, f->sum, f->projection_norm.weight, f->projection_norm.bias, 1e-5f, n, d, out, err));
+    LP_TRY(be->linear(be, f->projection_out, LP_FLOATS, f->projected, n, f->sum, err));
+    LP_TRY(be->norm(be, f->sum, f->projection_norm.weight, f->projection_norm.bias, 1e-5f, n, d, LP_FLOATS, out, err));
 out:
     return status;
 }
 
 lp_status lp_forward_final_norm(lp_forward *f, const float *x, int32_t n, float *out, lp_error *err) {
     const lp_model_config *c = &f->model->config;
-    return f->be->norm(f->be, x, f->final_norm.weight, f->final_norm.bias, c->norm_eps, n, c->d_model, out, err);
+    return f->be->norm(f->be, x, f->final_norm.weight, f->final_norm.bias, c->norm_eps, n, c->d_model, LP_FLOATS, out,
+                       err);
 }
 
 lp_status lp_forward_head(lp_forward *f, const float *hidden, int32_t n, float *logits, lp_error *err) {
     lp_pulse();
-    return f->be->linear(f->be, f->head, hidden, n, logits, err);
+    return f->be->linear(f->be, f->head, LP_FLOATS, hidden, n, logits, err);
 }

@@ -126,6 +126,30 @@ static double operand(const conformance *c, float x) {
     return x;
 }
 
+/* floats [n, width] as the backend's operands have them; *bytes of all rows. Freed with lp_mem_free. */
+static void *as_operand(const conformance *c, const float *floats, int32_t n, int32_t width, size_t *bytes) {
+    size_t row = lp_operand_bytes(c->be, LP_OPERAND, width);
+    char *out = conformance_zeros((size_t)n * row);
+    *bytes = (size_t)n * row;
+    if (row == (size_t)width * sizeof(float)) memcpy(out, floats, *bytes);
+    for (int32_t i = 0; c->dtype == LP_USE_BF16 && i < n * width; i++) {
+        float rounded = (float)operand(c, floats[i]);
+        memcpy(out + (size_t)(i / width) * row + (size_t)(i % width) * 2, (const char *)&rounded + 2, 2);
+    }
+    return out;
+}
+
+/* An operation's result as an operand is that as floats, rounded. */
+static void same_operand(conformance *c, const void *dev, const float *floats, int32_t n, int32_t width,
+                         const char *operation) {
+    size_t bytes = 0;
+    void *want = as_operand(c, floats, n, width, &bytes), *got = conformance_zeros(bytes);
+    conformance_fetch(c, got, dev, bytes);
+    conformance_same(c, got, want, bytes, "%s %d x %d as an operand", operation, n, width);
+    lp_mem_free(want);
+    lp_mem_free(got);
+}
+
 static void reference_row(const conformance *c, const lp_linear *w, const float *x, double *y) {
     int64_t column = 0;
     for (int p = 0; p < w->n_parts; p++) {
@@ -138,6 +162,24 @@ static void reference_row(const conformance *c, const lp_linear *w, const float 
             y[column] = sum;
         }
     }
+}
+
+/* The product of x as an operand has the bits of y, that of x. */
+static void check_operand(conformance *c, const lp_backend_linear *w, const float *x, const linear_case *k,
+                          const float *y, float *dev_y) {
+    size_t bytes = 0, out = 0;
+    for (int p = 0; p < k->n_parts; p++) out += (size_t)k->n_out[p];
+    void *operand = as_operand(c, x, k->n, (int32_t)k->n_in, &bytes);
+    float *got = conformance_zeros((size_t)k->n * out * sizeof(float));
+    float *dev = conformance_floats(c, NULL, (size_t)k->n * (size_t)k->n_in, (size_t)k->n_in);
+    RUN(c->be->upload(c->be, dev, operand, bytes, &c->err));
+    RUN(c->be->linear(c->be, w, LP_OPERAND, dev, k->n, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, (size_t)k->n * out * sizeof(float));
+    conformance_same(c, got, y, (size_t)k->n * out * sizeof(float), "linear %d x %lld of an operand", k->n,
+                     (long long)k->n_in);
+    c->be->release(c->be, dev);
+    lp_mem_free(operand);
+    lp_mem_free(got);
 }
 
 static void check_linear(conformance *c, const linear_case *k) {
@@ -155,8 +197,9 @@ static void check_linear(conformance *c, const linear_case *k) {
     lp_backend_linear *w = NULL;
     RUN(c->be->linear_new(c->be, &host, &w, &c->err));
     float *dev_x = conformance_floats(c, x, n * in, in), *dev_y = conformance_floats(c, NULL, n * out, out);
-    RUN(c->be->linear(c->be, w, dev_x, k->n, dev_y, &c->err));
+    RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, k->n, dev_y, &c->err));
     conformance_fetch(c, y, dev_y, n * out * sizeof(float));
+    check_operand(c, w, x, k, y, dev_y);
 
     double *want = conformance_zeros(out * sizeof(double));
     double bound = c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5;
@@ -167,7 +210,7 @@ static void check_linear(conformance *c, const linear_case *k) {
     /* The first rows of a batch, then a row in the middle of others that were reversed. */
     const int32_t counts[] = {1, 2, 17, 64, 65, 128, 129, 200, 1000, 2048};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0] && counts[i] < k->n; i++) {
-        RUN(c->be->linear(c->be, w, dev_x, counts[i], dev_y, &c->err));
+        RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, counts[i], dev_y, &c->err));
         conformance_fetch(c, again, dev_y, (size_t)counts[i] * out * sizeof(float));
         conformance_same(c, again, y, (size_t)counts[i] * out * sizeof(float), "linear %zu x %zu: %d rows of %zu", in,
                          out, counts[i], n);
@@ -177,7 +220,7 @@ static void check_linear(conformance *c, const linear_case *k) {
     int32_t *dev_turned = conformance_ints(c, turned, n);
     float *dev_reversed = conformance_floats(c, NULL, n * in, in);
     RUN(c->be->copy_rows(c->be, dev_reversed, NULL, dev_x, dev_turned, k->n, (int32_t)in, &c->err));
-    RUN(c->be->linear(c->be, w, dev_reversed, k->n, dev_y, &c->err));
+    RUN(c->be->linear(c->be, w, LP_FLOATS, dev_reversed, k->n, dev_y, &c->err));
     conformance_fetch(c, again, dev_y, n * out * sizeof(float));
     for (size_t r = 0; r < n; r++)
         if (memcmp(again + (n - 1 - r) * out, y + r * out, out * sizeof(float)) != 0) {
@@ -266,21 +309,29 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
     const float *dev_weight = NULL, *dev_bias = NULL;
     RUN(c->be->vector_new(c->be, weight, w, &dev_weight, &c->err));
     RUN(c->be->vector_new(c->be, bias, w, &dev_bias, &c->err));
-    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_FLOATS, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, all * sizeof(float));
     conformance_near(c, got, want, all, 1e-5, "norm %d x %d, bias %d", n, width, has_bias);
-    RUN(c->be->norm(c->be, dev_x + all - w, dev_weight, has_bias ? dev_bias : NULL, eps, 1, width, dev_y, &c->err));
+    RUN(c->be->norm(c->be, dev_x + all - w, dev_weight, has_bias ? dev_bias : NULL, eps, 1, width, LP_FLOATS, dev_y,
+                    &c->err));
     conformance_fetch(c, alone, dev_y, w * sizeof(float));
     conformance_same(c, alone, got + all - w, w * sizeof(float), "norm %d x %d: the last row alone", n, width);
+    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_y, &c->err));
+    same_operand(c, dev_y, got, n, width, "norm");
     /* dev_x + dev_z both ways. */
     float *z = conformance_normal(33, all), *both = conformance_zeros(all * sizeof(float));
     float *dev_z = conformance_floats(c, z, all, w), *dev_sum = conformance_floats(c, x, all, w);
-    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_FLOATS, dev_y,
+                        &c->err));
     conformance_fetch(c, got, dev_y, all * sizeof(float));
     RUN(c->be->add_rows(c->be, dev_sum, dev_z, NULL, n, width, &c->err));
-    RUN(c->be->norm(c->be, dev_sum, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, dev_y, &c->err));
+    RUN(c->be->norm(c->be, dev_sum, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_FLOATS, dev_y, &c->err));
     conformance_fetch(c, both, dev_y, all * sizeof(float));
     conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: normed", n, width, has_bias);
+    RUN(c->be->upload(c->be, dev_x, x, all * sizeof(float), &c->err));
+    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_y,
+                        &c->err));
+    same_operand(c, dev_y, both, n, width, "add_norm");
     conformance_fetch(c, got, dev_x, all * sizeof(float));
     conformance_fetch(c, both, dev_sum, all * sizeof(float));
     conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: sums", n, width, has_bias);
@@ -311,12 +362,14 @@ static void check_activation(conformance *c, lp_activation kind, bool gated, int
         for (size_t i = 0; i < w; i++)
             want[r * w + i] = activation(kind, x[r * in + i]) * (gated ? (double)x[r * in + w + i] : 1);
     float *dev_x = conformance_floats(c, x, rows * in, in), *dev_y = conformance_floats(c, NULL, rows * w, w);
-    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, dev_y, &c->err));
+    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_FLOATS, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, rows * w * sizeof(float));
     conformance_near(c, got, want, rows * w, 1e-6, "activate %d, gated %d, %d x %d", (int)kind, gated, n, width);
+    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_OPERAND, dev_y, &c->err));
+    same_operand(c, dev_y, got, n, width, "activate");
     if (!gated) {
         float *in_place = conformance_zeros(rows * w * sizeof(float));
-        RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, dev_x, &c->err));
+        RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_FLOATS, dev_x, &c->err));
         conformance_fetch(c, in_place, dev_x, rows * w * sizeof(float));
         conformance_same(c, in_place, got, rows * w * sizeof(float), "activate %d in place", (int)kind);
         lp_mem_free(in_place);
@@ -547,6 +600,7 @@ static void check_rows(conformance *c) {
         for (int gated = 0; gated < 2; gated++) {
             check_activation(c, (lp_activation)kind, gated, 3, 5);
             check_activation(c, (lp_activation)kind, gated, 65, 256);
+            check_activation(c, (lp_activation)kind, gated, 7, 12);
             if (!c->small) check_activation(c, (lp_activation)kind, gated, 513, 8192);
         }
     check_edits(c);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # emulated_demo.sh LATENTPATCH MODULE_FOLDER JOB: a few pairs of a demo job, from cache to results, on the emulated
-# device: the same table with graphs, without, and on the cpu.
+# device: the same table with graphs, without, and on the cpu; in bf16 the same with less memory.
 set -euo pipefail
 program=$(realpath "$1") module=$(realpath "$2") job=$(realpath "$3")
 work=$(mktemp -d)
@@ -22,8 +22,12 @@ run() { # NAME SETTING...
 run graphs engine.device=cuda
 run plain engine.device=cuda engine.graphs=false
 run cpu engine.device=cpu
+run bf16 engine.device=cuda engine.dtype=bf16
+run narrow engine.device=cuda engine.dtype=bf16 engine.graphs=false engine.memory_limit=24MiB
 cmp "$work/graphs.csv" "$work/plain.csv"
 cmp "$work/graphs.csv" "$work/cpu.csv"
 waves() { sed -n 's/.*; \([0-9]*\) waves were issued as a graph$/\1/p' "$work/$1.log" | awk '{ n += $1 } END { print n + 0 }'; }
 printf '%s waves were issued as a graph, %s without\n' "$(waves graphs)" "$(waves plain)"
 (($(waves graphs) > 0 && $(waves plain) == 0))
+cmp "$work/bf16.csv" "$work/narrow.csv"
+printf '%s of %s lines differ in bf16\n' "$(diff "$work/cpu.csv" "$work/bf16.csv" | grep -c '^>' || true)" "$(wc -l <"$work/cpu.csv")"

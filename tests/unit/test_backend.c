@@ -125,7 +125,7 @@ static void check_linear(const linear_case *c) {
         float *out = dev_new(be, (size_t)((MOST_ROWS + LP_ROW_PADDING) * columns) * sizeof *out);
         uint64_t flops = be->counters.gemm_flops;
         OK(be->upload(be, in, x, (size_t)(MOST_ROWS * c->n_in) * sizeof *x, err));
-        OK(be->linear(be, w, in, MOST_ROWS, out, err));
+        OK(be->linear(be, w, LP_FLOATS, in, MOST_ROWS, out, err));
         OK(be->download(be, some, out, (size_t)(MOST_ROWS * columns) * sizeof *some, err));
         assert_int_equal(be->counters.gemm_flops - flops, 2 * (uint64_t)(MOST_ROWS * c->n_in * columns));
         if (b == 0) {
@@ -137,7 +137,7 @@ static void check_linear(const linear_case *c) {
         for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
             int32_t first = batches[i][0], n = batches[i][1];
             OK(be->upload(be, in, x + first * c->n_in, (size_t)(n * c->n_in) * sizeof *x, err));
-            OK(be->linear(be, w, in, n, out, err));
+            OK(be->linear(be, w, LP_FLOATS, in, n, out, err));
             OK(be->download(be, some, out, (size_t)(n * columns) * sizeof *some, err));
             assert_bits(c->name, be->name, some, whole + first * columns, n, columns);
         }
@@ -176,9 +176,9 @@ static void run_row_op(lp_backend *be, row_op op, const float *x, const float *w
                          : op == SILU || op == SILU_GATED ? LP_ACT_SILU
                                                           : LP_ACT_GELU_TANH;
     if (op == NORM_LAYER || op == NORM_RMS)
-        OK(be->norm(be, x, weight, op == NORM_LAYER ? bias : NULL, 1e-5f, n, width, y, err));
+        OK(be->norm(be, x, weight, op == NORM_LAYER ? bias : NULL, 1e-5f, n, width, LP_FLOATS, y, err));
     else
-        OK(be->activate(be, kind, is_gated(op), x, n, width, y, err));
+        OK(be->activate(be, kind, is_gated(op), x, n, width, LP_FLOATS, y, err));
 }
 
 static double activated(row_op op, double x) {

@@ -242,12 +242,12 @@ static void check_vector_free(lp_backend *be, const float *vector) {
 
 /* ---- Operations -------------------------------------------------------------------------------------------------- */
 
-static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
-                              lp_error *err) {
+static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n,
+                              float *y, lp_error *err) {
     checker *c = of(be);
     int64_t padded = (int64_t)n + LP_ROW_PADDING;
     lp_status status = LP_OK;
-    NOTE_CALL(be, 1, AT(w), AT(x), (uint64_t)n, AT(y));
+    NOTE_CALL(be, 1, AT(w), form, AT(x), (uint64_t)n, AT(y));
     if (n == 0) return LP_OK;
     LP_TRY(floats_inside(be, "linear", "x", x, padded, w->n_in, err));
     LP_TRY(floats_inside(be, "linear", "y", y, padded, w->n_out, err));
@@ -259,7 +259,7 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, const 
     memcpy(c->saved, rest, behind * sizeof(float));
     poison(rest, (int64_t)behind);
     poison(y, padded * w->n_out);
-    status = c->inner->linear(c->inner, w->inner, x, n, y, err);
+    status = c->inner->linear(c->inner, w->inner, form, x, n, y, err);
     uint64_t n_graphs = be->counters.n_graphs;
     be->counters = c->inner->counters;
     be->counters.n_graphs = n_graphs;
@@ -306,45 +306,45 @@ out:
 }
 
 static lp_status check_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps,
-                            int32_t n, int32_t width, float *y, lp_error *err) {
+                            int32_t n, int32_t width, lp_form form, float *y, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 4, AT(x), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, AT(y));
+    NOTE_CALL(be, 4, AT(x), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, form, AT(y));
     LP_TRY(floats_inside(be, "norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "norm", "weight", weight, 1, width, err));
     if (bias) LP_TRY(floats_inside(be, "norm", "bias", bias, 1, width, err));
     LP_TRY(floats_inside(be, "norm", "y", y, n, width, err));
     if (y != x) poison(y, (int64_t)n * width);
-    LP_TRY(of(be)->inner->norm(of(be)->inner, x, weight, bias, eps, n, width, y, err));
+    LP_TRY(of(be)->inner->norm(of(be)->inner, x, weight, bias, eps, n, width, form, y, err));
     LP_TRY(no_nan("norm", y, n, width, width, err));
 out:
     return status;
 }
 
 static lp_status check_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
-                                float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+                                float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 5, AT(x), AT(y), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, AT(h));
+    NOTE_CALL(be, 5, AT(x), AT(y), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, form, AT(h));
     LP_TRY(floats_inside(be, "add_norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "y", y, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "weight", weight, 1, width, err));
     if (bias) LP_TRY(floats_inside(be, "add_norm", "bias", bias, 1, width, err));
     LP_TRY(floats_inside(be, "add_norm", "h", h, n, width, err));
     poison(h, (int64_t)n * width);
-    LP_TRY(of(be)->inner->add_norm(of(be)->inner, x, y, weight, bias, eps, n, width, h, err));
+    LP_TRY(of(be)->inner->add_norm(of(be)->inner, x, y, weight, bias, eps, n, width, form, h, err));
     LP_TRY(no_nan("add_norm", h, n, width, width, err));
 out:
     return status;
 }
 
 static lp_status check_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n,
-                                int32_t width, float *y, lp_error *err) {
+                                int32_t width, lp_form form, float *y, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 6, (uint64_t)kind, gated, AT(x), (uint64_t)n, (uint64_t)width, AT(y));
+    NOTE_CALL(be, 6, (uint64_t)kind, gated, AT(x), (uint64_t)n, (uint64_t)width, form, AT(y));
     LP_TRY(floats_inside(be, "activate", "x", x, n, gated ? 2 * (int64_t)width : width, err));
     LP_TRY(floats_inside(be, "activate", "y", y, n, width, err));
     if (gated && x == y) LP_FAIL(LP_ERR_DEVICE, "check: activate: gated in place");
     if (y != x) poison(y, (int64_t)n * width);
-    LP_TRY(of(be)->inner->activate(of(be)->inner, kind, gated, x, n, width, y, err));
+    LP_TRY(of(be)->inner->activate(of(be)->inner, kind, gated, x, n, width, form, y, err));
     LP_TRY(no_nan("activate", y, n, width, width, err));
 out:
     return status;

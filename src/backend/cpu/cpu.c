@@ -80,7 +80,8 @@ static void norm_row(const float *x, const float *weight, const float *bias, flo
 }
 
 static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
-                          int32_t width, float *y, lp_error *err) {
+                          int32_t width, lp_form form, float *y, lp_error *err) {
+    (void)form; /* floats */
     (void)err;
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) norm_row(x + (int64_t)i * width, weight, bias, eps, width, y + (int64_t)i * width);
@@ -88,7 +89,8 @@ static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, c
 }
 
 static lp_status cpu_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
-                              float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+                              float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
+    (void)form; /* floats */
     (void)err;
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) {
@@ -100,7 +102,8 @@ static lp_status cpu_add_norm(lp_backend *be, float *x, const float *y, const fl
 }
 
 static lp_status cpu_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
-                              float *y, lp_error *err) {
+                              lp_form form, float *y, lp_error *err) {
+    (void)form; /* floats */
     (void)err;
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++)

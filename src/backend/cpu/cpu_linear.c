@@ -165,8 +165,9 @@ static int64_t columns_of_call(int64_t n_out, int32_t n_tiles, int32_t threads) 
     return columns < LEAST_COLUMNS ? LEAST_COLUMNS : columns;
 }
 
-lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
+lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                         lp_error *err) {
+    (void)form; /* floats */
     (void)err;
     if (n == 0) return LP_OK;
     const lp_linear *host = &w->host;

@@ -41,29 +41,33 @@ out:
     return status;
 }
 
+static bool as_bf16(const lp_backend_cuda *cuda, lp_form form) {
+    return form == LP_OPERAND && cuda->base.has_bf16_operands;
+}
+
 static lp_status cuda_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
-                           int32_t width, float *y, lp_error *err) {
+                           int32_t width, lp_form form, float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_norm(x, weight, bias, eps, n, width, y, cuda->stream));
+    LP_CUDA(lp_cuda_norm(x, weight, bias, eps, n, width, as_bf16(cuda, form), y, cuda->stream));
 out:
     return status;
 }
 
 static lp_status cuda_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
-                               float eps, int32_t n, int32_t width, float *h, lp_error *err) {
+                               float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_add_norm(x, y, weight, bias, eps, n, width, h, cuda->stream));
+    LP_CUDA(lp_cuda_add_norm(x, y, weight, bias, eps, n, width, as_bf16(cuda, form), h, cuda->stream));
 out:
     return status;
 }
 
 static lp_status cuda_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,
-                               float *y, lp_error *err) {
+                               lp_form form, float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_activate((int)kind, gated, x, n, width, y, cuda->stream));
+    LP_CUDA(lp_cuda_activate((int)kind, gated, x, n, width, as_bf16(cuda, form), y, cuda->stream));
 out:
     return status;
 }
@@ -265,6 +269,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .batch_rows = 4096,
                               .wants_groups = true,
                               .is_asynchronous = true,
+                              .has_bf16_operands = options->dtype == LP_CUDA_BF16,
                               .record_rows = options->graphs ? LP_CUDA_RECORD_ROWS : 0,
                               .free = cuda_free,
                               .alloc = lp_cuda_alloc,

@@ -120,7 +120,7 @@ void lp_cuda_record_forget(lp_backend_cuda *cuda);
 /* cuda_linear.c */
 lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear);
-lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
+lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                          lp_error *err);
 
 #endif

@@ -12,7 +12,7 @@
 
 #include "base/memory.h"
 
-enum { CANDIDATES = 16, BF16_STEP = 8, ALIGNMENT = 16 };
+enum { CANDIDATES = 16, BF16_STEP = LP_CUDA_BF16_STEP, ALIGNMENT = 16 };
 static const size_t CALL_BYTES = (size_t)256 << 20; /* most result of one call: bounds the probe's memory */
 
 struct lp_backend_linear {
@@ -381,16 +381,17 @@ void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
     lp_mem_free(w);
 }
 
-lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, const float *x, int32_t n, float *y,
+lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                          lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     const lp_cuda_shape *shape = &cuda->shapes[w->shape];
+    size_t row_bytes = lp_operand_bytes(be, form, (int32_t)w->n_in);
     lp_status status = LP_OK;
     LP_ASSERT((uintptr_t)x % ALIGNMENT == 0 && (uintptr_t)y % ALIGNMENT == 0);
     int32_t first = 0, rows = 0;
     for (int32_t i = 0; lp_cuda_call(n, shape->call_tiles, i, &first, &rows); i++) {
-        const void *from = x + first * w->n_in;
-        if (is_bf16(cuda)) {
+        const void *from = (const char *)x + (size_t)first * row_bytes;
+        if (is_bf16(cuda) && form == LP_FLOATS) {
             LP_CUDA(lp_cuda_to_bf16(cuda->rounded, w->depth, from, rows, w->n_in, cuda->stream));
             from = cuda->rounded;
         }

@@ -50,19 +50,21 @@ typedef struct {
 enum {
     LP_CUDA_MAX_HEAD_DIM = 256,
     LP_CUDA_MAX_QUERIES = 32, /* query heads of one KV head */
-    LP_CUDA_GROUP_ROWS = 32   /* most rows of a group: LP_GROUP_ROWS */
+    LP_CUDA_GROUP_ROWS = 32,  /* most rows of a group: LP_GROUP_ROWS */
+    LP_CUDA_BF16_STEP = 8     /* rows of bf16 operands have multiples of it */
 };
 
-/* rows.cu */
+/* rows.cu; as_bf16: the result is bf16, rounded to nearest even, with zeros behind width up to a multiple of
+ * LP_CUDA_BF16_STEP, which is where its next row begins */
 cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
                               int32_t width, cudaStream_t stream);
 cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                              cudaStream_t stream);
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
-                         float *y, cudaStream_t stream);
+                         bool as_bf16, void *y, cudaStream_t stream);
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
-                             int32_t width, float *h, cudaStream_t stream);
-cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, float *y,
+                             int32_t width, bool as_bf16, void *h, cudaStream_t stream);
+cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *y,
                              cudaStream_t stream);
 cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,
                               cudaStream_t stream);

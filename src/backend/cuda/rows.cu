@@ -77,9 +77,23 @@ __device__ float block_max(float value, float *shared) {
     return most;
 }
 
+// Rows of results: floats, or bf16 with zeros behind them.
+template <typename T> __device__ inline int32_t row_stride(int32_t width) {
+    return sizeof(T) == 4 ? width : (width + LP_CUDA_BF16_STEP - 1) / LP_CUDA_BF16_STEP * LP_CUDA_BF16_STEP;
+}
+
+__device__ inline void store(float *to, float value) {
+    *to = value;
+}
+
+__device__ inline void store(__nv_bfloat16 *to, float value) {
+    *to = __float2bfloat16_rn(value);
+}
+
 // One row; a thread meets the same elements in every loop. `shared` has BLOCK numbers.
-__device__ void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width,
-                           float *to, float *shared) {
+template <typename T>
+__device__ void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width, T *to,
+                           float *shared) {
     float mean = 0.0f, sum = 0.0f;
     if (bias) {
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) sum = sum + from[i];
@@ -93,23 +107,25 @@ __device__ void block_norm(const float *from, const float *weight, const float *
     float scale = 1.0f / sqrtf(block_sum(sum, shared) / static_cast<float>(width) + eps);
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
         float value = (from[i] - mean) * scale * weight[i];
-        to[i] = bias ? value + bias[i] : value;
+        store(to + i, bias ? value + bias[i] : value);
     }
+    for (int32_t i = width + static_cast<int32_t>(threadIdx.x); i < row_stride<T>(width); i += BLOCK) store(to + i, 0.0f);
 }
 
-__global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width,
-                            float *y) {
+template <typename T>
+__global__ void norm_kernel(const float *x, const float *weight, const float *bias, float eps, int32_t width, T *y) {
     __shared__ float shared[BLOCK];
-    const int64_t at = static_cast<int64_t>(blockIdx.x) * width;
-    block_norm(x + at, weight, bias, eps, width, y + at, shared);
+    const int64_t row = blockIdx.x;
+    block_norm(x + row * width, weight, bias, eps, width, y + row * row_stride<T>(width), shared);
 }
 
+template <typename T>
 __global__ void add_norm_kernel(float *x, const float *y, const float *weight, const float *bias, float eps,
-                                int32_t width, float *h) {
+                                int32_t width, T *h) {
     __shared__ float shared[BLOCK];
     const int64_t at = static_cast<int64_t>(blockIdx.x) * width;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) x[at + i] = add(x[at + i], y[at + i]);
-    block_norm(x + at, weight, bias, eps, width, h + at, shared);
+    block_norm(x + at, weight, bias, eps, width, h + static_cast<int64_t>(blockIdx.x) * row_stride<T>(width), shared);
 }
 
 template <int KIND> __device__ inline float activation(float x) {
@@ -132,13 +148,51 @@ __device__ inline float4 multiply(float4 x, float4 y) {
 }
 
 template <int KIND, typename T>
+__device__ inline T activate_one(bool gated, const T *x, int64_t row, int32_t width, int32_t at) {
+    const T *from = x + row * width * (gated ? 2 : 1) + at;
+    T value = activation<KIND>(*from);
+    return gated ? multiply(value, from[width]) : value;
+}
+
+template <int KIND, typename T>
 __global__ void activate_kernel(bool gated, const T *x, int32_t n, int32_t width, T *y) {
     int32_t at = column();
     if (at >= width) return;
+    for (int64_t row = blockIdx.y; row < n; row += gridDim.y)
+        y[row * width + at] = activate_one<KIND>(gated, x, row, width, at);
+}
+
+struct alignas(8) bf16_four {
+    __nv_bfloat162 low, high;
+};
+
+__device__ inline bf16_four round_four(float4 x) {
+    bf16_four four;
+    four.low = __floats2bfloat162_rn(x.x, x.y);
+    four.high = __floats2bfloat162_rn(x.z, x.w);
+    return four;
+}
+
+// y has zeros behind its width.
+template <int KIND>
+__global__ void activate_bf16_kernel(bool gated, const float *x, int32_t n, int32_t width, int32_t stride,
+                                     __nv_bfloat16 *y) {
+    int32_t at = column();
+    if (at >= stride) return;
+    for (int64_t row = blockIdx.y; row < n; row += gridDim.y)
+        store(y + row * stride + at, at < width ? activate_one<KIND>(gated, x, row, width, at) : 0.0f);
+}
+
+// The same for widths and strides in units of four.
+template <int KIND>
+__global__ void activate_bf16_fours_kernel(bool gated, const float4 *x, int32_t n, int32_t width, int32_t stride,
+                                           bf16_four *y) {
+    int32_t at = column();
+    if (at >= stride) return;
     for (int64_t row = blockIdx.y; row < n; row += gridDim.y) {
-        const T *from = x + row * width * (gated ? 2 : 1) + at;
-        T value = activation<KIND>(*from);
-        y[row * width + at] = gated ? multiply(value, from[width]) : value;
+        float4 value = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (at < width) value = activate_one<KIND>(gated, x, row, width, at);
+        y[row * stride + at] = round_four(value);
     }
 }
 
@@ -247,26 +301,38 @@ __global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float 
         dst[row * dst_stride + at] = __float2bfloat16_rn(at < width ? src[row * width + at] : 0.0f);
 }
 
-struct alignas(8) bf16_four {
-    __nv_bfloat162 low, high;
-};
-
 // The same for widths and strides in units of four.
 __global__ void bf16_fours_kernel(bf16_four *dst, int64_t dst_stride, const float4 *src, int64_t rows, int64_t width) {
     int64_t at = column();
     if (at >= dst_stride) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-        float4 x = at < width ? src[row * width + at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        bf16_four four;
-        four.low = __floats2bfloat162_rn(x.x, x.y);
-        four.high = __floats2bfloat162_rn(x.z, x.w);
-        dst[row * dst_stride + at] = four;
+        dst[row * dst_stride + at] =
+            round_four(at < width ? src[row * width + at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
     }
 }
 
+int32_t bf16_stride(int32_t width) {
+    return (width + LP_CUDA_BF16_STEP - 1) / LP_CUDA_BF16_STEP * LP_CUDA_BF16_STEP;
+}
+
 template <int KIND>
-void start_activation(bool gated, const float *x, int32_t n, int32_t width, float *y, cudaStream_t stream) {
-    if (fours(x, width) && fours(y, width))
+void start_bf16_activation(bool gated, const float *x, int32_t n, int32_t width, void *y, cudaStream_t stream) {
+    const int32_t stride = bf16_stride(width);
+    if (fours(x, width) && fours(y, stride))
+        activate_bf16_fours_kernel<KIND><<<grid_for(n, stride / 4), BLOCK, 0, stream>>>(
+            gated, reinterpret_cast<const float4 *>(x), n, width / 4, stride / 4, static_cast<bf16_four *>(y));
+    else
+        activate_bf16_kernel<KIND><<<grid_for(n, stride), BLOCK, 0, stream>>>(gated, x, n, width, stride,
+                                                                              static_cast<__nv_bfloat16 *>(y));
+}
+
+template <int KIND>
+void start_activation(bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *out,
+                      cudaStream_t stream) {
+    float *y = static_cast<float *>(out);
+    if (as_bf16)
+        start_bf16_activation<KIND>(gated, x, n, width, out, stream);
+    else if (fours(x, width) && fours(y, width))
         activate_kernel<KIND><<<grid_for(n, width / 4), BLOCK, 0, stream>>>(
             gated, reinterpret_cast<const float4 *>(x), n, width / 4, reinterpret_cast<float4 *>(y));
     else
@@ -298,26 +364,36 @@ cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, in
 }
 
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
-                         float *y, cudaStream_t stream) {
+                         bool as_bf16, void *y, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width, y);
+    if (as_bf16)
+        norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width,
+                                                                    static_cast<__nv_bfloat16 *>(y));
+    else
+        norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width,
+                                                                    static_cast<float *>(y));
     return cudaGetLastError();
 }
 
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
-                             int32_t width, float *h, cudaStream_t stream) {
+                             int32_t width, bool as_bf16, void *h, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width, h);
+    if (as_bf16)
+        add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width,
+                                                                        static_cast<__nv_bfloat16 *>(h));
+    else
+        add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width,
+                                                                        static_cast<float *>(h));
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, float *y,
+cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *y,
                              cudaStream_t stream) {
     if (n == 0 || width == 0) return cudaSuccess;
     switch (kind) {
-    case LP_CUDA_GELU_TANH: start_activation<LP_CUDA_GELU_TANH>(gated, x, n, width, y, stream); break;
-    case LP_CUDA_GELU_ERF: start_activation<LP_CUDA_GELU_ERF>(gated, x, n, width, y, stream); break;
-    default: start_activation<LP_CUDA_SILU>(gated, x, n, width, y, stream);
+    case LP_CUDA_GELU_TANH: start_activation<LP_CUDA_GELU_TANH>(gated, x, n, width, as_bf16, y, stream); break;
+    case LP_CUDA_GELU_ERF: start_activation<LP_CUDA_GELU_ERF>(gated, x, n, width, as_bf16, y, stream); break;
+    default: start_activation<LP_CUDA_SILU>(gated, x, n, width, as_bf16, y, stream);
     }
     return cudaGetLastError();
 }
