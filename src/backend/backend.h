@@ -192,6 +192,11 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
+    /* The `top` likeliest of the first n_candidates of each row of logits [n, width], ties to the lowest: tokens [n, top]
+     * and log_probability [n, top] (dev), the log softmax over the candidates, its sum made in double precision. NaN
+     * never wins; where nothing is left the token is 0 and its number NaN. */
+    lp_status (*top)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
+                     int32_t *tokens, float *log_probability, lp_error *err);
     /* out [n] (dev) = what reads [n] (host) ask for; logits [., width], kept [., width] (dev). All sums are made in
      * double precision. Rows are copied to kept first, in any order. */
     lp_status (*read_logits)(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,

@@ -66,8 +66,9 @@ typedef struct {
     int32_t *dev_lists;          /* dev [4 max_rows] */
     float *gathered, *projected; /* dev [max_rows, D] */
     float *logits;               /* dev [head_rows, n_embedded] */
-    float *host_logits;          /* [n_candidates] of a lens; NULL before the first */
-    size_t host_logits_capacity;
+    int32_t *ranked_tokens;      /* dev [ranked_capacity] of a lens; NULL before the first */
+    float *ranked_numbers;       /* dev, the same */
+    size_t ranked_capacity;
     int64_t limit; /* bytes: memory_limit, or half of it */
     bool halved;
     double began;
@@ -372,18 +373,25 @@ static lp_status read_lens(engine *e, const lp_lens_wanted *lens, lp_error *err)
     int32_t candidates = e->options->vocabulary.n_candidates;
     int32_t at_once = head_rows(e) < e->max_rows ? head_rows(e) : e->max_rows;
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&e->host_logits, &e->host_logits_capacity, (size_t)candidates, sizeof(float), "logits", err));
+    if ((size_t)at_once * top > e->ranked_capacity) {
+        release_dev(e, e->ranked_tokens);
+        release_dev(e, e->ranked_numbers);
+        e->ranked_tokens = NULL;
+        e->ranked_numbers = NULL;
+        LP_TRY(dev_new(e, &e->ranked_tokens, (size_t)at_once * top * sizeof(int32_t), "logit lens", err));
+        LP_TRY(dev_new(e, &e->ranked_numbers, (size_t)at_once * top * sizeof(float), "logit lens", err));
+        e->ranked_capacity = (size_t)at_once * top;
+    }
     for (int32_t first = 0; first < lens->n; first += at_once) {
         int32_t n = lens->n - first < at_once ? lens->n - first : at_once;
+        size_t at = (size_t)first * top, found = (size_t)n * top;
         LP_TRY(be->upload(be, e->gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float), err));
         LP_TRY(lp_forward_final_norm(e->forward, e->gathered, n, e->projected, err));
         LP_TRY(lp_forward_head(e->forward, e->projected, n, e->logits, err));
-        for (int32_t i = 0; i < n; i++) {
-            size_t at = (size_t)(first + i) * top;
-            LP_TRY(be->download(be, e->host_logits, e->logits + (int64_t)i * c->n_embedded,
-                                (size_t)candidates * sizeof(float), err));
-            lp_lens_rank(e->host_logits, candidates, lens->top, lens->tokens + at, lens->log_probability + at);
-        }
+        LP_TRY(
+            be->top(be, e->logits, n, c->n_embedded, candidates, lens->top, e->ranked_tokens, e->ranked_numbers, err));
+        LP_TRY(be->download(be, lens->tokens + at, e->ranked_tokens, found * sizeof(int32_t), err));
+        LP_TRY(be->download(be, lens->log_probability + at, e->ranked_numbers, found * sizeof(float), err));
     }
 out:
     return status;
@@ -728,11 +736,12 @@ static void release(engine *e) {
     free_pool(e);
     release_dev(e, e->dev_vectors);
     release_dev(e, e->logits);
+    release_dev(e, e->ranked_tokens);
+    release_dev(e, e->ranked_numbers);
     lp_mem_free(e->tail);
     lp_mem_free(e->edits);
     lp_mem_free(e->captures);
     lp_mem_free(e->vectors);
-    lp_mem_free(e->host_logits);
     for (int i = 0; i < LP_FETCHES; i++) {
         lp_wave *w = &e->waves[i];
         release_dev(e, w->results);

@@ -495,6 +495,50 @@ static void check_readings(conformance *c, int32_t width, int32_t n_candidates) 
     lp_mem_free(x);
 }
 
+static void check_top(conformance *c, int32_t width, int32_t candidates, int32_t top) {
+    enum { ROWS = 4 };
+    size_t w = (size_t)width, k = (size_t)top;
+    float *x = conformance_normal(90, ROWS * w), *numbers = conformance_zeros(ROWS * k * sizeof *numbers);
+    double *want = conformance_zeros(ROWS * k * sizeof *want);
+    int32_t *tokens = conformance_zeros(ROWS * k * sizeof *tokens),
+            *right = conformance_zeros(ROWS * k * sizeof *right);
+    char *used = conformance_zeros(w);
+    /* Row 1 has few values, so that most are ties; row 2 is all equal; row 3 has NaN, and largest values beyond. */
+    for (size_t i = 0; i < w; i++) {
+        x[w + i] = (float)((int)(x[w + i] * 2));
+        x[2 * w + i] = -3;
+        if (i >= (size_t)candidates) x[3 * w + i] = 100;
+    }
+    x[3 * w + 1] = NAN;
+    for (size_t r = 0; r < ROWS; r++) {
+        double sum = 0;
+        memset(used, 0, w);
+        for (size_t i = 0; i < (size_t)candidates; i++) sum += exp((double)x[r * w + i]);
+        for (size_t j = 0; j < k; j++) {
+            int32_t best = -1;
+            for (int32_t i = 0; i < candidates; i++)
+                if (!used[i] && !isnan(x[r * w + (size_t)i]) &&
+                    (best < 0 || x[r * w + (size_t)i] > x[r * w + (size_t)best]))
+                    best = i;
+            right[r * k + j] = best;
+            used[best] = 1;
+            want[r * k + j] = (double)x[r * w + (size_t)best] - log(sum);
+        }
+    }
+    float *dev_x = conformance_floats(c, x, ROWS * w, w), *dev_numbers = conformance_floats(c, NULL, ROWS * k, 0);
+    int32_t *dev_tokens = conformance_ints(c, NULL, ROWS * k);
+    RUN(c->be->top(c->be, dev_x, ROWS, width, candidates, top, dev_tokens, dev_numbers, &c->err));
+    conformance_fetch(c, tokens, dev_tokens, ROWS * k * sizeof *tokens);
+    conformance_fetch(c, numbers, dev_numbers, ROWS * k * sizeof *numbers);
+    conformance_same(c, tokens, right, ROWS * k * sizeof *tokens, "top %d of %d", top, candidates);
+    conformance_near(c, numbers, want, 3 * k, 1e-6, "top %d of %d: log-probabilities", top, candidates);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_numbers);
+    c->be->release(c->be, dev_tokens);
+    void *blocks[] = {x, numbers, want, tokens, right, used};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
 /* Takes more than one list holds; and two fetches on their way while the memory behind them goes on to change. */
 static void check_takes(conformance *c) {
     enum { ROWS = 9, STRIDE = 70, N = 70001 };
@@ -608,6 +652,8 @@ static void check_rows(conformance *c) {
     check_argmax(c, 1000, 999);
     check_readings(c, 7, 5);
     check_readings(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
+    check_top(c, 9, 7, 5);
+    check_top(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258, 50);
     check_takes(c);
     check_records(c);
     check_argmax(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);

@@ -470,6 +470,26 @@ out:
     return status;
 }
 
+static lp_status check_top(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                           int32_t top, int32_t *tokens, float *log_probability, lp_error *err) {
+    int64_t all = (int64_t)n * top;
+    lp_status status = LP_OK;
+    note_misuse(be, "top");
+    LP_TRY(floats_inside(be, "top", "logits", logits, n, width, err));
+    LP_TRY(inside(be, "top", "tokens", tokens, all * (int64_t)sizeof *tokens, err));
+    LP_TRY(floats_inside(be, "top", "log_probability", log_probability, n, top, err));
+    LP_TRY(no_nan("input of top", logits, n, n_candidates, width, err));
+    if (top < 1 || top > n_candidates) LP_FAIL(LP_ERR_DEVICE, "check: top: %d of %d candidates", top, n_candidates);
+    for (int64_t i = 0; i < all; i++) tokens[i] = -1;
+    poison(log_probability, all);
+    LP_TRY(of(be)->inner->top(of(be)->inner, logits, n, width, n_candidates, top, tokens, log_probability, err));
+    for (int32_t i = 0; i < n; i++)
+        LP_TRY(list_inside(be, "top", "tokens", tokens + (int64_t)i * top, top, n_candidates, err));
+    LP_TRY(no_nan("top", log_probability, n, top, top, err));
+out:
+    return status;
+}
+
 static lp_status check_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
     checker *c = of(be);
     lp_status status = LP_OK;
@@ -573,6 +593,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .attend = check_attend,
                            .edit_rows = check_edit_rows,
                            .argmax = check_argmax,
+                           .top = check_top,
                            .read_logits = check_read_logits,
                            .take_rows = check_take_rows};
     *out = &c->base;

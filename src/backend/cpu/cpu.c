@@ -142,6 +142,17 @@ static lp_status cpu_argmax(lp_backend *be, const float *logits, int32_t n, int3
     return LP_OK;
 }
 
+static lp_status cpu_top(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                         int32_t top, int32_t *tokens, float *log_probability, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(dynamic)
+    for (int32_t i = 0; i < n; i++) {
+        int64_t at = (int64_t)i * top;
+        lp_cpu_top(logits + (int64_t)i * width, n_candidates, top, tokens + at, log_probability + at);
+    }
+    return LP_OK;
+}
+
 static lp_status cpu_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
     (void)bytes;
     (void)err;
@@ -231,6 +242,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .attend = lp_cpu_attend,
                              .edit_rows = cpu_edit_rows,
                              .argmax = cpu_argmax,
+                             .top = cpu_top,
                              .read_logits = cpu_read_logits,
                              .take_rows = cpu_take_rows};
     *out = &cpu->base;

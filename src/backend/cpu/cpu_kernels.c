@@ -159,6 +159,21 @@ static double log_sum_exp(const float *x, int32_t n) {
     return most + log(sum);
 }
 
+void lp_cpu_top(const float *x, int32_t n, int32_t top, int32_t *tokens, float *log_probability) {
+    int32_t found = 0;
+    for (int32_t id = 0; id < n; id++) {
+        if (isnan(x[id]) || (found == top && !(x[id] > x[tokens[top - 1]]))) continue;
+        int32_t at = found < top ? found++ : top - 1;
+        for (; at > 0 && x[id] > x[tokens[at - 1]]; at--) tokens[at] = tokens[at - 1];
+        tokens[at] = id;
+    }
+    double sum = log_sum_exp(x, n);
+    for (int32_t k = 0; k < top; k++) {
+        if (k >= found) tokens[k] = 0;
+        log_probability[k] = k < found ? (float)((double)x[tokens[k]] - sum) : NAN;
+    }
+}
+
 void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_reading *out) {
     *out = (lp_logit_reading){.log_sum = log_sum_exp(x, n), .kl = NAN, .logit = {NAN, NAN}};
     for (int k = 0; k < 2; k++)

@@ -184,6 +184,15 @@ out:
     return status;
 }
 
+static lp_status cuda_top(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
+                          int32_t top, int32_t *tokens, float *log_probability, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_top(logits, n, width, n_candidates, top, tokens, log_probability, cuda->stream));
+out:
+    return status;
+}
+
 /* ---- Life -------------------------------------------------------------------------------------------------------- */
 
 static void cuda_free(lp_backend *be) {
@@ -296,6 +305,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .attend = cuda_attend,
                               .edit_rows = cuda_edit_rows,
                               .argmax = cuda_argmax,
+                              .top = cuda_top,
                               .read_logits = cuda_read_logits,
                               .take_rows = cuda_take_rows};
     LP_TRY(choose_device(cuda, options, err));

@@ -211,20 +211,8 @@ __global__ void edit_kernel(float *x, int32_t stride, const lp_cuda_edit *edits,
     }
 }
 
-// NaN never wins, as on the cpu; a row without any other number gives 0.
-__global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_candidates, int32_t *best) {
-    __shared__ float values[BLOCK];
-    __shared__ int32_t places[BLOCK];
-    const float *row = logits + static_cast<int64_t>(blockIdx.x) * width;
-    float value = 0.0f;
-    int32_t place = -1;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_candidates; i += BLOCK) {
-        float x = row[i];
-        if (x > value || (place < 0 && x == x)) {
-            value = x;
-            place = i;
-        }
-    }
+// values[0], places[0] = the largest value of all threads, ties to the lowest place; a place below 0 has none.
+__device__ void block_best(float value, int32_t place, float *values, int32_t *places) {
     values[threadIdx.x] = value;
     places[threadIdx.x] = place;
     __syncthreads();
@@ -240,6 +228,23 @@ __global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_cand
         }
         __syncthreads();
     }
+}
+
+// NaN never wins, as on the cpu; a row without any other number gives 0.
+__global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_candidates, int32_t *best) {
+    __shared__ float values[BLOCK];
+    __shared__ int32_t places[BLOCK];
+    const float *row = logits + static_cast<int64_t>(blockIdx.x) * width;
+    float value = 0.0f;
+    int32_t place = -1;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_candidates; i += BLOCK) {
+        float x = row[i];
+        if (x > value || (place < 0 && x == x)) {
+            value = x;
+            place = i;
+        }
+    }
+    block_best(value, place, values, places);
     if (threadIdx.x == 0) best[blockIdx.x] = places[0] < 0 ? 0 : places[0];
 }
 
@@ -286,6 +291,43 @@ __global__ void read_kernel(const float *logits, const float *kept, int32_t widt
     reading.kl = kl;
     for (int k = 0; k < 2; k++) reading.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
     out[blockIdx.x] = reading;
+}
+
+// Each pass over the row finds the next: the largest, lowest place first, of what comes behind the one before.
+__global__ void top_kernel(const float *logits, int32_t width, int32_t n_candidates, int32_t top, int32_t *tokens,
+                           float *log_probability) {
+    __shared__ float values[BLOCK];
+    __shared__ int32_t places[BLOCK];
+    __shared__ float most_shared[BLOCK];
+    __shared__ double shared[BLOCK];
+    const float *row = logits + static_cast<int64_t>(blockIdx.x) * width;
+    const double log_sum = block_log_sum_exp(row, n_candidates, most_shared, shared);
+    float before = INFINITY;
+    int32_t before_place = -1;
+    for (int32_t k = 0; k < top; k++) {
+        float value = 0.0f;
+        int32_t place = -1;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_candidates; i += BLOCK) {
+            float x = row[i];
+            bool is_behind = x < before || (x == before && i > before_place);
+            if (is_behind && (place < 0 || x > value)) {
+                value = x;
+                place = i;
+            }
+        }
+        block_best(value, place, values, places);
+        before = values[0];
+        before_place = places[0];
+        if (threadIdx.x == 0) {
+            const int64_t at = static_cast<int64_t>(blockIdx.x) * top + k;
+            tokens[at] = before_place < 0 ? 0 : before_place;
+            log_probability[at] =
+                before_place < 0 ? nanf("") : static_cast<float>(static_cast<double>(before) - log_sum);
+        }
+        if (before_place < 0) before = -INFINITY;
+        if (before_place < 0) before_place = n_candidates;
+        __syncthreads();
+    }
 }
 
 __global__ void take_kernel(const float *x, int32_t stride, const lp_cuda_take *takes, float *out) {
@@ -409,6 +451,14 @@ cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_
                            cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     argmax_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, width, n_candidates, best);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
+                        int32_t *tokens, float *log_probability, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    top_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, width, n_candidates, top, tokens,
+                                                               log_probability);
     return cudaGetLastError();
 }
 
