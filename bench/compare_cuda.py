@@ -64,7 +64,7 @@ def prepare(a: argparse.Namespace) -> Path:
     model = a.work / a.shape
     if not (model / "lora.json").exists():
         run([sys.executable, str(HERE / "make_checkpoint.py"), "--shape", a.shape, str(model)], 300)
-    for n in sorted({a.pairs, a.many_pairs} - {0}):
+    for n in sorted({a.pairs, a.many_pairs, a.few_pairs} - {0}):
         path = a.work / f"pairs-{n}.json"
         if not path.exists():
             tokenizer = model / "base/tokenizer.json"
@@ -152,11 +152,14 @@ def write_job(a: argparse.Namespace, model: Path, n_pairs: int, max_new: int, dt
     return path
 
 
-def ours(a: argparse.Namespace, r: Report, label: str, job: Path, conditions: int, seconds: float) -> float:
+def ours(
+    a: argparse.Namespace, r: Report, label: str, job: Path, conditions: int, seconds: float, *settings: str
+) -> float:
     """Run store and sweep; the seconds of a condition."""
-    cache = run([str(a.program), "cache", str(job), "--verbose"], seconds)
+    more = [word for setting in settings for word in ("--set", setting)]
+    cache = run([str(a.program), "cache", str(job), "--verbose", *more], seconds)
     start = time.perf_counter()
-    sweep = run([str(a.program), "sweep", str(job), "--verbose"], seconds)
+    sweep = run([str(a.program), "sweep", str(job), "--verbose", *more], seconds)
     r.add(f"{label}.process_seconds", time.perf_counter() - start)
     r.add(f"{label}.cache_seconds", number(cache, r"all in ([\d.]+) s"))
     weights, taken = number(sweep, r"weights in ([\d.]+) s"), number(sweep, r"all in ([\d.]+) s")
@@ -171,6 +174,7 @@ def ours(a: argparse.Namespace, r: Report, label: str, job: Path, conditions: in
         ("mib_to_device", r"([\d.]+) MiB to the device"),
         ("mib_back", r"([\d.]+) MiB back"),
         ("host_waits", r"waited (\d+) times"),
+        ("graphs", r"(\d+) waves were issued as a graph"),
     ):
         r.add(f"{label}.{what}", number(sweep, pattern))
     return (taken - weights) / conditions
@@ -192,15 +196,15 @@ def peer(a: argparse.Namespace, r: Report, model: Path, dtype: str) -> float:
     return one
 
 
-def rows_of(path: Path, wanted: dict[tuple[str, str], dict[str, str]]) -> dict[tuple[str, str], str]:
-    """(pair, condition) -> class of a results table, of the wanted rows."""
+def rows_of(path: Path, wanted: dict[tuple[str, str], dict[str, str]]) -> dict[tuple[str, str], dict[str, str]]:
+    """(pair, condition) -> row of a results table, of the wanted rows."""
     with path.open(newline="", encoding="utf-8") as handle:
-        rows = ((r["pair"], r["condition"], r["class"]) for r in csv.DictReader(handle) if r["role"] == "effect")
-        return {(p, c): k for p, c, k in rows if (p, c) in wanted}
+        rows = (r for r in csv.DictReader(handle) if r["role"] == "effect")
+        return {(r["pair"], r["condition"]): r for r in rows if (r["pair"], r["condition"]) in wanted}
 
 
 def agreement(a: argparse.Namespace, r: Report, model: Path) -> None:
-    """Classes of the peer's first conditions beside ours, in fp32; the texts are compared on the cpu (compare.py)."""
+    """Classes and texts of the peer's first conditions beside ours, in fp32; compare.py compares tokens, on the cpu."""
     table = a.work / "peer-fp32.csv"
     command = [sys.executable, str(HERE / "peer_hf.py"), "--base", str(model / "base"), "--codi", str(model / "codi")]
     command += ["--pairs", str(a.work / f"pairs-{a.pairs}.json"), "--device", a.device, "--lora", a.lora]
@@ -210,11 +214,12 @@ def agreement(a: argparse.Namespace, r: Report, model: Path) -> None:
     with table.open(newline="", encoding="utf-8") as handle:
         theirs = {(row["pair"], row["condition"]): row for row in csv.DictReader(handle)}
     mine = rows_of(a.work / f"{a.pairs}-fp32.csv", theirs)
-    same = sum(mine.get(key) == row["class"] for key, row in theirs.items())
-    ties = sum(mine.get(key) != row["class"] and float(row["margin"]) < TIE for key, row in theirs.items())
+    others = [row for key, row in theirs.items() if key not in mine or mine[key]["text"] != row["text"].split("\0")[0]]
+    same_class = sum(key in mine and mine[key]["class"] == row["class"] for key, row in theirs.items())
     r.add("agreement.rows", len(theirs))
-    r.add("agreement.same_class", same)
-    r.add("agreement.ties", ties)
+    r.add("agreement.same_class", same_class)
+    r.add("agreement.same_text", len(theirs) - len(others))
+    r.add("agreement.ties", sum(float(row["margin"]) < TIE for row in others))
 
 
 def forward(a: argparse.Namespace, r: Report, model: Path, dtype: str) -> None:
@@ -238,12 +243,13 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--dtypes", default="fp32,tf32,bf16")
     p.add_argument("--pairs", type=int, default=64)
     p.add_argument("--many-pairs", type=int, default=500, help="a second sweep with 8 new tokens; 0: none")
+    p.add_argument("--few-pairs", type=int, default=2, help="a sweep with graphs and without; 0: none")
     p.add_argument("--tokens", type=int, default=70)
     p.add_argument("--max-new-tokens", type=int, default=16)
     p.add_argument("--peer-conditions", type=int, default=10)
     p.add_argument("--forward-batch", type=int, default=256)
     p.add_argument("--lora", choices=("peft", "merged"), help="of the peer; default: peft where it is installed")
-    p.add_argument("--parts", default="gemm,sweep,peer,agreement,forward,many", help="which of these, in this order")
+    p.add_argument("--parts", default="gemm,sweep,peer,agreement,forward,graphs,many", help="which of these, in this order")
     return p.parse_args()
 
 
@@ -273,6 +279,7 @@ def main() -> None:
         "agreement": lambda d: agreement(a, r, model) if d == "fp32" else None,
         "forward": lambda d: forward(a, r, model, d),
         "many": lambda d: many(a, r, model, d, cells),
+        "graphs": lambda d: graphs(a, r, model, d, cells),
     }
     a.gemm_rows = 2048 if a.device == "cuda" else 512
     failed = 0
@@ -292,6 +299,15 @@ def many(a: argparse.Namespace, r: Report, model: Path, dtype: str, cells: int) 
     if a.many_pairs and dtype != "tf32":
         job = write_job(a, model, a.many_pairs, 8, dtype)
         ours(a, r, f"many.{dtype}", job, a.many_pairs * cells, 300)
+
+
+def graphs(a: argparse.Namespace, r: Report, model: Path, dtype: str, cells: int) -> None:
+    """A sweep of so few pairs that its batches are small, with CUDA graphs and without."""
+    if not a.few_pairs or dtype == "tf32":
+        return
+    for name, settings in (("graphs", ()), ("plain", ("engine.graphs=false",))):
+        job = write_job(a, model, a.few_pairs, a.max_new_tokens, dtype)
+        ours(a, r, f"few.{dtype}.{name}", job, a.few_pairs * cells, 200, *settings)
 
 
 def summary(r: Report, dtypes: list[str]) -> None:
