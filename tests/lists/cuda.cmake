@@ -80,4 +80,20 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   add_dependencies(test_engine_emulated latentpatch_cuda_emulated)
   add_test(NAME cuda.emulated.engine COMMAND test_engine_emulated)
   set_tests_properties(cuda.emulated.engine PROPERTIES TIMEOUT 300)
+  # Whole models, as transformers and peft wrote them.
+  add_executable(test_weights_emulated unit/test_weights.c)
+  target_link_libraries(test_weights_emulated PRIVATE lp_nn PkgConfig::CMOCKA)
+  target_compile_definitions(test_weights_emulated PRIVATE LP_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  set_target_properties(test_weights_emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${emulated})
+  add_dependencies(test_weights_emulated latentpatch_cuda_emulated)
+  add_test(NAME cuda.emulated.weights COMMAND test_weights_emulated)
+  set_tests_properties(cuda.emulated.weights PROPERTIES TIMEOUT 300)
+  # And the program.
+  include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
+  add_custom_target(latentpatch_emulated ALL
+    COMMAND ${CMAKE_COMMAND} -E copy_if_different $<TARGET_FILE:latentpatch> ${emulated}/latentpatch
+    DEPENDS latentpatch latentpatch_cuda_emulated)
+  add_test(NAME cuda.emulated.program
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cli/device.py ${emulated}/latentpatch ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(cuda.emulated.program PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 600)
 endif()
