@@ -126,10 +126,11 @@ int main(int argc, char **argv) {
     make_table(&b);
     for (int o = QKV; o <= HEAD; o++) {
         int64_t n_in = operations[o].n_in, n_out = operations[o].n_out;
-        lp_linear l = {.part = {{numbers((size_t)(n_in * n_out)), n_in, n_out, LP_IN_OUT}},
-                       .n_parts = 1,
-                       .n_in = n_in,
-                       .n_out = n_out};
+        lp_linear l = {
+            .part = {{.data = numbers((size_t)(n_in * n_out)), .n_in = n_in, .n_out = n_out, .layout = LP_IN_OUT}},
+            .n_parts = 1,
+            .n_in = n_in,
+            .n_out = n_out};
         CHECK(b.be->linear_new(b.be, &l, &b.w[o], err));
     }
     printf("%s, %d rows, %d threads\n", lp_backend_cpu_describe(), b.rows, threads);

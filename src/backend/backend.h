@@ -111,6 +111,7 @@ typedef struct {
     uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
     uint64_t n_waits;              /* times that the host waited for the device */
     uint64_t n_graphs;             /* recorded sequences that were issued as one */
+    uint64_t weight_bytes;         /* held for linear_new, matrix_new and vector_new; 0 where they are the host's own */
 } lp_backend_counters;
 
 struct lp_backend {
@@ -123,6 +124,7 @@ struct lp_backend {
     bool is_asynchronous;    /* operations return before they are done */
     bool has_bf16_operands;  /* otherwise operands are floats */
     int32_t record_rows;     /* sequences over at most so many rows gain from being recorded; 0: none do */
+    bool makes_weights;      /* linear_new and matrix_new take matrices without data, and make them of their sources */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);
@@ -146,9 +148,14 @@ struct lp_backend {
     lp_status (*record_begin)(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
     lp_status (*record_end)(lp_backend *be, lp_status issued, bool *again, lp_error *err);
 
-    /* *out refers to, or holds a copy of, the host's weights, which must outlive it. */
+    /* *out refers to, or holds a copy of, the host's weights, which must outlive it. A matrix without data is made of
+     * its source: widened and merged in float32, then kept as the backend computes with it. Fails with LP_ERR_VALUE
+     * where that gives NaN or infinity, naming the tensor. */
     lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
     void (*linear_free)(lp_backend *be, lp_backend_linear *linear);
+    /* *out = the matrix's values in dev memory, row-major in its layout, float32: for looking rows up. Made of a source
+     * as linear_new does; a linear layer of the same matrix shares what it can. Freed with vector_free. */
+    lp_status (*matrix_new)(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err);
     /* *out = the n floats in dev memory: on the cpu the host's own. Freed with vector_free. */
     lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
     void (*vector_free)(lp_backend *be, const float *vector);

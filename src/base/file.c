@@ -59,6 +59,22 @@ void lp_file_unmap(lp_mapped_file *file) {
     *file = (lp_mapped_file){0};
 }
 
+size_t lp_page_bytes(void) {
+    long bytes = sysconf(_SC_PAGESIZE);
+    return bytes > 0 ? (size_t)bytes : 4096;
+}
+
+void lp_pages_want(const void *bytes, size_t n) {
+    size_t into = (uintptr_t)bytes % lp_page_bytes();
+    if (n > 0) (void)madvise((void *)((uintptr_t)bytes - into), n + into, MADV_WILLNEED);
+}
+
+void lp_pages_let_go(const void *bytes, size_t n) {
+    size_t page = lp_page_bytes(), skipped = (page - (uintptr_t)bytes % page) % page;
+    if (n < skipped + page) return;
+    (void)madvise((void *)((uintptr_t)bytes + skipped), (n - skipped) / page * page, MADV_DONTNEED);
+}
+
 lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err) {
     int fd = -1;
     size_t size = 0;

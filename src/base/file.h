@@ -16,6 +16,12 @@ typedef struct {
 lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err);
 void lp_file_unmap(lp_mapped_file *file);
 
+size_t lp_page_bytes(void);
+/* Hints for bytes of a map, and of nothing else: they will be read soon; they need not stay resident, where they have
+ * pages of their own. */
+void lp_pages_want(const void *bytes, size_t n);
+void lp_pages_let_go(const void *bytes, size_t n);
+
 /* Adds the whole file to *out. Files over max_bytes are refused. */
 lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err);
 

@@ -1,9 +1,8 @@
 #include "backend/backend.h"
-#include "base/memory.h"
 #include "cli/job_command.h"
 #include "stage/check.h"
+#include "stage/device.h"
 #include "stage/estimate.h"
-#include "stage/execute.h"
 
 #include <time.h>
 
@@ -13,36 +12,40 @@ static const char help[] =
     "cells, forward passes with and without sharing, memory, bytes, and how the store stands. Runs nothing and writes nothing;\n"
     "what `run` would refuse before its first pair is an error here too.\n";
 
-/* Rate of the model's own MLP product in batches of 256 rows, on the cores that a rank would use: what the sweep mostly
- * does. */
+/* Rate of the model's own MLP product in batches of rows as the sweep mostly has them, on what a rank would use. */
 static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp_error *err) {
-    enum { ROWS = 256 };
+    enum { CPU_ROWS = 256 };
     const lp_linear *host = &session->model.blocks[0].mlp_in;
-    lp_backend *be = NULL;
+    lp_backend *own = NULL, *be = session->backend;
     lp_backend_linear *linear = NULL;
-    float *x = NULL, *y = NULL;
+    void *x = NULL, *y = NULL;
     struct timespec t0, t1;
     double seconds = 0;
     int64_t rounds = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_backend_cpu_new(lp_stage_threads(session), &be, err));
+    if (!be) LP_TRY(lp_backend_cpu_new(lp_stage_threads(session), &own, err));
+    if (own) be = own;
+    int32_t rows = be->is_asynchronous ? be->batch_rows : CPU_ROWS;
+    size_t room = (size_t)(rows + LP_ROW_PADDING) * sizeof(float);
     LP_TRY(be->linear_new(be, host, &linear, err));
-    LP_TRY(lp_mem_new(&x, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_in, sizeof *x, "plan", err));
-    LP_TRY(lp_mem_new(&y, (size_t)(ROWS + LP_ROW_PADDING) * (size_t)host->n_out, sizeof *y, "plan", err));
-    LP_TRY(be->linear(be, linear, LP_FLOATS, x, ROWS, y, err));
+    LP_TRY(be->alloc(be, room * (size_t)host->n_in, "plan", &x, err));
+    LP_TRY(be->alloc(be, room * (size_t)host->n_out, "plan", &y, err));
+    LP_TRY(be->linear(be, linear, LP_FLOATS, x, rows, y, err));
+    LP_TRY(be->sync(be, err));
     clock_gettime(CLOCK_MONOTONIC, &t0);
     while (seconds < 0.1) {
-        LP_TRY(be->linear(be, linear, LP_FLOATS, x, ROWS, y, err));
+        LP_TRY(be->linear(be, linear, LP_FLOATS, x, rows, y, err));
+        LP_TRY(be->sync(be, err));
         rounds++;
         clock_gettime(CLOCK_MONOTONIC, &t1);
         seconds = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);
     }
-    *flops_per_s = 2.0 * ROWS * (double)host->n_in * (double)host->n_out * (double)rounds / seconds;
+    *flops_per_s = 2.0 * rows * (double)host->n_in * (double)host->n_out * (double)rounds / seconds;
 out:
     if (linear) be->linear_free(be, linear);
-    lp_backend_free(be);
-    lp_mem_free(x);
-    lp_mem_free(y);
+    if (x) be->release(be, x);
+    if (y) be->release(be, y);
+    lp_backend_free(own);
     return status;
 }
 
@@ -50,6 +53,14 @@ static void print_bytes(const char *label, int64_t bytes) {
     const char *unit = bytes < 10 << 20 ? "KiB" : bytes < INT64_C(10) << 30 ? "MiB" : "GiB";
     double scale = bytes < 10 << 20 ? 1024.0 : bytes < INT64_C(10) << 30 ? 1048576.0 : 1073741824.0;
     printf("  %-34s %12.1f %s\n", label, (double)bytes / scale, unit);
+}
+
+static void print_time(const lp_session *session, double flops, double rate) {
+    char threads[64] = "";
+    bool device = session->backend && session->backend->is_asynchronous;
+    if (!device) snprintf(threads, sizeof threads, " of %d threads", lp_stage_threads(session));
+    printf("  %-34s %12.3g s on the %s, one rank%s at %.1f GFLOP/s (measured), were it all matrix products\n",
+           "expected", flops / rate, device ? "GPU" : "cpu", threads, rate * 1e-9);
 }
 
 static void print_standing(const lp_session *session, const lp_standing *standing) {
@@ -86,12 +97,12 @@ static lp_status body(lp_session *session, lp_error *err) {
            "as the published scripts", e.row_layers_scripts, "one run a condition", e.row_layers_unshared, "shared",
            e.row_layers_shared, e.row_layers_scripts / e.row_layers_shared);
     printf("  %-34s %12.3g GFLOP\n", "matrix products", e.gemm_flops * 1e-9);
-    printf(
-        "  %-34s %12.3g s on the cpu, one rank of %d threads at %.1f GFLOP/s (measured), were it all matrix products\n",
-        "expected", e.gemm_flops / rate, lp_stage_threads(session), rate * 1e-9);
+    print_time(session, e.gemm_flops, rate);
     print_bytes("KV slots of a pair in flight", e.kv_bytes);
     print_bytes("workspace of a batch of 1024 rows", e.workspace_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
+    if (session->backend && session->backend->counters.weight_bytes > 0)
+        print_bytes("weights on the device", (int64_t)session->backend->counters.weight_bytes);
     print_bytes("store", e.store_bytes);
     print_bytes("rows while the sweep runs", e.results_bytes);
     print_standing(session, &standing);

@@ -3,6 +3,7 @@
  * for the bytes of a piece further on, computes its own, and lets the mapped pages go. Who takes which piece cannot
  * change a value: no two of them touch the same place. The first turns ask for the arena's memory, while SHA-256 reads
  * the files ahead: page by page, as they are written, costs the kernel twice as much. */
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/pulse.h"
 #include "model/merge.h"
@@ -10,7 +11,6 @@
 
 #include <cblas.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16, TOUCH_BYTES = 1 << 24 };
 
@@ -34,7 +34,8 @@ static int64_t rows_of_piece(const lp_slot *slot, bool in_arena) {
 static lp_status add_pieces(const lp_model_files *files, size_t i, piece_list *list, lp_error *err) {
     const lp_slot *slot = &files->table.slots[i];
     const lp_tensor *tensor = slot->tensor;
-    int64_t step = rows_of_piece(slot, files->places[i].in_arena);
+    if (files->places[i].where == LP_PLACE_LEFT) return LP_OK;
+    int64_t step = rows_of_piece(slot, files->places[i].where == LP_PLACE_ARENA);
     size_t row_bytes = (size_t)slot->columns * lp_dtype_bytes(tensor->dtype);
     for (int64_t first = 0; first < slot->rows; first += step) {
         lp_status status =
@@ -58,29 +59,11 @@ static int compare_pieces(const void *a, const void *b) {
     return left->first < right->first ? -1 : left->first > right->first;
 }
 
-static size_t page_bytes(void) {
-    long bytes = sysconf(_SC_PAGESIZE);
-    return bytes > 0 ? (size_t)bytes : 4096;
-}
-
-static void want_soon(const piece *p) {
-    size_t page = page_bytes(), into = (uintptr_t)p->bytes % page;
-    if (p->n_bytes) (void)madvise((void *)(uintptr_t)(p->bytes - into), p->n_bytes + into, MADV_WILLNEED);
-}
-
-/* The pages that are this piece's alone. */
-static void let_go(const piece *p) {
-    size_t page = page_bytes(), skipped = (page - (uintptr_t)p->bytes % page) % page;
-    if (p->n_bytes < skipped + page) return;
-    size_t whole = (p->n_bytes - skipped) / page * page;
-    (void)madvise((void *)(uintptr_t)(p->bytes + skipped), whole, MADV_DONTNEED);
-}
-
 /* Part number `part` of the arena; where the kernel does not know the wish (before Linux 5.14) pages come one by one.
  */
 static void ask_for_memory(float *arena, size_t bytes, int64_t part) {
 #ifdef MADV_POPULATE_WRITE
-    size_t page = page_bytes(), skipped = (page - (uintptr_t)arena % page) % page, at = (size_t)part * TOUCH_BYTES;
+    size_t page = lp_page_bytes(), skipped = (page - (uintptr_t)arena % page) % page, at = (size_t)part * TOUCH_BYTES;
     if (bytes < skipped + at) return;
     size_t n = bytes - skipped - at < TOUCH_BYTES ? bytes - skipped - at : TOUCH_BYTES;
     (void)madvise((unsigned char *)arena + skipped + at, n / page * page, MADV_POPULATE_WRITE);
@@ -94,15 +77,14 @@ static lp_status compute_piece(const lp_model_files *files, const piece *p, floa
     const lp_slot *slot = &files->table.slots[p->slot];
     const lp_placement *place = &files->places[p->slot];
     lp_pulse();
-    if (!place->in_arena) {
+    if (place->where == LP_PLACE_MAPPED) {
         const float *mapped = (const float *)(const void *)slot->tensor->data;
         return lp_merge_check_finite(slot, mapped + p->first * slot->columns, 1, p->n * slot->columns, 0, err);
     }
-    bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
-    double scale = slot->lora_a ? files->lora_alpha / files->table.lora_rank : 0;
-    lp_status status = lp_merge_rows(slot, (float)scale, rounded ? LP_WIDEN_THROUGH_F16 : LP_WIDEN_EXACT, p->first,
-                                     p->n, arena + place->offset, place->ld, scratch, err);
-    let_go(p);
+    const lp_weight_source *source = &files->sources[p->slot];
+    lp_status status = lp_merge_rows(slot, source->scale, source->rounding, p->first, p->n, arena + place->offset,
+                                     place->ld, scratch, err);
+    lp_pages_let_go(p->bytes, p->n_bytes);
     return status;
 }
 
@@ -138,7 +120,7 @@ static void take_turns(const lp_model_files *files, const piece_list *list, floa
             ask_for_memory(arena, arena_bytes, turn);
             continue;
         }
-        if (i + AHEAD < n) want_soon(&list->items[i + AHEAD]);
+        if (i + AHEAD < n) lp_pages_want(list->items[i + AHEAD].bytes, list->items[i + AHEAD].n_bytes);
         note(v, list->items[i].slot, compute_piece(files, &list->items[i], arena, scratch, &err), &err);
     }
     lp_mem_free(scratch);

@@ -43,7 +43,8 @@ static lp_status gather_slots(const lp_model *model, facts *f, lp_error *err) {
         count_tensor(f, slot->tensor);
         f->part[slot->part] += slot->tensor->n_elements;
         if (slot->role == LP_SLOT_PRJ_IN) f->projection_width = slot->rows;
-        if (!model->files->places[i].in_arena) f->mapped_bytes += (size_t)slot->tensor->n_elements * sizeof(float);
+        if (model->files->places[i].where == LP_PLACE_MAPPED)
+            f->mapped_bytes += (size_t)slot->tensor->n_elements * sizeof(float);
         if (!slot->lora_a) continue;
         count_tensor(f, slot->lora_a);
         count_tensor(f, slot->lora_b);

@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "base/versions.h"
+#include "model/weight_source.h"
 
 #include <cblas.h>
 
@@ -28,32 +29,13 @@ LP_VERSIONS static bool all_finite(const float *values, int64_t n) {
     return bad == 0;
 }
 
-/* Slow, for the message only. */
-static bool tensor_is_finite(const lp_tensor *tensor) {
-    int64_t columns = tensor->shape[tensor->n_dims - 1], rows = tensor->n_dims == 2 ? tensor->shape[0] : 1;
-    size_t item = lp_dtype_bytes(tensor->dtype);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) {
-            int64_t at = j * tensor->strides[tensor->n_dims - 1] + (tensor->n_dims == 2 ? i * tensor->strides[0] : 0);
-            float value = 0;
-            lp_to_f32(tensor->data + (size_t)at * item, tensor->dtype, &value, 1);
-            if (!all_finite(&value, 1)) return false;
-        }
-    return true;
-}
-
 lp_status lp_merge_check_finite(const lp_slot *slot, const float *values, int64_t rows, int64_t columns, int64_t ld,
                                 lp_error *err) {
     bool finite = true;
     for (int64_t i = 0; finite && i < rows; i++) finite = all_finite(values + i * ld, columns);
     if (finite) return LP_OK;
-    const lp_tensor *parts[] = {slot->tensor, slot->lora_a, slot->lora_b};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (parts[i] && !tensor_is_finite(parts[i]))
-            return lp_fail(err, LP_ERR_VALUE, "%s: tensor \"%.200s\" holds NaN or infinity", parts[i]->file,
-                           parts[i]->name);
-    return lp_fail(err, LP_ERR_VALUE, "%s: tensor \"%.200s\" becomes infinite when it is %s", slot->tensor->file,
-                   slot->tensor->name, slot->lora_a ? "rounded or merged with its LoRA update" : "rounded to fp16");
+    const lp_weight_source made_of = {.tensor = slot->tensor, .lora_a = slot->lora_a, .lora_b = slot->lora_b};
+    return lp_weight_source_refuse(&made_of, err);
 }
 
 /* Rows of a linear layer [out, in]: columns of the arena's matrix. Its rows are often a power of two apart, so that few

@@ -54,10 +54,25 @@ out:
 
 /* ---- layout of the arena ---- */
 
-static bool can_stay_mapped(const lp_model_files *files, const lp_slot *slot) {
+static lp_weight_source source_of(const lp_model_files *files, const lp_slot *slot) {
     bool rounded = files->base_rounding == LP_BASE_FP16 && slot->part != LP_PART_PROJECTION;
-    return slot->tensor->dtype == LP_F32 && !slot->lora_a && !rounded && lp_tensor_is_contiguous(slot->tensor) &&
-           (uintptr_t)slot->tensor->data % sizeof(float) == 0;
+    double scale = slot->lora_a ? files->lora_alpha / files->table.lora_rank : 0;
+    return (lp_weight_source){.tensor = slot->tensor,
+                              .lora_a = slot->lora_a,
+                              .lora_b = slot->lora_b,
+                              .scale = (float)scale,
+                              .rounding = rounded ? LP_WIDEN_THROUGH_F16 : LP_WIDEN_EXACT};
+}
+
+static bool can_stay_mapped(const lp_weight_source *source) {
+    const lp_tensor *tensor = source->tensor;
+    return tensor->dtype == LP_F32 && !source->lora_a && source->rounding == LP_WIDEN_EXACT &&
+           lp_tensor_is_contiguous(tensor) && (uintptr_t)tensor->data % sizeof(float) == 0;
+}
+
+/* Those that forward passes read as matrices; the positions are a vector to them. */
+static bool is_matrix(const lp_slot *slot) {
+    return slot->shape != LP_SHAPE_VECTOR && slot->role != LP_SLOT_POSITIONS;
 }
 
 /* Slots that share one fused matrix: q, k, v and gate, up of LLaMA. */
@@ -72,18 +87,20 @@ static void place_slots(lp_model *model) {
     for (size_t i = 0; i < files->table.n_slots;) {
         const lp_slot *slots = &files->table.slots[i];
         size_t n = group_size(slots);
-        bool mapped = true;
+        bool mapped = true, left = files->leaves_matrices && is_matrix(slots);
         int64_t ld = 0;
         for (size_t k = 0; k < n; k++) {
-            mapped = mapped && can_stay_mapped(files, &slots[k]);
+            files->places[i + k] = (lp_placement){.where = left ? LP_PLACE_LEFT : LP_PLACE_MAPPED};
+            mapped = mapped && can_stay_mapped(&files->sources[i + k]);
             ld += slots[k].shape == LP_SHAPE_LINEAR ? slots[k].rows : slots[k].columns;
         }
         int64_t column = 0, n_in = slots->shape == LP_SHAPE_LINEAR ? slots->columns : slots->rows;
-        for (size_t k = 0; k < n && !mapped; k++) {
-            files->places[i + k] = (lp_placement){.in_arena = true, .offset = used + (size_t)column, .ld = ld};
+        bool in_arena = !left && !mapped;
+        for (size_t k = 0; k < n && in_arena; k++) {
+            files->places[i + k] = (lp_placement){.where = LP_PLACE_ARENA, .offset = used + (size_t)column, .ld = ld};
             column += slots[k].rows;
         }
-        if (!mapped) used += ((size_t)(n_in * ld) + step - 1) / step * step;
+        if (in_arena) used += ((size_t)(n_in * ld) + step - 1) / step * step;
         i += n;
     }
     model->arena_bytes = used * sizeof(float);
@@ -100,6 +117,10 @@ lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *
     LP_TRY(lp_mem_new(&model.blocks, (size_t)model.config.n_layers, sizeof *model.blocks, "blocks", err));
     LP_TRY(
         lp_mem_new(&model.files->places, model.files->table.n_slots, sizeof *model.files->places, "placements", err));
+    LP_TRY(
+        lp_mem_new(&model.files->sources, model.files->table.n_slots, sizeof *model.files->sources, "placements", err));
+    for (size_t i = 0; i < model.files->table.n_slots; i++)
+        model.files->sources[i] = source_of(model.files, &model.files->table.slots[i]);
     place_slots(&model);
     if (source->with_digests) lp_digests_start(model.files);
     *out = model;
@@ -109,36 +130,44 @@ out:
     return status;
 }
 
+void lp_model_leave_matrices(lp_model *model) {
+    model->files->leaves_matrices = true;
+    place_slots(model);
+}
+
 /* ---- pointers ---- */
 
 static const float *values_of(const lp_model_files *files, size_t i) {
     const lp_placement *place = &files->places[i];
-    if (place->in_arena) return files->arena + place->offset;
+    if (place->where == LP_PLACE_LEFT) return NULL;
+    if (place->where == LP_PLACE_ARENA) return files->arena + place->offset;
     return (const float *)(const void *)files->table.slots[i].tensor->data;
 }
 
-/* The linear layer of n slots from slot i on: one part [in, out] in the arena, or the mapped tensors. */
-static void set_linear(const lp_model_files *files, size_t i, size_t n, lp_linear *linear) {
-    const lp_slot *slots = &files->table.slots[i];
-    bool conv = slots->shape == LP_SHAPE_CONV1D;
-    int64_t n_in = conv ? slots->rows : slots->columns;
-    linear->n_in = n_in;
-    linear->n_out = 0;
-    for (size_t k = 0; k < n; k++) linear->n_out += conv ? slots[k].columns : slots[k].rows;
-    if (files->places[i].in_arena) {
-        linear->n_parts = 1;
-        linear->part[0] = (lp_matrix){values_of(files, i), n_in, linear->n_out, LP_IN_OUT};
-        return;
-    }
-    linear->n_parts = (int)n;
-    for (size_t k = 0; k < n; k++)
-        linear->part[k] = (lp_matrix){values_of(files, i + k), n_in, conv ? slots[k].columns : slots[k].rows,
-                                      conv ? LP_IN_OUT : LP_OUT_IN};
+/* The tensor of slot i as the file has it: mapped, or left with its source. */
+static lp_matrix stored_matrix(const lp_model_files *files, size_t i) {
+    const lp_slot *slot = &files->table.slots[i];
+    bool conv = slot->shape == LP_SHAPE_CONV1D;
+    return (lp_matrix){.data = values_of(files, i),
+                       .source = files->places[i].where == LP_PLACE_LEFT ? &files->sources[i] : NULL,
+                       .n_in = conv ? slot->rows : slot->columns,
+                       .n_out = conv ? slot->columns : slot->rows,
+                       .layout = conv ? LP_IN_OUT : LP_OUT_IN};
 }
 
-static void set_table(const lp_model_files *files, size_t i, lp_matrix *table) {
-    const lp_slot *slot = &files->table.slots[i];
-    *table = (lp_matrix){values_of(files, i), slot->columns, slot->rows, LP_OUT_IN};
+/* The linear layer of n slots from slot i on: one part [in, out] in the arena, or the tensors as they are stored. */
+static void set_linear(const lp_model_files *files, size_t i, size_t n, lp_linear *linear) {
+    linear->n_parts = (int)n;
+    linear->n_out = 0;
+    for (size_t k = 0; k < n; k++) {
+        linear->part[k] = stored_matrix(files, i + k);
+        linear->n_out += linear->part[k].n_out;
+    }
+    linear->n_in = linear->part[0].n_in;
+    if (files->places[i].where != LP_PLACE_ARENA) return;
+    linear->n_parts = 1;
+    linear->part[0].n_out = linear->n_out;
+    linear->part[0].layout = LP_IN_OUT;
 }
 
 static void set_pointer(lp_model *model, size_t i) {
@@ -147,7 +176,7 @@ static void set_pointer(lp_model *model, size_t i) {
     const float *values = values_of(files, i);
     lp_block *block = slot->layer >= 0 ? &model->blocks[slot->layer] : NULL;
     switch (slot->role) {
-    case LP_SLOT_EMBEDDING: set_table(files, i, &model->embedding); break;
+    case LP_SLOT_EMBEDDING: model->embedding = stored_matrix(files, i); break;
     case LP_SLOT_POSITIONS: model->positions = values; break;
     case LP_SLOT_NORM_ATTN_WEIGHT: block->norm_attn.weight = values; break;
     case LP_SLOT_NORM_ATTN_BIAS: block->norm_attn.bias = values; break;
@@ -168,7 +197,7 @@ static void set_pointer(lp_model *model, size_t i) {
     case LP_SLOT_MLP_OUT_BIAS: block->mlp_out.bias = values; break;
     case LP_SLOT_FINAL_NORM_WEIGHT: model->final_norm.weight = values; break;
     case LP_SLOT_FINAL_NORM_BIAS: model->final_norm.bias = values; break;
-    case LP_SLOT_HEAD: set_table(files, i, &model->head); break;
+    case LP_SLOT_HEAD: model->head = stored_matrix(files, i); break;
     case LP_SLOT_PRJ_IN: set_linear(files, i, 1, &model->projection.in); break;
     case LP_SLOT_PRJ_IN_BIAS: model->projection.in.bias = values; break;
     case LP_SLOT_PRJ_OUT: set_linear(files, i, 1, &model->projection.out); break;
@@ -215,6 +244,7 @@ void lp_model_close(lp_model *model) {
         lp_checkpoint_release(&model->files->base);
         lp_checkpoint_release(&model->files->codi);
         lp_mem_free(model->files->places);
+        lp_mem_free(model->files->sources);
         lp_mem_free(model->files->own_arena);
         lp_mem_free(model->files);
     }

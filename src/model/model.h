@@ -44,8 +44,11 @@ typedef struct {
 /* IN_OUT: data [n_in, n_out], y = x W (GPT-2's Conv1D). OUT_IN: data [n_out, n_in], y = x W^T (torch.nn.Linear). */
 typedef enum { LP_IN_OUT, LP_OUT_IN } lp_layout;
 
+typedef struct lp_weight_source lp_weight_source; /* model/weight_source.h */
+
 typedef struct {
-    const float *data; /* row-major, borrowed from the model */
+    const float *data;              /* row-major, borrowed from the model; NULL: left to be made from the source */
+    const lp_weight_source *source; /* NULL where there are data */
     int64_t n_in, n_out;
     lp_layout layout;
 } lp_matrix;
@@ -111,6 +114,11 @@ typedef struct {
  * the file and the tensor, with expected and found. Computes nothing that needs the arena. Local. */
 lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err);
 
+/* Before lp_model_fill, in every process that shares the arena: the matrices (linear layers, embedding, head) are left
+ * to a device that makes them from their sources; arena_bytes becomes what the rest needs. Such a model has neither
+ * their values nor were they checked for NaN: it is for backends with makes_weights alone. */
+void lp_model_leave_matrices(lp_model *model);
+
 /* How far the processes that fill one arena together are. Zero before the first of them starts, in memory that all of
  * them see. */
 typedef struct {
@@ -120,9 +128,9 @@ typedef struct {
 /* Puts the arena [arena_bytes, aligned to 64] under the model: sets every pointer, and computes the merged and widened
  * tensors there (W + alpha/r B A in float32). Processes that share the arena and *turns share the work: the arena holds
  * all values when every one of them has returned (turns NULL: this process does everything). Fails on NaN or infinity
- * in any tensor that the architecture needs, naming it (mapped tensors are checked too). The arena is borrowed and must
- * outlive the model. Works with as many OpenMP threads as the process allows; the values depend neither on their number
- * nor on that of the processes. Local. */
+ * in any tensor that the architecture needs and that is not left, naming it (mapped tensors are checked too). The arena
+ * is borrowed and must outlive the model. Works with as many OpenMP threads as the process allows; the values depend
+ * neither on their number nor on that of the processes. Local. */
 lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_error *err);
 
 /* open + an own arena + fill, for programs of one process. */

@@ -5,13 +5,16 @@
 #include "model/checkpoint.h"
 #include "model/codi_layout.h"
 #include "model/model.h"
+#include "model/weight_source.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* Where the values of a slot lie: in the mapped file, or in the arena. */
+/* Where the values of a slot lie: in the mapped file, in the arena, or nowhere here: they are left to the device. */
+typedef enum { LP_PLACE_MAPPED, LP_PLACE_ARENA, LP_PLACE_LEFT } lp_place;
+
 typedef struct {
-    bool in_arena;
+    lp_place where;
     size_t offset; /* in floats, of the first value in the arena */
     int64_t ld;    /* row stride of a matrix in the arena */
 } lp_placement;
@@ -29,9 +32,11 @@ struct lp_model_files {
     lp_checkpoint base; /* config.json first */
     lp_checkpoint codi;
     lp_layout_table table;
-    lp_placement *places; /* [table.n_slots] */
+    lp_placement *places;      /* [table.n_slots] */
+    lp_weight_source *sources; /* [table.n_slots] */
     double lora_alpha;
     lp_base_rounding base_rounding;
+    bool leaves_matrices;
     lp_digest_run digests;
     const float *arena; /* NULL until lp_model_fill */
     void *own_arena;    /* lp_model_load's */

@@ -4,22 +4,14 @@
 #include "base/memory.h"
 #include "base/pulse.h"
 
-typedef struct {
-    const float *weight, *bias;
-} norm_weights;
-
-typedef struct {
-    norm_weights norm_attn, norm_mlp;
-    lp_backend_linear *qkv, *attn_out, *mlp_in, *mlp_out;
-} block_weights;
-
 struct lp_forward {
     lp_backend *be;
     const lp_model *model;
     int32_t max_rows;
-    block_weights *blocks;
-    norm_weights final_norm, projection_norm;
-    lp_backend_linear *projection_in, *projection_out, *head;
+    /* of the weights, which outlive this */
+    const lp_block_weights *blocks;
+    lp_norm_weights final_norm, projection_norm;
+    const lp_backend_linear *projection_in, *projection_out, *head;
     const float *embedding, *positions;
     const float *cosine, *sine; /* dev; NULL without rope */
     lp_rope rope;
@@ -84,49 +76,25 @@ size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max
     return (rows * floats_per_row(model) + mlp) * sizeof(float) + rows * 64;
 }
 
-static lp_status norm_new(lp_backend *be, const lp_norm *norm, int32_t d, norm_weights *out, lp_error *err) {
-    lp_status status = be->vector_new(be, norm->weight, (size_t)d, &out->weight, err);
-    if (status == LP_OK && norm->bias) status = be->vector_new(be, norm->bias, (size_t)d, &out->bias, err);
-    return status;
+static void take_weights(lp_forward *f, const lp_weights *w) {
+    f->be = w->be;
+    f->model = w->model;
+    f->blocks = w->blocks;
+    f->final_norm = w->final_norm;
+    f->projection_norm = w->projection_norm;
+    f->projection_in = w->projection_in;
+    f->projection_out = w->projection_out;
+    f->head = w->head;
+    f->embedding = w->embedding;
+    f->positions = w->positions;
 }
 
-static void norm_free(lp_backend *be, norm_weights *norm) {
-    if (norm->weight) be->vector_free(be, norm->weight);
-    if (norm->bias) be->vector_free(be, norm->bias);
-}
-
-static lp_status load_weights(lp_forward *f, lp_error *err) {
-    lp_backend *be = f->be;
-    const lp_model *m = f->model;
-    const lp_model_config *c = &m->config;
-    size_t d = (size_t)c->d_model;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&f->blocks, (size_t)c->n_layers, sizeof *f->blocks, "blocks", err));
-    for (int32_t l = 0; l < c->n_layers; l++) {
-        const lp_block *from = &m->blocks[l];
-        block_weights *to = &f->blocks[l];
-        LP_TRY(norm_new(be, &from->norm_attn, c->d_model, &to->norm_attn, err));
-        LP_TRY(norm_new(be, &from->norm_mlp, c->d_model, &to->norm_mlp, err));
-        LP_TRY(be->linear_new(be, &from->qkv, &to->qkv, err));
-        LP_TRY(be->linear_new(be, &from->attn_out, &to->attn_out, err));
-        LP_TRY(be->linear_new(be, &from->mlp_in, &to->mlp_in, err));
-        LP_TRY(be->linear_new(be, &from->mlp_out, &to->mlp_out, err));
-    }
-    LP_TRY(norm_new(be, &m->final_norm, c->d_model, &f->final_norm, err));
-    LP_TRY(be->vector_new(be, m->embedding.data, (size_t)c->n_embedded * d, &f->embedding, err));
-    if (m->positions) LP_TRY(be->vector_new(be, m->positions, (size_t)c->n_context * d, &f->positions, err));
-    lp_linear head = {.part = {m->head}, .n_parts = 1, .n_in = m->head.n_in, .n_out = m->head.n_out};
-    LP_TRY(be->linear_new(be, &head, &f->head, err));
-    if (m->projection.present) {
-        LP_TRY(be->linear_new(be, &m->projection.in, &f->projection_in, err));
-        LP_TRY(be->linear_new(be, &m->projection.out, &f->projection_out, err));
-        if (m->projection.has_norm) LP_TRY(norm_new(be, &m->projection.norm, c->d_model, &f->projection_norm, err));
-    }
-    if (f->rope.half > 0) {
-        size_t n = (size_t)f->rope.n_positions * (size_t)f->rope.half;
-        LP_TRY(be->vector_new(be, f->rope.cosine, n, &f->cosine, err));
-        LP_TRY(be->vector_new(be, f->rope.sine, n, &f->sine, err));
-    }
+static lp_status make_rope(lp_forward *f, int32_t max_positions, lp_error *err) {
+    lp_status status = lp_rope_init(&f->model->config, max_positions, &f->rope, err);
+    if (status != LP_OK || f->rope.half == 0) return status;
+    size_t n = (size_t)f->rope.n_positions * (size_t)f->rope.half;
+    LP_TRY(f->be->vector_new(f->be, f->rope.cosine, n, &f->cosine, err));
+    LP_TRY(f->be->vector_new(f->be, f->rope.sine, n, &f->sine, err));
 out:
     return status;
 }
@@ -185,17 +153,15 @@ lp_status lp_forward_resize(lp_forward *f, int32_t max_rows, lp_error *err) {
     return make_workspace(f, err);
 }
 
-lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
-                         lp_forward **out, lp_error *err) {
+lp_status lp_forward_new(const lp_weights *weights, int32_t max_rows, int32_t max_positions, lp_forward **out,
+                         lp_error *err) {
     lp_forward *f = NULL;
     lp_status status = lp_mem_new(&f, 1, sizeof *f, "forward pass", err);
     if (status != LP_OK) return status;
-    f->be = be;
-    f->model = model;
+    take_weights(f, weights);
     f->max_rows = max_rows;
-    f->mlp_rows = mlp_rows(be);
-    LP_TRY(lp_rope_init(&model->config, max_positions, &f->rope, err));
-    LP_TRY(load_weights(f, err));
+    f->mlp_rows = mlp_rows(f->be);
+    LP_TRY(make_rope(f, max_positions, err));
     LP_TRY(make_workspace(f, err));
     *out = f;
     return LP_OK;
@@ -204,29 +170,9 @@ out:
     return status;
 }
 
-static void linear_free(lp_backend *be, lp_backend_linear *linear) {
-    if (linear) be->linear_free(be, linear);
-}
-
 void lp_forward_free(lp_forward *f) {
     if (!f) return;
     lp_backend *be = f->be;
-    for (int32_t l = 0; f->blocks && l < f->model->config.n_layers; l++) {
-        block_weights *b = &f->blocks[l];
-        norm_free(be, &b->norm_attn);
-        norm_free(be, &b->norm_mlp);
-        linear_free(be, b->qkv);
-        linear_free(be, b->attn_out);
-        linear_free(be, b->mlp_in);
-        linear_free(be, b->mlp_out);
-    }
-    norm_free(be, &f->final_norm);
-    norm_free(be, &f->projection_norm);
-    linear_free(be, f->projection_in);
-    linear_free(be, f->projection_out);
-    linear_free(be, f->head);
-    if (f->embedding) be->vector_free(be, f->embedding);
-    if (f->positions) be->vector_free(be, f->positions);
     if (f->cosine) be->vector_free(be, f->cosine);
     if (f->sine) be->vector_free(be, f->sine);
     free_workspace(f);
@@ -234,7 +180,6 @@ void lp_forward_free(lp_forward *f) {
     lp_mem_free(f->host_ints);
     lp_mem_free(f->edits);
     lp_mem_free(f->takes);
-    lp_mem_free(f->blocks);
     lp_rope_release(&f->rope);
     lp_mem_free(f);
 }
@@ -469,7 +414,7 @@ static float *operand_row(const lp_forward *f, int64_t row) {
     return (float *)(void *)((char *)f->h + (size_t)row * bytes);
 }
 
-static lp_status mlp(lp_forward *f, const block_weights *w, int32_t n, lp_error *err) {
+static lp_status mlp(lp_forward *f, const lp_block_weights *w, int32_t n, lp_error *err) {
     lp_backend *be = f->be;
     const lp_model_config *c = &f->model->config;
     bool gated = c->arch == LP_ARCH_LLAMA;
@@ -494,7 +439,7 @@ static bool has_edits(const pass *p, int32_t key) {
 }
 
 /* x [n, D] += f->sum, with the edits and captures of `key`; f->h = norm of x. */
-static lp_status add_and_norm(pass *p, int32_t key, float *x, int32_t n, const norm_weights *w, bool compact,
+static lp_status add_and_norm(pass *p, int32_t key, float *x, int32_t n, const lp_norm_weights *w, bool compact,
                               lp_error *err) {
     lp_forward *f = p->f;
     lp_backend *be = f->be;
@@ -516,7 +461,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     lp_forward *f = p->f;
     lp_backend *be = f->be;
     const lp_model_config *c = &f->model->config;
-    const block_weights *w = &f->blocks[layer];
+    const lp_block_weights *w = &f->blocks[layer];
     int32_t d = c->d_model, q = q_width(c), kv = kv_width(c), stride = q + 2 * kv;
     bool last = layer == c->n_layers - 1;
     lp_status status = LP_OK;

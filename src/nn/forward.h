@@ -6,21 +6,23 @@
  * sorted by join, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h; captures
  * copy them to a buffer of the caller.
  *
- * Owns the weights' handles in the backend and the workspace. No allocation happens inside lp_forward_run. */
+ * Owns the workspace; the weights are the caller's. No allocation happens inside lp_forward_run. */
 #ifndef LP_NN_FORWARD_H
 #define LP_NN_FORWARD_H
 
 #include "backend/backend.h"
 #include "nn/rope.h"
 #include "nn/site.h"
+#include "nn/weights.h"
 
 typedef struct lp_forward lp_forward;
 
-/* max_rows: largest batch; max_positions: of a run (for rotary tables). Borrows backend and model. */
-lp_status lp_forward_new(lp_backend *be, const lp_model *model, int32_t max_rows, int32_t max_positions,
-                         lp_forward **out, lp_error *err);
+/* max_rows: largest batch; max_positions: of a run (for rotary tables). Borrows the weights, and their backend and
+ * model. */
+lp_status lp_forward_new(const lp_weights *weights, int32_t max_rows, int32_t max_positions, lp_forward **out,
+                         lp_error *err);
 void lp_forward_free(lp_forward *forward);
-/* Makes the workspace that of batches of max_rows; the weights stay where they are. After a failure only
+/* Makes the workspace that of batches of max_rows. After a failure only
  * lp_forward_resize and lp_forward_free may be called. */
 lp_status lp_forward_resize(lp_forward *forward, int32_t max_rows, lp_error *err);
 /* Bytes of workspace that a batch of max_rows needs on a backend; NULL: the cpu's. */

@@ -26,6 +26,8 @@ typedef struct {
     const lp_engine_options *engine;
     const lp_work_source *source;
     lp_backend *be;
+    const lp_weights *weights;
+    lp_weights *own_weights; /* where none were given */
     lp_forward *forward;
     int32_t max_rows;
     lp_kv_pool pool;
@@ -98,7 +100,7 @@ static void free_forward(engine *e) {
     e->forward = NULL;
 }
 
-/* The forward pass stays, with the weights. */
+/* The forward pass stays. */
 static void free_workspace(engine *e) {
     void **host[] = {(void **)&e->place,         (void **)&e->join,           (void **)&e->source_row,
                      (void **)&e->position,      (void **)&e->slot,           (void **)&e->prompt_begin,
@@ -149,10 +151,7 @@ static lp_status make_workspace(engine *e, int32_t rows, lp_error *err) {
     if (e->forward) {
         LP_TRY(lp_forward_resize(e->forward, rows, err));
     } else {
-        double start = seconds_now();
-        LP_TRY(lp_forward_new(e->be, e->options->model, rows, e->options->max_positions, &e->forward, err));
-        LP_TRY(e->be->sync(e->be, err));
-        e->counters.seconds_weights += seconds_now() - start;
+        LP_TRY(lp_forward_new(e->weights, rows, e->options->max_positions, &e->forward, err));
     }
     lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);
     for (int i = 0; i < e->n_waves; i++) {
@@ -732,6 +731,7 @@ static void release(engine *e) {
     for (int32_t i = 0; i < e->n_idle; i++) flight_free(e->idle[i]);
     flight_free(e->waiting_flight);
     free_forward(e);
+    lp_weights_free(e->own_weights);
     free_workspace(e);
     free_pool(e);
     release_dev(e, e->dev_vectors);
@@ -767,6 +767,12 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     for (int i = 0; i < LP_FETCHES; i++) e->waves[i].number = i;
     e->began = seconds_now();
     const lp_backend_counters before = e->be->counters;
+    e->weights = engine_options->weights;
+    if (!e->weights) {
+        LP_TRY(lp_weights_new(e->be, options->model, &e->own_weights, err));
+        e->weights = e->own_weights;
+        e->counters.seconds_weights = e->own_weights->seconds;
+    }
     LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
                    "logits", err));
     /* Units are taken in, and read from their store, while waves are under way. */

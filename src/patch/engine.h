@@ -12,8 +12,9 @@
 #include "patch/executor.h"
 
 typedef struct {
-    lp_backend *backend;  /* borrowed */
-    int64_t memory_limit; /* bytes for KV slots and workspace */
+    lp_backend *backend;       /* borrowed */
+    const lp_weights *weights; /* borrowed, of that backend; NULL: made for this execution */
+    int64_t memory_limit;      /* bytes for KV slots and workspace */
     int32_t
         rows_wanted; /* rows that a batch should have before no more units are taken in; 0: the backend's batch_rows */
     lp_row_layer_hook hook; /* for tests; NULL: off */
@@ -29,7 +30,7 @@ typedef struct {
     size_t kv_bytes, workspace_bytes;
     int32_t most_units;                               /* in flight at once */
     double seconds;                                   /* in all */
-    double seconds_weights;                           /* of these: weights made known to the backend */
+    double seconds_weights;                           /* of these: weights made, where none were given */
     double seconds_first;                             /* until the first unit was done */
     uint64_t bytes_up, bytes_down, n_waits, n_graphs; /* as lp_backend_counters */
 } lp_engine_counters;

@@ -336,7 +336,6 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     LP_TRY(lp_mem_new(&provenance, 1, sizeof *provenance, "provenance", err));
     LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
     LP_TRY(lp_parallel_agree(s->parallel, lp_store_layout_init(s, layout, err), err));
-    LP_TRY(lp_stage_open_device(s, err));
     w.layout = layout;
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
     LP_TRY(lp_parallel_agree(s->parallel, lp_store_spec(s, layout, provenance, &tables, &spec, err), err));

@@ -81,7 +81,6 @@ out:
 lp_status lp_stage_check(lp_session *s, lp_check_for what, lp_standing *out, lp_error *err) {
     lp_standing standing = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_stage_open_device(s, err));
     LP_TRY(lp_parallel_agree(s->parallel, check_alone(s, what, &standing, err), err));
     *out = standing;
 out:

@@ -14,7 +14,7 @@ typedef struct {
     bool results_complete;
 } lp_standing;
 
-/* Collective. Opens the device; then, where the job has a sweep, its donors (vector files, what the store must keep,
+/* Collective. Where the job has a sweep, its donors (vector files, what the store must keep,
  * how many pairs they need; with LP_CHECK_STORE only if all vector files are there); then the store, if there is one:
  * it must be this job's. With LP_CHECK_RESULTS also the results file. Writes nothing. */
 lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_standing *out, lp_error *err);

@@ -1,91 +1,22 @@
 #include "stage/execute.h"
 
-#include "backend/device.h"
 #include "base/host.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "parallel/progress.h"
 #include "patch/engine.h"
+#include "stage/device.h"
 
 #include <time.h>
 
-/* Half of what the device has, or of what the node lets each of its ranks have. */
+/* Half of what the weights leave of the device, or of what the node lets each of its ranks have. */
 static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
-    if (backend->memory_bytes > 0) return backend->memory_bytes / 2;
+    int64_t left = backend->memory_bytes - (int64_t)backend->counters.weight_bytes;
+    if (backend->memory_bytes > 0) return left > 0 ? left / 2 : 0;
     lp_host_sources host = lp_host_here();
     int64_t limit = lp_host_memory_limit(&host), memory = lp_host_memory();
     if (memory < limit) limit = memory;
     return limit < INT64_MAX ? limit / (2 * (int64_t)lp_parallel_node_size(session->parallel)) : INT64_C(4) << 30;
-}
-
-int32_t lp_stage_threads(const lp_session *session) {
-    if (session->job.engine.threads > 0) return session->job.engine.threads;
-    return lp_parallel_cpus(session->parallel);
-}
-
-static lp_status open_backend(const lp_session *session, lp_backend **out, lp_error *err) {
-    const lp_job *job = &session->job;
-    lp_device_options device = {.device = (lp_device_use)job->engine.device,
-                                .dtype = (lp_dtype_use)job->engine.dtype,
-                                .node_rank = lp_parallel_node_rank(session->parallel),
-                                .graphs = job->engine.graphs,
-                                .threads = lp_stage_threads(session)};
-    lp_status status = lp_backend_open(&device, out, err);
-    if (status != LP_OK)
-        lp_error_prefix(err, "%s: $.engine.%s", job->file, job->engine.device == LP_DEVICE_CUDA ? "device" : "dtype");
-    return status;
-}
-
-/* The ranks of the node that have this one's device: how many, and whether this is the first of them. */
-static lp_status count_sharing(const lp_session *session, const lp_backend *backend, int *n_sharing, bool *is_first,
-                               lp_error *err) {
-    enum { ID = 64 };
-    int n = lp_parallel_node_size(session->parallel), me = lp_parallel_node_rank(session->parallel);
-    char mine[ID] = "", *all = NULL;
-    lp_status status = LP_OK;
-    *n_sharing = 0;
-    *is_first = true;
-    if (backend->device_id) snprintf(mine, sizeof mine, "%s", backend->device_id);
-    LP_TRY(lp_mem_new(&all, (size_t)n, ID, "devices", err));
-    LP_TRY(lp_parallel_node_gather(session->parallel, mine, ID, all, err));
-    for (int i = 0; mine[0] && i < n; i++) {
-        bool same = strcmp(all + i * ID, mine) == 0;
-        *n_sharing += same;
-        if (same && i < me) *is_first = false;
-    }
-out:
-    lp_mem_free(all);
-    return status;
-}
-
-lp_status lp_stage_open_device(lp_session *session, lp_error *err) {
-    lp_backend *backend = NULL;
-    int n_sharing = 0;
-    bool is_first = true;
-    lp_status status = LP_OK;
-    if (session->backend) return LP_OK;
-    snprintf(session->device, sizeof session->device, "cpu");
-    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) {
-        if (session->job.engine.dtype != LP_COMPUTE_FP32)
-            status = lp_fail(err, LP_ERR_UNSUPPORTED,
-                             "%s: $.engine.dtype: the reference executor computes in fp32 only, found \"%s\"",
-                             session->job.file, lp_compute_names()[session->job.engine.dtype]);
-        return status;
-    }
-    LP_TRY(lp_parallel_agree(session->parallel, open_backend(session, &backend, err), err));
-    snprintf(session->device, sizeof session->device, "%s: %s", backend->name, backend->description);
-    LP_TRY(count_sharing(session, backend, &n_sharing, &is_first, err));
-    if (n_sharing > 1) {
-        backend->memory_bytes /= n_sharing;
-        if (is_first)
-            lp_log(LP_LOG_WARN, "%s: %d ranks share one GPU (%.100s): start one rank a GPU for speed",
-                   lp_parallel_host(session->parallel), n_sharing, backend->description);
-    }
-    session->backend = backend;
-    backend = NULL;
-out:
-    lp_backend_free(backend);
-    return status;
 }
 
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err) {
@@ -95,6 +26,7 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
     lp_backend *backend = session->backend;
     lp_engine_counters counters = {0};
     lp_engine_options engine = {.backend = backend,
+                                .weights = session->weights,
                                 .memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
                                                                              : default_memory_limit(session, backend)};
     lp_status status = LP_OK;
@@ -107,9 +39,9 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
         (unsigned long long)counters.row_layers, (unsigned long long)counters.waves, (double)counters.gemm_flops * 1e-9,
         (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
     lp_log(LP_LOG_DEBUG,
-           "weights in %.3f s, first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host "
-           "waited %llu times; %llu waves were issued as a graph",
-           counters.seconds_weights, counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
+           "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times; "
+           "%llu waves were issued as a graph",
+           counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
            (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits,
            (unsigned long long)counters.n_graphs);
 out:

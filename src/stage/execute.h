@@ -26,18 +26,11 @@ lp_status lp_store_answer(const lp_session *session, const lp_store_layout *layo
 /* Runs what `source` gives with the executor and device that the job names. Local. */
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
 
-/* Collective. Opens the backend that the job asks for, on this rank's device, unless an earlier stage did: it stays
- * open with the session. Ranks of a node that have the same device share its memory evenly; one of them says so. */
-lp_status lp_stage_open_device(lp_session *session, lp_error *err);
-
 /* From now on the existence of `<output>.stop` asks this stage to stop. Local. */
 lp_status lp_stage_watch(const char *output, lp_error *err);
 /* Removes the request once it was followed (status is LP_ERR_STOPPED), or the next start would stop as well. Local;
  * rank 0 does it. */
 void lp_stage_stopped(const lp_session *session, const char *output, lp_status status);
-
-/* Threads of this rank: those of the job, or its share of the node (lp_parallel_cpus). */
-int32_t lp_stage_threads(const lp_session *session);
 
 /* How many of n_units one rank may have in hand at once: a quarter of its fair share, so that the ranks end together,
  * but enough for matrix products of a good size where there are few units. */

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "stage/device.h"
 #include "stage/job_files.h"
 
 #include <time.h>
@@ -43,18 +44,23 @@ static lp_status open_model(lp_session *s, lp_error *err) {
                          s->job.file);
         goto out;
     }
+    LP_TRY(lp_stage_open_device(s, err));
+    bool leaves_matrices = false;
+    LP_TRY(lp_stage_leaves_matrices(s, &leaves_matrices, err));
+    if (leaves_matrices) lp_model_leave_matrices(&s->model);
     /* The ranks of a node fill their arena together; who is next stands behind it. */
     size_t arena_bytes = s->model.arena_bytes;
-    LP_TRY(lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->weights, err));
-    unsigned char *arena = lp_shared_data(s->weights);
+    LP_TRY(lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->arena, err));
+    unsigned char *arena = lp_shared_data(s->arena);
     lp_model_turns *turns = (void *)(arena + arena_bytes);
     if (lp_parallel_node_rank(s->parallel) == 0) *turns = (lp_model_turns){0};
-    LP_TRY(lp_shared_fence(s->weights, err));
+    LP_TRY(lp_shared_fence(s->arena, err));
     lp_watch_doing(s->watch, "the model's weights");
     status = lp_model_fill(&s->model, arena, turns, err);
     lp_watch_doing(s->watch, "");
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
-    LP_TRY(lp_shared_fence(s->weights, err));
+    LP_TRY(lp_shared_fence(s->arena, err));
+    LP_TRY(lp_stage_make_weights(s, err));
     uint64_t length = 0;
     if (lp_parallel_rank(s->parallel) == 0) {
         lp_watch_doing(s->watch, "the digests of the model's files");
@@ -129,28 +135,28 @@ out:
 }
 
 lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
-                          size_t n_settings, lp_session *out, lp_error *err) {
-    lp_session s = {.parallel = parallel};
+                          size_t n_settings, lp_session *s, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_parallel_agree(parallel, open_local(&s, job_file, settings, n_settings, err), err));
-    LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s.job.engine.hang_limit_s, &s.watch, err));
-    LP_TRY(open_model(&s, err));
-    status = lp_vocabulary_init(&s.model, s.tokenizer, s.job.model.base, s.job.decode.eos, &s.vocabulary, err);
-    if (status == LP_OK) status = check_conditions(&s, err);
-    if (status == LP_OK) status = measure_prompts(&s, err);
+    *s = (lp_session){.parallel = parallel};
+    LP_TRY(lp_parallel_agree(parallel, open_local(s, job_file, settings, n_settings, err), err));
+    LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s->job.engine.hang_limit_s, &s->watch, err));
+    LP_TRY(open_model(s, err));
+    status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.base, s->job.decode.eos, &s->vocabulary, err);
+    if (status == LP_OK) status = check_conditions(s, err);
+    if (status == LP_OK) status = measure_prompts(s, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
-    *out = s;
     return LP_OK;
 out:
-    lp_session_close(&s);
+    lp_session_close(s);
     return status;
 }
 
 void lp_session_close(lp_session *s) {
     lp_watch_stop(s->watch);
+    lp_weights_free(s->weights);
     lp_backend_free(s->backend);
     lp_model_close(&s->model);
-    lp_shared_free(s->weights);
+    lp_shared_free(s->arena);
     lp_tokenizer_free(s->tokenizer);
     lp_pairs_release(&s->pairs);
     for (int side = 0; side < 2; side++) lp_mem_free(s->n_prompt[side]);

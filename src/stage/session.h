@@ -1,10 +1,11 @@
-/* A session: everything that a stage needs open, on every rank: job, pairs, tokenizer, model (weights once per node),
- * and the identity that files made from them carry. Collective unless said otherwise. */
+/* A session: everything that a stage needs open, on every rank: job, pairs, tokenizer, model (weights once per node, or
+ * once per rank on its device), backend, and the identity that files made from them carry. Collective unless said
+ * otherwise. */
 #ifndef LP_STAGE_SESSION_H
 #define LP_STAGE_SESSION_H
 
-#include "backend/backend.h"
 #include "job/job.h"
+#include "nn/weights.h"
 #include "pairs/pairs.h"
 #include "parallel/watch.h"
 #include "patch/executor.h"
@@ -20,11 +21,12 @@ typedef struct {
     int64_t n_pairs; /* of the job's limit */
     lp_tokenizer *tokenizer;
     lp_model model;
-    lp_shared *weights;
+    lp_shared *arena; /* of the model, one a node */
     lp_vocabulary vocabulary;
     int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
-    lp_backend *backend; /* of this rank; NULL until lp_stage_open_device, and with the reference executor */
+    lp_backend *backend; /* of this rank; NULL with the reference executor */
+    lp_weights *weights; /* there; NULL with the reference executor */
     char device[320];    /* what this rank computes with; for provenance */
     char *model_digests; /* one line a file, see lp_model_digests */
     char *resolved_job;  /* JSON */
@@ -32,9 +34,9 @@ typedef struct {
 } lp_session;
 
 /* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).
- */
+ * Parts of a session point to others: it stays where it was opened. After a failure it is {0}. */
 lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
-                          size_t n_settings, lp_session *out, lp_error *err);
+                          size_t n_settings, lp_session *session, lp_error *err);
 void lp_session_close(lp_session *session);
 
 /* Local. The prompt of one side of a pair; *out is cleared first. */

@@ -432,7 +432,6 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     bool created = false;
     lp_status status = LP_OK;
     *report = (lp_sweep_report){.n_pairs = s->n_pairs};
-    LP_TRY(lp_stage_open_device(s, err));
     LP_TRY(lp_parallel_agree(s->parallel, prepare(&w, err), err));
     LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];

@@ -700,6 +700,7 @@ int main(int argc, char **argv) {
     check_rows(c);
     conformance_attention(c);
     check_linears(c);
+    conformance_weights(c);
     lp_backend_free(c->be);
     printf("%d checks, %d failed\n", c->n_checks, c->n_failed);
     return c->n_failed ? 1 : 0;

@@ -38,5 +38,6 @@ void conformance_same(conformance *c, const void *got, const void *want, size_t 
 void conformance_true(conformance *c, bool condition, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 void conformance_attention(conformance *c);
+void conformance_weights(conformance *c);
 
 #endif

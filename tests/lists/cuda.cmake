@@ -1,6 +1,6 @@
 # The conformance program stands beside `latentpatch`, where the CUDA module is looked for. It needs no test library, so
 # that it can be carried to a GPU machine; tests/cuda/run_on_gpu.sh runs it there.
-add_executable(lp_conformance cuda/conformance.c cuda/conformance_attention.c)
+add_executable(lp_conformance cuda/conformance.c cuda/conformance_attention.c cuda/conformance_weights.c)
 target_link_libraries(lp_conformance PRIVATE lp_backend)
 target_include_directories(lp_conformance PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 if(TARGET latentpatch_cuda)
@@ -31,7 +31,7 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   set(emulated ${CMAKE_BINARY_DIR}/emulated)
   set(emulator ${CMAKE_CURRENT_SOURCE_DIR}/cuda/emulator)
   set(emulated_kernels)
-  foreach(kernels rows attention probe)
+  foreach(kernels rows attention probe merge)
     set(source ${PROJECT_SOURCE_DIR}/src/backend/cuda/${kernels}.cu)
     add_custom_command(OUTPUT ${emulated}/${kernels}.cpp
       COMMAND ${CMAKE_COMMAND} -E make_directory ${emulated}
@@ -44,7 +44,9 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   target_compile_options(lp_cuda_emulator PRIVATE -O3 -w -ffp-contract=off -U_FORTIFY_SOURCE)
   set(backend ${PROJECT_SOURCE_DIR}/src/backend/cuda)
   add_library(latentpatch_cuda_emulated MODULE $<TARGET_OBJECTS:lp_cuda_emulator>
-    ${backend}/cuda.c ${backend}/cuda_memory.c ${backend}/cuda_linear.c ${backend}/cuda_record.c ${backend}/plan.c)
+    ${backend}/cuda.c ${backend}/cuda_memory.c ${backend}/cuda_linear.c ${backend}/cuda_record.c
+    ${backend}/cuda_weights.c ${backend}/plan.c ${PROJECT_SOURCE_DIR}/src/model/tensor_source.c
+    ${PROJECT_SOURCE_DIR}/src/model/weight_source.c)
   foreach(target lp_cuda_emulator latentpatch_cuda_emulated)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src ${CMAKE_CURRENT_SOURCE_DIR})
     target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
@@ -55,7 +57,7 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   set_target_properties(latentpatch_cuda_emulated PROPERTIES C_VISIBILITY_PRESET hidden LINKER_LANGUAGE CXX
     OUTPUT_NAME latentpatch_cuda LIBRARY_OUTPUT_DIRECTORY ${emulated})
   # The module is looked for beside the executable.
-  add_executable(lp_conformance_emulated cuda/conformance.c cuda/conformance_attention.c)
+  add_executable(lp_conformance_emulated cuda/conformance.c cuda/conformance_attention.c cuda/conformance_weights.c)
   target_link_libraries(lp_conformance_emulated PRIVATE lp_backend)
   target_include_directories(lp_conformance_emulated PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   set_target_properties(lp_conformance_emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${emulated})
@@ -78,4 +80,20 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   add_dependencies(test_engine_emulated latentpatch_cuda_emulated)
   add_test(NAME cuda.emulated.engine COMMAND test_engine_emulated)
   set_tests_properties(cuda.emulated.engine PROPERTIES TIMEOUT 300)
+  # Whole models, as transformers and peft wrote them.
+  add_executable(test_weights_emulated unit/test_weights.c)
+  target_link_libraries(test_weights_emulated PRIVATE lp_nn PkgConfig::CMOCKA)
+  target_compile_definitions(test_weights_emulated PRIVATE LP_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  set_target_properties(test_weights_emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${emulated})
+  add_dependencies(test_weights_emulated latentpatch_cuda_emulated)
+  add_test(NAME cuda.emulated.weights COMMAND test_weights_emulated)
+  set_tests_properties(cuda.emulated.weights PROPERTIES TIMEOUT 300)
+  # And the program.
+  include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
+  add_custom_target(latentpatch_emulated ALL
+    COMMAND ${CMAKE_COMMAND} -E copy_if_different $<TARGET_FILE:latentpatch> ${emulated}/latentpatch
+    DEPENDS latentpatch latentpatch_cuda_emulated)
+  add_test(NAME cuda.emulated.program
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/cli/device.py ${emulated}/latentpatch ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(cuda.emulated.program PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 600)
 endif()

@@ -231,6 +231,48 @@ static void test_plain_models_are_mapped(void **state) {
     lp_model_close(&model);
 }
 
+/* Matrices that are left take no place in the arena and have their sources; everything else has its values. */
+static void test_left_matrices(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {{"gpt2-base", "gpt2-mixed.bin"}, {"llama-untied-base", "llama-full.bin"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char base[256], codi[256];
+        lp_model whole, left;
+        lp_error err = {0};
+        void *arena = NULL;
+        load(cases[i][0], cases[i][1], LP_BASE_AS_STORED, &whole);
+        snprintf(base, sizeof base, "%s%s", FIXTURES, cases[i][0]);
+        snprintf(codi, sizeof codi, "%s%s", FIXTURES, cases[i][1]);
+        lp_model_source source = {.base = base, .codi = codi, .lora_alpha = FIXTURE_ALPHA};
+        assert_int_equal(lp_model_open(&source, &left, &err), LP_OK);
+        lp_model_leave_matrices(&left);
+        assert_int_equal(lp_mem_new(&arena, left.arena_bytes, 1, "arena", &err), LP_OK);
+        assert_int_equal(lp_model_fill(&left, arena, NULL, &err), LP_OK);
+        if (left.arena_bytes >= whole.arena_bytes / 2)
+            fail_msg("%s: %zu bytes of arena, %zu with the matrices", cases[i][1], left.arena_bytes, whole.arena_bytes);
+        const lp_block *block = &left.blocks[1];
+        const lp_linear *linears[] = {&block->qkv,     &block->attn_out,    &block->mlp_in,
+                                      &block->mlp_out, &left.projection.in, &left.projection.out};
+        for (size_t k = 0; k < sizeof linears / sizeof *linears; k++)
+            for (int p = 0; p < linears[k]->n_parts; p++) {
+                assert_null(linears[k]->part[p].data);
+                assert_non_null(linears[k]->part[p].source);
+            }
+        assert_int_equal(block->qkv.n_out, whole.blocks[1].qkv.n_out);
+        assert_null(left.embedding.data);
+        assert_null(left.head.data);
+        assert_true((left.head.source == left.embedding.source) == left.config.tied_head);
+        size_t d = (size_t)left.config.d_model;
+        assert_memory_equal(block->norm_mlp.weight, whole.blocks[1].norm_mlp.weight, d * sizeof(float));
+        assert_memory_equal(left.projection.in.bias, whole.projection.in.bias,
+                            (size_t)left.projection.in.n_out * sizeof(float));
+        if (whole.positions) assert_memory_equal(left.positions, whole.positions, d * sizeof(float));
+        lp_model_close(&whole);
+        lp_model_close(&left);
+        lp_mem_free(arena);
+    }
+}
+
 static int64_t json_count(const cJSON *object, const char *key) {
     const cJSON *number = cJSON_GetObjectItemCaseSensitive(object, key);
     return number ? (int64_t)number->valuedouble : 0;
@@ -365,11 +407,9 @@ static void test_digests_beside(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_weights_equal_peft),
-        cmocka_unit_test(test_shared_arena),
-        cmocka_unit_test(test_plain_models_are_mapped),
-        cmocka_unit_test(test_inspect_equals_torch),
-        cmocka_unit_test(test_inspect_text),
+        cmocka_unit_test(test_weights_equal_peft),      cmocka_unit_test(test_shared_arena),
+        cmocka_unit_test(test_plain_models_are_mapped), cmocka_unit_test(test_left_matrices),
+        cmocka_unit_test(test_inspect_equals_torch),    cmocka_unit_test(test_inspect_text),
         cmocka_unit_test(test_digests_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -225,6 +225,15 @@ static void check_linear_free(lp_backend *be, lp_backend_linear *w) {
     lp_mem_free(w);
 }
 
+static lp_status check_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err) {
+    checker *c = of(be);
+    const float *dev = NULL;
+    lp_status status = c->inner->matrix_new(c->inner, host, &dev, err);
+    if (status == LP_OK) status = add_region(c, dev, (size_t)(host->n_in * host->n_out) * sizeof *dev, "weights", err);
+    if (status == LP_OK) *out = dev;
+    return status;
+}
+
 static lp_status check_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
     checker *c = of(be);
     const float *dev = NULL;
@@ -568,6 +577,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .wants_groups = inner->wants_groups,
                            .is_asynchronous = inner->is_asynchronous,
                            .record_rows = INT32_MAX,
+                           .makes_weights = inner->makes_weights,
                            .free = check_free,
                            .alloc = check_alloc,
                            .release = check_release,
@@ -580,6 +590,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .record_end = check_record_end,
                            .linear_new = check_linear_new,
                            .linear_free = check_linear_free,
+                           .matrix_new = check_matrix_new,
                            .vector_new = check_vector_new,
                            .vector_free = check_vector_free,
                            .linear = check_linear,

@@ -40,6 +40,14 @@ static lp_status cpu_sync(lp_backend *be, lp_error *err) {
     return LP_OK;
 }
 
+static lp_status cpu_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err) {
+    (void)be;
+    (void)err;
+    LP_ASSERT(host->data);
+    *out = host->data;
+    return LP_OK;
+}
+
 static lp_status cpu_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
     (void)be;
     (void)n;
@@ -229,6 +237,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .record_end = cpu_record_end,
                              .linear_new = lp_cpu_linear_new,
                              .linear_free = lp_cpu_linear_free,
+                             .matrix_new = cpu_matrix_new,
                              .vector_new = cpu_vector_new,
                              .vector_free = cpu_vector_free,
                              .linear = lp_cpu_linear,

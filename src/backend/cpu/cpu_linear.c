@@ -130,6 +130,7 @@ lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_li
     w->host = *host;
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
+        LP_ASSERT(m->data);
         int64_t last = (count_blocks(m->n_out, MOST_COLUMNS) - 1) * MOST_COLUMNS;
         bool first_free = true, last_free = true;
         if (last > 0) LP_TRY(probe_shape(m, 0, MOST_COLUMNS, &first_free, err));

@@ -35,9 +35,10 @@ typedef struct {
     int32_t call_tiles;
 } lp_cuda_shape;
 
-/* Weights or vectors on the device; those of one host address are held once. */
+/* Matrices and vectors on the device, as float32; those of one key (the host's address, or that of the source that they
+ * are made of) are held once. */
 typedef struct lp_cuda_held {
-    const void *host;
+    const void *key;
     size_t bytes;
     void *dev;
     int32_t users;
@@ -101,15 +102,22 @@ void lp_cuda_memory_release(lp_backend_cuda *cuda);
 lp_status lp_cuda_alloc(lp_backend *be, size_t bytes, const char *what, void **out, lp_error *err);
 void lp_cuda_release(lp_backend *be, void *dev);
 lp_status lp_cuda_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
-/* rows of row_bytes each, dev_stride apart on the device */
-lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_stride, const void *host, size_t row_bytes,
-                              size_t n_rows, lp_error *err);
 lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
 lp_status lp_cuda_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);
 lp_status lp_cuda_fetch_end(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err);
 lp_status lp_cuda_sync(lp_backend *be, lp_error *err);
 lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
 void lp_cuda_vector_free(lp_backend *be, const float *vector);
+/* NULL: not held. */
+lp_cuda_held *lp_cuda_find_held(lp_backend_cuda *cuda, const void *key, size_t bytes);
+/* Holds dev, which it takes on success, for one user. */
+lp_status lp_cuda_hold(lp_backend_cuda *cuda, const void *key, size_t bytes, void *dev, lp_error *err);
+
+/* cuda_weights.c */
+lp_status lp_cuda_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err);
+/* to = the matrix's rows, in its layout, `stride` elements apart; float32, or rounded to bf16. */
+lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *m, void *to, int64_t stride, bool to_bf16,
+                              lp_error *err);
 
 /* cuda_record.c */
 lp_status lp_cuda_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);

@@ -19,8 +19,9 @@ struct lp_backend_linear {
     int64_t n_in, n_out;
     int64_t depth;       /* n_in, filled up with zeros to a multiple of BF16_STEP for bf16 */
     lp_layout layout;    /* as lp_matrix has it; all parts in one */
-    const float *shared; /* the weights where they are the host's own, on the device: vector_free */
+    const float *shared; /* the weights where they are one held matrix: vector_free */
     void *own;           /* otherwise: cudaFree */
+    size_t own_bytes;
     const float *bias;
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t weights, x, y;
@@ -33,49 +34,28 @@ static bool is_bf16(const lp_backend_cuda *cuda) {
 
 /* ---- Making weights known ---------------------------------------------------------------------------------------- */
 
-/* to [..] fp32 on the device = all parts as one matrix of their common layout. */
-static lp_status upload_parts(lp_backend_cuda *cuda, const lp_linear *host, float *to, lp_error *err) {
-    lp_status status = LP_OK;
-    int64_t column = 0;
-    for (int p = 0; p < host->n_parts; p++) {
-        const lp_matrix *m = &host->part[p];
-        size_t n_in = (size_t)m->n_in, n_out = (size_t)m->n_out;
-        if (m->layout == LP_OUT_IN)
-            LP_TRY(lp_cuda_upload(&cuda->base, to + column * m->n_in, m->data, n_in * n_out * sizeof(float), err));
-        else
-            LP_TRY(lp_cuda_upload_rows(cuda, to + column, (size_t)host->n_out * sizeof(float), m->data,
-                                       n_out * sizeof(float), n_in, err));
-        column += m->n_out;
-    }
-out:
-    return status;
-}
-
-/* *stride = elements between rows of the stored matrix. */
+/* *stride = elements between rows of the stored matrix, which has all parts in their common layout. */
 static lp_status hold_weights(lp_backend_cuda *cuda, const lp_linear *host, lp_backend_linear *w, int64_t *stride,
                               lp_error *err) {
     bool out_in = w->layout == LP_OUT_IN;
-    size_t bytes = (size_t)host->n_in * (size_t)host->n_out * sizeof(float);
-    void *wide = NULL;
+    int64_t rows = out_in ? host->n_out : w->depth, first = 0;
+    size_t item = is_bf16(cuda) ? 2 : sizeof(float);
     lp_status status = LP_OK;
     *stride = out_in ? host->n_in : host->n_out;
-    if (!is_bf16(cuda) && host->n_parts == 1)
-        return lp_cuda_vector_new(&cuda->base, host->part[0].data, (size_t)(host->n_in * host->n_out), &w->shared, err);
-    LP_TRY(lp_cuda_alloc(&cuda->base, bytes, "weights", &wide, err));
-    LP_TRY(upload_parts(cuda, host, wide, err));
-    if (!is_bf16(cuda)) {
-        w->own = wide;
-        return LP_OK;
+    if (!is_bf16(cuda) && host->n_parts == 1) return lp_cuda_matrix_new(&cuda->base, &host->part[0], &w->shared, err);
+    if (is_bf16(cuda)) *stride = (*stride + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
+    size_t bytes = (size_t)rows * (size_t)*stride * item;
+    LP_TRY(lp_cuda_alloc(&cuda->base, bytes, "weights", &w->own, err));
+    w->own_bytes = bytes;
+    cuda->base.counters.weight_bytes += bytes;
+    LP_CUDA(cudaMemsetAsync(w->own, 0, bytes, cuda->stream));
+    for (int p = 0; p < host->n_parts; p++) {
+        int64_t at = out_in ? first * *stride : first;
+        LP_TRY(
+            lp_cuda_make_matrix(cuda, &host->part[p], (char *)w->own + (size_t)at * item, *stride, is_bf16(cuda), err));
+        first += host->part[p].n_out;
     }
-    int64_t rows = out_in ? host->n_out : host->n_in, width = *stride, stored_rows = out_in ? rows : w->depth;
-    *stride = (width + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
-    size_t rounded = (size_t)stored_rows * (size_t)*stride * 2;
-    LP_TRY(lp_cuda_alloc(&cuda->base, rounded, "bf16 weights", &w->own, err));
-    LP_CUDA(cudaMemsetAsync(w->own, 0, rounded, cuda->stream));
-    LP_CUDA(lp_cuda_to_bf16(w->own, *stride, wide, rows, width, cuda->stream));
-    LP_CUDA(cudaStreamSynchronize(cuda->stream));
 out:
-    (void)cudaFree(wide);
     return status;
 }
 
@@ -374,6 +354,7 @@ void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
     if (w->bias) lp_cuda_vector_free(be, w->bias);
     if (w->shared) lp_cuda_vector_free(be, w->shared);
     (void)cudaFree(w->own);
+    be->counters.weight_bytes -= w->own_bytes;
     if (w->operation) (void)cublasLtMatmulDescDestroy(w->operation);
     cublasLtMatrixLayout_t layouts[] = {w->weights, w->x, w->y};
     for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)

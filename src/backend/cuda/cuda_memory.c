@@ -102,27 +102,6 @@ out:
     return status;
 }
 
-lp_status lp_cuda_upload_rows(lp_backend_cuda *cuda, void *dev, size_t dev_stride, const void *host, size_t row_bytes,
-                              size_t n_rows, lp_error *err) {
-    if (dev_stride == row_bytes) return lp_cuda_upload(&cuda->base, dev, host, row_bytes * n_rows, err);
-    lp_status status = LP_OK;
-    size_t rows_a_place = LP_CUDA_SEGMENT_BYTES / row_bytes;
-    if (rows_a_place == 0)
-        return lp_fail(err, LP_ERR_UNSUPPORTED, "a row of %zu bytes of weights is too long", row_bytes);
-    for (size_t row = 0; row < n_rows;) {
-        size_t rows = n_rows - row < rows_a_place ? n_rows - row : rows_a_place;
-        lp_cuda_place place;
-        LP_TRY(take_place(cuda, rows * row_bytes, &place, err));
-        memcpy(cuda->pinned + place.offset, (const char *)host + row * row_bytes, place.bytes);
-        LP_CUDA(cudaMemcpy2DAsync((char *)dev + row * dev_stride, dev_stride, cuda->pinned + place.offset, row_bytes,
-                                  row_bytes, rows, cudaMemcpyHostToDevice, cuda->stream));
-        cuda->base.counters.bytes_up += place.bytes;
-        row += rows;
-    }
-out:
-    return status;
-}
-
 lp_status lp_cuda_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
@@ -176,30 +155,40 @@ out:
     return status;
 }
 
+lp_cuda_held *lp_cuda_find_held(lp_backend_cuda *cuda, const void *key, size_t bytes) {
+    for (lp_cuda_held *h = cuda->held; h; h = h->next)
+        if (h->key == key && h->bytes == bytes) return h;
+    return NULL;
+}
+
+lp_status lp_cuda_hold(lp_backend_cuda *cuda, const void *key, size_t bytes, void *dev, lp_error *err) {
+    lp_cuda_held *held = NULL;
+    lp_status status = lp_mem_new(&held, 1, sizeof *held, "weights", err);
+    if (status != LP_OK) return status;
+    *held = (lp_cuda_held){.key = key, .bytes = bytes, .dev = dev, .users = 1, .next = cuda->held};
+    cuda->held = held;
+    cuda->base.counters.weight_bytes += bytes;
+    return LP_OK;
+}
+
 lp_status lp_cuda_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     size_t bytes = n * sizeof(float);
-    lp_cuda_held *held = NULL;
-    lp_status status = LP_OK;
-    for (lp_cuda_held *h = cuda->held; h; h = h->next)
-        if (h->host == host && h->bytes == bytes) {
-            h->users++;
-            *out = h->dev;
-            return LP_OK;
-        }
-    LP_TRY(lp_mem_new(&held, 1, sizeof *held, "weights", err));
-    LP_TRY(lp_cuda_alloc(be, bytes, "weights", &held->dev, err));
-    LP_TRY(lp_cuda_upload(be, held->dev, host, bytes, err));
-    held->host = host;
-    held->bytes = bytes;
-    held->users = 1;
-    held->next = cuda->held;
-    cuda->held = held;
-    *out = held->dev;
+    lp_cuda_held *held = lp_cuda_find_held(cuda, host, bytes);
+    if (held) {
+        held->users++;
+        *out = held->dev;
+        return LP_OK;
+    }
+    void *dev = NULL;
+    lp_status status = lp_cuda_alloc(be, bytes, "weights", &dev, err);
+    if (status != LP_OK) return status;
+    LP_TRY(lp_cuda_upload(be, dev, host, bytes, err));
+    LP_TRY(lp_cuda_hold(cuda, host, bytes, dev, err));
+    *out = dev;
     return LP_OK;
 out:
-    if (held) (void)cudaFree(held->dev);
-    lp_mem_free(held);
+    (void)cudaFree(dev);
     return status;
 }
 
@@ -211,6 +200,7 @@ void lp_cuda_vector_free(lp_backend *be, const float *vector) {
         if (--held->users > 0) return;
         lp_cuda_record_forget(cuda);
         *at = held->next;
+        be->counters.weight_bytes -= held->bytes;
         (void)cudaFree(held->dev);
         lp_mem_free(held);
         return;

@@ -54,6 +54,32 @@ enum {
     LP_CUDA_BF16_STEP = 8     /* rows of bf16 operands have multiples of it */
 };
 
+/* Element types of stored tensors. */
+typedef enum { LP_CUDA_STORED_F32, LP_CUDA_STORED_F16, LP_CUDA_STORED_BF16 } lp_cuda_stored;
+
+/* A stored tensor as a factor: element (i, j) lies at i * row_step + j * column_step. */
+typedef struct {
+    const void *data;
+    lp_cuda_stored type;
+    int64_t row_step, column_step;
+} lp_cuda_factor;
+
+/* Weights made of stored tensors: to [rows, columns] = w + scale left right, in float32; left [rows, rank], right
+ * [rank, columns]. */
+typedef struct {
+    const void *w; /* [rows, columns] */
+    lp_cuda_stored type;
+    bool through_f16; /* w is rounded to fp16 on its way */
+    lp_cuda_factor left, right;
+    int64_t rank; /* 0: to = w */
+    float scale;
+    int64_t rows, columns;
+    void *to;       /* float32, or bf16 rounded to nearest even */
+    int64_t stride; /* elements between rows of `to` */
+    bool to_bf16;
+    int32_t *not_finite; /* set to 1 where a value is NaN or infinity in float32; NULL: not asked */
+} lp_cuda_merge;
+
 /* rows.cu; as_bf16: the result is bf16, rounded to nearest even, with zeros behind width up to a multiple of
  * LP_CUDA_BF16_STEP, which is where its next row begins */
 cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
@@ -90,6 +116,9 @@ cudaError_t lp_cuda_permute(float *dst, int32_t n, const float *src, int32_t n_s
 /* *differs = 1 where a row i < n of a is not, bit for bit, row (i * step + shift) mod n_b of b */
 cudaError_t lp_cuda_compare(const float *a, int32_t n, const float *b, int32_t n_b, int32_t step, int32_t shift,
                             int64_t width, int32_t *differs, cudaStream_t stream);
+
+/* merge.cu */
+cudaError_t lp_cuda_merge_weights(const lp_cuda_merge *merge, cudaStream_t stream);
 
 /* attention.cu */
 cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, const float *cosine, const float *sine,

@@ -1,0 +1,21 @@
+/* The device of a session: opened once, with the weights that stay there until the session ends. */
+#ifndef LP_STAGE_DEVICE_H
+#define LP_STAGE_DEVICE_H
+
+#include "stage/session.h"
+
+/* Collective. Opens the backend that the job asks for, on this rank's device; none for the reference executor. Ranks of
+ * a node that have the same device share its memory evenly; one of them says so. */
+lp_status lp_stage_open_device(lp_session *session, lp_error *err);
+
+/* Collective. *out: every rank of the node has a device that makes its weights of the model's files, so that their
+ * arena needs no matrices. */
+lp_status lp_stage_leaves_matrices(const lp_session *session, bool *out, lp_error *err);
+
+/* Collective. The model's weights on the backend, where there is one. */
+lp_status lp_stage_make_weights(lp_session *session, lp_error *err);
+
+/* Threads of this rank: those of the job, or its share of the node (lp_parallel_cpus). Local. */
+int32_t lp_stage_threads(const lp_session *session);
+
+#endif

@@ -1,0 +1,92 @@
+"""The program on a GPU, or on the emulated one beside it: the cpu's outcomes; weights that are made on the device, and
+refused there; little of them on the host."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import struct
+from pathlib import Path
+
+import harness
+from harness import DEMO, Case, matrix_of, read_safetensors, write_safetensors
+
+# What a float32 backend may get differently in the last bits is no outcome.
+OUTCOMES = ("pair", "condition", "class", "number", "changed", "text")
+SWEEP = {"conditions": [{"site": "resid_post", "layers": [0, 1], "steps": "first:1-2", "donor": "clean"}]}
+CODI_FILE = "gpt2-codi/model.safetensors"
+
+
+class Device(Case):
+    def small_job(self, model: str = "gpt2", out: str = "out", **engine: str) -> Path:
+        self.pairs(n=2)
+        return self.job(model=model, out=out, sweep=SWEEP, engine={"device": "cuda"} | engine)
+
+    def outcomes(self, out: str) -> list[tuple[str, ...]]:
+        with (self.folder / out / "a.csv").open(newline="") as file:
+            return [tuple(row[name] for name in OUTCOMES) for row in csv.DictReader(file)]
+
+    def test_outcomes(self) -> None:
+        """The cpu's, from weights that are made once for both stages; two ranks on one GPU write the same bytes."""
+        for model in ("gpt2", "llama"):
+            with self.subTest(model=model):
+                self.succeed("run", self.small_job(model, f"{model}-cpu", device="cpu"))
+                one = self.succeed("run", self.small_job(model, f"{model}-one"), "--verbose")
+                two = self.succeed("run", self.small_job(model, f"{model}-two"), ranks=2)
+                wanted = self.outcomes(f"{model}-cpu")
+                self.assertGreater(len(wanted), 8)
+                self.assertEqual(self.outcomes(f"{model}-one"), wanted)
+                self.assertEqual(len(re.findall(r"weights in [\d.]+ s", one.err)), 1, one.err)
+                self.assertEqual(*((self.folder / f"{model}-{n}" / "a.csv").read_bytes() for n in ("one", "two")))
+                self.assertIn("2 ranks share one GPU", two.err)
+
+    def test_plan(self) -> None:
+        """Next to nothing on the host, and on the device one float32 for each number of the model."""
+        header, _ = read_safetensors(DEMO / "gpt2" / "codi" / "model.safetensors")
+        n = sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__" and "lora" not in name)
+        run = self.succeed("plan", self.small_job())
+        sizes = {name: float(kib) for name, kib in re.findall(r"(?m)^  (weights .*?) +([\d.]+) KiB$", run.out)}
+        self.assertLess(sizes["weights in memory (arena)"], 8)
+        self.assertAlmostEqual(sizes["weights on the device"], 4 * n / 1024, delta=0.1)
+        self.assertRegex(run.out, r"expected .* on the GPU, one rank at")
+
+    def test_reference_executor(self) -> None:
+        """It computes on the cpu, whatever device the job names, and has its weights there."""
+        for device in ("cpu", "cuda"):
+            self.succeed("run", self.small_job(out=device, device=device, executor="reference"))
+        self.assertEqual(self.outcomes("cuda"), self.outcomes("cpu"))
+
+    def test_not_finite(self) -> None:
+        """Named, before anything is written; also where a plan only asks."""
+        path = self.small_job()
+        job = json.loads(path.read_text())
+        job["model"].update(self.model_copy())
+        path.write_text(json.dumps(job))
+        file = self.folder / CODI_FILE
+        whole = file.read_bytes()
+        before = self.files()
+        for ending, command, ranks in (
+            ("h.1.mlp.c_fc.base_layer.weight", "plan", 1),
+            ("h.1.attn.c_attn.lora_A.default.weight", "run", 2),
+            ("h.2.mlp.c_proj.lora_B.default.weight", "cache", 1),
+            ("wte.weight", "run", 1),
+        ):
+            file.write_bytes(whole)
+            header, body = read_safetensors(file)
+            name = matrix_of(header, ending)
+            self.assertEqual(header[name]["dtype"], "F32")
+            struct.pack_into("<f", body, header[name]["data_offsets"][1] - 4, float("nan"))
+            write_safetensors(file, header, body)
+            with self.subTest(name=name, command=command, ranks=ranks):
+                run = self.latentpatch(command, path, ranks=ranks)
+                errors = [line for line in run.lines if "warning" not in line]
+                self.assertEqual(len(errors), 1, run.err)
+                self.assertIn(f'{CODI_FILE}: tensor "{name}" holds NaN or infinity', errors[0])
+                self.assertEqual((run.code, run.out), (1, ""))
+                self.assertEqual(self.files(), before)
+
+
+if __name__ == "__main__":
+    harness.main()
