@@ -160,7 +160,7 @@ struct lp_backend {
     lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
     void (*vector_free)(lp_backend *be, const float *vector);
 
-    /* y [n, out] = x [n, in] W + bias; form: of x */
+    /* y [n, out] = x [n, in] W + bias, rows lp_linear_stride apart; what lies between them is left alone. form: of x */
     lp_status (*linear)(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                         lp_error *err);
     /* dst [dst_rows[i]] = src [src_rows[i]], i < n; a NULL list stands for 0, 1, 2, ...; rows of `width` floats. The
@@ -199,9 +199,9 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
-    /* The `top` likeliest of the first n_candidates of each row of logits [n, width], ties to the lowest: tokens [n, top]
-     * and log_probability [n, top] (dev), the log softmax over the candidates, its sum made in double precision. NaN
-     * never wins; where nothing is left the token is 0 and its number NaN. */
+    /* The `top` likeliest of the first n_candidates of each row of logits [n, width], ties to the lowest: tokens [n,
+     * top] and log_probability [n, top] (dev), the log softmax over the candidates, its sum made in double precision.
+     * NaN never wins; where nothing is left the token is 0 and its number NaN. */
     lp_status (*top)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
                      int32_t *tokens, float *log_probability, lp_error *err);
     /* out [n] (dev) = what reads [n] (host) ask for; logits [., width], kept [., width] (dev). All sums are made in

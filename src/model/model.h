@@ -60,7 +60,12 @@ typedef struct {
     int n_parts;
     int64_t n_in, n_out;
     const float *bias; /* [n_out] or NULL */
+    int64_t stride;    /* floats between the rows of y; 0: n_out */
 } lp_linear;
+
+static inline int64_t lp_linear_stride(const lp_linear *linear) {
+    return linear->stride > 0 ? linear->stride : linear->n_out;
+}
 
 typedef struct {
     const float *weight; /* [D] */

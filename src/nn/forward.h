@@ -79,7 +79,7 @@ lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, con
 lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n, float *out, lp_error *err);
 /* out [n, D] (dev) = final norm of x [n, D] (dev). */
 lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, float *out, lp_error *err);
-/* logits [n, n_embedded] (dev) = output head over hidden [n, D] (dev). */
+/* logits [n, n_embedded] (dev), rows lp_logits_stride apart = output head over hidden [n, D] (dev). */
 lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, float *logits, lp_error *err);
 
 /* (row, layer) pairs computed since the start. */

@@ -78,7 +78,11 @@ lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out
     /* The embedding first: a head that is the same then shares it. */
     if (model->embedding.source) lp_weight_source_want(model->embedding.source);
     LP_TRY(be->matrix_new(be, &model->embedding, &w->embedding, err));
-    lp_linear head = {.part = {model->head}, .n_parts = 1, .n_in = model->head.n_in, .n_out = model->head.n_out};
+    lp_linear head = {.part = {model->head},
+                      .n_parts = 1,
+                      .n_in = model->head.n_in,
+                      .n_out = model->head.n_out,
+                      .stride = lp_logits_stride(c)};
     want(&head);
     LP_TRY(linear_new(be, &head, &w->head, err));
     if (model->embedding.source) lp_weight_source_let_go(model->embedding.source);

@@ -30,6 +30,11 @@ typedef struct {
     uint64_t bytes_up;      /* copied to the device for them */
 } lp_weights;
 
+/* Floats between rows of logits: of a vocabulary of any size, these begin where whole cache lines do. */
+static inline int32_t lp_logits_stride(const lp_model_config *config) {
+    return (config->n_embedded + 31) / 32 * 32;
+}
+
 /* Fails as the backend's linear_new: out of memory, or NaN or infinity in a tensor, which is named. */
 lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out, lp_error *err);
 /* NULL is accepted. */

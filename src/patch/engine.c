@@ -33,7 +33,7 @@ typedef struct {
     lp_kv_pool pool;
     lp_slots kv_slots, latent_slots, kept_slots;
     float *latents; /* dev [latent_slots.n, D] */
-    float *kept;    /* dev [kept_slots.n, n_embedded]: logits */
+    float *kept;    /* dev [kept_slots.n, logits' stride] */
     flight *flights[MAX_IN_FLIGHT];
     int32_t n_flights;
     flight *idle[MAX_IN_FLIGHT]; /* to be used again */
@@ -67,7 +67,7 @@ typedef struct {
     int32_t *lists;              /* host [4 max_rows] */
     int32_t *dev_lists;          /* dev [4 max_rows] */
     float *gathered, *projected; /* dev [max_rows, D] */
-    float *logits;               /* dev [head_rows, n_embedded] */
+    float *logits;               /* dev [head_rows, lp_logits_stride] */
     int32_t *ranked_tokens;      /* dev [ranked_capacity] of a lens; NULL before the first */
     float *ranked_numbers;       /* dev, the same */
     size_t ranked_capacity;
@@ -137,7 +137,7 @@ static int32_t head_rows(const engine *e) {
 static int64_t work_bytes(const engine *e, int64_t rows) {
     const lp_model_config *c = &e->options->model->config;
     int64_t gathered = 2 * (rows + LP_ROW_PADDING) * c->d_model;
-    int64_t logits = (head_rows(e) + LP_ROW_PADDING) * (int64_t)c->n_embedded;
+    int64_t logits = (head_rows(e) + LP_ROW_PADDING) * lp_logits_stride(c);
     return (int64_t)lp_forward_bytes(e->be, e->options->model, (int32_t)rows) +
            (gathered + logits) * (int64_t)sizeof(float);
 }
@@ -196,7 +196,7 @@ static lp_status make_pool(engine *e, int32_t n_slots, int32_t n_latents, int32_
     LP_TRY(dev_new(e, &e->pool.keys, (size_t)n_slots * slot_bytes(e) / 2, "keys", err));
     LP_TRY(dev_new(e, &e->pool.values, (size_t)n_slots * slot_bytes(e) / 2, "values", err));
     LP_TRY(dev_new(e, &e->latents, (size_t)n_latents * (size_t)c->d_model * sizeof(float), "latents", err));
-    LP_TRY(dev_new(e, &e->kept, (size_t)n_kept * (size_t)c->n_embedded * sizeof(float), "kept logits", err));
+    LP_TRY(dev_new(e, &e->kept, (size_t)n_kept * (size_t)lp_logits_stride(c) * sizeof(float), "kept logits", err));
     LP_TRY(lp_slots_init(&e->kv_slots, n_slots, err));
     LP_TRY(lp_slots_init(&e->latent_slots, n_latents, err));
     LP_TRY(lp_slots_init(&e->kept_slots, n_kept, err));
@@ -217,7 +217,7 @@ static int64_t at_most(int64_t value, int64_t ceiling) {
 static int64_t unit_bytes(const engine *e, const flight *f) {
     const lp_model_config *c = &e->options->model->config;
     return f->n_slots * (int64_t)slot_bytes(e) +
-           (f->n_latents * (int64_t)c->d_model + f->n_kept * (int64_t)c->n_embedded) * (int64_t)sizeof(float);
+           (f->n_latents * (int64_t)c->d_model + f->n_kept * (int64_t)lp_logits_stride(c)) * (int64_t)sizeof(float);
 }
 
 /* Sizes workspace and pool for units like this one, whose largest wave has `rows`, within e->limit bytes. */
@@ -387,8 +387,8 @@ static lp_status read_lens(engine *e, const lp_lens_wanted *lens, lp_error *err)
         LP_TRY(be->upload(be, e->gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float), err));
         LP_TRY(lp_forward_final_norm(e->forward, e->gathered, n, e->projected, err));
         LP_TRY(lp_forward_head(e->forward, e->projected, n, e->logits, err));
-        LP_TRY(
-            be->top(be, e->logits, n, c->n_embedded, candidates, lens->top, e->ranked_tokens, e->ranked_numbers, err));
+        LP_TRY(be->top(be, e->logits, n, lp_logits_stride(c), candidates, lens->top, e->ranked_tokens,
+                       e->ranked_numbers, err));
         LP_TRY(be->download(be, lens->tokens + at, e->ranked_tokens, found * sizeof(int32_t), err));
         LP_TRY(be->download(be, lens->log_probability + at, e->ranked_numbers, found * sizeof(float), err));
     }
@@ -631,7 +631,7 @@ out:
 /* Logits never leave the device: tokens are chosen and numbers read there. */
 static lp_status read_tokens(engine *e, lp_wave *w, const float *hidden, lp_error *err) {
     lp_backend *be = e->be;
-    int32_t d = e->options->model->config.d_model, width = e->options->model->config.n_embedded;
+    int32_t d = e->options->model->config.d_model, width = lp_logits_stride(&e->options->model->config);
     int32_t candidates = e->options->vocabulary.n_candidates, n = w->n_tokens;
     lp_logit_reading *readings = (lp_logit_reading *)(void *)(w->results + lp_wave_readings_at(w));
     int32_t *best = (int32_t *)(void *)(w->results + lp_wave_tokens_at(w));
@@ -773,7 +773,7 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
         e->weights = e->own_weights;
         e->counters.seconds_weights = e->own_weights->seconds;
     }
-    LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)c->n_embedded * sizeof(float),
+    LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)lp_logits_stride(c) * sizeof(float),
                    "logits", err));
     /* Units are taken in, and read from their store, while waves are under way. */
     for (;;) {

@@ -182,6 +182,36 @@ static void check_operand(conformance *c, const lp_backend_linear *w, const floa
     lp_mem_free(got);
 }
 
+/* With rows further apart the values are y's, and nothing is written between them. */
+static void check_stride(conformance *c, const lp_linear *host, const float *x, int32_t n, const float *y) {
+    enum { BETWEEN = 29 };
+    lp_linear wide = *host;
+    size_t out = (size_t)host->n_out, stride = out + BETWEEN, rows = (size_t)n, in = (size_t)host->n_in;
+    lp_backend_linear *w = NULL;
+    wide.stride = (int64_t)stride;
+    float *got = conformance_zeros(rows * stride * sizeof *got);
+    double *want = conformance_zeros(rows * out * sizeof *want);
+    for (size_t i = 0; i < rows * out; i++) want[i] = (double)y[i];
+    for (size_t i = 0; i < rows * stride; i++) got[i] = -7;
+    float *dev_x = conformance_floats(c, x, rows * in, in), *dev_y = conformance_floats(c, got, rows * stride, stride);
+    RUN(c->be->linear_new(c->be, &wide, &w, &c->err));
+    RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, n, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, rows * stride * sizeof *got);
+    bool untouched = true;
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = out; i < stride; i++) untouched &= got[r * stride + i] == -7;
+        memmove(got + r * out, got + r * stride, out * sizeof *got);
+    }
+    conformance_true(c, untouched, "linear %zu x %zu: numbers between its rows are written", in, out);
+    conformance_near(c, got, want, rows * out, c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5, "linear %zu x %zu, rows apart",
+                     in, out);
+    c->be->linear_free(c->be, w);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_y);
+    lp_mem_free(got);
+    lp_mem_free(want);
+}
+
 static void check_linear(conformance *c, const linear_case *k) {
     lp_linear host = {.n_parts = k->n_parts, .n_in = k->n_in};
     float *data[3] = {NULL}, *bias = NULL;
@@ -200,6 +230,7 @@ static void check_linear(conformance *c, const linear_case *k) {
     RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, k->n, dev_y, &c->err));
     conformance_fetch(c, y, dev_y, n * out * sizeof(float));
     check_operand(c, w, x, k, y, dev_y);
+    check_stride(c, &host, x, k->n, y);
 
     double *want = conformance_zeros(out * sizeof(double));
     double bound = c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5;

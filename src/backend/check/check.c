@@ -33,7 +33,7 @@ typedef struct {
 
 struct lp_backend_linear {
     lp_backend_linear *inner;
-    int64_t n_in, n_out;
+    int64_t n_in, n_out, y_stride;
 };
 
 static checker *of(lp_backend *be) {
@@ -211,6 +211,7 @@ static lp_status check_linear_new(lp_backend *be, const lp_linear *host, lp_back
     if (status != LP_OK) return status;
     w->n_in = host->n_in;
     w->n_out = host->n_out;
+    w->y_stride = lp_linear_stride(host);
     status = inner->linear_new(inner, host, &w->inner, err);
     if (status == LP_OK)
         *out = w;
@@ -259,7 +260,7 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_for
     NOTE_CALL(be, 1, AT(w), form, AT(x), (uint64_t)n, AT(y));
     if (n == 0) return LP_OK;
     LP_TRY(floats_inside(be, "linear", "x", x, padded, w->n_in, err));
-    LP_TRY(floats_inside(be, "linear", "y", y, padded, w->n_out, err));
+    LP_TRY(floats_inside(be, "linear", "y", y, padded, w->y_stride, err));
     LP_TRY(no_nan("input of linear", x, n, w->n_in, w->n_in, err));
     /* The rows behind x may be somebody else's: they are put back. Those behind y are anybody's. */
     size_t behind = (size_t)LP_ROW_PADDING * (size_t)w->n_in;
@@ -267,14 +268,14 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_for
     LP_TRY(lp_mem_grow(&c->saved, &c->saved_capacity, behind, sizeof(float), "rows", err));
     memcpy(c->saved, rest, behind * sizeof(float));
     poison(rest, (int64_t)behind);
-    poison(y, padded * w->n_out);
+    poison(y, padded * w->y_stride);
     status = c->inner->linear(c->inner, w->inner, form, x, n, y, err);
     uint64_t n_graphs = be->counters.n_graphs;
     be->counters = c->inner->counters;
     be->counters.n_graphs = n_graphs;
     memcpy(rest, c->saved, behind * sizeof(float));
-    poison(y + (int64_t)n * w->n_out, (int64_t)LP_ROW_PADDING * w->n_out);
-    if (status == LP_OK) status = no_nan("linear", y, n, w->n_out, w->n_out, err);
+    poison(y + (int64_t)n * w->y_stride, (int64_t)LP_ROW_PADDING * w->y_stride);
+    if (status == LP_OK) status = no_nan("linear", y, n, w->n_out, w->y_stride, err);
 out:
     return status;
 }

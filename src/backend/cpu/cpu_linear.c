@@ -173,7 +173,7 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form
     if (n == 0) return LP_OK;
     const lp_linear *host = &w->host;
     int32_t threads = lp_cpu_threads(be);
-    int64_t first_column = 0;
+    int64_t first_column = 0, stride = lp_linear_stride(host);
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
         int32_t step = w->is_free[p] ? ROW_STEP : FIXED_ROWS;
@@ -189,12 +189,11 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form
                 int32_t padded = round_up(rows, step);
                 int64_t column = b * width;
                 int64_t columns = b + 1 < n_blocks ? width : m->n_out - column;
-                float *out = y + (int64_t)first * host->n_out + first_column + column;
+                float *out = y + (int64_t)first * stride + first_column + column;
                 const float *bias = host->bias ? host->bias + first_column + column : NULL;
                 for (int32_t r = 0; bias && r < padded; r++)
-                    memcpy(out + r * host->n_out, bias, (size_t)columns * sizeof(float));
-                multiply(m, column, columns, x + (int64_t)first * m->n_in, padded, bias ? 1.0f : 0.0f, out,
-                         host->n_out);
+                    memcpy(out + r * stride, bias, (size_t)columns * sizeof(float));
+                multiply(m, column, columns, x + (int64_t)first * m->n_in, padded, bias ? 1.0f : 0.0f, out, stride);
             }
         int32_t rest = n % tile;
         int64_t padded_rows = (int64_t)(n - rest) + round_up(rest, step);

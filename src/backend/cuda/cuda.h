@@ -27,7 +27,7 @@ typedef enum { LP_CUDA_ROWS_TOGETHER, LP_CUDA_ROWS_BATCHED, LP_CUDA_ROWS_BY_TILE
 
 /* A shape of product and the algorithm that was found for it. */
 typedef struct {
-    int64_t n_in, n_out;
+    int64_t n_in, n_out, y_stride;
     lp_layout layout;
     bool bias;
     cublasLtMatmulAlgo_t algorithm;

@@ -17,6 +17,7 @@ static const size_t CALL_BYTES = (size_t)256 << 20; /* most result of one call: 
 
 struct lp_backend_linear {
     int64_t n_in, n_out;
+    int64_t y_stride;    /* floats between rows of y */
     int64_t depth;       /* n_in, filled up with zeros to a multiple of BF16_STEP for bf16 */
     lp_layout layout;    /* as lp_matrix has it; all parts in one */
     const float *shared; /* the weights where they are one held matrix: vector_free */
@@ -78,7 +79,7 @@ static lp_status describe(lp_backend_cuda *cuda, lp_backend_linear *w, int64_t s
     }
     LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->weights, type, out_in ? depth : out, out_in ? out : depth, stride));
     LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->x, type, depth, LP_CUDA_TILE_ROWS, w->depth));
-    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, w->n_out));
+    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, w->y_stride));
 out:
     return status;
 }
@@ -89,7 +90,7 @@ out:
 static lp_status set_rows(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, int32_t n_batch,
                           lp_error *err) {
     uint64_t columns = (uint64_t)rows;
-    int64_t x_step = rows * w->depth, y_step = rows * w->n_out, w_step = 0;
+    int64_t x_step = rows * w->depth, y_step = rows * w->y_stride, w_step = 0;
     struct {
         cublasLtMatrixLayout_t layout;
         int64_t step;
@@ -128,7 +129,7 @@ static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, con
                     mode == LP_CUDA_ROWS_BATCHED ? tiles : 1, err));
     for (int32_t i = 0; i < calls; i++) {
         cublasStatus_t code = call_library(cuda, w, (const char *)x + (size_t)i * x_bytes,
-                                           y + (int64_t)i * LP_CUDA_TILE_ROWS * w->n_out, algorithm);
+                                           y + (int64_t)i * LP_CUDA_TILE_ROWS * w->y_stride, algorithm);
         bool no = code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE;
         if (refused && no) {
             *refused = true;
@@ -145,7 +146,7 @@ out:
 typedef struct {
     float *x, *moved; /* dev [rows, n_in] */
     void *rounded;    /* dev bf16 [rows, depth] */
-    float *whole, *y; /* dev [rows, n_out] */
+    float *whole, *y; /* dev [rows, y_stride] */
     int32_t *differs; /* dev */
     int32_t rows;     /* of the largest call */
 } probe;
@@ -157,7 +158,7 @@ static void probe_release(probe *p) {
 
 static lp_status probe_init(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, probe *p, lp_error *err) {
     size_t x_bytes = (size_t)rows * (size_t)w->n_in * sizeof(float),
-           y_bytes = (size_t)rows * (size_t)w->n_out * sizeof(float);
+           y_bytes = (size_t)rows * (size_t)w->y_stride * sizeof(float);
     void *all[6] = {NULL};
     size_t bytes[6] = {x_bytes, x_bytes, (size_t)rows * (size_t)w->depth * 2, y_bytes, y_bytes, sizeof(int32_t)};
     lp_status status = LP_OK;
@@ -174,6 +175,9 @@ static lp_status probe_init(lp_backend_cuda *cuda, const lp_backend_linear *w, i
     p->differs = all[5];
     LP_TRY(status);
     LP_CUDA(lp_cuda_fill(p->x, rows * w->n_in, 1, cuda->stream));
+    /* What lies between rows is not written, and compared. */
+    LP_CUDA(cudaMemsetAsync(p->whole, 0, y_bytes, cuda->stream));
+    LP_CUDA(cudaMemsetAsync(p->y, 0, y_bytes, cuda->stream));
 out:
     return status;
 }
@@ -207,7 +211,7 @@ static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear 
         int32_t shift = rows / LP_CUDA_TILE_ROWS * 5;
         LP_CUDA(lp_cuda_permute(p->moved, rows, p->x, p->rows, STEP, shift, w->n_in, cuda->stream));
         LP_TRY(probe_multiply(cuda, w, p, p->moved, rows, p->y, algorithm, mode, &refused, err));
-        LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STEP, shift, w->n_out, p->differs, cuda->stream));
+        LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STEP, shift, w->y_stride, p->differs, cuda->stream));
     }
     if (refused) {
         LP_CUDA(cudaStreamSynchronize(cuda->stream));
@@ -297,16 +301,18 @@ out:
 static lp_status find_shape(lp_backend_cuda *cuda, lp_backend_linear *w, lp_error *err) {
     for (w->shape = 0; w->shape < cuda->n_shapes; w->shape++) {
         const lp_cuda_shape *s = &cuda->shapes[w->shape];
-        if (s->n_in == w->n_in && s->n_out == w->n_out && s->layout == w->layout && s->bias == (w->bias != NULL))
+        if (s->n_in == w->n_in && s->n_out == w->n_out && s->y_stride == w->y_stride && s->layout == w->layout &&
+            s->bias == (w->bias != NULL))
             return LP_OK;
     }
     if (cuda->n_shapes == LP_CUDA_SHAPES)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "cuda backend: more than %d shapes of matrix products", LP_CUDA_SHAPES);
     lp_cuda_shape shape = {.n_in = w->n_in,
                            .n_out = w->n_out,
+                           .y_stride = w->y_stride,
                            .layout = w->layout,
                            .bias = w->bias != NULL,
-                           .call_tiles = lp_cuda_call_tiles(w->n_out, CALL_BYTES)};
+                           .call_tiles = lp_cuda_call_tiles(w->y_stride, CALL_BYTES)};
     lp_status status = choose_algorithm(cuda, w, &shape, err);
     if (status == LP_OK) cuda->shapes[cuda->n_shapes++] = shape;
     return status;
@@ -316,6 +322,7 @@ static lp_status find_shape(lp_backend_cuda *cuda, lp_backend_linear *w, lp_erro
 static lp_status make_rounded(lp_backend_cuda *cuda, const lp_backend_linear *w, lp_error *err) {
     size_t bytes = (size_t)cuda->shapes[w->shape].call_tiles * LP_CUDA_TILE_ROWS * (size_t)w->depth * 2;
     if (!is_bf16(cuda) || bytes <= cuda->rounded_bytes) return LP_OK;
+    lp_cuda_record_forget(cuda);
     (void)cudaFree(cuda->rounded); /* waits for what still reads it */
     cuda->rounded = NULL;
     cuda->rounded_bytes = 0;
@@ -335,6 +342,7 @@ lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_l
     LP_TRY(lp_mem_new(&w, 1, sizeof *w, "linear layer", err));
     w->n_in = host->n_in;
     w->n_out = host->n_out;
+    w->y_stride = lp_linear_stride(host);
     w->depth = is_bf16(cuda) ? (host->n_in + BF16_STEP - 1) / BF16_STEP * BF16_STEP : host->n_in;
     w->layout = host->part[0].layout;
     if (host->bias) LP_TRY(lp_cuda_vector_new(be, host->bias, (size_t)host->n_out, &w->bias, err));
@@ -351,6 +359,7 @@ out:
 
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
     if (!w) return;
+    lp_cuda_record_forget(lp_cuda_of(be));
     if (w->bias) lp_cuda_vector_free(be, w->bias);
     if (w->shared) lp_cuda_vector_free(be, w->shared);
     (void)cudaFree(w->own);
@@ -376,7 +385,7 @@ lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form for
             LP_CUDA(lp_cuda_to_bf16(cuda->rounded, w->depth, from, rows, w->n_in, cuda->stream));
             from = cuda->rounded;
         }
-        LP_TRY(multiply(cuda, w, from, rows, y + first * w->n_out, &shape->algorithm, shape->mode, NULL, err));
+        LP_TRY(multiply(cuda, w, from, rows, y + first * w->y_stride, &shape->algorithm, shape->mode, NULL, err));
         be->counters.padded_flops += 2 * (uint64_t)rows * (uint64_t)w->n_in * (uint64_t)w->n_out;
     }
     be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)w->n_in * (uint64_t)w->n_out;
