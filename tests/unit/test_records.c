@@ -65,6 +65,7 @@ static void test_keys(void **state) {
     };
     golden_model m;
     lp_backend *be = *state;
+    lp_weights *weights = NULL;
     lp_forward *forward = NULL;
     void *keys = NULL, *values = NULL, *latents = NULL;
     golden_model_open("gpt2-plain", &m);
@@ -77,7 +78,8 @@ static void test_keys(void **state) {
     OK(be->alloc(be, (size_t)c->d_model * sizeof(float), "latents", &latents, err));
     pool.keys = keys;
     pool.values = values;
-    OK(lp_forward_new(be, &m.model, ROWS, 8, &forward, err));
+    OK(lp_weights_new(be, &m.model, &weights, err));
+    OK(lp_forward_new(weights, ROWS, 8, &forward, err));
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         uint64_t before = be->counters.n_graphs;
         run_case(forward, &pool, latents, &cases[i]);
@@ -86,6 +88,7 @@ static void test_keys(void **state) {
                      cases[i].same_calls ? "new" : "the same");
     }
     lp_forward_free(forward);
+    lp_weights_free(weights);
     be->release(be, keys);
     be->release(be, values);
     be->release(be, latents);
