@@ -259,7 +259,10 @@ static lp_status size_for(engine *e, const flight *f, int32_t rows, lp_error *er
         lp_log(LP_LOG_WARN, "%s; going on with a memory limit of %lld MiB", why.text, (long long)(e->limit >> 20));
         free_workspace(e);
         free_pool(e);
-        return size_within_limit(e, f, rows, err);
+        status = size_within_limit(e, f, rows, &why);
+        if (status == LP_OK) return LP_OK;
+        return lp_fail(err, status, "%s; expected that with engine.memory_limit %lld MiB it would fit: set less",
+                       why.text, (long long)(e->limit >> 20));
     }
     return status == LP_OK ? LP_OK : lp_fail(err, status, "%s", why.text);
 }

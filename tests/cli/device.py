@@ -87,6 +87,44 @@ class Device(Case):
                 self.assertEqual((run.code, run.out), (1, ""))
                 self.assertEqual(self.files(), before)
 
+    def worse(self, wish: str) -> dict[str, dict[str, str]]:
+        """For a device with a defect; only the emulated one has them to order."""
+        if "emulated" not in harness.program:
+            self.skipTest("a real device")
+        return {"environment": {"LATENTPATCH_EMULATOR": wish}}
+
+    def test_out_of_memory(self) -> None:
+        """A device with less memory than it promised gets smaller batches once, and the same results."""
+        self.succeed("run", self.small_job(out="whole"))
+        run = self.succeed("run", self.small_job(out="less", memory_limit="96MiB"), **self.worse("memory=60000000"))
+        warnings = [line for line in run.lines if "wanted" in line]
+        self.assertEqual(len(warnings), 2, run.err)
+        for line in warnings:
+            self.assertRegex(line, r"warning: device 0 .*; going on with a memory limit of 48 MiB$")
+        self.assertEqual(*((self.folder / name / "a.csv").read_bytes() for name in ("whole", "less")))
+        run = self.latentpatch("run", self.small_job(out="none", memory_limit="96MiB"), **self.worse("memory=24000000"))
+        self.assertEqual((run.code, len(run.lines)), (1, 2), run.err)
+        self.assertRegex(run.lines[1], r"error: device 0 .* wanted, .*; expected that with engine.memory_limit 48 MiB")
+        self.assertEqual([name for name in self.files() if name.startswith("none/")], [])
+
+    def test_device_dies(self) -> None:
+        """One line, exit code 1, with other ranks too; a second run goes on to the same table."""
+        self.succeed("run", self.small_job(out="whole"))
+        wanted = (self.folder / "whole" / "a.csv").read_bytes()
+        for after, command, ranks in ((1, "cache", 1), (1000, "cache", 2), (1500, "sweep", 1)):
+            with self.subTest(after=after, command=command, ranks=ranks):
+                out = f"dies-{after}"
+                job = self.small_job(out=out)
+                if command == "sweep":
+                    self.succeed("cache", job)
+                run = self.latentpatch(command, job, ranks=ranks, **self.worse(f"dies_after={after}"))
+                errors = [line for line in run.lines if "error: " in line]
+                self.assertNotEqual(run.code, 0, "it lived: another number for dies_after")
+                self.assertEqual(len(errors), 1, run.err)
+                self.assertIn("cudaErrorIllegalAddress", errors[0])
+                self.succeed("run", job)
+                self.assertEqual((self.folder / out / "a.csv").read_bytes(), wanted)
+
 
 if __name__ == "__main__":
     harness.main()

@@ -109,15 +109,20 @@ class Case(unittest.TestCase):
     # ---- runs
 
     def latentpatch(
-        self, *args: Any, ranks: int = 1, timeout: int = TIMEOUT, before: Callable[[], None] | None = None
+        self,
+        *args: Any,
+        ranks: int = 1,
+        timeout: int = TIMEOUT,
+        before: Callable[[], None] | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Run:
         words = command_of(args, ranks)
         # The leak check stops the process for a second; one rank does the same work as several.
-        environment = os.environ if ranks == 1 else os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+        leaks = {} if ranks == 1 else {"ASAN_OPTIONS": "detect_leaks=0"}
         process = subprocess.Popen(
             words,
             cwd=self.folder,
-            env=environment,
+            env=os.environ | leaks | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -359,7 +359,6 @@ out:
 
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
     if (!w) return;
-    lp_cuda_record_forget(lp_cuda_of(be));
     if (w->bias) lp_cuda_vector_free(be, w->bias);
     if (w->shared) lp_cuda_vector_free(be, w->shared);
     if (w->own) lp_cuda_record_forget(lp_cuda_of(be));

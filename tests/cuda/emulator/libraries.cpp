@@ -2,7 +2,8 @@
 // that is handed out full of NaN. Everything that is issued to the stream runs only when somebody waits for it, so
 // that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
 // product depends on the number of rows: the backend's probe must refuse it. While the stream is captured, what a device
-// refuses then is refused, and where LATENTPATCH_EMULATOR is "no_graphs" so is the end of the capture.
+// refuses then is refused. LATENTPATCH_EMULATOR makes a worse device: "no_graphs" captures nothing, "memory=N" gives no
+// more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued.
 #include "cuda/emulator/device.h"
 
 #include <cmath>
@@ -11,24 +12,49 @@
 #include <cublasLt.h>
 #include <cuda_bf16.h>
 #include <cuda_runtime_api.h>
+#include <unordered_map>
 #include <vector>
 
 static cudaError_t last_error = cudaSuccess;
 #define NOT_CAPTURED() \
     if (emulator::is_capturing()) return last_error = cudaErrorStreamCaptureUnsupported
 
+static std::unordered_map<void *, size_t> held;
+static size_t held_bytes;
+
+// The number behind a word of LATENTPATCH_EMULATOR; the largest where it is not there.
+static uint64_t wish(const char *word) {
+    const char *text = getenv("LATENTPATCH_EMULATOR"), *at = text ? strstr(text, word) : nullptr;
+    return at ? strtoull(at + strlen(word), nullptr, 10) : UINT64_MAX;
+}
+
+static bool is_dead() {
+    static const uint64_t after = wish("dies_after=");
+    return emulator::last_enqueued() > after;
+}
+#define ALIVE() \
+    if (is_dead()) return cudaErrorIllegalAddress
+
 extern "C" {
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
     NOT_CAPTURED();
-    *out = bytes < (size_t(1) << 40) ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
+    static const uint64_t most = wish("memory=");
+    bool fits = bytes < (size_t(1) << 40) && held_bytes + bytes <= most;
+    *out = fits ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
     if (!*out) return last_error = cudaErrorMemoryAllocation;
+    held[*out] = bytes;
+    held_bytes += bytes;
     memset(*out, 0xff, bytes);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
     NOT_CAPTURED();
     emulator::run_until(emulator::last_enqueued());
+    if (p) {
+        held_bytes -= held[p];
+        held.erase(p);
+    }
     free(p);
     return cudaSuccess;
 }
@@ -66,6 +92,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
     NOT_CAPTURED();
+    ALIVE();
     emulator::run_until(emulator::last_enqueued());
     return cudaSuccess;
 }
@@ -78,9 +105,9 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
-    const char *wish = getenv("LATENTPATCH_EMULATOR");
+    const char *word = getenv("LATENTPATCH_EMULATOR");
     *out = reinterpret_cast<cudaGraph_t>(new graph{emulator::capture_end()});
-    if (!wish || strcmp(wish, "no_graphs") != 0) return cudaSuccess;
+    if (!word || strcmp(word, "no_graphs") != 0) return cudaSuccess;
     delete reinterpret_cast<graph *>(*out);
     *out = nullptr;
     return last_error = cudaErrorStreamCaptureInvalidated;
@@ -117,10 +144,12 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
     NOT_CAPTURED();
+    ALIVE();
     emulator::run_until(*reinterpret_cast<uint64_t *>(e));
     return cudaSuccess;
 }
 cudaError_t cudaGetLastError(void) {
+    ALIVE();
     cudaError_t error = last_error;
     last_error = cudaSuccess;
     return error;
@@ -128,7 +157,9 @@ cudaError_t cudaGetLastError(void) {
 const char *cudaGetErrorString(cudaError_t) {
     return "emulated error";
 }
-const char *cudaGetErrorName(cudaError_t) {
+const char *cudaGetErrorName(cudaError_t error) {
+    if (error == cudaErrorMemoryAllocation) return "cudaErrorMemoryAllocation";
+    if (error == cudaErrorIllegalAddress) return "cudaErrorIllegalAddress";
     return "cudaErrorEmulated";
 }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
