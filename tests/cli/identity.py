@@ -228,6 +228,17 @@ class Early(Case):
         (self.folder / "v.npy").unlink()
         self.succeed("cache", self.job(sweep=from_file))
 
+    def test_width(self) -> None:
+        """A vector does not go where vectors are longer, whatever else it goes to (keys of fewer heads than queries)."""
+        self.pairs(n=3)
+        group = {"layers": 0, "steps": "all", "donor": "clean", "from": {"site": "k"}}
+        for sites in (["resid_post"], ["k", "resid_post"]):
+            self.refused(
+                self.job(model="llama", store={"sites": ["k"]}, sweep={"conditions": [group | {"site": sites}]}),
+                "condition denoise/clean/replace/resid_post/L0/all<k: a vector of 48 numbers (k) cannot go to resid_post, "
+                "which has 96",
+            )
+
     def test_one_pair(self) -> None:
         self.pairs(n=1)
         group = {"site": "resid_post", "layers": 1, "steps": "all"}
