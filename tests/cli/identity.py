@@ -259,6 +259,27 @@ class Early(Case):
         other = self.job("other.json", store={"file": "out/new.store.h5"}, sweep={"seed": 2})
         self.refused(other, "a.results.h5: made with seed 1, this job says 2", commands=("plan", "run"))
 
+    def test_memory_limit(self) -> None:
+        """What one pair takes is known when it is begun: a limit below it leaves no file, of either stage; nor does it take
+        away what an earlier start made."""
+        self.pairs(n=3)
+        job, small = self.job(), ("--set", "engine.memory_limit=1000")
+        for stage in ("cache", "sweep"):
+            for ranks in (1, 2):
+                with self.subTest(stage=stage, ranks=ranks):
+                    (self.folder / "out").mkdir(exist_ok=True)
+                    before = self.files()
+                    run = self.latentpatch(stage, job, *small, ranks=ranks)
+                    self.assert_error(run, "engine.memory_limit: expected at least ", "found 1000")
+                    self.assertEqual(self.files(), before)
+            stop = self.folder / "out" / {"cache": "a.store.h5.stop", "sweep": "a.results.h5.stop"}[stage]
+            stop.touch()
+            self.assertEqual(self.latentpatch(stage, job).code, 75)
+            before = self.files()
+            self.assert_error(self.latentpatch(stage, job, *small), "engine.memory_limit: expected at least ")
+            self.assertEqual(self.files(), before)
+            self.succeed(stage, job)
+
     def test_plan_says_how_the_store_stands(self) -> None:
         self.pairs(n=12)
         job = self.job()
