@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -134,8 +135,37 @@ class Store(Case):
         self.assertEqual((self.folder / "few" / "a.csv").read_bytes(), own)
         self.assertEqual(len(own.splitlines()), 1 + 3 * 4)
         grown = self.latentpatch("cache", job, "--set", "store.file=own/a.store.h5")
-        words = "own/a.store.h5: holds 3 pairs, this job has 7 (pairs.limit): name another store.file, or remove it"
-        self.assert_error(grown, words)
+        words = "own/a.store.h5: made for 3 pairs, this job has 7 (pairs.limit); such a file does not grow: name another "
+        self.assert_error(grown, words + "store.file, or remove it (one of 7 pairs does for the first 3 as well)")
+
+    def test_pairs_in_another_order(self) -> None:
+        """`store merge` believes the digest that it is given; the job looks at the pairs themselves."""
+        self.pairs("all.json", n=6)
+        pairs = json.loads((self.folder / "all.json").read_text())["pairs"]
+        for name, part in (("a", pairs[:3]), ("b", pairs[3:])):
+            (self.folder / f"{name}.json").write_text(json.dumps({"format": "latentpatch-pairs", "version": 1, "pairs": part}))
+            self.succeed("cache", self.job(f"{name}-job.json", pairs={"file": f"{name}.json"}, out=name))
+        digest = hashlib.sha256((self.folder / "all.json").read_bytes()).hexdigest()
+        stores = ("a/a.store.h5", "b/a.store.h5")
+        job = self.job(pairs={"file": "all.json"}, store={"file": "merged.h5"})
+        self.succeed("store", "merge", "merged.h5", *stores, "--pair-file-digest", digest)
+        self.succeed("run", job)
+        (self.folder / "merged.h5").unlink()
+        self.succeed("store", "merge", "merged.h5", *reversed(stores), "--pair-file-digest", digest)
+        for command in ("plan", "cache", "sweep", "run"):
+            run = self.latentpatch(command, job, "--set", "results.file=other/a.results.h5")
+            self.assert_error(run, "merged.h5: /pairs/id, row 0: expected p00000, found p00003: name another store.file")
+
+    def test_merge_of_a_part(self) -> None:
+        """A store of the first pairs, merged with one of all, says how many it is made for now."""
+        self.pairs(n=5)
+        self.succeed("cache", self.job("few.json", out="few", pairs={"limit": 2}))
+        job = self.job()
+        self.succeed("cache", job)
+        self.succeed("store", "merge", "merged.h5", "few/a.store.h5", "out/a.store.h5")
+        made = json.loads(self.succeed("store", "info", "merged.h5", "--json").out)
+        self.assertEqual((made["n_pairs"], made["n_done"], made["provenance"]["n_pairs"]), (5, 5, "5"))
+        self.succeed("run", job, "--set", "store.file=merged.h5")
 
     def test_first_pairs_of_an_unfinished_store(self) -> None:
         self.pairs(n=12)
