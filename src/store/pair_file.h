@@ -69,8 +69,9 @@ typedef struct lp_pair_file lp_pair_file;
 /* Life cycle. */
 
 /* Collective. Opens `path` for writing: makes it when it is missing; otherwise it is continued, after format, version,
- * shape, fields, identity and the rows of the tables were compared (LP_ERR_MISMATCH names the first that differs, what was expected and what
- * was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything in spec is copied. */
+ * shape, fields, identity and the rows of the tables were compared (LP_ERR_MISMATCH names the first that differs, what
+ * was expected and what was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything
+ * in spec is copied. */
 lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
                             lp_pair_file **out, bool *created, lp_error *err);
 /* Local. The comparison that lp_pair_file_open makes. */
