@@ -427,6 +427,15 @@ static lp_status make_folders(const lp_job *job, lp_error *err) {
     return status;
 }
 
+/* The two other outputs are written with the results file, and only then. */
+static void say_missing(const lp_session *s) {
+    const char *const outputs[] = {s->job.results.csv, s->job.results.summary};
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
+        if (lp_parallel_rank(s->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
+            lp_log(LP_LOG_WARN, "%s is not there: it is made together with %s: remove that and run again for both",
+                   outputs[i], s->job.results.file);
+}
+
 lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {
     sweep w = {.session = s};
     int64_t *costs = NULL;
@@ -449,6 +458,7 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
     if (complete) {
         report->was_complete = true;
+        say_missing(s);
         for (int64_t i = 0; i < s->n_pairs; i++) report->n_included += w.included[i];
         goto out;
     }

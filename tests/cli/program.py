@@ -87,6 +87,14 @@ class Outputs(Case):
         self.assertEqual(again.out, whole.out)
         self.assertIn("is complete already", again.err)
 
+        (self.folder / "out" / "a.csv").unlink()
+        without = self.succeed("run", self.job(), "--set", "results.summary=other.json", ranks=2)
+        warnings = [line for line in without.lines if "warning: " in line]
+        self.assertEqual(len(warnings), 2, without.err)
+        for line, name in zip(warnings, ("a.csv", "other.json"), strict=True):
+            self.assertRegex(line, rf"/{name} is not there: it is made together with \S+/out/a.results.h5: remove that and")
+        self.assertEqual(without.out, "".join(whole.out.splitlines(keepends=True)[:-2]))
+
         alone = self.job("alone.json", out="alone")
         self.succeed("cache", alone)
         sweep = self.succeed("sweep", alone)
