@@ -306,6 +306,23 @@ class Outputs(Case):
         self.succeed("cache", self.job())
         self.assertEqual(h5py.File(self.folder / "out" / "a.store.h5")["runs/clean/resid_post"].shape, (4, 3, 6, 96))
 
+    def test_plan_counts_the_bytes(self) -> None:
+        """Of the rows, which a stopped sweep leaves, with their metrics and the lens."""
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("the Python package h5py was not found")
+        self.pairs(n=12)
+        job = self.job(metrics=["logits", "answer_logprob"], readout="logit_lens top 3", decode={"max_new_tokens": 2})
+        plan = self.succeed("plan", job).out
+        self.succeed("cache", job)
+        (self.folder / "out" / "a.results.h5.stop").touch()
+        self.assertEqual(self.latentpatch("sweep", job).code, 75)
+        with h5py.File(self.folder / "out" / "a.results.h5.partial") as file:
+            sizes = [d.nbytes for group in (file["rows"], file["readout/logit_lens"]) for d in group.values()]
+        found = float(re.search(r"rows while the sweep runs +([\d.]+) KiB", plan).group(1))
+        self.assertAlmostEqual(found, sum(sizes) / 1024, delta=0.051)
+
     def test_generate_inspect_tokenize(self) -> None:
         job = self.job()
         self.pairs()
