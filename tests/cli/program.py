@@ -261,6 +261,30 @@ class Outputs(Case):
         self.assertEqual(summary["controls"]["self"], {"n_conditions": 0, "n_rows": 0, "n_changed": 0})
         self.assertGreater(summary["conditions"][1]["n_changed"], 0)
 
+    def test_right_by_the_classifier(self) -> None:
+        """What counts as right in the report of stage 1, in the summary and for the filter is the job's own classifier's:
+        the seed's takes a number within 0.01, codi's only the number itself. The store serves both."""
+
+        def almost(pairs: list) -> None:
+            for pair, shift in zip(pairs, (0.004, 0, 0.02), strict=True):
+                pair["clean"]["answer"] += shift
+
+        self.pairs(n=3, change=almost)
+        for classifier, right in (("seed", 2), ("codi", 1)):
+            with self.subTest(classifier):
+                job = self.job(
+                    f"{classifier}.json",
+                    classifier=classifier,
+                    sweep={"filter": "clean-correct"},
+                    results={"file": f"{classifier}/a.results.h5"},
+                )
+                out = self.succeed("run", job, ranks=2).out
+                self.assertIn(f": clean right {right}, corrupted right 3, both right {right} of 3 pairs\n", out)
+                self.assertIn(f"{right} of 3 pairs included", out)
+                summary = json.loads((self.folder / classifier / "a.summary.json").read_text())
+                counts = {"clean_correct": right, "corrupted_correct": 3, "both_correct": right}
+                self.assertEqual((summary["unpatched"], summary["n_included"]), (counts, right))
+
     def test_lens(self) -> None:
         """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""
         pairs = json.loads(self.pairs(n=3).read_text())["pairs"]
