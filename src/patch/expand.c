@@ -141,7 +141,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
                         .operation = g->operation,
                         .factor = c->factor,
                         .donor = c->donor,
-                        .vector = g->vector};
+                        .vector = c->donor == LP_DONOR_FILE ? g->vector : 0};
     r.from = r.at;
     if (g->phase == LP_PHASE_THOUGHT || g->from_step >= 0) {
         r.from.phase = LP_PHASE_THOUGHT;
