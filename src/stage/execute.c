@@ -137,7 +137,8 @@ lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) 
                                      .total = work->total,
                                      .before = work->before,
                                      .count = count_done,
-                                     .state = deal};
+                                     .state = deal,
+                                     .quiet = !lp_log_shows(LP_LOG_INFO)};
         status = lp_progress_start(&shown, &progress, err);
     }
     if (status == LP_OK) status = execute_watched(s, &work->source, err);

@@ -397,8 +397,8 @@ class Progress(Case):
 
     def test_quiet(self) -> None:
         self.pairs()
-        run = self.succeed("run", self.job(), "--quiet")
-        self.assertEqual(run.lines, [])
+        run = self.succeed("run", self.job(), "--quiet", ranks=2)
+        self.assertEqual((run.lines, run.err.count("pairs")), ([], 0), run.err)
 
 
 class Memory(Case):
