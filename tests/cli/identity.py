@@ -243,7 +243,7 @@ class Early(Case):
         of_v = {"conditions": [{"site": "v", "layers": 1, "steps": "all", "donor": "clean"}]}
         self.refused(
             self.job(store={"sites": ["k"]}, sweep=of_v),
-            "the store does not keep v of thought positions",
+            "job.json: condition denoise/clean/replace/v/L1/all: the store does not keep v of thought positions",
             "to store.sites (a store that is there cannot be extended: name another store.file)",
         )
         from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
@@ -265,8 +265,8 @@ class Early(Case):
         for sites in (["resid_post"], ["k", "resid_post"]):
             self.refused(
                 self.job(model="llama", store={"sites": ["k"]}, sweep={"conditions": [group | {"site": sites}]}),
-                "condition denoise/clean/replace/resid_post/L0/all<k: a vector of 48 numbers (k) cannot go to resid_post, "
-                "which has 96",
+                "job.json: condition denoise/clean/replace/resid_post/L0/all<k: a vector of 48 numbers (k) cannot go to "
+                "resid_post, which has 96",
             )
 
     def test_one_pair(self) -> None:
