@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,23 @@ class Paths(Case):
                     run = self.latentpatch(command, "job.json", "--set", f"{place}={value}")
                     self.assert_error(run, f"job.json: $.{place}: expected a file of its own, found {found}")
         self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
+
+
+    def test_no_file(self) -> None:
+        """A folder, a device or a pipe is no output: known before any work, and it stays what it is."""
+        self.pairs(n=3)
+        job = self.job()
+        (self.folder / "there").mkdir()
+        os.mkfifo(self.folder / "pipe")
+        before = self.files()
+        for place in ("store.file", "results.file", "results.csv", "results.summary"):
+            for value, found in (("there", "a folder"), ("new/", "a folder"), ("pipe", "a device or a pipe")):
+                for command in ("plan", "run"):
+                    with self.subTest(place=place, value=value):
+                        run = self.latentpatch(command, job, "--set", f"{place}={value}")
+                        self.assert_error(run, f"job.json: $.{place}: expected a file, found {found} (")
+        self.assertEqual(self.files(), before)
+        self.assertTrue((self.folder / "pipe").is_fifo())
 
 
 class Early(Case):
