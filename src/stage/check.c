@@ -3,7 +3,6 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "stage/donors.h"
-#include "stage/execute.h"
 #include "stage/store_spec.h"
 #include "stage/sweep_identity.h"
 
