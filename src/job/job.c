@@ -440,7 +440,8 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
 }
 
 static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"executor", "device", "dtype", "threads", "memory_limit", "hang_limit", "graphs", NULL};
+    static const char *const keys[] = {"executor",     "device",     "dtype",  "threads",
+                                       "memory_limit", "hang_limit", "graphs", NULL};
     lp_json section, value;
     lp_status status = LP_OK;
     job->engine.hang_limit_s = 600;
