@@ -3,7 +3,7 @@
  * bench/forward_hf.py. Usage: forward BASE CODI LORA_ALPHA B PROMPT NEW [DEVICE [DTYPE]] */
 #include "backend/device.h"
 #include "base/memory.h"
-#include "patch/engine.h"
+#include "support/units.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,26 +18,6 @@
             exit(1);                                                                                                   \
         }                                                                                                              \
     } while (0)
-
-typedef struct {
-    lp_work_unit unit;
-    bool given;
-} feed;
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    feed *f = user;
-    *unit = f->given ? NULL : &f->unit;
-    f->given = true;
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)user;
-    (void)unit;
-    (void)err;
-    return LP_OK;
-}
 
 static double seconds_of(clockid_t clock) {
     struct timespec t;
@@ -67,8 +47,7 @@ static double seconds(const lp_model *model, lp_backend *be, const sizes *z) {
         groups[b] = (lp_run_group){
             .prompt = prompts + b * n_prompt, .n_prompt = n_prompt, .runs = &run, .results = &results[b], .n_runs = 1};
     }
-    feed f = {.unit = {.groups = groups, .n_groups = (size_t)batch}};
-    lp_work_source source = {.user = &f, .next = next_unit, .done = unit_done};
+    lp_work_unit unit = {.groups = groups, .n_groups = (size_t)batch};
     lp_executor_options options = {
         .model = model,
         .protocol = {.kind = LP_PROTOCOL_BOT_FIRST, .n_steps = z->n_steps, .remove_eos = true},
@@ -85,7 +64,7 @@ static double seconds(const lp_model *model, lp_backend *be, const sizes *z) {
     lp_engine_counters counters = {0};
     clockid_t clock = be->is_asynchronous ? CLOCK_MONOTONIC : CLOCK_PROCESS_CPUTIME_ID;
     double start = seconds_of(clock);
-    CHECK(lp_execute_batched(&options, &engine, &source, &counters, err));
+    CHECK(execute_unit(&options, &engine, &unit, &counters, err));
     double taken = seconds_of(clock) - start - (be->is_asynchronous ? counters.seconds_weights : 0);
     lp_mem_free(groups);
     lp_mem_free(results);

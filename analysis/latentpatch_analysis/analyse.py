@@ -403,7 +403,6 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
             cluster_sums(np.where(finite, part, 0.0), cluster, groups),
             cluster_sums(finite.astype(float), cluster, groups),
         ]
-    sums = np.concatenate(columns, 1)
     names = list(r.metrics)
     ends = {}
     for direction, end in (("denoise", "corrupted"), ("noise", "clean")):
@@ -411,6 +410,13 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
         if len(found):
             ends[end] = int(np.searchsorted(use, found[0]))
     recovery = "logit_diff" in names and len(ends) == 2
+    if recovery:
+        # Over the pairs that have the condition and both ends: of others, only some of the three means would know.
+        part = r.metrics["logit_diff"][np.ix_(rows, use)].astype(float)
+        low, high = part[:, [ends["corrupted"]]], part[:, [ends["clean"]]]
+        have = np.isfinite(part) & np.isfinite(low) & np.isfinite(high)
+        columns += [cluster_sums(np.where(have, x, 0.0), cluster, groups) for x in (part, low, high, 1.0)]
+    sums = np.concatenate(columns, 1)
 
     def statistic(total: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -419,23 +425,23 @@ def metric_table(r: Results, table: pd.DataFrame, cluster: np.ndarray, resamples
                 for i in range(len(names))
             ]
             if recovery:
-                m = means[names.index("logit_diff")]
-                low, high = m[:, [ends["corrupted"]]], m[:, [ends["clean"]]]
-                means.append((m - low) / (high - low))
+                first = 2 * len(names) * k
+                patched, low, high = (total[:, first + i * k : first + (i + 1) * k] for i in range(3))
+                means.append((patched - low) / (high - low))
         return np.concatenate(means, 1)
 
     boot = stats.cluster_bootstrap(sums, statistic, resamples)
     lines = []
     for i, name in enumerate([*names, "recovery"] if recovery else names):
         part = slice(i * k, (i + 1) * k)
-        source = names.index("logit_diff") if name == "recovery" else i
+        counts = (2 * len(names) + 3) * k if name == "recovery" else (2 * i + 1) * k
         lines.append(
             pd.DataFrame(
                 {
                     "index": use,
                     "condition": table["name"][use].to_numpy(),
                     "metric": name,
-                    "n": sums[:, (2 * source + 1) * k : (2 * source + 2) * k].sum(0).astype(int),
+                    "n": sums[:, counts : counts + k].sum(0).astype(int),
                     "mean": boot.estimate[part],
                     "low": boot.low[part],
                     "high": boot.high[part],

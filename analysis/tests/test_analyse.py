@@ -84,6 +84,27 @@ def test_recovery_is_a_ratio_of_means(planted_analysis):
     assert by["unpatched/noise"] == pytest.approx(1.0)
 
 
+def test_recovery_is_over_the_pairs_that_have_it(planted, tmp_path):
+    """A condition that some pairs lack is set between the unpatched runs of the pairs that have it."""
+    path = tmp_path / "gaps.results.h5"
+    shutil.copy(planted[0], path)
+    name = "denoise/clean/replace/resid_post/L2/first:4"
+    with h5py.File(path, "r+") as file:
+        names = [text.decode() for text in file["conditions/name"][:]]
+        values = file["rows/logit_diff"][:]
+        included = np.flatnonzero(file["pairs/included"][:])
+        low, high, column = (names.index(n) for n in ("unpatched/denoise", "unpatched/noise", name))
+        gone = included[np.argsort(values[included, low])[: len(included) // 3]]
+        values[gone, column] = np.nan
+        file["rows/logit_diff"][...] = values
+    metrics = analyse.analyse(load_results(path), 20).metrics
+    found = metrics[(metrics["metric"] == "recovery") & (metrics["condition"] == name)].iloc[0]
+    kept = np.setdiff1d(included, gone)
+    patched, corrupted, clean = (values[kept, i].astype(float).mean() for i in (column, low, high))
+    assert found["n"] == len(kept)
+    assert found["mean"] == pytest.approx((patched - corrupted) / (clean - corrupted), rel=1e-6)
+
+
 def test_a_failed_control_silences_everything_else(planted, tmp_path):
     path = tmp_path / "failed.results.h5"
     shutil.copy(planted[0], path)

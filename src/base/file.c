@@ -101,38 +101,45 @@ out:
     return status;
 }
 
-lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err) {
-    lp_text temporary = {0};
-    lp_status status = LP_OK;
-    int fd = -1;
-    /* Always the same name: what a killed process left is overwritten by the next one, and goes with it. */
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", path));
-    fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        status = fail_errno(err, path, "write");
-        goto out;
-    }
+static lp_status write_all(int fd, const char *path, const void *data, size_t size, lp_error *err) {
     size_t done = 0;
     while (done < size) {
         ssize_t n = write(fd, (const char *)data + done, size - done);
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) {
-            status = fail_errno(err, path, "write");
-            goto out;
-        }
+        if (n < 0) return fail_errno(err, path, "write");
         done += (size_t)n;
     }
-    if (fsync(fd) != 0 && errno != EINVAL && errno != EROFS) {
-        status = fail_errno(err, path, "flush");
+    return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? LP_OK : fail_errno(err, path, "flush");
+}
+
+lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err) {
+    char *there = realpath(path, NULL);
+    /* A device or a pipe takes the bytes; a file renamed to its name would stand in its place from then on. */
+    bool replaces = lp_path_look(path) != LP_PATH_OTHER;
+    const char *target = there ? there : path;
+    lp_text temporary = {0};
+    lp_status status = LP_OK;
+    int fd = -1;
+    if (replaces) {
+        /* Always the same name: what a killed process left is overwritten by the next one, and goes with it. */
+        LP_TRY(lp_text_format(&temporary, err, "%s.tmp", target));
+        fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    } else {
+        fd = open(target, O_WRONLY | O_CLOEXEC);
+    }
+    if (fd < 0) {
+        status = fail_errno(err, path, "write");
         goto out;
     }
+    LP_TRY(write_all(fd, path, data, size, err));
     int closed = close(fd);
     fd = -1;
-    if (closed != 0 || rename(temporary.data, path) != 0) status = fail_errno(err, path, "write");
+    if (closed != 0 || (replaces && rename(temporary.data, target) != 0)) status = fail_errno(err, path, "write");
 out:
     if (fd >= 0) close(fd);
     if (status != LP_OK && temporary.data) unlink(temporary.data);
     lp_text_release(&temporary);
+    free(there); /* from realpath */
     return status;
 }
 

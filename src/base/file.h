@@ -26,8 +26,8 @@ void lp_pages_let_go(const void *bytes, size_t n);
 lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err);
 
 /* Writes bytes to `path` through a temporary file beside it, flushed and then renamed. On failure the old
- * file, if any, is untouched and the temporary one is gone. Two processes that write the same path at the same
- * time must exclude each other. */
+ * file, if any, is untouched and the temporary one is gone. A link is followed; a device or a pipe is written to. Two
+ * processes that write the same path at the same time must exclude each other. */
 lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err);
 
 typedef enum { LP_PATH_MISSING, LP_PATH_FILE, LP_PATH_FOLDER, LP_PATH_OTHER } lp_path_kind;

@@ -317,3 +317,29 @@ lp_status lp_json_choice(const lp_json *value, const char *const *names, int *ou
     }
     return lp_json_fail(value, err, "one of %s", list);
 }
+
+lp_status lp_json_get_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_get(object, key, &value, err);
+    return status == LP_OK ? lp_json_string(&value, out, err) : status;
+}
+
+lp_status lp_json_get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    lp_status status = lp_json_get(object, key, &value, err);
+    return status == LP_OK ? lp_json_bool(&value, out, err) : status;
+}
+
+lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err) {
+    const char *const formats[] = {format, NULL};
+    lp_json value;
+    int choice = 0;
+    int64_t number = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_get(root, "format", &value, err));
+    LP_TRY(lp_json_choice(&value, formats, &choice, err));
+    LP_TRY(lp_json_get(root, "version", &value, err));
+    LP_TRY(lp_json_int(&value, version, version, &number, err));
+out:
+    return status;
+}

@@ -1,8 +1,7 @@
 /* JSON input by cJSON, with strict getters that know where they are.
  *
  * lp_json is a view of one value of a parsed document together with its path ("$.sweep.layers[2]"), so that
- * every complaint names the file, the path, what was expected and what was found. Getters of objects remember
- * which keys they were asked for: lp_json_end fails on a key that nobody asked for. */
+ * every complaint names the file, the path, what was expected and what was found. */
 #ifndef LP_BASE_JSON_H
 #define LP_BASE_JSON_H
 
@@ -47,6 +46,12 @@ lp_status lp_json_int(const lp_json *value, int64_t min, int64_t max, int64_t *o
 lp_status lp_json_number(const lp_json *value, double min, double max, double *out, lp_error *err);
 /* *out = index of the string in the NULL-terminated list of names; the message lists them all. */
 lp_status lp_json_choice(const lp_json *value, const char *const *names, int *out, lp_error *err);
+
+/* lp_json_get and the getter of the member's type in one. */
+lp_status lp_json_get_string(const lp_json *object, const char *key, const char **out, lp_error *err);
+lp_status lp_json_get_bool(const lp_json *object, const char *key, bool *out, lp_error *err);
+/* The head of a file of ours: {"format": format, "version": version}. */
+lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err);
 
 bool lp_json_is_object(const lp_json *value);
 bool lp_json_is_array(const lp_json *value);

@@ -10,9 +10,13 @@ void lp_log_setup(lp_log_level level, int rank, int size) {
     log_size = size;
 }
 
+bool lp_log_shows(lp_log_level level) {
+    return level >= log_level;
+}
+
 void lp_log(lp_log_level level, const char *format, ...) {
     static const char *const names[] = {"debug: ", "", "warning: ", "error: "};
-    if (level < log_level || (level < LP_LOG_WARN && log_rank != 0)) return;
+    if (!lp_log_shows(level) || (level < LP_LOG_WARN && log_rank != 0)) return;
     char line[2048];
     int used = log_size > 1 && level >= LP_LOG_WARN
                    ? snprintf(line, sizeof line, "latentpatch: rank %d: %s", log_rank, names[level])

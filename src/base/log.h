@@ -11,6 +11,8 @@ typedef enum { LP_LOG_DEBUG, LP_LOG_INFO, LP_LOG_WARN, LP_LOG_ERROR } lp_log_lev
 
 /* level: the lowest that is shown. rank, size: as MPI has them; size 1 hides the rank. */
 void lp_log_setup(lp_log_level level, int rank, int size);
+/* Whether messages of the level are shown on some rank. */
+bool lp_log_shows(lp_log_level level);
 void lp_log(lp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -8,44 +8,59 @@
 
 #include <errno.h>
 
-static const char usage[] =
-    "usage: latentpatch pairs make --source FILE --format FORMAT -o PAIRS.json [options]\n"
-    "       latentpatch pairs check PAIRS.json [options]\n"
-    "       latentpatch pairs convert PAIRS.json --to FORM -o FILE\n"
-    "\n"
-    "make: pairs of problems that differ in one number, by rule; nothing that is not sure\n"
-    "  --format F          gsm8k: JSON lines with question and answer, the answer a solution with <<...>> annotations\n"
-    "                      gsm8k-aug: lines question||<<...>> <<...>>#### answer; svamp: its JSON array\n"
-    "                      gsm-plus: JSON lines, each variant a pair with its seed question\n"
-    "                      templates: texts with variables, as in jobs/demo/train/templates.json\n"
-    "  --count N           how many pairs (default: all there are; of templates 100 each)\n"
-    "  --seed S            of every random choice (default 0); the same seed gives the same bytes\n"
-    "  --per-problem N     pairs of one problem (default 1)\n"
-    "  --change WHICH      first, last or any number (default any)\n"
-    "  --delta A-B         size of the change, in units of the number's last digit that is not 0 (default 1-5)\n"
-    "  --digits RULE       same or any number of digits (default same)\n"
-    "  --tokenizer NAME=P  count tokens by the tokenizer.json P; may be repeated\n"
-    "  --same-tokens       only pairs whose questions have equal counts in every tokenizer\n"
-    "  --strata LIST       share the count equally among numbers of steps: 2,3,4-5,6-\n"
-    "  --tune-share X      mark this share of the problems \"tune\", the others \"test\"\n"
-    "  --tune FILE         write the tune pairs to this file instead\n"
-    "  --side SIDE         of templates: held-out, training or all (default held-out)\n"
-    "  --prefix TEXT       of the ids (default: the source's name)\n"
-    "  --to FORM           own, original or original-flat (default own)\n"
-    "  --rejected FILE     one JSON line for each refusal: index, numbers, reason\n"
-    "  --strict            exit 1 when there are fewer than --count\n"
-    "\n"
-    "check: the defects of a pair file (ours, or the original study's), as a table; exit 1 when there are any\n"
-    "  --tokenizer NAME=P, --same-tokens   as above\n"
-    "  --max-tokens N      no question has more\n"
-    "  --training FILE     no question is close to one of this file's\n"
-    "  --training-format F its format (default gsm8k)\n"
-    "  --verified          pairs whose corrupted answer cannot be recomputed are defects, too\n"
-    "  --list FILE         one CSV line a pair: its defects, the stated and the recomputed answer\n"
-    "  --fix FILE          write the sound pairs; exit 0 when there are any\n"
-    "\n"
-    "convert: between our form and the original study's, in both directions; the form of PAIRS.json is recognised\n"
-    "  --to FORM           own, original or original-flat\n";
+/* A verb of `pairs`: its line of use, and what its options mean. */
+typedef struct {
+    const char *name, *usage, *options;
+} verb_help;
+
+static const verb_help verbs[] = {
+    {"make", "latentpatch pairs make --source FILE --format FORMAT -o PAIRS.json [options]\n",
+     "make: pairs of problems that differ in one number, by rule; nothing that is not sure\n"
+     "  --format F          gsm8k: JSON lines with question and answer, the answer a solution with <<...>> annotations\n"
+     "                      gsm8k-aug: lines question||<<...>> <<...>>#### answer; svamp: its JSON array\n"
+     "                      gsm-plus: JSON lines, each variant a pair with its seed question\n"
+     "                      templates: texts with variables, as in jobs/demo/train/templates.json\n"
+     "  --count N           how many pairs (default: all there are; of templates 100 each)\n"
+     "  --seed S            of every random choice (default 0); the same seed gives the same bytes\n"
+     "  --per-problem N     pairs of one problem (default 1)\n"
+     "  --change WHICH      first, last or any number (default any)\n"
+     "  --delta A-B         size of the change, in units of the number's last digit that is not 0 (default 1-5)\n"
+     "  --digits RULE       same or any number of digits (default same)\n"
+     "  --tokenizer NAME=P  count tokens by the tokenizer.json P; may be repeated\n"
+     "  --same-tokens       only pairs whose questions have equal counts in every tokenizer\n"
+     "  --strata LIST       share the count equally among numbers of steps: 2,3,4-5,6-\n"
+     "  --tune-share X      mark this share of the problems \"tune\", the others \"test\"\n"
+     "  --tune FILE         write the tune pairs to this file instead\n"
+     "  --side SIDE         of templates: held-out, training or all (default held-out)\n"
+     "  --prefix TEXT       of the ids (default: the source's name)\n"
+     "  --to FORM           own, original or original-flat (default own)\n"
+     "  --rejected FILE     one JSON line for each refusal: index, numbers, reason\n"
+     "  --strict            exit 1 when there are fewer than --count\n"},
+    {"check", "latentpatch pairs check PAIRS.json [options]\n",
+     "check: the defects of a pair file (ours, or the original study's), as a table; exit 1 when there are any\n"
+     "  --tokenizer NAME=P  count tokens by the tokenizer.json P; may be repeated\n"
+     "  --same-tokens       the two questions of a pair have equal counts in every tokenizer\n"
+     "  --max-tokens N      no question has more\n"
+     "  --training FILE     no question is close to one of this file's\n"
+     "  --training-format F its format (default gsm8k)\n"
+     "  --verified          pairs whose corrupted answer cannot be recomputed are defects, too\n"
+     "  --list FILE         one CSV line a pair: its defects, the stated and the recomputed answer\n"
+     "  --fix FILE          write the sound pairs; exit 0 when there are any\n"},
+    {"convert", "latentpatch pairs convert PAIRS.json --to FORM -o FILE\n",
+     "convert: between our form and the original study's, in both directions; the form of PAIRS.json is recognised\n"
+     "  --to FORM           own, original or original-flat\n"},
+};
+enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
+
+/* Of the verb; of all where it is none of them. */
+static void print_help(const char *verb) {
+    bool known = false;
+    for (size_t i = 0; i < N_VERBS; i++) known |= strcmp(verbs[i].name, verb) == 0;
+    for (size_t i = 0, n = 0; i < N_VERBS; i++)
+        if (!known || strcmp(verbs[i].name, verb) == 0) printf("%s%s", n++ ? "       " : "usage: ", verbs[i].usage);
+    for (size_t i = 0; i < N_VERBS; i++)
+        if (!known || strcmp(verbs[i].name, verb) == 0) printf("\n%s", verbs[i].options);
+}
 
 /* ---- values of options; NULL means that the option was not given ---- */
 
@@ -380,7 +395,7 @@ int lp_cmd_pairs(int argc, char **argv) {
     bool failed = false;
     for (int i = 0; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            fputs(usage, stdout);
+            print_help(argv[0]);
             return LP_EXIT_OK;
         }
     lp_status status = LP_OK;

@@ -54,10 +54,29 @@ static lp_status export_parts(const char *path, const char *folder, const store_
     return lp_store_export(path, folder, &wanted, out, err);
 }
 
+/* Options of one verb mean nothing to the others. */
+static lp_status refuse_options(const char *verb, const store_options *o, lp_error *err) {
+    const struct {
+        bool given;
+        const char *option, *verb;
+    } options[] = {{o->json, "--json", "info"},
+                   {o->quick, "--quick", "verify"},
+                   {o->n_fields > 0, "--field", "export"},
+                   {o->n_layers > 0, "--layer", "export"},
+                   {o->n_pairs > 0, "--pair", "export"},
+                   {o->digest != NULL, "--pair-file-digest", "merge"}};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].given && strcmp(options[i].verb, verb) != 0)
+            return lp_fail(err, LP_ERR_USAGE, "%s is an option of %s alone", options[i].option, options[i].verb);
+    return LP_OK;
+}
+
 static lp_status run_verb(const lp_operands *words, const store_options *o, lp_text *out, lp_error *err) {
     const char *verb = words->n > 0 ? words->operands[0] : "";
     const char *const *rest = words->operands + 1;
     size_t n = words->n > 0 ? words->n - 1 : 0;
+    lp_status status = refuse_options(verb, o, err);
+    if (status != LP_OK) return status;
     if (strcmp(verb, "info") == 0 && n == 1)
         return lp_store_info(rest[0], o->json ? LP_REPORT_JSON : LP_REPORT_TEXT, out, err);
     if (strcmp(verb, "verify") == 0 && n == 1) {

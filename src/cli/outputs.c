@@ -1,5 +1,6 @@
 #include "cli/outputs.h"
 
+#include "base/file.h"
 #include "stage/table.h"
 
 void lp_print_cache_report(const lp_session *session, const lp_cache_report *report) {
@@ -24,8 +25,8 @@ lp_status lp_print_results(const lp_session *session, lp_error *err) {
     printf("%s\n", lp_text_get(&text));
     lp_print_path("store", job->store.file);
     lp_print_path("results", job->results.file);
-    lp_print_path("csv", job->results.csv);
-    lp_print_path("summary", job->results.summary);
+    if (lp_path_look(job->results.csv) == LP_PATH_FILE) lp_print_path("csv", job->results.csv);
+    if (lp_path_look(job->results.summary) == LP_PATH_FILE) lp_print_path("summary", job->results.summary);
 out:
     lp_text_release(&text);
     lp_results_free(results);

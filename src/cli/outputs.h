@@ -11,7 +11,7 @@ void lp_print_cache_report(const lp_session *session, const lp_cache_report *rep
 /* `name: path`, the path from the root of the file system. */
 void lp_print_path(const char *name, const char *path);
 /* Rank 0: the class table of the job's results file, then, one a line, store, results, csv and summary with their
- * paths. */
+ * paths; of csv and summary those that are there. */
 lp_status lp_print_results(const lp_session *session, lp_error *err);
 
 #endif

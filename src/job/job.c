@@ -235,6 +235,10 @@ static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_e
         goto out;
     }
     LP_TRY(lp_json_array_size(&value, &site->n_indices, err));
+    if (site->n_indices == 0) {
+        status = lp_json_fail(&value, err, "at least one position");
+        goto out;
+    }
     LP_TRY(lp_mem_new(&site->indices, site->n_indices, sizeof *site->indices, "indices", err));
     size_t i = 0;
     lp_json element;
@@ -436,7 +440,8 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
 }
 
 static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"executor", "device", "dtype", "threads", "memory_limit", "hang_limit", "graphs", NULL};
+    static const char *const keys[] = {"executor",     "device",     "dtype",  "threads",
+                                       "memory_limit", "hang_limit", "graphs", NULL};
     lp_json section, value;
     lp_status status = LP_OK;
     job->engine.hang_limit_s = 600;

@@ -2,10 +2,10 @@
  *
  * A defect makes a pair unfit and is left out by `--fix`; a note is worth knowing. What the worked solution allows is
  * recomputed (problem_graph.h); a pair without one, or with one that cannot be followed, is noted as unverified. */
-#ifndef LP_JOB_PAIR_CHECK_H
-#define LP_JOB_PAIR_CHECK_H
+#ifndef LP_PAIRS_PAIR_CHECK_H
+#define LP_PAIRS_PAIR_CHECK_H
 
-#include "pairs/pair_make.h"
+#include "pairs/pair_options.h"
 
 typedef enum {
     LP_DEFECT_REPEATED_ID,

@@ -1,7 +1,7 @@
 /* Near duplicates: whether a question is, but for its numbers, close to one of a file of problems. Texts are compared
  * by their runs of 6 words, lower case, every number the same. */
-#ifndef LP_JOB_PAIR_OVERLAP_H
-#define LP_JOB_PAIR_OVERLAP_H
+#ifndef LP_PAIRS_PAIR_OVERLAP_H
+#define LP_PAIRS_PAIR_OVERLAP_H
 
 #include "pairs/problem_source.h"
 

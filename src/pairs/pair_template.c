@@ -3,7 +3,6 @@
 #include "base/digest.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "pairs/pair_make.h"
 #include "pairs/pair_write.h"
 
 static const size_t max_file_bytes = (size_t)64 << 20;
@@ -235,16 +234,11 @@ static size_t count_choices(const lp_json *templates) {
 static lp_status read_file(const lp_json *root, lp_template_file *out, lp_error *err) {
     static const char *const keys[] = {"format",           "version",   "about", "result_range",
                                        "held_out_modulus", "templates", NULL};
-    static const char *const formats[] = {"latentpatch-templates", NULL};
     lp_json value, templates;
     size_t n = 0;
-    int choice = 0;
     int64_t number = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_json_get(root, "format", &value, err));
-    LP_TRY(lp_json_choice(&value, formats, &choice, err));
-    LP_TRY(lp_json_get(root, "version", &value, err));
-    LP_TRY(lp_json_int(&value, 1, 1, &number, err));
+    LP_TRY(lp_json_head(root, "latentpatch-templates", 1, err));
     LP_TRY(lp_json_only(root, keys, err));
     LP_TRY(lp_json_get(root, "result_range", &value, err));
     LP_TRY(read_range(&value, &out->result_low, &out->result_high, err));

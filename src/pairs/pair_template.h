@@ -10,10 +10,11 @@
  * exact integer of result_range; a side is a name or an integer; constraints compare two sides (< <= > >= == !=).
  * A combination of values is held out (kept from a model's training) when the first 4 bytes, big endian, of the
  * SHA-256 of "ID|a=3|b=4", modulo held_out_modulus, are 0. */
-#ifndef LP_JOB_PAIR_TEMPLATE_H
-#define LP_JOB_PAIR_TEMPLATE_H
+#ifndef LP_PAIRS_PAIR_TEMPLATE_H
+#define LP_PAIRS_PAIR_TEMPLATE_H
 
 #include "base/json.h"
+#include "pairs/pair_options.h"
 #include "pairs/rational.h"
 
 enum {
@@ -75,5 +76,8 @@ lp_status lp_template_question(const lp_template *item, const int64_t *values, c
                                lp_error *err);
 /* Appends the worked solution: one annotation a line, and the answer after ####. */
 lp_status lp_template_solution(const lp_template *item, const int64_t *values, lp_text *out, lp_error *err);
+
+/* Appends pairs of the options' template file to out->set. */
+lp_status lp_pairs_make_from_templates(const lp_make_options *options, lp_made *out, lp_error *err);
 
 #endif

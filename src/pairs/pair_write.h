@@ -1,6 +1,6 @@
 /* Pair files: writing. */
-#ifndef LP_JOB_PAIR_WRITE_H
-#define LP_JOB_PAIR_WRITE_H
+#ifndef LP_PAIRS_PAIR_WRITE_H
+#define LP_PAIRS_PAIR_WRITE_H
 
 #include "base/text.h"
 #include "pairs/pairs.h"

@@ -152,17 +152,14 @@ out:
 /* The equation graph: one object a step, in the order of the solution. */
 static lp_status check_graph(const lp_json *pair, lp_error *err) {
     static const char *const keys[] = {"equation", "clean", "corrupted", "uses", NULL};
-    lp_json graph, step, value;
+    lp_json graph, step;
     const char *text = NULL;
     lp_status status = lp_json_find(pair, "graph", &graph, err);
     if (status != LP_OK || !graph.node) return status;
     if (!lp_json_is_array(&graph)) return lp_json_fail(&graph, err, "an array");
     for (lp_json_first(&graph, &step); step.node; lp_json_next(&graph, &step)) {
         LP_TRY(only_keys(&step, keys, err));
-        for (size_t i = 0; i < 3; i++) {
-            LP_TRY(lp_json_get(&step, keys[i], &value, err));
-            LP_TRY(lp_json_string(&value, &text, err));
-        }
+        for (size_t i = 0; i < 3; i++) LP_TRY(lp_json_get_string(&step, keys[i], &text, err));
         lp_json uses, use;
         LP_TRY(lp_json_get(&step, "uses", &uses, err));
         if (!lp_json_is_array(&uses)) {
@@ -224,16 +221,10 @@ out:
 /* Finds the list of pairs and checks what stands around it. */
 static lp_status read_own_head(const lp_json *root, lp_json *list, lp_error *err) {
     static const char *const keys[] = {"format", "version", "source", "pairs", "seed", "about", NULL};
-    static const char *const formats[] = {"latentpatch-pairs", NULL};
-    lp_json value;
     char *unused = NULL;
-    int choice = 0;
     int64_t number = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_json_get(root, "format", &value, err));
-    LP_TRY(lp_json_choice(&value, formats, &choice, err));
-    LP_TRY(lp_json_get(root, "version", &value, err));
-    LP_TRY(lp_json_int(&value, 1, 1, &number, err));
+    LP_TRY(lp_json_head(root, "latentpatch-pairs", 1, err));
     LP_TRY(only_keys(root, keys, err));
     LP_TRY(read_optional_text(root, "source", &unused, err));
     lp_mem_free(unused);

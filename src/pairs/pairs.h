@@ -11,8 +11,8 @@
  *
  * Nothing is changed on the way in: questions are used as given. What was read stays as it is until the
  * release, in the order of the file. */
-#ifndef LP_JOB_PAIRS_H
-#define LP_JOB_PAIRS_H
+#ifndef LP_PAIRS_PAIRS_H
+#define LP_PAIRS_PAIRS_H
 
 #include "base/digest.h"
 #include "base/error.h"

@@ -1,8 +1,8 @@
 /* Annotations for worked solutions that lack some: an equation that the text writes out (40 - 10 = 30 eggs) becomes
  * one, and an annotation that only repeats its result (<<400=400>>) gets the expression in front of it. Whether an
  * annotation is right is not looked at here: the equation graph evaluates it like any other. */
-#ifndef LP_JOB_PROBLEM_ANNOTATE_H
-#define LP_JOB_PROBLEM_ANNOTATE_H
+#ifndef LP_PAIRS_PROBLEM_ANNOTATE_H
+#define LP_PAIRS_PROBLEM_ANNOTATE_H
 
 #include "pairs/rational.h"
 

@@ -8,8 +8,8 @@
  *
  * All arithmetic is exact. Nothing is allocated: a graph is a large struct of the caller that is used again and again.
  */
-#ifndef LP_JOB_PROBLEM_GRAPH_H
-#define LP_JOB_PROBLEM_GRAPH_H
+#ifndef LP_PAIRS_PROBLEM_GRAPH_H
+#define LP_PAIRS_PROBLEM_GRAPH_H
 
 #include "pairs/problem_numbers.h"
 #include "pairs/problem_reason.h"

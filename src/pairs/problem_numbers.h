@@ -1,8 +1,8 @@
 /* The numbers that an English word problem names: digits with thousands commas, decimals, percent, money, fractions,
  * number words, and words that imply a number (half, twice, dozen). Each comes with its place, so that it can be
  * changed, and with a verdict on whether changing it is safe. Knows nothing of solutions. */
-#ifndef LP_JOB_PROBLEM_NUMBERS_H
-#define LP_JOB_PROBLEM_NUMBERS_H
+#ifndef LP_PAIRS_PROBLEM_NUMBERS_H
+#define LP_PAIRS_PROBLEM_NUMBERS_H
 
 #include "pairs/rational.h"
 

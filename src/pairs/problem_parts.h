@@ -1,7 +1,7 @@
 /* What the files of the equation graph share among themselves (problem_steps.c, problem_sources.c, problem_context.c,
  * problem_graph.c, problem_change.c). Not for others. */
-#ifndef LP_JOB_PROBLEM_PARTS_H
-#define LP_JOB_PROBLEM_PARTS_H
+#ifndef LP_PAIRS_PROBLEM_PARTS_H
+#define LP_PAIRS_PROBLEM_PARTS_H
 
 #include "pairs/problem_graph.h"
 

@@ -1,6 +1,6 @@
 /* Reason codes: why a problem, or a change of one of its numbers, gives no pair. */
-#ifndef LP_JOB_PROBLEM_REASON_H
-#define LP_JOB_PROBLEM_REASON_H
+#ifndef LP_PAIRS_PROBLEM_REASON_H
+#define LP_PAIRS_PROBLEM_REASON_H
 
 /* Why a problem, or a change of one of its numbers, is not taken. The order is that of the summary. */
 typedef enum {

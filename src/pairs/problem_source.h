@@ -1,7 +1,7 @@
 /* Files of annotated word problems. Every format becomes the same thing: a question, a worked solution with
  * <<expression=result>> annotations, and the stated answer. */
-#ifndef LP_JOB_PROBLEM_SOURCE_H
-#define LP_JOB_PROBLEM_SOURCE_H
+#ifndef LP_PAIRS_PROBLEM_SOURCE_H
+#define LP_PAIRS_PROBLEM_SOURCE_H
 
 #include "pairs/rational.h"
 

@@ -1,7 +1,7 @@
 /* Exact fractions of 64-bit integers: the arithmetic of word problems, where 0.1 + 0.2 has to be 0.3 and an
  * overflow has to be noticed. A value is always in lowest terms with a positive denominator. */
-#ifndef LP_JOB_RATIONAL_H
-#define LP_JOB_RATIONAL_H
+#ifndef LP_PAIRS_RATIONAL_H
+#define LP_PAIRS_RATIONAL_H
 
 #include "base/error.h"
 #include "base/text.h"

@@ -38,20 +38,23 @@ static void format_time(char *out, size_t size, double seconds) {
 void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds) {
     int64_t n = options->before + n_here;
     double rate = seconds > 0 ? (double)n_here / seconds : 0;
-    char span[64];
+    char span[64], share[64] = "", lives[64] = "";
     if (n >= options->total && n_here == 0 && options->before > 0) {
         snprintf(out, size, "%s: complete already (%lld %s)", options->label, (long long)n, options->unit);
-    } else if (n >= options->total) {
+        return;
+    }
+    if (options->before > 0)
+        snprintf(lives, sizeof lives, ", %lld now and %lld before", (long long)n_here, (long long)options->before);
+    if (n < options->total && rate > 0) snprintf(share, sizeof share, " (%d%%)", (int)(100 * n / options->total));
+    int used = snprintf(out, size, "%s: %lld of %lld %s%s%s", options->label, (long long)n, (long long)options->total,
+                        options->unit, share, lives);
+    if (used < 0 || (size_t)used >= size) return;
+    if (n >= options->total) {
         format_time(span, sizeof span, seconds);
-        snprintf(out, size, "%s: %lld of %lld %s, %.1f/s, took %s", options->label, (long long)n,
-                 (long long)options->total, options->unit, rate, span);
+        snprintf(out + used, size - (size_t)used, ", %.1f/s, took %s", rate, span);
     } else if (rate > 0) {
         format_time(span, sizeof span, (double)(options->total - n) / rate);
-        snprintf(out, size, "%s: %lld of %lld %s (%d%%), %.1f/s, %s left", options->label, (long long)n,
-                 (long long)options->total, options->unit, (int)(100 * n / options->total), rate, span);
-    } else {
-        snprintf(out, size, "%s: %lld of %lld %s", options->label, (long long)n, (long long)options->total,
-                 options->unit);
+        snprintf(out + used, size - (size_t)used, ", %.1f/s, %s left", rate, span);
     }
 }
 

@@ -23,7 +23,7 @@ lp_status lp_progress_start(const lp_progress_options *options, lp_progress **ou
 /* Ends the display with its last line; must come before the counter goes away. NULL is accepted. */
 void lp_progress_stop(lp_progress *progress);
 
-/* One line of text: n of total done, n_here of them in `seconds` of this life. */
+/* One line of text: how many of the total are done, n_here of them in `seconds` of this life, whose rate it gives. */
 void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds);
 
 #endif

@@ -141,7 +141,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
                         .operation = g->operation,
                         .factor = c->factor,
                         .donor = c->donor,
-                        .vector = g->vector};
+                        .vector = c->donor == LP_DONOR_FILE ? g->vector : 0};
     r.from = r.at;
     if (g->phase == LP_PHASE_THOUGHT || g->from_step >= 0) {
         r.from.phase = LP_PHASE_THOUGHT;
@@ -190,8 +190,8 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     defect_words(c, defects, sizeof defects);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
     if (c->steps && n_steps_run < LP_MAX_STEPS && c->steps->mask >> n_steps_run)
-        return lp_fail(err, LP_ERR_VALUE, "condition %s: a step behind the end of the run (%d steps)", name,
-                       n_steps_run);
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step behind the end of the run (%d steps)",
+                       name, n_steps_run);
     lp_condition *condition = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_condition_add(set, name, c->layers ? c->layers->words : "", place, defects, &condition, err));

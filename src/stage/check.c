@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "stage/donors.h"
-#include "stage/execute.h"
+#include "stage/store_spec.h"
 #include "stage/sweep_identity.h"
 
 /* The donors of every direction, as the sweep will list them. */

@@ -36,7 +36,7 @@ static int side_of(const lp_donor_table *table, lp_donor donor) {
 static lp_status add_vector(lp_donor_table *table, const lp_condition *condition, const lp_replacement *r,
                             lp_error *err) {
     const lp_session *s = table->session;
-    if (r->operation == LP_OP_SCALE || find_vector(table, r)) return LP_OK;
+    if (r->operation == LP_OP_SCALE) return LP_OK;
     lp_donor_vector v = {.donor = r->donor,
                          .from = r->from,
                          .vector = r->vector,
@@ -44,17 +44,20 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
                          .offset = table->n_floats};
     int32_t target = lp_site_width(&s->model.config, r->at.site, r->at.head);
     if (v.width != target)
-        return lp_fail(err, LP_ERR_VALUE, "condition %s: a vector of %d numbers (%s) cannot go to %s, which has %d",
-                       condition->name, v.width, lp_site_names()[r->from.site], lp_site_names()[r->at.site], target);
+        return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: a vector of %d numbers (%s) cannot go to %s, which has %d",
+                       s->job.file, condition->name, v.width, lp_site_names()[r->from.site],
+                       lp_site_names()[r->at.site], target);
+    /* Only now: a target of another width may want a vector that is listed. */
+    if (find_vector(table, r)) return LP_OK;
     bool stored = r->donor != LP_DONOR_ZERO && r->donor != LP_DONOR_FILE;
     /* Prompt indices are matched as the job writes them; a place in the middle of the longest prompt stands for any
      * length. */
     if (stored && !lp_store_layout_find(table->layout, s, &r->from, 1 << 20, &v.kept, &v.at))
         return lp_fail(
             err, LP_ERR_VALUE,
-            "condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
+            "%s: condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
             "\"%s\"%s} to store.sites (a store that is there cannot be extended: name another store.file)",
-            condition->name, lp_site_names()[r->from.site], lp_phase_names()[r->from.phase], r->from.index,
+            s->job.file, condition->name, lp_site_names()[r->from.site], lp_phase_names()[r->from.phase], r->from.index,
             lp_phase_names()[r->from.phase], lp_site_names()[r->from.site],
             r->from.phase == LP_PHASE_THOUGHT ? "" : ", \"index\": [...]");
     if (r->donor == LP_DONOR_FILE && table->file_sizes[r->vector] != (size_t)v.width)

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "nn/forward.h"
 #include "patch/lane.h"
+#include "stage/sweep_identity.h"
 
 static int compare_i32(const void *a, const void *b) {
     int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
@@ -157,7 +158,9 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
         for (int d = 0; d < field->n_dims; d++) bytes *= field->dims[d];
         e.store_bytes += bytes * s->n_pairs;
     }
-    e.results_bytes = s->n_pairs * (int64_t)plan->set.n * (14 + 4 * (int64_t)s->job.decode.max_new_tokens);
+    const char *metrics[LP_N_METRICS];
+    int64_t numbers = s->job.decode.max_new_tokens + (int64_t)lp_sweep_metrics(&s->job, metrics);
+    e.results_bytes = s->n_pairs * (int64_t)plan->set.n * (14 + 4 * numbers);
     int64_t lens = (int64_t)lp_lens_positions(s->job.protocol.n_steps) * s->model.config.n_layers * s->job.lens_top;
     e.results_bytes += s->n_pairs * 2 * lens * (int64_t)(sizeof(int32_t) + sizeof(float));
     *out = e;

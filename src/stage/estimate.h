@@ -2,7 +2,7 @@
 #ifndef LP_STAGE_ESTIMATE_H
 #define LP_STAGE_ESTIMATE_H
 
-#include "stage/sweep.h"
+#include "stage/plan.h"
 
 typedef struct {
     int64_t n_pairs;

@@ -4,10 +4,12 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "parallel/progress.h"
+#include "parallel/signals.h"
 #include "patch/engine.h"
 #include "stage/device.h"
 
 #include <time.h>
+#include <unistd.h>
 
 /* Half of what the weights leave of the device, or of what the node lets each of its ranks have. */
 static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
@@ -46,6 +48,20 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
            (unsigned long long)counters.n_graphs);
 out:
     return status;
+}
+
+lp_status lp_stage_watch(const char *output, lp_error *err) {
+    lp_text path = {0};
+    lp_status status = lp_text_format(&path, err, "%s.stop", output);
+    if (status == LP_OK) status = lp_stop_watch(lp_text_get(&path), err);
+    lp_text_release(&path);
+    return status;
+}
+
+void lp_stage_stopped(const lp_session *s, const char *output, lp_status status) {
+    char path[4096];
+    if (status != LP_ERR_STOPPED || lp_parallel_rank(s->parallel) != 0) return;
+    if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path) unlink(path);
 }
 
 static int64_t count_done(const void *state) {
@@ -100,6 +116,14 @@ static lp_status execute_watched(const lp_session *s, const lp_work_source *inne
     return status;
 }
 
+/* Nothing of a job that fails before its first pair, such as one whose memory limit is too small, stays behind. */
+static void remove_unused(const lp_session *s, const lp_stage_work *work) {
+    int64_t most = lp_pair_file_n_done(work->file); /* that this rank knows of */
+    lp_error ignored;
+    if (lp_parallel_max_i64(s->parallel, &most, 1, &ignored) != LP_OK || most > 0) return;
+    if (lp_parallel_rank(s->parallel) == 0) unlink(lp_pair_file_path(work->file));
+}
+
 lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) {
     lp_progress *progress = NULL;
     lp_deal *deal = NULL;
@@ -113,13 +137,15 @@ lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) 
                                      .total = work->total,
                                      .before = work->before,
                                      .count = count_done,
-                                     .state = deal};
+                                     .state = deal,
+                                     .quiet = !lp_log_shows(LP_LOG_INFO)};
         status = lp_progress_start(&shown, &progress, err);
     }
     if (status == LP_OK) status = execute_watched(s, &work->source, err);
     status = lp_deal_join(deal, status, err);
     lp_progress_stop(progress);
     lp_stage_stopped(s, work->output, status);
+    if (status != LP_OK && status != LP_ERR_STOPPED && work->created) remove_unused(s, work);
 out:
     *work->deal = NULL;
     lp_deal_free(deal);

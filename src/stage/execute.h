@@ -1,27 +1,9 @@
-/* What both stages share: the store's specification, and the choice of the executor. */
+/* What both stages share: the executor and its device, the dealing of pairs, and the request to stop. */
 #ifndef LP_STAGE_EXECUTE_H
 #define LP_STAGE_EXECUTE_H
 
 #include "parallel/deal.h"
 #include "stage/layout.h"
-
-/* Arrays behind the tables of a store's specification. {0} before; texts are borrowed from the session. */
-typedef struct {
-    const char **texts[4];
-    double *answers[2];
-    lp_table tables[6];
-    lp_text sites; /* what store.sites adds, in words */
-} lp_store_tables;
-
-/* The specification of the job's store. Everything it points to is borrowed from the arguments. Local. */
-lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
-                        lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err);
-void lp_store_tables_release(lp_store_tables *tables);
-
-/* *text = what an unpatched run of the store answered; *right: with the right number, by the job's classifier (that of
- * the job that made the store may have been another). Local. */
-lp_status lp_store_answer(const lp_session *session, const lp_store_layout *layout, lp_pair_file *store, int64_t pair,
-                          int side, lp_text *text, bool *right, lp_error *err);
 
 /* Runs what `source` gives with the executor and device that the job names. Local. */
 lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
@@ -43,12 +25,14 @@ typedef struct {
     const int64_t *costs;  /* [n_pairs] */
     const uint8_t *skip;   /* [n_pairs] not to be done */
     int64_t total, before; /* for the progress: pairs in all, and those done by earlier lives of the job */
+    lp_pair_file *file;    /* that the pairs are written to */
+    bool created;          /* by this life of the job */
     lp_work_source source;
     lp_deal **deal; /* set while the work runs, for the source's functions; NULL again at the end */
 } lp_stage_work;
 
 /* Collective. Deals the pairs out, runs them with the job's executor, shows the progress, and gives the verdict of all
- * ranks. */
+ * ranks. A file that was created for this and got no pair is removed where it fails, unless it was asked to stop. */
 lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err);
 
 /* The time in UTC, ISO 8601. */

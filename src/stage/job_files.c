@@ -98,6 +98,15 @@ out:
     return status;
 }
 
+/* Outputs are renamed to their names when they are whole: nothing but a file may stand there, and be replaced. */
+static lp_status refuse_kind(const lp_job *job, const char *place, const char *path, lp_error *err) {
+    lp_path_kind kind = lp_path_look(path);
+    bool folder = kind == LP_PATH_FOLDER || path[strlen(path) - 1] == '/';
+    if (kind != LP_PATH_OTHER && !folder) return LP_OK;
+    return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a file, found %s (%s)", job->file, place,
+                   folder ? "a folder" : "a device or a pipe", path);
+}
+
 lp_status lp_job_check_files(const lp_job *job, lp_error *err) {
     const struct {
         const char *place, *word, *path;
@@ -112,6 +121,7 @@ lp_status lp_job_check_files(const lp_job *job, lp_error *err) {
     lp_status status = LP_OK;
     for (size_t i = 0; i < MOST; i++) {
         if (!named[i].path) continue;
+        LP_TRY(refuse_kind(job, named[i].place, named[i].path, err));
         LP_TRY(look(named[i].place, named[i].word, named[i].path, &outputs[n], err));
         n++;
         for (size_t k = 0; k + 1 < n; k++)

@@ -1,4 +1,5 @@
-/* The files that a job names, compared with each other: an output must not lie on an input or on another output. */
+/* The files that a job names, compared with each other: an output must not lie on an input or on another output,
+ * and must be a file. */
 #ifndef LP_STAGE_JOB_FILES_H
 #define LP_STAGE_JOB_FILES_H
 

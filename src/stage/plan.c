@@ -1,5 +1,6 @@
+#include "stage/plan.h"
+
 #include "base/memory.h"
-#include "stage/sweep.h"
 
 /* Writes back what is there, into a run of full length: must change nothing. */
 static bool is_identity(const lp_condition_set *set, const lp_condition *condition, int32_t n_steps) {

@@ -58,18 +58,6 @@ static lp_status read_id(const lp_json *entry, char **out, lp_error *err) {
     return status;
 }
 
-static lp_status get_text(const lp_json *object, const char *key, const char **out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_string(&value, out, err) : status;
-}
-
-static lp_status get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_bool(&value, out, err) : status;
-}
-
 static lp_status read_patching(const lp_json *entry, lp_published_pair *out, lp_error *err) {
     /* In the order of LP_CLASS: the names of the original, which says other_coherent where we say other. */
     static const char *const classes[] = {"clean_answer", "corrupted_answer", "other_coherent", "gibberish", NULL};
@@ -77,7 +65,7 @@ static lp_status read_patching(const lp_json *entry, lp_published_pair *out, lp_
     lp_status status = LP_OK;
     for (int k = 0; k < 2; k++) {
         LP_TRY(lp_json_get(entry, sides[k], &side, err));
-        LP_TRY(get_text(&side, "generated", &out->text[k], err));
+        LP_TRY(lp_json_get_string(&side, "generated", &out->text[k], err));
         out->correct[k] = true;
     }
     LP_TRY(lp_json_get(entry, "patched", &patched, err));
@@ -85,7 +73,7 @@ static lp_status read_patching(const lp_json *entry, lp_published_pair *out, lp_
         LP_TRY(lp_json_get(&patched, lp_published_layers[l], &layer, err));
         LP_TRY(lp_json_get(&layer, "classification", &value, err));
         LP_TRY(lp_json_choice(&value, classes, &out->class_of[l], err));
-        LP_TRY(get_text(&layer, "generated", &out->patched[l], err));
+        LP_TRY(lp_json_get_string(&layer, "generated", &out->patched[l], err));
     }
 out:
     return status;
@@ -96,8 +84,8 @@ static lp_status read_baseline(const lp_json *entry, lp_published_pair *out, lp_
     lp_status status = LP_OK;
     for (int k = 0; k < 2; k++) {
         LP_TRY(lp_json_get(entry, sides[k], &side, err));
-        LP_TRY(get_text(&side, "output", &out->text[k], err));
-        LP_TRY(get_bool(&side, "correct", &out->correct[k], err));
+        LP_TRY(lp_json_get_string(&side, "output", &out->text[k], err));
+        LP_TRY(lp_json_get_bool(&side, "correct", &out->correct[k], err));
     }
 out:
     return status;
@@ -111,8 +99,8 @@ static lp_status read_necessity(const lp_json *entry, lp_published_pair *out, lp
     for (int k = 0; k < 2; k++) {
         LP_TRY(lp_json_find(entry, sides[k], &side, err));
         const lp_json *from = side.node ? &side : entry;
-        LP_TRY(get_bool(from, side.node ? "baseline_correct" : baseline[k], &out->correct[k], err));
-        LP_TRY(get_bool(from, side.node ? "ablated_correct" : ablated[k], &out->ablated[k], err));
+        LP_TRY(lp_json_get_bool(from, side.node ? "baseline_correct" : baseline[k], &out->correct[k], err));
+        LP_TRY(lp_json_get_bool(from, side.node ? "ablated_correct" : ablated[k], &out->ablated[k], err));
     }
 out:
     return status;

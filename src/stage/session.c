@@ -50,7 +50,9 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     if (leaves_matrices) lp_model_leave_matrices(&s->model);
     /* The ranks of a node fill their arena together; who is next stands behind it. */
     size_t arena_bytes = s->model.arena_bytes;
-    LP_TRY(lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->arena, err));
+    /* A node may have no room for it where others have. */
+    status = lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->arena, err);
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
     unsigned char *arena = lp_shared_data(s->arena);
     lp_model_turns *turns = (void *)(arena + arena_bytes);
     if (lp_parallel_node_rank(s->parallel) == 0) *turns = (lp_model_turns){0};

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "stage/execute.h"
 #include "stage/pool.h"
+#include "stage/store_spec.h"
 #include "stage/sweep_identity.h"
 #include "stage/sweep_unit.h"
 #include "store/lock.h"
@@ -269,7 +270,7 @@ out:
 
 /* ---- The stage --------------------------------------------------------------------------------------------------- */
 
-static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report, lp_error *err) {
+static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
     const uint8_t *state = lp_pair_file_state(w->partial);
     for (int64_t i = 0; i < s->n_pairs; i++) {
@@ -283,6 +284,8 @@ static lp_status run_all(sweep *w, const int64_t *costs, lp_sweep_report *report
                           .skip = w->skip,
                           .total = report->n_included,
                           .before = report->n_done_before,
+                          .file = w->partial,
+                          .created = created,
                           .source = {.user = w, .next = next_pair, .done = pair_done},
                           .deal = &w->deal};
     return lp_stage_run(s, &work, err);
@@ -424,6 +427,15 @@ static lp_status make_folders(const lp_job *job, lp_error *err) {
     return status;
 }
 
+/* The two other outputs are written with the results file, and only then. */
+static void say_missing(const lp_session *s) {
+    const char *const outputs[] = {s->job.results.csv, s->job.results.summary};
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
+        if (lp_parallel_rank(s->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
+            lp_log(LP_LOG_WARN, "%s is not there: it is made together with %s: remove that and run again for both",
+                   outputs[i], s->job.results.file);
+}
+
 lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {
     sweep w = {.session = s};
     int64_t *costs = NULL;
@@ -446,6 +458,7 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
     if (complete) {
         report->was_complete = true;
+        say_missing(s);
         for (int64_t i = 0; i < s->n_pairs; i++) report->n_included += w.included[i];
         goto out;
     }
@@ -457,7 +470,7 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
                    s->job.results.file, (long long)n_bad);
         LP_TRY(lp_parallel_agree(s->parallel, lp_results_partial_count(w.partial, w.counts, err), err));
     }
-    LP_TRY(run_all(&w, costs, report, err));
+    LP_TRY(run_all(&w, costs, created, report, err));
     LP_TRY(finish(&w, report, err));
 out:
     release(&w);

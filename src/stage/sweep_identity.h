@@ -3,7 +3,7 @@
 #ifndef LP_STAGE_SWEEP_IDENTITY_H
 #define LP_STAGE_SWEEP_IDENTITY_H
 
-#include "stage/sweep.h"
+#include "stage/plan.h"
 
 typedef struct {
     lp_provenance provenance;

@@ -4,7 +4,7 @@
 
 #include "patch/reading.h"
 #include "stage/donors.h"
-#include "stage/sweep.h"
+#include "stage/plan.h"
 #include "store/results.h"
 
 /* One pair's runs in both directions. Its memory is used again for the next pair. */

@@ -69,12 +69,13 @@ typedef struct lp_pair_file lp_pair_file;
 /* Life cycle. */
 
 /* Collective. Opens `path` for writing: makes it when it is missing; otherwise it is continued, after format, version,
- * shape, fields and identity were compared (LP_ERR_MISMATCH names the first that differs, what was expected and what
- * was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything in spec is copied. */
+ * shape, fields, identity and the rows of the tables were compared (LP_ERR_MISMATCH names the first that differs, what
+ * was expected and what was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything
+ * in spec is copied. */
 lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
                             lp_pair_file **out, bool *created, lp_error *err);
 /* Local. The comparison that lp_pair_file_open makes. */
-lp_status lp_pair_file_compare(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err);
+lp_status lp_pair_file_compare(lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err);
 /* Local. The message of a file of another identity: `want` is this job's item, `have` (NULL: none) the file's value. */
 lp_status lp_identity_fail(const char *path, const lp_provenance_item *want, const char *have, const char *advice,
                            lp_error *err);

@@ -1,5 +1,7 @@
 #include "store/pair_file_internal.h"
 
+#include "base/memory.h"
+
 static const char default_advice[] = "name another file, or remove it";
 
 /* What a digest stands for; it is not shown. */
@@ -60,7 +62,44 @@ static lp_status same_field(const lp_pair_file *file, const lp_field *want, cons
     return LP_OK;
 }
 
-lp_status lp_pair_file_compare(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
+static lp_status fail_row(const lp_pair_file *file, const lp_pair_file_spec *spec, const lp_table *want, int64_t row,
+                          const char *found, const char *expected, lp_error *err) {
+    return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s, row %lld: expected %.100s, found %.100s: %s", file->path, want->path,
+                   (long long)row, expected, found, spec->advice ? spec->advice : default_advice);
+}
+
+/* A file whose pairs are others, or in another order, says so in its tables, whatever its provenance has. */
+static lp_status same_table(lp_pair_file *file, const lp_pair_file_spec *spec, const lp_table *want, lp_error *err) {
+    char *block = NULL;
+    int64_t n = 0;
+    size_t bytes = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_pair_file_table(file, want->path, want->type, (void **)&block, &n, &bytes, err));
+    size_t row_bytes = lp_field_type_bytes(want->type, bytes);
+    for (int d = 1; d < want->n_dims; d++) row_bytes *= (size_t)want->dims[d];
+    if (n < want->dims[0] || bytes != row_bytes)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected at least %lld rows of %zu bytes, found %lld of %zu", file->path,
+                want->path, (long long)want->dims[0], row_bytes, (long long)n, bytes);
+    for (int64_t i = 0; i < want->dims[0]; i++) {
+        const char *at = block + (size_t)i * bytes;
+        if (want->type == LP_FIELD_TEXT) {
+            const char *text = ((const char *const *)want->data)[i];
+            if (strlen(text) == strnlen(at, bytes) && memcmp(text, at, strlen(text)) == 0) continue;
+            char found[128];
+            snprintf(found, sizeof found, "%.*s", bytes < 100 ? (int)bytes : 100, at);
+            status = fail_row(file, spec, want, i, found, text, err);
+            goto out;
+        }
+        if (memcmp((const char *)want->data + (size_t)i * bytes, at, bytes) == 0) continue;
+        status = fail_row(file, spec, want, i, "another number", "this job's", err);
+        goto out;
+    }
+out:
+    lp_mem_free(block);
+    return status;
+}
+
+lp_status lp_pair_file_compare(lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
     lp_status status = LP_OK;
     if (strcmp(file->format, spec->format) != 0)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);
@@ -68,12 +107,20 @@ lp_status lp_pair_file_compare(const lp_pair_file *file, const lp_pair_file_spec
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d", file->path, spec->version,
                 file->version);
     LP_TRY(same_identity(file, spec, err));
-    if (file->n_pairs < spec->n_pairs || (file->n_pairs > spec->n_pairs && !spec->first_of_more))
+    if (file->n_pairs < spec->n_pairs && spec->first_of_more)
+        LP_FAIL(
+            LP_ERR_MISMATCH,
+            "%s: made for %lld pairs, this job has %lld (pairs.limit); such a file does not grow: %s (one of %lld pairs "
+            "does for the first %lld as well)",
+            file->path, (long long)file->n_pairs, (long long)spec->n_pairs,
+            spec->advice ? spec->advice : default_advice, (long long)spec->n_pairs, (long long)file->n_pairs);
+    if (file->n_pairs != spec->n_pairs && !spec->first_of_more)
         LP_FAIL(LP_ERR_MISMATCH, "%s: holds %lld pairs, this job has %lld (pairs.limit): %s", file->path,
                 (long long)file->n_pairs, (long long)spec->n_pairs, spec->advice ? spec->advice : default_advice);
     if (file->n_fields != spec->n_fields)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %zu datasets, found %zu", file->path, spec->n_fields, file->n_fields);
     for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(same_field(file, &spec->fields[i], &file->fields[i].field, err));
+    for (size_t i = 0; i < spec->n_tables; i++) LP_TRY(same_table(file, spec, &spec->tables[i], err));
 out:
     return status;
 }

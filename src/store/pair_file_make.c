@@ -146,7 +146,7 @@ static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const c
                                .type = LP_FIELD_U8,
                                .n_dims = 1,
                                .dims = {LP_CHECKSUM_BYTES},
-                               .description = "SHA-256 over the pair's bytes of the attribute fields, in that order"};
+                               .description = "XXH3-128 over the pair's bytes of the attribute fields, in that order"};
     LP_TRY(lp_mem_new(&zeros, (size_t)spec->n_pairs, 1, "journal", err));
     LP_TRY(lp_mem_new(&paths, spec->n_fields, sizeof *paths, "journal", err));
     LP_TRY(lp_h5_make_dataset(file,

@@ -227,6 +227,7 @@ static lp_status begin_rows(finisher *f, lp_error *err) {
     LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_n, n * plan->n_metrics, sizeof *f->sums.metric_n, "sums", err));
+    LP_TRY(lp_mem_new(&f->sums.recovery, n, sizeof *f->sums.recovery, "sums", err));
 out:
     return status;
 }
@@ -294,6 +295,7 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
             f->sums.metric_sum[m * n + c] += (double)values[c];
             f->sums.metric_n[m * n + c]++;
         }
+        if (strcmp(plan->metrics[m], "logit_diff") == 0) lp_recovery_add(plan, values, &f->sums);
     }
     if (plan->lens.top > 0)
         LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
@@ -460,6 +462,7 @@ static void release(finisher *f) {
     lp_mem_free(f->sums.changed);
     lp_mem_free(f->sums.metric_sum);
     lp_mem_free(f->sums.metric_n);
+    lp_mem_free(f->sums.recovery);
     lp_mem_free(f->counts);
     lp_mem_free(f->class_of);
     lp_mem_free(f->number);

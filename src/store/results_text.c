@@ -183,20 +183,29 @@ static int32_t find_unpatched(const lp_results_plan *plan, const char *direction
     return -1;
 }
 
+void lp_recovery_add(const lp_results_plan *plan, const float *logit_diff, lp_result_sums *sums) {
+    int32_t clean = find_unpatched(plan, "noise"), corrupted = find_unpatched(plan, "denoise");
+    if (clean < 0 || corrupted < 0 || isnan(logit_diff[clean]) || isnan(logit_diff[corrupted])) return;
+    for (int32_t c = 0; c < plan->n_conditions; c++) {
+        if (isnan(logit_diff[c])) continue;
+        sums->recovery[c][0] += (double)logit_diff[c];
+        sums->recovery[c][1] += (double)logit_diff[corrupted];
+        sums->recovery[c][2] += (double)logit_diff[clean];
+    }
+}
+
 static void put_metrics(builder *b, cJSON *object, const lp_results_plan *plan, const lp_result_sums *sums,
                         int32_t condition) {
     if (plan->n_metrics == 0) return;
-    int32_t clean = find_unpatched(plan, "noise");
-    int32_t corrupted = find_unpatched(plan, "denoise");
+    bool both = find_unpatched(plan, "noise") >= 0 && find_unpatched(plan, "denoise") >= 0;
     cJSON *metrics = put(b, object, "metrics", cJSON_CreateObject());
     for (size_t m = 0; m < plan->n_metrics; m++) {
         cJSON *metric = put(b, metrics, plan->metrics[m], cJSON_CreateObject());
-        double mean = mean_of(plan, sums, m, condition);
-        put_number(b, metric, "mean", mean);
+        put_number(b, metric, "mean", mean_of(plan, sums, m, condition));
         put_number(b, metric, "n", (double)sums->metric_n[m * (size_t)plan->n_conditions + (size_t)condition]);
-        if (strcmp(plan->metrics[m], "logit_diff") != 0 || clean < 0 || corrupted < 0) continue;
-        double from = mean_of(plan, sums, m, corrupted);
-        put_number(b, metric, "recovery", (mean - from) / (mean_of(plan, sums, m, clean) - from));
+        if (strcmp(plan->metrics[m], "logit_diff") != 0 || !both) continue;
+        const double *of = sums->recovery[condition];
+        put_number(b, metric, "recovery", (of[0] - of[1]) / (of[2] - of[1]));
     }
 }
 

@@ -31,7 +31,13 @@ typedef struct {
     int64_t *changed;   /* [C] rows whose tokens differ from the unpatched recipient's */
     double *metric_sum; /* [n_metrics, C] */
     int64_t *metric_n;  /* [n_metrics, C] rows where the metric is defined */
+    /* [C] of the logit difference: the condition's, the unpatched corrupted and the unpatched clean run's, over the
+     * pairs where all three are defined; else the recovery would compare different pairs. */
+    double (*recovery)[3];
 } lp_result_sums;
+
+/* Adds one pair to `recovery`, with its logit differences [C]; nothing in a sweep of one direction. */
+void lp_recovery_add(const lp_results_plan *plan, const float *logit_diff, lp_result_sums *sums);
 
 /* *out += the summary as JSON, schemas/summary.schema.json. */
 lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,

@@ -384,8 +384,8 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
     LP_TRY(merge_tables(m, &tables, err));
     LP_TRY(make_spec(m->files[0], m->n_pairs, &tables, &b, err));
     snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)m->n_pairs);
-    for (size_t i = 0; pair_file && i < b.spec.n_provenance; i++) {
-        if (strcmp(b.provenance[i].key, "pair_file") == 0) b.provenance[i].value = pair_file;
+    for (size_t i = 0; i < b.spec.n_provenance; i++) {
+        if (pair_file && strcmp(b.provenance[i].key, "pair_file") == 0) b.provenance[i].value = pair_file;
         if (strcmp(b.provenance[i].key, "n_pairs") == 0) b.provenance[i].value = n_pairs;
     }
     LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));

@@ -16,18 +16,6 @@ static const char word_character[] =
     "[\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\xe2\x80\x8c\xe2\x80\x8d\xe2\x92\xb6-\xe2\x93\xa9\xf0\x9f\x84\xb0-\xf0\x9f\x85\x89"
     "\xf0\x9f\x85\x90-\xf0\x9f\x85\xa9\xf0\x9f\x85\xb0-\xf0\x9f\x86\x89]";
 
-static lp_status get_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_string(&value, out, err) : status;
-}
-
-static lp_status get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_bool(&value, out, err) : status;
-}
-
 /* A flag that may be missing or null: *out is left alone then. */
 static lp_status find_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
     lp_json value;
@@ -193,12 +181,12 @@ static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer,
     LP_TRY(lp_json_only(entry, keys, err));
     LP_TRY(lp_json_get(entry, "id", &id_value, err));
     LP_TRY(lp_json_int(&id_value, 0, INT32_MAX - 1, &id, err));
-    LP_TRY(get_string(entry, "content", &content, err));
-    LP_TRY(get_bool(entry, "single_word", &token.single_word, err));
-    LP_TRY(get_bool(entry, "lstrip", &token.lstrip, err));
-    LP_TRY(get_bool(entry, "rstrip", &token.rstrip, err));
-    LP_TRY(get_bool(entry, "normalized", &token.normalized, err));
-    LP_TRY(get_bool(entry, "special", &token.special, err));
+    LP_TRY(lp_json_get_string(entry, "content", &content, err));
+    LP_TRY(lp_json_get_bool(entry, "single_word", &token.single_word, err));
+    LP_TRY(lp_json_get_bool(entry, "lstrip", &token.lstrip, err));
+    LP_TRY(lp_json_get_bool(entry, "rstrip", &token.rstrip, err));
+    LP_TRY(lp_json_get_bool(entry, "normalized", &token.normalized, err));
+    LP_TRY(lp_json_get_bool(entry, "special", &token.special, err));
     token.length = strlen(content);
     if (token.length == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: an added token without content", entry->file, entry->path);
     int32_t own = lp_bpe_find(bpe, content, token.length);
@@ -289,8 +277,8 @@ static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool 
     bool trim_offsets = false;
     *use_regex = true;
     LP_TRY(lp_json_only(level, keys, err));
-    LP_TRY(get_bool(level, "add_prefix_space", prefix_space, err));
-    LP_TRY(get_bool(level, "trim_offsets", &trim_offsets, err));
+    LP_TRY(lp_json_get_bool(level, "add_prefix_space", prefix_space, err));
+    LP_TRY(lp_json_get_bool(level, "trim_offsets", &trim_offsets, err));
     LP_TRY(find_bool(level, "use_regex", use_regex, err));
 out:
     return status;
@@ -333,7 +321,7 @@ static lp_status read_template_token(const lp_json *specials, const lp_json *pie
     lp_json special, ids, id_value;
     const char *name = NULL;
     size_t n = 0;
-    LP_TRY(get_string(piece, "id", &name, err));
+    LP_TRY(lp_json_get_string(piece, "id", &name, err));
     LP_TRY(lp_json_get(specials, name, &special, err));
     LP_TRY(lp_json_get(&special, "ids", &ids, err));
     LP_TRY(lp_json_array_size(&ids, &n, err));
@@ -367,7 +355,7 @@ static lp_status read_template(const lp_json *template, lp_tokenizer *tokenizer,
         LP_TRY(lp_json_find(&piece, "Sequence", &part, err));
         if (part.node) {
             const char *which = NULL;
-            LP_TRY(get_string(&part, "id", &which, err));
+            LP_TRY(lp_json_get_string(&part, "id", &which, err));
             if (text_seen || strcmp(which, "A") != 0)
                 LP_FAIL(LP_ERR_UNSUPPORTED,
                         "%s: %s: a template that holds more than the sequence A once is not supported", part.file,

@@ -77,6 +77,11 @@ class BadJob(Refusing):
         job = self.job(sweep={"conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-9"}]})
         self.refused(job, "job.json", "$.sweep.conditions[0].steps", "9", "6")
 
+    def test_no_positions(self) -> None:
+        self.pairs()
+        sites = [{"phase": "prompt", "site": "k", "index": []}]
+        self.refused(self.job(store={"sites": sites}), "$.store.sites[0].index: expected at least one position, found []")
+
     def test_no_conditions(self) -> None:
         self.pairs()
         self.refused(self.job(sweep={"conditions": []}), "job.json", "$.sweep.conditions", "a sweep of no conditions")
@@ -344,6 +349,10 @@ class Usage(Case):
             (("summary",), ("summary", "expected one results file")),
             (("tokenize", "x"), ("tokenize",)),
             (("inspect",), ("inspect",)),
+            (("store", "info"), ("store", "expected info, verify, archive, export or merge")),
+            (("store", "info", "a.h5", "--quick"), ("store", "--quick is an option of verify alone")),
+            (("store", "archive", "a.h5", "b.h5", "--pair", "1"), ("store", "--pair is an option of export alone")),
+            (("store", "export", "a.h5", "b", "--pair-file-digest", "1"), ("store", "is an option of merge alone")),
         ]
         for args, words in cases:
             with self.subTest(args=args):

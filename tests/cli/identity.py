@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -134,8 +136,37 @@ class Store(Case):
         self.assertEqual((self.folder / "few" / "a.csv").read_bytes(), own)
         self.assertEqual(len(own.splitlines()), 1 + 3 * 4)
         grown = self.latentpatch("cache", job, "--set", "store.file=own/a.store.h5")
-        words = "own/a.store.h5: holds 3 pairs, this job has 7 (pairs.limit): name another store.file, or remove it"
-        self.assert_error(grown, words)
+        words = "own/a.store.h5: made for 3 pairs, this job has 7 (pairs.limit); such a file does not grow: name another "
+        self.assert_error(grown, words + "store.file, or remove it (one of 7 pairs does for the first 3 as well)")
+
+    def test_pairs_in_another_order(self) -> None:
+        """`store merge` believes the digest that it is given; the job looks at the pairs themselves."""
+        self.pairs("all.json", n=6)
+        pairs = json.loads((self.folder / "all.json").read_text())["pairs"]
+        for name, part in (("a", pairs[:3]), ("b", pairs[3:])):
+            (self.folder / f"{name}.json").write_text(json.dumps({"format": "latentpatch-pairs", "version": 1, "pairs": part}))
+            self.succeed("cache", self.job(f"{name}-job.json", pairs={"file": f"{name}.json"}, out=name))
+        digest = hashlib.sha256((self.folder / "all.json").read_bytes()).hexdigest()
+        stores = ("a/a.store.h5", "b/a.store.h5")
+        job = self.job(pairs={"file": "all.json"}, store={"file": "merged.h5"})
+        self.succeed("store", "merge", "merged.h5", *stores, "--pair-file-digest", digest)
+        self.succeed("run", job)
+        (self.folder / "merged.h5").unlink()
+        self.succeed("store", "merge", "merged.h5", *reversed(stores), "--pair-file-digest", digest)
+        for command in ("plan", "cache", "sweep", "run"):
+            run = self.latentpatch(command, job, "--set", "results.file=other/a.results.h5")
+            self.assert_error(run, "merged.h5: /pairs/id, row 0: expected p00000, found p00003: name another store.file")
+
+    def test_merge_of_a_part(self) -> None:
+        """A store of the first pairs, merged with one of all, says how many it is made for now."""
+        self.pairs(n=5)
+        self.succeed("cache", self.job("few.json", out="few", pairs={"limit": 2}))
+        job = self.job()
+        self.succeed("cache", job)
+        self.succeed("store", "merge", "merged.h5", "few/a.store.h5", "out/a.store.h5")
+        made = json.loads(self.succeed("store", "info", "merged.h5", "--json").out)
+        self.assertEqual((made["n_pairs"], made["n_done"], made["provenance"]["n_pairs"]), (5, 5, "5"))
+        self.succeed("run", job, "--set", "store.file=merged.h5")
 
     def test_first_pairs_of_an_unfinished_store(self) -> None:
         self.pairs(n=12)
@@ -187,6 +218,23 @@ class Paths(Case):
         self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
 
 
+    def test_no_file(self) -> None:
+        """A folder, a device or a pipe is no output: known before any work, and it stays what it is."""
+        self.pairs(n=3)
+        job = self.job()
+        (self.folder / "there").mkdir()
+        os.mkfifo(self.folder / "pipe")
+        before = self.files()
+        for place in ("store.file", "results.file", "results.csv", "results.summary"):
+            for value, found in (("there", "a folder"), ("new/", "a folder"), ("pipe", "a device or a pipe")):
+                for command in ("plan", "run"):
+                    with self.subTest(place=place, value=value):
+                        run = self.latentpatch(command, job, "--set", f"{place}={value}")
+                        self.assert_error(run, f"job.json: $.{place}: expected a file, found {found} (")
+        self.assertEqual(self.files(), before)
+        self.assertTrue((self.folder / "pipe").is_fifo())
+
+
 class Early(Case):
     """What `run` would refuse after stage 1 is refused before it, by `plan` as well, and leaves nothing behind."""
 
@@ -213,7 +261,7 @@ class Early(Case):
         of_v = {"conditions": [{"site": "v", "layers": 1, "steps": "all", "donor": "clean"}]}
         self.refused(
             self.job(store={"sites": ["k"]}, sweep=of_v),
-            "the store does not keep v of thought positions",
+            "job.json: condition denoise/clean/replace/v/L1/all: the store does not keep v of thought positions",
             "to store.sites (a store that is there cannot be extended: name another store.file)",
         )
         from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
@@ -227,6 +275,17 @@ class Early(Case):
             self.refused(self.job(sweep=from_file), words)
         (self.folder / "v.npy").unlink()
         self.succeed("cache", self.job(sweep=from_file))
+
+    def test_width(self) -> None:
+        """A vector does not go where vectors are longer, whatever else it goes to (keys of fewer heads than queries)."""
+        self.pairs(n=3)
+        group = {"layers": 0, "steps": "all", "donor": "clean", "from": {"site": "k"}}
+        for sites in (["resid_post"], ["k", "resid_post"]):
+            self.refused(
+                self.job(model="llama", store={"sites": ["k"]}, sweep={"conditions": [group | {"site": sites}]}),
+                "job.json: condition denoise/clean/replace/resid_post/L0/all<k: a vector of 48 numbers (k) cannot go to "
+                "resid_post, which has 96",
+            )
 
     def test_one_pair(self) -> None:
         self.pairs(n=1)
@@ -247,6 +306,27 @@ class Early(Case):
         self.refused(other, "a.store.h5: made with steps 6, this job says 5: name another store.file, or remove it")
         other = self.job("other.json", store={"file": "out/new.store.h5"}, sweep={"seed": 2})
         self.refused(other, "a.results.h5: made with seed 1, this job says 2", commands=("plan", "run"))
+
+    def test_memory_limit(self) -> None:
+        """What one pair takes is known when it is begun: a limit below it leaves no file, of either stage; nor does it take
+        away what an earlier start made."""
+        self.pairs(n=3)
+        job, small = self.job(), ("--set", "engine.memory_limit=1000")
+        for stage in ("cache", "sweep"):
+            for ranks in (1, 2):
+                with self.subTest(stage=stage, ranks=ranks):
+                    (self.folder / "out").mkdir(exist_ok=True)
+                    before = self.files()
+                    run = self.latentpatch(stage, job, *small, ranks=ranks)
+                    self.assert_error(run, "engine.memory_limit: expected at least ", "found 1000")
+                    self.assertEqual(self.files(), before)
+            stop = self.folder / "out" / {"cache": "a.store.h5.stop", "sweep": "a.results.h5.stop"}[stage]
+            stop.touch()
+            self.assertEqual(self.latentpatch(stage, job).code, 75)
+            before = self.files()
+            self.assert_error(self.latentpatch(stage, job, *small), "engine.memory_limit: expected at least ")
+            self.assertEqual(self.files(), before)
+            self.succeed(stage, job)
 
     def test_plan_says_how_the_store_stands(self) -> None:
         self.pairs(n=12)

@@ -50,6 +50,24 @@ class Help(Case):
                     self.assertGreater(len(run.out.splitlines()), 2)
                     self.assertLessEqual(max(map(len, run.out.splitlines())), 130)
 
+    def test_verbs_of_pairs(self) -> None:
+        """Help of one verb is what that verb has, and all of them together are the help of the command."""
+        every = self.succeed("pairs", "--help").out
+        self.assertEqual(every, self.succeed("pairs", "-h", "make").out)
+        found, rest = {}, every
+        for verb in ("make", "check", "convert"):
+            text = found[verb] = self.succeed("pairs", verb, "--help").out
+            usage, options = text.split("\n\n", 1)
+            self.assertTrue(usage.startswith(f"usage: latentpatch pairs {verb} "), text)
+            self.assertEqual(len(usage.splitlines()), 1)
+            self.assertTrue(options.startswith(f"{verb}: "), text)
+            self.assertIn(usage.removeprefix("usage: "), every)
+            self.assertIn(options, every)
+            rest = rest.replace(options, "")
+        self.assertEqual(len(rest.split()), 1 + sum(len(text.splitlines()[0].split()) - 1 for text in found.values()))
+        self.assertIn("--strata", found["make"])
+        self.assertNotIn("--strata", found["check"])
+
 
 class Outputs(Case):
     def test_run(self) -> None:
@@ -68,6 +86,14 @@ class Outputs(Case):
         again = self.succeed("run", self.job(), ranks=2)
         self.assertEqual(again.out, whole.out)
         self.assertIn("is complete already", again.err)
+
+        (self.folder / "out" / "a.csv").unlink()
+        without = self.succeed("run", self.job(), "--set", "results.summary=other.json", ranks=2)
+        warnings = [line for line in without.lines if "warning: " in line]
+        self.assertEqual(len(warnings), 2, without.err)
+        for line, name in zip(warnings, ("a.csv", "other.json"), strict=True):
+            self.assertRegex(line, rf"/{name} is not there: it is made together with \S+/out/a.results.h5: remove that and")
+        self.assertEqual(without.out, "".join(whole.out.splitlines(keepends=True)[:-2]))
 
         alone = self.job("alone.json", out="alone")
         self.succeed("cache", alone)
@@ -235,6 +261,30 @@ class Outputs(Case):
         self.assertEqual(summary["controls"]["self"], {"n_conditions": 0, "n_rows": 0, "n_changed": 0})
         self.assertGreater(summary["conditions"][1]["n_changed"], 0)
 
+    def test_right_by_the_classifier(self) -> None:
+        """What counts as right in the report of stage 1, in the summary and for the filter is the job's own classifier's:
+        the seed's takes a number within 0.01, codi's only the number itself. The store serves both."""
+
+        def almost(pairs: list) -> None:
+            for pair, shift in zip(pairs, (0.004, 0, 0.02), strict=True):
+                pair["clean"]["answer"] += shift
+
+        self.pairs(n=3, change=almost)
+        for classifier, right in (("seed", 2), ("codi", 1)):
+            with self.subTest(classifier):
+                job = self.job(
+                    f"{classifier}.json",
+                    classifier=classifier,
+                    sweep={"filter": "clean-correct"},
+                    results={"file": f"{classifier}/a.results.h5"},
+                )
+                out = self.succeed("run", job, ranks=2).out
+                self.assertIn(f": clean right {right}, corrupted right 3, both right {right} of 3 pairs\n", out)
+                self.assertIn(f"{right} of 3 pairs included", out)
+                summary = json.loads((self.folder / classifier / "a.summary.json").read_text())
+                counts = {"clean_correct": right, "corrupted_correct": 3, "both_correct": right}
+                self.assertEqual((summary["unpatched"], summary["n_included"]), (counts, right))
+
     def test_lens(self) -> None:
         """The lens of a sweep as tables and CSV; it says what `generate` says of the same question."""
         pairs = json.loads(self.pairs(n=3).read_text())["pairs"]
@@ -279,6 +329,23 @@ class Outputs(Case):
         self.pairs()
         self.succeed("cache", self.job())
         self.assertEqual(h5py.File(self.folder / "out" / "a.store.h5")["runs/clean/resid_post"].shape, (4, 3, 6, 96))
+
+    def test_plan_counts_the_bytes(self) -> None:
+        """Of the rows, which a stopped sweep leaves, with their metrics and the lens."""
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("the Python package h5py was not found")
+        self.pairs(n=12)
+        job = self.job(metrics=["logits", "answer_logprob"], readout="logit_lens top 3", decode={"max_new_tokens": 2})
+        plan = self.succeed("plan", job).out
+        self.succeed("cache", job)
+        (self.folder / "out" / "a.results.h5.stop").touch()
+        self.assertEqual(self.latentpatch("sweep", job).code, 75)
+        with h5py.File(self.folder / "out" / "a.results.h5.partial") as file:
+            sizes = [d.nbytes for group in (file["rows"], file["readout/logit_lens"]) for d in group.values()]
+        found = float(re.search(r"rows while the sweep runs +([\d.]+) KiB", plan).group(1))
+        self.assertAlmostEqual(found, sum(sizes) / 1024, delta=0.051)
 
     def test_generate_inspect_tokenize(self) -> None:
         job = self.job()
@@ -330,8 +397,8 @@ class Progress(Case):
 
     def test_quiet(self) -> None:
         self.pairs()
-        run = self.succeed("run", self.job(), "--quiet")
-        self.assertEqual(run.lines, [])
+        run = self.succeed("run", self.job(), "--quiet", ranks=2)
+        self.assertEqual((run.lines, run.err.count("pairs")), ([], 0), run.err)
 
 
 class Memory(Case):

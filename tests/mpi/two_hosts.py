@@ -34,7 +34,9 @@ class Hosts:
             "#!/bin/sh\n"
             'host=$1; shift\n'
             "exec ip netns exec \"$host\" unshare --uts --mount sh -c "
-            '\'hostname "$0"; mount -t tmpfs tmpfs /dev/shm; exec sh -c "$*"\' "$host" "$@"\n'
+            '\'hostname "$0"; mount -t tmpfs -o size="$(cat "' + str(folder) + '/$0.shm" 2>/dev/null || echo 50%)" '
+            'tmpfs /dev/shm; '
+            'exec sh -c "$*"\' "$host" "$@"\n'
         )
         self.agent.chmod(self.agent.stat().st_mode | stat.S_IXUSR)
 
@@ -59,6 +61,10 @@ class Hosts:
     def stop(self) -> None:
         for name in self.names:
             ip("netns", "del", name)
+
+    def give_shared_memory(self, host: int, size: str) -> None:
+        """To what is started there from now on."""
+        (self.folder / f"{self.names[host]}.shm").write_text(size)
 
     def run(self, mpiexec: str, ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ, OMPI_MCA_orte_tmpdir_base=str(self.folder))

@@ -1,5 +1,6 @@
 """The program on two hosts that share no memory: both stages on two network namespaces, each with a host name and a
-/dev/shm of its own, give the datasets of a run on one host; a rank that dies on the far host ends the job.
+/dev/shm of its own, give the datasets of a run on one host; a rank that dies on the far host, and a host without room for
+the weights, end the job.
 
 Usage: two_hosts.py LATENTPATCH MPIEXEC
 """
@@ -79,6 +80,18 @@ def dead_rank(hosts: Hosts, program: str, mpiexec: str, folder: Path) -> str:
     return f"a dead rank on the other host ended the job after {took:.1f} s, and it went on"
 
 
+def no_room(hosts: Hosts, program: str, mpiexec: str, folder: Path) -> str:
+    """The weights do not fit the shared memory of the second host: its ranks fail, and those of the first one hear of it."""
+    hosts.give_shared_memory(1, "1m")
+    # Open MPI's own messages go through the same memory unless they are told otherwise.
+    alone = ("--mca", "btl", "self,tcp")
+    found = hosts.run(mpiexec, 4, *alone, program, "cache", str(job(folder, "gpt2", "room")))
+    hosts.give_shared_memory(1, "50%")
+    expect(found.returncode == 1, f"no room for the weights: {found.returncode} {found.stdout}{found.stderr}")
+    expect("/dev/shm: expected room for" in found.stderr, f"no room for the weights: {found.stderr}")
+    return "no room for the weights on one host ends the job on both"
+
+
 def main() -> None:
     program, mpiexec = sys.argv[1:3]
     if not shutil.which("h5diff"):
@@ -98,8 +111,8 @@ def main() -> None:
                     name = f"{model}.{kind}.h5"
                     different = difference(folder / "one" / name, folder / out / name)
                     expect(not different, different)
-        told = dead_rank(hosts, program, mpiexec, folder)
-        print(f"2 and 4 ranks on 2 hosts, both models: the datasets of one host; {told}")
+        told = [check(hosts, program, mpiexec, folder) for check in (no_room, dead_rank)]
+        print(f"2 and 4 ranks on 2 hosts, both models: the datasets of one host; {'; '.join(told)}")
     finally:
         hosts.stop()
         shutil.rmtree(folder, ignore_errors=True)

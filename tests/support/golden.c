@@ -97,6 +97,19 @@ static const lp_tensor *find(const lp_tensor_list *list, const char *name) {
     return NULL;
 }
 
+lp_json golden_member(const lp_json *object, const char *key) {
+    lp_json out;
+    OK(lp_json_get(object, key, &out, err));
+    return out;
+}
+
+bool golden_truth(const lp_json *object, const char *key) {
+    lp_json value = golden_member(object, key);
+    bool out = false;
+    OK(lp_json_bool(&value, &out, err));
+    return out;
+}
+
 const lp_tensor *golden_tensor(const lp_tensor_list *list, const char *format, ...) {
     char name[128];
     va_list args;

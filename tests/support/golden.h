@@ -3,6 +3,7 @@
 #ifndef LP_TESTS_SUPPORT_GOLDEN_H
 #define LP_TESTS_SUPPORT_GOLDEN_H
 
+#include "base/json.h"
 #include "model/model.h"
 #include "model/tensor_source.h"
 #include "thought/protocol.h"
@@ -46,6 +47,10 @@ void golden_model_close(golden_model *model);
 
 /* The protocol of that name with n_steps thought steps. */
 lp_protocol golden_protocol(const char *name, int32_t n_steps);
+
+/* The member of a JSON object, which must be there. */
+lp_json golden_member(const lp_json *object, const char *key);
+bool golden_truth(const lp_json *object, const char *key);
 
 /* The tensor of that name; NULL where there is none. */
 const lp_tensor *golden_tensor(const lp_tensor_list *list, const char *format, ...)

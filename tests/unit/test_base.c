@@ -390,6 +390,38 @@ static void test_failed_write(void **state) {
     lp_text_release(&text);
 }
 
+/* What stands at the path stays what it is. */
+static void test_write_to_links_and_pipes(void **state) {
+    (void)state;
+    static const char pipe_name[] = "test_base.pipe", link_name[] = "test_base.link", file_name[] = "test_base.linked";
+    lp_error err = {0};
+    char found[8] = "";
+    lp_text text = {0};
+    struct stat info;
+    unlink(pipe_name);
+    unlink(link_name);
+    assert_int_equal(mkfifo(pipe_name, 0600), 0);
+    int fd = open(pipe_name, O_RDWR | O_NONBLOCK);
+    assert_true(fd >= 0);
+    if (lp_file_write(pipe_name, "abc", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(read(fd, found, sizeof found), 3);
+    assert_memory_equal(found, "abc", 3);
+    close(fd);
+    assert_int_equal(lp_path_look(pipe_name), LP_PATH_OTHER);
+    assert_int_equal(lp_file_write(file_name, "old", 3, &err), LP_OK);
+    assert_int_equal(symlink(file_name, link_name), 0);
+    if (lp_file_write(link_name, "new", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lstat(link_name, &info), 0);
+    assert_true(S_ISLNK(info.st_mode));
+    assert_int_equal(lp_file_read(file_name, 100, &text, &err), LP_OK);
+    assert_string_equal(lp_text_get(&text), "new");
+    assert_int_equal(lp_path_look("test_base.link.tmp"), LP_PATH_MISSING);
+    lp_text_release(&text);
+    unlink(pipe_name);
+    unlink(link_name);
+    unlink(file_name);
+}
+
 static void test_paths(void **state) {
     (void)state;
     static const struct {
@@ -427,6 +459,7 @@ int main(void) {
                                        cmocka_unit_test(test_checksum),
                                        cmocka_unit_test(test_files),
                                        cmocka_unit_test(test_failed_write),
+                                       cmocka_unit_test(test_write_to_links_and_pipes),
                                        cmocka_unit_test(test_paths)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -211,7 +211,9 @@ static void progress_lines(void **state) {
     } cases[] = {
         {100, 0, 0, 3, "cache: 0 of 100 pairs"},
         {100, 0, 50, 10, "cache: 50 of 100 pairs (50%), 5.0/s, 10 s left"},
-        {100, 40, 10, 10, "cache: 50 of 100 pairs (50%), 1.0/s, 50 s left"},
+        {100, 40, 0, 3, "cache: 40 of 100 pairs, 0 now and 40 before"},
+        {100, 40, 10, 10, "cache: 50 of 100 pairs (50%), 10 now and 40 before, 1.0/s, 50 s left"},
+        {100, 40, 60, 60, "cache: 100 of 100 pairs, 60 now and 40 before, 1.0/s, took 1 min 00 s"},
         {1000, 0, 10, 10, "cache: 10 of 1000 pairs (1%), 1.0/s, 16 min 30 s left"},
         {100000, 0, 10, 10, "cache: 10 of 100000 pairs (0%), 1.0/s, 27 h 46 min left"},
         {100, 0, 100, 65, "cache: 100 of 100 pairs, 1.5/s, took 1 min 05 s"},

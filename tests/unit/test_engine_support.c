@@ -245,40 +245,22 @@ void outcome_release(case_outcome *o) {
     *o = (case_outcome){0};
 }
 
-typedef struct {
-    engine_case *c;
-    const case_order *order;
-    size_t n_given, n_done;
-} feed;
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    feed *f = user;
-    size_t n = f->order->only >= 0 ? 1 : f->c->n_units;
-    *unit = NULL;
-    if (f->n_given == n) return LP_OK;
-    size_t at = f->order->only >= 0 ? (size_t)f->order->only : f->order->backwards ? n - 1 - f->n_given : f->n_given;
-    f->n_given++;
-    *unit = &f->c->units[at];
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)unit;
-    (void)err;
-    ((feed *)user)->n_done++;
-    return LP_OK;
-}
-
 lp_status case_execute(engine_case *c, const case_order *order, case_outcome *out, lp_engine_counters *counters,
                        lp_error *err) {
-    feed f = {.c = c, .order = order};
-    lp_work_source source = {.user = &f, .next = next_unit, .done = unit_done};
+    unit_list list = {.n = order->only >= 0 ? 1 : c->n_units};
+    lp_work_unit **units = NULL;
+    lp_status status = lp_mem_new(&units, list.n, sizeof *units, "units", err);
+    if (status != LP_OK) return status;
+    for (size_t i = 0; i < list.n; i++)
+        units[i] = &c->units[order->only >= 0 ? (size_t)order->only : order->backwards ? list.n - 1 - i : i];
+    list.units = units;
+    lp_work_source source = unit_list_source(&list);
     for (size_t g = 0; g < c->n_groups; g++) c->groups[g].results = out->results + c->first_run[g];
     for (size_t i = 0; i < c->n_captures; i++) c->captures[i].out = out->captured + c->capture_at[i];
-    lp_status status = order->engine ? lp_execute_batched(&c->options, order->engine, &source, counters, err)
-                                     : lp_execute_reference(&c->options, &source, err);
-    if (status == LP_OK) assert_int_equal(f.n_done, order->only >= 0 ? 1 : c->n_units);
+    status = order->engine ? lp_execute_batched(&c->options, order->engine, &source, counters, err)
+                           : lp_execute_reference(&c->options, &source, err);
+    lp_mem_free(units);
+    if (status == LP_OK) assert_int_equal(list.n_done, list.n);
     return status;
 }
 

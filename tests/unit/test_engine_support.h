@@ -6,6 +6,7 @@
 #include "base/random.h"
 #include "patch/engine.h"
 #include "support/golden.h"
+#include "support/units.h"
 
 /* Numbers from a key, one after the other. */
 typedef struct {

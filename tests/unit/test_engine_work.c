@@ -31,7 +31,6 @@ typedef struct {
     const float **vectors;
     int32_t *tokens;
     size_t n;
-    bool given;
 } work;
 
 static size_t run_of(const sweep *s, int donor, int32_t layer, int mask) {
@@ -94,21 +93,6 @@ static void work_release(work *w) {
     lp_mem_free(w->events);
     lp_mem_free(w->vectors);
     lp_mem_free(w->tokens);
-}
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    work *w = user;
-    *unit = w->given ? NULL : &w->unit;
-    w->given = true;
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)user;
-    (void)unit;
-    (void)err;
-    return LP_OK;
 }
 
 /* ---- Inputs of every computed (row, layer) ----------------------------------------------------------------------- */
@@ -223,8 +207,7 @@ static void check_sweep(const char *name, const sweep *s, lp_backend *be) {
     uint64_t thought_rows = 0;
     int32_t n_layers = s->model->config.n_layers;
     work_make(s, &w);
-    lp_work_source source = {.user = &w, .next = next_unit, .done = unit_done};
-    OK(lp_execute_batched(&s->options, &engine, &source, &counters, err));
+    OK(execute_unit(&s->options, &engine, &w.unit, &counters, err));
     uint64_t expected = expected_row_layers(s, &w, &thought_rows);
     size_t repeats = count_repeats(&r);
     double steps = (double)thought_rows / n_layers / (double)(w.n - 1);
@@ -267,13 +250,11 @@ static float *donors_of(const golden_model *m, const lp_executor_options *option
                                            .out = out + d * per_run + (size_t)n * (size_t)c->d_model};
         lp_run_wanted run = {.n_steps = T, .captures = captures, .n_captures = n};
         lp_run_result result = {.tokens = tokens};
-        work w = {
-            .group = {
-                .prompt = prompt.ids, .n_prompt = (int32_t)prompt.n, .runs = &run, .results = &result, .n_runs = 1}};
-        w.unit = (lp_work_unit){.groups = &w.group, .n_groups = 1};
-        lp_work_source source = {.user = &w, .next = next_unit, .done = unit_done};
+        lp_run_group group = {
+            .prompt = prompt.ids, .n_prompt = (int32_t)prompt.n, .runs = &run, .results = &result, .n_runs = 1};
+        lp_work_unit unit = {.groups = &group, .n_groups = 1};
         lp_engine_options engine = {.backend = be, .memory_limit = PLENTY};
-        OK(lp_execute_batched(options, &engine, &source, NULL, err));
+        OK(execute_unit(options, &engine, &unit, NULL, err));
         lp_token_list_release(&prompt);
     }
     lp_mem_free(captures);
@@ -421,8 +402,7 @@ static void test_seed_shape(void **state) {
     lp_engine_options engine = {.backend = *state, .memory_limit = PLENTY};
     lp_engine_counters counters = {0};
     work_make(&s, &w);
-    lp_work_source source = {.user = &w, .next = next_unit, .done = unit_done};
-    OK(lp_execute_batched(&s.options, &engine, &source, &counters, err));
+    OK(execute_unit(&s.options, &engine, &w.unit, &counters, err));
     uint64_t clean_run = (SEED_PROMPT + T + MAX_TOKENS) * DEEP_LAYERS;
     uint64_t scripts = (uint64_t)(w.n - 1) * (2 * (SEED_PROMPT + T) + MAX_TOKENS) * DEEP_LAYERS;
     double saving = (double)scripts / (double)(counters.row_layers + clean_run);

@@ -416,6 +416,29 @@ static void test_other_donor_addresses(void **state) {
     drop(&w);
 }
 
+/* The file of a group is that of its donor `file` alone: a zero is the same zero beside any of them. */
+static void test_vector_of_the_file_donor(void **state) {
+    (void)state;
+    words w;
+    lp_condition_set set = {0};
+    lp_error err = {0};
+    make(&w, "1", "first:1", 6);
+    w.donors[0] = LP_DONOR_FILE;
+    w.donors[1] = LP_DONOR_ZERO;
+    w.group.n_donors = 2;
+    w.group.vector = 3;
+    if (expand(&w, 1, (lp_sweep_words){.denoise = true}, 6, &set, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(set.n_replacements, 2);
+    for (size_t i = 0; i < 2; i++) {
+        int32_t expected = set.replacements[i].donor == LP_DONOR_FILE ? 3 : 0;
+        if (set.replacements[i].vector != expected)
+            fail_msg("donor %s: expected vector %d, found %d", lp_donor_names()[set.replacements[i].donor], expected,
+                     set.replacements[i].vector);
+    }
+    lp_condition_set_release(&set);
+    drop(&w);
+}
+
 static void test_defects(void **state) {
     (void)state;
     lp_condition_set set = {0};
@@ -454,8 +477,10 @@ static void test_early_stop(void **state) {
     lp_condition_set_release(&set);
     w.group.stop_after = 1;
     assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_ERR_VALUE);
-    assert_string_equal(err.text, "condition denoise/clean/replace/resid_post/L1/first:2/stop:1: a step behind the end "
-                                  "of the run (1 steps)");
+    assert_string_equal(
+        err.text,
+        "sweep.conditions: condition denoise/clean/replace/resid_post/L1/first:2/stop:1: a step behind the end "
+        "of the run (1 steps)");
     drop(&w);
     make(&w, "1", "all", LP_MAX_STEPS);
     assert_int_equal(expand(&w, 1, denoise, LP_MAX_STEPS, &set, &err), LP_OK);
@@ -639,6 +664,7 @@ int main(void) {
                                        cmocka_unit_test(test_layer_sets),
                                        cmocka_unit_test(test_product_and_controls),
                                        cmocka_unit_test(test_other_donor_addresses),
+                                       cmocka_unit_test(test_vector_of_the_file_donor),
                                        cmocka_unit_test(test_defects),
                                        cmocka_unit_test(test_early_stop),
                                        cmocka_unit_test(test_refusals),

@@ -423,7 +423,8 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":0}",
          AT ".stop_after: expected an integer from 1 to 6"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":2}",
-         "a step behind the end of the run (2 steps)"},
+         ": $.sweep.conditions: condition denoise/clean/replace/k/L1/all/stop:2: a step behind the end of the run (2 "
+         "steps)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[1024];

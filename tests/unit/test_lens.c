@@ -7,8 +7,8 @@
  * layer beside its place, gives other tokens and is off by 0.1 and more. */
 #include "base/json.h"
 #include "base/memory.h"
-#include "patch/engine.h"
 #include "support/golden.h"
+#include "support/units.h"
 
 #include <math.h>
 
@@ -72,66 +72,25 @@ static void test_show(void **state) {
 
 /* ---- Parity ------------------------------------------------------------------------------------------------------ */
 
-typedef struct {
-    lp_work_unit *unit;
-} one_unit;
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    one_unit *source = user;
-    *unit = source->unit;
-    source->unit = NULL;
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)user;
-    (void)unit;
-    (void)err;
-    return LP_OK;
-}
-
-static lp_status execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
-    return lp_execute_reference(options, source, err);
-}
-
 static lp_status execute_batched(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
-    lp_backend *backend = NULL;
-    lp_status status = lp_backend_cpu_new(1, &backend, err);
     /* Few rows, so that the vectors need several batches. */
-    lp_engine_options engine = {.backend = backend, .memory_limit = 256 << 20, .rows_wanted = 4};
-    if (status == LP_OK) status = lp_execute_batched(options, &engine, source, NULL, err);
-    lp_backend_free(backend);
-    return status;
+    return execute_on_cpu(options, source, 4, err);
 }
 
 static const struct {
     const char *name;
     lp_status (*execute)(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
-} executors[] = {{"reference", execute_reference}, {"batched", execute_batched}};
+} executors[] = {{"reference", lp_execute_reference}, {"batched", execute_batched}};
 
 typedef struct {
     double worst;
     int64_t n_cells, n_clear, n_settled, n_wrong;
 } tally;
 
-static lp_json member(const lp_json *object, const char *key) {
-    lp_json out;
-    OK(lp_json_get(object, key, &out, err));
-    return out;
-}
-
-static bool truth(const lp_json *object, const char *key) {
-    lp_json value = member(object, key);
-    bool out = false;
-    OK(lp_json_bool(&value, &out, err));
-    return out;
-}
-
 static void compare_cell(const lp_json *wanted, const char *where, int32_t top, const int32_t *tokens,
                          const float *log_probability, tally *t) {
-    lp_json ids = member(wanted, "ids"), values = member(wanted, "logp"), element;
-    bool clear = truth(wanted, "clear"), settled = truth(wanted, "settled");
+    lp_json ids = golden_member(wanted, "ids"), values = golden_member(wanted, "logp"), element;
+    bool clear = golden_truth(wanted, "clear"), settled = golden_truth(wanted, "settled");
     t->n_cells++;
     t->n_clear += clear;
     t->n_settled += settled;
@@ -154,7 +113,7 @@ static void compare_cell(const lp_json *wanted, const char *where, int32_t top, 
 static void compare_question(const golden_file *file, const golden_model *m, const lp_protocol *protocol,
                              const lp_json *entry, int32_t top, size_t e, tally *t) {
     const lp_model_config *c = &m->model.config;
-    lp_json question = member(entry, "question"), cells = member(entry, "cells"), layers, wanted;
+    lp_json question = golden_member(entry, "question"), cells = golden_member(entry, "cells"), layers, wanted;
     const char *text = NULL;
     lp_token_list prompt = {0};
     float *vectors = NULL, *log_probability = NULL;
@@ -176,8 +135,8 @@ static void compare_question(const golden_file *file, const golden_model *m, con
     lp_run_group group = {
         .prompt = prompt.ids, .n_prompt = (int32_t)prompt.n, .runs = &run, .results = &result, .n_runs = 1};
     lp_work_unit unit = {.groups = &group, .n_groups = 1};
-    one_unit queue = {.unit = &unit};
-    lp_work_source source = {.user = &queue, .next = next_unit, .done = unit_done};
+    unit_list list = {.units = (lp_work_unit *[]){&unit}, .n = 1};
+    lp_work_source source = unit_list_source(&list);
     lp_executor_options options = {.model = &m->model,
                                    .protocol = *protocol,
                                    .vocabulary = m->vocabulary,
@@ -214,14 +173,14 @@ static void test_parity(void **state) {
         int64_t thoughts = 0, top = 0;
         golden_model_open(files[i].model, &m);
         OK(lp_json_load(files[i].path, 1 << 24, &document, &root, err));
-        value = member(&root, "thoughts");
+        value = golden_member(&root, "thoughts");
         OK(lp_json_int(&value, 1, 64, &thoughts, err));
-        value = member(&root, "top");
+        value = golden_member(&root, "top");
         OK(lp_json_int(&value, 1, LP_MAX_LENS_TOP, &top, err));
         lp_protocol protocol = golden_protocol(files[i].protocol, (int32_t)thoughts);
         for (size_t e = 0; e < sizeof executors / sizeof executors[0]; e++) {
             tally t = {0};
-            questions = member(&root, "questions");
+            questions = golden_member(&root, "questions");
             for (lp_json_first(&questions, &entry); entry.node; lp_json_next(&questions, &entry))
                 compare_question(&files[i], &m, &protocol, &entry, (int32_t)top, e, &t);
             printf("%-9s %-12s %-10s %lld cells, tokens compared in %lld; worst log-probability %.2f of its bound%s\n",

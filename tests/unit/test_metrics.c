@@ -2,6 +2,7 @@
 #include "base/memory.h"
 #include "patch/engine.h"
 #include "support/golden.h"
+#include "support/units.h"
 
 #include <math.h>
 
@@ -56,25 +57,6 @@ typedef struct {
     lp_run_result results[3];
 } fixture;
 
-typedef struct {
-    lp_work_unit *unit;
-} one_unit;
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    one_unit *source = user;
-    *unit = source->unit;
-    source->unit = NULL;
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)user;
-    (void)unit;
-    (void)err;
-    return LP_OK;
-}
-
 /* max_positions 0: the model's context. batched: by the engine, otherwise by the reference. */
 static lp_status execute_within(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading,
                                 int32_t max_positions, bool batched, lp_error *err) {
@@ -85,21 +67,15 @@ static lp_status execute_within(fixture *f, const lp_run_wanted *runs, size_t n,
                           .n_runs = n,
                           .reading = reading};
     lp_work_unit unit = {.groups = &group, .n_groups = 1};
-    one_unit queue = {.unit = &unit};
-    lp_work_source source = {.user = &queue, .next = next_unit, .done = unit_done};
+    unit_list list = {.units = (lp_work_unit *[]){&unit}, .n = 1};
+    lp_work_source source = unit_list_source(&list);
     lp_executor_options options = {.model = &f->model.model,
                                    .protocol = golden_protocol("codi", 6),
                                    .vocabulary = f->model.vocabulary,
                                    .max_new_tokens = N_TOKENS,
                                    .max_positions = max_positions ? max_positions : f->model.model.config.n_context};
     for (int i = 0; i < 3; i++) f->results[i] = (lp_run_result){.tokens = f->tokens[i]};
-    if (!batched) return lp_execute_reference(&options, &source, err);
-    lp_backend *backend = NULL;
-    lp_status status = lp_backend_cpu_new(1, &backend, err);
-    lp_engine_options engine = {.backend = backend, .memory_limit = 64 << 20};
-    if (status == LP_OK) status = lp_execute_batched(&options, &engine, &source, NULL, err);
-    lp_backend_free(backend);
-    return status;
+    return batched ? execute_on_cpu(&options, &source, 0, err) : lp_execute_reference(&options, &source, err);
 }
 
 static void execute(fixture *f, const lp_run_wanted *runs, size_t n, const lp_reading *reading) {

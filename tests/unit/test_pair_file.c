@@ -157,6 +157,16 @@ static void written_is_read_back(void **state) {
     assert_int_equal(field->n_layers, 3);
     assert_int_equal(field->layers[2], 5);
     assert_string_equal(field->description, "block outputs");
+    lp_text said = {0};
+    hid_t access_list = lp_h5_access();
+    hid_t handle = H5Fopen(path, H5F_ACC_RDONLY, access_list);
+    hid_t journal = H5Dopen2(handle, "journal/checksum", H5P_DEFAULT);
+    assert_int_equal(lp_h5_get_text(journal, "description", &said, path, &err), LP_OK);
+    assert_non_null(strstr(lp_text_get(&said), "XXH3-128"));
+    lp_text_release(&said);
+    H5Dclose(journal);
+    H5Fclose(handle);
+    H5Pclose(access_list);
     double number = 0;
     assert_int_equal(lp_pair_file_read(file, 4, 2, &number, &err), LP_OK);
     assert_true(number == 4.0 / 3);
@@ -277,6 +287,16 @@ static void mismatch_names_what_differs(void **state) {
     lp_field other_path[N_FIELDS];
     memcpy(other_path, fields, sizeof fields);
     other_path[4].path = "runs/clean/colour";
+    const char *other_ids[N_PAIRS];
+    memcpy(other_ids, ids, sizeof ids);
+    other_ids[4] = "pair-";
+    double other_answers[N_PAIRS];
+    memcpy(other_answers, answers, sizeof answers);
+    other_answers[8] = 9.5;
+    lp_table other_tables[2][2];
+    for (int i = 0; i < 2; i++) memcpy(other_tables[i], tables, sizeof tables);
+    other_tables[0][0].data = other_ids;
+    other_tables[1][1].data = other_answers;
     struct {
         const char *name;
         lp_pair_file_spec spec;
@@ -291,6 +311,12 @@ static void mismatch_names_what_differs(void **state) {
         {"pairs", spec_of_test(), "holds 9 pairs, this job has 8 (pairs.limit): make another"},
         {"format", spec_of_test(), "expected a file of format latentpatch-other, found latentpatch-test"},
         {"version", spec_of_test(), "expected version 2 of its format, found 1"},
+        {"more pairs", spec_of_test(),
+         "made for 9 pairs, this job has 10 (pairs.limit); such a file does not grow: make another (one of 10 pairs does "
+         "for the first 9 as well)"},
+        {"ids", spec_of_test(), "/pairs/id, row 4: expected pair-, found pair-é: make another"},
+        {"answers", spec_of_test(),
+         "/pairs/clean_answer, row 8: expected this job's, found another number: make another"},
     };
     cases[0].spec.provenance = other_model;
     cases[0].spec.n_provenance = 2;
@@ -301,6 +327,10 @@ static void mismatch_names_what_differs(void **state) {
     cases[5].spec.n_pairs = 8;
     cases[6].spec.format = "latentpatch-other";
     cases[7].spec.version = 2;
+    cases[8].spec.n_pairs = 10;
+    cases[8].spec.first_of_more = true;
+    cases[9].spec.tables = other_tables[0];
+    cases[10].spec.tables = other_tables[1];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         lp_pair_file *file = NULL;
         lp_error err = {0};

@@ -9,27 +9,22 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "patch/engine.h"
 #include "patch/reading.h"
 #include "support/golden.h"
+#include "support/units.h"
 
 #include <math.h>
 
 typedef lp_status (*execute_function)(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
 
-static lp_status execute_on_cpu(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
-    lp_backend *backend = NULL;
-    lp_status status = lp_backend_cpu_new(1, &backend, err);
-    lp_engine_options engine = {.backend = backend, .memory_limit = 256 << 20};
-    if (status == LP_OK) status = lp_execute_batched(options, &engine, source, NULL, err);
-    lp_backend_free(backend);
-    return status;
+static lp_status execute_batched(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
+    return execute_on_cpu(options, source, 0, err);
 }
 
 static const struct {
     const char *name;
     execute_function execute;
-} executors[] = {{"reference", lp_execute_reference}, {"batched", execute_on_cpu}};
+} executors[] = {{"reference", lp_execute_reference}, {"batched", execute_batched}};
 enum { N_EXECUTORS = sizeof executors / sizeof executors[0] };
 
 enum { CLEAN, CORRUPTED, N_SIDES };
@@ -99,49 +94,36 @@ typedef struct {
 
 /* ---- Reading the file -------------------------------------------------------------------------------------------- */
 
-static lp_json member(const lp_json *object, const char *key) {
-    lp_json out;
-    OK(lp_json_get(object, key, &out, err));
-    return out;
-}
-
 static int64_t whole(const lp_json *object, const char *key, int64_t min, int64_t max) {
-    lp_json value = member(object, key);
+    lp_json value = golden_member(object, key);
     int64_t out = 0;
     OK(lp_json_int(&value, min, max, &out, err));
     return out;
 }
 
 static double number(const lp_json *object, const char *key) {
-    lp_json value = member(object, key);
+    lp_json value = golden_member(object, key);
     double out = 0;
     OK(lp_json_number(&value, -1e30, 1e30, &out, err));
     return out;
 }
 
 static const char *text(const lp_json *object, const char *key) {
-    lp_json value = member(object, key);
+    lp_json value = golden_member(object, key);
     const char *out = NULL;
     OK(lp_json_string(&value, &out, err));
     return out;
 }
 
 static int choice(const lp_json *object, const char *key, const char *const *names) {
-    lp_json value = member(object, key);
+    lp_json value = golden_member(object, key);
     int out = 0;
     OK(lp_json_choice(&value, names, &out, err));
     return out;
 }
 
-static bool truth(const lp_json *object, const char *key) {
-    lp_json value = member(object, key);
-    bool out = false;
-    OK(lp_json_bool(&value, &out, err));
-    return out;
-}
-
 static id_list ids(const lp_json *object, const char *key) {
-    lp_json value = member(object, key), element;
+    lp_json value = golden_member(object, key), element;
     id_list out = {.n = 0};
     for (lp_json_first(&value, &element); element.node; lp_json_next(&value, &element)) {
         int64_t id = 0;
@@ -156,7 +138,7 @@ static lp_address address(const lp_json *json, const char *const keys[4]) {
     lp_address at = {.head = LP_ALL_HEADS};
     lp_json layer;
     at.phase = (lp_phase)choice(json, keys[0], lp_phase_names());
-    lp_json index = member(json, keys[1]);
+    lp_json index = golden_member(json, keys[1]);
     if (lp_json_is_string(&index))
         at.index = LP_INDEX_ALL;
     else
@@ -171,7 +153,7 @@ static lp_address address(const lp_json *json, const char *const keys[4]) {
 }
 
 static int32_t read_vector(fixture *f, const lp_json *json, int32_t width) {
-    lp_json values = member(json, "vector"), element;
+    lp_json values = golden_member(json, "vector"), element;
     float *vector = NULL;
     int32_t n = 0;
     OK(lp_mem_new(&vector, (size_t)width, sizeof *vector, "vector", err));
@@ -207,13 +189,13 @@ static void read_replacement(fixture *f, const lp_json *json) {
 }
 
 static void read_conditions(fixture *f, const lp_json *root) {
-    lp_json conditions = member(root, "conditions"), entry, element;
+    lp_json conditions = golden_member(root, "conditions"), entry, element;
     for (lp_json_first(&conditions, &entry); entry.node; lp_json_next(&conditions, &entry)) {
         lp_condition *condition = NULL;
         OK(lp_condition_add(&f->set, text(&entry, "name"), "", "", "", &condition, err));
         condition->direction = (lp_direction)choice(&entry, "direction", lp_direction_names());
         condition->n_steps_run = f->options.protocol.n_steps;
-        lp_json list = member(&entry, "replacements");
+        lp_json list = golden_member(&entry, "replacements");
         for (lp_json_first(&list, &element); element.node; lp_json_next(&list, &element)) read_replacement(f, &element);
     }
     assert_true(f->set.n > 0);
@@ -221,31 +203,13 @@ static void read_conditions(fixture *f, const lp_json *root) {
 
 /* ---- Work -------------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    fixture *f;
-    size_t next;
-    size_t n_done;
-} queue;
-
-static lp_status next_unit(void *user, lp_work_unit **unit, lp_error *err) {
-    (void)err;
-    queue *q = user;
-    *unit = q->next < q->f->n_pairs ? &q->f->pairs[q->next++].unit : NULL;
-    return LP_OK;
-}
-
-static lp_status unit_done(void *user, lp_work_unit *unit, lp_error *err) {
-    (void)unit;
-    (void)err;
-    ((queue *)user)->n_done++;
-    return LP_OK;
-}
-
 static void execute(fixture *f, execute_function function) {
-    queue q = {.f = f};
-    lp_work_source source = {.user = &q, .next = next_unit, .done = unit_done};
+    lp_work_unit *units[MAX_PAIRS];
+    for (size_t i = 0; i < f->n_pairs; i++) units[i] = &f->pairs[i].unit;
+    unit_list list = {.units = units, .n = f->n_pairs};
+    lp_work_source source = unit_list_source(&list);
     OK(function(&f->options, &source, err));
-    assert_int_equal(q.n_done, f->n_pairs);
+    assert_int_equal(list.n_done, f->n_pairs);
 }
 
 static int recipient(const lp_condition *condition) {
@@ -436,7 +400,7 @@ static void compare_rows(const fixture *f, const pair_work *p, int s, tally *t) 
     char where[200];
     snprintf(where, sizeof where, "pair %d %s unpatched", (int)(p - f->pairs), side_names[s]);
     id_list answer = ids(&p->sides[s].json, "answer_ids");
-    lp_json metrics = member(&p->sides[s].json, "metrics");
+    lp_json metrics = golden_member(&p->sides[s].json, "metrics");
     compare_ids(t, where, &answer, unpatched->tokens, (size_t)unpatched->n_tokens);
     compare_metrics(t, where, &metrics, unpatched->metrics);
     for (size_t i = 0; i < p->n_rows[s]; i++) {
@@ -445,10 +409,10 @@ static void compare_rows(const fixture *f, const pair_work *p, int s, tally *t) 
         snprintf(where, sizeof where, "pair %d \"%.120s\"", (int)(p - f->pairs),
                  f->set.conditions[row->condition].name);
         id_list wanted = ids(&row->row, "answer_ids");
-        bool clear = truth(&row->row, "clear");
+        bool clear = golden_truth(&row->row, "clear");
         if (clear) compare_ids(t, where, &wanted, got->tokens, (size_t)got->n_tokens);
         if (clear && got->ended != (got->n_tokens < f->options.max_new_tokens)) t->n_wrong++;
-        if (truth(&row->row, "settled")) {
+        if (golden_truth(&row->row, "settled")) {
             compare_metrics(t, where, &row->row, got->metrics);
             t->n_settled++;
         }
@@ -473,16 +437,16 @@ static void open_file(fixture *f, const golden_file *file) {
         .max_positions = f->model.model.config.n_context,
     };
     read_conditions(f, &root);
-    list = member(&root, "pairs");
+    list = golden_member(&root, "pairs");
     for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry)) {
         assert_true(f->n_pairs < MAX_PAIRS);
         pair_work *p = &f->pairs[f->n_pairs++];
         for (int s = 0; s < N_SIDES; s++) {
-            lp_json side = member(&entry, side_names[s]);
+            lp_json side = golden_member(&entry, side_names[s]);
             read_side(f, &side, &p->sides[s]);
         }
     }
-    list = member(&root, "rows");
+    list = golden_member(&root, "rows");
     size_t i = 0;
     for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry))
         if (i++ % EVERY == 0) add_row(f, &entry);

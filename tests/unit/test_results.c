@@ -106,7 +106,7 @@ static const int32_t tokens[P][C][NEW] = {{{7, -1, -1}, {8, -1, -1}, {8, -1, -1}
 static const double numbers[P][C] = {{3, 4, 4}, {4, 6, 1.5}, {0}, {8, 7, (double)NAN}};
 static const uint8_t changed[P][C] = {{0, 0, 1}, {0, 0, 1}, {0}, {0, 0, 1}};
 static const float values[P][M][C] = {
-    {{-2, 2, 1}, {0, 0, 0.1F}}, {{-4, 4, 2}, {0, 0, 0.25F}}, {{0}}, {{-3, 3, NAN}, {0, 0, 1e-7F}}};
+    {{-2, 2, 1}, {0, 0, 0.1F}}, {{-4, 4, 2}, {0, 0, 0.25F}}, {{0}}, {{-6, 9, NAN}, {0, 0, 1e-7F}}};
 static const int64_t good_counts[C * LP_N_CLASSES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 1};
 
 static lp_status decode(void *state, const int32_t *ids_of, size_t n, lp_text *out, lp_error *err) {
@@ -181,8 +181,8 @@ static void three_files_come_out(void **state) {
                 "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,4,0,9,-4,0\n"
                 "\"p,2\",s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,6,0,\"8, 9\",4,0\n"
                 "\"p,2\",s1," EFFECT "other,1.5,1,\"1, 2, 3\",2,0.25\n"
-                "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-3,0\n"
-                "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,3,0\n"
+                "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-6,0\n"
+                "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,9,0\n"
                 "\"p\"\"4\",s4," EFFECT "gibberish,,1,,,1e-07\n");
 }
 
@@ -192,8 +192,9 @@ static double number_at(const lp_json *root, const char *const *keys) {
     double value = 0;
     for (; *keys; keys++) {
         lp_json next;
+        bool index = **keys >= '0' && **keys <= '9';
         lp_status status =
-            strcmp(*keys, "2") == 0 ? lp_json_at(&at, 2, &next, &err) : lp_json_get(&at, *keys, &next, &err);
+            index ? lp_json_at(&at, (size_t)(**keys - '0'), &next, &err) : lp_json_get(&at, *keys, &next, &err);
         if (status != LP_OK) fail_msg("%s", err.text);
         at = next;
     }
@@ -241,8 +242,10 @@ static void summary_says_it_again(void **state) {
         {{"conditions", "2", "share", "other"}, 1.0 / 3},
         {{"conditions", "2", "metrics", "logit_diff", "mean"}, 1.5},
         {{"conditions", "2", "metrics", "logit_diff", "n"}, 2},
-        /* (1.5 - -3) / (3 - -3): the ratio of means */
+        /* (1.5 - -3) / (3 - -3): the ratio of means over the two pairs that have it */
         {{"conditions", "2", "metrics", "logit_diff", "recovery"}, 0.75},
+        {{"conditions", "0", "metrics", "logit_diff", "recovery"}, 0},
+        {{"conditions", "1", "metrics", "logit_diff", "recovery"}, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         double found = number_at(&root, cases[i].keys);
@@ -263,7 +266,9 @@ static void self_controls_are_identities(void **state) {
         int64_t n_changed[C] = {0, 0, 3};
         double sums_of[M * C] = {0};
         int64_t ns_of[M * C] = {0};
-        const lp_result_sums sums = {.changed = n_changed, .metric_sum = sums_of, .metric_n = ns_of};
+        double recovery[C][3] = {{0}};
+        const lp_result_sums sums = {
+            .changed = n_changed, .metric_sum = sums_of, .metric_n = ns_of, .recovery = recovery};
         memcpy(some, conditions, sizeof some);
         some[2].donor = "self";
         some[2].identity = identity;
