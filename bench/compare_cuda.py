@@ -250,7 +250,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--peer-conditions", type=int, default=10)
     p.add_argument("--forward-batch", type=int, default=256)
     p.add_argument("--lora", choices=("peft", "merged"), help="of the peer; default: peft where it is installed")
-    p.add_argument("--parts", default="gemm,sweep,peer,agreement,forward,graphs,many", help="which of these, in this order")
+    everything = "gemm,sweep,peer,agreement,forward,graphs,many"
+    p.add_argument("--parts", default=everything, help="which of these, in this order")
     return p.parse_args()
 
 

@@ -109,7 +109,8 @@ __device__ void block_norm(const float *from, const float *weight, const float *
         float value = (from[i] - mean) * scale * weight[i];
         store(to + i, bias ? value + bias[i] : value);
     }
-    for (int32_t i = width + static_cast<int32_t>(threadIdx.x); i < row_stride<T>(width); i += BLOCK) store(to + i, 0.0f);
+    for (int32_t i = width + static_cast<int32_t>(threadIdx.x); i < row_stride<T>(width); i += BLOCK)
+        store(to + i, 0.0f);
 }
 
 template <typename T>
@@ -364,8 +365,8 @@ void start_bf16_activation(bool gated, const float *x, int32_t n, int32_t width,
         activate_bf16_fours_kernel<KIND><<<grid_for(n, stride / 4), BLOCK, 0, stream>>>(
             gated, reinterpret_cast<const float4 *>(x), n, width / 4, stride / 4, static_cast<bf16_four *>(y));
     else
-        activate_bf16_kernel<KIND><<<grid_for(n, stride), BLOCK, 0, stream>>>(gated, x, n, width, stride,
-                                                                              static_cast<__nv_bfloat16 *>(y));
+        activate_bf16_kernel<KIND>
+            <<<grid_for(n, stride), BLOCK, 0, stream>>>(gated, x, n, width, stride, static_cast<__nv_bfloat16 *>(y));
 }
 
 template <int KIND>
