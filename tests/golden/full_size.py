@@ -183,7 +183,9 @@ def make_pairs(a: argparse.Namespace) -> list[dict[str, Any]]:
     return pairs
 
 
-def make_job(a: argparse.Namespace, folder: Path, codi: Path, name: str, layers: list[int]) -> Path:
+def make_job(
+    a: argparse.Namespace, folder: Path, codi: Path, name: str, layers: list[int], executor: str = "batched"
+) -> Path:
     """A job that keeps every site and patches three steps at a few layers."""
     lora = json.loads((folder / "lora.json").read_text())
     job = {
@@ -204,7 +206,7 @@ def make_job(a: argparse.Namespace, folder: Path, codi: Path, name: str, layers:
         "decode": {"max_new_tokens": a.max_new_tokens},
         "metrics": ["logits"],
         "results": {"file": f"{name}.results.h5"},
-        "engine": {"device": "cpu", "threads": 1, "memory_limit": "1GiB"},
+        "engine": {"device": "cpu", "threads": 1, "memory_limit": "1GiB", "executor": executor},
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps(job, indent=1))
@@ -422,6 +424,17 @@ def check_states(report: Report, apart: dict[str, float], truth: dict[str, tuple
         report.check(fine, line)
 
 
+def compare_reference(
+    a: argparse.Namespace, report: Report, m: Loaded, job: Path, chosen: dict[int, dict[str, Any]]
+) -> None:
+    """The executor without batches, which sums in float64: the same by the same rule."""
+    _, wall, cpu = latentpatch(a, 1, "cache", job, "--quiet")
+    print(f"       reference executor, cache: {wall:.1f} s wall, {cpu:.1f} s CPU", flush=True)
+    store = job.parent / "reference.store.h5"
+    every, apart = compare_store(report, m, chosen, store, a.max_new_tokens)
+    check_states(report, apart, float64_distances(m, chosen, every, store) if a.float64 else {})
+
+
 def one_shape(a: argparse.Namespace, shape: str, report: Report) -> None:
     """Everything for one shape."""
     print(f"\n{shape}", flush=True)
@@ -470,6 +483,9 @@ def one_shape(a: argparse.Namespace, shape: str, report: Report) -> None:
     compare_results(report, m, chosen, every, results, a.max_new_tokens)
     check_states(report, apart, float64_distances(m, chosen, every, store) if a.float64 else {})
     print(f"       compared in {time.perf_counter() - start:.0f} s", flush=True)
+    if a.reference:
+        job = make_job(a, folder, codi["safetensors"], "reference", layers, "reference")
+        compare_reference(a, report, m, job, chosen)
     del m, every
     gc.collect()
     if a.no_load_times:
@@ -495,6 +511,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--compare", type=int, default=2, help="that transformers + peft run too")
     p.add_argument("--max-new-tokens", type=int, default=12)
     p.add_argument("--float64", action="store_true", help="needs 11 GB for the larger shape")
+    p.add_argument("--reference", action="store_true", help="also with the reference executor: minutes a pair")
     p.add_argument("--no-load-times", action="store_true", help="leave out bench/load.sh, which needs a quiet machine")
     p.add_argument("--mpiexec", default="mpiexec")
     p.add_argument("--keep", action="store_true", help="leave checkpoints and stores")
