@@ -1,10 +1,11 @@
 /* A language model's weights in memory, as float32, ready for the forward pass.
  *
  * Owns: the mapped checkpoint files and, through the caller's arena, every tensor that had to be changed (LoRA
- * merged, 16-bit widened). Tensors that are float32 in the file and need no merge are used where they are mapped.
- * Knows nothing of tokens, protocols or devices. After lp_model_open everything has been checked: each tensor of the
- * architecture is there with the right shape. lp_model_fill then computes the arena; until it has run (in every process
- * that shares the arena's memory) the pointers into the arena hold no values.
+ * merged, 16-bit widened). Tensors that are float32 in the file and need no merge are used where they are mapped;
+ * matrices may be left to a device that makes them itself. Knows nothing of tokens, protocols or devices. After
+ * lp_model_open everything has been checked: each tensor of the architecture is there with the right shape.
+ * lp_model_fill then computes the arena; until it has run (in every process that shares the arena's memory) the
+ * pointers into the arena hold no values.
  *
  * Notation: D = d_model, Q = n_heads*head_dim, KV = n_kv_heads*head_dim, F = d_ff, V = base vocabulary. */
 #ifndef LP_MODEL_MODEL_H

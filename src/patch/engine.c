@@ -774,7 +774,6 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     if (!e->weights) {
         LP_TRY(lp_weights_new(e->be, options->model, &e->own_weights, err));
         e->weights = e->own_weights;
-        e->counters.seconds_weights = e->own_weights->seconds;
     }
     LP_TRY(dev_new(e, &e->logits, (size_t)(head_rows(e) + LP_ROW_PADDING) * (size_t)lp_logits_stride(c) * sizeof(float),
                    "logits", err));

@@ -30,7 +30,6 @@ typedef struct {
     size_t kv_bytes, workspace_bytes;
     int32_t most_units;                               /* in flight at once */
     double seconds;                                   /* in all */
-    double seconds_weights;                           /* of these: weights made, where none were given */
     double seconds_first;                             /* until the first unit was done */
     uint64_t bytes_up, bytes_down, n_waits, n_graphs; /* as lp_backend_counters */
 } lp_engine_counters;
