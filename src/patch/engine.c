@@ -64,8 +64,8 @@ typedef struct {
     int32_t n_tail, n_edits, n_captures;
     size_t n_vectors;
     /* reading out */
-    int32_t *lists;              /* host [4 max_rows] */
-    int32_t *dev_lists;          /* dev [4 max_rows] */
+    int32_t *lists;              /* host [3 max_rows] */
+    int32_t *dev_lists;          /* dev [3 max_rows] */
     float *gathered, *projected; /* dev [max_rows, D] */
     float *logits;               /* dev [head_rows, lp_logits_stride] */
     int32_t *ranked_tokens;      /* dev [ranked_capacity] of a lens; NULL before the first */

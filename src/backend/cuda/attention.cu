@@ -84,9 +84,9 @@ __global__ void __launch_bounds__(BLOCK)
            (a.group_row ? a.group_row[begin + n_rows] : begin + n_rows) < n)
         n_rows++;
     if (n_rows == 0) return;
-    const int32_t n_queries = n_rows * group;
+    const int32_t n_queries = n_rows * group, n_mine = n_queries - warp * PER_WARP;
 
-    int32_t row[PER_WARP], prompt_length[PER_WARP], length[PER_WARP];
+    int32_t row[PER_WARP];
     running<CHUNKS> run[PER_WARP];
     int32_t whole = INT32_MAX; // positions that every query of this warp finds in the prompt
     int32_t longest = 0;
@@ -96,10 +96,10 @@ __global__ void __launch_bounds__(BLOCK)
         bool used = query < n_queries;
         int32_t at = begin + (used ? query / group : 0);
         row[i] = a.group_row ? a.group_row[at] : at;
-        prompt_length[i] = used ? a.prompt_length[row[i]] : 0;
-        length[i] = used ? prompt_length[i] + a.tail_length[row[i]] : 0;
-        if (used && prompt_length[i] < whole) whole = prompt_length[i];
-        if (length[i] > longest) longest = length[i];
+        const int32_t in_prompt = used ? a.prompt_length[row[i]] : INT32_MAX;
+        const int32_t length = used ? in_prompt + a.tail_length[row[i]] : 0;
+        if (in_prompt < whole) whole = in_prompt;
+        if (length > longest) longest = length;
         run[i].most = -INFINITY;
         run[i].total = 0.0f;
 #pragma unroll
@@ -147,14 +147,14 @@ __global__ void __launch_bounds__(BLOCK)
                 float4 key = *reinterpret_cast<const float4 *>(keys + lane * stride + d);
 #pragma unroll
                 for (int i = 0; i < PER_WARP; i++)
-                    if (length[i] > 0)
+                    if (i < n_mine)
                         multiply_add(sum[i],
                                      *reinterpret_cast<const float4 *>(queries + (warp * PER_WARP + i) * stride + d),
                                      key);
             }
 #pragma unroll
             for (int i = 0; i < PER_WARP; i++) {
-                if (length[i] == 0) continue;
+                if (i >= n_mine) continue;
                 float score = ((sum[i].x + sum[i].y) + (sum[i].z + sum[i].w)) * scale;
                 weights[(warp * PER_WARP + i) * TILE + lane] = take_scores(run[i], score);
             }
@@ -181,33 +181,60 @@ __global__ void __launch_bounds__(BLOCK)
             __syncwarp();
             continue;
         }
-#pragma unroll
-        for (int i = 0; i < PER_WARP; i++) {
-            if (base >= length[i]) continue;
-            int32_t position = base + lane;
-            bool there = position < length[i];
+        // Row by row: a key or value is read once for all query heads of its row.
+        for (int32_t first = warp * PER_WARP, behind; first < n_queries && first < (warp + 1) * PER_WARP;
+             first = behind) {
+            const int32_t r = first / group;
+            behind = (r + 1) * group;
+            const int32_t this_row = a.group_row ? a.group_row[begin + r] : begin + r;
+            const int32_t in_prompt = a.prompt_length[this_row], all = in_prompt + a.tail_length[this_row];
+            if (base >= all) continue;
+            const int32_t position = base + lane;
+            const bool there = position < all;
             int64_t slot = 0;
             if (there)
-                slot = position < prompt_length[i] ? a.prompt_begin[row[i]] + position
-                                                   : a.tail[a.tail_begin[row[i]] + position - prompt_length[i]];
-            const float *key = a.keys + slot * a.width + static_cast<int64_t>(head) * hd;
-            const float *query = queries + (warp * PER_WARP + i) * stride;
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                slot = position < in_prompt ? a.prompt_begin[this_row] + position
+                                            : a.tail[a.tail_begin[this_row] + position - in_prompt];
+            const int64_t head_at = static_cast<int64_t>(head) * hd;
+            const float *key = a.keys + slot * a.width + head_at;
+            float4 sum[PER_WARP];
+#pragma unroll
+            for (int i = 0; i < PER_WARP; i++) sum[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             if (there)
-                for (int32_t d = 0; d < hd; d += 4)
-                    multiply_add(sum, *reinterpret_cast<const float4 *>(query + d), load_four<ALIGNED>(key, d, hd));
-            float score = there ? ((sum.x + sum.y) + (sum.z + sum.w)) * scale : -INFINITY;
-            float weight = take_scores(run[i], score);
-            int32_t in_tile = length[i] - base < TILE ? length[i] - base : TILE;
+                for (int32_t d = 0; d < hd; d += 4) {
+                    const float4 four = load_four<ALIGNED>(key, d, hd);
+#pragma unroll
+                    for (int i = 0; i < PER_WARP; i++) {
+                        const int32_t query = warp * PER_WARP + i;
+                        if (query >= first && query < behind)
+                            multiply_add(sum[i], *reinterpret_cast<const float4 *>(queries + query * stride + d), four);
+                    }
+                }
+#pragma unroll
+            for (int i = 0; i < PER_WARP; i++) {
+                const int32_t query = warp * PER_WARP + i;
+                if (query < first || query >= behind) continue;
+                const float score = there ? ((sum[i].x + sum[i].y) + (sum[i].z + sum[i].w)) * scale : -INFINITY;
+                weights[query * TILE + lane] = take_scores(run[i], score);
+            }
+            __syncwarp();
+            const int32_t in_tile = all - base < TILE ? all - base : TILE;
+#pragma unroll 4
             for (int32_t p = 0; p < in_tile; p++) {
-                float w = __shfl_sync(ALL, weight, p);
-                int64_t from = __shfl_sync(ALL, slot, p) * a.width + static_cast<int64_t>(head) * hd;
+                const int64_t from = __shfl_sync(ALL, slot, p) * a.width + head_at;
 #pragma unroll
                 for (int c = 0; c < CHUNKS; c++) {
-                    int32_t d = lane + 32 * c;
-                    if (d < hd) run[i].value[c] = fmaf(w, a.values[from + d], run[i].value[c]);
+                    const int32_t d = lane + 32 * c;
+                    const float value = d < hd ? a.values[from + d] : 0.0f;
+#pragma unroll
+                    for (int i = 0; i < PER_WARP; i++) {
+                        const int32_t query = warp * PER_WARP + i;
+                        if (query >= first && query < behind)
+                            run[i].value[c] = fmaf(weights[query * TILE + p], value, run[i].value[c]);
+                    }
                 }
             }
+            __syncwarp();
         }
     }
 #pragma unroll

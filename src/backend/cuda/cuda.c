@@ -254,6 +254,17 @@ out:
     return status;
 }
 
+/* The library reads these, and computes other numbers for it. What is computed is said by the job alone. */
+static void forget_overrides(const lp_backend_cuda *cuda) {
+    static const char *const names[] = {"NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION",
+                                        "CUBLAS_EMULATION_STRATEGY", "CUBLASLT_HEURISTICS_LUT_FILE"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (!getenv(names[i])) continue;
+        cuda->log(LP_LOG_WARN, "%s is not obeyed: the job says what is computed with (engine.dtype)", names[i]);
+        (void)unsetenv(names[i]);
+    }
+}
+
 static lp_status check_build(const lp_cuda_options *options, lp_error *err) {
     if (options->options_bytes == sizeof *options && options->backend_bytes == sizeof(lp_backend) &&
         options->row_table_bytes == sizeof(lp_row_table) && strcmp(options->version, lp_build_version()) == 0)
@@ -312,6 +323,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .take_rows = cuda_take_rows};
     LP_TRY(choose_device(cuda, options, err));
     LP_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
+    forget_overrides(cuda);
     LP_CUDA_BLAS(cublasLtCreate(&cuda->blas));
     LP_TRY(lp_cuda_memory_init(cuda, err));
     *out = &cuda->base;

@@ -16,7 +16,8 @@
 enum {
     LP_CUDA_SEGMENTS = 8,
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
-    LP_CUDA_LIST_BYTES = 1 << 20, /* of one kernel's list of edits, takes or reads */
+    LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, takes or reads */
+    LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
     LP_CUDA_SHAPES = 64,
     LP_CUDA_RECORDS = 32,
     LP_CUDA_RECORD_ROWS = 1024 /* larger batches keep the device busy for longer than it takes to issue them */
@@ -66,7 +67,8 @@ typedef struct {
     lp_cuda_ring ring;
     char *pinned; /* [LP_CUDA_SEGMENTS, LP_CUDA_SEGMENT_BYTES] */
     cudaEvent_t drained[LP_CUDA_SEGMENTS];
-    void *list; /* dev [LP_CUDA_LIST_BYTES] */
+    void *list;      /* dev [LP_CUDA_LIST_BYTES] */
+    void *workspace; /* dev [LP_CUDA_WORKSPACE_BYTES]; calls of one stream take turns */
     struct {
         char *pinned;
         size_t capacity;

@@ -1,13 +1,13 @@
 /* Matrix products whose rows do not depend on each other's company, on cuBLASLt.
  *
- * Each shape of product gets one algorithm for good, chosen without split-K, without a workspace and without reductions
- * between blocks, so that an element of the result is one block's sum over n_in in that block's order. Calls have whole
- * tiles of LP_CUDA_TILE_ROWS rows, at most call_tiles of them; what is missing at the end is filled up (the caller's
- * buffers have room for it) and not looked at. The library promises nothing about bits, so each shape is probed when
- * its first weights are made known (probe_algorithm): rows must come out the same in calls of every allowed number of
- * tiles and at other places. The first candidate, in the library's order, that passes is taken: first with all rows in
- * one product, then with the tiles as a strided batch; where none passes, one tile at a time, which cannot depend on
- * the number of rows. Nothing is chosen by timing, which would differ from run to run. */
+ * Each shape of product gets one algorithm for good, chosen without split-K and without reductions between blocks, so
+ * that an element of the result is one block's sum over n_in in that block's order. Calls have whole tiles of
+ * LP_CUDA_TILE_ROWS rows, at most call_tiles of them; what is missing at the end is filled up (the caller's buffers
+ * have room for it) and not looked at. The library promises nothing about bits, so each shape is probed when its first
+ * weights are made known (probe_algorithm): rows must come out the same in calls of every allowed number of tiles and
+ * at other places. The first candidate, in the library's order, that passes is taken: first with all rows in one
+ * product, then with the tiles as a strided batch; where none passes, one tile at a time, which cannot depend on the
+ * number of rows. Nothing is chosen by timing, which would differ from run to run. */
 #include "backend/cuda/cuda.h"
 
 #include "base/memory.h"
@@ -114,7 +114,7 @@ static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linea
     const float one = 1.0f, zero = 0.0f;
     const void *weights = w->shared ? (const void *)w->shared : w->own;
     return cublasLtMatmul(cuda->blas, w->operation, &one, weights, w->weights, x, w->x, &zero, y, w->y, y, w->y,
-                          algorithm, NULL, 0, cuda->stream);
+                          algorithm, cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
 }
 
 /* One call: rows is a multiple of the tile; x fp32, or bf16 [rows, depth]. *refused: the library does not do this shape
@@ -130,8 +130,7 @@ static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, con
     for (int32_t i = 0; i < calls; i++) {
         cublasStatus_t code = call_library(cuda, w, (const char *)x + (size_t)i * x_bytes,
                                            y + (int64_t)i * LP_CUDA_TILE_ROWS * w->y_stride, algorithm);
-        bool no = code == CUBLAS_STATUS_NOT_SUPPORTED || code == CUBLAS_STATUS_INVALID_VALUE;
-        if (refused && no) {
+        if (refused && code != CUBLAS_STATUS_SUCCESS) {
             *refused = true;
             return LP_OK;
         }
@@ -225,17 +224,21 @@ out:
 
 static bool splits(const cublasLtMatmulAlgo_t *algorithm) {
     int32_t split = 0;
+    uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE;
     size_t written = 0;
     cublasStatus_t code = cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split,
                                                                sizeof split, &written);
-    return code == CUBLAS_STATUS_SUCCESS && split > 1;
+    if (code == CUBLAS_STATUS_SUCCESS && (split > 1 || split < 0)) return true;
+    code = cublasLtMatmulAlgoConfigGetAttribute(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
+                                                sizeof reduction, &written);
+    return code == CUBLAS_STATUS_SUCCESS && reduction != CUBLASLT_REDUCTION_SCHEME_NONE;
 }
 
 /* Candidates for calls of `rows` rows in `mode`, the library's favourite first. */
 static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, lp_cuda_rows_mode mode,
                                 cublasLtMatmulHeuristicResult_t *results, int *n, lp_error *err) {
     cublasLtMatmulPreference_t wish = NULL;
-    uint64_t workspace = 0;
+    uint64_t workspace = LP_CUDA_WORKSPACE_BYTES;
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = ALIGNMENT;
     static const cublasLtMatmulPreferenceAttributes_t operands[] = {
         CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -278,7 +281,8 @@ static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear
         int n = 0;
         LP_TRY(ask_candidates(cuda, w, p.rows, modes[m], results, &n, err));
         for (int i = 0; i < n && !passed; i++) {
-            if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize > 0 || splits(&results[i].algo))
+            if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize > LP_CUDA_WORKSPACE_BYTES ||
+                splits(&results[i].algo))
                 continue;
             tried++;
             LP_TRY(probe_algorithm(cuda, w, &p, &results[i].algo, modes[m], &passed, err));

@@ -32,6 +32,7 @@ lp_status lp_cuda_memory_init(lp_backend_cuda *cuda, lp_error *err) {
     for (int i = 0; i < LP_FETCHES; i++)
         LP_CUDA(cudaEventCreateWithFlags(&cuda->fetches[i].arrived, cudaEventDisableTiming));
     LP_CUDA(cudaMalloc(&cuda->list, LP_CUDA_LIST_BYTES));
+    LP_CUDA(cudaMalloc(&cuda->workspace, LP_CUDA_WORKSPACE_BYTES));
 out:
     return status;
 }
@@ -46,6 +47,7 @@ void lp_cuda_memory_release(lp_backend_cuda *cuda) {
     }
     (void)cudaFree(cuda->rounded);
     (void)cudaFree(cuda->list);
+    (void)cudaFree(cuda->workspace);
     for (int i = 0; i < LP_FETCHES; i++) {
         if (cuda->fetches[i].arrived) (void)cudaEventDestroy(cuda->fetches[i].arrived);
         (void)cudaFreeHost(cuda->fetches[i].pinned);

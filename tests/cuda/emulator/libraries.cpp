@@ -289,11 +289,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     }
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t,
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t what,
                                                     void *value, size_t, size_t *written) {
-    int32_t one = 1;
-    memcpy(value, &one, sizeof one);
-    *written = sizeof one;
+    int32_t number = what == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? 1 : 0;
+    memcpy(value, &number, sizeof number);
+    *written = sizeof number;
     return CUBLAS_STATUS_SUCCESS;
 }
 
