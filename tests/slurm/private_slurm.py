@@ -84,6 +84,8 @@ class PrivateSlurm:
         self.munged = 0
         self.environment = {k: v for k, v in os.environ.items() if not re.match(r"(SLURM|SBATCH|SALLOC|SRUN)_", k)}
         self.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
+        # PMIx's store in shared memory sometimes crashes while many ranks start at once (openpmix issue 1114).
+        self.environment.setdefault("PMIX_MCA_gds", "hash")
 
     def __enter__(self) -> PrivateSlurm:
         try:
