@@ -1,5 +1,6 @@
 #include "nn/weights.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/pulse.h"
 #include "model/weight_source.h"
@@ -94,8 +95,8 @@ lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out
     LP_TRY(norm_new(be, &model->final_norm, c->d_model, &w->final_norm, err));
     LP_TRY(make_projection(w, err));
     LP_TRY(be->sync(be, err));
-    w->seconds = seconds_now() - start;
-    w->bytes_up = be->counters.bytes_up - bytes_before;
+    lp_log(LP_LOG_DEBUG, "weights in %.3f s, %.1f MiB up, %.1f MiB held", seconds_now() - start,
+           (double)(be->counters.bytes_up - bytes_before) / 1048576.0, (double)be->counters.weight_bytes / 1048576.0);
     *out = w;
     return LP_OK;
 out:

@@ -26,8 +26,6 @@ typedef struct {
     lp_backend_linear *head;
     const float *embedding; /* dev [n_embedded, D] */
     const float *positions; /* dev [n_context, D]; NULL for LLaMA */
-    double seconds;         /* that making them took */
-    uint64_t bytes_up;      /* copied to the device for them */
 } lp_weights;
 
 /* Floats between rows of logits: of a vocabulary of any size, these begin where whole cache lines do. */

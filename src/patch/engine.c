@@ -506,10 +506,6 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->began = lp_engine_seconds();
     const lp_backend_counters before = e->be->counters;
     e->weights = engine_options->weights;
-    if (!e->weights) {
-        LP_TRY(lp_weights_new(e->be, options->model, &e->own_weights, err));
-        e->weights = e->own_weights;
-    }
     LP_TRY(lp_engine_alloc(
         e, &e->logits, (size_t)(lp_engine_head_rows(e) + LP_ROW_PADDING) * (size_t)lp_logits_stride(c) * sizeof(float),
         "logits", err));

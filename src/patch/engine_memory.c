@@ -76,6 +76,10 @@ static lp_status make_workspace(lp_engine *e, int32_t rows, lp_error *err) {
     if (e->forward) {
         LP_TRY(lp_forward_resize(e->forward, rows, err));
     } else {
+        if (!e->weights) {
+            LP_TRY(lp_weights_new(e->be, e->options->model, &e->own_weights, err));
+            e->weights = e->own_weights;
+        }
         LP_TRY(lp_forward_new(e->weights, rows, e->options->max_positions, &e->forward, err));
     }
     lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);

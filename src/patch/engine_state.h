@@ -28,7 +28,7 @@ typedef struct {
     const lp_work_source *source;
     lp_backend *be;
     const lp_weights *weights;
-    lp_weights *own_weights; /* where none were given */
+    lp_weights *own_weights; /* where none were given, from the first unit on */
     lp_forward *forward;
     int32_t max_rows;
     lp_kv_pool pool;

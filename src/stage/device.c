@@ -87,12 +87,11 @@ out:
 
 lp_status lp_stage_make_weights(lp_session *session, lp_error *err) {
     if (!session->backend) return LP_OK;
-    lp_watch_doing(session->watch, "the weights of the device");
-    lp_status status = lp_weights_new(session->backend, &session->model, &session->weights, err);
-    lp_watch_doing(session->watch, "");
-    LP_TRY(lp_parallel_agree(session->parallel, status, err));
-    lp_log(LP_LOG_DEBUG, "weights in %.3f s, %.1f MiB up, %.1f MiB held", session->weights->seconds,
-           (double)session->weights->bytes_up / 1048576.0, (double)session->backend->counters.weight_bytes / 1048576.0);
-out:
-    return status;
+    lp_status status = LP_OK;
+    if (session->backend->makes_weights) {
+        lp_watch_doing(session->watch, "the weights of the device");
+        status = lp_weights_new(session->backend, &session->model, &session->weights, err);
+        lp_watch_doing(session->watch, "");
+    }
+    return lp_parallel_agree(session->parallel, status, err);
 }

@@ -12,7 +12,8 @@ lp_status lp_stage_open_device(lp_session *session, lp_error *err);
  * arena needs no matrices. */
 lp_status lp_stage_leaves_matrices(const lp_session *session, bool *out, lp_error *err);
 
-/* Collective. The model's weights on the backend, where there is one. */
+/* Collective. The model's weights on a backend that makes them of the model's files: what is wrong with those shows
+ * here. Other backends get theirs when something is computed. */
 lp_status lp_stage_make_weights(lp_session *session, lp_error *err);
 
 /* Threads of this rank: those of the job, or its share of the node (lp_parallel_cpus). Local. */
