@@ -28,7 +28,8 @@ static inline int32_t lp_equal_part(int32_t n, int32_t most) {
 typedef struct lp_backend_linear lp_backend_linear;
 
 /* How a matrix is held that goes into a linear layer: floats, or as the backend multiplies them, for `linear` alone to
- * read; then rows of `width` numbers lie lp_operand_bytes apart, in memory that is as large as for floats. */
+ * read; then rows of `width` numbers lie lp_operand_bytes apart, in memory that is as large as for floats (of at least
+ * 4 numbers a row). */
 typedef enum { LP_FLOATS, LP_OPERAND } lp_form;
 
 /* Keys and values of all positions in flight: dev [n_layers, n_slots, KV] each. A slot is one position of one branch.

@@ -6,7 +6,8 @@
  * sorted by join, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h; captures
  * copy them to a buffer of the caller.
  *
- * Owns the workspace; the weights are the caller's. No allocation happens inside lp_forward_run. */
+ * Owns the workspace; the weights are the caller's. The lists of a batch are kept, and grow to the
+ * largest so far. */
 #ifndef LP_NN_FORWARD_H
 #define LP_NN_FORWARD_H
 

@@ -26,7 +26,7 @@ typedef struct {
     int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
     lp_backend *backend; /* of this rank; NULL with the reference executor */
-    lp_weights *weights; /* there; NULL with the reference executor */
+    lp_weights *weights; /* there; NULL with the reference executor, and where the engine makes them (cpu) */
     char device[320];    /* what this rank computes with; for provenance */
     char *model_digests; /* one line a file, see lp_model_digests */
     char *resolved_job;  /* JSON */

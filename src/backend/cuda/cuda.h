@@ -1,7 +1,8 @@
 /* The cuda backend: cuBLASLt for matrix products (cuda_linear.c), our kernels for the rest (kernels.h), one stream.
  *
  * Everything is issued to the stream in order; the host waits in download and sync, when pinned memory is used again,
- * and while weights are made known. No memory is allocated by the operations. Every CUDA and cuBLAS call is checked;
+ * and while weights are made known. Operations allocate no device memory but
+ * that of a recorded graph. Every CUDA and cuBLAS call is checked;
  * errors of kernels show at the next call that waits. */
 #ifndef LP_BACKEND_CUDA_CUDA_H
 #define LP_BACKEND_CUDA_CUDA_H
