@@ -3,13 +3,13 @@
  *   mpirun -n R bench_store_write FOLDER [PAIRS [LAYERS WIDTH [ROUNDS]]]
  *
  * A pair has the fields of a store of default sites (GPT-2 124M: 12 layers of 768). `plain` writes them with
- * MPI_File_write_at and nothing else; `store` is lp_pair_file_write: the same writes, the SHA-256 over them, and the
+ * MPI_File_write_at and nothing else; `store` is lp_record_file_write: the same writes, the SHA-256 over them, and the
  * journal. Each writes a file that is new and has its final size; what is timed begins behind its creation and ends
  * with the last write (page cache), and with the flush behind it (disk). */
 #include "base/checksum.h"
 #include "base/memory.h"
 #include "parallel/communicator.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 
 #include <time.h>
 #include <unistd.h>
@@ -123,26 +123,26 @@ out:
 
 static lp_status write_store(const work *w, const char *path, seconds *out, lp_error *err) {
     const lp_provenance_item provenance[] = {{"model", "none", true}};
-    const lp_pair_file_spec spec = {.format = "latentpatch-store",
-                                    .version = 1,
-                                    .n_pairs = w->n_pairs,
-                                    .fields = w->fields,
-                                    .n_fields = w->n_fields,
-                                    .provenance = provenance,
-                                    .n_provenance = 1};
+    const lp_record_file_spec spec = {.format = "latentpatch-store",
+                                      .version = 1,
+                                      .n_pairs = w->n_pairs,
+                                      .fields = w->fields,
+                                      .n_fields = w->n_fields,
+                                      .provenance = provenance,
+                                      .n_provenance = 1};
     lp_status status = LP_OK;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     LP_TRY(remove_file(w, path, err));
-    LP_TRY(lp_pair_file_open(w->parallel, path, &spec, &file, NULL, err));
+    LP_TRY(lp_record_file_open(w->parallel, path, &spec, &file, NULL, err));
     LP_TRY(lp_parallel_barrier(w->parallel, err));
     double start = now();
     for (int64_t i = w->parallel->rank; i < w->n_pairs; i += w->parallel->size)
-        LP_TRY(lp_pair_file_write(file, i, w->data, err));
+        LP_TRY(lp_record_file_write(file, i, w->data, err));
     LP_TRY(lap(w, start, &out->cache_s, err));
-    LP_TRY(lp_pair_file_flush(file, err));
+    LP_TRY(lp_record_file_flush(file, err));
     LP_TRY(lap(w, start, &out->disk_s, err));
 out:
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     return status;
 }
 

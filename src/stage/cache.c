@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     lp_session *session;
     const lp_store_layout *layout;
-    lp_pair_file *store;
+    lp_record_file *store;
     lp_deal *deal;
     lp_stage_pool records;
     int64_t n_taken; /* pairs dealt to this rank and not done yet */
@@ -183,7 +183,7 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     lp_status status = LP_OK;
     w->n_taken--;
     for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(w, r, side, err);
-    if (status == LP_OK) status = lp_pair_file_write(w->store, unit->id, (const void *const *)r->data, err);
+    if (status == LP_OK) status = lp_record_file_write(w->store, unit->id, (const void *const *)r->data, err);
     if (status == LP_OK) lp_deal_done(w->deal, 1);
     lp_stage_pool_give(&w->records, r);
     return status;
@@ -192,10 +192,10 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
 /* Reads every pair's answers. Rank 0. */
 static lp_status count_right(const cache_work *w, lp_cache_report *report, lp_error *err) {
     const lp_session *s = w->session;
-    lp_pair_file *reader = NULL;
+    lp_record_file *reader = NULL;
     lp_text text = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_pair_file_open_read(s->job.store.file, &reader, err));
+    LP_TRY(lp_record_file_open_read(s->job.store.file, &reader, err));
     for (int64_t i = 0; i < s->n_pairs; i++) {
         bool right[2];
         for (int side = 0; side < 2; side++)
@@ -205,7 +205,7 @@ static lp_status count_right(const cache_work *w, lp_cache_report *report, lp_er
         report->n_both_right += right[LP_CLEAN] && right[LP_CORRUPTED];
     }
 out:
-    lp_pair_file_close(reader);
+    lp_record_file_close(reader);
     lp_text_release(&text);
     return status;
 }
@@ -215,7 +215,7 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     lp_store_layout *layout = NULL;
     lp_provenance *provenance = NULL;
     lp_store_tables tables = {0};
-    lp_pair_file_spec spec;
+    lp_record_file_spec spec;
     lp_lock *lock = NULL;
     int64_t *costs = NULL;
     int64_t n_bad = 0;
@@ -233,18 +233,18 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_lock_take_all(s->parallel, s->job.store.file, &lock, err));
     LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.store.file, err), err));
-    LP_TRY(lp_pair_file_open(s->parallel, s->job.store.file, &spec, &w.store, &created, err));
+    LP_TRY(lp_record_file_open(s->parallel, s->job.store.file, &spec, &w.store, &created, err));
     if (!created) {
-        LP_TRY(lp_pair_file_recheck(w.store, &n_bad, err));
+        LP_TRY(lp_record_file_recheck(w.store, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", s->job.store.file,
                    (long long)n_bad);
     }
-    report->n_done_before = lp_pair_file_n_done_of(w.store, s->n_pairs);
+    report->n_done_before = lp_record_file_n_done_of(w.store, s->n_pairs);
     lp_stage_work work = {.label = "cache",
                           .output = s->job.store.file,
                           .costs = costs,
-                          .skip = lp_pair_file_state(w.store),
+                          .skip = lp_record_file_state(w.store),
                           .total = s->n_pairs,
                           .before = report->n_done_before,
                           .file = w.store,
@@ -255,15 +255,15 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     if (report->n_done_before < s->n_pairs) {
         char now[32];
         lp_stage_time(now);
-        LP_TRY(lp_pair_file_note(w.store, "end", now, err));
+        LP_TRY(lp_record_file_note(w.store, "end", now, err));
     }
-    LP_TRY(lp_pair_file_flush(w.store, err));
+    LP_TRY(lp_record_file_flush(w.store, err));
     status = lp_parallel_rank(s->parallel) == 0 ? count_right(&w, report, err) : LP_OK;
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
 out:
     for (size_t i = 0; i < w.records.n_made; i++) record_free(&w, w.records.made[i]);
     lp_stage_pool_release(&w.records);
-    lp_pair_file_close(w.store);
+    lp_record_file_close(w.store);
     lp_lock_release(lock);
     lp_store_tables_release(&tables);
     if (layout) lp_store_layout_release(layout);

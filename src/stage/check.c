@@ -28,22 +28,22 @@ static bool vectors_are_there(const lp_job *job) {
 }
 
 static lp_status check_store(const lp_session *s, const lp_store_layout *layout, lp_standing *out, lp_error *err) {
-    lp_pair_file *store = NULL;
+    lp_record_file *store = NULL;
     lp_provenance *expected = NULL;
     lp_store_tables tables = {0};
-    lp_pair_file_spec spec;
+    lp_record_file_spec spec;
     lp_status status = LP_OK;
     if (lp_path_look(s->job.store.file) == LP_PATH_MISSING) return LP_OK;
-    LP_TRY(lp_pair_file_open_read(s->job.store.file, &store, err));
+    LP_TRY(lp_record_file_open_read(s->job.store.file, &store, err));
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
     LP_TRY(lp_store_spec(s, layout, expected, &tables, &spec, err));
-    LP_TRY(lp_pair_file_compare(store, &spec, err));
+    LP_TRY(lp_record_file_compare(store, &spec, err));
     out->store_exists = true;
-    out->n_done = lp_pair_file_n_done_of(store, s->n_pairs);
+    out->n_done = lp_record_file_n_done_of(store, s->n_pairs);
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
-    lp_pair_file_close(store);
+    lp_record_file_close(store);
     return status;
 }
 

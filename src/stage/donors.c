@@ -161,9 +161,9 @@ bool lp_donor_table_needs_sums(const lp_donor_table *table) {
 }
 
 /* The vector in the record of the pair that the store has loaded. */
-static const float *loaded_vector(const lp_donor_table *table, const lp_pair_file *store, const lp_donor_vector *v) {
+static const float *loaded_vector(const lp_donor_table *table, const lp_record_file *store, const lp_donor_vector *v) {
     size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->kept);
-    return (const float *)lp_pair_file_field(store, field) + v->at;
+    return (const float *)lp_record_file_field(store, field) + v->at;
 }
 
 /* The store marks positions that a run does not have by NaN. */
@@ -171,11 +171,11 @@ static bool is_there(const float *x) {
     return !isnan(x[0]);
 }
 
-lp_status lp_donor_table_sum(lp_donor_table *table, lp_pair_file *store, lp_error *err) {
+lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err) {
     lp_status status = lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err);
     if (status == LP_OK) status = lp_mem_new(&table->n_summed, table->n, sizeof(int64_t), "sums", err);
     for (int64_t pair = 0; status == LP_OK && pair < table->session->n_pairs; pair++) {
-        status = lp_pair_file_load(store, pair, err);
+        status = lp_record_file_load(store, pair, err);
         for (size_t i = 0; status == LP_OK && i < table->n; i++) {
             const lp_donor_vector *v = &table->vectors[i];
             if (v->donor != LP_DONOR_MEAN) continue;
@@ -212,7 +212,7 @@ static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v,
     for (int32_t i = 0; i < n; i++) out[i] = (float)(((double)out[i] - noise_mean) * scale + mean);
 }
 
-static void gather_one(const lp_donor_table *table, const lp_pair_file *store, int64_t pair, const lp_donor_vector *v,
+static void gather_one(const lp_donor_table *table, const lp_record_file *store, int64_t pair, const lp_donor_vector *v,
                        float *out) {
     size_t bytes = (size_t)v->width * sizeof(float);
     switch (v->donor) {
@@ -236,17 +236,17 @@ static void gather_one(const lp_donor_table *table, const lp_pair_file *store, i
     }
 }
 
-lp_status lp_donor_table_gather(const lp_donor_table *table, lp_pair_file *store, int64_t pair, float *out,
+lp_status lp_donor_table_gather(const lp_donor_table *table, lp_record_file *store, int64_t pair, float *out,
                                 lp_error *err) {
     lp_status status = LP_OK;
     bool shuffles = table->other_pair != NULL;
     if (shuffles) {
-        LP_TRY(lp_pair_file_load(store, table->other_pair[pair], err));
+        LP_TRY(lp_record_file_load(store, table->other_pair[pair], err));
         for (size_t i = 0; i < table->n; i++)
             if (table->vectors[i].donor == LP_DONOR_SHUFFLED)
                 gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
     }
-    LP_TRY(lp_pair_file_load(store, pair, err));
+    LP_TRY(lp_record_file_load(store, pair, err));
     for (size_t i = 0; i < table->n; i++)
         if (table->vectors[i].donor != LP_DONOR_SHUFFLED)
             gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);

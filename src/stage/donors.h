@@ -43,11 +43,11 @@ void lp_donor_table_release(lp_donor_table *table);
 /* True when some condition needs the mean over the store. Then the sums must be made before the first gathering: every
  * pair of the store is read once. */
 bool lp_donor_table_needs_sums(const lp_donor_table *table);
-lp_status lp_donor_table_sum(lp_donor_table *table, lp_pair_file *store, lp_error *err);
+lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err);
 
 /* out [n_floats] = all vectors of the table for a pair; NaN where the donor's run does not have the position. Reads the
  * pair and, for SHUFFLED, its donor pair from the store, with their checksums. */
-lp_status lp_donor_table_gather(const lp_donor_table *table, lp_pair_file *store, int64_t pair, float *out,
+lp_status lp_donor_table_gather(const lp_donor_table *table, lp_record_file *store, int64_t pair, float *out,
                                 lp_error *err);
 
 /* Is the vector of an effective replacement there? */

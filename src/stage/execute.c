@@ -118,10 +118,10 @@ static lp_status execute_watched(const lp_session *s, const lp_work_source *inne
 
 /* Nothing of a job that fails before its first pair, such as one whose memory limit is too small, stays behind. */
 static void remove_unused(const lp_session *s, const lp_stage_work *work) {
-    int64_t most = lp_pair_file_n_done(work->file); /* that this rank knows of */
+    int64_t most = lp_record_file_n_done(work->file); /* that this rank knows of */
     lp_error ignored;
     if (lp_parallel_max_i64(s->parallel, &most, 1, &ignored) != LP_OK || most > 0) return;
-    if (lp_parallel_rank(s->parallel) == 0) unlink(lp_pair_file_path(work->file));
+    if (lp_parallel_rank(s->parallel) == 0) unlink(lp_record_file_path(work->file));
 }
 
 lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) {

@@ -25,7 +25,7 @@ typedef struct {
     const int64_t *costs;  /* [n_pairs] */
     const uint8_t *skip;   /* [n_pairs] not to be done */
     int64_t total, before; /* for the progress: pairs in all, and those done by earlier lives of the job */
-    lp_pair_file *file;    /* that the pairs are written to */
+    lp_record_file *file;  /* that the pairs are written to */
     bool created;          /* by this life of the job */
     lp_work_source source;
     lp_deal **deal; /* set while the work runs, for the source's functions; NULL again at the end */

@@ -9,7 +9,7 @@
 #include "pairs/pairs.h"
 #include "parallel/watch.h"
 #include "patch/executor.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 
 /* The two sides of a pair, as indices. */
 enum { LP_CLEAN = 0, LP_CORRUPTED = 1 };

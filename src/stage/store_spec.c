@@ -21,7 +21,7 @@ out:
 }
 
 lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
-                        lp_store_tables *tables, lp_pair_file_spec *spec, lp_error *err) {
+                        lp_store_tables *tables, lp_record_file_spec *spec, lp_error *err) {
     int64_t p = session->n_pairs;
     char n_pairs[24];
     lp_status status = LP_OK;
@@ -54,17 +54,17 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
     lp_provenance_add(provenance, "sites", lp_text_get(&tables->sites), true);
     lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
     lp_provenance_add(provenance, "device", session->device, false);
-    *spec = (lp_pair_file_spec){.format = "latentpatch-store",
-                                .version = 2,
-                                .n_pairs = p,
-                                .first_of_more = true,
-                                .fields = layout->fields,
-                                .n_fields = layout->n_fields,
-                                .tables = tables->tables,
-                                .n_tables = 6,
-                                .provenance = provenance->items,
-                                .n_provenance = provenance->n,
-                                .advice = "name another store.file, or remove it"};
+    *spec = (lp_record_file_spec){.format = "latentpatch-store",
+                                  .version = 2,
+                                  .n_pairs = p,
+                                  .first_of_more = true,
+                                  .fields = layout->fields,
+                                  .n_fields = layout->n_fields,
+                                  .tables = tables->tables,
+                                  .n_tables = 6,
+                                  .provenance = provenance->items,
+                                  .n_provenance = provenance->n,
+                                  .advice = "name another store.file, or remove it"};
 out:
     return status;
 }
@@ -76,16 +76,16 @@ void lp_store_tables_release(lp_store_tables *tables) {
     *tables = (lp_store_tables){0};
 }
 
-lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp_pair_file *store, int64_t pair,
+lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp_record_file *store, int64_t pair,
                           int side, lp_text *text, bool *right, lp_error *err) {
     int32_t most = s->job.decode.max_new_tokens, n = 0;
     int32_t *tokens = NULL;
     lp_status status = LP_OK;
     lp_text_clear(text);
     LP_TRY(lp_mem_new(&tokens, (size_t)most, sizeof *tokens, "answer", err));
-    LP_TRY(lp_pair_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_TOKENS), tokens,
-                             err));
-    LP_TRY(lp_pair_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN), &n, err));
+    LP_TRY(lp_record_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_TOKENS), tokens,
+                               err));
+    LP_TRY(lp_record_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN), &n, err));
     if (n < 0 || n > most)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", s->job.store.file, s->pairs.pairs[pair].id, n);
     LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_SKIP_SPECIAL, text, err));

@@ -18,7 +18,7 @@ typedef struct {
     lp_sweep_plan plan;
     lp_sweep_context context;
     lp_deal *deal;
-    lp_pair_file *partial;
+    lp_record_file *partial;
     lp_lock *lock;
     lp_stage_pool units;
     int64_t n_taken; /* units dealt to this rank and not done yet */
@@ -90,16 +90,16 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
 static lp_status open_store(sweep *w, lp_error *err) {
     lp_session *s = w->session;
     lp_store_tables tables = {0};
-    lp_pair_file_spec spec;
+    lp_record_file_spec spec;
     lp_provenance *expected = NULL;
     lp_status status = LP_OK;
     if (lp_path_look(s->job.store.file) != LP_PATH_FILE)
         LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", s->job.store.file);
-    LP_TRY(lp_pair_file_open_read(s->job.store.file, &w->context.store, err));
+    LP_TRY(lp_record_file_open_read(s->job.store.file, &w->context.store, err));
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
     LP_TRY(lp_store_spec(s, w->plan.layout, expected, &tables, &spec, err));
-    LP_TRY(lp_pair_file_compare(w->context.store, &spec, err));
-    int64_t done = lp_pair_file_n_done_of(w->context.store, s->n_pairs);
+    LP_TRY(lp_record_file_compare(w->context.store, &spec, err));
+    int64_t done = lp_record_file_n_done_of(w->context.store, s->n_pairs);
     if (done != s->n_pairs)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
                 s->job.store.file, (long long)s->n_pairs, (long long)done);
@@ -206,7 +206,7 @@ static lp_status describe(sweep *w, lp_error *err) {
                                               {"revision", "store.revision"}, {"ranks", "store.ranks"},
                                               {"n_pairs", "store.n_pairs"},   {"device", "store.device"}};
     for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
-        const char *value = lp_pair_file_provenance(w->context.store, of_store[i][0]);
+        const char *value = lp_record_file_provenance(w->context.store, of_store[i][0]);
         if (value) lp_provenance_add(provenance, of_store[i][1], value, false);
     }
     w->described = (lp_results_plan){.n_pairs = s->n_pairs,
@@ -272,7 +272,7 @@ out:
 
 static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
-    const uint8_t *state = lp_pair_file_state(w->partial);
+    const uint8_t *state = lp_record_file_state(w->partial);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         w->skip[i] = state[i] || !w->included[i];
         report->n_included += w->included[i];
@@ -325,31 +325,31 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens, tokens_field = 0, changed_field = 0;
     size_t class_field = 0;
     lp_text path = {0};
-    lp_pair_file *rows = NULL;
+    lp_record_file *rows = NULL;
     int32_t *stored = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(&path, err, "%s.partial", s->job.results.file));
-    LP_TRY(lp_pair_file_open_read(path.data, &rows, err));
+    LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
-    if (!lp_pair_file_find(rows, "rows/answer_tokens", &tokens_field) ||
-        !lp_pair_file_find(rows, "rows/class", &class_field) ||
-        !lp_pair_file_find(rows, "rows/changed", &changed_field))
+    if (!lp_record_file_find(rows, "rows/answer_tokens", &tokens_field) ||
+        !lp_record_file_find(rows, "rows/class", &class_field) ||
+        !lp_record_file_find(rows, "rows/changed", &changed_field))
         LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         if (!w->included[i]) continue;
-        LP_TRY(lp_pair_file_load(rows, i, err));
-        const int32_t *tokens = lp_pair_file_field(rows, tokens_field);
-        const uint8_t *changed = lp_pair_file_field(rows, changed_field);
-        const uint8_t *class_of = lp_pair_file_field(rows, class_field);
+        LP_TRY(lp_record_file_load(rows, i, err));
+        const int32_t *tokens = lp_record_file_field(rows, tokens_field);
+        const uint8_t *changed = lp_record_file_field(rows, changed_field);
+        const uint8_t *class_of = lp_record_file_field(rows, class_field);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
             if (class_of[k] == LP_CLASS_NOT_RUN) count_not_run(w, i, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
-            LP_TRY(lp_pair_file_read(w->context.store, i,
-                                     lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
-                                     stored, err));
+            LP_TRY(lp_record_file_read(w->context.store, i,
+                                       lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
+                                       stored, err));
             if (memcmp(stored, tokens + k * a, a * sizeof *stored) != 0) {
                 differ[0]++;
                 lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's", s->pairs.pairs[i].id);
@@ -358,7 +358,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     }
     say_not_run(w);
 out:
-    lp_pair_file_close(rows);
+    lp_record_file_close(rows);
     lp_mem_free(stored);
     lp_text_release(&path);
     return status;
@@ -371,7 +371,7 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
     LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_CLASSES, err));
-    lp_pair_file_close(w->partial);
+    lp_record_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
         char now[32];
@@ -397,9 +397,9 @@ out:
 static void release(sweep *w) {
     for (size_t i = 0; i < w->units.n_made; i++) lp_sweep_unit_free(w->units.made[i]);
     lp_stage_pool_release(&w->units);
-    lp_pair_file_close(w->partial);
+    lp_record_file_close(w->partial);
     lp_lock_release(w->lock);
-    lp_pair_file_close(w->context.store);
+    lp_record_file_close(w->context.store);
     for (int d = 0; d < 2; d++) lp_donor_table_release(&w->context.donors[d]);
     size_t p = (size_t)w->session->n_pairs;
     for (int side = 0; side < 2; side++) {
@@ -464,7 +464,7 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
     }
     LP_TRY(lp_results_partial_open(s->parallel, s->job.results.file, &w.described, &w.partial, &created, err));
     if (!created) {
-        LP_TRY(lp_pair_file_recheck(w.partial, &n_bad, err));
+        LP_TRY(lp_record_file_recheck(w.partial, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s.partial: the rows of %lld pairs were torn; they are made again",
                    s->job.results.file, (long long)n_bad);

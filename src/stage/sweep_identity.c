@@ -101,18 +101,18 @@ out:
 
 /* The rows that a stopped sweep left. */
 static lp_status compare_rows(const char *path, const lp_sweep_identity *identity, lp_error *err) {
-    lp_pair_file *rows = NULL;
+    lp_record_file *rows = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_pair_file_open_read(path, &rows, err));
+    LP_TRY(lp_record_file_open_read(path, &rows, err));
     for (size_t i = 0; i < identity->provenance.n; i++) {
         const lp_provenance_item *item = &identity->provenance.items[i];
-        const char *found = lp_pair_file_provenance(rows, item->key);
+        const char *found = lp_record_file_provenance(rows, item->key);
         if (!item->identity || (found && strcmp(found, item->value) == 0)) continue;
         status = lp_identity_fail(path, item, found, "name another results.file, or remove it to begin anew", err);
         goto out;
     }
 out:
-    lp_pair_file_close(rows);
+    lp_record_file_close(rows);
     return status;
 }
 

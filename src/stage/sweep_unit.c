@@ -163,10 +163,10 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].results = u->results[d];
     u->groups[d].reading = NULL;
     if (w->n_metrics > 0) {
-        const int32_t *tokens =
-            lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
+        const int32_t *tokens = lp_record_file_field(
+            w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
-            lp_pair_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
+            lp_record_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
         int32_t start[2];
         int32_t n_start = lp_protocol_answer_start(&s->job.protocol, &s->vocabulary, start);
         int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + n_start - 1;

@@ -41,7 +41,7 @@ typedef struct {
 typedef struct {
     const lp_session *session;
     const lp_sweep_plan *plan;
-    lp_pair_file *store;      /* open for reading */
+    lp_record_file *store;    /* open for reading */
     lp_donor_table donors[2]; /* by direction */
     bool used[2];             /* directions of the sweep */
     lp_lens_shape lens;       /* top 0: none */

@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 #include "store/results_columns.h"
 #include "store/results_lens.h"
 #include "store/results_text.h"
@@ -61,7 +61,7 @@ static lp_status describe_partial(const lp_results_plan *plan, partial_fields *o
 }
 
 lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
-                                  lp_pair_file **out, bool *created, lp_error *err) {
+                                  lp_record_file **out, bool *created, lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     partial_fields described;
@@ -75,28 +75,28 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
         .path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_pairs}, .data = plan->pair_id};
     tables[1] = (lp_table){
         .path = "conditions/name", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
-    const lp_pair_file_spec spec = {.format = "latentpatch-results-partial",
-                                    .version = 1,
-                                    .n_pairs = plan->n_pairs,
-                                    .fields = described.fields,
-                                    .n_fields = described.n,
-                                    .tables = tables,
-                                    .n_tables = 2,
-                                    .provenance = plan->provenance,
-                                    .n_provenance = plan->n_provenance,
-                                    .advice = "name another results.file, or remove it to begin anew"};
-    status = lp_pair_file_open(parallel, path.data, &spec, out, created, err);
+    const lp_record_file_spec spec = {.format = "latentpatch-results-partial",
+                                      .version = 1,
+                                      .n_pairs = plan->n_pairs,
+                                      .fields = described.fields,
+                                      .n_fields = described.n,
+                                      .tables = tables,
+                                      .n_tables = 2,
+                                      .provenance = plan->provenance,
+                                      .n_provenance = plan->n_provenance,
+                                      .advice = "name another results.file, or remove it to begin anew"};
+    status = lp_record_file_open(parallel, path.data, &spec, out, created, err);
 out:
     lp_mem_free(names);
     lp_text_release(&path);
     return status;
 }
 
-lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
+lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
     const void *data[MAX_FIELDS];
-    size_t lens = 0, n_metrics = lp_pair_file_n_fields(partial) - N_FIXED_FIELDS;
-    size_t n_conditions = (size_t)lp_pair_file_describe(partial, FIELD_CLASS)->dims[0];
-    if (lp_pair_file_find(partial, lens_tokens_path, &lens)) {
+    size_t lens = 0, n_metrics = lp_record_file_n_fields(partial) - N_FIXED_FIELDS;
+    size_t n_conditions = (size_t)lp_record_file_describe(partial, FIELD_CLASS)->dims[0];
+    if (lp_record_file_find(partial, lens_tokens_path, &lens)) {
         n_metrics -= N_LENS_FIELDS;
         data[lens] = rows->lens_tokens;
         data[lens + 1] = rows->lens_log_probability;
@@ -108,19 +108,19 @@ lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp
     data[FIELD_TOKENS] = rows->answer_tokens;
     data[FIELD_CHANGED] = rows->changed;
     for (size_t m = 0; m < n_metrics; m++) data[N_FIXED_FIELDS + m] = rows->metrics + m * n_conditions;
-    return lp_pair_file_write(partial, pair, data, err);
+    return lp_record_file_write(partial, pair, data, err);
 }
 
-lp_status lp_results_partial_count(lp_pair_file *partial, int64_t *counts, lp_error *err) {
+lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err) {
     lp_status status = LP_OK;
     uint8_t *classes = NULL;
-    size_t n_conditions = lp_pair_file_field_bytes(partial, FIELD_CLASS);
+    size_t n_conditions = lp_record_file_field_bytes(partial, FIELD_CLASS);
     int64_t rank = partial->parallel ? lp_parallel_rank(partial->parallel) : 0;
     int64_t size = partial->parallel ? lp_parallel_size(partial->parallel) : 1;
     LP_TRY(lp_mem_new(&classes, n_conditions, 1, "classes", err));
     for (int64_t i = rank; i < partial->n_pairs; i += size) {
         if (partial->state[i] != 1) continue;
-        LP_TRY(lp_pair_file_read(partial, i, FIELD_CLASS, classes, err));
+        LP_TRY(lp_record_file_read(partial, i, FIELD_CLASS, classes, err));
         for (size_t c = 0; c < n_conditions; c++)
             if (classes[c] < LP_N_CLASSES) counts[c * LP_N_CLASSES + classes[c]]++;
     }
@@ -135,7 +135,7 @@ typedef struct {
     const char *path;
     char *temporary;
     hid_t file;
-    lp_pair_file *partial;
+    lp_record_file *partial;
     lp_answers answers;
     lp_csv csv;
     lp_result_sums sums;
@@ -265,12 +265,12 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const size_t n = (size_t)plan->n_conditions;
     const size_t at = (size_t)f->n_held * n;
     lp_status status = LP_OK;
-    LP_TRY(lp_pair_file_load(f->partial, pair, err));
-    const lp_result_rows rows = {.class_of = lp_pair_file_field(f->partial, FIELD_CLASS),
-                                 .number = lp_pair_file_field(f->partial, FIELD_NUMBER),
-                                 .answer_len = lp_pair_file_field(f->partial, FIELD_LENGTH),
-                                 .answer_tokens = lp_pair_file_field(f->partial, FIELD_TOKENS),
-                                 .changed = lp_pair_file_field(f->partial, FIELD_CHANGED)};
+    LP_TRY(lp_record_file_load(f->partial, pair, err));
+    const lp_result_rows rows = {.class_of = lp_record_file_field(f->partial, FIELD_CLASS),
+                                 .number = lp_record_file_field(f->partial, FIELD_NUMBER),
+                                 .answer_len = lp_record_file_field(f->partial, FIELD_LENGTH),
+                                 .answer_tokens = lp_record_file_field(f->partial, FIELD_TOKENS),
+                                 .changed = lp_record_file_field(f->partial, FIELD_CHANGED)};
     for (size_t c = 0; c < n; c++) {
         const int32_t length = rows.answer_len[c];
         bool not_run = rows.class_of[c] == LP_CLASS_NOT_RUN;
@@ -288,7 +288,7 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     memcpy(f->number + at, rows.number, n * sizeof *f->number);
     memcpy(f->changed + at, rows.changed, n);
     for (size_t m = 0; m < plan->n_metrics; m++) {
-        const float *values = lp_pair_file_field(f->partial, N_FIXED_FIELDS + m);
+        const float *values = lp_record_file_field(f->partial, N_FIXED_FIELDS + m);
         memcpy(f->metrics[m] + at, values, n * sizeof *values);
         for (size_t c = 0; c < n; c++) {
             if (isnan(values[c])) continue;
@@ -298,8 +298,8 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
         if (strcmp(plan->metrics[m], "logit_diff") == 0) lp_recovery_add(plan, values, &f->sums);
     }
     if (plan->lens.top > 0)
-        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
-                                  lp_pair_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics + 1), err));
+        LP_TRY(lp_lens_writer_add(&f->lens, lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
+                                  lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics + 1), err));
     if (f->csv.stream) {
         const float *columns[LP_MAX_METRICS];
         for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
@@ -441,20 +441,20 @@ out:
 
 static lp_status check_complete(const finisher *f, lp_error *err) {
     int64_t missing = 0;
-    if (lp_pair_file_n_pairs(f->partial) != f->plan->n_pairs)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", lp_pair_file_path(f->partial),
-                       (long long)f->plan->n_pairs, (long long)lp_pair_file_n_pairs(f->partial));
+    if (lp_record_file_n_pairs(f->partial) != f->plan->n_pairs)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", lp_record_file_path(f->partial),
+                       (long long)f->plan->n_pairs, (long long)lp_record_file_n_pairs(f->partial));
     for (int64_t i = 0; i < f->plan->n_pairs; i++)
-        missing += f->plan->included[i] && lp_pair_file_state(f->partial)[i] != 1;
+        missing += f->plan->included[i] && lp_record_file_state(f->partial)[i] != 1;
     if (missing)
-        return lp_fail(err, LP_ERR_VALUE, "%s: rows of %lld pairs are missing", lp_pair_file_path(f->partial),
+        return lp_fail(err, LP_ERR_VALUE, "%s: rows of %lld pairs are missing", lp_record_file_path(f->partial),
                        (long long)missing);
     return LP_OK;
 }
 
 static void release(finisher *f) {
     lp_h5_close(f->file);
-    lp_pair_file_close(f->partial);
+    lp_record_file_close(f->partial);
     lp_answers_release(&f->answers);
     lp_csv_release(&f->csv);
     if (f->temporary) unlink(f->temporary);
@@ -490,7 +490,7 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
     LP_TRY(lp_text_format(&temporary, err, "%s.tmp", paths->results));
     f.temporary = temporary.data;
     temporary = (lp_text){0};
-    LP_TRY(lp_pair_file_open_read(partial.data, &f.partial, err));
+    LP_TRY(lp_record_file_open_read(partial.data, &f.partial, err));
     LP_TRY(check_complete(&f, err));
     LP_TRY(lp_answers_init(&f.answers, decode, state, err));
     if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));

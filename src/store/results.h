@@ -1,14 +1,14 @@
 /* What a sweep found: one row per (pair, condition), as schemas/results-layout.md lays it out.
  *
- * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a pair file (pair_file.h), so that a
- * killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the results
- * file, the CSV and the summary; each is written under a temporary name and renamed, the results file last: when it
- * exists, all three are whole. Nothing in them depends on ranks or on the order of completion. */
+ * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a record file (record_file.h), so
+ * that a killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the
+ * results file, the CSV and the summary; each is written under a temporary name and renamed, the results file last:
+ * when it exists, all three are whole. Nothing in them depends on ranks or on the order of completion. */
 #ifndef LP_STORE_RESULTS_H
 #define LP_STORE_RESULTS_H
 
 #include "store/answers.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 
 enum { LP_RESULTS_VERSION = 2, LP_N_CLASSES = 4, LP_CLASS_NOT_RUN = 255, LP_MAX_METRICS = 16 };
 /* "clean_answer", "corrupted_answer", "other", "gibberish". */
@@ -89,12 +89,12 @@ typedef struct {
 
 /* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
 lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
-                                  lp_pair_file **out, bool *created, lp_error *err);
+                                  lp_record_file **out, bool *created, lp_error *err);
 /* Local: writes and journals the rows of a pair. */
-lp_status lp_results_partial_write(lp_pair_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
+lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
 /* Local: adds to counts [C, 4] the classes of this rank's share of the pairs that an earlier life journalled, so that
- * the sum over the ranks counts every pair once. Call it after lp_pair_file_recheck and before dealing. */
-lp_status lp_results_partial_count(lp_pair_file *partial, int64_t *counts, lp_error *err);
+ * the sum over the ranks counts every pair once. Call it after lp_record_file_recheck and before dealing. */
+lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err);
 
 typedef struct {
     const char *results; /* "x.results.h5" */

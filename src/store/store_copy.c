@@ -3,7 +3,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -12,7 +12,7 @@
 
 /* A spec with what it borrows. */
 typedef struct {
-    lp_pair_file_spec spec;
+    lp_record_file_spec spec;
     lp_field *fields;
     lp_table *tables;
     lp_provenance_item *provenance;
@@ -49,7 +49,7 @@ out:
 }
 
 /* The spec of a file like `file`, of n_pairs pairs with these tables. */
-static lp_status make_spec(const lp_pair_file *file, int64_t n_pairs, const lp_open_tables *tables, borrowed_spec *b,
+static lp_status make_spec(const lp_record_file *file, int64_t n_pairs, const lp_open_tables *tables, borrowed_spec *b,
                            lp_error *err) {
     lp_status status = LP_OK;
     *b = (borrowed_spec){0};
@@ -60,15 +60,15 @@ static lp_status make_spec(const lp_pair_file *file, int64_t n_pairs, const lp_o
     LP_TRY(lp_mem_new(&b->blocks, tables->n, sizeof *b->blocks, "spec", err));
     for (size_t i = 0; i < file->n_fields; i++) b->fields[i] = file->fields[i].field;
     for (size_t i = 0; i < file->n_provenance; i++) b->provenance[i] = file->provenance[i];
-    b->spec = (lp_pair_file_spec){.format = file->format,
-                                  .version = file->version,
-                                  .n_pairs = n_pairs,
-                                  .fields = b->fields,
-                                  .n_fields = file->n_fields,
-                                  .tables = b->tables,
-                                  .n_tables = tables->n,
-                                  .provenance = b->provenance,
-                                  .n_provenance = file->n_provenance};
+    b->spec = (lp_record_file_spec){.format = file->format,
+                                    .version = file->version,
+                                    .n_pairs = n_pairs,
+                                    .fields = b->fields,
+                                    .n_fields = file->n_fields,
+                                    .tables = b->tables,
+                                    .n_tables = tables->n,
+                                    .provenance = b->provenance,
+                                    .n_provenance = file->n_provenance};
     for (size_t i = 0; i < tables->n; i++) {
         const lp_open_table *table = &tables->table[i];
         size_t number = lp_field_type_bytes(table->type, table->item_bytes);
@@ -86,18 +86,18 @@ out:
     return status;
 }
 
-static lp_status copy_pair(lp_pair_file *from, int64_t pair, lp_pair_file *to, int64_t at, const void **data,
+static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_record_file *to, int64_t at, const void **data,
                            lp_error *err) {
-    lp_status status = lp_pair_file_load(from, pair, err);
+    lp_status status = lp_record_file_load(from, pair, err);
     if (status != LP_OK) return status;
-    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_pair_file_field(from, i);
-    return lp_pair_file_write(to, at, data, err);
+    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_record_file_field(from, i);
+    return lp_record_file_write(to, at, data, err);
 }
 
-static lp_status compare_tables(lp_pair_file *copy, const lp_open_tables *expected, const char *name, lp_error *err) {
+static lp_status compare_tables(lp_record_file *copy, const lp_open_tables *expected, const char *name, lp_error *err) {
     lp_open_tables found = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_pair_file_read_tables(copy, &found, err));
+    LP_TRY(lp_record_file_read_tables(copy, &found, err));
     bool same = found.n == expected->n;
     for (size_t i = 0; same && i < found.n; i++) {
         const lp_open_table *a = &expected->table[i];
@@ -112,14 +112,14 @@ out:
 }
 
 /* Fails now when the disk has no room for n pairs like those of `file`. */
-static lp_status check_room(const lp_pair_file *file, const char *temporary, int64_t n, lp_error *err) {
+static lp_status check_room(const lp_record_file *file, const char *temporary, int64_t n, lp_error *err) {
     uint64_t bytes = 1 << 20;
     for (size_t i = 0; i < file->n_fields; i++) bytes += (uint64_t)file->fields[i].bytes * (uint64_t)n;
     return lp_h5_rehearse(temporary, temporary, bytes, 0, err);
 }
 
 /* Every pair of `from` against pair at[i] of `copy` (NULL: the same index). */
-static lp_status compare_pairs(lp_pair_file *from, lp_pair_file *copy, const int64_t *at, lp_error *err) {
+static lp_status compare_pairs(lp_record_file *from, lp_record_file *copy, const int64_t *at, lp_error *err) {
     lp_status status = LP_OK;
     for (int64_t i = 0; i < from->n_pairs; i++) {
         int64_t j = at ? at[i] : i;
@@ -127,10 +127,10 @@ static lp_status compare_pairs(lp_pair_file *from, lp_pair_file *copy, const int
             if (!at && copy->state[j]) LP_FAIL(LP_ERR_IO, "%s: reads back with a pair %lld", copy->path, (long long)j);
             continue;
         }
-        LP_TRY(lp_pair_file_load(from, i, err));
-        LP_TRY(lp_pair_file_load(copy, j, err));
+        LP_TRY(lp_record_file_load(from, i, err));
+        LP_TRY(lp_record_file_load(copy, j, err));
         for (size_t f = 0; f < from->n_fields; f++)
-            if (memcmp(lp_pair_file_field(from, f), lp_pair_file_field(copy, f), from->fields[f].bytes) != 0)
+            if (memcmp(lp_record_file_field(from, f), lp_record_file_field(copy, f), from->fields[f].bytes) != 0)
                 LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
                         from->fields[f].field.path);
     }
@@ -148,7 +148,7 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-static lp_status write_manifest(const lp_pair_file *file, const char *made, const char *archive, lp_error *err) {
+static lp_status write_manifest(const lp_record_file *file, const char *made, const char *archive, lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     char *text = NULL;
@@ -165,7 +165,7 @@ static lp_status write_manifest(const lp_pair_file *file, const char *made, cons
                 cJSON_AddStringToObject(root, "source", base_name(file->path)) &&
                 cJSON_AddNumberToObject(root, "source_bytes", (double)size_of(file->path)) &&
                 cJSON_AddNumberToObject(root, "n_pairs", (double)file->n_pairs) &&
-                cJSON_AddNumberToObject(root, "n_done", (double)lp_pair_file_n_done(file)) &&
+                cJSON_AddNumberToObject(root, "n_done", (double)lp_record_file_n_done(file)) &&
                 (identity = cJSON_AddObjectToObject(root, "identity")) != NULL;
     for (size_t i = 0; good && i < file->n_provenance; i++)
         if (file->provenance[i].identity)
@@ -185,28 +185,28 @@ static lp_status refuse_existing(const char *path, lp_error *err) {
     return lp_fail(err, LP_ERR_VALUE, "%s: exists already", path);
 }
 
-static lp_status archive_to(lp_pair_file *file, const char *temporary, lp_error *err) {
+static lp_status archive_to(lp_record_file *file, const char *temporary, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
     borrowed_spec b = {0};
-    lp_pair_file *copy = NULL;
+    lp_record_file *copy = NULL;
     const void **data = NULL;
-    LP_TRY(lp_pair_file_read_tables(file, &tables, err));
+    LP_TRY(lp_record_file_read_tables(file, &tables, err));
     LP_TRY(make_spec(file, file->n_pairs, &tables, &b, err));
     LP_TRY(lp_mem_new(&data, file->n_fields, sizeof *data, "fields", err));
-    LP_TRY(check_room(file, temporary, lp_pair_file_n_done(file), err));
-    LP_TRY(lp_pair_file_make(temporary, &b.spec, LP_COMPRESSED, err));
-    LP_TRY(lp_pair_file_open_alone(temporary, &copy, err));
+    LP_TRY(check_room(file, temporary, lp_record_file_n_done(file), err));
+    LP_TRY(lp_record_file_make(temporary, &b.spec, LP_COMPRESSED, err));
+    LP_TRY(lp_record_file_open_alone(temporary, &copy, err));
     for (int64_t i = 0; i < file->n_pairs; i++)
         if (file->state[i]) LP_TRY(copy_pair(file, i, copy, i, data, err));
-    status = lp_pair_file_finish_alone(copy, err);
+    status = lp_record_file_finish_alone(copy, err);
     copy = NULL;
     if (status != LP_OK) goto out;
-    LP_TRY(lp_pair_file_open_read(temporary, &copy, err));
+    LP_TRY(lp_record_file_open_read(temporary, &copy, err));
     LP_TRY(compare_tables(copy, &tables, temporary, err));
     status = compare_pairs(file, copy, NULL, err);
 out:
-    lp_pair_file_close(copy);
+    lp_record_file_close(copy);
     lp_mem_free(data);
     release_spec(&b);
     lp_open_tables_release(&tables);
@@ -216,18 +216,18 @@ out:
 lp_status lp_store_archive(const char *path, const char *archive, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_text temporary = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     LP_TRY(refuse_existing(archive, err));
-    LP_TRY(lp_pair_file_open_read(path, &file, err));
+    LP_TRY(lp_record_file_open_read(path, &file, err));
     LP_TRY(lp_text_format(&temporary, err, "%s.tmp", archive));
     LP_TRY(archive_to(file, temporary.data, err));
     LP_TRY(write_manifest(file, temporary.data, archive, err));
     if (rename(temporary.data, archive) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", archive, strerror(errno));
     status = lp_text_format(out, err, "%s: %lld pairs, %.1f MB; archive %s: %.1f MB, read back and compared\n", path,
-                            (long long)lp_pair_file_n_done(file), (double)size_of(path) / 1e6, archive,
+                            (long long)lp_record_file_n_done(file), (double)size_of(path) / 1e6, archive,
                             (double)size_of(archive) / 1e6);
 out:
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     if (status != LP_OK && temporary.data) unlink(temporary.data);
     lp_text_release(&temporary);
     return status;
@@ -244,7 +244,7 @@ typedef struct {
 } merged_pair;
 
 typedef struct {
-    lp_pair_file **files; /* [n] */
+    lp_record_file **files; /* [n] */
     lp_open_tables *tables;
     const lp_open_table **ids;
     size_t n;
@@ -282,7 +282,7 @@ static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
 static lp_status same_checksum(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char sums[2][LP_CHECKSUM_BYTES];
-    lp_pair_file *const files[2] = {m->files[held->holder], m->files[input]};
+    lp_record_file *const files[2] = {m->files[held->holder], m->files[input]};
     const int64_t pairs[2] = {held->holder_pair, pair};
     for (int k = 0; k < 2; k++)
         LP_TRY(lp_h5_read_part(files[k]->checksum_field.dataset, pairs[k], 1, sums[k], files[k]->path,
@@ -320,7 +320,8 @@ out:
     return status;
 }
 
-static lp_status check_alike(const lp_pair_file *first, const lp_pair_file *other, bool same_pair_file, lp_error *err) {
+static lp_status check_alike(const lp_record_file *first, const lp_record_file *other, bool same_pair_file,
+                             lp_error *err) {
     lp_status status = LP_OK;
     bool same = strcmp(first->format, other->format) == 0 && first->version == other->version &&
                 first->n_fields == other->n_fields;
@@ -334,7 +335,7 @@ static lp_status check_alike(const lp_pair_file *first, const lp_pair_file *othe
     for (size_t i = 0; i < first->n_provenance; i++) {
         const lp_provenance_item *item = &first->provenance[i];
         if (!same_pair_file && (strcmp(item->key, "pair_file") == 0 || strcmp(item->key, "n_pairs") == 0)) continue;
-        const char *found = lp_pair_file_provenance(other, item->key);
+        const char *found = lp_record_file_provenance(other, item->key);
         if (item->identity && (!found || strcmp(found, item->value) != 0))
             LP_FAIL(LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", other->path, item->key,
                     item->value, found ? found : "none");
@@ -378,7 +379,7 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
     borrowed_spec b = {0};
-    lp_pair_file *made = NULL;
+    lp_record_file *made = NULL;
     const void **data = NULL;
     char n_pairs[24];
     LP_TRY(merge_tables(m, &tables, err));
@@ -390,18 +391,18 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
     }
     LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));
     LP_TRY(check_room(m->files[0], temporary, m->n_pairs, err));
-    LP_TRY(lp_pair_file_make(temporary, &b.spec, LP_PLAIN, err));
-    LP_TRY(lp_pair_file_open_alone(temporary, &made, err));
+    LP_TRY(lp_record_file_make(temporary, &b.spec, LP_PLAIN, err));
+    LP_TRY(lp_record_file_open_alone(temporary, &made, err));
     for (int64_t i = 0; i < m->n_pairs; i++)
         if (m->pairs[i].holder_pair >= 0)
             LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, made, i, data, err));
-    status = lp_pair_file_finish_alone(made, err);
+    status = lp_record_file_finish_alone(made, err);
     made = NULL;
     if (status != LP_OK) goto out;
-    LP_TRY(lp_pair_file_open_read(temporary, &made, err));
+    LP_TRY(lp_record_file_open_read(temporary, &made, err));
     for (size_t k = 0; k < m->n; k++) LP_TRY(compare_pairs(m->files[k], made, m->at[k], err));
 out:
-    lp_pair_file_close(made);
+    lp_record_file_close(made);
     lp_mem_free(data);
     release_spec(&b);
     lp_open_tables_release(&tables);
@@ -416,8 +417,8 @@ static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool
     LP_TRY(lp_mem_new(&m->at, n, sizeof *m->at, "inputs", err));
     for (; m->n < n; m->n++) {
         lp_open_tables *tables = &m->tables[m->n];
-        LP_TRY(lp_pair_file_open_read(paths[m->n], &m->files[m->n], err));
-        LP_TRY(lp_pair_file_read_tables(m->files[m->n], tables, err));
+        LP_TRY(lp_record_file_open_read(paths[m->n], &m->files[m->n], err));
+        LP_TRY(lp_record_file_read_tables(m->files[m->n], tables, err));
         for (size_t t = 0; t < tables->n; t++)
             if (strcmp(tables->table[t].path, "pairs/id") == 0) m->ids[m->n] = &tables->table[t];
         if (!m->ids[m->n] || m->ids[m->n]->type != LP_FIELD_TEXT || m->ids[m->n]->n != m->files[m->n]->n_pairs)
@@ -431,7 +432,7 @@ out:
 
 static void release_merger(merger *m) {
     for (size_t k = 0; k < m->n; k++) {
-        lp_pair_file_close(m->files[k]);
+        lp_record_file_close(m->files[k]);
         if (m->tables) lp_open_tables_release(&m->tables[k]);
         if (m->at) lp_mem_free(m->at[k]);
     }

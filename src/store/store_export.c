@@ -3,13 +3,13 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include <errno.h>
 #include <unistd.h>
 
 typedef struct {
-    lp_pair_file *file;
+    lp_record_file *file;
     const char *folder;
     int64_t *pairs; /* [n_pairs] */
     int64_t n_pairs;
@@ -163,7 +163,7 @@ static lp_status export_field(exporter *e, size_t index, lp_text *out, lp_error 
     LP_TRY(npy_header(field, e->n_pairs, n_layers, &header, err));
     LP_TRY(put(&o, header.data, header.length, err));
     for (int64_t i = 0; i < e->n_pairs; i++) {
-        LP_TRY(lp_pair_file_read(e->file, e->pairs[i], index, values, err));
+        LP_TRY(lp_record_file_read(e->file, e->pairs[i], index, values, err));
         if (n_layers == 0) LP_TRY(put(&o, values, bytes, err));
         for (size_t k = 0; k < n_layers; k++) {
             size_t one = bytes / (size_t)field->dims[0];
@@ -186,7 +186,7 @@ static lp_status export_ids(exporter *e, lp_text *out, lp_error *err) {
     char *ids = NULL;
     int64_t n = 0;
     size_t width = 0;
-    LP_TRY(lp_pair_file_table(e->file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, err));
+    LP_TRY(lp_record_file_table(e->file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, err));
     if (n != e->file->n_pairs) LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", e->file->path);
     LP_TRY(begin_output(&o, e->folder, "pairs", ".txt", err));
     for (int64_t i = 0; i < e->n_pairs; i++) {
@@ -207,16 +207,16 @@ lp_status lp_store_export(const char *path, const char *folder, const lp_export_
                           lp_error *err) {
     lp_status status = LP_OK;
     exporter e = {.folder = folder, .options = options};
-    LP_TRY(lp_pair_file_open_read(path, &e.file, err));
+    LP_TRY(lp_record_file_open_read(path, &e.file, err));
     LP_TRY(check_names(&e, err));
     LP_TRY(choose_pairs(&e, err));
     /* The whole pair is verified once, before any of its fields is taken out. */
-    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_pair_file_load(e.file, e.pairs[i], err));
+    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], err));
     for (size_t i = 0; i < e.file->n_fields; i++)
         if (is_chosen(&e, e.file->fields[i].field.path)) LP_TRY(export_field(&e, i, out, err));
     status = export_ids(&e, out, err);
 out:
     lp_mem_free(e.pairs);
-    lp_pair_file_close(e.file);
+    lp_record_file_close(e.file);
     return status;
 }

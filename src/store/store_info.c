@@ -2,14 +2,14 @@
 
 #include "base/digest.h"
 #include "base/memory.h"
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include <cjson/cJSON.h>
 #include <sys/stat.h>
 
-static lp_status add_shape(const lp_pair_file *file, size_t index, lp_text *out, lp_error *err) {
-    const lp_field *field = lp_pair_file_describe(file, index);
-    lp_status status = lp_text_format(out, err, "[%lld", (long long)lp_pair_file_n_pairs(file));
+static lp_status add_shape(const lp_record_file *file, size_t index, lp_text *out, lp_error *err) {
+    const lp_field *field = lp_record_file_describe(file, index);
+    lp_status status = lp_text_format(out, err, "[%lld", (long long)lp_record_file_n_pairs(file));
     for (int d = 0; status == LP_OK && d < field->n_dims; d++)
         status = lp_text_format(out, err, ", %lld", (long long)field->dims[d]);
     return status == LP_OK ? lp_text_add(out, "]", 1, err) : status;
@@ -20,10 +20,10 @@ static int64_t size_of(const char *path) {
     return stat(path, &info) == 0 ? (int64_t)info.st_size : -1;
 }
 
-static lp_status info_text(const lp_pair_file *file, lp_text *out, lp_error *err) {
+static lp_status info_text(const lp_record_file *file, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    int64_t n_pairs = lp_pair_file_n_pairs(file);
-    int64_t n_done = lp_pair_file_n_done(file);
+    int64_t n_pairs = lp_record_file_n_pairs(file);
+    int64_t n_done = lp_record_file_n_done(file);
     LP_TRY(lp_text_format(out, err, "file:     %s (%.1f MB%s)\n", file->path, (double)size_of(file->path) / 1e6,
                           file->compressed ? ", archive" : ""));
     LP_TRY(lp_text_format(out, err, "format:   %s, version %d\n", file->format, file->version));
@@ -46,7 +46,7 @@ out:
     return status;
 }
 
-static bool add_fields(const lp_pair_file *file, cJSON *root) {
+static bool add_fields(const lp_record_file *file, cJSON *root) {
     cJSON *list = cJSON_AddArrayToObject(root, "datasets");
     for (size_t i = 0; list && i < file->n_fields; i++) {
         const lp_field *field = &file->fields[i].field;
@@ -64,7 +64,7 @@ static bool add_fields(const lp_pair_file *file, cJSON *root) {
     return list != NULL;
 }
 
-static bool add_provenance(const lp_pair_file *file, cJSON *root) {
+static bool add_provenance(const lp_record_file *file, cJSON *root) {
     cJSON *all = cJSON_AddObjectToObject(root, "provenance");
     cJSON *identity = cJSON_AddArrayToObject(root, "identity");
     for (size_t i = 0; all && identity && i < file->n_provenance; i++) {
@@ -75,7 +75,7 @@ static bool add_provenance(const lp_pair_file *file, cJSON *root) {
     return all && identity;
 }
 
-static lp_status info_json(const lp_pair_file *file, lp_text *out, lp_error *err) {
+static lp_status info_json(const lp_record_file *file, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     char *text = NULL;
     cJSON *root = cJSON_CreateObject();
@@ -85,8 +85,8 @@ static lp_status info_json(const lp_pair_file *file, lp_text *out, lp_error *err
                 cJSON_AddNumberToObject(root, "version", file->version) &&
                 cJSON_AddBoolToObject(root, "archive", file->compressed) &&
                 cJSON_AddNumberToObject(root, "n_pairs", (double)file->n_pairs) &&
-                cJSON_AddNumberToObject(root, "n_done", (double)lp_pair_file_n_done(file)) && add_fields(file, root) &&
-                add_provenance(file, root) && (text = cJSON_Print(root)) != NULL;
+                cJSON_AddNumberToObject(root, "n_done", (double)lp_record_file_n_done(file)) &&
+                add_fields(file, root) && add_provenance(file, root) && (text = cJSON_Print(root)) != NULL;
     if (!good) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory", file->path);
     status = lp_text_format(out, err, "%s\n", text);
 out:
@@ -96,15 +96,15 @@ out:
 }
 
 lp_status lp_store_info(const char *path, lp_report_form form, lp_text *out, lp_error *err) {
-    lp_pair_file *file = NULL;
-    lp_status status = lp_pair_file_open_read(path, &file, err);
+    lp_record_file *file = NULL;
+    lp_status status = lp_record_file_open_read(path, &file, err);
     if (status != LP_OK) return status;
     status = form == LP_REPORT_JSON ? info_json(file, out, err) : info_text(file, out, err);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     return status;
 }
 
-static lp_status check_journal(const lp_pair_file *file, lp_error *err) {
+static lp_status check_journal(const lp_record_file *file, lp_error *err) {
     uint64_t bytes = 0;
     for (int64_t i = 0; i < file->n_pairs; i++)
         if (file->state[i] > 1)
@@ -121,24 +121,24 @@ static lp_status check_journal(const lp_pair_file *file, lp_error *err) {
 }
 
 /* "3 (id p3)", or the bare number where the file names no pairs. */
-static lp_status add_pair_name(lp_pair_file *file, int64_t pair, lp_text *out, lp_error *err) {
+static lp_status add_pair_name(lp_record_file *file, int64_t pair, lp_text *out, lp_error *err) {
     char *ids = NULL;
     int64_t n = 0;
     size_t width = 0;
     lp_status status = lp_text_format(out, err, "%lld", (long long)pair);
     if (status == LP_OK &&
-        lp_pair_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, NULL) == LP_OK && pair < n)
+        lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, NULL) == LP_OK && pair < n)
         status = lp_text_format(out, err, " (id %.*s)", (int)width, ids + (size_t)pair * width);
     lp_mem_free(ids);
     return status;
 }
 
-static lp_status check_tables(lp_pair_file *file, lp_error *err) {
+static lp_status check_tables(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
     lp_text expected = {0};
     hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_pair_file_read_tables(file, &tables, err));
+    LP_TRY(lp_record_file_read_tables(file, &tables, err));
     for (size_t i = 0; i < tables.n; i++) {
         const lp_open_table *table = &tables.table[i];
         unsigned char digest[LP_SHA256_BYTES];
@@ -164,18 +164,18 @@ out:
 lp_status lp_store_verify(const char *path, lp_verify_depth depth, lp_verify_counts *counts, lp_text *out,
                           lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     lp_error trouble = {0};
     *counts = (lp_verify_counts){0};
-    LP_TRY(lp_pair_file_open_read(path, &file, err));
+    LP_TRY(lp_record_file_open_read(path, &file, err));
     LP_TRY(check_journal(file, err));
     if (depth == LP_VERIFY_FULL) LP_TRY(check_tables(file, err));
     counts->n_pairs = file->n_pairs;
-    counts->n_done = lp_pair_file_n_done(file);
+    counts->n_done = lp_record_file_n_done(file);
     for (int64_t i = 0; depth == LP_VERIFY_FULL && i < file->n_pairs; i++) {
         bool good = true;
         /* A chunk that cannot be read (an archive has a checksum of each) is a bad pair, too. */
-        if (!file->state[i] || (lp_pair_file_verify(file, i, &good, &trouble) == LP_OK && good)) continue;
+        if (!file->state[i] || (lp_record_file_verify(file, i, &good, &trouble) == LP_OK && good)) continue;
         counts->n_bad++;
         LP_TRY(lp_text_format(out, err, "bad: pair "));
         LP_TRY(add_pair_name(file, i, out, err));
@@ -191,6 +191,6 @@ lp_status lp_store_verify(const char *path, lp_verify_depth depth, lp_verify_cou
         LP_FAIL(LP_ERR_FORMAT, "%s: %lld of %lld pairs are torn or altered; `cache` computes them again", path,
                 (long long)counts->n_bad, (long long)counts->n_done);
 out:
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     return status;
 }

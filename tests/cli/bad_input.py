@@ -102,11 +102,11 @@ class BadPairs(Refusing):
     def test_missing_pair_file(self) -> None:
         self.refused(self.job(), "pairs.json", "No such file")
 
-    def test_pair_file_of_no_pairs(self) -> None:
+    def test_record_file_of_no_pairs(self) -> None:
         self.pairs(n=0)
         self.refused(self.job(), "pairs.json", "$.pairs", "pair")
 
-    def test_pair_file_of_no_bytes(self) -> None:
+    def test_record_file_of_no_bytes(self) -> None:
         (self.folder / "pairs.json").write_bytes(b"")
         self.refused(self.job(), "pairs.json")
 

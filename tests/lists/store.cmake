@@ -5,18 +5,18 @@ function(lp_store_test name)
   set_tests_properties(unit.${name} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 120)
 endfunction()
 
-lp_store_test(test_pair_file)
+lp_store_test(test_record_file)
 lp_store_test(test_results)
 lp_store_test(test_lock)
 lp_store_test(test_store_admin)
 
-lp_mpi_program(pair_writer LINKS lp_store)
+lp_mpi_program(record_writer LINKS lp_store)
 # A file of its own for each number of ranks: the tests may run side by side.
 foreach(ranks 1 2 4)
-  add_test(NAME mpi.pair_file.${ranks}
-    COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:mpi_pair_writer> same same.${ranks}.h5 40
+  add_test(NAME mpi.record_file.${ranks}
+    COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} $<TARGET_FILE:mpi_record_writer> same same.${ranks}.h5 40
     WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-  set_tests_properties(mpi.pair_file.${ranks} PROPERTIES
+  set_tests_properties(mpi.record_file.${ranks} PROPERTIES
     ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 120 PROCESSORS ${ranks})
 endforeach()
 
@@ -30,12 +30,12 @@ if(Python3_FOUND)
     set(LP_IO_FAULT --shim $<TARGET_FILE:mpi_io_fault>)
   endif()
   add_test(NAME mpi.faults
-    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_pair_writer> ${MPIEXEC_EXECUTABLE}
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_record_writer> ${MPIEXEC_EXECUTABLE}
             ${LP_IO_FAULT})
   set_tests_properties(mpi.faults PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 900 RUN_SERIAL ON)
   add_test(NAME mpi.two_hosts
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/two_hosts.py ${MPIEXEC_EXECUTABLE}
-            $<TARGET_FILE:mpi_test_deal> $<TARGET_FILE:mpi_pair_writer>)
+            $<TARGET_FILE:mpi_test_deal> $<TARGET_FILE:mpi_record_writer>)
   set_tests_properties(mpi.two_hosts PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 240 SKIP_RETURN_CODE 77)
 endif()
 

@@ -135,7 +135,7 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path | None]:
 
 
 def own_lines(errors: str) -> list[str]:
-    return [line for line in errors.splitlines() if line.startswith("pair_writer: ")]
+    return [line for line in errors.splitlines() if line.startswith("record_writer: ")]
 
 
 def full_disk(job: Job, folder: Path) -> None:

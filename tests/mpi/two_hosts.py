@@ -82,14 +82,14 @@ def expect(result: subprocess.CompletedProcess[str], text: str) -> None:
 
 
 def main() -> None:
-    mpiexec, test_deal, pair_writer = sys.argv[1:4]
+    mpiexec, test_deal, record_writer = sys.argv[1:4]
     folder = Path(tempfile.mkdtemp(prefix="lp"))
     hosts = Hosts(folder)
     try:
         hosts.start()
         expect(hosts.run(mpiexec, 4, test_deal, "2"), "4 ranks on 2 hosts: good")
-        expect(hosts.run(mpiexec, 4, pair_writer, "write", str(folder / "x.h5"), "60"), "start 0 of 60")
-        expect(hosts.run(mpiexec, 4, pair_writer, "write", str(folder / "x.h5"), "60"), "start 60 of 60, torn 0")
+        expect(hosts.run(mpiexec, 4, record_writer, "write", str(folder / "x.h5"), "60"), "start 0 of 60")
+        expect(hosts.run(mpiexec, 4, record_writer, "write", str(folder / "x.h5"), "60"), "start 60 of 60, torn 0")
         print("two hosts: dealing, shared memory and a pair file, 2 ranks each: good")
     finally:
         hosts.stop()

@@ -119,7 +119,7 @@ out:
 
 static void write_rows(int64_t first, int64_t last) {
     lp_error err = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int64_t i = first; i <= last; i++) {
         if (!included[i]) continue;
@@ -131,7 +131,7 @@ static void write_rows(int64_t first, int64_t last) {
                                      .metrics = values[i][0]};
         if (lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
     }
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 static int clear(void **state) {
@@ -368,7 +368,7 @@ static void a_row_not_run(void **state) {
                                  .changed = same,
                                  .metrics = metric[0]};
     lp_error err = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     lp_results *r = NULL;
     int n_decoded = 0;
     write_rows(0, 1);
@@ -377,7 +377,7 @@ static void a_row_not_run(void **state) {
     int64_t before[C * LP_N_CLASSES] = {0};
     assert_int_equal(lp_results_partial_count(file, before, &err), LP_OK);
     assert_memory_equal(before, counts, sizeof counts);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     if (finish(counts, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(n_decoded, 5); /* an empty answer is not among them */
     lp_text text = {0};
@@ -422,13 +422,13 @@ static void counted_again_after_a_restart(void **state) {
     (void)state;
     lp_error err = {0};
     int64_t counts[C * LP_N_CLASSES] = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     bool created = true;
     write_rows(0, 3);
     assert_int_equal(lp_results_partial_open(parallel, results, &plan, &file, &created, &err), LP_OK);
     assert_false(created);
     assert_int_equal(lp_results_partial_count(file, counts, &err), LP_OK);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     assert_memory_equal(counts, good_counts, sizeof counts);
 }
 
@@ -483,7 +483,7 @@ static void lens_comes_back(void **state) {
     lp_results_plan with_lens = plan;
     with_lens.lens = (lp_lens_shape){.n_positions = POSITIONS, .n_layers = LAYERS, .top = TOP, .show = decode};
     const lp_results_paths paths = {.results = results};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     lp_results *r = NULL;
     int32_t lens_tokens[P][2][N], found[N];
     float log_probability[P][2][N], values_found[N];
@@ -505,7 +505,7 @@ static void lens_comes_back(void **state) {
                                      .lens_log_probability = log_probability[i][0]};
         if (included[i] && lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
     }
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     int n_decoded = 0;
     if (lp_results_finish(&paths, &with_lens, good_counts, decode, &n_decoded, &err) != LP_OK) fail_msg("%s", err.text);
 

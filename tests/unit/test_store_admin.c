@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 #include "store/store_admin.h"
 
 #include <fcntl.h>
@@ -42,7 +42,7 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
     const char *ids[P];
     double answers[P];
     lp_error err = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     unlink(path);
     for (int i = 0; i < P; i++) {
         snprintf(names[i], sizeof names[i], "pair-%lld", (long long)first + i);
@@ -60,16 +60,16 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
                                              {"pair_file", pair_file, true},
                                              {"n_pairs", n_pairs, true},
                                              {"host", "here", false}};
-    const lp_pair_file_spec spec = {.format = "latentpatch-store",
-                                    .version = 1,
-                                    .n_pairs = P,
-                                    .fields = fields,
-                                    .n_fields = sizeof fields / sizeof *fields,
-                                    .tables = tables,
-                                    .n_tables = 2,
-                                    .provenance = provenance,
-                                    .n_provenance = 4};
-    if (lp_pair_file_open(parallel, path, &spec, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
+    const lp_record_file_spec spec = {.format = "latentpatch-store",
+                                      .version = 1,
+                                      .n_pairs = P,
+                                      .fields = fields,
+                                      .n_fields = sizeof fields / sizeof *fields,
+                                      .tables = tables,
+                                      .n_tables = 2,
+                                      .provenance = provenance,
+                                      .n_provenance = 4};
+    if (lp_record_file_open(parallel, path, &spec, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int i = 0; i < P; i++) {
         if (!(mask >> i & 1)) continue;
         for (int k = 0; k < L * T * H; k++) resid[k] = (float)(shift + (double)((first + i) * 10000 + k));
@@ -77,9 +77,9 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
         char text[TEXT] = "";
         snprintf(text, sizeof text, "t%lld", (long long)first + i);
         const void *data[] = {resid, &number, text, resid};
-        if (lp_pair_file_write(file, i, data, &err) != LP_OK) fail_msg("%s", err.text);
+        if (lp_record_file_write(file, i, data, &err) != LP_OK) fail_msg("%s", err.text);
     }
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 static const char *in_folder(const char *name) {
@@ -173,22 +173,23 @@ static void every_flip_is_found(void **state) {
 }
 
 static void assert_same_pairs(const char *one, const char *other, int64_t n) {
-    lp_pair_file *a = NULL;
-    lp_pair_file *b = NULL;
+    lp_record_file *a = NULL;
+    lp_record_file *b = NULL;
     lp_error err = {0};
-    assert_int_equal(lp_pair_file_open_read(one, &a, &err), LP_OK);
-    if (lp_pair_file_open_read(other, &b, &err) != LP_OK) fail_msg("%s", err.text);
-    assert_int_equal(lp_pair_file_n_done(b), n);
+    assert_int_equal(lp_record_file_open_read(one, &a, &err), LP_OK);
+    if (lp_record_file_open_read(other, &b, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_record_file_n_done(b), n);
     for (int64_t i = 0; i < P; i++) {
-        assert_int_equal(lp_pair_file_state(a)[i], lp_pair_file_state(b)[i]);
-        if (!lp_pair_file_state(a)[i]) continue;
-        assert_int_equal(lp_pair_file_load(a, i, &err), LP_OK);
-        if (lp_pair_file_load(b, i, &err) != LP_OK) fail_msg("%s", err.text);
+        assert_int_equal(lp_record_file_state(a)[i], lp_record_file_state(b)[i]);
+        if (!lp_record_file_state(a)[i]) continue;
+        assert_int_equal(lp_record_file_load(a, i, &err), LP_OK);
+        if (lp_record_file_load(b, i, &err) != LP_OK) fail_msg("%s", err.text);
         for (size_t f = 0; f < 4; f++)
-            assert_memory_equal(lp_pair_file_field(a, f), lp_pair_file_field(b, f), lp_pair_file_field_bytes(a, f));
+            assert_memory_equal(lp_record_file_field(a, f), lp_record_file_field(b, f),
+                                lp_record_file_field_bytes(a, f));
     }
-    lp_pair_file_close(a);
-    lp_pair_file_close(b);
+    lp_record_file_close(a);
+    lp_record_file_close(b);
 }
 
 static void archive_is_a_store(void **state) {
@@ -237,18 +238,18 @@ static void incomplete_archive_is_not_continued(void **state) {
     const char *archive = in_folder("c.archive.h5");
     lp_text text = {0};
     lp_error err = {0};
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     make_store(path, 0, 0x01, 0, "m1", "p1");
     assert_int_equal(lp_store_archive(path, archive, &text, &err), LP_OK);
     const lp_provenance_item provenance[] = {{"model_files", "m1", true}};
-    const lp_pair_file_spec spec = {.format = "latentpatch-store",
-                                    .version = 1,
-                                    .n_pairs = P,
-                                    .fields = fields,
-                                    .n_fields = 4,
-                                    .provenance = provenance,
-                                    .n_provenance = 1};
-    assert_int_equal(lp_pair_file_open(parallel, archive, &spec, &file, NULL, &err), LP_ERR_UNSUPPORTED);
+    const lp_record_file_spec spec = {.format = "latentpatch-store",
+                                      .version = 1,
+                                      .n_pairs = P,
+                                      .fields = fields,
+                                      .n_fields = 4,
+                                      .provenance = provenance,
+                                      .n_provenance = 1};
+    assert_int_equal(lp_record_file_open(parallel, archive, &spec, &file, NULL, &err), LP_ERR_UNSUPPORTED);
     assert_non_null(strstr(err.text, "is an archive, which cannot be continued: 1 of 6 pairs are there"));
     lp_text_release(&text);
 }
@@ -347,24 +348,24 @@ static void merged_from_shards(void **state) {
     assert_non_null(strstr(err.text, "made with another pair_file"));
     assert_int_equal(lp_path_look(result), LP_PATH_MISSING);
     if (lp_store_merge(shards, 2, result, "p12", &text, &err) != LP_OK) fail_msg("%s", err.text);
-    lp_pair_file *file = NULL;
-    assert_int_equal(lp_pair_file_open_read(result, &file, &err), LP_OK);
-    assert_int_equal(lp_pair_file_n_pairs(file), 2 * P);
-    assert_int_equal(lp_pair_file_n_done(file), 3 + P);
-    assert_string_equal(lp_pair_file_provenance(file, "pair_file"), "p12");
-    assert_string_equal(lp_pair_file_provenance(file, "n_pairs"), "12");
+    lp_record_file *file = NULL;
+    assert_int_equal(lp_record_file_open_read(result, &file, &err), LP_OK);
+    assert_int_equal(lp_record_file_n_pairs(file), 2 * P);
+    assert_int_equal(lp_record_file_n_done(file), 3 + P);
+    assert_string_equal(lp_record_file_provenance(file, "pair_file"), "p12");
+    assert_string_equal(lp_record_file_provenance(file, "n_pairs"), "12");
     double *answers = NULL;
     int64_t n = 0;
     size_t bytes = 0;
-    assert_int_equal(lp_pair_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&answers, &n, &bytes, &err),
-                     LP_OK);
+    assert_int_equal(
+        lp_record_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&answers, &n, &bytes, &err), LP_OK);
     assert_true(answers[0] == 0 && answers[P] == 1000);
     lp_mem_free(answers);
-    assert_int_equal(lp_pair_file_load(file, P + 1, &err), LP_OK);
+    assert_int_equal(lp_record_file_load(file, P + 1, &err), LP_OK);
     double number = 0;
-    memcpy(&number, lp_pair_file_field(file, 1), sizeof number);
+    memcpy(&number, lp_record_file_field(file, 1), sizeof number);
     assert_true(number == 101.0 / 4);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     lp_text_release(&text);
 }
 

@@ -1,4 +1,4 @@
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include "base/file.h"
 #include "base/memory.h"
@@ -27,7 +27,7 @@ static void clear_handles(lp_open_field *field) {
         .dataset = H5I_INVALID_HID, .type = H5I_INVALID_HID, .memory = H5I_INVALID_HID, .space = H5I_INVALID_HID};
 }
 
-static void release(lp_pair_file *file) {
+static void release(lp_record_file *file) {
     for (size_t i = 0; i < file->n_fields; i++) release_field(&file->fields[i]);
     release_field(&file->state_field);
     release_field(&file->checksum_field);
@@ -47,9 +47,9 @@ static void release(lp_pair_file *file) {
     lp_mem_free(file);
 }
 
-static lp_status new_file(const lp_parallel *parallel, const char *path, lp_pair_file **out, lp_error *err) {
+static lp_status new_file(const lp_parallel *parallel, const char *path, lp_record_file **out, lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     LP_TRY(lp_mem_new(&file, 1, sizeof *file, "file state", err));
     file->parallel = parallel;
     file->file = H5I_INVALID_HID;
@@ -66,7 +66,7 @@ out:
 }
 
 /* Opens the dataset of a field whose path and shape are known or about to be read. */
-static lp_status open_handles(const lp_pair_file *file, lp_open_field *field, lp_error *err) {
+static lp_status open_handles(const lp_record_file *file, lp_open_field *field, lp_error *err) {
     const char *path = field->field.path;
     hsize_t dims[H5S_MAX_RANK];
     field->dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
@@ -120,7 +120,7 @@ out:
     return status;
 }
 
-static lp_status open_field(lp_pair_file *file, const char *path, lp_open_field *field, lp_error *err) {
+static lp_status open_field(lp_record_file *file, const char *path, lp_open_field *field, lp_error *err) {
     lp_status status = LP_OK;
     char *copy = NULL;
     LP_TRY(lp_mem_text(&copy, path, strlen(path), err));
@@ -147,7 +147,7 @@ out:
 }
 
 static lp_status add_field(void *state, const char *path, lp_error *err) {
-    lp_pair_file *file = state;
+    lp_record_file *file = state;
     size_t capacity = file->n_fields;
     lp_status status = LP_OK;
     /* One more each time: fields are few. */
@@ -169,7 +169,7 @@ out:
 }
 
 static lp_status add_key(void *state, const char *key, lp_error *err) {
-    lp_pair_file *file = state;
+    lp_record_file *file = state;
     lp_provenance_item *grown = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
@@ -185,13 +185,13 @@ out:
 
 static lp_status mark_identity(void *state, const char *key, lp_error *err) {
     (void)err;
-    lp_pair_file *file = state;
+    lp_record_file *file = state;
     for (size_t i = 0; i < file->n_provenance; i++)
         if (strcmp(file->provenance[i].key, key) == 0) file->provenance[i].identity = true;
     return LP_OK;
 }
 
-static lp_status read_provenance(lp_pair_file *file, lp_error *err) {
+static lp_status read_provenance(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     lp_text text = {0};
     hid_t group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
@@ -214,7 +214,7 @@ out:
     return status;
 }
 
-static lp_status read_journal(lp_pair_file *file, lp_error *err) {
+static lp_status read_journal(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     hid_t dataset = H5I_INVALID_HID;
     hid_t group = H5I_INVALID_HID;
@@ -237,7 +237,7 @@ out:
 }
 
 /* Reads what the file says of itself. */
-static lp_status read_contents(lp_pair_file *file, lp_error *err) {
+static lp_status read_contents(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     lp_text format = {0};
     hid_t root = H5Gopen2(file->file, "/", H5P_DEFAULT);
@@ -255,7 +255,7 @@ out:
     return status;
 }
 
-static lp_status open_hdf5(lp_pair_file *file, unsigned access_flags, lp_error *err) {
+static lp_status open_hdf5(lp_record_file *file, unsigned access_flags, lp_error *err) {
     hid_t list = lp_h5_access();
     lp_status status = LP_OK;
     file->file = H5Fopen(file->path, access_flags, list);
@@ -264,9 +264,9 @@ static lp_status open_hdf5(lp_pair_file *file, unsigned access_flags, lp_error *
     return status;
 }
 
-static lp_status open_by_one(const char *path, bool writable, lp_pair_file **out, lp_error *err) {
+static lp_status open_by_one(const char *path, bool writable, lp_record_file **out, lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     LP_TRY(lp_h5_begin(err));
     if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
     LP_TRY(new_file(NULL, path, &file, err));
@@ -281,7 +281,7 @@ out:
 }
 
 /* An error of MPI-IO, in the words of the system where they can be found. */
-static lp_status fail_mpi(const lp_pair_file *file, int code, const char *what, lp_error *err) {
+static lp_status fail_mpi(const lp_record_file *file, int code, const char *what, lp_error *err) {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0;
     const char *system = lp_io_guess(file->path);
@@ -289,15 +289,15 @@ static lp_status fail_mpi(const lp_pair_file *file, int code, const char *what, 
     return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file->path, what, system ? system : text);
 }
 
-lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err) {
+lp_status lp_record_file_open_read(const char *path, lp_record_file **out, lp_error *err) {
     return open_by_one(path, false, out, err);
 }
 
-lp_status lp_pair_file_open_alone(const char *path, lp_pair_file **out, lp_error *err) {
+lp_status lp_record_file_open_alone(const char *path, lp_record_file **out, lp_error *err) {
     return open_by_one(path, true, out, err);
 }
 
-lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err) {
+lp_status lp_record_file_finish_alone(lp_record_file *file, lp_error *err) {
     LP_ASSERT(!file->parallel);
     lp_status status = lp_h5_finish(&file->file, file->path, file->path, err);
     release(file);
@@ -305,22 +305,22 @@ lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err) {
 }
 
 /* Makes or checks the file; on rank 0 alone. */
-static lp_status prepare(const char *path, const lp_pair_file_spec *spec, int64_t *created, lp_error *err) {
+static lp_status prepare(const char *path, const lp_record_file_spec *spec, int64_t *created, lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_file *there = NULL;
+    lp_record_file *there = NULL;
     *created = lp_path_look(path) == LP_PATH_MISSING;
-    if (*created) return lp_pair_file_make(path, spec, LP_PLAIN, err);
-    LP_TRY(lp_pair_file_open_read(path, &there, err));
-    LP_TRY(lp_pair_file_compare(there, spec, err));
-    if (there->compressed && lp_pair_file_n_done_of(there, spec->n_pairs) < spec->n_pairs)
+    if (*created) return lp_record_file_make(path, spec, LP_PLAIN, err);
+    LP_TRY(lp_record_file_open_read(path, &there, err));
+    LP_TRY(lp_record_file_compare(there, spec, err));
+    if (there->compressed && lp_record_file_n_done_of(there, spec->n_pairs) < spec->n_pairs)
         LP_FAIL(
             LP_ERR_UNSUPPORTED,
             "%s: is an archive, which cannot be continued: %lld of %lld pairs are there; continue the store that it "
             "was made of",
-            path, (long long)lp_pair_file_n_done_of(there, spec->n_pairs), (long long)spec->n_pairs);
+            path, (long long)lp_record_file_n_done_of(there, spec->n_pairs), (long long)spec->n_pairs);
     if (access(path, W_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
 out:
-    lp_pair_file_close(there);
+    lp_record_file_close(there);
     return status;
 }
 
@@ -328,7 +328,7 @@ out:
  * HDF5 1.10 rewrites its superblock when a file that it opened for writing is closed, and cannot close a file on
  * a disk that fails: other ranks wait in its barriers for ever, or the process dies in MPI_Finalize. Opened like this
  * it has nothing to write, a kill finds no metadata under way, and an error is that of the write itself. */
-static lp_status open_parallel(lp_pair_file *file, lp_error *err) {
+static lp_status open_parallel(lp_record_file *file, lp_error *err) {
     lp_status status = open_hdf5(file, H5F_ACC_RDONLY, err);
     if (status == LP_OK) status = read_contents(file, err);
     status = lp_parallel_agree(file->parallel, status, err);
@@ -342,10 +342,10 @@ static lp_status open_parallel(lp_pair_file *file, lp_error *err) {
     return lp_parallel_agree(file->parallel, status, err);
 }
 
-lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
-                            lp_pair_file **out, bool *created, lp_error *err) {
+lp_status lp_record_file_open(const lp_parallel *parallel, const char *path, const lp_record_file_spec *spec,
+                              lp_record_file **out, bool *created, lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     int64_t fresh = 0;
     LP_TRY(lp_parallel_agree(parallel, lp_h5_begin(err), err));
     if (lp_parallel_rank(parallel) == 0) status = prepare(path, spec, &fresh, err);
@@ -361,7 +361,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err) {
+lp_status lp_record_file_flush(lp_record_file *file, lp_error *err) {
     if (!file->parallel) return LP_OK;
     lp_status status = LP_OK;
     int code = MPI_File_sync(file->raw);
@@ -369,11 +369,11 @@ lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err) {
     return lp_parallel_agree(file->parallel, status, err);
 }
 
-void lp_pair_file_close(lp_pair_file *file) {
+void lp_record_file_close(lp_record_file *file) {
     if (file) release(file);
 }
 
-static lp_status select_pair(const lp_pair_file *file, lp_open_field *field, int64_t pair, lp_error *err) {
+static lp_status select_pair(const lp_record_file *file, lp_open_field *field, int64_t pair, lp_error *err) {
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
     hsize_t start[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)pair};
     hsize_t count[LP_FIELD_MAX_DIMS + 1] = {1};
@@ -383,7 +383,7 @@ static lp_status select_pair(const lp_pair_file *file, lp_open_field *field, int
     return LP_OK;
 }
 
-static lp_status write_raw(lp_pair_file *file, const lp_open_field *field, int64_t pair, const void *data,
+static lp_status write_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, const void *data,
                            lp_error *err) {
     MPI_Status done;
     int count = 0;
@@ -405,7 +405,8 @@ static lp_status write_raw(lp_pair_file *file, const lp_open_field *field, int64
     return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %d of %zu bytes written", file->path, what, count, field->bytes);
 }
 
-static lp_status write_field(lp_pair_file *file, lp_open_field *field, int64_t pair, const void *data, lp_error *err) {
+static lp_status write_field(lp_record_file *file, lp_open_field *field, int64_t pair, const void *data,
+                             lp_error *err) {
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
     if (file->parallel) return write_raw(file, field, pair, data, err);
     lp_status status = select_pair(file, field, pair, err);
@@ -414,20 +415,20 @@ static lp_status write_field(lp_pair_file *file, lp_open_field *field, int64_t p
     return status;
 }
 
-static lp_status read_field(lp_pair_file *file, lp_open_field *field, int64_t pair, void *data, lp_error *err) {
+static lp_status read_field(lp_record_file *file, lp_open_field *field, int64_t pair, void *data, lp_error *err) {
     lp_status status = select_pair(file, field, pair, err);
     if (status == LP_OK && H5Dread(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
         status = lp_h5_fail(err, file->path, "read pair %lld of /%s", (long long)pair, field->field.path);
     return status;
 }
 
-lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const *data, lp_error *err) {
+lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *const *data, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char checksum[LP_CHECKSUM_BYTES];
     const uint8_t written = 1;
     LP_ASSERT(file->writable);
     /* A pair that is written again must not count as whole in between. */
-    if (file->state[pair]) LP_TRY(lp_pair_file_forget(file, pair, err));
+    if (file->state[pair]) LP_TRY(lp_record_file_forget(file, pair, err));
     for (size_t i = 0; i < file->n_fields; i++) {
         LP_TRY(write_field(file, &file->fields[i], pair, data[i], err));
         lp_checksum_add(file->sum, data[i], file->fields[i].bytes);
@@ -441,7 +442,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err) {
+lp_status lp_record_file_forget(lp_record_file *file, int64_t pair, lp_error *err) {
     const uint8_t nothing = 0;
     LP_ASSERT(file->writable);
     lp_status status = write_field(file, &file->state_field, pair, &nothing, err);
@@ -449,7 +450,7 @@ lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err) {
     return status;
 }
 
-static lp_status write_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+static lp_status write_note(lp_record_file *file, const char *key, const char *value, lp_error *err) {
     lp_status status = LP_OK;
     char *padded = NULL;
     hid_t group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
@@ -471,7 +472,7 @@ out:
     return status;
 }
 
-static void close_all_handles(lp_pair_file *file) {
+static void close_all_handles(lp_record_file *file) {
     for (size_t i = 0; i < file->n_fields; i++) close_handles(&file->fields[i]);
     close_handles(&file->state_field);
     close_handles(&file->checksum_field);
@@ -480,7 +481,7 @@ static void close_all_handles(lp_pair_file *file) {
 }
 
 /* HDF5 does not open a file for writing that it holds open for reading: close, write, open again. */
-static lp_status reopen_for_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+static lp_status reopen_for_note(lp_record_file *file, const char *key, const char *value, lp_error *err) {
     lp_status status = LP_OK;
     close_all_handles(file);
     LP_TRY(open_hdf5(file, H5F_ACC_RDWR, err));
@@ -494,7 +495,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err) {
+lp_status lp_record_file_note(lp_record_file *file, const char *key, const char *value, lp_error *err) {
     lp_status status = LP_OK;
     lp_provenance_item *item = NULL;
     char text[LP_NOTE_BYTES + 1] = "";
@@ -514,7 +515,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_recheck(lp_pair_file *file, int64_t *n_bad, lp_error *err) {
+lp_status lp_record_file_recheck(lp_record_file *file, int64_t *n_bad, lp_error *err) {
     const lp_parallel *parallel = file->parallel;
     LP_ASSERT(parallel);
     lp_status status = LP_OK;
@@ -523,9 +524,9 @@ lp_status lp_pair_file_recheck(lp_pair_file *file, int64_t *n_bad, lp_error *err
     int64_t bad = 0;
     for (int64_t i = file->n_pairs * rank / size; status == LP_OK && i < file->n_pairs * (rank + 1) / size; i++) {
         bool good = true;
-        if (file->state[i]) status = lp_pair_file_verify(file, i, &good, err);
+        if (file->state[i]) status = lp_record_file_verify(file, i, &good, err);
         if (status != LP_OK || good) continue;
-        status = lp_pair_file_forget(file, i, err);
+        status = lp_record_file_forget(file, i, err);
         bad++;
     }
     LP_TRY(lp_parallel_agree(parallel, status, err));
@@ -540,7 +541,7 @@ out:
 }
 
 /* Reads all fields of a pair into the buffer. */
-static lp_status read_pair(lp_pair_file *file, int64_t pair, lp_error *err) {
+static lp_status read_pair(lp_record_file *file, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
     if (!file->pair) LP_TRY(lp_mem_new(&file->pair, file->pair_bytes, 1, "one pair", err));
     for (size_t i = 0; i < file->n_fields; i++)
@@ -549,7 +550,7 @@ out:
     return status;
 }
 
-static lp_status checksum_fits(lp_pair_file *file, int64_t pair, bool *good, lp_error *err) {
+static lp_status checksum_fits(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char expected[LP_CHECKSUM_BYTES];
     unsigned char found[LP_CHECKSUM_BYTES];
@@ -562,7 +563,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_load(lp_pair_file *file, int64_t pair, lp_error *err) {
+lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
     bool good = false;
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
@@ -575,23 +576,23 @@ out:
     return status;
 }
 
-const void *lp_pair_file_field(const lp_pair_file *file, size_t index) {
+const void *lp_record_file_field(const lp_record_file *file, size_t index) {
     LP_ASSERT(file->pair && index < file->n_fields);
     return file->pair + file->fields[index].offset;
 }
 
-lp_status lp_pair_file_read(lp_pair_file *file, int64_t pair, size_t index, void *out, lp_error *err) {
+lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err) {
     LP_ASSERT(index < file->n_fields);
     return read_field(file, &file->fields[index], pair, out, err);
 }
 
-lp_status lp_pair_file_verify(lp_pair_file *file, int64_t pair, bool *good, lp_error *err) {
+lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
     lp_status status = read_pair(file, pair, err);
     return status == LP_OK ? checksum_fits(file, pair, good, err) : status;
 }
 
-lp_status lp_pair_file_table(lp_pair_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
-                             size_t *item_bytes, lp_error *err) {
+lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+                               size_t *item_bytes, lp_error *err) {
     lp_status status = LP_OK;
     void *data = NULL;
     hid_t dataset = H5I_INVALID_HID;
@@ -628,48 +629,115 @@ out:
     return status;
 }
 
-const char *lp_pair_file_path(const lp_pair_file *file) {
+/* The side tables. */
+
+typedef struct {
+    lp_record_file *file;
+    lp_open_tables *tables;
+    lp_error *err;
+    lp_status status;
+} visit;
+
+static bool is_field(const lp_record_file *file, const char *path) {
+    size_t index = 0;
+    return lp_record_file_find(file, path, &index);
+}
+
+static lp_status add_table(visit *v, const char *path, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_open_table *grown = NULL;
+    lp_field_type type = LP_FIELD_U8;
+    hid_t dataset = H5Dopen2(v->file->file, path, H5P_DEFAULT);
+    LP_TRY(lp_h5_type_of(dataset, &type, NULL, v->file->path, path, err));
+    LP_TRY(lp_mem_new(&grown, v->tables->n + 1, sizeof *grown, "tables", err));
+    if (v->tables->n) memcpy(grown, v->tables->table, v->tables->n * sizeof *grown);
+    lp_mem_free(v->tables->table);
+    v->tables->table = grown;
+    lp_open_table *table = &grown[v->tables->n++];
+    table->type = type;
+    LP_TRY(lp_mem_text(&table->path, path, strlen(path), err));
+    status = lp_record_file_table(v->file, path, type, &table->block, &table->n, &table->item_bytes, err);
+out:
+    lp_h5_close(dataset);
+    return status;
+}
+
+static herr_t look_at(hid_t group, const char *path, const H5L_info_t *info, void *state) {
+    visit *v = state;
+    (void)info;
+    if (strncmp(path, "journal/", 8) == 0 || is_field(v->file, path)) return 0;
+    hid_t object = H5Oopen(group, path, H5P_DEFAULT);
+    bool is_dataset = object >= 0 && H5Iget_type(object) == H5I_DATASET;
+    if (object < 0) v->status = lp_h5_fail(v->err, v->file->path, "open /%s", path);
+    lp_h5_close(object);
+    if (is_dataset) v->status = add_table(v, path, v->err);
+    return v->status == LP_OK ? 0 : 1;
+}
+
+lp_status lp_record_file_read_tables(lp_record_file *file, lp_open_tables *out, lp_error *err) {
+    lp_open_tables tables = {0};
+    visit v = {.file = file, .tables = &tables, .err = err};
+    if (H5Lvisit(file->file, H5_INDEX_NAME, H5_ITER_INC, look_at, &v) < 0 && v.status == LP_OK)
+        v.status = lp_h5_fail(err, file->path, "list the datasets");
+    if (v.status != LP_OK) {
+        lp_open_tables_release(&tables);
+        return v.status;
+    }
+    *out = tables;
+    return LP_OK;
+}
+
+void lp_open_tables_release(lp_open_tables *tables) {
+    for (size_t i = 0; i < tables->n; i++) {
+        lp_mem_free(tables->table[i].path);
+        lp_mem_free(tables->table[i].block);
+    }
+    lp_mem_free(tables->table);
+    *tables = (lp_open_tables){0};
+}
+
+const char *lp_record_file_path(const lp_record_file *file) {
     return file->path;
 }
 
-const char *lp_pair_file_format(const lp_pair_file *file) {
+const char *lp_record_file_format(const lp_record_file *file) {
     return file->format;
 }
 
-int64_t lp_pair_file_n_pairs(const lp_pair_file *file) {
+int64_t lp_record_file_n_pairs(const lp_record_file *file) {
     return file->n_pairs;
 }
 
-const uint8_t *lp_pair_file_state(const lp_pair_file *file) {
+const uint8_t *lp_record_file_state(const lp_record_file *file) {
     return file->state;
 }
 
-int64_t lp_pair_file_n_done(const lp_pair_file *file) {
-    return lp_pair_file_n_done_of(file, file->n_pairs);
+int64_t lp_record_file_n_done(const lp_record_file *file) {
+    return lp_record_file_n_done_of(file, file->n_pairs);
 }
 
-int64_t lp_pair_file_n_done_of(const lp_pair_file *file, int64_t n) {
+int64_t lp_record_file_n_done_of(const lp_record_file *file, int64_t n) {
     int64_t n_done = 0;
     LP_ASSERT(n <= file->n_pairs);
     for (int64_t i = 0; i < n; i++) n_done += file->state[i] == 1;
     return n_done;
 }
 
-size_t lp_pair_file_n_fields(const lp_pair_file *file) {
+size_t lp_record_file_n_fields(const lp_record_file *file) {
     return file->n_fields;
 }
 
-const lp_field *lp_pair_file_describe(const lp_pair_file *file, size_t index) {
+const lp_field *lp_record_file_describe(const lp_record_file *file, size_t index) {
     LP_ASSERT(index < file->n_fields);
     return &file->fields[index].field;
 }
 
-size_t lp_pair_file_field_bytes(const lp_pair_file *file, size_t index) {
+size_t lp_record_file_field_bytes(const lp_record_file *file, size_t index) {
     LP_ASSERT(index < file->n_fields);
     return file->fields[index].bytes;
 }
 
-bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index) {
+bool lp_record_file_find(const lp_record_file *file, const char *path, size_t *index) {
     for (size_t i = 0; i < file->n_fields; i++) {
         if (strcmp(file->fields[i].field.path, path) != 0) continue;
         *index = i;
@@ -678,13 +746,13 @@ bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index
     return false;
 }
 
-const char *lp_pair_file_provenance(const lp_pair_file *file, const char *key) {
+const char *lp_record_file_provenance(const lp_record_file *file, const char *key) {
     for (size_t i = 0; i < file->n_provenance; i++)
         if (strcmp(file->provenance[i].key, key) == 0) return file->provenance[i].value;
     return NULL;
 }
 
-bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenance_item *out) {
+bool lp_record_file_provenance_at(const lp_record_file *file, size_t i, lp_provenance_item *out) {
     if (i >= file->n_provenance) return false;
     *out = file->provenance[i];
     return true;

@@ -12,8 +12,8 @@
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
  * anybody. Memory: 17 bytes a pair at most, and one pair. Not for several threads at once. */
-#ifndef LP_STORE_PAIR_FILE_H
-#define LP_STORE_PAIR_FILE_H
+#ifndef LP_STORE_RECORD_FILE_H
+#define LP_STORE_RECORD_FILE_H
 
 #include "base/checksum.h"
 #include "base/digest.h"
@@ -62,9 +62,9 @@ typedef struct {
     const lp_provenance_item *provenance;
     size_t n_provenance;
     const char *advice; /* what to do with a file that does not fit: the end of the message */
-} lp_pair_file_spec;
+} lp_record_file_spec;
 
-typedef struct lp_pair_file lp_pair_file;
+typedef struct lp_record_file lp_record_file;
 
 /* Life cycle. */
 
@@ -72,69 +72,69 @@ typedef struct lp_pair_file lp_pair_file;
  * shape, fields, identity and the rows of the tables were compared (LP_ERR_MISMATCH names the first that differs, what
  * was expected and what was found). Fails on all ranks or on none. *created (may be NULL) says which it was. Everything
  * in spec is copied. */
-lp_status lp_pair_file_open(const lp_parallel *parallel, const char *path, const lp_pair_file_spec *spec,
-                            lp_pair_file **out, bool *created, lp_error *err);
-/* Local. The comparison that lp_pair_file_open makes. */
-lp_status lp_pair_file_compare(lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err);
+lp_status lp_record_file_open(const lp_parallel *parallel, const char *path, const lp_record_file_spec *spec,
+                              lp_record_file **out, bool *created, lp_error *err);
+/* Local. The comparison that lp_record_file_open makes. */
+lp_status lp_record_file_compare(lp_record_file *file, const lp_record_file_spec *spec, lp_error *err);
 /* Local. The message of a file of another identity: `want` is this job's item, `have` (NULL: none) the file's value. */
 lp_status lp_identity_fail(const char *path, const lp_provenance_item *want, const char *have, const char *advice,
                            lp_error *err);
 /* Local. Opens for reading, by this process alone. */
-lp_status lp_pair_file_open_read(const char *path, lp_pair_file **out, lp_error *err);
+lp_status lp_record_file_open_read(const char *path, lp_record_file **out, lp_error *err);
 /* Collective: every rank flushes to the disk what it wrote. Leaves the file open. Nothing to do for a reader. */
-lp_status lp_pair_file_flush(lp_pair_file *file, lp_error *err);
+lp_status lp_record_file_flush(lp_record_file *file, lp_error *err);
 /* Local. NULL is accepted. */
-void lp_pair_file_close(lp_pair_file *file);
+void lp_record_file_close(lp_record_file *file);
 
 /* Writing; local. */
 
 /* Writes all fields of a pair and then journals it. data [n_fields]: in the order of the spec. */
-lp_status lp_pair_file_write(lp_pair_file *file, int64_t pair, const void *const *data, lp_error *err);
+lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *const *data, lp_error *err);
 /* Takes a pair out of the journal (its data stay, undefined). */
-lp_status lp_pair_file_forget(lp_pair_file *file, int64_t pair, lp_error *err);
+lp_status lp_record_file_forget(lp_record_file *file, int64_t pair, lp_error *err);
 
 /* Writing; collective. */
 
 /* Replaces the value of a provenance key of the spec, cut to 64 bytes. Rank 0's value counts. */
-lp_status lp_pair_file_note(lp_pair_file *file, const char *key, const char *value, lp_error *err);
+lp_status lp_record_file_note(lp_record_file *file, const char *key, const char *value, lp_error *err);
 /* Verifies the checksums of all journalled pairs, each rank a share, and forgets those that are torn or altered;
  * *n_bad is their number over all ranks. For a job that continues. The states are equal on all ranks after it. */
-lp_status lp_pair_file_recheck(lp_pair_file *file, int64_t *n_bad, lp_error *err);
+lp_status lp_record_file_recheck(lp_record_file *file, int64_t *n_bad, lp_error *err);
 
 /* Reading; local. */
 
 /* Reads a pair into the file's own buffer and verifies its checksum. Fails with LP_ERR_VALUE when the pair is not
  * journalled, with LP_ERR_FORMAT when it is torn or altered. */
-lp_status lp_pair_file_load(lp_pair_file *file, int64_t pair, lp_error *err);
+lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_error *err);
 /* Field `index` of the loaded pair: its dims, of its type; valid until the next load. */
-const void *lp_pair_file_field(const lp_pair_file *file, size_t index);
+const void *lp_record_file_field(const lp_record_file *file, size_t index);
 /* One field of one pair, without the checksum. */
-lp_status lp_pair_file_read(lp_pair_file *file, int64_t pair, size_t index, void *out, lp_error *err);
+lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err);
 /* *good: the checksum of a journalled pair fits. */
-lp_status lp_pair_file_verify(lp_pair_file *file, int64_t pair, bool *good, lp_error *err);
+lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err);
 /* *block = table `path` as it lies in the file; *n its first dimension, *item_bytes the bytes of one item of it (the
  * fixed length of a text, which need not end in NUL). Caller frees with lp_mem_free. */
-lp_status lp_pair_file_table(lp_pair_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
-                             size_t *item_bytes, lp_error *err);
+lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+                               size_t *item_bytes, lp_error *err);
 
 /* What is in it; local, no input or output. */
 
-const char *lp_pair_file_path(const lp_pair_file *file);
-const char *lp_pair_file_format(const lp_pair_file *file);
-int64_t lp_pair_file_n_pairs(const lp_pair_file *file);
+const char *lp_record_file_path(const lp_record_file *file);
+const char *lp_record_file_format(const lp_record_file *file);
+int64_t lp_record_file_n_pairs(const lp_record_file *file);
 /* [P] 1 where journalled: as of opening, kept up to date for this process's own writes. */
-const uint8_t *lp_pair_file_state(const lp_pair_file *file);
-int64_t lp_pair_file_n_done(const lp_pair_file *file);
+const uint8_t *lp_record_file_state(const lp_record_file *file);
+int64_t lp_record_file_n_done(const lp_record_file *file);
 /* Of the first n pairs. */
-int64_t lp_pair_file_n_done_of(const lp_pair_file *file, int64_t n);
-size_t lp_pair_file_n_fields(const lp_pair_file *file);
-const lp_field *lp_pair_file_describe(const lp_pair_file *file, size_t index);
-size_t lp_pair_file_field_bytes(const lp_pair_file *file, size_t index);
+int64_t lp_record_file_n_done_of(const lp_record_file *file, int64_t n);
+size_t lp_record_file_n_fields(const lp_record_file *file);
+const lp_field *lp_record_file_describe(const lp_record_file *file, size_t index);
+size_t lp_record_file_field_bytes(const lp_record_file *file, size_t index);
 /* *index of the field with this path; false when there is none. */
-bool lp_pair_file_find(const lp_pair_file *file, const char *path, size_t *index);
+bool lp_record_file_find(const lp_record_file *file, const char *path, size_t *index);
 /* Value of a provenance key, or NULL; borrowed. */
-const char *lp_pair_file_provenance(const lp_pair_file *file, const char *key);
+const char *lp_record_file_provenance(const lp_record_file *file, const char *key);
 /* Entry i of the provenance, in the order of creation; false past the end. */
-bool lp_pair_file_provenance_at(const lp_pair_file *file, size_t i, lp_provenance_item *out);
+bool lp_record_file_provenance_at(const lp_record_file *file, size_t i, lp_provenance_item *out);
 
 #endif

@@ -1,4 +1,4 @@
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include "base/memory.h"
 
@@ -33,17 +33,17 @@ lp_status lp_identity_fail(const char *path, const lp_provenance_item *want, con
                    want->value, advice);
 }
 
-static lp_status same_identity(const lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
+static lp_status same_identity(const lp_record_file *file, const lp_record_file_spec *spec, lp_error *err) {
     for (size_t i = 0; i < spec->n_provenance; i++) {
         const lp_provenance_item *item = &spec->provenance[i];
-        const char *found = lp_pair_file_provenance(file, item->key);
+        const char *found = lp_record_file_provenance(file, item->key);
         if (item->identity && (!found || strcmp(found, item->value) != 0))
             return lp_identity_fail(file->path, item, found, spec->advice, err);
     }
     return LP_OK;
 }
 
-static lp_status same_field(const lp_pair_file *file, const lp_field *want, const lp_field *have, lp_error *err) {
+static lp_status same_field(const lp_record_file *file, const lp_field *want, const lp_field *have, lp_error *err) {
     if (strcmp(want->path, have->path) != 0)
         return lp_fail(err, LP_ERR_MISMATCH, "%s: expected dataset /%s, found /%s", file->path, want->path, have->path);
     bool same = want->type == have->type && want->n_dims == have->n_dims &&
@@ -62,19 +62,20 @@ static lp_status same_field(const lp_pair_file *file, const lp_field *want, cons
     return LP_OK;
 }
 
-static lp_status fail_row(const lp_pair_file *file, const lp_pair_file_spec *spec, const lp_table *want, int64_t row,
-                          const char *found, const char *expected, lp_error *err) {
+static lp_status fail_row(const lp_record_file *file, const lp_record_file_spec *spec, const lp_table *want,
+                          int64_t row, const char *found, const char *expected, lp_error *err) {
     return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s, row %lld: expected %.100s, found %.100s: %s", file->path, want->path,
                    (long long)row, expected, found, spec->advice ? spec->advice : default_advice);
 }
 
 /* A file whose pairs are others, or in another order, says so in its tables, whatever its provenance has. */
-static lp_status same_table(lp_pair_file *file, const lp_pair_file_spec *spec, const lp_table *want, lp_error *err) {
+static lp_status same_table(lp_record_file *file, const lp_record_file_spec *spec, const lp_table *want,
+                            lp_error *err) {
     char *block = NULL;
     int64_t n = 0;
     size_t bytes = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_pair_file_table(file, want->path, want->type, (void **)&block, &n, &bytes, err));
+    LP_TRY(lp_record_file_table(file, want->path, want->type, (void **)&block, &n, &bytes, err));
     size_t row_bytes = lp_field_type_bytes(want->type, bytes);
     for (int d = 1; d < want->n_dims; d++) row_bytes *= (size_t)want->dims[d];
     if (n < want->dims[0] || bytes != row_bytes)
@@ -99,7 +100,7 @@ out:
     return status;
 }
 
-lp_status lp_pair_file_compare(lp_pair_file *file, const lp_pair_file_spec *spec, lp_error *err) {
+lp_status lp_record_file_compare(lp_record_file *file, const lp_record_file_spec *spec, lp_error *err) {
     lp_status status = LP_OK;
     if (strcmp(file->format, spec->format) != 0)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);

@@ -1,4 +1,4 @@
-#include "store/pair_file_internal.h"
+#include "store/record_file_internal.h"
 
 #include "base/digest.h"
 #include "base/file.h"
@@ -10,7 +10,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, uint64_t *out, lp_error *err) {
+static lp_status pair_bytes_of(const char *path, const lp_record_file_spec *spec, uint64_t *out, lp_error *err) {
     uint64_t sum = LP_CHECKSUM_BYTES + 1;
     for (size_t i = 0; i < spec->n_fields; i++) {
         const lp_field *field = &spec->fields[i];
@@ -28,7 +28,7 @@ static lp_status pair_bytes_of(const char *path, const lp_pair_file_spec *spec, 
 }
 
 /* Better now than after hours: the data are allocated sparsely, so that HDF5 would notice only then. */
-static lp_status check_room(const char *path, const lp_pair_file_spec *spec, lp_error *err) {
+static lp_status check_room(const char *path, const lp_record_file_spec *spec, lp_error *err) {
     uint64_t bytes = 0;
     char *folder = NULL;
     lp_status status = LP_OK;
@@ -137,7 +137,7 @@ out:
     return status;
 }
 
-static lp_status make_journal(hid_t file, const lp_pair_file_spec *spec, const char *name, lp_error *err) {
+static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const char *name, lp_error *err) {
     lp_status status = LP_OK;
     uint8_t *zeros = NULL;
     const char **paths = NULL;
@@ -197,7 +197,8 @@ out:
     return status;
 }
 
-static lp_status fill(hid_t file, const lp_pair_file_spec *spec, lp_packing packing, const char *name, lp_error *err) {
+static lp_status fill(hid_t file, const lp_record_file_spec *spec, lp_packing packing, const char *name,
+                      lp_error *err) {
     lp_status status = LP_OK;
     hid_t root = H5Gopen2(file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_put_text(root, "format", spec->format, 0, name, err));
@@ -213,7 +214,7 @@ out:
 }
 
 /* Bytes that creation writes at once: tables, the journal's states, metadata. */
-static uint64_t dense_bytes_of(const lp_pair_file_spec *spec) {
+static uint64_t dense_bytes_of(const lp_record_file_spec *spec) {
     uint64_t sum = (uint64_t)spec->n_pairs + (64 << 10);
     for (size_t i = 0; i < spec->n_provenance; i++) sum += strlen(spec->provenance[i].value) + 512;
     sum += spec->n_fields * 1024;
@@ -235,7 +236,7 @@ static uint64_t dense_bytes_of(const lp_pair_file_spec *spec) {
     return sum;
 }
 
-lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_packing packing, lp_error *err) {
+lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec, lp_packing packing, lp_error *err) {
     lp_status status = LP_OK;
     lp_text temporary = {0};
     uint64_t bytes = 0;

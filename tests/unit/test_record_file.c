@@ -1,4 +1,4 @@
-/* The crash-safe pair file, in one process: written, read, continued, refused, and found out when damaged. */
+/* The crash-safe record file, in one process: written, read, continued, refused, and found out when damaged. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 #include "parallel/signals.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -50,17 +50,17 @@ static const lp_provenance_item provenance[] = {
     {"finished", "", false},
 };
 
-static lp_pair_file_spec spec_of_test(void) {
-    return (lp_pair_file_spec){.format = "latentpatch-test",
-                               .version = 1,
-                               .n_pairs = N_PAIRS,
-                               .fields = fields,
-                               .n_fields = N_FIELDS,
-                               .tables = tables,
-                               .n_tables = 2,
-                               .provenance = provenance,
-                               .n_provenance = 3,
-                               .advice = "make another"};
+static lp_record_file_spec spec_of_test(void) {
+    return (lp_record_file_spec){.format = "latentpatch-test",
+                                 .version = 1,
+                                 .n_pairs = N_PAIRS,
+                                 .fields = fields,
+                                 .n_fields = N_FIELDS,
+                                 .tables = tables,
+                                 .n_tables = 2,
+                                 .provenance = provenance,
+                                 .n_provenance = 3,
+                                 .advice = "make another"};
 }
 
 typedef struct {
@@ -80,47 +80,47 @@ static void fill(record *out, int64_t pair) {
     for (int i = 0; i < 5; i++) out->classes[i] = (uint8_t)(pair + i);
 }
 
-static lp_status put(lp_pair_file *file, int64_t pair, lp_error *err) {
+static lp_status put(lp_record_file *file, int64_t pair, lp_error *err) {
     record values;
     fill(&values, pair);
     const void *data[N_FIELDS] = {values.resid, &values.length, &values.number, values.text, values.classes};
-    return lp_pair_file_write(file, pair, data, err);
+    return lp_record_file_write(file, pair, data, err);
 }
 
-static void assert_pair(lp_pair_file *file, int64_t pair) {
+static void assert_pair(lp_record_file *file, int64_t pair) {
     record expected;
     lp_error err = {0};
     fill(&expected, pair);
-    if (lp_pair_file_load(file, pair, &err) != LP_OK) fail_msg("pair %lld: %s", (long long)pair, err.text);
-    assert_memory_equal(lp_pair_file_field(file, 0), expected.resid, sizeof expected.resid);
-    assert_memory_equal(lp_pair_file_field(file, 1), &expected.length, sizeof expected.length);
-    assert_memory_equal(lp_pair_file_field(file, 2), &expected.number, sizeof expected.number);
-    assert_memory_equal(lp_pair_file_field(file, 3), expected.text, TEXT);
-    assert_memory_equal(lp_pair_file_field(file, 4), expected.classes, 5);
+    if (lp_record_file_load(file, pair, &err) != LP_OK) fail_msg("pair %lld: %s", (long long)pair, err.text);
+    assert_memory_equal(lp_record_file_field(file, 0), expected.resid, sizeof expected.resid);
+    assert_memory_equal(lp_record_file_field(file, 1), &expected.length, sizeof expected.length);
+    assert_memory_equal(lp_record_file_field(file, 2), &expected.number, sizeof expected.number);
+    assert_memory_equal(lp_record_file_field(file, 3), expected.text, TEXT);
+    assert_memory_equal(lp_record_file_field(file, 4), expected.classes, 5);
 }
 
-static lp_pair_file *open_file(bool *created) {
-    lp_pair_file *file = NULL;
+static lp_record_file *open_file(bool *created) {
+    lp_record_file *file = NULL;
     lp_error err = {0};
-    lp_pair_file_spec spec = spec_of_test();
-    if (lp_pair_file_open(parallel, path, &spec, &file, created, &err) != LP_OK) fail_msg("%s", err.text);
+    lp_record_file_spec spec = spec_of_test();
+    if (lp_record_file_open(parallel, path, &spec, &file, created, &err) != LP_OK) fail_msg("%s", err.text);
     return file;
 }
 
-static lp_pair_file *open_for_reading(void) {
-    lp_pair_file *file = NULL;
+static lp_record_file *open_for_reading(void) {
+    lp_record_file *file = NULL;
     lp_error err = {0};
-    if (lp_pair_file_open_read(path, &file, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_record_file_open_read(path, &file, &err) != LP_OK) fail_msg("%s", err.text);
     return file;
 }
 
 static void make_with(int64_t n_written) {
     lp_error err = {0};
     unlink(path);
-    lp_pair_file *file = open_file(NULL);
+    lp_record_file *file = open_file(NULL);
     for (int64_t i = 0; i < n_written; i++)
         if (put(file, i, &err) != LP_OK) fail_msg("%s", err.text);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 static void written_is_read_back(void **state) {
@@ -128,32 +128,32 @@ static void written_is_read_back(void **state) {
     lp_error err = {0};
     bool created = false;
     unlink(path);
-    lp_pair_file *file = open_file(&created);
+    lp_record_file *file = open_file(&created);
     assert_true(created);
     for (int64_t i = 0; i < N_PAIRS; i += 2) assert_int_equal(put(file, i, &err), LP_OK);
-    assert_int_equal(lp_pair_file_n_done(file), 5);
-    assert_int_equal(lp_pair_file_note(file, "finished", "today", &err), LP_OK);
-    assert_int_equal(lp_pair_file_flush(file, &err), LP_OK);
-    lp_pair_file_close(file);
+    assert_int_equal(lp_record_file_n_done(file), 5);
+    assert_int_equal(lp_record_file_note(file, "finished", "today", &err), LP_OK);
+    assert_int_equal(lp_record_file_flush(file, &err), LP_OK);
+    lp_record_file_close(file);
 
     file = open_for_reading();
-    assert_int_equal(lp_pair_file_n_pairs(file), N_PAIRS);
-    assert_int_equal(lp_pair_file_n_done(file), 5);
-    assert_string_equal(lp_pair_file_format(file), "latentpatch-test");
+    assert_int_equal(lp_record_file_n_pairs(file), N_PAIRS);
+    assert_int_equal(lp_record_file_n_done(file), 5);
+    assert_string_equal(lp_record_file_format(file), "latentpatch-test");
     for (int64_t i = 0; i < N_PAIRS; i++) {
-        assert_int_equal(lp_pair_file_state(file)[i], i % 2 == 0);
+        assert_int_equal(lp_record_file_state(file)[i], i % 2 == 0);
         if (i % 2 == 0) assert_pair(file, i);
     }
-    assert_int_equal(lp_pair_file_load(file, 1, &err), LP_ERR_VALUE);
+    assert_int_equal(lp_record_file_load(file, 1, &err), LP_ERR_VALUE);
     assert_non_null(strstr(err.text, "pair 1 is not written yet"));
-    assert_string_equal(lp_pair_file_provenance(file, "model"), "sha256:abc");
-    assert_string_equal(lp_pair_file_provenance(file, "finished"), "today");
-    assert_null(lp_pair_file_provenance(file, "nothing"));
+    assert_string_equal(lp_record_file_provenance(file, "model"), "sha256:abc");
+    assert_string_equal(lp_record_file_provenance(file, "finished"), "today");
+    assert_null(lp_record_file_provenance(file, "nothing"));
     size_t index = 99;
-    assert_true(lp_pair_file_find(file, "runs/clean/resid_post", &index));
+    assert_true(lp_record_file_find(file, "runs/clean/resid_post", &index));
     assert_int_equal(index, 0);
-    assert_false(lp_pair_file_find(file, "runs/clean/other", &index));
-    const lp_field *field = lp_pair_file_describe(file, 0);
+    assert_false(lp_record_file_find(file, "runs/clean/other", &index));
+    const lp_field *field = lp_record_file_describe(file, 0);
     assert_int_equal(field->n_layers, 3);
     assert_int_equal(field->layers[2], 5);
     assert_string_equal(field->description, "block outputs");
@@ -168,22 +168,22 @@ static void written_is_read_back(void **state) {
     H5Fclose(handle);
     H5Pclose(access_list);
     double number = 0;
-    assert_int_equal(lp_pair_file_read(file, 4, 2, &number, &err), LP_OK);
+    assert_int_equal(lp_record_file_read(file, 4, 2, &number, &err), LP_OK);
     assert_true(number == 4.0 / 3);
     char *block = NULL;
     int64_t n = 0;
     size_t bytes = 0;
-    assert_int_equal(lp_pair_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&block, &n, &bytes, &err), LP_OK);
+    assert_int_equal(lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&block, &n, &bytes, &err), LP_OK);
     assert_int_equal(n, N_PAIRS);
     assert_int_equal(bytes, strlen("pair-é"));
     assert_memory_equal(block + 4 * bytes, "pair-é", bytes);
     lp_mem_free(block);
     double *found = NULL;
-    assert_int_equal(lp_pair_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&found, &n, &bytes, &err),
+    assert_int_equal(lp_record_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&found, &n, &bytes, &err),
                      LP_OK);
     assert_memory_equal(found, answers, sizeof answers);
     lp_mem_free(found);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 static void continued_where_it_ended(void **state) {
@@ -192,21 +192,21 @@ static void continued_where_it_ended(void **state) {
     bool created = true;
     int64_t n_bad = -1;
     make_with(4);
-    lp_pair_file *file = open_file(&created);
+    lp_record_file *file = open_file(&created);
     assert_false(created);
-    assert_int_equal(lp_pair_file_n_done(file), 4);
-    assert_int_equal(lp_pair_file_recheck(file, &n_bad, &err), LP_OK);
+    assert_int_equal(lp_record_file_n_done(file), 4);
+    assert_int_equal(lp_record_file_recheck(file, &n_bad, &err), LP_OK);
     assert_int_equal(n_bad, 0);
     for (int64_t i = 4; i < N_PAIRS; i++) assert_int_equal(put(file, i, &err), LP_OK);
     assert_int_equal(put(file, 0, &err), LP_OK);
-    assert_int_equal(lp_pair_file_forget(file, 7, &err), LP_OK);
-    lp_pair_file_close(file);
+    assert_int_equal(lp_record_file_forget(file, 7, &err), LP_OK);
+    lp_record_file_close(file);
     file = open_for_reading();
-    assert_int_equal(lp_pair_file_n_done(file), N_PAIRS - 1);
-    assert_int_equal(lp_pair_file_state(file)[7], 0);
+    assert_int_equal(lp_record_file_n_done(file), N_PAIRS - 1);
+    assert_int_equal(lp_record_file_state(file)[7], 0);
     for (int64_t i = 0; i < N_PAIRS; i++)
         if (i != 7) assert_pair(file, i);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 /* Same contents, written in another order and at another time: the same bytes. */
@@ -219,9 +219,9 @@ static void order_does_not_matter(void **state) {
     assert_int_equal(lp_sha256_of_file(path, first, &err), LP_OK);
     nanosleep(&(struct timespec){.tv_sec = 1, .tv_nsec = 50000000}, NULL);
     make_with(2);
-    lp_pair_file *file = open_file(NULL);
+    lp_record_file *file = open_file(NULL);
     for (int64_t i = N_PAIRS - 1; i >= 2; i--) assert_int_equal(put(file, i, &err), LP_OK);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     assert_int_equal(lp_sha256_of_file(path, second, &err), LP_OK);
     assert_string_equal(first, second);
 }
@@ -254,24 +254,24 @@ static void altered_pair_is_found(void **state) {
     byte ^= 4;
     assert_int_equal(pwrite(fd, &byte, 1, at), 1);
     close(fd);
-    lp_pair_file *file = open_for_reading();
-    assert_int_equal(lp_pair_file_load(file, 5, &err), LP_ERR_FORMAT);
+    lp_record_file *file = open_for_reading();
+    assert_int_equal(lp_record_file_load(file, 5, &err), LP_ERR_FORMAT);
     assert_non_null(strstr(err.text, "pair 5 does not fit its checksum: torn or altered"));
     assert_pair(file, 4);
     bool good = true;
-    assert_int_equal(lp_pair_file_verify(file, 5, &good, &err), LP_OK);
+    assert_int_equal(lp_record_file_verify(file, 5, &good, &err), LP_OK);
     assert_false(good);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     file = open_file(NULL);
     int64_t n_bad = 0;
-    assert_int_equal(lp_pair_file_recheck(file, &n_bad, &err), LP_OK);
+    assert_int_equal(lp_record_file_recheck(file, &n_bad, &err), LP_OK);
     assert_int_equal(n_bad, 1);
-    assert_int_equal(lp_pair_file_state(file)[5], 0);
+    assert_int_equal(lp_record_file_state(file)[5], 0);
     assert_int_equal(put(file, 5, &err), LP_OK);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     file = open_for_reading();
     for (int64_t i = 0; i < N_PAIRS; i++) assert_pair(file, i);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 static void mismatch_names_what_differs(void **state) {
@@ -299,7 +299,7 @@ static void mismatch_names_what_differs(void **state) {
     other_tables[1][1].data = other_answers;
     struct {
         const char *name;
-        lp_pair_file_spec spec;
+        lp_record_file_spec spec;
         const char *message;
     } cases[] = {
         {"model", spec_of_test(), "made with model sha256:abc, this job says sha256:def: make another"},
@@ -332,22 +332,22 @@ static void mismatch_names_what_differs(void **state) {
     cases[9].spec.tables = other_tables[0];
     cases[10].spec.tables = other_tables[1];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        lp_pair_file *file = NULL;
+        lp_record_file *file = NULL;
         lp_error err = {0};
-        lp_status status = lp_pair_file_open(parallel, path, &cases[i].spec, &file, NULL, &err);
+        lp_status status = lp_record_file_open(parallel, path, &cases[i].spec, &file, NULL, &err);
         if (status != LP_ERR_MISMATCH || !strstr(err.text, cases[i].message) || strstr(err.text, path) != err.text)
             fail_msg("%s: expected '%s', found %d '%s'", cases[i].name, cases[i].message, status, err.text);
         assert_null(file);
     }
     /* A provenance entry that is not part of the identity may change. */
     lp_provenance_item other_tool[] = {{"tool", "latentpatch 9", false}, {"model", "sha256:abc", true}};
-    lp_pair_file_spec spec = spec_of_test();
+    lp_record_file_spec spec = spec_of_test();
     spec.provenance = other_tool;
     spec.n_provenance = 2;
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     lp_error err = {0};
-    assert_int_equal(lp_pair_file_open(parallel, path, &spec, &file, NULL, &err), LP_OK);
-    lp_pair_file_close(file);
+    assert_int_equal(lp_record_file_open(parallel, path, &spec, &file, NULL, &err), LP_OK);
+    lp_record_file_close(file);
 }
 
 static void write_bytes(const char *name, const char *bytes, size_t size) {
@@ -364,21 +364,21 @@ static void cut_files_are_refused(void **state) {
     assert_int_equal(stat(path, &info), 0);
     for (off_t cut = info.st_size - 1; cut > 0; cut -= info.st_size / 23) {
         assert_int_equal(truncate(path, cut), 0);
-        lp_pair_file *file = NULL;
+        lp_record_file *file = NULL;
         lp_error err = {0};
-        lp_status status = lp_pair_file_open_read(path, &file, &err);
+        lp_status status = lp_record_file_open_read(path, &file, &err);
         if (status == LP_OK) fail_msg("cut at %lld of %lld: opened", (long long)cut, (long long)info.st_size);
         assert_true(strstr(err.text, path) == err.text);
     }
-    lp_pair_file *file = NULL;
+    lp_record_file *file = NULL;
     lp_error err = {0};
     write_bytes(path, "not a store at all", 18);
-    assert_int_not_equal(lp_pair_file_open_read(path, &file, &err), LP_OK);
-    lp_pair_file_spec spec = spec_of_test();
-    assert_int_not_equal(lp_pair_file_open(parallel, path, &spec, &file, NULL, &err), LP_OK);
+    assert_int_not_equal(lp_record_file_open_read(path, &file, &err), LP_OK);
+    lp_record_file_spec spec = spec_of_test();
+    assert_int_not_equal(lp_record_file_open(parallel, path, &spec, &file, NULL, &err), LP_OK);
     assert_true(strstr(err.text, path) == err.text);
     unlink(path);
-    assert_int_equal(lp_pair_file_open_read(path, &file, &err), LP_ERR_IO);
+    assert_int_equal(lp_record_file_open_read(path, &file, &err), LP_ERR_IO);
     assert_non_null(strstr(err.text, "No such file"));
 }
 
@@ -387,13 +387,13 @@ static void no_room_is_said(void **state) {
     (void)state;
     unlink(path);
     lp_error err = {0};
-    lp_pair_file *file = NULL;
-    lp_pair_file_spec spec = spec_of_test();
+    lp_record_file *file = NULL;
+    lp_record_file_spec spec = spec_of_test();
     struct rlimit old;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     struct rlimit small = {.rlim_cur = 100000, .rlim_max = old.rlim_max};
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
-    lp_status status = lp_pair_file_open(parallel, path, &spec, &file, NULL, &err);
+    lp_status status = lp_record_file_open(parallel, path, &spec, &file, NULL, &err);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(status, LP_ERR_IO);
     if (!strstr(err.text, path) || !strstr(err.text, "File too large")) fail_msg("found '%s'", err.text);
@@ -403,7 +403,7 @@ static void no_room_is_said(void **state) {
     assert_int_not_equal(access(temporary, F_OK), 0);
     spec.n_pairs = INT64_C(1) << 44;
     spec.n_tables = 0;
-    assert_int_equal(lp_pair_file_open(parallel, path, &spec, &file, NULL, &err), LP_ERR_IO);
+    assert_int_equal(lp_record_file_open(parallel, path, &spec, &file, NULL, &err), LP_ERR_IO);
     if (!strstr(err.text, "MB free")) fail_msg("found '%s'", err.text);
 }
 
@@ -412,7 +412,7 @@ static void failed_write_is_said(void **state) {
     (void)state;
     lp_error err = {0};
     unlink(path);
-    lp_pair_file *file = open_file(NULL);
+    lp_record_file *file = open_file(NULL);
     assert_int_equal(put(file, 0, &err), LP_OK);
     struct rlimit old;
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
@@ -425,12 +425,12 @@ static void failed_write_is_said(void **state) {
         !strstr(err.text, "write pair 8 of /runs/clean/resid_post: File too large"))
         fail_msg("found '%s'", err.text);
     assert_int_equal(put(file, 1, &err), LP_OK);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
     file = open_for_reading();
-    assert_int_equal(lp_pair_file_n_done(file), 2);
+    assert_int_equal(lp_record_file_n_done(file), 2);
     assert_pair(file, 0);
     assert_pair(file, 1);
-    lp_pair_file_close(file);
+    lp_record_file_close(file);
 }
 
 int main(int argc, char **argv) {
@@ -439,7 +439,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s\n", err.text);
         return 1;
     }
-    snprintf(folder, sizeof folder, "pair_file.XXXXXX");
+    snprintf(folder, sizeof folder, "record_file.XXXXXX");
     if (!mkdtemp(folder)) return 1;
     snprintf(path, sizeof path, "%s/test.store.h5", folder);
     const struct CMUnitTest tests[] = {

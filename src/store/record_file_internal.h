@@ -1,9 +1,9 @@
-/* The insides of lp_pair_file, for pair_file.c, pair_file_make.c and the store's administration. */
-#ifndef LP_STORE_PAIR_FILE_INTERNAL_H
-#define LP_STORE_PAIR_FILE_INTERNAL_H
+/* The insides of lp_record_file, for record_file.c, record_file_make.c and the store's administration. */
+#ifndef LP_STORE_RECORD_FILE_INTERNAL_H
+#define LP_STORE_RECORD_FILE_INTERNAL_H
 
 #include "parallel/communicator.h"
-#include "store/pair_file.h"
+#include "store/record_file.h"
 
 typedef struct {
     lp_field field;      /* path, description and layers owned */
@@ -16,7 +16,7 @@ typedef struct {
     hid_t space;  /* of the dataset; the selection in it is changed by every read and write */
 } lp_open_field;
 
-struct lp_pair_file {
+struct lp_record_file {
     const lp_parallel *parallel; /* NULL: opened by one process alone */
     bool writable;
     bool compressed; /* an archive: its fields have filters */
@@ -45,12 +45,12 @@ enum { LP_NOTE_BYTES = 64 };
  * LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */
 typedef enum { LP_PLAIN, LP_COMPRESSED } lp_packing;
 /* Makes the file whole under `path`; local to the calling rank. */
-lp_status lp_pair_file_make(const char *path, const lp_pair_file_spec *spec, lp_packing packing, lp_error *err);
-/* Opens a file that lp_pair_file_make made for writing by this process alone, over the plain driver: for files that are
- * made as a whole under a temporary name. */
-lp_status lp_pair_file_open_alone(const char *path, lp_pair_file **out, lp_error *err);
+lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec, lp_packing packing, lp_error *err);
+/* Opens a file that lp_record_file_make made for writing by this process alone, over the plain driver: for files that
+ * are made as a whole under a temporary name. */
+lp_status lp_record_file_open_alone(const char *path, lp_record_file **out, lp_error *err);
 /* Flushes and closes a file that was opened alone; the file is released in any case. */
-lp_status lp_pair_file_finish_alone(lp_pair_file *file, lp_error *err);
+lp_status lp_record_file_finish_alone(lp_record_file *file, lp_error *err);
 
 /* Attribute of a side table: SHA-256 of its bytes, in hexadecimal. */
 #define LP_TABLE_DIGEST "sha256"
@@ -67,7 +67,7 @@ typedef struct {
     lp_open_table *table; /* [n] */
     size_t n;
 } lp_open_tables;
-lp_status lp_pair_file_read_tables(lp_pair_file *file, lp_open_tables *out, lp_error *err);
+lp_status lp_record_file_read_tables(lp_record_file *file, lp_open_tables *out, lp_error *err);
 void lp_open_tables_release(lp_open_tables *tables);
 
 /* Makes `/provenance` from items [n]. */
