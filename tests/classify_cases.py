@@ -4,7 +4,7 @@ The expected values come from the classifiers' rules run by Python's own `re`, `
 
     classify_cases.py > tests/fixtures/classify_cases.jsonl      the committed cases
     classify_cases.py --random 50000 --seed 7 > cases.jsonl      more; then: test_classify cases.jsonl
-    classify_cases.py --letters                                  the table of src/patch/unicode_letters.h
+    classify_cases.py --letters                                  the table of src/pairs/unicode_letters.h
 """
 
 from __future__ import annotations

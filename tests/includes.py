@@ -10,16 +10,17 @@ from pathlib import Path
 BELOW: dict[str, set[str]] = {"base": set()}
 BELOW["model"] = {"base"}
 BELOW["token"] = {"base"}
+BELOW["pairs"] = {"base", "token"}
+BELOW["problems"] = {"base", "token", "pairs"}
 BELOW["backend"] = {"base", "model"}
 BELOW["nn"] = BELOW["backend"] | {"backend", "token"}
 BELOW["thought"] = BELOW["nn"] | {"nn"}
-BELOW["patch"] = BELOW["thought"] | {"thought"}
+BELOW["patch"] = BELOW["thought"] | {"thought", "pairs"}
 BELOW["parallel"] = {"base"}
 BELOW["store"] = BELOW["patch"] | {"patch", "parallel"}
-BELOW["pairs"] = BELOW["patch"] | {"patch"}
-BELOW["job"] = BELOW["pairs"] | {"pairs"}
-BELOW["stage"] = BELOW["store"] | {"store", "job", "pairs"}
-BELOW["cli"] = BELOW["stage"] | {"stage"}
+BELOW["job"] = BELOW["patch"] | {"patch"}
+BELOW["stage"] = BELOW["store"] | {"store", "job"}
+BELOW["cli"] = BELOW["stage"] | {"stage", "problems"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 MPI = re.compile(r"^\s*#\s*include\s*[<\"]mpi\.h[>\"]")

@@ -2,9 +2,9 @@
 #include "cli/arguments.h"
 
 #include "base/file.h"
-#include "pairs/pair_check.h"
-#include "pairs/pair_make.h"
-#include "pairs/pair_write.h"
+#include "problems/pair_check.h"
+#include "problems/pair_make.h"
+#include "problems/pair_write.h"
 
 #include <errno.h>
 

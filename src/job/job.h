@@ -9,8 +9,8 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "model/model.h"
+#include "pairs/classify.h"
 #include "pairs/pairs.h"
-#include "patch/classify.h"
 #include "patch/expand.h"
 #include "thought/protocol.h"
 

@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "patch/classify.h"
+#include "pairs/classify.h"
 
 #include <math.h>
 

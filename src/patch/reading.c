@@ -1,7 +1,7 @@
 #include "patch/reading.h"
 
 #include "base/memory.h"
-#include "patch/classify.h"
+#include "pairs/classify.h"
 
 /* Bytes in front of the first digit; the whole length where there is none. */
 static size_t first_digit(const lp_text *text) {

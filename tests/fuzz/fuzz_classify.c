@@ -1,5 +1,5 @@
 /* Fuzzes the outcome classifiers: any bytes are a text that a model may have written. */
-#include "patch/classify.h"
+#include "pairs/classify.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

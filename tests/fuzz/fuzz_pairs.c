@@ -1,9 +1,9 @@
 /* Fuzzes the readers of pair files, problem files and templates, and what is computed from them. The first byte
  * chooses the reader. */
-#include "pairs/pair_check.h"
-#include "pairs/pair_template.h"
-#include "pairs/pair_write.h"
-#include "pairs/problem_annotate.h"
+#include "problems/pair_check.h"
+#include "problems/pair_template.h"
+#include "problems/pair_write.h"
+#include "problems/problem_annotate.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -1,11 +1,13 @@
 include(${CMAKE_CURRENT_LIST_DIR}/fuzz.cmake)
 
-lp_unit_test(test_rational LINKS lp_pairs)
-lp_unit_test(test_pairs LINKS lp_pairs)
-lp_unit_test(test_pairs_graph LINKS lp_pairs)
-lp_unit_test(test_pairs_make LINKS lp_pairs)
-lp_unit_test(test_pairs_check LINKS lp_pairs)
-lp_fuzz_target(pairs LINKS lp_pairs)
+lp_unit_test(test_rational LINKS lp_problems)
+lp_unit_test(test_pairs LINKS lp_problems)
+lp_unit_test(test_pairs_graph LINKS lp_problems)
+lp_unit_test(test_pairs_make LINKS lp_problems)
+lp_unit_test(test_pairs_check LINKS lp_problems)
+lp_unit_test(test_classify LINKS lp_pairs)
+lp_fuzz_target(classify LINKS lp_pairs)
+lp_fuzz_target(pairs LINKS lp_problems)
 
 # The JSON Schema accepts what the program accepts (needs the jsonschema package), and every pair made from the outside
 # data is derived again by independent code.

@@ -3,10 +3,6 @@ include(${CMAKE_CURRENT_LIST_DIR}/fuzz.cmake)
 lp_unit_test(test_tokenizer LINKS lp_token)
 lp_fuzz_target(tokenizer LINKS lp_token)
 
-lp_unit_test(test_classify LINKS lp_token)
-target_sources(test_classify PRIVATE ${PROJECT_SOURCE_DIR}/src/patch/classify.c)
-lp_fuzz_target(classify LINKS lp_token SOURCES ${PROJECT_SOURCE_DIR}/src/patch/classify.c)
-
 # Random texts, compared with the `tokenizers` package where a Python has it.
 add_executable(tokenizer_driver unit/tokenizer_driver.c)
 target_link_libraries(tokenizer_driver PRIVATE lp_token)

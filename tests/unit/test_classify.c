@@ -3,7 +3,7 @@
  *
  *   test_classify [CASES.jsonl]      with another case file in place of the committed one
  */
-#include "patch/classify.h"
+#include "pairs/classify.h"
 
 #include "base/file.h"
 #include "base/json.h"

@@ -7,8 +7,8 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "pairs/pair_write.h"
 #include "pairs/pairs.h"
+#include "problems/pair_write.h"
 #include "unit/outside_data.h"
 
 #include <math.h>

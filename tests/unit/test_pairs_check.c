@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
-#include "pairs/pair_check.h"
+#include "problems/pair_check.h"
 #include "unit/outside_data.h"
 
 #define PAIR(id, question, answer, solution, corrupted, other, change)                                                 \

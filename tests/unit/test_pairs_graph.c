@@ -7,8 +7,8 @@
 
 #include <cmocka.h>
 
-#include "pairs/problem_annotate.h"
-#include "pairs/problem_graph.h"
+#include "problems/problem_annotate.h"
+#include "problems/problem_graph.h"
 
 static void numbers_of_questions(void **state) {
     (void)state;

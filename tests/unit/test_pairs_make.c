@@ -8,9 +8,9 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "pairs/pair_make.h"
-#include "pairs/pair_template.h"
-#include "pairs/pair_write.h"
+#include "problems/pair_make.h"
+#include "problems/pair_template.h"
+#include "problems/pair_write.h"
 #include "unit/outside_data.h"
 
 #include <unistd.h>

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "pairs/rational.h"
+#include "problems/rational.h"
 
 static void check_value(const char *what, lp_rational found, int64_t n, int64_t d) {
     if (found.n != n || found.d != d)

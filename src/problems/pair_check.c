@@ -1,0 +1,418 @@
+#include "problems/pair_check.h"
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "problems/pair_overlap.h"
+#include "problems/pair_write.h"
+
+#include <math.h>
+
+static const struct {
+    const char *name, *meaning;
+} defects[LP_N_DEFECTS] = {
+    [LP_DEFECT_REPEATED_ID] = {"repeated-id", "the id occurred before"},
+    [LP_DEFECT_REPEATED_PAIR] = {"repeated-pair", "both questions occurred before as a pair"},
+    [LP_DEFECT_REPEATED_QUESTION] = {"repeated-question", "the clean question occurred before, from another source"},
+    [LP_DEFECT_EMPTY_QUESTION] = {"empty-question", "a question has no text"},
+    [LP_DEFECT_MISSING_ANSWER] = {"missing-answer", "an answer is missing"},
+    [LP_DEFECT_EQUAL_ANSWERS] = {"equal-answers", "both sides have the same answer"},
+    [LP_DEFECT_CUT_ANSWER] = {"cut-answer", "the clean answer was cut at its thousands comma"},
+    [LP_DEFECT_CLEAN_ANSWER] = {"clean-answer", "the clean answer is not its worked solution's"},
+    [LP_DEFECT_CORRUPTED_ANSWER] = {"corrupted-answer", "the corrupted answer is not what the changed number gives"},
+    [LP_DEFECT_NEGATIVE_ANSWER] = {"negative-answer", "the corrupted answer is negative"},
+    [LP_DEFECT_SPLIT_NUMBER] = {"split-number", "the change is inside a number: before its decimals or thousands"},
+    [LP_DEFECT_SPLIT_FRACTION] = {"split-fraction", "the change is inside a fraction, a ratio or a time"},
+    [LP_DEFECT_OTHER_CHANGE] = {"other-change", "the questions differ in other than the stated change"},
+    [LP_DEFECT_UNUSED_CHANGE] = {"unused-change", "the questions are the same"},
+    [LP_DEFECT_TOKEN_COUNT] = {"token-count", "the two questions differ in their number of tokens"},
+    [LP_DEFECT_TOO_LONG] = {"too-long", "a question has more tokens than allowed"},
+    [LP_DEFECT_IN_TRAINING] = {"in-training", "the question is close to one of the training file"},
+    [LP_NOTE_UNVERIFIED] = {"unverified", "the corrupted answer cannot be recomputed"},
+    [LP_NOTE_FRACTIONAL_ANSWER] = {"fractional-answer", "an answer is not whole"},
+    [LP_NOTE_TOKEN_COUNT] = {"token-count", "the two questions differ in their number of tokens"},
+};
+
+const char *lp_defect_name(lp_defect defect) {
+    return defects[defect].name;
+}
+
+typedef struct {
+    const lp_pair_set *set;
+    const lp_check_options *options;
+    lp_check_report *report;
+    lp_graph graph;
+    lp_recomputed changed;
+} checker;
+
+static void mark(checker *c, size_t i, lp_defect defect) {
+    lp_check_report *report = c->report;
+    if (report->found[i] & 1u << defect) return;
+    report->found[i] |= 1u << defect;
+    if (report->counts[defect]++ == 0) report->first[defect] = i;
+}
+
+bool lp_check_is_sound(const lp_check_report *report, size_t i) {
+    uint32_t fatal = (1u << LP_N_REAL_DEFECTS) - 1;
+    if (report->unverified == LP_UNVERIFIED_REFUSE) fatal |= 1u << LP_NOTE_UNVERIFIED;
+    return (report->found[i] & fatal) == 0;
+}
+
+/* ---- repeats ---- */
+
+typedef struct {
+    const lp_pair *pair;
+    size_t index;
+} ordered_pair;
+
+static int by_place(const ordered_pair *a, const ordered_pair *b) {
+    return a->index < b->index ? -1 : a->index > b->index;
+}
+static int compare_ids(const void *a, const void *b) {
+    const ordered_pair *left = a, *right = b;
+    int order = strcmp(left->pair->id, right->pair->id);
+    return order != 0 ? order : by_place(left, right);
+}
+static int compare_questions(const void *a, const void *b) {
+    const ordered_pair *left = a, *right = b;
+    int order = strcmp(left->pair->clean.question, right->pair->clean.question);
+    return order != 0 ? order : by_place(left, right);
+}
+static int compare_pairs(const void *a, const void *b) {
+    const ordered_pair *left = a, *right = b;
+    int order = strcmp(left->pair->clean.question, right->pair->clean.question);
+    if (order == 0) order = strcmp(left->pair->corrupted.question, right->pair->corrupted.question);
+    return order != 0 ? order : by_place(left, right);
+}
+
+static lp_status find_repeats(checker *c, lp_error *err) {
+    lp_status status = LP_OK;
+    ordered_pair *order = NULL;
+    size_t n = c->set->n;
+    LP_TRY(lp_mem_new(&order, n, sizeof *order, "order of pairs", err));
+    for (size_t i = 0; i < n; i++) order[i] = (ordered_pair){&c->set->pairs[i], i};
+    qsort(order, n, sizeof *order, compare_ids);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(order[i - 1].pair->id, order[i].pair->id) == 0) mark(c, order[i].index, LP_DEFECT_REPEATED_ID);
+    qsort(order, n, sizeof *order, compare_pairs);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(order[i - 1].pair->clean.question, order[i].pair->clean.question) == 0 &&
+            strcmp(order[i - 1].pair->corrupted.question, order[i].pair->corrupted.question) == 0)
+            mark(c, order[i].index, LP_DEFECT_REPEATED_PAIR);
+    qsort(order, n, sizeof *order, compare_questions);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(order[i - 1].pair->clean.question, order[i].pair->clean.question) == 0 &&
+            strcmp(order[i - 1].pair->source, order[i].pair->source) != 0)
+            mark(c, order[i].index, LP_DEFECT_REPEATED_QUESTION);
+out:
+    lp_mem_free(order);
+    return status;
+}
+
+/* ---- the change ---- */
+
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+/* The place of the stated change: where putting `to` for `from` turns clean into corrupted; SIZE_MAX: nowhere. */
+static size_t place_of_change(const lp_pair *pair) {
+    const char *clean = pair->clean.question, *corrupted = pair->corrupted.question;
+    size_t from = strlen(pair->change_from), to = strlen(pair->change_to);
+    for (const char *at = from > 0 ? strstr(clean, pair->change_from) : NULL; at;
+         at = strstr(at + 1, pair->change_from)) {
+        size_t before = (size_t)(at - clean);
+        if (strlen(corrupted) + from == strlen(clean) + to && memcmp(clean, corrupted, before) == 0 &&
+            memcmp(corrupted + before, pair->change_to, to) == 0 && strcmp(at + from, corrupted + before + to) == 0)
+            return before;
+    }
+    return SIZE_MAX;
+}
+
+/* The bytes around text[at..at+length) join it to further digits, by one of `joints` or directly. */
+static bool is_joined(const char *text, size_t at, size_t length, const char *joints) {
+    const char *after = text + at + length;
+    bool left =
+        at > 0 && (is_digit(text[at - 1]) || (at > 1 && strchr(joints, text[at - 1]) && is_digit(text[at - 2])));
+    return left || is_digit(after[0]) || (after[0] && strchr(joints, after[0]) && is_digit(after[1]));
+}
+
+/* How many changes are stated ("3; 40" are two). */
+static size_t count_changes(const char *text) {
+    size_t n = 1;
+    for (const char *at = strstr(text, "; "); at; at = strstr(at + 2, "; ")) n++;
+    return n;
+}
+
+static void check_change(checker *c, size_t i) {
+    const lp_pair *pair = &c->set->pairs[i];
+    if (strcmp(pair->clean.question, pair->corrupted.question) == 0) {
+        mark(c, i, LP_DEFECT_UNUSED_CHANGE);
+        return;
+    }
+    size_t n_stated = 1, n_changed = 0;
+    if (pair->change_from && pair->change_to) {
+        size_t at = place_of_change(pair);
+        if (at != SIZE_MAX) {
+            const char *text = pair->clean.question;
+            size_t length = strlen(pair->change_from);
+            if (is_joined(text, at, length, ".,") || (at > 0 && text[at - 1] == '.'))
+                mark(c, i, LP_DEFECT_SPLIT_NUMBER);
+            else if (is_joined(text, at, length, "/:"))
+                mark(c, i, LP_DEFECT_SPLIT_FRACTION);
+            return;
+        }
+        n_stated = count_changes(pair->change_from);
+    }
+    lp_graph *graph = &c->graph;
+    graph->question = pair->clean.question;
+    graph->question_length = strlen(pair->clean.question);
+    lp_numbers_find(graph->question, graph->question_length, LP_TEXT_QUESTION, &graph->numbers);
+    bool alike = lp_graph_take_variant(graph, pair->corrupted.question, &c->changed) == LP_REASON_NONE;
+    for (size_t k = 0; alike && k < graph->numbers.n; k++)
+        n_changed += !lp_rational_equal(graph->numbers.items[k].value, c->changed.numbers[k].value);
+    bool stated_once = n_stated == 1 && pair->change_from;
+    if (!alike || n_changed != n_stated || stated_once) mark(c, i, LP_DEFECT_OTHER_CHANGE);
+}
+
+/* ---- answers ---- */
+
+static bool same_number(double a, double b) {
+    return fabs(a - b) <= 1e-9 * fmax(1.0, fabs(b));
+}
+
+static void check_answers(checker *c, size_t i) {
+    const lp_pair *pair = &c->set->pairs[i];
+    double clean = pair->clean.answer, corrupted = pair->corrupted.answer;
+    if (isnan(clean) || isnan(corrupted)) mark(c, i, LP_DEFECT_MISSING_ANSWER);
+    if (clean == corrupted) mark(c, i, LP_DEFECT_EQUAL_ANSWERS);
+    if (corrupted < 0) mark(c, i, LP_DEFECT_NEGATIVE_ANSWER);
+    if ((!isnan(clean) && clean != floor(clean)) || (!isnan(corrupted) && corrupted != floor(corrupted)))
+        mark(c, i, LP_NOTE_FRACTIONAL_ANSWER);
+    lp_rational stated = {0, 1};
+    if (!pair->clean.solution || isnan(clean) || !lp_solution_answer(pair->clean.solution, &stated)) return;
+    if (same_number(clean, lp_rational_to_double(stated))) return;
+    /* 1,234 read as 1: what is left of the first comma. */
+    double cut = lp_rational_to_double(stated);
+    while (fabs(cut) >= 1000) cut = trunc(cut / 1000);
+    mark(c, i, cut == clean ? LP_DEFECT_CUT_ANSWER : LP_DEFECT_CLEAN_ANSWER);
+}
+
+/* Recomputes the corrupted answer from the clean solution and the changed numbers. */
+static void check_derivation(checker *c, size_t i) {
+    const lp_pair *pair = &c->set->pairs[i];
+    lp_rational answer = {0, 1};
+    bool known =
+        pair->clean.solution && !isnan(pair->corrupted.answer) && lp_solution_answer(pair->clean.solution, &answer);
+    lp_reason reason =
+        known ? lp_graph_build(pair->clean.question, pair->clean.solution, answer, &c->graph) : LP_REASON_NO_ANSWER;
+    if (reason == LP_REASON_CONDITIONAL) reason = LP_REASON_NONE;
+    if (reason == LP_REASON_NONE) {
+        lp_graph_unchanged(&c->graph, &c->changed);
+        reason = lp_graph_take_variant(&c->graph, pair->corrupted.question, &c->changed);
+    }
+    if (reason == LP_REASON_NONE) reason = lp_graph_recompute(&c->graph, &c->changed);
+    if (reason == LP_REASON_NONE && !lp_graph_equations_hold(&c->graph, c->changed.places))
+        reason = LP_REASON_TEXT_EQUATION;
+    c->report->recomputed[i] = reason == LP_REASON_NONE ? lp_rational_to_double(c->changed.answer) : NAN;
+    if (reason != LP_REASON_NONE)
+        mark(c, i, LP_NOTE_UNVERIFIED);
+    else if (same_number(pair->corrupted.answer, c->report->recomputed[i]))
+        c->report->n_verified++;
+    else
+        mark(c, i, LP_DEFECT_CORRUPTED_ANSWER);
+}
+
+/* ---- tokens ---- */
+
+static lp_status check_tokens(checker *c, size_t i, lp_token_list *list, lp_error *err) {
+    const lp_check_options *options = c->options;
+    const lp_pair *pair = &c->set->pairs[i];
+    lp_status status = LP_OK;
+    for (size_t t = 0; t < options->n_tokenizers; t++) {
+        const char *const texts[] = {pair->clean.question, pair->corrupted.question};
+        size_t counts[2];
+        for (size_t k = 0; k < 2; k++) {
+            list->n = 0;
+            LP_TRY(lp_tokenizer_encode(options->tokenizers[t].tokenizer, texts[k], strlen(texts[k]),
+                                       LP_TOKENS_WITH_SPECIAL, list, err));
+            counts[k] = list->n;
+            lp_check_report *report = c->report;
+            if (list->n > report->max_tokens[t]) report->max_tokens[t] = list->n;
+            if (list->n < report->min_tokens[t] || report->min_tokens[t] == 0) report->min_tokens[t] = list->n;
+            if (options->max_tokens > 0 && list->n > options->max_tokens) mark(c, i, LP_DEFECT_TOO_LONG);
+        }
+        if (counts[0] != counts[1])
+            mark(c, i, options->tokens == LP_TOKENS_EQUAL ? LP_DEFECT_TOKEN_COUNT : LP_NOTE_TOKEN_COUNT);
+    }
+out:
+    return status;
+}
+
+static lp_status check_training(checker *c, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_overlap *overlap = NULL;
+    if (!c->options->training_path) return LP_OK;
+    LP_TRY(lp_overlap_load(c->options->training_path, c->options->training_format, &overlap, err));
+    for (size_t i = 0; i < c->set->n; i++)
+        if (lp_overlap_is_close(overlap, c->set->pairs[i].clean.question)) mark(c, i, LP_DEFECT_IN_TRAINING);
+out:
+    lp_overlap_free(overlap);
+    return status;
+}
+
+/* ---- all ---- */
+
+void lp_check_release(lp_check_report *report) {
+    lp_mem_free(report->found);
+    lp_mem_free(report->recomputed);
+    *report = (lp_check_report){0};
+}
+
+static bool is_blank(const char *text) {
+    return text[strspn(text, " \t\n\r\f\v")] == 0;
+}
+
+lp_status lp_pairs_check(const lp_pair_set *set, const lp_check_options *options, lp_check_report *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_check_report report = {.n = set->n, .unverified = options->unverified};
+    lp_token_list list = {0};
+    checker *c = NULL;
+    LP_TRY(lp_mem_new(&c, 1, sizeof *c, "pair checker", err));
+    LP_TRY(lp_mem_new(&report.found, set->n, sizeof *report.found, "defects", err));
+    LP_TRY(lp_mem_new(&report.recomputed, set->n, sizeof *report.recomputed, "recomputed answers", err));
+    c->set = set;
+    c->options = options;
+    c->report = &report;
+    LP_TRY(find_repeats(c, err));
+    for (size_t i = 0; i < set->n; i++) {
+        if (is_blank(set->pairs[i].clean.question) || is_blank(set->pairs[i].corrupted.question))
+            mark(c, i, LP_DEFECT_EMPTY_QUESTION);
+        check_change(c, i);
+        check_answers(c, i);
+        check_derivation(c, i);
+        LP_TRY(check_tokens(c, i, &list, err));
+    }
+    LP_TRY(check_training(c, err));
+    for (size_t i = 0; i < set->n; i++) report.n_sound += lp_check_is_sound(&report, i);
+    *out = report;
+    report = (lp_check_report){0};
+out:
+    lp_token_list_release(&list);
+    lp_check_release(&report);
+    lp_mem_free(c);
+    return status;
+}
+
+lp_status lp_check_print(const lp_pair_set *set, const lp_check_options *options, const lp_check_report *report,
+                         lp_text *out, lp_error *err) {
+    static const char *const formats[] = {"latentpatch-pairs", "original", "original, flat"};
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "%zu pairs (%s), %zu sound\n", set->n, formats[set->format], report->n_sound));
+    if (set->n_unpaired > 0)
+        LP_TRY(lp_text_format(out, err, "%zu rows of no pair were passed over\n", set->n_unpaired));
+    LP_TRY(lp_text_format(out, err, "%-18s %6s  %-16s %s\n", "defect", "pairs", "first", "meaning"));
+    for (int d = 0; d < LP_N_DEFECTS; d++) {
+        if (report->counts[d] == 0) continue;
+        bool note = d >= LP_N_REAL_DEFECTS && !(d == LP_NOTE_UNVERIFIED && report->unverified == LP_UNVERIFIED_REFUSE);
+        LP_TRY(lp_text_format(out, err, "%-18s %6zu  %-16.60s %s%s\n", defects[d].name, report->counts[d],
+                              set->pairs[report->first[d]].id, note ? "note: " : "", defects[d].meaning));
+    }
+    LP_TRY(lp_text_format(out, err, "%-18s %6zu\n", "verified", report->n_verified));
+    for (size_t t = 0; t < options->n_tokenizers; t++)
+        LP_TRY(lp_text_format(out, err, "%s: %zu to %zu tokens a question\n", options->tokenizers[t].name,
+                              report->min_tokens[t], report->max_tokens[t]));
+out:
+    return status;
+}
+
+/* A CSV field, quoted where it has to be. */
+static lp_status print_field(const char *text, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    if (!strpbrk(text, ",\"\n\r")) return lp_text_add(out, text, strlen(text), err);
+    LP_TRY(lp_text_add(out, "\"", 1, err));
+    for (; *text; text++) LP_TRY(lp_text_add(out, *text == '"' ? "\"\"" : text, *text == '"' ? 2 : 1, err));
+    LP_TRY(lp_text_add(out, "\"", 1, err));
+out:
+    return status;
+}
+
+lp_status lp_check_list(const lp_pair_set *set, const lp_check_report *report, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "element,id,sound,defects,corrupted_answer,recomputed\n"));
+    for (size_t i = 0; i < set->n; i++) {
+        const char *separator = "";
+        LP_TRY(lp_text_format(out, err, "%zu,", set->pairs[i].place));
+        LP_TRY(print_field(set->pairs[i].id, out, err));
+        LP_TRY(lp_text_format(out, err, ",%d,", lp_check_is_sound(report, i) ? 1 : 0));
+        for (int d = 0; d < LP_N_DEFECTS; d++) {
+            if (!(report->found[i] & 1u << d)) continue;
+            LP_TRY(lp_text_format(out, err, "%s%s", separator, defects[d].name));
+            separator = " ";
+        }
+        LP_TRY(lp_text_add(out, ",", 1, err));
+        if (!isnan(set->pairs[i].corrupted.answer))
+            LP_TRY(lp_text_format(out, err, "%.15g", set->pairs[i].corrupted.answer));
+        LP_TRY(lp_text_add(out, ",", 1, err));
+        if (!isnan(report->recomputed[i])) LP_TRY(lp_text_format(out, err, "%.15g", report->recomputed[i]));
+        LP_TRY(lp_text_add(out, "\n", 1, err));
+    }
+out:
+    return status;
+}
+
+/* ---- fixing ---- */
+
+static lp_status print_value(const cJSON *node, lp_text *out, lp_error *err) {
+    char *text = cJSON_PrintUnformatted(node);
+    if (!text) return lp_fail(err, LP_ERR_MEMORY, "out of memory while writing JSON");
+    lp_status status = lp_text_add(out, text, strlen(text), err);
+    cJSON_free(text);
+    return status;
+}
+
+/* Our own file again, without the pairs that are not sound. */
+static lp_status fix_own(const lp_check_report *report, const lp_json *root, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    const cJSON *member = NULL, *pair = NULL;
+    size_t i = 0, n = 0;
+    LP_TRY(lp_text_add(out, "{", 1, err));
+    cJSON_ArrayForEach(member, root->node) {
+        if (strcmp(member->string, "pairs") == 0) continue;
+        LP_TRY(lp_json_quote(member->string, out, err));
+        LP_TRY(lp_text_add(out, ": ", 2, err));
+        LP_TRY(print_value(member, out, err));
+        LP_TRY(lp_text_add(out, ", ", 2, err));
+    }
+    LP_TRY(lp_text_format(out, err, "\"pairs\": ["));
+    cJSON_ArrayForEach(pair, cJSON_GetObjectItemCaseSensitive(root->node, "pairs")) {
+        if (!lp_check_is_sound(report, i++)) continue;
+        LP_TRY(lp_text_format(out, err, "%s\n  ", n++ > 0 ? "," : ""));
+        LP_TRY(print_value(pair, out, err));
+    }
+    LP_TRY(lp_text_add(out, "\n]}\n", 4, err));
+out:
+    return status;
+}
+
+lp_status lp_check_fix(const lp_pair_set *set, const lp_check_report *report, const char *name, const char *text,
+                       size_t size, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    cJSON *document = NULL;
+    lp_pair_set sound = {0};
+    if (set->format == LP_PAIRS_OWN) {
+        lp_json root;
+        LP_TRY(lp_json_parse(text, size, name, &document, &root, err));
+        LP_TRY(fix_own(report, &root, out, err));
+    } else {
+        const char *slash = strrchr(name, '/');
+        LP_TRY(lp_mem_new(&sound.pairs, set->n, sizeof *sound.pairs, "sound pairs", err));
+        for (size_t i = 0; i < set->n; i++)
+            if (lp_check_is_sound(report, i)) sound.pairs[sound.n++] = set->pairs[i]; /* borrowed */
+        lp_pairs_print_options print = {.source = slash ? slash + 1 : name, .seed = -1};
+        LP_TRY(lp_pairs_print(&sound, &print, out, err));
+    }
+out:
+    lp_mem_free(sound.pairs);
+    cJSON_Delete(document);
+    return status;
+}

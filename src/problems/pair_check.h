@@ -1,0 +1,77 @@
+/* Checking a pair file: the defects that spoilt earlier pair sets, found pair by pair.
+ *
+ * A defect makes a pair unfit and is left out by `--fix`; a note is worth knowing. What the worked solution allows is
+ * recomputed (problem_graph.h); a pair without one, or with one that cannot be followed, is noted as unverified. */
+#ifndef LP_PROBLEMS_PAIR_CHECK_H
+#define LP_PROBLEMS_PAIR_CHECK_H
+
+#include "problems/pair_options.h"
+
+typedef enum {
+    LP_DEFECT_REPEATED_ID,
+    LP_DEFECT_REPEATED_PAIR,
+    LP_DEFECT_REPEATED_QUESTION,
+    LP_DEFECT_EMPTY_QUESTION,
+    LP_DEFECT_MISSING_ANSWER,
+    LP_DEFECT_EQUAL_ANSWERS,
+    LP_DEFECT_CUT_ANSWER,
+    LP_DEFECT_CLEAN_ANSWER,
+    LP_DEFECT_CORRUPTED_ANSWER,
+    LP_DEFECT_NEGATIVE_ANSWER,
+    LP_DEFECT_SPLIT_NUMBER,
+    LP_DEFECT_SPLIT_FRACTION,
+    LP_DEFECT_OTHER_CHANGE,
+    LP_DEFECT_UNUSED_CHANGE,
+    LP_DEFECT_TOKEN_COUNT,
+    LP_DEFECT_TOO_LONG,
+    LP_DEFECT_IN_TRAINING,
+    LP_NOTE_UNVERIFIED,
+    LP_NOTE_FRACTIONAL_ANSWER,
+    LP_NOTE_TOKEN_COUNT,
+    LP_N_DEFECTS,
+    LP_N_REAL_DEFECTS = LP_NOTE_UNVERIFIED
+} lp_defect;
+
+const char *lp_defect_name(lp_defect defect); /* "repeated-id" */
+
+typedef enum { LP_UNVERIFIED_ALLOW, LP_UNVERIFIED_REFUSE } lp_unverified_rule;
+
+typedef struct {
+    lp_named_tokenizer tokenizers[LP_MAX_TOKENIZERS];
+    size_t n_tokenizers;
+    lp_tokens_rule tokens;     /* EQUAL: different counts are a defect, otherwise a note */
+    size_t max_tokens;         /* of a question, in any of the tokenizers; 0: no limit */
+    const char *training_path; /* questions that no pair may come close to; NULL: not checked */
+    lp_source_format training_format;
+    lp_unverified_rule unverified; /* REFUSE: unverified pairs are not sound */
+} lp_check_options;
+
+typedef struct {
+    uint32_t *found;    /* [n], bit d: the pair has defect or note d; owned */
+    double *recomputed; /* [n], the corrupted answer that the changed number gives; NaN: unverified; owned */
+    size_t n, n_sound;
+    size_t counts[LP_N_DEFECTS];
+    size_t first[LP_N_DEFECTS];                                          /* index of the first pair that has it */
+    size_t n_verified;                                                   /* recomputed, and equal */
+    size_t min_tokens[LP_MAX_TOKENIZERS], max_tokens[LP_MAX_TOKENIZERS]; /* over both sides of all pairs */
+    lp_unverified_rule unverified;
+} lp_check_report;
+
+/* Fails when the training file cannot be read. set is from lp_pairs_load under LP_PAIRS_AUDIT. */
+lp_status lp_pairs_check(const lp_pair_set *set, const lp_check_options *options, lp_check_report *out, lp_error *err);
+void lp_check_release(lp_check_report *report);
+
+bool lp_check_is_sound(const lp_check_report *report, size_t i);
+/* Adds the table: one line a defect with its count and the first pair that has it. */
+lp_status lp_check_print(const lp_pair_set *set, const lp_check_options *options, const lp_check_report *report,
+                         lp_text *out, lp_error *err);
+
+/* Adds one CSV line a pair: its element of the file, id, defects and notes, the stated and the recomputed answer. */
+lp_status lp_check_list(const lp_pair_set *set, const lp_check_report *report, lp_text *out, lp_error *err);
+
+/* Adds a file of our own format with the sound pairs: of our own file (text) as they are, with everything that stands
+ * beside them; of the original's, converted. */
+lp_status lp_check_fix(const lp_pair_set *set, const lp_check_report *report, const char *name, const char *text,
+                       size_t size, lp_text *out, lp_error *err);
+
+#endif

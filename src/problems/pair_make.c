@@ -1,0 +1,520 @@
+#include "problems/pair_make.h"
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "problems/pair_template.h"
+#include "problems/pair_write.h"
+#include "problems/problem_annotate.h"
+
+/* Streams of random numbers, so that one choice never shifts another. */
+enum { STREAM_NUMBER = 0x7061, STREAM_VALUE, STREAM_SELECT, STREAM_SPLIT };
+enum { MAX_UNITS = 19, MAX_PER_PROBLEM = 16 };
+
+typedef struct {
+    const lp_make_options *options;
+    lp_made *made;
+    lp_graph graph;
+    lp_recomputed changed;
+    lp_text question, solution, extra, annotated; /* reused */
+    size_t capacity;                              /* of made->set.pairs */
+    char *prefix, *file_name;
+    size_t source; /* the first record with the question at hand: variants of one question have one source */
+} maker;
+
+static lp_status log_rejected(const maker *m, const lp_problem *problem, const char *number, const char *to,
+                              lp_reason reason, lp_error *err) {
+    lp_text *out = m->options->rejected;
+    lp_status status = LP_OK;
+    if (!out) return LP_OK;
+    LP_TRY(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
+    if (number) {
+        LP_TRY(lp_text_format(out, err, ", \"from\": "));
+        LP_TRY(lp_json_quote(number, out, err));
+    }
+    if (to) {
+        LP_TRY(lp_text_format(out, err, ", \"to\": "));
+        LP_TRY(lp_json_quote(to, out, err));
+    }
+    /* The recomputed solution lets a reader see whose answer is right. */
+    if (reason == LP_REASON_OTHER_ANSWER) {
+        LP_TRY(lp_text_format(out, err, ", \"solution\": "));
+        LP_TRY(lp_json_quote(lp_text_get(&m->solution), out, err));
+    }
+    LP_TRY(lp_text_add(out, "}\n", 2, err));
+out:
+    return status;
+}
+
+static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, ", \"graph\": ["));
+    for (int s = 0; s < graph->n_steps; s++) {
+        const lp_step *step = &graph->steps[s];
+        char *equation = NULL;
+        LP_TRY(lp_mem_text(&equation, graph->solution + step->expression_at, step->expression_length, err));
+        status = lp_text_format(out, err, "%s{\"equation\": ", s > 0 ? ", " : "");
+        if (status == LP_OK) status = lp_json_quote(equation, out, err);
+        lp_mem_free(equation);
+        LP_TRY(status);
+        LP_TRY(lp_text_format(out, err, ", \"clean\": \""));
+        LP_TRY(lp_rational_print(step->result, 0, LP_COMMAS_NO, out, err));
+        LP_TRY(lp_text_format(out, err, "\", \"corrupted\": \""));
+        LP_TRY(lp_rational_print(changed->steps[s], 0, LP_COMMAS_NO, out, err));
+        LP_TRY(lp_text_format(out, err, "\", \"uses\": "));
+        LP_TRY(lp_graph_uses(graph, s, out, err));
+        LP_TRY(lp_text_add(out, "}", 1, err));
+    }
+    LP_TRY(lp_text_add(out, "]", 1, err));
+out:
+    return status;
+}
+
+static lp_status copy(const char *text, char **out, lp_error *err) {
+    return lp_mem_text(out, text, strlen(text), err);
+}
+
+/* Adds the pair whose new texts are in m->question and m->solution. */
+static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const char *from, const char *to,
+                          lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_set *set = &m->made->set;
+    lp_text *extra = &m->extra;
+    lp_text text = {0};
+    LP_TRY(lp_mem_grow(&set->pairs, &m->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
+    lp_pair *pair = &set->pairs[set->n];
+    *pair = (lp_pair){.n_steps = m->graph.n_steps, .place = problem->index};
+    set->n++;
+    LP_TRY(lp_text_format(&text, err, "%s-%05zu", m->prefix, problem->index));
+    if (nth > 0) LP_TRY(lp_text_format(&text, err, "-%zu", nth + 1));
+    LP_TRY(copy(lp_text_get(&text), &pair->id, err));
+    lp_text_clear(&text);
+    LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, m->source));
+    LP_TRY(copy(lp_text_get(&text), &pair->source, err));
+    LP_TRY(copy(problem->question, &pair->clean.question, err));
+    LP_TRY(copy(m->graph.solution, &pair->clean.solution, err));
+    LP_TRY(copy(lp_text_get(&m->question), &pair->corrupted.question, err));
+    LP_TRY(copy(lp_text_get(&m->solution), &pair->corrupted.solution, err));
+    pair->clean.answer = lp_rational_to_double(problem->answer);
+    pair->corrupted.answer = lp_rational_to_double(m->changed.answer);
+    if (from) LP_TRY(copy(from, &pair->change_from, err));
+    if (to) LP_TRY(copy(to, &pair->change_to, err));
+    LP_TRY(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
+    LP_TRY(add_graph(&m->graph, &m->changed, extra, err));
+    LP_TRY(copy(lp_text_get(extra), &pair->extra, err));
+out:
+    lp_text_release(&text);
+    return status;
+}
+
+/* Makes the new texts and asks the tokenizers; *reason says whether the pair stands. */
+static lp_status write_texts(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    const lp_make_options *options = m->options;
+    lp_status status = LP_OK;
+    bool equal = true;
+    lp_text_clear(&m->question);
+    lp_text_clear(&m->solution);
+    lp_text_clear(&m->extra);
+    LP_TRY(lp_graph_question(&m->graph, &m->changed, &m->question, err));
+    LP_TRY(lp_graph_solution(&m->graph, &m->changed, &m->solution, err));
+    if (options->n_tokenizers > 0) {
+        LP_TRY(lp_text_format(&m->extra, err, ", \"tokens\": "));
+        LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
+                                    lp_text_get(&m->question), &equal, &m->extra, err));
+    }
+    if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
+out:
+    return status;
+}
+
+/* ---- values ---- */
+
+static int64_t power_of_ten(int n) {
+    int64_t power = 1;
+    while (n-- > 0) power *= 10;
+    return power;
+}
+
+static int count_digits(int64_t whole) {
+    int n = 1;
+    for (; whole >= 10; whole /= 10) n++;
+    return n;
+}
+
+/* The number as an integer of its last decimal (19.50 is 1950); false when it is too large to step through. */
+static bool scaled_value(const lp_number *number, int64_t *out) {
+    lp_rational scaled = {0, 1};
+    if (number->decimals > 6) return false;
+    if (lp_rational_multiply(number->value, lp_rational_whole(power_of_ten(number->decimals)), &scaled) !=
+        LP_RATIONAL_OK)
+        return false;
+    *out = scaled.n;
+    return scaled.d == 1 && scaled.n < INT64_MAX / 1000;
+}
+
+/* The new values to try for number i, best first: whole units of its last digit that is not 0 (20: 30, 40, 10), then
+ * finer ones, each in an order drawn by the seed. */
+typedef struct {
+    int64_t values[200];
+    size_t n;
+} value_list;
+
+static void list_values(const maker *m, const lp_problem *problem, size_t i, value_list *out) {
+    const lp_make_options *options = m->options;
+    const lp_number *number = &m->graph.numbers.items[i];
+    int min_delta = options->max_delta > 0 ? options->min_delta : 1;
+    int max_delta = options->max_delta > 0 ? options->max_delta : 5;
+    int64_t scaled = 0, scale = power_of_ten(number->decimals), limit = lp_graph_limit(&m->graph, i);
+    bool word = number->kind == LP_NUMBER_WORD;
+    out->n = 0;
+    if (!scaled_value(number, &scaled)) return;
+    int64_t unit = 1;
+    while (!word && scaled % (unit * 10) == 0 && scaled / (unit * 10) > 0) unit *= 10;
+    for (uint32_t tier = 0; unit >= 1; unit /= 10, tier++) {
+        size_t start = out->n;
+        for (int delta = -max_delta; delta <= max_delta; delta++) {
+            int64_t value = scaled + delta * unit;
+            if (abs(delta) < min_delta || delta == 0 || value <= scale) continue;
+            if (options->digits == LP_DIGITS_SAME && count_digits(value / scale) != count_digits(scaled / scale))
+                continue;
+            if (word && !lp_number_word(lp_rational_whole(value))) continue;
+            if (limit > 0 && value > limit * scale) continue;
+            if (out->n < sizeof out->values / sizeof *out->values) out->values[out->n++] = value;
+        }
+        lp_random_key key = {m->options->seed, STREAM_VALUE, (uint32_t)problem->index, (uint32_t)i * 32 + tier};
+        for (size_t k = out->n; k > start + 1; k--) {
+            size_t other = start + lp_random_below(key, (uint32_t)k, (uint32_t)(k - start));
+            int64_t kept = out->values[k - 1];
+            out->values[k - 1] = out->values[other];
+            out->values[other] = kept;
+        }
+    }
+}
+
+/* ---- one problem ---- */
+
+/* Tries one value of number i. */
+static lp_reason try_value(maker *m, size_t i, lp_rational value) {
+    lp_graph_unchanged(&m->graph, &m->changed);
+    for (size_t k = 0; k < m->graph.numbers.n; k++)
+        if (k != i && lp_rational_equal(m->graph.numbers.items[k].value, value)) return LP_REASON_REPEATED_VALUE;
+    if (!lp_graph_article_fits(&m->graph, i, value)) return LP_REASON_ARTICLE;
+    m->changed.numbers[i].value = value;
+    lp_reason reason = lp_graph_recompute(&m->graph, &m->changed);
+    if (reason == LP_REASON_NONE) reason = lp_graph_sound(&m->graph, &m->changed);
+    return reason == LP_REASON_NONE && m->changed.answer.n < 0 ? LP_REASON_NOT_POSITIVE : reason;
+}
+
+/* Tries number i; *found when it gave a pair. */
+static lp_status try_number(maker *m, const lp_problem *problem, size_t i, size_t nth, bool *found, lp_error *err) {
+    const lp_number *number = &m->graph.numbers.items[i];
+    lp_status status = LP_OK;
+    lp_text from = {0}, to = {0};
+    value_list values;
+    LP_TRY(lp_text_add(&from, problem->question + number->at, number->length, err));
+    lp_reason reason = lp_graph_changeable(&m->graph, i);
+    if (reason == LP_REASON_NONE) {
+        list_values(m, problem, i, &values);
+        if (values.n == 0) reason = LP_REASON_NO_ROOM;
+    }
+    if (reason != LP_REASON_NONE) {
+        m->made->candidates[reason]++;
+        LP_TRY(log_rejected(m, problem, lp_text_get(&from), NULL, reason, err));
+        goto out;
+    }
+    for (size_t k = 0; k < values.n && !*found; k++) {
+        lp_rational value = {0, 1};
+        lp_text_clear(&to);
+        if (lp_rational_make(values.values[k], power_of_ten(number->decimals), &value) != LP_RATIONAL_OK) continue;
+        LP_TRY(lp_number_print(number, problem->question, value, &to, err));
+        reason = try_value(m, i, value);
+        if (reason == LP_REASON_NONE) LP_TRY(write_texts(m, problem, &reason, err));
+        m->made->candidates[reason]++;
+        if (reason == LP_REASON_NONE) {
+            LP_TRY(add_pair(m, problem, nth, lp_text_get(&from), lp_text_get(&to), err));
+            *found = true;
+        } else {
+            LP_TRY(log_rejected(m, problem, lp_text_get(&from), lp_text_get(&to), reason, err));
+        }
+        /* Every value of an ambiguous number is refused for the same cause. */
+        if (reason == LP_REASON_AMBIGUOUS_LINK) break;
+    }
+out:
+    lp_text_release(&from);
+    lp_text_release(&to);
+    return status;
+}
+
+static void order_numbers(const maker *m, const lp_problem *problem, size_t order[LP_MAX_NUMBERS]) {
+    size_t n = m->graph.numbers.n;
+    for (size_t i = 0; i < n; i++) order[i] = m->options->which == LP_CHANGE_LAST ? n - 1 - i : i;
+    if (m->options->which != LP_CHANGE_ANY) return;
+    lp_random_key key = {m->options->seed, STREAM_NUMBER, (uint32_t)problem->index, 0};
+    for (size_t i = n; i > 1; i--) {
+        size_t other = lp_random_below(key, (uint32_t)i, (uint32_t)i), kept = order[i - 1];
+        order[i - 1] = order[other];
+        order[other] = kept;
+    }
+}
+
+static lp_status make_by_rule(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    lp_status status = LP_OK;
+    size_t order[LP_MAX_NUMBERS], n_found = 0;
+    size_t wanted = m->options->per_problem > 0 ? m->options->per_problem : 1;
+    order_numbers(m, problem, order);
+    for (size_t i = 0; i < m->graph.numbers.n && n_found < wanted; i++) {
+        bool found = false;
+        LP_TRY(try_number(m, problem, order[i], n_found, &found, err));
+        n_found += found;
+    }
+    if (n_found == 0) *reason = LP_REASON_NO_NUMBER;
+out:
+    return status;
+}
+
+/* ---- problems that come with a variant ---- */
+
+static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text from = {0}, to = {0};
+    const char *comma = "";
+    lp_graph_unchanged(&m->graph, &m->changed);
+    *reason = lp_graph_take_variant(&m->graph, problem->variant_question, &m->changed);
+    if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&m->graph, &m->changed);
+    if (*reason == LP_REASON_NONE && !problem->has_variant_answer) *reason = LP_REASON_NO_ANSWER;
+    if (*reason == LP_REASON_NONE) *reason = lp_graph_sound(&m->graph, &m->changed);
+    /* An equal answer makes no pair, but it can be compared with the stated one. */
+    if (*reason == LP_REASON_NONE || *reason == LP_REASON_EQUAL_ANSWER) {
+        bool agreeing = lp_rational_equal(m->changed.answer, problem->variant_answer);
+        m->made->n_linked++;
+        m->made->n_agreeing += agreeing;
+        if (!agreeing) *reason = LP_REASON_OTHER_ANSWER;
+        LP_TRY(lp_rational_print(problem->variant_answer, 0, LP_COMMAS_NO, &from, err));
+        LP_TRY(lp_rational_print(m->changed.answer, 0, LP_COMMAS_NO, &to, err));
+    }
+    if (*reason == LP_REASON_NONE || *reason == LP_REASON_OTHER_ANSWER) LP_TRY(write_texts(m, problem, reason, err));
+    m->made->candidates[*reason]++;
+    if (*reason != LP_REASON_NONE) {
+        LP_TRY(log_rejected(m, problem, from.length ? lp_text_get(&from) : NULL, to.length ? lp_text_get(&to) : NULL,
+                            *reason, err));
+        goto out;
+    }
+    lp_text_clear(&from);
+    lp_text_clear(&to);
+    for (size_t i = 0; i < m->graph.numbers.n; i++) {
+        const lp_number *before = &m->graph.numbers.items[i], *after = &m->changed.numbers[i];
+        if (lp_rational_equal(before->value, after->value)) continue;
+        LP_TRY(lp_text_format(&from, err, "%s%.*s", comma, (int)before->length, problem->question + before->at));
+        LP_TRY(lp_text_format(&to, err, "%s%.*s", comma, (int)after->length, problem->variant_question + after->at));
+        comma = "; ";
+    }
+    lp_text_clear(&m->question);
+    LP_TRY(lp_text_add(&m->question, problem->variant_question, strlen(problem->variant_question), err));
+    LP_TRY(add_pair(m, problem, 0, lp_text_get(&from), lp_text_get(&to), err));
+out:
+    lp_text_release(&from);
+    lp_text_release(&to);
+    return status;
+}
+
+/* ---- all problems ---- */
+
+typedef struct {
+    uint64_t hash;
+    size_t index;
+} question_key;
+
+static int compare_keys(const void *a, const void *b) {
+    const question_key *left = a, *right = b;
+    if (left->hash != right->hash) return left->hash < right->hash ? -1 : 1;
+    return left->index < right->index ? -1 : left->index > right->index;
+}
+
+/* first[i]: the first problem with the question of problem i, blanks left out; of problems with variants, these count
+ * as part of the question where `variants` is true. */
+static lp_status find_first(const lp_problem_list *list, bool variants, size_t *first, lp_error *err) {
+    lp_status status = LP_OK;
+    question_key *keys = NULL;
+    LP_TRY(lp_mem_new(&keys, list->n, sizeof *keys, "question hashes", err));
+    for (size_t i = 0; i < list->n; i++) {
+        const char *parts[] = {list->items[i].question, variants ? list->items[i].variant_question : NULL};
+        uint64_t hash = 14695981039346656037u; /* FNV-1a */
+        for (size_t p = 0; p < 2; p++)
+            for (const char *at = parts[p]; at && *at; at++)
+                if (*at != ' ' && *at != '\n') hash = (hash ^ (unsigned char)*at) * 1099511628211u;
+        keys[i] = (question_key){hash, i};
+    }
+    qsort(keys, list->n, sizeof *keys, compare_keys);
+    for (size_t i = 0; i < list->n; i++) {
+        bool same = i > 0 && keys[i].hash == keys[i - 1].hash;
+        first[keys[i].index] = same ? first[keys[i - 1].index] : keys[i].index;
+    }
+out:
+    lp_mem_free(keys);
+    return status;
+}
+
+/* The graph of the problem; where its annotations alone do not derive the answer, the equations that the text writes
+ * out count as steps, too. */
+static lp_status build_graph(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    lp_status status = LP_OK;
+    size_t n_added = 0;
+    *reason = lp_graph_build(problem->question, problem->solution, problem->answer, &m->graph);
+    if (*reason != LP_REASON_NO_ANNOTATION && *reason != LP_REASON_ANSWER_NOT_DERIVED &&
+        *reason != LP_REASON_UNEXPLAINED_OPERAND)
+        goto out;
+    lp_text_clear(&m->annotated);
+    LP_TRY(lp_solution_annotate(problem->solution, &m->annotated, &n_added, err));
+    if (n_added == 0) goto out;
+    lp_reason again = lp_graph_build(problem->question, lp_text_get(&m->annotated), problem->answer, &m->graph);
+    if (again == LP_REASON_NONE || again == LP_REASON_CONDITIONAL) *reason = again;
+out:
+    return status;
+}
+
+static lp_status make_from_problem(maker *m, const lp_problem *problem, bool repeated, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_reason reason = !problem->has_answer ? LP_REASON_NO_ANSWER : repeated ? LP_REASON_DUPLICATE : LP_REASON_NONE;
+    if (reason == LP_REASON_NONE) LP_TRY(build_graph(m, problem, &reason, err));
+    if (reason == LP_REASON_CONDITIONAL && problem->variant_question) reason = LP_REASON_NONE;
+    if (reason != LP_REASON_NONE)
+        LP_TRY(log_rejected(m, problem, NULL, NULL, reason, err));
+    else if (problem->variant_question)
+        LP_TRY(make_from_variant(m, problem, &reason, err));
+    else
+        LP_TRY(make_by_rule(m, problem, &reason, err));
+    m->made->problems[reason]++;
+out:
+    return status;
+}
+
+static lp_status make_from_problems(maker *m, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_problem_list list = {0};
+    size_t *first = NULL, *seed = NULL;
+    LP_TRY(lp_problems_load(m->options->path, m->options->format, &list, err));
+    m->made->n_problems = list.n;
+    LP_TRY(lp_mem_new(&first, list.n, sizeof *first, "repeated questions", err));
+    LP_TRY(lp_mem_new(&seed, list.n, sizeof *seed, "seed questions", err));
+    LP_TRY(find_first(&list, true, first, err));
+    LP_TRY(find_first(&list, false, seed, err));
+    for (size_t i = 0; i < list.n; i++) {
+        m->source = seed[i];
+        LP_TRY(make_from_problem(m, &list.items[i], first[i] != i, err));
+    }
+out:
+    lp_mem_free(first);
+    lp_mem_free(seed);
+    lp_problems_release(&list);
+    return status;
+}
+
+/* ---- selection ---- */
+
+typedef struct {
+    uint32_t draw;
+    size_t pair;
+} drawn_pair;
+
+static int compare_draws(const void *a, const void *b) {
+    const drawn_pair *left = a, *right = b;
+    if (left->draw != right->draw) return left->draw < right->draw ? -1 : 1;
+    return left->pair < right->pair ? -1 : left->pair > right->pair;
+}
+
+static size_t stratum_of(const lp_make_options *options, int64_t n_steps) {
+    if (options->n_strata == 0) return 0;
+    for (size_t i = 0; i < options->n_strata; i++)
+        if (n_steps >= options->strata[i].min_steps && n_steps <= options->strata[i].max_steps) return i;
+    return LP_MAX_STRATA;
+}
+
+/* Keeps `count` pairs drawn by the seed, as equally over the strata as they allow, in the order they have. */
+static lp_status select_pairs(const lp_make_options *options, lp_made *made, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_pair_set *set = &made->set;
+    drawn_pair *draws = NULL;
+    bool *kept = NULL;
+    size_t n_strata = options->n_strata > 0 ? options->n_strata : 1, taken[LP_MAX_STRATA] = {0}, available = 0;
+    size_t wanted[LP_MAX_STRATA] = {0}, has[LP_MAX_STRATA + 1] = {0};
+    LP_TRY(lp_mem_new(&draws, set->n, sizeof *draws, "drawn pairs", err));
+    LP_TRY(lp_mem_new(&kept, set->n, sizeof *kept, "kept pairs", err));
+    for (size_t i = 0; i < set->n; i++) {
+        lp_random_key key = {options->seed, STREAM_SELECT, (uint32_t)set->pairs[i].place, 0};
+        draws[i] = (drawn_pair){lp_random_u32(key, 0), i};
+        has[stratum_of(options, set->pairs[i].n_steps)]++;
+    }
+    for (size_t s = 0; s < n_strata; s++) available += has[s];
+    made->n_available = available;
+    size_t left = options->count > 0 && options->count < available ? options->count : available;
+    /* One more for each stratum that has one, until all are given out. */
+    for (size_t s = 0; left > 0; s = (s + 1) % n_strata)
+        if (wanted[s] < has[s]) {
+            wanted[s]++;
+            left--;
+        }
+    qsort(draws, set->n, sizeof *draws, compare_draws);
+    for (size_t i = 0; i < set->n; i++) {
+        size_t s = stratum_of(options, set->pairs[draws[i].pair].n_steps);
+        if (s < n_strata && taken[s] < wanted[s]) {
+            taken[s]++;
+            kept[draws[i].pair] = true;
+        }
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < set->n; i++) {
+        lp_pair pair = set->pairs[i];
+        set->pairs[i] = (lp_pair){0};
+        if (kept[i])
+            set->pairs[n++] = pair;
+        else
+            lp_pair_release(&pair);
+    }
+    set->n = n;
+out:
+    lp_mem_free(draws);
+    lp_mem_free(kept);
+    return status;
+}
+
+/* Tune or test by problem, so that pairs of one problem stay together. */
+static void split_pairs(const lp_make_options *options, lp_pair_set *set) {
+    for (size_t i = 0; i < set->n && options->tune_share > 0; i++) {
+        lp_random_key key = {options->seed, STREAM_SPLIT, (uint32_t)set->pairs[i].place, 0};
+        bool tune = lp_random_u32(key, 0) / 4294967296.0 < options->tune_share;
+        set->pairs[i].split = tune ? LP_SPLIT_TUNE : LP_SPLIT_TEST;
+    }
+}
+
+lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_made made = {0};
+    maker *m = NULL;
+    const char *name = strrchr(options->path, '/');
+    name = name ? name + 1 : options->path;
+    LP_TRY(lp_mem_new(&m, 1, sizeof *m, "pair maker", err));
+    m->options = options;
+    m->made = &made;
+    LP_TRY(copy(name, &m->file_name, err));
+    if (options->prefix)
+        LP_TRY(copy(options->prefix, &m->prefix, err));
+    else
+        LP_TRY(lp_mem_text(&m->prefix, name, strcspn(name, "."), err));
+    LP_TRY(options->format == LP_SOURCE_TEMPLATES ? lp_pairs_make_from_templates(options, &made, err)
+                                                  : make_from_problems(m, err));
+    LP_TRY(select_pairs(options, &made, err));
+    split_pairs(options, &made.set);
+    *out = made;
+    made = (lp_made){0};
+out:
+    lp_made_release(&made);
+    if (m) {
+        lp_text_release(&m->question);
+        lp_text_release(&m->solution);
+        lp_text_release(&m->extra);
+        lp_text_release(&m->annotated);
+        lp_mem_free(m->prefix);
+        lp_mem_free(m->file_name);
+    }
+    lp_mem_free(m);
+    return status;
+}
