@@ -1,7 +1,7 @@
 """Linear probes for the answer: how well does each (layer, thought step) of a store tell the answer to come?
 
 Run: python probe.py STORE.store.h5 [--site resid_post] [--csv probe.csv]
-Needs scikit-learn: pip install 'latentpatch-analysis[probe]'
+Needs scikit-learn: pip install 'latentpatch[probe]'
 
 Both runs of every complete pair are rows. Folds keep all rows of a source problem together, so that a probe is never
 tested
@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import latentpatch_analysis as lp
+import latentpatch as lp
 
 
 # %% One probe

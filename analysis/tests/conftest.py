@@ -9,7 +9,7 @@ from pathlib import Path
 import make_results
 import pytest
 
-from latentpatch_analysis import cli
+from latentpatch import cli
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import make_results
 import numpy as np
 import pytest
 
-from latentpatch_analysis import analyse, compare, findings, load_results
-from latentpatch_analysis.load import LayoutError
+from latentpatch import analyse, compare, findings, load_results
+from latentpatch.load import LayoutError
 
 
 @pytest.fixture(scope="module")

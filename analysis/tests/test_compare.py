@@ -6,8 +6,8 @@ import make_results
 import numpy as np
 import pytest
 
-from latentpatch_analysis import load_results
-from latentpatch_analysis.compare import compare, match_conditions, sentences
+from latentpatch import load_results
+from latentpatch.compare import compare, match_conditions, sentences
 
 
 @pytest.fixture(scope="module")

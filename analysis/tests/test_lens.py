@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-import latentpatch_analysis as lp
-from latentpatch_analysis import report
+import latentpatch as lp
+from latentpatch import report
 
 POSITIONS, LAYERS, TOP = 7, 3, 2
 TEXTS = {3: " 45", 7: "é", 11: "\\n", 500: "<bot>"}

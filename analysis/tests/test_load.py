@@ -9,8 +9,8 @@ import make_results
 import numpy as np
 import pytest
 
-import latentpatch_analysis as lp
-from latentpatch_analysis import analyse
+import latentpatch as lp
+from latentpatch import analyse
 
 
 def test_whole_file(planted):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from latentpatch_analysis import LayoutError, analyse, original
+from latentpatch import LayoutError, analyse, original
 
 
 def test_recomputed_tables_are_exact(original_dir):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latentpatch_analysis import analyse, cli, export, load_results
+from latentpatch import analyse, cli, export, load_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -96,7 +96,7 @@ def test_report_is_reproducible(small, tmp_path):
 
 
 def test_long_texts_are_cut_and_said_so(tmp_path, monkeypatch):
-    from latentpatch_analysis import report
+    from latentpatch import report
 
     plan = make_results.Plan(gibberish=0.5, long_gibberish=True, metrics=False, layers=1)
     make_results.write_results(tmp_path / "x.results.h5", plan)
@@ -163,7 +163,7 @@ def test_wandb_export_is_offline(planted, tmp_path, monkeypatch):
     assert calls[-1] == "finish"
     assert len(calls) == 3 + int(a.table["in_family"].sum())
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RuntimeError, match=r"pip install 'latentpatch-analysis\[wandb\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install 'latentpatch\[wandb\]'"):
         export.write_wandb(a, tmp_path)
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from latentpatch_analysis import stats
+from latentpatch import stats
 
 
 # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998) 857-872, table

@@ -77,7 +77,7 @@ def write_wandb(analysis: Analysis, folder: Path | str, project: str = "latentpa
     try:
         import wandb
     except ImportError as error:
-        raise RuntimeError("the extra is missing: pip install 'latentpatch-analysis[wandb]'") from error
+        raise RuntimeError("the extra is missing: pip install 'latentpatch[wandb]'") from error
     r = analysis.results
     run = wandb.init(
         mode="offline", dir=str(folder), project=project, name=r.label, config={"job": r.job, **r.provenance}

@@ -545,7 +545,7 @@ def build(
     _write_tables(out / "tables", files, comparisons, claims, original_dir)
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("latentpatch_analysis"),
+        loader=jinja2.PackageLoader("latentpatch"),
         autoescape=jinja2.select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
