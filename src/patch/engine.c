@@ -6,8 +6,8 @@
 
 static void flight_free(lp_flight *f) {
     if (!f) return;
-    for (size_t i = 0; i < f->lane_capacity; i++) lp_lane_release(&f->lanes[i]);
-    lp_mem_free(f->lanes);
+    for (size_t i = 0; i < f->request_capacity; i++) lp_request_release(&f->requests[i]);
+    lp_mem_free(f->requests);
     lp_mem_free(f->needs);
     lp_mem_free(f);
 }
@@ -17,11 +17,11 @@ static lp_status open_unit(lp_engine *e, lp_work_unit *unit, lp_flight **out, lp
     lp_status status = LP_OK;
     if (!f) LP_TRY(lp_mem_new(&f, 1, sizeof *f, "unit", err));
     f->unit = unit;
-    LP_TRY(lp_mem_grow(&f->lanes, &f->lane_capacity, unit->n_groups, sizeof *f->lanes, "lanes", err));
-    LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "lanes", err));
+    LP_TRY(lp_mem_grow(&f->requests, &f->request_capacity, unit->n_groups, sizeof *f->requests, "requests", err));
+    LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "requests", err));
     f->n_slots = f->n_latents = f->n_kept = 0;
     for (size_t g = 0; g < unit->n_groups; g++) {
-        LP_TRY(lp_lane_open(&f->lanes[g], e->options, &unit->groups[g], &f->needs[g], err));
+        LP_TRY(lp_request_open(&f->requests[g], e->options, &unit->groups[g], &f->needs[g], err));
         f->n_slots += f->needs[g].slots;
         f->n_latents += f->needs[g].branches;
         f->n_kept += f->needs[g].kept;
@@ -60,12 +60,12 @@ static lp_status enter(lp_engine *e, bool *entered, lp_error *err) {
         if (f->kept >= 0) lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
         return LP_OK;
     }
-    lp_lane_place place = {.slot = f->slot, .latent = f->latent, .kept = f->kept};
+    lp_request_place place = {.slot = f->slot, .latent = f->latent, .kept = f->kept};
     e->flights[e->n_flights++] = f;
     e->waiting = NULL;
     e->waiting_flight = NULL;
     for (size_t g = 0; g < f->unit->n_groups; g++) {
-        LP_TRY(lp_lane_start(&f->lanes[g], &f->needs[g], &place, err));
+        LP_TRY(lp_request_start(&f->requests[g], &f->needs[g], &place, err));
         place.slot += f->needs[g].slots;
         place.latent += f->needs[g].branches;
         place.kept += f->needs[g].kept;
@@ -149,12 +149,12 @@ static lp_status finish_units(lp_engine *e, lp_error *err) {
         lp_flight *f = e->flights[i];
         bool done = status == LP_OK;
         for (size_t g = 0; done && g < f->unit->n_groups; g++)
-            done = !f->lanes[g].in_wave && lp_lane_count_rows(&f->lanes[g]) == 0;
+            done = !f->requests[g].in_wave && lp_request_count_rows(&f->requests[g]) == 0;
         if (!done) {
             e->flights[kept++] = f;
             continue;
         }
-        for (size_t g = 0; g < f->unit->n_groups; g++) lp_lane_finish(&f->lanes[g]);
+        for (size_t g = 0; g < f->unit->n_groups; g++) lp_request_finish(&f->requests[g]);
         lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
         lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
         lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
@@ -169,11 +169,11 @@ static lp_status finish_units(lp_engine *e, lp_error *err) {
 
 /* ---- Waves ------------------------------------------------------------------------------------------------------- */
 
-static lp_status add_edit(lp_engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, int32_t k,
+static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place, int32_t k,
                           lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     const float *vector = NULL;
-    const lp_event *event = lp_tree_event(lane->group, &lane->branches[row->branch].plan, k, &vector);
+    const lp_event *event = lp_tree_event(request->group, &request->branches[row->branch].plan, k, &vector);
     const lp_replacement *what = &event->what;
     int32_t width = lp_site_width(c, what->at.site, what->at.head);
     lp_status status =
@@ -196,30 +196,31 @@ static lp_status add_edit(lp_engine *e, const lp_lane *lane, const lp_lane_row *
 }
 
 /* The edits that the row itself has to make: events at its position that its source's vector does not hold yet. */
-static lp_status add_edits(lp_engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
-    const lp_branch *branch = &lane->branches[row->branch].plan;
+static lp_status add_edits(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
+                           lp_error *err) {
+    const lp_branch *branch = &request->branches[row->branch].plan;
     int32_t last_v = (e->options->model->config.n_layers - 1) * LP_N_SITES + LP_SITE_V;
     for (int32_t k = 0; k < branch->n_events; k++) {
-        const lp_event *event = lp_tree_event(lane->group, branch, k, NULL);
+        const lp_event *event = lp_tree_event(request->group, branch, k, NULL);
         bool here = event->all ? row->position >= event->position : event->position == row->position;
         if (!here || (k < row->first_own_event && event->depth < row->join * LP_N_SITES)) continue;
         /* `*` names eot too, whose output nobody reads where eos follows it. */
         if (!row->output && event->depth > last_v) continue;
         if (row->join == 0 || event->depth >= (row->join - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
-            lp_status status = add_edit(e, lane, row, place, k, err);
+            lp_status status = add_edit(e, request, row, place, k, err);
             if (status != LP_OK) return status;
         }
     }
     return LP_OK;
 }
 
-static lp_status add_captures_of(lp_engine *e, const lp_lane *lane, const lp_run_wanted *run, const lp_branch *branch,
-                                 const lp_lane_row *row, int32_t place, lp_error *err) {
+static lp_status add_captures_of(lp_engine *e, const lp_request *request, const lp_run_wanted *run,
+                                 const lp_branch *branch, const lp_request_row *row, int32_t place, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     lp_status status = LP_OK;
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
-        if (!lp_lane_is_place(lane, branch, &at, row->position)) continue;
+        if (!lp_request_is_place(request, branch, &at, row->position)) continue;
         if (at.site == LP_SITE_RESID_PRE && at.layer > 0) {
             at.site = LP_SITE_RESID_POST;
             at.layer--;
@@ -242,31 +243,32 @@ out:
     return status;
 }
 
-static lp_status add_captures(lp_engine *e, const lp_lane *lane, const lp_lane_row *row, int32_t place, lp_error *err) {
-    const lp_branch *branch = &lane->branches[row->branch].plan;
+static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
+                              lp_error *err) {
+    const lp_branch *branch = &request->branches[row->branch].plan;
     lp_status status = LP_OK;
     if (branch->n_events > 0) return LP_OK;
-    for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = lane->tree.next_run[run])
-        status = add_captures_of(e, lane, &lane->group->runs[run], branch, row, place, err);
+    for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = request->tree.next_run[run])
+        status = add_captures_of(e, request, &request->group->runs[run], branch, row, place, err);
     return status;
 }
 
-/* Gathers rows of as many lanes as fit, beginning with another unit each time. */
+/* Gathers rows of as many requests as fit, beginning with another unit each time. */
 static lp_status gather_rows(lp_engine *e, lp_wave *w, lp_error *err) {
     w->n_rows = 0;
     for (int32_t i = 0; i < e->n_flights; i++) {
         lp_flight *f = e->flights[(e->first_flight + i) % e->n_flights];
         for (size_t g = 0; g < f->unit->n_groups; g++) {
-            lp_lane *lane = &f->lanes[g];
-            if (lane->in_wave) continue;
-            int32_t n = lp_lane_count_rows(lane);
+            lp_request *request = &f->requests[g];
+            if (request->in_wave) continue;
+            int32_t n = lp_request_count_rows(request);
             if (n == 0 || w->n_rows + n > e->max_rows) continue;
-            lp_status status = lp_lane_make_rows(lane, err);
+            lp_status status = lp_request_make_rows(request, err);
             if (status != LP_OK) return status;
-            LP_ASSERT(lane->n_rows > 0 && lane->n_rows <= n);
+            LP_ASSERT(request->n_rows > 0 && request->n_rows <= n);
             int32_t first = w->n_rows;
-            for (int32_t r = 0; r < lane->n_rows; r++)
-                w->rows[w->n_rows++] = (lp_wave_row){.lane = lane, .lane_row = r, .first = first};
+            for (int32_t r = 0; r < request->n_rows; r++)
+                w->rows[w->n_rows++] = (lp_wave_row){.request = request, .request_row = r, .first = first};
         }
     }
     e->first_flight = e->n_flights > 0 ? (e->first_flight + 1) % e->n_flights : 0;
@@ -303,23 +305,24 @@ static lp_status fill_batch(lp_engine *e, lp_wave *made, lp_error *err) {
     e->n_vectors = made->n_captured = 0;
     for (int32_t at = 0; at < made->n_rows; at++) {
         const lp_wave_row *w = &made->rows[made->order[at]];
-        const lp_lane_row *row = &w->lane->rows[w->lane_row];
+        const lp_request_row *row = &w->request->rows[w->request_row];
         e->join[at] = row->join;
         e->source_row[at] = row->source < 0 ? 0 : e->place[w->first + row->source];
         e->input[at] = (lp_row_input){.token = row->token, .latent = row->latent};
         e->output[at] = row->output;
         e->position[at] = row->position;
         e->slot[at] = row->slot;
-        e->prompt_begin[at] = w->lane->prompt_slot;
+        e->prompt_begin[at] = w->request->prompt_slot;
         e->prompt_length[at] = row->prompt_length;
         e->tail_begin[at] = e->n_tail;
         e->tail_length[at] = row->n_tail;
         LP_TRY(lp_mem_grow(&e->tail, &e->tail_capacity, (size_t)(e->n_tail + row->n_tail) + 1, sizeof(int32_t), "slots",
                            err));
-        if (row->n_tail) memcpy(e->tail + e->n_tail, lp_lane_tail(w->lane, row), (size_t)row->n_tail * sizeof(int32_t));
+        if (row->n_tail)
+            memcpy(e->tail + e->n_tail, lp_request_tail(w->request, row), (size_t)row->n_tail * sizeof(int32_t));
         e->n_tail += row->n_tail;
-        LP_TRY(add_edits(e, w->lane, row, at, err));
-        LP_TRY(add_captures(e, w->lane, row, at, err));
+        LP_TRY(add_edits(e, w->request, row, at, err));
+        LP_TRY(add_captures(e, w->request, row, at, err));
     }
     /* A row that takes its source's final state needs it computed. */
     int32_t n_layers = e->options->model->config.n_layers;

@@ -1,9 +1,9 @@
 /* The engine: many units at once on a backend, everything that runs share computed once.
  *
- * Works in waves. A wave takes the next position (or the whole prompt) of as many lanes as fit, puts their rows into
- * one batch, runs the forward pass, and hands each row's outcome back to its lane. Units enter as memory allows and
- * leave when all their lanes are done. Results do not depend on which rows share a batch (backend.h), so neither on the
- * memory limit nor on the order of units. */
+ * Works in waves. A wave takes the next position (or the whole prompt) of as many requests as fit, puts their rows into
+ * one batch, runs the forward pass, and hands each row's outcome back to its request. Units enter as memory allows and
+ * leave when all their requests are done. Results do not depend on which rows share a batch (backend.h), so neither on
+ * the memory limit nor on the order of units. */
 #ifndef LP_PATCH_ENGINE_H
 #define LP_PATCH_ENGINE_H
 

@@ -10,12 +10,12 @@
 
 enum { LP_MAX_IN_FLIGHT = 256 };
 
-/* A unit in flight: one lane per group. */
+/* A unit in flight: one request per group. */
 typedef struct {
     lp_work_unit *unit;
-    lp_lane *lanes; /* [lane_capacity], the first unit->n_groups in use */
-    size_t lane_capacity;
-    lp_lane_need *needs;
+    lp_request *requests; /* [request_capacity], the first unit->n_groups in use */
+    size_t request_capacity;
+    lp_request_need *needs;
     size_t need_capacity;
     int32_t slot, n_slots;
     int32_t latent, n_latents;

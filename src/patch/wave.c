@@ -1,7 +1,7 @@
 #include "patch/wave.h"
 
-const lp_lane_row *lp_wave_row_of(const lp_wave_row *w) {
-    return &w->lane->rows[w->lane_row];
+const lp_request_row *lp_wave_row_of(const lp_wave_row *w) {
+    return &w->request->rows[w->request_row];
 }
 
 int32_t lp_wave_list_outcomes(lp_wave *w, const uint8_t *output, int32_t *lists, int32_t max_rows) {
@@ -12,13 +12,13 @@ int32_t lp_wave_list_outcomes(lp_wave *w, const uint8_t *output, int32_t *lists,
     for (int first = 1; first >= 0; first--)
         for (int32_t at = 0, hidden = 0; at < w->n_rows; at++) {
             const lp_wave_row *r = &w->rows[w->order[at]];
-            const lp_lane_row *row = lp_wave_row_of(r);
+            const lp_request_row *row = lp_wave_row_of(r);
             if (!output[at]) continue;
             if (row->feeds_step && first) {
                 step_from[n_steps] = hidden;
-                step_to[n_steps++] = r->lane->branches[row->branch].latent;
+                step_to[n_steps++] = r->request->branches[row->branch].latent;
             }
-            if (row->chooses && lp_lane_reads_unpatched(r->lane, row->branch) == (first == 1)) {
+            if (row->chooses && lp_request_reads_unpatched(r->request, row->branch) == (first == 1)) {
                 token_from[w->n_tokens] = hidden;
                 w->choosing[w->n_tokens++] = at;
             }
@@ -28,7 +28,7 @@ int32_t lp_wave_list_outcomes(lp_wave *w, const uint8_t *output, int32_t *lists,
 }
 
 bool lp_wave_reads_for(const lp_wave *w, size_t k, const lp_wave_row *r) {
-    return k < w->reads.n && !w->reads.readers[k].is_late && w->reads.readers[k].lane == r->lane &&
+    return k < w->reads.n && !w->reads.readers[k].is_late && w->reads.readers[k].request == r->request &&
            w->reads.readers[k].branch == lp_wave_row_of(r)->branch;
 }
 
@@ -38,7 +38,7 @@ lp_status lp_wave_list_reads(lp_wave *w, int32_t most, lp_error *err) {
     w->head_rows = w->n_tokens > 0 ? lp_equal_part(w->n_tokens, most) : most;
     for (int32_t i = 0; i < w->n_tokens && status == LP_OK; i++) {
         const lp_wave_row *r = &w->rows[w->order[w->choosing[i]]];
-        status = lp_lane_add_reads(r->lane, lp_wave_row_of(r)->branch, i % w->head_rows, &w->reads, err);
+        status = lp_request_add_reads(r->request, lp_wave_row_of(r)->branch, i % w->head_rows, &w->reads, err);
     }
     return status;
 }
@@ -65,10 +65,10 @@ void lp_wave_hand_out(lp_wave *w) {
     for (int32_t i = 0; i < w->n_tokens; i++) {
         const lp_wave_row *r = &w->rows[w->order[w->choosing[i]]];
         bool has_reading = lp_wave_reads_for(w, read, r);
-        lp_lane_take_token(r->lane, lp_wave_row_of(r)->branch, best[i], has_reading ? &readings[read] : NULL);
+        lp_request_take_token(r->request, lp_wave_row_of(r)->branch, best[i], has_reading ? &readings[read] : NULL);
         read += has_reading;
         for (; read < w->reads.n && w->reads.readers[read].is_late; read++)
-            lp_lane_take_late(w->reads.readers[read].lane, w->reads.readers[read].branch, &readings[read]);
+            lp_request_take_late(w->reads.readers[read].request, w->reads.readers[read].branch, &readings[read]);
     }
-    for (int32_t i = 0; i < w->n_rows; i++) w->rows[i].lane->in_wave = false;
+    for (int32_t i = 0; i < w->n_rows; i++) w->rows[i].request->in_wave = false;
 }

@@ -2,7 +2,7 @@
 
 #include "base/memory.h"
 #include "nn/forward.h"
-#include "patch/lane.h"
+#include "patch/request.h"
 #include "stage/sweep_identity.h"
 
 static int compare_i32(const void *a, const void *b) {
@@ -90,34 +90,34 @@ out:
     return status;
 }
 
-/* Walks the lane as the engine would and counts. Answers end after answer_tokens. */
+/* Walks the request as the engine would and counts. Answers end after answer_tokens. */
 static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32_t n_prompt, lp_estimate *e,
                                  lp_error *err) {
     const lp_session *session = plan->session;
     const lp_model_config *c = &session->model.config;
     lp_executor_options options = lp_session_executor(session);
-    lp_lane lane = {0};
-    lp_lane_need need;
+    lp_request request = {0};
+    lp_request_need need;
     sample s = {0};
     lp_status status = LP_OK;
     LP_TRY(sample_init(plan, direction, n_prompt, &s, err));
-    LP_TRY(lp_lane_open(&lane, &options, &s.group, &need, err));
-    LP_TRY(lp_lane_start(&lane, &need, &(lp_lane_place){0}, err));
+    LP_TRY(lp_request_open(&request, &options, &s.group, &need, err));
+    LP_TRY(lp_request_start(&request, &need, &(lp_request_place){0}, err));
     e->branches += need.branches;
     e->kv_bytes += (int64_t)need.slots * 2 * (int64_t)sizeof(float) * c->n_layers * c->n_kv_heads * c->head_dim;
     double head_rows = 0, row_layers = 0;
-    while (lp_lane_count_rows(&lane) > 0) {
-        LP_TRY(lp_lane_make_rows(&lane, err));
-        for (int32_t i = 0; i < lane.n_rows; i++) {
-            const lp_lane_row *row = &lane.rows[i];
+    while (lp_request_count_rows(&request) > 0) {
+        LP_TRY(lp_request_make_rows(&request, err));
+        for (int32_t i = 0; i < request.n_rows; i++) {
+            const lp_request_row *row = &request.rows[i];
             row_layers += c->n_layers - row->join;
             if (!row->chooses) continue;
             head_rows++;
-            bool ends = lane.branches[row->branch].n_tokens + 1 >= e->answer_tokens;
+            bool ends = request.branches[row->branch].n_tokens + 1 >= e->answer_tokens;
             /* Distinct tokens, so that no two branches are taken to agree. */
             int32_t token = ends ? options.vocabulary.eos : row->branch % options.vocabulary.n_candidates;
             if (!ends && token == options.vocabulary.eos) token = token > 0 ? token - 1 : 1;
-            lp_lane_take_token(&lane, row->branch, token, NULL);
+            lp_request_take_token(&request, row->branch, token, NULL);
         }
     }
     double runs = (double)s.group.n_runs;
@@ -128,7 +128,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
     e->row_layers_scripts += runs * (positions + thoughts_only) * c->n_layers;
     e->gemm_flops += row_layers * block_flops(c) + head_rows * 2.0 * c->d_model * c->n_embedded;
 out:
-    lp_lane_release(&lane);
+    lp_request_release(&request);
     sample_release(&s);
     return status;
 }

@@ -1,14 +1,15 @@
-/* Lanes: one group on its way through the engine.
+/* Requests: one question with all its runs (a group) on its way through the engine.
  *
- * A lane holds the group's tree and the state of each branch, and walks through the run position by position: the whole
- * prompt at once, then one position of all live branches at a time. For each row it says at which layer the row joins
- * and with whom it shares what lies below. The rules of sharing are here, and only here; the lane knows no backend.
+ * A request holds the tree of the group and the state of each branch, and walks through the run position by position:
+ * the whole prompt at once, then one position of all live branches at a time. For each row it says at which layer the
+ * row joins and with whom it shares what lies below. The rules of sharing are here, and only here; the request knows no
+ * backend.
  *
  * A branch shares with its reference (an ancestor that has a row at the same position) as long as both are fed the same
  * input: then the layers below the first changed K or V, and below the first event of its own, come out the same and
  * are not computed again. */
-#ifndef LP_PATCH_LANE_H
-#define LP_PATCH_LANE_H
+#ifndef LP_PATCH_REQUEST_H
+#define LP_PATCH_REQUEST_H
 
 #include "backend/backend.h"
 #include "patch/tree.h"
@@ -40,14 +41,14 @@ typedef struct {
     int32_t n_forced_used;
     double log_probability; /* of forced answers so far */
     float metrics[LP_N_METRICS];
-} lp_lane_branch;
+} lp_request_branch;
 
-/* One row that a lane wants to be computed. */
+/* One row that a request wants to be computed. */
 typedef struct {
     int32_t branch;
     int32_t position;
     int32_t join;
-    int32_t source; /* row, counted within the lane's rows of this wave; -1 where join is 0 */
+    int32_t source; /* row, counted within the request's rows of this wave; -1 where join is 0 */
     int32_t slot;
     int32_t prompt_length;
     int32_t n_tail; /* slots of the branch's tail that the row sees */
@@ -57,40 +58,40 @@ typedef struct {
     bool chooses;            /* its logits choose a token */
     bool feeds_step;         /* its projection is the input of the next thought step */
     int32_t first_own_event; /* events from here on are not in the source's vector */
-} lp_lane_row;
+} lp_request_row;
 
 typedef struct {
     const lp_executor_options *options;
     const lp_run_group *group;
     lp_tree tree;
-    lp_lane_branch *branches;
+    lp_request_branch *branches;
     size_t branch_capacity;
     int32_t n_branches; /* of the tree, then readers */
     int32_t max_branches;
     int32_t n_start; /* tokens that the answer starts from */
     int32_t start[2];
-    int32_t position;                         /* next position of the lane; 0: the prompt */
-    int32_t prompt_slot, next_slot, end_slot; /* the lane's block of KV slots */
+    int32_t position;                         /* next position of the request; 0: the prompt */
+    int32_t prompt_slot, next_slot, end_slot; /* the request's block of KV slots */
     int32_t *tails;                           /* [max_branches, tail_stride] slots */
     size_t tail_capacity;
     int32_t tail_stride;
     int32_t *tokens; /* [max_branches, token_stride] */
     size_t token_capacity;
     int32_t token_stride;
-    lp_lane_row *rows; /* [n_rows] of the wave at hand, references before those who share with them */
+    lp_request_row *rows; /* [n_rows] of the wave at hand, references before those who share with them */
     size_t row_capacity;
     int32_t n_rows;
     int32_t *first_row; /* [max_branches] first row of a branch in this wave, -1: none */
     size_t first_capacity;
-    int32_t kept, end_kept; /* the lane's rows of kept logits: the unpatched run's at the reading's place, then those of
-                               branches that read before it did, as early stops do */
+    int32_t kept, end_kept; /* the request's rows of kept logits: the unpatched run's at the reading's place, then those
+                               of branches that read before it did, as early stops do */
     bool has_unpatched;
     int32_t *pending;     /* [n_pending] those branches */
     int32_t *pending_row; /* [n_pending] where their logits are kept */
     size_t pending_capacity, pending_row_capacity;
     int32_t n_pending, n_pending_rows;
     bool in_wave; /* the last rows were made and their outcomes not taken yet */
-} lp_lane;
+} lp_request;
 
 /* What a group will need at most: KV slots, rows of one wave, branches, rows of kept logits. */
 typedef struct {
@@ -98,50 +99,52 @@ typedef struct {
     int32_t rows;
     int32_t branches;
     int32_t kept;
-} lp_lane_need;
+} lp_request_need;
 
 /* What is to be read of a wave's logits, and for whom. A list of the caller; {0} before. */
 typedef struct {
-    lp_lane *lane;
+    lp_request *request;
     int32_t branch;
-    bool is_late; /* for lp_lane_take_late */
-} lp_lane_reader;
+    bool is_late; /* for lp_request_take_late */
+} lp_request_reader;
 typedef struct {
-    lp_logit_read *reads;    /* [n] */
-    lp_lane_reader *readers; /* [n] */
+    lp_logit_read *reads;       /* [n] */
+    lp_request_reader *readers; /* [n] */
     size_t n, capacity, reader_capacity;
-} lp_lane_reads;
+} lp_request_reads;
 
-/* Builds the lane's tree and counts. */
-lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const lp_run_group *group, lp_lane_need *need,
-                       lp_error *err);
-/* Where what the lane needs begins. */
+/* Builds the request's tree and counts. */
+lp_status lp_request_open(lp_request *request, const lp_executor_options *options, const lp_run_group *group,
+                          lp_request_need *need, lp_error *err);
+/* Where what the request needs begins. */
 typedef struct {
     int32_t slot, latent, kept;
-} lp_lane_place;
-lp_status lp_lane_start(lp_lane *lane, const lp_lane_need *need, const lp_lane_place *place, lp_error *err);
-void lp_lane_release(lp_lane *lane);
+} lp_request_place;
+lp_status lp_request_start(lp_request *request, const lp_request_need *need, const lp_request_place *place,
+                           lp_error *err);
+void lp_request_release(lp_request *request);
 
-/* Number of rows of the next wave; 0: the lane is done. */
-int32_t lp_lane_count_rows(lp_lane *lane);
-/* Fills lane->rows for the next wave and steps on. */
-lp_status lp_lane_make_rows(lp_lane *lane, lp_error *err);
+/* Number of rows of the next wave; 0: the request is done. */
+int32_t lp_request_count_rows(lp_request *request);
+/* Fills request->rows for the next wave and steps on. */
+lp_status lp_request_make_rows(lp_request *request, lp_error *err);
 /* True when the address of a capture is this position of the branch; an index outside its phase is nowhere. */
-bool lp_lane_is_place(const lp_lane *lane, const lp_branch *branch, const lp_address *at, int32_t position);
+bool lp_request_is_place(const lp_request *request, const lp_branch *branch, const lp_address *at, int32_t position);
 /* Slots [n_tail] of a row's tail. */
-const int32_t *lp_lane_tail(const lp_lane *lane, const lp_lane_row *row);
+const int32_t *lp_request_tail(const lp_request *request, const lp_request_row *row);
 
 /* True when the branch's row holds the logits that divergences are taken from: they are to be read first. */
-bool lp_lane_reads_unpatched(const lp_lane *lane, int32_t branch);
+bool lp_request_reads_unpatched(const lp_request *request, int32_t branch);
 /* Adds what has to be read of the logits of a branch that had a row in this wave, which are row `row` of them, and what
- * others can now read of kept ones. Before lp_lane_take_token, branches in the same order. */
-lp_status lp_lane_add_reads(lp_lane *lane, int32_t branch, int32_t row, lp_lane_reads *reads, lp_error *err);
+ * others can now read of kept ones. Before lp_request_take_token, branches in the same order. */
+lp_status lp_request_add_reads(lp_request *request, int32_t branch, int32_t row, lp_request_reads *reads,
+                               lp_error *err);
 /* The answer token of a branch that had a row in this wave: next, eos or the limit end it. reading: what
- * lp_lane_add_reads asked for, or NULL where it did not. */
-void lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const lp_logit_reading *reading);
+ * lp_request_add_reads asked for, or NULL where it did not. */
+void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_reading *reading);
 /* What was read for the branch of logits that had been kept. */
-void lp_lane_take_late(lp_lane *lane, int32_t branch, const lp_logit_reading *reading);
-/* The results of all runs, when the lane is done. */
-void lp_lane_finish(lp_lane *lane);
+void lp_request_take_late(lp_request *request, int32_t branch, const lp_logit_reading *reading);
+/* The results of all runs, when the request is done. */
+void lp_request_finish(lp_request *request);
 
 #endif
