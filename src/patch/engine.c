@@ -4,82 +4,83 @@
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
 
-static void flight_free(lp_flight *f) {
-    if (!f) return;
-    for (size_t i = 0; i < f->request_capacity; i++) lp_request_release(&f->requests[i]);
-    lp_mem_free(f->requests);
-    lp_mem_free(f->needs);
-    lp_mem_free(f);
+static void inflight_free(lp_inflight_pair *pair) {
+    if (!pair) return;
+    for (size_t i = 0; i < pair->request_capacity; i++) lp_request_release(&pair->requests[i]);
+    lp_mem_free(pair->requests);
+    lp_mem_free(pair->needs);
+    lp_mem_free(pair);
 }
 
-static lp_status open_unit(lp_engine *e, lp_work_unit *unit, lp_flight **out, lp_error *err) {
-    lp_flight *f = e->n_idle > 0 ? e->idle[--e->n_idle] : NULL;
+static lp_status open_unit(lp_engine *e, lp_work_unit *unit, lp_inflight_pair **out, lp_error *err) {
+    lp_inflight_pair *pair = e->n_idle > 0 ? e->idle[--e->n_idle] : NULL;
     lp_status status = LP_OK;
-    if (!f) LP_TRY(lp_mem_new(&f, 1, sizeof *f, "unit", err));
-    f->unit = unit;
-    LP_TRY(lp_mem_grow(&f->requests, &f->request_capacity, unit->n_groups, sizeof *f->requests, "requests", err));
-    LP_TRY(lp_mem_grow(&f->needs, &f->need_capacity, unit->n_groups, sizeof *f->needs, "requests", err));
-    f->n_slots = f->n_latents = f->n_kept = 0;
+    if (!pair) LP_TRY(lp_mem_new(&pair, 1, sizeof *pair, "unit", err));
+    pair->unit = unit;
+    LP_TRY(
+        lp_mem_grow(&pair->requests, &pair->request_capacity, unit->n_groups, sizeof *pair->requests, "requests", err));
+    LP_TRY(lp_mem_grow(&pair->needs, &pair->need_capacity, unit->n_groups, sizeof *pair->needs, "requests", err));
+    pair->n_slots = pair->n_latents = pair->n_kept = 0;
     for (size_t g = 0; g < unit->n_groups; g++) {
-        LP_TRY(lp_request_open(&f->requests[g], e->options, &unit->groups[g], &f->needs[g], err));
-        f->n_slots += f->needs[g].slots;
-        f->n_latents += f->needs[g].branches;
-        f->n_kept += f->needs[g].kept;
+        LP_TRY(lp_request_open(&pair->requests[g], e->options, &unit->groups[g], &pair->needs[g], err));
+        pair->n_slots += pair->needs[g].slots;
+        pair->n_latents += pair->needs[g].branches;
+        pair->n_kept += pair->needs[g].kept;
     }
-    *out = f;
+    *out = pair;
     return LP_OK;
 out:
-    flight_free(f);
+    inflight_free(pair);
     return status;
 }
 
-static int32_t most_rows(const lp_flight *f) {
+static int32_t most_rows(const lp_inflight_pair *pair) {
     int32_t rows = 1;
-    for (size_t g = 0; g < f->unit->n_groups; g++)
-        if (f->needs[g].rows > rows) rows = f->needs[g].rows;
+    for (size_t g = 0; g < pair->unit->n_groups; g++)
+        if (pair->needs[g].rows > rows) rows = pair->needs[g].rows;
     return rows;
 }
 
 /* Puts the waiting unit into flight; *entered is false when there is no room for it now. */
 static lp_status enter(lp_engine *e, bool *entered, lp_error *err) {
-    lp_flight *f = e->waiting_flight;
+    lp_inflight_pair *pair = e->waiting_pair;
     lp_status status = LP_OK;
     *entered = false;
-    bool fits = f->n_slots <= e->kv_slots.n && most_rows(f) <= e->max_rows && f->n_latents <= e->latent_slots.n &&
-                f->n_kept <= e->kept_slots.n;
+    bool fits = pair->n_slots <= e->kv_slots.n && most_rows(pair) <= e->max_rows &&
+                pair->n_latents <= e->latent_slots.n && pair->n_kept <= e->kept_slots.n;
     if (!fits) {
-        if (e->n_flights > 0) return LP_OK;
-        LP_TRY(lp_engine_size_for(e, f, most_rows(f), err));
+        if (e->n_inflight > 0) return LP_OK;
+        LP_TRY(lp_engine_size_for(e, pair, most_rows(pair), err));
     }
-    f->slot = lp_slots_take(&e->kv_slots, f->n_slots);
-    f->latent = lp_slots_take(&e->latent_slots, f->n_latents);
-    f->kept = f->n_kept > 0 ? lp_slots_take(&e->kept_slots, f->n_kept) : 0;
-    if (f->slot < 0 || f->latent < 0 || f->kept < 0 || e->n_flights == LP_MAX_IN_FLIGHT) {
-        if (f->slot >= 0) lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
-        if (f->latent >= 0) lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
-        if (f->kept >= 0) lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
+    pair->slot = lp_slots_take(&e->kv_slots, pair->n_slots);
+    pair->latent = lp_slots_take(&e->latent_slots, pair->n_latents);
+    pair->kept = pair->n_kept > 0 ? lp_slots_take(&e->kept_slots, pair->n_kept) : 0;
+    if (pair->slot < 0 || pair->latent < 0 || pair->kept < 0 || e->n_inflight == LP_MAX_INFLIGHT) {
+        if (pair->slot >= 0) lp_slots_give(&e->kv_slots, pair->slot, pair->n_slots);
+        if (pair->latent >= 0) lp_slots_give(&e->latent_slots, pair->latent, pair->n_latents);
+        if (pair->kept >= 0) lp_slots_give(&e->kept_slots, pair->kept, pair->n_kept);
         return LP_OK;
     }
-    lp_request_place place = {.slot = f->slot, .latent = f->latent, .kept = f->kept};
-    e->flights[e->n_flights++] = f;
+    lp_request_place place = {.slot = pair->slot, .latent = pair->latent, .kept = pair->kept};
+    e->inflight[e->n_inflight++] = pair;
     e->waiting = NULL;
-    e->waiting_flight = NULL;
-    for (size_t g = 0; g < f->unit->n_groups; g++) {
-        LP_TRY(lp_request_start(&f->requests[g], &f->needs[g], &place, err));
-        place.slot += f->needs[g].slots;
-        place.latent += f->needs[g].branches;
-        place.kept += f->needs[g].kept;
+    e->waiting_pair = NULL;
+    for (size_t g = 0; g < pair->unit->n_groups; g++) {
+        LP_TRY(lp_request_start(&pair->requests[g], &pair->needs[g], &place, err));
+        place.slot += pair->needs[g].slots;
+        place.latent += pair->needs[g].branches;
+        place.kept += pair->needs[g].kept;
     }
     *entered = true;
-    if (e->n_flights > e->counters.most_units) e->counters.most_units = e->n_flights;
+    if (e->n_inflight > e->counters.most_units) e->counters.most_units = e->n_inflight;
 out:
     return status;
 }
 
-static int32_t rows_in_flight(const lp_engine *e) {
+static int32_t rows_inflight(const lp_engine *e) {
     int32_t n = 0;
-    for (int32_t i = 0; i < e->n_flights; i++)
-        for (size_t g = 0; g < e->flights[i]->unit->n_groups; g++) n += e->flights[i]->needs[g].branches;
+    for (int32_t i = 0; i < e->n_inflight; i++)
+        for (size_t g = 0; g < e->inflight[i]->unit->n_groups; g++) n += e->inflight[i]->needs[g].branches;
     return n;
 }
 
@@ -87,12 +88,12 @@ static int32_t rows_in_flight(const lp_engine *e) {
 static lp_status admit(lp_engine *e, lp_error *err) {
     int32_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
     lp_status status = LP_OK;
-    while (e->n_flights == 0 || (rows_in_flight(e) < 2 * wanted && e->n_flights < LP_MAX_IN_FLIGHT)) {
+    while (e->n_inflight == 0 || (rows_inflight(e) < 2 * wanted && e->n_inflight < LP_MAX_INFLIGHT)) {
         bool entered = false;
         if (!e->waiting) {
             LP_TRY(e->source->next(e->source->user, &e->waiting, err));
             if (!e->waiting) break;
-            LP_TRY(open_unit(e, e->waiting, &e->waiting_flight, err));
+            LP_TRY(open_unit(e, e->waiting, &e->waiting_pair, err));
         }
         LP_TRY(enter(e, &entered, err));
         if (!entered) break;
@@ -145,25 +146,25 @@ static lp_status read_lenses(lp_engine *e, const lp_work_unit *unit, lp_error *e
 static lp_status finish_units(lp_engine *e, lp_error *err) {
     int32_t kept = 0;
     lp_status status = LP_OK;
-    for (int32_t i = 0; i < e->n_flights; i++) {
-        lp_flight *f = e->flights[i];
+    for (int32_t i = 0; i < e->n_inflight; i++) {
+        lp_inflight_pair *pair = e->inflight[i];
         bool done = status == LP_OK;
-        for (size_t g = 0; done && g < f->unit->n_groups; g++)
-            done = !f->requests[g].in_wave && lp_request_count_rows(&f->requests[g]) == 0;
+        for (size_t g = 0; done && g < pair->unit->n_groups; g++)
+            done = !pair->requests[g].in_wave && lp_request_count_rows(&pair->requests[g]) == 0;
         if (!done) {
-            e->flights[kept++] = f;
+            e->inflight[kept++] = pair;
             continue;
         }
-        for (size_t g = 0; g < f->unit->n_groups; g++) lp_request_finish(&f->requests[g]);
-        lp_slots_give(&e->kv_slots, f->slot, f->n_slots);
-        lp_slots_give(&e->latent_slots, f->latent, f->n_latents);
-        lp_slots_give(&e->kept_slots, f->kept, f->n_kept);
-        status = read_lenses(e, f->unit, err);
-        if (status == LP_OK) status = e->source->done(e->source->user, f->unit, err);
+        for (size_t g = 0; g < pair->unit->n_groups; g++) lp_request_finish(&pair->requests[g]);
+        lp_slots_give(&e->kv_slots, pair->slot, pair->n_slots);
+        lp_slots_give(&e->latent_slots, pair->latent, pair->n_latents);
+        lp_slots_give(&e->kept_slots, pair->kept, pair->n_kept);
+        status = read_lenses(e, pair->unit, err);
+        if (status == LP_OK) status = e->source->done(e->source->user, pair->unit, err);
         if (e->counters.seconds_first == 0) e->counters.seconds_first = lp_engine_seconds() - e->began;
-        e->idle[e->n_idle++] = f;
+        e->idle[e->n_idle++] = pair;
     }
-    e->n_flights = kept;
+    e->n_inflight = kept;
     return status;
 }
 
@@ -256,10 +257,10 @@ static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_
 /* Gathers rows of as many requests as fit, beginning with another unit each time. */
 static lp_status gather_rows(lp_engine *e, lp_wave *w, lp_error *err) {
     w->n_rows = 0;
-    for (int32_t i = 0; i < e->n_flights; i++) {
-        lp_flight *f = e->flights[(e->first_flight + i) % e->n_flights];
-        for (size_t g = 0; g < f->unit->n_groups; g++) {
-            lp_request *request = &f->requests[g];
+    for (int32_t i = 0; i < e->n_inflight; i++) {
+        lp_inflight_pair *pair = e->inflight[(e->first_inflight + i) % e->n_inflight];
+        for (size_t g = 0; g < pair->unit->n_groups; g++) {
+            lp_request *request = &pair->requests[g];
             if (request->in_wave) continue;
             int32_t n = lp_request_count_rows(request);
             if (n == 0 || w->n_rows + n > e->max_rows) continue;
@@ -271,7 +272,7 @@ static lp_status gather_rows(lp_engine *e, lp_wave *w, lp_error *err) {
                 w->rows[w->n_rows++] = (lp_wave_row){.request = request, .request_row = r, .first = first};
         }
     }
-    e->first_flight = e->n_flights > 0 ? (e->first_flight + 1) % e->n_flights : 0;
+    e->first_inflight = e->n_inflight > 0 ? (e->first_inflight + 1) % e->n_inflight : 0;
     return LP_OK;
 }
 
@@ -468,9 +469,9 @@ out:
 }
 
 static void release(lp_engine *e) {
-    for (int32_t i = 0; i < e->n_flights; i++) flight_free(e->flights[i]);
-    for (int32_t i = 0; i < e->n_idle; i++) flight_free(e->idle[i]);
-    flight_free(e->waiting_flight);
+    for (int32_t i = 0; i < e->n_inflight; i++) inflight_free(e->inflight[i]);
+    for (int32_t i = 0; i < e->n_idle; i++) inflight_free(e->idle[i]);
+    inflight_free(e->waiting_pair);
     lp_engine_free_forward(e);
     lp_weights_free(e->own_weights);
     lp_engine_free_workspace(e);
@@ -516,7 +517,7 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     for (;;) {
         bool started = false;
         LP_TRY(admit(e, err));
-        if (e->n_flights == 0) break;
+        if (e->n_inflight == 0) break;
         LP_TRY(start_wave(e, &started, err));
         LP_ASSERT(started || e->n_under_way > 0);
         if (started && e->n_under_way < e->n_waves) continue;

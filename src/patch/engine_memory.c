@@ -144,18 +144,19 @@ static int64_t at_most(int64_t value, int64_t ceiling) {
 }
 
 /* Bytes that a unit needs in flight. */
-static int64_t unit_bytes(const lp_engine *e, const lp_flight *f) {
+static int64_t unit_bytes(const lp_engine *e, const lp_inflight_pair *pair) {
     const lp_model_config *c = &e->options->model->config;
-    return f->n_slots * (int64_t)slot_bytes(e) +
-           (f->n_latents * (int64_t)c->d_model + f->n_kept * (int64_t)lp_logits_stride(c)) * (int64_t)sizeof(float);
+    return pair->n_slots * (int64_t)slot_bytes(e) +
+           (pair->n_latents * (int64_t)c->d_model + pair->n_kept * (int64_t)lp_logits_stride(c)) *
+               (int64_t)sizeof(float);
 }
 
 /* Sizes workspace and pool for units like this one, whose largest wave has `rows`, within e->limit bytes. */
-static lp_status size_within_limit(lp_engine *e, const lp_flight *f, int32_t rows, lp_error *err) {
+static lp_status size_within_limit(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {
     int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
     int64_t limit = e->limit;
-    int32_t slots = f->n_slots, branches = f->n_latents;
-    int64_t unit = unit_bytes(e, f), least_work = work_bytes(e, rows), least = least_work + unit;
+    int32_t slots = pair->n_slots, branches = pair->n_latents;
+    int64_t unit = unit_bytes(e, pair), least_work = work_bytes(e, rows), least = least_work + unit;
     if (least > limit)
         return lp_fail(
             err, LP_ERR_MEMORY,
@@ -170,24 +171,24 @@ static lp_status size_within_limit(lp_engine *e, const lp_flight *f, int32_t row
     if (status != LP_OK) return status;
     int64_t fit = (limit - work_bytes(e, max_rows)) / unit;
     int64_t units = at_least((2 * wanted + branches - 1) / at_least(branches, 1), 1);
-    units = at_most(at_most(units, fit), LP_MAX_IN_FLIGHT);
+    units = at_most(at_most(units, fit), LP_MAX_INFLIGHT);
     /* Room for one more, as units may come that are longer than this one. */
     if (units > 1) units = at_most(units + 1, fit);
     units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
-    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * f->n_kept, err);
+    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * pair->n_kept, err);
 }
 
-lp_status lp_engine_size_for(lp_engine *e, const lp_flight *f, int32_t rows, lp_error *err) {
+lp_status lp_engine_size_for(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {
     lp_error why = {0};
-    lp_status status = size_within_limit(e, f, rows, &why);
-    bool by_device = status == LP_ERR_MEMORY && work_bytes(e, rows) + unit_bytes(e, f) <= e->limit;
+    lp_status status = size_within_limit(e, pair, rows, &why);
+    bool by_device = status == LP_ERR_MEMORY && work_bytes(e, rows) + unit_bytes(e, pair) <= e->limit;
     if (by_device && e->be->memory_bytes > 0 && !e->halved) {
         e->halved = true;
         e->limit /= 2;
         lp_log(LP_LOG_WARN, "%s; going on with a memory limit of %lld MiB", why.text, (long long)(e->limit >> 20));
         lp_engine_free_workspace(e);
         lp_engine_free_pool(e);
-        status = size_within_limit(e, f, rows, &why);
+        status = size_within_limit(e, pair, rows, &why);
         if (status == LP_OK) return LP_OK;
         return lp_fail(err, status, "%s; expected that with engine.memory_limit %lld MiB it would fit: set less",
                        why.text, (long long)(e->limit >> 20));

@@ -8,7 +8,7 @@
 #include "patch/slots.h"
 #include "patch/wave.h"
 
-enum { LP_MAX_IN_FLIGHT = 256 };
+enum { LP_MAX_INFLIGHT = 256 };
 
 /* A unit in flight: one request per group. */
 typedef struct {
@@ -20,7 +20,7 @@ typedef struct {
     int32_t slot, n_slots;
     int32_t latent, n_latents;
     int32_t kept, n_kept;
-} lp_flight;
+} lp_inflight_pair;
 
 typedef struct {
     const lp_executor_options *options;
@@ -35,13 +35,13 @@ typedef struct {
     lp_slots kv_slots, latent_slots, kept_slots;
     float *latents; /* dev [latent_slots.n, D] */
     float *kept;    /* dev [kept_slots.n, logits' stride] */
-    lp_flight *flights[LP_MAX_IN_FLIGHT];
-    int32_t n_flights;
-    lp_flight *idle[LP_MAX_IN_FLIGHT]; /* to be used again */
+    lp_inflight_pair *inflight[LP_MAX_INFLIGHT];
+    int32_t n_inflight;
+    lp_inflight_pair *idle[LP_MAX_INFLIGHT]; /* to be used again */
     int32_t n_idle;
     lp_work_unit *waiting; /* taken from the source, but does not fit yet */
-    lp_flight *waiting_flight;
-    int32_t first_flight; /* where the next wave begins, so that all advance */
+    lp_inflight_pair *waiting_pair;
+    int32_t first_inflight; /* where the next wave begins, so that all advance */
     lp_wave waves[LP_FETCHES];
     int n_waves; /* at once: two where the backend works while the host does */
     int32_t n_under_way;
@@ -88,7 +88,7 @@ void lp_engine_release(lp_engine *e, void *dev);
 int32_t lp_engine_head_rows(const lp_engine *e);
 /* Makes workspace and pool those of units like this one, whose largest wave has `rows`. Called while nothing is in
  * flight. A device that has less free than the limit promised gets a second try with half of it, once. */
-lp_status lp_engine_size_for(lp_engine *e, const lp_flight *f, int32_t rows, lp_error *err);
+lp_status lp_engine_size_for(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err);
 void lp_engine_free_forward(lp_engine *e);
 void lp_engine_free_workspace(lp_engine *e);
 void lp_engine_free_pool(lp_engine *e);
