@@ -173,11 +173,11 @@ def ours(
     r.add(f"{label}.gflop_per_s", number(sweep, r"([\d.]+) GFLOP in matrix products") / taken)
     for what, pattern in (
         ("row_layers", r"(\d+) row-layers"),
-        ("waves", r"in (\d+) waves"),
+        ("batches", r"in (\d+) batches"),
         ("mib_to_device", r"([\d.]+) MiB to the device"),
         ("mib_back", r"([\d.]+) MiB back"),
         ("host_waits", r"waited (\d+) times"),
-        ("graphs", r"(\d+) waves were issued as a graph"),
+        ("graphs", r"(\d+) batches were issued as a graph"),
     ):
         r.add(f"{label}.{what}", number(sweep, pattern))
     return taken / conditions

@@ -102,8 +102,8 @@ out:
     return status;
 }
 
-/* The vectors lie on the host since their captures were taken. The workspace of the waves serves, behind what the wave
- * under way does with it. */
+/* The vectors lie on the host since their captures were taken. The workspace of the batches serves, behind what the
+ * batch under way does with it. */
 static lp_status read_lens(lp_engine *e, const lp_lens_wanted *lens, lp_error *err) {
     lp_backend *be = e->be;
     const lp_model_config *c = &e->options->model->config;
@@ -150,7 +150,7 @@ static lp_status finish_units(lp_engine *e, lp_error *err) {
         lp_inflight_pair *pair = e->inflight[i];
         bool done = status == LP_OK;
         for (size_t g = 0; done && g < pair->unit->n_groups; g++)
-            done = !pair->requests[g].in_wave && lp_request_count_rows(&pair->requests[g]) == 0;
+            done = !pair->requests[g].in_batch && lp_request_count_rows(&pair->requests[g]) == 0;
         if (!done) {
             e->inflight[kept++] = pair;
             continue;
@@ -168,7 +168,8 @@ static lp_status finish_units(lp_engine *e, lp_error *err) {
     return status;
 }
 
-/* ---- Waves ------------------------------------------------------------------------------------------------------- */
+/* ---- Batches -------------------------------------------------------------------------------------------------------
+ */
 
 static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place, int32_t k,
                           lp_error *err) {
@@ -226,19 +227,19 @@ static lp_status add_captures_of(lp_engine *e, const lp_request *request, const 
             at.site = LP_SITE_RESID_POST;
             at.layer--;
         }
-        lp_wave *w = e->wave;
+        lp_step_batch *batch = e->batch;
         size_t n = (size_t)e->n_captures + 1;
         int32_t width = lp_site_width(c, at.site, at.head);
         LP_TRY(lp_mem_grow(&e->captures, &e->capture_capacity, n, sizeof *e->captures, "captures", err));
-        LP_TRY(lp_mem_grow(&w->captures, &w->capture_capacity, n, sizeof *w->captures, "captures", err));
-        w->captures[n - 1] =
-            (lp_wave_capture){.out = run->captures[k].out, .width = width, .at = (int64_t)w->n_captured};
+        LP_TRY(lp_mem_grow(&batch->captures, &batch->capture_capacity, n, sizeof *batch->captures, "captures", err));
+        batch->captures[n - 1] =
+            (lp_batch_capture){.out = run->captures[k].out, .width = width, .at = (int64_t)batch->n_captured};
         e->captures[e->n_captures++] = (lp_forward_capture){.key = lp_forward_key(lp_address_depth(c, &at), row->join),
                                                             .row = place,
                                                             .offset = lp_site_offset(c, at.head),
                                                             .width = width,
-                                                            .out = (int64_t)w->n_captured};
-        w->n_captured += (size_t)width;
+                                                            .out = (int64_t)batch->n_captured};
+        batch->n_captured += (size_t)width;
     }
 out:
     return status;
@@ -255,21 +256,21 @@ static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_
 }
 
 /* Gathers rows of as many requests as fit, beginning with another unit each time. */
-static lp_status gather_rows(lp_engine *e, lp_wave *w, lp_error *err) {
-    w->n_rows = 0;
+static lp_status gather_rows(lp_engine *e, lp_step_batch *batch, lp_error *err) {
+    batch->n_rows = 0;
     for (int32_t i = 0; i < e->n_inflight; i++) {
         lp_inflight_pair *pair = e->inflight[(e->first_inflight + i) % e->n_inflight];
         for (size_t g = 0; g < pair->unit->n_groups; g++) {
             lp_request *request = &pair->requests[g];
-            if (request->in_wave) continue;
+            if (request->in_batch) continue;
             int32_t n = lp_request_count_rows(request);
-            if (n == 0 || w->n_rows + n > e->max_rows) continue;
+            if (n == 0 || batch->n_rows + n > e->max_rows) continue;
             lp_status status = lp_request_make_rows(request, err);
             if (status != LP_OK) return status;
             LP_ASSERT(request->n_rows > 0 && request->n_rows <= n);
-            int32_t first = w->n_rows;
+            int32_t first = batch->n_rows;
             for (int32_t r = 0; r < request->n_rows; r++)
-                w->rows[w->n_rows++] = (lp_wave_row){.request = request, .request_row = r, .first = first};
+                batch->rows[batch->n_rows++] = (lp_batch_row){.request = request, .request_row = r, .first = first};
         }
     }
     e->first_inflight = e->n_inflight > 0 ? (e->first_inflight + 1) % e->n_inflight : 0;
@@ -277,14 +278,14 @@ static lp_status gather_rows(lp_engine *e, lp_wave *w, lp_error *err) {
 }
 
 /* order: rows by join, those of equal join as they were. */
-static void sort_rows(lp_engine *e, lp_wave *w) {
+static void sort_rows(lp_engine *e, lp_step_batch *batch) {
     int32_t count[512] = {0};
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t i = 0; i < w->n_rows; i++) count[lp_wave_row_of(&w->rows[i])->join + 1]++;
+    for (int32_t i = 0; i < batch->n_rows; i++) count[lp_batch_row_of(&batch->rows[i])->join + 1]++;
     for (int32_t l = 0; l <= n_layers; l++) count[l + 1] += count[l];
-    for (int32_t i = 0; i < w->n_rows; i++) {
-        int32_t at = count[lp_wave_row_of(&w->rows[i])->join]++;
-        w->order[at] = i;
+    for (int32_t i = 0; i < batch->n_rows; i++) {
+        int32_t at = count[lp_batch_row_of(&batch->rows[i])->join]++;
+        batch->order[at] = i;
         e->place[i] = at;
     }
 }
@@ -300,34 +301,34 @@ static int compare_captures(const void *a, const void *b) {
     return (x->key > y->key) - (x->key < y->key);
 }
 
-static lp_status fill_batch(lp_engine *e, lp_wave *made, lp_error *err) {
+static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     lp_status status = LP_OK;
     e->n_tail = e->n_edits = e->n_captures = 0;
-    e->n_vectors = made->n_captured = 0;
-    for (int32_t at = 0; at < made->n_rows; at++) {
-        const lp_wave_row *w = &made->rows[made->order[at]];
-        const lp_request_row *row = &w->request->rows[w->request_row];
+    e->n_vectors = batch->n_captured = 0;
+    for (int32_t at = 0; at < batch->n_rows; at++) {
+        const lp_batch_row *from = &batch->rows[batch->order[at]];
+        const lp_request_row *row = &from->request->rows[from->request_row];
         e->join[at] = row->join;
-        e->source_row[at] = row->source < 0 ? 0 : e->place[w->first + row->source];
+        e->source_row[at] = row->source < 0 ? 0 : e->place[from->first + row->source];
         e->input[at] = (lp_row_input){.token = row->token, .latent = row->latent};
         e->output[at] = row->output;
         e->position[at] = row->position;
         e->slot[at] = row->slot;
-        e->prompt_begin[at] = w->request->prompt_slot;
+        e->prompt_begin[at] = from->request->prompt_slot;
         e->prompt_length[at] = row->prompt_length;
         e->tail_begin[at] = e->n_tail;
         e->tail_length[at] = row->n_tail;
         LP_TRY(lp_mem_grow(&e->tail, &e->tail_capacity, (size_t)(e->n_tail + row->n_tail) + 1, sizeof(int32_t), "slots",
                            err));
         if (row->n_tail)
-            memcpy(e->tail + e->n_tail, lp_request_tail(w->request, row), (size_t)row->n_tail * sizeof(int32_t));
+            memcpy(e->tail + e->n_tail, lp_request_tail(from->request, row), (size_t)row->n_tail * sizeof(int32_t));
         e->n_tail += row->n_tail;
-        LP_TRY(add_edits(e, w->request, row, at, err));
-        LP_TRY(add_captures(e, w->request, row, at, err));
+        LP_TRY(add_edits(e, from->request, row, at, err));
+        LP_TRY(add_captures(e, from->request, row, at, err));
     }
     /* A row that takes its source's final state needs it computed. */
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t at = made->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
+    for (int32_t at = batch->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
         if (e->output[at]) e->output[e->source_row[at]] = 1;
     if (e->n_edits > 1) qsort(e->edits, (size_t)e->n_edits, sizeof *e->edits, compare_edits);
     if (e->n_captures > 1) qsort(e->captures, (size_t)e->n_captures, sizeof *e->captures, compare_captures);
@@ -344,16 +345,16 @@ out:
 
 /* ---- Reading out ------------------------------------------------------------------------------------------------- */
 
-static lp_status make_results(lp_engine *e, lp_wave *w, lp_error *err) {
-    size_t bytes = lp_wave_results_bytes(w);
+static lp_status make_results(lp_engine *e, lp_step_batch *batch, lp_error *err) {
+    size_t bytes = lp_step_batch_results_bytes(batch);
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&w->host_results, &w->host_capacity, bytes, 1, "results", err));
-    if (bytes <= w->capacity) return LP_OK;
-    lp_engine_release(e, w->results);
-    w->results = NULL;
-    w->capacity = 0;
-    LP_TRY(lp_engine_alloc(e, &w->results, 2 * bytes, "results", err));
-    w->capacity = 2 * bytes;
+    LP_TRY(lp_mem_grow(&batch->host_results, &batch->host_capacity, bytes, 1, "results", err));
+    if (bytes <= batch->capacity) return LP_OK;
+    lp_engine_release(e, batch->results);
+    batch->results = NULL;
+    batch->capacity = 0;
+    LP_TRY(lp_engine_alloc(e, &batch->results, 2 * bytes, "results", err));
+    batch->capacity = 2 * bytes;
 out:
     return status;
 }
@@ -371,55 +372,55 @@ out:
 }
 
 /* Logits never leave the device: tokens are chosen and numbers read there. */
-static lp_status read_tokens(lp_engine *e, lp_wave *w, const float *hidden, lp_error *err) {
+static lp_status read_tokens(lp_engine *e, lp_step_batch *batch, const float *hidden, lp_error *err) {
     lp_backend *be = e->be;
     int32_t d = e->options->model->config.d_model, width = lp_logits_stride(&e->options->model->config);
-    int32_t candidates = e->options->vocabulary.n_candidates, n = w->n_tokens;
-    lp_logit_reading *readings = (lp_logit_reading *)(void *)(w->results + lp_wave_readings_at(w));
-    int32_t *best = (int32_t *)(void *)(w->results + lp_wave_tokens_at(w));
+    int32_t candidates = e->options->vocabulary.n_candidates, n = batch->n_tokens;
+    lp_logit_reading *readings = (lp_logit_reading *)(void *)(batch->results + lp_step_batch_readings_at(batch));
+    int32_t *best = (int32_t *)(void *)(batch->results + lp_step_batch_tokens_at(batch));
     size_t read = 0;
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
-    for (int32_t first = 0, i = 0; first < n; first += w->head_rows) {
-        int32_t rows = n - first < w->head_rows ? n - first : w->head_rows;
+    for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
+        int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
         size_t end = read;
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
         LP_TRY(be->argmax(be, e->logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {
-            const lp_wave_row *r = &w->rows[w->order[w->choosing[i]]];
-            if (lp_wave_reads_for(w, end, r)) end++;
-            while (end < w->reads.n && w->reads.readers[end].is_late) end++;
+            const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
+            if (lp_step_batch_reads_for(batch, end, r)) end++;
+            while (end < batch->reads.n && batch->reads.readers[end].is_late) end++;
         }
-        LP_TRY(be->read_logits(be, e->logits, e->kept, width, candidates, w->reads.reads + read, (int32_t)(end - read),
-                               readings + read, err));
+        LP_TRY(be->read_logits(be, e->logits, e->kept, width, candidates, batch->reads.reads + read,
+                               (int32_t)(end - read), readings + read, err));
         read = end;
     }
-    LP_ASSERT(read == w->reads.n);
+    LP_ASSERT(read == batch->reads.n);
 out:
     return status;
 }
 
 /* ---- The loop ---------------------------------------------------------------------------------------------------- */
 
-/* Issues the next wave, where there are rows for one. */
-static lp_status start_wave(lp_engine *e, bool *started, lp_error *err) {
-    lp_wave *w = &e->waves[e->n_started % (uint64_t)e->n_waves];
+/* Issues the next batch, where there are rows for one. */
+static lp_status start_batch(lp_engine *e, bool *started, lp_error *err) {
+    lp_step_batch *batch = &e->batches[e->n_started % (uint64_t)e->n_batches];
     const float *hidden = NULL;
     int32_t n_out = 0;
     lp_status status = LP_OK;
     *started = false;
-    if (e->n_under_way == e->n_waves) return LP_OK;
-    e->wave = w;
-    LP_TRY(gather_rows(e, w, err));
-    if (w->n_rows == 0) return LP_OK;
-    sort_rows(e, w);
-    LP_TRY(fill_batch(e, w, err));
-    w->n_captures = e->n_captures;
-    int32_t n_steps = lp_wave_list_outcomes(w, e->output, e->lists, e->max_rows);
-    LP_TRY(lp_wave_list_reads(w, lp_engine_head_rows(e), err));
-    LP_TRY(make_results(e, w, err));
-    lp_forward_batch batch = {.n_rows = w->n_rows,
+    if (e->n_under_way == e->n_batches) return LP_OK;
+    e->batch = batch;
+    LP_TRY(gather_rows(e, batch, err));
+    if (batch->n_rows == 0) return LP_OK;
+    sort_rows(e, batch);
+    LP_TRY(fill_batch(e, batch, err));
+    batch->n_captures = e->n_captures;
+    int32_t n_steps = lp_step_batch_list_outcomes(batch, e->output, e->lists, e->max_rows);
+    LP_TRY(lp_step_batch_list_reads(batch, lp_engine_head_rows(e), err));
+    LP_TRY(make_results(e, batch, err));
+    lp_forward_batch input = {.n_rows = batch->n_rows,
                               .join = e->join,
                               .source = e->source_row,
                               .input = e->input,
@@ -436,18 +437,18 @@ static lp_status start_wave(lp_engine *e, bool *started, lp_error *err) {
                               .n_edits = e->n_edits,
                               .captures = e->captures,
                               .n_captures = e->n_captures,
-                              .captured = (float *)(void *)w->results,
+                              .captured = (float *)(void *)batch->results,
                               .vectors = e->dev_vectors,
                               .latents = e->latents,
                               .pool = &e->pool};
-    LP_TRY(lp_forward_run(e->forward, &batch, &hidden, &n_out, err));
+    LP_TRY(lp_forward_run(e->forward, &input, &hidden, &n_out, err));
     LP_TRY(e->be->upload(e->be, e->dev_lists, e->lists, 3 * (size_t)e->max_rows * sizeof(int32_t), err));
     LP_TRY(read_steps(e, hidden, n_steps, err));
-    LP_TRY(read_tokens(e, w, hidden, err));
-    if (lp_wave_results_bytes(w) > 0)
-        LP_TRY(e->be->fetch_begin(e->be, w->number, w->results, lp_wave_results_bytes(w), err));
-    e->counters.waves++;
-    e->counters.rows += (uint64_t)w->n_rows;
+    LP_TRY(read_tokens(e, batch, hidden, err));
+    if (lp_step_batch_results_bytes(batch) > 0)
+        LP_TRY(e->be->fetch_begin(e->be, batch->number, batch->results, lp_step_batch_results_bytes(batch), err));
+    e->counters.batches++;
+    e->counters.rows += (uint64_t)batch->n_rows;
     e->n_started++;
     e->n_under_way++;
     *started = true;
@@ -455,13 +456,13 @@ out:
     return status;
 }
 
-/* Waits for the oldest wave and hands its results out. */
-static lp_status finish_wave(lp_engine *e, lp_error *err) {
-    lp_wave *w = &e->waves[e->n_finished % (uint64_t)e->n_waves];
+/* Waits for the oldest batch and hands its results out. */
+static lp_status finish_batch(lp_engine *e, lp_error *err) {
+    lp_step_batch *batch = &e->batches[e->n_finished % (uint64_t)e->n_batches];
     lp_status status = LP_OK;
-    if (lp_wave_results_bytes(w) > 0)
-        LP_TRY(e->be->fetch_end(e->be, w->number, w->host_results, lp_wave_results_bytes(w), err));
-    lp_wave_hand_out(w);
+    if (lp_step_batch_results_bytes(batch) > 0)
+        LP_TRY(e->be->fetch_end(e->be, batch->number, batch->host_results, lp_step_batch_results_bytes(batch), err));
+    lp_step_batch_hand_out(batch);
     e->n_finished++;
     e->n_under_way--;
 out:
@@ -485,12 +486,12 @@ static void release(lp_engine *e) {
     lp_mem_free(e->captures);
     lp_mem_free(e->vectors);
     for (int i = 0; i < LP_FETCHES; i++) {
-        lp_wave *w = &e->waves[i];
-        lp_engine_release(e, w->results);
-        lp_mem_free(w->host_results);
-        lp_mem_free(w->captures);
-        lp_mem_free(w->reads.reads);
-        lp_mem_free(w->reads.readers);
+        lp_step_batch *batch = &e->batches[i];
+        lp_engine_release(e, batch->results);
+        lp_mem_free(batch->host_results);
+        lp_mem_free(batch->captures);
+        lp_mem_free(batch->reads.reads);
+        lp_mem_free(batch->reads.readers);
     }
 }
 
@@ -505,23 +506,23 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->source = source;
     e->be = engine_options->backend;
     e->limit = engine_options->memory_limit;
-    e->n_waves = e->be->is_asynchronous ? LP_FETCHES : 1;
-    for (int i = 0; i < LP_FETCHES; i++) e->waves[i].number = i;
+    e->n_batches = e->be->is_asynchronous ? LP_FETCHES : 1;
+    for (int i = 0; i < LP_FETCHES; i++) e->batches[i].number = i;
     e->began = lp_engine_seconds();
     const lp_backend_counters before = e->be->counters;
     e->weights = engine_options->weights;
     LP_TRY(lp_engine_alloc(
         e, &e->logits, (size_t)(lp_engine_head_rows(e) + LP_ROW_PADDING) * (size_t)lp_logits_stride(c) * sizeof(float),
         "logits", err));
-    /* Units are taken in, and read from their store, while waves are under way. */
+    /* Units are taken in, and read from their store, while batches are under way. */
     for (;;) {
         bool started = false;
         LP_TRY(admit(e, err));
         if (e->n_inflight == 0) break;
-        LP_TRY(start_wave(e, &started, err));
+        LP_TRY(start_batch(e, &started, err));
         LP_ASSERT(started || e->n_under_way > 0);
-        if (started && e->n_under_way < e->n_waves) continue;
-        LP_TRY(finish_wave(e, err));
+        if (started && e->n_under_way < e->n_batches) continue;
+        LP_TRY(finish_batch(e, err));
         LP_TRY(finish_units(e, err));
     }
     lp_engine_free_forward(e);

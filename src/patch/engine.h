@@ -1,9 +1,9 @@
 /* The engine: many units at once on a backend, everything that runs share computed once.
  *
- * Works in waves. A wave takes the next position (or the whole prompt) of as many requests as fit, puts their rows into
- * one batch, runs the forward pass, and hands each row's outcome back to its request. Units enter as memory allows and
- * leave when all their requests are done. Results do not depend on which rows share a batch (backend.h), so neither on
- * the memory limit nor on the order of units. */
+ * Works in batches. A batch takes the next position (or the whole prompt) of as many requests as fit, puts their rows
+ * into one batch, runs the forward pass, and hands each row's outcome back to its request. Units enter as memory allows
+ * and leave when all their requests are done. Results do not depend on which rows share a batch (backend.h), so neither
+ * on the memory limit nor on the order of units. */
 #ifndef LP_PATCH_ENGINE_H
 #define LP_PATCH_ENGINE_H
 
@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     uint64_t row_layers; /* (row, layer) pairs computed */
     uint64_t rows;       /* rows of all batches */
-    uint64_t waves;
+    uint64_t batches;
     uint64_t gemm_flops;   /* without padding */
     uint64_t padded_flops; /* with the rows that tiles were filled up with */
     size_t kv_bytes, workspace_bytes;

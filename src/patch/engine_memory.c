@@ -28,12 +28,24 @@ void lp_engine_free_forward(lp_engine *e) {
 
 /* The forward pass stays. */
 void lp_engine_free_workspace(lp_engine *e) {
-    void **host[] = {(void **)&e->place,         (void **)&e->join,           (void **)&e->source_row,
-                     (void **)&e->position,      (void **)&e->slot,           (void **)&e->prompt_begin,
-                     (void **)&e->prompt_length, (void **)&e->tail_begin,     (void **)&e->tail_length,
-                     (void **)&e->input,         (void **)&e->output,         (void **)&e->lists,
-                     (void **)&e->waves[0].rows, (void **)&e->waves[0].order, (void **)&e->waves[0].choosing,
-                     (void **)&e->waves[1].rows, (void **)&e->waves[1].order, (void **)&e->waves[1].choosing};
+    void **host[] = {(void **)&e->place,
+                     (void **)&e->join,
+                     (void **)&e->source_row,
+                     (void **)&e->position,
+                     (void **)&e->slot,
+                     (void **)&e->prompt_begin,
+                     (void **)&e->prompt_length,
+                     (void **)&e->tail_begin,
+                     (void **)&e->tail_length,
+                     (void **)&e->input,
+                     (void **)&e->output,
+                     (void **)&e->lists,
+                     (void **)&e->batches[0].rows,
+                     (void **)&e->batches[0].order,
+                     (void **)&e->batches[0].choosing,
+                     (void **)&e->batches[1].rows,
+                     (void **)&e->batches[1].order,
+                     (void **)&e->batches[1].choosing};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) {
         lp_mem_free(*host[i]);
         *host[i] = NULL;
@@ -83,10 +95,10 @@ static lp_status make_workspace(lp_engine *e, int32_t rows, lp_error *err) {
         LP_TRY(lp_forward_new(e->weights, rows, e->options->max_positions, &e->forward, err));
     }
     lp_forward_set_hook(e->forward, e->engine->hook, e->engine->hook_user);
-    for (int i = 0; i < e->n_waves; i++) {
-        LP_TRY(lp_mem_new(&e->waves[i].rows, n, sizeof *e->waves[i].rows, "rows", err));
-        LP_TRY(lp_mem_new(&e->waves[i].order, n, sizeof(int32_t), "rows", err));
-        LP_TRY(lp_mem_new(&e->waves[i].choosing, n, sizeof(int32_t), "rows", err));
+    for (int i = 0; i < e->n_batches; i++) {
+        LP_TRY(lp_mem_new(&e->batches[i].rows, n, sizeof *e->batches[i].rows, "rows", err));
+        LP_TRY(lp_mem_new(&e->batches[i].order, n, sizeof(int32_t), "rows", err));
+        LP_TRY(lp_mem_new(&e->batches[i].choosing, n, sizeof(int32_t), "rows", err));
     }
     int32_t **lists[] = {&e->place,        &e->join,          &e->source_row, &e->position,   &e->slot,
                          &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length};
@@ -151,7 +163,7 @@ static int64_t unit_bytes(const lp_engine *e, const lp_inflight_pair *pair) {
                (int64_t)sizeof(float);
 }
 
-/* Sizes workspace and pool for units like this one, whose largest wave has `rows`, within e->limit bytes. */
+/* Sizes workspace and pool for units like this one, whose largest batch has `rows`, within e->limit bytes. */
 static lp_status size_within_limit(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {
     int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
     int64_t limit = e->limit;

@@ -1,4 +1,4 @@
-/* The engine's state, for its own files: engine.c goes from wave to wave, engine_memory.c sizes and holds what they
+/* The engine's state, for its own files: engine.c goes from batch to batch, engine_memory.c sizes and holds what they
  * work in. Local. */
 #ifndef LP_PATCH_ENGINE_STATE_H
 #define LP_PATCH_ENGINE_STATE_H
@@ -6,7 +6,7 @@
 #include "nn/forward.h"
 #include "patch/engine.h"
 #include "patch/slots.h"
-#include "patch/wave.h"
+#include "patch/step_batch.h"
 
 enum { LP_MAX_INFLIGHT = 256 };
 
@@ -41,12 +41,12 @@ typedef struct {
     int32_t n_idle;
     lp_work_unit *waiting; /* taken from the source, but does not fit yet */
     lp_inflight_pair *waiting_pair;
-    int32_t first_inflight; /* where the next wave begins, so that all advance */
-    lp_wave waves[LP_FETCHES];
-    int n_waves; /* at once: two where the backend works while the host does */
+    int32_t first_inflight; /* where the next batch begins, so that all advance */
+    lp_step_batch batches[LP_FETCHES];
+    int n_batches; /* at once: two where the backend works while the host does */
     int32_t n_under_way;
     uint64_t n_started, n_finished;
-    lp_wave *wave; /* the one being made */
+    lp_step_batch *batch; /* the one being made */
     /* its batch, on the host */
     int32_t *place; /* [n_rows] where an unsorted row went */
     int32_t *join, *source_row, *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length;
@@ -86,7 +86,7 @@ lp_status lp_engine_alloc(lp_engine *e, void *out, size_t bytes, const char *wha
 void lp_engine_release(lp_engine *e, void *dev);
 /* Rows that the output head takes at once: its logits are wide. */
 int32_t lp_engine_head_rows(const lp_engine *e);
-/* Makes workspace and pool those of units like this one, whose largest wave has `rows`. Called while nothing is in
+/* Makes workspace and pool those of units like this one, whose largest batch has `rows`. Called while nothing is in
  * flight. A device that has less free than the limit promised gets a second try with half of it, once. */
 lp_status lp_engine_size_for(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err);
 void lp_engine_free_forward(lp_engine *e);

@@ -81,7 +81,7 @@ lp_status lp_request_start(lp_request *request, const lp_request_need *need, con
                        "branch tokens", err));
     LP_TRY(lp_mem_grow(&request->rows, &request->row_capacity, (size_t)need->rows, sizeof *request->rows, "rows", err));
     LP_TRY(lp_mem_grow(&request->first_row, &request->first_capacity, n, sizeof(int32_t), "rows", err));
-    request->has_unpatched = request->in_wave = false;
+    request->has_unpatched = request->in_batch = false;
     request->n_pending = request->n_pending_rows = 0;
     request->position = 0;
     request->prompt_slot = place->slot;
@@ -344,7 +344,7 @@ static void mark_captured_outputs(lp_request *request) {
     }
 }
 
-static int32_t end_of_wave(const lp_request *request) {
+static int32_t end_of_batch(const lp_request *request) {
     return request->position == 0 ? request->group->n_prompt : request->position + 1;
 }
 
@@ -356,7 +356,7 @@ static bool will_begin(const lp_request *request, const lp_request_branch *b, in
 }
 
 int32_t lp_request_count_rows(lp_request *request) {
-    int32_t n = 0, end = end_of_wave(request);
+    int32_t n = 0, end = end_of_batch(request);
     for (int32_t i = 0; i < request->n_branches; i++) {
         const lp_request_branch *b = &request->branches[i];
         if (b->started) {
@@ -371,7 +371,7 @@ int32_t lp_request_count_rows(lp_request *request) {
 
 lp_status lp_request_make_rows(lp_request *request, lp_error *err) {
     (void)err;
-    int32_t end = end_of_wave(request);
+    int32_t end = end_of_batch(request);
     request->n_rows = 0;
     for (int32_t i = 0; i < request->n_branches; i++) request->first_row[i] = -1;
     for (int32_t i = 0; i < request->n_branches; i++) {
@@ -383,7 +383,7 @@ lp_status lp_request_make_rows(lp_request *request, lp_error *err) {
     }
     mark_captured_outputs(request);
     request->position = end;
-    request->in_wave = true;
+    request->in_batch = true;
     for (int32_t i = 0; i < request->n_branches; i++) {
         lp_request_branch *b = &request->branches[i];
         if (b->alive && !goes_on(b, end)) b->alive = false;

@@ -48,7 +48,7 @@ typedef struct {
     int32_t branch;
     int32_t position;
     int32_t join;
-    int32_t source; /* row, counted within the request's rows of this wave; -1 where join is 0 */
+    int32_t source; /* row, counted within the request's rows of this batch; -1 where join is 0 */
     int32_t slot;
     int32_t prompt_length;
     int32_t n_tail; /* slots of the branch's tail that the row sees */
@@ -78,10 +78,10 @@ typedef struct {
     int32_t *tokens; /* [max_branches, token_stride] */
     size_t token_capacity;
     int32_t token_stride;
-    lp_request_row *rows; /* [n_rows] of the wave at hand, references before those who share with them */
+    lp_request_row *rows; /* [n_rows] of the batch at hand, references before those who share with them */
     size_t row_capacity;
     int32_t n_rows;
-    int32_t *first_row; /* [max_branches] first row of a branch in this wave, -1: none */
+    int32_t *first_row; /* [max_branches] first row of a branch in this batch, -1: none */
     size_t first_capacity;
     int32_t kept, end_kept; /* the request's rows of kept logits: the unpatched run's at the reading's place, then those
                                of branches that read before it did, as early stops do */
@@ -90,10 +90,10 @@ typedef struct {
     int32_t *pending_row; /* [n_pending] where their logits are kept */
     size_t pending_capacity, pending_row_capacity;
     int32_t n_pending, n_pending_rows;
-    bool in_wave; /* the last rows were made and their outcomes not taken yet */
+    bool in_batch; /* the last rows were made and their outcomes not taken yet */
 } lp_request;
 
-/* What a group will need at most: KV slots, rows of one wave, branches, rows of kept logits. */
+/* What a group will need at most: KV slots, rows of one batch, branches, rows of kept logits. */
 typedef struct {
     int32_t slots;
     int32_t rows;
@@ -101,7 +101,7 @@ typedef struct {
     int32_t kept;
 } lp_request_need;
 
-/* What is to be read of a wave's logits, and for whom. A list of the caller; {0} before. */
+/* What is to be read of a batch's logits, and for whom. A list of the caller; {0} before. */
 typedef struct {
     lp_request *request;
     int32_t branch;
@@ -124,9 +124,9 @@ lp_status lp_request_start(lp_request *request, const lp_request_need *need, con
                            lp_error *err);
 void lp_request_release(lp_request *request);
 
-/* Number of rows of the next wave; 0: the request is done. */
+/* Number of rows of the next batch; 0: the request is done. */
 int32_t lp_request_count_rows(lp_request *request);
-/* Fills request->rows for the next wave and steps on. */
+/* Fills request->rows for the next batch and steps on. */
 lp_status lp_request_make_rows(lp_request *request, lp_error *err);
 /* True when the address of a capture is this position of the branch; an index outside its phase is nowhere. */
 bool lp_request_is_place(const lp_request *request, const lp_branch *branch, const lp_address *at, int32_t position);
@@ -135,11 +135,11 @@ const int32_t *lp_request_tail(const lp_request *request, const lp_request_row *
 
 /* True when the branch's row holds the logits that divergences are taken from: they are to be read first. */
 bool lp_request_reads_unpatched(const lp_request *request, int32_t branch);
-/* Adds what has to be read of the logits of a branch that had a row in this wave, which are row `row` of them, and what
- * others can now read of kept ones. Before lp_request_take_token, branches in the same order. */
+/* Adds what has to be read of the logits of a branch that had a row in this batch, which are row `row` of them, and
+ * what others can now read of kept ones. Before lp_request_take_token, branches in the same order. */
 lp_status lp_request_add_reads(lp_request *request, int32_t branch, int32_t row, lp_request_reads *reads,
                                lp_error *err);
-/* The answer token of a branch that had a row in this wave: next, eos or the limit end it. reading: what
+/* The answer token of a branch that had a row in this batch: next, eos or the limit end it. reading: what
  * lp_request_add_reads asked for, or NULL where it did not. */
 void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_reading *reading);
 /* What was read for the branch of logits that had been kept. */

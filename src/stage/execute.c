@@ -37,12 +37,13 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
     LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
     lp_log(
         LP_LOG_DEBUG,
-        "%llu row-layers in %llu waves, %.1f GFLOP in matrix products (%.1f with padding), up to %d units at once, KV %.1f MiB",
-        (unsigned long long)counters.row_layers, (unsigned long long)counters.waves, (double)counters.gemm_flops * 1e-9,
-        (double)counters.padded_flops * 1e-9, counters.most_units, (double)counters.kv_bytes / 1048576.0);
+        "%llu row-layers in %llu batches, %.1f GFLOP in matrix products (%.1f with padding), up to %d units at once, KV %.1f MiB",
+        (unsigned long long)counters.row_layers, (unsigned long long)counters.batches,
+        (double)counters.gemm_flops * 1e-9, (double)counters.padded_flops * 1e-9, counters.most_units,
+        (double)counters.kv_bytes / 1048576.0);
     lp_log(LP_LOG_DEBUG,
            "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times; "
-           "%llu waves were issued as a graph",
+           "%llu batches were issued as a graph",
            counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
            (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits,
            (unsigned long long)counters.n_graphs);

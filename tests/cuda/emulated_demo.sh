@@ -26,8 +26,8 @@ run bf16 engine.device=cuda engine.dtype=bf16
 run narrow engine.device=cuda engine.dtype=bf16 engine.graphs=false engine.memory_limit=24MiB
 cmp "$work/graphs.csv" "$work/plain.csv"
 cmp "$work/graphs.csv" "$work/cpu.csv"
-waves() { sed -n 's/.*; \([0-9]*\) waves were issued as a graph$/\1/p' "$work/$1.log" | awk '{ n += $1 } END { print n + 0 }'; }
-printf '%s waves were issued as a graph, %s without\n' "$(waves graphs)" "$(waves plain)"
-(($(waves graphs) > 0 && $(waves plain) == 0))
+batches() { sed -n 's/.*; \([0-9]*\) batches were issued as a graph$/\1/p' "$work/$1.log" | awk '{ n += $1 } END { print n + 0 }'; }
+printf '%s batches were issued as a graph, %s without\n' "$(batches graphs)" "$(batches plain)"
+(($(batches graphs) > 0 && $(batches plain) == 0))
 cmp "$work/bf16.csv" "$work/narrow.csv"
 printf '%s of %s lines differ in bf16\n' "$(diff "$work/cpu.csv" "$work/bf16.csv" | grep -c '^>' || true)" "$(wc -l <"$work/cpu.csv")"

@@ -352,8 +352,8 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
         {"the least memory", {.backend = one, .memory_limit = least}, false},
         {"the least memory, backwards", {.backend = one, .memory_limit = least}, true},
         {"little memory", {.backend = one, .memory_limit = least + least / 3}, false},
-        {"two threads, two waves", {.backend = two, .memory_limit = PLENTY}, false},
-        {"two threads, two waves, little memory, backwards",
+        {"two threads, two batches", {.backend = two, .memory_limit = PLENTY}, false},
+        {"two threads, two batches, little memory, backwards",
          {.backend = two, .memory_limit = 2 * least, .rows_wanted = 16},
          true},
     };
@@ -390,7 +390,7 @@ static lp_backend *open_backend(int32_t threads) {
 
 static void test_invariance(void **state) {
     lp_backend *two = open_backend(2);
-    two->is_asynchronous = true; /* two waves at once */
+    two->is_asynchronous = true; /* two batches at once */
     for (size_t m = 0; m < N_MODELS; m += MODEL_STEP) {
         golden_model model;
         golden_model_open(models[m], &model);

@@ -1,0 +1,76 @@
+#include "patch/step_batch.h"
+
+const lp_request_row *lp_batch_row_of(const lp_batch_row *row) {
+    return &row->request->rows[row->request_row];
+}
+
+int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output, int32_t *lists, int32_t max_rows) {
+    int32_t *step_from = lists, *step_to = lists + max_rows, *token_from = lists + 2 * max_rows;
+    int32_t n_steps = 0;
+    batch->n_tokens = 0;
+    /* What others' divergences are taken from comes first. */
+    for (int first = 1; first >= 0; first--)
+        for (int32_t at = 0, hidden = 0; at < batch->n_rows; at++) {
+            const lp_batch_row *r = &batch->rows[batch->order[at]];
+            const lp_request_row *row = lp_batch_row_of(r);
+            if (!output[at]) continue;
+            if (row->feeds_step && first) {
+                step_from[n_steps] = hidden;
+                step_to[n_steps++] = r->request->branches[row->branch].latent;
+            }
+            if (row->chooses && lp_request_reads_unpatched(r->request, row->branch) == (first == 1)) {
+                token_from[batch->n_tokens] = hidden;
+                batch->choosing[batch->n_tokens++] = at;
+            }
+            hidden++;
+        }
+    return n_steps;
+}
+
+bool lp_step_batch_reads_for(const lp_step_batch *batch, size_t k, const lp_batch_row *r) {
+    return k < batch->reads.n && !batch->reads.readers[k].is_late && batch->reads.readers[k].request == r->request &&
+           batch->reads.readers[k].branch == lp_batch_row_of(r)->branch;
+}
+
+lp_status lp_step_batch_list_reads(lp_step_batch *batch, int32_t most, lp_error *err) {
+    lp_status status = LP_OK;
+    batch->reads.n = 0;
+    batch->head_rows = batch->n_tokens > 0 ? lp_equal_part(batch->n_tokens, most) : most;
+    for (int32_t i = 0; i < batch->n_tokens && status == LP_OK; i++) {
+        const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
+        status = lp_request_add_reads(r->request, lp_batch_row_of(r)->branch, i % batch->head_rows, &batch->reads, err);
+    }
+    return status;
+}
+
+size_t lp_step_batch_readings_at(const lp_step_batch *batch) {
+    return (batch->n_captured * sizeof(float) + 15) / 16 * 16;
+}
+
+size_t lp_step_batch_tokens_at(const lp_step_batch *batch) {
+    return lp_step_batch_readings_at(batch) + batch->reads.n * sizeof(lp_logit_reading);
+}
+
+size_t lp_step_batch_results_bytes(const lp_step_batch *batch) {
+    return lp_step_batch_tokens_at(batch) + (size_t)batch->n_tokens * sizeof(int32_t);
+}
+
+void lp_step_batch_hand_out(lp_step_batch *batch) {
+    for (int32_t i = 0; i < batch->n_captures; i++)
+        memcpy(batch->captures[i].out, batch->host_results + (size_t)batch->captures[i].at * sizeof(float),
+               (size_t)batch->captures[i].width * sizeof(float));
+    const lp_logit_reading *readings =
+        (const lp_logit_reading *)(void *)(batch->host_results + lp_step_batch_readings_at(batch));
+    const int32_t *best = (const int32_t *)(void *)(batch->host_results + lp_step_batch_tokens_at(batch));
+    size_t read = 0;
+    for (int32_t i = 0; i < batch->n_tokens; i++) {
+        const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
+        bool has_reading = lp_step_batch_reads_for(batch, read, r);
+        lp_request_take_token(r->request, lp_batch_row_of(r)->branch, best[i], has_reading ? &readings[read] : NULL);
+        read += has_reading;
+        for (; read < batch->reads.n && batch->reads.readers[read].is_late; read++)
+            lp_request_take_late(batch->reads.readers[read].request, batch->reads.readers[read].branch,
+                                 &readings[read]);
+    }
+    for (int32_t i = 0; i < batch->n_rows; i++) batch->rows[i].request->in_batch = false;
+}
