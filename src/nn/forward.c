@@ -39,8 +39,8 @@ struct lp_forward {
     void *hook_user;
 };
 
-int32_t lp_forward_key(int32_t depth, int32_t join) {
-    bool taken_over = join > 0 && depth == (join - 1) * LP_N_SITES + LP_SITE_RESID_POST;
+int32_t lp_forward_key(int32_t depth, int32_t first_layer) {
+    bool taken_over = first_layer > 0 && depth == (first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST;
     return 2 * depth + (taken_over ? 1 : 0);
 }
 
@@ -204,14 +204,14 @@ typedef struct {
     int32_t next_edit, next_capture;
     int32_t n_normed;  /* rows whose input of the next block is normed already */
     lp_row_table rows; /* dev */
-    int32_t n_fresh;   /* rows with join 0 */
+    int32_t n_fresh;   /* rows with first_layer 0 */
     const int32_t *token_rows, *token_ids, *latent_rows, *latent_ids, *fresh_positions; /* dev */
     int32_t n_tokens, n_latents;
-    int32_t *joined_from;    /* dev [n_rows] source rows */
+    int32_t *begin_from;     /* dev [n_rows] source rows */
     const int32_t *out_rows; /* dev [n_out] */
     int32_t n_out;
-    const int32_t *behind_from, *behind_to; /* dev [n_behind] of those with output: rows that join behind all layers */
-    int32_t n_behind;
+    const int32_t *output_from, *output_to; /* dev [n_output_copies] of those with output: rows that share all layers */
+    int32_t n_output_copies;
     const int32_t *copy_from, *copy_to; /* dev: KV slots, by layer */
     const int32_t *copy_begin;          /* host [n_layers + 1] */
 } pass;
@@ -226,9 +226,9 @@ static lp_status add_ints(lp_forward *f, size_t *used, const int32_t *values, si
     return LP_OK;
 }
 
-/* The row whose slot holds row r's K and V of a layer below its join. */
+/* The row whose slot holds row r's K and V of a layer below its first. */
 static int32_t owner_at(const lp_forward_batch *batch, int32_t r, int32_t layer) {
-    while (batch->join[r] > layer) r = batch->source[r];
+    while (batch->first_layer[r] > layer) r = batch->source[r];
     return r;
 }
 
@@ -246,7 +246,7 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
     LP_TRY(add_ints(f, &used, b->tail_begin, n, &at[4], err));
     LP_TRY(add_ints(f, &used, b->tail_length, n, &at[5], err));
     LP_TRY(add_ints(f, &used, b->source, n, &at[7], err));
-    while (p->n_fresh < b->n_rows && b->join[p->n_fresh] == 0) p->n_fresh++;
+    while (p->n_fresh < b->n_rows && b->first_layer[p->n_fresh] == 0) p->n_fresh++;
     size_t fresh = (size_t)p->n_fresh;
     LP_TRY(add_ints(f, &used, NULL, 4 * fresh, &at[8], err));
     int32_t *lists = f->host_ints + at[8];
@@ -267,19 +267,19 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
     LP_TRY(add_ints(f, &used, NULL, 2 * n, &at[12], err));
     int32_t *behind = f->host_ints + at[12];
     for (int32_t r = 0; r < b->n_rows; r++) {
-        if (b->join[r] < n_layers || !b->output[r]) continue;
+        if (b->first_layer[r] < n_layers || !b->output[r]) continue;
         LP_ASSERT(f->compact[b->source[r]] >= 0);
-        behind[p->n_behind] = f->compact[b->source[r]];
-        behind[n + (size_t)p->n_behind++] = f->compact[r];
+        behind[p->n_output_copies] = f->compact[b->source[r]];
+        behind[n + (size_t)p->n_output_copies++] = f->compact[r];
     }
     size_t n_copies = 0;
-    for (int32_t r = p->n_fresh; r < b->n_rows; r++) n_copies += (size_t)b->join[r];
+    for (int32_t r = p->n_fresh; r < b->n_rows; r++) n_copies += (size_t)b->first_layer[r];
     LP_TRY(add_ints(f, &used, NULL, 2 * n_copies, &at[10], err));
     int32_t *from = f->host_ints + at[10], *to = from + n_copies, k = 0;
     for (int32_t l = 0; l < n_layers; l++) {
         copy_begin[l] = k;
         for (int32_t r = p->n_fresh; r < b->n_rows; r++) {
-            if (b->join[r] <= l) continue;
+            if (b->first_layer[r] <= l) continue;
             from[k] = b->slot[owner_at(b, r, l)];
             to[k++] = b->slot[r];
         }
@@ -313,14 +313,14 @@ static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
         p->rows.group_begin = f->ints + at[11] + n;
         p->rows.n_groups = n_groups;
     }
-    p->joined_from = f->ints + at[7];
+    p->begin_from = f->ints + at[7];
     p->token_rows = f->ints + at[8];
     p->token_ids = p->token_rows + fresh;
     p->latent_rows = p->token_rows + 2 * fresh;
     p->latent_ids = p->token_rows + 3 * fresh;
     p->out_rows = f->ints + at[9];
-    p->behind_from = f->ints + at[12];
-    p->behind_to = p->behind_from + n;
+    p->output_from = f->ints + at[12];
+    p->output_to = p->output_from + n;
     p->copy_from = f->ints + at[10];
     p->copy_to = p->copy_from + n_copies;
     p->copy_begin = copy_begin;
@@ -383,16 +383,17 @@ out:
     return status;
 }
 
-/* Rows that join at `layer` take over their sources' streams. Returns the number of rows from there on in *n. */
-static lp_status join_rows(pass *p, int32_t layer, int32_t *n, lp_error *err) {
+/* Rows whose first layer is `layer` take over their sources' streams. Returns the number of rows from there on in *n.
+ */
+static lp_status begin_rows(pass *p, int32_t layer, int32_t *n, lp_error *err) {
     lp_forward *f = p->f;
     int32_t d = f->model->config.d_model;
     int32_t first = *n, last = first;
-    while (last < p->batch->n_rows && p->batch->join[last] == layer) last++;
+    while (last < p->batch->n_rows && p->batch->first_layer[last] == layer) last++;
     *n = last;
     if (layer == 0 || last == first) return LP_OK;
     lp_status status =
-        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->joined_from + first, last - first, d, err);
+        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->begin_from + first, last - first, d, err);
     if (status == LP_OK) status = visit(p, key_of(layer - 1, LP_SITE_RESID_POST) + 1, f->x, d, false, err);
     return status;
 }
@@ -480,7 +481,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     LP_TRY(be->attend(be, c, f->qkv, &p->rows, n, p->batch->pool, layer, f->attention, err));
     float *x = f->x, *attention = f->attention;
     if (last) {
-        /* Rows that join behind the last layer are at the end of out_rows and have no attention of their own. */
+        /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
         int32_t computed = 0;
         while (computed < p->n_out && f->host_ints[(p->out_rows - f->ints) + computed] < n) computed++;
         x = f->x_out;
@@ -507,10 +508,11 @@ out:
 }
 
 /* Rows that share everything with their source take its stream over behind the last layer. */
-static lp_status join_behind(pass *p, lp_error *err) {
+static lp_status copy_outputs(pass *p, lp_error *err) {
     lp_forward *f = p->f;
     int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;
-    lp_status status = f->be->copy_rows(f->be, f->x_out, p->behind_to, f->x_out, p->behind_from, p->n_behind, d, err);
+    lp_status status =
+        f->be->copy_rows(f->be, f->x_out, p->output_to, f->x_out, p->output_from, p->n_output_copies, d, err);
     if (status == LP_OK) status = visit(p, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, f->x_out, d, true, err);
     return status;
 }
@@ -521,13 +523,13 @@ static lp_status run_layers(pass *p, lp_error *err) {
     const lp_model_config *c = &f->model->config;
     int32_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(join_rows(p, 0, &n, err));
+    LP_TRY(begin_rows(p, 0, &n, err));
     LP_TRY(begin(p, err));
     for (int32_t l = 0; l < c->n_layers; l++) {
-        if (l > 0) LP_TRY(join_rows(p, l, &n, err));
+        if (l > 0) LP_TRY(begin_rows(p, l, &n, err));
         LP_TRY(run_layer(p, l, n, err));
     }
-    LP_TRY(join_behind(p, err));
+    LP_TRY(copy_outputs(p, err));
     LP_TRY(lp_forward_final_norm(f, f->x_out, p->n_out, f->h, err));
     LP_TRY(visit(p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
 out:
@@ -535,13 +537,13 @@ out:
 }
 
 /* A batch without edits and captures, as most of decoding is, issues the same calls whenever these are equal: the
- * number of rows by layer gives that of the rows that join and of the slots that are copied there. */
+ * number of rows by layer gives that of the rows that begin and of the slots that are copied there. */
 static lp_record_key record_key(const pass *p) {
     const lp_forward_batch *b = p->batch;
     lp_record_key key = {{(uint64_t)(uintptr_t)p->f, (uint64_t)(uintptr_t)b->pool->keys,
                           (uint64_t)(uintptr_t)b->latents, (uint64_t)p->n_tokens, (uint64_t)p->n_latents,
-                          (uint64_t)p->n_out, (uint64_t)p->n_behind, (uint64_t)p->rows.n_groups}};
-    for (int32_t r = 0; r < b->n_rows; r++) key.words[KEY_SIZES + b->join[r]]++;
+                          (uint64_t)p->n_out, (uint64_t)p->n_output_copies, (uint64_t)p->rows.n_groups}};
+    for (int32_t r = 0; r < b->n_rows; r++) key.words[KEY_SIZES + b->first_layer[r]]++;
     return key;
 }
 
@@ -552,7 +554,7 @@ static lp_status run_recorded(pass *p, lp_error *err) {
     uint64_t computed = f->row_layers, row_layers = 0;
     lp_status status = LP_OK;
     for (int32_t r = 0; r < p->batch->n_rows; r++)
-        row_layers += (uint64_t)(f->model->config.n_layers - p->batch->join[r]);
+        row_layers += (uint64_t)(f->model->config.n_layers - p->batch->first_layer[r]);
     for (bool again = true, replayed = false; again;) {
         *p = before;
         f->row_layers = computed;

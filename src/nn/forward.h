@@ -1,10 +1,10 @@
 /* The forward pass over a batch of rows on a backend.
  *
  * A row is one position of one branch of a run. Rows are ragged and independent: each names its position, its KV slot
- * and the slots that it attends to. A row joins the batch at a layer: from there on it is computed; what lies below it
+ * and the slots that it attends to. A row has a first layer: from there on it is computed; what lies below it
  * shares with another row of the batch, its source, whose residual stream it takes over at that moment. So rows are
- * sorted by join, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h; captures
- * copy them to a buffer of the caller.
+ * sorted by first layer, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h;
+ * captures copy them to a buffer of the caller.
  *
  * Owns the workspace; the weights are the caller's. The lists of a batch are kept, and grow to the
  * largest so far. */
@@ -30,7 +30,7 @@ lp_status lp_forward_resize(lp_forward *forward, int32_t max_rows, lp_error *err
 size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows);
 
 typedef struct {
-    int32_t key; /* 2 x depth of the address, + 1 at the moment of joining; see lp_forward_key */
+    int32_t key; /* 2 x depth of the address, + 1 when the row begins; see lp_forward_key */
     lp_row_edit edit;
 } lp_forward_edit;
 
@@ -41,11 +41,11 @@ typedef struct {
     int64_t out;           /* floats into the batch's captured */
 } lp_forward_capture;
 
-/* Sort key of an edit or capture at `depth` (lp_address_depth) on a row that joins at layer `join`: behind the layer
- * that computes the site, or, where the row takes that very vector over from its source, at the moment of joining. */
-int32_t lp_forward_key(int32_t depth, int32_t join);
+/* Sort key of an edit or capture at `depth` (lp_address_depth) on a row that begins at `first_layer`: after the layer
+ * that computes the site, or, where the row takes that very vector over from its source, when the row begins. */
+int32_t lp_forward_key(int32_t depth, int32_t first_layer);
 
-/* Where the input of a row with join 0 comes from. */
+/* Where the input of a row with first_layer 0 comes from. */
 typedef struct {
     int32_t token;  /* >= 0: row of the embedding */
     int32_t latent; /* otherwise: row of `latents` */
@@ -53,9 +53,9 @@ typedef struct {
 
 typedef struct {
     int32_t n_rows;
-    const int32_t *join;       /* [n_rows] ascending, 0 .. n_layers */
-    const int32_t *source;     /* [n_rows] row with a smaller join; unused where join is 0 */
-    const lp_row_input *input; /* [n_rows] used where join is 0 */
+    const int32_t *first_layer; /* [n_rows] ascending, 0 .. n_layers */
+    const int32_t *source;      /* [n_rows] row with a smaller first_layer; unused where that is 0 */
+    const lp_row_input *input;  /* [n_rows] used where first_layer is 0 */
     const uint8_t
         *output; /* [n_rows] 1: its final hidden state is wanted, or something above the last layer's K and V */
     const int32_t *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length; /* [n_rows] */

@@ -181,7 +181,7 @@ static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_requ
     lp_status status =
         lp_mem_grow(&e->edits, &e->edit_capacity, (size_t)e->n_edits + 1, sizeof *e->edits, "edits", err);
     if (status != LP_OK) return status;
-    e->edits[e->n_edits++] = (lp_forward_edit){.key = lp_forward_key(event->depth, row->join),
+    e->edits[e->n_edits++] = (lp_forward_edit){.key = lp_forward_key(event->depth, row->first_layer),
                                                .edit = {.row = place,
                                                         .offset = lp_site_offset(c, what->at.head),
                                                         .width = width,
@@ -205,10 +205,10 @@ static lp_status add_edits(lp_engine *e, const lp_request *request, const lp_req
     for (int32_t k = 0; k < branch->n_events; k++) {
         const lp_event *event = lp_tree_event(request->group, branch, k, NULL);
         bool here = event->all ? row->position >= event->position : event->position == row->position;
-        if (!here || (k < row->first_own_event && event->depth < row->join * LP_N_SITES)) continue;
+        if (!here || (k < row->first_own_event && event->depth < row->first_layer * LP_N_SITES)) continue;
         /* `*` names eot too, whose output nobody reads where eos follows it. */
         if (!row->output && event->depth > last_v) continue;
-        if (row->join == 0 || event->depth >= (row->join - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
+        if (row->first_layer == 0 || event->depth >= (row->first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
             lp_status status = add_edit(e, request, row, place, k, err);
             if (status != LP_OK) return status;
         }
@@ -234,11 +234,12 @@ static lp_status add_captures_of(lp_engine *e, const lp_request *request, const 
         LP_TRY(lp_mem_grow(&batch->captures, &batch->capture_capacity, n, sizeof *batch->captures, "captures", err));
         batch->captures[n - 1] =
             (lp_batch_capture){.out = run->captures[k].out, .width = width, .at = (int64_t)batch->n_captured};
-        e->captures[e->n_captures++] = (lp_forward_capture){.key = lp_forward_key(lp_address_depth(c, &at), row->join),
-                                                            .row = place,
-                                                            .offset = lp_site_offset(c, at.head),
-                                                            .width = width,
-                                                            .out = (int64_t)batch->n_captured};
+        e->captures[e->n_captures++] =
+            (lp_forward_capture){.key = lp_forward_key(lp_address_depth(c, &at), row->first_layer),
+                                 .row = place,
+                                 .offset = lp_site_offset(c, at.head),
+                                 .width = width,
+                                 .out = (int64_t)batch->n_captured};
         batch->n_captured += (size_t)width;
     }
 out:
@@ -277,14 +278,14 @@ static lp_status gather_rows(lp_engine *e, lp_step_batch *batch, lp_error *err) 
     return LP_OK;
 }
 
-/* order: rows by join, those of equal join as they were. */
+/* order: rows by first layer, those with the same one as they were. */
 static void sort_rows(lp_engine *e, lp_step_batch *batch) {
     int32_t count[512] = {0};
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t i = 0; i < batch->n_rows; i++) count[lp_batch_row_of(&batch->rows[i])->join + 1]++;
+    for (int32_t i = 0; i < batch->n_rows; i++) count[lp_batch_row_of(&batch->rows[i])->first_layer + 1]++;
     for (int32_t l = 0; l <= n_layers; l++) count[l + 1] += count[l];
     for (int32_t i = 0; i < batch->n_rows; i++) {
-        int32_t at = count[lp_batch_row_of(&batch->rows[i])->join]++;
+        int32_t at = count[lp_batch_row_of(&batch->rows[i])->first_layer]++;
         batch->order[at] = i;
         e->place[i] = at;
     }
@@ -308,7 +309,7 @@ static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     for (int32_t at = 0; at < batch->n_rows; at++) {
         const lp_batch_row *from = &batch->rows[batch->order[at]];
         const lp_request_row *row = &from->request->rows[from->request_row];
-        e->join[at] = row->join;
+        e->first_layer[at] = row->first_layer;
         e->source_row[at] = row->source < 0 ? 0 : e->place[from->first + row->source];
         e->input[at] = (lp_row_input){.token = row->token, .latent = row->latent};
         e->output[at] = row->output;
@@ -328,7 +329,7 @@ static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     }
     /* A row that takes its source's final state needs it computed. */
     int32_t n_layers = e->options->model->config.n_layers;
-    for (int32_t at = batch->n_rows - 1; at >= 0 && e->join[at] == n_layers; at--)
+    for (int32_t at = batch->n_rows - 1; at >= 0 && e->first_layer[at] == n_layers; at--)
         if (e->output[at]) e->output[e->source_row[at]] = 1;
     if (e->n_edits > 1) qsort(e->edits, (size_t)e->n_edits, sizeof *e->edits, compare_edits);
     if (e->n_captures > 1) qsort(e->captures, (size_t)e->n_captures, sizeof *e->captures, compare_captures);
@@ -421,7 +422,7 @@ static lp_status start_batch(lp_engine *e, bool *started, lp_error *err) {
     LP_TRY(lp_step_batch_list_reads(batch, lp_engine_head_rows(e), err));
     LP_TRY(make_results(e, batch, err));
     lp_forward_batch input = {.n_rows = batch->n_rows,
-                              .join = e->join,
+                              .first_layer = e->first_layer,
                               .source = e->source_row,
                               .input = e->input,
                               .output = e->output,

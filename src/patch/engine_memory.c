@@ -29,7 +29,7 @@ void lp_engine_free_forward(lp_engine *e) {
 /* The forward pass stays. */
 void lp_engine_free_workspace(lp_engine *e) {
     void **host[] = {(void **)&e->place,
-                     (void **)&e->join,
+                     (void **)&e->first_layer,
                      (void **)&e->source_row,
                      (void **)&e->position,
                      (void **)&e->slot,
@@ -100,7 +100,7 @@ static lp_status make_workspace(lp_engine *e, int32_t rows, lp_error *err) {
         LP_TRY(lp_mem_new(&e->batches[i].order, n, sizeof(int32_t), "rows", err));
         LP_TRY(lp_mem_new(&e->batches[i].choosing, n, sizeof(int32_t), "rows", err));
     }
-    int32_t **lists[] = {&e->place,        &e->join,          &e->source_row, &e->position,   &e->slot,
+    int32_t **lists[] = {&e->place,        &e->first_layer,   &e->source_row, &e->position,   &e->slot,
                          &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
         LP_TRY(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));

@@ -49,7 +49,7 @@ typedef struct {
     lp_step_batch *batch; /* the one being made */
     /* its batch, on the host */
     int32_t *place; /* [n_rows] where an unsorted row went */
-    int32_t *join, *source_row, *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length;
+    int32_t *first_layer, *source_row, *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length;
     lp_row_input *input;
     uint8_t *output;
     int32_t *tail;

@@ -245,33 +245,33 @@ static void find_reference(const lp_request *request, lp_request_branch *b, int3
     b->dirty = 0;
 }
 
-/* Where the row of a branch joins, and what that means for its later positions. */
+/* At which layer the row of a branch begins, and what that means for its later positions. */
 static void share(lp_request *request, int32_t i, lp_request_row *row) {
     lp_request_branch *b = &request->branches[i];
     int32_t n_layers = request->options->model->config.n_layers;
     find_reference(request, b, row->position);
     int32_t ref = b->ref;
     if (ref < 0) {
-        row->join = 0;
+        row->first_layer = 0;
         b->output_differs = true;
     } else {
-        int32_t join = b->dirty, changed = b->dirty;
+        int32_t first_layer = b->dirty, changed = b->dirty;
         bool own_event = false;
         for (int32_t k = events_of(request, ref); k < b->plan.n_events; k++) {
             const lp_event *event = lp_tree_event(request->group, &b->plan, k, NULL);
             if (!is_at(event, row->position)) continue;
             own_event = true;
-            join = smaller(join, lp_event_join_layer(event, n_layers));
+            first_layer = smaller(first_layer, lp_event_first_layer(event, n_layers));
             changed = smaller(changed, first_changed_kv(event, n_layers));
         }
-        row->join = join;
-        b->output_differs = join < n_layers || own_event;
+        row->first_layer = first_layer;
+        b->output_differs = first_layer < n_layers || own_event;
         b->dirty = changed;
     }
     row->source = -1;
     row->first_own_event = 0;
-    if (row->join == 0) return;
-    while (request->rows[row_at(request, ref, row->position)].join >= row->join) {
+    if (row->first_layer == 0) return;
+    while (request->rows[row_at(request, ref, row->position)].first_layer >= row->first_layer) {
         ref = request->branches[ref].ref;
         LP_ASSERT(ref >= 0);
     }

@@ -2,8 +2,8 @@
  *
  * A request holds the tree of the group and the state of each branch, and walks through the run position by position:
  * the whole prompt at once, then one position of all live branches at a time. For each row it says at which layer the
- * row joins and with whom it shares what lies below. The rules of sharing are here, and only here; the request knows no
- * backend.
+ * row begins and with whom it shares what lies below. The rules of sharing are here, and only here; the request knows
+ * no backend.
  *
  * A branch shares with its reference (an ancestor that has a row at the same position) as long as both are fed the same
  * input: then the layers below the first changed K or V, and below the first event of its own, come out the same and
@@ -47,8 +47,8 @@ typedef struct {
 typedef struct {
     int32_t branch;
     int32_t position;
-    int32_t join;
-    int32_t source; /* row, counted within the request's rows of this batch; -1 where join is 0 */
+    int32_t first_layer;
+    int32_t source; /* row, counted within the request's rows of this batch; -1 where first_layer is 0 */
     int32_t slot;
     int32_t prompt_length;
     int32_t n_tail; /* slots of the branch's tail that the row sees */

@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     int number;         /* of its fetch */
     lp_batch_row *rows; /* [n_rows] */
-    int32_t *order;     /* [n_rows] unsorted rows by join */
+    int32_t *order;     /* [n_rows] unsorted rows by first layer */
     int32_t n_rows;
     int32_t *choosing; /* [n_tokens] rows of the batch that choose a token, in the order of the hidden states read */
     int32_t n_tokens;

@@ -2,7 +2,7 @@
 
 #include "base/memory.h"
 
-int32_t lp_event_join_layer(const lp_event *event, int32_t n_layers) {
+int32_t lp_event_first_layer(const lp_event *event, int32_t n_layers) {
     const lp_address *at = &event->what.at;
     switch (at->site) {
     case LP_SITE_LATENT_IN: return 0;

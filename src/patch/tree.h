@@ -37,7 +37,7 @@ void lp_tree_release(lp_tree *tree);
 /* The event i of a branch, and its vector. */
 const lp_event *lp_tree_event(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector);
 
-/* First layer that has to be computed again for an event: where a row that shares everything below it joins. */
-int32_t lp_event_join_layer(const lp_event *event, int32_t n_layers);
+/* First layer that has to be computed again for an event: where a row begins that shares everything below it. */
+int32_t lp_event_first_layer(const lp_event *event, int32_t n_layers);
 
 #endif

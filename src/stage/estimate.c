@@ -110,7 +110,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
         LP_TRY(lp_request_make_rows(&request, err));
         for (int32_t i = 0; i < request.n_rows; i++) {
             const lp_request_row *row = &request.rows[i];
-            row_layers += c->n_layers - row->join;
+            row_layers += c->n_layers - row->first_layer;
             if (!row->chooses) continue;
             head_rows++;
             bool ends = request.branches[row->branch].n_tokens + 1 >= e->answer_tokens;

@@ -500,10 +500,10 @@ static void check_attention(const attention_case *a) {
             check_attended(a, &table, r, row, new_keys, new_values, out + (int64_t)r * q);
         }
         assert_memory_equal(new_keys, keys, (size_t)(A_SLOTS * kv) * sizeof(float));
-        /* The first 50 of the batch alone, as below the layer where the others join. */
+        /* The first 50 of the batch alone, as below the first layer of the others. */
         OK(be->attend(be, &config, dev_qkv, &rows, 50, &pool, A_LAYER, dev_out, err));
         OK(be->download(be, out, dev_out, (size_t)(50 * q) * sizeof *out, err));
-        assert_bits("attend, before others join", be->name, out, first, 50, q);
+        assert_bits("attend, before others begin", be->name, out, first, 50, q);
         /* The same rows in other company: the last 30 alone, then the last one. */
         for (int32_t begin = A_ROWS - 30; begin < A_ROWS; begin += 29) {
             int32_t *some_lists[N_LISTS], n = A_ROWS - begin;

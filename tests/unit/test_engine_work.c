@@ -171,7 +171,7 @@ static size_t run_before(const sweep *s, int donor, int32_t layer, uint64_t mask
     return 0;
 }
 
-/* Row-layers of one question: everything once for the unpatched run; a condition with last step t joins behind its
+/* Row-layers of one question: everything once for the unpatched run; a condition with last step t begins after its
  * layer at t, computes whole rows from t + 1 on, and its answer. Behind the last step of all only the layers above the
  * replaced one differ, as long as the answer is that of the run it comes from. At the last layer of the last step
  * nothing reads what is replaced. Every set without its last step must be in the sweep, or be empty. */

@@ -10,7 +10,7 @@ static lp_error error, *failure = &error;
 
 typedef struct {
     const char *what;
-    int32_t join[ROWS];
+    int32_t first_layer[ROWS];
     uint8_t output[ROWS];
     int32_t token, tail; /* what lies in the lists may differ */
     bool same_calls;     /* as the case before */
@@ -28,7 +28,7 @@ static void run_case(lp_forward *forward, const lp_kv_pool *pool, const float *l
     lp_row_input input[ROWS] = {{.token = k->token}, {.token = k->token}, {.token = k->token}};
     const int32_t begins[ROWS] = {k->tail, k->tail + 1, k->tail + 2}, tail[2 * ROWS] = {0, 1, 2, 0, 1, 2};
     const lp_forward_batch batch = {.n_rows = ROWS,
-                                    .join = k->join,
+                                    .first_layer = k->first_layer,
                                     .source = zeros,
                                     .input = input,
                                     .output = k->output,
@@ -56,10 +56,10 @@ static void test_keys(void **state) {
         {"another token, other places of the tails", {0, 0, 0}, {1, 1, 1}, 9, 3, true},
         {"fewer outputs", {0, 0, 0}, {1, 0, 1}, 5, 0, false},
         {"other outputs", {0, 0, 0}, {1, 1, 0}, 5, 0, true},
-        {"joins at 1", {0, 1, 1}, {1, 1, 1}, 5, 0, false},
-        {"joins at 1 and 2", {0, 1, 2}, {1, 1, 1}, 5, 0, false},
+        {"begins at 1", {0, 1, 1}, {1, 1, 1}, 5, 0, false},
+        {"begins at 1 and 2", {0, 1, 2}, {1, 1, 1}, 5, 0, false},
         {"again", {0, 1, 2}, {1, 1, 1}, 7, 3, true},
-        {"a join behind all layers", {0, 1, 3}, {1, 1, 1}, 5, 0, false},
+        {"a row that shares all layers", {0, 1, 3}, {1, 1, 1}, 5, 0, false},
         {"and nobody reads it", {0, 1, 3}, {1, 1, 0}, 5, 0, false},
         {"but nobody reads the second", {0, 1, 3}, {1, 0, 1}, 5, 0, false},
     };

@@ -252,7 +252,7 @@ lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const flo
         for (int32_t head = 0; head < config->n_kv_heads; head++) {
             const int32_t *row = rows->group_row ? rows->group_row + rows->group_begin[g] : &g;
             int32_t n_rows = rows->group_row ? rows->group_begin[g + 1] - rows->group_begin[g] : 1;
-            while (n_rows > 0 && row[n_rows - 1] >= n) n_rows--; /* rows that join later; a group's rows ascend */
+            while (n_rows > 0 && row[n_rows - 1] >= n) n_rows--; /* rows that begin later; a group's rows ascend */
             if (n_rows > 0) attend_group(&a, row, n_rows, head, cpu->scratch + each * (size_t)omp_get_thread_num());
         }
     return LP_OK;
