@@ -87,7 +87,7 @@ void lp_condition_set_release(lp_condition_set *set);
 
 /* ---- Effective conditions: what really acts on a run ------------------------------------------------------------ */
 
-/* The run that a condition is applied to, as far as the order of events depends on it. */
+/* The run that a condition is applied to, as far as the order of edits depends on it. */
 typedef struct {
     const lp_model_config *config;
     lp_protocol protocol;
@@ -102,27 +102,27 @@ typedef struct {
     bool all;
     lp_replacement
         what; /* index resolved: not negative; SELF resolved to CLEAN or CORRUPTED; resid_pre[l>0] is resid_post[l-1] */
-} lp_event;
+} lp_timed_edit;
 
 typedef struct {
-    lp_event *events; /* [n] in order of time */
+    lp_timed_edit *edits; /* [n] in order of time */
     size_t n;
     bool absent; /* the condition cannot be applied: the prompt does not have one of its positions; n is 0 */
-} lp_event_list;
+} lp_edit_sequence;
 
 /* True where the prompt does not have one of the positions that the condition names. */
 bool lp_condition_is_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape);
 
-/* The events of condition `index` on a run of that shape: resolved, sorted, those that no later position reads (dead)
+/* The edits of condition `index` on a run of that shape: resolved, sorted, those that no later position reads (dead)
  * and those that a later replacement of the same vector wipes out left out. *out must be {0} or an earlier result,
  * whose memory is used again. An index outside the prompt makes it absent. Fails when an index lies outside the steps,
  * or when two replacements of the condition write the same address. */
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
-                                 lp_event_list *out, lp_error *err);
-void lp_event_list_release(lp_event_list *list);
+                                 lp_edit_sequence *out, lp_error *err);
+void lp_edit_sequence_release(lp_edit_sequence *list);
 
 /* < 0, 0, > 0: order by time and then by content; 0 means that the two do exactly the same. */
-int lp_event_compare(const lp_event *a, const lp_event *b);
+int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b);
 
 /* The runs that conditions are applied to, by the direction of the condition. */
 typedef struct {
@@ -132,13 +132,13 @@ typedef struct {
     size_t n[2];
 } lp_run_shapes;
 
-/* How many of the prompt lengths [0, result) of a direction have to be looked at: events depend on the length only
+/* How many of the prompt lengths [0, result) of a direction have to be looked at: edits depend on the length only
  * through prompt positions other than the last. */
 size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shapes *shapes, lp_direction direction);
 
 /* For every condition, over all prompt lengths that occur: dead[i] = nothing of it acts although it names replacements
  * (and it makes all thought steps: stopping early acts);
- * same_as[i] = the first condition with the same recipient, the same number of steps run and the same events, or absent
+ * same_as[i] = the first condition with the same recipient, the same number of steps run and the same edits, or absent
  * like it, at every length (i itself where none). Both [set->n]. Fails on a condition that is absent at every length.
  */
 lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,

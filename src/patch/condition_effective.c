@@ -26,9 +26,9 @@ static bool after_last_keys(const lp_run_shape *shape, const lp_address *at) {
     return at->site == LP_SITE_LATENT_RAW || (at->layer == shape->config->n_layers - 1 && at->site > LP_SITE_V);
 }
 
-static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_event *event) {
-    const lp_address *at = &event->what.at;
-    return !event->all && after_last_keys(shape, at) && !output_is_used(shape, n_steps, at->phase, at->index);
+static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_timed_edit *edit) {
+    const lp_address *at = &edit->what.at;
+    return !edit->all && after_last_keys(shape, at) && !output_is_used(shape, n_steps, at->phase, at->index);
 }
 
 static lp_status refuse_index(const lp_condition *condition, lp_phase phase, int32_t index, int32_t n, lp_error *err) {
@@ -83,7 +83,7 @@ static int compare_address(const lp_address *a, const lp_address *b) {
     return order;
 }
 
-int lp_event_compare(const lp_event *a, const lp_event *b) {
+int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b) {
     int order = compare_i64(a->position, b->position);
     if (!order) order = compare_i64(a->depth, b->depth);
     if (!order) order = compare_i64(a->what.at.head, b->what.at.head);
@@ -97,7 +97,7 @@ int lp_event_compare(const lp_event *a, const lp_event *b) {
 }
 
 static int compare_for_sort(const void *a, const void *b) {
-    return lp_event_compare(a, b);
+    return lp_timed_edit_compare(a, b);
 }
 
 /* A thought step's, or a prompt's, address with LP_INDEX_ALL stands for each position of its phase. */
@@ -106,10 +106,10 @@ static int32_t count_positions(const lp_condition *condition, const lp_run_shape
     return at->phase == LP_PHASE_PROMPT ? shape->n_prompt : condition->n_steps_run;
 }
 
-static lp_status make_event(const lp_condition *condition, const lp_run_shape *shape, const lp_replacement *replacement,
-                            int32_t offset, lp_event *out, lp_error *err) {
-    lp_event event = {.what = *replacement};
-    lp_replacement *what = &event.what;
+static lp_status make_edit(const lp_condition *condition, const lp_run_shape *shape, const lp_replacement *replacement,
+                           int32_t offset, lp_timed_edit *out, lp_error *err) {
+    lp_timed_edit edit = {.what = *replacement};
+    lp_replacement *what = &edit.what;
     bool spread = what->at.index == LP_INDEX_ALL && what->at.phase != LP_PHASE_ANSWER;
     if (spread) {
         if (what->from.index == LP_INDEX_ALL) what->from.index = offset;
@@ -117,12 +117,12 @@ static lp_status make_event(const lp_condition *condition, const lp_run_shape *s
     }
     lp_status status = resolve_index(condition, shape, what->at.phase, &what->at.index, err);
     if (status != LP_OK) return status;
-    event.all = what->at.index == LP_INDEX_ALL;
-    int32_t index = event.all ? 0 : what->at.index;
+    edit.all = what->at.index == LP_INDEX_ALL;
+    int32_t index = edit.all ? 0 : what->at.index;
     switch (what->at.phase) {
-    case LP_PHASE_PROMPT: event.position = index; break;
-    case LP_PHASE_THOUGHT: event.position = shape->n_prompt + index; break;
-    case LP_PHASE_ANSWER: event.position = shape->n_prompt + condition->n_steps_run + index; break;
+    case LP_PHASE_PROMPT: edit.position = index; break;
+    case LP_PHASE_THOUGHT: edit.position = shape->n_prompt + index; break;
+    case LP_PHASE_ANSWER: edit.position = shape->n_prompt + condition->n_steps_run + index; break;
     }
     if (what->at.site == LP_SITE_RESID_PRE && what->at.layer > 0) {
         what->at.site = LP_SITE_RESID_POST;
@@ -138,13 +138,13 @@ static lp_status make_event(const lp_condition *condition, const lp_run_shape *s
         what->from = what->at;
     if (what->operation == LP_OP_SCALE) what->donor = LP_DONOR_ZERO;
     if (what->operation == LP_OP_REPLACE) what->factor = 1.0f;
-    event.depth = lp_address_depth(shape->config, &what->at);
-    *out = event;
+    edit.depth = lp_address_depth(shape->config, &what->at);
+    *out = edit;
     return LP_OK;
 }
 
 /* Everything that reads the first vector goes through the second, which is written over. */
-static bool wipes_out(const lp_run_shape *shape, const lp_event *first, const lp_event *second) {
+static bool wipes_out(const lp_run_shape *shape, const lp_timed_edit *first, const lp_timed_edit *second) {
     if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
     if (second->what.at.head != LP_ALL_HEADS) return false;
     lp_site a = first->what.at.site, b = second->what.at.site;
@@ -158,62 +158,62 @@ static bool wipes_out(const lp_run_shape *shape, const lp_event *first, const lp
     return b == LP_SITE_RESID_POST && a > LP_SITE_V;
 }
 
-static bool same_address(const lp_event *a, const lp_event *b) {
+static bool same_address(const lp_timed_edit *a, const lp_timed_edit *b) {
     int32_t ha = a->what.at.head, hb = b->what.at.head;
     bool same_position = a->position == b->position || a->all || b->all;
     return same_position && a->depth == b->depth && (ha == hb || ha == LP_ALL_HEADS || hb == LP_ALL_HEADS);
 }
 
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
-                                 lp_event_list *out, lp_error *err) {
+                                 lp_edit_sequence *out, lp_error *err) {
     const lp_condition *condition = &set->conditions[index];
     const lp_replacement *replacements = set->replacements + condition->first;
-    lp_event *events = NULL;
+    lp_timed_edit *edits = NULL;
     size_t n = 0, kept = 0, wanted = 0;
     lp_status status = LP_OK;
     if (lp_condition_is_absent(set, index, shape)) {
-        lp_mem_free(out->events);
-        *out = (lp_event_list){.absent = true};
+        lp_mem_free(out->edits);
+        *out = (lp_edit_sequence){.absent = true};
         return LP_OK;
     }
     for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
-    LP_TRY(lp_mem_new(&events, wanted, sizeof *events, "events", err));
+    LP_TRY(lp_mem_new(&edits, wanted, sizeof *edits, "edits", err));
     for (size_t i = 0; i < condition->n; i++) {
         int32_t positions = count_positions(condition, shape, &replacements[i].at);
         for (int32_t k = 0; k < positions; k++)
-            LP_TRY(make_event(condition, shape, &replacements[i], k, &events[n++], err));
+            LP_TRY(make_edit(condition, shape, &replacements[i], k, &edits[n++], err));
     }
-    if (n > 1) qsort(events, n, sizeof *events, compare_for_sort);
+    if (n > 1) qsort(edits, n, sizeof *edits, compare_for_sort);
     for (size_t i = 0; i < n; i++)
-        for (size_t k = i + 1; k < n && (events[i].all || events[k].position == events[i].position); k++) {
-            if (!same_address(&events[i], &events[k])) continue;
-            const lp_address *at = &events[k].what.at;
+        for (size_t k = i + 1; k < n && (edits[i].all || edits[k].position == edits[i].position); k++) {
+            if (!same_address(&edits[i], &edits[k])) continue;
+            const lp_address *at = &edits[k].what.at;
             LP_FAIL(LP_ERR_VALUE, "condition %s: two replacements of the same address: %s %d %s layer %d",
                     condition->name, lp_phase_names()[at->phase], at->index, lp_site_names()[at->site], at->layer);
         }
     for (size_t i = 0; i < n; i++) {
-        bool acts = !is_dead(shape, condition->n_steps_run, &events[i]);
-        for (size_t k = i + 1; k < n && acts && events[k].position <= events[i].position + 1; k++)
-            acts = !wipes_out(shape, &events[i], &events[k]);
-        if (acts) events[kept++] = events[i];
+        bool acts = !is_dead(shape, condition->n_steps_run, &edits[i]);
+        for (size_t k = i + 1; k < n && acts && edits[k].position <= edits[i].position + 1; k++)
+            acts = !wipes_out(shape, &edits[i], &edits[k]);
+        if (acts) edits[kept++] = edits[i];
     }
-    lp_mem_free(out->events);
-    *out = (lp_event_list){.events = events, .n = kept};
+    lp_mem_free(out->edits);
+    *out = (lp_edit_sequence){.edits = edits, .n = kept};
     return LP_OK;
 out:
-    lp_mem_free(events);
+    lp_mem_free(edits);
     return status;
 }
 
-void lp_event_list_release(lp_event_list *list) {
-    lp_mem_free(list->events);
-    *list = (lp_event_list){0};
+void lp_edit_sequence_release(lp_edit_sequence *list) {
+    lp_mem_free(list->edits);
+    *list = (lp_edit_sequence){0};
 }
 
 /* ---- Comparison of whole conditions ------------------------------------------------------------------------------ */
 
 typedef struct {
-    const lp_event_list *list;
+    const lp_edit_sequence *list;
     lp_direction direction;
     int32_t n_steps;
     int32_t before; /* the first condition that was the same at the lengths looked at so far */
@@ -229,7 +229,7 @@ static int compare_lists(const void *pa, const void *pb) {
     if (!order) order = compare_i64(a->list->absent, b->list->absent);
     if (!order) order = compare_i64((int64_t)a->list->n, (int64_t)b->list->n);
     for (size_t i = 0; i < a->list->n && !order; i++)
-        order = lp_event_compare(&a->list->events[i], &b->list->events[i]);
+        order = lp_timed_edit_compare(&a->list->edits[i], &b->list->edits[i]);
     return order;
 }
 
@@ -257,7 +257,7 @@ typedef struct {
     bool *dead;
     int32_t *same_as;
     bool *present; /* at some length */
-    lp_event_list *lists;
+    lp_edit_sequence *lists;
     keyed *order;
 } comparison;
 
@@ -287,9 +287,9 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
     comparison c = {.set = set, .dead = dead, .same_as = same_as};
     lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&c.present, set->n, sizeof *c.present, "event lists", err));
-    LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "event lists", err));
-    LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "event lists", err));
+    LP_TRY(lp_mem_new(&c.present, set->n, sizeof *c.present, "edit lists", err));
+    LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "edit lists", err));
+    LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "edit lists", err));
     for (size_t i = 0; i < set->n; i++) {
         dead[i] = set->conditions[i].n > 0 && set->conditions[i].n_steps_run == shapes->protocol.n_steps;
         same_as[i] = 0;
@@ -309,7 +309,7 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
         goto out;
     }
 out:
-    for (size_t i = 0; c.lists && i < set->n; i++) lp_event_list_release(&c.lists[i]);
+    for (size_t i = 0; c.lists && i < set->n; i++) lp_edit_sequence_release(&c.lists[i]);
     lp_mem_free(c.present);
     lp_mem_free(c.lists);
     lp_mem_free(c.order);

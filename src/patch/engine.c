@@ -175,13 +175,13 @@ static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_requ
                           lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     const float *vector = NULL;
-    const lp_event *event = lp_tree_event(request->group, &request->branches[row->branch].plan, k, &vector);
-    const lp_replacement *what = &event->what;
+    const lp_timed_edit *edit = lp_tree_edit(request->group, &request->branches[row->branch].plan, k, &vector);
+    const lp_replacement *what = &edit->what;
     int32_t width = lp_site_width(c, what->at.site, what->at.head);
     lp_status status =
         lp_mem_grow(&e->edits, &e->edit_capacity, (size_t)e->n_edits + 1, sizeof *e->edits, "edits", err);
     if (status != LP_OK) return status;
-    e->edits[e->n_edits++] = (lp_forward_edit){.key = lp_forward_key(event->depth, row->first_layer),
+    e->edits[e->n_edits++] = (lp_forward_edit){.key = lp_forward_key(edit->depth, row->first_layer),
                                                .edit = {.row = place,
                                                         .offset = lp_site_offset(c, what->at.head),
                                                         .width = width,
@@ -197,18 +197,18 @@ static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_requ
     return LP_OK;
 }
 
-/* The edits that the row itself has to make: events at its position that its source's vector does not hold yet. */
+/* What the row itself has to change: the edits at its position that its source's vector does not hold yet. */
 static lp_status add_edits(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
                            lp_error *err) {
     const lp_branch *branch = &request->branches[row->branch].plan;
     int32_t last_v = (e->options->model->config.n_layers - 1) * LP_N_SITES + LP_SITE_V;
-    for (int32_t k = 0; k < branch->n_events; k++) {
-        const lp_event *event = lp_tree_event(request->group, branch, k, NULL);
-        bool here = event->all ? row->position >= event->position : event->position == row->position;
-        if (!here || (k < row->first_own_event && event->depth < row->first_layer * LP_N_SITES)) continue;
+    for (int32_t k = 0; k < branch->n_edits; k++) {
+        const lp_timed_edit *edit = lp_tree_edit(request->group, branch, k, NULL);
+        bool here = edit->all ? row->position >= edit->position : edit->position == row->position;
+        if (!here || (k < row->first_own_edit && edit->depth < row->first_layer * LP_N_SITES)) continue;
         /* `*` names eot too, whose output nobody reads where eos follows it. */
-        if (!row->output && event->depth > last_v) continue;
-        if (row->first_layer == 0 || event->depth >= (row->first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
+        if (!row->output && edit->depth > last_v) continue;
+        if (row->first_layer == 0 || edit->depth >= (row->first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
             lp_status status = add_edit(e, request, row, place, k, err);
             if (status != LP_OK) return status;
         }
@@ -250,7 +250,7 @@ static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_
                               lp_error *err) {
     const lp_branch *branch = &request->branches[row->branch].plan;
     lp_status status = LP_OK;
-    if (branch->n_events > 0) return LP_OK;
+    if (branch->n_edits > 0) return LP_OK;
     for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = request->tree.next_run[run])
         status = add_captures_of(e, request, &request->group->runs[run], branch, row, place, err);
     return status;

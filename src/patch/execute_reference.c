@@ -101,9 +101,9 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
     lp_run_result *result = &group->results[i];
     const lp_reading *reading = group->reading;
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_events + 1, sizeof *w->edits, "edits", err));
-    for (size_t k = 0; k < wanted->n_events; k++) {
-        const lp_replacement *what = &wanted->events[k].what;
+    LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_edits + 1, sizeof *w->edits, "edits", err));
+    for (size_t k = 0; k < wanted->n_edits; k++) {
+        const lp_replacement *what = &wanted->edits[k].what;
         w->edits[k] = (lp_edit){
             .at = what->at, .operation = what->operation, .factor = what->factor, .vector = wanted->vectors[k]};
     }
@@ -112,7 +112,7 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
                               .n_prompt = group->n_prompt,
                               .n_steps = wanted->n_steps,
                               .edits = w->edits,
-                              .n_edits = (int32_t)wanted->n_events,
+                              .n_edits = (int32_t)wanted->n_edits,
                               .captures = wanted->captures,
                               .n_captures = wanted->n_captures,
                               .max_new_tokens = w->options->max_new_tokens};
@@ -140,7 +140,7 @@ static lp_status execute_group(worker *w, const lp_run_group *group, lp_error *e
     size_t first = group->n_runs;
     lp_status status = LP_OK;
     for (size_t i = 0; i < group->n_runs && first == group->n_runs; i++)
-        if (group->runs[i].n_events == 0 && group->runs[i].n_steps == w->options->protocol.n_steps) first = i;
+        if (group->runs[i].n_edits == 0 && group->runs[i].n_steps == w->options->protocol.n_steps) first = i;
     if (first < group->n_runs) LP_TRY(execute_run(w, group, first, UNPATCHED_RUN, err));
     run_kind kind = first < group->n_runs ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
     for (size_t i = 0; i < group->n_runs; i++)

@@ -47,13 +47,13 @@ bool lp_reading_follows(const lp_reading *reading, bool corrupted);
 
 /* One wanted run: edits in order of time, with their vectors. */
 typedef struct {
-    const lp_event *events;      /* [n_events] */
-    const float *const *vectors; /* [n_events] [width of the site]; NULL entries for SCALE */
-    size_t n_events;
+    const lp_timed_edit *edits;  /* [n_edits] */
+    const float *const *vectors; /* [n_edits] [width of the site]; NULL entries for SCALE */
+    size_t n_edits;
     int32_t n_steps;            /* thought steps to run */
     const lp_capture *captures; /* one whose position the run does not have leaves its `out` as it is */
     int32_t n_captures;
-    const lp_lens_wanted *lens; /* NULL: none; for runs without events */
+    const lp_lens_wanted *lens; /* NULL: none; for runs without edits */
 } lp_run_wanted;
 
 typedef struct {
@@ -69,7 +69,7 @@ typedef struct {
     const lp_run_wanted *runs; /* [n_runs] */
     lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller */
     size_t n_runs;
-    const lp_reading *reading; /* NULL: no metrics. KL needs an unpatched run (no events) among the runs */
+    const lp_reading *reading; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
 } lp_run_group;
 
 typedef struct {

@@ -172,17 +172,17 @@ static bool begins(const lp_request *request, const lp_request_branch *b, int32_
 
 /* ---- Sharing ----------------------------------------------------------------------------------------------------- */
 
-static bool is_at(const lp_event *event, int32_t position) {
-    return event->all ? position >= event->position : event->position == position;
+static bool is_at(const lp_timed_edit *edit, int32_t position) {
+    return edit->all ? position >= edit->position : edit->position == position;
 }
 
-static int32_t events_of(const lp_request *request, int32_t branch) {
-    return branch < 0 ? 0 : request->branches[branch].plan.n_events;
+static int32_t edits_of(const lp_request *request, int32_t branch) {
+    return branch < 0 ? 0 : request->branches[branch].plan.n_edits;
 }
 
-/* First layer with K or V changed by an event. */
-static int32_t first_changed_kv(const lp_event *event, int32_t n_layers) {
-    const lp_address *at = &event->what.at;
+/* First layer with K or V changed by an edit. */
+static int32_t first_changed_kv(const lp_timed_edit *edit, int32_t n_layers) {
+    const lp_address *at = &edit->what.at;
     switch (at->site) {
     case LP_SITE_LATENT_IN: return 0;
     case LP_SITE_LATENT_RAW: return n_layers;
@@ -256,27 +256,27 @@ static void share(lp_request *request, int32_t i, lp_request_row *row) {
         b->output_differs = true;
     } else {
         int32_t first_layer = b->dirty, changed = b->dirty;
-        bool own_event = false;
-        for (int32_t k = events_of(request, ref); k < b->plan.n_events; k++) {
-            const lp_event *event = lp_tree_event(request->group, &b->plan, k, NULL);
-            if (!is_at(event, row->position)) continue;
-            own_event = true;
-            first_layer = smaller(first_layer, lp_event_first_layer(event, n_layers));
-            changed = smaller(changed, first_changed_kv(event, n_layers));
+        bool own_edit = false;
+        for (int32_t k = edits_of(request, ref); k < b->plan.n_edits; k++) {
+            const lp_timed_edit *edit = lp_tree_edit(request->group, &b->plan, k, NULL);
+            if (!is_at(edit, row->position)) continue;
+            own_edit = true;
+            first_layer = smaller(first_layer, lp_timed_edit_first_layer(edit, n_layers));
+            changed = smaller(changed, first_changed_kv(edit, n_layers));
         }
         row->first_layer = first_layer;
-        b->output_differs = first_layer < n_layers || own_event;
+        b->output_differs = first_layer < n_layers || own_edit;
         b->dirty = changed;
     }
     row->source = -1;
-    row->first_own_event = 0;
+    row->first_own_edit = 0;
     if (row->first_layer == 0) return;
     while (request->rows[row_at(request, ref, row->position)].first_layer >= row->first_layer) {
         ref = request->branches[ref].ref;
         LP_ASSERT(ref >= 0);
     }
     row->source = row_at(request, ref, row->position);
-    row->first_own_event = events_of(request, ref);
+    row->first_own_edit = edits_of(request, ref);
 }
 
 /* ---- Rows -------------------------------------------------------------------------------------------------------- */
@@ -335,7 +335,7 @@ static void mark_captured_outputs(lp_request *request) {
     for (int32_t i = 0; i < request->n_rows; i++) {
         lp_request_row *row = &request->rows[i];
         const lp_request_branch *b = &request->branches[row->branch];
-        if (b->plan.first_run < 0 || b->plan.n_events > 0) continue;
+        if (b->plan.first_run < 0 || b->plan.n_edits > 0) continue;
         for (int32_t i_run = b->plan.first_run; i_run >= 0; i_run = request->tree.next_run[i_run]) {
             const lp_run_wanted *run = &request->group->runs[i_run];
             for (int32_t k = 0; k < run->n_captures && !row->output; k++)
@@ -428,7 +428,7 @@ static int32_t next_together(const lp_request *request, int32_t branch, int32_t 
     return -1;
 }
 
-/* A reader with the events of `of`, that goes on from branch `from` with forced tokens, the first of which is fed
+/* A reader with the edits of `of`, that goes on from branch `from` with forced tokens, the first of which is fed
  * next. It shares with `ref` as `from` does with its reference, or as a branch does that has yet to fork. */
 static int32_t spawn(lp_request *request, int32_t from, int32_t of, int32_t ref, lp_branch_kind kind,
                      const int32_t *forced, int32_t n_forced) {
@@ -465,7 +465,7 @@ static int32_t spawn(lp_request *request, int32_t from, int32_t of, int32_t ref,
 
 /* Runs that do nothing to the recipient: divergences are taken from theirs. */
 static bool is_unpatched(const lp_request *request, const lp_branch *b) {
-    return b->first_run >= 0 && b->n_events == 0 && b->n_steps == request->options->protocol.n_steps;
+    return b->first_run >= 0 && b->n_edits == 0 && b->n_steps == request->options->protocol.n_steps;
 }
 
 bool lp_request_reads_unpatched(const lp_request *request, int32_t branch) {
@@ -563,7 +563,7 @@ static void read_metrics(lp_request *request, int32_t i, const lp_logit_reading 
 
 static const lp_metric answer_metrics[2] = {LP_METRIC_ANSWER_CLEAN, LP_METRIC_ANSWER_CORRUPTED};
 
-/* From the reading's place on along answer k (0: clean, 1: corrupted), with the events of `of`. */
+/* From the reading's place on along answer k (0: clean, 1: corrupted), with the edits of `of`. */
 static void follow_answer(lp_request *request, int32_t from, int32_t of, int k, const lp_logit_reading *here) {
     const lp_reading *reading = request->group->reading;
     const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
@@ -648,7 +648,7 @@ void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, c
 
 void lp_request_finish(lp_request *request) {
     for (int32_t i = 0; i < request->tree.n; i++) {
-        /* A branch that never forked did what its parent did: its first event lies behind the end of the answer. */
+        /* A branch that never forked did what its parent did: its first edit lies behind the end of the answer. */
         int32_t of = i;
         while (!request->branches[of].started) of = request->branches[of].plan.parent;
         const lp_request_branch *b = &request->branches[of];

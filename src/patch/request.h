@@ -6,7 +6,7 @@
  * no backend.
  *
  * A branch shares with its reference (an ancestor that has a row at the same position) as long as both are fed the same
- * input: then the layers below the first changed K or V, and below the first event of its own, come out the same and
+ * input: then the layers below the first changed K or V, and below the first edit of its own, come out the same and
  * are not computed again. */
 #ifndef LP_PATCH_REQUEST_H
 #define LP_PATCH_REQUEST_H
@@ -54,10 +54,10 @@ typedef struct {
     int32_t n_tail; /* slots of the branch's tail that the row sees */
     int32_t token;  /* input: >= 0 a token, else the latent */
     int32_t latent;
-    bool output;             /* something behind the last layer's K and V is needed */
-    bool chooses;            /* its logits choose a token */
-    bool feeds_step;         /* its projection is the input of the next thought step */
-    int32_t first_own_event; /* events from here on are not in the source's vector */
+    bool output;            /* something behind the last layer's K and V is needed */
+    bool chooses;           /* its logits choose a token */
+    bool feeds_step;        /* its projection is the input of the next thought step */
+    int32_t first_own_edit; /* edits from here on are not in the source's vector */
 } lp_request_row;
 
 typedef struct {

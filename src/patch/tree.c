@@ -2,8 +2,8 @@
 
 #include "base/memory.h"
 
-int32_t lp_event_first_layer(const lp_event *event, int32_t n_layers) {
-    const lp_address *at = &event->what.at;
+int32_t lp_timed_edit_first_layer(const lp_timed_edit *edit, int32_t n_layers) {
+    const lp_address *at = &edit->what.at;
     switch (at->site) {
     case LP_SITE_LATENT_IN: return 0;
     case LP_SITE_RESID_POST: return at->layer + 1;
@@ -12,13 +12,13 @@ int32_t lp_event_first_layer(const lp_event *event, int32_t n_layers) {
     }
 }
 
-const lp_event *lp_tree_event(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector) {
+const lp_timed_edit *lp_tree_edit(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector) {
     const lp_run_wanted *run = &group->runs[branch->run];
     if (vector) *vector = run->vectors[i];
-    return &run->events[i];
+    return &run->edits[i];
 }
 
-/* A run as a sequence of items: its events in order of time, with one item more where it stops thinking early, in its
+/* A run as a sequence of items: its edits in order of time, with one item more where it stops thinking early, in its
  * place. */
 typedef struct {
     const lp_run_wanted *run;
@@ -28,18 +28,18 @@ typedef struct {
     int32_t stop_position; /* of the run */
 } sequence;
 
-static const lp_event *event_of(const sequence *s, int32_t item) {
+static const lp_timed_edit *edit_of(const sequence *s, int32_t item) {
     if (s->stop_at >= 0 && item == s->stop_at) return NULL;
-    return &s->run->events[s->stop_at >= 0 && item > s->stop_at ? item - 1 : item];
+    return &s->run->edits[s->stop_at >= 0 && item > s->stop_at ? item - 1 : item];
 }
 
 static int compare_items(const sequence *a, const sequence *b, int32_t item) {
-    const lp_event *x = event_of(a, item), *y = event_of(b, item);
+    const lp_timed_edit *x = edit_of(a, item), *y = edit_of(b, item);
     if (!x || !y) {
         if (!x && !y) return (a->stop_position > b->stop_position) - (a->stop_position < b->stop_position);
         return x ? 1 : -1;
     }
-    return lp_event_compare(x, y);
+    return lp_timed_edit_compare(x, y);
 }
 
 static int compare_sequences(const void *pa, const void *pb) {
@@ -59,7 +59,7 @@ typedef struct {
     int32_t n_steps;
 } build;
 
-static int32_t events_before(const sequence *s, int32_t item) {
+static int32_t edits_before(const sequence *s, int32_t item) {
     return s->stop_at >= 0 && item > s->stop_at ? item - 1 : item;
 }
 
@@ -79,14 +79,14 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
     lp_branch branch = {.parent = parent,
                         .run = first->index,
                         .first_run = -1,
-                        .n_events = events_before(first, depth),
-                        .n_inherited = parent < 0 ? 0 : tree->branches[parent].n_events,
+                        .n_edits = edits_before(first, depth),
+                        .n_inherited = parent < 0 ? 0 : tree->branches[parent].n_edits,
                         .n_steps = stopped ? first->run->n_steps : b->n_steps,
                         .last_fork = -1};
     if (parent >= 0) {
-        const lp_event *event = event_of(first, shared);
-        branch.stops = !event;
-        branch.fork_position = event ? event->position : first->stop_position;
+        const lp_timed_edit *edit = edit_of(first, shared);
+        branch.stops = !edit;
+        branch.fork_position = edit ? edit->position : first->stop_position;
         if (branch.fork_position > tree->branches[parent].last_fork)
             tree->branches[parent].last_fork = branch.fork_position;
     }
@@ -115,11 +115,11 @@ lp_status lp_tree_build(lp_tree *tree, const lp_run_group *group, int32_t n_step
     for (size_t i = 0; i < group->n_runs; i++) {
         const lp_run_wanted *run = &group->runs[i];
         sequence *s = &sorted[i];
-        *s = (sequence){.run = run, .index = (int32_t)i, .stop_at = -1, .n = (int32_t)run->n_events};
+        *s = (sequence){.run = run, .index = (int32_t)i, .stop_at = -1, .n = (int32_t)run->n_edits};
         if (run->n_steps < n_steps) {
             s->stop_position = group->n_prompt + run->n_steps;
             s->stop_at = 0;
-            while (s->stop_at < s->n && run->events[s->stop_at].position < s->stop_position) s->stop_at++;
+            while (s->stop_at < s->n && run->edits[s->stop_at].position < s->stop_position) s->stop_at++;
             s->n++;
         }
     }

@@ -1,8 +1,8 @@
 /* The tree of distinct work of one group: which runs share what.
  *
- * Runs that begin with the same events are one branch until they part. A branch forks from its parent at its first own
- * event (or where it stops thinking early); the root is the unpatched run, or what all runs have in common. Runs with
- * equal events are one branch. Pure: no weights, no backend. */
+ * Runs that begin with the same edits are one branch until they part. A branch forks from its parent at its first own
+ * edit (or where it stops thinking early); the root is the unpatched run, or what all runs have in common. Runs with
+ * equal edits are one branch. Pure: no weights, no backend. */
 #ifndef LP_PATCH_TREE_H
 #define LP_PATCH_TREE_H
 
@@ -10,10 +10,10 @@
 
 typedef struct {
     int32_t parent;        /* -1: root */
-    int32_t run;           /* representative run: its events [0, n_events) are those of the branch */
+    int32_t run;           /* representative run: its edits [0, n_edits) are those of the branch */
     int32_t first_run;     /* first of the runs that end here, -1: none; the others follow by lp_tree.next_run */
-    int32_t n_events;      /* inherited and own */
-    int32_t n_inherited;   /* events of the parent */
+    int32_t n_edits;       /* inherited and own */
+    int32_t n_inherited;   /* edits of the parent */
     int32_t n_steps;       /* thought steps that the branch makes */
     bool stops;            /* forks by ending its thoughts early */
     int32_t fork_position; /* first position that is the branch's own; 0 for the root */
@@ -34,10 +34,10 @@ typedef struct {
 lp_status lp_tree_build(lp_tree *tree, const lp_run_group *group, int32_t n_steps, lp_error *err);
 void lp_tree_release(lp_tree *tree);
 
-/* The event i of a branch, and its vector. */
-const lp_event *lp_tree_event(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector);
+/* The edit i of a branch, and its vector. */
+const lp_timed_edit *lp_tree_edit(const lp_run_group *group, const lp_branch *branch, int32_t i, const float **vector);
 
-/* First layer that has to be computed again for an event: where a row begins that shares everything below it. */
-int32_t lp_event_first_layer(const lp_event *event, int32_t n_layers);
+/* First layer that has to be computed again for an edit: where a row begins that shares everything below it. */
+int32_t lp_timed_edit_first_layer(const lp_timed_edit *edit, int32_t n_layers);
 
 #endif

@@ -112,7 +112,7 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
         .session = session, .layout = layout, .source_side = direction == LP_DENOISE ? LP_CLEAN : LP_CORRUPTED};
     lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
     size_t n_shapes = lp_conditions_count_shapes(set, shapes, direction);
-    lp_event_list events = {0};
+    lp_edit_sequence edits = {0};
     bool shuffles = false;
     lp_status status = LP_OK;
     LP_TRY(read_files(&table, err));
@@ -122,10 +122,10 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
         LP_TRY(need_other_pairs(session, condition, err));
         for (size_t l = 0; l < n_shapes; l++) {
             shape.n_prompt = shapes->n_prompt[direction][l];
-            LP_TRY(lp_condition_effective(set, i, &shape, &events, err));
-            for (size_t k = 0; k < events.n; k++) {
-                LP_TRY(add_vector(&table, condition, &events.events[k].what, err));
-                shuffles |= events.events[k].what.donor == LP_DONOR_SHUFFLED;
+            LP_TRY(lp_condition_effective(set, i, &shape, &edits, err));
+            for (size_t k = 0; k < edits.n; k++) {
+                LP_TRY(add_vector(&table, condition, &edits.edits[k].what, err));
+                shuffles |= edits.edits[k].what.donor == LP_DONOR_SHUFFLED;
             }
         }
     }
@@ -134,11 +134,11 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
         lp_random_key key = {.seed = session->job.sweep.seed, .stream = STREAM_SHUFFLE};
         lp_random_derangement(key, table.other_pair, (uint32_t)session->n_pairs);
     }
-    lp_event_list_release(&events);
+    lp_edit_sequence_release(&edits);
     *out = table;
     return LP_OK;
 out:
-    lp_event_list_release(&events);
+    lp_edit_sequence_release(&edits);
     lp_donor_table_release(&table);
     return status;
 }

@@ -1,7 +1,7 @@
 /* Donors: the vectors that a sweep writes into runs, taken from the store, computed, or read from files.
  *
  * The table lists every distinct vector that the conditions of a direction need (donor kind and address); per pair the
- * vectors are gathered once, and events point into that gathering. Local. */
+ * vectors are gathered once, and edits point into that gathering. Local. */
 #ifndef LP_STAGE_DONORS_H
 #define LP_STAGE_DONORS_H
 

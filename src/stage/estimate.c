@@ -34,15 +34,15 @@ typedef struct {
     lp_run_group group;
     lp_run_wanted *runs;
     lp_run_result *results;
-    lp_event_list *events; /* [n_events] */
-    size_t n_events;
+    lp_edit_sequence *edits; /* [n_edits] */
+    size_t n_edits;
     const float **vectors;
     int32_t *prompt, *tokens;
 } sample;
 
 static void sample_release(sample *s) {
-    for (size_t i = 0; s->events && i < s->n_events; i++) lp_event_list_release(&s->events[i]);
-    lp_mem_free(s->events);
+    for (size_t i = 0; s->edits && i < s->n_edits; i++) lp_edit_sequence_release(&s->edits[i]);
+    lp_mem_free(s->edits);
     lp_mem_free(s->runs);
     lp_mem_free(s->results);
     lp_mem_free(s->vectors);
@@ -58,8 +58,8 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     lp_status status = LP_OK;
     for (size_t i = 0; i < plan->set.n; i++)
         n += plan->set.conditions[i].direction == (lp_direction)direction && plan->same_as[i] == (int32_t)i;
-    LP_TRY(lp_mem_new(&s.events, n, sizeof *s.events, "plan", err));
-    s.n_events = n;
+    LP_TRY(lp_mem_new(&s.edits, n, sizeof *s.edits, "plan", err));
+    s.n_edits = n;
     LP_TRY(lp_mem_new(&s.runs, n, sizeof *s.runs, "plan", err));
     LP_TRY(lp_mem_new(&s.results, n, sizeof *s.results, "plan", err));
     LP_TRY(lp_mem_new(&s.prompt, (size_t)n_prompt, sizeof(int32_t), "plan", err));
@@ -68,11 +68,11 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     n = 0;
     for (size_t i = 0; i < plan->set.n; i++) {
         if (plan->set.conditions[i].direction != (lp_direction)direction || plan->same_as[i] != (int32_t)i) continue;
-        LP_TRY(lp_condition_effective(&plan->set, i, &shape, &s.events[n], err));
-        if (s.events[n].absent) continue;
-        if (s.events[n].n > longest) longest = s.events[n].n;
+        LP_TRY(lp_condition_effective(&plan->set, i, &shape, &s.edits[n], err));
+        if (s.edits[n].absent) continue;
+        if (s.edits[n].n > longest) longest = s.edits[n].n;
         s.runs[n] = (lp_run_wanted){
-            .events = s.events[n].events, .n_events = s.events[n].n, .n_steps = plan->set.conditions[i].n_steps_run};
+            .edits = s.edits[n].edits, .n_edits = s.edits[n].n, .n_steps = plan->set.conditions[i].n_steps_run};
         s.results[n].tokens = s.tokens + n * (size_t)session->job.decode.max_new_tokens;
         n++;
     }

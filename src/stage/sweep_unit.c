@@ -9,14 +9,14 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
     if (!u) return;
     for (int d = 0; d < 2; d++) {
         for (size_t i = 0; i < u->n_distinct[d]; i++) {
-            if (u->events[d]) lp_event_list_release(&u->events[d][i]);
+            if (u->edits[d]) lp_edit_sequence_release(&u->edits[d][i]);
             if (u->vectors[d]) lp_mem_free(u->vectors[d][i]);
         }
         lp_mem_free(u->distinct[d]);
         lp_mem_free(u->condition[d]);
         lp_mem_free(u->runs[d]);
         lp_mem_free(u->results[d]);
-        lp_mem_free(u->events[d]);
+        lp_mem_free(u->edits[d]);
         lp_mem_free(u->vectors[d]);
         lp_mem_free(u->vector_capacity[d]);
         lp_mem_free(u->gathering[d]);
@@ -90,7 +90,7 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
         LP_TRY(lp_mem_new(&u->condition[d], n, sizeof *u->condition[d], "runs", err));
         LP_TRY(lp_mem_new(&u->runs[d], n, sizeof *u->runs[d], "runs", err));
         LP_TRY(lp_mem_new(&u->results[d], n, sizeof *u->results[d], "runs", err));
-        LP_TRY(lp_mem_new(&u->events[d], n, sizeof *u->events[d], "runs", err));
+        LP_TRY(lp_mem_new(&u->edits[d], n, sizeof *u->edits[d], "runs", err));
         LP_TRY(lp_mem_new(&u->vectors[d], n, sizeof *u->vectors[d], "runs", err));
         LP_TRY(lp_mem_new(&u->vector_capacity[d], n, sizeof *u->vector_capacity[d], "runs", err));
         LP_TRY(lp_mem_new(&u->gathering[d], context->donors[d].n_floats, sizeof(float), "donor vectors", err));
@@ -136,23 +136,23 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
         .config = &s->model.config, .protocol = s->job.protocol, .n_prompt = (int32_t)u->prompts[d].n};
     size_t i = 0;
     for (size_t k = 0; k < u->n_distinct[d]; k++) {
-        lp_event_list *events = &u->events[d][i];
+        lp_edit_sequence *edits = &u->edits[d][i];
         size_t condition = (size_t)u->distinct[d][k];
-        LP_TRY(lp_condition_effective(&w->plan->set, condition, &shape, events, err));
-        if (events->absent) continue;
-        LP_TRY(lp_mem_grow(&u->vectors[d][i], &u->vector_capacity[d][i], events->n + 1, sizeof(float *),
-                           "donor vectors", err));
+        LP_TRY(lp_condition_effective(&w->plan->set, condition, &shape, edits, err));
+        if (edits->absent) continue;
+        LP_TRY(lp_mem_grow(&u->vectors[d][i], &u->vector_capacity[d][i], edits->n + 1, sizeof(float *), "donor vectors",
+                           err));
         bool complete = true;
-        for (size_t e = 0; e < events->n; e++) {
-            const lp_replacement *what = &events->events[e].what;
+        for (size_t e = 0; e < edits->n; e++) {
+            const lp_replacement *what = &edits->edits[e].what;
             u->vectors[d][i][e] = lp_donor_table_vector(&w->donors[d], what, u->gathering[d]);
             complete &= lp_donor_table_has(&w->donors[d], what, u->gathering[d]);
         }
         if (!complete) continue;
         u->condition[d][i] = (int32_t)condition;
-        u->runs[d][i] = (lp_run_wanted){.events = events->events,
+        u->runs[d][i] = (lp_run_wanted){.edits = edits->edits,
                                         .vectors = u->vectors[d][i],
-                                        .n_events = events->n,
+                                        .n_edits = edits->n,
                                         .n_steps = w->plan->set.conditions[condition].n_steps_run};
         i++;
     }
@@ -202,7 +202,7 @@ static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pai
                                       .n_runs = 1};
     }
     lp_run_wanted *unpatched = &u->runs[d][0];
-    LP_ASSERT(unpatched->n_events == 0 && unpatched->n_steps == n_steps);
+    LP_ASSERT(unpatched->n_edits == 0 && unpatched->n_steps == n_steps);
     lp_lens_captures(&s->model.config, u->groups[d].n_prompt, n_steps, u->lens_vectors[side], u->lens_captures[side]);
     unpatched->captures = u->lens_captures[side];
     unpatched->n_captures = u->lens[side].n;

@@ -16,8 +16,8 @@ typedef struct {
     int32_t *condition[2];  /* [n_runs of the group <= n_distinct] condition of each run */
     lp_run_wanted *runs[2]; /* [n_distinct], as are the next */
     lp_run_result *results[2];
-    lp_event_list *events[2];
-    const float ***vectors[2]; /* [n_distinct][n_events] */
+    lp_edit_sequence *edits[2];
+    const float ***vectors[2]; /* [n_distinct][n_edits] */
     size_t *vector_capacity[2];
     float *gathering[2];
     int32_t *tokens[2]; /* [n_distinct, max_new_tokens] */
@@ -51,7 +51,7 @@ typedef struct {
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err);
 void lp_sweep_unit_free(lp_sweep_unit *unit);
-/* Makes the unit that of `pair`: prompts, donors, events, readings. */
+/* Makes the unit that of `pair`: prompts, donors, edits, readings. */
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
 /* Classifies the results into rows of all conditions; a condition that this pair cannot have (its prompt lacks the
  * position) is of the class LP_CLASS_NOT_RUN. */

@@ -29,10 +29,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     lp_mem_free(resolved);
     if (lp_job_conditions(&job, &config, &set, &error) == LP_OK) {
         lp_run_shape shape = {.config = &config, .protocol = job.protocol, .n_prompt = 4};
-        lp_event_list events = {0};
+        lp_edit_sequence edits = {0};
         for (size_t i = 0; i < set.n && i < 64; i++)
-            LP_ASSERT(lp_condition_effective(&set, i, &shape, &events, &error) == LP_OK || error.text[0] != '\0');
-        lp_event_list_release(&events);
+            LP_ASSERT(lp_condition_effective(&set, i, &shape, &edits, &error) == LP_OK || error.text[0] != '\0');
+        lp_edit_sequence_release(&edits);
     } else {
         LP_ASSERT(error.text[0] != '\0' && set.n == 0);
     }

@@ -1,4 +1,4 @@
-/* Effective events: what of a condition acts on a run, in which order; and which conditions are the same. */
+/* Effective edits: what of a condition acts on a run, in which order; and which conditions are the same. */
 #include "patch/condition.h"
 
 #include "base/memory.h"
@@ -45,13 +45,13 @@ typedef struct {
     lp_protocol_kind kind;
     bool keep_eos;
     const char *left;
-} event_case;
+} edit_case;
 
 static const lp_protocol_kind CODI = LP_PROTOCOL_CODI, BOT = LP_PROTOCOL_BOT_FIRST;
 
-static void run_case(const event_case *c) {
+static void run_case(const edit_case *c) {
     lp_condition_set set = {0};
-    lp_event_list events = {0};
+    lp_edit_sequence edits = {0};
     lp_error err = {0};
     lp_replacement marked[MAX];
     char left[MAX + 1] = "";
@@ -61,10 +61,10 @@ static void run_case(const event_case *c) {
         marked[i].vector = (int32_t)i;
     }
     add(&set, c->what, LP_DENOISE, marked, c->n);
-    if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_OK) fail_msg("%s: %s", c->what, err.text);
-    for (size_t i = 0; i < events.n && i < MAX; i++) left[i] = (char)('a' + events.events[i].what.vector);
-    if (strcmp(left, c->left) != 0) fail_msg("%s: expected events \"%s\", found \"%s\"", c->what, c->left, left);
-    lp_event_list_release(&events);
+    if (lp_condition_effective(&set, 0, &shape, &edits, &err) != LP_OK) fail_msg("%s: %s", c->what, err.text);
+    for (size_t i = 0; i < edits.n && i < MAX; i++) left[i] = (char)('a' + edits.edits[i].what.vector);
+    if (strcmp(left, c->left) != 0) fail_msg("%s: expected edits \"%s\", found \"%s\"", c->what, c->left, left);
+    lp_edit_sequence_release(&edits);
     lp_condition_set_release(&set);
 }
 
@@ -77,7 +77,7 @@ static lp_replacement with(lp_replacement r, lp_operation operation, float facto
 static void test_dead_and_wiped(void **state) {
     (void)state;
     const lp_replacement last_post = THOUGHT(T - 1, RESID_POST, L - 1);
-    const event_case cases[] = {
+    const edit_case cases[] = {
         {"order of time", {THOUGHT(1, V, 0), THOUGHT(0, MLP_OUT, 1), PROMPT(0, K, 2)}, 3, CODI, false, "cba"},
         {"order within a position",
          {THOUGHT(0, LATENT_RAW, 0), THOUGHT(0, K, 1), THOUGHT(0, LATENT_IN, 0), THOUGHT(0, ATTN_OUT, 0)},
@@ -186,23 +186,23 @@ static void test_dead_and_wiped(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) run_case(&cases[i]);
 }
 
-static lp_event effective(lp_replacement r, lp_direction direction) {
+static lp_timed_edit effective(lp_replacement r, lp_direction direction) {
     lp_condition_set set = {0};
-    lp_event_list events = {0};
+    lp_edit_sequence edits = {0};
     lp_error err = {0};
     lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
     add(&set, "one", direction, &r, 1);
-    if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_OK) fail_msg("%s", err.text);
-    assert_int_equal(events.n, 1);
-    lp_event event = events.events[0];
-    lp_event_list_release(&events);
+    if (lp_condition_effective(&set, 0, &shape, &edits, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(edits.n, 1);
+    lp_timed_edit edit = edits.edits[0];
+    lp_edit_sequence_release(&edits);
     lp_condition_set_release(&set);
-    return event;
+    return edit;
 }
 
 static void test_resolution(void **state) {
     (void)state;
-    lp_event e = effective(THOUGHT(2, RESID_PRE, 2), LP_DENOISE);
+    lp_timed_edit e = effective(THOUGHT(2, RESID_PRE, 2), LP_DENOISE);
     assert_int_equal(e.position, P + 2);
     assert_int_equal(e.what.at.site, LP_SITE_RESID_POST);
     assert_int_equal(e.what.at.layer, 1);
@@ -234,19 +234,19 @@ static void test_all_positions(void **state) {
     } cases[] = {{LP_PHASE_PROMPT, P, 0}, {LP_PHASE_THOUGHT, T, P}};
     for (size_t i = 0; i < 2; i++) {
         lp_condition_set set = {0};
-        lp_event_list events = {0};
+        lp_edit_sequence edits = {0};
         lp_error err = {0};
         lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
         lp_replacement r = put(cases[i].phase, LP_INDEX_ALL, LP_SITE_K, 1);
         add(&set, "all", LP_DENOISE, &r, 1);
-        assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
-        assert_int_equal(events.n, cases[i].n);
-        for (size_t k = 0; k < events.n; k++) {
-            assert_int_equal(events.events[k].position, cases[i].first + (int32_t)k);
-            assert_int_equal(events.events[k].what.from.index, k);
-            assert_false(events.events[k].all);
+        assert_int_equal(lp_condition_effective(&set, 0, &shape, &edits, &err), LP_OK);
+        assert_int_equal(edits.n, cases[i].n);
+        for (size_t k = 0; k < edits.n; k++) {
+            assert_int_equal(edits.edits[k].position, cases[i].first + (int32_t)k);
+            assert_int_equal(edits.edits[k].what.from.index, k);
+            assert_false(edits.edits[k].all);
         }
-        lp_event_list_release(&events);
+        lp_edit_sequence_release(&edits);
         lp_condition_set_release(&set);
     }
 }
@@ -275,24 +275,24 @@ static void test_refusals(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_condition_set set = {0};
-        lp_event_list events = {0};
+        lp_edit_sequence edits = {0};
         lp_error err = {0};
         lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
         add(&set, "bad", LP_DENOISE, cases[i].list, cases[i].n);
-        if (lp_condition_effective(&set, 0, &shape, &events, &err) != LP_ERR_VALUE ||
+        if (lp_condition_effective(&set, 0, &shape, &edits, &err) != LP_ERR_VALUE ||
             !strstr(err.text, cases[i].message))
             fail_msg("case %zu: expected \"%s\", found \"%s\"", i, cases[i].message, err.text);
         lp_condition_set_release(&set);
     }
     lp_condition_set set = {0};
-    lp_event_list events = {0};
+    lp_edit_sequence edits = {0};
     lp_error err = {0};
     lp_run_shape shape = shape_of(LP_PROTOCOL_CODI, true);
     const lp_replacement two_heads[] = {of_head(THOUGHT(0, K, 1), 1), of_head(THOUGHT(0, K, 1), 0)};
     add(&set, "two heads", LP_DENOISE, two_heads, 2);
-    assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
-    assert_int_equal(events.n, 2);
-    lp_event_list_release(&events);
+    assert_int_equal(lp_condition_effective(&set, 0, &shape, &edits, &err), LP_OK);
+    assert_int_equal(edits.n, 2);
+    lp_edit_sequence_release(&edits);
     lp_condition_set_release(&set);
 }
 
@@ -367,16 +367,16 @@ static void test_absent(void **state) {
     } cases[] = {{0, false}, {P - 1, false}, {P, true}, {-P, false}, {-P - 1, true}, {LP_INDEX_ALL, false}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_condition_set set = {0};
-        lp_event_list events = {0};
+        lp_edit_sequence edits = {0};
         lp_error err = {0};
         lp_run_shape shape = shape_of(CODI, true);
         const lp_replacement list[] = {PROMPT(cases[i].index, V, 0), THOUGHT(1, V, 0)};
         add(&set, "one", LP_DENOISE, list, 2);
-        assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
-        if (events.absent != cases[i].absent || (events.n == 0) != cases[i].absent)
-            fail_msg("index %d: absent is %d, %zu events", cases[i].index, events.absent, events.n);
+        assert_int_equal(lp_condition_effective(&set, 0, &shape, &edits, &err), LP_OK);
+        if (edits.absent != cases[i].absent || (edits.n == 0) != cases[i].absent)
+            fail_msg("index %d: absent is %d, %zu edits", cases[i].index, edits.absent, edits.n);
         assert_int_equal(lp_condition_is_absent(&set, 0, &shape), cases[i].absent);
-        lp_event_list_release(&events);
+        lp_edit_sequence_release(&edits);
         lp_condition_set_release(&set);
     }
 }

@@ -105,9 +105,9 @@ static double gap_at(const engine_case *c, size_t run, int32_t index) {
     lp_edit *edits = NULL;
     int32_t tokens[64];
     lp_run_answer answer;
-    OK(lp_mem_new(&edits, wanted->n_events, sizeof *edits, "edits", err));
-    for (size_t i = 0; i < wanted->n_events; i++) {
-        const lp_replacement *what = &wanted->events[i].what;
+    OK(lp_mem_new(&edits, wanted->n_edits, sizeof *edits, "edits", err));
+    for (size_t i = 0; i < wanted->n_edits; i++) {
+        const lp_replacement *what = &wanted->edits[i].what;
         edits[i] = (lp_edit){
             .at = what->at, .operation = what->operation, .factor = what->factor, .vector = wanted->vectors[i]};
     }
@@ -117,7 +117,7 @@ static double gap_at(const engine_case *c, size_t run, int32_t index) {
                               .n_prompt = group->n_prompt,
                               .n_steps = wanted->n_steps,
                               .edits = edits,
-                              .n_edits = (int32_t)wanted->n_events,
+                              .n_edits = (int32_t)wanted->n_edits,
                               .max_new_tokens = c->options.max_new_tokens,
                               .on_logits = listen,
                               .user = &ear};

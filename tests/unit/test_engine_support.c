@@ -57,12 +57,12 @@ static lp_replacement draw_replacement(dice *d, const lp_model_config *config, i
     return r;
 }
 
-/* The events of a run with the first `n` of the replacements; false where they contradict each other. */
-static bool make_events(engine_case *c, const lp_replacement *picked, int32_t n, int32_t n_steps, int32_t n_prompt,
-                        lp_run_wanted *run, const float *const *vectors) {
+/* The edits of a run with the first `n` of the replacements; false where they contradict each other. */
+static bool make_edits(engine_case *c, const lp_replacement *picked, int32_t n, int32_t n_steps, int32_t n_prompt,
+                       lp_run_wanted *run, const float *const *vectors) {
     lp_condition_set set = {0};
     lp_condition *condition = NULL;
-    lp_event_list list = {0};
+    lp_edit_sequence list = {0};
     lp_error error = {0};
     OK(lp_condition_add(&set, "drawn", "", "", "", &condition, err));
     condition->n_steps_run = n_steps;
@@ -70,18 +70,18 @@ static bool make_events(engine_case *c, const lp_replacement *picked, int32_t n,
     lp_run_shape shape = {.config = &c->options.model->config, .protocol = c->options.protocol, .n_prompt = n_prompt};
     bool good = lp_condition_effective(&set, 0, &shape, &list, &error) == LP_OK && !list.absent;
     if (good) {
-        lp_event *events = case_keep(c, list.n, sizeof *events);
+        lp_timed_edit *edits = case_keep(c, list.n, sizeof *edits);
         const float **of = case_keep(c, list.n, sizeof *of);
         for (size_t i = 0; i < list.n; i++) {
-            const lp_replacement *what = &list.events[i].what;
-            events[i] = list.events[i];
+            const lp_replacement *what = &list.edits[i].what;
+            edits[i] = list.edits[i];
             of[i] = what->operation == LP_OP_SCALE ? NULL
                     : what->donor == LP_DONOR_ZERO ? vectors[N_VECTORS]
                                                    : vectors[what->vector];
         }
-        *run = (lp_run_wanted){.events = events, .vectors = of, .n_events = list.n, .n_steps = n_steps};
+        *run = (lp_run_wanted){.edits = edits, .vectors = of, .n_edits = list.n, .n_steps = n_steps};
     }
-    lp_event_list_release(&list);
+    lp_edit_sequence_release(&list);
     lp_condition_set_release(&set);
     return good;
 }
@@ -92,7 +92,7 @@ static void draw_run(engine_case *c, dice *d, const lp_replacement *pool, int32_
     int32_t n = roll(d, MAX_PICKED + 1), steps = c->options.protocol.n_steps;
     int32_t n_steps = roll(d, 5) ? steps : 1 + roll(d, steps);
     for (int32_t i = 0; i < n; i++) picked[i] = pool[roll(d, n_pool)];
-    while (!make_events(c, picked, n, n_steps, n_prompt, run, vectors)) n--;
+    while (!make_edits(c, picked, n, n_steps, n_prompt, run, vectors)) n--;
 }
 
 /* Captures of the group's first run, which is unpatched. */
@@ -151,7 +151,7 @@ static void draw_readings(engine_case *c, dice *d) {
     for (size_t g = 0; g < c->n_groups; g++) {
         const lp_run_result *results = plain.results + c->first_run[g];
         size_t of = 0;
-        while (of < c->groups[g].n_runs && c->groups[g].runs[of].n_events > 0) of++;
+        while (of < c->groups[g].n_runs && c->groups[g].runs[of].n_edits > 0) of++;
         draw_reading(c, d, g, &results[of < c->groups[g].n_runs ? of : 0]);
     }
     outcome_release(&plain);
@@ -174,12 +174,12 @@ static void draw_group(engine_case *c, dice *d, size_t g, size_t first_run, int3
     for (int32_t i = 0; i < n_runs; i++) {
         lp_run_wanted *run = &c->runs[first_run + (size_t)i];
         if (i == 0 && roll(d, 8))
-            make_events(c, pool, 0, c->options.protocol.n_steps, n_prompt, run, vector);
+            make_edits(c, pool, 0, c->options.protocol.n_steps, n_prompt, run, vector);
         else
             draw_run(c, d, pool, n_pool, n_prompt, vector, run);
     }
     lp_run_wanted *first = &c->runs[first_run];
-    if (first->n_events == 0 && first->n_steps == c->options.protocol.n_steps && roll(d, 2))
+    if (first->n_edits == 0 && first->n_steps == c->options.protocol.n_steps && roll(d, 2))
         draw_captures(c, d, first, n_prompt);
     c->first_run[g] = first_run;
     c->groups[g] = (lp_run_group){.prompt = prompt, .n_prompt = n_prompt, .runs = first, .n_runs = (size_t)n_runs};
@@ -294,10 +294,10 @@ void case_describe(const engine_case *c, size_t run, char *out, size_t size) {
                       (unsigned long long)c->seed, lp_protocol_names()[c->options.protocol.kind],
                       c->options.protocol.n_steps, c->options.protocol.remove_eos ? "" : " eos", within,
                       group - c->groups, group->n_prompt, wanted->n_steps);
-    for (size_t i = 0; i < wanted->n_events && at > 0 && (size_t)at < size; i++) {
-        const lp_replacement *what = &wanted->events[i].what;
-        at += snprintf(out + at, size - (size_t)at, " [%d%s %s L%d h%d %s %d]", wanted->events[i].position,
-                       wanted->events[i].all ? "..." : "", lp_site_names()[what->at.site], what->at.layer,
-                       what->at.head, lp_operation_names()[what->operation], what->vector);
+    for (size_t i = 0; i < wanted->n_edits && at > 0 && (size_t)at < size; i++) {
+        const lp_replacement *what = &wanted->edits[i].what;
+        at += snprintf(out + at, size - (size_t)at, " [%d%s %s L%d h%d %s %d]", wanted->edits[i].position,
+                       wanted->edits[i].all ? "..." : "", lp_site_names()[what->at.site], what->at.layer, what->at.head,
+                       lp_operation_names()[what->operation], what->vector);
     }
 }

@@ -1,4 +1,4 @@
-/* Random work for executors: units of groups of runs with random events, readings and captures, and what came of them.
+/* Random work for executors: units of groups of runs with random edits, readings and captures, and what came of them.
  * For tests only; a case depends on nothing but its seed and limits. */
 #ifndef LP_TESTS_UNIT_TEST_ENGINE_SUPPORT_H
 #define LP_TESTS_UNIT_TEST_ENGINE_SUPPORT_H

@@ -27,7 +27,7 @@ typedef struct {
     lp_work_unit unit;
     lp_run_wanted *runs;
     lp_run_result *results;
-    lp_event_list *events;
+    lp_edit_sequence *edits;
     const float **vectors;
     int32_t *tokens;
     size_t n;
@@ -58,14 +58,14 @@ static void make_run(const sweep *s, work *w, int donor, int32_t layer, int mask
         OK(lp_condition_replace(&set, &r, err));
     }
     lp_run_shape shape = {.config = c, .protocol = s->options.protocol, .n_prompt = s->n_prompt};
-    OK(lp_condition_effective(&set, 0, &shape, &w->events[at], err));
-    for (size_t i = 0; i < w->events[at].n; i++) {
-        const lp_address *to = &w->events[at].events[i].what.at;
+    OK(lp_condition_effective(&set, 0, &shape, &w->edits[at], err));
+    for (size_t i = 0; i < w->edits[at].n; i++) {
+        const lp_address *to = &w->edits[at].edits[i].what.at;
         int64_t place = ((int64_t)donor * c->n_layers + to->layer) * T + to->index;
         w->vectors[at * T + i] = s->donors + place * c->d_model;
     }
     w->runs[at] = (lp_run_wanted){
-        .events = w->events[at].events, .vectors = w->vectors + at * T, .n_events = w->events[at].n, .n_steps = T};
+        .edits = w->edits[at].edits, .vectors = w->vectors + at * T, .n_edits = w->edits[at].n, .n_steps = T};
     lp_condition_set_release(&set);
 }
 
@@ -73,7 +73,7 @@ static void work_make(const sweep *s, work *w) {
     *w = (work){.n = run_of(s, s->n_donors, 0, 0)};
     OK(lp_mem_new(&w->runs, w->n, sizeof *w->runs, "runs", err));
     OK(lp_mem_new(&w->results, w->n, sizeof *w->results, "runs", err));
-    OK(lp_mem_new(&w->events, w->n, sizeof *w->events, "runs", err));
+    OK(lp_mem_new(&w->edits, w->n, sizeof *w->edits, "runs", err));
     OK(lp_mem_new(&w->vectors, w->n * T, sizeof *w->vectors, "runs", err));
     OK(lp_mem_new(&w->tokens, w->n * MAX_TOKENS, sizeof *w->tokens, "runs", err));
     for (size_t i = 0; i < w->n; i++) w->results[i].tokens = w->tokens + i * MAX_TOKENS;
@@ -87,10 +87,10 @@ static void work_make(const sweep *s, work *w) {
 }
 
 static void work_release(work *w) {
-    for (size_t i = 0; i < w->n; i++) lp_event_list_release(&w->events[i]);
+    for (size_t i = 0; i < w->n; i++) lp_edit_sequence_release(&w->edits[i]);
     lp_mem_free(w->runs);
     lp_mem_free(w->results);
-    lp_mem_free(w->events);
+    lp_mem_free(w->edits);
     lp_mem_free(w->vectors);
     lp_mem_free(w->tokens);
 }

@@ -52,7 +52,7 @@ typedef struct {
     lp_token_list prompt;
     float *zeros;
     const float *vectors[1];
-    lp_event event;
+    lp_timed_edit edit;
     int32_t tokens[3][N_TOKENS];
     lp_run_result results[3];
 } fixture;
@@ -91,9 +91,9 @@ static void test_kl_needs_an_unpatched_run(void **state) {
                           err));
     OK(lp_mem_new(&f.zeros, (size_t)f.model.model.config.d_model, sizeof(float), "zeros", err));
     f.vectors[0] = f.zeros;
-    f.event.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
+    f.edit.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
     const lp_run_wanted unpatched = {.n_steps = 6};
-    const lp_run_wanted patched = {.events = &f.event, .vectors = f.vectors, .n_events = 1, .n_steps = 6};
+    const lp_run_wanted patched = {.edits = &f.edit, .vectors = f.vectors, .n_edits = 1, .n_steps = 6};
     const lp_run_wanted runs[3] = {patched, unpatched, unpatched};
 
     execute(&f, runs, 3, NULL);
@@ -134,9 +134,9 @@ static void test_answers_at_the_end_of_the_context(void **state) {
                           err));
     OK(lp_mem_new(&f.zeros, (size_t)f.model.model.config.d_model, sizeof(float), "zeros", err));
     f.vectors[0] = f.zeros;
-    f.event.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
+    f.edit.what.at = (lp_address){LP_PHASE_THOUGHT, 2, LP_SITE_RESID_POST, 0, LP_ALL_HEADS};
     const lp_run_wanted runs[2] = {{.n_steps = 6},
-                                   {.events = &f.event, .vectors = f.vectors, .n_events = 1, .n_steps = 6}};
+                                   {.edits = &f.edit, .vectors = f.vectors, .n_edits = 1, .n_steps = 6}};
     const int32_t first = 30;
     int32_t number[N_NUMBER + 1];
     for (int32_t i = 0; i < N_NUMBER; i++) number[i] = 20 + i;

@@ -64,7 +64,7 @@ typedef struct {
 typedef struct {
     lp_json row;
     size_t condition;
-    lp_event_list events;
+    lp_edit_sequence edits;
     const float **vectors;
 } patched_run;
 
@@ -257,9 +257,9 @@ static void add_row(fixture *f, const lp_json *row) {
     lp_run_shape shape = {.config = &f->model.model.config,
                           .protocol = f->options.protocol,
                           .n_prompt = (int32_t)p->sides[side].prompt.n};
-    OK(lp_condition_effective(&f->set, run.condition, &shape, &run.events, err));
-    OK(lp_mem_new(&run.vectors, run.events.n, sizeof(float *), "vectors", err));
-    for (size_t i = 0; i < run.events.n; i++) run.vectors[i] = donor(f, p, &run.events.events[i].what);
+    OK(lp_condition_effective(&f->set, run.condition, &shape, &run.edits, err));
+    OK(lp_mem_new(&run.vectors, run.edits.n, sizeof(float *), "vectors", err));
+    for (size_t i = 0; i < run.edits.n; i++) run.vectors[i] = donor(f, p, &run.edits.edits[i].what);
     OK(lp_mem_grow(&p->rows[side], &p->row_capacity[side], p->n_rows[side] + 1, sizeof run, "rows", err));
     p->rows[side][p->n_rows[side]++] = run;
 }
@@ -296,8 +296,8 @@ static void prepare_patched(fixture *f, pair_work *p) {
             OK(lp_mem_new(&p->results[s][i].tokens, (size_t)f->options.max_new_tokens, sizeof(int32_t), "answer", err));
             if (i == 0) continue;
             const patched_run *row = &p->rows[s][i - 1];
-            p->runs[s][i].events = row->events.events;
-            p->runs[s][i].n_events = row->events.n;
+            p->runs[s][i].edits = row->edits.edits;
+            p->runs[s][i].n_edits = row->edits.n;
             p->runs[s][i].vectors = row->vectors;
         }
         p->groups[s].runs = p->runs[s];
@@ -471,7 +471,7 @@ static void close_file(fixture *f) {
         pair_work *p = &f->pairs[i];
         for (int s = 0; s < N_SIDES; s++) {
             for (size_t k = 0; k < p->n_rows[s]; k++) {
-                lp_event_list_release(&p->rows[s][k].events);
+                lp_edit_sequence_release(&p->rows[s][k].edits);
                 lp_mem_free(p->rows[s][k].vectors);
             }
             lp_mem_free(p->rows[s]);

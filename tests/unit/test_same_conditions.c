@@ -75,15 +75,15 @@ static void draw_condition(dice *d, drawing *w, int32_t number) {
 
 /* The last condition goes where it contradicts itself at some length, or is nowhere. */
 static bool is_good(const drawing *w, size_t index) {
-    lp_event_list events = {0};
+    lp_edit_sequence edits = {0};
     lp_error error = {0};
     bool good = true, present = false;
     for (size_t l = 0; l < N_LENGTHS && good; l++) {
         lp_run_shape shape = {.config = &w->model->model.config, .protocol = w->protocol, .n_prompt = w->lengths[l]};
-        good = lp_condition_effective(&w->set, index, &shape, &events, &error) == LP_OK;
-        present |= good && !events.absent;
+        good = lp_condition_effective(&w->set, index, &shape, &edits, &error) == LP_OK;
+        present |= good && !edits.absent;
     }
-    lp_event_list_release(&events);
+    lp_edit_sequence_release(&edits);
     return good && present;
 }
 
