@@ -82,19 +82,19 @@ typedef struct {
 } lp_row_take;
 
 /* One row of logits that is read on the device, and what is wanted of it. The candidates of decoding are its first
- * n_candidates; rows of `kept` are logits of earlier rows. */
+ * n_candidates; rows of `saved` are logits of earlier rows. */
 typedef struct {
-    int32_t row;      /* of the logits; -1: kept_row is read */
-    int32_t kept_row; /* of kept: where the row is copied to before anything is read, or what is read; -1: neither */
-    int32_t base;     /* row of kept whose distribution the divergence is from; -1: none */
-    int32_t token[2]; /* whose logits are wanted; -1: none */
-} lp_logit_read;
+    int32_t row;       /* of the logits; -1: saved_row is read */
+    int32_t saved_row; /* of saved: where the row is copied to before anything is read, or what is read; -1: neither */
+    int32_t base;      /* row of saved whose distribution the divergence is from; -1: none */
+    int32_t token[2];  /* whose logits are wanted; -1: none */
+} lp_logit_query;
 
 typedef struct {
     double log_sum;  /* log of the sum of exp(logit) */
     double kl;       /* sum of p (log p - log q), p: base, q: the row; NaN without base */
     double logit[2]; /* of the tokens; NaN without one */
-} lp_logit_reading;
+} lp_logit_stats;
 
 /* Results under way to the host; see fetch_begin. */
 enum { LP_FETCHES = 2 };
@@ -205,10 +205,10 @@ struct lp_backend {
      * NaN never wins; where nothing is left the token is 0 and its number NaN. */
     lp_status (*top)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
                      int32_t *tokens, float *log_probability, lp_error *err);
-    /* out [n] (dev) = what reads [n] (host) ask for; logits [., width], kept [., width] (dev). All sums are made in
-     * double precision. Rows are copied to kept first, in any order. */
-    lp_status (*read_logits)(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
-                             const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err);
+    /* out [n] (dev) = what queries [n] (host) ask for; logits [., width], saved [., width] (dev). All sums are made in
+     * double precision. Rows are copied to saved first, in any order. */
+    lp_status (*read_logits)(lp_backend *be, const float *logits, float *saved, int32_t width, int32_t n_candidates,
+                             const lp_logit_query *queries, int32_t n, lp_logit_stats *out, lp_error *err);
     /* out (dev), at each take's place = width floats of row `row` of x, from offset on; takes [n] (host). */
     lp_status (*take_rows)(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
                            float *out, lp_error *err);

@@ -20,12 +20,12 @@ static lp_status open_unit(lp_engine *e, lp_work_unit *unit, lp_inflight_pair **
     LP_TRY(
         lp_mem_grow(&pair->requests, &pair->request_capacity, unit->n_groups, sizeof *pair->requests, "requests", err));
     LP_TRY(lp_mem_grow(&pair->needs, &pair->need_capacity, unit->n_groups, sizeof *pair->needs, "requests", err));
-    pair->n_slots = pair->n_latents = pair->n_kept = 0;
+    pair->n_slots = pair->n_latents = pair->n_saved = 0;
     for (size_t g = 0; g < unit->n_groups; g++) {
         LP_TRY(lp_request_open(&pair->requests[g], e->options, &unit->groups[g], &pair->needs[g], err));
         pair->n_slots += pair->needs[g].slots;
         pair->n_latents += pair->needs[g].branches;
-        pair->n_kept += pair->needs[g].kept;
+        pair->n_saved += pair->needs[g].saved;
     }
     *out = pair;
     return LP_OK;
@@ -47,21 +47,21 @@ static lp_status enter(lp_engine *e, bool *entered, lp_error *err) {
     lp_status status = LP_OK;
     *entered = false;
     bool fits = pair->n_slots <= e->kv_slots.n && most_rows(pair) <= e->max_rows &&
-                pair->n_latents <= e->latent_slots.n && pair->n_kept <= e->kept_slots.n;
+                pair->n_latents <= e->latent_slots.n && pair->n_saved <= e->saved_slots.n;
     if (!fits) {
         if (e->n_inflight > 0) return LP_OK;
         LP_TRY(lp_engine_size_for(e, pair, most_rows(pair), err));
     }
     pair->slot = lp_slots_take(&e->kv_slots, pair->n_slots);
     pair->latent = lp_slots_take(&e->latent_slots, pair->n_latents);
-    pair->kept = pair->n_kept > 0 ? lp_slots_take(&e->kept_slots, pair->n_kept) : 0;
-    if (pair->slot < 0 || pair->latent < 0 || pair->kept < 0 || e->n_inflight == LP_MAX_INFLIGHT) {
+    pair->saved = pair->n_saved > 0 ? lp_slots_take(&e->saved_slots, pair->n_saved) : 0;
+    if (pair->slot < 0 || pair->latent < 0 || pair->saved < 0 || e->n_inflight == LP_MAX_INFLIGHT) {
         if (pair->slot >= 0) lp_slots_give(&e->kv_slots, pair->slot, pair->n_slots);
         if (pair->latent >= 0) lp_slots_give(&e->latent_slots, pair->latent, pair->n_latents);
-        if (pair->kept >= 0) lp_slots_give(&e->kept_slots, pair->kept, pair->n_kept);
+        if (pair->saved >= 0) lp_slots_give(&e->saved_slots, pair->saved, pair->n_saved);
         return LP_OK;
     }
-    lp_request_place place = {.slot = pair->slot, .latent = pair->latent, .kept = pair->kept};
+    lp_request_place place = {.slot = pair->slot, .latent = pair->latent, .saved = pair->saved};
     e->inflight[e->n_inflight++] = pair;
     e->waiting = NULL;
     e->waiting_pair = NULL;
@@ -69,7 +69,7 @@ static lp_status enter(lp_engine *e, bool *entered, lp_error *err) {
         LP_TRY(lp_request_start(&pair->requests[g], &pair->needs[g], &place, err));
         place.slot += pair->needs[g].slots;
         place.latent += pair->needs[g].branches;
-        place.kept += pair->needs[g].kept;
+        place.saved += pair->needs[g].saved;
     }
     *entered = true;
     if (e->n_inflight > e->counters.most_units) e->counters.most_units = e->n_inflight;
@@ -144,7 +144,7 @@ static lp_status read_lenses(lp_engine *e, const lp_work_unit *unit, lp_error *e
 }
 
 static lp_status finish_units(lp_engine *e, lp_error *err) {
-    int32_t kept = 0;
+    int32_t n_left = 0;
     lp_status status = LP_OK;
     for (int32_t i = 0; i < e->n_inflight; i++) {
         lp_inflight_pair *pair = e->inflight[i];
@@ -152,19 +152,19 @@ static lp_status finish_units(lp_engine *e, lp_error *err) {
         for (size_t g = 0; done && g < pair->unit->n_groups; g++)
             done = !pair->requests[g].in_batch && lp_request_count_rows(&pair->requests[g]) == 0;
         if (!done) {
-            e->inflight[kept++] = pair;
+            e->inflight[n_left++] = pair;
             continue;
         }
         for (size_t g = 0; g < pair->unit->n_groups; g++) lp_request_finish(&pair->requests[g]);
         lp_slots_give(&e->kv_slots, pair->slot, pair->n_slots);
         lp_slots_give(&e->latent_slots, pair->latent, pair->n_latents);
-        lp_slots_give(&e->kept_slots, pair->kept, pair->n_kept);
+        lp_slots_give(&e->saved_slots, pair->saved, pair->n_saved);
         status = read_lenses(e, pair->unit, err);
         if (status == LP_OK) status = e->source->done(e->source->user, pair->unit, err);
         if (e->counters.seconds_first == 0) e->counters.seconds_first = lp_engine_seconds() - e->began;
         e->idle[e->n_idle++] = pair;
     }
-    e->n_inflight = kept;
+    e->n_inflight = n_left;
     return status;
 }
 
@@ -377,27 +377,27 @@ static lp_status read_tokens(lp_engine *e, lp_step_batch *batch, const float *hi
     lp_backend *be = e->be;
     int32_t d = e->options->model->config.d_model, width = lp_logits_stride(&e->options->model->config);
     int32_t candidates = e->options->vocabulary.n_candidates, n = batch->n_tokens;
-    lp_logit_reading *readings = (lp_logit_reading *)(void *)(batch->results + lp_step_batch_readings_at(batch));
+    lp_logit_stats *stats = (lp_logit_stats *)(void *)(batch->results + lp_step_batch_stats_at(batch));
     int32_t *best = (int32_t *)(void *)(batch->results + lp_step_batch_tokens_at(batch));
-    size_t read = 0;
+    size_t n_asked = 0;
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists + 2 * e->max_rows, n, d, err));
     for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
         int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
-        size_t end = read;
+        size_t end = n_asked;
         LP_TRY(lp_forward_head(e->forward, e->gathered + (int64_t)first * d, rows, e->logits, err));
         LP_TRY(be->argmax(be, e->logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {
             const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
-            if (lp_step_batch_reads_for(batch, end, r)) end++;
-            while (end < batch->reads.n && batch->reads.readers[end].is_late) end++;
+            if (lp_step_batch_queries_for(batch, end, r)) end++;
+            while (end < batch->queries.n && batch->queries.owners[end].is_late) end++;
         }
-        LP_TRY(be->read_logits(be, e->logits, e->kept, width, candidates, batch->reads.reads + read,
-                               (int32_t)(end - read), readings + read, err));
-        read = end;
+        LP_TRY(be->read_logits(be, e->logits, e->saved, width, candidates, batch->queries.items + n_asked,
+                               (int32_t)(end - n_asked), stats + n_asked, err));
+        n_asked = end;
     }
-    LP_ASSERT(read == batch->reads.n);
+    LP_ASSERT(n_asked == batch->queries.n);
 out:
     return status;
 }
@@ -419,7 +419,7 @@ static lp_status start_batch(lp_engine *e, bool *started, lp_error *err) {
     LP_TRY(fill_batch(e, batch, err));
     batch->n_captures = e->n_captures;
     int32_t n_steps = lp_step_batch_list_outcomes(batch, e->output, e->lists, e->max_rows);
-    LP_TRY(lp_step_batch_list_reads(batch, lp_engine_head_rows(e), err));
+    LP_TRY(lp_step_batch_list_queries(batch, lp_engine_head_rows(e), err));
     LP_TRY(make_results(e, batch, err));
     lp_forward_batch input = {.n_rows = batch->n_rows,
                               .first_layer = e->first_layer,
@@ -491,8 +491,8 @@ static void release(lp_engine *e) {
         lp_engine_release(e, batch->results);
         lp_mem_free(batch->host_results);
         lp_mem_free(batch->captures);
-        lp_mem_free(batch->reads.reads);
-        lp_mem_free(batch->reads.readers);
+        lp_mem_free(batch->queries.items);
+        lp_mem_free(batch->queries.owners);
     }
 }
 

@@ -120,14 +120,14 @@ void lp_engine_free_pool(lp_engine *e) {
     lp_engine_release(e, e->pool.keys);
     lp_engine_release(e, e->pool.values);
     lp_engine_release(e, e->latents);
-    lp_engine_release(e, e->kept);
-    e->pool.keys = e->pool.values = e->latents = e->kept = NULL;
+    lp_engine_release(e, e->saved);
+    e->pool.keys = e->pool.values = e->latents = e->saved = NULL;
     lp_slots_release(&e->kv_slots);
     lp_slots_release(&e->latent_slots);
-    lp_slots_release(&e->kept_slots);
+    lp_slots_release(&e->saved_slots);
 }
 
-static lp_status make_pool(lp_engine *e, int32_t n_slots, int32_t n_latents, int32_t n_kept, lp_error *err) {
+static lp_status make_pool(lp_engine *e, int32_t n_slots, int32_t n_latents, int32_t n_saved, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
     lp_status status = LP_OK;
     lp_engine_free_pool(e);
@@ -137,11 +137,11 @@ static lp_status make_pool(lp_engine *e, int32_t n_slots, int32_t n_latents, int
     LP_TRY(lp_engine_alloc(e, &e->pool.keys, (size_t)n_slots * slot_bytes(e) / 2, "keys", err));
     LP_TRY(lp_engine_alloc(e, &e->pool.values, (size_t)n_slots * slot_bytes(e) / 2, "values", err));
     LP_TRY(lp_engine_alloc(e, &e->latents, (size_t)n_latents * (size_t)c->d_model * sizeof(float), "latents", err));
-    LP_TRY(
-        lp_engine_alloc(e, &e->kept, (size_t)n_kept * (size_t)lp_logits_stride(c) * sizeof(float), "kept logits", err));
+    LP_TRY(lp_engine_alloc(e, &e->saved, (size_t)n_saved * (size_t)lp_logits_stride(c) * sizeof(float), "saved logits",
+                           err));
     LP_TRY(lp_slots_init(&e->kv_slots, n_slots, err));
     LP_TRY(lp_slots_init(&e->latent_slots, n_latents, err));
-    LP_TRY(lp_slots_init(&e->kept_slots, n_kept, err));
+    LP_TRY(lp_slots_init(&e->saved_slots, n_saved, err));
     e->counters.kv_bytes = (size_t)n_slots * slot_bytes(e);
 out:
     return status;
@@ -159,7 +159,7 @@ static int64_t at_most(int64_t value, int64_t ceiling) {
 static int64_t unit_bytes(const lp_engine *e, const lp_inflight_pair *pair) {
     const lp_model_config *c = &e->options->model->config;
     return pair->n_slots * (int64_t)slot_bytes(e) +
-           (pair->n_latents * (int64_t)c->d_model + pair->n_kept * (int64_t)lp_logits_stride(c)) *
+           (pair->n_latents * (int64_t)c->d_model + pair->n_saved * (int64_t)lp_logits_stride(c)) *
                (int64_t)sizeof(float);
 }
 
@@ -187,7 +187,7 @@ static lp_status size_within_limit(lp_engine *e, const lp_inflight_pair *pair, i
     /* Room for one more, as units may come that are longer than this one. */
     if (units > 1) units = at_most(units + 1, fit);
     units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
-    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * pair->n_kept, err);
+    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * pair->n_saved, err);
 }
 
 lp_status lp_engine_size_for(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {

@@ -19,7 +19,7 @@ typedef struct {
     size_t need_capacity;
     int32_t slot, n_slots;
     int32_t latent, n_latents;
-    int32_t kept, n_kept;
+    int32_t saved, n_saved;
 } lp_inflight_pair;
 
 typedef struct {
@@ -32,9 +32,9 @@ typedef struct {
     lp_forward *forward;
     int32_t max_rows;
     lp_kv_pool pool;
-    lp_slots kv_slots, latent_slots, kept_slots;
+    lp_slots kv_slots, latent_slots, saved_slots;
     float *latents; /* dev [latent_slots.n, D] */
-    float *kept;    /* dev [kept_slots.n, logits' stride] */
+    float *saved;   /* dev [saved_slots.n, logits' stride] */
     lp_inflight_pair *inflight[LP_MAX_INFLIGHT];
     int32_t n_inflight;
     lp_inflight_pair *idle[LP_MAX_INFLIGHT]; /* to be used again */

@@ -10,7 +10,7 @@ typedef struct {
     lp_reference *reference;
     lp_edit *edits;
     size_t edit_capacity;
-    float *unpatched; /* [n_candidates] logits at the reading's place */
+    float *unpatched; /* [n_candidates] logits at the metric position */
     float *here;      /* [n_candidates] the same of the run at hand */
     float *head;      /* [n_embedded] of the lens */
     int32_t *scratch; /* [max_positions] */
@@ -38,15 +38,15 @@ static void listen(void *user, int32_t index, const float *logits) {
     if (l->tokens && k >= 0 && k < l->n_tokens) l->log_probability += lp_log_probability(logits, l->n, l->tokens[k]);
 }
 
-static lp_status run_forced(worker *w, const lp_run_request *like, const lp_reading *reading, const int32_t *more,
-                            int32_t n_more, listener *ear, lp_error *err) {
+static lp_status run_forced(worker *w, const lp_run_request *like, const lp_metric_position *metric_at,
+                            const int32_t *more, int32_t n_more, listener *ear, lp_error *err) {
     lp_run_request request = *like;
     lp_run_answer answer;
-    if (reading->index) memcpy(w->forced, reading->prefix, (size_t)reading->index * sizeof *w->forced);
-    if (n_more) memcpy(w->forced + reading->index, more, (size_t)n_more * sizeof *w->forced);
+    if (metric_at->index) memcpy(w->forced, metric_at->prefix, (size_t)metric_at->index * sizeof *w->forced);
+    if (n_more) memcpy(w->forced + metric_at->index, more, (size_t)n_more * sizeof *w->forced);
     request.n_captures = 0;
     request.forced = w->forced;
-    request.n_forced = reading->index + n_more;
+    request.n_forced = metric_at->index + n_more;
     request.max_new_tokens = request.n_forced + (n_more ? 0 : 1);
     request.on_logits = listen;
     request.user = ear;
@@ -65,41 +65,43 @@ static void read_lens(worker *w, const lp_lens_wanted *lens) {
 /* What a run is to the others of its group: the one whose distribution they are compared with, or one of them. */
 typedef enum { UNPATCHED_RUN, WITH_UNPATCHED, WITHOUT_UNPATCHED } run_kind;
 
-static lp_status read_metrics(worker *w, const lp_run_request *request, const lp_reading *reading, bool seen,
-                              run_kind kind, lp_run_result *result, lp_error *err) {
+static lp_status set_metrics(worker *w, const lp_run_request *request, const lp_metric_position *metric_at, bool seen,
+                             run_kind kind, lp_run_result *result, lp_error *err) {
     int32_t n = w->options->vocabulary.n_candidates;
     lp_status status = LP_OK;
     if (!seen) {
-        listener again = {.index = reading->index, .n = n, .logits = w->here};
-        LP_TRY(run_forced(w, request, reading, NULL, 0, &again, err));
+        listener again = {.index = metric_at->index, .n = n, .logits = w->here};
+        LP_TRY(run_forced(w, request, metric_at, NULL, 0, &again, err));
     }
     if (kind == UNPATCHED_RUN) memcpy(w->unpatched, w->here, (size_t)n * sizeof(float));
-    lp_metrics_read(w->here, kind == WITHOUT_UNPATCHED ? NULL : w->unpatched, n, reading, result->metrics);
-    if (lp_reading_follows(reading, false)) {
+    lp_metrics_of_logits(w->here, kind == WITHOUT_UNPATCHED ? NULL : w->unpatched, n, metric_at, result->metrics);
+    if (lp_metric_position_forces(metric_at, false)) {
         listener whole = {
-            .index = reading->index, .n = n, .tokens = reading->clean.tokens, .n_tokens = reading->clean.n};
-        LP_TRY(run_forced(w, request, reading, reading->clean.tokens, reading->clean.n, &whole, err));
+            .index = metric_at->index, .n = n, .tokens = metric_at->clean.tokens, .n_tokens = metric_at->clean.n};
+        LP_TRY(run_forced(w, request, metric_at, metric_at->clean.tokens, metric_at->clean.n, &whole, err));
         result->metrics[LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
     }
-    if (lp_reading_follows(reading, true)) {
-        listener whole = {
-            .index = reading->index, .n = n, .tokens = reading->corrupted.tokens, .n_tokens = reading->corrupted.n};
-        LP_TRY(run_forced(w, request, reading, reading->corrupted.tokens, reading->corrupted.n, &whole, err));
+    if (lp_metric_position_forces(metric_at, true)) {
+        listener whole = {.index = metric_at->index,
+                          .n = n,
+                          .tokens = metric_at->corrupted.tokens,
+                          .n_tokens = metric_at->corrupted.n};
+        LP_TRY(run_forced(w, request, metric_at, metric_at->corrupted.tokens, metric_at->corrupted.n, &whole, err));
         result->metrics[LP_METRIC_ANSWER_CORRUPTED] = (float)whole.log_probability;
     }
 out:
     return status;
 }
 
-static bool begins_with(const int32_t *tokens, int32_t n, const lp_reading *reading) {
-    if (reading->index == 0) return true;
-    return n >= reading->index && memcmp(tokens, reading->prefix, (size_t)reading->index * sizeof *tokens) == 0;
+static bool begins_with(const int32_t *tokens, int32_t n, const lp_metric_position *metric_at) {
+    if (metric_at->index == 0) return true;
+    return n >= metric_at->index && memcmp(tokens, metric_at->prefix, (size_t)metric_at->index * sizeof *tokens) == 0;
 }
 
 static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run_kind kind, lp_error *err) {
     const lp_run_wanted *wanted = &group->runs[i];
     lp_run_result *result = &group->results[i];
-    const lp_reading *reading = group->reading;
+    const lp_metric_position *metric_at = group->metric_at;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_edits + 1, sizeof *w->edits, "edits", err));
     for (size_t k = 0; k < wanted->n_edits; k++) {
@@ -116,8 +118,8 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
                               .captures = wanted->captures,
                               .n_captures = wanted->n_captures,
                               .max_new_tokens = w->options->max_new_tokens};
-    if (reading) {
-        here.index = reading->index;
+    if (metric_at) {
+        here.index = metric_at->index;
         here.logits = w->here;
         request.on_logits = listen;
         request.user = &here;
@@ -128,9 +130,9 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
     result->ended = answer.ended;
     if (wanted->lens) read_lens(w, wanted->lens);
     for (int m = 0; m < LP_N_METRICS; m++) result->metrics[m] = NAN;
-    if (reading) {
-        bool seen = here.seen && begins_with(result->tokens, result->n_tokens, reading);
-        LP_TRY(read_metrics(w, &request, reading, seen, kind, result, err));
+    if (metric_at) {
+        bool seen = here.seen && begins_with(result->tokens, result->n_tokens, metric_at);
+        LP_TRY(set_metrics(w, &request, metric_at, seen, kind, result, err));
     }
 out:
     return status;

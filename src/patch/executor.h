@@ -36,14 +36,14 @@ typedef struct {
     const int32_t *prefix; /* [index] the unpatched recipient's tokens up to there */
     struct {
         const int32_t *tokens; /* [n] the number in that context, then eos */
-        int32_t n;             /* 0: this answer cannot be read (its tokens do not continue the prefix) */
+        int32_t n;             /* 0: this answer is not forced (its tokens do not continue the prefix) */
     } clean, corrupted;
     bool whole_answers; /* the ANSWER metrics too */
     int32_t room;       /* answer tokens for which the context has positions; 0: enough for all of these */
-} lp_reading;
+} lp_metric_position;
 /* Is the whole clean (corrupted: the other) answer forced? False where it is not wanted, where there is none, and where
  * it would end behind the context: its ANSWER metric is NaN then. */
-bool lp_reading_follows(const lp_reading *reading, bool corrupted);
+bool lp_metric_position_forces(const lp_metric_position *metric_at, bool corrupted);
 
 /* One wanted run: edits in order of time, with their vectors. */
 typedef struct {
@@ -60,7 +60,7 @@ typedef struct {
     int32_t *tokens; /* [max_new_tokens] */
     int32_t n_tokens;
     bool ended;                  /* by eos */
-    float metrics[LP_N_METRICS]; /* NaN without a reading */
+    float metrics[LP_N_METRICS]; /* NaN without a metric position */
 } lp_run_result;
 
 typedef struct {
@@ -69,7 +69,7 @@ typedef struct {
     const lp_run_wanted *runs; /* [n_runs] */
     lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller */
     size_t n_runs;
-    const lp_reading *reading; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
+    const lp_metric_position *metric_at; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
 } lp_run_group;
 
 typedef struct {
@@ -100,8 +100,8 @@ typedef struct {
 lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
 
 /* Metrics of one position from its logits. logits, unpatched [n] (unpatched NULL: KL is NaN). Fills out up to KL. */
-void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
-                     float out[LP_N_METRICS]);
+void lp_metrics_of_logits(const float *logits, const float *unpatched, int32_t n, const lp_metric_position *metric_at,
+                          float out[LP_N_METRICS]);
 /* log of the sum of exp(logits[n]), summed in double precision in order. */
 double lp_log_sum_exp(const float *logits, int32_t n);
 /* log softmax(logits[n])[token]. */

@@ -15,9 +15,9 @@ const char *const *lp_metric_names(void) {
     return names;
 }
 
-bool lp_reading_follows(const lp_reading *reading, bool corrupted) {
-    int32_t n = corrupted ? reading->corrupted.n : reading->clean.n;
-    return reading->whole_answers && n > 0 && (reading->room == 0 || reading->index + n <= reading->room);
+bool lp_metric_position_forces(const lp_metric_position *metric_at, bool corrupted) {
+    int32_t n = corrupted ? metric_at->corrupted.n : metric_at->clean.n;
+    return metric_at->whole_answers && n > 0 && (metric_at->room == 0 || metric_at->index + n <= metric_at->room);
 }
 
 double lp_log_sum_exp(const float *logits, int32_t n) {
@@ -33,23 +33,23 @@ double lp_log_probability(const float *logits, int32_t n, int32_t token) {
     return (double)logits[token] - lp_log_sum_exp(logits, n);
 }
 
-void lp_metrics_read(const float *logits, const float *unpatched, int32_t n, const lp_reading *reading,
-                     float out[LP_N_METRICS]) {
+void lp_metrics_of_logits(const float *logits, const float *unpatched, int32_t n, const lp_metric_position *metric_at,
+                          float out[LP_N_METRICS]) {
     double total = lp_log_sum_exp(logits, n);
     out[LP_METRIC_LOGIT_CLEAN] = out[LP_METRIC_LOGIT_CORRUPTED] = NAN;
     out[LP_METRIC_LOGPROB_CLEAN] = out[LP_METRIC_LOGPROB_CORRUPTED] = NAN;
     out[LP_METRIC_LOGIT_DIFF] = out[LP_METRIC_KL] = NAN;
-    if (reading->clean.n > 0) {
-        float logit = logits[reading->clean.tokens[0]];
+    if (metric_at->clean.n > 0) {
+        float logit = logits[metric_at->clean.tokens[0]];
         out[LP_METRIC_LOGIT_CLEAN] = logit;
         out[LP_METRIC_LOGPROB_CLEAN] = (float)((double)logit - total);
     }
-    if (reading->corrupted.n > 0) {
-        float logit = logits[reading->corrupted.tokens[0]];
+    if (metric_at->corrupted.n > 0) {
+        float logit = logits[metric_at->corrupted.tokens[0]];
         out[LP_METRIC_LOGIT_CORRUPTED] = logit;
         out[LP_METRIC_LOGPROB_CORRUPTED] = (float)((double)logit - total);
     }
-    if (reading->clean.n > 0 && reading->corrupted.n > 0)
+    if (metric_at->clean.n > 0 && metric_at->corrupted.n > 0)
         out[LP_METRIC_LOGIT_DIFF] = out[LP_METRIC_LOGIT_CLEAN] - out[LP_METRIC_LOGIT_CORRUPTED];
     if (unpatched) {
         double before = lp_log_sum_exp(unpatched, n);

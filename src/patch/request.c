@@ -28,8 +28,8 @@ static int32_t own_positions(const lp_request *request, const lp_branch *b) {
     return last >= first ? last - first + 1 : 0;
 }
 
-static int32_t answer_length(const lp_reading *reading) {
-    return reading->clean.n > reading->corrupted.n ? reading->clean.n : reading->corrupted.n;
+static int32_t answer_length(const lp_metric_position *metric_at) {
+    return metric_at->clean.n > metric_at->corrupted.n ? metric_at->clean.n : metric_at->corrupted.n;
 }
 
 lp_status lp_request_open(lp_request *request, const lp_executor_options *options, const lp_run_group *group,
@@ -40,7 +40,7 @@ lp_status lp_request_open(lp_request *request, const lp_executor_options *option
     lp_status status = lp_tree_build(&request->tree, group, options->protocol.n_steps, err);
     if (status != LP_OK) return status;
     const lp_tree *tree = &request->tree;
-    int32_t p = group->n_prompt, prompt_rows = p, readers = 0, early = 0;
+    int32_t p = group->n_prompt, prompt_rows = p, forced = 0, early = 0;
     int64_t slots = 0;
     for (int32_t i = 0; i < tree->n; i++) {
         const lp_branch *b = &tree->branches[i];
@@ -48,18 +48,19 @@ lp_status lp_request_open(lp_request *request, const lp_executor_options *option
         slots += b->parent < 0 && own < p ? p : own;
         if (b->parent >= 0 && b->fork_position < p) prompt_rows += p - b->fork_position;
         early += b->first_run >= 0 && b->n_steps < options->protocol.n_steps;
-        if (group->reading && (b->first_run >= 0 || b->last_fork >= p + b->n_steps)) {
-            readers += group->reading->whole_answers ? 3 : 1;
-            slots += group->reading->index + (group->reading->whole_answers ? 2 * answer_length(group->reading) : 0);
+        if (group->metric_at && (b->first_run >= 0 || b->last_fork >= p + b->n_steps)) {
+            forced += group->metric_at->whole_answers ? 3 : 1;
+            slots +=
+                group->metric_at->index + (group->metric_at->whole_answers ? 2 * answer_length(group->metric_at) : 0);
         }
     }
-    int32_t branches = tree->n + readers;
+    int32_t branches = tree->n + forced;
     if (slots > INT32_MAX / 2)
         return lp_fail(err, LP_ERR_MEMORY, "a pair needs %lld KV slots: too many", (long long)slots);
     *need = (lp_request_need){.slots = (int32_t)slots,
                               .branches = branches,
                               .rows = prompt_rows > branches ? prompt_rows : branches,
-                              .kept = group->reading ? 1 + early : 0};
+                              .saved = group->metric_at ? 1 + early : 0};
     return LP_OK;
 }
 
@@ -68,7 +69,7 @@ lp_status lp_request_start(lp_request *request, const lp_request_need *need, con
     const lp_executor_options *o = request->options;
     const lp_run_group *group = request->group;
     size_t n = (size_t)need->branches;
-    int32_t forced = group->reading ? group->reading->index + answer_length(group->reading) : 0;
+    int32_t forced = group->metric_at ? group->metric_at->index + answer_length(group->metric_at) : 0;
     int32_t longest = o->max_new_tokens > forced ? o->max_new_tokens : forced;
     lp_status status = LP_OK;
     request->max_branches = need->branches;
@@ -87,13 +88,17 @@ lp_status lp_request_start(lp_request *request, const lp_request_need *need, con
     request->prompt_slot = place->slot;
     request->next_slot = place->slot + group->n_prompt;
     request->end_slot = place->slot + need->slots;
-    request->kept = place->kept;
-    request->end_kept = place->kept + need->kept;
+    request->saved = place->saved;
+    request->end_saved = place->saved + need->saved;
     request->n_branches = request->tree.n;
     for (int32_t i = 0; i < need->branches; i++) {
         lp_request_branch *b = &request->branches[i];
-        *b = (lp_request_branch){
-            .base = i, .ref = -1, .reader = -1, .follower = {-1, -1}, .latent = place->latent + i, .next_token = -1};
+        *b = (lp_request_branch){.base = i,
+                                 .ref = -1,
+                                 .prefix_branch = -1,
+                                 .answer_branch = {-1, -1},
+                                 .latent = place->latent + i,
+                                 .next_token = -1};
         if (i < request->tree.n) b->plan = request->tree.branches[i];
         for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
     }
@@ -236,8 +241,8 @@ static void find_reference(const lp_request *request, lp_request_branch *b, int3
         b->ref = ref->ref;
     }
     if (b->ref >= 0 && same_input(request, b, position)) return;
-    /* Where both leave the prefix at once, their readers go on together. */
-    b->ref = b->ref >= 0 && b->kind == LP_BRANCH_READER ? request->branches[b->ref].reader : -1;
+    /* Where both leave the prefix at once, the branches that are forced along it go on together. */
+    b->ref = b->ref >= 0 && b->kind == LP_BRANCH_FORCED_PREFIX ? request->branches[b->ref].prefix_branch : -1;
     if (b->ref >= 0 && request->branches[b->ref].plan.fork_position == position && has_row(request, b->ref, position) &&
         same_input(request, b, position))
         return;
@@ -395,29 +400,30 @@ const int32_t *lp_request_tail(const lp_request *request, const lp_request_row *
     return tail_of(request, row->branch);
 }
 
-/* ---- Answers and readings ---------------------------------------------------------------------------------------- */
+/* ---- Answers and metrics ----------------------------------------------------------------------------------------- */
 
 static bool matches_prefix(const lp_request *request, int32_t branch, int32_t n) {
-    const lp_reading *reading = request->group->reading;
-    return memcmp(tokens_of(request, branch), reading->prefix, (size_t)n * sizeof(int32_t)) == 0;
+    const lp_metric_position *metric_at = request->group->metric_at;
+    return memcmp(tokens_of(request, branch), metric_at->prefix, (size_t)n * sizeof(int32_t)) == 0;
 }
 
-/* True when a run, of the branch or of one that forks from it later, has its reading still to come. */
-static bool has_to_read(const lp_request *request, const lp_request_branch *b) {
-    return request->group->reading && b->kind == LP_BRANCH_RUN && !b->read &&
+/* True when a run, of the branch or of one that forks from it later, has its metrics still to come. */
+static bool has_metrics_to_come(const lp_request *request, const lp_request_branch *b) {
+    return request->group->metric_at && b->kind == LP_BRANCH_RUN && !b->has_metrics &&
            (b->plan.first_run >= 0 || b->plan.last_fork >= request->position);
 }
 
-/* True when the logits at hand are those at the reading's place. */
-static bool is_reading_place(const lp_request *request, int32_t branch) {
+/* True when the logits at hand are those that metrics are read from. */
+static bool is_metric_position(const lp_request *request, int32_t branch) {
     const lp_request_branch *b = &request->branches[branch];
-    const lp_reading *reading = request->group->reading;
-    if (!reading || b->n_tokens != reading->index) return false;
-    return b->kind == LP_BRANCH_READER || (has_to_read(request, b) && matches_prefix(request, branch, reading->index));
+    const lp_metric_position *metric_at = request->group->metric_at;
+    if (!metric_at || b->n_tokens != metric_at->index) return false;
+    return b->kind == LP_BRANCH_FORCED_PREFIX ||
+           (has_metrics_to_come(request, b) && matches_prefix(request, branch, metric_at->index));
 }
 
 /* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those behind it that
- * have not begun; -1: none. They read together, but what they read behind their forks is their own. */
+ * have not begun; -1: none. They share their metrics' logits; what they read after their forks is their own. */
 static int32_t next_together(const lp_request *request, int32_t branch, int32_t i) {
     if (request->branches[branch].plan.last_fork < request->position) return -1;
     for (i++; i < request->tree.n; i++) {
@@ -428,7 +434,7 @@ static int32_t next_together(const lp_request *request, int32_t branch, int32_t 
     return -1;
 }
 
-/* A reader with the edits of `of`, that goes on from branch `from` with forced tokens, the first of which is fed
+/* A forced branch with the edits of `of`, that goes on from branch `from` with forced tokens, the first of which is fed
  * next. It shares with `ref` as `from` does with its reference, or as a branch does that has yet to fork. */
 static int32_t spawn(lp_request *request, int32_t from, int32_t of, int32_t ref, lp_branch_kind kind,
                      const int32_t *forced, int32_t n_forced) {
@@ -443,7 +449,7 @@ static int32_t spawn(lp_request *request, int32_t from, int32_t of, int32_t ref,
     b->base = of;
     b->started = b->alive = true;
     b->ended = false;
-    b->reader = b->follower[0] = b->follower[1] = -1;
+    b->prefix_branch = b->answer_branch[0] = b->answer_branch[1] = -1;
     b->ref = ref;
     if (!is_own) b->dirty = request->options->model->config.n_layers;
     if (ref < 0) b->dirty = 0;
@@ -468,107 +474,107 @@ static bool is_unpatched(const lp_request *request, const lp_branch *b) {
     return b->first_run >= 0 && b->n_edits == 0 && b->n_steps == request->options->protocol.n_steps;
 }
 
-bool lp_request_reads_unpatched(const lp_request *request, int32_t branch) {
-    return is_reading_place(request, branch) &&
+bool lp_request_queries_unpatched(const lp_request *request, int32_t branch) {
+    return is_metric_position(request, branch) &&
            is_unpatched(request, &request->branches[request->branches[branch].base].plan);
 }
 
-static lp_status add_read(lp_request *request, int32_t branch, const lp_logit_read *read, bool is_late,
-                          lp_request_reads *reads, lp_error *err) {
+static lp_status add_query(lp_request *request, int32_t branch, const lp_logit_query *query, bool is_late,
+                           lp_query_list *list, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&reads->reads, &reads->capacity, reads->n + 1, sizeof *reads->reads, "readings", err));
-    LP_TRY(
-        lp_mem_grow(&reads->readers, &reads->reader_capacity, reads->n + 1, sizeof *reads->readers, "readings", err));
-    reads->reads[reads->n] = *read;
-    reads->readers[reads->n++] = (lp_request_reader){.request = request, .branch = branch, .is_late = is_late};
+    LP_TRY(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "logit queries", err));
+    LP_TRY(lp_mem_grow(&list->owners, &list->owner_capacity, list->n + 1, sizeof *list->owners, "logit queries", err));
+    list->items[list->n] = *query;
+    list->owners[list->n++] = (lp_query_owner){.request = request, .branch = branch, .is_late = is_late};
 out:
     return status;
 }
 
-/* Keeps the logits of a row that reads before the unpatched run does, for all that read there. */
-static lp_status keep_pending(lp_request *request, int32_t branch, lp_logit_read *read, lp_error *err) {
+/* Saves the logits of a row whose metrics are read before the unpatched run's, for all that read there. */
+static lp_status save_pending(lp_request *request, int32_t branch, lp_logit_query *query, lp_error *err) {
     bool is_run = request->branches[branch].kind == LP_BRANCH_RUN;
-    int32_t row = request->kept + 1 + request->n_pending_rows;
+    int32_t row = request->saved + 1 + request->n_pending_rows;
     lp_status status = LP_OK;
     for (int32_t i = branch; i >= 0; i = is_run ? next_together(request, branch, i) : -1) {
         int32_t of = i == branch ? request->branches[branch].base : i;
         size_t n = (size_t)request->n_pending + 1;
         if (request->branches[of].plan.first_run < 0) continue;
-        LP_TRY(lp_mem_grow(&request->pending, &request->pending_capacity, n, sizeof(int32_t), "readings", err));
-        LP_TRY(lp_mem_grow(&request->pending_row, &request->pending_row_capacity, n, sizeof(int32_t), "readings", err));
+        LP_TRY(lp_mem_grow(&request->pending, &request->pending_capacity, n, sizeof(int32_t), "logit queries", err));
+        LP_TRY(lp_mem_grow(&request->pending_row, &request->pending_row_capacity, n, sizeof(int32_t), "logit queries",
+                           err));
         request->pending[n - 1] = of;
         request->pending_row[n - 1] = row;
         request->n_pending++;
-        read->kept_row = row;
+        query->saved_row = row;
     }
-    if (read->kept_row >= 0) {
-        LP_ASSERT(row < request->end_kept);
+    if (query->saved_row >= 0) {
+        LP_ASSERT(row < request->end_saved);
         request->n_pending_rows++;
     }
 out:
     return status;
 }
 
-lp_status lp_request_add_reads(lp_request *request, int32_t branch, int32_t row, lp_request_reads *reads,
-                               lp_error *err) {
-    const lp_reading *reading = request->group->reading;
+lp_status lp_request_add_queries(lp_request *request, int32_t branch, int32_t row, lp_query_list *list, lp_error *err) {
+    const lp_metric_position *metric_at = request->group->metric_at;
     const lp_request_branch *b = &request->branches[branch];
-    lp_logit_read read = {.row = row, .kept_row = -1, .base = -1, .token = {-1, -1}};
+    lp_logit_query query = {.row = row, .saved_row = -1, .base = -1, .token = {-1, -1}};
     lp_status status = LP_OK;
-    if (b->kind == LP_BRANCH_ANSWER_CLEAN || b->kind == LP_BRANCH_ANSWER_CORRUPTED) {
-        read.token[0] = b->forced[b->n_forced_used];
-        return add_read(request, branch, &read, false, reads, err);
+    if (b->kind == LP_BRANCH_FORCED_CLEAN || b->kind == LP_BRANCH_FORCED_CORRUPTED) {
+        query.token[0] = b->forced[b->n_forced_used];
+        return add_query(request, branch, &query, false, list, err);
     }
-    if (!is_reading_place(request, branch)) return LP_OK;
-    if (reading->clean.n > 0) read.token[0] = reading->clean.tokens[0];
-    if (reading->corrupted.n > 0) read.token[1] = reading->corrupted.tokens[0];
-    bool becomes_known = !request->has_unpatched && lp_request_reads_unpatched(request, branch);
+    if (!is_metric_position(request, branch)) return LP_OK;
+    if (metric_at->clean.n > 0) query.token[0] = metric_at->clean.tokens[0];
+    if (metric_at->corrupted.n > 0) query.token[1] = metric_at->corrupted.tokens[0];
+    bool becomes_known = !request->has_unpatched && lp_request_queries_unpatched(request, branch);
     if (becomes_known) {
-        read.kept_row = request->kept;
+        query.saved_row = request->saved;
         request->has_unpatched = true;
     }
     if (request->has_unpatched)
-        read.base = request->kept;
+        query.base = request->saved;
     else if (is_unpatched(request, &request->tree.branches[0]))
-        LP_TRY(keep_pending(request, branch, &read, err));
-    LP_TRY(add_read(request, branch, &read, false, reads, err));
+        LP_TRY(save_pending(request, branch, &query, err));
+    LP_TRY(add_query(request, branch, &query, false, list, err));
     for (int32_t k = 0; becomes_known && k < request->n_pending; k++) {
-        lp_logit_read late = {.row = -1, .kept_row = request->pending_row[k], .base = request->kept, .token = {-1, -1}};
-        LP_TRY(add_read(request, request->pending[k], &late, true, reads, err));
+        lp_logit_query late = {
+            .row = -1, .saved_row = request->pending_row[k], .base = request->saved, .token = {-1, -1}};
+        LP_TRY(add_query(request, request->pending[k], &late, true, list, err));
     }
 out:
     return status;
 }
 
-static void take_divergence(lp_request_branch *b, double kl) {
+static void set_divergence(lp_request_branch *b, double kl) {
     b->metrics[LP_METRIC_KL] = (float)(kl < 0 ? 0 : kl);
 }
 
-void lp_request_take_late(lp_request *request, int32_t branch, const lp_logit_reading *reading) {
-    take_divergence(&request->branches[branch], reading->kl);
+void lp_request_accept_late(lp_request *request, int32_t branch, const lp_logit_stats *stats) {
+    set_divergence(&request->branches[branch], stats->kl);
 }
 
-/* The metrics at the reading's place of the runs of tree branch i. */
-static void read_metrics(lp_request *request, int32_t i, const lp_logit_reading *reading) {
+/* The metrics of the runs of tree branch i, but for those of whole answers. */
+static void set_metrics(lp_request *request, int32_t i, const lp_logit_stats *stats) {
     lp_request_branch *b = &request->branches[i];
-    b->read = true;
+    b->has_metrics = true;
     if (b->plan.first_run < 0) return;
-    b->metrics[LP_METRIC_LOGIT_CLEAN] = (float)reading->logit[0];
-    b->metrics[LP_METRIC_LOGIT_CORRUPTED] = (float)reading->logit[1];
-    b->metrics[LP_METRIC_LOGPROB_CLEAN] = (float)(reading->logit[0] - reading->log_sum);
-    b->metrics[LP_METRIC_LOGPROB_CORRUPTED] = (float)(reading->logit[1] - reading->log_sum);
+    b->metrics[LP_METRIC_LOGIT_CLEAN] = (float)stats->logit[0];
+    b->metrics[LP_METRIC_LOGIT_CORRUPTED] = (float)stats->logit[1];
+    b->metrics[LP_METRIC_LOGPROB_CLEAN] = (float)(stats->logit[0] - stats->log_sum);
+    b->metrics[LP_METRIC_LOGPROB_CORRUPTED] = (float)(stats->logit[1] - stats->log_sum);
     b->metrics[LP_METRIC_LOGIT_DIFF] = b->metrics[LP_METRIC_LOGIT_CLEAN] - b->metrics[LP_METRIC_LOGIT_CORRUPTED];
-    take_divergence(b, reading->kl);
+    set_divergence(b, stats->kl);
 }
 
 static const lp_metric answer_metrics[2] = {LP_METRIC_ANSWER_CLEAN, LP_METRIC_ANSWER_CORRUPTED};
 
-/* From the reading's place on along answer k (0: clean, 1: corrupted), with the edits of `of`. */
-static void follow_answer(lp_request *request, int32_t from, int32_t of, int k, const lp_logit_reading *here) {
-    const lp_reading *reading = request->group->reading;
-    const int32_t *tokens = k == 0 ? reading->clean.tokens : reading->corrupted.tokens;
-    int32_t n_tokens = k == 0 ? reading->clean.n : reading->corrupted.n;
-    if (!lp_reading_follows(reading, k == 1)) return;
+/* From the metric position on along answer k (0: clean, 1: corrupted), with the edits of `of`. */
+static void force_answer(lp_request *request, int32_t from, int32_t of, int k, const lp_logit_stats *here) {
+    const lp_metric_position *metric_at = request->group->metric_at;
+    const int32_t *tokens = k == 0 ? metric_at->clean.tokens : metric_at->corrupted.tokens;
+    int32_t n_tokens = k == 0 ? metric_at->clean.n : metric_at->corrupted.n;
+    if (!lp_metric_position_forces(metric_at, k == 1)) return;
     double log_probability = here->logit[k] - here->log_sum;
     if (n_tokens == 1) {
         request->branches[of].metrics[answer_metrics[k]] = (float)log_probability;
@@ -576,47 +582,47 @@ static void follow_answer(lp_request *request, int32_t from, int32_t of, int k, 
     }
     bool is_own = request->branches[from].base == of;
     int32_t with = is_own ? request->branches[from].ref : request->branches[of].plan.parent;
-    int32_t ref = with >= 0 ? request->branches[with].follower[k] : -1;
-    int32_t i = spawn(request, from, of, ref, k == 0 ? LP_BRANCH_ANSWER_CLEAN : LP_BRANCH_ANSWER_CORRUPTED, tokens,
+    int32_t ref = with >= 0 ? request->branches[with].answer_branch[k] : -1;
+    int32_t i = spawn(request, from, of, ref, k == 0 ? LP_BRANCH_FORCED_CLEAN : LP_BRANCH_FORCED_CORRUPTED, tokens,
                       n_tokens - 1);
     request->branches[i].log_probability = log_probability;
-    request->branches[is_own ? from : of].follower[k] = i;
+    request->branches[is_own ? from : of].answer_branch[k] = i;
 }
 
-static void read_here(lp_request *request, int32_t branch, const lp_logit_reading *reading) {
+static void set_metrics_here(lp_request *request, int32_t branch, const lp_logit_stats *stats) {
     bool is_run = request->branches[branch].kind == LP_BRANCH_RUN;
     for (int32_t i = branch; i >= 0; i = is_run ? next_together(request, branch, i) : -1) {
         int32_t of = i == branch ? request->branches[branch].base : i;
-        read_metrics(request, of, reading);
-        for (int k = 0; k < 2; k++) follow_answer(request, branch, of, k, reading);
+        set_metrics(request, of, stats);
+        for (int k = 0; k < 2; k++) force_answer(request, branch, of, k, stats);
     }
 }
 
-/* The answer leaves the prefix: from here readers go on along it. */
+/* The answer leaves the prefix: from here forced branches go on along it. */
 static void leave_prefix(lp_request *request, int32_t branch) {
-    const lp_reading *reading = request->group->reading;
+    const lp_metric_position *metric_at = request->group->metric_at;
     int32_t n_tokens = request->branches[branch].n_tokens;
     for (int32_t i = branch; i >= 0; i = next_together(request, branch, i)) {
         lp_request_branch *b = &request->branches[i];
-        int32_t ref = i == branch ? b->ref : request->branches[b->plan.parent].reader;
-        b->read = true;
-        b->reader =
-            spawn(request, branch, i, ref, LP_BRANCH_READER, reading->prefix + n_tokens, reading->index - n_tokens);
+        int32_t ref = i == branch ? b->ref : request->branches[b->plan.parent].prefix_branch;
+        b->has_metrics = true;
+        b->prefix_branch = spawn(request, branch, i, ref, LP_BRANCH_FORCED_PREFIX, metric_at->prefix + n_tokens,
+                                 metric_at->index - n_tokens);
     }
 }
 
-static void take_forced(lp_request *request, int32_t branch, const lp_logit_reading *reading) {
+static void accept_forced(lp_request *request, int32_t branch, const lp_logit_stats *stats) {
     lp_request_branch *b = &request->branches[branch];
-    if (b->kind == LP_BRANCH_READER) {
-        if (is_reading_place(request, branch)) {
+    if (b->kind == LP_BRANCH_FORCED_PREFIX) {
+        if (is_metric_position(request, branch)) {
             b->alive = false;
-            read_here(request, branch, reading);
+            set_metrics_here(request, branch, stats);
             return;
         }
     } else {
-        b->log_probability += reading->logit[0] - reading->log_sum;
+        b->log_probability += stats->logit[0] - stats->log_sum;
         if (b->n_forced_used == b->n_forced) {
-            request->branches[b->base].metrics[answer_metrics[b->kind == LP_BRANCH_ANSWER_CLEAN ? 0 : 1]] =
+            request->branches[b->base].metrics[answer_metrics[b->kind == LP_BRANCH_FORCED_CLEAN ? 0 : 1]] =
                 (float)b->log_probability;
             b->alive = false;
             return;
@@ -626,15 +632,15 @@ static void take_forced(lp_request *request, int32_t branch, const lp_logit_read
     tokens_of(request, branch)[b->n_tokens++] = b->next_token;
 }
 
-void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_reading *here) {
-    const lp_reading *reading = request->group->reading;
+void lp_request_accept_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_stats *here) {
+    const lp_metric_position *metric_at = request->group->metric_at;
     lp_request_branch *b = &request->branches[branch];
     if (b->kind != LP_BRANCH_RUN) {
-        take_forced(request, branch, here);
+        accept_forced(request, branch, here);
         return;
     }
-    if (is_reading_place(request, branch)) read_here(request, branch, here);
-    if (has_to_read(request, b) && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens])
+    if (is_metric_position(request, branch)) set_metrics_here(request, branch, here);
+    if (has_metrics_to_come(request, b) && b->n_tokens < metric_at->index && token != metric_at->prefix[b->n_tokens])
         leave_prefix(request, branch);
     if (token == request->options->vocabulary.eos) {
         b->ended = true;
@@ -648,7 +654,7 @@ void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, c
 
 void lp_request_finish(lp_request *request) {
     for (int32_t i = 0; i < request->tree.n; i++) {
-        /* A branch that never forked did what its parent did: its first edit lies behind the end of the answer. */
+        /* A branch that never forked did what its parent did: its first edit lies after the end of the answer. */
         int32_t of = i;
         while (!request->branches[of].started) of = request->branches[of].plan.parent;
         const lp_request_branch *b = &request->branches[of];

@@ -14,13 +14,18 @@
 #include "backend/backend.h"
 #include "patch/tree.h"
 
-/* What a branch is for. Readers are forced along given tokens and only yield metrics. */
-typedef enum { LP_BRANCH_RUN, LP_BRANCH_READER, LP_BRANCH_ANSWER_CLEAN, LP_BRANCH_ANSWER_CORRUPTED } lp_branch_kind;
+/* What a branch is for. Forced branches are fed given tokens and only yield metrics. */
+typedef enum {
+    LP_BRANCH_RUN,
+    LP_BRANCH_FORCED_PREFIX,
+    LP_BRANCH_FORCED_CLEAN,
+    LP_BRANCH_FORCED_CORRUPTED
+} lp_branch_kind;
 
 typedef struct {
     lp_branch plan;
     lp_branch_kind kind;
-    int32_t base; /* readers: the branch whose metrics they fill; otherwise itself */
+    int32_t base; /* forced branches: the branch whose metrics they fill; otherwise itself */
     bool started, alive;
     int32_t ref;           /* branch that it shares with; -1: none */
     int32_t dirty;         /* first layer with K or V that differ from the reference's; n_layers: none */
@@ -33,11 +38,11 @@ typedef struct {
     int32_t next_token; /* id to be fed next in the answer */
     int32_t n_tokens;
     bool ended;
-    bool read;             /* the reading is done or on its way */
-    int32_t reader;        /* its reader along the prefix, -1: none */
-    int32_t follower[2];   /* its readers along the clean and the corrupted answer, -1: none */
-    const int32_t *forced; /* readers: tokens from n_tokens_forced_from on */
-    int32_t n_forced;      /* how many of them in all */
+    bool has_metrics;         /* or they are on their way */
+    int32_t prefix_branch;    /* the branch that is forced along the prefix for it, -1: none */
+    int32_t answer_branch[2]; /* those along the clean and the corrupted answer, -1: none */
+    const int32_t *forced;    /* forced branches: the tokens that are fed */
+    int32_t n_forced;         /* how many of them in all */
     int32_t n_forced_used;
     double log_probability; /* of forced answers so far */
     float metrics[LP_N_METRICS];
@@ -66,7 +71,7 @@ typedef struct {
     lp_tree tree;
     lp_request_branch *branches;
     size_t branch_capacity;
-    int32_t n_branches; /* of the tree, then readers */
+    int32_t n_branches; /* of the tree, then forced ones */
     int32_t max_branches;
     int32_t n_start; /* tokens that the answer starts from */
     int32_t start[2];
@@ -83,42 +88,42 @@ typedef struct {
     int32_t n_rows;
     int32_t *first_row; /* [max_branches] first row of a branch in this batch, -1: none */
     size_t first_capacity;
-    int32_t kept, end_kept; /* the request's rows of kept logits: the unpatched run's at the reading's place, then those
-                               of branches that read before it did, as early stops do */
+    int32_t saved, end_saved; /* the request's rows of saved logits: the unpatched run's at the metric position, then
+                                 those of branches whose metrics are read before it gets there, as early stops do */
     bool has_unpatched;
     int32_t *pending;     /* [n_pending] those branches */
-    int32_t *pending_row; /* [n_pending] where their logits are kept */
+    int32_t *pending_row; /* [n_pending] where their logits are saved */
     size_t pending_capacity, pending_row_capacity;
     int32_t n_pending, n_pending_rows;
     bool in_batch; /* the last rows were made and their outcomes not taken yet */
 } lp_request;
 
-/* What a group will need at most: KV slots, rows of one batch, branches, rows of kept logits. */
+/* What a group will need at most: KV slots, rows of one batch, branches, rows of saved logits. */
 typedef struct {
     int32_t slots;
     int32_t rows;
     int32_t branches;
-    int32_t kept;
+    int32_t saved;
 } lp_request_need;
 
-/* What is to be read of a batch's logits, and for whom. A list of the caller; {0} before. */
+/* Queries of a batch's logits, and whom they are for. A list of the caller; {0} before. */
 typedef struct {
     lp_request *request;
     int32_t branch;
-    bool is_late; /* for lp_request_take_late */
-} lp_request_reader;
+    bool is_late; /* for lp_request_accept_late */
+} lp_query_owner;
 typedef struct {
-    lp_logit_read *reads;       /* [n] */
-    lp_request_reader *readers; /* [n] */
-    size_t n, capacity, reader_capacity;
-} lp_request_reads;
+    lp_logit_query *items;  /* [n] */
+    lp_query_owner *owners; /* [n] */
+    size_t n, capacity, owner_capacity;
+} lp_query_list;
 
 /* Builds the request's tree and counts. */
 lp_status lp_request_open(lp_request *request, const lp_executor_options *options, const lp_run_group *group,
                           lp_request_need *need, lp_error *err);
 /* Where what the request needs begins. */
 typedef struct {
-    int32_t slot, latent, kept;
+    int32_t slot, latent, saved;
 } lp_request_place;
 lp_status lp_request_start(lp_request *request, const lp_request_need *need, const lp_request_place *place,
                            lp_error *err);
@@ -133,17 +138,16 @@ bool lp_request_is_place(const lp_request *request, const lp_branch *branch, con
 /* Slots [n_tail] of a row's tail. */
 const int32_t *lp_request_tail(const lp_request *request, const lp_request_row *row);
 
-/* True when the branch's row holds the logits that divergences are taken from: they are to be read first. */
-bool lp_request_reads_unpatched(const lp_request *request, int32_t branch);
-/* Adds what has to be read of the logits of a branch that had a row in this batch, which are row `row` of them, and
- * what others can now read of kept ones. Before lp_request_take_token, branches in the same order. */
-lp_status lp_request_add_reads(lp_request *request, int32_t branch, int32_t row, lp_request_reads *reads,
-                               lp_error *err);
-/* The answer token of a branch that had a row in this batch: next, eos or the limit end it. reading: what
- * lp_request_add_reads asked for, or NULL where it did not. */
-void lp_request_take_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_reading *reading);
-/* What was read for the branch of logits that had been kept. */
-void lp_request_take_late(lp_request *request, int32_t branch, const lp_logit_reading *reading);
+/* True when the branch's row holds the logits that divergences are taken from, which are queried first. */
+bool lp_request_queries_unpatched(const lp_request *request, int32_t branch);
+/* Adds the queries of a branch that had a row in this batch, whose logits are row `row`, and those that others can
+ * now make of saved logits. Before lp_request_accept_token, branches in the same order. */
+lp_status lp_request_add_queries(lp_request *request, int32_t branch, int32_t row, lp_query_list *list, lp_error *err);
+/* The answer token of a branch that had a row in this batch: next, eos or the limit end it. stats: what
+ * lp_request_add_queries asked for, or NULL where it did not. */
+void lp_request_accept_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_stats *stats);
+/* What was read for the branch of logits that had been saved. */
+void lp_request_accept_late(lp_request *request, int32_t branch, const lp_logit_stats *stats);
 /* The results of all runs, when the request is done. */
 void lp_request_finish(lp_request *request);
 

@@ -18,7 +18,7 @@ int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output,
                 step_from[n_steps] = hidden;
                 step_to[n_steps++] = r->request->branches[row->branch].latent;
             }
-            if (row->chooses && lp_request_reads_unpatched(r->request, row->branch) == (first == 1)) {
+            if (row->chooses && lp_request_queries_unpatched(r->request, row->branch) == (first == 1)) {
                 token_from[batch->n_tokens] = hidden;
                 batch->choosing[batch->n_tokens++] = at;
             }
@@ -27,28 +27,30 @@ int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output,
     return n_steps;
 }
 
-bool lp_step_batch_reads_for(const lp_step_batch *batch, size_t k, const lp_batch_row *r) {
-    return k < batch->reads.n && !batch->reads.readers[k].is_late && batch->reads.readers[k].request == r->request &&
-           batch->reads.readers[k].branch == lp_batch_row_of(r)->branch;
+bool lp_step_batch_queries_for(const lp_step_batch *batch, size_t k, const lp_batch_row *r) {
+    return k < batch->queries.n && !batch->queries.owners[k].is_late &&
+           batch->queries.owners[k].request == r->request &&
+           batch->queries.owners[k].branch == lp_batch_row_of(r)->branch;
 }
 
-lp_status lp_step_batch_list_reads(lp_step_batch *batch, int32_t most, lp_error *err) {
+lp_status lp_step_batch_list_queries(lp_step_batch *batch, int32_t most, lp_error *err) {
     lp_status status = LP_OK;
-    batch->reads.n = 0;
+    batch->queries.n = 0;
     batch->head_rows = batch->n_tokens > 0 ? lp_equal_part(batch->n_tokens, most) : most;
     for (int32_t i = 0; i < batch->n_tokens && status == LP_OK; i++) {
         const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
-        status = lp_request_add_reads(r->request, lp_batch_row_of(r)->branch, i % batch->head_rows, &batch->reads, err);
+        status =
+            lp_request_add_queries(r->request, lp_batch_row_of(r)->branch, i % batch->head_rows, &batch->queries, err);
     }
     return status;
 }
 
-size_t lp_step_batch_readings_at(const lp_step_batch *batch) {
+size_t lp_step_batch_stats_at(const lp_step_batch *batch) {
     return (batch->n_captured * sizeof(float) + 15) / 16 * 16;
 }
 
 size_t lp_step_batch_tokens_at(const lp_step_batch *batch) {
-    return lp_step_batch_readings_at(batch) + batch->reads.n * sizeof(lp_logit_reading);
+    return lp_step_batch_stats_at(batch) + batch->queries.n * sizeof(lp_logit_stats);
 }
 
 size_t lp_step_batch_results_bytes(const lp_step_batch *batch) {
@@ -59,18 +61,17 @@ void lp_step_batch_hand_out(lp_step_batch *batch) {
     for (int32_t i = 0; i < batch->n_captures; i++)
         memcpy(batch->captures[i].out, batch->host_results + (size_t)batch->captures[i].at * sizeof(float),
                (size_t)batch->captures[i].width * sizeof(float));
-    const lp_logit_reading *readings =
-        (const lp_logit_reading *)(void *)(batch->host_results + lp_step_batch_readings_at(batch));
+    const lp_logit_stats *stats = (const lp_logit_stats *)(void *)(batch->host_results + lp_step_batch_stats_at(batch));
     const int32_t *best = (const int32_t *)(void *)(batch->host_results + lp_step_batch_tokens_at(batch));
-    size_t read = 0;
+    size_t at_query = 0;
     for (int32_t i = 0; i < batch->n_tokens; i++) {
         const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
-        bool has_reading = lp_step_batch_reads_for(batch, read, r);
-        lp_request_take_token(r->request, lp_batch_row_of(r)->branch, best[i], has_reading ? &readings[read] : NULL);
-        read += has_reading;
-        for (; read < batch->reads.n && batch->reads.readers[read].is_late; read++)
-            lp_request_take_late(batch->reads.readers[read].request, batch->reads.readers[read].branch,
-                                 &readings[read]);
+        bool has_stats = lp_step_batch_queries_for(batch, at_query, r);
+        lp_request_accept_token(r->request, lp_batch_row_of(r)->branch, best[i], has_stats ? &stats[at_query] : NULL);
+        at_query += has_stats;
+        for (; at_query < batch->queries.n && batch->queries.owners[at_query].is_late; at_query++)
+            lp_request_accept_late(batch->queries.owners[at_query].request, batch->queries.owners[at_query].branch,
+                                   &stats[at_query]);
     }
     for (int32_t i = 0; i < batch->n_rows; i++) batch->rows[i].request->in_batch = false;
 }

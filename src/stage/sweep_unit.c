@@ -22,7 +22,7 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
         lp_mem_free(u->gathering[d]);
         lp_mem_free(u->tokens[d]);
         lp_token_list_release(&u->prompts[d]);
-        lp_pair_reading_release(&u->reading[d]);
+        lp_pair_metrics_release(&u->metrics_of[d]);
     }
     lp_mem_free(u->class_of);
     lp_mem_free(u->number);
@@ -118,9 +118,9 @@ out:
 }
 
 static void warn_of_context(const lp_sweep_context *w, const lp_sweep_unit *u, int64_t pair, int d) {
-    const lp_reading *reading = &u->reading[d].reading;
-    for (int k = 0; k < 2 && reading->whole_answers; k++)
-        if ((k == 0 ? reading->clean.n : reading->corrupted.n) > 0 && !lp_reading_follows(reading, k == 1))
+    const lp_metric_position *metric_at = &u->metrics_of[d].position;
+    for (int k = 0; k < 2 && metric_at->whole_answers; k++)
+        if ((k == 0 ? metric_at->clean.n : metric_at->corrupted.n) > 0 && !lp_metric_position_forces(metric_at, k == 1))
             lp_log(LP_LOG_WARN,
                    "pair %s (%s): the whole %s answer does not fit the model's context: its log-probability is NaN",
                    w->session->pairs.pairs[pair].id, lp_direction_names()[d], k == 0 ? "clean" : "corrupted");
@@ -161,7 +161,7 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
     u->groups[d].runs = u->runs[d];
     u->groups[d].results = u->results[d];
-    u->groups[d].reading = NULL;
+    u->groups[d].metric_at = NULL;
     if (w->n_metrics > 0) {
         const int32_t *tokens = lp_record_file_field(
             w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
@@ -170,15 +170,15 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
         int32_t start[2];
         int32_t n_start = lp_protocol_answer_start(&s->job.protocol, &s->vocabulary, start);
         int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + n_start - 1;
-        lp_reading_options options = {.tokenizer = s->tokenizer,
-                                      .eos = s->vocabulary.eos,
-                                      .clean_answer = lp_session_side(s, pair, LP_CLEAN)->answer,
-                                      .corrupted_answer = lp_session_side(s, pair, LP_CORRUPTED)->answer,
-                                      .whole_answers = s->job.metrics.answer_logprob,
-                                      .room = lp_session_max_positions(s) - taken};
-        LP_TRY(lp_pair_reading_make(&options, tokens, *n, &u->reading[d], err));
-        if (u->reading[d].usable) {
-            u->groups[d].reading = &u->reading[d].reading;
+        lp_pair_metrics_options options = {.tokenizer = s->tokenizer,
+                                           .eos = s->vocabulary.eos,
+                                           .clean_answer = lp_session_side(s, pair, LP_CLEAN)->answer,
+                                           .corrupted_answer = lp_session_side(s, pair, LP_CORRUPTED)->answer,
+                                           .whole_answers = s->job.metrics.answer_logprob,
+                                           .room = lp_session_max_positions(s) - taken};
+        LP_TRY(lp_pair_metrics_make(&options, tokens, *n, &u->metrics_of[d], err));
+        if (u->metrics_of[d].usable) {
+            u->groups[d].metric_at = &u->metrics_of[d].position;
             warn_of_context(w, u, pair, d);
         }
     }

@@ -2,7 +2,7 @@
 #ifndef LP_STAGE_SWEEP_UNIT_H
 #define LP_STAGE_SWEEP_UNIT_H
 
-#include "patch/reading.h"
+#include "patch/metric_position.h"
 #include "stage/donors.h"
 #include "stage/plan.h"
 #include "store/results.h"
@@ -22,7 +22,7 @@ typedef struct {
     float *gathering[2];
     int32_t *tokens[2]; /* [n_distinct, max_new_tokens] */
     lp_token_list prompts[2];
-    lp_pair_reading reading[2];
+    lp_pair_metrics metrics_of[2];
     /* rows of all conditions */
     uint8_t *class_of;
     double *number;
@@ -51,7 +51,7 @@ typedef struct {
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err);
 void lp_sweep_unit_free(lp_sweep_unit *unit);
-/* Makes the unit that of `pair`: prompts, donors, edits, readings. */
+/* Makes the unit that of `pair`: prompts, donors, edits, metric positions. */
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
 /* Classifies the results into rows of all conditions; a condition that this pair cannot have (its prompt lacks the
  * position) is of the class LP_CLASS_NOT_RUN. */

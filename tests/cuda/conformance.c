@@ -479,26 +479,26 @@ static double log_sum_exp(const float *x, int32_t n) {
     return most + log(sum);
 }
 
-/* Rows 0 and 2 are kept as 1 and 0, and in a second call row 3 is read against kept row 0 (row 2), kept row 1 against
- * it, and row 1 without a base. */
-static void check_readings(conformance *c, int32_t width, int32_t n_candidates) {
+/* Rows 0 and 2 are saved as 1 and 0, and in a second call row 3 is read against saved row 0 (row 2), saved row 1
+ * against it, and row 1 without a base. */
+static void check_logit_queries(conformance *c, int32_t width, int32_t n_candidates) {
     enum { N = 4, READS = 5 };
     size_t w = (size_t)width;
     float *x = conformance_normal(61, N * w);
     for (size_t i = 0; i < N * w; i++) x[i] *= 8;
     for (size_t r = 0; r < N; r++)
         for (size_t i = (size_t)n_candidates; i < w; i++) x[r * w + i] = 1000; /* not to be looked at */
-    const lp_logit_read reads[READS] = {{0, 1, -1, {2, -1}},
-                                        {2, 0, 0, {-1, -1}},
-                                        {3, -1, 0, {0, n_candidates - 1}},
-                                        {-1, 1, 0, {-1, 3}},
-                                        {1, -1, -1, {n_candidates - 1, 1}}};
+    const lp_logit_query reads[READS] = {{0, 1, -1, {2, -1}},
+                                         {2, 0, 0, {-1, -1}},
+                                         {3, -1, 0, {0, n_candidates - 1}},
+                                         {-1, 1, 0, {-1, 3}},
+                                         {1, -1, -1, {n_candidates - 1, 1}}};
     const int row_of[READS] = {0, 2, 3, 0, 1}, base_of[READS] = {-1, 2, 2, 2, -1};
-    lp_logit_reading got[READS];
-    float *dev_x = conformance_floats(c, x, N * w, w), *kept = conformance_floats(c, NULL, 2 * w, 0);
-    lp_logit_reading *out = conformance_to_device(c, NULL, READS, sizeof *out, 0);
-    RUN(c->be->read_logits(c->be, dev_x, kept, width, n_candidates, reads, 2, out, &c->err));
-    RUN(c->be->read_logits(c->be, dev_x, kept, width, n_candidates, reads + 2, READS - 2, out + 2, &c->err));
+    lp_logit_stats got[READS];
+    float *dev_x = conformance_floats(c, x, N * w, w), *saved = conformance_floats(c, NULL, 2 * w, 0);
+    lp_logit_stats *out = conformance_to_device(c, NULL, READS, sizeof *out, 0);
+    RUN(c->be->read_logits(c->be, dev_x, saved, width, n_candidates, reads, 2, out, &c->err));
+    RUN(c->be->read_logits(c->be, dev_x, saved, width, n_candidates, reads + 2, READS - 2, out + 2, &c->err));
     conformance_fetch(c, got, out, sizeof got);
     for (int i = 0; i < READS; i++) {
         const float *row = x + (size_t)row_of[i] * w;
@@ -521,7 +521,7 @@ static void check_readings(conformance *c, int32_t width, int32_t n_candidates) 
                          width, i, got[i].log_sum, got[i].kl, got[i].logit[0], got[i].logit[1], log_sum, kl);
     }
     c->be->release(c->be, dev_x);
-    c->be->release(c->be, kept);
+    c->be->release(c->be, saved);
     c->be->release(c->be, out);
     lp_mem_free(x);
 }
@@ -681,8 +681,8 @@ static void check_rows(conformance *c) {
     check_edits(c);
     check_argmax(c, 7, 5);
     check_argmax(c, 1000, 999);
-    check_readings(c, 7, 5);
-    check_readings(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
+    check_logit_queries(c, 7, 5);
+    check_logit_queries(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
     check_top(c, 9, 7, 5);
     check_top(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258, 50);
     check_takes(c);

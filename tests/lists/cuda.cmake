@@ -71,7 +71,7 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   add_test(NAME cuda.emulated.demo COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda/emulated_demo.sh
     $<TARGET_FILE:latentpatch> ${emulated} ${PROJECT_SOURCE_DIR}/jobs/demo-gpt2.json)
   set_tests_properties(cuda.emulated.demo PROPERTIES TIMEOUT 300 ENVIRONMENT "${LP_MPI_ENVIRONMENT}")
-  # The engine on it: batches that overlap, readings on the device.
+  # The engine on it: batches that overlap, logit queries on the device.
   add_executable(test_engine_emulated unit/test_engine.c)
   target_link_libraries(test_engine_emulated PRIVATE lp_test_engine_support PkgConfig::CMOCKA)
   target_include_directories(test_engine_emulated PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})

@@ -113,7 +113,7 @@ static void draw_captures(engine_case *c, dice *d, lp_run_wanted *run, int32_t n
     run->n_captures = n;
 }
 
-/* Forced answers of a reading: often what the run itself says there, then random tokens, then eos. */
+/* Forced answers of a metric position: often what the run itself says there, then random tokens, then eos. */
 static const int32_t *draw_answer(engine_case *c, dice *d, const lp_run_result *unpatched, int32_t index, int32_t *n) {
     int32_t *tokens = case_keep(c, 8, sizeof *tokens);
     int32_t length = roll(d, 4), same = roll(d, 3);
@@ -126,24 +126,24 @@ static const int32_t *draw_answer(engine_case *c, dice *d, const lp_run_result *
     return tokens;
 }
 
-static void draw_reading(engine_case *c, dice *d, size_t group, const lp_run_result *unpatched) {
+static void draw_metric_position(engine_case *c, dice *d, size_t group, const lp_run_result *unpatched) {
     if (unpatched->n_tokens == 0 || roll(d, 3) == 0) return;
-    lp_reading *reading = case_keep(c, 1, sizeof *reading);
+    lp_metric_position *position = case_keep(c, 1, sizeof *position);
     int32_t *prefix = case_keep(c, (size_t)unpatched->n_tokens, sizeof *prefix);
-    reading->index = roll(d, unpatched->n_tokens);
-    memcpy(prefix, unpatched->tokens, (size_t)reading->index * sizeof *prefix);
-    if (reading->index > 0 && roll(d, 6) == 0) {
-        prefix[roll(d, reading->index)] = roll(d, c->options.vocabulary.n_candidates);
+    position->index = roll(d, unpatched->n_tokens);
+    memcpy(prefix, unpatched->tokens, (size_t)position->index * sizeof *prefix);
+    if (position->index > 0 && roll(d, 6) == 0) {
+        prefix[roll(d, position->index)] = roll(d, c->options.vocabulary.n_candidates);
         c->is_forced[group] = true;
     }
-    reading->prefix = prefix;
-    reading->clean.tokens = draw_answer(c, d, unpatched, reading->index, &reading->clean.n);
-    reading->corrupted.tokens = draw_answer(c, d, unpatched, reading->index, &reading->corrupted.n);
-    reading->whole_answers = roll(d, 2);
-    c->groups[group].reading = reading;
+    position->prefix = prefix;
+    position->clean.tokens = draw_answer(c, d, unpatched, position->index, &position->clean.n);
+    position->corrupted.tokens = draw_answer(c, d, unpatched, position->index, &position->corrupted.n);
+    position->whole_answers = roll(d, 2);
+    c->groups[group].metric_at = position;
 }
 
-static void draw_readings(engine_case *c, dice *d) {
+static void draw_metric_positions(engine_case *c, dice *d) {
     case_outcome plain;
     const case_order order = {.only = -1};
     outcome_make(c, &plain);
@@ -152,7 +152,7 @@ static void draw_readings(engine_case *c, dice *d) {
         const lp_run_result *results = plain.results + c->first_run[g];
         size_t of = 0;
         while (of < c->groups[g].n_runs && c->groups[g].runs[of].n_edits > 0) of++;
-        draw_reading(c, d, g, &results[of < c->groups[g].n_runs ? of : 0]);
+        draw_metric_position(c, d, g, &results[of < c->groups[g].n_runs ? of : 0]);
     }
     outcome_release(&plain);
 }
@@ -222,7 +222,7 @@ void case_make(engine_case *c, const char *name, const lp_model *model, const lp
             run += (size_t)sizes[group];
         }
     }
-    draw_readings(c, &d);
+    draw_metric_positions(c, &d);
 }
 
 /* ---- Executing --------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
-/* Random work for executors: units of groups of runs with random edits, readings and captures, and what came of them.
- * For tests only; a case depends on nothing but its seed and limits. */
+/* Random work for executors: units of groups of runs with random edits, metric positions and captures, and what came of
+ * them. For tests only; a case depends on nothing but its seed and limits. */
 #ifndef LP_TESTS_UNIT_TEST_ENGINE_SUPPORT_H
 #define LP_TESTS_UNIT_TEST_ENGINE_SUPPORT_H
 
@@ -35,12 +35,12 @@ typedef struct {
     lp_capture *captures;
     size_t n_captures;
     size_t *capture_at; /* [n_captures] floats into `captured` */
-    bool *is_forced;    /* [n_groups] the reading's prefix is not what the unpatched run says */
+    bool *is_forced;    /* [n_groups] the metric position's prefix is not what the unpatched run says */
     void **kept;        /* memory of the case */
     size_t n_kept, kept_capacity;
 } engine_case;
 
-/* Draws a case for the model: protocol, thoughts, prompts, runs, readings, captures. */
+/* Draws a case for the model: protocol, thoughts, prompts, runs, metric positions, captures. */
 void case_make(engine_case *c, const char *name, const lp_model *model, const lp_vocabulary *vocabulary, uint64_t seed);
 /* n zeroed items that live as long as the case. */
 void *case_keep(engine_case *c, size_t n, size_t item_bytes);

@@ -9,7 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "patch/reading.h"
+#include "patch/metric_position.h"
 #include "support/golden.h"
 #include "support/units.h"
 
@@ -55,7 +55,7 @@ typedef struct {
     double answer;
     lp_token_list prompt;
     int32_t *tokens;
-    lp_pair_reading reading;
+    lp_pair_metrics metrics;
     lp_run_wanted unpatched;
     lp_run_result result;
 } side_run;
@@ -303,7 +303,7 @@ static void prepare_patched(fixture *f, pair_work *p) {
         p->groups[s].runs = p->runs[s];
         p->groups[s].results = p->results[s];
         p->groups[s].n_runs = n;
-        p->groups[s].reading = p->sides[s].reading.usable ? &p->sides[s].reading.reading : NULL;
+        p->groups[s].metric_at = p->sides[s].metrics.usable ? &p->sides[s].metrics.position : NULL;
     }
 }
 
@@ -362,20 +362,20 @@ static void compare_metrics(tally *t, const char *where, const lp_json *wanted, 
     for (int m = 0; m < LP_N_METRICS; m++) compare_metric(t, where, lp_metric_names()[m], (double)got[m], all[m]);
 }
 
-static void make_reading(fixture *f, pair_work *p, int s, tally *t) {
+static void make_metric_position(fixture *f, pair_work *p, int s, tally *t) {
     side_run *side = &p->sides[s];
     char where[200];
-    lp_reading_options options = {.tokenizer = f->model.tokenizer,
-                                  .eos = f->model.vocabulary.eos,
-                                  .clean_answer = p->sides[CLEAN].answer,
-                                  .corrupted_answer = p->sides[CORRUPTED].answer,
-                                  .whole_answers = true};
+    lp_pair_metrics_options options = {.tokenizer = f->model.tokenizer,
+                                       .eos = f->model.vocabulary.eos,
+                                       .clean_answer = p->sides[CLEAN].answer,
+                                       .corrupted_answer = p->sides[CORRUPTED].answer,
+                                       .whole_answers = true};
     snprintf(where, sizeof where, "pair %d %s", (int)(p - f->pairs), side_names[s]);
     id_list answer = ids(&side->json, "answer_ids");
     compare_ids(t, where, &answer, side->tokens, (size_t)side->result.n_tokens);
-    OK(lp_pair_reading_make(&options, side->tokens, side->result.n_tokens, &side->reading, err));
-    assert_true(side->reading.usable);
-    const lp_reading *r = &side->reading.reading;
+    OK(lp_pair_metrics_make(&options, side->tokens, side->result.n_tokens, &side->metrics, err));
+    assert_true(side->metrics.usable);
+    const lp_metric_position *r = &side->metrics.position;
     id_list prefix = ids(&side->json, "metric_prefix");
     compare_ids(t, where, &prefix, r->prefix, (size_t)r->index);
     const char *const keys[N_SIDES] = {"metric_clean_ids", "metric_corrupted_ids"};
@@ -477,7 +477,7 @@ static void close_file(fixture *f) {
             lp_mem_free(p->rows[s]);
             lp_mem_free(p->sides[s].tokens);
             lp_token_list_release(&p->sides[s].prompt);
-            lp_pair_reading_release(&p->sides[s].reading);
+            lp_pair_metrics_release(&p->sides[s].metrics);
         }
         for (size_t k = 0; k < p->n_donors; k++) lp_mem_free(p->donors[k].vector);
         lp_mem_free(p->donors);
@@ -502,7 +502,7 @@ static void test_patched_runs(void **state) {
             for (size_t p = 0; p < f.n_pairs; p++) prepare_unpatched(&f.pairs[p]);
             execute(&f, executors[e].execute);
             for (size_t p = 0; p < f.n_pairs; p++)
-                for (int s = 0; s < N_SIDES; s++) make_reading(&f, &f.pairs[p], s, &t);
+                for (int s = 0; s < N_SIDES; s++) make_metric_position(&f, &f.pairs[p], s, &t);
             for (size_t p = 0; p < f.n_pairs; p++) prepare_patched(&f, &f.pairs[p]);
             execute(&f, executors[e].execute);
             for (size_t p = 0; p < f.n_pairs; p++)

@@ -523,25 +523,25 @@ static lp_status check_fetch_end(lp_backend *be, int fetch, void *host, size_t b
     return c->inner->fetch_end(c->inner, fetch, host, bytes, err);
 }
 
-static lp_status check_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width,
-                                   int32_t n_candidates, const lp_logit_read *reads, int32_t n, lp_logit_reading *out,
+static lp_status check_read_logits(lp_backend *be, const float *logits, float *saved, int32_t width,
+                                   int32_t n_candidates, const lp_logit_query *reads, int32_t n, lp_logit_stats *out,
                                    lp_error *err) {
     lp_status status = LP_OK;
     note_misuse(be, "read_logits");
     LP_TRY(inside(be, "read_logits", "out", out, n * (int64_t)sizeof *out, err));
     for (int32_t i = 0; i < n; i++) {
-        const lp_logit_read *r = &reads[i];
+        const lp_logit_query *r = &reads[i];
         if (r->row >= 0)
             LP_TRY(floats_inside(be, "read_logits", "logits", logits + (int64_t)r->row * width, 1, width, err));
-        if (r->kept_row >= 0)
-            LP_TRY(floats_inside(be, "read_logits", "kept", kept + (int64_t)r->kept_row * width, 1, width, err));
+        if (r->saved_row >= 0)
+            LP_TRY(floats_inside(be, "read_logits", "saved", saved + (int64_t)r->saved_row * width, 1, width, err));
         if (r->base >= 0)
-            LP_TRY(floats_inside(be, "read_logits", "kept", kept + (int64_t)r->base * width, 1, width, err));
-        if ((r->row < 0 && r->kept_row < 0) || r->token[0] >= n_candidates || r->token[1] >= n_candidates)
-            LP_FAIL(LP_ERR_DEVICE, "check: read_logits: read %d: row %d, kept %d, tokens %d and %d of %d", i, r->row,
-                    r->kept_row, r->token[0], r->token[1], n_candidates);
+            LP_TRY(floats_inside(be, "read_logits", "saved", saved + (int64_t)r->base * width, 1, width, err));
+        if ((r->row < 0 && r->saved_row < 0) || r->token[0] >= n_candidates || r->token[1] >= n_candidates)
+            LP_FAIL(LP_ERR_DEVICE, "check: read_logits: read %d: row %d, saved %d, tokens %d and %d of %d", i, r->row,
+                    r->saved_row, r->token[0], r->token[1], n_candidates);
     }
-    LP_TRY(of(be)->inner->read_logits(of(be)->inner, logits, kept, width, n_candidates, reads, n, out, err));
+    LP_TRY(of(be)->inner->read_logits(of(be)->inner, logits, saved, width, n_candidates, reads, n, out, err));
     for (int32_t i = 0; i < n; i++)
         if (isnan(out[i].log_sum) || (reads[i].base >= 0 && isnan(out[i].kl)))
             LP_FAIL(LP_ERR_DEVICE, "check: read_logits: read %d: not a number", i);

@@ -189,18 +189,19 @@ static lp_status cpu_record_end(lp_backend *be, lp_status issued, bool *again, l
     return issued;
 }
 
-static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
-                                 const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err) {
+static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *saved, int32_t width, int32_t n_candidates,
+                                 const lp_logit_query *reads, int32_t n, lp_logit_stats *out, lp_error *err) {
     (void)err;
     for (int32_t i = 0; i < n; i++)
-        if (reads[i].row >= 0 && reads[i].kept_row >= 0)
-            memcpy(kept + (int64_t)reads[i].kept_row * width, logits + (int64_t)reads[i].row * width,
+        if (reads[i].row >= 0 && reads[i].saved_row >= 0)
+            memcpy(saved + (int64_t)reads[i].saved_row * width, logits + (int64_t)reads[i].row * width,
                    (size_t)width * sizeof(float));
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, n_candidates)) schedule(dynamic)
     for (int32_t i = 0; i < n; i++) {
-        const lp_logit_read *r = &reads[i];
-        const float *row = r->row >= 0 ? logits + (int64_t)r->row * width : kept + (int64_t)r->kept_row * width;
-        lp_cpu_read_logits(row, r->base >= 0 ? kept + (int64_t)r->base * width : NULL, n_candidates, r->token, &out[i]);
+        const lp_logit_query *r = &reads[i];
+        const float *row = r->row >= 0 ? logits + (int64_t)r->row * width : saved + (int64_t)r->saved_row * width;
+        lp_cpu_read_logits(row, r->base >= 0 ? saved + (int64_t)r->base * width : NULL, n_candidates, r->token,
+                           &out[i]);
     }
     return LP_OK;
 }

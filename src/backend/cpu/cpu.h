@@ -39,7 +39,7 @@ int32_t lp_cpu_argmax(const float *x, int32_t n);
 /* x, base [n] (base NULL: no divergence); token [2] */
 /* One row of `top`. */
 void lp_cpu_top(const float *x, int32_t n, int32_t top, int32_t *tokens, float *log_probability);
-void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_reading *out);
+void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_stats *out);
 /* out [n] = exp(x[i] - shift); returns their sum, added in sixteen lanes. */
 float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out);
 

@@ -174,8 +174,8 @@ void lp_cpu_top(const float *x, int32_t n, int32_t top, int32_t *tokens, float *
     }
 }
 
-void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_reading *out) {
-    *out = (lp_logit_reading){.log_sum = log_sum_exp(x, n), .kl = NAN, .logit = {NAN, NAN}};
+void lp_cpu_read_logits(const float *x, const float *base, int32_t n, const int32_t *token, lp_logit_stats *out) {
+    *out = (lp_logit_stats){.log_sum = log_sum_exp(x, n), .kl = NAN, .logit = {NAN, NAN}};
     for (int k = 0; k < 2; k++)
         if (token[k] >= 0) out->logit[k] = (double)x[token[k]];
     if (!base) return;

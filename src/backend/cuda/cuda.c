@@ -10,11 +10,11 @@ _Static_assert(sizeof(lp_cuda_edit) == sizeof(lp_row_edit) &&
                "the kernels' edits are backend.h's");
 _Static_assert(sizeof(lp_cuda_take) == sizeof(lp_row_take) && offsetof(lp_cuda_take, out) == offsetof(lp_row_take, out),
                "the kernels' takes are backend.h's");
-_Static_assert(sizeof(lp_cuda_logit_read) == sizeof(lp_logit_read) &&
-                   offsetof(lp_cuda_logit_read, token) == offsetof(lp_logit_read, token) &&
-                   sizeof(lp_cuda_logit_reading) == sizeof(lp_logit_reading) &&
-                   offsetof(lp_cuda_logit_reading, logit) == offsetof(lp_logit_reading, logit),
-               "the kernels' readings are backend.h's");
+_Static_assert(sizeof(lp_cuda_logit_query) == sizeof(lp_logit_query) &&
+                   offsetof(lp_cuda_logit_query, token) == offsetof(lp_logit_query, token) &&
+                   sizeof(lp_cuda_logit_stats) == sizeof(lp_logit_stats) &&
+                   offsetof(lp_cuda_logit_stats, logit) == offsetof(lp_logit_stats, logit),
+               "the kernels' logit queries are backend.h's");
 _Static_assert((int)LP_CUDA_GELU_TANH == (int)LP_ACT_GELU_TANH && (int)LP_CUDA_GELU_ERF == (int)LP_ACT_GELU_ERF &&
                    (int)LP_CUDA_SILU == (int)LP_ACT_SILU,
                "the kernels' activations are model.h's");
@@ -150,14 +150,15 @@ out:
     return status;
 }
 
-static lp_status cuda_read_logits(lp_backend *be, const float *logits, float *kept, int32_t width, int32_t n_candidates,
-                                  const lp_logit_read *reads, int32_t n, lp_logit_reading *out, lp_error *err) {
+static lp_status cuda_read_logits(lp_backend *be, const float *logits, float *saved, int32_t width,
+                                  int32_t n_candidates, const lp_logit_query *reads, int32_t n, lp_logit_stats *out,
+                                  lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
     for (int32_t done = 0, some = 0; done < n; done += some) {
         LP_TRY(send_list(cuda, reads, n, sizeof *reads, done, &some, err));
-        LP_CUDA(lp_cuda_read_logits(logits, kept, width, n_candidates, cuda->list, some,
-                                    (lp_cuda_logit_reading *)(out + done), cuda->stream));
+        LP_CUDA(lp_cuda_read_logits(logits, saved, width, n_candidates, cuda->list, some,
+                                    (lp_cuda_logit_stats *)(out + done), cuda->stream));
     }
 out:
     return status;

@@ -26,13 +26,13 @@ typedef struct {
     int64_t out;
 } lp_cuda_take;
 
-/* lp_logit_read, lp_logit_reading */
+/* lp_logit_query, lp_logit_stats */
 typedef struct {
-    int32_t row, kept_row, base, token[2];
-} lp_cuda_logit_read;
+    int32_t row, saved_row, base, token[2];
+} lp_cuda_logit_query;
 typedef struct {
     double log_sum, kl, logit[2];
-} lp_cuda_logit_reading;
+} lp_cuda_logit_stats;
 
 /* lp_activation */
 enum { LP_CUDA_GELU_TANH, LP_CUDA_GELU_ERF, LP_CUDA_SILU };
@@ -98,8 +98,8 @@ cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_
                            cudaStream_t stream);
 cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
                         int32_t *tokens, float *log_probability, cudaStream_t stream);
-cudaError_t lp_cuda_read_logits(const float *logits, float *kept, int32_t width, int32_t n_candidates,
-                                const lp_cuda_logit_read *reads, int32_t n, lp_cuda_logit_reading *out,
+cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,
+                                const lp_cuda_logit_query *reads, int32_t n, lp_cuda_logit_stats *out,
                                 cudaStream_t stream);
 cudaError_t lp_cuda_take_rows(const float *x, int32_t stride, const lp_cuda_take *takes, int32_t n, float *out,
                               cudaStream_t stream);

@@ -249,11 +249,11 @@ __global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_cand
     if (threadIdx.x == 0) best[blockIdx.x] = places[0] < 0 ? 0 : places[0];
 }
 
-__global__ void keep_kernel(const float *logits, float *kept, int32_t width, const lp_cuda_logit_read *reads) {
-    const lp_cuda_logit_read read = reads[blockIdx.x];
-    if (read.row < 0 || read.kept_row < 0) return;
+__global__ void save_kernel(const float *logits, float *saved, int32_t width, const lp_cuda_logit_query *reads) {
+    const lp_cuda_logit_query read = reads[blockIdx.x];
+    if (read.row < 0 || read.saved_row < 0) return;
     const float *from = logits + static_cast<int64_t>(read.row) * width;
-    float *to = kept + static_cast<int64_t>(read.kept_row) * width;
+    float *to = saved + static_cast<int64_t>(read.saved_row) * width;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) to[i] = from[i];
 }
 
@@ -268,17 +268,17 @@ __device__ double block_log_sum_exp(const float *x, int32_t n, float *most_share
     return static_cast<double>(most) + log(block_sum(sum, shared));
 }
 
-__global__ void read_kernel(const float *logits, const float *kept, int32_t width, int32_t n,
-                            const lp_cuda_logit_read *reads, lp_cuda_logit_reading *out) {
+__global__ void read_kernel(const float *logits, const float *saved, int32_t width, int32_t n,
+                            const lp_cuda_logit_query *reads, lp_cuda_logit_stats *out) {
     __shared__ float most_shared[BLOCK];
     __shared__ double shared[BLOCK];
-    const lp_cuda_logit_read read = reads[blockIdx.x];
+    const lp_cuda_logit_query read = reads[blockIdx.x];
     const float *x = read.row >= 0 ? logits + static_cast<int64_t>(read.row) * width
-                                   : kept + static_cast<int64_t>(read.kept_row) * width;
+                                   : saved + static_cast<int64_t>(read.saved_row) * width;
     const double nothing = nan("");
     double log_sum = block_log_sum_exp(x, n, most_shared, shared), kl = nothing;
     if (read.base >= 0) {
-        const float *base = kept + static_cast<int64_t>(read.base) * width;
+        const float *base = saved + static_cast<int64_t>(read.base) * width;
         double before = block_log_sum_exp(base, n, most_shared, shared), sum = 0.0;
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n; i += BLOCK) {
             double p = static_cast<double>(base[i]) - before;
@@ -287,11 +287,11 @@ __global__ void read_kernel(const float *logits, const float *kept, int32_t widt
         kl = block_sum(sum, shared);
     }
     if (threadIdx.x > 0) return;
-    lp_cuda_logit_reading reading;
-    reading.log_sum = log_sum;
-    reading.kl = kl;
-    for (int k = 0; k < 2; k++) reading.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
-    out[blockIdx.x] = reading;
+    lp_cuda_logit_stats stats;
+    stats.log_sum = log_sum;
+    stats.kl = kl;
+    for (int k = 0; k < 2; k++) stats.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
+    out[blockIdx.x] = stats;
 }
 
 // Each pass over the row finds the next: the largest, lowest place first, of what comes behind the one before.
@@ -463,14 +463,14 @@ cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_read_logits(const float *logits, float *kept, int32_t width, int32_t n_candidates,
-                                const lp_cuda_logit_read *reads, int32_t n, lp_cuda_logit_reading *out,
+cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,
+                                const lp_cuda_logit_query *reads, int32_t n, lp_cuda_logit_stats *out,
                                 cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    keep_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, kept, width, reads);
+    save_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, saved, width, reads);
     cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return error;
-    read_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, kept, width, n_candidates, reads, out);
+    read_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, saved, width, n_candidates, reads, out);
     return cudaGetLastError();
 }
 

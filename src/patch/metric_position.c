@@ -1,4 +1,4 @@
-#include "patch/reading.h"
+#include "patch/metric_position.h"
 
 #include "base/memory.h"
 #include "pairs/classify.h"
@@ -17,7 +17,7 @@ static bool begins_with(const lp_token_list *tokens, const lp_token_list *prefix
 
 /* *out = tokens of `context` (the text of the prefix, and of the lead between it and the number) + number behind the
  * prefix, then eos; none where these tokens do not begin with the prefix. */
-static lp_status continue_with(const lp_reading_options *options, const lp_text *context, size_t lead,
+static lp_status continue_with(const lp_pair_metrics_options *options, const lp_text *context, size_t lead,
                                const lp_token_list *prefix, double answer, lp_token_list *out, lp_error *err) {
     char number[LP_ANSWER_TEXT];
     lp_text whole = {0};
@@ -49,8 +49,8 @@ out:
     return status;
 }
 
-lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t *tokens, int32_t n,
-                               lp_pair_reading *out, lp_error *err) {
+lp_status lp_pair_metrics_make(const lp_pair_metrics_options *options, const int32_t *tokens, int32_t n,
+                               lp_pair_metrics *out, lp_error *err) {
     lp_text text = {0}, token = {0}, before = {0};
     lp_status status = LP_OK;
     int32_t place = 0;
@@ -82,12 +82,12 @@ lp_status lp_pair_reading_make(const lp_reading_options *options, const int32_t 
     LP_TRY(lp_text_add(&text, token.data, lead, err));
     LP_TRY(continue_with(options, &text, lead, &out->prefix, options->clean_answer, &out->clean, err));
     LP_TRY(continue_with(options, &text, lead, &out->prefix, options->corrupted_answer, &out->corrupted, err));
-    out->reading = (lp_reading){.index = place,
-                                .prefix = out->prefix.ids,
-                                .clean = {out->clean.ids, (int32_t)out->clean.n},
-                                .corrupted = {out->corrupted.ids, (int32_t)out->corrupted.n},
-                                .whole_answers = options->whole_answers,
-                                .room = options->room};
+    out->position = (lp_metric_position){.index = place,
+                                         .prefix = out->prefix.ids,
+                                         .clean = {out->clean.ids, (int32_t)out->clean.n},
+                                         .corrupted = {out->corrupted.ids, (int32_t)out->corrupted.n},
+                                         .whole_answers = options->whole_answers,
+                                         .room = options->room};
     out->usable = true;
 out:
     lp_text_release(&text);
@@ -96,9 +96,9 @@ out:
     return status;
 }
 
-void lp_pair_reading_release(lp_pair_reading *reading) {
-    lp_token_list_release(&reading->prefix);
-    lp_token_list_release(&reading->clean);
-    lp_token_list_release(&reading->corrupted);
-    *reading = (lp_pair_reading){0};
+void lp_pair_metrics_release(lp_pair_metrics *metrics) {
+    lp_token_list_release(&metrics->prefix);
+    lp_token_list_release(&metrics->clean);
+    lp_token_list_release(&metrics->corrupted);
+    *metrics = (lp_pair_metrics){0};
 }

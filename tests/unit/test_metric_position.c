@@ -1,6 +1,6 @@
 /* Readings: the place of a number in an answer, and the tokens of the two answers there. Answers of real runs are
  * compared with the reference implementation in test_patched_golden; here is what those do not hold. */
-#include "patch/reading.h"
+#include "patch/metric_position.h"
 
 #include "base/file.h"
 #include "support/golden.h"
@@ -73,16 +73,17 @@ static void test_places(void **state) {
         {"<9> 12", "<9>", "- 5 eos", "12 eos"}, /* the prefix cannot be found again: the number alone */
     };
     lp_tokenizer *tokenizer = open_tokenizer();
-    const lp_reading_options options = {.tokenizer = tokenizer, .eos = EOS, .clean_answer = -5, .corrupted_answer = 12};
-    lp_pair_reading reading = {0}; /* used again and again */
+    const lp_pair_metrics_options options = {
+        .tokenizer = tokenizer, .eos = EOS, .clean_answer = -5, .corrupted_answer = 12};
+    lp_pair_metrics metrics = {0}; /* used again and again */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int32_t answer[32], wanted[32];
         size_t n = ids_of(tokenizer, cases[i].answer, answer);
-        OK(lp_pair_reading_make(&options, answer, (int32_t)n, &reading, err));
-        if (reading.usable != (cases[i].prefix != NULL))
-            fail_msg("\"%s\": usable is %d", cases[i].answer, reading.usable);
-        if (!reading.usable) continue;
-        const lp_reading *r = &reading.reading;
+        OK(lp_pair_metrics_make(&options, answer, (int32_t)n, &metrics, err));
+        if (metrics.usable != (cases[i].prefix != NULL))
+            fail_msg("\"%s\": usable is %d", cases[i].answer, metrics.usable);
+        if (!metrics.usable) continue;
+        const lp_metric_position *r = &metrics.position;
         const struct {
             const char *what, *spellings;
             const int32_t *ids;
@@ -102,7 +103,7 @@ static void test_places(void **state) {
         }
         assert_false(r->whole_answers);
     }
-    lp_pair_reading_release(&reading);
+    lp_pair_metrics_release(&metrics);
     lp_tokenizer_free(tokenizer);
 }
 
@@ -128,14 +129,14 @@ static void test_negative_numbers(void **state) {
         if (!outside_data(cases[i].tokenizer, path, sizeof path)) skip();
         lp_tokenizer *tokenizer = NULL;
         lp_token_list answer = {0};
-        lp_pair_reading reading = {0};
+        lp_pair_metrics metrics = {0};
         OK(lp_tokenizer_load(path, &tokenizer, err));
         OK(lp_tokenizer_encode(tokenizer, cases[i].answer, strlen(cases[i].answer), LP_TOKENS_PLAIN, &answer, err));
-        const lp_reading_options options = {
+        const lp_pair_metrics_options options = {
             .tokenizer = tokenizer, .eos = END, .clean_answer = 12, .corrupted_answer = -7};
-        OK(lp_pair_reading_make(&options, answer.ids, (int32_t)answer.n, &reading, err));
-        const lp_reading *r = &reading.reading;
-        assert_true(reading.usable);
+        OK(lp_pair_metrics_make(&options, answer.ids, (int32_t)answer.n, &metrics, err));
+        const lp_metric_position *r = &metrics.position;
+        assert_true(metrics.usable);
         if (r->index != cases[i].index)
             fail_msg("%s, %s: expected index %d, found %d", cases[i].tokenizer, cases[i].answer, cases[i].index,
                      r->index);
@@ -150,7 +151,7 @@ static void test_negative_numbers(void **state) {
             fail_msg("%s, %s: %s: expected %d tokens, %d first; found the above", cases[i].tokenizer, cases[i].answer,
                      k ? "corrupted" : "clean", n_wanted, wanted[0]);
         }
-        lp_pair_reading_release(&reading);
+        lp_pair_metrics_release(&metrics);
         lp_token_list_release(&answer);
         lp_tokenizer_free(tokenizer);
     }
