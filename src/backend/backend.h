@@ -79,7 +79,7 @@ typedef struct {
     int32_t offset;
     int32_t width;
     int64_t out;
-} lp_row_take;
+} lp_row_capture;
 
 /* One row of logits that is read on the device, and what is wanted of it. The candidates of decoding are its first
  * n_candidates; rows of `saved` are logits of earlier rows. */
@@ -209,9 +209,9 @@ struct lp_backend {
      * double precision. Rows are copied to saved first, in any order. */
     lp_status (*read_logits)(lp_backend *be, const float *logits, float *saved, int32_t width, int32_t n_candidates,
                              const lp_logit_query *queries, int32_t n, lp_logit_stats *out, lp_error *err);
-    /* out (dev), at each take's place = width floats of row `row` of x, from offset on; takes [n] (host). */
-    lp_status (*take_rows)(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
-                           float *out, lp_error *err);
+    /* out (dev), at each capture's place = width floats of row `row` of x, from offset on; captures [n] (host). */
+    lp_status (*capture_rows)(lp_backend *be, const float *x, int32_t stride, const lp_row_capture *captures, int32_t n,
+                              float *out, lp_error *err);
 };
 
 /* Bytes between rows of `width` numbers of a form. */

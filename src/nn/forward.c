@@ -29,8 +29,8 @@ struct lp_forward {
     size_t host_capacity;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
-    lp_row_take *takes; /* host [takes_capacity] of one point */
-    size_t takes_capacity;
+    lp_row_capture *captures; /* host [captures_capacity] of one point */
+    size_t captures_capacity;
     float *input;         /* host [D], for the hook */
     int32_t *compact;     /* host [max_rows] row -> row among those with output, or -1 */
     uint64_t *group_keys; /* host [max_rows] scratch of lp_row_groups; NULL where the backend wants no groups */
@@ -179,7 +179,7 @@ void lp_forward_free(lp_forward *f) {
     if (f->ints) be->release(be, f->ints);
     lp_mem_free(f->host_ints);
     lp_mem_free(f->edits);
-    lp_mem_free(f->takes);
+    lp_mem_free(f->captures);
     lp_rope_release(&f->rope);
     lp_mem_free(f);
 }
@@ -351,14 +351,14 @@ static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool comp
     n = 0;
     while (p->next_capture + n < b->n_captures && b->captures[p->next_capture + n].key == key) n++;
     if (n > 0) {
-        LP_TRY(lp_mem_grow(&f->takes, &f->takes_capacity, (size_t)n, sizeof *f->takes, "captures", err));
+        LP_TRY(lp_mem_grow(&f->captures, &f->captures_capacity, (size_t)n, sizeof *f->captures, "captures", err));
         for (int32_t i = 0; i < n; i++) {
             const lp_forward_capture *c = &b->captures[p->next_capture + i];
             int32_t row = compact ? f->compact[c->row] : c->row;
             LP_ASSERT(row >= 0);
-            f->takes[i] = (lp_row_take){.row = row, .offset = c->offset, .width = c->width, .out = c->out};
+            f->captures[i] = (lp_row_capture){.row = row, .offset = c->offset, .width = c->width, .out = c->out};
         }
-        LP_TRY(f->be->take_rows(f->be, x, stride, f->takes, n, b->captured, err));
+        LP_TRY(f->be->capture_rows(f->be, x, stride, f->captures, n, b->captured, err));
         p->next_capture += n;
     }
 out:

@@ -52,7 +52,7 @@ static size_t field_items(const lp_field *field) {
 
 static int32_t captures_of_one_side(const lp_store_layout *layout) {
     int32_t n = 0;
-    for (size_t i = 0; i < layout->n_kept; i++) n += layout->kept[i].n_layers * layout->kept[i].n_indices;
+    for (size_t i = 0; i < layout->n_captured; i++) n += layout->captured[i].n_layers * layout->captured[i].n_indices;
     return n;
 }
 
@@ -95,19 +95,19 @@ out:
 static void prepare_captures(const cache_work *w, record *r, int side) {
     const lp_store_layout *layout = w->layout;
     lp_capture *capture = r->captures + (size_t)side * (size_t)r->n_captures;
-    for (size_t i = 0; i < layout->n_kept; i++) {
-        const lp_kept_site *kept = &layout->kept[i];
+    for (size_t i = 0; i < layout->n_captured; i++) {
+        const lp_captured_site *captured = &layout->captured[i];
         float *out = r->data[lp_store_layout_site_field(layout, side, i)];
         /* Positions that the run does not have stay so; the record may hold another pair's. */
         for (size_t k = 0; k < field_items(&layout->fields[i]); k++) out[k] = NAN;
-        for (int32_t l = 0; l < kept->n_layers; l++)
-            for (int32_t k = 0; k < kept->n_indices; k++, out += kept->width) {
-                int32_t index = kept->indices[k];
-                if (kept->phase == LP_PHASE_PROMPT && index < 0) index += (int32_t)r->prompts[side].n;
-                *capture++ = (lp_capture){.at = {.phase = kept->phase,
+        for (int32_t l = 0; l < captured->n_layers; l++)
+            for (int32_t k = 0; k < captured->n_indices; k++, out += captured->width) {
+                int32_t index = captured->indices[k];
+                if (captured->phase == LP_PHASE_PROMPT && index < 0) index += (int32_t)r->prompts[side].n;
+                *capture++ = (lp_capture){.at = {.phase = captured->phase,
                                                  .index = index,
-                                                 .site = kept->site,
-                                                 .layer = kept->layers[l],
+                                                 .site = captured->site,
+                                                 .layer = captured->layers[l],
                                                  .head = LP_ALL_HEADS},
                                           .out = out};
             }

@@ -52,7 +52,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
     bool stored = r->donor != LP_DONOR_ZERO && r->donor != LP_DONOR_FILE;
     /* Prompt indices are matched as the job writes them; a place in the middle of the longest prompt stands for any
      * length. */
-    if (stored && !lp_store_layout_find(table->layout, s, &r->from, 1 << 20, &v.kept, &v.at))
+    if (stored && !lp_store_layout_find(table->layout, s, &r->from, 1 << 20, &v.captured, &v.at))
         return lp_fail(
             err, LP_ERR_VALUE,
             "%s: condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
@@ -162,7 +162,7 @@ bool lp_donor_table_needs_sums(const lp_donor_table *table) {
 
 /* The vector in the record of the pair that the store has loaded. */
 static const float *loaded_vector(const lp_donor_table *table, const lp_record_file *store, const lp_donor_vector *v) {
-    size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->kept);
+    size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->captured);
     return (const float *)lp_record_file_field(store, field) + v->at;
 }
 

@@ -13,8 +13,8 @@ typedef struct {
     lp_address from;
     int32_t vector; /* FILE: which */
     int32_t width;
-    size_t offset; /* floats into the pair's gathering */
-    size_t kept;   /* store field and offset of the source vector; unused for ZERO and FILE */
+    size_t offset;   /* floats into the pair's gathering */
+    size_t captured; /* store field and offset of the source vector; unused for ZERO and FILE */
     size_t at;
 } lp_donor_vector;
 

@@ -6,27 +6,27 @@ static lp_status add_site(lp_store_layout *layout, const lp_session *session, lp
                           int32_t first_layer, int32_t n_layers, const int32_t *indices, int32_t n_indices,
                           lp_error *err) {
     const lp_model_config *config = &session->model.config;
-    if (layout->n_kept == LP_MAX_KEPT)
-        return lp_fail(err, LP_ERR_VALUE, "store.sites: more than %d sites", LP_MAX_KEPT);
-    lp_kept_site *kept = &layout->kept[layout->n_kept];
-    *kept = (lp_kept_site){.phase = phase,
-                           .site = site,
-                           .n_layers = n_layers,
-                           .n_indices = n_indices,
-                           .width = lp_site_width(config, site, LP_ALL_HEADS)};
-    snprintf(kept->name, sizeof kept->name, "%s%s%s", phase == LP_PHASE_THOUGHT ? "" : lp_phase_names()[phase],
+    if (layout->n_captured == LP_MAX_CAPTURED)
+        return lp_fail(err, LP_ERR_VALUE, "store.sites: more than %d sites", LP_MAX_CAPTURED);
+    lp_captured_site *captured = &layout->captured[layout->n_captured];
+    *captured = (lp_captured_site){.phase = phase,
+                                   .site = site,
+                                   .n_layers = n_layers,
+                                   .n_indices = n_indices,
+                                   .width = lp_site_width(config, site, LP_ALL_HEADS)};
+    snprintf(captured->name, sizeof captured->name, "%s%s%s", phase == LP_PHASE_THOUGHT ? "" : lp_phase_names()[phase],
              phase == LP_PHASE_THOUGHT ? "" : "_", lp_site_names()[site]);
-    for (size_t i = 0; i < layout->n_kept; i++)
-        if (strcmp(layout->kept[i].name, kept->name) == 0)
+    for (size_t i = 0; i < layout->n_captured; i++)
+        if (strcmp(layout->captured[i].name, captured->name) == 0)
             return lp_fail(err, LP_ERR_VALUE,
                            "%s: store.sites: %s is kept twice (resid_post, latent_in and latent_raw of the "
                            "thought steps are kept by default)",
-                           session->job.file, kept->name);
-    layout->n_kept++;
-    lp_status status = lp_mem_new(&kept->layers, (size_t)n_layers, sizeof(int32_t), "layers", err);
-    if (status == LP_OK) status = lp_mem_new(&kept->indices, (size_t)n_indices, sizeof(int32_t), "indices", err);
-    for (int32_t l = 0; status == LP_OK && l < n_layers; l++) kept->layers[l] = first_layer + l;
-    for (int32_t i = 0; status == LP_OK && i < n_indices; i++) kept->indices[i] = indices ? indices[i] : i;
+                           session->job.file, captured->name);
+    layout->n_captured++;
+    lp_status status = lp_mem_new(&captured->layers, (size_t)n_layers, sizeof(int32_t), "layers", err);
+    if (status == LP_OK) status = lp_mem_new(&captured->indices, (size_t)n_indices, sizeof(int32_t), "indices", err);
+    for (int32_t l = 0; status == LP_OK && l < n_layers; l++) captured->layers[l] = first_layer + l;
+    for (int32_t i = 0; status == LP_OK && i < n_indices; i++) captured->indices[i] = indices ? indices[i] : i;
     return status;
 }
 
@@ -49,24 +49,26 @@ static void add_field(lp_store_layout *layout, int side, const char *name, lp_fi
 
 static void add_fields_of_run(lp_store_layout *layout, const lp_session *session, int side) {
     int64_t a = session->job.decode.max_new_tokens;
-    for (size_t i = 0; i < layout->n_kept; i++) {
-        const lp_kept_site *kept = &layout->kept[i];
+    for (size_t i = 0; i < layout->n_captured; i++) {
+        const lp_captured_site *captured = &layout->captured[i];
         lp_field field = {.type = LP_FIELD_F32, .description = layout->notes[i]};
         char *note = layout->notes[i];
         size_t size = sizeof layout->notes[0];
-        bool has_layers = lp_site_has_layer(kept->site);
-        int used = snprintf(note, size, "%s of %s positions: [pairs, %spositions, width]", lp_site_names()[kept->site],
-                            lp_phase_names()[kept->phase], has_layers ? "layers, " : "");
-        for (int32_t k = 0; kept->phase != LP_PHASE_THOUGHT && k < kept->n_indices && used < (int)size - 12; k++)
-            used += snprintf(note + used, size - (size_t)used, "%s%d", k ? "," : "; positions ", kept->indices[k]);
+        bool has_layers = lp_site_has_layer(captured->site);
+        int used =
+            snprintf(note, size, "%s of %s positions: [pairs, %spositions, width]", lp_site_names()[captured->site],
+                     lp_phase_names()[captured->phase], has_layers ? "layers, " : "");
+        for (int32_t k = 0; captured->phase != LP_PHASE_THOUGHT && k < captured->n_indices && used < (int)size - 12;
+             k++)
+            used += snprintf(note + used, size - (size_t)used, "%s%d", k ? "," : "; positions ", captured->indices[k]);
         if (has_layers) {
-            field.dims[field.n_dims++] = kept->n_layers;
-            field.layers = kept->layers;
-            field.n_layers = (size_t)kept->n_layers;
+            field.dims[field.n_dims++] = captured->n_layers;
+            field.layers = captured->layers;
+            field.n_layers = (size_t)captured->n_layers;
         }
-        field.dims[field.n_dims++] = kept->n_indices;
-        field.dims[field.n_dims++] = kept->width;
-        add_field(layout, side, kept->name, field);
+        field.dims[field.n_dims++] = captured->n_indices;
+        field.dims[field.n_dims++] = captured->width;
+        add_field(layout, side, captured->name, field);
     }
     add_field(layout, side, "prompt_tokens",
               (lp_field){.type = LP_FIELD_I32, .description = "number of prompt positions"});
@@ -107,25 +109,25 @@ out:
 }
 
 void lp_store_layout_release(lp_store_layout *layout) {
-    for (size_t i = 0; i < layout->n_kept; i++) {
-        lp_mem_free(layout->kept[i].layers);
-        lp_mem_free(layout->kept[i].indices);
+    for (size_t i = 0; i < layout->n_captured; i++) {
+        lp_mem_free(layout->captured[i].layers);
+        lp_mem_free(layout->captured[i].indices);
     }
     *layout = (lp_store_layout){0};
 }
 
-size_t lp_store_layout_site_field(const lp_store_layout *layout, int side, size_t kept) {
-    return (size_t)side * layout->n_fields / 2 + kept;
+size_t lp_store_layout_site_field(const lp_store_layout *layout, int side, size_t captured) {
+    return (size_t)side * layout->n_fields / 2 + captured;
 }
 
 size_t lp_store_layout_stored_field(const lp_store_layout *layout, int side, lp_stored what) {
-    return (size_t)side * layout->n_fields / 2 + layout->n_kept + (size_t)what;
+    return (size_t)side * layout->n_fields / 2 + layout->n_captured + (size_t)what;
 }
 
 bool lp_store_layout_find(const lp_store_layout *layout, const lp_session *session, const lp_address *address,
-                          int32_t n_prompt, size_t *kept, size_t *offset) {
-    for (size_t i = 0; i < layout->n_kept; i++) {
-        const lp_kept_site *site = &layout->kept[i];
+                          int32_t n_prompt, size_t *captured, size_t *offset) {
+    for (size_t i = 0; i < layout->n_captured; i++) {
+        const lp_captured_site *site = &layout->captured[i];
         if (site->phase != address->phase || site->site != address->site) continue;
         for (int32_t l = 0; l < site->n_layers; l++) {
             if (site->layers[l] != address->layer) continue;
@@ -135,7 +137,7 @@ bool lp_store_layout_find(const lp_store_layout *layout, const lp_session *sessi
                 int32_t wanted = address->index;
                 if (site->phase == LP_PHASE_PROMPT && wanted < 0) wanted += n_prompt;
                 if (index != wanted) continue;
-                *kept = i;
+                *captured = i;
                 *offset = ((size_t)l * (size_t)site->n_indices + (size_t)k) * (size_t)site->width +
                           (size_t)lp_site_offset(&session->model.config, address->head);
                 return true;

@@ -1,11 +1,11 @@
-/* Layout of the activation store: which sites are kept, as which field of a pair record, and where one vector lies in
- * it. Both stages use the same layout, made from the job and the model; no input or output here. */
+/* Layout of the activation store: which sites are captured, as which field of a pair record, and where one vector lies
+ * in it. Both stages use the same layout, made from the job and the model; no input or output here. */
 #ifndef LP_STAGE_LAYOUT_H
 #define LP_STAGE_LAYOUT_H
 
 #include "stage/session.h"
 
-/* One kept site of one run. Vectors lie as [layers, indices, width]. */
+/* One captured site of one run. Vectors lie as [layers, indices, width]. */
 typedef struct {
     lp_phase phase;
     lp_site site;
@@ -13,7 +13,7 @@ typedef struct {
     int32_t *indices; /* [n_indices] within the phase; prompt ones may be negative */
     int32_t n_layers, n_indices, width;
     char name[48]; /* "resid_post", "prompt_resid_post" */
-} lp_kept_site;
+} lp_captured_site;
 
 /* Fields of a run that are no sites, in the order in which they follow them. */
 typedef enum {
@@ -25,15 +25,15 @@ typedef enum {
     LP_STORED_NUMBER,
     LP_STORED_OUTCOME
 } lp_stored;
-enum { LP_N_STORED = 7, LP_N_DEFAULT_KEPT = 4, LP_MAX_KEPT = 24, LP_ANSWER_TEXT_BYTES = 256 };
+enum { LP_N_STORED = 7, LP_N_DEFAULT_CAPTURED = 4, LP_MAX_CAPTURED = 24, LP_ANSWER_TEXT_BYTES = 256 };
 
 typedef struct {
-    lp_kept_site kept[LP_MAX_KEPT];
-    size_t n_kept;
-    lp_field fields[2 * (LP_MAX_KEPT + LP_N_STORED)]; /* clean's, then corrupted's */
+    lp_captured_site captured[LP_MAX_CAPTURED];
+    size_t n_captured;
+    lp_field fields[2 * (LP_MAX_CAPTURED + LP_N_STORED)]; /* clean's, then corrupted's */
     size_t n_fields;
-    char paths[2 * (LP_MAX_KEPT + LP_N_STORED)][80];
-    char notes[LP_MAX_KEPT][120];
+    char paths[2 * (LP_MAX_CAPTURED + LP_N_STORED)][80];
+    char notes[LP_MAX_CAPTURED][120];
 } lp_store_layout;
 
 /* The default sites (resid_post of all layers, resid_pre of layer 0, latent_in, latent_raw at the thought steps) and
@@ -41,12 +41,12 @@ typedef struct {
 lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, lp_error *err);
 void lp_store_layout_release(lp_store_layout *layout);
 
-size_t lp_store_layout_site_field(const lp_store_layout *layout, int side, size_t kept);
+size_t lp_store_layout_site_field(const lp_store_layout *layout, int side, size_t captured);
 size_t lp_store_layout_stored_field(const lp_store_layout *layout, int side, lp_stored what);
 
-/* Where the vector of an address lies: kept site and offset in floats. False when the store does not hold it. n_prompt:
- * of the run, to match indices counted from the end. */
+/* Where the vector of an address lies: captured site and offset in floats. False when the store does not hold it.
+ * n_prompt: of the run, to match indices counted from the end. */
 bool lp_store_layout_find(const lp_store_layout *layout, const lp_session *session, const lp_address *address,
-                          int32_t n_prompt, size_t *kept, size_t *offset);
+                          int32_t n_prompt, size_t *captured, size_t *offset);
 
 #endif

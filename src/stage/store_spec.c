@@ -5,15 +5,15 @@
 /* What store.sites adds to the places that every store keeps: "k, prompt resid_post [-2,-1]". */
 static lp_status name_sites(const lp_store_layout *layout, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    for (size_t i = LP_N_DEFAULT_KEPT; i < layout->n_kept; i++) {
-        const lp_kept_site *kept = &layout->kept[i];
-        bool thought = kept->phase == LP_PHASE_THOUGHT;
+    for (size_t i = LP_N_DEFAULT_CAPTURED; i < layout->n_captured; i++) {
+        const lp_captured_site *captured = &layout->captured[i];
+        bool thought = captured->phase == LP_PHASE_THOUGHT;
         LP_TRY(lp_text_format(out, err, "%s%s%s%s", out->length ? ", " : "",
-                              thought ? "" : lp_phase_names()[kept->phase], thought ? "" : " ",
-                              lp_site_names()[kept->site]));
-        for (int32_t k = 0; !thought && k < kept->n_indices; k++)
-            LP_TRY(lp_text_format(out, err, "%s%d%s", k ? "," : " [", kept->indices[k],
-                                  k + 1 == kept->n_indices ? "]" : ""));
+                              thought ? "" : lp_phase_names()[captured->phase], thought ? "" : " ",
+                              lp_site_names()[captured->site]));
+        for (int32_t k = 0; !thought && k < captured->n_indices; k++)
+            LP_TRY(lp_text_format(out, err, "%s%d%s", k ? "," : " [", captured->indices[k],
+                                  k + 1 == captured->n_indices ? "]" : ""));
     }
     if (out->length == 0) status = lp_text_format(out, err, "none");
 out:

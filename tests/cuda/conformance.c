@@ -571,28 +571,28 @@ static void check_top(conformance *c, int32_t width, int32_t candidates, int32_t
 }
 
 /* Takes more than one list holds; and two fetches on their way while the memory behind them goes on to change. */
-static void check_takes(conformance *c) {
+static void check_captures(conformance *c) {
     enum { ROWS = 9, STRIDE = 70, N = 70001 };
     float *x = conformance_normal(62, ROWS * STRIDE), *got = conformance_zeros(3 * N * sizeof *got);
-    lp_row_take *takes = conformance_zeros(N * sizeof *takes);
+    lp_row_capture *captures = conformance_zeros(N * sizeof *captures);
     float *dev_x = conformance_floats(c, x, ROWS * STRIDE, 0), *out = conformance_floats(c, NULL, 3 * N, 0);
     for (int32_t i = 0; i < N; i++)
-        takes[i] =
-            (lp_row_take){.row = i % ROWS, .offset = i % 60, .width = i % 3 + 1, .out = 3 * (int64_t)(N - 1 - i)};
-    RUN(c->be->take_rows(c->be, dev_x, STRIDE, takes, N, out, &c->err));
+        captures[i] =
+            (lp_row_capture){.row = i % ROWS, .offset = i % 60, .width = i % 3 + 1, .out = 3 * (int64_t)(N - 1 - i)};
+    RUN(c->be->capture_rows(c->be, dev_x, STRIDE, captures, N, out, &c->err));
     RUN(c->be->fetch_begin(c->be, 0, out, 3 * N * sizeof *got, &c->err));
     RUN(c->be->fetch_begin(c->be, 1, dev_x, ROWS * STRIDE * sizeof *got, &c->err));
     RUN(c->be->fetch_end(c->be, 0, got, 3 * N * sizeof *got, &c->err));
     bool right = true;
     for (int32_t i = 0; i < N; i++)
-        right &= memcmp(got + takes[i].out, x + takes[i].row * STRIDE + takes[i].offset,
-                        (size_t)takes[i].width * sizeof *x) == 0;
-    conformance_true(c, right, "take_rows");
+        right &= memcmp(got + captures[i].out, x + captures[i].row * STRIDE + captures[i].offset,
+                        (size_t)captures[i].width * sizeof *x) == 0;
+    conformance_true(c, right, "capture_rows");
     RUN(c->be->fetch_end(c->be, 1, got, ROWS * STRIDE * sizeof *got, &c->err));
     conformance_same(c, got, x, ROWS * STRIDE * sizeof *got, "fetch");
     c->be->release(c->be, dev_x);
     c->be->release(c->be, out);
-    lp_mem_free(takes);
+    lp_mem_free(captures);
     lp_mem_free(x);
     lp_mem_free(got);
 }
@@ -685,7 +685,7 @@ static void check_rows(conformance *c) {
     check_logit_queries(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
     check_top(c, 9, 7, 5);
     check_top(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258, 50);
-    check_takes(c);
+    check_captures(c);
     check_records(c);
     check_argmax(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
     check_memory(c);

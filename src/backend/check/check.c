@@ -549,18 +549,18 @@ out:
     return status;
 }
 
-static lp_status check_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
-                                 float *out, lp_error *err) {
+static lp_status check_capture_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_capture *captures,
+                                    int32_t n, float *out, lp_error *err) {
     lp_status status = LP_OK;
-    note_misuse(be, "take_rows");
+    note_misuse(be, "capture_rows");
     for (int32_t i = 0; i < n; i++) {
-        const lp_row_take *t = &takes[i];
+        const lp_row_capture *t = &captures[i];
         const float *at = x + (int64_t)t->row * stride + t->offset;
-        LP_TRY(floats_inside(be, "take_rows", "x", at, 1, t->width, err));
-        LP_TRY(floats_inside(be, "take_rows", "out", out + t->out, 1, t->width, err));
-        LP_TRY(no_nan("input of take_rows", at, 1, t->width, t->width, err));
+        LP_TRY(floats_inside(be, "capture_rows", "x", at, 1, t->width, err));
+        LP_TRY(floats_inside(be, "capture_rows", "out", out + t->out, 1, t->width, err));
+        LP_TRY(no_nan("input of capture_rows", at, 1, t->width, t->width, err));
     }
-    status = of(be)->inner->take_rows(of(be)->inner, x, stride, takes, n, out, err);
+    status = of(be)->inner->capture_rows(of(be)->inner, x, stride, captures, n, out, err);
 out:
     return status;
 }
@@ -607,7 +607,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .argmax = check_argmax,
                            .top = check_top,
                            .read_logits = check_read_logits,
-                           .take_rows = check_take_rows};
+                           .capture_rows = check_capture_rows};
     *out = &c->base;
     return LP_OK;
 }

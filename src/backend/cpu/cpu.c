@@ -206,13 +206,13 @@ static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *sav
     return LP_OK;
 }
 
-static lp_status cpu_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
-                               float *out, lp_error *err) {
+static lp_status cpu_capture_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_capture *captures,
+                                  int32_t n, float *out, lp_error *err) {
     (void)be;
     (void)err;
     for (int32_t i = 0; i < n; i++)
-        memcpy(out + takes[i].out, x + (int64_t)takes[i].row * stride + takes[i].offset,
-               (size_t)takes[i].width * sizeof(float));
+        memcpy(out + captures[i].out, x + (int64_t)captures[i].row * stride + captures[i].offset,
+               (size_t)captures[i].width * sizeof(float));
     return LP_OK;
 }
 
@@ -254,7 +254,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .argmax = cpu_argmax,
                              .top = cpu_top,
                              .read_logits = cpu_read_logits,
-                             .take_rows = cpu_take_rows};
+                             .capture_rows = cpu_capture_rows};
     *out = &cpu->base;
     return LP_OK;
 }

@@ -8,8 +8,9 @@ _Static_assert(sizeof(lp_cuda_edit) == sizeof(lp_row_edit) &&
                    offsetof(lp_cuda_edit, factor) == offsetof(lp_row_edit, factor) &&
                    offsetof(lp_cuda_edit, operation) == offsetof(lp_row_edit, operation),
                "the kernels' edits are backend.h's");
-_Static_assert(sizeof(lp_cuda_take) == sizeof(lp_row_take) && offsetof(lp_cuda_take, out) == offsetof(lp_row_take, out),
-               "the kernels' takes are backend.h's");
+_Static_assert(sizeof(lp_cuda_capture) == sizeof(lp_row_capture) &&
+                   offsetof(lp_cuda_capture, out) == offsetof(lp_row_capture, out),
+               "the kernels' captures are backend.h's");
 _Static_assert(sizeof(lp_cuda_logit_query) == sizeof(lp_logit_query) &&
                    offsetof(lp_cuda_logit_query, token) == offsetof(lp_logit_query, token) &&
                    sizeof(lp_cuda_logit_stats) == sizeof(lp_logit_stats) &&
@@ -164,13 +165,13 @@ out:
     return status;
 }
 
-static lp_status cuda_take_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_take *takes, int32_t n,
-                                float *out, lp_error *err) {
+static lp_status cuda_capture_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_capture *captures,
+                                   int32_t n, float *out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
     for (int32_t done = 0, some = 0; done < n; done += some) {
-        LP_TRY(send_list(cuda, takes, n, sizeof *takes, done, &some, err));
-        LP_CUDA(lp_cuda_take_rows(x, stride, cuda->list, some, out, cuda->stream));
+        LP_TRY(send_list(cuda, captures, n, sizeof *captures, done, &some, err));
+        LP_CUDA(lp_cuda_capture_rows(x, stride, cuda->list, some, out, cuda->stream));
     }
 out:
     return status;
@@ -321,7 +322,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .argmax = cuda_argmax,
                               .top = cuda_top,
                               .read_logits = cuda_read_logits,
-                              .take_rows = cuda_take_rows};
+                              .capture_rows = cuda_capture_rows};
     LP_TRY(choose_device(cuda, options, err));
     LP_CUDA(cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking));
     forget_overrides(cuda);

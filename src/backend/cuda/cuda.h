@@ -17,7 +17,7 @@
 enum {
     LP_CUDA_SEGMENTS = 8,
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
-    LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, takes or reads */
+    LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, captures or queries */
     LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
     LP_CUDA_SHAPES = 64,
     LP_CUDA_RECORDS = 32,

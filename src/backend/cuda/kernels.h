@@ -20,11 +20,11 @@ typedef struct {
     int64_t vector;
 } lp_cuda_edit;
 
-/* lp_row_take */
+/* lp_row_capture */
 typedef struct {
     int32_t row, offset, width;
     int64_t out;
-} lp_cuda_take;
+} lp_cuda_capture;
 
 /* lp_logit_query, lp_logit_stats */
 typedef struct {
@@ -101,8 +101,8 @@ cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n
 cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,
                                 const lp_cuda_logit_query *reads, int32_t n, lp_cuda_logit_stats *out,
                                 cudaStream_t stream);
-cudaError_t lp_cuda_take_rows(const float *x, int32_t stride, const lp_cuda_take *takes, int32_t n, float *out,
-                              cudaStream_t stream);
+cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_cuda_capture *captures, int32_t n, float *out,
+                                 cudaStream_t stream);
 /* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros behind width */
 cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
                             cudaStream_t stream);

@@ -331,10 +331,10 @@ __global__ void top_kernel(const float *logits, int32_t width, int32_t n_candida
     }
 }
 
-__global__ void take_kernel(const float *x, int32_t stride, const lp_cuda_take *takes, float *out) {
-    const lp_cuda_take take = takes[blockIdx.x];
-    const float *from = x + static_cast<int64_t>(take.row) * stride + take.offset;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < take.width; i += BLOCK) out[take.out + i] = from[i];
+__global__ void capture_kernel(const float *x, int32_t stride, const lp_cuda_capture *captures, float *out) {
+    const lp_cuda_capture capture = captures[blockIdx.x];
+    const float *from = x + static_cast<int64_t>(capture.row) * stride + capture.offset;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < capture.width; i += BLOCK) out[capture.out + i] = from[i];
 }
 
 __global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
@@ -474,10 +474,10 @@ cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_take_rows(const float *x, int32_t stride, const lp_cuda_take *takes, int32_t n, float *out,
-                              cudaStream_t stream) {
+cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_cuda_capture *captures, int32_t n, float *out,
+                                 cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    take_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, takes, out);
+    capture_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, captures, out);
     return cudaGetLastError();
 }
 
