@@ -63,7 +63,7 @@ int lp_cmd_summary(int argc, char **argv) {
         if (status != LP_OK) lp_error_prefix(err, "%s", operands.operands[0]);
         goto out;
     }
-    LP_TRY(lp_class_table(results, all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
+    LP_TRY(lp_outcome_table(results, all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
     printf("%s", lp_text_get(&text));
 out:
     lp_text_release(&text);

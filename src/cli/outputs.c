@@ -21,7 +21,7 @@ lp_status lp_print_results(const lp_session *session, lp_error *err) {
     lp_text text = {0};
     lp_status status = LP_OK;
     LP_TRY(lp_results_open(job->results.file, &results, err));
-    LP_TRY(lp_class_table(results, LP_TABLE_SHORT, &text, err));
+    LP_TRY(lp_outcome_table(results, LP_TABLE_SHORT, &text, err));
     printf("%s\n", lp_text_get(&text));
     lp_print_path("store", job->store.file);
     lp_print_path("results", job->results.file);

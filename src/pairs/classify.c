@@ -233,17 +233,17 @@ static bool is_gibberish(const char *text, size_t length) {
     return n < SHORTEST_SENTENCE || !letter;
 }
 
-lp_verdict lp_classify(lp_classifier classifier, const char *text, size_t length, double clean_answer,
-                       double corrupted_answer) {
-    lp_verdict verdict = {.outcome = LP_OTHER};
-    verdict.has_number = lp_extract_number(classifier, text, length, &verdict.number);
-    if (!verdict.has_number)
-        verdict.outcome = is_gibberish(text, length) ? LP_GIBBERISH : LP_OTHER;
-    else if (lp_answers_match(classifier, verdict.number, clean_answer))
-        verdict.outcome = LP_CLEAN_ANSWER;
-    else if (lp_answers_match(classifier, verdict.number, corrupted_answer))
-        verdict.outcome = LP_CORRUPTED_ANSWER;
-    return verdict;
+lp_answer_outcome lp_classify(lp_classifier classifier, const char *text, size_t length, double clean_answer,
+                              double corrupted_answer) {
+    lp_answer_outcome found = {.outcome = LP_OTHER};
+    found.has_number = lp_extract_number(classifier, text, length, &found.number);
+    if (!found.has_number)
+        found.outcome = is_gibberish(text, length) ? LP_GIBBERISH : LP_OTHER;
+    else if (lp_answers_match(classifier, found.number, clean_answer))
+        found.outcome = LP_CLEAN_ANSWER;
+    else if (lp_answers_match(classifier, found.number, corrupted_answer))
+        found.outcome = LP_CORRUPTED_ANSWER;
+    return found;
 }
 
 void lp_answer_text(double answer, char out[LP_ANSWER_TEXT]) {

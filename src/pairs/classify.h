@@ -27,11 +27,11 @@ typedef struct {
     bool has_number;
     double number; /* 0 where there is none; may be infinite */
     lp_outcome outcome;
-} lp_verdict;
+} lp_answer_outcome;
 
 /* text: UTF-8, not NUL-terminated. The clean answer is tried first, so equal answers count as clean. */
-lp_verdict lp_classify(lp_classifier classifier, const char *text, size_t length, double clean_answer,
-                       double corrupted_answer);
+lp_answer_outcome lp_classify(lp_classifier classifier, const char *text, size_t length, double clean_answer,
+                              double corrupted_answer);
 /* The number alone; false when there is none (*number is left alone). */
 bool lp_extract_number(lp_classifier classifier, const char *text, size_t length, double *number);
 /* Infinite and NaN answers match nothing under seed; under codi, infinite ones match themselves. */

@@ -40,7 +40,7 @@ int64_t lp_deal_total(const lp_deal *deal);
 /* On rank 0: units done so far by all ranks (those of other hosts as of their last request). Any thread. */
 int64_t lp_deal_count(const lp_deal *deal);
 
-/* Collective; the verdict of all ranks, when all are done. `mine` is how this rank's work went, with its text in *err.
+/* Collective; the status of all ranks, when all are done. `mine` is how this rank's work went, with its text in *err.
  * A failure ends the others at their next unit and is returned on every rank as by lp_parallel_agree. When units are
  * left because somebody asked to stop: LP_ERR_STOPPED, saying who asked and how many are left. Counts can still be
  * asked for afterwards. */

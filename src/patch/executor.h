@@ -3,7 +3,7 @@
  * Work comes in units (a pair, as a rule). A unit holds groups; a group is one question with all the runs that are
  * wanted of it. The reference executor does them one by one; the engine (engine.h) does many units at once and shares
  * what runs have in common. Both read the same structures and give the same results. Nothing here knows files, MPI or
- * classes of answers. */
+ * outcomes. */
 #ifndef LP_PATCH_EXECUTOR_H
 #define LP_PATCH_EXECUTOR_H
 

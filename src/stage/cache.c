@@ -156,7 +156,7 @@ static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) 
         lp_text_release(&text);
         return status;
     }
-    lp_verdict verdict =
+    lp_answer_outcome found =
         lp_classify(s->job.classifier, lp_text_get(&text), text.length, pair->clean.answer, pair->corrupted.answer);
 #define STORED(what, type) ((type *)r->data[lp_store_layout_stored_field(layout, side, what)])
     *STORED(LP_STORED_PROMPT_TOKENS, int32_t) = (int32_t)r->prompts[side].n;
@@ -170,8 +170,8 @@ static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) 
     while (length < text.length && length > 0 && ((unsigned char)text.data[length] & 0xc0) == 0x80) length--;
     memset(stored, 0, LP_ANSWER_TEXT_BYTES);
     memcpy(stored, lp_text_get(&text), length);
-    *STORED(LP_STORED_NUMBER, double) = verdict.has_number ? verdict.number : NAN;
-    *STORED(LP_STORED_OUTCOME, uint8_t) = (uint8_t)verdict.outcome;
+    *STORED(LP_STORED_NUMBER, double) = found.has_number ? found.number : NAN;
+    *STORED(LP_STORED_OUTCOME, uint8_t) = (uint8_t)found.outcome;
 #undef STORED
     lp_text_release(&text);
     return LP_OK;

@@ -9,12 +9,12 @@ typedef struct {
     lp_results *results;
     int64_t n_pairs;
     int32_t n_conditions;
-    uint8_t *class_of; /* [n_pairs, n_conditions] */
-    int32_t *answer;   /* [n_pairs, n_conditions] */
+    uint8_t *outcome; /* [n_pairs, n_conditions] */
+    int32_t *answer;  /* [n_pairs, n_conditions] */
 } rows;
 
 static void rows_release(rows *r) {
-    lp_mem_free(r->class_of);
+    lp_mem_free(r->outcome);
     lp_mem_free(r->answer);
 }
 
@@ -23,13 +23,13 @@ static lp_status rows_read(lp_results *results, rows *out, lp_error *err) {
         .results = results, .n_pairs = lp_results_n_pairs(results), .n_conditions = lp_results_n_conditions(results)};
     size_t n = (size_t)r.n_pairs * (size_t)r.n_conditions;
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&r.class_of, n, sizeof *r.class_of, "classes", err));
+    LP_TRY(lp_mem_new(&r.outcome, n, sizeof *r.outcome, "classes", err));
     LP_TRY(lp_mem_new(&r.answer, n, sizeof *r.answer, "answers", err));
-    LP_TRY(lp_results_classes(results, 0, r.n_pairs, r.class_of, err));
+    LP_TRY(lp_results_outcomes(results, 0, r.n_pairs, r.outcome, err));
     LP_TRY(lp_results_answers(results, 0, r.n_pairs, r.answer, err));
     for (size_t i = 0; i < n; i++)
-        if (r.class_of[i] >= LP_N_CLASSES && r.class_of[i] != LP_CLASS_NOT_RUN)
-            LP_FAIL(LP_ERR_FORMAT, "/rows/class: expected 0 to %d, found %d", LP_N_CLASSES - 1, r.class_of[i]);
+        if (r.outcome[i] >= LP_N_OUTCOMES && r.outcome[i] != LP_OUTCOME_NOT_RUN)
+            LP_FAIL(LP_ERR_FORMAT, "/rows/class: expected 0 to %d, found %d", LP_N_OUTCOMES - 1, r.outcome[i]);
     *out = r;
     return LP_OK;
 out:
@@ -166,7 +166,7 @@ static bool choose_layers(const rows *r, const lp_result_condition *head, uint64
     return true;
 }
 
-static lp_status add_counts(const int64_t counts[LP_N_CLASSES], lp_text *out, lp_error *err) {
+static lp_status add_counts(const int64_t counts[LP_N_OUTCOMES], lp_text *out, lp_error *err) {
     char text[96];
     snprintf(text, sizeof text, "%lld/%lld/%lld/%lld", (long long)counts[0], (long long)counts[1], (long long)counts[2],
              (long long)counts[3]);
@@ -176,27 +176,27 @@ static lp_status add_counts(const int64_t counts[LP_N_CLASSES], lp_text *out, lp
 static lp_status compare_layer(const lp_published *published, const rows *r, int layer, int32_t condition,
                                listing *lines, lp_text *out, lp_error *err) {
     const lp_result_condition *c = lp_results_condition(r->results, condition);
-    int64_t n = 0, same_class = 0, same_text = 0, counts[2][LP_N_CLASSES] = {{0}};
+    int64_t n = 0, same_outcome = 0, same_text = 0, counts[2][LP_N_OUTCOMES] = {{0}};
     lp_status status = LP_OK;
     for (int64_t p = 0; p < r->n_pairs; p++) {
         const lp_published_pair *there = lp_published_find(published, lp_results_pair_id(r->results, p));
-        uint8_t class_of = r->class_of[row_at(r, p, condition)];
+        uint8_t outcome = r->outcome[row_at(r, p, condition)];
         lp_result_answer answer;
-        if (!there || class_of == LP_CLASS_NOT_RUN) continue;
+        if (!there || outcome == LP_OUTCOME_NOT_RUN) continue;
         LP_TRY(lp_results_answer(r->results, r->answer[row_at(r, p, condition)], &answer, err));
         bool text_equal = strcmp(answer.text, there->patched[layer]) == 0;
         n++;
-        same_class += class_of == there->class_of[layer];
+        same_outcome += outcome == there->outcome[layer];
         same_text += text_equal;
-        counts[0][there->class_of[layer]]++;
-        counts[1][class_of]++;
-        if (class_of != there->class_of[layer] || !text_equal)
+        counts[0][there->outcome[layer]]++;
+        counts[1][outcome]++;
+        if (outcome != there->outcome[layer] || !text_equal)
             LP_TRY(list_row(lines, err, "pair %s, %s: published %s \"%.80s\", here %s \"%.80s\"", there->id, c->name,
-                            lp_class_names[there->class_of[layer]], there->patched[layer], lp_class_names[class_of],
+                            lp_outcome_names[there->outcome[layer]], there->patched[layer], lp_outcome_names[outcome],
                             answer.text));
     }
     LP_TRY(lp_text_format(out, err, "  %-7s L%-4d %8lld %8lld %6lld", lp_published_layers[layer], c->layer,
-                          (long long)same_class, (long long)same_text, (long long)n));
+                          (long long)same_outcome, (long long)same_text, (long long)n));
     LP_TRY(add_counts(counts[0], out, err));
     LP_TRY(add_counts(counts[1], out, err));
     status = lp_text_format(out, err, "\n");
@@ -241,9 +241,9 @@ out:
 /* ---- Published: all thoughts zeroed ------------------------------------------------------------------------------ */
 
 /* The answer of side `k` is right: its own class, or the clean one where both answers are the same. */
-static bool is_right(const rows *r, int64_t pair, int k, uint8_t class_of) {
+static bool is_right(const rows *r, int64_t pair, int k, uint8_t outcome) {
     bool equal = same_number(lp_results_clean_answer(r->results, pair), lp_results_corrupted_answer(r->results, pair));
-    return class_of == k || (class_of == 0 && equal);
+    return outcome == k || (outcome == 0 && equal);
 }
 
 static lp_status compare_zeroed(const lp_published *published, const rows *r, int32_t condition, listing *lines,
@@ -254,16 +254,17 @@ static lp_status compare_zeroed(const lp_published *published, const rows *r, in
     lp_status status = LP_OK;
     for (int64_t p = 0; p < r->n_pairs; p++) {
         const lp_published_pair *there = lp_published_find(published, lp_results_pair_id(r->results, p));
-        uint8_t class_of = r->class_of[row_at(r, p, condition)];
-        if (!there || class_of == LP_CLASS_NOT_RUN) continue;
-        bool here = is_right(r, p, k, class_of);
+        uint8_t outcome = r->outcome[row_at(r, p, condition)];
+        if (!there || outcome == LP_OUTCOME_NOT_RUN) continue;
+        bool here = is_right(r, p, k, outcome);
         n++;
         same += here == there->ablated[k];
         right[0] += there->ablated[k];
         right[1] += here;
         if (here != there->ablated[k])
             LP_TRY(list_row(lines, err, "pair %s, %s: published %s, here %s (%s)", there->id, c->name,
-                            there->ablated[k] ? "right" : "wrong", here ? "right" : "wrong", lp_class_names[class_of]));
+                            there->ablated[k] ? "right" : "wrong", here ? "right" : "wrong",
+                            lp_outcome_names[outcome]));
     }
     status = lp_text_format(out, err, "  %-9s L%-6s %-28s %6lld %6lld %10lld %6lld\n", k ? "corrupted" : "clean",
                             c->layers, c->defects[0] ? c->defects : "none", (long long)same, (long long)n,
@@ -332,28 +333,28 @@ static int32_t find_condition(lp_results *results, const char *name, int32_t gue
 }
 
 typedef struct {
-    int64_t n, same_class, same_answer;
+    int64_t n, same_outcome, same_answer;
     int64_t one_only; /* rows that one file ran and the other did not */
 } agreement;
 
 static lp_status compare_row(const rows *a, const rows *b, size_t row_a, size_t row_b, const char *pair,
                              const char *condition, agreement *sum, listing *lines, lp_error *err) {
-    bool run_a = a->class_of[row_a] != LP_CLASS_NOT_RUN, run_b = b->class_of[row_b] != LP_CLASS_NOT_RUN;
+    bool run_a = a->outcome[row_a] != LP_OUTCOME_NOT_RUN, run_b = b->outcome[row_b] != LP_OUTCOME_NOT_RUN;
     lp_result_answer x, y;
     lp_status status = LP_OK;
     sum->one_only += run_a != run_b;
     if (!run_a || !run_b) return LP_OK;
     LP_TRY(lp_results_answer(a->results, a->answer[row_a], &x, err));
     LP_TRY(lp_results_answer(b->results, b->answer[row_b], &y, err));
-    bool same_class = a->class_of[row_a] == b->class_of[row_b];
+    bool same_outcome = a->outcome[row_a] == b->outcome[row_b];
     bool same_answer = x.n_tokens == y.n_tokens &&
                        (x.n_tokens == 0 || memcmp(x.tokens, y.tokens, (size_t)x.n_tokens * sizeof *x.tokens) == 0);
     sum->n++;
-    sum->same_class += same_class;
+    sum->same_outcome += same_outcome;
     sum->same_answer += same_answer;
-    if (!same_class || !same_answer)
+    if (!same_outcome || !same_answer)
         status = list_row(lines, err, "pair %s, %s: %s \"%.80s\" -> %s \"%.80s\"", pair, condition,
-                          lp_class_names[a->class_of[row_a]], x.text, lp_class_names[b->class_of[row_b]], y.text);
+                          lp_outcome_names[a->outcome[row_a]], x.text, lp_outcome_names[b->outcome[row_b]], y.text);
 out:
     return status;
 }
@@ -392,7 +393,7 @@ lp_status lp_compare_results(lp_results *a, lp_results *b, const lp_compare_opti
                           (long long)rb.n_pairs, rb.n_conditions));
     LP_TRY(lp_text_format(out, err,
                           "rows: %lld  class differs: %lld  answer differs: %lld  run in one file only: %lld\n",
-                          (long long)sum.n, (long long)(sum.n - sum.same_class), (long long)(sum.n - sum.same_answer),
+                          (long long)sum.n, (long long)(sum.n - sum.same_outcome), (long long)(sum.n - sum.same_answer),
                           (long long)sum.one_only));
     if (n_pairs == 0 || n_conditions == 0) LP_FAIL(LP_ERR_MISMATCH, "the two files have no rows in common");
     status = put_listing(&lines, out, err);

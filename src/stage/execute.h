@@ -31,7 +31,7 @@ typedef struct {
     lp_deal **deal; /* set while the work runs, for the source's functions; NULL again at the end */
 } lp_stage_work;
 
-/* Collective. Deals the pairs out, runs them with the job's executor, shows the progress, and gives the verdict of all
+/* Collective. Deals the pairs out, runs them with the job's executor, shows the progress, and returns the status of all
  * ranks. A file that was created for this and got no pair is removed where it fails, unless it was asked to stop. */
 lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err);
 

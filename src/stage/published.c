@@ -72,7 +72,7 @@ static lp_status read_patching(const lp_json *entry, lp_published_pair *out, lp_
     for (int l = 0; l < LP_PUBLISHED_LAYERS; l++) {
         LP_TRY(lp_json_get(&patched, lp_published_layers[l], &layer, err));
         LP_TRY(lp_json_get(&layer, "classification", &value, err));
-        LP_TRY(lp_json_choice(&value, classes, &out->class_of[l], err));
+        LP_TRY(lp_json_choice(&value, classes, &out->outcome[l], err));
         LP_TRY(lp_json_get_string(&layer, "generated", &out->patched[l], err));
     }
 out:

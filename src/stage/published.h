@@ -25,7 +25,7 @@ typedef struct {
     const char *text[2]; /* unpatched answers; necessity: NULL */
     bool correct[2];     /* unpatched answers; patching: true */
     bool ablated[2];     /* necessity: still correct without thoughts */
-    int class_of[LP_PUBLISHED_LAYERS];
+    int outcome[LP_PUBLISHED_LAYERS];
     const char *patched[LP_PUBLISHED_LAYERS];
 } lp_published_pair;
 

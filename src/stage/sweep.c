@@ -78,7 +78,7 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     lp_status status = lp_sweep_unit_rows(&w->context, u, &rows, err);
     if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &rows, err);
     for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++)
-        if (rows.class_of[i] != LP_CLASS_NOT_RUN) w->counts[i * LP_N_CLASSES + rows.class_of[i]]++;
+        if (rows.outcome[i] != LP_OUTCOME_NOT_RUN) w->counts[i * LP_N_OUTCOMES + rows.outcome[i]]++;
     if (status == LP_OK) lp_deal_done(w->deal, 1);
     lp_stage_pool_give(&w->units, u);
     return status;
@@ -263,7 +263,7 @@ static lp_status prepare(sweep *w, lp_error *err) {
     }
     LP_TRY(read_answers(w, err));
     LP_TRY(describe(w, err));
-    LP_TRY(lp_mem_new(&w->counts, w->plan.set.n * LP_N_CLASSES, sizeof *w->counts, "counts", err));
+    LP_TRY(lp_mem_new(&w->counts, w->plan.set.n * LP_N_OUTCOMES, sizeof *w->counts, "counts", err));
 out:
     return status;
 }
@@ -323,7 +323,7 @@ static void say_not_run(const sweep *w) {
 static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *err) {
     lp_session *s = w->session;
     size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens, tokens_field = 0, changed_field = 0;
-    size_t class_field = 0;
+    size_t outcome_field = 0;
     lp_text path = {0};
     lp_record_file *rows = NULL;
     int32_t *stored = NULL;
@@ -332,7 +332,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
     if (!lp_record_file_find(rows, "rows/answer_tokens", &tokens_field) ||
-        !lp_record_file_find(rows, "rows/class", &class_field) ||
+        !lp_record_file_find(rows, "rows/class", &outcome_field) ||
         !lp_record_file_find(rows, "rows/changed", &changed_field))
         LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
@@ -340,11 +340,11 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         LP_TRY(lp_record_file_load(rows, i, err));
         const int32_t *tokens = lp_record_file_field(rows, tokens_field);
         const uint8_t *changed = lp_record_file_field(rows, changed_field);
-        const uint8_t *class_of = lp_record_file_field(rows, class_field);
+        const uint8_t *outcome = lp_record_file_field(rows, outcome_field);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
-            if (class_of[k] == LP_CLASS_NOT_RUN) count_not_run(w, i, k);
+            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, i, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_record_file_read(w->context.store, i,
@@ -370,7 +370,7 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_results_paths paths = {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
-    LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_CLASSES, err));
+    LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_OUTCOMES, err));
     lp_record_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {

@@ -24,7 +24,7 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
         lp_token_list_release(&u->prompts[d]);
         lp_pair_metrics_release(&u->metrics_of[d]);
     }
-    lp_mem_free(u->class_of);
+    lp_mem_free(u->outcome);
     lp_mem_free(u->number);
     lp_mem_free(u->answer_len);
     lp_mem_free(u->answer_tokens);
@@ -103,7 +103,7 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
             n++;
         }
     }
-    LP_TRY(lp_mem_new(&u->class_of, c, sizeof *u->class_of, "rows", err));
+    LP_TRY(lp_mem_new(&u->outcome, c, sizeof *u->outcome, "rows", err));
     LP_TRY(lp_mem_new(&u->number, c, sizeof *u->number, "rows", err));
     LP_TRY(lp_mem_new(&u->answer_len, c, sizeof *u->answer_len, "rows", err));
     LP_TRY(lp_mem_new(&u->answer_tokens, c * a, sizeof *u->answer_tokens, "rows", err));
@@ -235,10 +235,10 @@ static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t
     lp_status status =
         lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, text, err);
     if (status != LP_OK) return status;
-    lp_verdict verdict =
+    lp_answer_outcome found =
         lp_classify(s->job.classifier, lp_text_get(text), text->length, pair->clean.answer, pair->corrupted.answer);
-    u->class_of[c] = (uint8_t)verdict.outcome;
-    u->number[c] = verdict.has_number ? verdict.number : NAN;
+    u->outcome[c] = (uint8_t)found.outcome;
+    u->number[c] = found.has_number ? found.number : NAN;
     u->answer_len[c] = result->n_tokens;
     for (size_t i = 0; i < a; i++) u->answer_tokens[c * a + i] = (int32_t)i < result->n_tokens ? result->tokens[i] : -1;
     u->changed[c] = result->n_tokens != unpatched->n_tokens || result->ended != unpatched->ended ||
@@ -252,7 +252,7 @@ static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t
 static void rows_not_run(const lp_sweep_context *w, lp_sweep_unit *u) {
     size_t n = w->plan->set.n;
     size_t a = (size_t)w->session->job.decode.max_new_tokens;
-    memset(u->class_of, LP_CLASS_NOT_RUN, n);
+    memset(u->outcome, LP_OUTCOME_NOT_RUN, n);
     memset(u->changed, 0, n * sizeof *u->changed);
     for (size_t c = 0; c < n; c++) {
         u->number[c] = NAN;
@@ -265,7 +265,7 @@ static void rows_not_run(const lp_sweep_context *w, lp_sweep_unit *u) {
 static void copy_row(const lp_sweep_context *w, lp_sweep_unit *u, size_t from, size_t to) {
     size_t n = w->plan->set.n;
     size_t a = (size_t)w->session->job.decode.max_new_tokens;
-    u->class_of[to] = u->class_of[from];
+    u->outcome[to] = u->outcome[from];
     u->number[to] = u->number[from];
     u->answer_len[to] = u->answer_len[from];
     memcpy(u->answer_tokens + to * a, u->answer_tokens + from * a, a * sizeof(int32_t));
@@ -285,7 +285,7 @@ lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_ro
     for (size_t i = 0; i < plan->set.n; i++) {
         if (plan->same_as[i] != (int32_t)i) copy_row(w, u, (size_t)plan->same_as[i], i);
     }
-    *out = (lp_result_rows){.class_of = u->class_of,
+    *out = (lp_result_rows){.outcome = u->outcome,
                             .number = u->number,
                             .answer_len = u->answer_len,
                             .answer_tokens = u->answer_tokens,

@@ -24,7 +24,7 @@ typedef struct {
     lp_token_list prompts[2];
     lp_pair_metrics metrics_of[2];
     /* rows of all conditions */
-    uint8_t *class_of;
+    uint8_t *outcome;
     double *number;
     int32_t *answer_len;
     int32_t *answer_tokens;
@@ -54,7 +54,7 @@ void lp_sweep_unit_free(lp_sweep_unit *unit);
 /* Makes the unit that of `pair`: prompts, donors, edits, metric positions. */
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
 /* Classifies the results into rows of all conditions; a condition that this pair cannot have (its prompt lacks the
- * position) is of the class LP_CLASS_NOT_RUN. */
+ * position) has the outcome LP_OUTCOME_NOT_RUN. */
 lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_result_rows *out, lp_error *err);
 
 #endif

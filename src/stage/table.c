@@ -20,7 +20,7 @@ static int64_t total_of(const int64_t *counts) {
 static lp_status add_shares(const int64_t *counts, lp_text *out, lp_error *err) {
     int64_t n = total_of(counts);
     lp_status status = LP_OK;
-    for (int k = 0; k < LP_N_CLASSES && status == LP_OK; k++) {
+    for (int k = 0; k < LP_N_OUTCOMES && status == LP_OK; k++) {
         if (n == 0) {
             status = lp_text_format(out, err, "  %5s %12s", "-", "");
             continue;
@@ -133,7 +133,7 @@ static lp_status add_lines(const block *b, lp_text *words, lp_text *out, lp_erro
         const lp_result_condition *c = lp_results_condition(b->results, b->members[i]);
         LP_TRY(set_words(c, words, err));
         LP_TRY(lp_text_format(out, err, "  %-9s %-*s", c->layers[0] ? c->layers : "-", b->width, lp_text_get(words)));
-        LP_TRY(add_shares(counts + (size_t)b->members[i] * LP_N_CLASSES, out, err));
+        LP_TRY(add_shares(counts + (size_t)b->members[i] * LP_N_OUTCOMES, out, err));
         if (b->kl && isnan(b->kl[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7s", "-"));
         if (b->kl && !isnan(b->kl[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7.4f", b->kl[b->members[i]]));
         LP_TRY(lp_text_format(out, err, "%s\n", c->dead ? "  dead" : ""));
@@ -146,7 +146,7 @@ out:
  */
 
 typedef struct {
-    double share; /* of one class, in per cent */
+    double share; /* of one outcome, in per cent */
     int32_t condition;
 } ranked;
 
@@ -156,14 +156,14 @@ static int compare_ranked(const void *a, const void *b) {
     return (x->condition > y->condition) - (x->condition < y->condition);
 }
 
-/* Lowest, median and highest share of class k over the members [first, end) that are not dead, and where the highest
+/* Lowest, median and highest share of outcome k over the members [first, end) that are not dead, and where the highest
  * is. */
 static lp_status add_spread(const block *b, int32_t first, int32_t end, int k, ranked *order, lp_text *words,
                             lp_text *out, lp_error *err) {
     const int64_t *counts = lp_results_counts(b->results);
     size_t n = 0, n_live = 0;
     for (int32_t i = first; i < end; i++) {
-        const int64_t *row = counts + (size_t)b->members[i] * LP_N_CLASSES;
+        const int64_t *row = counts + (size_t)b->members[i] * LP_N_OUTCOMES;
         int64_t total = total_of(row);
         if (lp_results_condition(b->results, b->members[i])->dead) continue;
         n_live++;
@@ -199,7 +199,7 @@ static lp_status add_spreads(const block *b, lp_text *words, lp_text *out, lp_er
         for (end = first; end < b->n && same_layers(b, first, end);) end++;
         const char *layers = lp_results_condition(b->results, b->members[first])->layers;
         LP_TRY(lp_text_format(out, err, "  %-9s %5d", layers[0] ? layers : "-", end - first));
-        for (int k = 0; k < LP_N_CLASSES; k++)
+        for (int k = 0; k < LP_N_OUTCOMES; k++)
             if (k != 2) LP_TRY(add_spread(b, first, end, k, order, words, out, err));
         LP_TRY(lp_text_format(out, err, "\n"));
     }
@@ -258,7 +258,7 @@ out:
 }
 
 /* How often the controls that must change nothing changed something, and what that says about the sweep. */
-static lp_status add_verdict(lp_results *results, lp_text *out, lp_error *err) {
+static lp_status add_conclusion(lp_results *results, lp_text *out, lp_error *err) {
     lp_text unpatched = {0}, self = {0}, filter = {0};
     lp_status status = LP_OK;
     int32_t dead = 0, n_self = 0;
@@ -317,7 +317,7 @@ static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
         if (strcmp(c->role, "unpatched") != 0) continue;
         LP_TRY(lp_text_format(out, err, "%-*s", UNPATCHED_WIDTH,
                               strcmp(c->direction, "denoise") == 0 ? "unpatched corrupted" : "unpatched clean"));
-        LP_TRY(add_shares(counts + (size_t)i * LP_N_CLASSES, out, err));
+        LP_TRY(add_shares(counts + (size_t)i * LP_N_OUTCOMES, out, err));
         LP_TRY(lp_text_format(out, err, "\n"));
     }
 out:
@@ -325,9 +325,9 @@ out:
     return status;
 }
 
-lp_status lp_class_table(lp_results *results, lp_table_length length, lp_text *out, lp_error *err) {
+lp_status lp_outcome_table(lp_results *results, lp_table_length length, lp_text *out, lp_error *err) {
     lp_status status = add_origin(results, out, err);
     if (status == LP_OK) status = add_blocks(results, length, out, err);
-    if (status == LP_OK) status = add_verdict(results, out, err);
+    if (status == LP_OK) status = add_conclusion(results, out, err);
     return status;
 }

@@ -1,4 +1,4 @@
-/* The class table of a results file, as text for a terminal. */
+/* The outcome table of a results file, as text for a terminal. */
 #ifndef LP_STAGE_TABLE_H
 #define LP_STAGE_TABLE_H
 
@@ -9,9 +9,9 @@
 typedef enum { LP_TABLE_SHORT, LP_TABLE_ALL } lp_table_length;
 
 /* Appends: what was run; the unpatched run; then for every combination of direction, donor, operation, site and defects
- * the table (layers x step sets): share of each class with its Wilson 95 % interval, n, and the mean KL where the file
- * has that metric; the controls; dead cells; and whether the sweep is sound (self controls and the unpatched run
+ * the table (layers x step sets): share of each outcome with its Wilson 95 % interval, n, and the mean KL where the
+ * file has that metric; the controls; dead cells; and whether the sweep is sound (self controls and the unpatched run
  * changed nothing). */
-lp_status lp_class_table(lp_results *results, lp_table_length length, lp_text *out, lp_error *err);
+lp_status lp_outcome_table(lp_results *results, lp_table_length length, lp_text *out, lp_error *err);
 
 #endif

@@ -11,10 +11,8 @@
 #include <math.h>
 #include <unistd.h>
 
-const char *const lp_class_names[LP_N_CLASSES] = {"clean_answer", "corrupted_answer", "other", "gibberish"};
-
 /* Fields of the partial file, in this order; the metrics follow, then the two of the lens. */
-enum { FIELD_CLASS, FIELD_NUMBER, FIELD_LENGTH, FIELD_TOKENS, FIELD_CHANGED, N_FIXED_FIELDS };
+enum { FIELD_OUTCOME, FIELD_NUMBER, FIELD_LENGTH, FIELD_TOKENS, FIELD_CHANGED, N_FIXED_FIELDS };
 enum { N_LENS_FIELDS = 2, MAX_FIELDS = N_FIXED_FIELDS + LP_MAX_METRICS + N_LENS_FIELDS };
 static const char lens_tokens_path[] = "readout/logit_lens/token";
 /* Rows of one chunk of the final file: this many numbers at least. */
@@ -35,7 +33,7 @@ static lp_status describe_partial(const lp_results_plan *plan, partial_fields *o
     if (plan->n_metrics > LP_MAX_METRICS)
         return lp_fail(err, LP_ERR_VALUE, "metrics: at most %d, found %zu", LP_MAX_METRICS, plan->n_metrics);
     *out = (partial_fields){0};
-    out->fields[FIELD_CLASS] = (lp_field){.path = "rows/class", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
+    out->fields[FIELD_OUTCOME] = (lp_field){.path = "rows/class", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
     out->fields[FIELD_NUMBER] = (lp_field){.path = "rows/number", .type = LP_FIELD_F64, .n_dims = 1, .dims = {c}};
     out->fields[FIELD_LENGTH] = (lp_field){.path = "rows/answer_len", .type = LP_FIELD_I32, .n_dims = 1, .dims = {c}};
     out->fields[FIELD_TOKENS] =
@@ -95,14 +93,14 @@ out:
 lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
     const void *data[MAX_FIELDS];
     size_t lens = 0, n_metrics = lp_record_file_n_fields(partial) - N_FIXED_FIELDS;
-    size_t n_conditions = (size_t)lp_record_file_describe(partial, FIELD_CLASS)->dims[0];
+    size_t n_conditions = (size_t)lp_record_file_describe(partial, FIELD_OUTCOME)->dims[0];
     if (lp_record_file_find(partial, lens_tokens_path, &lens)) {
         n_metrics -= N_LENS_FIELDS;
         data[lens] = rows->lens_tokens;
         data[lens + 1] = rows->lens_log_probability;
     }
     LP_ASSERT(n_metrics <= LP_MAX_METRICS);
-    data[FIELD_CLASS] = rows->class_of;
+    data[FIELD_OUTCOME] = rows->outcome;
     data[FIELD_NUMBER] = rows->number;
     data[FIELD_LENGTH] = rows->answer_len;
     data[FIELD_TOKENS] = rows->answer_tokens;
@@ -113,19 +111,19 @@ lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const 
 
 lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err) {
     lp_status status = LP_OK;
-    uint8_t *classes = NULL;
-    size_t n_conditions = lp_record_file_field_bytes(partial, FIELD_CLASS);
+    uint8_t *outcomes = NULL;
+    size_t n_conditions = lp_record_file_field_bytes(partial, FIELD_OUTCOME);
     int64_t rank = partial->parallel ? lp_parallel_rank(partial->parallel) : 0;
     int64_t size = partial->parallel ? lp_parallel_size(partial->parallel) : 1;
-    LP_TRY(lp_mem_new(&classes, n_conditions, 1, "classes", err));
+    LP_TRY(lp_mem_new(&outcomes, n_conditions, 1, "outcomes", err));
     for (int64_t i = rank; i < partial->n_pairs; i += size) {
         if (partial->state[i] != 1) continue;
-        LP_TRY(lp_record_file_read(partial, i, FIELD_CLASS, classes, err));
+        LP_TRY(lp_record_file_read(partial, i, FIELD_OUTCOME, outcomes, err));
         for (size_t c = 0; c < n_conditions; c++)
-            if (classes[c] < LP_N_CLASSES) counts[c * LP_N_CLASSES + classes[c]]++;
+            if (outcomes[c] < LP_N_OUTCOMES) counts[c * LP_N_OUTCOMES + outcomes[c]]++;
     }
 out:
-    lp_mem_free(classes);
+    lp_mem_free(outcomes);
     return status;
 }
 
@@ -144,12 +142,12 @@ typedef struct {
     int64_t block;   /* pairs of one chunk */
     int64_t n_held;  /* pairs in the buffers below */
     int64_t first;   /* the first of them */
-    uint8_t *class_of;
+    uint8_t *outcome;
     double *number;
     int32_t *answer;
     uint8_t *changed;
     float *metrics[LP_MAX_METRICS]; /* each [block, C] */
-    hid_t class_set;
+    hid_t outcome_set;
     hid_t number_set;
     hid_t answer_set;
     hid_t changed_set;
@@ -207,13 +205,13 @@ static lp_status begin_rows(finisher *f, lp_error *err) {
     if (f->block < 1) f->block = 1;
     if (f->block > plan->n_pairs) f->block = plan->n_pairs;
     const size_t held = (size_t)f->block * n;
-    LP_TRY(make_rows(f, "rows/class", LP_FIELD_U8, "class of the answer; 255: not run", &f->class_set, err));
-    LP_TRY(lp_h5_put_texts(f->class_set, "classes", lp_class_names, LP_N_CLASSES, f->path, err));
+    LP_TRY(make_rows(f, "rows/class", LP_FIELD_U8, "class of the answer; 255: not run", &f->outcome_set, err));
+    LP_TRY(lp_h5_put_texts(f->outcome_set, "classes", lp_outcome_names, LP_N_OUTCOMES, f->path, err));
     LP_TRY(make_rows(f, "rows/number", LP_FIELD_F64, "number found in the answer", &f->number_set, err));
     LP_TRY(make_rows(f, "rows/answer", LP_FIELD_I32, "index into /answers; -1: not run", &f->answer_set, err));
     LP_TRY(make_rows(f, "rows/changed", LP_FIELD_U8, "1: tokens differ from the unpatched recipient's", &f->changed_set,
                      err));
-    LP_TRY(lp_mem_new(&f->class_of, held, 1, "rows", err));
+    LP_TRY(lp_mem_new(&f->outcome, held, 1, "rows", err));
     LP_TRY(lp_mem_new(&f->number, held, sizeof *f->number, "rows", err));
     LP_TRY(lp_mem_new(&f->answer, held, sizeof *f->answer, "rows", err));
     LP_TRY(lp_mem_new(&f->changed, held, 1, "rows", err));
@@ -223,7 +221,7 @@ static lp_status begin_rows(finisher *f, lp_error *err) {
         LP_TRY(make_rows(f, path, LP_FIELD_F32, NULL, &f->metric_set[m], err));
         LP_TRY(lp_mem_new(&f->metrics[m], held, sizeof(float), "rows", err));
     }
-    LP_TRY(lp_mem_new(&f->counts, n * LP_N_CLASSES, sizeof *f->counts, "counts", err));
+    LP_TRY(lp_mem_new(&f->counts, n * LP_N_OUTCOMES, sizeof *f->counts, "counts", err));
     LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_n, n * plan->n_metrics, sizeof *f->sums.metric_n, "sums", err));
@@ -234,7 +232,7 @@ out:
 
 static lp_status flush_rows(finisher *f, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_h5_write_part(f->class_set, f->first, f->n_held, f->class_of, f->path, "rows/class", err));
+    LP_TRY(lp_h5_write_part(f->outcome_set, f->first, f->n_held, f->outcome, f->path, "rows/class", err));
     LP_TRY(lp_h5_write_part(f->number_set, f->first, f->n_held, f->number, f->path, "rows/number", err));
     LP_TRY(lp_h5_write_part(f->answer_set, f->first, f->n_held, f->answer, f->path, "rows/answer", err));
     LP_TRY(lp_h5_write_part(f->changed_set, f->first, f->n_held, f->changed, f->path, "rows/changed", err));
@@ -250,7 +248,7 @@ out:
 static lp_status hold_not_run(finisher *f, lp_error *err) {
     const size_t n = (size_t)f->plan->n_conditions;
     const size_t at = (size_t)f->n_held * n;
-    memset(f->class_of + at, LP_CLASS_NOT_RUN, n);
+    memset(f->outcome + at, LP_OUTCOME_NOT_RUN, n);
     memset(f->changed + at, 0, n);
     for (size_t c = 0; c < n; c++) {
         f->number[at + c] = (double)NAN;
@@ -266,25 +264,25 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const size_t at = (size_t)f->n_held * n;
     lp_status status = LP_OK;
     LP_TRY(lp_record_file_load(f->partial, pair, err));
-    const lp_result_rows rows = {.class_of = lp_record_file_field(f->partial, FIELD_CLASS),
+    const lp_result_rows rows = {.outcome = lp_record_file_field(f->partial, FIELD_OUTCOME),
                                  .number = lp_record_file_field(f->partial, FIELD_NUMBER),
                                  .answer_len = lp_record_file_field(f->partial, FIELD_LENGTH),
                                  .answer_tokens = lp_record_file_field(f->partial, FIELD_TOKENS),
                                  .changed = lp_record_file_field(f->partial, FIELD_CHANGED)};
     for (size_t c = 0; c < n; c++) {
         const int32_t length = rows.answer_len[c];
-        bool not_run = rows.class_of[c] == LP_CLASS_NOT_RUN;
-        if (length < 0 || length > plan->max_new_tokens || (rows.class_of[c] >= LP_N_CLASSES && !not_run))
+        bool not_run = rows.outcome[c] == LP_OUTCOME_NOT_RUN;
+        if (length < 0 || length > plan->max_new_tokens || (rows.outcome[c] >= LP_N_OUTCOMES && !not_run))
             LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
-                    plan->pair_id[pair], plan->conditions[c].name, rows.class_of[c], length);
+                    plan->pair_id[pair], plan->conditions[c].name, rows.outcome[c], length);
         f->answer[at + c] = -1;
         if (not_run) continue;
         LP_TRY(lp_answers_add(&f->answers, rows.answer_tokens + c * (size_t)plan->max_new_tokens, (size_t)length,
                               &f->answer[at + c], err));
-        f->counts[c * LP_N_CLASSES + rows.class_of[c]]++;
+        f->counts[c * LP_N_OUTCOMES + rows.outcome[c]]++;
         f->sums.changed[c] += rows.changed[c] != 0;
     }
-    memcpy(f->class_of + at, rows.class_of, n);
+    memcpy(f->outcome + at, rows.outcome, n);
     memcpy(f->number + at, rows.number, n * sizeof *f->number);
     memcpy(f->changed + at, rows.changed, n);
     for (size_t m = 0; m < plan->n_metrics; m++) {
@@ -325,11 +323,11 @@ out:
 
 static lp_status check_counts(const finisher *f, const int64_t *counts, lp_error *err) {
     for (int32_t c = 0; c < f->plan->n_conditions; c++)
-        for (int k = 0; k < LP_N_CLASSES; k++) {
-            size_t at = (size_t)c * LP_N_CLASSES + (size_t)k;
+        for (int k = 0; k < LP_N_OUTCOMES; k++) {
+            size_t at = (size_t)c * LP_N_OUTCOMES + (size_t)k;
             if (counts[at] != f->counts[at])
                 return lp_fail(err, LP_ERR_MISMATCH, "%s: condition %s, %s: the ranks counted %lld, the rows say %lld",
-                               f->path, f->plan->conditions[c].name, lp_class_names[k], (long long)counts[at],
+                               f->path, f->plan->conditions[c].name, lp_outcome_names[k], (long long)counts[at],
                                (long long)f->counts[at]);
         }
     return LP_OK;
@@ -422,13 +420,13 @@ static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_
                                 &(lp_h5_dataset){.path = "counts",
                                                  .type = LP_FIELD_I64,
                                                  .n_dims = 2,
-                                                 .dims = {plan->n_conditions, LP_N_CLASSES},
+                                                 .dims = {plan->n_conditions, LP_N_OUTCOMES},
                                                  .description = "class counts over the included pairs"},
                                 counts, NULL, f->path, err);
     /* Chunks that wait in memory are written here: closing a dataset would lose them without a word. */
     if (status == LP_OK && H5Fflush(f->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, f->path, "write the rows");
 out:
-    lp_h5_close(f->class_set);
+    lp_h5_close(f->outcome_set);
     lp_h5_close(f->number_set);
     lp_h5_close(f->answer_set);
     lp_h5_close(f->changed_set);
@@ -464,7 +462,7 @@ static void release(finisher *f) {
     lp_mem_free(f->sums.metric_n);
     lp_mem_free(f->sums.recovery);
     lp_mem_free(f->counts);
-    lp_mem_free(f->class_of);
+    lp_mem_free(f->outcome);
     lp_mem_free(f->number);
     lp_mem_free(f->answer);
     lp_mem_free(f->changed);
@@ -480,7 +478,7 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
     finisher f = {.plan = plan,
                   .path = paths->results,
                   .file = H5I_INVALID_HID,
-                  .class_set = H5I_INVALID_HID,
+                  .outcome_set = H5I_INVALID_HID,
                   .number_set = H5I_INVALID_HID,
                   .answer_set = H5I_INVALID_HID,
                   .changed_set = H5I_INVALID_HID};

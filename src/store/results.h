@@ -7,12 +7,11 @@
 #ifndef LP_STORE_RESULTS_H
 #define LP_STORE_RESULTS_H
 
+#include "pairs/classify.h"
 #include "store/answers.h"
 #include "store/record_file.h"
 
-enum { LP_RESULTS_VERSION = 2, LP_N_CLASSES = 4, LP_CLASS_NOT_RUN = 255, LP_MAX_METRICS = 16 };
-/* "clean_answer", "corrupted_answer", "other", "gibberish". */
-extern const char *const lp_class_names[LP_N_CLASSES];
+enum { LP_RESULTS_VERSION = 2, LP_OUTCOME_NOT_RUN = 255, LP_MAX_METRICS = 16 };
 
 /* A row of `/conditions`; texts are borrowed, and empty where a condition has no such thing. */
 typedef struct {
@@ -77,7 +76,7 @@ typedef struct {
 
 /* The rows of one pair. */
 typedef struct {
-    const uint8_t *class_of;      /* [C] */
+    const uint8_t *outcome;       /* [C] */
     const double *number;         /* [C] NaN where none */
     const int32_t *answer_len;    /* [C] */
     const int32_t *answer_tokens; /* [C, max_new_tokens], -1 behind the end */
@@ -92,7 +91,7 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
                                   lp_record_file **out, bool *created, lp_error *err);
 /* Local: writes and journals the rows of a pair. */
 lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
-/* Local: adds to counts [C, 4] the classes of this rank's share of the pairs that an earlier life journalled, so that
+/* Local: adds to counts [C, 4] the outcomes of this rank's share of the pairs that an earlier life journalled, so that
  * the sum over the ranks counts every pair once. Call it after lp_record_file_recheck and before dealing. */
 lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err);
 
@@ -103,7 +102,7 @@ typedef struct {
 } lp_results_paths;
 
 /* Local, on rank 0, after the partial file was closed by all: writes the three files from `<results>.partial` and
- * removes that. counts [C, 4]: class counts over the included pairs, as reduced over the ranks; they must agree with
+ * removes that. counts [C, 4]: outcome counts over the included pairs, as reduced over the ranks; they must agree with
  * the rows (LP_ERR_MISMATCH). decode: of the tokenizer. On failure none of the three appears or changes. */
 lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan *plan, const int64_t *counts,
                             lp_decode_answer *decode, void *state, lp_error *err);
@@ -123,8 +122,8 @@ const int64_t *lp_results_counts(const lp_results *results);
 const uint8_t *lp_results_included(const lp_results *results);
 const char *lp_results_pair_id(const lp_results *results, int64_t pair);
 const char *lp_results_pair_source(const lp_results *results, int64_t pair);
-/* out [n, C] = classes of pairs [first, first + n). */
-lp_status lp_results_classes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
+/* out [n, C] = outcomes of pairs [first, first + n). */
+lp_status lp_results_outcomes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
 bool lp_results_has_metric(const lp_results *results, const char *name);
 /* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
 lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);

@@ -15,7 +15,7 @@ typedef struct {
 struct lp_results {
     char *path;
     hid_t file;
-    hid_t classes;
+    hid_t outcomes;
     int64_t n_pairs;
     int32_t n_conditions;
     lp_result_condition *conditions;
@@ -151,7 +151,7 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     lp_text format = {0};
     int32_t version = 0;
     int64_t n = 0;
-    int64_t n_classes = 0;
+    int64_t n_outcomes = 0;
     int64_t shape[2];
     hid_t root = H5Gopen2(r->file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_get_text(root, "format", &format, r->path, err));
@@ -162,10 +162,10 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     if (version != LP_RESULTS_VERSION)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version %d of its format, found %d", r->path, LP_RESULTS_VERSION,
                 version);
-    LP_TRY(read_numbers(r, "counts", LP_FIELD_I64, 2, &r->counts, &n, &n_classes, err));
-    if (n < 1 || n > INT32_MAX || n_classes != LP_N_CLASSES)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_CLASSES,
-                (long long)n_classes);
+    LP_TRY(read_numbers(r, "counts", LP_FIELD_I64, 2, &r->counts, &n, &n_outcomes, err));
+    if (n < 1 || n > INT32_MAX || n_outcomes != LP_N_OUTCOMES)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_OUTCOMES,
+                (long long)n_outcomes);
     r->n_conditions = (int32_t)n;
     LP_TRY(read_conditions(r, err));
     LP_TRY(read_numbers(r, "pairs/included", LP_FIELD_U8, 1, &r->included, &r->n_pairs, NULL, err));
@@ -175,7 +175,7 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     LP_TRY(read_column(r, "pairs/corrupted_text", r->n_pairs, &r->corrupted_text, err));
     LP_TRY(read_number_column(r, "pairs/clean_answer", &r->clean_answers, err));
     LP_TRY(read_number_column(r, "pairs/corrupted_answer", &r->corrupted_answers, err));
-    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_FIELD_U8, 2, shape, NULL, &r->classes, r->path, err));
+    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_FIELD_U8, 2, shape, NULL, &r->outcomes, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
                 r->n_conditions, (long long)shape[0], (long long)shape[1]);
@@ -193,7 +193,7 @@ lp_status lp_results_open(const char *path, lp_results **out, lp_error *err) {
     if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
     LP_TRY(lp_mem_new(&r, 1, sizeof *r, "results", err));
     r->file = H5I_INVALID_HID;
-    r->classes = H5I_INVALID_HID;
+    r->outcomes = H5I_INVALID_HID;
     LP_TRY(lp_mem_text(&r->path, path, strlen(path), err));
     list = lp_h5_access();
     r->file = H5Fopen(path, H5F_ACC_RDONLY, list);
@@ -212,7 +212,7 @@ out:
 
 void lp_results_free(lp_results *r) {
     if (!r) return;
-    lp_h5_close(r->classes);
+    lp_h5_close(r->outcomes);
     lp_h5_close(r->file);
     for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) lp_mem_free(r->texts[k].block);
     lp_mem_free(r->id.block);
@@ -357,8 +357,8 @@ lp_status lp_results_answer(lp_results *r, int32_t index, lp_result_answer *out,
     return LP_OK;
 }
 
-lp_status lp_results_classes(lp_results *r, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
-    return lp_h5_read_part(r->classes, first, n, out, r->path, "rows/class", err);
+lp_status lp_results_outcomes(lp_results *r, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
+    return lp_h5_read_part(r->outcomes, first, n, out, r->path, "rows/class", err);
 }
 
 bool lp_results_has_metric(const lp_results *r, const char *name) {

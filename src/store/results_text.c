@@ -90,8 +90,8 @@ lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, co
         LP_TRY(lp_text_add(&line, ",", 1, err));
         LP_TRY(lp_csv_quote(plan->pair_source[pair], &line, err));
         LP_TRY(lp_text_add(&line, csv->conditions[c], strlen(csv->conditions[c]), err));
-        bool not_run = rows->class_of[c] == LP_CLASS_NOT_RUN;
-        LP_TRY(lp_text_format(&line, err, ",%s,", not_run ? "not_run" : lp_class_names[rows->class_of[c]]));
+        bool not_run = rows->outcome[c] == LP_OUTCOME_NOT_RUN;
+        LP_TRY(lp_text_format(&line, err, ",%s,", not_run ? "not_run" : lp_outcome_names[rows->outcome[c]]));
         LP_TRY(lp_text_add_number(rows->number[c], false, &line, err));
         LP_TRY(lp_text_format(&line, err, ",%d,", rows->changed[c] != 0));
         LP_TRY(lp_csv_quote(not_run ? "" : lp_answers_text(answers, answer[c]), &line, err));
@@ -161,8 +161,8 @@ static void put_classes(builder *b, cJSON *object, const int64_t *counts, int64_
     cJSON *count = put(b, object, "counts", cJSON_CreateObject());
     cJSON *share = put(b, object, "share", cJSON_CreateObject());
     cJSON *interval = put(b, object, "wilson95", cJSON_CreateObject());
-    for (int k = 0; k < LP_N_CLASSES; k++) {
-        const char *name = lp_class_names[k];
+    for (int k = 0; k < LP_N_OUTCOMES; k++) {
+        const char *name = lp_outcome_names[k];
         lp_interval bounds = lp_wilson95(counts[k], n);
         put_number(b, count, name, (double)counts[k]);
         put_number(b, share, name, n ? (double)counts[k] / (double)n : (double)NAN);
@@ -211,7 +211,7 @@ static void put_metrics(builder *b, cJSON *object, const lp_results_plan *plan, 
 
 static int64_t total_of(const int64_t *counts) {
     int64_t n = 0;
-    for (int k = 0; k < LP_N_CLASSES; k++) n += counts[k];
+    for (int k = 0; k < LP_N_OUTCOMES; k++) n += counts[k];
     return n;
 }
 
@@ -267,7 +267,7 @@ static void put_check(builder *b, cJSON *root, const char *key, const lp_results
     for (int32_t c = 0; c < plan->n_conditions; c++) {
         if (!picked(&plan->conditions[c])) continue;
         n_conditions++;
-        n_rows += total_of(counts + (size_t)c * LP_N_CLASSES);
+        n_rows += total_of(counts + (size_t)c * LP_N_OUTCOMES);
         n_changed += sums->changed[c];
     }
     cJSON *object = put(b, root, key, cJSON_CreateObject());
@@ -347,7 +347,7 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     put_check(&b, controls, "dead", plan, counts, sums, is_dead);
     cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
     for (int32_t c = 0; list && c < plan->n_conditions; c++)
-        put_condition(&b, list, plan, counts + (size_t)c * LP_N_CLASSES, sums, c);
+        put_condition(&b, list, plan, counts + (size_t)c * LP_N_OUTCOMES, sums, c);
     put_provenance(&b, root, plan);
     if (b.good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");

@@ -6,11 +6,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *text = size ? (const char *)data : "";
     for (int i = 0; i < 2; i++) {
-        lp_verdict verdict = lp_classify((lp_classifier)i, text, size, 17, 20);
+        lp_answer_outcome found = lp_classify((lp_classifier)i, text, size, 17, 20);
         char shown[LP_ANSWER_TEXT];
-        lp_answer_text(verdict.number, shown);
-        LP_ASSERT(strtod(shown, NULL) == verdict.number);
-        LP_ASSERT(verdict.has_number || verdict.outcome == LP_OTHER || verdict.outcome == LP_GIBBERISH);
+        lp_answer_text(found.number, shown);
+        LP_ASSERT(strtod(shown, NULL) == found.number);
+        LP_ASSERT(found.has_number || found.outcome == LP_OTHER || found.outcome == LP_GIBBERISH);
     }
     return 0;
 }

@@ -51,7 +51,7 @@ static bool number_of(const cJSON *row, const char *key, double *number) {
 
 static void check(const char *where, lp_classifier classifier, const char *text, double clean, double corrupted,
                   bool has_number, double number, const char *outcome) {
-    lp_verdict got = lp_classify(classifier, text, strlen(text), clean, corrupted);
+    lp_answer_outcome got = lp_classify(classifier, text, strlen(text), clean, corrupted);
     n_checked++;
     bool good = got.has_number == has_number && (!has_number || got.number == number) &&
                 (!outcome || got.outcome == outcome_named(outcome));
@@ -248,7 +248,7 @@ static void test_odd_bytes(void **state) {
         {"17", 1, true, 1, LP_OTHER},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        lp_verdict got = lp_classify(LP_CLASSIFIER_SEED, cases[i].text, cases[i].length, 17, 20);
+        lp_answer_outcome got = lp_classify(LP_CLASSIFIER_SEED, cases[i].text, cases[i].length, 17, 20);
         if (got.has_number != cases[i].has_number || got.number != cases[i].number || got.outcome != cases[i].outcome)
             fail_msg("case %zu: expected %d %g %s, found %d %g %s", i, cases[i].has_number, cases[i].number,
                      lp_outcome_names[cases[i].outcome], got.has_number, got.number, lp_outcome_names[got.outcome]);

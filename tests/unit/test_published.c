@@ -35,7 +35,7 @@ static void patching_is_read(void **state) {
     assert_string_equal(p.pairs[0].id, "7");
     assert_string_equal(p.pairs[0].text[1], "6");
     const int classes[] = {3, 0, 2};
-    for (int l = 0; l < LP_PUBLISHED_LAYERS; l++) assert_int_equal(p.pairs[0].class_of[l], classes[l]);
+    for (int l = 0; l < LP_PUBLISHED_LAYERS; l++) assert_int_equal(p.pairs[0].outcome[l], classes[l]);
     assert_string_equal(p.pairs[0].patched[2], "no NaN");
     assert_ptr_equal(lp_published_find(&p, "7"), &p.pairs[0]);
     assert_null(lp_published_find(&p, "8"));
@@ -126,7 +126,7 @@ static void check_line(const char *folder, const char *line) {
     lp_error err = {0};
     if (lp_published_load(path, &p, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(p.n, n);
-    for (size_t i = 0; i < p.n; i++) found[p.pairs[i].class_of[at]]++;
+    for (size_t i = 0; i < p.n; i++) found[p.pairs[i].outcome[at]]++;
     for (int k = 0; k < 4; k++)
         if (found[k] != counts[k])
             fail_msg("%s, %s, class %d: expected %d, found %d", path, layer, k, counts[k], found[k]);

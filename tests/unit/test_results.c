@@ -97,7 +97,7 @@ static const lp_results_plan plan = {
 };
 
 /* Class, tokens: pair 0 and pair 3 share the answer {7}. */
-static const uint8_t class_of[P][C] = {{1, 0, 0}, {1, 0, 2}, {0, 0, 0}, {1, 0, 3}};
+static const uint8_t outcome[P][C] = {{1, 0, 0}, {1, 0, 2}, {0, 0, 0}, {1, 0, 3}};
 static const int32_t lengths[P][C] = {{1, 1, 1}, {1, 2, 3}, {0, 0, 0}, {1, 1, 0}};
 static const int32_t tokens[P][C][NEW] = {{{7, -1, -1}, {8, -1, -1}, {8, -1, -1}},
                                           {{9, -1, -1}, {8, 9, -1}, {1, 2, 3}},
@@ -107,7 +107,7 @@ static const double numbers[P][C] = {{3, 4, 4}, {4, 6, 1.5}, {0}, {8, 7, (double
 static const uint8_t changed[P][C] = {{0, 0, 1}, {0, 0, 1}, {0}, {0, 0, 1}};
 static const float values[P][M][C] = {
     {{-2, 2, 1}, {0, 0, 0.1F}}, {{-4, 4, 2}, {0, 0, 0.25F}}, {{0}}, {{-6, 9, NAN}, {0, 0, 1e-7F}}};
-static const int64_t good_counts[C * LP_N_CLASSES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 1};
+static const int64_t good_counts[C * LP_N_OUTCOMES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 1};
 
 static lp_status decode(void *state, const int32_t *ids_of, size_t n, lp_text *out, lp_error *err) {
     *(int *)state += 1;
@@ -123,7 +123,7 @@ static void write_rows(int64_t first, int64_t last) {
     if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int64_t i = first; i <= last; i++) {
         if (!included[i]) continue;
-        const lp_result_rows rows = {.class_of = class_of[i],
+        const lp_result_rows rows = {.outcome = outcome[i],
                                      .number = numbers[i],
                                      .answer_len = lengths[i],
                                      .answer_tokens = tokens[i][0],
@@ -335,9 +335,9 @@ static void read_back(void **state) {
     assert_true(condition->dead);
     assert_string_equal(lp_results_condition(r, 0)->site, "");
     uint8_t classes[P * C];
-    assert_int_equal(lp_results_classes(r, 0, P, classes, &err), LP_OK);
+    assert_int_equal(lp_results_outcomes(r, 0, P, classes, &err), LP_OK);
     for (int i = 0; i < P; i++)
-        for (int c = 0; c < C; c++) assert_int_equal(classes[i * C + c], included[i] ? class_of[i][c] : 255);
+        for (int c = 0; c < C; c++) assert_int_equal(classes[i * C + c], included[i] ? outcome[i][c] : 255);
     float diff[2 * C];
     assert_int_equal(lp_results_metric(r, "logit_diff", 1, 2, diff, &err), LP_OK);
     assert_true(diff[2] == 2.0F);
@@ -356,12 +356,12 @@ static void read_back(void **state) {
 /* One condition of an included pair could not be run. */
 static void a_row_not_run(void **state) {
     (void)state;
-    static const uint8_t classes[C] = {1, 0, LP_CLASS_NOT_RUN};
-    static const int64_t counts[C * LP_N_CLASSES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 0};
+    static const uint8_t classes[C] = {1, 0, LP_OUTCOME_NOT_RUN};
+    static const int64_t counts[C * LP_N_OUTCOMES] = {0, 3, 0, 0, 3, 0, 0, 0, 1, 0, 1, 0};
     static const double no_number[C] = {8, 7, (double)NAN};
     static const uint8_t same[C] = {0};
     static const float metric[M][C] = {{-3, 3, NAN}, {0, 0, NAN}};
-    const lp_result_rows rows = {.class_of = classes,
+    const lp_result_rows rows = {.outcome = classes,
                                  .number = no_number,
                                  .answer_len = lengths[3],
                                  .answer_tokens = tokens[3][0],
@@ -374,7 +374,7 @@ static void a_row_not_run(void **state) {
     write_rows(0, 1);
     if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(lp_results_partial_write(file, 3, &rows, &err), LP_OK);
-    int64_t before[C * LP_N_CLASSES] = {0};
+    int64_t before[C * LP_N_OUTCOMES] = {0};
     assert_int_equal(lp_results_partial_count(file, before, &err), LP_OK);
     assert_memory_equal(before, counts, sizeof counts);
     lp_record_file_close(file);
@@ -387,7 +387,7 @@ static void a_row_not_run(void **state) {
     uint8_t found[C];
     int32_t answers[C];
     assert_int_equal(lp_results_open(results, &r, &err), LP_OK);
-    assert_int_equal(lp_results_classes(r, 3, 1, found, &err), LP_OK);
+    assert_int_equal(lp_results_outcomes(r, 3, 1, found, &err), LP_OK);
     assert_memory_equal(found, classes, sizeof found);
     assert_int_equal(lp_results_answers(r, 3, 1, answers, &err), LP_OK);
     assert_true(answers[0] >= 0 && answers[1] >= 0 && answers[2] == -1);
@@ -402,7 +402,7 @@ static void failures_leave_nothing(void **state) {
     assert_int_equal(finish(good_counts, &n_decoded, &err), LP_ERR_VALUE);
     assert_non_null(strstr(err.text, "rows of 1 pairs are missing"));
     write_rows(3, 3);
-    int64_t wrong[C * LP_N_CLASSES];
+    int64_t wrong[C * LP_N_OUTCOMES];
     memcpy(wrong, good_counts, sizeof wrong);
     wrong[4]++;
     assert_int_equal(finish(wrong, &n_decoded, &err), LP_ERR_MISMATCH);
@@ -421,7 +421,7 @@ static void failures_leave_nothing(void **state) {
 static void counted_again_after_a_restart(void **state) {
     (void)state;
     lp_error err = {0};
-    int64_t counts[C * LP_N_CLASSES] = {0};
+    int64_t counts[C * LP_N_OUTCOMES] = {0};
     lp_record_file *file = NULL;
     bool created = true;
     write_rows(0, 3);
@@ -495,7 +495,7 @@ static void lens_comes_back(void **state) {
             }
     if (lp_results_partial_open(parallel, results, &with_lens, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int i = 0; i < P; i++) {
-        const lp_result_rows rows = {.class_of = class_of[i],
+        const lp_result_rows rows = {.outcome = outcome[i],
                                      .number = numbers[i],
                                      .answer_len = lengths[i],
                                      .answer_tokens = tokens[i][0],
