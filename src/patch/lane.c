@@ -9,7 +9,7 @@ static int32_t smaller(int32_t a, int32_t b) {
 }
 
 static bool thoughts_read_prompt(const lp_lane *lane) {
-    return lane->options->protocol.kind == LP_PROTOCOL_CODI;
+    return lane->options->protocol.first_reads_prompt;
 }
 
 /* First answer position of a branch. */
@@ -36,7 +36,7 @@ lp_status lp_lane_open(lp_lane *lane, const lp_executor_options *options, const 
                        lp_error *err) {
     lane->options = options;
     lane->group = group;
-    lane->n_start = lp_protocol_answer_start(&options->protocol, &options->vocabulary, lane->start);
+    lane->n_start = options->vocabulary.n_answer_start;
     lp_status status = lp_tree_build(&lane->tree, group, options->protocol.n_steps, err);
     if (status != LP_OK) return status;
     const lp_tree *tree = &lane->tree;
@@ -295,12 +295,12 @@ static void add_row(lp_lane *lane, int32_t i, int32_t position) {
         row.token = lane->group->prompt[position];
         row.output = row.feeds_step = position == p - 1 && thoughts_read_prompt(lane) && b->plan.n_steps > 0;
     } else if (position < begin) {
-        if (position == p && !thoughts_read_prompt(lane)) row.token = lane->options->vocabulary.bot;
+        if (position == p && !thoughts_read_prompt(lane)) row.token = lane->options->vocabulary.first_input;
         row.latent = input_latent(lane, i, position);
         row.output = row.feeds_step = position < begin - 1;
     } else {
         int32_t k = position - begin;
-        row.token = k < lane->n_start ? lane->start[k] : b->next_token;
+        row.token = k < lane->n_start ? lane->options->vocabulary.answer_start[k] : b->next_token;
         row.output = row.chooses = k >= lane->n_start - 1;
     }
     bool root_prompt = b->plan.parent < 0 && position < p;
@@ -632,7 +632,7 @@ void lp_lane_take_token(lp_lane *lane, int32_t branch, int32_t token, const lp_l
     if (is_reading_place(lane, branch)) read_here(lane, branch, here);
     if (has_to_read(lane, b) && b->n_tokens < reading->index && token != reading->prefix[b->n_tokens])
         leave_prefix(lane, branch);
-    if (token == lane->options->vocabulary.eos) {
+    if (lp_vocabulary_stops(&lane->options->vocabulary, token)) {
         b->ended = true;
         b->alive = false;
         return;
