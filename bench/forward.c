@@ -50,16 +50,18 @@ static double seconds(const lp_weights *weights, const sizes *z) {
             .prompt = prompts + b * n_prompt, .n_prompt = n_prompt, .runs = &run, .results = &results[b], .n_runs = 1};
     }
     lp_work_unit unit = {.groups = groups, .n_groups = (size_t)batch};
-    lp_executor_options options = {
-        .model = model,
-        .protocol = {.kind = LP_PROTOCOL_BOT_FIRST, .n_steps = z->n_steps, .remove_eos = true},
-        .vocabulary = {.pad = c->n_vocab,
-                       .bot = c->n_vocab + 1,
-                       .eot = c->n_vocab + 2,
-                       .eos = -1,
-                       .n_candidates = c->n_vocab + 2},
-        .max_new_tokens = n_new,
-        .max_positions = n_prompt + z->n_steps + n_new + 1};
+    lp_executor_options options = {.model = model,
+                                   .protocol = lp_protocol_preset(LP_PROTOCOL_BOT_FIRST, z->n_steps),
+                                   .vocabulary = {.pad = c->n_vocab,
+                                                  .bot = c->n_vocab + 1,
+                                                  .eot = c->n_vocab + 2,
+                                                  .eos = -1,
+                                                  .first_input = c->n_vocab + 1,
+                                                  .answer_start = {c->n_vocab + 2},
+                                                  .n_answer_start = 1,
+                                                  .n_candidates = c->n_vocab + 2},
+                                   .max_new_tokens = n_new,
+                                   .max_positions = n_prompt + z->n_steps + n_new + 1};
     lp_engine_options engine = {.backend = be,
                                 .weights = weights,
                                 .memory_limit = be->memory_bytes > 0 ? be->memory_bytes / 2 : INT64_C(8) << 30,

@@ -48,6 +48,7 @@ CSV_CONDITION = (
     *("from_site", "from_layer", "from_step", "operation", "factor", "stop_after", "defects", "dead"),
 )
 VERSION = 2
+STORE_VERSIONS = (2, 3)  # 2: other checksums and layouts, which a reader of HDF5 does not see
 ROLES = ("effect", "control", "unpatched")
 DIRECTIONS = ("denoise", "noise")
 
@@ -167,6 +168,7 @@ class Store:
         self.path = str(path)
         self._file = _open(path)
         try:
+            _check_version(self._file, path, STORE_VERSIONS)
             _need(self._file, path, "/journal/state", 1)
             _need(self._file, path, "/pairs/id", 1)
             _need(self._file, path, "/runs/clean", None)
@@ -209,11 +211,13 @@ class Store:
         """Activations of the complete pairs as float32: [pairs, layers, steps, width], less each axis that is fixed."""
         data = _need(self._file, self.path, f"/runs/{run}/{site}", None)
         layers = self.layers(site, run)
-        out = data[:][self.complete] if len(self.complete) != data.shape[0] else data[:]
-        if layer is not None:
-            if layer not in layers:
-                raise LayoutError(self.path, f"/runs/{run}/{site}", f"a layer of {layers}", str(layer))
-            out = out[:, layers.index(layer)]
+        if layer is None:
+            out = data[:]
+        elif layer in layers:
+            out = data[:, layers.index(layer)]
+        else:
+            raise LayoutError(self.path, f"/runs/{run}/{site}", f"a layer of {layers}", str(layer))
+        out = out[self.complete]
         if step is not None:
             out = out[..., step, :]
         return out
@@ -248,11 +252,15 @@ def load_results(path: Path | str) -> Results:
         return _read(file, path)
 
 
-def _read(file: h5py.File, path: Path | str) -> Results:
+def _check_version(file: h5py.File, path: Path | str, known: tuple[int, ...]) -> None:
     version = file.attrs.get("version")
-    if version is None or np.ravel(version)[0] != VERSION:
+    if version is None or np.ravel(version)[0] not in known:
         found = "none" if version is None else str(np.ravel(version)[0])
-        raise LayoutError(path, "/ attribute version", str(VERSION), found)
+        raise LayoutError(path, "/ attribute version", " or ".join(map(str, known)), found)
+
+
+def _read(file: h5py.File, path: Path | str) -> Results:
+    _check_version(file, path, (VERSION,))
     pairs, conditions = _pairs(file, path), _conditions(file, path)
     p, c = len(pairs), len(conditions)
     cls = _grid(file, path, "/rows/class", p, c)

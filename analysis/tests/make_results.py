@@ -254,6 +254,7 @@ def write_store(
     rng = np.random.default_rng(seed)
     clean_q, corrupted_q, clean_a, corrupted_a = _questions(pairs)
     with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["version"] = "latentpatch-store", np.int32(3)
 
         def fixed(name: str, values: Sequence[str]) -> None:
             raw = [v.encode() for v in values]

@@ -190,3 +190,12 @@ def test_store(store):
         with pytest.raises(lp.LayoutError, match=r"expected a layer of \[0\], found 2"):
             s.activations("resid_pre", layer=2)
         assert s.column("number")[1] == 13.0
+
+
+@pytest.mark.parametrize("version", [1, 4])
+def test_store_of_another_version(store, tmp_path, version):
+    path = shutil.copy(store, tmp_path / "other.store.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = version
+    with pytest.raises(lp.LayoutError, match=rf"/ attribute version: expected 2 or 3, found {version}"):
+        lp.load(path)

@@ -72,6 +72,10 @@ lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err
     return LP_OK;
 }
 
+lp_status lp_mem_strdup(char **out, const char *text, lp_error *err) {
+    return lp_mem_text(out, text, strlen(text), err);
+}
+
 lp_mem_counters lp_mem_count(void) {
     return (lp_mem_counters){.live_bytes = atomic_load(&live_bytes),
                              .peak_bytes = atomic_load(&peak_bytes),

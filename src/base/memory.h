@@ -25,6 +25,8 @@ void lp_mem_free(void *block);
 
 /* *out = a copy of text[0..length) with a final NUL; caller frees with lp_mem_free. */
 lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err);
+/* The same for a C string. */
+lp_status lp_mem_strdup(char **out, const char *text, lp_error *err);
 
 typedef struct {
     size_t live_bytes;

@@ -11,6 +11,10 @@ lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error 
     return LP_OK;
 }
 
+lp_status lp_text_put(lp_text *text, const char *string, lp_error *err) {
+    return lp_text_add(text, string, strlen(string), err);
+}
+
 lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) {
     va_list args;
     va_start(args, format);
@@ -30,6 +34,44 @@ lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) 
         }
     }
     va_end(again);
+    return status;
+}
+
+lp_status lp_json_quote(const char *text, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    const char *from = text;
+    LP_TRY(lp_text_put(out, "\"", err));
+    for (const char *at = text;; at++) {
+        unsigned char c = (unsigned char)*at;
+        if (c >= 0x20 && c != '"' && c != '\\') continue;
+        LP_TRY(lp_text_add(out, from, (size_t)(at - from), err));
+        from = at + 1;
+        if (c == 0) break;
+        if (c == '"' || c == '\\')
+            LP_TRY(lp_text_format(out, err, "\\%c", c));
+        else if (c == '\n')
+            LP_TRY(lp_text_put(out, "\\n", err));
+        else
+            LP_TRY(lp_text_format(out, err, "\\u%04x", c));
+    }
+    LP_TRY(lp_text_put(out, "\"", err));
+out:
+    return status;
+}
+
+lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    if (!field[strcspn(field, "\",\r\n")]) return lp_text_put(out, field, err);
+    LP_TRY(lp_text_put(out, "\"", err));
+    for (const char *at = field;;) {
+        size_t plain = strcspn(at, "\"");
+        LP_TRY(lp_text_add(out, at, plain, err));
+        if (!at[plain]) break;
+        LP_TRY(lp_text_put(out, "\"\"", err));
+        at += plain + 1;
+    }
+    status = lp_text_put(out, "\"", err);
+out:
     return status;
 }
 

@@ -68,20 +68,20 @@ static lp_status open_all(generation *g, const lp_model_source *source, const ch
     lp_status status = LP_OK;
     LP_TRY(lp_tokenizer_load(source->base, &g->tokenizer, err));
     LP_TRY(lp_model_load(source, &g->model, err));
-    LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, source->base, g->job.decode.eos, &g->vocabulary, err));
-    lp_protocol protocol = g->job.protocol;
-    if (!g->model.is_codi) protocol.kind = LP_PROTOCOL_BOT_FIRST; /* a plain model's prompt is the bare question */
-    LP_TRY(lp_protocol_prompt(&protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
-    int32_t wanted = (int32_t)g->prompt.n + protocol.n_steps + 2 + max_new;
-    LP_TRY(lp_reference_new(&g->model, &protocol, &g->vocabulary, wanted, &g->reference, err));
+    lp_protocol *protocol = &g->job.protocol;
+    if (!g->model.is_codi) *protocol = lp_protocol_plain();
+    LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, source->base, g->job.decode.eos, protocol, &g->vocabulary, err));
+    LP_TRY(lp_protocol_prompt(protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
+    int32_t wanted = (int32_t)g->prompt.n + protocol->n_steps + g->vocabulary.n_answer_start + 1 + max_new;
+    LP_TRY(lp_reference_new(&g->model, protocol, &g->vocabulary, wanted, &g->reference, err));
     const lp_model_config *c = &g->model.config;
-    g->n_positions = g->model.is_codi ? lp_lens_positions(protocol.n_steps) : 0;
+    g->n_positions = protocol->n_steps > 0 ? lp_lens_positions(protocol->n_steps) : 0;
     size_t n = (size_t)g->n_positions * (size_t)c->n_layers;
     LP_TRY(lp_mem_new(&g->vectors, n * (size_t)c->d_model, sizeof(float), "states", err));
     LP_TRY(lp_mem_new(&g->captures, n, sizeof *g->captures, "captures", err));
     LP_TRY(lp_mem_new(&g->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
     LP_TRY(lp_mem_new(&g->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
-    if (n) lp_lens_captures(c, (int32_t)g->prompt.n, protocol.n_steps, g->vectors, g->captures);
+    if (n) lp_lens_captures(c, (int32_t)g->prompt.n, protocol->n_steps, g->vectors, g->captures);
 out:
     return status;
 }
@@ -104,7 +104,7 @@ static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers
     lp_run_answer result;
     double start = seconds();
     lp_status status = LP_OK;
-    int32_t room = c->n_context - request.n_prompt - (g->model.is_codi ? request.n_steps + 1 : 0);
+    int32_t room = c->n_context - request.n_prompt - request.n_steps - g->vocabulary.n_answer_start;
     if (request.max_new_tokens > room) request.max_new_tokens = room > 0 ? room : 1;
     LP_TRY(lp_reference_run(g->reference, &request, g->answer, &result, err));
     double took = seconds() - start;
@@ -119,7 +119,7 @@ static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers
         }
     LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err));
     printf("answer: %s\n", lp_text_get(&text));
-    int32_t positions = request.n_prompt + (g->model.is_codi ? request.n_steps + 1 : 0) + result.n_tokens;
+    int32_t positions = request.n_prompt + request.n_steps + g->vocabulary.n_answer_start + result.n_tokens;
     fprintf(stderr, "%d prompt tokens, %d answer tokens%s, %.1f positions/s (reference executor)\n", request.n_prompt,
             result.n_tokens, result.ended ? "" : " (limit reached)", positions / took);
 out:
@@ -160,7 +160,7 @@ int lp_cmd_generate(int argc, char **argv) {
     if (codi && !alpha)
         lp_log(LP_LOG_WARN, "no --lora-alpha: 32 is taken, which the checkpoint's files cannot confirm");
     int32_t max_new = 64;
-    g.job.protocol = (lp_protocol){.kind = LP_PROTOCOL_CODI, .n_steps = 6, .remove_eos = true};
+    g.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
     if (!base) {
         LP_TRY(lp_job_load(operands.operands[0], settings, n_settings, &g.job, err));
         source = (lp_model_source){.base = g.job.model.base,

@@ -4,11 +4,25 @@
 #include "cli/arguments.h"
 #include "job/job.h"
 
+/* The job's protocol on this model, in words. */
+static lp_status add_protocol(lp_job *job, const lp_model *model, lp_text *out, lp_error *err) {
+    lp_tokenizer *tokenizer = NULL;
+    lp_vocabulary vocabulary;
+    lp_status status = LP_OK;
+    LP_TRY(lp_tokenizer_load(job->model.base, &tokenizer, err));
+    LP_TRY(lp_vocabulary_init(model, tokenizer, job->model.base, job->decode.eos, &job->protocol, &vocabulary, err));
+    status = lp_protocol_describe(&job->protocol, &vocabulary, out, err);
+out:
+    lp_tokenizer_free(tokenizer);
+    return status;
+}
+
 static const char help[] =
     "usage: latentpatch inspect JOB.json [--json]\n"
     "       latentpatch inspect --base FOLDER [--codi PATH] [--lora-alpha A] [--json]\n\n"
     "Reads a model as `cache` would and prints what it is: architecture, parameters by part, dtypes, LoRA, projection, special\n"
-    "ids, context, SHA-256 of each file, and tensors that were not asked for. Fails, naming the tensor, on what does not fit.\n";
+    "ids, context, SHA-256 of each file, and tensors that were not asked for. For a job also its protocol in words. Fails,\n"
+    "naming the tensor, on what does not fit.\n";
 
 int lp_cmd_inspect(int argc, char **argv) {
     const char *base = NULL, *codi = NULL, *alpha = NULL;
@@ -47,6 +61,7 @@ int lp_cmd_inspect(int argc, char **argv) {
     source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
     LP_TRY(lp_model_inspect(&model, json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
+    if (!base && !json) LP_TRY(add_protocol(&job, &model, &text, err));
     printf("%s", lp_text_get(&text));
     if (text.length && text.data[text.length - 1] != '\n') printf("\n");
 out:

@@ -78,6 +78,8 @@ static lp_status body(lp_session *session, lp_error *err) {
     lp_sweep_plan plan = {0};
     lp_standing standing;
     lp_estimate e;
+    lp_text words = {0};
+    char label[32];
     double rate = 1;
     enum { ASSUMED_ANSWER = 8, MOST_LISTED = 20 };
     lp_status status = LP_OK;
@@ -87,7 +89,9 @@ static lp_status body(lp_session *session, lp_error *err) {
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
     LP_TRY(measure_rate(session, &rate, err));
     printf("%s, protocol %s, %lld pairs, %zu conditions\n", session->job.model.name,
-           lp_protocol_names()[session->job.protocol.kind], (long long)e.n_pairs, e.n_conditions);
+           lp_protocol_label(&session->job.protocol, label), (long long)e.n_pairs, e.n_conditions);
+    LP_TRY(lp_protocol_describe(&session->job.protocol, &session->vocabulary, &words, err));
+    printf("%s", lp_text_get(&words));
     printf("  %-34s %12zu\n  %-34s %12zu\n  %-34s %12zu\n  %-34s %12d\n", "distinct runs of a pair", e.n_distinct,
            "dead cells (can change nothing)", e.n_dead, "cells equal to another", e.n_equal, "branches of a pair",
            e.branches);
@@ -118,6 +122,7 @@ static lp_status body(lp_session *session, lp_error *err) {
     if (listed > MOST_LISTED)
         printf("... and %zu more cells that are dead or equal to another\n", listed - MOST_LISTED);
 out:
+    lp_text_release(&words);
     lp_sweep_plan_release(&plan);
     return status;
 }

@@ -7,13 +7,14 @@ static const char help[] =
     "       latentpatch store verify FILE [--quick]\n"
     "       latentpatch store archive FILE ARCHIVE\n"
     "       latentpatch store export FILE FOLDER [--field NAME]... [--layer L]... [--pair INDEX]...\n"
-    "       latentpatch store merge MERGED FILE FILE... [--pair-file-digest SHA256]\n\n"
+    "       latentpatch store merge MERGED FILE... [--pair-file-digest SHA256]\n\n"
     "info     what a store holds, whose it is, how far it is, and how large\n"
     "verify   the checksum of every pair; names those that are torn or altered (exit 1); --quick looks at structure only\n"
     "archive  a compressed copy (shuffle, deflate, checksums) that every command reads like the store; read back and compared\n"
     "export   fields as .npy, e.g. --field resid_post --layer 3\n"
     "merge    several stores of different pairs (same model and protocol) into one; those of different pair files need the\n"
-    "         SHA-256 of the file that holds all their pairs, in order of first appearance (sha256sum ALL.json)\n";
+    "         SHA-256 of the file that holds all their pairs, in order of first appearance (sha256sum ALL.json);\n"
+    "         with one FILE, a store of an older version becomes one of this version, which can be continued\n";
 
 typedef struct {
     bool json, quick;
@@ -85,7 +86,7 @@ static lp_status run_verb(const lp_operands *words, const store_options *o, lp_t
     }
     if (strcmp(verb, "archive") == 0 && n == 2) return lp_store_archive(rest[0], rest[1], out, err);
     if (strcmp(verb, "export") == 0 && n == 2) return export_parts(rest[0], rest[1], o, out, err);
-    if (strcmp(verb, "merge") == 0 && n >= 3) return lp_store_merge(rest + 1, n - 1, rest[0], o->digest, out, err);
+    if (strcmp(verb, "merge") == 0 && n >= 2) return lp_store_merge(rest + 1, n - 1, rest[0], o->digest, out, err);
     return lp_fail(err, LP_ERR_USAGE, "expected info, verify, archive, export or merge with their files");
 }
 

@@ -4,8 +4,9 @@
 #include "stage/table.h"
 
 void lp_print_cache_report(const lp_session *session, const lp_cache_report *report) {
+    char label[32];
     printf("%s, protocol %s: clean right %lld, corrupted right %lld, both right %lld of %lld pairs\n",
-           session->job.model.name, lp_protocol_names()[session->job.protocol.kind], (long long)report->n_clean_right,
+           session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)report->n_clean_right,
            (long long)report->n_corrupted_right, (long long)report->n_both_right, (long long)report->n_pairs);
 }
 

@@ -175,18 +175,122 @@ out:
     return status;
 }
 
+static lp_status read_marker(const lp_json *value, lp_marker *out, lp_error *err) {
+    static const char *const keys[] = {"text", "token", NULL};
+    const char *text = NULL;
+    lp_json member;
+    int64_t id = 0;
+    int role = 0;
+    lp_status status = LP_OK;
+    *out = (lp_marker){.id = -1};
+    if (!lp_json_is_object(value)) {
+        LP_TRY(lp_json_choice(value, lp_marker_names(), &role, err));
+        out->kind = (lp_marker_kind)role;
+        goto out;
+    }
+    LP_TRY(lp_json_only(value, keys, err));
+    LP_TRY(lp_json_find(value, "text", &member, err));
+    out->kind = member.node ? LP_MARKER_TEXT : LP_MARKER_TOKEN;
+    if (!member.node) LP_TRY(lp_json_get(value, "token", &member, err));
+    if (out->kind == LP_MARKER_TOKEN && lp_json_is_number(&member)) {
+        LP_TRY(lp_json_int(&member, 0, INT32_MAX, &id, err));
+        out->id = (int32_t)id;
+        goto out;
+    }
+    LP_TRY(lp_json_string(&member, &text, err));
+    if (!*text || strlen(text) >= LP_MARKER_BYTES) {
+        status = lp_json_fail(&member, err, "1 to %d bytes", LP_MARKER_BYTES - 1);
+        goto out;
+    }
+    snprintf(out->text, sizeof out->text, "%s", text);
+out:
+    return status;
+}
+
+/* *found: the job has the key. */
+static lp_status read_markers(const lp_json *section, const char *key, lp_marker_list *out, bool *found,
+                              lp_error *err) {
+    lp_json value, entry;
+    size_t n = 0;
+    lp_status status = LP_OK;
+    *found = false;
+    if (!section->node) return LP_OK;
+    LP_TRY(lp_json_find(section, key, &value, err));
+    if (!value.node) goto out;
+    *found = true;
+    LP_TRY(lp_json_array_size(&value, &n, err));
+    if (n > LP_MAX_MARKERS) {
+        status = lp_json_fail(&value, err, "at most %d entries", LP_MAX_MARKERS);
+        goto out;
+    }
+    out->n = 0;
+    for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry))
+        LP_TRY(read_marker(&entry, &out->items[out->n++], err));
+out:
+    return status;
+}
+
+static lp_status read_first_input(const lp_json *section, lp_protocol *protocol, bool *found, lp_error *err) {
+    lp_json value;
+    lp_status status = LP_OK;
+    *found = false;
+    if (!section->node) return LP_OK;
+    LP_TRY(lp_json_find(section, "first_input", &value, err));
+    if (!value.node) goto out;
+    *found = true;
+    protocol->first_reads_prompt = lp_json_is_string(&value) && strcmp(value.node->valuestring, "prompt") == 0;
+    if (protocol->first_reads_prompt) goto out;
+    LP_TRY(read_marker(&value, &protocol->first_input, err));
+    if (protocol->first_input.kind == LP_MARKER_TEXT) status = lp_json_fail(&value, err, "\"prompt\" or a token");
+out:
+    return status;
+}
+
 static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"name", "steps", "remove_eos", "normalise_spaces", NULL};
+    static const char *const keys[] = {"name",           "steps",       "remove_eos", "normalise_spaces",
+                                       "after_question", "first_input", "feedback",   "answer_start",
+                                       "not_chosen",     "stop",        NULL};
+    lp_protocol *protocol = &job->protocol;
+    struct {
+        const char *key;
+        lp_marker_list *list;
+        bool found;
+    } lists[] = {{"after_question", &protocol->after_question, false},
+                 {"answer_start", &protocol->answer_start, false},
+                 {"not_chosen", &protocol->not_chosen, false},
+                 {"stop", &protocol->stop, false}};
     lp_json section;
     lp_status status = LP_OK;
-    job->protocol = (lp_protocol){.kind = LP_PROTOCOL_CODI, .n_steps = 6, .remove_eos = true};
+    int32_t n_steps = 6;
+    int kind = LP_PROTOCOL_CODI, feedback = 0;
+    bool remove_eos = true, found = false;
     LP_TRY(opt_section(root, "protocol", keys, &section, err));
-    int kind = 0;
     LP_TRY(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
-    job->protocol.kind = (lp_protocol_kind)kind;
-    LP_TRY(opt_int32(&section, "steps", 1, LP_MAX_STEPS, &job->protocol.n_steps, err));
-    LP_TRY(opt_bool(&section, "remove_eos", &job->protocol.remove_eos, err));
-    LP_TRY(opt_bool(&section, "normalise_spaces", &job->protocol.normalise_spaces, err));
+    LP_TRY(opt_int32(&section, "steps", 1, LP_MAX_STEPS, &n_steps, err));
+    *protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
+    LP_TRY(opt_bool(&section, "remove_eos", &remove_eos, err));
+    LP_TRY(opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        LP_TRY(read_markers(&section, lists[i].key, lists[i].list, &lists[i].found, err));
+        protocol->changed |= lists[i].found;
+    }
+    if (!remove_eos && (lists[0].found || lists[1].found))
+        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.remove_eos: expected it to be left out where %s says what stands there",
+                job->file, lists[0].found ? "after_question" : "answer_start");
+    if (!remove_eos && kind != LP_PROTOCOL_CODI && kind != LP_PROTOCOL_BOT_FIRST)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.remove_eos: false belongs to codi and bot-first, found name %s",
+                job->file, lp_protocol_names()[kind]);
+    if (protocol->answer_start.n == 0 || protocol->stop.n == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.%s: expected at least one entry, found none", job->file,
+                protocol->stop.n == 0 ? "stop" : "answer_start");
+    protocol->n_answer_start = protocol->answer_start.n;
+    if (!remove_eos) lp_protocol_keep_eos(protocol);
+    LP_TRY(read_first_input(&section, protocol, &found, err));
+    protocol->changed |= found;
+    feedback = (int)protocol->feedback;
+    LP_TRY(opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
+    protocol->changed |= (lp_feedback)feedback != protocol->feedback;
+    protocol->feedback = (lp_feedback)feedback;
 out:
     return status;
 }

@@ -12,10 +12,6 @@ static const size_t max_file_bytes = (size_t)1 << 30;
 static const double max_answer = 1e15;
 static const double max_count = 9007199254740992.0;
 
-static lp_status own_text(const char *text, char **out, lp_error *err) {
-    return lp_mem_text(out, text, strlen(text), err);
-}
-
 static bool is_blank(const char *text) {
     return text[strspn(text, " \t\n\r\f\v")] == 0;
 }
@@ -27,7 +23,7 @@ static lp_status read_id(const lp_json *value, char **out, lp_error *err) {
         if (status != LP_OK) return status;
         char text[32];
         snprintf(text, sizeof text, "%lld", (long long)number);
-        return own_text(text, out, err);
+        return lp_mem_strdup(out, text, err);
     }
     const char *text = "";
     if (lp_json_is_string(value)) text = value->node->valuestring;
@@ -39,7 +35,7 @@ static lp_status read_id(const lp_json *value, char **out, lp_error *err) {
     }
     if (control || !visible)
         return lp_json_fail(value, err, "an integer from 0, or a text without control characters, as id");
-    return own_text(text, out, err);
+    return lp_mem_strdup(out, text, err);
 }
 
 static lp_status read_answer(const lp_json *side, lp_pairs_mode mode, double *out, lp_error *err) {
@@ -61,7 +57,7 @@ static lp_status read_question(const lp_json *side, lp_pairs_mode mode, char **o
     if (status == LP_OK) status = lp_json_string(&value, &text, err);
     if (status != LP_OK) return status;
     if (mode == LP_PAIRS_STRICT && is_blank(text)) return lp_json_fail(&value, err, "a question that is not empty");
-    return own_text(text, out, err);
+    return lp_mem_strdup(out, text, err);
 }
 
 /* *out = a copy of the member's text, or NULL when it is absent. */
@@ -71,7 +67,7 @@ static lp_status read_optional_text(const lp_json *object, const char *key, char
     lp_status status = lp_json_find(object, key, &value, err);
     if (status != LP_OK || !value.node) return status;
     status = lp_json_string(&value, &text, err);
-    return status == LP_OK ? own_text(text, out, err) : status;
+    return status == LP_OK ? lp_mem_strdup(out, text, err) : status;
 }
 
 static lp_status read_optional_count(const lp_json *object, const char *key, int64_t *out, lp_error *err) {
@@ -138,10 +134,7 @@ static lp_status check_tokens(const lp_json *pair, lp_error *err) {
         size_t n = 0;
         int64_t number = 0;
         LP_TRY(lp_json_array_size(&counts, &n, err));
-        if (n != 2) {
-            status = lp_json_fail(&counts, err, "two counts (clean, corrupted)");
-            goto out;
-        }
+        if (n != 2) LP_TRY(lp_json_fail(&counts, err, "two counts (clean, corrupted)"));
         for (lp_json_first(&counts, &count); count.node; lp_json_next(&counts, &count))
             LP_TRY(lp_json_int(&count, 0, (int64_t)max_count, &number, err));
     }
@@ -162,10 +155,7 @@ static lp_status check_graph(const lp_json *pair, lp_error *err) {
         for (size_t i = 0; i < 3; i++) LP_TRY(lp_json_get_string(&step, keys[i], &text, err));
         lp_json uses, use;
         LP_TRY(lp_json_get(&step, "uses", &uses, err));
-        if (!lp_json_is_array(&uses)) {
-            status = lp_json_fail(&uses, err, "an array of steps");
-            goto out;
-        }
+        if (!lp_json_is_array(&uses)) LP_TRY(lp_json_fail(&uses, err, "an array of steps"));
         int64_t number = 0;
         for (lp_json_first(&uses, &use); use.node; lp_json_next(&uses, &use))
             LP_TRY(lp_json_int(&use, 0, (int64_t)max_count, &number, err));
@@ -244,7 +234,7 @@ static lp_status split_change(const char *text, lp_pair *out, lp_error *err) {
     const char *arrow = strstr(text, " -> ");
     if (!arrow) return LP_OK;
     lp_status status = lp_mem_text(&out->change_from, text, (size_t)(arrow - text), err);
-    return status == LP_OK ? own_text(arrow + 4, &out->change_to, err) : status;
+    return status == LP_OK ? lp_mem_strdup(&out->change_to, arrow + 4, err) : status;
 }
 
 static lp_status read_original_pair(const lp_json *value, lp_pairs_mode mode, lp_pair *out, lp_error *err) {
@@ -421,16 +411,10 @@ static lp_status read_list(const lp_json *list, const lp_pairs_options *options,
     size_t n = 0;
     lp_json value;
     LP_TRY(lp_json_array_size(list, &n, err));
-    if (n == 0) {
-        status = lp_json_fail(list, err, "at least one pair");
-        goto out;
-    }
+    if (n == 0) LP_TRY(lp_json_fail(list, err, "at least one pair"));
     if (out->format != LP_PAIRS_OWN) {
         lp_json_first(list, &value);
-        if (!lp_json_is_object(&value)) {
-            status = lp_json_fail(&value, err, "a pair (an object)");
-            goto out;
-        }
+        if (!lp_json_is_object(&value)) LP_TRY(lp_json_fail(&value, err, "a pair (an object)"));
         lp_json clean;
         LP_TRY(lp_json_find(&value, "clean", &clean, err));
         if (!clean.node) out->format = LP_PAIRS_ORIGINAL_FLAT;
@@ -448,7 +432,7 @@ static lp_status read_list(const lp_json *list, const lp_pairs_options *options,
         }
     }
     for (size_t i = 0; i < out->n; i++)
-        if (!out->pairs[i].source) LP_TRY(own_text(out->pairs[i].id, &out->pairs[i].source, err));
+        if (!out->pairs[i].source) LP_TRY(lp_mem_strdup(&out->pairs[i].source, out->pairs[i].id, err));
     if (options->mode == LP_PAIRS_AUDIT) goto out;
     LP_TRY(refuse_repeated_ids(list, out, err));
     if (options->equal_answers == LP_EQUAL_ANSWERS_REFUSE) LP_TRY(refuse_equal_answers(list, out, err));
@@ -470,9 +454,7 @@ lp_status lp_pairs_parse(const char *text, size_t size, const char *name, const 
     } else if (lp_json_is_object(&root)) {
         LP_TRY(read_own_head(&root, &list, err));
     } else {
-        status =
-            lp_json_fail(&root, err, "a pair file (an object with \"format\": \"latentpatch-pairs\", or an array)");
-        goto out;
+        LP_TRY(lp_json_fail(&root, err, "a pair file (an object with \"format\": \"latentpatch-pairs\", or an array)"));
     }
     LP_TRY(read_list(&list, options, &set, err));
     LP_TRY(lp_sha256_of(text, size, digest, err));

@@ -5,18 +5,19 @@
  *   - the final hidden state of p (latent_raw) is read where p's output is used: by the next thought step, or by the
  * output head at an answer position that chooses a token. So a vector that comes into being after the last layer's K
  * and V acts only where p's output is used. That is nowhere for the last thought step, for prompt positions but the
- * last, for the last prompt position under bot-first, and for eot when eos follows it.
+ * last, for the last prompt position where step 0 is fed an embedding, and for the positions that open the answer but
+ * the last.
  */
 #include "patch/condition.h"
 
 #include "base/memory.h"
 
 static bool output_is_used(const lp_run_shape *shape, int32_t n_steps, lp_phase phase, int32_t index) {
-    bool thoughts_read_output = shape->protocol.kind == LP_PROTOCOL_CODI;
+    bool thoughts_read_output = shape->protocol.first_reads_prompt;
     switch (phase) {
     case LP_PHASE_PROMPT: return index == shape->n_prompt - 1 && thoughts_read_output && n_steps > 0;
     case LP_PHASE_THOUGHT: return index < n_steps - 1;
-    case LP_PHASE_ANSWER: return shape->protocol.remove_eos || index != 0;
+    case LP_PHASE_ANSWER: return index >= shape->protocol.n_answer_start - 1;
     }
     return true;
 }

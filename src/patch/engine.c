@@ -366,8 +366,12 @@ static lp_status read_steps(lp_engine *e, const float *hidden, int32_t n, lp_err
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
     LP_TRY(be->copy_rows(be, e->gathered, NULL, hidden, e->dev_lists, n, d, err));
-    LP_TRY(lp_forward_project(e->forward, e->gathered, n, e->projected, err));
-    LP_TRY(be->copy_rows(be, e->latents, e->dev_lists + e->max_rows, e->projected, NULL, n, d, err));
+    const float *fed = e->gathered;
+    if (e->options->protocol.feedback == LP_FEEDBACK_PROJECTION) {
+        LP_TRY(lp_forward_project(e->forward, e->gathered, n, e->projected, err));
+        fed = e->projected;
+    }
+    LP_TRY(be->copy_rows(be, e->latents, e->dev_lists + e->max_rows, fed, NULL, n, d, err));
 out:
     return status;
 }

@@ -9,7 +9,7 @@ static int32_t smaller(int32_t a, int32_t b) {
 }
 
 static bool thoughts_read_prompt(const lp_request *request) {
-    return request->options->protocol.kind == LP_PROTOCOL_CODI;
+    return request->options->protocol.first_reads_prompt;
 }
 
 /* First answer position of a branch. */
@@ -36,7 +36,7 @@ lp_status lp_request_open(lp_request *request, const lp_executor_options *option
                           lp_request_need *need, lp_error *err) {
     request->options = options;
     request->group = group;
-    request->n_start = lp_protocol_answer_start(&options->protocol, &options->vocabulary, request->start);
+    request->n_start = options->vocabulary.n_answer_start;
     lp_status status = lp_tree_build(&request->tree, group, options->protocol.n_steps, err);
     if (status != LP_OK) return status;
     const lp_tree *tree = &request->tree;
@@ -301,12 +301,12 @@ static void add_row(lp_request *request, int32_t i, int32_t position) {
         row.token = request->group->prompt[position];
         row.output = row.feeds_step = position == p - 1 && thoughts_read_prompt(request) && b->plan.n_steps > 0;
     } else if (position < begin) {
-        if (position == p && !thoughts_read_prompt(request)) row.token = request->options->vocabulary.bot;
+        if (position == p && !thoughts_read_prompt(request)) row.token = request->options->vocabulary.first_input;
         row.latent = input_latent(request, i, position);
         row.output = row.feeds_step = position < begin - 1;
     } else {
         int32_t k = position - begin;
-        row.token = k < request->n_start ? request->start[k] : b->next_token;
+        row.token = k < request->n_start ? request->options->vocabulary.answer_start[k] : b->next_token;
         row.output = row.chooses = k >= request->n_start - 1;
     }
     bool root_prompt = b->plan.parent < 0 && position < p;
@@ -642,7 +642,7 @@ void lp_request_accept_token(lp_request *request, int32_t branch, int32_t token,
     if (is_metric_position(request, branch)) set_metrics_here(request, branch, here);
     if (has_metrics_to_come(request, b) && b->n_tokens < metric_at->index && token != metric_at->prefix[b->n_tokens])
         leave_prefix(request, branch);
-    if (token == request->options->vocabulary.eos) {
+    if (lp_vocabulary_stops(&request->options->vocabulary, token)) {
         b->ended = true;
         b->alive = false;
         return;

@@ -73,8 +73,7 @@ typedef struct {
     size_t branch_capacity;
     int32_t n_branches; /* of the tree, then forced ones */
     int32_t max_branches;
-    int32_t n_start; /* tokens that the answer starts from */
-    int32_t start[2];
+    int32_t n_start;                          /* tokens that the answer starts from */
     int32_t position;                         /* next position of the request; 0: the prompt */
     int32_t prompt_slot, next_slot, end_slot; /* the request's block of KV slots */
     int32_t *tails;                           /* [max_branches, tail_stride] slots */

@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "problems/letters.h"
 #include "problems/pair_overlap.h"
 #include "problems/pair_write.h"
 
@@ -60,59 +61,42 @@ bool lp_check_is_sound(const lp_check_report *report, size_t i) {
 /* ---- repeats ---- */
 
 typedef struct {
-    const lp_pair *pair;
+    const char *first, *second; /* what must not occur twice */
     size_t index;
-} ordered_pair;
+} occurrence;
 
-static int by_place(const ordered_pair *a, const ordered_pair *b) {
-    return a->index < b->index ? -1 : a->index > b->index;
-}
-static int compare_ids(const void *a, const void *b) {
-    const ordered_pair *left = a, *right = b;
-    int order = strcmp(left->pair->id, right->pair->id);
-    return order != 0 ? order : by_place(left, right);
-}
-static int compare_questions(const void *a, const void *b) {
-    const ordered_pair *left = a, *right = b;
-    int order = strcmp(left->pair->clean.question, right->pair->clean.question);
-    return order != 0 ? order : by_place(left, right);
-}
-static int compare_pairs(const void *a, const void *b) {
-    const ordered_pair *left = a, *right = b;
-    int order = strcmp(left->pair->clean.question, right->pair->clean.question);
-    if (order == 0) order = strcmp(left->pair->corrupted.question, right->pair->corrupted.question);
-    return order != 0 ? order : by_place(left, right);
+static int compare_occurrences(const void *a, const void *b) {
+    const occurrence *left = a, *right = b;
+    int order = strcmp(left->first, right->first);
+    if (order == 0) order = strcmp(left->second, right->second);
+    return order != 0 ? order : left->index < right->index ? -1 : left->index > right->index;
 }
 
 static lp_status find_repeats(checker *c, lp_error *err) {
     lp_status status = LP_OK;
-    ordered_pair *order = NULL;
+    occurrence *order = NULL;
+    const lp_pair *pairs = c->set->pairs;
     size_t n = c->set->n;
     LP_TRY(lp_mem_new(&order, n, sizeof *order, "order of pairs", err));
-    for (size_t i = 0; i < n; i++) order[i] = (ordered_pair){&c->set->pairs[i], i};
-    qsort(order, n, sizeof *order, compare_ids);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(order[i - 1].pair->id, order[i].pair->id) == 0) mark(c, order[i].index, LP_DEFECT_REPEATED_ID);
-    qsort(order, n, sizeof *order, compare_pairs);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(order[i - 1].pair->clean.question, order[i].pair->clean.question) == 0 &&
-            strcmp(order[i - 1].pair->corrupted.question, order[i].pair->corrupted.question) == 0)
-            mark(c, order[i].index, LP_DEFECT_REPEATED_PAIR);
-    qsort(order, n, sizeof *order, compare_questions);
-    for (size_t i = 1; i < n; i++)
-        if (strcmp(order[i - 1].pair->clean.question, order[i].pair->clean.question) == 0 &&
-            strcmp(order[i - 1].pair->source, order[i].pair->source) != 0)
-            mark(c, order[i].index, LP_DEFECT_REPEATED_QUESTION);
+    for (lp_defect defect = LP_DEFECT_REPEATED_ID; defect <= LP_DEFECT_REPEATED_QUESTION; defect++) {
+        for (size_t i = 0; i < n; i++)
+            order[i] = (occurrence){defect == LP_DEFECT_REPEATED_ID ? pairs[i].id : pairs[i].clean.question,
+                                    defect == LP_DEFECT_REPEATED_PAIR ? pairs[i].corrupted.question : "", i};
+        qsort(order, n, sizeof *order, compare_occurrences);
+        for (size_t i = 1; i < n; i++) {
+            const occurrence *a = &order[i - 1], *b = &order[i];
+            bool other_source = strcmp(pairs[a->index].source, pairs[b->index].source) != 0;
+            if (strcmp(a->first, b->first) == 0 && strcmp(a->second, b->second) == 0 &&
+                (defect != LP_DEFECT_REPEATED_QUESTION || other_source))
+                mark(c, b->index, defect);
+        }
+    }
 out:
     lp_mem_free(order);
     return status;
 }
 
 /* ---- the change ---- */
-
-static bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
 
 /* The place of the stated change: where putting `to` for `from` turns clean into corrupted; SIZE_MAX: nowhere. */
 static size_t place_of_change(const lp_pair *pair) {
@@ -132,8 +116,8 @@ static size_t place_of_change(const lp_pair *pair) {
 static bool is_joined(const char *text, size_t at, size_t length, const char *joints) {
     const char *after = text + at + length;
     bool left =
-        at > 0 && (is_digit(text[at - 1]) || (at > 1 && strchr(joints, text[at - 1]) && is_digit(text[at - 2])));
-    return left || is_digit(after[0]) || (after[0] && strchr(joints, after[0]) && is_digit(after[1]));
+        at > 0 && (lp_is_digit(text[at - 1]) || (at > 1 && strchr(joints, text[at - 1]) && lp_is_digit(text[at - 2])));
+    return left || lp_is_digit(after[0]) || (after[0] && strchr(joints, after[0]) && lp_is_digit(after[1]));
 }
 
 /* How many changes are stated ("3; 40" are two). */
@@ -325,36 +309,25 @@ out:
     return status;
 }
 
-/* A CSV field, quoted where it has to be. */
-static lp_status print_field(const char *text, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    if (!strpbrk(text, ",\"\n\r")) return lp_text_add(out, text, strlen(text), err);
-    LP_TRY(lp_text_add(out, "\"", 1, err));
-    for (; *text; text++) LP_TRY(lp_text_add(out, *text == '"' ? "\"\"" : text, *text == '"' ? 2 : 1, err));
-    LP_TRY(lp_text_add(out, "\"", 1, err));
-out:
-    return status;
-}
-
 lp_status lp_check_list(const lp_pair_set *set, const lp_check_report *report, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "element,id,sound,defects,corrupted_answer,recomputed\n"));
+    LP_TRY(lp_text_put(out, "element,id,sound,defects,corrupted_answer,recomputed\n", err));
     for (size_t i = 0; i < set->n; i++) {
         const char *separator = "";
         LP_TRY(lp_text_format(out, err, "%zu,", set->pairs[i].place));
-        LP_TRY(print_field(set->pairs[i].id, out, err));
+        LP_TRY(lp_csv_quote(set->pairs[i].id, out, err));
         LP_TRY(lp_text_format(out, err, ",%d,", lp_check_is_sound(report, i) ? 1 : 0));
         for (int d = 0; d < LP_N_DEFECTS; d++) {
             if (!(report->found[i] & 1u << d)) continue;
             LP_TRY(lp_text_format(out, err, "%s%s", separator, defects[d].name));
             separator = " ";
         }
-        LP_TRY(lp_text_add(out, ",", 1, err));
+        LP_TRY(lp_text_put(out, ",", err));
         if (!isnan(set->pairs[i].corrupted.answer))
             LP_TRY(lp_text_format(out, err, "%.15g", set->pairs[i].corrupted.answer));
-        LP_TRY(lp_text_add(out, ",", 1, err));
+        LP_TRY(lp_text_put(out, ",", err));
         if (!isnan(report->recomputed[i])) LP_TRY(lp_text_format(out, err, "%.15g", report->recomputed[i]));
-        LP_TRY(lp_text_add(out, "\n", 1, err));
+        LP_TRY(lp_text_put(out, "\n", err));
     }
 out:
     return status;
@@ -365,7 +338,7 @@ out:
 static lp_status print_value(const cJSON *node, lp_text *out, lp_error *err) {
     char *text = cJSON_PrintUnformatted(node);
     if (!text) return lp_fail(err, LP_ERR_MEMORY, "out of memory while writing JSON");
-    lp_status status = lp_text_add(out, text, strlen(text), err);
+    lp_status status = lp_text_put(out, text, err);
     cJSON_free(text);
     return status;
 }
@@ -375,21 +348,21 @@ static lp_status fix_own(const lp_check_report *report, const lp_json *root, lp_
     lp_status status = LP_OK;
     const cJSON *member = NULL, *pair = NULL;
     size_t i = 0, n = 0;
-    LP_TRY(lp_text_add(out, "{", 1, err));
+    LP_TRY(lp_text_put(out, "{", err));
     cJSON_ArrayForEach(member, root->node) {
         if (strcmp(member->string, "pairs") == 0) continue;
         LP_TRY(lp_json_quote(member->string, out, err));
-        LP_TRY(lp_text_add(out, ": ", 2, err));
+        LP_TRY(lp_text_put(out, ": ", err));
         LP_TRY(print_value(member, out, err));
-        LP_TRY(lp_text_add(out, ", ", 2, err));
+        LP_TRY(lp_text_put(out, ", ", err));
     }
-    LP_TRY(lp_text_format(out, err, "\"pairs\": ["));
+    LP_TRY(lp_text_put(out, "\"pairs\": [", err));
     cJSON_ArrayForEach(pair, cJSON_GetObjectItemCaseSensitive(root->node, "pairs")) {
         if (!lp_check_is_sound(report, i++)) continue;
         LP_TRY(lp_text_format(out, err, "%s\n  ", n++ > 0 ? "," : ""));
         LP_TRY(print_value(pair, out, err));
     }
-    LP_TRY(lp_text_add(out, "\n]}\n", 4, err));
+    LP_TRY(lp_text_put(out, "\n]}\n", err));
 out:
     return status;
 }

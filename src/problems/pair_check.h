@@ -5,7 +5,7 @@
 #ifndef LP_PROBLEMS_PAIR_CHECK_H
 #define LP_PROBLEMS_PAIR_CHECK_H
 
-#include "problems/pair_options.h"
+#include "problems/pair_make.h"
 
 typedef enum {
     LP_DEFECT_REPEATED_ID,

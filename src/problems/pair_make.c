@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "problems/keyed.h"
 #include "problems/pair_template.h"
 #include "problems/pair_write.h"
 #include "problems/problem_annotate.h"
@@ -28,26 +29,26 @@ static lp_status log_rejected(const maker *m, const lp_problem *problem, const c
     if (!out) return LP_OK;
     LP_TRY(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
     if (number) {
-        LP_TRY(lp_text_format(out, err, ", \"from\": "));
+        LP_TRY(lp_text_put(out, ", \"from\": ", err));
         LP_TRY(lp_json_quote(number, out, err));
     }
     if (to) {
-        LP_TRY(lp_text_format(out, err, ", \"to\": "));
+        LP_TRY(lp_text_put(out, ", \"to\": ", err));
         LP_TRY(lp_json_quote(to, out, err));
     }
     /* The recomputed solution lets a reader see whose answer is right. */
     if (reason == LP_REASON_OTHER_ANSWER) {
-        LP_TRY(lp_text_format(out, err, ", \"solution\": "));
+        LP_TRY(lp_text_put(out, ", \"solution\": ", err));
         LP_TRY(lp_json_quote(lp_text_get(&m->solution), out, err));
     }
-    LP_TRY(lp_text_add(out, "}\n", 2, err));
+    LP_TRY(lp_text_put(out, "}\n", err));
 out:
     return status;
 }
 
 static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, ", \"graph\": ["));
+    LP_TRY(lp_text_put(out, ", \"graph\": [", err));
     for (int s = 0; s < graph->n_steps; s++) {
         const lp_step *step = &graph->steps[s];
         char *equation = NULL;
@@ -56,21 +57,17 @@ static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, 
         if (status == LP_OK) status = lp_json_quote(equation, out, err);
         lp_mem_free(equation);
         LP_TRY(status);
-        LP_TRY(lp_text_format(out, err, ", \"clean\": \""));
+        LP_TRY(lp_text_put(out, ", \"clean\": \"", err));
         LP_TRY(lp_rational_print(step->result, 0, LP_COMMAS_NO, out, err));
-        LP_TRY(lp_text_format(out, err, "\", \"corrupted\": \""));
+        LP_TRY(lp_text_put(out, "\", \"corrupted\": \"", err));
         LP_TRY(lp_rational_print(changed->steps[s], 0, LP_COMMAS_NO, out, err));
-        LP_TRY(lp_text_format(out, err, "\", \"uses\": "));
+        LP_TRY(lp_text_put(out, "\", \"uses\": ", err));
         LP_TRY(lp_graph_uses(graph, s, out, err));
-        LP_TRY(lp_text_add(out, "}", 1, err));
+        LP_TRY(lp_text_put(out, "}", err));
     }
-    LP_TRY(lp_text_add(out, "]", 1, err));
+    LP_TRY(lp_text_put(out, "]", err));
 out:
     return status;
-}
-
-static lp_status copy(const char *text, char **out, lp_error *err) {
-    return lp_mem_text(out, text, strlen(text), err);
 }
 
 /* Adds the pair whose new texts are in m->question and m->solution. */
@@ -86,21 +83,21 @@ static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const
     set->n++;
     LP_TRY(lp_text_format(&text, err, "%s-%05zu", m->prefix, problem->index));
     if (nth > 0) LP_TRY(lp_text_format(&text, err, "-%zu", nth + 1));
-    LP_TRY(copy(lp_text_get(&text), &pair->id, err));
+    LP_TRY(lp_mem_strdup(&pair->id, lp_text_get(&text), err));
     lp_text_clear(&text);
     LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, m->source));
-    LP_TRY(copy(lp_text_get(&text), &pair->source, err));
-    LP_TRY(copy(problem->question, &pair->clean.question, err));
-    LP_TRY(copy(m->graph.solution, &pair->clean.solution, err));
-    LP_TRY(copy(lp_text_get(&m->question), &pair->corrupted.question, err));
-    LP_TRY(copy(lp_text_get(&m->solution), &pair->corrupted.solution, err));
+    LP_TRY(lp_mem_strdup(&pair->source, lp_text_get(&text), err));
+    LP_TRY(lp_mem_strdup(&pair->clean.question, problem->question, err));
+    LP_TRY(lp_mem_strdup(&pair->clean.solution, m->graph.solution, err));
+    LP_TRY(lp_mem_strdup(&pair->corrupted.question, lp_text_get(&m->question), err));
+    LP_TRY(lp_mem_strdup(&pair->corrupted.solution, lp_text_get(&m->solution), err));
     pair->clean.answer = lp_rational_to_double(problem->answer);
     pair->corrupted.answer = lp_rational_to_double(m->changed.answer);
-    if (from) LP_TRY(copy(from, &pair->change_from, err));
-    if (to) LP_TRY(copy(to, &pair->change_to, err));
+    if (from) LP_TRY(lp_mem_strdup(&pair->change_from, from, err));
+    if (to) LP_TRY(lp_mem_strdup(&pair->change_to, to, err));
     LP_TRY(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
     LP_TRY(add_graph(&m->graph, &m->changed, extra, err));
-    LP_TRY(copy(lp_text_get(extra), &pair->extra, err));
+    LP_TRY(lp_mem_strdup(&pair->extra, lp_text_get(extra), err));
 out:
     lp_text_release(&text);
     return status;
@@ -117,7 +114,7 @@ static lp_status write_texts(maker *m, const lp_problem *problem, lp_reason *rea
     LP_TRY(lp_graph_question(&m->graph, &m->changed, &m->question, err));
     LP_TRY(lp_graph_solution(&m->graph, &m->changed, &m->solution, err));
     if (options->n_tokenizers > 0) {
-        LP_TRY(lp_text_format(&m->extra, err, ", \"tokens\": "));
+        LP_TRY(lp_text_put(&m->extra, ", \"tokens\": ", err));
         LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
                                     lp_text_get(&m->question), &equal, &m->extra, err));
     }
@@ -151,6 +148,16 @@ static bool scaled_value(const lp_number *number, int64_t *out) {
     return scaled.d == 1 && scaled.n < INT64_MAX / 1000;
 }
 
+/* Draws the order of items[start..end). */
+static void shuffle(int64_t *items, size_t start, size_t end, lp_random_key key) {
+    for (size_t i = end; i > start + 1; i--) {
+        size_t other = start + lp_random_below(key, (uint32_t)i, (uint32_t)(i - start));
+        int64_t last = items[i - 1];
+        items[i - 1] = items[other];
+        items[other] = last;
+    }
+}
+
 /* The new values to try for number i, best first: whole units of its last digit that is not 0 (20: 30, 40, 10), then
  * finer ones, each in an order drawn by the seed. */
 typedef struct {
@@ -181,12 +188,7 @@ static void list_values(const maker *m, const lp_problem *problem, size_t i, val
             if (out->n < sizeof out->values / sizeof *out->values) out->values[out->n++] = value;
         }
         lp_random_key key = {m->options->seed, STREAM_VALUE, (uint32_t)problem->index, (uint32_t)i * 32 + tier};
-        for (size_t k = out->n; k > start + 1; k--) {
-            size_t other = start + lp_random_below(key, (uint32_t)k, (uint32_t)(k - start));
-            int64_t kept = out->values[k - 1];
-            out->values[k - 1] = out->values[other];
-            out->values[other] = kept;
-        }
+        shuffle(out->values, start, out->n, key);
     }
 }
 
@@ -244,26 +246,23 @@ out:
     return status;
 }
 
-static void order_numbers(const maker *m, const lp_problem *problem, size_t order[LP_MAX_NUMBERS]) {
+static void order_numbers(const maker *m, const lp_problem *problem, int64_t order[LP_MAX_NUMBERS]) {
     size_t n = m->graph.numbers.n;
-    for (size_t i = 0; i < n; i++) order[i] = m->options->which == LP_CHANGE_LAST ? n - 1 - i : i;
+    for (size_t i = 0; i < n; i++) order[i] = (int64_t)(m->options->which == LP_CHANGE_LAST ? n - 1 - i : i);
     if (m->options->which != LP_CHANGE_ANY) return;
     lp_random_key key = {m->options->seed, STREAM_NUMBER, (uint32_t)problem->index, 0};
-    for (size_t i = n; i > 1; i--) {
-        size_t other = lp_random_below(key, (uint32_t)i, (uint32_t)i), kept = order[i - 1];
-        order[i - 1] = order[other];
-        order[other] = kept;
-    }
+    shuffle(order, 0, n, key);
 }
 
 static lp_status make_by_rule(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     lp_status status = LP_OK;
-    size_t order[LP_MAX_NUMBERS], n_found = 0;
+    int64_t order[LP_MAX_NUMBERS];
+    size_t n_found = 0;
     size_t wanted = m->options->per_problem > 0 ? m->options->per_problem : 1;
     order_numbers(m, problem, order);
     for (size_t i = 0; i < m->graph.numbers.n && n_found < wanted; i++) {
         bool found = false;
-        LP_TRY(try_number(m, problem, order[i], n_found, &found, err));
+        LP_TRY(try_number(m, problem, (size_t)order[i], n_found, &found, err));
         n_found += found;
     }
     if (n_found == 0) *reason = LP_REASON_NO_NUMBER;
@@ -308,7 +307,7 @@ static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reaso
         comma = "; ";
     }
     lp_text_clear(&m->question);
-    LP_TRY(lp_text_add(&m->question, problem->variant_question, strlen(problem->variant_question), err));
+    LP_TRY(lp_text_put(&m->question, problem->variant_question, err));
     LP_TRY(add_pair(m, problem, 0, lp_text_get(&from), lp_text_get(&to), err));
 out:
     lp_text_release(&from);
@@ -318,22 +317,11 @@ out:
 
 /* ---- all problems ---- */
 
-typedef struct {
-    uint64_t hash;
-    size_t index;
-} question_key;
-
-static int compare_keys(const void *a, const void *b) {
-    const question_key *left = a, *right = b;
-    if (left->hash != right->hash) return left->hash < right->hash ? -1 : 1;
-    return left->index < right->index ? -1 : left->index > right->index;
-}
-
 /* first[i]: the first problem with the question of problem i, blanks left out; of problems with variants, these count
  * as part of the question where `variants` is true. */
 static lp_status find_first(const lp_problem_list *list, bool variants, size_t *first, lp_error *err) {
     lp_status status = LP_OK;
-    question_key *keys = NULL;
+    lp_keyed *keys = NULL;
     LP_TRY(lp_mem_new(&keys, list->n, sizeof *keys, "question hashes", err));
     for (size_t i = 0; i < list->n; i++) {
         const char *parts[] = {list->items[i].question, variants ? list->items[i].variant_question : NULL};
@@ -341,11 +329,11 @@ static lp_status find_first(const lp_problem_list *list, bool variants, size_t *
         for (size_t p = 0; p < 2; p++)
             for (const char *at = parts[p]; at && *at; at++)
                 if (*at != ' ' && *at != '\n') hash = (hash ^ (unsigned char)*at) * 1099511628211u;
-        keys[i] = (question_key){hash, i};
+        keys[i] = (lp_keyed){hash, i};
     }
-    qsort(keys, list->n, sizeof *keys, compare_keys);
+    qsort(keys, list->n, sizeof *keys, lp_keyed_compare);
     for (size_t i = 0; i < list->n; i++) {
-        bool same = i > 0 && keys[i].hash == keys[i - 1].hash;
+        bool same = i > 0 && keys[i].key == keys[i - 1].key;
         first[keys[i].index] = same ? first[keys[i - 1].index] : keys[i].index;
     }
 out:
@@ -410,17 +398,6 @@ out:
 
 /* ---- selection ---- */
 
-typedef struct {
-    uint32_t draw;
-    size_t pair;
-} drawn_pair;
-
-static int compare_draws(const void *a, const void *b) {
-    const drawn_pair *left = a, *right = b;
-    if (left->draw != right->draw) return left->draw < right->draw ? -1 : 1;
-    return left->pair < right->pair ? -1 : left->pair > right->pair;
-}
-
 static size_t stratum_of(const lp_make_options *options, int64_t n_steps) {
     if (options->n_strata == 0) return 0;
     for (size_t i = 0; i < options->n_strata; i++)
@@ -432,7 +409,7 @@ static size_t stratum_of(const lp_make_options *options, int64_t n_steps) {
 static lp_status select_pairs(const lp_make_options *options, lp_made *made, lp_error *err) {
     lp_status status = LP_OK;
     lp_pair_set *set = &made->set;
-    drawn_pair *draws = NULL;
+    lp_keyed *draws = NULL;
     bool *kept = NULL;
     size_t n_strata = options->n_strata > 0 ? options->n_strata : 1, taken[LP_MAX_STRATA] = {0}, available = 0;
     size_t wanted[LP_MAX_STRATA] = {0}, has[LP_MAX_STRATA + 1] = {0};
@@ -440,7 +417,7 @@ static lp_status select_pairs(const lp_make_options *options, lp_made *made, lp_
     LP_TRY(lp_mem_new(&kept, set->n, sizeof *kept, "kept pairs", err));
     for (size_t i = 0; i < set->n; i++) {
         lp_random_key key = {options->seed, STREAM_SELECT, (uint32_t)set->pairs[i].place, 0};
-        draws[i] = (drawn_pair){lp_random_u32(key, 0), i};
+        draws[i] = (lp_keyed){lp_random_u32(key, 0), i};
         has[stratum_of(options, set->pairs[i].n_steps)]++;
     }
     for (size_t s = 0; s < n_strata; s++) available += has[s];
@@ -452,12 +429,12 @@ static lp_status select_pairs(const lp_make_options *options, lp_made *made, lp_
             wanted[s]++;
             left--;
         }
-    qsort(draws, set->n, sizeof *draws, compare_draws);
+    qsort(draws, set->n, sizeof *draws, lp_keyed_compare);
     for (size_t i = 0; i < set->n; i++) {
-        size_t s = stratum_of(options, set->pairs[draws[i].pair].n_steps);
+        size_t s = stratum_of(options, set->pairs[draws[i].index].n_steps);
         if (s < n_strata && taken[s] < wanted[s]) {
             taken[s]++;
-            kept[draws[i].pair] = true;
+            kept[draws[i].index] = true;
         }
     }
     size_t n = 0;
@@ -485,6 +462,37 @@ static void split_pairs(const lp_make_options *options, lp_pair_set *set) {
     }
 }
 
+void lp_made_release(lp_made *made) {
+    lp_pairs_release(&made->set);
+    *made = (lp_made){0};
+}
+
+lp_status lp_pair_count_tokens(const lp_named_tokenizer *tokenizers, size_t n, const char *clean, const char *corrupted,
+                               bool *equal, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_token_list list = {0};
+    *equal = true;
+    LP_TRY(lp_text_put(out, "{", err));
+    for (size_t i = 0; i < n; i++) {
+        size_t counts[2];
+        const char *const texts[] = {clean, corrupted};
+        for (size_t k = 0; k < 2; k++) {
+            list.n = 0;
+            LP_TRY(lp_tokenizer_encode(tokenizers[i].tokenizer, texts[k], strlen(texts[k]), LP_TOKENS_WITH_SPECIAL,
+                                       &list, err));
+            counts[k] = list.n;
+        }
+        *equal = *equal && counts[0] == counts[1];
+        if (i > 0) LP_TRY(lp_text_put(out, ", ", err));
+        LP_TRY(lp_json_quote(tokenizers[i].name, out, err));
+        LP_TRY(lp_text_format(out, err, ": [%zu, %zu]", counts[0], counts[1]));
+    }
+    LP_TRY(lp_text_put(out, "}", err));
+out:
+    lp_token_list_release(&list);
+    return status;
+}
+
 lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_made made = {0};
@@ -494,9 +502,9 @@ lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *
     LP_TRY(lp_mem_new(&m, 1, sizeof *m, "pair maker", err));
     m->options = options;
     m->made = &made;
-    LP_TRY(copy(name, &m->file_name, err));
+    LP_TRY(lp_mem_strdup(&m->file_name, name, err));
     if (options->prefix)
-        LP_TRY(copy(options->prefix, &m->prefix, err));
+        LP_TRY(lp_mem_strdup(&m->prefix, options->prefix, err));
     else
         LP_TRY(lp_mem_text(&m->prefix, name, strcspn(name, "."), err));
     LP_TRY(options->format == LP_SOURCE_TEMPLATES ? lp_pairs_make_from_templates(options, &made, err)

@@ -1,16 +1,12 @@
 #include "problems/pair_overlap.h"
 
 #include "base/memory.h"
+#include "problems/keyed.h"
 
 enum { RUN_WORDS = 6, CLOSE_PERCENT = 70, MAX_RUNS = 1000 };
 
-typedef struct {
-    uint64_t hash;
-    uint32_t question;
-} run;
-
 struct lp_overlap {
-    run *runs; /* [n], by hash */
+    lp_keyed *runs; /* [n], questions by the hash of six words in a row */
     size_t n, capacity;
     uint32_t *hits; /* [n_questions], of the question that is asked about */
     size_t n_questions;
@@ -61,12 +57,6 @@ static size_t runs_of(const char *text, uint64_t hashes[MAX_RUNS]) {
     return n;
 }
 
-static int compare_runs(const void *a, const void *b) {
-    const run *left = a, *right = b;
-    if (left->hash != right->hash) return left->hash < right->hash ? -1 : 1;
-    return left->question < right->question ? -1 : left->question > right->question;
-}
-
 void lp_overlap_free(lp_overlap *overlap) {
     if (!overlap) return;
     lp_mem_free(overlap->runs);
@@ -87,9 +77,9 @@ lp_status lp_overlap_load(const char *path, lp_source_format format, lp_overlap 
         size_t n = runs_of(list.items[i].question, hashes);
         LP_TRY(
             lp_mem_grow(&overlap->runs, &overlap->capacity, overlap->n + n, sizeof *overlap->runs, "word runs", err));
-        for (size_t k = 0; k < n; k++) overlap->runs[overlap->n++] = (run){hashes[k], (uint32_t)i};
+        for (size_t k = 0; k < n; k++) overlap->runs[overlap->n++] = (lp_keyed){hashes[k], i};
     }
-    qsort(overlap->runs, overlap->n, sizeof *overlap->runs, compare_runs);
+    qsort(overlap->runs, overlap->n, sizeof *overlap->runs, lp_keyed_compare);
     *out = overlap;
     overlap = NULL;
 out:
@@ -103,7 +93,7 @@ static size_t find_run(const lp_overlap *overlap, uint64_t hash) {
     size_t low = 0, high = overlap->n;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (overlap->runs[middle].hash < hash)
+        if (overlap->runs[middle].key < hash)
             low = middle + 1;
         else
             high = middle;
@@ -117,9 +107,9 @@ bool lp_overlap_is_close(lp_overlap *overlap, const char *question) {
     uint32_t most = 0;
     memset(overlap->hits, 0, overlap->n_questions * sizeof *overlap->hits);
     for (size_t k = 0; k < n; k++) {
-        uint32_t last = UINT32_MAX;
-        for (size_t at = find_run(overlap, hashes[k]); at < overlap->n && overlap->runs[at].hash == hashes[k]; at++) {
-            uint32_t other = overlap->runs[at].question;
+        size_t last = SIZE_MAX;
+        for (size_t at = find_run(overlap, hashes[k]); at < overlap->n && overlap->runs[at].key == hashes[k]; at++) {
+            size_t other = overlap->runs[at].index;
             if (other == last) continue;
             last = other;
             if (++overlap->hits[other] > most) most = overlap->hits[other];

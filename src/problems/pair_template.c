@@ -1,6 +1,7 @@
 #include "problems/pair_template.h"
 
 #include "base/digest.h"
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "problems/pair_write.h"
@@ -54,10 +55,7 @@ static lp_status read_range(const lp_json *value, int64_t *low, int64_t *high, l
     size_t n = 0;
     lp_status status = LP_OK;
     LP_TRY(lp_json_array_size(value, &n, err));
-    if (n != 2) {
-        status = lp_json_fail(value, err, "a range [lowest, highest]");
-        goto out;
-    }
+    if (n != 2) LP_TRY(lp_json_fail(value, err, "a range [lowest, highest]"));
     LP_TRY(lp_json_at(value, 0, &end, err));
     LP_TRY(lp_json_int(&end, -1000000000, 1000000000, low, err));
     LP_TRY(lp_json_at(value, 1, &end, err));
@@ -109,16 +107,12 @@ static lp_status read_equations(const lp_json *record, lp_template *out, lp_erro
     lp_json equations, value, member;
     lp_status status = LP_OK;
     LP_TRY(lp_json_get(record, "equations", &equations, err));
-    if (!lp_json_is_array(&equations) || !equations.node->child) {
-        status = lp_json_fail(&equations, err, "a list of equations");
-        goto out;
-    }
+    if (!lp_json_is_array(&equations) || !equations.node->child)
+        LP_TRY(lp_json_fail(&equations, err, "a list of equations"));
     for (lp_json_first(&equations, &value); value.node; lp_json_next(&equations, &value)) {
         int i = out->n_equations, n_names = out->n_variables + i, op = 0;
-        if (i == LP_TEMPLATE_EQUATIONS) {
-            status = lp_json_fail(&equations, err, "at most %d equations", LP_TEMPLATE_EQUATIONS);
-            goto out;
-        }
+        if (i == LP_TEMPLATE_EQUATIONS)
+            LP_TRY(lp_json_fail(&equations, err, "at most %d equations", LP_TEMPLATE_EQUATIONS));
         LP_TRY(lp_json_only(&value, keys, err));
         LP_TRY(read_side(out, n_names, &value, "left", &out->left[i], err));
         LP_TRY(read_side(out, n_names, &value, "right", &out->right[i], err));
@@ -127,10 +121,8 @@ static lp_status read_equations(const lp_json *record, lp_template *out, lp_erro
         out->op[i] = ops[op][0];
         LP_TRY(lp_json_get(&value, "result", &member, err));
         LP_TRY(lp_json_string(&member, &out->names[n_names], err));
-        if (find_name(out, n_names, out->names[n_names], strlen(out->names[n_names])) >= 0) {
-            status = lp_json_fail(&member, err, "a name that is not in use yet");
-            goto out;
-        }
+        if (find_name(out, n_names, out->names[n_names], strlen(out->names[n_names])) >= 0)
+            LP_TRY(lp_json_fail(&member, err, "a name that is not in use yet"));
         out->n_equations++;
     }
 out:
@@ -155,10 +147,8 @@ static lp_status read_constraints(const lp_json *record, lp_template *out, lp_er
         while (comparisons[comparison] &&
                (strlen(comparisons[comparison]) != op_length || memcmp(comparisons[comparison], op, op_length) != 0))
             comparison++;
-        if (!comparisons[comparison]) {
-            status = lp_json_fail(&value, err, "\"LEFT OP RIGHT\" with one of < <= > >= == !=");
-            goto out;
-        }
+        if (!comparisons[comparison])
+            LP_TRY(lp_json_fail(&value, err, "\"LEFT OP RIGHT\" with one of < <= > >= == !="));
         size_t i = out->n_constraints++;
         out->constraints[i].comparison = comparison;
         LP_TRY(read_term(out, n_names, text, left, &value, &out->constraints[i].left, err));
@@ -202,8 +192,7 @@ static lp_status read_template(const lp_json *record, const char ***choices, lp_
     int64_t steps = 0;
     lp_status status = LP_OK;
     LP_TRY(lp_json_only(record, keys, err));
-    LP_TRY(lp_json_get(record, "id", &value, err));
-    LP_TRY(lp_json_string(&value, &out->id, err));
+    LP_TRY(lp_json_get_string(record, "id", &out->id, err));
     LP_TRY(read_variables(record, out, err));
     LP_TRY(read_words(record, choices, out, err));
     LP_TRY(read_equations(record, out, err));
@@ -247,10 +236,7 @@ static lp_status read_file(const lp_json *root, lp_template_file *out, lp_error 
     out->held_out_modulus = value.node ? (uint32_t)number : 0;
     LP_TRY(lp_json_get(root, "templates", &templates, err));
     LP_TRY(lp_json_array_size(&templates, &n, err));
-    if (n == 0) {
-        status = lp_json_fail(&templates, err, "at least one template");
-        goto out;
-    }
+    if (n == 0) LP_TRY(lp_json_fail(&templates, err, "at least one template"));
     LP_TRY(lp_mem_new(&out->items, n, sizeof *out->items, "templates", err));
     LP_TRY(lp_mem_new(&out->choices, count_choices(&templates), sizeof *out->choices, "words of templates", err));
     const char **choices = out->choices;
@@ -273,14 +259,10 @@ lp_status lp_templates_parse(const char *text, size_t size, const char *name, lp
 }
 
 lp_status lp_templates_load(const char *path, lp_template_file *out, lp_error *err) {
-    lp_template_file file = {0};
-    lp_json root;
-    lp_status status = lp_json_load(path, max_file_bytes, &file.document, &root, err);
-    if (status == LP_OK) status = read_file(&root, &file, err);
-    if (status == LP_OK)
-        *out = file;
-    else
-        lp_templates_release(&file);
+    lp_text text = {0};
+    lp_status status = lp_file_read(path, max_file_bytes, &text, err);
+    if (status == LP_OK) status = lp_templates_parse(lp_text_get(&text), text.length, path, out, err);
+    lp_text_release(&text);
     return status;
 }
 
@@ -345,11 +327,11 @@ lp_status lp_template_question(const lp_template *item, const int64_t *values, c
             LP_TRY(lp_text_format(out, err, "%lld", (long long)values[found.variable]));
         } else {
             const char *word = item->words[found.word].choices[choice[found.word]];
-            LP_TRY(lp_text_add(out, word, strlen(word), err));
+            LP_TRY(lp_text_put(out, word, err));
         }
         at = open + found.length;
     }
-    LP_TRY(lp_text_add(out, at, strlen(at), err));
+    LP_TRY(lp_text_put(out, at, err));
 out:
     return status;
 }
@@ -443,12 +425,6 @@ out:
     return status;
 }
 
-static lp_status number_text(int64_t number, char **out, lp_error *err) {
-    char text[32];
-    snprintf(text, sizeof text, "%lld", (long long)number);
-    return lp_mem_text(out, text, strlen(text), err);
-}
-
 static lp_status take(lp_text *text, char **out, lp_error *err) {
     lp_status status = lp_mem_text(out, lp_text_get(text), text->length, err);
     lp_text_clear(text);
@@ -470,10 +446,10 @@ static lp_status add_drawn(template_maker *m, const lp_template *item, const tem
         if (strcmp(set->pairs[i].clean.question, pair.clean.question) == 0) *reason = LP_REASON_DUPLICATE;
     LP_TRY(lp_template_question(item, draw->corrupted, draw->words, &text, err));
     LP_TRY(take(&text, &pair.corrupted.question, err));
-    LP_TRY(lp_text_format(&extra, err, ", \"template\": "));
+    LP_TRY(lp_text_put(&extra, ", \"template\": ", err));
     LP_TRY(lp_json_quote(item->id, &extra, err));
     if (options->n_tokenizers > 0) {
-        LP_TRY(lp_text_format(&extra, err, ", \"tokens\": "));
+        LP_TRY(lp_text_put(&extra, ", \"tokens\": ", err));
         LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, pair.clean.question,
                                     pair.corrupted.question, &equal, &extra, err));
         if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
@@ -485,8 +461,10 @@ static lp_status add_drawn(template_maker *m, const lp_template *item, const tem
     LP_TRY(take(&text, &pair.corrupted.solution, err));
     pair.clean.answer = (double)draw->clean[item->answer];
     pair.corrupted.answer = (double)draw->corrupted[item->answer];
-    LP_TRY(number_text(draw->clean[draw->variable], &pair.change_from, err));
-    LP_TRY(number_text(draw->corrupted[draw->variable], &pair.change_to, err));
+    LP_TRY(lp_text_format(&text, err, "%lld", (long long)draw->clean[draw->variable]));
+    LP_TRY(take(&text, &pair.change_from, err));
+    LP_TRY(lp_text_format(&text, err, "%lld", (long long)draw->corrupted[draw->variable]));
+    LP_TRY(take(&text, &pair.change_to, err));
     LP_TRY(lp_text_format(&text, err, "%s-%05zu", options->prefix ? options->prefix : item->id, set->n));
     LP_TRY(take(&text, &pair.id, err));
     LP_TRY(lp_text_format(&text, err, "%s#%s-%zu", m->name, item->id, set->n));

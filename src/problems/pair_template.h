@@ -14,7 +14,7 @@
 #define LP_PROBLEMS_PAIR_TEMPLATE_H
 
 #include "base/json.h"
-#include "problems/pair_options.h"
+#include "problems/pair_make.h"
 #include "problems/rational.h"
 
 enum {

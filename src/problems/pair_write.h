@@ -5,9 +5,6 @@
 #include "base/text.h"
 #include "pairs/pairs.h"
 
-/* Adds text as a JSON string, quotes included. */
-lp_status lp_json_quote(const char *text, lp_text *out, lp_error *err);
-
 typedef struct {
     lp_pairs_format format;
     const char *source; /* of our own format's head; NULL: left out */

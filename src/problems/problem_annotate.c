@@ -1,5 +1,8 @@
 #include "problems/problem_annotate.h"
 
+#include "problems/letters.h"
+#include "problems/problem_numbers.h"
+
 enum { MAX_TOKENS = 64 };
 
 typedef enum { TOKEN_NUMBER, TOKEN_OPERATOR, TOKEN_WORD, TOKEN_STOP } token_kind;
@@ -7,45 +10,9 @@ typedef enum { TOKEN_NUMBER, TOKEN_OPERATOR, TOKEN_WORD, TOKEN_STOP } token_kind
 typedef struct {
     token_kind kind;
     size_t at, length;
-    char operator; /* + - * / */
-    bool percent;  /* of a number */
+    char op;      /* + - * / */
+    bool percent; /* of a number */
 } token;
-
-static bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-static bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
-/* The operator at text[at]: its length, 0 when there is none. A sign inside a word (4-inch, cups/day) is none. */
-static size_t operator_at(const char *text, size_t at, char *out) {
-    char c = text[at], before = at > 0 ? text[at - 1] : ' ';
-    if (c == 0) return 0;
-    char after = text[at + 1];
-    if (c == '+' || c == '*') {
-        *out = c;
-        return 1;
-    }
-    if (c == '-' || c == '/') {
-        *out = c;
-        return is_letter(after) || (c == '/' && is_letter(before)) ? 0 : 1;
-    }
-    if ((c == 'x' || c == 'X') && !is_letter(before) && !is_letter(after)) {
-        *out = '*';
-        return 1;
-    }
-    static const struct {
-        const char *bytes;
-        char operator;
-    } signs[] = {{"\xc3\x97", '*'}, {"\xc3\xb7", '/'}, {"\xe2\x80\x93", '-'}, {"\xe2\x88\x92", '-'}};
-    for (size_t i = 0; i < sizeof signs / sizeof *signs; i++)
-        if (strncmp(text + at, signs[i].bytes, strlen(signs[i].bytes)) == 0) {
-            *out = signs[i].operator;
-            return strlen(signs[i].bytes);
-        }
-    return 0;
-}
 
 static size_t annotation_end(const char *text, size_t at) {
     const char *close = strstr(text + at, ">>");
@@ -57,6 +24,7 @@ static int read_tokens(const char *text, size_t at, size_t end, token tokens[MAX
     int n = 0;
     while (at < end) {
         token next = {.kind = TOKEN_STOP, .at = at, .length = 1};
+        size_t sign = 0;
         lp_rational value = {0, 1};
         size_t used = 0;
         if (strncmp(text + at, "<<", 2) == 0) {
@@ -67,22 +35,22 @@ static int read_tokens(const char *text, size_t at, size_t end, token tokens[MAX
             at++;
             continue;
         }
-        if (is_digit(text[at]) || text[at] == '.') lp_rational_scan(text + at, end - at, &value, &used);
+        if (lp_is_digit(text[at]) || text[at] == '.') lp_rational_scan(text + at, end - at, &value, &used);
         if (used > 0) {
             next.length = used;
             next.percent = text[at + used] == '%';
             /* 12A and 20x + ... are no plain numbers. */
-            bool plain = !is_letter(text[at + used]) || (text[at + used] == 'x' && is_digit(text[at + used + 1]));
+            bool plain = !lp_is_letter(text[at + used]) || (text[at + used] == 'x' && lp_is_digit(text[at + used + 1]));
             next.kind = plain ? TOKEN_NUMBER : TOKEN_STOP;
-        } else if ((is_letter(text[at]) || strchr("/-'", text[at])) && operator_at(text, at, &next.operator) == 0) {
+        } else if ((next.op = lp_text_operator(text, at, &sign)) != 0) {
+            next.kind = TOKEN_OPERATOR;
+            next.length = sign;
+        } else if (lp_is_letter(text[at]) || strchr("/-'", text[at])) {
             next.kind = TOKEN_WORD;
-            while (is_letter(text[at + next.length]) || strchr("/-'", text[at + next.length]) != NULL) {
+            while (lp_is_letter(text[at + next.length]) || strchr("/-'", text[at + next.length]) != NULL) {
                 if (text[at + next.length] == 0) break;
                 next.length++;
             }
-        } else if ((used = operator_at(text, at, &next.operator)) > 0) {
-            next.kind = TOKEN_OPERATOR;
-            next.length = used;
         }
         at += next.length + next.percent;
         if (n == MAX_TOKENS) memmove(tokens, tokens + 1, sizeof *tokens * (size_t)--n);
@@ -111,11 +79,11 @@ static int expression_start(const token *tokens, int n) {
 static lp_status print_expression(const char *text, const token *tokens, int n, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     for (int i = 0; i < n; i++) {
-        if (tokens[i].kind == TOKEN_OPERATOR) LP_TRY(lp_text_add(out, &tokens[i].operator, 1, err));
+        if (tokens[i].kind == TOKEN_OPERATOR) LP_TRY(lp_text_add(out, &tokens[i].op, 1, err));
         if (tokens[i].kind != TOKEN_NUMBER) continue;
         for (size_t k = 0; k < tokens[i].length; k++)
             if (text[tokens[i].at + k] != ',') LP_TRY(lp_text_add(out, text + tokens[i].at + k, 1, err));
-        if (tokens[i].percent) LP_TRY(lp_text_add(out, "%", 1, err));
+        if (tokens[i].percent) LP_TRY(lp_text_put(out, "%", err));
     }
 out:
     return status;
@@ -123,10 +91,10 @@ out:
 
 /* The number right of '=' is a result and not the start of another expression. */
 static bool is_result(const char *text, size_t end) {
-    char operator= 0;
-    if (is_letter(text[end]) || text[end] == '%') return false;
+    size_t length = 0;
+    if (lp_is_letter(text[end]) || text[end] == '%') return false;
     while (text[end] == ' ') end++;
-    return !is_digit(text[end]) && text[end] != '(' && operator_at(text, end, &operator) == 0;
+    return !lp_is_digit(text[end]) && text[end] != '(' && lp_text_operator(text, end, &length) == 0;
 }
 
 /* The bytes of a bare annotation <<400=400>> at text[at]; 0 when it is none. */
@@ -165,16 +133,16 @@ lp_status lp_solution_annotate(const char *solution, lp_text *out, size_t *n_add
         lp_rational_scan(solution + value_at, size - value_at, &value, &used);
         if (start == n || (bare == 0 && (used == 0 || !is_result(solution, value_at + used)))) continue;
         LP_TRY(lp_text_add(out, solution + written, value_at - written, err));
-        LP_TRY(lp_text_add(out, "<<", 2, err));
+        LP_TRY(lp_text_put(out, "<<", err));
         LP_TRY(print_expression(solution, tokens + start, n - start, out, err));
         if (bare > 0) {
             const char *equal = strchr(solution + value_at, '=');
             written = (size_t)(equal - solution);
         } else {
-            LP_TRY(lp_text_add(out, "=", 1, err));
+            LP_TRY(lp_text_put(out, "=", err));
             for (size_t k = 0; k < used; k++)
                 if (solution[value_at + k] != ',') LP_TRY(lp_text_add(out, solution + value_at + k, 1, err));
-            LP_TRY(lp_text_add(out, ">>", 2, err));
+            LP_TRY(lp_text_put(out, ">>", err));
             written = value_at;
         }
         at = bare > 0 ? value_at + bare : value_at + used;

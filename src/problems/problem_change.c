@@ -216,12 +216,12 @@ lp_status lp_graph_uses(const lp_graph *graph, int s, lp_text *out, lp_error *er
         for (int k = 0; k < graph->places[i].n_sources; k++)
             if (graph->places[i].sources[k].from == LP_FROM_STEP) used[graph->places[i].sources[k].index] = true;
     }
-    lp_status status = lp_text_add(out, "[", 1, err);
+    lp_status status = lp_text_put(out, "[", err);
     const char *comma = "";
     for (int k = 0; k < s && status == LP_OK; k++) {
         if (!used[k]) continue;
         status = lp_text_format(out, err, "%s%d", comma, k);
         comma = ", ";
     }
-    return status == LP_OK ? lp_text_add(out, "]", 1, err) : status;
+    return status == LP_OK ? lp_text_put(out, "]", err) : status;
 }

@@ -3,6 +3,8 @@
  * settles stays ambiguous. */
 #include "problems/problem_parts.h"
 
+#include "problems/letters.h"
+
 enum { MAX_UNIT_WORDS = 3, MAX_UNIT = 24 };
 
 /* What stands with a number: $ before it, % or words after it. */
@@ -10,10 +12,6 @@ typedef struct {
     char words[MAX_UNIT_WORDS][MAX_UNIT];
     int n;
 } unit_words;
-
-static bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
 
 static void add_word(unit_words *out, const char *word, size_t length) {
     if (out->n == MAX_UNIT_WORDS || length >= MAX_UNIT) return;
@@ -37,9 +35,9 @@ static unit_words read_unit(const char *text, size_t head, size_t tail) {
         add_word(&found, "%", 1);
         return found;
     }
-    while (is_letter(text[at]) && found.n < MAX_UNIT_WORDS) {
+    while (lp_is_letter(text[at]) && found.n < MAX_UNIT_WORDS) {
         size_t end = at;
-        while (is_letter(text[end])) end++;
+        while (lp_is_letter(text[end])) end++;
         add_word(&found, text + at, end - at);
         at = end;
         if (text[at] == ' ' || text[at] == '-') at++;

@@ -1,5 +1,7 @@
 #include "problems/problem_numbers.h"
 
+#include "problems/letters.h"
+
 static const char *const small_words[] = {"zero",     "one",      "two",      "three",   "four",    "five",
                                           "six",      "seven",    "eight",    "nine",    "ten",     "eleven",
                                           "twelve",   "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
@@ -33,22 +35,11 @@ static const char *const name_words[] = {
     "grade", "route", "highway", "number", "size",    "chapter", "level", "room", "day",   "week",  "year",  "round",
     "class", "month", "step",    "stage",  "section", "channel", "world", "act",  "phase", "group", "shift", "version"};
 
-static bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-static char lower(char c) {
-    return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-}
-static bool is_letter(char c) {
-    c = lower(c);
-    return c >= 'a' && c <= 'z';
-}
-
 static bool starts_with(const char *text, size_t length, const char *prefix) {
     size_t n = strlen(prefix);
     if (n > length) return false;
     for (size_t i = 0; i < n; i++)
-        if (lower(text[i]) != prefix[i]) return false;
+        if (lp_lower(text[i]) != prefix[i]) return false;
     return true;
 }
 
@@ -62,12 +53,29 @@ bool lp_text_has_word(const char *text, size_t length, const char *word) {
     bool open = n > 0 && word[n - 1] == '*';
     if (open) n--;
     for (size_t i = 0; i + n <= length; i++) {
-        if (i > 0 && (is_letter(text[i - 1]) || is_digit(text[i - 1]))) continue;
+        if (i > 0 && (lp_is_letter(text[i - 1]) || lp_is_digit(text[i - 1]))) continue;
         size_t k = 0;
-        while (k < n && lower(text[i + k]) == word[k]) k++;
-        if (k == n && (open || i + n == length || !is_letter(text[i + n]))) return true;
+        while (k < n && lp_lower(text[i + k]) == word[k]) k++;
+        if (k == n && (open || i + n == length || !lp_is_letter(text[i + n]))) return true;
     }
     return false;
+}
+
+char lp_text_operator(const char *text, size_t at, size_t *length) {
+    static const struct {
+        const char *bytes;
+        char op;
+    } signs[] = {{"\xc3\x97", '*'}, {"\xc3\xb7", '/'}, {"\xe2\x80\x93", '-'}, {"\xe2\x88\x92", '-'}};
+    char c = text[at], before = at > 0 ? text[at - 1] : ' ', after = c ? text[at + 1] : 0;
+    *length = 1;
+    if (c == '+' || c == '*') return c;
+    if (c == '-' || c == '/') return lp_is_letter(after) || (c == '/' && lp_is_letter(before)) ? 0 : c;
+    if ((c == 'x' || c == 'X') && !lp_is_letter(before) && !lp_is_letter(after)) return '*';
+    for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
+        *length = strlen(signs[i].bytes);
+        if (strncmp(text + at, signs[i].bytes, *length) == 0) return signs[i].op;
+    }
+    return 0;
 }
 
 const char *lp_number_word(lp_rational value) {
@@ -101,7 +109,7 @@ static const char *word_before(const char *text, size_t at, size_t *length) {
     size_t end = at;
     while (end > 0 && (text[end - 1] == ' ' || text[end - 1] == '#')) end--;
     size_t start = end;
-    while (start > 0 && is_letter(text[start - 1])) start--;
+    while (start > 0 && lp_is_letter(text[start - 1])) start--;
     *length = end - start;
     return text + start;
 }
@@ -139,21 +147,22 @@ static bool has_fixing_tail(const char *text, size_t length, size_t end) {
     size_t left = length - end;
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
         size_t n = strlen(tails[i]);
-        if (starts_with(rest, left, tails[i]) && (left == n || !is_letter(rest[n]))) return true;
+        if (starts_with(rest, left, tails[i]) && (left == n || !lp_is_letter(rest[n]))) return true;
     }
     for (size_t i = 0; i < sizeof spaced / sizeof *spaced; i++)
         if (starts_with(rest, left, spaced[i])) return true;
-    if (left >= 2 && lower(rest[0]) == 'k' && !is_letter(rest[1])) return true;
-    if (left >= 2 && (lower(rest[0]) == 'x' || rest[0] == ':' || rest[0] == '-') && is_digit(rest[1])) return true;
-    if (left >= 4 && rest[0] == ' ' && is_digit(rest[1]) && rest[2] == '/') return true;
-    return left >= 4 && memcmp(rest, "\xe2\x80\x93", 3) == 0 && is_digit(rest[3]);
+    if (left >= 2 && lp_lower(rest[0]) == 'k' && !lp_is_letter(rest[1])) return true;
+    if (left >= 2 && (lp_lower(rest[0]) == 'x' || rest[0] == ':' || rest[0] == '-') && lp_is_digit(rest[1]))
+        return true;
+    if (left >= 4 && rest[0] == ' ' && lp_is_digit(rest[1]) && rest[2] == '/') return true;
+    return left >= 4 && memcmp(rest, "\xe2\x80\x93", 3) == 0 && lp_is_digit(rest[3]);
 }
 
 static bool has_fixing_head(const char *text, size_t at) {
     if (at == 0) return false;
     char before = text[at - 1];
-    if (is_letter(before) || before == ':' || before == '#' || before == '/' || before == '.') return true;
-    return before == '-' && (at == 1 || !is_letter(text[at - 2]));
+    if (lp_is_letter(before) || before == ':' || before == '#' || before == '/' || before == '.') return true;
+    return before == '-' && (at == 1 || !lp_is_letter(text[at - 2]));
 }
 
 static void find_digits(const char *text, size_t length, lp_text_kind kind, size_t *at, lp_number_list *out) {
@@ -162,13 +171,13 @@ static void find_digits(const char *text, size_t length, lp_text_kind kind, size
     lp_rational_scan(text + *at, length - *at, &value, &used);
     if (used == 0) {
         size_t end = *at;
-        while (end < length && (is_digit(text[end]) || text[end] == '.')) end++;
+        while (end < length && (lp_is_digit(text[end]) || text[end] == '.')) end++;
         append(out, *at, end - *at, LP_NUMBER_FIXED, (lp_rational){0, 1});
         *at = end;
         return;
     }
     size_t end = *at + used;
-    if (kind == LP_TEXT_QUESTION && value.d == 1 && end + 1 < length && text[end] == '/' && is_digit(text[end + 1]))
+    if (kind == LP_TEXT_QUESTION && value.d == 1 && end + 1 < length && text[end] == '/' && lp_is_digit(text[end + 1]))
         lp_rational_scan(text + end + 1, length - end - 1, &bottom, &more);
     if (more > 0 && bottom.d == 1 && bottom.n > 0) {
         lp_rational quotient = {0, 1};
@@ -203,7 +212,7 @@ static size_t read_compound(const char *text, size_t length, size_t end, int *va
     size_t next = end;
     while (next < length && (text[next] == ' ' || text[next] == '-')) next++;
     size_t stop = next;
-    while (stop < length && is_letter(text[stop])) stop++;
+    while (stop < length && lp_is_letter(text[stop])) stop++;
     if (next == end || next == stop) return end;
     if (*value >= 20 && *value < 100 && *value % 10 == 0)
         for (int i = 1; i < 10; i++)
@@ -262,12 +271,12 @@ void lp_numbers_find(const char *text, size_t length, lp_text_kind kind, lp_numb
     out->overflow = false;
     for (size_t at = 0; at < length;) {
         bool decimal =
-            text[at] == '.' && at + 1 < length && is_digit(text[at + 1]) && (at == 0 || !is_digit(text[at - 1]));
-        if (is_digit(text[at]) || decimal) {
+            text[at] == '.' && at + 1 < length && lp_is_digit(text[at + 1]) && (at == 0 || !lp_is_digit(text[at - 1]));
+        if (lp_is_digit(text[at]) || decimal) {
             find_digits(text, length, kind, &at, out);
-        } else if (is_letter(text[at])) {
+        } else if (lp_is_letter(text[at])) {
             size_t end = at;
-            while (end < length && is_letter(text[end])) end++;
+            while (end < length && lp_is_letter(text[end])) end++;
             size_t before = out->n;
             find_word(text, length, kind, at, end, out);
             if (out->n > before && out->items[out->n - 1].at == at) end = at + out->items[out->n - 1].length;

@@ -38,6 +38,10 @@ typedef struct {
 typedef enum { LP_TEXT_QUESTION, LP_TEXT_SOLUTION } lp_text_kind;
 void lp_numbers_find(const char *text, size_t length, lp_text_kind kind, lp_number_list *out);
 
+/* The operator + - * / that stands at text[at] between quantities (x and the signs of Unicode are read as these) and
+ * its bytes; 0 when there is none, or the sign is inside a word (cups/day, 4-inch, x as a letter). */
+char lp_text_operator(const char *text, size_t at, size_t *length);
+
 /* The words for 2 to 20, lower case; NULL for other values. */
 const char *lp_number_word(lp_rational value);
 

@@ -34,24 +34,17 @@ bool lp_solution_answer(const char *solution, lp_rational *out) {
     return mark && parse_answer(mark + 4, out);
 }
 
-static lp_status member_text(const lp_json *object, const char *key, const char **out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_string(&value, out, err) : status;
-}
-
-static lp_status copy(const char *text, char **out, lp_error *err) {
-    return lp_mem_text(out, text, strlen(text), err);
+static lp_status copy_member(const lp_json *object, const char *key, char **out, lp_error *err) {
+    const char *text = NULL;
+    lp_status status = lp_json_get_string(object, key, &text, err);
+    return status == LP_OK ? lp_mem_strdup(out, text, err) : status;
 }
 
 static lp_status read_gsm8k(const lp_json *record, lp_problem *out, lp_error *err) {
-    const char *text = NULL;
     lp_status status = LP_OK;
-    LP_TRY(member_text(record, "question", &text, err));
-    LP_TRY(copy(text, &out->question, err));
-    LP_TRY(member_text(record, "answer", &text, err));
-    LP_TRY(copy(text, &out->solution, err));
-    out->has_answer = lp_solution_answer(text, &out->answer);
+    LP_TRY(copy_member(record, "question", &out->question, err));
+    LP_TRY(copy_member(record, "answer", &out->solution, err));
+    out->has_answer = lp_solution_answer(out->solution, &out->answer);
 out:
     return status;
 }
@@ -59,17 +52,13 @@ out:
 static lp_status read_gsm_plus(const lp_json *record, lp_problem *out, lp_error *err) {
     const char *text = NULL;
     lp_status status = LP_OK;
-    LP_TRY(member_text(record, "seed_question", &text, err));
-    LP_TRY(copy(text, &out->question, err));
-    LP_TRY(member_text(record, "seed_solution", &text, err));
-    LP_TRY(copy(text, &out->solution, err));
-    LP_TRY(member_text(record, "seed_answer", &text, err));
+    LP_TRY(copy_member(record, "seed_question", &out->question, err));
+    LP_TRY(copy_member(record, "seed_solution", &out->solution, err));
+    LP_TRY(lp_json_get_string(record, "seed_answer", &text, err));
     out->has_answer = parse_answer(text, &out->answer);
-    LP_TRY(member_text(record, "question", &text, err));
-    LP_TRY(copy(text, &out->variant_question, err));
-    LP_TRY(member_text(record, "perturbation_type", &text, err));
-    LP_TRY(copy(text, &out->variant_kind, err));
-    LP_TRY(member_text(record, "answer", &text, err));
+    LP_TRY(copy_member(record, "question", &out->variant_question, err));
+    LP_TRY(copy_member(record, "perturbation_type", &out->variant_kind, err));
+    LP_TRY(lp_json_get_string(record, "answer", &text, err));
     out->has_variant_answer = parse_answer(text, &out->variant_answer);
 out:
     return status;
@@ -79,7 +68,7 @@ out:
 static lp_status print_equation(const char *equation, lp_rational answer, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     size_t length = strlen(equation);
-    LP_TRY(lp_text_add(out, "<<", 2, err));
+    LP_TRY(lp_text_put(out, "<<", err));
     for (size_t at = 0; at < length;) {
         lp_rational number = {0, 1};
         size_t used = 0;
@@ -92,7 +81,7 @@ static lp_status print_equation(const char *equation, lp_rational answer, lp_tex
     }
     const char *const before[] = {"=", ">>", "\n#### "};
     for (size_t i = 0; i < 3; i++) {
-        LP_TRY(lp_text_add(out, before[i], strlen(before[i]), err));
+        LP_TRY(lp_text_put(out, before[i], err));
         LP_TRY(lp_rational_print(answer, 0, LP_COMMAS_NO, out, err));
     }
 out:
@@ -119,18 +108,18 @@ static lp_status read_svamp(const lp_json *record, lp_problem *out, lp_error *er
     double number = 0;
     char digits[40];
     lp_status status = LP_OK;
-    LP_TRY(member_text(record, "Body", &body, err));
-    LP_TRY(member_text(record, "Question", &question, err));
-    LP_TRY(member_text(record, "Equation", &equation, err));
+    LP_TRY(lp_json_get_string(record, "Body", &body, err));
+    LP_TRY(lp_json_get_string(record, "Question", &question, err));
+    LP_TRY(lp_json_get_string(record, "Equation", &equation, err));
     LP_TRY(lp_json_get(record, "Answer", &answer, err));
     LP_TRY(lp_json_number(&answer, -1e15, 1e15, &number, err));
     snprintf(digits, sizeof digits, "%.15g", number);
     out->has_answer = lp_rational_parse(digits, strlen(digits), &out->answer);
     LP_TRY(join_svamp(body, question, &text, err));
-    LP_TRY(copy(lp_text_get(&text), &out->question, err));
+    LP_TRY(lp_mem_strdup(&out->question, lp_text_get(&text), err));
     lp_text_clear(&text);
     LP_TRY(print_equation(equation, out->answer, &text, err));
-    LP_TRY(copy(lp_text_get(&text), &out->solution, err));
+    LP_TRY(lp_mem_strdup(&out->solution, lp_text_get(&text), err));
 out:
     lp_text_release(&text);
     return status;

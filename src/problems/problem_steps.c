@@ -1,7 +1,14 @@
 #include "problems/problem_parts.h"
 
+#include "problems/letters.h"
+
 enum { OP_ADD = -1, OP_SUBTRACT = -2, OP_MULTIPLY = -3, OP_DIVIDE = -4, OP_NEGATE = -5, OP_PERCENT = -6 };
 enum { MAX_NESTING = 12 };
+
+/* Of + - * or /. */
+static int code_of(char op) {
+    return op == '+' ? OP_ADD : op == '-' ? OP_SUBTRACT : op == '*' ? OP_MULTIPLY : OP_DIVIDE;
+}
 
 static lp_reason reason_of(lp_rational_result result) {
     return result == LP_RATIONAL_OK         ? LP_REASON_NONE
@@ -94,9 +101,9 @@ static bool read_product(expression_reader *in) {
     bool good = read_atom(in);
     for (;;) {
         pass_blanks(in);
-        int operator= good ? product_operator(in) : 0;
-        if (operator== 0) return good;
-        good = read_atom(in) && emit(in->graph, operator);
+        int op = good ? product_operator(in) : 0;
+        if (op == 0) return good;
+        good = read_atom(in) && emit(in->graph, op);
     }
 }
 
@@ -106,8 +113,8 @@ static bool read_sum(expression_reader *in) {
     for (;;) {
         pass_blanks(in);
         if (!good || in->at == in->end || (text[in->at] != '+' && text[in->at] != '-')) return good;
-        int operator= text[in->at++] == '+' ? OP_ADD : OP_SUBTRACT;
-        good = read_product(in) && emit(in->graph, operator);
+        int op = text[in->at++] == '+' ? OP_ADD : OP_SUBTRACT;
+        good = read_product(in) && emit(in->graph, op);
     }
 }
 
@@ -239,10 +246,6 @@ typedef struct {
 } token;
 enum { TOKEN_WORD = LP_MAX_PLACES, TOKEN_STOP, MAX_TOKENS = 64 };
 
-static bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
 /* The place that starts at this byte and is no operand or result; -1 when there is none. */
 static int place_at(const lp_graph *graph, size_t at) {
     for (int i = 0; i < graph->n_places; i++)
@@ -250,23 +253,6 @@ static int place_at(const lp_graph *graph, size_t at) {
             graph->places[i].kind != LP_PLACE_RESULT)
             return i;
     return -1;
-}
-
-/* The operator at text[at..end), which stands between quantities; 0 when the byte is part of a word (cups/day, 4-inch,
- * x as a letter). */
-static int text_operator(const char *text, size_t at, size_t end, size_t *length) {
-    char c = text[at], before = at > 0 ? text[at - 1] : ' ', after = at + 1 < end ? text[at + 1] : ' ';
-    *length = 1;
-    if (c == '+') return OP_ADD;
-    if (c == '*') return OP_MULTIPLY;
-    if (c == '-' || c == '/') {
-        if (is_letter(after) || (c == '/' && is_letter(before))) return 0;
-        return c == '-' ? OP_SUBTRACT : OP_DIVIDE;
-    }
-    if ((c == 'x' || c == 'X') && !is_letter(before) && !is_letter(after)) return OP_MULTIPLY;
-    *length = 2;
-    if (end - at >= 2 && memcmp(text + at, "\xc3\x97", 2) == 0) return OP_MULTIPLY;
-    return end - at >= 2 && memcmp(text + at, "\xc3\xb7", 2) == 0 ? OP_DIVIDE : 0;
 }
 
 /* Reads text[at..end) as tokens; the last MAX_TOKENS when there are more. Returns how many. */
@@ -284,14 +270,16 @@ static int read_tokens(const lp_graph *graph, size_t at, size_t end, token token
             at = close ? (size_t)(close - text) + 2 : end;
             continue;
         } else {
-            int operator= text_operator(text, at, end, &length);
-            if (operator!= 0)
-                code = operator;
+            char op = lp_text_operator(text, at, &length);
+            /* A dash between numbers is a range as often as a minus, so it is no operator here. */
+            bool known = op != 0 && length < 3;
+            if (known)
+                code = code_of(op);
             else if (strchr(" $%", text[at]))
                 code = text[at] == '%' ? OP_PERCENT : 0;
-            else if (is_letter(text[at]) || strchr("/-'", text[at]))
+            else if (lp_is_letter(text[at]) || strchr("/-'", text[at]))
                 code = TOKEN_WORD;
-            if (operator== 0) length = 1;
+            if (!known) length = 1;
         }
         at += length;
         if (code == 0) continue;

@@ -1,5 +1,7 @@
 #include "problems/rational.h"
 
+#include "problems/letters.h"
+
 __extension__ typedef __int128 wide;
 
 enum { MAX_DECIMALS = 18 };
@@ -66,13 +68,9 @@ double lp_rational_to_double(lp_rational a) {
     return (double)a.n / (double)a.d;
 }
 
-static bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-
 static size_t count_digits(const char *text, size_t length) {
     size_t n = 0;
-    while (n < length && is_digit(text[n])) n++;
+    while (n < length && lp_is_digit(text[n])) n++;
     return n;
 }
 
@@ -87,7 +85,7 @@ void lp_rational_scan(const char *text, size_t length, lp_rational *out, size_t 
     if (end == 0 || decimals > MAX_DECIMALS) return;
     wide n = 0, d = 1;
     for (size_t i = 0; i < end; i++) {
-        if (!is_digit(text[i])) continue;
+        if (!lp_is_digit(text[i])) continue;
         n = n * 10 + (text[i] - '0');
         if (i > whole) d *= 10;
         if (!fits(n)) return;

@@ -116,7 +116,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
             bool ends = request.branches[row->branch].n_tokens + 1 >= e->answer_tokens;
             /* Distinct tokens, so that no two branches are taken to agree. */
             int32_t token = ends ? options.vocabulary.eos : row->branch % options.vocabulary.n_candidates;
-            if (!ends && token == options.vocabulary.eos) token = token > 0 ? token - 1 : 1;
+            if (!ends && lp_vocabulary_stops(&options.vocabulary, token)) token = token > 0 ? token - 1 : 1;
             lp_request_accept_token(&request, row->branch, token, NULL);
         }
     }

@@ -37,13 +37,6 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     status = lp_model_open(&source, &s->model, err);
     lp_watch_doing(s->watch, "");
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
-    if (!s->model.is_codi) {
-        status = lp_fail(err, LP_ERR_VALUE,
-                         "%s: the job names no CODI checkpoint (model.codi): expected one, since thoughts need its "
-                         "projection and tokens",
-                         s->job.file);
-        goto out;
-    }
     LP_TRY(lp_stage_open_device(s, err));
     bool leaves_matrices = false;
     LP_TRY(lp_stage_leaves_matrices(s, &leaves_matrices, err));
@@ -83,8 +76,7 @@ out:
 static lp_status measure_prompts(lp_session *s, lp_error *err) {
     const lp_job *job = &s->job;
     lp_token_list ids = {0};
-    int32_t start[2];
-    int32_t n_start = lp_protocol_answer_start(&job->protocol, &s->vocabulary, start);
+    int32_t n_start = s->vocabulary.n_answer_start;
     int32_t rest = job->protocol.n_steps + n_start + job->decode.max_new_tokens - 1;
     lp_status status = LP_OK;
     for (int side = 0; side < 2; side++)
@@ -143,7 +135,8 @@ lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, con
     LP_TRY(lp_parallel_agree(parallel, open_local(s, job_file, settings, n_settings, err), err));
     LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s->job.engine.hang_limit_s, &s->watch, err));
     LP_TRY(open_model(s, err));
-    status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.base, s->job.decode.eos, &s->vocabulary, err);
+    status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.base, s->job.decode.eos, &s->job.protocol,
+                                &s->vocabulary, err);
     if (status == LP_OK) status = check_conditions(s, err);
     if (status == LP_OK) status = measure_prompts(s, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
@@ -170,7 +163,8 @@ void lp_session_close(lp_session *s) {
 
 int32_t lp_session_max_positions(const lp_session *s) {
     enum { FORCED_ANSWER = 2 * LP_ANSWER_TEXT }; /* a number, what stands in front of it, and eos */
-    int32_t most = s->longest_prompt + s->job.protocol.n_steps + 2 + s->job.decode.max_new_tokens + FORCED_ANSWER;
+    int32_t most = s->longest_prompt + s->job.protocol.n_steps + s->vocabulary.n_answer_start + 1 +
+                   s->job.decode.max_new_tokens + FORCED_ANSWER;
     return most < s->model.config.n_context ? most : s->model.config.n_context;
 }
 
@@ -198,6 +192,29 @@ static void add_number(lp_provenance *p, const char *key, double value, bool ide
     lp_provenance_add(p, key, text, identity);
 }
 
+static void add_protocol(const lp_session *s, lp_provenance *p) {
+    const lp_protocol *protocol = &s->job.protocol;
+    const struct {
+        const char *key;
+        const lp_marker_list *list;
+    } lists[] = {{"after_question", &protocol->after_question},
+                 {"answer_start", &protocol->answer_start},
+                 {"not_chosen", &protocol->not_chosen},
+                 {"stop", &protocol->stop}};
+    char label[32], text[LP_PROVENANCE_TEXT];
+    lp_provenance_add(p, "protocol", lp_protocol_label(protocol, label), true);
+    add_number(p, "steps", protocol->n_steps, true);
+    lp_provenance_add(p, "normalise_spaces", protocol->normalise_spaces ? "true" : "false", true);
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        lp_marker_list_text(lists[i].list, text, sizeof text);
+        lp_provenance_add(p, lists[i].key, text, true);
+    }
+    lp_provenance_add(p, "first_input", lp_protocol_first_input(protocol, text, sizeof text), true);
+    lp_provenance_add(p, "feedback", lp_feedback_names()[protocol->feedback], true);
+    lp_vocabulary_text(&s->vocabulary, text, sizeof text);
+    lp_provenance_add(p, "token_ids", text, true);
+}
+
 void lp_session_provenance(const lp_session *s, lp_provenance *p) {
     char now[32] = "";
     time_t t = time(NULL);
@@ -220,10 +237,7 @@ void lp_session_provenance(const lp_session *s, lp_provenance *p) {
     lp_provenance_add(p, "model_files", s->model_digests, true);
     lp_provenance_add(p, "tokenizer", lp_tokenizer_digest(s->tokenizer), true);
     lp_provenance_add(p, "pair_file", s->pairs.digest, true);
-    lp_provenance_add(p, "protocol", lp_protocol_names()[job->protocol.kind], true);
-    add_number(p, "steps", job->protocol.n_steps, true);
-    lp_provenance_add(p, "remove_eos", job->protocol.remove_eos ? "true" : "false", true);
-    lp_provenance_add(p, "normalise_spaces", job->protocol.normalise_spaces ? "true" : "false", true);
+    add_protocol(s, p);
     add_number(p, "lora_alpha", job->model.lora_alpha, true);
     lp_provenance_add(p, "base_rounding", job->model.base_rounding == LP_BASE_FP16 ? "fp16" : "none", true);
     add_number(p, "max_new_tokens", job->decode.max_new_tokens, true);

@@ -1,6 +1,7 @@
 #include "stage/store_spec.h"
 
 #include "base/memory.h"
+#include "store/store_admin.h"
 
 /* What store.sites adds to the places that every store keeps: "k, prompt resid_post [-2,-1]". */
 static lp_status name_sites(const lp_store_layout *layout, lp_text *out, lp_error *err) {
@@ -54,8 +55,8 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
     lp_provenance_add(provenance, "sites", lp_text_get(&tables->sites), true);
     lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
     lp_provenance_add(provenance, "device", session->device, false);
-    *spec = (lp_record_file_spec){.format = "latentpatch-store",
-                                  .version = 2,
+    *spec = (lp_record_file_spec){.format = LP_STORE_FORMAT,
+                                  .version = LP_STORE_VERSION,
                                   .n_pairs = p,
                                   .first_of_more = true,
                                   .fields = layout->fields,
@@ -64,7 +65,8 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
                                   .n_tables = 6,
                                   .provenance = provenance->items,
                                   .n_provenance = provenance->n,
-                                  .advice = "name another store.file, or remove it"};
+                                  .advice = "name another store.file, or remove it",
+                                  .convert = "latentpatch store merge NEW.store.h5"};
 out:
     return status;
 }

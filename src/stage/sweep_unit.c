@@ -167,9 +167,7 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
             w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
             lp_record_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
-        int32_t start[2];
-        int32_t n_start = lp_protocol_answer_start(&s->job.protocol, &s->vocabulary, start);
-        int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + n_start - 1;
+        int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + s->vocabulary.n_answer_start - 1;
         lp_pair_metrics_options options = {.tokenizer = s->tokenizer,
                                            .eos = s->vocabulary.eos,
                                            .clean_answer = lp_session_side(s, pair, LP_CLEAN)->answer,

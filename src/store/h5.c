@@ -232,6 +232,12 @@ hid_t lp_h5_make_file(const char *path) {
     return file;
 }
 
+lp_status lp_h5_plain_chunks(hid_t file, const char *file_name, lp_error *err) {
+    if (H5Fset_libver_bounds(file, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0)
+        return lp_h5_fail(err, file_name, "choose a format of chunks");
+    return LP_OK;
+}
+
 /* Intermediate groups that HDF5 makes by itself would keep the time, and files with equal contents differ. */
 lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, lp_error *err) {
     lp_status status = LP_OK;

@@ -51,6 +51,9 @@ lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense
 lp_status lp_h5_finish(hid_t *id, const char *file, const char *temporary, lp_error *err);
 /* Creation list of a dataset: allocated at once, never filled, no times (so that equal contents are equal bytes). */
 hid_t lp_h5_dataset_creation(void);
+/* Datasets that are made in this file from now on may have chunks without an index: those that are allocated early and
+ * have no filter lie one after the other. Reading them takes HDF5 1.10. */
+lp_status lp_h5_plain_chunks(hid_t file, const char *file_name, lp_error *err);
 /* Makes a file, and a group with those above it; neither keeps times. */
 hid_t lp_h5_make_file(const char *path);
 lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, lp_error *err);

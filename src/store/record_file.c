@@ -40,6 +40,7 @@ static void release(lp_record_file *file) {
     lp_mem_free(file->provenance);
     lp_mem_free(file->fields);
     lp_mem_free(file->state);
+    lp_mem_free(file->ids);
     lp_mem_free(file->pair);
     lp_mem_free(file->format);
     lp_mem_free(file->path);
@@ -67,25 +68,12 @@ out:
 
 /* Opens the dataset of a field whose path and shape are known or about to be read. */
 static lp_status open_handles(const lp_record_file *file, lp_open_field *field, lp_error *err) {
-    const char *path = field->field.path;
     hsize_t dims[H5S_MAX_RANK];
-    field->dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
-    if (field->dataset < 0) {
-        H5Eclear2(H5E_DEFAULT);
-        return lp_fail(err, LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
-    }
-    field->type = H5Dget_type(field->dataset);
-    field->space = H5Dget_space(field->dataset);
-    int n_dims = H5Sget_simple_extent_ndims(field->space);
-    if (n_dims < 1 || n_dims > LP_FIELD_MAX_DIMS + 1)
-        return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected 1 to %d dimensions, found %d", file->path, path,
-                       LP_FIELD_MAX_DIMS + 1, n_dims);
-    H5Sget_simple_extent_dims(field->space, dims, NULL);
+    lp_status status = lp_record_open_dataset(file, field, err);
+    if (status != LP_OK) return status;
+    int n_dims = H5Sget_simple_extent_dims(field->space, dims, NULL);
     dims[0] = 1;
     field->memory = H5Screate_simple(n_dims, dims, NULL);
-    haddr_t offset = H5Dget_offset(field->dataset);
-    H5Eclear2(H5E_DEFAULT);
-    field->file_offset = offset == HADDR_UNDEF ? -1 : (int64_t)offset;
     return LP_OK;
 }
 
@@ -130,9 +118,6 @@ static lp_status open_field(lp_record_file *file, const char *path, lp_open_fiel
     int n_dims = H5Sget_simple_extent_ndims(field->space);
     hsize_t dims[LP_FIELD_MAX_DIMS + 1];
     H5Sget_simple_extent_dims(field->space, dims, NULL);
-    if (dims[0] != (hsize_t)file->n_pairs)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld pairs, found %llu", file->path, path, (long long)file->n_pairs,
-                (unsigned long long)dims[0]);
     field->field.n_dims = n_dims - 1;
     field->bytes = lp_field_type_bytes(field->field.type, field->field.text_bytes);
     for (int d = 1; d < n_dims; d++) {
@@ -159,9 +144,7 @@ static lp_status add_field(void *state, const char *path, lp_error *err) {
     lp_open_field *field = &grown[file->n_fields++];
     clear_handles(field);
     LP_TRY(open_field(file, path, field, err));
-    hid_t creation = H5Dget_create_plist(field->dataset);
-    file->compressed = file->compressed || H5Pget_nfilters(creation) > 0;
-    lp_h5_close(creation);
+    file->compressed = file->compressed || field->compressed;
     field->offset = file->pair_bytes;
     file->pair_bytes += (field->bytes + 63) / 64 * 64;
 out:
@@ -194,7 +177,9 @@ static lp_status mark_identity(void *state, const char *key, lp_error *err) {
 static lp_status read_provenance(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     lp_text text = {0};
-    hid_t group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
+    hid_t group = H5I_INVALID_HID;
+    LP_TRY(lp_record_check_links(file->file, "provenance", file->path, err));
+    group = H5Gopen2(file->file, "provenance", H5P_DEFAULT);
     if (group < 0) {
         H5Eclear2(H5E_DEFAULT);
         LP_FAIL(LP_ERR_FORMAT, "%s: group /provenance is missing", file->path);
@@ -214,13 +199,35 @@ out:
     return status;
 }
 
+/* The pairs' ids, which their checksums cover. */
+static lp_status read_ids(lp_record_file *file, lp_error *err) {
+    lp_status status = LP_OK;
+    int64_t n = 0;
+    if (H5Lexists(file->file, "pairs", H5P_DEFAULT) <= 0 || H5Lexists(file->file, "pairs/id", H5P_DEFAULT) <= 0)
+        return LP_OK;
+    LP_TRY(lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&file->ids, &n, &file->id_bytes, err));
+    if (n != file->n_pairs)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected %lld ids, found %lld", file->path, (long long)file->n_pairs,
+                (long long)n);
+out:
+    return status;
+}
+
 static lp_status read_journal(lp_record_file *file, lp_error *err) {
     lp_status status = LP_OK;
     hid_t dataset = H5I_INVALID_HID;
     hid_t group = H5I_INVALID_HID;
+    LP_TRY(lp_record_check_links(file->file, "journal/state", file->path, err));
     LP_TRY(lp_h5_open_dataset(file->file, "journal/state", LP_FIELD_U8, 1, &file->n_pairs, NULL, &dataset, file->path,
                               err));
     if (file->n_pairs < 1) LP_FAIL(LP_ERR_FORMAT, "%s: no pairs", file->path);
+    group = H5Gopen2(file->file, "journal", H5P_DEFAULT);
+    file->journal_version = 1;
+    if (H5Aexists(group, "version") > 0)
+        LP_TRY(lp_h5_get_i32(group, "version", &file->journal_version, file->path, err));
+    if (file->journal_version < 1 || file->journal_version > LP_JOURNAL_VERSION)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: /journal: expected version 1 to %d, found %d", file->path, LP_JOURNAL_VERSION,
+                file->journal_version);
     LP_TRY(lp_mem_new(&file->state, (size_t)file->n_pairs, 1, "journal", err));
     LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
     LP_TRY(open_field(file, "journal/state", &file->state_field, err));
@@ -228,8 +235,9 @@ static lp_status read_journal(lp_record_file *file, lp_error *err) {
     if (file->checksum_field.field.type != LP_FIELD_U8 || file->checksum_field.bytes != LP_CHECKSUM_BYTES)
         LP_FAIL(LP_ERR_FORMAT, "%s: /journal/checksum: expected %d bytes a pair, found %zu", file->path,
                 LP_CHECKSUM_BYTES, file->checksum_field.bytes);
-    group = H5Gopen2(file->file, "journal", H5P_DEFAULT);
-    status = lp_h5_each_text(group, "fields", add_field, file, file->path, err);
+    LP_TRY(lp_h5_each_text(group, "fields", add_field, file, file->path, err));
+    LP_TRY(lp_record_check_places(file, err));
+    status = read_ids(file, err);
 out:
     lp_h5_close(group);
     lp_h5_close(dataset);
@@ -422,6 +430,22 @@ static lp_status read_field(lp_record_file *file, lp_open_field *field, int64_t 
     return status;
 }
 
+/* A checksum says whose it is: of which pair, by number and id, and of which run and field, by path. */
+static void begin_checksum(const lp_record_file *file, int64_t pair) {
+    if (file->journal_version < 2) return;
+    lp_checksum_add(file->sum, &pair, sizeof pair);
+    if (file->ids) {
+        const char *id = file->ids + (size_t)pair * file->id_bytes;
+        lp_checksum_add(file->sum, id, strnlen(id, file->id_bytes));
+    }
+    lp_checksum_add(file->sum, "", 1);
+}
+
+static void add_to_checksum(const lp_record_file *file, const lp_open_field *field, const void *data) {
+    if (file->journal_version >= 2) lp_checksum_add(file->sum, field->field.path, strlen(field->field.path) + 1);
+    lp_checksum_add(file->sum, data, field->bytes);
+}
+
 lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *const *data, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char checksum[LP_CHECKSUM_BYTES];
@@ -429,9 +453,10 @@ lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *c
     LP_ASSERT(file->writable);
     /* A pair that is written again must not count as whole in between. */
     if (file->state[pair]) LP_TRY(lp_record_file_forget(file, pair, err));
+    begin_checksum(file, pair);
     for (size_t i = 0; i < file->n_fields; i++) {
         LP_TRY(write_field(file, &file->fields[i], pair, data[i], err));
-        lp_checksum_add(file->sum, data[i], file->fields[i].bytes);
+        add_to_checksum(file, &file->fields[i], data[i]);
     }
     lp_checksum_finish(file->sum, checksum);
     LP_TRY(write_field(file, &file->checksum_field, pair, checksum, err));
@@ -555,8 +580,9 @@ static lp_status checksum_fits(lp_record_file *file, int64_t pair, bool *good, l
     unsigned char expected[LP_CHECKSUM_BYTES];
     unsigned char found[LP_CHECKSUM_BYTES];
     LP_TRY(read_field(file, &file->checksum_field, pair, expected, err));
+    begin_checksum(file, pair);
     for (size_t i = 0; i < file->n_fields; i++)
-        lp_checksum_add(file->sum, file->pair + file->fields[i].offset, file->fields[i].bytes);
+        add_to_checksum(file, &file->fields[i], file->pair + file->fields[i].offset);
     lp_checksum_finish(file->sum, found);
     *good = memcmp(expected, found, sizeof found) == 0;
 out:
@@ -597,6 +623,7 @@ lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_
     void *data = NULL;
     hid_t dataset = H5I_INVALID_HID;
     hid_t space = H5I_INVALID_HID;
+    LP_TRY(lp_record_check_links(file->file, path, file->path, err));
     dataset = H5Dopen2(file->file, path, H5P_DEFAULT);
     if (dataset < 0) {
         H5Eclear2(H5E_DEFAULT);
@@ -664,7 +691,10 @@ out:
 
 static herr_t look_at(hid_t group, const char *path, const H5L_info_t *info, void *state) {
     visit *v = state;
-    (void)info;
+    if (info->type != H5L_TYPE_HARD) {
+        v->status = lp_record_check_links(group, path, v->file->path, v->err);
+        return 1;
+    }
     if (strncmp(path, "journal/", 8) == 0 || is_field(v->file, path)) return 0;
     hid_t object = H5Oopen(group, path, H5P_DEFAULT);
     bool is_dataset = object >= 0 && H5Iget_type(object) == H5I_DATASET;

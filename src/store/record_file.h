@@ -1,8 +1,10 @@
 /* A crash-safe HDF5 file of P records, called pairs: the activation store, and the rows of a running sweep.
  *
- * Layout: every field declared by the caller is a dataset [P, dims...]; tables written at creation lie beside them;
- * `/journal/{state, checksum}` says which pairs are whole; `/provenance` holds attributes, some of which (`identity`)
- * must agree when the file is used again.
+ * Layout: every field declared by the caller is a dataset [P, dims...], in chunks of one pair where a pair has two or
+ * more dimensions, and contiguous otherwise; tables written at creation lie beside them; `/journal/{state, checksum}`
+ * says which pairs are whole; `/provenance` holds attributes, some of which (`identity`) must agree when the file is
+ * used again. A checksum covers the pair's number and id (`/pairs/id`, where the file has it) and, for each field, its
+ * path and the pair's bytes.
  *
  * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
  * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
@@ -11,7 +13,7 @@
  * tears behind a state that got to disk first is found by the checksum.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
- * anybody. Memory: 17 bytes a pair at most, and one pair. Not for several threads at once. */
+ * anybody. Memory: a byte and the id of each pair, and one pair. Not for several threads at once. */
 #ifndef LP_STORE_RECORD_FILE_H
 #define LP_STORE_RECORD_FILE_H
 
@@ -61,7 +63,8 @@ typedef struct {
     size_t n_tables;
     const lp_provenance_item *provenance;
     size_t n_provenance;
-    const char *advice; /* what to do with a file that does not fit: the end of the message */
+    const char *advice;  /* what to do with a file that does not fit: the end of the message */
+    const char *convert; /* command that, followed by its path, converts a file of an older version; NULL: none */
 } lp_record_file_spec;
 
 typedef struct lp_record_file lp_record_file;

@@ -104,9 +104,15 @@ lp_status lp_record_file_compare(lp_record_file *file, const lp_record_file_spec
     lp_status status = LP_OK;
     if (strcmp(file->format, spec->format) != 0)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);
+    if (file->version < spec->version && spec->convert)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: convert it with `%s %s`", file->path,
+                spec->version, file->version, spec->convert, file->path);
     if (file->version != spec->version)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d", file->path, spec->version,
-                file->version);
+        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: %s", file->path, spec->version,
+                file->version, spec->advice ? spec->advice : default_advice);
+    if (file->journal_version != LP_JOURNAL_VERSION)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: /journal: expected version %d, found %d: %s", file->path, LP_JOURNAL_VERSION,
+                file->journal_version, spec->advice ? spec->advice : default_advice);
     LP_TRY(same_identity(file, spec, err));
     if (file->n_pairs < spec->n_pairs && spec->first_of_more)
         LP_FAIL(

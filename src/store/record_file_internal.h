@@ -9,7 +9,8 @@ typedef struct {
     lp_field field;      /* path, description and layers owned */
     size_t bytes;        /* of one pair */
     size_t offset;       /* in the buffer of a loaded pair */
-    int64_t file_offset; /* of pair 0 in the file; -1 where the dataset is not contiguous */
+    int64_t file_offset; /* of pair 0 in the file, where pair i follows i * bytes later; -1: in an archive */
+    bool compressed;     /* has filters */
     hid_t dataset;
     hid_t type;
     hid_t memory; /* space of one pair */
@@ -23,7 +24,10 @@ struct lp_record_file {
     char *path;
     char *format;
     int32_t version;
+    int32_t journal_version;
     int64_t n_pairs;
+    char *ids; /* [n_pairs, id_bytes] of `/pairs/id`; NULL where the file has no such table */
+    size_t id_bytes;
     hid_t file;
     MPI_File raw;          /* MPI_FILE_NULL unless open for writing by all ranks */
     lp_open_field *fields; /* [n_fields] */
@@ -41,7 +45,11 @@ struct lp_record_file {
 /* Room for a provenance value that is filled in later (times, counts). */
 enum { LP_NOTE_BYTES = 64 };
 
-/* LP_PLAIN: for MPI-IO, crash-safe: contiguous, a pair's bytes in one piece, and no index that could be lost.
+/* Attribute `version` of `/journal`. 1 (a file without it): the checksums cover the pairs' bytes alone, and every field
+ * is contiguous. 2: the checksums say whose they are, and a field of two or more dimensions a pair lies in chunks. */
+enum { LP_JOURNAL_VERSION = 2, LP_CHUNKED_DIMS = 2 };
+
+/* LP_PLAIN: for MPI-IO, crash-safe: a pair's bytes in one piece, at a place that follows from its number.
  * LP_COMPRESSED: an archive, for one process; shuffle, deflate, fletcher32. */
 typedef enum { LP_PLAIN, LP_COMPRESSED } lp_packing;
 /* Makes the file whole under `path`; local to the calling rank. */
@@ -51,6 +59,15 @@ lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec,
 lp_status lp_record_file_open_alone(const char *path, lp_record_file **out, lp_error *err);
 /* Flushes and closes a file that was opened alone; the file is released in any case. */
 lp_status lp_record_file_finish_alone(lp_record_file *file, lp_error *err);
+
+/* Opens the dataset of a field and finds where its pairs lie (record_file_layout.c): field->dataset, ->file_offset and
+ * ->compressed. Refuses links, data in other files, and layouts other than those of lp_record_file_make: a pair is
+ * written at an offset that HDF5 does not check. */
+lp_status lp_record_open_dataset(const lp_record_file *file, lp_open_field *field, lp_error *err);
+/* Fails unless all fields and the journal lie in bytes of their own. */
+lp_status lp_record_check_places(const lp_record_file *file, lp_error *err);
+/* Fails where a part of `path` is a link to something that may lie elsewhere. */
+lp_status lp_record_check_links(hid_t file, const char *path, const char *name, lp_error *err);
 
 /* Attribute of a side table: SHA-256 of its bytes, in hexadecimal. */
 #define LP_TABLE_DIGEST "sha256"

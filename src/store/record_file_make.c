@@ -52,7 +52,9 @@ enum { ARCHIVE_CHUNK_BYTES = 1 << 18, ARCHIVE_DEFLATE = 4 };
 
 static herr_t set_layout(hid_t creation, int n_dims, hsize_t *chunk, hsize_t n_pairs, size_t bytes,
                          lp_packing packing) {
-    if (packing == LP_PLAIN) return H5Pset_layout(creation, H5D_CONTIGUOUS);
+    if (packing == LP_PLAIN)
+        return n_dims - 1 < (int)LP_CHUNKED_DIMS ? H5Pset_layout(creation, H5D_CONTIGUOUS)
+                                                 : H5Pset_chunk(creation, n_dims, chunk);
     chunk[0] = bytes < ARCHIVE_CHUNK_BYTES ? ARCHIVE_CHUNK_BYTES / bytes : 1;
     if (chunk[0] > n_pairs) chunk[0] = n_pairs;
     if (H5Pset_alloc_time(creation, H5D_ALLOC_TIME_INCR) < 0 || H5Pset_chunk(creation, n_dims, chunk) < 0 ||
@@ -142,11 +144,13 @@ static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const
     uint8_t *zeros = NULL;
     const char **paths = NULL;
     hid_t journal = H5I_INVALID_HID;
+    const int32_t version = LP_JOURNAL_VERSION;
     const lp_field checksum = {.path = "journal/checksum",
                                .type = LP_FIELD_U8,
                                .n_dims = 1,
                                .dims = {LP_CHECKSUM_BYTES},
-                               .description = "XXH3-128 over the pair's bytes of the attribute fields, in that order"};
+                               .description = "XXH3-128 over the pair's number (int64) and id, then of each of the "
+                                              "attribute fields its path and the pair's bytes; id and path end in NUL"};
     LP_TRY(lp_mem_new(&zeros, (size_t)spec->n_pairs, 1, "journal", err));
     LP_TRY(lp_mem_new(&paths, spec->n_fields, sizeof *paths, "journal", err));
     LP_TRY(lp_h5_make_dataset(file,
@@ -163,7 +167,8 @@ static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const
         status = lp_h5_fail(err, name, "open /journal");
         goto out;
     }
-    status = lp_h5_put_texts(journal, "fields", paths, spec->n_fields, name, err);
+    LP_TRY(lp_h5_put_texts(journal, "fields", paths, spec->n_fields, name, err));
+    status = lp_h5_put_i32(journal, "version", &version, 1, name, err);
 out:
     lp_h5_close(journal);
     lp_mem_free(paths);
@@ -206,6 +211,7 @@ static lp_status fill(hid_t file, const lp_record_file_spec *spec, lp_packing pa
     LP_TRY(lp_provenance_make(file, spec->provenance, spec->n_provenance, name, err));
     for (size_t i = 0; i < spec->n_tables; i++) LP_TRY(make_table(file, &spec->tables[i], name, err));
     LP_TRY(make_journal(file, spec, name, err));
+    if (packing == LP_PLAIN) LP_TRY(lp_h5_plain_chunks(file, name, err));
     for (size_t i = 0; i < spec->n_fields; i++)
         LP_TRY(make_field(file, &spec->fields[i], spec->n_pairs, packing, name, err));
 out:

@@ -74,7 +74,7 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
     tables[1] = (lp_table){
         .path = "conditions/name", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
     const lp_record_file_spec spec = {.format = "latentpatch-results-partial",
-                                      .version = 1,
+                                      .version = 2,
                                       .n_pairs = plan->n_pairs,
                                       .fields = described.fields,
                                       .n_fields = described.n,

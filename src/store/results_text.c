@@ -10,22 +10,6 @@
 #include <math.h>
 #include <unistd.h>
 
-lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    if (!field[strcspn(field, "\",\r\n")]) return lp_text_add(out, field, strlen(field), err);
-    LP_TRY(lp_text_add(out, "\"", 1, err));
-    for (const char *at = field;;) {
-        size_t plain = strcspn(at, "\"");
-        LP_TRY(lp_text_add(out, at, plain, err));
-        if (!at[plain]) break;
-        LP_TRY(lp_text_add(out, "\"\"", 2, err));
-        at += plain + 1;
-    }
-    status = lp_text_add(out, "\"", 1, err);
-out:
-    return status;
-}
-
 static lp_status write_line(lp_csv *csv, const lp_text *line, lp_error *err) {
     if (fwrite(line->data, 1, line->length, csv->stream) != line->length)
         return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(errno));

@@ -23,9 +23,6 @@ lp_status lp_csv_commit(lp_csv *csv, lp_error *err);
 /* Removes what was not committed. */
 void lp_csv_release(lp_csv *csv);
 
-/* Adds one field, quoted where RFC 4180 asks for it; for tests. */
-lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err);
-
 /* Sums over the included pairs, in the order of the pair file. */
 typedef struct {
     int64_t *changed;   /* [C] rows whose tokens differ from the unpatched recipient's */

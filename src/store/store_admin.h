@@ -7,6 +7,11 @@
 
 #include "base/text.h"
 
+/* The activation store: a record file of this format (schemas/store-layout.md). Stores of version 2 are read by
+ * everything here; `archive` and `merge` make stores of this version of them. */
+#define LP_STORE_FORMAT "latentpatch-store"
+enum { LP_STORE_VERSION = 3 };
+
 typedef enum { LP_REPORT_TEXT, LP_REPORT_JSON } lp_report_form;
 
 /* What a store (or the partial rows of a sweep) holds: format, provenance, how far, the datasets and their sizes. */
@@ -44,10 +49,10 @@ typedef struct {
 lp_status lp_store_export(const char *path, const char *folder, const lp_export_options *options, lp_text *out,
                           lp_error *err);
 
-/* One store out of several. They must agree in format, datasets and identity; pair_file (may be NULL) is the digest of
- * the pair file that describes the result, for stores of different pair files, whose digests and lengths may then
- * differ. Pairs are told apart by id, in the order of first appearance; one that is journalled in several must have the
- * same checksum in all. */
+/* One store out of several, or out of one: a store of this version, which can be continued. They must agree in format,
+ * datasets and identity; pair_file (may be NULL) is the digest of the pair file that describes the result, for stores
+ * of different pair files, whose digests and lengths may then differ. Pairs are told apart by id, in the order of first
+ * appearance; one that is journalled in several must have the same values in all. */
 lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *merged, const char *pair_file,
                          lp_text *out, lp_error *err);
 

@@ -60,15 +60,16 @@ static lp_status make_spec(const lp_record_file *file, int64_t n_pairs, const lp
     LP_TRY(lp_mem_new(&b->blocks, tables->n, sizeof *b->blocks, "spec", err));
     for (size_t i = 0; i < file->n_fields; i++) b->fields[i] = file->fields[i].field;
     for (size_t i = 0; i < file->n_provenance; i++) b->provenance[i] = file->provenance[i];
-    b->spec = (lp_record_file_spec){.format = file->format,
-                                    .version = file->version,
-                                    .n_pairs = n_pairs,
-                                    .fields = b->fields,
-                                    .n_fields = file->n_fields,
-                                    .tables = b->tables,
-                                    .n_tables = tables->n,
-                                    .provenance = b->provenance,
-                                    .n_provenance = file->n_provenance};
+    b->spec =
+        (lp_record_file_spec){.format = file->format,
+                              .version = strcmp(file->format, LP_STORE_FORMAT) == 0 ? LP_STORE_VERSION : file->version,
+                              .n_pairs = n_pairs,
+                              .fields = b->fields,
+                              .n_fields = file->n_fields,
+                              .tables = b->tables,
+                              .n_tables = tables->n,
+                              .provenance = b->provenance,
+                              .n_provenance = file->n_provenance};
     for (size_t i = 0; i < tables->n; i++) {
         const lp_open_table *table = &tables->table[i];
         size_t number = lp_field_type_bytes(table->type, table->item_bytes);
@@ -279,17 +280,16 @@ static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
     return m->n_pairs - 1;
 }
 
-static lp_status same_checksum(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
+/* A pair that is there twice has the same values in both. */
+static lp_status check_twin(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
-    unsigned char sums[2][LP_CHECKSUM_BYTES];
-    lp_record_file *const files[2] = {m->files[held->holder], m->files[input]};
-    const int64_t pairs[2] = {held->holder_pair, pair};
-    for (int k = 0; k < 2; k++)
-        LP_TRY(lp_h5_read_part(files[k]->checksum_field.dataset, pairs[k], 1, sums[k], files[k]->path,
-                               "journal/checksum", err));
-    if (memcmp(sums[0], sums[1], sizeof sums[0]) != 0)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s", files[1]->path, (int)held->width, held->id,
-                files[0]->path);
+    lp_record_file *first = m->files[held->holder], *other = m->files[input];
+    LP_TRY(lp_record_file_load(first, held->holder_pair, err));
+    LP_TRY(lp_record_file_load(other, pair, err));
+    for (size_t f = 0; f < first->n_fields; f++)
+        if (memcmp(lp_record_file_field(first, f), lp_record_file_field(other, f), first->fields[f].bytes) != 0)
+            LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width,
+                    held->id, first->path, first->fields[f].field.path);
 out:
     return status;
 }
@@ -309,7 +309,7 @@ static lp_status match_pairs(merger *m, lp_error *err) {
             merged_pair *pair = &m->pairs[m->at[k][i]];
             if (!m->files[k]->state[i]) continue;
             if (pair->holder_pair >= 0) {
-                LP_TRY(same_checksum(m, pair, k, i, err));
+                LP_TRY(check_twin(m, pair, k, i, err));
                 continue;
             }
             pair->holder = k;
@@ -323,8 +323,7 @@ out:
 static lp_status check_alike(const lp_record_file *first, const lp_record_file *other, bool same_pair_file,
                              lp_error *err) {
     lp_status status = LP_OK;
-    bool same = strcmp(first->format, other->format) == 0 && first->version == other->version &&
-                first->n_fields == other->n_fields;
+    bool same = strcmp(first->format, other->format) == 0 && first->n_fields == other->n_fields;
     for (size_t i = 0; same && i < first->n_fields; i++) {
         const lp_field *a = &first->fields[i].field;
         const lp_field *b = &other->fields[i].field;

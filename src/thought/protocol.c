@@ -6,8 +6,89 @@
 #include "token/utf8.h"
 
 const char *const *lp_protocol_names(void) {
-    static const char *const names[] = {"codi", "bot-first", NULL};
+    static const char *const names[] = {"codi", "bot-first", "codi-eos", "coconut", NULL};
     return names;
+}
+
+const char *const *lp_feedback_names(void) {
+    static const char *const names[] = {"projection", "none", NULL};
+    return names;
+}
+
+const char *const *lp_marker_names(void) {
+    static const char *const names[] = {"eos", "pad", "bot", "eot", NULL};
+    return names;
+}
+
+/* ---- Presets ----------------------------------------------------------------------------------------------------- */
+
+static lp_marker_list only(lp_marker_kind kind) {
+    return (lp_marker_list){.items = {{.kind = kind}}, .n = 1};
+}
+
+bool lp_marker_add(lp_marker_list *list, lp_marker marker) {
+    if (list->n == LP_MAX_MARKERS) return false;
+    list->items[list->n++] = marker;
+    return true;
+}
+
+lp_protocol lp_protocol_preset(lp_protocol_kind kind, int32_t n_steps) {
+    lp_protocol protocol = {.kind = kind,
+                            .n_steps = n_steps,
+                            .first_reads_prompt = true,
+                            .feedback = LP_FEEDBACK_PROJECTION,
+                            .after_question = only(LP_MARKER_BOT),
+                            .answer_start = only(LP_MARKER_EOT),
+                            .not_chosen = only(LP_MARKER_EOT),
+                            .stop = only(LP_MARKER_EOS),
+                            .n_answer_start = 1};
+    switch (kind) {
+    case LP_PROTOCOL_CODI: break;
+    case LP_PROTOCOL_BOT_FIRST:
+        protocol.after_question = (lp_marker_list){0};
+        protocol.first_reads_prompt = false;
+        protocol.first_input = (lp_marker){.kind = LP_MARKER_BOT};
+        break;
+    case LP_PROTOCOL_CODI_EOS:
+        protocol.after_question = only(LP_MARKER_EOS);
+        lp_marker_add(&protocol.after_question, (lp_marker){.kind = LP_MARKER_BOT});
+        break;
+    case LP_PROTOCOL_COCONUT:
+        protocol.after_question = (lp_marker_list){.items = {{.kind = LP_MARKER_TEXT, .text = "\n"}}, .n = 1};
+        lp_marker_add(&protocol.after_question, (lp_marker){.kind = LP_MARKER_BOT});
+        protocol.feedback = LP_FEEDBACK_NONE;
+        protocol.not_chosen = (lp_marker_list){0};
+        break;
+    }
+    return protocol;
+}
+
+lp_protocol lp_protocol_plain(void) {
+    return (lp_protocol){.kind = LP_PROTOCOL_BOT_FIRST, .changed = true, .stop = only(LP_MARKER_EOS)};
+}
+
+void lp_protocol_keep_eos(lp_protocol *protocol) {
+    const lp_marker eos = {.kind = LP_MARKER_EOS};
+    lp_marker_list *after = &protocol->after_question;
+    if (after->n > 0 && after->items[after->n - 1].kind == LP_MARKER_BOT && after->n < LP_MAX_MARKERS) {
+        after->items[after->n] = after->items[after->n - 1];
+        after->items[after->n++ - 1] = eos;
+    }
+    if (lp_marker_add(&protocol->answer_start, eos)) protocol->n_answer_start++;
+    protocol->changed = true;
+}
+
+const char *lp_protocol_label(const lp_protocol *protocol, char out[32]) {
+    snprintf(out, 32, "%s%s", lp_protocol_names()[protocol->kind], protocol->changed ? " (changed)" : "");
+    return out;
+}
+
+/* ---- Ids --------------------------------------------------------------------------------------------------------- */
+
+bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token) {
+    for (int32_t i = 0; i < vocabulary->n_stop; i++)
+        if (vocabulary->stop[i] == token) return true;
+    return false;
 }
 
 /* tokenizer_config.json's eos_token: a string or an object with `content`. *id stays as it is where there is
@@ -34,34 +115,158 @@ out:
     return status;
 }
 
-lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
-                             const char *eos_token, lp_vocabulary *out, lp_error *err) {
-    const lp_model_config *config = &model->config;
-    int32_t v = config->n_vocab;
-    lp_vocabulary vocabulary = {.pad = -1, .bot = -1, .eot = -1, .eos = -1, .n_candidates = v};
-    if (model->is_codi) {
-        vocabulary.pad = v;
-        vocabulary.bot = v + 1;
-        vocabulary.eot = v + 2;
-        vocabulary.n_candidates = v + 2;
-    }
+static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, const char *base, const char *eos_token,
+                          int32_t *out, lp_error *err) {
+    int32_t eos = -1, v = model->config.n_vocab;
     if (eos_token) {
-        vocabulary.eos = lp_tokenizer_find(tokenizer, eos_token);
-        if (vocabulary.eos < 0)
-            return lp_fail(err, LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
+        eos = lp_tokenizer_find(tokenizer, eos_token);
+        if (eos < 0) return lp_fail(err, LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
     } else {
-        lp_status status = eos_of_tokenizer_config(tokenizer, base, &vocabulary.eos, err);
+        lp_status status = eos_of_tokenizer_config(tokenizer, base, &eos, err);
         if (status != LP_OK) return status;
-        if (vocabulary.eos < 0) vocabulary.eos = config->eos_id;
+        if (eos < 0) eos = model->config.eos_id;
     }
-    if (vocabulary.eos < 0 || vocabulary.eos >= v)
+    if (eos < 0 || eos >= v)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: no end-of-sequence token: expected eos_token in tokenizer_config.json, eos_token_id in "
                        "config.json, or decode.eos in the job; found id %d with a vocabulary of %d",
-                       base, vocabulary.eos, v);
-    *out = vocabulary;
+                       base, eos, v);
+    *out = eos;
     return LP_OK;
 }
+
+/* What the markers of one field are resolved with. */
+typedef struct {
+    const lp_model *model;
+    const lp_tokenizer *tokenizer;
+    const lp_vocabulary *vocabulary;
+    const char *field;
+    lp_error *err;
+} resolver;
+
+/* The id of a marker that is one token. */
+static lp_status resolve_token(const resolver *r, const lp_marker *marker, int32_t *out) {
+    const lp_vocabulary *v = r->vocabulary;
+    int32_t rows = r->model->config.n_embedded, id = marker->id;
+    switch (marker->kind) {
+    case LP_MARKER_EOS: id = v->eos; break;
+    case LP_MARKER_PAD: id = v->pad; break;
+    case LP_MARKER_BOT: id = v->bot; break;
+    case LP_MARKER_EOT: id = v->eot; break;
+    case LP_MARKER_TOKEN:
+        if (marker->text[0]) id = lp_tokenizer_find(r->tokenizer, marker->text);
+        if (marker->text[0] && id < 0)
+            return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: \"%s\" is not a token of the tokenizer", r->field,
+                           marker->text);
+        break;
+    case LP_MARKER_TEXT: return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: expected a token, found a text", r->field);
+    }
+    if (id < 0)
+        return lp_fail(r->err, LP_ERR_VALUE,
+                       "protocol.%s names the %s token, which this model does not have: expected a checkpoint with "
+                       "thought tokens (model.codi)",
+                       r->field, lp_marker_names()[marker->kind]);
+    if (id >= rows)
+        return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: token id %d lies outside the model's embedding of %d rows",
+                       r->field, id, rows);
+    *out = id;
+    return LP_OK;
+}
+
+/* Appends the ids of markers [first, n) to *out. */
+static lp_status resolve_list(const resolver *r, const lp_marker_list *list, int32_t first, lp_token_list *out) {
+    lp_status status = LP_OK;
+    for (int32_t i = first; i < list->n && status == LP_OK; i++) {
+        const lp_marker *marker = &list->items[i];
+        int32_t id = -1;
+        if (marker->kind == LP_MARKER_TEXT) {
+            status =
+                lp_tokenizer_encode(r->tokenizer, marker->text, strlen(marker->text), LP_TOKENS_PLAIN, out, r->err);
+        } else {
+            status = resolve_token(r, marker, &id);
+            if (status == LP_OK) status = lp_token_list_add(out, &id, 1, r->err);
+        }
+    }
+    return status;
+}
+
+/* The ids of a list, at most `most` of them, into out. */
+static lp_status resolve_into(const resolver *r, const lp_marker_list *list, int32_t most, int32_t *out, int32_t *n) {
+    lp_token_list ids = {0};
+    lp_status status = resolve_list(r, list, 0, &ids);
+    if (status == LP_OK && ids.n > (size_t)most)
+        status =
+            lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: expected at most %d tokens, found %zu", r->field, most, ids.n);
+    if (status == LP_OK) {
+        if (ids.n) memcpy(out, ids.ids, ids.n * sizeof *out);
+        *n = (int32_t)ids.n;
+    }
+    lp_token_list_release(&ids);
+    return status;
+}
+
+static bool holds(const int32_t *ids, int32_t n, int32_t id) {
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id) return true;
+    return false;
+}
+
+/* Greedy decoding chooses among the ids below the first that no token has, less those at the end that may not be
+ * chosen. */
+static lp_status find_candidates(resolver *r, const lp_protocol *protocol, lp_vocabulary *v) {
+    const lp_model_config *config = &r->model->config;
+    int32_t forbidden[LP_MAX_ANSWER_START], n_forbidden = 0, n = config->n_vocab;
+    const int32_t roles[] = {v->pad, v->bot, v->eot, v->latent};
+    r->field = "not_chosen";
+    lp_status status = resolve_into(r, &protocol->not_chosen, LP_MAX_ANSWER_START, forbidden, &n_forbidden);
+    if (status != LP_OK) return status;
+    for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
+        if (roles[i] >= n) n = roles[i] + 1;
+    if (n > config->n_embedded) n = config->n_embedded;
+    while (n > 0 && holds(forbidden, n_forbidden, n - 1)) n--;
+    for (int32_t i = 0; i < n_forbidden; i++)
+        if (forbidden[i] < n)
+            return lp_fail(
+                r->err, LP_ERR_UNSUPPORTED,
+                "protocol.not_chosen: id %d lies below ids that may be chosen (up to %d), which is not supported",
+                forbidden[i], n - 1);
+    if (n < 2) return lp_fail(r->err, LP_ERR_VALUE, "protocol.not_chosen leaves %d tokens to choose from", n);
+    v->n_candidates = n;
+    return LP_OK;
+}
+
+lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
+                             const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err) {
+    int32_t v = model->config.n_vocab;
+    lp_vocabulary vocabulary = {.pad = -1, .bot = -1, .eot = -1, .latent = -1, .first_input = -1};
+    resolver r = {.model = model, .tokenizer = tokenizer, .vocabulary = &vocabulary, .err = err};
+    lp_status status = LP_OK;
+    if (model->is_codi && protocol->kind == LP_PROTOCOL_COCONUT) {
+        vocabulary.bot = v;
+        vocabulary.eot = v + 1;
+        vocabulary.latent = v + 2;
+    } else if (model->is_codi) {
+        vocabulary.pad = v;
+        vocabulary.bot = v + 1;
+        vocabulary.eot = v + 2;
+    }
+    LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary.eos, err));
+    r.field = "stop";
+    LP_TRY(resolve_into(&r, &protocol->stop, LP_MAX_STOP, vocabulary.stop, &vocabulary.n_stop));
+    r.field = "first_input";
+    if (!protocol->first_reads_prompt && protocol->n_steps > 0)
+        LP_TRY(resolve_token(&r, &protocol->first_input, &vocabulary.first_input));
+    r.field = "answer_start";
+    LP_TRY(resolve_into(&r, &protocol->answer_start, LP_MAX_ANSWER_START, vocabulary.answer_start,
+                        &vocabulary.n_answer_start));
+    LP_TRY(find_candidates(&r, protocol, &vocabulary));
+    protocol->n_answer_start = vocabulary.n_answer_start;
+    *out = vocabulary;
+out:
+    return status;
+}
+
+/* ---- Prompts ----------------------------------------------------------------------------------------------------- */
 
 /* Python's str.strip() and replace("  ", " "), as CODI's evaluation uses them. */
 static lp_status normalised(const char *question, lp_text *out, lp_error *err) {
@@ -87,31 +292,132 @@ static lp_status normalised(const char *question, lp_text *out, lp_error *err) {
 
 lp_status lp_protocol_prompt(const lp_protocol *protocol, const lp_model *model, const lp_tokenizer *tokenizer,
                              const lp_vocabulary *vocabulary, const char *question, lp_token_list *out, lp_error *err) {
+    const lp_marker_list *after = &protocol->after_question;
+    resolver r = {
+        .model = model, .tokenizer = tokenizer, .vocabulary = vocabulary, .field = "after_question", .err = err};
     lp_text text = {0};
     lp_status status = LP_OK;
+    int32_t n_texts = 0;
     out->n = 0;
-    if (protocol->normalise_spaces) {
+    if (protocol->normalise_spaces)
         LP_TRY(normalised(question, &text, err));
-        question = lp_text_get(&text);
+    else
+        LP_TRY(lp_text_add(&text, question, strlen(question), err));
+    while (n_texts < after->n && after->items[n_texts].kind == LP_MARKER_TEXT) {
+        const char *more = after->items[n_texts++].text;
+        LP_TRY(lp_text_add(&text, more, strlen(more), err));
     }
-    LP_TRY(lp_tokenizer_encode(tokenizer, question, strlen(question), LP_TOKENS_WITH_SPECIAL, out, err));
+    LP_TRY(lp_tokenizer_encode(tokenizer, lp_text_get(&text), text.length, LP_TOKENS_WITH_SPECIAL, out, err));
+    LP_TRY(resolve_list(&r, after, n_texts, out));
     for (size_t i = 0; i < out->n; i++)
-        if (out->ids[i] < 0 || out->ids[i] >= model->config.n_vocab)
-            LP_FAIL(LP_ERR_MISMATCH, "tokenizer gives id %d, but the model's vocabulary has %d tokens", out->ids[i],
-                    model->config.n_vocab);
-    if (protocol->kind == LP_PROTOCOL_CODI) {
-        LP_TRY(lp_mem_grow(&out->ids, &out->capacity, out->n + 2, sizeof *out->ids, "prompt", err));
-        if (!protocol->remove_eos) out->ids[out->n++] = vocabulary->eos;
-        out->ids[out->n++] = vocabulary->bot;
-    }
+        if (out->ids[i] < 0 || out->ids[i] >= model->config.n_embedded)
+            LP_FAIL(LP_ERR_MISMATCH, "tokenizer gives id %d, but the model's embedding has %d rows", out->ids[i],
+                    model->config.n_embedded);
     if (out->n == 0) LP_FAIL(LP_ERR_VALUE, "the question has no tokens");
 out:
     lp_text_release(&text);
     return status;
 }
 
-int32_t lp_protocol_answer_start(const lp_protocol *protocol, const lp_vocabulary *vocabulary, int32_t ids[2]) {
-    ids[0] = vocabulary->eot;
-    ids[1] = vocabulary->eos;
-    return protocol->remove_eos ? 1 : 2;
+/* ---- Words ------------------------------------------------------------------------------------------------------- */
+
+/* snprintf at the end of what is there; what does not fit is cut. */
+__attribute__((format(printf, 3, 4))) static void append(char *out, size_t size, const char *format, ...) {
+    size_t used = strlen(out);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out + used, size - used, format, args);
+    va_end(args);
+}
+
+static void append_quoted(const char *bytes, char *out, size_t size) {
+    append(out, size, "\"");
+    for (; *bytes; bytes++) {
+        unsigned char c = (unsigned char)*bytes;
+        if (c == '\n')
+            append(out, size, "\\n");
+        else if (c == '"' || c == '\\')
+            append(out, size, "\\%c", c);
+        else if (c < 0x20 || c == 0x7f)
+            append(out, size, "\\x%02x", c);
+        else
+            append(out, size, "%c", c);
+    }
+    append(out, size, "\"");
+}
+
+static void append_marker(const lp_marker *marker, char *out, size_t size) {
+    if (marker->kind == LP_MARKER_TEXT || (marker->kind == LP_MARKER_TOKEN && marker->text[0])) {
+        append(out, size, "%s ", marker->kind == LP_MARKER_TEXT ? "text" : "token");
+        append_quoted(marker->text, out, size);
+    } else if (marker->kind == LP_MARKER_TOKEN) {
+        append(out, size, "token %d", marker->id);
+    } else {
+        append(out, size, "%s", lp_marker_names()[marker->kind]);
+    }
+}
+
+const char *lp_marker_list_text(const lp_marker_list *list, char *out, size_t size) {
+    out[0] = '\0';
+    if (list->n == 0) append(out, size, "nothing");
+    for (int32_t i = 0; i < list->n; i++) {
+        if (i > 0) append(out, size, ", ");
+        append_marker(&list->items[i], out, size);
+    }
+    return out;
+}
+
+const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size_t size) {
+    out[0] = '\0';
+    if (protocol->first_reads_prompt)
+        append(out, size, "prompt");
+    else
+        append_marker(&protocol->first_input, out, size);
+    return out;
+}
+
+static void append_ids(const int32_t *ids, int32_t n, char *out, size_t size) {
+    for (int32_t i = 0; i < n; i++) append(out, size, " %d", ids[i]);
+}
+
+const char *lp_vocabulary_text(const lp_vocabulary *v, char *out, size_t size) {
+    out[0] = '\0';
+    append(out, size, "pad %d, bot %d, eot %d, answer", v->pad, v->bot, v->eot);
+    append_ids(v->answer_start, v->n_answer_start, out, size);
+    append(out, size, ", stop");
+    append_ids(v->stop, v->n_stop, out, size);
+    append(out, size, ", below %d", v->n_candidates);
+    return out;
+}
+
+lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary *vocabulary, lp_text *out,
+                               lp_error *err) {
+    enum { LINE = 1024 };
+    char label[32], words[LINE], ids[LINE] = "";
+    lp_status status = LP_OK;
+    LP_TRY(lp_text_format(out, err, "protocol       %s\n  prompt       the question%s, then %s\n",
+                          lp_protocol_label(protocol, label),
+                          protocol->normalise_spaces ? " with its spaces normalised" : "",
+                          lp_marker_list_text(&protocol->after_question, words, sizeof words)));
+    LP_TRY(lp_text_format(out, err, "  thoughts     %d steps", protocol->n_steps));
+    if (protocol->n_steps > 0)
+        LP_TRY(lp_text_format(out, err, "; each is fed %s of the position before it",
+                              protocol->feedback == LP_FEEDBACK_PROJECTION ? "the projected final hidden state"
+                                                                           : "the final hidden state itself"));
+    if (protocol->n_steps > 0 && !protocol->first_reads_prompt)
+        LP_TRY(lp_text_format(out, err, "; step 0 is fed the embedding of %s",
+                              lp_protocol_first_input(protocol, words, sizeof words)));
+    append_ids(vocabulary->answer_start, vocabulary->n_answer_start, ids, sizeof ids);
+    LP_TRY(lp_text_format(out, err, "\n  answer       opens with %s (%s)\n",
+                          lp_marker_list_text(&protocol->answer_start, words, sizeof words), ids + (ids[0] == ' ')));
+    ids[0] = '\0';
+    append_ids(vocabulary->stop, vocabulary->n_stop, ids, sizeof ids);
+    LP_TRY(lp_text_format(out, err, "  end          %s (%s) ends the answer; ",
+                          lp_marker_list_text(&protocol->stop, words, sizeof words), ids + (ids[0] == ' ')));
+    LP_TRY(lp_text_format(out, err, "never chosen: %s; %d ids to choose from\n",
+                          lp_marker_list_text(&protocol->not_chosen, words, sizeof words), vocabulary->n_candidates));
+    LP_TRY(lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d (-1: none)\n", vocabulary->pad,
+                          vocabulary->bot, vocabulary->eot, vocabulary->eos));
+out:
+    return status;
 }

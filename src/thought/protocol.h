@@ -1,50 +1,116 @@
-/* Protocols: how a thought run goes, from the question's text to the first input of the answer.
+/* Protocols: how a thought run goes, from the question's text to the end of the answer.
  *
- *                      codi                                            bot-first
- *   prompt             tokens(question) [+ eos] + bot                  tokens(question)
- *   input of step 0    prj(latent_raw of the last prompt position)     embedding of bot
- *   input of step t    prj(latent_raw of step t-1)                     the same
- *   answer starts from embedding of eot [, eos]                        the same
+ * A protocol is a set of fields; a name is a preset of them, and a job may change single fields.
  *
- * The parts in brackets belong to `remove_eos: false`. `codi` is the reference evaluation of CODI;
- * `bot-first` is what the published patching scripts ran. */
+ *                    codi              bot-first         codi-eos          coconut
+ *   after_question   bot               (nothing)         eos, bot          "\n", bot
+ *   first_input      prompt            bot               prompt            prompt
+ *   feedback         projection        projection        projection        none
+ *   answer_start     eot               eot               eot               eot
+ *   not_chosen       eot               eot               eot               (nothing)
+ *   stop             eos               eos               eos               eos
+ *
+ * `codi` is the reference evaluation of CODI, `bot-first` what the published patching scripts ran, `codi-eos` the fork
+ * whose prompts end in eos and bot, and `coconut` the official generation of Coconut, where bot and eot are called
+ * <|start-latent|> and <|end-latent|>. A first_input of `prompt` is what the last prompt position computed, fed back as
+ * between two steps. */
 #ifndef LP_THOUGHT_PROTOCOL_H
 #define LP_THOUGHT_PROTOCOL_H
 
 #include "base/error.h"
+#include "base/text.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
 
-typedef enum { LP_PROTOCOL_CODI, LP_PROTOCOL_BOT_FIRST } lp_protocol_kind;
+typedef enum { LP_PROTOCOL_CODI, LP_PROTOCOL_BOT_FIRST, LP_PROTOCOL_CODI_EOS, LP_PROTOCOL_COCONUT } lp_protocol_kind;
+
+/* What stands between question, thoughts and answer: a token by its role, any other token, or a text. */
+typedef enum {
+    LP_MARKER_EOS,
+    LP_MARKER_PAD,
+    LP_MARKER_BOT,
+    LP_MARKER_EOT,
+    LP_MARKER_TOKEN, /* by its spelling (text), or by its id where text is empty */
+    LP_MARKER_TEXT
+} lp_marker_kind;
+
+enum { LP_MARKER_BYTES = 64, LP_MAX_MARKERS = 8, LP_MAX_ANSWER_START = 32, LP_MAX_STOP = 16 };
+
+typedef struct {
+    lp_marker_kind kind;
+    int32_t id;                 /* TOKEN */
+    char text[LP_MARKER_BYTES]; /* TOKEN, TEXT */
+} lp_marker;
+
+typedef struct {
+    lp_marker items[LP_MAX_MARKERS];
+    int32_t n;
+} lp_marker_list;
+
+typedef enum { LP_FEEDBACK_PROJECTION, LP_FEEDBACK_NONE } lp_feedback;
 
 typedef struct {
     lp_protocol_kind kind;
-    int32_t n_steps; /* T */
-    bool remove_eos;
-    bool normalise_spaces; /* strip the question and fold double blanks, as CODI's own evaluation does */
+    bool changed;                  /* single fields differ from the preset's */
+    int32_t n_steps;               /* T */
+    bool normalise_spaces;         /* strip the question and fold double blanks, as CODI's own evaluation does */
+    bool first_reads_prompt;       /* step 0 is fed what the last prompt position computed; otherwise first_input */
+    lp_marker first_input;         /* of one token */
+    lp_feedback feedback;          /* PROJECTION: the model's, where it has one */
+    lp_marker_list after_question; /* texts in front are tokenized together with the question */
+    lp_marker_list answer_start;   /* at least one token */
+    lp_marker_list not_chosen;
+    lp_marker_list stop;
+    int32_t n_answer_start; /* positions that answer_start takes; exact after lp_vocabulary_init where it has texts */
 } lp_protocol;
 
 const char *const *lp_protocol_names(void); /* NULL-terminated, in the order of the enum */
+const char *const *lp_feedback_names(void);
+const char *const *lp_marker_names(void); /* of the roles: eos, pad, bot, eot */
+
+/* The preset's fields with n_steps thought steps. */
+lp_protocol lp_protocol_preset(lp_protocol_kind kind, int32_t n_steps);
+/* No thoughts: the prompt is the question, and the answer continues it. For the reference executor. */
+lp_protocol lp_protocol_plain(void);
+/* CODI's switch remove_eos, turned off: eos comes after the question (in front of bot, where there is one) and after
+ * eot. */
+void lp_protocol_keep_eos(lp_protocol *protocol);
+/* Appends a marker; false where the list is full. */
+bool lp_marker_add(lp_marker_list *list, lp_marker marker);
+/* "codi", or "codi (changed)" where single fields differ. */
+const char *lp_protocol_label(const lp_protocol *protocol, char out[32]);
 
 /* The ids that steer a run. */
 typedef struct {
-    int32_t pad, bot, eot; /* V, V+1, V+2; -1 in a model without CODI parts */
-    int32_t eos;           /* ends the answer */
-    int32_t n_candidates;  /* greedy decoding chooses among 0 .. n_candidates-1: V+2 with CODI parts, V without */
+    int32_t pad, bot, eot, latent;     /* -1 where the checkpoint has none */
+    int32_t eos;                       /* the tokenizer's; scored where whole answers are */
+    int32_t stop[LP_MAX_STOP], n_stop; /* ids that end the answer */
+    int32_t first_input;               /* fed to step 0; -1: what the last prompt position computed */
+    int32_t answer_start[LP_MAX_ANSWER_START], n_answer_start;
+    int32_t n_candidates; /* greedy decoding chooses among 0 .. n_candidates-1 */
 } lp_vocabulary;
 
-/* eos_token: a token spelt as in tokenizer.json, or NULL: then tokenizer_config.json's eos_token in the
- * folder `base`, then config.json's eos_token_id. Fails when none of them gives an id, or it lies outside the
- * model's vocabulary. */
+/* True where the token ends an answer. */
+bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token);
+
+/* Finds every id that the protocol names, and sets protocol->n_answer_start. eos_token: a token spelt as in
+ * tokenizer.json, or NULL: then tokenizer_config.json's eos_token in the folder `base`, then config.json's
+ * eos_token_id. Fails, naming the job's key, where a token is not there or lies outside the model's vocabulary. */
 lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
-                             const char *eos_token, lp_vocabulary *out, lp_error *err);
+                             const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err);
 
 /* Appends the prompt's ids to *out (cleared first). Fails on an empty prompt and on ids outside the model's
  * embedding. */
 lp_status lp_protocol_prompt(const lp_protocol *protocol, const lp_model *model, const lp_tokenizer *tokenizer,
                              const lp_vocabulary *vocabulary, const char *question, lp_token_list *out, lp_error *err);
 
-/* ids[2] = what the answer starts from; returns how many (1 or 2). */
-int32_t lp_protocol_answer_start(const lp_protocol *protocol, const lp_vocabulary *vocabulary, int32_t ids[2]);
+/* Short texts into out [size], which they return: what does not fit is cut. The markers as a job lists them
+ * ("eos, bot, text \"\\n\"", "nothing"), where step 0 gets its input, and the ids. */
+const char *lp_marker_list_text(const lp_marker_list *list, char *out, size_t size);
+const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size_t size);
+const char *lp_vocabulary_text(const lp_vocabulary *vocabulary, char *out, size_t size);
+/* The whole protocol in words, one aligned line a subject. */
+lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary *vocabulary, lp_text *out,
+                               lp_error *err);
 
 #endif

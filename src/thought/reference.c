@@ -268,11 +268,11 @@ static void embed(lp_reference *r, int32_t id) {
     memcpy(r->x, r->model->embedding.data + (size_t)id * d, d * sizeof(float));
 }
 
-/* r->x = prj(r->y) */
+/* r->x = what the next step is fed after r->y */
 static void project(lp_reference *r) {
     const lp_projection *p = &r->model->projection;
     int32_t d = r->model->config.d_model;
-    if (!p->present) {
+    if (!p->present || r->protocol.feedback == LP_FEEDBACK_NONE) {
         memcpy(r->x, r->y, (size_t)d * sizeof(float));
         return;
     }
@@ -295,10 +295,7 @@ static int32_t choose(const lp_reference *r) {
 
 lp_status lp_reference_run(lp_reference *r, const lp_run_request *request, int32_t *tokens, lp_run_answer *out,
                            lp_error *err) {
-    bool codi = r->model->is_codi;
-    int32_t n_steps = codi ? request->n_steps : 0;
-    int32_t start[2] = {0};
-    int32_t n_start = codi ? lp_protocol_answer_start(&r->protocol, &r->vocabulary, start) : 0;
+    int32_t n_steps = request->n_steps, n_start = r->vocabulary.n_answer_start;
     int64_t longest = (int64_t)request->n_prompt + n_steps + n_start + request->max_new_tokens - 1;
     if (request->n_prompt < 1 || longest > r->max_positions)
         return lp_fail(err, LP_ERR_VALUE,
@@ -311,8 +308,8 @@ lp_status lp_reference_run(lp_reference *r, const lp_run_request *request, int32
     }
     at.phase = LP_PHASE_THOUGHT;
     for (at.index = 0; at.index < n_steps; at.index++, at.position++) {
-        if (at.index == 0 && r->protocol.kind == LP_PROTOCOL_BOT_FIRST)
-            embed(r, r->vocabulary.bot);
+        if (at.index == 0 && r->vocabulary.first_input >= 0)
+            embed(r, r->vocabulary.first_input);
         else
             project(r);
         forward(r, &at);
@@ -320,7 +317,7 @@ lp_status lp_reference_run(lp_reference *r, const lp_run_request *request, int32
     at.phase = LP_PHASE_ANSWER;
     at.index = 0;
     for (; at.index < n_start; at.index++, at.position++) {
-        embed(r, start[at.index]);
+        embed(r, r->vocabulary.answer_start[at.index]);
         forward(r, &at);
     }
     lp_run_answer answer = {0};
@@ -329,7 +326,7 @@ lp_status lp_reference_run(lp_reference *r, const lp_run_request *request, int32
         if (request->on_logits) request->on_logits(request->user, answer.n_tokens, r->logits);
         bool forced = answer.n_tokens < request->n_forced;
         int32_t next = forced ? request->forced[answer.n_tokens] : choose(r);
-        if (!forced && next == r->vocabulary.eos) {
+        if (!forced && lp_vocabulary_stops(&r->vocabulary, next)) {
             answer.ended = true;
             break;
         }

@@ -287,7 +287,7 @@ def unpatched(m: Loaded, pair: dict[str, Any], protocol: str, thoughts: int, max
 
 def exact_run(exact: Loaded, question: str, r: Run, how: dict[str, Any]) -> Run:
     """The run r again in float64, its answer forced to the same tokens."""
-    fed = r.logits.shape[0] - (2 if how["protocol"] == "codi-eos" else 1)
+    fed = r.logits.shape[0] - (2 if how["protocol"] == "codi-keep-eos" else 1)
     return run(exact, question, forced=r.answer_ids[:fed], **how)
 
 

@@ -39,7 +39,7 @@ LORA_TARGETS = {
 }
 LAYER_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "k", "v")
 POSITION_SITES = ("latent_in", "latent_raw")
-PROTOCOLS = ("codi", "codi-eos", "bot-first")  # codi-eos: `codi` with remove_eos false
+PROTOCOLS = ("codi", "codi-keep-eos", "bot-first")  # codi-keep-eos: `codi` with remove_eos false
 DIGIT = re.compile("[0-9]")
 
 
@@ -307,13 +307,13 @@ class Probe:
 def prompt_tokens(m: Loaded, question: str, protocol: str) -> list[int]:
     """The tokens of the prompt phase; LLaMA's tokenizer adds its bos."""
     ids = m.tok(question).input_ids
-    extra = {"codi": [m.codi.bot_id], "codi-eos": [m.eos, m.codi.bot_id], "bot-first": []}[protocol]
+    extra = {"codi": [m.codi.bot_id], "codi-keep-eos": [m.eos, m.codi.bot_id], "bot-first": []}[protocol]
     return [*ids, *extra]
 
 
 def answer_start(m: Loaded, protocol: str) -> list[int]:
     """The tokens whose embeddings open the answer phase."""
-    return [m.codi.eot_id, m.eos] if protocol == "codi-eos" else [m.codi.eot_id]
+    return [m.codi.eot_id, m.eos] if protocol == "codi-keep-eos" else [m.codi.eot_id]
 
 
 def choose(logits: Tensor, n_candidates: int) -> tuple[int, float]:

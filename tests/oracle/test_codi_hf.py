@@ -3,7 +3,7 @@
     python test_codi_hf.py [MODEL FOLDER ...]
 
 1. The flow of CODI's own evaluation (one plain loop over transformers' interface, with `prj`, no hooks) gives the same
-   tokens and logits as `run` under `codi` and `codi-eos`; a plain loop for `bot-first` likewise.
+   tokens and logits as `run` under `codi` and `codi-keep-eos`; a plain loop for `bot-first` likewise.
 2. A self-patch at every site, phase and layer changes no bit of tokens, logits and states.
 3. A replacement at resid_post of the last block at the last step changes no logit.
 4. Hooks bite: zeroing each site at step 0 changes the logits (except where the address is dead).
@@ -35,7 +35,7 @@ def plain_loop(
     ids = m.tok(question, return_tensors="pt").input_ids
     if protocol == "codi":
         ids = torch.cat([ids, torch.tensor([[m.codi.bot_id]])], dim=1)
-    if protocol == "codi-eos":
+    if protocol == "codi-keep-eos":
         ids = torch.cat([ids, torch.tensor([[m.eos, m.codi.bot_id]])], dim=1)
     out = model(input_ids=ids, use_cache=True, output_hidden_states=True, past_key_values=None)
     past = out.past_key_values
@@ -45,7 +45,7 @@ def plain_loop(
         out = model(inputs_embeds=latent, use_cache=True, output_hidden_states=True, past_key_values=past)
         past = out.past_key_values
         latent = prj(out.hidden_states[-1][:, -1, :].unsqueeze(1))
-    opening = [m.codi.eot_id, m.eos] if protocol == "codi-eos" else [m.codi.eot_id]
+    opening = [m.codi.eot_id, m.eos] if protocol == "codi-keep-eos" else [m.codi.eot_id]
     fed = embed(torch.tensor([opening]))
     tokens: list[int] = []
     seen = []

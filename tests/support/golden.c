@@ -71,7 +71,26 @@ void golden_model_open(const char *name, golden_model *out) {
     lp_model_source source = {.base = out->base, .codi = codi, .lora_alpha = lora_alpha(folder, demo ? name : NULL)};
     OK(lp_model_load(&source, &out->model, err));
     OK(lp_tokenizer_load(out->base, &out->tokenizer, err));
-    OK(lp_vocabulary_init(&out->model, out->tokenizer, out->base, NULL, &out->vocabulary, err));
+    golden_vocabulary(out, "codi", &out->vocabulary);
+}
+
+static int32_t role_id(const lp_vocabulary *v, const lp_marker *marker) {
+    assert_true(marker->kind <= LP_MARKER_EOT);
+    const int32_t ids[] = {v->eos, v->pad, v->bot, v->eot};
+    return ids[marker->kind];
+}
+
+void golden_resolve_roles(const lp_protocol *protocol, lp_vocabulary *v) {
+    v->n_answer_start = protocol->answer_start.n;
+    for (int32_t i = 0; i < v->n_answer_start; i++) v->answer_start[i] = role_id(v, &protocol->answer_start.items[i]);
+    v->n_stop = protocol->stop.n;
+    for (int32_t i = 0; i < v->n_stop; i++) v->stop[i] = role_id(v, &protocol->stop.items[i]);
+    v->first_input = protocol->first_reads_prompt ? -1 : role_id(v, &protocol->first_input);
+}
+
+void golden_vocabulary(const golden_model *m, const char *protocol, lp_vocabulary *out) {
+    lp_protocol resolved = golden_protocol(protocol, 1);
+    OK(lp_vocabulary_init(&m->model, m->tokenizer, m->base, NULL, &resolved, out, err));
 }
 
 void golden_model_close(golden_model *model) {
@@ -81,13 +100,13 @@ void golden_model_close(golden_model *model) {
 }
 
 lp_protocol golden_protocol(const char *name, int32_t n_steps) {
-    lp_protocol protocol = {.kind = LP_PROTOCOL_CODI, .n_steps = n_steps, .remove_eos = true};
-    if (strcmp(name, "bot-first") == 0)
-        protocol.kind = LP_PROTOCOL_BOT_FIRST;
-    else if (strcmp(name, "codi-eos") == 0)
-        protocol.remove_eos = false;
-    else if (strcmp(name, "codi") != 0)
-        fail_msg("golden protocol %s: not known", name);
+    const char *const *names = lp_protocol_names();
+    bool keep_eos = strcmp(name, "codi-keep-eos") == 0;
+    int kind = 0;
+    while (names[kind] && strcmp(names[kind], keep_eos ? "codi" : name) != 0) kind++;
+    if (!names[kind]) fail_msg("golden protocol %s: not known", name);
+    lp_protocol protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
+    if (keep_eos) lp_protocol_keep_eos(&protocol);
     return protocol;
 }
 

@@ -25,7 +25,7 @@ enum { GOLDEN_NAME = 64, GOLDEN_MAX = 64 };
 
 typedef struct {
     char model[GOLDEN_NAME];    /* "gpt2-ln", "demo-gpt2" */
-    char protocol[GOLDEN_NAME]; /* "codi", "bot-first", "codi-eos" */
+    char protocol[GOLDEN_NAME]; /* one of lp_protocol_names, or "codi-keep-eos": codi with remove_eos false */
     char path[512];
 } golden_file;
 
@@ -44,6 +44,11 @@ typedef struct {
 /* tests/golden/models/<name>, or jobs/demo/<arch> for "demo-<arch>". */
 void golden_model_open(const char *name, golden_model *out);
 void golden_model_close(golden_model *model);
+/* The model's ids under a protocol; golden_model.vocabulary is that of codi. */
+void golden_vocabulary(const golden_model *model, const char *protocol, lp_vocabulary *out);
+
+/* *vocabulary with what the protocol's roles make of it, its texts left out: enough for an executor. */
+void golden_resolve_roles(const lp_protocol *protocol, lp_vocabulary *vocabulary);
 
 /* The protocol of that name with n_steps thought steps. */
 lp_protocol golden_protocol(const char *name, int32_t n_steps);

@@ -12,8 +12,9 @@ static const lp_model_config config = {
     .n_layers = L, .d_model = 8, .n_heads = 2, .n_kv_heads = 2, .head_dim = 4, .n_vocab = 10, .n_embedded = 13};
 
 static lp_run_shape shape_of(lp_protocol_kind kind, bool remove_eos) {
-    return (lp_run_shape){
-        .config = &config, .protocol = {.kind = kind, .n_steps = T, .remove_eos = remove_eos}, .n_prompt = P};
+    lp_protocol protocol = lp_protocol_preset(kind, T);
+    if (!remove_eos) lp_protocol_keep_eos(&protocol);
+    return (lp_run_shape){.config = &config, .protocol = protocol, .n_prompt = P};
 }
 
 static lp_replacement put(lp_phase phase, int32_t index, lp_site site, int32_t layer) {

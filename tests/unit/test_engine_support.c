@@ -189,13 +189,14 @@ void case_make(engine_case *c, const char *name, const lp_model *model, const lp
                uint64_t seed) {
     dice d = {.key = {.seed = seed, .stream = 1}};
     *c = (engine_case){.model = name, .seed = seed};
-    c->options = (lp_executor_options){.model = model,
-                                       .vocabulary = *vocabulary,
-                                       .protocol = {.kind = roll(&d, 2) ? LP_PROTOCOL_CODI : LP_PROTOCOL_BOT_FIRST,
-                                                    .n_steps = 1 + roll(&d, 6),
-                                                    .remove_eos = roll(&d, 2)},
-                                       .max_new_tokens = 1 + roll(&d, 12),
-                                       .max_positions = model->config.n_context};
+    c->options =
+        (lp_executor_options){.model = model, .vocabulary = *vocabulary, .max_positions = model->config.n_context};
+    int32_t steps = 1 + roll(&d, 6);
+    c->options.protocol = lp_protocol_preset((lp_protocol_kind)roll(&d, 4), steps);
+    if (roll(&d, 2)) lp_protocol_keep_eos(&c->options.protocol);
+    c->options.max_new_tokens = 1 + roll(&d, 12);
+    golden_resolve_roles(&c->options.protocol, &c->options.vocabulary);
+    if (roll(&d, 2)) c->options.vocabulary.stop[c->options.vocabulary.n_stop++] = roll(&d, 200);
     int32_t sizes[8], groups_of[4];
     c->n_units = 1 + (size_t)roll(&d, 3);
     for (size_t u = 0; u < c->n_units; u++) {
@@ -292,8 +293,8 @@ void case_describe(const engine_case *c, size_t run, char *out, size_t size) {
     const lp_run_wanted *wanted = &group->runs[within];
     int at = snprintf(out, size, "%s seed %llu %s T %d%s run %zu of group %td, prompt %d, %d steps:", c->model,
                       (unsigned long long)c->seed, lp_protocol_names()[c->options.protocol.kind],
-                      c->options.protocol.n_steps, c->options.protocol.remove_eos ? "" : " eos", within,
-                      group - c->groups, group->n_prompt, wanted->n_steps);
+                      c->options.protocol.n_steps, c->options.protocol.changed ? " eos" : "", within, group - c->groups,
+                      group->n_prompt, wanted->n_steps);
     for (size_t i = 0; i < wanted->n_edits && at > 0 && (size_t)at < size; i++) {
         const lp_replacement *what = &wanted->edits[i].what;
         at += snprintf(out + at, size - (size_t)at, " [%d%s %s L%d h%d %s %d]", wanted->edits[i].position,

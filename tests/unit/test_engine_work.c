@@ -290,10 +290,11 @@ static void check_demo(const char *model, lp_protocol_kind kind, lp_backend *be)
     golden_model_open(model, &m);
     lp_executor_options options = {.model = &m.model,
                                    .vocabulary = m.vocabulary,
-                                   .protocol = {.kind = kind, .n_steps = T, .remove_eos = true},
+                                   .protocol = lp_protocol_preset(kind, T),
                                    .max_new_tokens = MAX_TOKENS,
                                    .max_positions = m.model.config.n_context};
     lp_token_list prompt = {0};
+    golden_resolve_roles(&options.protocol, &options.vocabulary);
     float *donors = donors_of(&m, &options, be);
     OK(lp_protocol_prompt(&options.protocol, &m.model, m.tokenizer, &m.vocabulary, questions[1], &prompt, err));
     sweep s = {.model = &m.model,
@@ -388,8 +389,11 @@ static void test_seed_shape(void **state) {
                                           .bot = DEEP_VOCABULARY - 2,
                                           .eot = DEEP_VOCABULARY - 1,
                                           .eos = -1,
+                                          .first_input = -1,
+                                          .answer_start = {DEEP_VOCABULARY - 1},
+                                          .n_answer_start = 1,
                                           .n_candidates = DEEP_VOCABULARY - 1},
-                           .protocol = {.kind = LP_PROTOCOL_CODI, .n_steps = T, .remove_eos = true},
+                           .protocol = lp_protocol_preset(LP_PROTOCOL_CODI, T),
                            .max_new_tokens = MAX_TOKENS,
                            .max_positions = 128},
                .prompt = prompt,

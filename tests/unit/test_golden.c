@@ -49,6 +49,7 @@ static void open_file(fixture *f, const golden_file *file) {
     OK(lp_json_get(&protocols, file->protocol, &f->questions, err));
     f->questions.file = file->path;
     f->protocol = golden_protocol(file->protocol, (int32_t)steps);
+    golden_vocabulary(&f->model, file->protocol, &f->model.vocabulary);
     f->max_new_tokens = (int32_t)tokens;
     OK(lp_file_map(file->path, &f->bytes, err));
     OK(lp_safetensors_parse(f->bytes.data, f->bytes.size, file->path, &f->tensors, err));
@@ -253,8 +254,7 @@ static void check_same_vector(const recording *r, const lp_model_config *c) {
 static void compare_logits(fixture *f, int q, const recording *r) {
     const lp_tensor *tensor = golden_need(&f->tensors, LP_F32, "q%d.logits", q);
     size_t row = (size_t)tensor->shape[1], n = (size_t)tensor->n_elements, d = (size_t)f->model.model.config.d_model;
-    int32_t start[2];
-    int32_t n_start = lp_protocol_answer_start(&f->protocol, &f->model.vocabulary, start);
+    int32_t n_start = f->model.vocabulary.n_answer_start;
     int32_t n_answer = (int32_t)tensor->shape[0];
     float *got = NULL, *wanted = NULL;
     assert_int_equal(row, f->model.model.config.n_embedded);
@@ -262,7 +262,8 @@ static void compare_logits(fixture *f, int q, const recording *r) {
     OK(lp_mem_new(&got, n, sizeof *got, "logits", err));
     OK(lp_mem_new(&wanted, n, sizeof *wanted, "logits", err));
     lp_to_f32(tensor->data, LP_F32, wanted, n);
-    /* Under codi-eos the first answer position chooses no token: its logits come from the captured final hidden. */
+    /* Under codi-keep-eos the first answer position chooses no token: its logits come from the captured final hidden.
+     */
     const float *finals = r->vectors + r->begin[LP_SITE_LATENT_RAW] + (size_t)(r->n_positions - n_answer) * d;
     for (size_t p = 0; p + 1 < (size_t)n_start; p++)
         lp_reference_lens(f->reference, finals + p * d, LP_LENS_PLAIN, got + p * row);

@@ -46,7 +46,8 @@ static void test_defaults(void **state) {
     assert_int_equal(j.model.base_rounding, LP_BASE_AS_STORED);
     assert_int_equal(j.protocol.kind, LP_PROTOCOL_CODI);
     assert_int_equal(j.protocol.n_steps, 6);
-    assert_true(j.protocol.remove_eos);
+    assert_false(j.protocol.changed);
+    assert_int_equal(j.protocol.answer_start.n, 1);
     assert_false(j.protocol.normalise_spaces);
     assert_string_equal(j.pairs.file, "jobs/some/p.json");
     assert_int_equal(j.pairs.limit, 0);
@@ -79,6 +80,37 @@ static void test_defaults(void **state) {
     lp_job_release(&j);
 }
 
+/* Each field by itself changes the preset and nothing else. */
+static void test_protocol_fields(void **state) {
+    (void)state;
+    lp_job j = good("{" LEAST ",\"protocol\":{\"name\":\"coconut\",\"steps\":2}}");
+    assert_int_equal(j.protocol.kind, LP_PROTOCOL_COCONUT);
+    assert_false(j.protocol.changed);
+    assert_int_equal(j.protocol.feedback, LP_FEEDBACK_NONE);
+    assert_string_equal(j.protocol.after_question.items[0].text, "\n");
+    assert_int_equal(j.protocol.not_chosen.n, 0);
+    lp_job_release(&j);
+    j = good("{" LEAST ",\"protocol\":{\"after_question\":[{\"token\":\"<x>\"},\"bot\"],\"first_input\":{\"token\":5},"
+             "\"feedback\":\"none\",\"answer_start\":[\"eot\",{\"text\":\" The\"}],\"not_chosen\":[],"
+             "\"stop\":[\"eos\",{\"token\":9}]}}");
+    const lp_protocol *p = &j.protocol;
+    assert_true(p->changed);
+    assert_int_equal(p->after_question.n, 2);
+    assert_int_equal(p->after_question.items[0].kind, LP_MARKER_TOKEN);
+    assert_string_equal(p->after_question.items[0].text, "<x>");
+    assert_int_equal(p->after_question.items[1].kind, LP_MARKER_BOT);
+    assert_false(p->first_reads_prompt);
+    assert_int_equal(p->first_input.id, 5);
+    assert_int_equal(p->feedback, LP_FEEDBACK_NONE);
+    assert_int_equal(p->answer_start.items[1].kind, LP_MARKER_TEXT);
+    assert_int_equal(p->not_chosen.n, 0);
+    assert_int_equal(p->stop.items[1].id, 9);
+    lp_job_release(&j);
+    j = good("{" LEAST ",\"protocol\":{\"name\":\"bot-first\",\"first_input\":\"prompt\"}}");
+    assert_true(j.protocol.first_reads_prompt && j.protocol.changed);
+    lp_job_release(&j);
+}
+
 static void test_every_key(void **state) {
     (void)state;
     lp_job j = good(
@@ -99,7 +131,10 @@ static void test_every_key(void **state) {
     assert_int_equal(j.model.base_rounding, LP_BASE_FP16);
     assert_int_equal(j.protocol.kind, LP_PROTOCOL_BOT_FIRST);
     assert_int_equal(j.protocol.n_steps, 64);
-    assert_false(j.protocol.remove_eos);
+    assert_true(j.protocol.changed);
+    assert_int_equal(j.protocol.n_answer_start, 2);
+    assert_int_equal(j.protocol.answer_start.items[1].kind, LP_MARKER_EOS);
+    assert_int_equal(j.protocol.after_question.n, 0);
     assert_true(j.protocol.normalise_spaces);
     assert_int_equal(j.pairs.limit, 7);
     assert_int_equal(j.pairs.equal_answers, LP_EQUAL_ANSWERS_ALLOW);
@@ -217,7 +252,29 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"protocol\":\"codi\"}", ": $.protocol: expected an object, found \"codi\""},
         {"{" LEAST ",\"protocol\":{\"kind\":\"codi\"}}", ": $.protocol: unknown key \"kind\""},
         {"{" LEAST ",\"protocol\":{\"name\":\"bot_first\"}}",
-         ": $.protocol.name: expected one of \"codi\", \"bot-first\", found \"bot_first\""},
+         ": $.protocol.name: expected one of \"codi\", \"bot-first\", \"codi-eos\", \"coconut\", found \"bot_first\""},
+        {"{" LEAST ",\"protocol\":{\"answer_start\":[]}}",
+         ": $.protocol.answer_start: expected at least one entry, found none"},
+        {"{" LEAST ",\"protocol\":{\"stop\":[]}}", ": $.protocol.stop: expected at least one entry, found none"},
+        {"{" LEAST ",\"protocol\":{\"stop\":\"eos\"}}", ": $.protocol.stop: expected an array, found \"eos\""},
+        {"{" LEAST ",\"protocol\":{\"answer_start\":[\"end\"]}}",
+         ": $.protocol.answer_start[0]: expected one of \"eos\", \"pad\", \"bot\", \"eot\", found \"end\""},
+        {"{" LEAST ",\"protocol\":{\"answer_start\":[{\"text\":\"\"}]}}",
+         ": $.protocol.answer_start[0].text: expected 1 to 63 bytes, found \"\""},
+        {"{" LEAST ",\"protocol\":{\"not_chosen\":[{\"token\":-1}]}}",
+         ": $.protocol.not_chosen[0].token: expected an integer from 0 to 2147483647, found -1"},
+        {"{" LEAST ",\"protocol\":{\"not_chosen\":[{\"id\":1}]}}", ": $.protocol.not_chosen[0]: unknown key \"id\""},
+        {"{" LEAST
+         ",\"protocol\":{\"after_question\":[\"bot\",\"bot\",\"bot\",\"bot\",\"bot\",\"bot\",\"bot\",\"bot\",\"bot\"]}}",
+         ": $.protocol.after_question: expected at most 8 entries"},
+        {"{" LEAST ",\"protocol\":{\"first_input\":{\"text\":\"a\"}}}",
+         ": $.protocol.first_input: expected \"prompt\" or a token"},
+        {"{" LEAST ",\"protocol\":{\"feedback\":\"prj\"}}",
+         ": $.protocol.feedback: expected one of \"projection\", \"none\", found \"prj\""},
+        {"{" LEAST ",\"protocol\":{\"remove_eos\":false,\"answer_start\":[\"eot\"]}}",
+         ": $.protocol.remove_eos: expected it to be left out where answer_start says what stands there"},
+        {"{" LEAST ",\"protocol\":{\"remove_eos\":false,\"name\":\"coconut\"}}",
+         ": $.protocol.remove_eos: false belongs to codi and bot-first, found name coconut"},
         {"{" LEAST ",\"protocol\":{\"steps\":0}}", ": $.protocol.steps: expected an integer from 1 to 64, found 0"},
         {"{" LEAST ",\"protocol\":{\"steps\":65}}", ": $.protocol.steps: expected an integer from 1 to 64, found 65"},
         {"{" LEAST ",\"protocol\":{\"remove_eos\":0}}", ": $.protocol.remove_eos: expected true or false, found 0"},
@@ -566,15 +623,11 @@ static void test_load(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults),
-                                       cmocka_unit_test(test_every_key),
-                                       cmocka_unit_test(test_memory_limits),
-                                       cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_conditions),
-                                       cmocka_unit_test(test_default_donor),
-                                       cmocka_unit_test(test_condition_refusals),
-                                       cmocka_unit_test(test_settings),
-                                       cmocka_unit_test(test_paths),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_defaults),      cmocka_unit_test(test_protocol_fields),
+                                       cmocka_unit_test(test_every_key),     cmocka_unit_test(test_memory_limits),
+                                       cmocka_unit_test(test_refusals),      cmocka_unit_test(test_conditions),
+                                       cmocka_unit_test(test_default_donor), cmocka_unit_test(test_condition_refusals),
+                                       cmocka_unit_test(test_settings),      cmocka_unit_test(test_paths),
                                        cmocka_unit_test(test_load)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -178,6 +178,7 @@ static void test_parity(void **state) {
         value = golden_member(&root, "top");
         OK(lp_json_int(&value, 1, LP_MAX_LENS_TOP, &top, err));
         lp_protocol protocol = golden_protocol(files[i].protocol, (int32_t)thoughts);
+        golden_vocabulary(&m, files[i].protocol, &m.vocabulary);
         for (size_t e = 0; e < sizeof executors / sizeof executors[0]; e++) {
             tally t = {0};
             questions = golden_member(&root, "questions");

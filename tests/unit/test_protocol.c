@@ -6,6 +6,13 @@
 #include "support/golden.h"
 #include "thought/reference.h"
 
+/* Under codi; a model without CODI parts continues its prompt. */
+static lp_status init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base, const char *eos,
+                      lp_vocabulary *out, lp_error *err) {
+    lp_protocol protocol = model->is_codi ? lp_protocol_preset(LP_PROTOCOL_CODI, 6) : lp_protocol_plain();
+    return lp_vocabulary_init(model, tokenizer, base, eos, &protocol, out, err);
+}
+
 static void test_vocabulary(void **state) {
     (void)state;
     /* llama-rope3's config.json lists two eos ids; tokenizer_config.json's token is the second. */
@@ -21,22 +28,22 @@ static void test_vocabulary(void **state) {
     assert_int_equal(m.vocabulary.eot, n + 2);
     assert_int_equal(m.vocabulary.n_candidates, n + 2);
     const char *spelling = lp_tokenizer_spelling(m.tokenizer, 257);
-    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, spelling, &v, err));
+    OK(init(&m.model, m.tokenizer, m.base, spelling, &v, err));
     assert_int_equal(v.eos, 257);
-    OK(lp_vocabulary_init(&m.model, m.tokenizer, "no/such/folder", NULL, &v, err));
+    OK(init(&m.model, m.tokenizer, "no/such/folder", NULL, &v, err));
     assert_int_equal(v.eos, 257); /* config.json's first */
-    assert_int_equal(lp_vocabulary_init(&m.model, m.tokenizer, m.base, "<none>", &v, &error), LP_ERR_VALUE);
+    assert_int_equal(init(&m.model, m.tokenizer, m.base, "<none>", &v, &error), LP_ERR_VALUE);
     assert_string_equal(error.text, "decode.eos: \"<none>\" is not a token of the tokenizer");
     lp_model bare = m.model;
     bare.is_codi = false;
-    OK(lp_vocabulary_init(&bare, m.tokenizer, m.base, NULL, &v, err));
+    OK(init(&bare, m.tokenizer, m.base, NULL, &v, err));
     assert_int_equal(v.n_candidates, n);
     assert_int_equal(v.eot, -1);
     bare.config.eos_id = -1;
-    assert_int_equal(lp_vocabulary_init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
+    assert_int_equal(init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
     assert_non_null(strstr(error.text, "no/such/folder: no end-of-sequence token: expected eos_token in"));
     bare.config.eos_id = n;
-    assert_int_equal(lp_vocabulary_init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
+    assert_int_equal(init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
     golden_model_close(&m);
 }
 
@@ -59,7 +66,7 @@ static void test_tokenizer_config(void **state) {
         lp_error error = {0};
         OK(lp_path_make_folder_for("test_protocol.dir/x", err));
         OK(lp_file_write("test_protocol.dir/tokenizer_config.json", cases[i].text, strlen(cases[i].text), err));
-        lp_status status = lp_vocabulary_init(&m.model, m.tokenizer, "test_protocol.dir", NULL, &v, &error);
+        lp_status status = init(&m.model, m.tokenizer, "test_protocol.dir", NULL, &v, &error);
         if (cases[i].message) {
             assert_int_not_equal(status, LP_OK);
             if (!strstr(error.text, cases[i].message))
@@ -96,7 +103,7 @@ static void test_prompts(void **state) {
     assert_int_equal(other.ids[other.n - 1], m.vocabulary.bot);
     other.n--;
     check_same(&plain, &other);
-    prompt_of(&m, golden_protocol("codi-eos", 6), "7 pens?", &other);
+    prompt_of(&m, golden_protocol("codi-keep-eos", 6), "7 pens?", &other);
     assert_int_equal(other.ids[other.n - 1], m.vocabulary.bot);
     assert_int_equal(other.ids[other.n - 2], m.vocabulary.eos);
     other.n -= 2;
@@ -123,26 +130,102 @@ static void test_prompts(void **state) {
                      LP_ERR_VALUE);
     assert_string_equal(error.text, "the question has no tokens");
     lp_model small = m.model;
-    small.config.n_vocab = 10;
+    small.config.n_embedded = 10;
     assert_int_equal(lp_protocol_prompt(&bot_first, &small, m.tokenizer, &m.vocabulary, "abc", &other, &error),
                      LP_ERR_MISMATCH);
-    assert_non_null(strstr(error.text, "but the model's vocabulary has 10 tokens"));
+    assert_non_null(strstr(error.text, "but the model's embedding has 10 rows"));
     golden_model_close(&m);
     lp_token_list_release(&plain);
     lp_token_list_release(&other);
 }
 
-static void test_answer_start(void **state) {
+static void test_fields(void **state) {
     (void)state;
-    const lp_vocabulary v = {.pad = 10, .bot = 11, .eot = 12, .eos = 3, .n_candidates = 12};
-    lp_protocol protocol = {.remove_eos = true};
-    int32_t ids[2];
-    assert_int_equal(lp_protocol_answer_start(&protocol, &v, ids), 1);
-    assert_int_equal(ids[0], 12);
-    protocol.remove_eos = false;
-    assert_int_equal(lp_protocol_answer_start(&protocol, &v, ids), 2);
-    assert_int_equal(ids[0], 12);
-    assert_int_equal(ids[1], 3);
+    golden_model m;
+    golden_model_open("gpt2-ln", &m);
+    const int32_t n = m.model.config.n_vocab, eos = m.vocabulary.eos;
+    lp_vocabulary v;
+    lp_token_list prompt = {0}, question = {0};
+    lp_text words = {0};
+    lp_error error = {0};
+    char text[200];
+
+    lp_protocol p = golden_protocol("codi-keep-eos", 6);
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.n_answer_start, 2);
+    assert_int_equal(v.answer_start[0], n + 2);
+    assert_int_equal(v.answer_start[1], eos);
+    assert_int_equal(v.first_input, -1);
+
+    p = lp_protocol_preset(LP_PROTOCOL_CODI_EOS, 6);
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.n_answer_start, 1);
+    OK(lp_protocol_prompt(&p, &m.model, m.tokenizer, &v, "7 pens?", &prompt, err));
+    assert_int_equal(prompt.ids[prompt.n - 1], n + 1);
+    assert_int_equal(prompt.ids[prompt.n - 2], eos);
+
+    p = lp_protocol_preset(LP_PROTOCOL_BOT_FIRST, 6);
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.first_input, n + 1);
+
+    /* Coconut's three tokens are start, end, latent; a text in front is tokenized with the question. */
+    p = lp_protocol_preset(LP_PROTOCOL_COCONUT, 6);
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.bot, n);
+    assert_int_equal(v.answer_start[0], n + 1);
+    assert_int_equal(v.n_candidates, n + 3);
+    OK(lp_protocol_prompt(&p, &m.model, m.tokenizer, &v, "7 pens?", &prompt, err));
+    OK(lp_tokenizer_encode(m.tokenizer, "7 pens?\n", 8, LP_TOKENS_WITH_SPECIAL, &question, err));
+    assert_int_equal(prompt.ids[--prompt.n], n);
+    check_same(&question, &prompt);
+
+    /* Single fields. */
+    p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+    p.stop.n = 0;
+    assert_true(lp_marker_add(&p.stop, (lp_marker){.kind = LP_MARKER_TOKEN, .text = "<|endoftext|>"}));
+    assert_true(lp_marker_add(&p.stop, (lp_marker){.kind = LP_MARKER_TOKEN, .id = 7}));
+    assert_true(lp_marker_add(&p.answer_start, (lp_marker){.kind = LP_MARKER_TEXT, .text = "12"}));
+    assert_true(lp_marker_add(&p.not_chosen, (lp_marker){.kind = LP_MARKER_BOT}));
+    p.changed = true;
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.n_stop, 2);
+    assert_true(lp_vocabulary_stops(&v, eos) && lp_vocabulary_stops(&v, 7) && !lp_vocabulary_stops(&v, 8));
+    assert_int_equal(v.n_answer_start, 2);
+    assert_int_equal(p.n_answer_start, 2);
+    assert_int_equal(v.answer_start[1], lp_tokenizer_find(m.tokenizer, "12"));
+    assert_int_equal(v.n_candidates, n + 1);
+    assert_string_equal(lp_marker_list_text(&p.answer_start, text, sizeof text), "eot, text \"12\"");
+    assert_string_equal(lp_marker_list_text(&p.stop, text, sizeof text), "token \"<|endoftext|>\", token 7");
+    OK(lp_protocol_describe(&p, &v, &words, err));
+    assert_non_null(strstr(lp_text_get(&words),
+                           "protocol       codi (changed)\n  prompt       the question, then bot\n  "
+                           "thoughts     3 steps; each is fed the projected final hidden state"));
+
+    /* What is refused. */
+    static const struct {
+        lp_marker marker;
+        const char *message;
+    } bad[] = {{{.kind = LP_MARKER_TOKEN, .text = "<none>"},
+                "protocol.answer_start: \"<none>\" is not a token of the tokenizer"},
+               {{.kind = LP_MARKER_TOKEN, .id = 100000},
+                "protocol.answer_start: token id 100000 lies outside the model's embedding of 272 rows"}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+        p.answer_start.items[0] = bad[i].marker;
+        assert_int_equal(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
+        assert_string_equal(error.text, bad[i].message);
+    }
+    lp_model bare = m.model;
+    bare.is_codi = false;
+    p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+    assert_int_equal(lp_vocabulary_init(&bare, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
+    assert_string_equal(error.text,
+                        "protocol.answer_start names the eot token, which this model does not have: expected a "
+                        "checkpoint with thought tokens (model.codi)");
+    lp_text_release(&words);
+    lp_token_list_release(&prompt);
+    lp_token_list_release(&question);
+    golden_model_close(&m);
 }
 
 /* A run that does not fit is refused before it starts, to the position. */
@@ -172,7 +255,7 @@ static void test_longest_run(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_tokenizer_config),
-                                       cmocka_unit_test(test_prompts), cmocka_unit_test(test_answer_start),
+                                       cmocka_unit_test(test_prompts), cmocka_unit_test(test_fields),
                                        cmocka_unit_test(test_longest_run)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

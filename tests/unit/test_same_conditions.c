@@ -147,8 +147,10 @@ static void check_drawing(drawing *w, uint64_t seed, tally *t) {
                                   .n_prompt = {w->lengths, w->lengths},
                                   .n = {N_LENGTHS, N_LENGTHS}};
     OK(lp_conditions_compare(&w->set, &shapes, dead, same_as, err));
-    OK(lp_reference_new(&w->model->model, &w->protocol, &w->model->vocabulary, w->model->model.config.n_context,
-                        &reference, err));
+    lp_vocabulary vocabulary = w->model->vocabulary;
+    golden_resolve_roles(&w->protocol, &vocabulary);
+    OK(lp_reference_new(&w->model->model, &w->protocol, &vocabulary, w->model->model.config.n_context, &reference,
+                        err));
     for (size_t l = 0; l < N_LENGTHS; l++) {
         answer answers[N_CONDITIONS];
         bool present[N_CONDITIONS];
@@ -182,11 +184,9 @@ static void test_random_conditions(void **state) {
         for (int k = 0; k < 2 * DRAWS; k++) {
             uint64_t seed = 7000 + 100 * (uint64_t)m + (uint64_t)k;
             dice d = {.key = {.seed = seed, .stream = 3}};
-            drawing w = {.name = models[m],
-                         .model = &model,
-                         .protocol = {.kind = k % 2 ? LP_PROTOCOL_CODI : LP_PROTOCOL_BOT_FIRST,
-                                      .n_steps = N_STEPS,
-                                      .remove_eos = roll(&d, 2)}};
+            drawing w = {
+                .name = models[m], .model = &model, .protocol = lp_protocol_preset((lp_protocol_kind)(k % 4), N_STEPS)};
+            if (roll(&d, 2)) lp_protocol_keep_eos(&w.protocol);
             lp_condition *unpatched = NULL;
             for (int32_t l = 0, n = SHORTEST; l < N_LENGTHS; l++) w.lengths[l] = n += 1 + roll(&d, 4);
             lp_random_normal((lp_random_key){.seed = seed, .stream = 4}, w.vector, N_WIDTH);

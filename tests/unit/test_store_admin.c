@@ -60,8 +60,8 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
                                              {"pair_file", pair_file, true},
                                              {"n_pairs", n_pairs, true},
                                              {"host", "here", false}};
-    const lp_record_file_spec spec = {.format = "latentpatch-store",
-                                      .version = 1,
+    const lp_record_file_spec spec = {.format = LP_STORE_FORMAT,
+                                      .version = LP_STORE_VERSION,
                                       .n_pairs = P,
                                       .fields = fields,
                                       .n_fields = sizeof fields / sizeof *fields,
@@ -112,7 +112,7 @@ static void info_says_what_is_there(void **state) {
     make_store(path, 0, 0x0f, 0, "m1", "p1");
     if (lp_store_info(path, LP_REPORT_TEXT, &text, &err) != LP_OK) fail_msg("%s", err.text);
     const char *const expected[] = {"pairs:    4 of 6 written\n",
-                                    "latentpatch-store, version 1",
+                                    "latentpatch-store, version 3",
                                     "runs/clean/resid_post",
                                     "[6, 3, 2, 500]",
                                     "* model_files",
@@ -242,8 +242,8 @@ static void incomplete_archive_is_not_continued(void **state) {
     make_store(path, 0, 0x01, 0, "m1", "p1");
     assert_int_equal(lp_store_archive(path, archive, &text, &err), LP_OK);
     const lp_provenance_item provenance[] = {{"model_files", "m1", true}};
-    const lp_record_file_spec spec = {.format = "latentpatch-store",
-                                      .version = 1,
+    const lp_record_file_spec spec = {.format = LP_STORE_FORMAT,
+                                      .version = LP_STORE_VERSION,
                                       .n_pairs = P,
                                       .fields = fields,
                                       .n_fields = 4,
