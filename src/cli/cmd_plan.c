@@ -102,8 +102,8 @@ static lp_status body(lp_session *session, lp_error *err) {
            e.row_layers_shared, e.row_layers_scripts / e.row_layers_shared);
     printf("  %-34s %12.3g GFLOP\n", "matrix products", e.gemm_flops * 1e-9);
     print_time(session, e.gemm_flops, rate);
-    print_bytes("KV slots of a pair in flight", e.kv_bytes);
-    print_bytes("workspace of a batch of 1024 rows", e.workspace_bytes);
+    print_bytes("least memory limit of the engine", e.least_bytes);
+    print_bytes("memory beyond which more is no use", e.useful_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
     if (session->backend && session->backend->counters.weight_bytes > 0)
         print_bytes("weights on the device", (int64_t)session->backend->counters.weight_bytes);

@@ -11,11 +11,6 @@ double lp_engine_seconds(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static size_t slot_bytes(const lp_engine *e) {
-    const lp_model_config *c = &e->options->model->config;
-    return 2 * sizeof(float) * (size_t)c->n_layers * (size_t)(c->n_kv_heads * c->head_dim);
-}
-
 void lp_engine_release(lp_engine *e, void *dev) {
     if (dev) e->be->release(e->be, dev);
 }
@@ -28,33 +23,21 @@ void lp_engine_free_forward(lp_engine *e) {
 
 /* The forward pass stays. */
 void lp_engine_free_workspace(lp_engine *e) {
-    void **host[] = {(void **)&e->place,
-                     (void **)&e->first_layer,
-                     (void **)&e->source_row,
-                     (void **)&e->position,
-                     (void **)&e->slot,
-                     (void **)&e->prompt_begin,
-                     (void **)&e->prompt_length,
-                     (void **)&e->tail_begin,
-                     (void **)&e->tail_length,
-                     (void **)&e->input,
-                     (void **)&e->output,
-                     (void **)&e->lists,
-                     (void **)&e->batches[0].rows,
-                     (void **)&e->batches[0].order,
-                     (void **)&e->batches[0].choosing,
-                     (void **)&e->batches[1].rows,
-                     (void **)&e->batches[1].order,
-                     (void **)&e->batches[1].choosing};
+    void **host[] = {(void **)&e->host.place,         (void **)&e->host.first_layer, (void **)&e->host.source_row,
+                     (void **)&e->host.position,      (void **)&e->host.slot,        (void **)&e->host.prompt_begin,
+                     (void **)&e->host.prompt_length, (void **)&e->host.tail_begin,  (void **)&e->host.tail_length,
+                     (void **)&e->host.input,         (void **)&e->host.output,      (void **)&e->out.lists,
+                     (void **)&e->batches[0].rows,    (void **)&e->batches[0].order, (void **)&e->batches[0].choosing,
+                     (void **)&e->batches[1].rows,    (void **)&e->batches[1].order, (void **)&e->batches[1].choosing};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++) {
         lp_mem_free(*host[i]);
         *host[i] = NULL;
     }
-    lp_engine_release(e, e->dev_lists);
-    lp_engine_release(e, e->gathered);
-    lp_engine_release(e, e->projected);
-    e->dev_lists = NULL;
-    e->gathered = e->projected = NULL;
+    lp_engine_release(e, e->out.dev_lists);
+    lp_engine_release(e, e->out.gathered);
+    lp_engine_release(e, e->out.projected);
+    e->out.dev_lists = NULL;
+    e->out.gathered = e->out.projected = NULL;
     e->max_rows = 0;
 }
 
@@ -63,20 +46,6 @@ lp_status lp_engine_alloc(lp_engine *e, void *out, size_t bytes, const char *wha
     lp_status status = e->be->alloc(e->be, bytes, what, &dev, err);
     if (status == LP_OK) memcpy(out, &dev, sizeof dev);
     return status;
-}
-
-int32_t lp_engine_head_rows(const lp_engine *e) {
-    enum { MOST_ROWS = 1024 };
-    return e->be->batch_rows / 2 < MOST_ROWS ? e->be->batch_rows / 2 : MOST_ROWS;
-}
-
-/* Bytes of everything but KV slots and latents, for batches of `rows`. */
-static int64_t work_bytes(const lp_engine *e, int64_t rows) {
-    const lp_model_config *c = &e->options->model->config;
-    int64_t gathered = 2 * (rows + LP_ROW_PADDING) * c->d_model;
-    int64_t logits = (lp_engine_head_rows(e) + LP_ROW_PADDING) * lp_logits_stride(c);
-    return (int64_t)lp_forward_bytes(e->be, e->options->model, (int32_t)rows) +
-           (gathered + logits) * (int64_t)sizeof(float);
 }
 
 /* Makes the workspace that of batches of `rows`. */
@@ -100,110 +69,125 @@ static lp_status make_workspace(lp_engine *e, int32_t rows, lp_error *err) {
         LP_TRY(lp_mem_new(&e->batches[i].order, n, sizeof(int32_t), "rows", err));
         LP_TRY(lp_mem_new(&e->batches[i].choosing, n, sizeof(int32_t), "rows", err));
     }
-    int32_t **lists[] = {&e->place,        &e->first_layer,   &e->source_row, &e->position,   &e->slot,
-                         &e->prompt_begin, &e->prompt_length, &e->tail_begin, &e->tail_length};
+    int32_t **lists[] = {&e->host.place,         &e->host.first_layer, &e->host.source_row,
+                         &e->host.position,      &e->host.slot,        &e->host.prompt_begin,
+                         &e->host.prompt_length, &e->host.tail_begin,  &e->host.tail_length};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
         LP_TRY(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));
-    LP_TRY(lp_mem_new(&e->input, n, sizeof *e->input, "rows", err));
-    LP_TRY(lp_mem_new(&e->output, n, sizeof *e->output, "rows", err));
-    LP_TRY(lp_mem_new(&e->lists, 3 * n, sizeof(int32_t), "rows", err));
-    LP_TRY(lp_engine_alloc(e, &e->dev_lists, 3 * n * sizeof(int32_t), "rows", err));
-    LP_TRY(lp_engine_alloc(e, &e->gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
-    LP_TRY(lp_engine_alloc(e, &e->projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_TRY(lp_mem_new(&e->host.input, n, sizeof *e->host.input, "rows", err));
+    LP_TRY(lp_mem_new(&e->host.output, n, sizeof *e->host.output, "rows", err));
+    LP_TRY(lp_mem_new(&e->out.lists, 3 * n, sizeof(int32_t), "rows", err));
+    LP_TRY(lp_engine_alloc(e, &e->out.dev_lists, 3 * n * sizeof(int32_t), "rows", err));
+    LP_TRY(lp_engine_alloc(e, &e->out.gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_TRY(lp_engine_alloc(e, &e->out.projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
     e->max_rows = rows;
-    e->counters.workspace_bytes = (size_t)work_bytes(e, rows);
+    e->counters.workspace_bytes = (size_t)lp_engine_work_bytes(e->be, e->options->model, rows);
 out:
     return status;
 }
 
-void lp_engine_free_pool(lp_engine *e) {
-    lp_engine_release(e, e->pool.keys);
-    lp_engine_release(e, e->pool.values);
-    lp_engine_release(e, e->latents);
-    lp_engine_release(e, e->saved);
-    e->pool.keys = e->pool.values = e->latents = e->saved = NULL;
-    lp_slots_release(&e->kv_slots);
-    lp_slots_release(&e->latent_slots);
-    lp_slots_release(&e->saved_slots);
+static void free_pages(lp_engine *e) {
+    lp_engine_release(e, e->kv.pool.keys);
+    lp_engine_release(e, e->kv.pool.values);
+    lp_engine_release(e, e->kv.latents);
+    e->kv.pool.keys = e->kv.pool.values = e->kv.latents = NULL;
+    lp_pages_release(&e->kv.pages);
 }
 
-static lp_status make_pool(lp_engine *e, int32_t n_slots, int32_t n_latents, int32_t n_saved, lp_error *err) {
+void lp_engine_free_pools(lp_engine *e) {
+    free_pages(e);
+    lp_engine_release(e, e->kv.saved);
+    e->kv.saved = NULL;
+    lp_pages_release(&e->kv.saved_rows);
+}
+
+static void note_peak(lp_engine *e) {
+    lp_engine_counters *c = &e->counters;
+    size_t now = c->kv_bytes + c->saved_bytes + c->workspace_bytes;
+    if (now > c->peak_bytes) c->peak_bytes = now;
+}
+
+static lp_status make_pages(lp_engine *e, int32_t n, lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
+    size_t width = (size_t)c->n_kv_heads * (size_t)c->head_dim, slots = (size_t)n * LP_PAGE_POSITIONS;
+    size_t bytes = slots * (size_t)c->n_layers * width * sizeof(float);
+    int32_t most = e->kv.pages.most_used;
     lp_status status = LP_OK;
-    lp_engine_free_pool(e);
-    e->pool.n_slots = n_slots;
-    e->pool.n_layers = c->n_layers;
-    e->pool.width = c->n_kv_heads * c->head_dim;
-    LP_TRY(lp_engine_alloc(e, &e->pool.keys, (size_t)n_slots * slot_bytes(e) / 2, "keys", err));
-    LP_TRY(lp_engine_alloc(e, &e->pool.values, (size_t)n_slots * slot_bytes(e) / 2, "values", err));
-    LP_TRY(lp_engine_alloc(e, &e->latents, (size_t)n_latents * (size_t)c->d_model * sizeof(float), "latents", err));
-    LP_TRY(lp_engine_alloc(e, &e->saved, (size_t)n_saved * (size_t)lp_logits_stride(c) * sizeof(float), "saved logits",
-                           err));
-    LP_TRY(lp_slots_init(&e->kv_slots, n_slots, err));
-    LP_TRY(lp_slots_init(&e->latent_slots, n_latents, err));
-    LP_TRY(lp_slots_init(&e->saved_slots, n_saved, err));
-    e->counters.kv_bytes = (size_t)n_slots * slot_bytes(e);
+    free_pages(e);
+    e->kv.pool.n_slots = (int64_t)slots;
+    e->kv.pool.n_layers = c->n_layers;
+    e->kv.pool.width = (int32_t)width;
+    LP_TRY(lp_engine_alloc(e, &e->kv.pool.keys, bytes, "keys", err));
+    LP_TRY(lp_engine_alloc(e, &e->kv.pool.values, bytes, "values", err));
+    LP_TRY(lp_engine_alloc(e, &e->kv.latents, (size_t)n * (size_t)c->d_model * sizeof(float), "latents", err));
+    LP_TRY(lp_pages_init(&e->kv.pages, n, err));
+    e->kv.pages.most_used = most;
+    e->counters.kv_bytes = (size_t)n * (size_t)lp_engine_page_bytes(e->options->model);
+    note_peak(e);
 out:
     return status;
 }
 
-static int64_t at_least(int64_t value, int64_t floor) {
-    return value > floor ? value : floor;
+static lp_status make_pools(lp_engine *e, const lp_engine_sizes *sizes, lp_error *err) {
+    size_t saved_bytes = (size_t)lp_engine_saved_bytes(e->options->model);
+    lp_status status = LP_OK;
+    e->counters.saved_bytes = (size_t)sizes->saved * saved_bytes;
+    LP_TRY(make_pages(e, sizes->pages, err));
+    LP_TRY(lp_engine_alloc(e, &e->kv.saved, (size_t)sizes->saved * saved_bytes, "saved logits", err));
+    LP_TRY(lp_pages_init(&e->kv.saved_rows, sizes->saved, err));
+out:
+    return status;
 }
 
-static int64_t at_most(int64_t value, int64_t ceiling) {
-    return value < ceiling ? value : ceiling;
-}
-
-/* Bytes that a unit needs in flight. */
-static int64_t unit_bytes(const lp_engine *e, const lp_inflight_pair *pair) {
-    const lp_model_config *c = &e->options->model->config;
-    return pair->n_slots * (int64_t)slot_bytes(e) +
-           (pair->n_latents * (int64_t)c->d_model + pair->n_saved * (int64_t)lp_logits_stride(c)) *
-               (int64_t)sizeof(float);
-}
-
-/* Sizes workspace and pool for units like this one, whose largest batch has `rows`, within e->limit bytes. */
-static lp_status size_within_limit(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {
-    int64_t wanted = e->engine->rows_wanted > 0 ? e->engine->rows_wanted : e->be->batch_rows;
-    int64_t limit = e->limit;
-    int32_t slots = pair->n_slots, branches = pair->n_latents;
-    int64_t unit = unit_bytes(e, pair), least_work = work_bytes(e, rows), least = least_work + unit;
-    if (least > limit)
+static lp_status size_within_limit(lp_engine *e, const lp_unit_need *unit, lp_error *err) {
+    const lp_model *model = e->options->model;
+    int64_t least = lp_engine_least_bytes(e->be, model, unit);
+    if (least > e->limit)
         return lp_fail(
             err, LP_ERR_MEMORY,
-            "engine.memory_limit: expected at least %lld bytes for one pair of this sweep (%d KV slots, %d rows), found %lld",
-            (long long)least, slots, rows, (long long)limit);
-    /* Half of what is left beyond one unit goes to wider batches, where that is wanted; the rest to more units. */
-    int64_t max_rows = at_least(wanted, rows);
-    while (max_rows > rows && work_bytes(e, max_rows) - least_work > (limit - least) / 2)
-        max_rows = at_least(max_rows / 2, rows);
-    if (e->max_rows > max_rows && work_bytes(e, e->max_rows) + unit <= limit) max_rows = e->max_rows;
-    lp_status status = make_workspace(e, (int32_t)max_rows, err);
-    if (status != LP_OK) return status;
-    int64_t fit = (limit - work_bytes(e, max_rows)) / unit;
-    int64_t units = at_least((2 * wanted + branches - 1) / at_least(branches, 1), 1);
-    units = at_most(at_most(units, fit), LP_MAX_INFLIGHT);
-    /* Room for one more, as units may come that are longer than this one. */
-    if (units > 1) units = at_most(units + 1, fit);
-    units = at_least(at_most(units, INT32_MAX / 2 / at_least(slots, branches)), 1);
-    return make_pool(e, (int32_t)units * slots, (int32_t)units * branches, (int32_t)units * pair->n_saved, err);
+            "engine.memory_limit: expected at least %lld bytes for one run of this sweep (%d pages of keys and "
+            "values, %d rows), found %lld",
+            (long long)least, unit->least.pages, unit->least.rows, (long long)e->limit);
+    lp_engine_sizes sizes = lp_engine_size(e->be, model, unit, e->engine->rows_wanted, e->limit);
+    lp_engine_free_pools(e);
+    lp_status status = make_workspace(e, sizes.rows, err);
+    return status == LP_OK ? make_pools(e, &sizes, err) : status;
 }
 
-lp_status lp_engine_size_for(lp_engine *e, const lp_inflight_pair *pair, int32_t rows, lp_error *err) {
+lp_status lp_engine_size_for(lp_engine *e, const lp_unit_need *unit, lp_error *err) {
     lp_error why = {0};
-    lp_status status = size_within_limit(e, pair, rows, &why);
-    bool by_device = status == LP_ERR_MEMORY && work_bytes(e, rows) + unit_bytes(e, pair) <= e->limit;
+    lp_status status = size_within_limit(e, unit, &why);
+    bool by_device = status == LP_ERR_MEMORY && lp_engine_least_bytes(e->be, e->options->model, unit) <= e->limit;
     if (by_device && e->be->memory_bytes > 0 && !e->halved) {
         e->halved = true;
         e->limit /= 2;
         lp_log(LP_LOG_WARN, "%s; going on with a memory limit of %lld MiB", why.text, (long long)(e->limit >> 20));
         lp_engine_free_workspace(e);
-        lp_engine_free_pool(e);
-        status = size_within_limit(e, pair, rows, &why);
+        lp_engine_free_pools(e);
+        status = size_within_limit(e, unit, &why);
         if (status == LP_OK) return LP_OK;
         return lp_fail(err, status, "%s; expected that with engine.memory_limit %lld MiB it would fit: set less",
                        why.text, (long long)(e->limit >> 20));
     }
     return status == LP_OK ? LP_OK : lp_fail(err, status, "%s", why.text);
+}
+
+static int32_t most_pages(const lp_engine *e) {
+    int64_t left = e->limit - (int64_t)e->counters.workspace_bytes - (int64_t)e->counters.saved_bytes;
+    int64_t fit = left / lp_engine_page_bytes(e->options->model), twice = 2 * (int64_t)e->kv.pages.n;
+    int64_t most = INT32_MAX / 2 / LP_PAGE_POSITIONS;
+    if (fit < twice) twice = fit;
+    return (int32_t)(twice < most ? twice : most);
+}
+
+bool lp_engine_can_grow(const lp_engine *e) {
+    return most_pages(e) > e->kv.pages.n;
+}
+
+lp_status lp_engine_grow(lp_engine *e, lp_error *err) {
+    lp_error why = {0};
+    int32_t before = e->kv.pages.n;
+    LP_ASSERT(e->kv.pages.n_free == before);
+    if (!lp_engine_can_grow(e) || make_pages(e, most_pages(e), &why) == LP_OK) return LP_OK;
+    return make_pages(e, before, err); /* the device has no more */
 }

@@ -16,7 +16,7 @@ int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output,
             if (!output[at]) continue;
             if (row->feeds_step && first) {
                 step_from[n_steps] = hidden;
-                step_to[n_steps++] = r->request->branches[row->branch].latent;
+                step_to[n_steps++] = row->next_latent;
             }
             if (row->chooses && lp_request_queries_unpatched(r->request, row->branch) == (first == 1)) {
                 token_from[batch->n_tokens] = hidden;
@@ -73,5 +73,6 @@ void lp_step_batch_hand_out(lp_step_batch *batch) {
             lp_request_accept_late(batch->queries.owners[at_query].request, batch->queries.owners[at_query].branch,
                                    &stats[at_query]);
     }
-    for (int32_t i = 0; i < batch->n_rows; i++) batch->rows[i].request->in_batch = false;
+    for (int32_t i = 0; i < batch->n_rows; i++)
+        if (batch->rows[i].request->in_batch) lp_request_end_step(batch->rows[i].request);
 }

@@ -54,7 +54,6 @@ static int compare_sequences(const void *pa, const void *pb) {
 
 typedef struct {
     lp_tree *tree;
-    const lp_run_group *group;
     const sequence *sorted;
     int32_t n_steps;
 } build;
@@ -68,8 +67,10 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
     lp_tree *tree = b->tree;
     const sequence *first = &b->sorted[low];
     int32_t depth = shared;
-    /* How far all of them go together: to the end of the shortest (which sorts first) or to the first difference. */
-    while (depth < first->n && compare_items(first, &b->sorted[high - 1], depth) == 0 && b->sorted[high - 1].n > depth)
+    /* How far all of them go together: to the end of the shortest (which sorts first) or to the first difference. The
+     * root stays without edits: what it holds of the prompt then serves every tree of the group. */
+    while (parent >= 0 && depth < first->n && compare_items(first, &b->sorted[high - 1], depth) == 0 &&
+           b->sorted[high - 1].n > depth)
         depth++;
     lp_status status =
         lp_mem_grow(&tree->branches, &tree->capacity, (size_t)tree->n + 1, sizeof *tree->branches, "branches", err);
@@ -82,7 +83,8 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
                         .n_edits = edits_before(first, depth),
                         .n_inherited = parent < 0 ? 0 : tree->branches[parent].n_edits,
                         .n_steps = stopped ? first->run->n_steps : b->n_steps,
-                        .last_fork = -1};
+                        .last_fork = -1,
+                        .first_in_order = low};
     if (parent >= 0) {
         const lp_timed_edit *edit = edit_of(first, shared);
         branch.stops = !edit;
@@ -106,12 +108,18 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
     return LP_OK;
 }
 
-lp_status lp_tree_build(lp_tree *tree, const lp_run_group *group, int32_t n_steps, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_ASSERT(group->n_runs > 0);
-    LP_TRY(lp_mem_grow(&tree->next_run, &tree->next_capacity, group->n_runs, sizeof *tree->next_run, "branches", err));
-    LP_TRY(lp_mem_grow(&tree->scratch, &tree->scratch_capacity, group->n_runs, sizeof(sequence), "branches", err));
-    sequence *sorted = tree->scratch;
+lp_status lp_run_order_make(lp_run_order *order, const lp_run_group *group, int32_t n_steps, lp_error *err) {
+    LP_ASSERT(group->n_runs > 0 && group->n_runs < INT32_MAX);
+    lp_status status =
+        lp_mem_grow(&order->sequences, &order->capacity, 2 * group->n_runs, sizeof(sequence), "runs", err);
+    if (status == LP_OK)
+        status = lp_mem_grow(&order->is_done, &order->done_capacity, group->n_runs, sizeof(bool), "runs", err);
+    if (status != LP_OK) return status;
+    memset(order->is_done, 0, group->n_runs * sizeof(bool));
+    sequence *sorted = order->sequences;
+    order->group = group;
+    order->n_steps = n_steps;
+    order->n = (int32_t)group->n_runs;
     for (size_t i = 0; i < group->n_runs; i++) {
         const lp_run_wanted *run = &group->runs[i];
         sequence *s = &sorted[i];
@@ -124,16 +132,50 @@ lp_status lp_tree_build(lp_tree *tree, const lp_run_group *group, int32_t n_step
         }
     }
     if (group->n_runs > 1) qsort(sorted, group->n_runs, sizeof *sorted, compare_sequences);
+    return LP_OK;
+}
+
+void lp_run_order_release(lp_run_order *order) {
+    lp_mem_free(order->sequences);
+    lp_mem_free(order->is_done);
+    *order = (lp_run_order){0};
+}
+
+int32_t lp_run_order_settle(lp_run_order *order, int32_t first, int32_t end) {
+    sequence *sorted = order->sequences, *left = sorted + order->n;
+    int32_t n_left = 0, place = first;
+    for (int32_t i = first; i < end; i++) {
+        if (order->is_done[sorted[i].index])
+            sorted[place++] = sorted[i];
+        else
+            left[n_left++] = sorted[i];
+    }
+    if (n_left > 0) memcpy(sorted + place, left, (size_t)n_left * sizeof *left);
+    return place;
+}
+
+lp_status lp_tree_build(lp_tree *tree, const lp_run_order *order, int32_t first, int32_t end, lp_error *err) {
+    LP_ASSERT(0 <= first && first < end && end <= order->n);
+    build b = {.tree = tree, .sorted = order->sequences, .n_steps = order->n_steps};
+    lp_status status = lp_mem_grow(&tree->next_run, &tree->next_capacity, order->group->n_runs, sizeof *tree->next_run,
+                                   "branches", err);
+    if (status != LP_OK) return status;
     tree->n = 0;
-    build b = {.tree = tree, .group = group, .sorted = sorted, .n_steps = n_steps};
-    status = add_branch(&b, 0, (int32_t)group->n_runs, 0, -1, err);
-out:
-    return status;
+    return add_branch(&b, first, end, 0, -1, err);
+}
+
+void lp_tree_truncate(lp_tree *tree, int32_t n) {
+    LP_ASSERT(n > 0 && n <= tree->n);
+    tree->n = n;
+    for (int32_t i = 0; i < n; i++) tree->branches[i].last_fork = -1;
+    for (int32_t i = 1; i < n; i++) {
+        lp_branch *parent = &tree->branches[tree->branches[i].parent];
+        if (tree->branches[i].fork_position > parent->last_fork) parent->last_fork = tree->branches[i].fork_position;
+    }
 }
 
 void lp_tree_release(lp_tree *tree) {
     lp_mem_free(tree->branches);
     lp_mem_free(tree->next_run);
-    lp_mem_free(tree->scratch);
     *tree = (lp_tree){0};
 }

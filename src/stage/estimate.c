@@ -1,8 +1,7 @@
 #include "stage/estimate.h"
 
 #include "base/memory.h"
-#include "nn/forward.h"
-#include "patch/request.h"
+#include "patch/engine_sizes.h"
 #include "stage/sweep_identity.h"
 
 static int compare_i32(const void *a, const void *b) {
@@ -96,18 +95,24 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
     const lp_session *session = plan->session;
     const lp_model_config *c = &session->model.config;
     lp_executor_options options = lp_session_executor(session);
-    lp_request request = {0};
+    const lp_request_need all = {INT32_MAX, INT32_MAX, INT32_MAX};
     lp_request_need need;
+    lp_request request = {0};
+    lp_page_pool pages = {0};
     sample s = {0};
+    bool begun = false;
     lp_status status = LP_OK;
+    options.max_new_tokens = e->answer_tokens;
     LP_TRY(sample_init(plan, direction, n_prompt, &s, err));
-    LP_TRY(lp_request_open(&request, &options, &s.group, &need, err));
-    LP_TRY(lp_request_start(&request, &need, &(lp_request_place){0}, err));
-    e->branches += need.branches;
-    e->kv_bytes += (int64_t)need.slots * 2 * (int64_t)sizeof(float) * c->n_layers * c->n_kv_heads * c->head_dim;
+    LP_TRY(lp_request_open(&request, &options, &s.group, &pages, NULL, err));
+    LP_TRY(lp_request_plan_part(&request, &all, e->answer_tokens, &need, err));
+    LP_TRY(lp_pages_init(&pages, need.pages, err));
+    LP_TRY(lp_request_begin_part(&request, &begun, err));
+    LP_ASSERT(begun);
+    e->branches += request.tree.n;
     double head_rows = 0, row_layers = 0;
-    while (lp_request_count_rows(&request) > 0) {
-        LP_TRY(lp_request_make_rows(&request, err));
+    while (lp_request_count_rows(&request, NULL) > 0) {
+        lp_request_make_rows(&request);
         for (int32_t i = 0; i < request.n_rows; i++) {
             const lp_request_row *row = &request.rows[i];
             row_layers += c->n_layers - row->first_layer;
@@ -119,6 +124,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
             if (!ends && lp_vocabulary_stops(&options.vocabulary, token)) token = token > 0 ? token - 1 : 1;
             lp_request_accept_token(&request, row->branch, token, NULL);
         }
+        lp_request_end_step(&request);
     }
     double runs = (double)s.group.n_runs;
     double positions = n_prompt + session->job.protocol.n_steps + 1 + e->answer_tokens - 1;
@@ -129,7 +135,44 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
     e->gemm_flops += row_layers * block_flops(c) + head_rows * 2.0 * c->d_model * c->n_embedded;
 out:
     lp_request_release(&request);
+    lp_pages_release(&pages);
     sample_release(&s);
+    return status;
+}
+
+/* The memory that the engine can do with, and that is of use to it, for a pair with the longest prompts. */
+static lp_status size_memory(const lp_sweep_plan *plan, lp_estimate *e, lp_error *err) {
+    enum { NUMBER_TOKENS = 8 };
+    const lp_session *session = plan->session;
+    const lp_job *job = &session->job;
+    const char *metrics[LP_N_METRICS];
+    const bool used[2] = {[LP_DENOISE] = job->sweep.denoise, [LP_NOISE] = job->sweep.noise};
+    const lp_metric_position metric_at = {.index = job->decode.max_new_tokens,
+                                          .clean.n = NUMBER_TOKENS,
+                                          .corrupted.n = NUMBER_TOKENS,
+                                          .whole_answers = job->metrics.answer_logprob};
+    lp_executor_options options = lp_session_executor(session);
+    lp_request requests[2] = {{0}};
+    sample samples[2];
+    lp_unit_need unit;
+    size_t n = 0;
+    lp_status status = LP_OK;
+    memset(samples, 0, sizeof samples);
+    for (int d = 0; d < 2; d++) {
+        if (!used[d]) continue;
+        LP_TRY(sample_init(plan, d, plan->shapes.n_prompt[d][plan->shapes.n[d] - 1], &samples[n], err));
+        if (lp_sweep_metrics(job, metrics) > 0) samples[n].group.metric_at = &metric_at;
+        LP_TRY(lp_request_open(&requests[n], &options, &samples[n].group, NULL, NULL, err));
+        n++;
+    }
+    LP_TRY(lp_unit_need_of(requests, n, &unit, err));
+    e->least_bytes = lp_engine_least_bytes(session->backend, &session->model, &unit);
+    e->useful_bytes = lp_engine_size(session->backend, &session->model, &unit, 0, INT64_MAX / 4).bytes;
+out:
+    for (int i = 0; i < 2; i++) {
+        lp_request_release(&requests[i]);
+        sample_release(&samples[i]);
+    }
     return status;
 }
 
@@ -151,7 +194,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     e.row_layers_unshared *= pairs;
     e.row_layers_shared *= pairs;
     e.gemm_flops *= pairs;
-    e.workspace_bytes = (int64_t)lp_forward_bytes(NULL, &s->model, 1024);
+    LP_TRY(size_memory(plan, &e, err));
     for (size_t i = 0; i < plan->layout->n_fields; i++) {
         const lp_field *field = &plan->layout->fields[i];
         int64_t bytes = (int64_t)lp_field_type_bytes(field->type, field->text_bytes);

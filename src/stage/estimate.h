@@ -7,14 +7,14 @@
 typedef struct {
     int64_t n_pairs;
     size_t n_conditions, n_distinct, n_dead, n_equal; /* n_equal: cells whose rows are copies of another cell's */
-    int32_t branches;                                 /* of one pair, both directions */
+    int32_t branches;                                 /* of one pair, both directions, without those for metrics */
     double row_layers_scripts; /* every condition a clean run for its donors and a patched run, as the published scripts
                                   do */
     double row_layers_unshared; /* every distinct condition a run of its own */
     double
         row_layers_shared; /* the engine's: exact for prompt and thoughts; answers of `answer_tokens` that all differ */
     double gemm_flops;     /* of the shared row-layers and the output head */
-    int64_t kv_bytes, workspace_bytes; /* of one pair in flight; of a batch of 1024 rows */
+    int64_t least_bytes, useful_bytes; /* of the engine: without these no run fits; beyond these more is of no use */
     int64_t store_bytes, results_bytes;
     int32_t answer_tokens; /* assumed */
 } lp_estimate;

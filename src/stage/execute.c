@@ -37,10 +37,19 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
     LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
     lp_log(
         LP_LOG_DEBUG,
-        "%llu row-layers in %llu batches, %.1f GFLOP in matrix products (%.1f with padding), up to %d units at once, KV %.1f MiB",
+        "%llu row-layers in %llu batches of %.1f rows (mean), %.1f GFLOP in matrix products (%.1f with padding), up to %d "
+        "units at once",
         (unsigned long long)counters.row_layers, (unsigned long long)counters.batches,
-        (double)counters.gemm_flops * 1e-9, (double)counters.padded_flops * 1e-9, counters.most_units,
-        (double)counters.kv_bytes / 1048576.0);
+        counters.batches > 0 ? (double)counters.rows / (double)counters.batches : 0.0,
+        (double)counters.gemm_flops * 1e-9, (double)counters.padded_flops * 1e-9, counters.most_units);
+    lp_log(LP_LOG_DEBUG,
+           "keys and values: %d of %d pages in use at most, %.1f MiB; workspace %.1f MiB; %.2f parts a request, %llu "
+           "preemptions, %.2f %% of the row-layers computed again",
+           counters.most_pages, counters.n_pages, (double)counters.kv_bytes / 1048576.0,
+           (double)counters.workspace_bytes / 1048576.0,
+           counters.n_requests > 0 ? (double)counters.n_parts / (double)counters.n_requests : 0.0,
+           (unsigned long long)counters.n_preemptions,
+           counters.row_layers > 0 ? 100.0 * (double)counters.row_layers_lost / (double)counters.row_layers : 0.0);
     lp_log(LP_LOG_DEBUG,
            "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times; "
            "%llu batches were issued as a graph",

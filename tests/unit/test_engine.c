@@ -23,7 +23,7 @@ enum { DRAWS = 3, INVARIANCE_DRAWS = 1, MODEL_STEP = 2 };
 #elif defined(__SANITIZE_ADDRESS__)
 enum { DRAWS = 10, INVARIANCE_DRAWS = 2, MODEL_STEP = 1 };
 #else
-enum { DRAWS = 50, INVARIANCE_DRAWS = 8, MODEL_STEP = 1 };
+enum { DRAWS = 50, INVARIANCE_DRAWS = 5, MODEL_STEP = 1 };
 #endif
 static const double BOUND = 1e-6, TIE_GAP = 1e-5;
 enum { SHAKES = 6, TIMES = 8 };
@@ -328,7 +328,29 @@ static int64_t least_bytes(engine_case *c, lp_backend *be, int32_t unit, case_ou
     return bytes;
 }
 
-static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two) {
+enum { LIMITS = 10 };
+
+/* How often memory was so short that it came to that. */
+typedef struct {
+    int n_cases, n_in_parts, n_preempted; /* cases; those that went in parts, or were set back, at some limit */
+    bool in_parts, preempted;             /* the case at hand */
+} shortage;
+
+static void check_limit(engine_case *c, const lp_engine_options *engine, bool backwards, const char *words,
+                        case_outcome *got, const case_outcome *wanted, shortage *seen) {
+    const case_order order = {.engine = engine, .only = -1, .backwards = backwards};
+    lp_engine_counters counters = {0};
+    OK(case_execute(c, &order, got, &counters, err));
+    assert_same(c, got, wanted, 0, c->n_runs, words);
+    if ((int64_t)counters.peak_bytes > engine->memory_limit)
+        fail_msg("%s seed %llu, %s: took %zu bytes", c->model, (unsigned long long)c->seed, words, counters.peak_bytes);
+    assert_true(counters.most_pages <= counters.n_pages);
+    assert_int_equal(counters.n_requests, c->n_groups);
+    seen->in_parts |= counters.n_parts > counters.n_requests;
+    seen->preempted |= counters.n_preemptions > 0;
+}
+
+static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two, shortage *seen) {
     case_outcome wanted, got;
     lp_engine_options plain = {.backend = one, .memory_limit = PLENTY};
     int64_t least = 0;
@@ -357,12 +379,20 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
          {.backend = two, .memory_limit = 2 * least, .rows_wanted = 16},
          true},
     };
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        const case_order order = {.engine = &others[i].engine, .only = -1, .backwards = others[i].backwards};
-        lp_engine_counters counters = {0};
-        OK(case_execute(c, &order, &got, &counters, err));
-        assert_same(c, &got, &wanted, 0, n, others[i].words);
-        assert_true((int64_t)(counters.kv_bytes + counters.workspace_bytes) <= others[i].engine.memory_limit);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        check_limit(c, &others[i].engine, others[i].backwards, others[i].words, &got, &wanted, seen);
+    /* Ten limits between the least and what is of use; half of them with parts that are made for answers of one token.
+     */
+    lp_engine_counters all = {0};
+    OK(case_execute(c, &(case_order){.engine = &plain, .only = -1}, &got, &all, err));
+    for (int i = 0; i < LIMITS && (int64_t)all.peak_bytes > least; i++) {
+        lp_engine_options engine = {.backend = i % 2 ? two : one,
+                                    .memory_limit =
+                                        least + ((int64_t)all.peak_bytes - least) * i * i / (4 * LIMITS * LIMITS),
+                                    .expected_tokens = i % 4 < 3};
+        char words[80];
+        snprintf(words, sizeof words, "a memory limit of %lld bytes", (long long)engine.memory_limit);
+        check_limit(c, &engine, i % 3 == 0, words, &got, &wanted, seen);
     }
     for (size_t u = 0; u < c->n_units; u++) {
         const case_order order = {.engine = &plain, .only = (int32_t)u};
@@ -371,6 +401,10 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
         OK(case_execute(c, &order, &got, NULL, err));
         assert_same(c, &got, &wanted, first, end - first, "the unit alone");
     }
+    seen->n_cases++;
+    seen->n_in_parts += seen->in_parts;
+    seen->n_preempted += seen->preempted;
+    seen->in_parts = seen->preempted = false;
     check_alone(c, &plain, &got, &wanted);
     outcome_release(&wanted);
     outcome_release(&got);
@@ -390,6 +424,7 @@ static lp_backend *open_backend(int32_t threads) {
 
 static void test_invariance(void **state) {
     lp_backend *two = open_backend(2);
+    shortage seen = {0};
     two->is_asynchronous = true; /* two batches at once */
     for (size_t m = 0; m < N_MODELS; m += MODEL_STEP) {
         golden_model model;
@@ -397,11 +432,14 @@ static void test_invariance(void **state) {
         for (int k = 0; k < INVARIANCE_DRAWS; k++) {
             engine_case c;
             case_make(&c, models[m], &model.model, &model.vocabulary, seed_of(m, 500 + k));
-            check_circumstances(&c, *state, two);
+            check_circumstances(&c, *state, two, &seen);
             case_release(&c);
         }
         golden_model_close(&model);
     }
+    printf("%d cases, %d of them in parts at some limit, %d with preemptions\n", seen.n_cases, seen.n_in_parts,
+           seen.n_preempted);
+    assert_true(2 * seen.n_in_parts > seen.n_cases && 2 * seen.n_preempted > seen.n_cases);
 #if defined(LP_TEST_CUDA)
     printf("%llu batches were issued as a graph\n", (unsigned long long)two->counters.n_graphs);
     assert_true(two->counters.n_graphs > 0);
