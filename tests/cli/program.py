@@ -404,7 +404,7 @@ class Progress(Case):
 class Memory(Case):
     """Peak memory of a rank does not grow with the number of pairs: what a pair needs is its question and some flags.
 
-    LATENTPATCH_MEMORY_PAIRS=2000,4000 measures the numbers of README.md.
+    LATENTPATCH_MEMORY_PAIRS=2000,4000 measures the numbers of docs/cluster.md.
     """
 
     def peak_mb(self, stage: str, job: Path) -> float:

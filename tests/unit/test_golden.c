@@ -1,7 +1,7 @@
 /* Parity of the reference executor with transformers + peft (tests/golden/README.md): every vector of every position of
  * every phase, all logits, all tokens; for each golden file that is there.
  *
- * The bound is 1e-5 for each tensor of a question, in max abs error / max abs value (DESIGN 7) and in relative L2. The
+ * The bound is 1e-5 for each tensor of a question, in max abs error / max abs value and in relative L2. The
  * golden questions are such that the golden software's own float32 is within 1.5e-6 of its float64. A wrong formula is
  * off by 1e-3 and more. */
 #include "base/file.h"
