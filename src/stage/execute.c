@@ -8,7 +8,6 @@
 #include "patch/engine.h"
 #include "stage/device.h"
 
-#include <time.h>
 #include <unistd.h>
 
 /* Half of what the weights leave of the device, or of what the node lets each of its ranks have. */
@@ -159,11 +158,4 @@ int64_t lp_stage_share(const lp_session *session, int64_t n_units) {
     int64_t fair = (n_units + ranks - 1) / ranks, quarter = (fair + 3) / 4;
     if (ranks == 1 || fair <= BATCH) return fair;
     return quarter > BATCH ? quarter : BATCH;
-}
-
-void lp_stage_time(char out[32]) {
-    time_t t = time(NULL);
-    struct tm utc;
-    out[0] = '\0';
-    if (gmtime_r(&t, &utc)) strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
 }

@@ -1,13 +1,12 @@
 #include "stage/session.h"
 
 #include "base/build.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "stage/device.h"
 #include "stage/job_files.h"
-
-#include <time.h>
 
 const lp_pair_side *lp_session_side(const lp_session *session, int64_t pair, int side) {
     const lp_pair *p = &session->pairs.pairs[pair];
@@ -216,10 +215,8 @@ static void add_protocol(const lp_session *s, lp_provenance *p) {
 }
 
 void lp_session_provenance(const lp_session *s, lp_provenance *p) {
-    char now[32] = "";
-    time_t t = time(NULL);
-    struct tm utc;
-    if (gmtime_r(&t, &utc)) strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char now[LP_UTC_TEXT];
+    lp_utc_now(now);
     const lp_job *job = &s->job;
     *p = (lp_provenance){0};
     lp_provenance_add(p, "tool", "latentpatch", false);

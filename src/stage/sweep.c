@@ -1,5 +1,6 @@
 #include "stage/sweep.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -374,12 +375,12 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_record_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
-        char now[32];
+        char now[LP_UTC_TEXT];
         int64_t failed[2] = {0};
         status = count_failed_controls(w, failed, err);
         report->n_unpatched_differ = failed[0];
         report->n_self_differ = failed[1];
-        lp_stage_time(now);
+        lp_utc_now(now);
         for (size_t i = 0; i < provenance->n; i++)
             if (strcmp(provenance->items[i].key, "end") == 0) provenance->items[i].value = now;
         char differ[2][24];

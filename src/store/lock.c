@@ -1,5 +1,6 @@
 #include "store/lock.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -31,10 +32,7 @@ typedef struct {
 static holder describe_self(void) {
     holder self = {.pid = (int64_t)getpid()};
     if (gethostname(self.host, sizeof self.host - 1) != 0) snprintf(self.host, sizeof self.host, "unknown");
-    time_t now = time(NULL);
-    struct tm parts;
-    if (!gmtime_r(&now, &parts) || strftime(self.started, sizeof self.started, "%Y-%m-%dT%H:%M:%SZ", &parts) == 0)
-        snprintf(self.started, sizeof self.started, "unknown");
+    lp_utc_now(self.started);
     const char *job = getenv("SLURM_JOB_ID");
     const char *restart = getenv("SLURM_RESTART_COUNT");
     if (job) snprintf(self.slurm_job, sizeof self.slurm_job, "%.63s", job);
