@@ -1,6 +1,7 @@
 #include "store/h5.h"
 
 #include "base/memory.h"
+#include "base/reader.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -507,6 +508,18 @@ lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *str
                                 block, NULL, file_name, err);
     lp_mem_free(block);
     return status;
+}
+
+lp_status lp_h5_check_stored(hid_t dataset, uint64_t n, uint64_t bytes, const char *file_name, const char *path,
+                             lp_error *err) {
+    enum { MOST_BY_FILTER = 1100 };
+    hid_t creation = H5Dget_create_plist(dataset);
+    uint64_t stored = H5Dget_storage_size(dataset), whole = 0;
+    bool filtered = creation >= 0 && H5Pget_nfilters(creation) > 0;
+    lp_h5_close(creation);
+    if (lp_mul_u64(n, bytes, &whole) && (filtered ? whole / MOST_BY_FILTER : whole) <= stored) return LP_OK;
+    return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: its shape says %llu items of %llu bytes, found %llu bytes of data",
+                   file_name, path, (unsigned long long)n, (unsigned long long)bytes, (unsigned long long)stored);
 }
 
 /* *part = a selection of items [first, first + n) of the dataset, *memory = a space of their shape. */

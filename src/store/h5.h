@@ -91,6 +91,11 @@ lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const voi
 /* Text of C strings: the width is that of the longest. strings [n]. */
 lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *strings, int64_t n,
                             const char *description, const char *file_name, lp_error *err);
+/* Fails where the file cannot hold n items of `bytes` bytes of this dataset, whatever its shape says: nothing may be
+ * allocated from a shape alone. Data of a filter count as up to 1,100 times as long as they are stored (deflate's most
+ * is 1,032). */
+lp_status lp_h5_check_stored(hid_t dataset, uint64_t n, uint64_t bytes, const char *file_name, const char *path,
+                             lp_error *err);
 /* Reads items [first, first + n) of the first dimension into data, which is of the dataset's own type. */
 lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, const char *file_name, const char *path,
                           lp_error *err);

@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* Of a file by others; ours have some 50 of each. What is done with them grows with their square. */
+enum { MAX_LISTED = 4096 };
+
 static void close_handles(lp_open_field *field) {
     lp_h5_close(field->memory);
     lp_h5_close(field->space);
@@ -135,6 +138,8 @@ static lp_status add_field(void *state, const char *path, lp_error *err) {
     lp_record_file *file = state;
     size_t capacity = file->n_fields;
     lp_status status = LP_OK;
+    if (capacity == MAX_LISTED)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /journal: expected at most %d fields", file->path, MAX_LISTED);
     /* One more each time: fields are few. */
     lp_open_field *grown = NULL;
     LP_TRY(lp_mem_new(&grown, capacity + 1, sizeof *grown, "fields", err));
@@ -155,6 +160,8 @@ static lp_status add_key(void *state, const char *key, lp_error *err) {
     lp_record_file *file = state;
     lp_provenance_item *grown = NULL;
     lp_status status = LP_OK;
+    if (file->n_provenance == MAX_LISTED)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /provenance: expected at most %d keys", file->path, MAX_LISTED);
     LP_TRY(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
     if (file->provenance) memcpy(grown, file->provenance, file->n_provenance * sizeof *grown);
     lp_mem_free(file->provenance);
@@ -228,6 +235,7 @@ static lp_status read_journal(lp_record_file *file, lp_error *err) {
     if (file->journal_version < 1 || file->journal_version > LP_JOURNAL_VERSION)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: /journal: expected version 1 to %d, found %d", file->path, LP_JOURNAL_VERSION,
                 file->journal_version);
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)file->n_pairs, 1, file->path, "journal/state", err));
     LP_TRY(lp_mem_new(&file->state, (size_t)file->n_pairs, 1, "journal", err));
     LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
     LP_TRY(open_field(file, "journal/state", &file->state_field, err));
@@ -568,6 +576,9 @@ out:
 /* Reads all fields of a pair into the buffer. */
 static lp_status read_pair(lp_record_file *file, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
+    for (size_t i = 0; !file->pair && i < file->n_fields; i++)
+        LP_TRY(lp_h5_check_stored(file->fields[i].dataset, 1, file->fields[i].bytes, file->path,
+                                  file->fields[i].field.path, err));
     if (!file->pair) LP_TRY(lp_mem_new(&file->pair, file->pair_bytes, 1, "one pair", err));
     for (size_t i = 0; i < file->n_fields; i++)
         LP_TRY(read_field(file, &file->fields[i], pair, file->pair + file->fields[i].offset, err));
@@ -643,6 +654,7 @@ lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_
     for (int d = 1; d < n_dims; d++)
         if (__builtin_mul_overflow(bytes, (size_t)dims[d], &bytes))
             LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", file->path, path);
+    LP_TRY(lp_h5_check_stored(dataset, dims[0], bytes, file->path, path, err));
     LP_TRY(lp_mem_new(&data, dims[0], bytes, path, err));
     LP_TRY(lp_h5_read_part(dataset, 0, (int64_t)dims[0], data, file->path, path, err));
     *n = (int64_t)dims[0];
