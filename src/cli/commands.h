@@ -24,6 +24,5 @@ int lp_cmd_sweep(int argc, char **argv);
 int lp_cmd_run(int argc, char **argv);
 int lp_cmd_summary(int argc, char **argv);
 int lp_cmd_store(int argc, char **argv);
-int lp_cmd_compare(int argc, char **argv);
 
 #endif

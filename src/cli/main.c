@@ -20,7 +20,6 @@ static const command commands[] = {
     {"generate", lp_cmd_generate, "answer one question, with the top tokens of each thought"},
     {"pairs", lp_cmd_pairs, "make or check pair files"},
     {"store", lp_cmd_store, "info, verify, archive, export, merge"},
-    {"compare", lp_cmd_compare, "published per-pair results, or another results file, beside a results file"},
 };
 
 static void print_help(FILE *out) {

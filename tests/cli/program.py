@@ -26,7 +26,6 @@ COMMANDS = (
     "generate",
     "pairs",
     "store",
-    "compare",
 )
 
 
