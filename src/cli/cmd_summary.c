@@ -1,6 +1,6 @@
 #include "cli/arguments.h"
-#include "stage/lens_table.h"
-#include "stage/table.h"
+#include "report/lens_table.h"
+#include "report/outcome_table.h"
 
 static const char help[] =
     "usage: latentpatch summary RESULTS.h5 [--all]\n"

@@ -1,7 +1,7 @@
 #include "cli/outputs.h"
 
 #include "base/file.h"
-#include "stage/table.h"
+#include "report/outcome_table.h"
 
 void lp_print_cache_report(const lp_session *session, const lp_cache_report *report) {
     char label[32];

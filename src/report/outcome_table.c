@@ -1,4 +1,4 @@
-#include "stage/table.h"
+#include "report/outcome_table.h"
 
 #include "base/memory.h"
 #include "store/results_columns.h"

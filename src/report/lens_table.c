@@ -1,4 +1,4 @@
-#include "stage/lens_table.h"
+#include "report/lens_table.h"
 
 #include "base/memory.h"
 #include "store/results_text.h"
