@@ -18,7 +18,7 @@ BELOW: dict[str, set[str]] = {
     "nn": {"base", "model", "backend"},
     "thought": {"base", "model", "token", "nn"},
     "patch": {"base", "token", "pairs", "backend", "nn", "thought"},
-    "store": {"base", "parallel"},
+    "store": {"base", "parallel", "pairs"},
     "job": {"base", "model", "pairs", "thought", "patch"},
     "stage": {"base", "parallel", "pairs", "backend", "nn", "patch", "store", "job"},
     "report": {"base", "store"},
