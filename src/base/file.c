@@ -171,6 +171,51 @@ lp_status lp_path_folder(const char *path, char **out, lp_error *err) {
     return lp_mem_text(out, path, (size_t)(slash - path), err);
 }
 
+/* Adds the components of `rest` to the resolved folder in *out. */
+static lp_status add_components(const char *rest, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t length = 0; *rest; rest += length) {
+        rest += strspn(rest, "/");
+        length = strcspn(rest, "/");
+        bool stays = length == 0 || (length == 1 && rest[0] == '.');
+        if (length == 2 && strncmp(rest, "..", 2) == 0) {
+            while (out->length > 1 && out->data[out->length - 1] != '/') out->length--;
+            if (out->length > 1) out->length--;
+            out->data[out->length] = '\0';
+        } else if (!stays) {
+            LP_TRY(lp_text_format(out, err, "%s%.*s", out->length > 1 ? "/" : "", (int)length, rest));
+        }
+    }
+out:
+    return status;
+}
+
+lp_status lp_path_resolve(const char *path, char **out, lp_error *err) {
+    char *start = NULL, *real = NULL;
+    lp_text text = {0};
+    lp_status status = LP_OK;
+    size_t length = strlen(path), end = length;
+    LP_TRY(lp_mem_text(&start, path, length, err));
+    real = realpath(start, NULL);
+    /* The longest part in front that exists; "" is the current folder. */
+    while (!real && end > 0) {
+        while (end > 0 && start[end - 1] != '/') end--;
+        while (end > 1 && start[end - 1] == '/') end--;
+        start[end] = '\0';
+        real = realpath(end > 0 ? start : ".", NULL);
+        if (end == 1) break;
+    }
+    LP_TRY(lp_text_format(&text, err, "%s", real ? real : "/"));
+    LP_TRY(add_components(path + end, &text, err));
+    *out = text.data;
+    text = (lp_text){0};
+out:
+    lp_text_release(&text);
+    lp_mem_free(start);
+    free(real); /* from realpath */
+    return status;
+}
+
 lp_status lp_path_make_folder_for(const char *path, lp_error *err) {
     char *folder = NULL;
     lp_status status = lp_path_folder(path, &folder, err);

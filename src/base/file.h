@@ -37,6 +37,9 @@ lp_path_kind lp_path_look(const char *path);
 lp_status lp_path_join(const char *folder, const char *path, char **out, lp_error *err);
 /* *out = the folder part of `path` ("." when it has none). Caller frees with lp_mem_free. */
 lp_status lp_path_folder(const char *path, char **out, lp_error *err);
+/* *out = the path from the root with links followed as far as it exists; "." and ".." of the rest are removed as text.
+ * Caller frees with lp_mem_free. */
+lp_status lp_path_resolve(const char *path, char **out, lp_error *err);
 /* Makes the folder that `path` lies in, and those above it, where they are missing. */
 lp_status lp_path_make_folder_for(const char *path, lp_error *err);
 

@@ -5,8 +5,10 @@
 #include "base/text.h"
 
 #include <dirent.h>
-#include <limits.h>
 #include <sys/stat.h>
+
+/* Of an output's path: names derived from it, and messages about it, need room as well. */
+enum { MAX_LENGTH = 2000 };
 
 /* A file of the job: made (an output) or only read. */
 typedef struct {
@@ -19,39 +21,6 @@ typedef struct {
     ino_t inode;
 } named_file;
 
-/* *out = the path from the root, "." and ".." and links resolved as far as it exists. */
-static lp_status resolve(const char *path, char **out, lp_error *err) {
-    char whole[PATH_MAX];
-    char *folder = NULL;
-    char *above = NULL;
-    lp_text text = {0};
-    lp_status status = LP_OK;
-    if (realpath(path, whole)) return lp_mem_text(out, whole, strlen(whole), err);
-    const char *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path;
-    LP_TRY(lp_path_folder(path, &folder, err));
-    /* What cannot be shortened further is compared as it is written. */
-    if (strcmp(folder, path) == 0 || *name == '\0') {
-        status = lp_mem_text(out, path, strlen(path), err);
-        goto out;
-    }
-    LP_TRY(resolve(folder, &above, err));
-    if (strcmp(name, "..") == 0 && strrchr(above, '/')) {
-        *strrchr(above, '/') = '\0';
-        LP_TRY(lp_text_format(&text, err, "%s", above));
-    } else if (strcmp(name, ".") == 0) {
-        LP_TRY(lp_text_format(&text, err, "%s", above));
-    } else {
-        LP_TRY(lp_text_format(&text, err, "%s/%s", above, name));
-    }
-    status = lp_mem_text(out, lp_text_get(&text), text.length, err);
-out:
-    lp_mem_free(folder);
-    lp_mem_free(above);
-    lp_text_release(&text);
-    return status;
-}
-
 static lp_status look(const char *place, const char *word, const char *path, named_file *out, lp_error *err) {
     struct stat found;
     *out = (named_file){.place = place, .word = word, .path = path};
@@ -60,7 +29,7 @@ static lp_status look(const char *place, const char *word, const char *path, nam
         out->device = found.st_dev;
         out->inode = found.st_ino;
     }
-    return resolve(path, &out->resolved, err);
+    return lp_path_resolve(path, &out->resolved, err);
 }
 
 static bool is_same(const named_file *a, const named_file *b) {
@@ -123,7 +92,10 @@ lp_status lp_job_check_files(const lp_job *job, lp_error *err) {
         if (!named[i].path) continue;
         LP_TRY(refuse_kind(job, named[i].place, named[i].path, err));
         LP_TRY(look(named[i].place, named[i].word, named[i].path, &outputs[n], err));
-        n++;
+        size_t length = strlen(outputs[n++].resolved);
+        if (length > MAX_LENGTH)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected a path of at most %d bytes, found %zu", job->file, named[i].place,
+                    MAX_LENGTH, length);
         for (size_t k = 0; k + 1 < n; k++)
             if (is_same(&outputs[k], &outputs[n - 1]))
                 LP_FAIL(LP_ERR_VALUE, "%s: %s: expected a file of its own, found %s (%s)", job->file, named[i].place,

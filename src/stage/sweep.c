@@ -297,11 +297,9 @@ static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_
     return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_SKIP_SPECIAL, out, err);
 }
 
-/* Why the row of the loaded pair was not run. */
-static void count_not_run(sweep *w, int64_t pair, size_t condition) {
-    lp_direction direction = w->plan.set.conditions[condition].direction;
-    lp_run_shape shape = {.n_prompt = w->session->n_prompt[direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN][pair]};
-    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shape);
+/* Why the row was not run; shapes: of the pair's unpatched run in each direction. */
+static void count_not_run(sweep *w, const lp_run_shape shapes[2], size_t condition) {
+    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shapes[w->plan.set.conditions[condition].direction]);
     (*(absent ? &w->conditions[condition].n_no_position : &w->conditions[condition].n_no_donor))++;
 }
 
@@ -313,8 +311,8 @@ static void say_not_run(const sweep *w) {
     }
     if (n_no_position + n_no_donor > 0)
         lp_log(LP_LOG_WARN,
-               "%lld rows were not run: in %lld the prompt lacks a position that the condition names, in %lld the "
-               "donor's run does",
+               "%lld rows were not run: in %lld the pair's own run lacks a position that the condition names, in %lld "
+               "the donor's run does",
                (long long)(n_no_position + n_no_donor), (long long)n_no_position, (long long)n_no_donor);
 }
 
@@ -338,6 +336,9 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         if (!w->included[i]) continue;
+        lp_run_shape shapes[2] = {{0}};
+        for (int d = 0; d < 2; d++)
+            if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
         LP_TRY(lp_record_file_load(rows, i, err));
         const int32_t *tokens = lp_record_file_field(rows, tokens_field);
         const uint8_t *changed = lp_record_file_field(rows, changed_field);
@@ -345,7 +346,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
-            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, i, k);
+            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, shapes, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_record_file_read(w->context.store, i,

@@ -126,14 +126,34 @@ static void warn_of_context(const lp_sweep_context *w, const lp_sweep_unit *u, i
                    w->session->pairs.pairs[pair].id, lp_direction_names()[d], k == 0 ? "clean" : "corrupted");
 }
 
+lp_status lp_sweep_unit_shape(const lp_sweep_context *w, int64_t pair, int d, lp_run_shape *out, lp_error *err) {
+    const lp_session *s = w->session;
+    const lp_store_layout *layout = w->plan->layout;
+    int side = recipient_of(d);
+    int32_t n_tokens = 0;
+    uint8_t ended = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_record_file_read(w->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN),
+                               &n_tokens, err));
+    LP_TRY(lp_record_file_read(w->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_ENDED),
+                               &ended, err));
+    /* The last token of an answer that was cut off is not fed back. */
+    *out = (lp_run_shape){.config = &s->model.config,
+                          .protocol = s->job.protocol,
+                          .n_prompt = s->n_prompt[side][pair],
+                          .n_answer = s->vocabulary.n_answer_start + n_tokens - (ended ? 0 : 1)};
+out:
+    return status;
+}
+
 static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, int d, lp_error *err) {
     const lp_session *s = w->session;
     int side = recipient_of(d);
     lp_status status = LP_OK;
     LP_TRY(lp_session_prompt(s, pair, side, &u->prompts[d], err));
     LP_TRY(lp_donor_table_gather(&w->donors[d], w->store, pair, u->gathering[d], err));
-    lp_run_shape shape = {
-        .config = &s->model.config, .protocol = s->job.protocol, .n_prompt = (int32_t)u->prompts[d].n};
+    lp_run_shape shape;
+    LP_TRY(lp_sweep_unit_shape(w, pair, d, &shape, err));
     size_t i = 0;
     for (size_t k = 0; k < u->n_distinct[d]; k++) {
         lp_edit_sequence *edits = &u->edits[d][i];

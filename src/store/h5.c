@@ -15,6 +15,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "checksums are over li
 enum { H5_MAX_TEXT_ATTRIBUTE = 64 << 20 };
 
 lp_status lp_h5_begin(lp_error *err) {
+    /* The variable counts more than the access list, and HDF5 reads it once, when it starts. The lock is lock.h. */
+    const char *locking = getenv("HDF5_USE_FILE_LOCKING");
+    if ((!locking || strcmp(locking, "FALSE") != 0) && setenv("HDF5_USE_FILE_LOCKING", "FALSE", 1) != 0)
+        return lp_fail(err, LP_ERR_MEMORY, "HDF5 cannot be started: %s", strerror(errno));
     if (H5open() < 0 || H5Eset_auto2(H5E_DEFAULT, NULL, NULL) < 0)
         return lp_fail(err, LP_ERR_HDF5, "HDF5 cannot be started");
     return LP_OK;

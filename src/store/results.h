@@ -39,7 +39,7 @@ typedef struct {
     bool identity; /* must change nothing: writes back what is there */
     int32_t same_as;
     /* Rows of included pairs that could not be run, by reason; for the summary only. */
-    int64_t n_no_position; /* the recipient's prompt lacks the position */
+    int64_t n_no_position; /* the recipient's run lacks the position */
     int64_t n_no_donor;    /* the donor's run lacks it */
 } lp_result_condition;
 

@@ -445,6 +445,45 @@ static void test_paths(void **state) {
     }
 }
 
+/* Links and folders that exist are followed; the rest is text. As deep as a path may be. */
+static void test_resolve(void **state) {
+    (void)state;
+    static const struct {
+        const char *path, *end;
+    } cases[] = {{"test_base.dir/real/x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/x", "/test_base.dir/real/x"},
+                 {"./test_base.dir//link/./x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/new/../x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/../x", "/test_base.dir/x"},
+                 {"test_base.dir/link", "/test_base.dir/real"},
+                 {"test_base.new", "/test_base.new"}};
+    lp_error err = {0};
+    char *out = NULL;
+    assert_int_equal(lp_path_make_folder_for("test_base.dir/real/x", &err), LP_OK);
+    assert_int_equal(symlink("real", "test_base.dir/link"), 0);
+    char *here = realpath(".", NULL);
+    assert_non_null(here);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(lp_path_resolve(cases[i].path, &out, &err), LP_OK);
+        if (strncmp(out, here, strlen(here)) != 0 || strcmp(out + strlen(here), cases[i].end) != 0)
+            fail_msg("%s: found %s", cases[i].path, out);
+        lp_mem_free(out);
+    }
+    free(here);
+    assert_int_equal(lp_path_resolve("/../..//no such/../x", &out, &err), LP_OK);
+    assert_string_equal(out, "/x");
+    lp_mem_free(out);
+    char deep[2 * 2000 + 2] = "/";
+    for (size_t i = 0; i < 2000; i++) memcpy(deep + 1 + 2 * i, i == 0 ? "n/" : "d/", 2);
+    deep[2 * 2000] = '\0';
+    assert_int_equal(lp_path_resolve(deep, &out, &err), LP_OK);
+    assert_string_equal(out, deep);
+    lp_mem_free(out);
+    assert_int_equal(unlink("test_base.dir/link"), 0);
+    assert_int_equal(rmdir("test_base.dir/real"), 0);
+    assert_int_equal(rmdir("test_base.dir"), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_widen_every_value),
                                        cmocka_unit_test(test_narrow_every_boundary),
@@ -460,6 +499,7 @@ int main(void) {
                                        cmocka_unit_test(test_files),
                                        cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_write_to_links_and_pipes),
-                                       cmocka_unit_test(test_paths)};
+                                       cmocka_unit_test(test_paths),
+                                       cmocka_unit_test(test_resolve)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
