@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <math.h>
 #include <sched.h>
@@ -148,9 +149,8 @@ static void visit_cpu(const lp_host_sources *sources, const char *folder, bool v
 /* ---- Slurm ------------------------------------------------------------------------------------------------------- */
 
 static double number_of(const char *text) {
-    char *end = NULL;
-    double value = text ? strtod(text, &end) : 0;
-    return text && end != text && *end == '\0' && value > 0 ? value : 0;
+    double value = 0;
+    return text && lp_read_number(text, &value) && value > 0 ? value : 0;
 }
 
 static double slurm_bytes(const lp_host_sources *sources) {

@@ -1,5 +1,6 @@
 #include "cli/job_command.h"
 #include "cli/outputs.h"
+#include "cli/print.h"
 #include "stage/check.h"
 
 static const char help[] =
@@ -15,9 +16,8 @@ static lp_status body(lp_session *session, lp_error *err) {
     lp_status status = lp_stage_check(session, LP_CHECK_STORE, &standing, err);
     if (status == LP_OK) status = lp_stage_cache(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
-    lp_print_cache_report(session, &report);
-    lp_print_path("store", session->job.store.file);
-    return LP_OK;
+    status = lp_print_cache_report(session, &report, err);
+    return status == LP_OK ? lp_print_path("store", session->job.store.file, err) : status;
 }
 
 int lp_cmd_cache(int argc, char **argv) {

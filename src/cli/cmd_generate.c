@@ -1,6 +1,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/arguments.h"
+#include "cli/print.h"
 #include "job/job.h"
 #include "patch/lens.h"
 #include "thought/reference.h"
@@ -54,7 +55,9 @@ static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err
     for (int32_t i = 0; i < top; i++) {
         lp_text_clear(&text);
         LP_TRY(lp_lens_show(g->tokenizer, &g->vocabulary, best[i], &text, err));
-        printf("  %6.2f \"%s\"", (double)log_probability[i], lp_text_get(&text));
+        printf("  %6.2f \"", (double)log_probability[i]);
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
+        printf("\"");
         if (strstr(lp_text_get(&text), REPLACEMENT)) printf(" (%d)", best[i]);
     }
     printf("\n");
@@ -118,7 +121,9 @@ static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers
             LP_TRY(print_top(g, p * c->n_layers + l, top, err));
         }
     LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err));
-    printf("answer: %s\n", lp_text_get(&text));
+    printf("answer: ");
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
+    printf("\n");
     int32_t positions = request.n_prompt + request.n_steps + g->vocabulary.n_answer_start + result.n_tokens;
     fprintf(stderr, "%d prompt tokens, %d answer tokens%s, %.1f positions/s (reference executor)\n", request.n_prompt,
             result.n_tokens, result.ended ? "" : " (limit reached)", positions / took);

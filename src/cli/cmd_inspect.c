@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "cli/arguments.h"
+#include "cli/print.h"
 #include "job/job.h"
 
 /* The job's protocol on this model, in words. */
@@ -62,8 +63,7 @@ int lp_cmd_inspect(int argc, char **argv) {
     LP_TRY(lp_model_load(&source, &model, err));
     LP_TRY(lp_model_inspect(&model, json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
     if (!base && !json) LP_TRY(add_protocol(&job, &model, &text, err));
-    printf("%s", lp_text_get(&text));
-    if (text.length && text.data[text.length - 1] != '\n') printf("\n");
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);
     lp_model_close(&model);

@@ -1,5 +1,6 @@
 /* `latentpatch pairs make | check | convert`: pair files from word problems. */
 #include "cli/arguments.h"
+#include "cli/print.h"
 
 #include "base/file.h"
 #include "problems/pair_check.h"
@@ -342,7 +343,7 @@ static lp_status run_check(int argc, char **argv, bool *unsound, lp_error *err) 
     LP_TRY(lp_pairs_parse(lp_text_get(&text), text.length, path, &load, &set, err));
     LP_TRY(lp_pairs_check(&set, &check, &report, err));
     LP_TRY(lp_check_print(&set, &check, &report, &table, err));
-    fputs(lp_text_get(&table), stdout);
+    LP_TRY(lp_print(lp_text_get(&table), LP_PRINT_BLOCK, err));
     *unsound = report.n_sound < set.n;
     if (listing) {
         lp_text_clear(&table);
@@ -407,8 +408,6 @@ int lp_cmd_pairs(int argc, char **argv) {
         status = run_convert(argc - 1, argv + 1, &err);
     else
         status = lp_fail(&err, LP_ERR_USAGE, "expected make, check or convert");
-    if (fflush(stdout) != 0 && status == LP_OK)
-        status = lp_fail(&err, LP_ERR_IO, "standard output: %s", strerror(errno));
     if (status == LP_ERR_USAGE) return lp_exit_usage("pairs", &err);
     if (status != LP_OK) return lp_exit_with(NULL, status, &err);
     return failed ? LP_EXIT_ERROR : LP_EXIT_OK;

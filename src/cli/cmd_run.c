@@ -20,7 +20,7 @@ static lp_status body(lp_session *session, lp_error *err) {
                 session->job.file);
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     LP_TRY(lp_stage_cache(session, &cached, err));
-    if (first) lp_print_cache_report(session, &cached);
+    if (first) LP_TRY(lp_print_cache_report(session, &cached, err));
     LP_TRY(lp_stage_sweep(session, &swept, err));
     if (first && swept.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
     if (first) LP_TRY(lp_print_results(session, err));

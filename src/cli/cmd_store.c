@@ -1,5 +1,6 @@
 #include "base/memory.h"
 #include "cli/arguments.h"
+#include "cli/print.h"
 #include "store/store_admin.h"
 
 static const char help[] =
@@ -108,7 +109,8 @@ int lp_cmd_store(int argc, char **argv) {
         return LP_EXIT_OK;
     }
     lp_status status = run_verb(&operands, &o, &out, err);
-    printf("%s", lp_text_get(&out));
+    lp_status printed = lp_print(lp_text_get(&out), LP_PRINT_BLOCK, status == LP_OK ? err : NULL);
+    if (status == LP_OK) status = printed;
     lp_text_release(&out);
     return status == LP_ERR_USAGE ? lp_exit_usage("store", err) : lp_exit_with(NULL, status, err);
 }

@@ -1,4 +1,5 @@
 #include "cli/arguments.h"
+#include "cli/print.h"
 #include "report/lens_table.h"
 #include "report/outcome_table.h"
 
@@ -17,13 +18,13 @@ static lp_status print_lens(lp_results *results, const char *pair, bool csv, lp_
     lp_status status = LP_OK;
     if (!csv) {
         LP_TRY(pair ? lp_lens_pair_table(results, pair, &text, err) : lp_lens_table(results, &text, err));
-        printf("%s", lp_text_get(&text));
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
         goto out;
     }
     LP_TRY(lp_lens_csv_heading(&text, err));
     for (int64_t i = 0; i < lp_results_n_pairs(results); i++) {
         LP_TRY(lp_lens_csv_pair(results, i, &text, err));
-        printf("%s", lp_text_get(&text));
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
         lp_text_clear(&text);
     }
 out:
@@ -64,7 +65,7 @@ int lp_cmd_summary(int argc, char **argv) {
         goto out;
     }
     LP_TRY(lp_outcome_table(results, all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
-    printf("%s", lp_text_get(&text));
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);
     lp_results_free(results);

@@ -1,5 +1,7 @@
 #include "base/build.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/print.h"
 
 #include <unistd.h>
 
@@ -47,7 +49,7 @@ static void let_threads_sleep(char **argv) {
     (void)execv(self, argv);
 }
 
-int main(int argc, char **argv) {
+static int run(int argc, char **argv) {
     if (argc < 2) {
         print_help(stderr);
         return LP_EXIT_USAGE;
@@ -67,6 +69,12 @@ int main(int argc, char **argv) {
             let_threads_sleep(argv);
             return commands[i].run(argc - 2, argv + 2);
         }
-    fprintf(stderr, "latentpatch: error: unknown command %s (latentpatch --help)\n", word);
-    return LP_EXIT_USAGE;
+    lp_error err;
+    lp_fail(&err, LP_ERR_USAGE, "unknown command %.60s (latentpatch --help)", word);
+    return lp_exit_with(NULL, LP_ERR_USAGE, &err);
+}
+
+int main(int argc, char **argv) {
+    lp_print_begin();
+    return lp_print_end(run(argc, argv));
 }

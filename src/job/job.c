@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "patch/lens.h"
 
 enum { JOB_MAX_BYTES = 16 << 20 };
@@ -105,8 +106,10 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
     const char *equals = strchr(setting, '=');
     if (!equals || equals == setting)
         return lp_fail(err, LP_ERR_USAGE, "--set %.100s: expected section.key=value", setting);
-    cJSON *value = cJSON_ParseWithOpts(equals + 1, NULL, 1);
-    if (!value) value = cJSON_CreateString(equals + 1);
+    cJSON *value = NULL;
+    lp_json view;
+    if (lp_json_parse(equals + 1, strlen(equals + 1), "--set", &value, &view, NULL) != LP_OK)
+        value = cJSON_CreateString(equals + 1);
     cJSON *node = document;
     const char *p = setting;
     while (value) {
@@ -116,13 +119,12 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
         memcpy(key, p, n);
         key[n] = '\0';
         bool last = p + n == equals;
-        char *end = NULL;
-        long index = strtol(key, &end, 10);
-        bool is_index = cJSON_IsArray(node) && *end == '\0';
+        int64_t index = -1;
+        bool is_index = cJSON_IsArray(node) && lp_read_integer(key, INT32_MIN, INT32_MAX, &index);
         if (is_index && (index < 0 || index >= cJSON_GetArraySize(node))) {
             cJSON_Delete(value);
-            return lp_fail(err, LP_ERR_USAGE, "--set %.100s: %.*s: expected an index below %d, found %ld", setting,
-                           (int)(p - setting - 1), setting, cJSON_GetArraySize(node), index);
+            return lp_fail(err, LP_ERR_USAGE, "--set %.100s: %.*s: expected an index below %d, found %s", setting,
+                           (int)(p - setting - 1), setting, cJSON_GetArraySize(node), key);
         }
         if (!is_index && !cJSON_IsObject(node)) break;
         if (last && is_index) {
@@ -458,13 +460,10 @@ static lp_status read_readout(lp_job *job, const lp_json *root, lp_error *err) {
     status = lp_json_string(&value, &text, err);
     if (status != LP_OK) return status;
     size_t n = sizeof words - 1;
-    if (strncmp(text, words, n) == 0 && text[n] >= '1' && text[n] <= '9') {
-        char *end = NULL;
-        long top = strtol(text + n, &end, 10);
-        if (!*end && top <= LP_MAX_LENS_TOP) {
-            job->lens_top = (int32_t)top;
-            return LP_OK;
-        }
+    int64_t top = 0;
+    if (strncmp(text, words, n) == 0 && lp_read_integer(text + n, 1, LP_MAX_LENS_TOP, &top)) {
+        job->lens_top = (int32_t)top;
+        return LP_OK;
     }
     return lp_json_fail(&value, err, "\"logit_lens top K\" with K from 1 to %d", LP_MAX_LENS_TOP);
 }
@@ -532,11 +531,13 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
                  {"TB", 1e12}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
     if (lp_json_is_number(value)) return lp_json_int(value, 0, INT64_C(1) << 53, out, err);
     const char *text = lp_json_is_string(value) ? value->node->valuestring : "";
-    char *end = NULL;
-    double number = strtod(text, &end);
-    bool plain = end != text && strspn(text, "0123456789.") == (size_t)(end - text);
+    char digits[64];
+    double number = 0;
+    size_t n = strspn(text, "0123456789.");
+    snprintf(digits, sizeof digits, "%.*s", (int)n, text);
+    bool plain = n < sizeof digits && lp_read_number(digits, &number);
     for (size_t i = 0; plain && i < sizeof units / sizeof units[0]; i++)
-        if (strcmp(end, units[i].unit) == 0 && number * units[i].bytes < 9e15) {
+        if (strcmp(text + n, units[i].unit) == 0 && number * units[i].bytes < 9e15) {
             *out = (int64_t)(number * units[i].bytes);
             return LP_OK;
         }

@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +37,7 @@ static holder describe_self(void) {
     const char *job = getenv("SLURM_JOB_ID");
     const char *restart = getenv("SLURM_RESTART_COUNT");
     if (job) snprintf(self.slurm_job, sizeof self.slurm_job, "%.63s", job);
-    if (restart) self.slurm_restart = strtol(restart, NULL, 10);
+    if (restart) (void)lp_read_integer(restart, 0, INT64_MAX, &self.slurm_restart);
     return self;
 }
 

@@ -4,6 +4,8 @@
 #include "base/dtype.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
+#include "base/printable.h"
 #include "base/reader.h"
 #include "base/text.h"
 
@@ -251,9 +253,9 @@ static void test_errors(void **state) {
     (void)state;
     lp_error err = {0};
     assert_int_equal(lp_fail(&err, LP_ERR_VALUE, "%s: bad\n\x1b[31mred\x7f", "f"), LP_ERR_VALUE);
-    assert_string_equal(err.text, "f: bad??[31mred?");
+    assert_string_equal(err.text, "f: bad\\n\\x1b[31mred\\u007f");
     assert_int_equal(lp_error_prefix(&err, "pair %d", 3), LP_ERR_VALUE);
-    assert_string_equal(err.text, "pair 3: f: bad??[31mred?");
+    assert_string_equal(err.text, "pair 3: f: bad\\n\\x1b[31mred\\u007f");
     assert_int_equal(lp_fail(NULL, LP_ERR_IO, "x"), LP_ERR_IO);
     char big[3 * LP_ERROR_TEXT];
     memset(big, 'x', sizeof big - 1);
@@ -263,6 +265,71 @@ static void test_errors(void **state) {
     lp_error_prefix(&err, "%s", big);
     assert_true(strlen(err.text) < LP_ERROR_TEXT);
     for (int s = LP_ERR_UNSUPPORTED; s <= LP_OK; s++) assert_string_not_equal(lp_status_name((lp_status)s), "unknown");
+}
+
+/* What a terminal could obey, and what it may show. */
+static void test_printable(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *line, *block;
+    } cases[] = {
+        {"plain \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \\n", NULL, NULL},
+        {"a\nb\tc\r", "a\\nb\\tc\\r", "a\nb\tc\\r"},
+        {"\x1b[31m\x07\x7f", "\\x1b[31m\\x07\\u007f", "\\x1b[31m\\x07\\u007f"},
+        {"\xc2\x9b\x33m", "\\u009b3m", "\\u009b3m"},                         /* CSI as one character */
+        {"\xe2\x80\xae<\xe2\x80\xa8", "\\u202e<\\u2028", "\\u202e<\\u2028"}, /* right to left, line separator */
+        {"\x9b\xff\xc3", "\\x9b\\xff\\xc3", "\\x9b\\xff\\xc3"},              /* no UTF-8 */
+        {"\xc1\xa1\xed\xa0\x80", "\\xc1\\xa1\\xed\\xa0\\x80", NULL},         /* overlong, a surrogate */
+        {"\xe0\x80\x8a\xf4\x90\x80\x80", "\\xe0\\x80\\x8a\\xf4\\x90\\x80\\x80", NULL}, /* overlong, beyond Unicode */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *line = cases[i].line ? cases[i].line : cases[i].text;
+        const char *block = cases[i].block ? cases[i].block : line;
+        lp_text text = {0};
+        lp_error err = {0};
+        assert_int_equal(lp_text_add_printable(&text, cases[i].text, LP_PRINT_LINE, &err), LP_OK);
+        assert_string_equal(lp_text_get(&text), line);
+        lp_text_clear(&text);
+        assert_int_equal(lp_text_add_printable(&text, cases[i].text, LP_PRINT_BLOCK, &err), LP_OK);
+        assert_string_equal(lp_text_get(&text), block);
+        lp_text_release(&text);
+    }
+    char room[6];
+    assert_int_equal(lp_printable("abc\x1b-", 5, LP_PRINT_LINE, room, sizeof room), 8);
+    assert_string_equal(room, "abc"); /* no half of an escape, and nothing after it */
+    assert_int_equal(lp_printable("", 0, LP_PRINT_LINE, room, sizeof room), 0);
+    assert_string_equal(room, "");
+}
+
+static void test_numbers(void **state) {
+    (void)state;
+    static const char *const refused[] = {
+        "", " 1", "1 ", "+1", "1x", "0x10", "--1", "1.", "1.0", "1e3", "x", "- 1", "9223372036854775808", "nan"};
+    static const struct {
+        const char *text;
+        double value;
+    } numbers[] = {{"32", 32}, {"-0.5", -0.5}, {"1e-3", 1e-3}, {".5", 0.5}, {"2.E+2", 200}, {"007", 7}};
+    static const char *const no_numbers[] = {"",   "32x", "1e", "1e400", "inf", "nan", "0x1p3", " 1",
+                                             "1 ", "+1",  ".",  "1,5",   "-",   "e5",  "1e+",   "1.5.2"};
+    int64_t integer = 77;
+    double number = 77;
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (lp_read_integer(refused[i], INT64_MIN, INT64_MAX, &integer) || integer != 77)
+            fail_msg("\"%s\" was read", refused[i]);
+    assert_true(lp_read_integer("-12", -12, 5, &integer) && integer == -12);
+    assert_false(lp_read_integer("-13", -12, 5, &integer));
+    assert_false(lp_read_integer("6", -12, 5, &integer));
+    assert_true(lp_read_integer("9223372036854775807", 0, INT64_MAX, &integer) && integer == INT64_MAX);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (!lp_read_number(numbers[i].text, &number) || number != numbers[i].value)
+            fail_msg("\"%s\": expected %g, found %g", numbers[i].text, numbers[i].value, number);
+    for (size_t i = 0; i < sizeof no_numbers / sizeof no_numbers[0]; i++)
+        if (lp_read_number(no_numbers[i], &number)) fail_msg("\"%s\" was read", no_numbers[i]);
+    const char *list = "12,3";
+    assert_true(lp_take_integer(&list, 12, &integer) && integer == 12 && strcmp(list, ",3") == 0);
+    assert_false(lp_take_integer(&list, 12, &integer));
+    list = "7";
+    assert_false(lp_take_integer(&list, 6, &integer));
 }
 
 /* FIPS 180-4's examples. */
@@ -494,6 +561,8 @@ int main(void) {
                                        cmocka_unit_test(test_grow),
                                        cmocka_unit_test(test_text),
                                        cmocka_unit_test(test_errors),
+                                       cmocka_unit_test(test_printable),
+                                       cmocka_unit_test(test_numbers),
                                        cmocka_unit_test(test_digest),
                                        cmocka_unit_test(test_checksum),
                                        cmocka_unit_test(test_files),
