@@ -7,12 +7,6 @@
 
 #include <time.h>
 
-static const char help[] =
-    "usage: latentpatch plan JOB.json [--set section.key=value]...\n\n"
-    "A dry run: reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal\n"
-    "cells, forward passes with and without sharing, memory, bytes, and how the store stands. Runs nothing and writes nothing;\n"
-    "what `run` would refuse before its first pair is an error here too.\n";
-
 /* Rate of the model's own MLP product in batches of rows as the sweep mostly has them, on what a rank would use. */
 static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp_error *err) {
     enum { CPU_ROWS = 256 };
@@ -82,7 +76,8 @@ out:
     return status;
 }
 
-static lp_status body(lp_session *session, lp_error *err) {
+static lp_status body(lp_session *session, const void *options, lp_error *err) {
+    (void)options;
     lp_sweep_plan plan = {0};
     lp_standing standing;
     lp_estimate e;
@@ -136,6 +131,29 @@ out:
     return status;
 }
 
-int lp_cmd_plan(int argc, char **argv) {
-    return lp_job_command("plan", help, argc, argv, body);
+typedef struct {
+    lp_job_options job;
+} plan_options;
+
+static const lp_option table[] = {LP_JOB_OPTIONS(plan_options)};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    plan_options options = {0};
+    return lp_job_command(command, argc, argv, &options.job, body);
 }
+
+const lp_command lp_cmd_plan = {
+    .name = "plan",
+    .summary = "what a job will do: conditions, dead cells, work; computes nothing",
+    .usage = (const char *const[]){"JOB.json [options]", NULL},
+    .description =
+        "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
+        "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs nothing "
+        "and writes nothing. What `run` would refuse before its first pair is an error here too.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one job file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

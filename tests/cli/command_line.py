@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import unittest
 from pathlib import Path
 
 import harness
@@ -142,6 +145,189 @@ class Texts(Case):
         words = ("--base", model["base"], "--codi", evil, "--lora-alpha", "32")
         self.check("inspect", *words, shown=False)
         json.loads(self.latentpatch("inspect", *words, "--json").out)
+
+
+COMMANDS = (
+    *("run", "cache", "sweep", "summary", "plan", "inspect", "tokenize", "generate", "pairs make", "pairs check"),
+    *("pairs convert", "store info", "store verify", "store archive", "store export", "store merge", "completion", "man"),
+)
+
+
+def options_of(text: str) -> set[str]:
+    """The options that a help text lists, each at the beginning of a line."""
+    return set(re.findall(r"(?m)^  (--?[a-z][a-z-]*)", text))
+
+
+class Table(Case):
+    """Help, manual page and completions come out of the table by which command lines are read."""
+
+    def table(self) -> dict[str, set[str]]:
+        return {name: options_of(self.succeed(*name.split(), "--help").out) for name in COMMANDS}
+
+    def test_every_command(self) -> None:
+        listed = self.succeed("--help").out
+        for name in COMMANDS:
+            with self.subTest(name=name):
+                self.assertRegex(listed, rf"(?m)^  {name} +\S")
+                run = self.succeed(*name.split(), "--help")
+                self.assertTrue(run.out.startswith(f"usage: latentpatch {name}"), run.out)
+                self.assertLessEqual(max(map(len, run.out.splitlines())), 110)
+                self.assertEqual(self.succeed(*name.split(), "-h").out, run.out)
+                version = self.succeed(*name.split(), "--version").out
+                self.assertRegex(version, r"^latentpatch \d+\.\d+\.\d+ \(([0-9a-f]{7,40}(-dirty)?|unknown)\), ")
+                self.assertEqual(version, self.succeed("--version").out)
+
+    def test_groups(self) -> None:
+        for group in ("pairs", "store"):
+            every = self.succeed(group, "--help").out
+            for name in COMMANDS:
+                if name.startswith(group):
+                    self.assertIn(self.succeed(*name.split(), "--help").out, every)
+
+    def test_every_option_needs_its_value(self) -> None:
+        """What the help says of a value is what the command line is held to."""
+        for name in COMMANDS:
+            text = re.sub(r"\n {20,}", " ", self.succeed(*name.split(), "--help").out)
+            for option, value, rest in re.findall(r"(?m)^  (--?[a-z][a-z-]*)(?: ([A-Z]\S*))?(.*)$", text):
+                with self.subTest(name=name, option=option):
+                    words = name.split()
+                    if not value:
+                        self.assert_error(self.latentpatch(*words, f"{option}=1"), "takes no value", code=2)
+                        continue
+                    self.assert_error(self.latentpatch(*words, option), f"{option} needs a value", code=2)
+                    if "; an integer" in rest:
+                        for wrong in ("1x", "", " 1", "1.5", "0x1", "99999999999999999999"):
+                            run = self.latentpatch(*words, option, wrong)
+                            self.assert_error(run, f"{option}: expected an integer", f'found "{wrong}"', code=2)
+                    elif "; a positive number" in rest or "; a number between" in rest:
+                        for wrong in ("32x", "nan", "inf", "-1", "0", "1,5"):
+                            run = self.latentpatch(*words, option, wrong)
+                            self.assert_error(run, f"{option}: expected a number", f'found "{wrong}"', code=2)
+                    elif choices := re.search("; one of (.*)", rest):
+                        run = self.latentpatch(*words, option, "bogus")
+                        self.assert_error(run, f"expected one of {choices.group(1)}", code=2)
+
+    def test_documented_options_are_there(self) -> None:
+        """Every option that a page or a script gives to the program is one that the command has."""
+        table = self.table()
+        names = "|".join(sorted(COMMANDS, key=len, reverse=True))
+        call = re.compile(rf"(?<![\w-])latentpatch(?:\"|')? ({names})\b([^\n|;`]*)")
+        root = harness.ROOT
+        files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("jobs/*"), *root.glob("slurm/**/*")]
+        files += [*root.glob("schemas/*"), *root.glob("analysis/*.md"), *root.glob("bench/*.md")]
+        found = 0
+        for file in files:
+            if not file.is_file():
+                continue
+            for command, rest in call.findall(file.read_text().replace("\\\n", " ")):
+                for option in re.findall(r"(?<![\w-])(--?[a-z][a-z-]+)", rest):
+                    found += 1
+                    self.assertIn(option, table[command] | {"--help", "--version"}, f"{file}: {command} {rest}")
+        self.assertGreater(found, 5)
+
+    def test_manual_page(self) -> None:
+        page = self.succeed("man").out
+        file = self.folder / "latentpatch.1"
+        file.write_text(page)
+        plain = page.replace("\\-", "-")
+        for name, options in self.table().items():
+            section = plain.split(f".SS {name}\n")[1].split("\n.S")[0]
+            self.assertEqual(set(re.findall(r"(?m)^\.B (--?[a-z][a-z-]*)", section)), options)
+        if shutil.which("groff"):
+            run = subprocess.run(["groff", "-ww", "-man", "-Tutf8", file], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+            self.assertIn("--lora-alpha", re.sub(".\b", "", run.stdout))
+        if shutil.which("mandoc"):
+            run = subprocess.run(["mandoc", "-T", "lint", "-W", "error", file], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stdout), (0, ""))
+        if shutil.which("man"):
+            run = subprocess.run(["man", "-l", file], capture_output=True, text=True)
+            self.assertEqual((run.returncode, run.stderr), (0, ""))
+
+
+class Completion(Case):
+    """The scripts are run by the shells; zsh and fish where they are installed, which CI says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.folder / "job.json").touch()
+        (self.folder / "folder").mkdir()
+        bin = self.folder / "bin"
+        bin.mkdir()
+        (bin / "latentpatch").symlink_to(Path(harness.program).resolve())
+        self.environment = os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "HOME": str(self.folder)}
+
+    CASES = (
+        ("latentpatch sto", {"store"}),
+        ("latentpatch s", {"store", "summary", "sweep"}),
+        ("latentpatch store ver", {"verify"}),
+        ("latentpatch run --q", {"--quiet"}),
+        ("latentpatch store merge --pair", {"--pair-file-digest"}),
+        ("latentpatch pairs make --format gsm", {"gsm8k", "gsm8k-aug", "gsm-plus"}),
+        ("latentpatch pairs convert --to original-", {"original-flat"}),
+        ("latentpatch completion z", {"zsh"}),
+        ("latentpatch run j", {"job.json"}),
+    )
+
+    def shell(self, name: str, script: str) -> str:
+        run = subprocess.run(
+            [name, "-c", script], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual((run.returncode, run.stderr), (0, ""), script)
+        return run.stdout
+
+    def test_bash(self) -> None:
+        (self.folder / "script").write_text(self.succeed("completion", "bash").out)
+        run = """set -eu; source ./script; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _latentpatch; printf '%s\\n' "${{COMPREPLY[@]}}" """
+        self.assertIn("_latentpatch", self.shell("bash", "source ./script; complete -p latentpatch"))
+        for line, wanted in self.CASES:
+            with self.subTest(line=line):
+                self.assertEqual(set(self.shell("bash", run.format(words=line)).split()), wanted)
+        every = set(self.shell("bash", run.format(words="latentpatch pairs check --")).split())
+        self.assertEqual(every - {"--help", "--version"}, options_of(self.succeed("pairs", "check", "--help").out))
+        folders = self.shell("bash", run.format(words="latentpatch generate --base ''"))
+        self.assertEqual(set(folders.split()), {"folder", "bin"})
+
+    @unittest.skipUnless(shutil.which("fish"), "fish was not found")
+    def test_fish(self) -> None:
+        (self.folder / "script").write_text(self.succeed("completion", "fish").out)
+        for line, wanted in self.CASES:
+            with self.subTest(line=line):
+                found = self.shell("fish", f"source ./script; complete -C '{line}'")
+                self.assertEqual({row.split("\t")[0] for row in found.splitlines()}, wanted)
+
+    @unittest.skipUnless(shutil.which("zsh"), "zsh was not found")
+    def test_zsh(self) -> None:
+        """In a terminal of its own: the line is written, Tab is pressed, and what the line became is printed."""
+        (self.folder / "_latentpatch").write_text(self.succeed("completion", "zsh").out)
+        driver = r"""
+            fpath=($PWD $fpath); autoload -U compinit; compinit -u -d $PWD/dump
+            zmodload zsh/zpty
+            zpty z zsh -f -i
+            zpty -w z "PS1=; fpath=($PWD \$fpath); autoload -U compinit; compinit -u -d $PWD/dump2"
+            zpty -w z 'bindkey "^I" complete-word; done-line() { print -r -- "<<$BUFFER>>"; BUFFER=; zle accept-line }'
+            zpty -w z 'zle -N done-line; bindkey "^X" done-line; print ready-$((1+1))'
+            zpty -r z answer '*ready-2*'
+            zpty -w -n z "$1"$'\t'$'\x18'
+            zpty -r z answer '*>>*'
+            print -r -- "$answer"
+        """
+        for line, wanted in self.CASES:
+            if len(wanted) > 1:
+                continue
+            with self.subTest(line=line):
+                run = subprocess.run(
+                    ["zsh", "-f", "-c", driver, "zsh", line],
+                    cwd=self.folder,
+                    env=self.environment | {"TERM": "dumb"},
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                )
+                before = line.rsplit(" ", 1)[0]
+                found = re.findall(r"<<(.*)>>", run.stdout)
+                self.assertEqual([text.rstrip() for text in found], [f"{before} {next(iter(wanted))}"], run.stdout + run.stderr)
 
 
 if __name__ == "__main__":
