@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "store/lock.h"
 #include "store/record_file_internal.h"
 
 #include <cjson/cJSON.h>
@@ -218,6 +219,8 @@ lp_status lp_store_archive(const char *path, const char *archive, lp_text *out, 
     lp_status status = LP_OK;
     lp_text temporary = {0};
     lp_record_file *file = NULL;
+    lp_lock *lock = NULL;
+    LP_TRY(lp_lock_take(archive, &lock, err));
     LP_TRY(refuse_existing(archive, err));
     LP_TRY(lp_record_file_open_read(path, &file, err));
     LP_TRY(lp_text_format(&temporary, err, "%s.tmp", archive));
@@ -230,6 +233,7 @@ lp_status lp_store_archive(const char *path, const char *archive, lp_text *out, 
 out:
     lp_record_file_close(file);
     if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_lock_release(lock);
     lp_text_release(&temporary);
     return status;
 }
@@ -449,7 +453,9 @@ lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *m
     lp_text temporary = {0};
     merger m = {0};
     int64_t n_done = 0;
+    lp_lock *lock = NULL;
     if (n_paths == 0) LP_FAIL(LP_ERR_USAGE, "merge: no stores named");
+    LP_TRY(lp_lock_take(merged, &lock, err));
     LP_TRY(refuse_existing(merged, err));
     LP_TRY(open_inputs(&m, paths, n_paths, pair_file == NULL, err));
     LP_TRY(match_pairs(&m, err));
@@ -462,6 +468,7 @@ lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *m
 out:
     release_merger(&m);
     if (status != LP_OK && temporary.data) unlink(temporary.data);
+    lp_lock_release(lock);
     lp_text_release(&temporary);
     return status;
 }
