@@ -6,7 +6,7 @@
 lp_build_needs=(
   git=git cmake=cmake ninja=ninja-build gcc=gcc pkg-config=pkg-config mpirun=openmpi-bin h5dump=hdf5-tools
   dev/ompi-c=libopenmpi-dev dev/hdf5-openmpi=libhdf5-openmpi-dev dev/libcjson=libcjson-dev dev/libpcre2-8=libpcre2-dev
-  dev/openblas=libopenblas-dev dev/libcrypto=libssl-dev dev/libxxhash=libxxhash-dev dev/cmocka=libcmocka-dev
+  dev/libcrypto=libssl-dev dev/libxxhash=libxxhash-dev dev/cmocka=libcmocka-dev
 )
 lp_python_needs=(python3=python3 dev/venv=python3-venv)
 lp_test_needs=(clang-format-14=clang-format-14)
