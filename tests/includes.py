@@ -22,7 +22,21 @@ BELOW: dict[str, set[str]] = {
     "job": {"base", "model", "pairs", "thought", "patch"},
     "stage": {"base", "parallel", "pairs", "backend", "nn", "patch", "store", "job"},
     "report": {"base", "store"},
-    "cli": {"base", "token", "parallel", "problems", "backend", "thought", "patch", "store", "job", "stage", "report"},
+    "cli": {
+        "base",
+        "model",
+        "token",
+        "pairs",
+        "parallel",
+        "problems",
+        "backend",
+        "thought",
+        "patch",
+        "store",
+        "job",
+        "stage",
+        "report",
+    },
 }
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
@@ -54,9 +68,7 @@ def main(root: Path) -> int:
     used: set[tuple[str, str]] = set()
     sources = [path for ending in ("*.c", "*.h", "*.cu", "*.cuh") for path in sorted(root.rglob(ending))]
     problems = [
-        f"src/{path.relative_to(root)}: an unknown folder"
-        for path in sources
-        if path.relative_to(root).parts[0] not in BELOW
+        f"src/{path.relative_to(root)}: an unknown folder" for path in sources if path.relative_to(root).parts[0] not in BELOW
     ]
     for path in sources:
         if path.relative_to(root).parts[0] in BELOW:

@@ -27,10 +27,23 @@ const char *const *lp_compute_names(void) {
 
 /* ---- Optional values: *out keeps its default where the key is missing -------------------------------------------- */
 
+/* lp_json_only, and a "comment" in every section. */
+static lp_status only_keys(const lp_json *section, const char *const *known, lp_error *err) {
+    enum { MOST = 24 };
+    const char *keys[MOST] = {0};
+    size_t n = 0;
+    for (; known[n]; n++) {
+        LP_ASSERT(n + 2 < MOST);
+        keys[n] = known[n];
+    }
+    keys[n] = "comment";
+    return lp_json_only(section, keys, err);
+}
+
 static lp_status opt_section(const lp_json *root, const char *key, const char *const *known, lp_json *out,
                              lp_error *err) {
     lp_status status = lp_json_find(root, key, out, err);
-    if (status == LP_OK && out->node) status = lp_json_only(out, known, err);
+    if (status == LP_OK && out->node) status = only_keys(out, known, err);
     return status;
 }
 
@@ -154,7 +167,7 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
     lp_json section, lora;
     lp_status status = LP_OK;
     LP_TRY(lp_json_get(root, "model", &section, err));
-    LP_TRY(lp_json_only(&section, keys, err));
+    LP_TRY(only_keys(&section, keys, err));
     LP_TRY(need_path(job, &section, "model", "base", &job->model.base, err));
     LP_TRY(opt_path(job, &section, "codi", &job->model.codi, err));
     LP_TRY(opt_text(&section, "name", &job->model.name, err));
@@ -461,7 +474,7 @@ static lp_status read_readout(lp_job *job, const lp_json *root, lp_error *err) {
     if (status != LP_OK) return status;
     size_t n = sizeof words - 1;
     int64_t top = 0;
-    if (strncmp(text, words, n) == 0 && lp_read_integer(text + n, 1, LP_MAX_LENS_TOP, &top)) {
+    if (strncmp(text, words, n) == 0 && text[n] != '0' && lp_read_integer(text + n, 1, LP_MAX_LENS_TOP, &top)) {
         job->lens_top = (int32_t)top;
         return LP_OK;
     }
@@ -574,16 +587,19 @@ out:
 lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,
                        lp_job *out, lp_error *err) {
     static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode", "metrics",
-                                       "readout", "results",  "classifier", "engine", "comment", NULL};
+                                       "readout", "results",  "classifier", "engine", "$schema", NULL};
     lp_job job = {0};
-    lp_json root;
+    lp_json root, schema;
+    const char *ignored = NULL; /* it is for editors */
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&job.file, path, strlen(path), err));
     LP_TRY(lp_path_folder(path, &job.folder, err));
     LP_TRY(lp_json_parse(text, size, job.file, &job.document, &root, err));
-    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(only_keys(&root, keys, err));
     for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(job.document, settings[i], err));
-    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(only_keys(&root, keys, err));
+    LP_TRY(lp_json_find(&root, "$schema", &schema, err));
+    if (schema.node) LP_TRY(lp_json_string(&schema, &ignored, err));
     LP_TRY(read_model(&job, &root, err));
     LP_TRY(read_protocol(&job, &root, err));
     LP_TRY(read_pairs(&job, &root, err));

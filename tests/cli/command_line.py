@@ -148,7 +148,7 @@ class Texts(Case):
 
 
 COMMANDS = (
-    *("run", "cache", "sweep", "summary", "plan", "inspect", "tokenize", "generate", "pairs make", "pairs check"),
+    *("run", "cache", "sweep", "summary", "plan", "init", "inspect", "tokenize", "generate", "pairs make", "pairs check"),
     *("pairs convert", "store info", "store verify", "store archive", "store export", "store merge", "completion", "man"),
 )
 
@@ -243,6 +243,98 @@ class Table(Case):
         if shutil.which("man"):
             run = subprocess.run(["man", "-l", file], capture_output=True, text=True)
             self.assertEqual((run.returncode, run.stderr), (0, ""))
+
+
+class Init(Case):
+    """A starter job from what is there, which `run` takes as it is."""
+
+    def words(self, model: str = "gpt2", **other: object) -> list[object]:
+        parts = {"base": harness.DEMO / model / "base", "codi": harness.DEMO / model / "codi", "pairs": "pairs.json"}
+        parts |= {key.replace("_", "-"): value for key, value in other.items()}
+        return [word for key, value in parts.items() for word in (f"--{key}", value)]
+
+    def test_runs_as_it_is(self) -> None:
+        self.pairs(n=6)
+        for model in ("gpt2", "llama"):
+            with self.subTest(model=model):
+                run = self.succeed("init", f"{model}.json", *self.words(model))
+                self.assertIn("Using alpha = 32", run.err)
+                self.assertIn("6 pairs", run.out)
+                job = json.loads((self.folder / f"{model}.json").read_text())
+                self.assertEqual(job["protocol"]["name"], "codi")
+                self.assertIn("check it", job["model"]["comment"])
+                self.assertIn(model, job["model"]["comment"])
+                facts = json.loads(self.succeed("inspect", f"{model}.json", "--json").out)
+                self.assertEqual(job["model"]["lora"], {"rank": facts["lora"]["rank"], "alpha": 32})
+                self.assertEqual(job["pairs"]["file"], "pairs.json")
+                validator = json.loads((harness.ROOT / "schemas" / "job.schema.json").read_text())
+                try:
+                    import jsonschema
+                except ImportError:
+                    pass
+                else:
+                    jsonschema.Draft202012Validator(validator).validate(job)
+                self.succeed("plan", f"{model}.json")
+                self.succeed("run", f"{model}.json")
+                self.assertTrue((self.folder / "out" / f"{model}.results.h5").is_file())
+
+    def test_alpha_and_one_pair(self) -> None:
+        self.pairs(n=1)
+        (self.folder / "sub").mkdir()
+        run = self.succeed("init", "sub/my.job.json", *self.words(lora_alpha="64"))
+        self.assertEqual(run.err, "")
+        job = json.loads((self.folder / "sub" / "my.job.json").read_text())
+        self.assertEqual(job["model"]["lora"]["alpha"], 64)
+        self.assertNotIn("guess", job["model"]["comment"])
+        self.assertEqual(job["sweep"]["controls"], ["self"])
+        self.assertEqual(job["pairs"]["file"], "../pairs.json")
+        self.assertEqual(job["store"]["file"], "out/my.job.store.h5")
+        out = self.succeed("run", "sub/my.job.json").out
+        self.assertIn("1 of 1 pairs", out)
+
+    def test_never_overwrites(self) -> None:
+        self.pairs(n=2)
+        job = self.folder / "job.json"
+        job.write_text("mine\n")
+        self.assert_error(self.latentpatch("init", "job.json", *self.words()), "job.json: is there already")
+        self.assertEqual(job.read_text(), "mine\n")
+        job.unlink()
+        job.symlink_to("target.json")
+        self.assert_error(self.latentpatch("init", "job.json", *self.words()), "job.json: is there already")
+        self.assertFalse((self.folder / "target.json").exists())
+        (self.folder / "out").mkdir()
+        for name in ("new.store.h5", "new.results.h5", "new.csv", "new.summary.json"):
+            file = self.folder / "out" / name
+            file.touch()
+            self.assert_error(self.latentpatch("init", "new.json", *self.words()), f"out/{name}: is there already")
+            file.unlink()
+        self.assertFalse((self.folder / "new.json").exists())
+
+    def test_what_does_not_fit(self) -> None:
+        self.pairs(n=2)
+        before = self.files()
+        cases = [
+            (self.words(base="none"), "none"),
+            (self.words(codi=harness.DEMO / "llama" / "codi"), "expected shape"),
+            (self.words(codi=harness.DEMO / "gpt2" / "base"), "not a CODI checkpoint"),
+            (self.words(pairs="none.json"), "none.json"),
+        ]
+        for words, message in cases:
+            with self.subTest(message=message):
+                run = self.latentpatch("init", "job.json", *words)
+                self.assertEqual(run.code, 1)
+                self.assertIn(message, run.lines[-1])
+                self.assertEqual(self.files(), before)
+        run = self.latentpatch("init", "job.json", "--base", "x")
+        self.assert_error(run, "expected --base FOLDER, --codi PATH and --pairs FILE", code=2)
+
+        def long(pairs: list) -> None:
+            pairs[1]["clean"]["question"] = "Tom has 3 pens. " * 60
+
+        self.pairs(n=2, change=long)
+        run = self.latentpatch("init", "job.json", *self.words(lora_alpha="64"))
+        self.assert_error(run, "pair p00001", "no room for an answer in a context of 128")
+        self.assertEqual(self.files(), before)
 
 
 class Completion(Case):

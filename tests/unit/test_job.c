@@ -230,7 +230,7 @@ static void test_refusals(void **state) {
         {"{" LEAST ",}", ":1:"},
         {"{" LEAST ",\"models\":{}}",
          ": $: unknown key \"models\" (known: model, protocol, pairs, store, sweep, decode, "
-         "metrics, readout, results, classifier, engine, comment)"},
+         "metrics, readout, results, classifier, engine, $schema, comment)"},
         {"{\"pairs\":{\"file\":\"p\"}}", ": $: the key \"model\" is missing"},
         {"{\"model\":1}", ": $.model: expected an object, found 1"},
         {"{\"model\":{}}", ": $.model: the key \"base\" is missing"},
@@ -239,7 +239,8 @@ static void test_refusals(void **state) {
         {"{\"model\":{\"base\":\"b\",\"Codi\":\"c\"}}", ": $.model: unknown key \"Codi\""},
         {"{\"model\":{\"base\":\"b\",\"codi\":[]}}", ": $.model.codi: expected a string, found []"},
         {"{\"model\":{\"base\":\"b\",\"lora\":128}}", ": $.model.lora: expected an object, found 128"},
-        {"{\"model\":{\"base\":\"b\",\"lora\":{\"r\":1}}}", ": $.model.lora: unknown key \"r\" (known: rank, alpha)"},
+        {"{\"model\":{\"base\":\"b\",\"lora\":{\"r\":1}}}",
+         ": $.model.lora: unknown key \"r\" (known: rank, alpha, comment)"},
         {"{\"model\":{\"base\":\"b\",\"lora\":{\"rank\":0}}}",
          ": $.model.lora.rank: expected an integer from 1 to 65536, found 0"},
         {"{\"model\":{\"base\":\"b\",\"lora\":{\"rank\":1.5}}}", ": $.model.lora.rank: expected an integer"},
