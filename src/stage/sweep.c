@@ -325,6 +325,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     size_t outcome_field = 0;
     lp_text path = {0};
     lp_record_file *rows = NULL;
+    lp_pair_record record = {0};
     int32_t *stored = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(&path, err, "%s.partial", s->job.results.file));
@@ -339,10 +340,10 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         lp_run_shape shapes[2] = {{0}};
         for (int d = 0; d < 2; d++)
             if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
-        LP_TRY(lp_record_file_load(rows, i, err));
-        const int32_t *tokens = lp_record_file_field(rows, tokens_field);
-        const uint8_t *changed = lp_record_file_field(rows, changed_field);
-        const uint8_t *outcome = lp_record_file_field(rows, outcome_field);
+        LP_TRY(lp_record_file_load(rows, i, &record, err));
+        const int32_t *tokens = lp_pair_record_field(&record, tokens_field);
+        const uint8_t *changed = lp_pair_record_field(&record, changed_field);
+        const uint8_t *outcome = lp_pair_record_field(&record, outcome_field);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
@@ -360,6 +361,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     }
     say_not_run(w);
 out:
+    lp_pair_record_release(&record);
     lp_record_file_close(rows);
     lp_mem_free(stored);
     lp_text_release(&path);
@@ -401,6 +403,8 @@ static void release(sweep *w) {
     lp_stage_pool_release(&w->units);
     lp_record_file_close(w->partial);
     lp_lock_release(w->lock);
+    lp_pair_record_release(&w->context.own);
+    lp_pair_record_release(&w->context.other);
     lp_record_file_close(w->context.store);
     for (int d = 0; d < 2; d++) lp_donor_table_release(&w->context.donors[d]);
     size_t p = (size_t)w->session->n_pairs;

@@ -41,10 +41,11 @@ typedef struct {
 typedef struct {
     const lp_session *session;
     const lp_sweep_plan *plan;
-    lp_record_file *store;    /* open for reading */
-    lp_donor_table donors[2]; /* by direction */
-    bool used[2];             /* directions of the sweep */
-    lp_lens_shape lens;       /* top 0: none */
+    lp_record_file *store;     /* open for reading */
+    lp_pair_record own, other; /* the pair that is prepared, and its donor pair */
+    lp_donor_table donors[2];  /* by direction */
+    bool used[2];              /* directions of the sweep */
+    lp_lens_shape lens;        /* top 0: none */
     const char *metric_names[LP_N_METRICS + 1];
     size_t n_metrics;
 } lp_sweep_context;

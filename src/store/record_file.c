@@ -44,7 +44,7 @@ static void release(lp_record_file *file) {
     lp_mem_free(file->fields);
     lp_mem_free(file->state);
     lp_mem_free(file->ids);
-    lp_mem_free(file->pair);
+    lp_pair_record_release(&file->verified);
     lp_mem_free(file->format);
     lp_mem_free(file->path);
     lp_checksum_free(file->sum);
@@ -573,49 +573,57 @@ out:
     return status;
 }
 
-/* Reads all fields of a pair into the buffer. */
-static lp_status read_pair(lp_record_file *file, int64_t pair, lp_error *err) {
+/* Reads all fields of a pair. */
+static lp_status read_pair(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
     lp_status status = LP_OK;
-    for (size_t i = 0; !file->pair && i < file->n_fields; i++)
+    LP_ASSERT(!record->file || record->file == file);
+    for (size_t i = 0; !record->bytes && i < file->n_fields; i++)
         LP_TRY(lp_h5_check_stored(file->fields[i].dataset, 1, file->fields[i].bytes, file->path,
                                   file->fields[i].field.path, err));
-    if (!file->pair) LP_TRY(lp_mem_new(&file->pair, file->pair_bytes, 1, "one pair", err));
+    if (!record->bytes) LP_TRY(lp_mem_new(&record->bytes, file->pair_bytes, 1, "one pair", err));
+    record->file = file;
+    record->pair = pair;
     for (size_t i = 0; i < file->n_fields; i++)
-        LP_TRY(read_field(file, &file->fields[i], pair, file->pair + file->fields[i].offset, err));
+        LP_TRY(read_field(file, &file->fields[i], pair, record->bytes + file->fields[i].offset, err));
 out:
     return status;
 }
 
-static lp_status checksum_fits(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
+static lp_status checksum_fits(lp_record_file *file, const lp_pair_record *record, bool *good, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char expected[LP_CHECKSUM_BYTES];
     unsigned char found[LP_CHECKSUM_BYTES];
-    LP_TRY(read_field(file, &file->checksum_field, pair, expected, err));
-    begin_checksum(file, pair);
+    LP_TRY(read_field(file, &file->checksum_field, record->pair, expected, err));
+    begin_checksum(file, record->pair);
     for (size_t i = 0; i < file->n_fields; i++)
-        add_to_checksum(file, &file->fields[i], file->pair + file->fields[i].offset);
+        add_to_checksum(file, &file->fields[i], record->bytes + file->fields[i].offset);
     lp_checksum_finish(file->sum, found);
     *good = memcmp(expected, found, sizeof found) == 0;
 out:
     return status;
 }
 
-lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_error *err) {
+lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
     lp_status status = LP_OK;
     bool good = false;
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
     if (file->state[pair] != 1) LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", file->path, (long long)pair);
-    LP_TRY(read_pair(file, pair, err));
-    LP_TRY(checksum_fits(file, pair, &good, err));
+    LP_TRY(read_pair(file, pair, record, err));
+    LP_TRY(checksum_fits(file, record, &good, err));
     if (!good)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered", file->path, (long long)pair);
 out:
     return status;
 }
 
-const void *lp_record_file_field(const lp_record_file *file, size_t index) {
-    LP_ASSERT(file->pair && index < file->n_fields);
-    return file->pair + file->fields[index].offset;
+const void *lp_pair_record_field(const lp_pair_record *record, size_t index) {
+    LP_ASSERT(record->bytes && index < record->file->n_fields);
+    return record->bytes + record->file->fields[index].offset;
+}
+
+void lp_pair_record_release(lp_pair_record *record) {
+    lp_mem_free(record->bytes);
+    *record = (lp_pair_record){0};
 }
 
 lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err) {
@@ -624,8 +632,8 @@ lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, 
 }
 
 lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
-    lp_status status = read_pair(file, pair, err);
-    return status == LP_OK ? checksum_fits(file, pair, good, err) : status;
+    lp_status status = read_pair(file, pair, &file->verified, err);
+    return status == LP_OK ? checksum_fits(file, &file->verified, good, err) : status;
 }
 
 lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,

@@ -8,7 +8,7 @@
 typedef struct {
     lp_field field;      /* path, description and layers owned */
     size_t bytes;        /* of one pair */
-    size_t offset;       /* in the buffer of a loaded pair */
+    size_t offset;       /* in the bytes of an lp_pair_record */
     int64_t file_offset; /* of pair 0 in the file, where pair i follows i * bytes later; -1: in an archive */
     bool compressed;     /* has filters */
     hid_t dataset;
@@ -37,7 +37,7 @@ struct lp_record_file {
     uint8_t *state;                 /* [n_pairs] */
     lp_provenance_item *provenance; /* [n_provenance]; keys and values owned */
     size_t n_provenance;
-    unsigned char *pair; /* the loaded pair; allocated by the first load */
+    lp_pair_record verified; /* the pair that was verified last */
     size_t pair_bytes;
     lp_checksum *sum;
 };

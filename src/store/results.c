@@ -134,6 +134,7 @@ typedef struct {
     char *temporary;
     hid_t file;
     lp_record_file *partial;
+    lp_pair_record record; /* of the partial file */
     lp_answers answers;
     lp_csv csv;
     lp_result_sums sums;
@@ -263,12 +264,12 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const size_t n = (size_t)plan->n_conditions;
     const size_t at = (size_t)f->n_held * n;
     lp_status status = LP_OK;
-    LP_TRY(lp_record_file_load(f->partial, pair, err));
-    const lp_result_rows rows = {.outcome = lp_record_file_field(f->partial, FIELD_OUTCOME),
-                                 .number = lp_record_file_field(f->partial, FIELD_NUMBER),
-                                 .answer_len = lp_record_file_field(f->partial, FIELD_LENGTH),
-                                 .answer_tokens = lp_record_file_field(f->partial, FIELD_TOKENS),
-                                 .changed = lp_record_file_field(f->partial, FIELD_CHANGED)};
+    LP_TRY(lp_record_file_load(f->partial, pair, &f->record, err));
+    const lp_result_rows rows = {.outcome = lp_pair_record_field(&f->record, FIELD_OUTCOME),
+                                 .number = lp_pair_record_field(&f->record, FIELD_NUMBER),
+                                 .answer_len = lp_pair_record_field(&f->record, FIELD_LENGTH),
+                                 .answer_tokens = lp_pair_record_field(&f->record, FIELD_TOKENS),
+                                 .changed = lp_pair_record_field(&f->record, FIELD_CHANGED)};
     for (size_t c = 0; c < n; c++) {
         const int32_t length = rows.answer_len[c];
         bool not_run = rows.outcome[c] == LP_OUTCOME_NOT_RUN;
@@ -286,7 +287,7 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     memcpy(f->number + at, rows.number, n * sizeof *f->number);
     memcpy(f->changed + at, rows.changed, n);
     for (size_t m = 0; m < plan->n_metrics; m++) {
-        const float *values = lp_record_file_field(f->partial, N_FIXED_FIELDS + m);
+        const float *values = lp_pair_record_field(&f->record, N_FIXED_FIELDS + m);
         memcpy(f->metrics[m] + at, values, n * sizeof *values);
         for (size_t c = 0; c < n; c++) {
             if (isnan(values[c])) continue;
@@ -296,8 +297,8 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
         if (strcmp(plan->metrics[m], "logit_diff") == 0) lp_recovery_add(plan, values, &f->sums);
     }
     if (plan->lens.top > 0)
-        LP_TRY(lp_lens_writer_add(&f->lens, lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
-                                  lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics + 1), err));
+        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics),
+                                  lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics + 1), err));
     if (f->csv.stream) {
         const float *columns[LP_MAX_METRICS];
         for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
@@ -452,6 +453,7 @@ static lp_status check_complete(const finisher *f, lp_error *err) {
 
 static void release(finisher *f) {
     lp_h5_close(f->file);
+    lp_pair_record_release(&f->record);
     lp_record_file_close(f->partial);
     lp_answers_release(&f->answers);
     lp_csv_release(&f->csv);

@@ -88,12 +88,20 @@ out:
     return status;
 }
 
-static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_record_file *to, int64_t at, const void **data,
-                           lp_error *err) {
-    lp_status status = lp_record_file_load(from, pair, err);
+/* record: of `from`; data [n_fields] is room for what is written. */
+static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_pair_record *record, lp_record_file *to, int64_t at,
+                           const void **data, lp_error *err) {
+    lp_status status = lp_record_file_load(from, pair, record, err);
     if (status != LP_OK) return status;
-    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_record_file_field(from, i);
+    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_pair_record_field(record, i);
     return lp_record_file_write(to, at, data, err);
+}
+
+/* The first field in which two pairs of the same fields differ; n_fields: none. */
+static size_t first_difference(const lp_pair_record *a, const lp_pair_record *b) {
+    size_t i = 0, n = a->file->n_fields;
+    while (i < n && memcmp(lp_pair_record_field(a, i), lp_pair_record_field(b, i), a->file->fields[i].bytes) == 0) i++;
+    return i;
 }
 
 static lp_status compare_tables(lp_record_file *copy, const lp_open_tables *expected, const char *name, lp_error *err) {
@@ -123,20 +131,23 @@ static lp_status check_room(const lp_record_file *file, const char *temporary, i
 /* Every pair of `from` against pair at[i] of `copy` (NULL: the same index). */
 static lp_status compare_pairs(lp_record_file *from, lp_record_file *copy, const int64_t *at, lp_error *err) {
     lp_status status = LP_OK;
+    lp_pair_record expected = {0}, found = {0};
     for (int64_t i = 0; i < from->n_pairs; i++) {
         int64_t j = at ? at[i] : i;
         if (!from->state[i]) {
             if (!at && copy->state[j]) LP_FAIL(LP_ERR_IO, "%s: reads back with a pair %lld", copy->path, (long long)j);
             continue;
         }
-        LP_TRY(lp_record_file_load(from, i, err));
-        LP_TRY(lp_record_file_load(copy, j, err));
-        for (size_t f = 0; f < from->n_fields; f++)
-            if (memcmp(lp_record_file_field(from, f), lp_record_file_field(copy, f), from->fields[f].bytes) != 0)
-                LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
-                        from->fields[f].field.path);
+        LP_TRY(lp_record_file_load(from, i, &expected, err));
+        LP_TRY(lp_record_file_load(copy, j, &found, err));
+        size_t f = first_difference(&expected, &found);
+        if (f < from->n_fields)
+            LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
+                    from->fields[f].field.path);
     }
 out:
+    lp_pair_record_release(&expected);
+    lp_pair_record_release(&found);
     return status;
 }
 
@@ -192,6 +203,7 @@ static lp_status archive_to(lp_record_file *file, const char *temporary, lp_erro
     lp_open_tables tables = {0};
     borrowed_spec b = {0};
     lp_record_file *copy = NULL;
+    lp_pair_record record = {0};
     const void **data = NULL;
     LP_TRY(lp_record_file_read_tables(file, &tables, err));
     LP_TRY(make_spec(file, file->n_pairs, &tables, &b, err));
@@ -200,7 +212,7 @@ static lp_status archive_to(lp_record_file *file, const char *temporary, lp_erro
     LP_TRY(lp_record_file_make(temporary, &b.spec, LP_COMPRESSED, err));
     LP_TRY(lp_record_file_open_alone(temporary, &copy, err));
     for (int64_t i = 0; i < file->n_pairs; i++)
-        if (file->state[i]) LP_TRY(copy_pair(file, i, copy, i, data, err));
+        if (file->state[i]) LP_TRY(copy_pair(file, i, &record, copy, i, data, err));
     status = lp_record_file_finish_alone(copy, err);
     copy = NULL;
     if (status != LP_OK) goto out;
@@ -209,6 +221,7 @@ static lp_status archive_to(lp_record_file *file, const char *temporary, lp_erro
     status = compare_pairs(file, copy, NULL, err);
 out:
     lp_record_file_close(copy);
+    lp_pair_record_release(&record);
     lp_mem_free(data);
     release_spec(&b);
     lp_open_tables_release(&tables);
@@ -249,7 +262,8 @@ typedef struct {
 } merged_pair;
 
 typedef struct {
-    lp_record_file **files; /* [n] */
+    lp_record_file **files;  /* [n], as are the next */
+    lp_pair_record *records; /* the pair that was read last */
     lp_open_tables *tables;
     const lp_open_table **ids;
     size_t n;
@@ -288,12 +302,12 @@ static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
 static lp_status check_twin(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
     lp_record_file *first = m->files[held->holder], *other = m->files[input];
-    LP_TRY(lp_record_file_load(first, held->holder_pair, err));
-    LP_TRY(lp_record_file_load(other, pair, err));
-    for (size_t f = 0; f < first->n_fields; f++)
-        if (memcmp(lp_record_file_field(first, f), lp_record_file_field(other, f), first->fields[f].bytes) != 0)
-            LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width,
-                    held->id, first->path, first->fields[f].field.path);
+    LP_TRY(lp_record_file_load(first, held->holder_pair, &m->records[held->holder], err));
+    LP_TRY(lp_record_file_load(other, pair, &m->records[input], err));
+    size_t f = first_difference(&m->records[held->holder], &m->records[input]);
+    if (f < first->n_fields)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width, held->id,
+                first->path, first->fields[f].field.path);
 out:
     return status;
 }
@@ -398,7 +412,8 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
     LP_TRY(lp_record_file_open_alone(temporary, &made, err));
     for (int64_t i = 0; i < m->n_pairs; i++)
         if (m->pairs[i].holder_pair >= 0)
-            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, made, i, data, err));
+            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, &m->records[m->pairs[i].holder],
+                             made, i, data, err));
     status = lp_record_file_finish_alone(made, err);
     made = NULL;
     if (status != LP_OK) goto out;
@@ -415,6 +430,7 @@ out:
 static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool same_pair_file, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&m->files, n, sizeof *m->files, "inputs", err));
+    LP_TRY(lp_mem_new(&m->records, n, sizeof *m->records, "inputs", err));
     LP_TRY(lp_mem_new(&m->tables, n, sizeof *m->tables, "inputs", err));
     LP_TRY(lp_mem_new(&m->ids, n, sizeof *m->ids, "inputs", err));
     LP_TRY(lp_mem_new(&m->at, n, sizeof *m->at, "inputs", err));
@@ -435,11 +451,13 @@ out:
 
 static void release_merger(merger *m) {
     for (size_t k = 0; k < m->n; k++) {
+        if (m->records) lp_pair_record_release(&m->records[k]);
         lp_record_file_close(m->files[k]);
         if (m->tables) lp_open_tables_release(&m->tables[k]);
         if (m->at) lp_mem_free(m->at[k]);
     }
     lp_mem_free(m->files);
+    lp_mem_free(m->records);
     lp_mem_free(m->tables);
     lp_mem_free(m->ids);
     lp_mem_free(m->at);

@@ -207,16 +207,18 @@ lp_status lp_store_export(const char *path, const char *folder, const lp_export_
                           lp_error *err) {
     lp_status status = LP_OK;
     exporter e = {.folder = folder, .options = options};
+    lp_pair_record record = {0};
     LP_TRY(lp_record_file_open_read(path, &e.file, err));
     LP_TRY(check_names(&e, err));
     LP_TRY(choose_pairs(&e, err));
     /* The whole pair is verified once, before any of its fields is taken out. */
-    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], err));
+    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], &record, err));
     for (size_t i = 0; i < e.file->n_fields; i++)
         if (is_chosen(&e, e.file->fields[i].field.path)) LP_TRY(export_field(&e, i, out, err));
     status = export_ids(&e, out, err);
 out:
     lp_mem_free(e.pairs);
+    lp_pair_record_release(&record);
     lp_record_file_close(e.file);
     return status;
 }
