@@ -59,7 +59,7 @@ while (($# > 0)); do
     ;;
   --site | --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts | --time | --cache-time | \
     --sweep-time | --partition | --account | --program | --array-limit | --only | --set | --logs)
-    (($# > 0)) || fail "$option: expected a value behind it"
+    (($# > 0)) || fail "$option: expected a value after it"
     value=$1
     shift
     case $option in

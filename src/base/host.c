@@ -31,7 +31,7 @@ static bool read_below(const lp_host_sources *sources, const char *path, char *o
     return good;
 }
 
-/* Takes the next line of *text, without its end; NULL behind the last. */
+/* Takes the next line of *text, without its end; NULL after the last. */
 static char *next_line(char **text) {
     char *line = *text;
     if (!line || !*line) return NULL;

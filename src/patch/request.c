@@ -335,7 +335,7 @@ bool lp_request_is_place(const lp_request *request, const lp_branch *branch, con
     return false;
 }
 
-/* Captures ask for vectors behind the last layer's K and V. */
+/* Captures ask for vectors after the last layer's K and V. */
 static void mark_captured_outputs(lp_request *request) {
     for (int32_t i = 0; i < request->n_rows; i++) {
         lp_request_row *row = &request->rows[i];
@@ -422,7 +422,7 @@ static bool is_metric_position(const lp_request *request, int32_t branch) {
            (has_metrics_to_come(request, b) && matches_prefix(request, branch, metric_at->index));
 }
 
-/* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those behind it that
+/* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those after it that
  * have not begun; -1: none. They share their metrics' logits; what they read after their forks is their own. */
 static int32_t next_together(const lp_request *request, int32_t branch, int32_t i) {
     if (request->branches[branch].plan.last_fork < request->position) return -1;

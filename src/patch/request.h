@@ -31,7 +31,7 @@ typedef struct {
     int32_t dirty;         /* first layer with K or V that differ from the reference's; n_layers: none */
     bool output_differs;   /* the final hidden state of its last position differs from the reference's */
     int32_t prompt_length; /* shared prompt slots */
-    int32_t n_tail;        /* slots behind those */
+    int32_t n_tail;        /* further slots */
     int32_t next_slot;     /* free slots of the branch: [next_slot, end_slot) */
     int32_t end_slot;
     int32_t latent;     /* row of latents with the next input */
@@ -59,7 +59,7 @@ typedef struct {
     int32_t n_tail; /* slots of the branch's tail that the row sees */
     int32_t token;  /* input: >= 0 a token, else the latent */
     int32_t latent;
-    bool output;            /* something behind the last layer's K and V is needed */
+    bool output;            /* something after the last layer's K and V is needed */
     bool chooses;           /* its logits choose a token */
     bool feeds_step;        /* its projection is the input of the next thought step */
     int32_t first_own_edit; /* edits from here on are not in the source's vector */

@@ -40,7 +40,7 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     bool leaves_matrices = false;
     LP_TRY(lp_stage_leaves_matrices(s, &leaves_matrices, err));
     if (leaves_matrices) lp_model_leave_matrices(&s->model);
-    /* The ranks of a node fill their arena together; who is next stands behind it. */
+    /* The ranks of a node fill their arena together. Whose turn it is stands in the same memory, after the arena. */
     size_t arena_bytes = s->model.arena_bytes;
     /* A node may have no room for it where others have. */
     status = lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->arena, err);

@@ -9,8 +9,8 @@
  * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
  * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
  * where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes while data
- * are written, so a killed job leaves a file that opens, with every journalled pair in it. What a crash of the machine
- * tears behind a state that got to disk first is found by the checksum.
+ * are written, so a killed job leaves a file that opens, with every journalled pair in it. Where a crash
+ * of the machine tears data whose state got to disk first, the checksum finds it.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
  * anybody. Memory: a byte and the id of each pair, and one pair. Not for several threads at once. */

@@ -79,7 +79,7 @@ typedef struct {
     const uint8_t *outcome;       /* [C] */
     const double *number;         /* [C] NaN where none */
     const int32_t *answer_len;    /* [C] */
-    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 behind the end */
+    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 beyond the end */
     const uint8_t *changed;       /* [C] */
     const float *metrics;         /* [n_metrics, C] */
     const int32_t *lens_tokens;   /* [2, positions, layers, top] by side: clean, corrupted; NULL without a lens */

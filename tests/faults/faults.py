@@ -571,7 +571,7 @@ def healed(lab: Lab) -> str:
         job = lab.job(out)
         file = out / "a.store.h5"
         whole = bytearray((lab.whole["batched"] / "a.store.h5").read_bytes())
-        # The values are the bulk of the file, behind the metadata.
+        # The values are the bulk of the file, after the metadata.
         at = lab.draw.randrange(len(whole) // 2, len(whole) - 4096)
         whole[at] ^= 1 << lab.draw.randrange(8)
         file.write_bytes(whole)

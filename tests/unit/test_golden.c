@@ -147,7 +147,7 @@ static void list_sites(const lp_model_config *c, kept_site out[LP_N_SITES]) {
 }
 
 /* Everything of one question's run. Vectors lie site after site, in the order of list_sites, each [positions + 1,
- * layers, width]; the last position is one behind the end, where nothing may be captured. */
+ * layers, width]; the last position is one beyond the end, where nothing may be captured. */
 typedef struct {
     kept_site sites[LP_N_SITES];
     size_t begin[LP_N_SITES + 1]; /* floats */
@@ -227,7 +227,7 @@ static void compare_vectors(fixture *f, int q, const recording *r) {
         size_t block = (size_t)site->n_layers * width;
         size_t n = block * (size_t)r->n_positions;
         for (size_t i = n; i < n + block; i++)
-            if (!isnan(got[i])) fail_msg("%s: captured behind the end of the answer", site->tensor);
+            if (!isnan(got[i])) fail_msg("%s: captured beyond the end of the answer", site->tensor);
         if (!golden_tensor(&f->tensors, "q%d.%s", q, site->tensor)) continue;
         const lp_tensor *tensor = golden_need(&f->tensors, LP_F32, "q%d.%s", q, site->tensor);
         size_t stride = (size_t)site->n_rows * width;

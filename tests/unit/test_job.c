@@ -18,7 +18,7 @@
 static const char path[] = "jobs/some/job.json";
 
 static lp_status parse(const char *text, const char *const *settings, size_t n, lp_job *job, lp_error *err) {
-    /* An exact copy, so that the address sanitizer sees a read behind the end. */
+    /* An exact copy, so that the address sanitizer sees a read beyond the end. */
     size_t size = strlen(text);
     char *copy = malloc(size ? size : 1);
     assert_non_null(copy);
@@ -223,7 +223,7 @@ static void test_refusals(void **state) {
     (void)state;
     static const struct {
         const char *text;
-        const char *message; /* behind "jobs/some/job.json" */
+        const char *message; /* after "jobs/some/job.json" */
     } cases[] = {
         {"", ":1:1: malformed JSON"},
         {"[]", ": $: expected an object, found []"},
@@ -481,7 +481,7 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":0}",
          AT ".stop_after: expected an integer from 1 to 6"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":2}",
-         ": $.sweep.conditions: condition denoise/clean/replace/k/L1/all/stop:2: a step behind the end of the run (2 "
+         ": $.sweep.conditions: condition denoise/clean/replace/k/L1/all/stop:2: a step beyond the end of the run (2 "
          "steps)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

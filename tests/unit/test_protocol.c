@@ -98,7 +98,7 @@ static void test_prompts(void **state) {
     lp_protocol bot_first = golden_protocol("bot-first", 6);
     prompt_of(&m, bot_first, "7 pens?", &plain);
     assert_int_equal(plain.ids[0], m.model.config.bos_id);
-    /* codi adds [eos] bot behind the same tokens. */
+    /* codi adds [eos] bot after the same tokens. */
     prompt_of(&m, golden_protocol("codi", 6), "7 pens?", &other);
     assert_int_equal(other.ids[other.n - 1], m.vocabulary.bot);
     other.n--;
