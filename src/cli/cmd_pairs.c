@@ -2,8 +2,8 @@
 #include "cli/arguments.h"
 #include "cli/print.h"
 
-#include "base/file.h"
 #include "base/number.h"
+#include "base/output.h"
 #include "problems/pair_check.h"
 #include "problems/pair_make.h"
 #include "problems/pair_write.h"
@@ -138,6 +138,19 @@ static void print_summary(const lp_made *made, const make_command *command) {
                    made->problems[r], made->candidates[r], lp_reason_meaning((lp_reason)r));
 }
 
+/* Outputs (NULL: none) that are the file to be read, or each other, are refused before anything is written. */
+static lp_status check_outputs(const char *input, const char *const *outputs, size_t n, lp_error *err) {
+    lp_outputs list = {0};
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < n; i++)
+        if (outputs[i] && lp_path_look(outputs[i]) != LP_PATH_OTHER)
+            LP_TRY(lp_outputs_add(&list, outputs[i], "another output", outputs[i], NULL, err));
+    status = lp_outputs_check_input(&list, "the file to be read", input, err);
+out:
+    lp_outputs_release(&list);
+    return status;
+}
+
 static lp_status write_pairs(const lp_pair_set *set, const make_command *command, lp_pair_split only, const char *path,
                              lp_error *err) {
     const char *slash = strrchr(command->make.path, '/');
@@ -147,7 +160,7 @@ static lp_status write_pairs(const lp_pair_set *set, const make_command *command
                                     .only = only};
     lp_text text = {0};
     lp_status status = lp_pairs_print(set, &print, &text, err);
-    if (status == LP_OK) status = lp_file_write(path, lp_text_get(&text), text.length, err);
+    if (status == LP_OK) status = lp_output_write(path, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err);
     lp_text_release(&text);
     return status;
 }
@@ -158,10 +171,12 @@ static lp_status make_pairs(const make_options *o, bool *short_of, lp_error *err
     lp_text rejected = {0};
     lp_status status = LP_OK;
     LP_TRY(parse_make(o, &command, err));
+    LP_TRY(check_outputs(o->source, (const char *const[]){o->output, o->tune, o->rejected}, 3, err));
     if (command.rejected) command.make.rejected = &rejected;
     LP_TRY(lp_pairs_make(&command.make, &made, err));
     print_summary(&made, &command);
-    if (command.rejected) LP_TRY(lp_file_write(command.rejected, lp_text_get(&rejected), rejected.length, err));
+    if (command.rejected)
+        LP_TRY(lp_output_write(command.rejected, lp_text_get(&rejected), rejected.length, LP_OUTPUT_NEW, err));
     if (made.set.n == 0) LP_FAIL(LP_ERR_VALUE, "%s: no sound pair could be made", command.make.path);
     if (command.tune) LP_TRY(write_pairs(&made.set, &command, LP_SPLIT_TUNE, command.tune, err));
     LP_TRY(write_pairs(&made.set, &command, command.tune ? LP_SPLIT_TEST : LP_SPLIT_NONE, command.output, err));
@@ -339,6 +354,7 @@ static lp_status check_pairs(const check_options *o, const char *path, bool *uns
         LP_FAIL(LP_ERR_USAGE, "--training-format: expected questions, found templates");
     if (o->tokenizers.n == 0 && (o->max_tokens || o->same_tokens))
         LP_FAIL(LP_ERR_USAGE, "--max-tokens and --same-tokens need --tokenizer");
+    LP_TRY(check_outputs(path, (const char *const[]){o->list, o->fix}, 2, err));
     LP_TRY(load_tokenizers(o->tokenizers.items, o->tokenizers.n, &list, err));
     memcpy(check.tokenizers, list.items, sizeof check.tokenizers);
     check.n_tokenizers = list.n;
@@ -351,13 +367,13 @@ static lp_status check_pairs(const check_options *o, const char *path, bool *uns
     if (o->list) {
         lp_text_clear(&table);
         LP_TRY(lp_check_list(&set, &report, &table, err));
-        LP_TRY(lp_file_write(o->list, lp_text_get(&table), table.length, err));
+        LP_TRY(lp_output_write(o->list, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     }
     if (!o->fix) goto out;
     if (report.n_sound == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is sound; nothing was written", path);
     lp_text_clear(&table);
     LP_TRY(lp_check_fix(&set, &report, path, lp_text_get(&text), text.length, &table, err));
-    LP_TRY(lp_file_write(o->fix, lp_text_get(&table), table.length, err));
+    LP_TRY(lp_output_write(o->fix, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     *unsound = false;
 out:
     lp_check_release(&report);
@@ -451,12 +467,13 @@ static lp_status convert_pairs(const convert_options *o, const char *path, lp_er
     lp_text text = {0};
     lp_status status = LP_OK;
     if (o->form < 0 || !o->output) LP_FAIL(LP_ERR_USAGE, "expected one pair file, --to and -o");
+    LP_TRY(check_outputs(path, &o->output, 1, err));
     const char *slash = strrchr(path, '/');
     lp_pairs_options load = {.equal_answers = LP_EQUAL_ANSWERS_ALLOW};
     LP_TRY(lp_pairs_load(path, &load, &set, err));
     lp_pairs_print_options print = {.format = (lp_pairs_format)o->form, .source = slash ? slash + 1 : path, .seed = -1};
     LP_TRY(lp_pairs_print(&set, &print, &text, err));
-    LP_TRY(lp_file_write(o->output, lp_text_get(&text), text.length, err));
+    LP_TRY(lp_output_write(o->output, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err));
     printf("%zu pairs written\n", set.n);
 out:
     lp_pairs_release(&set);

@@ -328,7 +328,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     lp_pair_record record = {0};
     int32_t *stored = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(&path, err, "%s.partial", s->job.results.file));
+    LP_TRY(lp_results_partial_path(s->job.results.file, &path, err));
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
     if (!lp_record_file_find(rows, "rows/answer_tokens", &tokens_field) ||

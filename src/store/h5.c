@@ -188,16 +188,12 @@ hid_t lp_h5_access(void) {
     return list;
 }
 
-lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense_bytes, uint64_t sparse_bytes,
-                         lp_error *err) {
+lp_status lp_h5_rehearse(const char *file, int fd, uint64_t dense_bytes, uint64_t sparse_bytes, lp_error *err) {
     uint64_t total = dense_bytes + sparse_bytes;
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return lp_fail(err, LP_ERR_IO, "%s: cannot make the file: %s", file, strerror(errno));
     int code = total > INT64_MAX ? EFBIG : posix_fallocate(fd, 0, (off_t)dense_bytes);
     if (code == EOPNOTSUPP || code == EINVAL) code = 0;
     if (code == 0 && ftruncate(fd, (off_t)total) != 0) code = errno;
-    close(fd);
-    unlink(temporary);
+    if (ftruncate(fd, 0) != 0 && code == 0) code = errno;
     if (code == 0) return LP_OK;
     return lp_fail(err, LP_ERR_IO, "%s: cannot write %llu bytes: %s", file, (unsigned long long)total, strerror(code));
 }

@@ -86,6 +86,8 @@ typedef struct {
     const float *lens_log_probability;
 } lp_result_rows;
 
+/* Adds the name of the rows of a running sweep: beside the file that `results` is, links followed. */
+lp_status lp_results_partial_path(const char *results, lp_text *out, lp_error *err);
 /* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
 lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
                                   lp_record_file **out, bool *created, lp_error *err);

@@ -2,9 +2,9 @@
 #include "base/checksum.h"
 #include "base/digest.h"
 #include "base/dtype.h"
-#include "base/file.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "base/output.h"
 #include "base/printable.h"
 #include "base/reader.h"
 #include "base/text.h"
@@ -398,8 +398,8 @@ static void test_files(void **state) {
     lp_text text = {0};
     lp_mapped_file map = {0};
     char hex[LP_SHA256_HEX];
-    assert_int_equal(lp_file_write(name, "first", 5, &err), LP_OK);
-    assert_int_equal(lp_file_write(name, "abc", 3, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "first", 5, LP_OUTPUT_OWN, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "abc", 3, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_read(name, 3, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "abc");
     assert_int_equal(lp_file_read(name, 2, &text, &err), LP_ERR_VALUE);
@@ -410,7 +410,7 @@ static void test_files(void **state) {
     lp_file_unmap(&map);
     assert_int_equal(lp_sha256_of_file(name, hex, &err), LP_OK);
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert_int_equal(lp_file_write(name, "", 0, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "", 0, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_map(name, &map, &err), LP_OK);
     assert_int_equal(map.size, 0);
     assert_non_null(map.data);
@@ -434,18 +434,13 @@ static void test_failed_write(void **state) {
     (void)state;
     lp_error err = {0};
     lp_text text = {0};
-    assert_int_equal(lp_file_write("test_base.missing/x", "a", 1, &err), LP_ERR_IO);
+    assert_int_equal(lp_output_write("test_base.missing/x", "a", 1, LP_OUTPUT_OWN, &err), LP_ERR_IO);
     assert_string_equal(err.text, "test_base.missing/x: cannot write: No such file or directory");
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
-    assert_int_equal(lp_file_write("test_base.dir/a/b", "a", 1, &err), LP_ERR_IO); /* a folder is in the way */
-    char temporary[64];
-    snprintf(temporary, sizeof temporary, "test_base.dir/a/b.tmp");
-    assert_int_equal(lp_path_look(temporary), LP_PATH_MISSING);
-    /* What a killed process left behind goes with the next write. */
-    assert_int_equal(lp_file_write("test_base.dir/a/b/x.tmp", "half of something long", 22, &err), LP_OK);
-    assert_int_equal(lp_file_write("test_base.dir/a/b/x", "a", 1, &err), LP_OK);
-    assert_int_equal(lp_path_look("test_base.dir/a/b/x.tmp"), LP_PATH_MISSING);
+    assert_int_equal(lp_output_write("test_base.dir/a/b", "a", 1, LP_OUTPUT_OWN, &err), LP_ERR_VALUE);
+    assert_string_equal(err.text, "test_base.dir/a/b: expected a file, found a folder (test_base.dir/a/b)");
+    assert_int_equal(lp_output_write("test_base.dir/a/b/x", "a", 1, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_read("test_base.dir/a/b/x", 1, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "a");
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x/y", &err), LP_ERR_IO);
@@ -470,19 +465,18 @@ static void test_write_to_links_and_pipes(void **state) {
     assert_int_equal(mkfifo(pipe_name, 0600), 0);
     int fd = open(pipe_name, O_RDWR | O_NONBLOCK);
     assert_true(fd >= 0);
-    if (lp_file_write(pipe_name, "abc", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(pipe_name, "abc", 3, LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(read(fd, found, sizeof found), 3);
     assert_memory_equal(found, "abc", 3);
     close(fd);
     assert_int_equal(lp_path_look(pipe_name), LP_PATH_OTHER);
-    assert_int_equal(lp_file_write(file_name, "old", 3, &err), LP_OK);
+    assert_int_equal(lp_output_write(file_name, "old", 3, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(symlink(file_name, link_name), 0);
-    if (lp_file_write(link_name, "new", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(link_name, "new", 3, LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(lstat(link_name, &info), 0);
     assert_true(S_ISLNK(info.st_mode));
     assert_int_equal(lp_file_read(file_name, 100, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "new");
-    assert_int_equal(lp_path_look("test_base.link.tmp"), LP_PATH_MISSING);
     lp_text_release(&text);
     unlink(pipe_name);
     unlink(link_name);
@@ -523,11 +517,14 @@ static void test_resolve(void **state) {
                  {"test_base.dir/link/new/../x", "/test_base.dir/real/x"},
                  {"test_base.dir/link/../x", "/test_base.dir/x"},
                  {"test_base.dir/link", "/test_base.dir/real"},
+                 {"test_base.dir/chain", "/test_base.dir/real/none"},
                  {"test_base.new", "/test_base.new"}};
     lp_error err = {0};
     char *out = NULL;
     assert_int_equal(lp_path_make_folder_for("test_base.dir/real/x", &err), LP_OK);
     assert_int_equal(symlink("real", "test_base.dir/link"), 0);
+    assert_int_equal(symlink("dangling", "test_base.dir/chain"), 0);
+    assert_int_equal(symlink("link/none", "test_base.dir/dangling"), 0);
     char *here = realpath(".", NULL);
     assert_non_null(here);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -546,7 +543,8 @@ static void test_resolve(void **state) {
     assert_int_equal(lp_path_resolve(deep, &out, &err), LP_OK);
     assert_string_equal(out, deep);
     lp_mem_free(out);
-    assert_int_equal(unlink("test_base.dir/link"), 0);
+    static const char *const links[] = {"test_base.dir/link", "test_base.dir/chain", "test_base.dir/dangling"};
+    for (size_t i = 0; i < 3; i++) assert_int_equal(unlink(links[i]), 0);
     assert_int_equal(rmdir("test_base.dir/real"), 0);
     assert_int_equal(rmdir("test_base.dir"), 0);
 }

@@ -1,8 +1,8 @@
 /* Job files: every key with its default and its value, every refusal with its message, --set, paths. */
 #include "job/job.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -615,7 +615,7 @@ static void test_load(void **state) {
     assert_int_equal(lp_job_load("no/such/job.json", NULL, 0, &job, &err), LP_ERR_IO);
     assert_string_equal(err.text, "no/such/job.json: cannot open: No such file or directory");
     const char text[] = "{" LEAST "}";
-    assert_int_equal(lp_file_write("test_job.tmp.json", text, sizeof text - 1, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_job.tmp.json", text, sizeof text - 1, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_job_load("test_job.tmp.json", NULL, 0, &job, &err), LP_OK);
     assert_string_equal(job.model.base, "m/base");
     assert_string_equal(job.folder, ".");

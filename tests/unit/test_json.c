@@ -1,7 +1,7 @@
 /* JSON input: malformed text with its place, what cJSON would let through, and the getters' messages. */
 #include "base/json.h"
 
-#include "base/file.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -246,7 +246,7 @@ static void test_load(void **state) {
     lp_error err = {0};
     assert_int_equal(lp_json_load("test_json.none", 100, &document, &root, &err), LP_ERR_IO);
     assert_string_equal(err.text, "test_json.none: cannot open: No such file or directory");
-    assert_int_equal(lp_file_write("test_json.tmp", "[1,\n2,\n!]", 9, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_json.tmp", "[1,\n2,\n!]", 9, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_json_load("test_json.tmp", 8, &document, &root, &err), LP_ERR_VALUE);
     assert_string_equal(err.text, "test_json.tmp: too large: 9 bytes, at most 8");
     assert_int_equal(lp_json_load("test_json.tmp", 9, &document, &root, &err), LP_ERR_FORMAT);

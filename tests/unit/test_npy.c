@@ -1,7 +1,7 @@
 /* .npy files with the headers that numpy writes, byte for byte, and damaged ones. */
-#include "base/file.h"
 #include "base/memory.h"
 #include "base/npy.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -83,7 +83,7 @@ static void test_other_forms(void **state) {
     assert_int_equal(n, 0);
     lp_mem_free(out);
     out = NULL;
-    assert_int_equal(lp_file_write("test_npy.tmp", file, size, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_npy.tmp", file, size, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_npy_read_f32("test_npy.tmp", &out, &n, &err), LP_OK);
     lp_mem_free(out);
     assert_int_equal(unlink("test_npy.tmp"), 0);

@@ -6,8 +6,8 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "problems/pair_make.h"
 #include "problems/pair_template.h"
 #include "problems/pair_write.h"
@@ -20,7 +20,7 @@ static const char *write_file(const char *name, const char *text) {
     static char path[256];
     lp_error error;
     snprintf(path, sizeof path, "pairs-%ld-%s", (long)getpid(), name);
-    assert_int_equal(lp_file_write(path, text, strlen(text), &error), LP_OK);
+    assert_int_equal(lp_output_write(path, text, strlen(text), LP_OUTPUT_OWN, &error), LP_OK);
     return path;
 }
 
