@@ -6,7 +6,7 @@ Needs no network. Makes checkpoint and pairs in DIR where they are missing; then
 matrix products of the same shapes (torch, random numbers), a sweep by latentpatch, and the peer on a few of its
 conditions. Every figure is printed as soon as it is there and all are in OUT/compare.json, so that a run that was cut
 short still tells what it measured. Times of latentpatch are wall seconds of its executor, weights on the device
-excluded (a line of their own); those of the peer are of whole conditions behind a warm-up, loading excluded.
+excluded (a line of their own); those of the peer are of whole conditions, after a warm-up, loading excluded.
 `--device cpu` runs the same on the cpu, for trying the script.
 """
 

@@ -26,7 +26,7 @@ Logs, settings, tables and the report go to one new folder below out/slurm.
   --logs FOLDER          the folder, instead of a new one
   --program FILE         the latentpatch to run
   --check                run "latentpatch plan" on every job file first
-  -- OPTION ...          more options of sbatch for cache and sweep
+  -- OPTION ...          more options of sbatch, for every job
 TEXT
 }
 
@@ -59,7 +59,7 @@ while (($# > 0)); do
     ;;
   --site | --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts | --time | --cache-time | \
     --sweep-time | --partition | --account | --program | --array-limit | --only | --set | --logs)
-    (($# > 0)) || fail "$option: expected a value behind it"
+    (($# > 0)) || fail "$option: expected a value after it"
     value=$1
     shift
     case $option in
@@ -100,7 +100,13 @@ done
 # shellcheck source=slurm/site.conf
 source "$site"
 for name in "${!set_by_option[@]}"; do printf -v "$name" '%s' "${set_by_option[$name]}"; done
-lp_program=${lp_program:-$lp_root/build/latentpatch}
+# Built in the repository, or installed (lp_root is then share/latentpatch of the prefix).
+if [[ -z $lp_program ]]; then
+  lp_program=$lp_root/build/latentpatch
+  for place in build-release ../../bin; do
+    [[ -x $lp_program || ! -x $lp_root/$place/latentpatch ]] || lp_program=$lp_root/$place/latentpatch
+  done
+fi
 whole=()
 for job in "${jobs[@]}"; do
   [[ -r $job ]] || fail "$job: cannot be read"
@@ -115,7 +121,9 @@ else
   # A task of the sweep waits for the task of the cache with the same number.
   array=("--array=0-$((${#jobs[@]} - 1))$array_limit") suffix=%A_%a after=aftercorr
 fi
-folder=$(realpath -m "${folder:-${lp_log_folder:-$lp_root/out/slurm}/$name-$(date +%Y%m%d-%H%M%S)}")
+lp_out=$lp_root/out/slurm
+[[ -e $lp_root/CMakeLists.txt ]] || lp_out=$PWD/out/slurm
+folder=$(realpath -m "${folder:-${lp_log_folder:-$lp_out}/$name-$(date +%Y%m%d-%H%M%S)}")
 
 shared=(--parsable --open-mode=append --kill-on-invalid-dep=yes)
 [[ -z $lp_account ]] || shared+=("--account=$lp_account")
@@ -132,7 +140,8 @@ lp_srun+=("${lp_srun_extra[@]}")
 [[ -z $lp_constraint ]] || stage_options+=("--constraint=$lp_constraint")
 [[ -z $lp_memory ]] || stage_options+=("--mem=$lp_memory")
 stage_options+=("${lp_sbatch_extra[@]}" "${more[@]}")
-report_options=(--nodes=1 --ntasks=1)
+report_options=(--nodes=1 --ntasks=1 "${more[@]}")
+[[ -z $lp_constraint ]] || report_options+=("--constraint=$lp_constraint")
 [[ -z ${lp_report_partition:-$lp_partition} ]] || report_options+=("--partition=${lp_report_partition:-$lp_partition}")
 
 settings() {
@@ -172,7 +181,7 @@ if ((dry_run)); then
   printf '# in the jobs\n#   srun%s\n' "$(printf ' %q' "${lp_srun[@]}" "$lp_program" STAGE JOB.json "${lp_settings[@]}")"
 else
   command -v sbatch >/dev/null || fail "sbatch was not found: is this a login node of the cluster?"
-  [[ -x $lp_program ]] || fail "$lp_program: expected the program, found none (cmake --preset default && cmake --build --preset default)"
+  [[ -x $lp_program ]] || fail "$lp_program: expected the program, found none (cmake --preset release && cmake --build --preset release)"
   if ((check)); then
     for job in "${whole[@]}"; do "$lp_program" plan "$job" "${lp_settings[@]}" >/dev/null || exit 1; done
   fi

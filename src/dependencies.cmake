@@ -37,7 +37,6 @@ endfunction()
 
 lp_pkg(CJSON libcjson "cJSON" "libcjson-dev")
 lp_pkg(PCRE2 libpcre2-8 "PCRE2 (8 bit)" "libpcre2-dev")
-lp_pkg(OPENBLAS openblas "OpenBLAS" "libopenblas-dev")
 lp_pkg(XXHASH libxxhash "xxHash" "libxxhash-dev")
 lp_pkg(CRYPTO libcrypto "OpenSSL's libcrypto (SHA-256)" "libssl-dev")
 find_package(OpenMP COMPONENTS C)

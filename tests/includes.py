@@ -6,27 +6,44 @@ import re
 import sys
 from pathlib import Path
 
-# What each folder may include besides itself. A folder's own entry lists everything below it.
-BELOW: dict[str, set[str]] = {"base": set()}
-BELOW["model"] = {"base"}
-BELOW["token"] = {"base"}
-BELOW["pairs"] = {"base", "token"}
-BELOW["problems"] = {"base", "token", "pairs"}
-BELOW["backend"] = {"base", "model"}
-BELOW["nn"] = BELOW["backend"] | {"backend", "token"}
-BELOW["thought"] = BELOW["nn"] | {"nn"}
-BELOW["patch"] = BELOW["thought"] | {"thought", "pairs"}
-BELOW["parallel"] = {"base"}
-BELOW["store"] = BELOW["patch"] | {"patch", "parallel"}
-BELOW["job"] = BELOW["patch"] | {"patch"}
-BELOW["stage"] = BELOW["store"] | {"store", "job"}
-BELOW["cli"] = BELOW["stage"] | {"stage", "problems"}
+# What each folder includes besides itself, folders further down first. An arrow that nothing uses is an error as well.
+BELOW: dict[str, set[str]] = {
+    "base": set(),
+    "model": {"base"},
+    "token": {"base"},
+    "parallel": {"base"},
+    "pairs": {"base", "token"},
+    "problems": {"base", "token", "pairs"},
+    "backend": {"base", "model"},
+    "nn": {"base", "model", "backend"},
+    "thought": {"base", "model", "token", "nn"},
+    "patch": {"base", "token", "pairs", "backend", "nn", "thought"},
+    "store": {"base", "parallel", "pairs"},
+    "job": {"base", "model", "pairs", "thought", "patch"},
+    "stage": {"base", "parallel", "pairs", "backend", "nn", "patch", "store", "job"},
+    "report": {"base", "store"},
+    "cli": {
+        "base",
+        "model",
+        "token",
+        "pairs",
+        "parallel",
+        "problems",
+        "backend",
+        "thought",
+        "patch",
+        "store",
+        "job",
+        "stage",
+        "report",
+    },
+}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 MPI = re.compile(r"^\s*#\s*include\s*[<\"]mpi\.h[>\"]")
 
 
-def problems_of(root: Path, path: Path) -> list[str]:
+def problems_of(root: Path, path: Path, used: set[tuple[str, str]]) -> list[str]:
     own = path.relative_to(root).parts[0]
     out = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -37,6 +54,7 @@ def problems_of(root: Path, path: Path) -> list[str]:
         if not found:
             continue
         folder = found.group(1).split("/")[0]
+        used.add((own, folder))
         if "/" not in found.group(1):
             if not (path.parent / found.group(1)).exists() and found.group(1) != "lp_revision.h":
                 out.append(f"{place}: expected a path from src/, found {found.group(1)}")
@@ -47,15 +65,19 @@ def problems_of(root: Path, path: Path) -> list[str]:
 
 
 def main(root: Path) -> int:
+    used: set[tuple[str, str]] = set()
     sources = [path for ending in ("*.c", "*.h", "*.cu", "*.cuh") for path in sorted(root.rglob(ending))]
     problems = [
-        f"src/{path.relative_to(root)}: an unknown folder"
-        for path in sources
-        if path.relative_to(root).parts[0] not in BELOW
+        f"src/{path.relative_to(root)}: an unknown folder" for path in sources if path.relative_to(root).parts[0] not in BELOW
     ]
     for path in sources:
         if path.relative_to(root).parts[0] in BELOW:
-            problems += problems_of(root, path)
+            problems += problems_of(root, path, used)
+    seen: set[str] = set()
+    for own, below in BELOW.items():
+        problems += [f"src/{own} may include src/{folder}, which does not come before it" for folder in below - seen]
+        problems += [f"src/{own} may include src/{folder}, and nothing does" for folder in below if (own, folder) not in used]
+        seen.add(own)
     print("\n".join(problems) if problems else f"{len(sources)} files, all includes point downward")
     return int(bool(problems) or not sources)
 

@@ -6,6 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/setup.sh
 
 lp_install "${lp_build_needs[@]}" "${lp_python_needs[@]}" "${lp_test_needs[@]}"
+lp_install_known "${lp_format_needs[@]}"
+# Before the tests, because two of them that install at once meet at apt's lock. What it says goes into the tests' own reason.
+bash tests/slurm/install.sh >/dev/null || true
 python=()
 if lp_python tests/requirements.txt -r tests/requirements.txt; then
   python=("-DPython3_EXECUTABLE=$PWD/.venv/bin/python")

@@ -6,10 +6,12 @@
 lp_build_needs=(
   git=git cmake=cmake ninja=ninja-build gcc=gcc pkg-config=pkg-config mpirun=openmpi-bin h5dump=hdf5-tools
   dev/ompi-c=libopenmpi-dev dev/hdf5-openmpi=libhdf5-openmpi-dev dev/libcjson=libcjson-dev dev/libpcre2-8=libpcre2-dev
-  dev/openblas=libopenblas-dev dev/libcrypto=libssl-dev dev/libxxhash=libxxhash-dev dev/cmocka=libcmocka-dev
+  dev/libcrypto=libssl-dev dev/libxxhash=libxxhash-dev dev/cmocka=libcmocka-dev
 )
 lp_python_needs=(python3=python3 dev/venv=python3-venv)
-lp_test_needs=(clang-format-14=clang-format-14)
+lp_test_needs=(ip=iproute2)
+# Developers' tools that a newer distribution does not have; their tests are skipped, with a word, where they are missing.
+lp_format_needs=(clang-format-14=clang-format-14)
 
 lp_say() { printf '%s\n' "$*" >&2; }
 
@@ -52,6 +54,19 @@ lp_install() {
   rm -f "$log"
 }
 
+# lp_install_known NEED=PACKAGE...: the same, for those that this distribution has.
+lp_install_known() {
+  local need known=()
+  for need in "$@"; do
+    if lp_has "$need" || apt-cache show "${need#*=}" >/dev/null 2>&1; then
+      known+=("$need")
+    else
+      lp_say "not in this distribution: ${need#*=}"
+    fi
+  done
+  lp_install "${known[@]}"
+}
+
 # lp_mpi_environment RANKS: what Open MPI needs as root, in containers, and with more ranks than cores. What the caller
 # has set stays.
 lp_mpi_environment() {
@@ -62,6 +77,9 @@ lp_mpi_environment() {
   if (($(nproc) < $1)); then
     export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
     export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
+    # The same in Open MPI 5.
+    export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
+    export PRTE_MCA_hwloc_default_binding_policy=${PRTE_MCA_hwloc_default_binding_policy:-none}
   fi
   export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
   export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}

@@ -72,6 +72,11 @@ GOOD = [
     edited("readout", None),
     JOB,
     edited("comment", {"any": ["thing"]}),
+    edited("$schema", "../schemas/job.schema.json"),
+    edited("$schema", None),
+    edited("model.comment", "why"),
+    edited("model.lora", {"comment": 1}),
+    *(edited(f"{name}.comment", ["any"]) for name in ("protocol", "pairs", "store", "sweep", "decode", "results", "engine")),
     edited("sweep", None),
     edited("model.codi", None),
     edited("model.lora", {"rank": 128, "alpha": 32}),
@@ -123,6 +128,8 @@ GOOD = [
 
 # What a reader must refuse, and part of its message.
 BAD: list[tuple[Any, str]] = [
+    (edited("$schema", 3), "$.$schema: expected a string"),
+    (edited("pairs.$schema", "x"), "$.pairs"),
     (edited("readout", "logit_lens top 51"), "$.readout"),
     (edited("readout", "logit_lens top 05"), "$.readout"),
     (edited("readout", "logit_lens"), "$.readout"),

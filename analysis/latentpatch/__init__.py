@@ -3,4 +3,4 @@
 from .load import LayoutError, Results, Store, load, load_results, load_store
 
 __all__ = ["LayoutError", "Results", "Store", "load", "load_results", "load_store"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -78,7 +78,7 @@ def test_recovery_is_a_ratio_of_means(planted_analysis):
     name = "denoise/clean/replace/resid_post/L2/first:4"
     assert by[name] == pytest.approx((diff[name] - low) / (high - low), rel=1e-5)
     name = "noise/corrupted/replace/resid_post/L2/first:4"
-    # One formula for both directions, that of DESIGN and of the summary: 0 at the corrupted run, 1 at the clean one.
+    # One formula for both directions, that of the summary: 0 at the corrupted run, 1 at the clean one.
     assert by[name] == pytest.approx((diff[name] - low) / (high - low), rel=1e-5)
     assert by["unpatched/denoise"] == pytest.approx(0.0)
     assert by["unpatched/noise"] == pytest.approx(1.0)

@@ -135,7 +135,7 @@ struct lp_backend {
     lp_status (*upload)(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
     lp_status (*download)(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
     lp_status (*sync)(lp_backend *be, lp_error *err);
-    /* Sends `bytes` of dev on their way, as they are behind the operations before; number fetch < LP_FETCHES is not
+    /* Sends `bytes` of dev on their way, as they are after the operations before; number fetch < LP_FETCHES is not
      * under way yet. dev stays as it is until fetch_end, which waits for these bytes alone, not for later operations.
      */
     lp_status (*fetch_begin)(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);

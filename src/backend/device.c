@@ -23,7 +23,7 @@ static void own_folder(char out[PATH_MAX]) {
 static void *load_module(char *why, size_t why_bytes, bool *broken) {
     char folder[PATH_MAX], path[PATH_MAX + 64];
     own_folder(folder);
-    static const char *const places[] = {"", "/../lib"};
+    static const char *const places[] = {"", "/../lib/latentpatch"};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         snprintf(path, sizeof path, "%s%s/%s", folder, places[i], LP_CUDA_MODULE);
         if (access(path, F_OK) != 0) continue;

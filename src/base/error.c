@@ -1,21 +1,15 @@
 #include "base/error.h"
 
-#include <ctype.h>
-
-static void make_printable(char *text) {
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c < 0x20 || c == 0x7f) *text = '?';
-    }
-}
+#include "base/printable.h"
 
 lp_status lp_fail(lp_error *err, lp_status status, const char *format, ...) {
     if (err) {
+        char raw[LP_ERROR_TEXT];
         va_list args;
         va_start(args, format);
-        vsnprintf(err->text, sizeof err->text, format, args);
+        vsnprintf(raw, sizeof raw, format, args);
         va_end(args);
-        make_printable(err->text);
+        lp_printable(raw, strlen(raw), LP_PRINT_LINE, err->text, sizeof err->text);
         err->status = status;
     }
     return status;
@@ -23,24 +17,20 @@ lp_status lp_fail(lp_error *err, lp_status status, const char *format, ...) {
 
 lp_status lp_error_prefix(lp_error *err, const char *format, ...) {
     if (!err) return LP_ERR_VALUE;
-    char prefix[LP_ERROR_TEXT];
-    char rest[LP_ERROR_TEXT];
+    char prefix[LP_ERROR_TEXT], shown[LP_ERROR_TEXT], rest[LP_ERROR_TEXT];
     va_list args;
     va_start(args, format);
     vsnprintf(prefix, sizeof prefix, format, args);
     va_end(args);
+    lp_printable(prefix, strlen(prefix), LP_PRINT_LINE, shown, sizeof shown);
     memcpy(rest, err->text, sizeof rest);
-    size_t used = strnlen(prefix, sizeof prefix - 1);
-    if (used > sizeof err->text - 3) used = sizeof err->text - 3;
-    memcpy(err->text, prefix, used);
-    err->text[used] = ':';
-    err->text[used + 1] = ' ';
-    size_t room = sizeof err->text - used - 3;
-    size_t length = strnlen(rest, sizeof rest - 1);
-    if (length > room) length = room;
+    size_t used = strlen(shown), room = sizeof err->text - 3, length = strnlen(rest, sizeof rest - 1);
+    if (used > room) used = room;
+    if (length > room - used) length = room - used;
+    memcpy(err->text, shown, used);
+    memcpy(err->text + used, ": ", 2);
     memcpy(err->text + used + 2, rest, length);
     err->text[used + 2 + length] = '\0';
-    make_printable(err->text);
     return err->status;
 }
 

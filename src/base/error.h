@@ -37,7 +37,7 @@ typedef struct {
 } lp_error;
 
 /* Writes the text and returns status, so that a caller can `return lp_fail(...)`. err may be NULL.
- * Control characters in the text are shown as '?', because parts of it may come from a hostile file. */
+ * Control characters in the text are escaped (printable.h), because parts of it may come from a hostile file. */
 lp_status lp_fail(lp_error *err, lp_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Puts `prefix: ` in front of an existing text; for callers that know the file when the callee did not. */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -101,48 +102,6 @@ out:
     return status;
 }
 
-static lp_status write_all(int fd, const char *path, const void *data, size_t size, lp_error *err) {
-    size_t done = 0;
-    while (done < size) {
-        ssize_t n = write(fd, (const char *)data + done, size - done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return fail_errno(err, path, "write");
-        done += (size_t)n;
-    }
-    return fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? LP_OK : fail_errno(err, path, "flush");
-}
-
-lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err) {
-    char *there = realpath(path, NULL);
-    /* A device or a pipe takes the bytes; a file renamed to its name would stand in its place from then on. */
-    bool replaces = lp_path_look(path) != LP_PATH_OTHER;
-    const char *target = there ? there : path;
-    lp_text temporary = {0};
-    lp_status status = LP_OK;
-    int fd = -1;
-    if (replaces) {
-        /* Always the same name: what a killed process left is overwritten by the next one, and goes with it. */
-        LP_TRY(lp_text_format(&temporary, err, "%s.tmp", target));
-        fd = open(temporary.data, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    } else {
-        fd = open(target, O_WRONLY | O_CLOEXEC);
-    }
-    if (fd < 0) {
-        status = fail_errno(err, path, "write");
-        goto out;
-    }
-    LP_TRY(write_all(fd, path, data, size, err));
-    int closed = close(fd);
-    fd = -1;
-    if (closed != 0 || (replaces && rename(temporary.data, target) != 0)) status = fail_errno(err, path, "write");
-out:
-    if (fd >= 0) close(fd);
-    if (status != LP_OK && temporary.data) unlink(temporary.data);
-    lp_text_release(&temporary);
-    free(there); /* from realpath */
-    return status;
-}
-
 lp_path_kind lp_path_look(const char *path) {
     struct stat info;
     if (stat(path, &info) != 0) return LP_PATH_MISSING;
@@ -169,6 +128,81 @@ lp_status lp_path_folder(const char *path, char **out, lp_error *err) {
     if (!slash) return lp_mem_text(out, ".", 1, err);
     if (slash == path) return lp_mem_text(out, "/", 1, err);
     return lp_mem_text(out, path, (size_t)(slash - path), err);
+}
+
+/* Adds the components of `rest` to the resolved folder in *out. */
+static lp_status add_components(const char *rest, lp_text *out, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t length = 0; *rest; rest += length) {
+        rest += strspn(rest, "/");
+        length = strcspn(rest, "/");
+        bool stays = length == 0 || (length == 1 && rest[0] == '.');
+        if (length == 2 && strncmp(rest, "..", 2) == 0) {
+            while (out->length > 1 && out->data[out->length - 1] != '/') out->length--;
+            if (out->length > 1) out->length--;
+            out->data[out->length] = '\0';
+        } else if (!stays) {
+            LP_TRY(lp_text_format(out, err, "%s%.*s", out->length > 1 ? "/" : "", (int)length, rest));
+        }
+    }
+out:
+    return status;
+}
+
+static lp_status resolve_once(const char *path, char **out, lp_error *err) {
+    char *start = NULL, *real = NULL;
+    lp_text text = {0};
+    lp_status status = LP_OK;
+    size_t length = strlen(path), end = length;
+    LP_TRY(lp_mem_text(&start, path, length, err));
+    real = realpath(start, NULL);
+    /* The longest part in front that exists; "" is the current folder. */
+    while (!real && end > 0) {
+        while (end > 0 && start[end - 1] != '/') end--;
+        while (end > 1 && start[end - 1] == '/') end--;
+        start[end] = '\0';
+        real = realpath(end > 0 ? start : ".", NULL);
+        if (end == 1) break;
+    }
+    LP_TRY(lp_text_format(&text, err, "%s", real ? real : "/"));
+    LP_TRY(add_components(path + end, &text, err));
+    *out = text.data;
+    text = (lp_text){0};
+out:
+    lp_text_release(&text);
+    lp_mem_free(start);
+    free(real); /* from realpath */
+    return status;
+}
+
+lp_status lp_path_resolve(const char *path, char **out, lp_error *err) {
+    enum { MOST_LINKS = 40 };
+    char target[PATH_MAX];
+    char *found = NULL, *folder = NULL, *next = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(resolve_once(path, &found, err));
+    /* A link whose target is not there is still one: the file is made where it points. */
+    for (int turn = 0;; turn++) {
+        ssize_t n = readlink(found, target, sizeof target - 1);
+        if (n <= 0) break;
+        if (turn == MOST_LINKS) LP_FAIL(LP_ERR_IO, "%s: %s", path, strerror(ELOOP));
+        target[n] = '\0';
+        LP_TRY(lp_path_folder(found, &folder, err));
+        LP_TRY(lp_path_join(folder, target, &next, err));
+        lp_mem_free(folder);
+        lp_mem_free(found);
+        folder = found = NULL;
+        LP_TRY(resolve_once(next, &found, err));
+        lp_mem_free(next);
+        next = NULL;
+    }
+    *out = found;
+    found = NULL;
+out:
+    lp_mem_free(found);
+    lp_mem_free(folder);
+    lp_mem_free(next);
+    return status;
 }
 
 lp_status lp_path_make_folder_for(const char *path, lp_error *err) {

@@ -1,4 +1,4 @@
-/* Files: mapping for reading, reading whole, and writing so that a reader never sees half a file. */
+/* Files for reading: mapped, or read whole; and what a path is. Files are written by output.h. */
 #ifndef LP_BASE_FILE_H
 #define LP_BASE_FILE_H
 
@@ -25,11 +25,6 @@ void lp_pages_let_go(const void *bytes, size_t n);
 /* Adds the whole file to *out. Files over max_bytes are refused. */
 lp_status lp_file_read(const char *path, size_t max_bytes, lp_text *out, lp_error *err);
 
-/* Writes bytes to `path` through a temporary file beside it, flushed and then renamed. On failure the old
- * file, if any, is untouched and the temporary one is gone. A link is followed; a device or a pipe is written to. Two
- * processes that write the same path at the same time must exclude each other. */
-lp_status lp_file_write(const char *path, const void *data, size_t size, lp_error *err);
-
 typedef enum { LP_PATH_MISSING, LP_PATH_FILE, LP_PATH_FOLDER, LP_PATH_OTHER } lp_path_kind;
 lp_path_kind lp_path_look(const char *path);
 
@@ -37,6 +32,9 @@ lp_path_kind lp_path_look(const char *path);
 lp_status lp_path_join(const char *folder, const char *path, char **out, lp_error *err);
 /* *out = the folder part of `path` ("." when it has none). Caller frees with lp_mem_free. */
 lp_status lp_path_folder(const char *path, char **out, lp_error *err);
+/* *out = the path from the root with links followed as far as it exists; "." and ".." of the rest are removed as text.
+ * A link in the last component is followed even where its target does not exist. Caller frees with lp_mem_free. */
+lp_status lp_path_resolve(const char *path, char **out, lp_error *err);
 /* Makes the folder that `path` lies in, and those above it, where they are missing. */
 lp_status lp_path_make_folder_for(const char *path, lp_error *err);
 

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <math.h>
 #include <sched.h>
@@ -30,7 +31,7 @@ static bool read_below(const lp_host_sources *sources, const char *path, char *o
     return good;
 }
 
-/* Takes the next line of *text, without its end; NULL behind the last. */
+/* Takes the next line of *text, without its end; NULL after the last. */
 static char *next_line(char **text) {
     char *line = *text;
     if (!line || !*line) return NULL;
@@ -148,9 +149,8 @@ static void visit_cpu(const lp_host_sources *sources, const char *folder, bool v
 /* ---- Slurm ------------------------------------------------------------------------------------------------------- */
 
 static double number_of(const char *text) {
-    char *end = NULL;
-    double value = text ? strtod(text, &end) : 0;
-    return text && end != text && *end == '\0' && value > 0 ? value : 0;
+    double value = 0;
+    return text && lp_read_number(text, &value) && value > 0 ? value : 0;
 }
 
 static double slurm_bytes(const lp_host_sources *sources) {

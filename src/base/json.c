@@ -73,6 +73,45 @@ static const char *find_nul_escape(const char *text, size_t size) {
     return NULL;
 }
 
+/* The end of a number as JSON writes it, from its sign or first digit; NULL where it is none ("064", "64.", "+1"). */
+static const char *end_of_number(const char *p, const char *end) {
+    p += p < end && *p == '-';
+    if (p == end || *p < '0' || *p > '9') return NULL;
+    const char *first = p;
+    while (p < end && *p >= '0' && *p <= '9') p++;
+    if (*first == '0' && p - first > 1) return NULL;
+    if (p < end && *p == '.') {
+        const char *digits = ++p;
+        while (p < end && *p >= '0' && *p <= '9') p++;
+        if (p == digits) return NULL;
+    }
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        p++;
+        p += p < end && (*p == '+' || *p == '-');
+        const char *digits = p;
+        while (p < end && *p >= '0' && *p <= '9') p++;
+        if (p == digits) return NULL;
+    }
+    return p;
+}
+
+/* cJSON reads numbers by strtod, which takes more than JSON's grammar does. NULL: there is no such number. */
+static const char *find_bad_number(const char *text, size_t size) {
+    const char *end = text + size;
+    for (const char *p = text; p < end; p++) {
+        if (*p == '"') {
+            for (p++; p < end && *p != '"'; p++) p += *p == '\\' && p + 1 < end;
+        } else if (strchr("+-.0123456789", *p)) {
+            const char *after = end_of_number(p, end);
+            if (!after || (after < end && strchr("+-.0123456789", *after))) return p;
+            p = after - 1;
+        } else if (*p >= 'a' && *p <= 'z') {
+            while (p + 1 < end && p[1] >= 'a' && p[1] <= 'z') p++;
+        }
+    }
+    return NULL;
+}
+
 static int compare_keys(const void *a, const void *b) {
     const char *const *left = a;
     const char *const *right = b;
@@ -124,6 +163,12 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
     }
     if (deepest(text, size) > LP_JSON_MAX_DEPTH)
         return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
+    const char *number = find_bad_number(text, size);
+    if (number) {
+        place_of(text, (size_t)(number - text), &line, &column);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON: a number that JSON does not know", file, line,
+                       column);
+    }
     const char *end = NULL;
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
     if (!parsed) {

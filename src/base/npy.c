@@ -3,41 +3,79 @@
 #include "base/dtype.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "base/reader.h"
 
 #include <math.h>
 
 /* The header is a Python dict literal: {'descr': '<f4', 'fortran_order': False, 'shape': (768,), }. */
+
+static const char *skip_blanks(const char *p) {
+    return p + strspn(p, " \t\n\r");
+}
+
+/* True, and *p moved beyond it and the blanks around it, where the text goes on with `word`. */
+static bool take_word(const char **p, const char *word) {
+    const char *at = skip_blanks(*p);
+    size_t n = strlen(word);
+    if (strncmp(at, word, n) != 0) return false;
+    *p = skip_blanks(at + n);
+    return true;
+}
+
+/* (), (5,), (5, 6) or (5, 6,): the product of the sizes, and whether there is at most one other than 1 in front. */
+static lp_status take_shape(const char **p, const char *name, uint64_t *count, bool *flat, lp_error *err) {
+    int64_t size = 0;
+    uint64_t n = 1, dims = 0;
+    bool comma = true;
+    *flat = true;
+    if (!take_word(p, "("))
+        return lp_fail(err, LP_ERR_FORMAT, "%s: header: expected a shape, found \"%.40s\"", name, *p);
+    while (comma && lp_take_integer(p, INT64_MAX, &size)) {
+        if (!lp_mul_u64(n, (uint64_t)size, &n)) return lp_fail(err, LP_ERR_FORMAT, "%s: shape overflows", name);
+        *flat &= dims++ == 0 || size == 1;
+        comma = take_word(p, ",");
+    }
+    if ((dims == 1 && !comma) || !take_word(p, ")"))
+        return lp_fail(err, LP_ERR_FORMAT, "%s: header: expected a shape, found \"%.40s\"", name, *p);
+    *count = n;
+    return LP_OK;
+}
+
 static lp_status parse_header(const char *header, size_t length, const char *name, size_t *item, uint64_t *count,
                               lp_error *err) {
+    enum { DESCR = 1, ORDER = 2, SHAPE = 4, ALL = 7 };
     char text[512];
+    int seen = 0;
+    bool flat = true, fortran = false;
     if (length >= sizeof text)
         return lp_fail(err, LP_ERR_FORMAT, "%s: header of %zu bytes: expected less than 512", name, length);
     memcpy(text, header, length);
     text[length] = '\0';
-    *item = strstr(text, "'<f4'") ? 4 : strstr(text, "'<f8'") ? 8 : strstr(text, "'<f2'") ? 2 : 0;
-    if (*item == 0)
-        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: expected dtype float16, float32 or float64, found %s", name, text);
-    const char *shape = strstr(text, "'shape':");
-    const char *open = shape ? strchr(shape, '(') : NULL;
-    const char *close = open ? strchr(open, ')') : NULL;
-    if (!close) return lp_fail(err, LP_ERR_FORMAT, "%s: header has no shape", name);
-    bool flat = true;
-    uint64_t n = 1, dims = 0;
-    for (const char *p = open + 1; p < close;) {
-        if (*p < '0' || *p > '9') {
-            p++;
-            continue;
+    const char *p = text;
+    bool more = take_word(&p, "{");
+    while (more && *p != '}') {
+        int key = take_word(&p, "'descr'") ? DESCR : take_word(&p, "'fortran_order'") ? ORDER : SHAPE;
+        if ((seen & key) || (key == SHAPE && !take_word(&p, "'shape'")) || !take_word(&p, ":")) break;
+        seen |= key;
+        if (key == DESCR) {
+            *item = take_word(&p, "'<f4'") ? 4 : take_word(&p, "'<f8'") ? 8 : take_word(&p, "'<f2'") ? 2 : 0;
+            if (*item == 0)
+                return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: expected dtype float16, float32 or float64, found %.40s",
+                               name, p);
+        } else if (key == ORDER) {
+            fortran = take_word(&p, "True");
+            if (!fortran && !take_word(&p, "False")) break;
+        } else {
+            lp_status status = take_shape(&p, name, count, &flat, err);
+            if (status != LP_OK) return status;
         }
-        char *end = NULL;
-        uint64_t dim = strtoull(p, &end, 10);
-        if (!lp_mul_u64(n, dim, &n)) return lp_fail(err, LP_ERR_FORMAT, "%s: shape overflows", name);
-        flat &= dims++ == 0 || dim == 1;
-        p = end;
+        more = take_word(&p, ",");
     }
-    if (strstr(text, "'fortran_order': True") && !flat)
-        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: expected C order, found Fortran order", name);
-    *count = n;
+    if (!take_word(&p, "}") || seen != ALL || p != text + length)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: header: expected descr, fortran_order and shape, found \"%.200s\"",
+                       name, text);
+    if (fortran && !flat) return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: expected C order, found Fortran order", name);
     return LP_OK;
 }
 

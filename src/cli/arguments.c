@@ -1,54 +1,138 @@
 #include "cli/arguments.h"
 
-static const lp_option *find_option(const lp_option *options, size_t n, const char *word, size_t length) {
-    for (size_t i = 0; i < n; i++)
-        if (strlen(options[i].name) == length && strncmp(options[i].name, word, length) == 0) return &options[i];
+#include "base/number.h"
+#include "cli/help.h"
+#include "cli/print.h"
+
+static const lp_option *find_option(const lp_command *command, const char *word, size_t length) {
+    for (size_t i = 0; i < command->n_options; i++) {
+        const lp_option *option = &command->options[i];
+        if (strlen(option->name) == length && strncmp(option->name, word, length) == 0) return option;
+    }
     return NULL;
 }
 
-static lp_status take_value(const lp_option *option, const char *value, lp_error *err) {
-    if (option->value) *option->value = value;
-    if (option->values) {
-        if (*option->n_values == LP_MAX_OPERANDS)
-            return lp_fail(err, LP_ERR_USAGE, "%s: given more than %d times", option->name, LP_MAX_OPERANDS);
-        option->values[(*option->n_values)++] = value;
-    }
-    return LP_OK;
+/* An option of another command is a likely mistake: say whose it is. */
+static lp_status fail_unknown(const char *word, size_t length, lp_error *err) {
+    lp_text owners = {0};
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < lp_n_commands && status == LP_OK; i++)
+        if (find_option(lp_commands[i], word, length))
+            status = lp_text_format(&owners, err, "%s%s", owners.length ? ", " : "", lp_commands[i]->name);
+    status =
+        owners.length > 0
+            ? lp_fail(err, LP_ERR_USAGE, "unknown option %.*s: it is an option of %s", (int)length, word, owners.data)
+            : lp_fail(err, LP_ERR_USAGE, "unknown option %.*s", length > 60 ? 60 : (int)length, word);
+    lp_text_release(&owners);
+    return status;
 }
 
-lp_status lp_arguments_read(int argc, char **argv, const lp_option *options, size_t n, lp_operands *out,
-                            lp_error *err) {
+static lp_status read_integer(const lp_option *option, const char *text, int64_t *out, lp_error *err) {
+    if (lp_read_integer(text, (int64_t)option->min, (int64_t)option->max, out)) return LP_OK;
+    return lp_fail(err, LP_ERR_USAGE, "%s: expected an integer from %.0f to %.0f, found \"%.60s\"", option->name,
+                   option->min, option->max, text);
+}
+
+static lp_status read_number(const lp_option *option, const char *text, double *out, lp_error *err) {
+    double value = 0;
+    if (lp_read_number(text, &value) && value >= option->min && value <= option->max) {
+        *out = value;
+        return LP_OK;
+    }
+    return lp_fail(err, LP_ERR_USAGE, "%s: expected a number from %g to %g, found \"%.60s\"", option->name, option->min,
+                   option->max, text);
+}
+
+static lp_status read_choice(const lp_option *option, const char *text, int *out, lp_error *err) {
+    lp_text list = {0};
+    lp_status status = LP_OK;
+    for (int i = 0; option->choices[i]; i++)
+        if (strcmp(option->choices[i], text) == 0) {
+            *out = i;
+            return LP_OK;
+        }
+    for (int i = 0; option->choices[i] && status == LP_OK; i++)
+        status = lp_text_format(&list, err, "%s%s", i > 0 ? ", " : "", option->choices[i]);
+    if (status == LP_OK)
+        status = lp_fail(err, LP_ERR_USAGE, "%s: expected one of %s, found \"%.60s\"", option->name, lp_text_get(&list),
+                         text);
+    lp_text_release(&list);
+    return status;
+}
+
+static lp_status read_value(const lp_option *option, const char *text, void *options, lp_error *err) {
+    void *place = (char *)options + option->offset;
+    lp_texts *texts = place;
+    lp_integers *integers = place;
+    switch (option->kind) {
+    case LP_OPTION_INTEGER: return read_integer(option, text, place, err);
+    case LP_OPTION_NUMBER: return read_number(option, text, place, err);
+    case LP_OPTION_CHOICE: return read_choice(option, text, place, err);
+    case LP_OPTION_TEXTS:
+        if (texts->n == LP_MAX_OPERANDS) break;
+        texts->items[texts->n++] = text;
+        return LP_OK;
+    case LP_OPTION_INTEGERS:
+        if (integers->n == LP_MAX_OPERANDS) break;
+        return read_integer(option, text, &integers->items[integers->n++], err);
+    default:
+        if (!*text) return lp_fail(err, LP_ERR_USAGE, "%s: expected a value, found an empty one", option->name);
+        *(const char **)place = text;
+        return LP_OK;
+    }
+    return lp_fail(err, LP_ERR_USAGE, "%s: given more than %d times", option->name, LP_MAX_OPERANDS);
+}
+
+/* *ended: --help or --version was printed. */
+static lp_status read_words(const lp_command *command, int argc, char **argv, void *options, lp_texts *operands,
+                            bool *ended, lp_error *err) {
     bool only_operands = false;
-    *out = (lp_operands){0};
+    lp_text text = {0};
+    lp_status status = LP_OK;
     for (int i = 0; i < argc; i++) {
         const char *word = argv[i];
         if (only_operands || word[0] != '-' || word[1] == '\0') {
-            if (out->n == LP_MAX_OPERANDS) return lp_fail(err, LP_ERR_USAGE, "more than %d operands", LP_MAX_OPERANDS);
-            out->operands[out->n++] = word;
+            if (operands->n == LP_MAX_OPERANDS) LP_FAIL(LP_ERR_USAGE, "more than %d operands", LP_MAX_OPERANDS);
+            operands->items[operands->n++] = word;
             continue;
         }
         if (strcmp(word, "--") == 0) {
             only_operands = true;
             continue;
         }
-        if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
-            out->help = true;
-            continue;
+        *ended = strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "--version") == 0;
+        if (*ended) {
+            LP_TRY(strcmp(word, "--version") == 0 ? lp_help_version(&text, err) : lp_help_command(command, &text, err));
+            LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
+            goto out;
         }
         const char *equals = strchr(word, '=');
         size_t length = equals ? (size_t)(equals - word) : strlen(word);
-        const lp_option *option = find_option(options, n, word, length);
-        if (!option) return lp_fail(err, LP_ERR_USAGE, "unknown option %.*s", (int)length, word);
-        if (option->flag) {
-            if (equals) return lp_fail(err, LP_ERR_USAGE, "%s takes no value", option->name);
-            *option->flag = true;
+        const lp_option *option = find_option(command, word, length);
+        if (!option) LP_TRY(fail_unknown(word, length, err));
+        if (option->kind == LP_OPTION_FLAG) {
+            if (equals) LP_FAIL(LP_ERR_USAGE, "%s takes no value", option->name);
+            *(bool *)((char *)options + option->offset) = true;
             continue;
         }
-        if (!equals && i + 1 == argc) return lp_fail(err, LP_ERR_USAGE, "%s needs a value", option->name);
-        lp_status status = take_value(option, equals ? equals + 1 : argv[++i], err);
-        if (status != LP_OK) return status;
+        if (!equals && i + 1 == argc) LP_FAIL(LP_ERR_USAGE, "%s needs a value", option->name);
+        LP_TRY(read_value(option, equals ? equals + 1 : argv[++i], options, err));
     }
-    return LP_OK;
+    if (operands->n < command->min_operands || operands->n > command->max_operands)
+        LP_FAIL(LP_ERR_USAGE, "expected %s, found %zu operand%s", command->operands, operands->n,
+                operands->n == 1 ? "" : "s");
+out:
+    lp_text_release(&text);
+    return status;
+}
+
+bool lp_command_begin(const lp_command *command, int argc, char **argv, void *options, lp_texts *operands, int *code) {
+    lp_error err = {0};
+    bool ended = false;
+    *operands = (lp_texts){0};
+    lp_status status = read_words(command, argc, argv, options, operands, &ended, &err);
+    *code = status == LP_OK ? LP_EXIT_OK : lp_exit_usage(command, &err);
+    return status == LP_OK && !ended;
 }
 
 int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *err) {
@@ -63,7 +147,7 @@ int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *
     return status == LP_ERR_USAGE ? LP_EXIT_USAGE : LP_EXIT_ERROR;
 }
 
-int lp_exit_usage(const char *command, const lp_error *err) {
-    fprintf(stderr, "latentpatch: error: %s: %s (latentpatch %s --help)\n", command, err->text, command);
+int lp_exit_usage(const lp_command *command, const lp_error *err) {
+    fprintf(stderr, "latentpatch: error: %s: %s (latentpatch %s --help)\n", command->name, err->text, command->name);
     return LP_EXIT_USAGE;
 }

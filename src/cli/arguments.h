@@ -1,35 +1,84 @@
-/* Command lines: options and operands, and the exits that all commands share. */
+/* Command lines. One table says of every command what it is for and which options it has (name, kind, range, help);
+ * reading a command line, --help, --version, completion.h's scripts and manual.h's page all come out of it. */
 #ifndef LP_CLI_ARGUMENTS_H
 #define LP_CLI_ARGUMENTS_H
 
+#include "base/text.h"
 #include "cli/commands.h"
 
 enum { LP_MAX_OPERANDS = 64 };
 
-/* One option of a command. Either a flag (value NULL) or one with a value; `values` collects an option that may be
- * repeated. */
+/* What an option is followed by, and so the type of its place in the command's struct of options. */
+typedef enum {
+    LP_OPTION_FLAG,     /* nothing: bool */
+    LP_OPTION_TEXT,     /* const char *, borrowed; NULL: not given. So are the next three. */
+    LP_OPTION_FILE,     /* a file that is there */
+    LP_OPTION_FOLDER,   /* a folder that is there */
+    LP_OPTION_PATH,     /* a file or a folder, there or not */
+    LP_OPTION_INTEGER,  /* int64_t in [min, max] */
+    LP_OPTION_NUMBER,   /* double in [min, max]: positive, or a share between 0 and 1 */
+    LP_OPTION_CHOICE,   /* int: index into `choices` */
+    LP_OPTION_TEXTS,    /* lp_texts: may be given several times */
+    LP_OPTION_INTEGERS, /* lp_integers, each in [min, max]: may be given several times */
+    LP_N_OPTION_KINDS
+} lp_option_kind;
+
 typedef struct {
-    const char *name; /* "--set" */
-    bool *flag;
-    const char **value;
-    const char **values; /* [LP_MAX_OPERANDS] */
-    size_t *n_values;
+    const char *items[LP_MAX_OPERANDS]; /* borrowed */
+    size_t n;
+} lp_texts;
+
+typedef struct {
+    int64_t items[LP_MAX_OPERANDS];
+    size_t n;
+} lp_integers;
+
+typedef struct {
+    const char *name; /* "--top" */
+    lp_option_kind kind;
+    size_t offset;     /* of its place in the command's struct of options */
+    const char *value; /* what stands for the value in help, "K"; NULL for a flag */
+    const char *help;  /* without range and choices, which are added */
+    double min, max;
+    const char *const *choices; /* NULL-terminated */
 } lp_option;
 
-typedef struct {
-    const char *operands[LP_MAX_OPERANDS];
-    size_t n;
-    bool help; /* --help or -h was given */
-} lp_operands;
+/* The option that changes a job file; `member` of the struct `type` is its lp_texts. */
+#define LP_SET_OPTION(type, member)                                                                                    \
+    {                                                                                                                  \
+        .name = "--set", .kind = LP_OPTION_TEXTS, .offset = offsetof(type, member), .value = "KEY=VALUE",              \
+        .help = "change one value of the job, e.g. --set pairs.limit=20; VALUE is JSON, or plain text"                 \
+    }
 
-/* Reads argv [argc] by the table `options` [n]; the rest are operands. `--name value` and `--name=value` are the same;
- * what follows
- * `--` is operands. Fails with LP_ERR_USAGE on an unknown option and on a missing value. */
-lp_status lp_arguments_read(int argc, char **argv, const lp_option *options, size_t n, lp_operands *out, lp_error *err);
+/* What completion offers for operands. */
+typedef enum { LP_OPERANDS_FILES, LP_OPERANDS_TEXT, LP_OPERANDS_SHELLS } lp_operand_kind;
+
+struct lp_command {
+    const char *name;         /* "run", "pairs make" */
+    const char *summary;      /* what it does, in one line */
+    const char *const *usage; /* what follows the name, one text a form; NULL-terminated */
+    const char *description;  /* paragraphs, parted by newlines; they are filled to the width of the page */
+    const lp_option *options;
+    size_t n_options;
+    const char *operands; /* "one job file": for messages */
+    size_t min_operands, max_operands;
+    lp_operand_kind operand_kind;
+    int (*run)(const lp_command *command, int argc, char **argv);
+};
+
+/* All commands, in the order of the help. */
+extern const lp_command *const lp_commands[];
+extern const size_t lp_n_commands;
+
+/* Reads argv [argc], the words after the command's own, into `options`, the command's struct of options, which holds
+ * the defaults; what is no option is an operand. `--name value` and `--name=value` are the same; what follows `--` is
+ * operands. Returns true when the command is to go on; otherwise (--help, --version, an error) everything is printed
+ * and *code is the exit code. */
+bool lp_command_begin(const lp_command *command, int argc, char **argv, void *options, lp_texts *operands, int *code);
 
 /* Prints `latentpatch: error: ...` (rank 0 only where parallel is given) and returns the exit code of the status. */
 int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *err);
 /* Usage errors of a command: the error and where to find help. */
-int lp_exit_usage(const char *command, const lp_error *err);
+int lp_exit_usage(const lp_command *command, const lp_error *err);
 
 #endif

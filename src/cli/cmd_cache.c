@@ -1,25 +1,41 @@
 #include "cli/job_command.h"
 #include "cli/outputs.h"
+#include "cli/print.h"
 #include "stage/check.h"
 
-static const char help[] =
-    "usage: [mpirun -n R] latentpatch cache JOB.json [--set section.key=value]...\n\n"
-    "Stage 1. Runs the clean and the corrupted question of every pair without patches and writes their activations, answers\n"
-    "and outcomes into the job's store. Started again it does only what is missing.\n\n"
-    "  --set section.key=value  change the job, e.g. --set pairs.limit=20 (the value is JSON, or plain text)\n"
-    "  --verbose, --quiet       more or fewer messages on stderr\n";
-
-static lp_status body(lp_session *session, lp_error *err) {
+static lp_status body(lp_session *session, const void *options, lp_error *err) {
+    (void)options;
     lp_cache_report report;
     lp_standing standing;
     lp_status status = lp_stage_check(session, LP_CHECK_STORE, &standing, err);
     if (status == LP_OK) status = lp_stage_cache(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
-    lp_print_cache_report(session, &report);
-    lp_print_path("store", session->job.store.file);
-    return LP_OK;
+    status = lp_print_cache_report(session, &report, err);
+    return status == LP_OK ? lp_print_path("store", session->job.store.file, err) : status;
 }
 
-int lp_cmd_cache(int argc, char **argv) {
-    return lp_job_command("cache", help, argc, argv, body);
+typedef struct {
+    lp_job_options job;
+} cache_options;
+
+static const lp_option table[] = {LP_JOB_OPTIONS(cache_options)};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    cache_options options = {0};
+    return lp_job_command(command, argc, argv, &options.job, body);
 }
+
+const lp_command lp_cmd_cache = {
+    .name = "cache",
+    .summary = "stage 1: the unpatched runs of every pair, into the activation store",
+    .usage = (const char *const[]){"JOB.json [options]", NULL},
+    .description =
+        "Stage 1. Runs the clean and the corrupted question of every pair without patches and writes their activations, "
+        "answers and outcomes into the job's store. Started again it does only what is missing.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one job file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

@@ -1,18 +1,10 @@
-#include "base/log.h"
 #include "base/memory.h"
-#include "cli/arguments.h"
-#include "job/job.h"
+#include "cli/model_options.h"
+#include "cli/print.h"
 #include "patch/lens.h"
 #include "thought/reference.h"
 
 #include <time.h>
-
-static const char help[] =
-    "usage: latentpatch generate JOB.json QUESTION [--top K] [--layers] [--set section.key=value]...\n"
-    "       latentpatch generate --base FOLDER [--codi PATH] [--lora-alpha A] QUESTION [--top K]\n\n"
-    "Answers one question under the job's protocol and shows the last question position and each thought through the logit\n"
-    "lens: the K most likely tokens (5 by default) behind the last layer, with their log-probabilities; with --layers, behind\n"
-    "every layer (final norm applied). A model without CODI parts simply continues the text.\n";
 
 typedef struct {
     lp_job job;
@@ -54,7 +46,9 @@ static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err
     for (int32_t i = 0; i < top; i++) {
         lp_text_clear(&text);
         LP_TRY(lp_lens_show(g->tokenizer, &g->vocabulary, best[i], &text, err));
-        printf("  %6.2f \"%s\"", (double)log_probability[i], lp_text_get(&text));
+        printf("  %6.2f \"", (double)log_probability[i]);
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
+        printf("\"");
         if (strstr(lp_text_get(&text), REPLACEMENT)) printf(" (%d)", best[i]);
     }
     printf("\n");
@@ -118,7 +112,9 @@ static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers
             LP_TRY(print_top(g, p * c->n_layers + l, top, err));
         }
     LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err));
-    printf("answer: %s\n", lp_text_get(&text));
+    printf("answer: ");
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
+    printf("\n");
     int32_t positions = request.n_prompt + request.n_steps + g->vocabulary.n_answer_start + result.n_tokens;
     fprintf(stderr, "%d prompt tokens, %d answer tokens%s, %.1f positions/s (reference executor)\n", request.n_prompt,
             result.n_tokens, result.ended ? "" : " (limit reached)", positions / took);
@@ -127,52 +123,60 @@ out:
     return status;
 }
 
-int lp_cmd_generate(int argc, char **argv) {
-    const char *base = NULL, *codi = NULL, *alpha = NULL, *top_text = "5", *settings[LP_MAX_OPERANDS];
-    size_t n_settings = 0;
-    bool layers = false;
-    const lp_option options[] = {
-        {.name = "--base", .value = &base},        {.name = "--codi", .value = &codi},
-        {.name = "--lora-alpha", .value = &alpha}, {.name = "--top", .value = &top_text},
-        {.name = "--layers", .flag = &layers},     {.name = "--set", .values = settings, .n_values = &n_settings}};
-    lp_operands operands;
+typedef struct {
+    lp_model_options model;
+    int64_t top;
+    bool layers;
+} generate_options;
+
+static const lp_option table[] = {
+    LP_MODEL_OPTIONS(generate_options),
+    {.name = "--top",
+     .kind = LP_OPTION_INTEGER,
+     .offset = offsetof(generate_options, top),
+     .value = "K",
+     .help = "show the K most likely tokens (default 5)",
+     .min = 1,
+     .max = LP_MAX_LENS_TOP},
+    {.name = "--layers",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(generate_options, layers),
+     .help = "show them after every layer, not only after the last"},
+};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    generate_options o = {.top = 5};
+    lp_texts operands;
     lp_error error = {0}, *err = &error;
     generation g = {0};
-    lp_status status = LP_OK;
-    if (lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err) != LP_OK)
-        return lp_exit_usage("generate", err);
-    if (operands.help) {
-        printf("%s", help);
-        return LP_EXIT_OK;
-    }
-    char *end = NULL;
-    long top = strtol(top_text, &end, 10);
-    if (*end || top < 1 || top > LP_MAX_LENS_TOP) {
-        lp_fail(err, LP_ERR_USAGE, "--top: expected a number from 1 to %d, found %.40s", LP_MAX_LENS_TOP, top_text);
-        return lp_exit_usage("generate", err);
-    }
-    if (operands.n != (base ? 1 : 2)) {
-        lp_fail(err, LP_ERR_USAGE, "expected %s one question in quotes, found %zu arguments",
-                base ? "with --base" : "a job file and", operands.n);
-        return lp_exit_usage("generate", err);
-    }
-    lp_model_source source = {.base = base, .codi = codi, .lora_alpha = alpha ? strtod(alpha, NULL) : 32};
-    if (codi && !alpha)
-        lp_log(LP_LOG_WARN, "no --lora-alpha: 32 is taken, which the checkpoint's files cannot confirm");
+    lp_model_source source;
     int32_t max_new = 64;
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    lp_status status = lp_model_options_check(&o.model, operands.n, 1, "one question in quotes", err);
+    if (status != LP_OK) return lp_exit_usage(command, err);
     g.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
-    if (!base) {
-        LP_TRY(lp_job_load(operands.operands[0], settings, n_settings, &g.job, err));
-        source = (lp_model_source){.base = g.job.model.base,
-                                   .codi = g.job.model.codi,
-                                   .lora_rank = g.job.model.lora_rank,
-                                   .lora_alpha = g.job.model.lora_alpha,
-                                   .base_rounding = g.job.model.base_rounding};
-        max_new = g.job.decode.max_new_tokens;
-    }
-    LP_TRY(open_all(&g, &source, operands.operands[operands.n - 1], max_new, err));
-    LP_TRY(answer(&g, max_new, (int32_t)top, layers, err));
+    LP_TRY(lp_model_options_source(&o.model, operands.items[0], &g.job, &source, err));
+    if (!o.model.base) max_new = g.job.decode.max_new_tokens;
+    LP_TRY(open_all(&g, &source, operands.items[operands.n - 1], max_new, err));
+    LP_TRY(answer(&g, max_new, (int32_t)o.top, o.layers, err));
 out:
     release(&g);
     return lp_exit_with(NULL, status, err);
 }
+
+const lp_command lp_cmd_generate = {
+    .name = "generate",
+    .summary = "answer a question, with the top tokens of each thought",
+    .usage = (const char *const[]){"JOB.json QUESTION [options]",
+                                   "--base FOLDER [--codi PATH] [--lora-alpha A] QUESTION [options]", NULL},
+    .description =
+        "Answers a question under the job's protocol and shows the last question position and each thought "
+        "through the logit lens: the most likely tokens after the last layer, with their log-probabilities. A "
+        "model without CODI parts simply continues the text.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "a job file and one question in quotes",
+    .max_operands = 2,
+    .run = run,
+};

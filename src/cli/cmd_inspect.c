@@ -1,8 +1,5 @@
-#include "base/file.h"
-#include "base/log.h"
-#include "base/memory.h"
-#include "cli/arguments.h"
-#include "job/job.h"
+#include "cli/model_options.h"
+#include "cli/print.h"
 
 /* The job's protocol on this model, in words. */
 static lp_status add_protocol(lp_job *job, const lp_model *model, lp_text *out, lp_error *err) {
@@ -17,56 +14,53 @@ out:
     return status;
 }
 
-static const char help[] =
-    "usage: latentpatch inspect JOB.json [--json]\n"
-    "       latentpatch inspect --base FOLDER [--codi PATH] [--lora-alpha A] [--json]\n\n"
-    "Reads a model as `cache` would and prints what it is: architecture, parameters by part, dtypes, LoRA, projection, special\n"
-    "ids, context, SHA-256 of each file, and tensors that were not asked for. For a job also its protocol in words. Fails,\n"
-    "naming the tensor, on what does not fit.\n";
+typedef struct {
+    lp_model_options model;
+    bool json;
+} inspect_options;
 
-int lp_cmd_inspect(int argc, char **argv) {
-    const char *base = NULL, *codi = NULL, *alpha = NULL;
-    bool json = false;
-    const lp_option options[] = {{.name = "--base", .value = &base},
-                                 {.name = "--codi", .value = &codi},
-                                 {.name = "--lora-alpha", .value = &alpha},
-                                 {.name = "--json", .flag = &json}};
-    lp_operands operands;
+static const lp_option table[] = {
+    LP_MODEL_OPTIONS(inspect_options),
+    {.name = "--json", .kind = LP_OPTION_FLAG, .offset = offsetof(inspect_options, json), .help = "print JSON"},
+};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    inspect_options o = {0};
+    lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_job job = {0};
     lp_model model = {0};
+    lp_model_source source;
     lp_text text = {0};
-    lp_status status = LP_OK;
-    if (lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err) != LP_OK)
-        return lp_exit_usage("inspect", err);
-    if (operands.help) {
-        printf("%s", help);
-        return LP_EXIT_OK;
-    }
-    if (operands.n != (base ? 0 : 1)) {
-        lp_fail(err, LP_ERR_USAGE, "expected a job file or --base FOLDER");
-        return lp_exit_usage("inspect", err);
-    }
-    lp_model_source source = {.base = base, .codi = codi, .lora_alpha = alpha ? strtod(alpha, NULL) : 32};
-    if (codi && !alpha)
-        lp_log(LP_LOG_WARN, "no --lora-alpha: 32 is taken, which the checkpoint's files cannot confirm");
-    if (!base) {
-        LP_TRY(lp_job_load(operands.operands[0], NULL, 0, &job, err));
-        source = (lp_model_source){.base = job.model.base,
-                                   .codi = job.model.codi,
-                                   .lora_rank = job.model.lora_rank,
-                                   .lora_alpha = job.model.lora_alpha,
-                                   .base_rounding = job.model.base_rounding};
-    }
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    lp_status status = lp_model_options_check(&o.model, operands.n, 0, "", err);
+    if (status != LP_OK) return lp_exit_usage(command, err);
+    LP_TRY(lp_model_options_source(&o.model, operands.items[0], &job, &source, err));
     source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
-    LP_TRY(lp_model_inspect(&model, json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
-    if (!base && !json) LP_TRY(add_protocol(&job, &model, &text, err));
-    printf("%s", lp_text_get(&text));
-    if (text.length && text.data[text.length - 1] != '\n') printf("\n");
+    LP_TRY(lp_model_inspect(&model, o.json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
+    if (!o.model.base && !o.json) LP_TRY(add_protocol(&job, &model, &text, err));
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);
     lp_model_close(&model);
     lp_job_release(&job);
     return lp_exit_with(NULL, status, err);
 }
+
+const lp_command lp_cmd_inspect = {
+    .name = "inspect",
+    .summary = "read a model and say what it is",
+    .usage =
+        (const char *const[]){"JOB.json [options]", "--base FOLDER [--codi PATH] [--lora-alpha A] [options]", NULL},
+    .description =
+        "Reads a model as `cache` would and prints what it is: architecture, parameters by part, dtypes, LoRA, "
+        "projection, special ids, context, SHA-256 of each file, and tensors that were not asked for; for a job also its protocol. Fails on "
+        "what does not fit, and names the tensor.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "a job file or --base FOLDER",
+    .max_operands = 1,
+    .run = run,
+};

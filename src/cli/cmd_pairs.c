@@ -1,123 +1,30 @@
 /* `latentpatch pairs make | check | convert`: pair files from word problems. */
 #include "cli/arguments.h"
+#include "cli/print.h"
 
-#include "base/file.h"
+#include "base/number.h"
+#include "base/output.h"
 #include "problems/pair_check.h"
 #include "problems/pair_make.h"
 #include "problems/pair_write.h"
 
-#include <errno.h>
-
-/* A verb of `pairs`: its line of use, and what its options mean. */
-typedef struct {
-    const char *name, *usage, *options;
-} verb_help;
-
-static const verb_help verbs[] = {
-    {"make", "latentpatch pairs make --source FILE --format FORMAT -o PAIRS.json [options]\n",
-     "make: pairs of problems that differ in one number, by rule; nothing that is not sure\n"
-     "  --format F          gsm8k: JSON lines with question and answer, the answer a solution with <<...>> annotations\n"
-     "                      gsm8k-aug: lines question||<<...>> <<...>>#### answer; svamp: its JSON array\n"
-     "                      gsm-plus: JSON lines, each variant a pair with its seed question\n"
-     "                      templates: texts with variables, as in jobs/demo/train/templates.json\n"
-     "  --count N           how many pairs (default: all there are; of templates 100 each)\n"
-     "  --seed S            of every random choice (default 0); the same seed gives the same bytes\n"
-     "  --per-problem N     pairs of one problem (default 1)\n"
-     "  --change WHICH      first, last or any number (default any)\n"
-     "  --delta A-B         size of the change, in units of the number's last digit that is not 0 (default 1-5)\n"
-     "  --digits RULE       same or any number of digits (default same)\n"
-     "  --tokenizer NAME=P  count tokens by the tokenizer.json P; may be repeated\n"
-     "  --same-tokens       only pairs whose questions have equal counts in every tokenizer\n"
-     "  --strata LIST       share the count equally among numbers of steps: 2,3,4-5,6-\n"
-     "  --tune-share X      mark this share of the problems \"tune\", the others \"test\"\n"
-     "  --tune FILE         write the tune pairs to this file instead\n"
-     "  --side SIDE         of templates: held-out, training or all (default held-out)\n"
-     "  --prefix TEXT       of the ids (default: the source's name)\n"
-     "  --to FORM           own, original or original-flat (default own)\n"
-     "  --rejected FILE     one JSON line for each refusal: index, numbers, reason\n"
-     "  --strict            exit 1 when there are fewer than --count\n"},
-    {"check", "latentpatch pairs check PAIRS.json [options]\n",
-     "check: the defects of a pair file (ours, or the original study's), as a table; exit 1 when there are any\n"
-     "  --tokenizer NAME=P  count tokens by the tokenizer.json P; may be repeated\n"
-     "  --same-tokens       the two questions of a pair have equal counts in every tokenizer\n"
-     "  --max-tokens N      no question has more\n"
-     "  --training FILE     no question is close to one of this file's\n"
-     "  --training-format F its format (default gsm8k)\n"
-     "  --verified          pairs whose corrupted answer cannot be recomputed are defects, too\n"
-     "  --list FILE         one CSV line a pair: its defects, the stated and the recomputed answer\n"
-     "  --fix FILE          write the sound pairs; exit 0 when there are any\n"},
-    {"convert", "latentpatch pairs convert PAIRS.json --to FORM -o FILE\n",
-     "convert: between our form and the original study's, in both directions; the form of PAIRS.json is recognised\n"
-     "  --to FORM           own, original or original-flat\n"},
-};
-enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
-
-/* Of the verb; of all where it is none of them. */
-static void print_help(const char *verb) {
-    bool known = false;
-    for (size_t i = 0; i < N_VERBS; i++) known |= strcmp(verbs[i].name, verb) == 0;
-    for (size_t i = 0, n = 0; i < N_VERBS; i++)
-        if (!known || strcmp(verbs[i].name, verb) == 0) printf("%s%s", n++ ? "       " : "usage: ", verbs[i].usage);
-    for (size_t i = 0; i < N_VERBS; i++)
-        if (!known || strcmp(verbs[i].name, verb) == 0) printf("\n%s", verbs[i].options);
-}
-
-/* ---- values of options; NULL means that the option was not given ---- */
-
-static lp_status parse_integer(const char *option, const char *text, int64_t min, int64_t max, int64_t *out,
-                               lp_error *err) {
-    char *end = NULL;
-    errno = 0;
-    long long number = strtoll(text, &end, 10);
-    if (end == text || *end || errno || number < min || number > max)
-        return lp_fail(err, LP_ERR_USAGE, "%s: expected an integer from %lld to %lld, found \"%.60s\"", option,
-                       (long long)min, (long long)max, text);
-    *out = number;
-    return LP_OK;
-}
-
-static lp_status parse_size(const char *option, const char *text, int64_t max, size_t *out, lp_error *err) {
-    int64_t number = 0;
-    if (!text) return LP_OK;
-    lp_status status = parse_integer(option, text, 1, max, &number, err);
-    if (status == LP_OK) *out = (size_t)number;
-    return status;
-}
-
-/* *out = the index of text among the names. */
-static lp_status parse_choice(const char *option, const char *text, const char *const *names, int *out, lp_error *err) {
-    if (!text) return LP_OK;
-    for (int i = 0; names[i]; i++)
-        if (strcmp(names[i], text) == 0) {
-            *out = i;
-            return LP_OK;
-        }
-    lp_text list = {0};
-    lp_status status = LP_OK;
-    for (int i = 0; names[i] && status == LP_OK; i++)
-        status = lp_text_format(&list, err, "%s%s", i > 0 ? ", " : "", names[i]);
-    if (status == LP_OK)
-        status =
-            lp_fail(err, LP_ERR_USAGE, "%s: expected one of %s, found \"%.60s\"", option, lp_text_get(&list), text);
-    lp_text_release(&list);
-    return status;
-}
-
 /* "2-5", "3", "6-": inclusive; an open end is `most`. */
 static lp_status parse_range(const char *option, const char *text, size_t length, int most, int *low, int *high,
                              lp_error *err) {
-    char part[64];
+    const char *p = text, *end = text + length;
     int64_t first = 0, last = 0;
-    snprintf(part, sizeof part, "%.*s", (int)(length < 60 ? length : 60), text);
-    char *dash = strchr(part, '-');
-    if (dash) *dash = 0;
-    lp_status status = parse_integer(option, part, 1, most, &first, err);
+    bool good = lp_take_integer(&p, most, &first) && first >= 1;
     last = first;
-    if (status == LP_OK && dash) last = most;
-    if (status == LP_OK && dash && dash[1]) status = parse_integer(option, dash + 1, first, most, &last, err);
+    if (good && p < end && *p == '-') {
+        last = most;
+        good = ++p == end || (lp_take_integer(&p, most, &last) && last >= first);
+    }
+    if (!good || p != end)
+        return lp_fail(err, LP_ERR_USAGE, "%s: expected a number or a range from 1 to %d such as 2-3, found \"%.*s\"",
+                       option, most, length < 60 ? (int)length : 60, text);
     *low = (int)first;
     *high = (int)last;
-    return status;
+    return LP_OK;
 }
 
 static lp_status parse_strata(const char *text, lp_make_options *out, lp_error *err) {
@@ -163,7 +70,21 @@ static void release_tokenizers(tokenizers *list) {
 /* ---- make ---- */
 
 static const char *const forms[] = {"own", "original", "original-flat", NULL};
+static const char *const which[] = {"any", "first", "last", NULL};
+static const char *const digits[] = {"same", "any", NULL};
+static const char *const sides[] = {"held-out", "training", "all", NULL};
 
+typedef struct {
+    const char *source, *output, *tune, *rejected, *prefix, *delta, *strata;
+    int format; /* -1: not given */
+    int change, digits, side, form;
+    int64_t count, seed, per_problem; /* 0: not given */
+    double tune_share;                /* 0: not given */
+    lp_texts tokenizers;
+    bool same_tokens, strict;
+} make_options;
+
+/* What the options ask for. */
 typedef struct {
     lp_make_options make;
     tokenizers tokenizers;
@@ -172,49 +93,32 @@ typedef struct {
     int form;
 } make_command;
 
-/* The options as they were written. */
-typedef struct {
-    const char *format, *count, *seed, *per_problem, *change, *delta, *digits, *strata, *tune_share, *side, *to;
-    const char *tokenizers[LP_MAX_OPERANDS];
-    size_t n_tokenizers;
-    bool same_tokens;
-} make_words;
-
-static lp_status parse_make(const make_words *words, make_command *out, lp_error *err) {
-    static const char *const which[] = {"any", "first", "last", NULL};
-    static const char *const digits[] = {"same", "any", NULL};
-    static const char *const sides[] = {"held-out", "training", "all", NULL};
+static lp_status parse_make(const make_options *o, make_command *out, lp_error *err) {
     lp_make_options *make = &out->make;
     lp_status status = LP_OK;
-    int format = 0, change = 0, digit_rule = 0, side = 0;
-    int64_t seed = 0;
-    LP_TRY(parse_choice("--format", words->format, lp_source_format_names, &format, err));
-    LP_TRY(parse_size("--count", words->count, 100000000, &make->count, err));
-    if (words->seed) LP_TRY(parse_integer("--seed", words->seed, 0, INT64_C(1) << 53, &seed, err));
-    LP_TRY(parse_size("--per-problem", words->per_problem, 16, &make->per_problem, err));
-    LP_TRY(parse_choice("--change", words->change, which, &change, err));
-    if (words->delta)
-        LP_TRY(parse_range("--delta", words->delta, strlen(words->delta), 99, &make->min_delta, &make->max_delta, err));
-    LP_TRY(parse_choice("--digits", words->digits, digits, &digit_rule, err));
-    LP_TRY(parse_strata(words->strata, make, err));
-    if (words->tune_share) {
-        char *end = NULL;
-        make->tune_share = strtod(words->tune_share, &end);
-        if (end == words->tune_share || *end || !(make->tune_share > 0 && make->tune_share < 1))
-            LP_FAIL(LP_ERR_USAGE, "--tune-share: expected a share between 0 and 1, found \"%.60s\"", words->tune_share);
-    }
-    LP_TRY(parse_choice("--side", words->side, sides, &side, err));
-    LP_TRY(parse_choice("--to", words->to, forms, &out->form, err));
-    make->format = (lp_source_format)format;
-    make->seed = (uint64_t)seed;
-    make->which = (lp_change_which)change;
-    make->digits = (lp_digits_rule)digit_rule;
-    make->side = (lp_template_side)side;
-    make->tokens = words->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE;
-    if (!make->path || !words->format || !out->output) LP_FAIL(LP_ERR_USAGE, "make needs --source, --format and -o");
-    if (out->tune && !words->tune_share) LP_FAIL(LP_ERR_USAGE, "--tune needs --tune-share");
-    if (words->same_tokens && words->n_tokenizers == 0) LP_FAIL(LP_ERR_USAGE, "--same-tokens needs --tokenizer");
-    LP_TRY(load_tokenizers(words->tokenizers, words->n_tokenizers, &out->tokenizers, err));
+    if (!o->source || o->format < 0 || !o->output) LP_FAIL(LP_ERR_USAGE, "expected --source, --format and -o");
+    if (o->tune && o->tune_share <= 0) LP_FAIL(LP_ERR_USAGE, "--tune needs --tune-share");
+    if (o->same_tokens && o->tokenizers.n == 0) LP_FAIL(LP_ERR_USAGE, "--same-tokens needs --tokenizer");
+    if (o->delta)
+        LP_TRY(parse_range("--delta", o->delta, strlen(o->delta), 99, &make->min_delta, &make->max_delta, err));
+    LP_TRY(parse_strata(o->strata, make, err));
+    make->path = o->source;
+    make->prefix = o->prefix;
+    make->count = (size_t)o->count;
+    make->per_problem = (size_t)o->per_problem;
+    make->tune_share = o->tune_share;
+    make->format = (lp_source_format)o->format;
+    make->seed = (uint64_t)o->seed;
+    make->which = (lp_change_which)o->change;
+    make->digits = (lp_digits_rule)o->digits;
+    make->side = (lp_template_side)o->side;
+    make->tokens = o->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE;
+    out->output = o->output;
+    out->tune = o->tune;
+    out->rejected = o->rejected;
+    out->strict = o->strict;
+    out->form = o->form;
+    LP_TRY(load_tokenizers(o->tokenizers.items, o->tokenizers.n, &out->tokenizers, err));
     memcpy(make->tokenizers, out->tokenizers.items, sizeof make->tokenizers);
     make->n_tokenizers = out->tokenizers.n;
 out:
@@ -234,6 +138,19 @@ static void print_summary(const lp_made *made, const make_command *command) {
                    made->problems[r], made->candidates[r], lp_reason_meaning((lp_reason)r));
 }
 
+/* Outputs (NULL: none) that are the file to be read, or each other, are refused before anything is written. */
+static lp_status check_outputs(const char *input, const char *const *outputs, size_t n, lp_error *err) {
+    lp_outputs list = {0};
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < n; i++)
+        if (outputs[i] && lp_path_look(outputs[i]) != LP_PATH_OTHER)
+            LP_TRY(lp_outputs_add(&list, outputs[i], "another output", outputs[i], NULL, err));
+    status = lp_outputs_check_input(&list, "the file to be read", input, err);
+out:
+    lp_outputs_release(&list);
+    return status;
+}
+
 static lp_status write_pairs(const lp_pair_set *set, const make_command *command, lp_pair_split only, const char *path,
                              lp_error *err) {
     const char *slash = strrchr(command->make.path, '/');
@@ -243,46 +160,23 @@ static lp_status write_pairs(const lp_pair_set *set, const make_command *command
                                     .only = only};
     lp_text text = {0};
     lp_status status = lp_pairs_print(set, &print, &text, err);
-    if (status == LP_OK) status = lp_file_write(path, lp_text_get(&text), text.length, err);
+    if (status == LP_OK) status = lp_output_write(path, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err);
     lp_text_release(&text);
     return status;
 }
 
-static lp_status run_make(int argc, char **argv, bool *short_of, lp_error *err) {
-    lp_status status = LP_OK;
+static lp_status make_pairs(const make_options *o, bool *short_of, lp_error *err) {
     make_command command = {0};
-    make_words words = {0};
-    lp_operands operands;
     lp_made made = {0};
     lp_text rejected = {0};
-    const lp_option options[] = {
-        {.name = "--source", .value = &command.make.path},
-        {.name = "--format", .value = &words.format},
-        {.name = "--count", .value = &words.count},
-        {.name = "--seed", .value = &words.seed},
-        {.name = "--change", .value = &words.change},
-        {.name = "--per-problem", .value = &words.per_problem},
-        {.name = "--delta", .value = &words.delta},
-        {.name = "--digits", .value = &words.digits},
-        {.name = "--strata", .value = &words.strata},
-        {.name = "--same-tokens", .flag = &words.same_tokens},
-        {.name = "--tune", .value = &command.tune},
-        {.name = "--tune-share", .value = &words.tune_share},
-        {.name = "--side", .value = &words.side},
-        {.name = "--prefix", .value = &command.make.prefix},
-        {.name = "--to", .value = &words.to},
-        {.name = "--rejected", .value = &command.rejected},
-        {.name = "--strict", .flag = &command.strict},
-        {.name = "-o", .value = &command.output},
-        {.name = "--tokenizer", .values = words.tokenizers, .n_values = &words.n_tokenizers},
-    };
-    LP_TRY(lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err));
-    if (operands.n > 0) LP_FAIL(LP_ERR_USAGE, "make: unexpected argument \"%.60s\"", operands.operands[0]);
-    LP_TRY(parse_make(&words, &command, err));
+    lp_status status = LP_OK;
+    LP_TRY(parse_make(o, &command, err));
+    LP_TRY(check_outputs(o->source, (const char *const[]){o->output, o->tune, o->rejected}, 3, err));
     if (command.rejected) command.make.rejected = &rejected;
     LP_TRY(lp_pairs_make(&command.make, &made, err));
     print_summary(&made, &command);
-    if (command.rejected) LP_TRY(lp_file_write(command.rejected, lp_text_get(&rejected), rejected.length, err));
+    if (command.rejected)
+        LP_TRY(lp_output_write(command.rejected, lp_text_get(&rejected), rejected.length, LP_OUTPUT_NEW, err));
     if (made.set.n == 0) LP_FAIL(LP_ERR_VALUE, "%s: no sound pair could be made", command.make.path);
     if (command.tune) LP_TRY(write_pairs(&made.set, &command, LP_SPLIT_TUNE, command.tune, err));
     LP_TRY(write_pairs(&made.set, &command, command.tune ? LP_SPLIT_TEST : LP_SPLIT_NONE, command.output, err));
@@ -298,62 +192,188 @@ out:
     return status;
 }
 
+/* The exit code of a command that did its work with this status; `failed`: what it found is a failure. */
+static int exit_code(const lp_command *command, lp_status status, const lp_error *err, bool failed) {
+    if (status == LP_ERR_USAGE) return lp_exit_usage(command, err);
+    if (status != LP_OK) return lp_exit_with(NULL, status, err);
+    return failed ? LP_EXIT_ERROR : LP_EXIT_OK;
+}
+
+static int run_make(const lp_command *command, int argc, char **argv) {
+    make_options o = {.format = -1};
+    lp_texts operands;
+    lp_error err = {0};
+    bool short_of = false;
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    return exit_code(command, make_pairs(&o, &short_of, &err), &err, short_of);
+}
+
+#define MAKE(member) .offset = offsetof(make_options, member)
+static const lp_option make_table[] = {
+    {.name = "--source", .kind = LP_OPTION_FILE, MAKE(source), .value = "FILE", .help = "the problems"},
+    {.name = "--format",
+     .kind = LP_OPTION_CHOICE,
+     MAKE(format),
+     .value = "FORMAT",
+     .choices = lp_source_format_names,
+     .help =
+         "form of the source. gsm8k: JSON lines with question and answer, the answer a solution with <<...>> "
+         "annotations. gsm8k-aug: lines question||<<...>> <<...>>#### answer. svamp: its JSON array. gsm-plus: JSON "
+         "lines, each variant a pair with its seed question. templates: texts with variables, as in "
+         "jobs/demo/train/templates.json"},
+    {.name = "-o", .kind = LP_OPTION_PATH, MAKE(output), .value = "PAIRS.json", .help = "the pair file to write"},
+    {.name = "--count",
+     .kind = LP_OPTION_INTEGER,
+     MAKE(count),
+     .value = "N",
+     .min = 1,
+     .max = 100000000,
+     .help = "how many pairs (default: all there are; of templates 100 each)"},
+    {.name = "--seed",
+     .kind = LP_OPTION_INTEGER,
+     MAKE(seed),
+     .value = "S",
+     .min = 0,
+     .max = 9007199254740992.0,
+     .help = "of every random choice (default 0); the same seed gives the same bytes"},
+    {.name = "--per-problem",
+     .kind = LP_OPTION_INTEGER,
+     MAKE(per_problem),
+     .value = "N",
+     .min = 1,
+     .max = 16,
+     .help = "pairs of one problem (default 1)"},
+    {.name = "--change",
+     .kind = LP_OPTION_CHOICE,
+     MAKE(change),
+     .value = "WHICH",
+     .choices = which,
+     .help = "the number that changes (default any)"},
+    {.name = "--delta",
+     .kind = LP_OPTION_TEXT,
+     MAKE(delta),
+     .value = "A-B",
+     .help = "size of the change, in units of the number's last digit that is not 0 (default 1-5)"},
+    {.name = "--digits",
+     .kind = LP_OPTION_CHOICE,
+     MAKE(digits),
+     .value = "RULE",
+     .choices = digits,
+     .help = "whether the number keeps its number of digits (default same)"},
+    {.name = "--tokenizer",
+     .kind = LP_OPTION_TEXTS,
+     MAKE(tokenizers),
+     .value = "NAME=PATH",
+     .help = "count tokens by this tokenizer.json"},
+    {.name = "--same-tokens",
+     .kind = LP_OPTION_FLAG,
+     MAKE(same_tokens),
+     .help = "only pairs whose questions have equal counts in every tokenizer"},
+    {.name = "--strata",
+     .kind = LP_OPTION_TEXT,
+     MAKE(strata),
+     .value = "LIST",
+     .help = "share the count equally among numbers of steps: 2,3,4-5,6-"},
+    {.name = "--tune-share",
+     .kind = LP_OPTION_NUMBER,
+     MAKE(tune_share),
+     .value = "X",
+     .min = 1e-6,
+     .max = 1 - 1e-6,
+     .help = "mark this share of the problems \"tune\", the others \"test\""},
+    {.name = "--tune",
+     .kind = LP_OPTION_PATH,
+     MAKE(tune),
+     .value = "FILE",
+     .help = "write the tune pairs to this file instead"},
+    {.name = "--side",
+     .kind = LP_OPTION_CHOICE,
+     MAKE(side),
+     .value = "SIDE",
+     .choices = sides,
+     .help = "of templates: which of them (default held-out)"},
+    {.name = "--prefix",
+     .kind = LP_OPTION_TEXT,
+     MAKE(prefix),
+     .value = "TEXT",
+     .help = "of the ids (default: the source's name)"},
+    {.name = "--to",
+     .kind = LP_OPTION_CHOICE,
+     MAKE(form),
+     .value = "FORM",
+     .choices = forms,
+     .help = "form of the pair file: ours, or one of the published study's (default own)"},
+    {.name = "--rejected",
+     .kind = LP_OPTION_PATH,
+     MAKE(rejected),
+     .value = "FILE",
+     .help = "write one JSON line for each refusal: index, numbers, reason"},
+    {.name = "--strict",
+     .kind = LP_OPTION_FLAG,
+     MAKE(strict),
+     .help = "exit code 1 when there are fewer pairs than --count"},
+};
+#undef MAKE
+
+const lp_command lp_cmd_pairs_make = {
+    .name = "pairs make",
+    .summary = "make pairs of problems that differ in one number",
+    .usage = (const char *const[]){"--source FILE --format FORMAT -o PAIRS.json [options]", NULL},
+    .description = "Makes pairs of problems that differ in one number. The new answer is computed by rule, in exact "
+                   "fractions; what is not sure is refused with a reason.",
+    .options = make_table,
+    .n_options = sizeof make_table / sizeof make_table[0],
+    .operands = "options only",
+    .run = run_make,
+};
+
 /* ---- check ---- */
 
-static lp_status run_check(int argc, char **argv, bool *unsound, lp_error *err) {
-    lp_status status = LP_OK;
-    lp_check_options check = {0};
+typedef struct {
+    lp_texts tokenizers;
+    const char *training, *list, *fix;
+    int training_format;
+    int64_t max_tokens; /* 0: not given */
+    bool same_tokens, verified;
+} check_options;
+
+static lp_status check_pairs(const check_options *o, const char *path, bool *unsound, lp_error *err) {
+    lp_check_options check = {.training_path = o->training,
+                              .training_format = (lp_source_format)o->training_format,
+                              .max_tokens = (size_t)o->max_tokens,
+                              .tokens = o->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE,
+                              .unverified = o->verified ? LP_UNVERIFIED_REFUSE : LP_UNVERIFIED_ALLOW};
+    lp_pairs_options load = {.mode = LP_PAIRS_AUDIT};
     tokenizers list = {0};
-    lp_operands operands;
     lp_pair_set set = {0};
     lp_check_report report = {0};
     lp_text text = {0}, table = {0};
-    const char *fix = NULL, *listing = NULL, *max_tokens = NULL, *training_format = NULL;
-    const char *names[LP_MAX_OPERANDS];
-    size_t n_names = 0;
-    bool same_tokens = false, verified = false;
-    int format = LP_SOURCE_GSM8K;
-    const lp_option options[] = {
-        {.name = "--tokenizer", .values = names, .n_values = &n_names},
-        {.name = "--same-tokens", .flag = &same_tokens},
-        {.name = "--max-tokens", .value = &max_tokens},
-        {.name = "--training", .value = &check.training_path},
-        {.name = "--training-format", .value = &training_format},
-        {.name = "--verified", .flag = &verified},
-        {.name = "--list", .value = &listing},
-        {.name = "--fix", .value = &fix},
-    };
-    LP_TRY(lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err));
-    if (operands.n != 1) LP_FAIL(LP_ERR_USAGE, "check needs one pair file, found %zu", operands.n);
-    LP_TRY(parse_choice("--training-format", training_format, lp_source_format_names, &format, err));
-    if (format == LP_SOURCE_TEMPLATES) LP_FAIL(LP_ERR_USAGE, "--training-format: templates are no questions");
-    LP_TRY(parse_size("--max-tokens", max_tokens, 1000000, &check.max_tokens, err));
-    if (n_names == 0 && (max_tokens || same_tokens))
+    lp_status status = LP_OK;
+    if (o->training_format == LP_SOURCE_TEMPLATES)
+        LP_FAIL(LP_ERR_USAGE, "--training-format: expected questions, found templates");
+    if (o->tokenizers.n == 0 && (o->max_tokens || o->same_tokens))
         LP_FAIL(LP_ERR_USAGE, "--max-tokens and --same-tokens need --tokenizer");
-    LP_TRY(load_tokenizers(names, n_names, &list, err));
+    LP_TRY(check_outputs(path, (const char *const[]){o->list, o->fix}, 2, err));
+    LP_TRY(load_tokenizers(o->tokenizers.items, o->tokenizers.n, &list, err));
     memcpy(check.tokenizers, list.items, sizeof check.tokenizers);
     check.n_tokenizers = list.n;
-    check.training_format = (lp_source_format)format;
-    check.tokens = same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE;
-    check.unverified = verified ? LP_UNVERIFIED_REFUSE : LP_UNVERIFIED_ALLOW;
-    const char *path = operands.operands[0];
-    lp_pairs_options load = {.mode = LP_PAIRS_AUDIT};
     LP_TRY(lp_file_read(path, (size_t)1 << 30, &text, err));
     LP_TRY(lp_pairs_parse(lp_text_get(&text), text.length, path, &load, &set, err));
     LP_TRY(lp_pairs_check(&set, &check, &report, err));
     LP_TRY(lp_check_print(&set, &check, &report, &table, err));
-    fputs(lp_text_get(&table), stdout);
+    LP_TRY(lp_print(lp_text_get(&table), LP_PRINT_BLOCK, err));
     *unsound = report.n_sound < set.n;
-    if (listing) {
+    if (o->list) {
         lp_text_clear(&table);
         LP_TRY(lp_check_list(&set, &report, &table, err));
-        LP_TRY(lp_file_write(listing, lp_text_get(&table), table.length, err));
+        LP_TRY(lp_output_write(o->list, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     }
-    if (!fix) goto out;
+    if (!o->fix) goto out;
     if (report.n_sound == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is sound; nothing was written", path);
     lp_text_clear(&table);
     LP_TRY(lp_check_fix(&set, &report, path, lp_text_get(&text), text.length, &table, err));
-    LP_TRY(lp_file_write(fix, lp_text_get(&table), table.length, err));
+    LP_TRY(lp_output_write(o->fix, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     *unsound = false;
 out:
     lp_check_release(&report);
@@ -364,25 +384,96 @@ out:
     return status;
 }
 
+static int run_check(const lp_command *command, int argc, char **argv) {
+    check_options o = {.training_format = LP_SOURCE_GSM8K};
+    lp_texts operands;
+    lp_error err = {0};
+    bool unsound = false;
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    return exit_code(command, check_pairs(&o, operands.items[0], &unsound, &err), &err, unsound);
+}
+
+#define CHECK(member) .offset = offsetof(check_options, member)
+static const lp_option check_table[] = {
+    {.name = "--tokenizer",
+     .kind = LP_OPTION_TEXTS,
+     CHECK(tokenizers),
+     .value = "NAME=PATH",
+     .help = "count tokens by this tokenizer.json"},
+    {.name = "--same-tokens",
+     .kind = LP_OPTION_FLAG,
+     CHECK(same_tokens),
+     .help = "the two questions of a pair have equal counts in every tokenizer"},
+    {.name = "--max-tokens",
+     .kind = LP_OPTION_INTEGER,
+     CHECK(max_tokens),
+     .value = "N",
+     .min = 1,
+     .max = 1000000,
+     .help = "no question has more tokens"},
+    {.name = "--training",
+     .kind = LP_OPTION_FILE,
+     CHECK(training),
+     .value = "FILE",
+     .help = "no question is close to one of this file's"},
+    {.name = "--training-format",
+     .kind = LP_OPTION_CHOICE,
+     CHECK(training_format),
+     .value = "FORMAT",
+     .choices = lp_source_format_names,
+     .help = "form of the training file (default gsm8k; not templates)"},
+    {.name = "--verified",
+     .kind = LP_OPTION_FLAG,
+     CHECK(verified),
+     .help = "a pair whose corrupted answer cannot be recomputed is a defect, too"},
+    {.name = "--list",
+     .kind = LP_OPTION_PATH,
+     CHECK(list),
+     .value = "FILE",
+     .help = "write one CSV line for each pair: its defects, the stated and the recomputed answer"},
+    {.name = "--fix",
+     .kind = LP_OPTION_PATH,
+     CHECK(fix),
+     .value = "FILE",
+     .help = "write the sound pairs to this file; exit code 0 when there are any"},
+};
+#undef CHECK
+
+const lp_command lp_cmd_pairs_check = {
+    .name = "pairs check",
+    .summary = "list the defects of a pair file",
+    .usage = (const char *const[]){"PAIRS.json [options]", NULL},
+    .description =
+        "Prints the defects of a pair file (ours, or the original study's) as a table. The exit code is 1 when "
+        "there are any.",
+    .options = check_table,
+    .n_options = sizeof check_table / sizeof check_table[0],
+    .operands = "one pair file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run_check,
+};
+
 /* ---- convert ---- */
 
-static lp_status run_convert(int argc, char **argv, lp_error *err) {
-    lp_status status = LP_OK;
+typedef struct {
+    int form; /* -1: not given */
+    const char *output;
+} convert_options;
+
+static lp_status convert_pairs(const convert_options *o, const char *path, lp_error *err) {
     lp_pair_set set = {0};
     lp_text text = {0};
-    lp_operands operands;
-    const char *to = NULL, *output = NULL;
-    int form = 0;
-    const lp_option options[] = {{.name = "--to", .value = &to}, {.name = "-o", .value = &output}};
-    LP_TRY(lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err));
-    if (operands.n != 1 || !to || !output) LP_FAIL(LP_ERR_USAGE, "convert needs one pair file, --to and -o");
-    LP_TRY(parse_choice("--to", to, forms, &form, err));
-    const char *path = operands.operands[0], *slash = strrchr(path, '/');
+    lp_status status = LP_OK;
+    if (o->form < 0 || !o->output) LP_FAIL(LP_ERR_USAGE, "expected one pair file, --to and -o");
+    LP_TRY(check_outputs(path, &o->output, 1, err));
+    const char *slash = strrchr(path, '/');
     lp_pairs_options load = {.equal_answers = LP_EQUAL_ANSWERS_ALLOW};
     LP_TRY(lp_pairs_load(path, &load, &set, err));
-    lp_pairs_print_options print = {.format = (lp_pairs_format)form, .source = slash ? slash + 1 : path, .seed = -1};
+    lp_pairs_print_options print = {.format = (lp_pairs_format)o->form, .source = slash ? slash + 1 : path, .seed = -1};
     LP_TRY(lp_pairs_print(&set, &print, &text, err));
-    LP_TRY(lp_file_write(output, lp_text_get(&text), text.length, err));
+    LP_TRY(lp_output_write(o->output, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err));
     printf("%zu pairs written\n", set.n);
 out:
     lp_pairs_release(&set);
@@ -390,26 +481,39 @@ out:
     return status;
 }
 
-int lp_cmd_pairs(int argc, char **argv) {
+static int run_convert(const lp_command *command, int argc, char **argv) {
+    convert_options o = {.form = -1};
+    lp_texts operands;
     lp_error err = {0};
-    bool failed = false;
-    for (int i = 0; i < argc; i++)
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            print_help(argv[0]);
-            return LP_EXIT_OK;
-        }
-    lp_status status = LP_OK;
-    if (argc > 0 && strcmp(argv[0], "make") == 0)
-        status = run_make(argc - 1, argv + 1, &failed, &err);
-    else if (argc > 0 && strcmp(argv[0], "check") == 0)
-        status = run_check(argc - 1, argv + 1, &failed, &err);
-    else if (argc > 0 && strcmp(argv[0], "convert") == 0)
-        status = run_convert(argc - 1, argv + 1, &err);
-    else
-        status = lp_fail(&err, LP_ERR_USAGE, "expected make, check or convert");
-    if (fflush(stdout) != 0 && status == LP_OK)
-        status = lp_fail(&err, LP_ERR_IO, "standard output: %s", strerror(errno));
-    if (status == LP_ERR_USAGE) return lp_exit_usage("pairs", &err);
-    if (status != LP_OK) return lp_exit_with(NULL, status, &err);
-    return failed ? LP_EXIT_ERROR : LP_EXIT_OK;
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    return exit_code(command, convert_pairs(&o, operands.items[0], &err), &err, false);
 }
+
+static const lp_option convert_table[] = {
+    {.name = "--to",
+     .kind = LP_OPTION_CHOICE,
+     .offset = offsetof(convert_options, form),
+     .value = "FORM",
+     .choices = forms,
+     .help = "the form to write: ours, or one of the published study's"},
+    {.name = "-o",
+     .kind = LP_OPTION_PATH,
+     .offset = offsetof(convert_options, output),
+     .value = "FILE",
+     .help = "the pair file to write"},
+};
+
+const lp_command lp_cmd_pairs_convert = {
+    .name = "pairs convert",
+    .summary = "convert a pair file from or to the published study's form",
+    .usage = (const char *const[]){"PAIRS.json --to FORM -o FILE", NULL},
+    .description = "Converts between our form and the original study's, in both directions. The form of PAIRS.json is "
+                   "recognised.",
+    .options = convert_table,
+    .n_options = sizeof convert_table / sizeof convert_table[0],
+    .operands = "one pair file, --to and -o",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run_convert,
+};

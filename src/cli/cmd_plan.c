@@ -1,16 +1,11 @@
 #include "backend/backend.h"
 #include "cli/job_command.h"
+#include "cli/print.h"
 #include "stage/check.h"
 #include "stage/device.h"
 #include "stage/estimate.h"
 
 #include <time.h>
-
-static const char help[] =
-    "usage: latentpatch plan JOB.json [--set section.key=value]...\n\n"
-    "A dry run: reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal\n"
-    "cells, forward passes with and without sharing, memory, bytes, and how the store stands. Runs nothing and writes nothing;\n"
-    "what `run` would refuse before its first pair is an error here too.\n";
 
 /* Rate of the model's own MLP product in batches of rows as the sweep mostly has them, on what a rank would use. */
 static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp_error *err) {
@@ -63,18 +58,26 @@ static void print_time(const lp_session *session, double flops, double rate) {
            "expected", flops / rate, device ? "GPU" : "cpu", threads, rate * 1e-9);
 }
 
-static void print_standing(const lp_session *session, const lp_standing *standing) {
+static lp_status print_standing(const lp_session *session, const lp_standing *standing, lp_error *err) {
+    lp_status status = LP_OK;
+    printf("store: ");
+    LP_TRY(lp_print(session->job.store.file, LP_PRINT_LINE, err));
     if (!standing->store_exists)
-        printf("store: %s, not made yet\n", session->job.store.file);
+        printf(", not made yet\n");
     else if (standing->n_done == session->n_pairs)
-        printf("store: %s, complete\n", session->job.store.file);
+        printf(", complete\n");
     else
-        printf("store: %s, %lld of %lld pairs\n", session->job.store.file, (long long)standing->n_done,
-               (long long)session->n_pairs);
-    if (standing->results_complete) printf("results: %s, complete\n", session->job.results.file);
+        printf(", %lld of %lld pairs\n", (long long)standing->n_done, (long long)session->n_pairs);
+    if (!standing->results_complete) goto out;
+    printf("results: ");
+    LP_TRY(lp_print(session->job.results.file, LP_PRINT_LINE, err));
+    printf(", complete\n");
+out:
+    return status;
 }
 
-static lp_status body(lp_session *session, lp_error *err) {
+static lp_status body(lp_session *session, const void *options, lp_error *err) {
+    (void)options;
     lp_sweep_plan plan = {0};
     lp_standing standing;
     lp_estimate e;
@@ -88,10 +91,11 @@ static lp_status body(lp_session *session, lp_error *err) {
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
     LP_TRY(measure_rate(session, &rate, err));
-    printf("%s, protocol %s, %lld pairs, %zu conditions\n", session->job.model.name,
-           lp_protocol_label(&session->job.protocol, label), (long long)e.n_pairs, e.n_conditions);
+    LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
+    printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
+           (long long)e.n_pairs, e.n_conditions);
     LP_TRY(lp_protocol_describe(&session->job.protocol, &session->vocabulary, &words, err));
-    printf("%s", lp_text_get(&words));
+    LP_TRY(lp_print(lp_text_get(&words), LP_PRINT_BLOCK, err));
     printf("  %-34s %12zu\n  %-34s %12zu\n  %-34s %12zu\n  %-34s %12d\n", "distinct runs of a pair", e.n_distinct,
            "dead cells (can change nothing)", e.n_dead, "cells equal to another", e.n_equal, "branches of a pair",
            e.branches);
@@ -109,7 +113,7 @@ static lp_status body(lp_session *session, lp_error *err) {
         print_bytes("weights on the device", (int64_t)session->backend->counters.weight_bytes);
     print_bytes("store", e.store_bytes);
     print_bytes("rows while the sweep runs", e.results_bytes);
-    print_standing(session, &standing);
+    LP_TRY(print_standing(session, &standing, err));
     size_t listed = 0;
     for (size_t i = 0; i < plan.set.n; i++) {
         bool equal = !plan.dead[i] && plan.same_as[i] != (int32_t)i;
@@ -127,6 +131,29 @@ out:
     return status;
 }
 
-int lp_cmd_plan(int argc, char **argv) {
-    return lp_job_command("plan", help, argc, argv, body);
+typedef struct {
+    lp_job_options job;
+} plan_options;
+
+static const lp_option table[] = {LP_JOB_OPTIONS(plan_options)};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    plan_options options = {0};
+    return lp_job_command(command, argc, argv, &options.job, body);
 }
+
+const lp_command lp_cmd_plan = {
+    .name = "plan",
+    .summary = "what a job will do: conditions, dead cells, work; computes nothing",
+    .usage = (const char *const[]){"JOB.json [options]", NULL},
+    .description =
+        "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
+        "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs nothing "
+        "and writes nothing. What `run` would refuse before its first pair is an error here too.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one job file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

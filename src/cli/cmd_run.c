@@ -3,13 +3,8 @@
 #include "cli/outputs.h"
 #include "stage/check.h"
 
-static const char help[] =
-    "usage: [mpirun -n R] latentpatch run JOB.json [--set section.key=value]...\n\n"
-    "Both stages and the class table: `cache` (only what the store does not hold yet), then `sweep`, then `summary`.\n\n"
-    "  --set section.key=value  change the job\n"
-    "  --verbose, --quiet       more or fewer messages on stderr\n";
-
-static lp_status body(lp_session *session, lp_error *err) {
+static lp_status body(lp_session *session, const void *options, lp_error *err) {
+    (void)options;
     lp_cache_report cached;
     lp_sweep_report swept;
     lp_standing standing;
@@ -20,7 +15,7 @@ static lp_status body(lp_session *session, lp_error *err) {
                 session->job.file);
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     LP_TRY(lp_stage_cache(session, &cached, err));
-    if (first) lp_print_cache_report(session, &cached);
+    if (first) LP_TRY(lp_print_cache_report(session, &cached, err));
     LP_TRY(lp_stage_sweep(session, &swept, err));
     if (first && swept.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
     if (first) LP_TRY(lp_print_results(session, err));
@@ -28,6 +23,28 @@ out:
     return status;
 }
 
-int lp_cmd_run(int argc, char **argv) {
-    return lp_job_command("run", help, argc, argv, body);
+typedef struct {
+    lp_job_options job;
+} run_options;
+
+static const lp_option table[] = {LP_JOB_OPTIONS(run_options)};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    run_options options = {0};
+    return lp_job_command(command, argc, argv, &options.job, body);
 }
+
+const lp_command lp_cmd_run = {
+    .name = "run",
+    .summary = "cache (where the store does not fit already), sweep, and the table",
+    .usage = (const char *const[]){"JOB.json [options]", NULL},
+    .description =
+        "Runs both stages and prints the table of classes: `cache` (only what the store does not hold yet), then `sweep`, then "
+        "`summary`. Started again it does only what is missing.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one job file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

@@ -1,29 +1,20 @@
 #include "cli/arguments.h"
-#include "stage/lens_table.h"
-#include "stage/table.h"
-
-static const char help[] =
-    "usage: latentpatch summary RESULTS.h5 [--all]\n"
-    "       latentpatch summary RESULTS.h5 --lens [--pair ID | --csv]\n\n"
-    "Prints the class table of a results file: for each layer and step set the share of answers that are the clean one, the\n"
-    "corrupted one, another number or gibberish, with Wilson 95 % intervals and n; then the controls. Where a layer has more\n"
-    "than 60 conditions, its line says the lowest, median and highest share; --all prints every condition.\n\n"
-    "--lens prints what the logit lens read in the unpatched runs (\"readout\": \"logit_lens top K\" of the job): by layer, at the\n"
-    "last question position and at each thought, the token that most pairs have first. --pair ID: of one pair, with its\n"
-    "probability. --csv: everything, as CSV.\n";
+#include "cli/print.h"
+#include "report/lens_table.h"
+#include "report/outcome_table.h"
 
 static lp_status print_lens(lp_results *results, const char *pair, bool csv, lp_error *err) {
     lp_text text = {0};
     lp_status status = LP_OK;
     if (!csv) {
         LP_TRY(pair ? lp_lens_pair_table(results, pair, &text, err) : lp_lens_table(results, &text, err));
-        printf("%s", lp_text_get(&text));
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
         goto out;
     }
     LP_TRY(lp_lens_csv_heading(&text, err));
     for (int64_t i = 0; i < lp_results_n_pairs(results); i++) {
         LP_TRY(lp_lens_csv_pair(results, i, &text, err));
-        printf("%s", lp_text_get(&text));
+        LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
         lp_text_clear(&text);
     }
 out:
@@ -31,42 +22,72 @@ out:
     return status;
 }
 
-int lp_cmd_summary(int argc, char **argv) {
-    bool all = false, lens = false, csv = false;
-    const char *pair = NULL;
-    const lp_option options[] = {{.name = "--all", .flag = &all},
-                                 {.name = "--lens", .flag = &lens},
-                                 {.name = "--csv", .flag = &csv},
-                                 {.name = "--pair", .value = &pair}};
-    lp_operands operands;
+typedef struct {
+    bool all, lens, csv;
+    const char *pair;
+} summary_options;
+
+static const lp_option table[] = {
+    {.name = "--all",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(summary_options, all),
+     .help = "a line for every condition, with intervals"},
+    {.name = "--lens",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(summary_options, lens),
+     .help =
+         "what the logit lens read in the unpatched runs: by layer, at the last question position and at each thought, "
+         "the token that most pairs have first (the job needs \"readout\": \"logit_lens top K\")"},
+    {.name = "--pair",
+     .kind = LP_OPTION_TEXT,
+     .offset = offsetof(summary_options, pair),
+     .value = "ID",
+     .help = "with --lens: of one pair, with probabilities"},
+    {.name = "--csv",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(summary_options, csv),
+     .help = "with --lens: everything, as CSV"},
+};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    summary_options o = {0};
+    lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_results *results = NULL;
     lp_text text = {0};
     lp_status status = LP_OK;
-    if (lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err) != LP_OK)
-        return lp_exit_usage("summary", err);
-    if (operands.help) {
-        printf("%s", help);
-        return LP_EXIT_OK;
-    }
-    if (operands.n != 1) {
-        lp_fail(err, LP_ERR_USAGE, "expected one results file, found %zu operands", operands.n);
-        return lp_exit_usage("summary", err);
-    }
-    if ((lens && all) || (!lens && (csv || pair)) || (csv && pair)) {
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    if ((o.lens && o.all) || (!o.lens && (o.csv || o.pair)) || (o.csv && o.pair)) {
         lp_fail(err, LP_ERR_USAGE, "expected --all, or --lens with --pair ID or --csv");
-        return lp_exit_usage("summary", err);
+        return lp_exit_usage(command, err);
     }
-    LP_TRY(lp_results_open(operands.operands[0], &results, err));
-    if (lens) {
-        status = print_lens(results, pair, csv, err);
-        if (status != LP_OK) lp_error_prefix(err, "%s", operands.operands[0]);
+    LP_TRY(lp_results_open(operands.items[0], &results, err));
+    if (o.lens) {
+        status = print_lens(results, o.pair, o.csv, err);
+        if (status != LP_OK) lp_error_prefix(err, "%s", operands.items[0]);
         goto out;
     }
-    LP_TRY(lp_outcome_table(results, all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
-    printf("%s", lp_text_get(&text));
+    LP_TRY(lp_outcome_table(results, o.all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
+    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);
     lp_results_free(results);
     return lp_exit_with(NULL, status, err);
 }
+
+const lp_command lp_cmd_summary = {
+    .name = "summary",
+    .summary = "the table of a results file, or its logit lens",
+    .usage = (const char *const[]){"RESULTS.h5 [--all]", "RESULTS.h5 --lens [--pair ID | --csv]", NULL},
+    .description =
+        "Prints the class table of a results file: for each layer and step set the share of answers that are the "
+        "clean one, the corrupted one, another number or gibberish, with Wilson 95 % intervals and n; then the "
+        "controls. Where a layer has more than 60 conditions, its line says the lowest, median and highest share.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one results file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

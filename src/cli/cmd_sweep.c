@@ -3,15 +3,8 @@
 #include "cli/outputs.h"
 #include "stage/check.h"
 
-static const char help[] =
-    "usage: [mpirun -n R] latentpatch sweep JOB.json [--set section.key=value]...\n\n"
-    "Stage 2. Reads the store of stage 1, runs every condition of the job's sweep on every pair that passes the filter,\n"
-    "classifies the answers, and writes results (HDF5), a CSV in long format and a summary (JSON). Started again it does only\n"
-    "what is missing; where the results are complete already it says so.\n\n"
-    "  --set section.key=value  change the job, e.g. --set sweep.filter=all\n"
-    "  --verbose, --quiet       more or fewer messages on stderr\n";
-
-static lp_status body(lp_session *session, lp_error *err) {
+static lp_status body(lp_session *session, const void *options, lp_error *err) {
+    (void)options;
     lp_sweep_report report;
     lp_standing standing;
     lp_status status = lp_stage_check(session, LP_CHECK_RESULTS, &standing, err);
@@ -21,6 +14,29 @@ static lp_status body(lp_session *session, lp_error *err) {
     return lp_print_results(session, err);
 }
 
-int lp_cmd_sweep(int argc, char **argv) {
-    return lp_job_command("sweep", help, argc, argv, body);
+typedef struct {
+    lp_job_options job;
+} sweep_options;
+
+static const lp_option table[] = {LP_JOB_OPTIONS(sweep_options)};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    sweep_options options = {0};
+    return lp_job_command(command, argc, argv, &options.job, body);
 }
+
+const lp_command lp_cmd_sweep = {
+    .name = "sweep",
+    .summary = "stage 2: all conditions, from the store into the results files",
+    .usage = (const char *const[]){"JOB.json [options]", NULL},
+    .description =
+        "Stage 2. Reads the store of stage 1, runs every condition of the job's sweep on every pair that passes the filter, "
+        "classifies the answers, and writes results (HDF5), a CSV in long format and a summary (JSON). Started "
+        "again it does only what is missing. Where the results are complete already it says so.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "one job file",
+    .min_operands = 1,
+    .max_operands = 1,
+    .run = run,
+};

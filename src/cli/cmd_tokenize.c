@@ -5,12 +5,6 @@
 #include "cli/arguments.h"
 #include "token/tokenizer.h"
 
-static const char help[] =
-    "usage: latentpatch tokenize --tokenizer tokenizer.json TEXT... [--no-special]\n"
-    "       latentpatch tokenize --tokenizer tokenizer.json --jsonl FILE --field NAME [--no-special]\n\n"
-    "Prints one line of token ids per text, and a count on stderr. --no-special leaves out what the tokenizer adds (LLaMA's\n"
-    "begin of text).\n";
-
 typedef struct {
     const lp_tokenizer *tokenizer;
     lp_token_special special;
@@ -64,33 +58,50 @@ out:
     return status;
 }
 
-int lp_cmd_tokenize(int argc, char **argv) {
-    const char *tokenizer_path = NULL, *jsonl = NULL, *field = NULL;
-    bool no_special = false;
-    const lp_option options[] = {{.name = "--tokenizer", .value = &tokenizer_path},
-                                 {.name = "--jsonl", .value = &jsonl},
-                                 {.name = "--field", .value = &field},
-                                 {.name = "--no-special", .flag = &no_special}};
-    lp_operands operands;
+typedef struct {
+    const char *tokenizer, *jsonl, *field;
+    bool no_special;
+} tokenize_options;
+
+static const lp_option table[] = {
+    {.name = "--tokenizer",
+     .kind = LP_OPTION_PATH,
+     .offset = offsetof(tokenize_options, tokenizer),
+     .value = "FILE",
+     .help = "the tokenizer.json, or the folder of a model"},
+    {.name = "--jsonl",
+     .kind = LP_OPTION_FILE,
+     .offset = offsetof(tokenize_options, jsonl),
+     .value = "FILE",
+     .help = "take the texts from the lines of a file, each a JSON object"},
+    {.name = "--field",
+     .kind = LP_OPTION_TEXT,
+     .offset = offsetof(tokenize_options, field),
+     .value = "NAME",
+     .help = "with --jsonl: the key of the text"},
+    {.name = "--no-special",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(tokenize_options, no_special),
+     .help = "leave out what the tokenizer adds (LLaMA's begin of text)"},
+};
+
+static int run(const lp_command *command, int argc, char **argv) {
+    tokenize_options o = {0};
+    lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_tokenizer *tokenizer = NULL;
     lp_status status = LP_OK;
-    if (lp_arguments_read(argc, argv, options, sizeof options / sizeof options[0], &operands, err) != LP_OK)
-        return lp_exit_usage("tokenize", err);
-    if (operands.help) {
-        printf("%s", help);
-        return LP_EXIT_OK;
-    }
-    if (!tokenizer_path || (jsonl ? !field || operands.n > 0 : operands.n == 0)) {
+    int code = 0;
+    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
+    if (!o.tokenizer || !o.jsonl != !o.field || (o.jsonl ? operands.n > 0 : operands.n == 0)) {
         lp_fail(err, LP_ERR_USAGE, "expected --tokenizer FILE and texts, or --jsonl FILE with --field NAME");
-        return lp_exit_usage("tokenize", err);
+        return lp_exit_usage(command, err);
     }
-    printer p = {.special = no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
-    LP_TRY(lp_tokenizer_load(tokenizer_path, &tokenizer, err));
+    printer p = {.special = o.no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
+    LP_TRY(lp_tokenizer_load(o.tokenizer, &tokenizer, err));
     p.tokenizer = tokenizer;
-    if (jsonl) LP_TRY(print_jsonl(&p, jsonl, field, err));
-    for (size_t i = 0; i < operands.n; i++)
-        LP_TRY(print_text(&p, operands.operands[i], strlen(operands.operands[i]), err));
+    if (o.jsonl) LP_TRY(print_jsonl(&p, o.jsonl, o.field, err));
+    for (size_t i = 0; i < operands.n; i++) LP_TRY(print_text(&p, operands.items[i], strlen(operands.items[i]), err));
     fprintf(stderr, "%zu %s, %zu %s\n", p.n_texts, p.n_texts == 1 ? "text" : "texts", p.n_tokens,
             p.n_tokens == 1 ? "token" : "tokens");
 out:
@@ -98,3 +109,17 @@ out:
     lp_tokenizer_free(tokenizer);
     return lp_exit_with(NULL, status, err);
 }
+
+const lp_command lp_cmd_tokenize = {
+    .name = "tokenize",
+    .summary = "the token ids of texts",
+    .usage = (const char *const[]){"--tokenizer FILE TEXT... [--no-special]",
+                                   "--tokenizer FILE --jsonl FILE --field NAME [--no-special]", NULL},
+    .description = "Prints one line of token ids for each text, and a count on standard error.",
+    .options = table,
+    .n_options = sizeof table / sizeof table[0],
+    .operands = "--tokenizer FILE and texts",
+    .max_operands = LP_MAX_OPERANDS,
+    .operand_kind = LP_OPERANDS_TEXT,
+    .run = run,
+};

@@ -1,4 +1,4 @@
-/* The commands of the program: one file each, one table (main.c). Only this folder prints results and errors. */
+/* The commands of the program: one file each, one table (commands.c). Only this folder prints results and errors. */
 #ifndef LP_CLI_COMMANDS_H
 #define LP_CLI_COMMANDS_H
 
@@ -13,17 +13,11 @@ enum {
     LP_EXIT_STOPPED = 75 /* ended early on request, everything done is kept; the Slurm scripts requeue on it */
 };
 
-/* Each gets the arguments behind its own word and returns the exit code. */
-int lp_cmd_inspect(int argc, char **argv);
-int lp_cmd_tokenize(int argc, char **argv);
-int lp_cmd_generate(int argc, char **argv);
-int lp_cmd_pairs(int argc, char **argv);
-int lp_cmd_plan(int argc, char **argv);
-int lp_cmd_cache(int argc, char **argv);
-int lp_cmd_sweep(int argc, char **argv);
-int lp_cmd_run(int argc, char **argv);
-int lp_cmd_summary(int argc, char **argv);
-int lp_cmd_store(int argc, char **argv);
-int lp_cmd_compare(int argc, char **argv);
+typedef struct lp_command lp_command; /* arguments.h */
+
+extern const lp_command lp_cmd_run, lp_cmd_cache, lp_cmd_sweep, lp_cmd_summary, lp_cmd_plan, lp_cmd_init,
+    lp_cmd_inspect, lp_cmd_tokenize, lp_cmd_generate, lp_cmd_pairs_make, lp_cmd_pairs_check, lp_cmd_pairs_convert,
+    lp_cmd_store_info, lp_cmd_store_verify, lp_cmd_store_archive, lp_cmd_store_export, lp_cmd_store_merge,
+    lp_cmd_completion, lp_cmd_man;
 
 #endif

@@ -1,40 +1,8 @@
-#include "base/build.h"
-#include "cli/commands.h"
+#include "cli/arguments.h"
+#include "cli/help.h"
+#include "cli/print.h"
 
 #include <unistd.h>
-
-typedef struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *what;
-} command;
-
-static const command commands[] = {
-    {"run", lp_cmd_run, "cache (where the store does not fit already), sweep, and the class table"},
-    {"cache", lp_cmd_cache, "stage 1: unpatched runs of every pair into the activation store"},
-    {"sweep", lp_cmd_sweep, "stage 2: all conditions from the store, into the results files"},
-    {"summary", lp_cmd_summary, "the class table of a results file, with intervals"},
-    {"plan", lp_cmd_plan, "what a job will do: conditions, dead cells, work; computes nothing"},
-    {"inspect", lp_cmd_inspect, "read a model and say what it is"},
-    {"tokenize", lp_cmd_tokenize, "token ids of a text or of a JSONL field"},
-    {"generate", lp_cmd_generate, "answer one question, with the top tokens of each thought"},
-    {"pairs", lp_cmd_pairs, "make or check pair files"},
-    {"store", lp_cmd_store, "info, verify, archive, export, merge"},
-    {"compare", lp_cmd_compare, "published per-pair results, or another results file, beside a results file"},
-};
-
-static void print_help(FILE *out) {
-    fprintf(out, "latentpatch %s: activation patching of continuous thoughts, as a batch program\n\n",
-            lp_build_version());
-    fprintf(out, "usage: latentpatch COMMAND ...            one process\n");
-    fprintf(out, "       mpirun -n R latentpatch COMMAND ...  R ranks (run, cache, sweep)\n\n");
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].what);
-    fprintf(
-        out,
-        "\nlatentpatch COMMAND --help says more. Exit codes: 0 done, 1 error, 2 usage, 75 stopped on request (run again to "
-        "continue).\n");
-}
 
 /* OpenMP threads that wait spin unless told otherwise, which on shared cores costs many times the work of a small
  * model. The runtime reads that from the environment before main, so the program sets it and starts once more. What the
@@ -48,26 +16,82 @@ static void let_threads_sleep(char **argv) {
     (void)execv(self, argv);
 }
 
-int main(int argc, char **argv) {
+/* Prints the help of the program, or of the commands that begin with `word`. */
+static int print_help(const char *word) {
+    lp_text text = {0};
+    lp_error err = {0};
+    lp_status status = word ? lp_help_group(word, &text, &err) : lp_help_program(&text, &err);
+    if (status == LP_OK) status = lp_print(lp_text_get(&text), LP_PRINT_BLOCK, &err);
+    lp_text_release(&text);
+    return lp_exit_with(NULL, status, &err);
+}
+
+static int print_version(void) {
+    lp_text text = {0};
+    lp_error err = {0};
+    lp_status status = lp_help_version(&text, &err);
+    if (status == LP_OK) status = lp_print(lp_text_get(&text), LP_PRINT_BLOCK, &err);
+    lp_text_release(&text);
+    return lp_exit_with(NULL, status, &err);
+}
+
+static bool is_help(const char *word) {
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
+}
+
+/* The words of the command line that are the command's name: 1 or 2, or 0 where it is another. */
+static int match(const lp_command *command, int argc, char **argv) {
+    const char *second = strchr(command->name, ' ');
+    size_t length = second ? (size_t)(second - command->name) : strlen(command->name);
+    if (argc < 2 || strlen(argv[1]) != length || strncmp(argv[1], command->name, length) != 0) return 0;
+    if (!second) return 1;
+    return argc > 2 && strcmp(argv[2], second + 1) == 0 ? 2 : 0;
+}
+
+/* `pairs` or `store` without one of their verbs. */
+static int run_group(int argc, char **argv) {
+    lp_text verbs = {0};
+    lp_error err = {0};
+    size_t length = strlen(argv[1]);
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < lp_n_commands && status == LP_OK; i++) {
+        const char *name = lp_commands[i]->name;
+        if (strncmp(name, argv[1], length) != 0 || name[length] != ' ') continue;
+        if (argc > 2 && is_help(argv[2])) {
+            lp_text_release(&verbs);
+            return print_help(argv[1]);
+        }
+        status = lp_text_format(&verbs, &err, "%s%s", verbs.length ? ", " : "", name + length + 1);
+    }
+    if (status == LP_OK && verbs.length > 0)
+        status = lp_fail(&err, LP_ERR_USAGE, "%s: expected one of %s, found %.60s (latentpatch %s --help)", argv[1],
+                         verbs.data, argc > 2 ? argv[2] : "nothing", argv[1]);
+    else if (status == LP_OK)
+        status = lp_fail(&err, LP_ERR_USAGE, "unknown command %.60s (latentpatch --help)", argv[1]);
+    lp_text_release(&verbs);
+    return lp_exit_with(NULL, status, &err);
+}
+
+static int run(int argc, char **argv) {
     if (argc < 2) {
-        print_help(stderr);
+        lp_text text = {0};
+        lp_error err = {0};
+        if (lp_help_program(&text, &err) == LP_OK) fprintf(stderr, "%s", lp_text_get(&text));
+        lp_text_release(&text);
         return LP_EXIT_USAGE;
     }
-    const char *word = argv[1];
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0) {
-        print_help(stdout);
-        return LP_EXIT_OK;
+    if (is_help(argv[1])) return print_help(NULL);
+    if (strcmp(argv[1], "--version") == 0) return print_version();
+    for (size_t i = 0; i < lp_n_commands; i++) {
+        int words = match(lp_commands[i], argc, argv);
+        if (words == 0) continue;
+        let_threads_sleep(argv);
+        return lp_commands[i]->run(lp_commands[i], argc - 1 - words, argv + 1 + words);
     }
-    if (strcmp(word, "--version") == 0) {
-        printf("latentpatch %s (%s), %s, %s\n", lp_build_version(), lp_build_revision(), lp_build_compiler(),
-               lp_build_flags());
-        return LP_EXIT_OK;
-    }
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(word, commands[i].name) == 0) {
-            let_threads_sleep(argv);
-            return commands[i].run(argc - 2, argv + 2);
-        }
-    fprintf(stderr, "latentpatch: error: unknown command %s (latentpatch --help)\n", word);
-    return LP_EXIT_USAGE;
+    return run_group(argc, argv);
+}
+
+int main(int argc, char **argv) {
+    lp_print_begin();
+    return lp_print_end(run(argc, argv));
 }

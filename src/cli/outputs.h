@@ -7,9 +7,7 @@
 #include "stage/sweep.h"
 
 /* Rank 0: how the unpatched runs did. */
-void lp_print_cache_report(const lp_session *session, const lp_cache_report *report);
-/* `name: path`, the path from the root of the file system. */
-void lp_print_path(const char *name, const char *path);
+lp_status lp_print_cache_report(const lp_session *session, const lp_cache_report *report, lp_error *err);
 /* Rank 0: the class table of the job's results file, then, one a line, store, results, csv and summary with their
  * paths; of csv and summary those that are there. */
 lp_status lp_print_results(const lp_session *session, lp_error *err);

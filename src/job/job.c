@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/number.h"
 #include "patch/lens.h"
 
 enum { JOB_MAX_BYTES = 16 << 20 };
@@ -26,10 +27,23 @@ const char *const *lp_compute_names(void) {
 
 /* ---- Optional values: *out keeps its default where the key is missing -------------------------------------------- */
 
+/* lp_json_only, and a "comment" in every section. */
+static lp_status only_keys(const lp_json *section, const char *const *known, lp_error *err) {
+    enum { MOST = 24 };
+    const char *keys[MOST] = {0};
+    size_t n = 0;
+    for (; known[n]; n++) {
+        LP_ASSERT(n + 2 < MOST);
+        keys[n] = known[n];
+    }
+    keys[n] = "comment";
+    return lp_json_only(section, keys, err);
+}
+
 static lp_status opt_section(const lp_json *root, const char *key, const char *const *known, lp_json *out,
                              lp_error *err) {
     lp_status status = lp_json_find(root, key, out, err);
-    if (status == LP_OK && out->node) status = lp_json_only(out, known, err);
+    if (status == LP_OK && out->node) status = only_keys(out, known, err);
     return status;
 }
 
@@ -105,8 +119,10 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
     const char *equals = strchr(setting, '=');
     if (!equals || equals == setting)
         return lp_fail(err, LP_ERR_USAGE, "--set %.100s: expected section.key=value", setting);
-    cJSON *value = cJSON_ParseWithOpts(equals + 1, NULL, 1);
-    if (!value) value = cJSON_CreateString(equals + 1);
+    cJSON *value = NULL;
+    lp_json view;
+    if (lp_json_parse(equals + 1, strlen(equals + 1), "--set", &value, &view, NULL) != LP_OK)
+        value = cJSON_CreateString(equals + 1);
     cJSON *node = document;
     const char *p = setting;
     while (value) {
@@ -116,13 +132,12 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
         memcpy(key, p, n);
         key[n] = '\0';
         bool last = p + n == equals;
-        char *end = NULL;
-        long index = strtol(key, &end, 10);
-        bool is_index = cJSON_IsArray(node) && *end == '\0';
+        int64_t index = -1;
+        bool is_index = cJSON_IsArray(node) && lp_read_integer(key, INT32_MIN, INT32_MAX, &index);
         if (is_index && (index < 0 || index >= cJSON_GetArraySize(node))) {
             cJSON_Delete(value);
-            return lp_fail(err, LP_ERR_USAGE, "--set %.100s: %.*s: expected an index below %d, found %ld", setting,
-                           (int)(p - setting - 1), setting, cJSON_GetArraySize(node), index);
+            return lp_fail(err, LP_ERR_USAGE, "--set %.100s: %.*s: expected an index below %d, found %s", setting,
+                           (int)(p - setting - 1), setting, cJSON_GetArraySize(node), key);
         }
         if (!is_index && !cJSON_IsObject(node)) break;
         if (last && is_index) {
@@ -152,7 +167,7 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
     lp_json section, lora;
     lp_status status = LP_OK;
     LP_TRY(lp_json_get(root, "model", &section, err));
-    LP_TRY(lp_json_only(&section, keys, err));
+    LP_TRY(only_keys(&section, keys, err));
     LP_TRY(need_path(job, &section, "model", "base", &job->model.base, err));
     LP_TRY(opt_path(job, &section, "codi", &job->model.codi, err));
     LP_TRY(opt_text(&section, "name", &job->model.name, err));
@@ -458,13 +473,10 @@ static lp_status read_readout(lp_job *job, const lp_json *root, lp_error *err) {
     status = lp_json_string(&value, &text, err);
     if (status != LP_OK) return status;
     size_t n = sizeof words - 1;
-    if (strncmp(text, words, n) == 0 && text[n] >= '1' && text[n] <= '9') {
-        char *end = NULL;
-        long top = strtol(text + n, &end, 10);
-        if (!*end && top <= LP_MAX_LENS_TOP) {
-            job->lens_top = (int32_t)top;
-            return LP_OK;
-        }
+    int64_t top = 0;
+    if (strncmp(text, words, n) == 0 && text[n] != '0' && lp_read_integer(text + n, 1, LP_MAX_LENS_TOP, &top)) {
+        job->lens_top = (int32_t)top;
+        return LP_OK;
     }
     return lp_json_fail(&value, err, "\"logit_lens top K\" with K from 1 to %d", LP_MAX_LENS_TOP);
 }
@@ -532,11 +544,13 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
                  {"TB", 1e12}, {"KiB", 1024.0}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}, {"TiB", 1099511627776.0}};
     if (lp_json_is_number(value)) return lp_json_int(value, 0, INT64_C(1) << 53, out, err);
     const char *text = lp_json_is_string(value) ? value->node->valuestring : "";
-    char *end = NULL;
-    double number = strtod(text, &end);
-    bool plain = end != text && strspn(text, "0123456789.") == (size_t)(end - text);
+    char digits[64];
+    double number = 0;
+    size_t n = strspn(text, "0123456789.");
+    snprintf(digits, sizeof digits, "%.*s", (int)n, text);
+    bool plain = n < sizeof digits && lp_read_number(digits, &number);
     for (size_t i = 0; plain && i < sizeof units / sizeof units[0]; i++)
-        if (strcmp(end, units[i].unit) == 0 && number * units[i].bytes < 9e15) {
+        if (strcmp(text + n, units[i].unit) == 0 && number * units[i].bytes < 9e15) {
             *out = (int64_t)(number * units[i].bytes);
             return LP_OK;
         }
@@ -573,16 +587,19 @@ out:
 lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,
                        lp_job *out, lp_error *err) {
     static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode", "metrics",
-                                       "readout", "results",  "classifier", "engine", "comment", NULL};
+                                       "readout", "results",  "classifier", "engine", "$schema", NULL};
     lp_job job = {0};
-    lp_json root;
+    lp_json root, schema;
+    const char *ignored = NULL; /* it is for editors */
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&job.file, path, strlen(path), err));
     LP_TRY(lp_path_folder(path, &job.folder, err));
     LP_TRY(lp_json_parse(text, size, job.file, &job.document, &root, err));
-    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(only_keys(&root, keys, err));
     for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(job.document, settings[i], err));
-    LP_TRY(lp_json_only(&root, keys, err));
+    LP_TRY(only_keys(&root, keys, err));
+    LP_TRY(lp_json_find(&root, "$schema", &schema, err));
+    if (schema.node) LP_TRY(lp_json_string(&schema, &ignored, err));
     LP_TRY(read_model(&job, &root, err));
     LP_TRY(read_protocol(&job, &root, err));
     LP_TRY(read_pairs(&job, &root, err));

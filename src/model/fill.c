@@ -9,7 +9,6 @@
 #include "model/merge.h"
 #include "model/model_files.h"
 
-#include <cblas.h>
 #include <sys/mman.h>
 
 enum { PIECE_ELEMENTS = 1 << 19, AHEAD = 16, TOUCH_BYTES = 1 << 24 };
@@ -132,7 +131,6 @@ lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes,
     lp_status status = LP_OK;
     for (size_t i = 0; i < files->table.n_slots; i++) LP_TRY(add_pieces(files, i, &list, err));
     if (list.n) qsort(list.items, list.n, sizeof *list.items, compare_pieces);
-    openblas_set_num_threads(1);
 #pragma omp parallel
     take_turns(files, &list, arena, arena_bytes, turns, &v);
     status = v.status;

@@ -1,10 +1,9 @@
 #include "model/merge.h"
 
+#include "base/gemm.h"
 #include "base/memory.h"
 #include "base/versions.h"
 #include "model/weight_source.h"
-
-#include <cblas.h>
 
 /* The tensor as row-major float32 [rows, columns]: itself where it is that already, else a copy in *copy. */
 static lp_status as_matrix(const lp_tensor *tensor, float **copy, const float **out, lp_error *err) {
@@ -38,11 +37,29 @@ lp_status lp_merge_check_finite(const lp_slot *slot, const float *values, int64_
     return lp_weight_source_refuse(&made_of, err);
 }
 
+/* scratch: a block of rows beside their place, then lp_gemm's workspace. */
+enum { STRIDE = LP_MERGE_ROWS + 16, BLOCK = (LP_MERGE_SCRATCH - LP_GEMM_WORKSPACE) / STRIDE };
+
+/* y [n, columns] += scale * A^T B^T; a [rank, n] with rows a_stride apart, b [columns, rank] */
+static void add_update(const float *a, int64_t a_stride, int64_t n, const float *b, int64_t columns, int64_t rank,
+                       float scale, float *y, int64_t y_stride, float *workspace) {
+    lp_gemm(&(lp_gemm_product){.rows = n,
+                               .columns = columns,
+                               .depth = rank,
+                               .x = {.data = a, .row_stride = 1, .column_stride = a_stride},
+                               .w = {.data = b, .row_stride = 1, .column_stride = rank},
+                               .scale = scale,
+                               .start = y,
+                               .start_stride = y_stride,
+                               .y = y,
+                               .y_stride = y_stride},
+            workspace);
+}
+
 /* Rows of a linear layer [out, in]: columns of the arena's matrix. Its rows are often a power of two apart, so that few
  * of them fit into a cache together: each block is made beside it and copied once, whole. */
 static lp_status merge_turned(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
                               float *dst, int64_t ld, float *scratch, lp_error *err) {
-    enum { STRIDE = LP_MERGE_ROWS + 16, BLOCK = LP_MERGE_SCRATCH / STRIDE };
     float *a_copy = NULL, *b_copy = NULL;
     const float *a = NULL, *b = NULL;
     int64_t n_in = slot->columns, rank = 0;
@@ -58,9 +75,7 @@ static lp_status merge_turned(const lp_slot *slot, float scale, lp_widen_roundin
         int64_t n_i = n_in - i < BLOCK ? n_in - i : BLOCK;
         lp_tensor block = lp_tensor_block(slot->tensor, first, n, i, n_i);
         lp_tensor_widen(&block, LP_WIDEN_TRANSPOSED, rounding, scratch, STRIDE);
-        if (a)
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n_i, (blasint)n, (blasint)rank, scale, a + i,
-                        (blasint)n_in, b, (blasint)rank, 1.0f, scratch, STRIDE);
+        if (a) add_update(a + i, n_in, n_i, b, n, rank, scale, scratch, STRIDE, scratch + BLOCK * STRIDE);
         LP_TRY(lp_merge_check_finite(slot, scratch, n_i, n, STRIDE, err));
         for (int64_t k = 0; k < n_i; k++)
             memcpy(dst + (i + k) * ld + first, scratch + k * STRIDE, (size_t)n * sizeof *dst);
@@ -85,8 +100,7 @@ lp_status lp_merge_rows(const lp_slot *slot, float scale, lp_widen_rounding roun
         lp_tensor a_columns = lp_tensor_block(slot->lora_a, 0, rank, first, n);
         LP_TRY(as_matrix(&a_columns, &a_copy, &a, err));
         LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasTrans, (blasint)n, (blasint)slot->columns, (blasint)rank, scale, a,
-                    (blasint)n, b, (blasint)rank, 1.0f, dst, (blasint)ld);
+        add_update(a, n, n, b, slot->columns, rank, scale, dst, ld, scratch + BLOCK * STRIDE);
     }
     status = lp_merge_check_finite(slot, dst, n, slot->columns, ld, err);
 out:
@@ -95,38 +109,36 @@ out:
     return status;
 }
 
-static lp_status widen_to_double(const lp_tensor *tensor, double **out, lp_error *err) {
-    float *copy = NULL;
-    const float *values = NULL;
-    double *wide = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(as_matrix(tensor, &copy, &values, err));
-    LP_TRY(lp_mem_new(&wide, (size_t)tensor->n_elements, sizeof *wide, tensor->name, err));
-    for (int64_t i = 0; i < tensor->n_elements; i++) wide[i] = (double)values[i];
-    *out = wide;
-out:
-    lp_mem_free(copy);
-    return status;
+/* gram [rank, rank], its lower half = the sum of products of the `rank` vectors of a matrix: number i of them is at
+ * rows + i * between, its n terms are `step` apart. row [rank] */
+LP_VERSIONS static void add_products(const float *rows, int64_t between, int64_t step, int64_t n, int64_t rank,
+                                     double *row, double *gram) {
+    for (int64_t k = 0; k < n; k++) {
+        for (int64_t i = 0; i < rank; i++) row[i] = (double)rows[i * between + k * step];
+        for (int64_t i = 0; i < rank; i++)
+            for (int64_t j = 0; j <= i; j++) gram[i * rank + j] += row[i] * row[j];
+    }
 }
 
 lp_status lp_merge_update_norm2(const lp_slot *slot, double scale, double *out, lp_error *err) {
-    double *a = NULL, *b = NULL, *gram = NULL;
+    float *a_copy = NULL, *b_copy = NULL;
+    const float *a = NULL, *b = NULL;
+    double *gram = NULL, sum = 0;
     lp_status status = LP_OK;
     int64_t rank = slot->lora_a->shape[0], n_in = slot->lora_a->shape[1], n_out = slot->lora_b->shape[0];
     size_t n = (size_t)(rank * rank);
-    LP_TRY(widen_to_double(slot->lora_a, &a, err));
-    LP_TRY(widen_to_double(slot->lora_b, &b, err));
-    LP_TRY(lp_mem_new(&gram, 2 * n, sizeof *gram, "LoRA Gram matrices", err));
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)rank, (blasint)rank, (blasint)n_in, 1.0, a,
-                (blasint)n_in, a, (blasint)n_in, 0.0, gram, (blasint)rank);
-    cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)rank, (blasint)rank, (blasint)n_out, 1.0, b,
-                (blasint)rank, b, (blasint)rank, 0.0, gram + n, (blasint)rank);
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += gram[i] * gram[n + i];
+    LP_TRY(as_matrix(slot->lora_a, &a_copy, &a, err));
+    LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
+    LP_TRY(lp_mem_new(&gram, 2 * n + (size_t)rank, sizeof *gram, "LoRA Gram matrices", err));
+    add_products(a, n_in, 1, n_in, rank, gram + 2 * n, gram);
+    add_products(b, 1, rank, n_out, rank, gram + 2 * n, gram + n);
+    for (int64_t i = 0; i < rank; i++) /* the upper half is the lower one */
+        for (int64_t j = 0; j <= i; j++)
+            sum += (i == j ? 1 : 2) * gram[i * rank + j] * gram[n + (size_t)(i * rank + j)];
     *out = sum > 0 ? scale * scale * sum : 0;
 out:
-    lp_mem_free(a);
-    lp_mem_free(b);
+    lp_mem_free(a_copy);
+    lp_mem_free(b_copy);
     lp_mem_free(gram);
     return status;
 }

@@ -2,16 +2,17 @@
 #ifndef LP_MODEL_MERGE_H
 #define LP_MODEL_MERGE_H
 
+#include "base/gemm.h"
 #include "model/codi_layout.h"
 
 /* A slot is computed in pieces of whole rows of its file's tensor: at most LP_MERGE_ROWS of a linear layer [out, in],
- * any number of the other shapes. Where a matrix product is cut can show in its last bits: cut by the shape alone. */
-enum { LP_MERGE_ROWS = 256, LP_MERGE_SCRATCH = 512 * (LP_MERGE_ROWS + 16) };
+ * any number of the other shapes. */
+enum { LP_MERGE_ROWS = 256, LP_MERGE_SCRATCH = 512 * (LP_MERGE_ROWS + 16) + LP_GEMM_WORKSPACE };
 
 /* Writes rows first .. first + n - 1 of the file's tensor into the slot's place dst, merged, and fails where they hold
  * NaN or infinity, naming the tensor that brought it in. Linear layers [out, in] become [n_in, n_out] with row stride
  * ld >= n_out (with A [r, in] and B [out, r], W^T + scale A^T B^T); the other shapes keep theirs (ld = columns).
- * rounding applies to the base tensor, not to LoRA. BLAS runs in the calling thread. scratch [LP_MERGE_SCRATCH]. */
+ * rounding applies to the base tensor, not to LoRA. Runs in the calling thread. scratch [LP_MERGE_SCRATCH]. */
 lp_status lp_merge_rows(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
                         float *dst, int64_t ld, float *scratch, lp_error *err);
 

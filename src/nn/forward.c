@@ -16,7 +16,7 @@ struct lp_forward {
     const float *cosine, *sine; /* dev; NULL without rope */
     lp_rope rope;
     /* workspace, dev; every matrix has LP_ROW_PADDING rows more */
-    float *x, *x_out; /* [max_rows, D] residual stream; of the rows that go on behind the last K and V */
+    float *x, *x_out; /* [max_rows, D] residual stream; of the rows that go on after the last K and V */
     float *h, *sum;   /* [max_rows, D] normed input, an operand inside a layer; what a block part adds to the stream */
     float *qkv;       /* [max_rows, Q + 2 KV] */
     float *attention; /* [max_rows, Q] */
@@ -457,7 +457,7 @@ out:
     return status;
 }
 
-/* One block over the first n rows; behind the last layer's K and V only the rows with output go on, in x_out. */
+/* One block over the first n rows; after the last layer's K and V only the rows with output go on, in x_out. */
 static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     lp_forward *f = p->f;
     lp_backend *be = f->be;
@@ -507,7 +507,7 @@ out:
     return status;
 }
 
-/* Rows that share everything with their source take its stream over behind the last layer. */
+/* Rows that share everything with their source take its stream over after the last layer. */
 static lp_status copy_outputs(pass *p, lp_error *err) {
     lp_forward *f = p->f;
     int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;

@@ -210,7 +210,7 @@ out:
 
 /* Finds the list of pairs and checks what stands around it. */
 static lp_status read_own_head(const lp_json *root, lp_json *list, lp_error *err) {
-    static const char *const keys[] = {"format", "version", "source", "pairs", "seed", "about", NULL};
+    static const char *const keys[] = {"format", "version", "source", "pairs", "seed", "about", "$schema", NULL};
     char *unused = NULL;
     int64_t number = 0;
     lp_status status = LP_OK;
@@ -220,6 +220,9 @@ static lp_status read_own_head(const lp_json *root, lp_json *list, lp_error *err
     lp_mem_free(unused);
     unused = NULL;
     LP_TRY(read_optional_text(root, "about", &unused, err));
+    lp_mem_free(unused);
+    unused = NULL;
+    LP_TRY(read_optional_text(root, "$schema", &unused, err));
     LP_TRY(read_optional_count(root, "seed", &number, err));
     LP_TRY(lp_json_get(root, "pairs", list, err));
 out:

@@ -4,7 +4,7 @@
  * no loop of it has counted a pulse (base/pulse.h) for the limit, it hangs in a device, a file system, or a lock. At
  * the rank before it in a ring: every rank sends a word to the next one several times within the limit, and one that is
  * silent is stopped, swapped out or cut off. Either way the thread prints one line that names the rank and what it had
- * in hand, and ends all ranks. A ring needs no leader: whichever ranks hang, the one behind them sees it.
+ * in hand, and ends all ranks. A ring needs no leader: whichever ranks hang, the next one sees it.
  *
  * Waiting for others is no hang: a rank that only waits says that it does nothing. Time counts in the watcher's own
  * looks, so that a job that is suspended as a whole and continued goes on.

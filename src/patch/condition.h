@@ -92,6 +92,7 @@ typedef struct {
     const lp_model_config *config;
     lp_protocol protocol;
     int32_t n_prompt; /* positions of the recipient's prompt */
+    int32_t n_answer; /* answer positions of the recipient's unpatched run; 0: not known, so none of them is absent */
 } lp_run_shape;
 
 /* One replacement of a run, with its place in time: sort key (position, depth). `all`: at every answer position from
@@ -107,16 +108,17 @@ typedef struct {
 typedef struct {
     lp_timed_edit *edits; /* [n] in order of time */
     size_t n;
-    bool absent; /* the condition cannot be applied: the prompt does not have one of its positions; n is 0 */
+    bool absent; /* the condition cannot be applied: the recipient's run lacks one of its positions; n is 0 */
 } lp_edit_sequence;
 
-/* True where the prompt does not have one of the positions that the condition names. */
+/* True where the recipient's unpatched run lacks one of the positions that the condition names, in the prompt or in the
+ * answer. */
 bool lp_condition_is_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape);
 
 /* The edits of condition `index` on a run of that shape: resolved, sorted, those that no later position reads (dead)
  * and those that a later replacement of the same vector wipes out left out. *out must be {0} or an earlier result,
- * whose memory is used again. An index outside the prompt makes it absent. Fails when an index lies outside the steps,
- * or when two replacements of the condition write the same address. */
+ * whose memory is used again. An index outside the prompt or the answer makes it absent. Fails when an index lies
+ * outside the steps, or when two replacements of the condition write the same address. */
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
                                  lp_edit_sequence *out, lp_error *err);
 void lp_edit_sequence_release(lp_edit_sequence *list);

@@ -37,13 +37,15 @@ static lp_status refuse_index(const lp_condition *condition, lp_phase phase, int
                    lp_phase_names()[phase], index, n);
 }
 
-/* The first prompt index of the condition that the run does not have; NULL: it has all of them. */
+/* The first index of the condition that the run does not have; NULL: it has all of them. */
 static const int32_t *find_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape) {
     const lp_condition *condition = &set->conditions[index];
     for (size_t i = 0; i < condition->n; i++) {
         const lp_address *at = &set->replacements[condition->first + i].at;
-        if (at->phase != LP_PHASE_PROMPT || at->index == LP_INDEX_ALL) continue;
-        if (at->index >= shape->n_prompt || at->index < -shape->n_prompt) return &at->index;
+        if (at->index == LP_INDEX_ALL) continue;
+        if (at->phase == LP_PHASE_PROMPT && (at->index >= shape->n_prompt || at->index < -shape->n_prompt))
+            return &at->index;
+        if (at->phase == LP_PHASE_ANSWER && shape->n_answer > 0 && at->index >= shape->n_answer) return &at->index;
     }
     return NULL;
 }

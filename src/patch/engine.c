@@ -4,7 +4,7 @@
 
 /* ---- Lenses ---------------------------------------------------------------------------------------------------- */
 
-/* The vectors lie on the host since their captures were taken. The workspace of the batches serves, behind what the
+/* The vectors lie on the host since their captures were taken. The workspace of the batches serves, after what the
  * batch under way does with it. */
 static lp_status read_lens(lp_engine *e, const lp_lens_wanted *lens, lp_error *err) {
     lp_backend *be = e->be;

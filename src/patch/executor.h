@@ -42,7 +42,7 @@ typedef struct {
     int32_t room;       /* answer tokens for which the context has positions; 0: enough for all of these */
 } lp_metric_position;
 /* Is the whole clean (corrupted: the other) answer forced? False where it is not wanted, where there is none, and where
- * it would end behind the context: its ANSWER metric is NaN then. */
+ * it would end beyond the context: its ANSWER metric is NaN then. */
 bool lp_metric_position_forces(const lp_metric_position *metric_at, bool corrupted);
 
 /* One wanted run: edits in order of time, with their vectors. */

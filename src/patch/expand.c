@@ -66,7 +66,7 @@ static void add_factor(float factor, char *out, size_t size) {
     add_word(out, size, ":%s", text);
 }
 
-/* direction/donor/operation/site/layers/steps, with whatever differs from the default behind it. */
+/* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
 static void cell_name(const cell *c, char *out, size_t size) {
     const lp_sweep_group *g = c->group;
     char place[LP_WORDS], defects[LP_WORDS];
@@ -190,7 +190,7 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     defect_words(c, defects, sizeof defects);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
     if (c->steps && n_steps_run < LP_MAX_STEPS && c->steps->mask >> n_steps_run)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step behind the end of the run (%d steps)",
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step beyond the end of the run (%d steps)",
                        name, n_steps_run);
     lp_condition *condition = NULL;
     lp_status status = LP_OK;

@@ -33,7 +33,7 @@ lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *wher
 lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
                               size_t *capacity, lp_error *err);
 
-/* Switches of the published scripts' defects (DESIGN 2). */
+/* Switches of the published scripts' defects (docs/design.md, Protocols). */
 typedef struct {
     bool off_by_one;   /* the donor's vector is taken one block earlier: resid_pre[l] goes to resid_post[l] */
     bool prefill_leak; /* sets with step 0: the last prompt position gets the donor's step 0 too */

@@ -15,7 +15,7 @@ static bool begins_with(const lp_token_list *tokens, const lp_token_list *prefix
            (prefix->n == 0 || memcmp(tokens->ids, prefix->ids, prefix->n * sizeof *prefix->ids) == 0);
 }
 
-/* *out = tokens of `context` (the text of the prefix, and of the lead between it and the number) + number behind the
+/* *out = tokens of `context` (the text of the prefix, and of the lead between it and the number) + number after the
  * prefix, then eos; none where these tokens do not begin with the prefix. */
 static lp_status continue_with(const lp_pair_metrics_options *options, const lp_text *context, size_t lead,
                                const lp_token_list *prefix, double answer, lp_token_list *out, lp_error *err) {

@@ -1,10 +1,10 @@
 /* Metric positions: where the continuous metrics of a run are read, from the recipient's unpatched answer.
  *
- * The place is in front of the first token of the number (DESIGN 3): the first answer token whose text has a digit, or
- * the one before it, where that ends in a minus and the digits follow at once. A whole answer is the number's text as
- * it is tokenised behind the recipient's own prefix and what that token has in front of the number (a blank, for
- * GPT-2), then eos. Where that does not begin with the prefix, there is no such answer; but where the prefix is not
- * what the tokenizer makes of its own text, the number's text is tokenised by itself. */
+ * The place is in front of the first token of the number (docs/design.md, Metrics): the first answer token whose text
+ * has a digit, or the one before it, where that ends in a minus and the digits follow at once. A whole answer is the
+ * number's text as it is tokenised after the recipient's own prefix and what that token has in front of the number (a
+ * blank, for GPT-2), then eos. Where that does not begin with the prefix, there is no such answer; but where the prefix
+ * is not what the tokenizer makes of its own text, the number's text is tokenised by itself. */
 #ifndef LP_PATCH_METRIC_POSITION_H
 #define LP_PATCH_METRIC_POSITION_H
 

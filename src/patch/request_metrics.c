@@ -24,7 +24,7 @@ static bool is_metric_position(const lp_request *request, int32_t branch) {
            (has_metrics_to_come(request, b) && matches_prefix(request, branch, metric_at->index));
 }
 
-/* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those behind it that
+/* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those after it that
  * have not begun; -1: none. They share their metrics' logits; what they read after their forks is their own. */
 static int32_t next_together(const lp_request *request, int32_t branch, int32_t i) {
     if (request->branches[branch].plan.last_fork < request->position) return -1;

@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/printable.h"
 #include "problems/letters.h"
 #include "problems/pair_overlap.h"
 #include "problems/pair_write.h"
@@ -298,8 +299,11 @@ lp_status lp_check_print(const lp_pair_set *set, const lp_check_options *options
     for (int d = 0; d < LP_N_DEFECTS; d++) {
         if (report->counts[d] == 0) continue;
         bool note = d >= LP_N_REAL_DEFECTS && !(d == LP_NOTE_UNVERIFIED && report->unverified == LP_UNVERIFIED_REFUSE);
-        LP_TRY(lp_text_format(out, err, "%-18s %6zu  %-16.60s %s%s\n", defects[d].name, report->counts[d],
-                              set->pairs[report->first[d]].id, note ? "note: " : "", defects[d].meaning));
+        const char *id = set->pairs[report->first[d]].id;
+        char shown[61];
+        (void)lp_printable(id, strlen(id), LP_PRINT_LINE, shown, sizeof shown);
+        LP_TRY(lp_text_format(out, err, "%-18s %6zu  %-16s %s%s\n", defects[d].name, report->counts[d], shown,
+                              note ? "note: " : "", defects[d].meaning));
     }
     LP_TRY(lp_text_format(out, err, "%-18s %6zu\n", "verified", report->n_verified));
     for (size_t t = 0; t < options->n_tokenizers; t++)

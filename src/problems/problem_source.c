@@ -65,7 +65,7 @@ out:
 }
 
 /* "( 76.0 - 25.0 )" and 51 become "<<76-25=51>>51\n#### 51". */
-static lp_status print_equation(const char *equation, lp_rational answer, lp_text *out, lp_error *err) {
+static lp_status print_equation(const char *equation, const char *answer, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     size_t length = strlen(equation);
     LP_TRY(lp_text_put(out, "<<", err));
@@ -82,7 +82,7 @@ static lp_status print_equation(const char *equation, lp_rational answer, lp_tex
     const char *const before[] = {"=", ">>", "\n#### "};
     for (size_t i = 0; i < 3; i++) {
         LP_TRY(lp_text_put(out, before[i], err));
-        LP_TRY(lp_rational_print(answer, 0, LP_COMMAS_NO, out, err));
+        LP_TRY(lp_text_put(out, answer, err));
     }
 out:
     return status;
@@ -104,7 +104,7 @@ static lp_status join_svamp(const char *body, const char *question, lp_text *out
 static lp_status read_svamp(const lp_json *record, lp_problem *out, lp_error *err) {
     const char *body = NULL, *question = NULL, *equation = NULL;
     lp_json answer;
-    lp_text text = {0};
+    lp_text text = {0}, exact = {0};
     double number = 0;
     char digits[40];
     lp_status status = LP_OK;
@@ -118,9 +118,11 @@ static lp_status read_svamp(const lp_json *record, lp_problem *out, lp_error *er
     LP_TRY(join_svamp(body, question, &text, err));
     LP_TRY(lp_mem_strdup(&out->question, lp_text_get(&text), err));
     lp_text_clear(&text);
-    LP_TRY(print_equation(equation, out->answer, &text, err));
+    if (out->has_answer) LP_TRY(lp_rational_print(out->answer, 0, LP_COMMAS_NO, &exact, err));
+    LP_TRY(print_equation(equation, out->has_answer ? lp_text_get(&exact) : digits, &text, err));
     LP_TRY(lp_mem_strdup(&out->solution, lp_text_get(&text), err));
 out:
+    lp_text_release(&exact);
     lp_text_release(&text);
     return status;
 }

@@ -1,5 +1,6 @@
 #include "stage/cache.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -253,8 +254,8 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
                           .deal = &w.deal};
     LP_TRY(lp_stage_run(s, &work, err));
     if (report->n_done_before < s->n_pairs) {
-        char now[32];
-        lp_stage_time(now);
+        char now[LP_UTC_TEXT];
+        lp_utc_now(now);
         LP_TRY(lp_record_file_note(w.store, "end", now, err));
     }
     LP_TRY(lp_record_file_flush(w.store, err));

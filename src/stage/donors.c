@@ -160,10 +160,10 @@ bool lp_donor_table_needs_sums(const lp_donor_table *table) {
     return false;
 }
 
-/* The vector in the record of the pair that the store has loaded. */
-static const float *loaded_vector(const lp_donor_table *table, const lp_record_file *store, const lp_donor_vector *v) {
+/* The vector in a pair of the store. */
+static const float *vector_of(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
     size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->captured);
-    return (const float *)lp_record_file_field(store, field) + v->at;
+    return (const float *)lp_pair_record_field(record, field) + v->at;
 }
 
 /* The store marks positions that a run does not have by NaN. */
@@ -172,19 +172,21 @@ static bool is_there(const float *x) {
 }
 
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err) {
+    lp_pair_record record = {0};
     lp_status status = lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err);
     if (status == LP_OK) status = lp_mem_new(&table->n_summed, table->n, sizeof(int64_t), "sums", err);
     for (int64_t pair = 0; status == LP_OK && pair < table->session->n_pairs; pair++) {
-        status = lp_record_file_load(store, pair, err);
+        status = lp_record_file_load(store, pair, &record, err);
         for (size_t i = 0; status == LP_OK && i < table->n; i++) {
             const lp_donor_vector *v = &table->vectors[i];
             if (v->donor != LP_DONOR_MEAN) continue;
-            const float *x = loaded_vector(table, store, v);
+            const float *x = vector_of(table, &record, v);
             if (!is_there(x)) continue;
             table->n_summed[i]++;
             for (int32_t k = 0; k < v->width; k++) table->sums[v->offset + (size_t)k] += (double)x[k];
         }
     }
+    lp_pair_record_release(&record);
     return status;
 }
 
@@ -212,15 +214,16 @@ static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v,
     for (int32_t i = 0; i < n; i++) out[i] = (float)(((double)out[i] - noise_mean) * scale + mean);
 }
 
-static void gather_one(const lp_donor_table *table, const lp_record_file *store, int64_t pair, const lp_donor_vector *v,
+/* from: the pair that the vector is taken from; pair: the one that it is for. */
+static void gather_one(const lp_donor_table *table, const lp_pair_record *from, int64_t pair, const lp_donor_vector *v,
                        float *out) {
     size_t bytes = (size_t)v->width * sizeof(float);
     switch (v->donor) {
     case LP_DONOR_ZERO: memset(out, 0, bytes); break;
     case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[v->vector], bytes); break;
-    case LP_DONOR_RANDOM: matched_noise(table, v, pair, loaded_vector(table, store, v), out); break;
+    case LP_DONOR_RANDOM: matched_noise(table, v, pair, vector_of(table, from, v), out); break;
     case LP_DONOR_MEAN: {
-        const float *own = loaded_vector(table, store, v);
+        const float *own = vector_of(table, from, v);
         bool with_own = is_there(own);
         double others = (double)(table->n_summed[v - table->vectors] - with_own);
         for (int32_t k = 0; k < v->width; k++) {
@@ -232,26 +235,16 @@ static void gather_one(const lp_donor_table *table, const lp_record_file *store,
     case LP_DONOR_CLEAN:
     case LP_DONOR_CORRUPTED:
     case LP_DONOR_SELF:
-    case LP_DONOR_SHUFFLED: memcpy(out, loaded_vector(table, store, v), bytes); break;
+    case LP_DONOR_SHUFFLED: memcpy(out, vector_of(table, from, v), bytes); break;
     }
 }
 
-lp_status lp_donor_table_gather(const lp_donor_table *table, lp_record_file *store, int64_t pair, float *out,
-                                lp_error *err) {
-    lp_status status = LP_OK;
-    bool shuffles = table->other_pair != NULL;
-    if (shuffles) {
-        LP_TRY(lp_record_file_load(store, table->other_pair[pair], err));
-        for (size_t i = 0; i < table->n; i++)
-            if (table->vectors[i].donor == LP_DONOR_SHUFFLED)
-                gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
+void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, const lp_pair_record *other,
+                           float *out) {
+    for (size_t i = 0; i < table->n; i++) {
+        const lp_donor_vector *v = &table->vectors[i];
+        gather_one(table, v->donor == LP_DONOR_SHUFFLED ? other : own, own->pair, v, out + v->offset);
     }
-    LP_TRY(lp_record_file_load(store, pair, err));
-    for (size_t i = 0; i < table->n; i++)
-        if (table->vectors[i].donor != LP_DONOR_SHUFFLED)
-            gather_one(table, store, pair, &table->vectors[i], out + table->vectors[i].offset);
-out:
-    return status;
 }
 
 bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {

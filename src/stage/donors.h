@@ -26,7 +26,7 @@ typedef struct {
     size_t capacity;
     size_t n_floats;      /* of one pair's gathering */
     int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
-    uint32_t *other_pair; /* [n_pairs] donor pair of SHUFFLED */
+    uint32_t *other_pair; /* [n_pairs] donor pair of SHUFFLED; NULL: no SHUFFLED */
     double *sums;         /* [n_floats] sums for MEAN over the pairs that have the position; NULL: no MEAN */
     int64_t *n_summed;    /* [n] how many these are */
     float *files;         /* vectors read from files, one after the other */
@@ -45,10 +45,10 @@ void lp_donor_table_release(lp_donor_table *table);
 bool lp_donor_table_needs_sums(const lp_donor_table *table);
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err);
 
-/* out [n_floats] = all vectors of the table for a pair; NaN where the donor's run does not have the position. Reads the
- * pair and, for SHUFFLED, its donor pair from the store, with their checksums. */
-lp_status lp_donor_table_gather(const lp_donor_table *table, lp_record_file *store, int64_t pair, float *out,
-                                lp_error *err);
+/* out [n_floats] = all vectors of the table for the pair `own` of the store; NaN where the donor's run does not have
+ * the position. other: the pair other_pair[own] for SHUFFLED; unused where the table has no such vector. */
+void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, const lp_pair_record *other,
+                           float *out);
 
 /* Is the vector of an effective replacement there? */
 bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering);

@@ -8,7 +8,7 @@
 #include "patch/engine.h"
 #include "stage/device.h"
 
-#include <time.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Half of what the weights leave of the device, or of what the node lets each of its ranks have. */
@@ -60,9 +60,19 @@ out:
     return status;
 }
 
+/* `touch` makes a request to stop; a file that holds something is somebody's. */
+static bool is_request(const struct stat *file) {
+    return S_ISREG(file->st_mode) && file->st_size == 0;
+}
+
 lp_status lp_stage_watch(const char *output, lp_error *err) {
     lp_text path = {0};
+    struct stat there;
     lp_status status = lp_text_format(&path, err, "%s.stop", output);
+    if (status == LP_OK && lstat(lp_text_get(&path), &there) == 0 && !is_request(&there))
+        status =
+            lp_fail(err, LP_ERR_VALUE, "%s: expected an empty file, which asks a job to stop, found something else",
+                    lp_text_get(&path));
     if (status == LP_OK) status = lp_stop_watch(lp_text_get(&path), err);
     lp_text_release(&path);
     return status;
@@ -71,7 +81,10 @@ lp_status lp_stage_watch(const char *output, lp_error *err) {
 void lp_stage_stopped(const lp_session *s, const char *output, lp_status status) {
     char path[4096];
     if (status != LP_ERR_STOPPED || lp_parallel_rank(s->parallel) != 0) return;
-    if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path) unlink(path);
+    struct stat there;
+    if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path && lstat(path, &there) == 0 &&
+        is_request(&there))
+        unlink(path);
 }
 
 static int64_t count_done(const void *state) {
@@ -168,11 +181,4 @@ int64_t lp_stage_share(const lp_session *session, int64_t n_units) {
     int64_t fair = (n_units + ranks - 1) / ranks, quarter = (fair + 3) / 4;
     if (ranks == 1 || fair <= BATCH) return fair;
     return quarter > BATCH ? quarter : BATCH;
-}
-
-void lp_stage_time(char out[32]) {
-    time_t t = time(NULL);
-    struct tm utc;
-    out[0] = '\0';
-    if (gmtime_r(&t, &utc)) strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
 }

@@ -35,7 +35,4 @@ typedef struct {
  * ranks. A file that was created for this and got no pair is removed where it fails, unless it was asked to stop. */
 lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err);
 
-/* The time in UTC, ISO 8601. */
-void lp_stage_time(char out[32]);
-
 #endif

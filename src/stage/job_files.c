@@ -1,146 +1,34 @@
 #include "stage/job_files.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "base/text.h"
-
-#include <dirent.h>
-#include <limits.h>
-#include <sys/stat.h>
-
-/* A file of the job: made (an output) or only read. */
-typedef struct {
-    const char *place; /* "$.results.csv"; NULL: not written by that name */
-    const char *word;  /* "the store" */
-    const char *path;  /* as the job has it */
-    char *resolved;    /* links followed, as far as it exists */
-    bool exists;
-    dev_t device;
-    ino_t inode;
-} named_file;
-
-/* *out = the path from the root, "." and ".." and links resolved as far as it exists. */
-static lp_status resolve(const char *path, char **out, lp_error *err) {
-    char whole[PATH_MAX];
-    char *folder = NULL;
-    char *above = NULL;
-    lp_text text = {0};
-    lp_status status = LP_OK;
-    if (realpath(path, whole)) return lp_mem_text(out, whole, strlen(whole), err);
-    const char *slash = strrchr(path, '/');
-    const char *name = slash ? slash + 1 : path;
-    LP_TRY(lp_path_folder(path, &folder, err));
-    /* What cannot be shortened further is compared as it is written. */
-    if (strcmp(folder, path) == 0 || *name == '\0') {
-        status = lp_mem_text(out, path, strlen(path), err);
-        goto out;
-    }
-    LP_TRY(resolve(folder, &above, err));
-    if (strcmp(name, "..") == 0 && strrchr(above, '/')) {
-        *strrchr(above, '/') = '\0';
-        LP_TRY(lp_text_format(&text, err, "%s", above));
-    } else if (strcmp(name, ".") == 0) {
-        LP_TRY(lp_text_format(&text, err, "%s", above));
-    } else {
-        LP_TRY(lp_text_format(&text, err, "%s/%s", above, name));
-    }
-    status = lp_mem_text(out, lp_text_get(&text), text.length, err);
-out:
-    lp_mem_free(folder);
-    lp_mem_free(above);
-    lp_text_release(&text);
-    return status;
-}
-
-static lp_status look(const char *place, const char *word, const char *path, named_file *out, lp_error *err) {
-    struct stat found;
-    *out = (named_file){.place = place, .word = word, .path = path};
-    out->exists = stat(path, &found) == 0;
-    if (out->exists) {
-        out->device = found.st_dev;
-        out->inode = found.st_ino;
-    }
-    return resolve(path, &out->resolved, err);
-}
-
-static bool is_same(const named_file *a, const named_file *b) {
-    if (a->exists && b->exists) return a->device == b->device && a->inode == b->inode;
-    return strcmp(a->resolved, b->resolved) == 0;
-}
-
-/* Fails where one of the outputs [n] is the file `path`. */
-static lp_status refuse(const lp_job *job, const named_file *outputs, size_t n, const char *word, const char *path,
-                        lp_error *err) {
-    named_file input;
-    lp_status status = look(NULL, word, path, &input, err);
-    for (size_t i = 0; status == LP_OK && i < n; i++)
-        if (is_same(&outputs[i], &input))
-            status = lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a file of its own, found %s (%s)", job->file,
-                             outputs[i].place, word, path);
-    lp_mem_free(input.resolved);
-    return status;
-}
-
-/* Every file of a model's folder, or the one file. */
-static lp_status refuse_model(const lp_job *job, const named_file *outputs, size_t n, const char *path, lp_error *err) {
-    lp_text file = {0};
-    lp_status status = LP_OK;
-    DIR *folder = path ? opendir(path) : NULL;
-    if (path && !folder) return refuse(job, outputs, n, "a file of the model", path, err);
-    for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
-        lp_text_clear(&file);
-        LP_TRY(lp_text_format(&file, err, "%s/%s", path, entry->d_name));
-        LP_TRY(refuse(job, outputs, n, "a file of the model", lp_text_get(&file), err));
-    }
-out:
-    if (folder) closedir(folder);
-    lp_text_release(&file);
-    return status;
-}
-
-/* Outputs are renamed to their names when they are whole: nothing but a file may stand there, and be replaced. */
-static lp_status refuse_kind(const lp_job *job, const char *place, const char *path, lp_error *err) {
-    lp_path_kind kind = lp_path_look(path);
-    bool folder = kind == LP_PATH_FOLDER || path[strlen(path) - 1] == '/';
-    if (kind != LP_PATH_OTHER && !folder) return LP_OK;
-    return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a file, found %s (%s)", job->file, place,
-                   folder ? "a folder" : "a device or a pipe", path);
-}
 
 lp_status lp_job_check_files(const lp_job *job, lp_error *err) {
     const struct {
         const char *place, *word, *path;
-    } named[] = {{"$.store.file", "the store", job->store.file},
-                 {"$.results.file", "the results", job->results.file},
-                 {"$.results.csv", "the CSV", job->results.csv},
-                 {"$.results.summary", "the summary", job->results.summary}};
-    enum { MOST = sizeof named / sizeof *named };
-    named_file outputs[MOST] = {{0}};
-    size_t n = 0;
-    lp_text partial = {0};
+        const lp_derived_name *derived;
+    } named[] = {{"$.store.file", "the store", job->store.file, lp_names_of_store},
+                 {"$.results.file", "the results", job->results.file, lp_names_of_results},
+                 {"$.results.csv", "the CSV", job->results.csv, NULL},
+                 {"$.results.summary", "the summary", job->results.summary, NULL}};
+    lp_outputs outputs = {0};
+    lp_text where = {0};
     lp_status status = LP_OK;
-    for (size_t i = 0; i < MOST; i++) {
+    for (size_t i = 0; i < sizeof named / sizeof *named; i++) {
         if (!named[i].path) continue;
-        LP_TRY(refuse_kind(job, named[i].place, named[i].path, err));
-        LP_TRY(look(named[i].place, named[i].word, named[i].path, &outputs[n], err));
-        n++;
-        for (size_t k = 0; k + 1 < n; k++)
-            if (is_same(&outputs[k], &outputs[n - 1]))
-                LP_FAIL(LP_ERR_VALUE, "%s: %s: expected a file of its own, found %s (%s)", job->file, named[i].place,
-                        outputs[k].word, outputs[k].path);
+        lp_text_clear(&where);
+        LP_TRY(lp_text_format(&where, err, "%s: %s", job->file, named[i].place));
+        LP_TRY(lp_outputs_add(&outputs, lp_text_get(&where), named[i].word, named[i].path, named[i].derived, err));
     }
-    LP_TRY(refuse(job, outputs, n, "the job", job->file, err));
-    LP_TRY(refuse(job, outputs, n, "the pairs", job->pairs.file, err));
+    LP_TRY(lp_outputs_check_input(&outputs, "the job", job->file, err));
+    LP_TRY(lp_outputs_check_input(&outputs, "the pairs", job->pairs.file, err));
     for (size_t i = 0; i < job->sweep.n_vectors; i++)
-        LP_TRY(refuse(job, outputs, n, "a vector", job->sweep.vectors[i], err));
-    LP_TRY(refuse_model(job, outputs, n, job->model.base, err));
-    LP_TRY(refuse_model(job, outputs, n, job->model.codi, err));
-    if (job->results.file) {
-        LP_TRY(lp_text_format(&partial, err, "%s.partial", job->results.file));
-        LP_TRY(refuse(job, outputs, n, "the rows of the running sweep", lp_text_get(&partial), err));
-    }
+        LP_TRY(lp_outputs_check_input(&outputs, "a vector", job->sweep.vectors[i], err));
+    LP_TRY(lp_outputs_check_input(&outputs, "a file of the model", job->model.base, err));
+    if (job->model.codi) LP_TRY(lp_outputs_check_input(&outputs, "a file of the model", job->model.codi, err));
 out:
-    for (size_t i = 0; i < n; i++) lp_mem_free(outputs[i].resolved);
-    lp_text_release(&partial);
+    lp_outputs_release(&outputs);
+    lp_text_release(&where);
     return status;
 }

@@ -76,7 +76,7 @@ static void add_fields_of_run(lp_store_layout *layout, const lp_session *session
               (lp_field){.type = LP_FIELD_I32,
                          .n_dims = 1,
                          .dims = {a},
-                         .description = "generated ids without eos, -1 behind the end"});
+                         .description = "generated ids without eos, -1 beyond the end"});
     add_field(layout, side, "answer_len", (lp_field){.type = LP_FIELD_I32, .description = "number of generated ids"});
     add_field(layout, side, "answer_ended", (lp_field){.type = LP_FIELD_U8, .description = "1: ended by eos"});
     add_field(layout, side, "answer_text",

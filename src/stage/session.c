@@ -1,13 +1,12 @@
 #include "stage/session.h"
 
 #include "base/build.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "stage/device.h"
 #include "stage/job_files.h"
-
-#include <time.h>
 
 const lp_pair_side *lp_session_side(const lp_session *session, int64_t pair, int side) {
     const lp_pair *p = &session->pairs.pairs[pair];
@@ -41,7 +40,7 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     bool leaves_matrices = false;
     LP_TRY(lp_stage_leaves_matrices(s, &leaves_matrices, err));
     if (leaves_matrices) lp_model_leave_matrices(&s->model);
-    /* The ranks of a node fill their arena together; who is next stands behind it. */
+    /* The ranks of a node fill their arena together. Whose turn it is stands in the same memory, after the arena. */
     size_t arena_bytes = s->model.arena_bytes;
     /* A node may have no room for it where others have. */
     status = lp_shared_new(s->parallel, arena_bytes + sizeof(lp_model_turns), &s->arena, err);
@@ -216,10 +215,8 @@ static void add_protocol(const lp_session *s, lp_provenance *p) {
 }
 
 void lp_session_provenance(const lp_session *s, lp_provenance *p) {
-    char now[32] = "";
-    time_t t = time(NULL);
-    struct tm utc;
-    if (gmtime_r(&t, &utc)) strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    char now[LP_UTC_TEXT];
+    lp_utc_now(now);
     const lp_job *job = &s->job;
     *p = (lp_provenance){0};
     lp_provenance_add(p, "tool", "latentpatch", false);

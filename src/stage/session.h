@@ -48,7 +48,7 @@ int32_t lp_session_max_positions(const lp_session *session);
 /* Options for an executor. Local. */
 lp_executor_options lp_session_executor(const lp_session *session);
 
-enum { LP_MAX_PROVENANCE = 48, LP_PROVENANCE_TEXT = 160 };
+enum { LP_MAX_PROVENANCE = 64, LP_PROVENANCE_TEXT = 160 };
 typedef struct {
     lp_provenance_item items[LP_MAX_PROVENANCE];
     char texts[LP_MAX_PROVENANCE][LP_PROVENANCE_TEXT]; /* backs short values */

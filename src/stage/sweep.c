@@ -1,5 +1,6 @@
 #include "stage/sweep.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -296,11 +297,9 @@ static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_
     return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_SKIP_SPECIAL, out, err);
 }
 
-/* Why the row of the loaded pair was not run. */
-static void count_not_run(sweep *w, int64_t pair, size_t condition) {
-    lp_direction direction = w->plan.set.conditions[condition].direction;
-    lp_run_shape shape = {.n_prompt = w->session->n_prompt[direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN][pair]};
-    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shape);
+/* Why the row was not run; shapes: of the pair's unpatched run in each direction. */
+static void count_not_run(sweep *w, const lp_run_shape shapes[2], size_t condition) {
+    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shapes[w->plan.set.conditions[condition].direction]);
     (*(absent ? &w->conditions[condition].n_no_position : &w->conditions[condition].n_no_donor))++;
 }
 
@@ -312,8 +311,8 @@ static void say_not_run(const sweep *w) {
     }
     if (n_no_position + n_no_donor > 0)
         lp_log(LP_LOG_WARN,
-               "%lld rows were not run: in %lld the prompt lacks a position that the condition names, in %lld the "
-               "donor's run does",
+               "%lld rows were not run: in %lld the pair's own run lacks a position that the condition names, in %lld "
+               "the donor's run does",
                (long long)(n_no_position + n_no_donor), (long long)n_no_position, (long long)n_no_donor);
 }
 
@@ -326,9 +325,10 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     size_t outcome_field = 0;
     lp_text path = {0};
     lp_record_file *rows = NULL;
+    lp_pair_record record = {0};
     int32_t *stored = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(&path, err, "%s.partial", s->job.results.file));
+    LP_TRY(lp_results_partial_path(s->job.results.file, &path, err));
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
     if (!lp_record_file_find(rows, "rows/answer_tokens", &tokens_field) ||
@@ -337,14 +337,17 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         if (!w->included[i]) continue;
-        LP_TRY(lp_record_file_load(rows, i, err));
-        const int32_t *tokens = lp_record_file_field(rows, tokens_field);
-        const uint8_t *changed = lp_record_file_field(rows, changed_field);
-        const uint8_t *outcome = lp_record_file_field(rows, outcome_field);
+        lp_run_shape shapes[2] = {{0}};
+        for (int d = 0; d < 2; d++)
+            if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
+        LP_TRY(lp_record_file_load(rows, i, &record, err));
+        const int32_t *tokens = lp_pair_record_field(&record, tokens_field);
+        const uint8_t *changed = lp_pair_record_field(&record, changed_field);
+        const uint8_t *outcome = lp_pair_record_field(&record, outcome_field);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
-            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, i, k);
+            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, shapes, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_record_file_read(w->context.store, i,
@@ -358,6 +361,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     }
     say_not_run(w);
 out:
+    lp_pair_record_release(&record);
     lp_record_file_close(rows);
     lp_mem_free(stored);
     lp_text_release(&path);
@@ -374,12 +378,12 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_record_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
-        char now[32];
+        char now[LP_UTC_TEXT];
         int64_t failed[2] = {0};
         status = count_failed_controls(w, failed, err);
         report->n_unpatched_differ = failed[0];
         report->n_self_differ = failed[1];
-        lp_stage_time(now);
+        lp_utc_now(now);
         for (size_t i = 0; i < provenance->n; i++)
             if (strcmp(provenance->items[i].key, "end") == 0) provenance->items[i].value = now;
         char differ[2][24];
@@ -399,6 +403,8 @@ static void release(sweep *w) {
     lp_stage_pool_release(&w->units);
     lp_record_file_close(w->partial);
     lp_lock_release(w->lock);
+    lp_pair_record_release(&w->context.own);
+    lp_pair_record_release(&w->context.other);
     lp_record_file_close(w->context.store);
     for (int d = 0; d < 2; d++) lp_donor_table_release(&w->context.donors[d]);
     size_t p = (size_t)w->session->n_pairs;

@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
-#include "store/results.h"
+#include "store/results_text.h"
 
 size_t lp_sweep_metrics(const lp_job *job, const char **out) {
     const char *const *names = lp_metric_names();
@@ -116,6 +116,20 @@ out:
     return status;
 }
 
+/* The CSV and the summary are written with the results file. Where that is not there, what has their names must be of
+ * the same results: left by a life that ended between the three, or the results file was removed to make it again. The
+ * CSV does not say whose it is; it is compared byte by byte when the new one is whole. */
+static lp_status check_texts(const lp_session *s, const lp_sweep_identity *identity, bool has_rows, lp_error *err) {
+    static const char advice[] = "is there already and is not of these results: name another, or remove it";
+    const char *csv = s->job.results.csv, *summary = s->job.results.summary;
+    bool has_summary = lp_path_look(summary) == LP_PATH_FILE;
+    if (has_summary && !lp_summary_is_of(summary, identity->provenance.items, identity->provenance.n))
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: %s", summary, advice);
+    if (lp_path_look(csv) == LP_PATH_FILE && !has_rows && !has_summary)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: %s", csv, advice);
+    return LP_OK;
+}
+
 lp_status lp_sweep_look_at_results(const lp_session *s, const lp_sweep_identity *identity, bool *complete,
                                    lp_error *err) {
     lp_text partial = {0};
@@ -126,8 +140,10 @@ lp_status lp_sweep_look_at_results(const lp_session *s, const lp_sweep_identity 
         *complete = status == LP_OK;
         return status;
     }
-    LP_TRY(lp_text_format(&partial, err, "%s.partial", s->job.results.file));
-    if (lp_path_look(partial.data) == LP_PATH_FILE) status = compare_rows(partial.data, identity, err);
+    LP_TRY(lp_results_partial_path(s->job.results.file, &partial, err));
+    bool has_rows = lp_path_look(partial.data) == LP_PATH_FILE;
+    if (has_rows) LP_TRY(compare_rows(partial.data, identity, err));
+    status = check_texts(s, identity, has_rows, err);
 out:
     lp_text_release(&partial);
     return status;

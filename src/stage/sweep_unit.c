@@ -126,14 +126,35 @@ static void warn_of_context(const lp_sweep_context *w, const lp_sweep_unit *u, i
                    w->session->pairs.pairs[pair].id, lp_direction_names()[d], k == 0 ? "clean" : "corrupted");
 }
 
+lp_status lp_sweep_unit_shape(const lp_sweep_context *w, int64_t pair, int d, lp_run_shape *out, lp_error *err) {
+    const lp_session *s = w->session;
+    const lp_store_layout *layout = w->plan->layout;
+    int side = recipient_of(d);
+    int32_t n_tokens = 0;
+    uint8_t ended = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_record_file_read(w->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN),
+                               &n_tokens, err));
+    LP_TRY(lp_record_file_read(w->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_ENDED),
+                               &ended, err));
+    /* The last token of an answer that was cut off is not fed back. */
+    *out = (lp_run_shape){.config = &s->model.config,
+                          .protocol = s->job.protocol,
+                          .n_prompt = s->n_prompt[side][pair],
+                          .n_answer = s->vocabulary.n_answer_start + n_tokens - (ended ? 0 : 1)};
+out:
+    return status;
+}
+
 static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, int d, lp_error *err) {
     const lp_session *s = w->session;
     int side = recipient_of(d);
     lp_status status = LP_OK;
     LP_TRY(lp_session_prompt(s, pair, side, &u->prompts[d], err));
-    LP_TRY(lp_donor_table_gather(&w->donors[d], w->store, pair, u->gathering[d], err));
-    lp_run_shape shape = {
-        .config = &s->model.config, .protocol = s->job.protocol, .n_prompt = (int32_t)u->prompts[d].n};
+    if (w->donors[d].other_pair) LP_TRY(lp_record_file_load(w->store, w->donors[d].other_pair[pair], &w->other, err));
+    lp_donor_table_gather(&w->donors[d], &w->own, &w->other, u->gathering[d]);
+    lp_run_shape shape;
+    LP_TRY(lp_sweep_unit_shape(w, pair, d, &shape, err));
     size_t i = 0;
     for (size_t k = 0; k < u->n_distinct[d]; k++) {
         lp_edit_sequence *edits = &u->edits[d][i];
@@ -163,10 +184,10 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].results = u->results[d];
     u->groups[d].metric_at = NULL;
     if (w->n_metrics > 0) {
-        const int32_t *tokens = lp_record_file_field(
-            w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
+        const int32_t *tokens =
+            lp_pair_record_field(&w->own, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
-            lp_record_file_field(w->store, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
+            lp_pair_record_field(&w->own, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_LEN));
         int32_t taken = u->groups[d].n_prompt + s->job.protocol.n_steps + s->vocabulary.n_answer_start - 1;
         lp_pair_metrics_options options = {.tokenizer = s->tokenizer,
                                            .eos = s->vocabulary.eos,
@@ -211,6 +232,7 @@ static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pai
 lp_status lp_sweep_unit_prepare(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, lp_error *err) {
     size_t n = 0, first = w->used[0] || w->lens.top > 0 ? 0 : 1;
     lp_status status = LP_OK;
+    LP_TRY(lp_record_file_load(w->store, pair, &w->own, err));
     for (int d = 0; d < 2; d++) {
         if (w->used[d]) LP_TRY(prepare_direction(w, u, pair, d, err));
         if (w->lens.top > 0) LP_TRY(prepare_lens(w, u, pair, d, err));

@@ -41,10 +41,11 @@ typedef struct {
 typedef struct {
     const lp_session *session;
     const lp_sweep_plan *plan;
-    lp_record_file *store;    /* open for reading */
-    lp_donor_table donors[2]; /* by direction */
-    bool used[2];             /* directions of the sweep */
-    lp_lens_shape lens;       /* top 0: none */
+    lp_record_file *store;     /* open for reading */
+    lp_pair_record own, other; /* the pair that is prepared, and its donor pair */
+    lp_donor_table donors[2];  /* by direction */
+    bool used[2];              /* directions of the sweep */
+    lp_lens_shape lens;        /* top 0: none */
     const char *metric_names[LP_N_METRICS + 1];
     size_t n_metrics;
 } lp_sweep_context;
@@ -53,8 +54,10 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
 void lp_sweep_unit_free(lp_sweep_unit *unit);
 /* Makes the unit that of `pair`: prompts, donors, edits, metric positions. */
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
-/* Classifies the results into rows of all conditions; a condition that this pair cannot have (its prompt lacks the
- * position) has the outcome LP_OUTCOME_NOT_RUN. */
+/* The shape of the pair's unpatched run in direction d, its answer as the store has it. Reads the store. */
+lp_status lp_sweep_unit_shape(const lp_sweep_context *context, int64_t pair, int d, lp_run_shape *out, lp_error *err);
+/* Classifies the results into rows of all conditions; a condition that this pair cannot have (its own run or the
+ * donor's lacks the position) has the outcome LP_OUTCOME_NOT_RUN. */
 lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_result_rows *out, lp_error *err);
 
 #endif

@@ -1,6 +1,7 @@
 #include "store/h5.h"
 
 #include "base/memory.h"
+#include "base/reader.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +15,10 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "checksums are over li
 enum { H5_MAX_TEXT_ATTRIBUTE = 64 << 20 };
 
 lp_status lp_h5_begin(lp_error *err) {
+    /* The variable counts more than the access list, and HDF5 reads it once, when it starts. The lock is lock.h. */
+    const char *locking = getenv("HDF5_USE_FILE_LOCKING");
+    if ((!locking || strcmp(locking, "FALSE") != 0) && setenv("HDF5_USE_FILE_LOCKING", "FALSE", 1) != 0)
+        return lp_fail(err, LP_ERR_MEMORY, "HDF5 cannot be started: %s", strerror(errno));
     if (H5open() < 0 || H5Eset_auto2(H5E_DEFAULT, NULL, NULL) < 0)
         return lp_fail(err, LP_ERR_HDF5, "HDF5 cannot be started");
     return LP_OK;
@@ -183,16 +188,12 @@ hid_t lp_h5_access(void) {
     return list;
 }
 
-lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense_bytes, uint64_t sparse_bytes,
-                         lp_error *err) {
+lp_status lp_h5_rehearse(const char *file, int fd, uint64_t dense_bytes, uint64_t sparse_bytes, lp_error *err) {
     uint64_t total = dense_bytes + sparse_bytes;
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return lp_fail(err, LP_ERR_IO, "%s: cannot make the file: %s", file, strerror(errno));
     int code = total > INT64_MAX ? EFBIG : posix_fallocate(fd, 0, (off_t)dense_bytes);
     if (code == EOPNOTSUPP || code == EINVAL) code = 0;
     if (code == 0 && ftruncate(fd, (off_t)total) != 0) code = errno;
-    close(fd);
-    unlink(temporary);
+    if (ftruncate(fd, 0) != 0 && code == 0) code = errno;
     if (code == 0) return LP_OK;
     return lp_fail(err, LP_ERR_IO, "%s: cannot write %llu bytes: %s", file, (unsigned long long)total, strerror(code));
 }
@@ -507,6 +508,18 @@ lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *str
                                 block, NULL, file_name, err);
     lp_mem_free(block);
     return status;
+}
+
+lp_status lp_h5_check_stored(hid_t dataset, uint64_t n, uint64_t bytes, const char *file_name, const char *path,
+                             lp_error *err) {
+    enum { MOST_BY_FILTER = 1100 };
+    hid_t creation = H5Dget_create_plist(dataset);
+    uint64_t stored = H5Dget_storage_size(dataset), whole = 0;
+    bool filtered = creation >= 0 && H5Pget_nfilters(creation) > 0;
+    lp_h5_close(creation);
+    if (lp_mul_u64(n, bytes, &whole) && (filtered ? whole / MOST_BY_FILTER : whole) <= stored) return LP_OK;
+    return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: its shape says %llu items of %llu bytes, found %llu bytes of data",
+                   file_name, path, (unsigned long long)n, (unsigned long long)bytes, (unsigned long long)stored);
 }
 
 /* *part = a selection of items [first, first + n) of the dataset, *memory = a space of their shape. */

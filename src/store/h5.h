@@ -42,11 +42,10 @@ lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, 
  * missing on some file systems; lock.h is ours). The formats since 1.10 keep an "open for writing" flag in the file, so
  * that one whose writer was killed does not open again. */
 hid_t lp_h5_access(void);
-/* Makes and removes a file at `temporary` that takes dense_bytes of space and is dense_bytes + sparse_bytes long.
+/* Lets the empty file fd take dense_bytes of space and be dense_bytes + sparse_bytes long, and empties it again.
  * HDF5 1.10 cannot give up a file that it fails to flush (the process dies at its end), so what is bound to fail has to
  * fail before. `file` is named in the message. */
-lp_status lp_h5_rehearse(const char *file, const char *temporary, uint64_t dense_bytes, uint64_t sparse_bytes,
-                         lp_error *err);
+lp_status lp_h5_rehearse(const char *file, int fd, uint64_t dense_bytes, uint64_t sparse_bytes, lp_error *err);
 /* Flushes a new file to the disk and closes it; *id becomes H5I_INVALID_HID. It lies at `temporary`. */
 lp_status lp_h5_finish(hid_t *id, const char *file, const char *temporary, lp_error *err);
 /* Creation list of a dataset: allocated at once, never filled, no times (so that equal contents are equal bytes). */
@@ -54,7 +53,7 @@ hid_t lp_h5_dataset_creation(void);
 /* Datasets that are made in this file from now on may have chunks without an index: those that are allocated early and
  * have no filter lie one after the other. Reading them takes HDF5 1.10. */
 lp_status lp_h5_plain_chunks(hid_t file, const char *file_name, lp_error *err);
-/* Makes a file, and a group with those above it; neither keeps times. */
+/* Makes an HDF5 file out of the empty file at `path`, and a group with those above it; neither keeps times. */
 hid_t lp_h5_make_file(const char *path);
 lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, lp_error *err);
 /* The group that dataset `path` lies in, if any. */
@@ -91,6 +90,11 @@ lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const voi
 /* Text of C strings: the width is that of the longest. strings [n]. */
 lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *strings, int64_t n,
                             const char *description, const char *file_name, lp_error *err);
+/* Fails where the file cannot hold n items of `bytes` bytes of this dataset, whatever its shape says: nothing may be
+ * allocated from a shape alone. Data of a filter count as up to 1,100 times as long as they are stored (deflate's most
+ * is 1,032). */
+lp_status lp_h5_check_stored(hid_t dataset, uint64_t n, uint64_t bytes, const char *file_name, const char *path,
+                             lp_error *err);
 /* Reads items [first, first + n) of the first dimension into data, which is of the dataset's own type. */
 lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, const char *file_name, const char *path,
                           lp_error *err);

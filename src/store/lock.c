@@ -1,9 +1,11 @@
 #include "store/lock.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +20,7 @@ enum { LOCK_TURNS = 10, LOCK_FILE_BYTES = 4096 };
 struct lp_lock {
     char *path;
     int fd;
+    int of_file; /* of the output, where it has several names: its lock counts; -1: none */
 };
 
 typedef struct {
@@ -31,14 +34,11 @@ typedef struct {
 static holder describe_self(void) {
     holder self = {.pid = (int64_t)getpid()};
     if (gethostname(self.host, sizeof self.host - 1) != 0) snprintf(self.host, sizeof self.host, "unknown");
-    time_t now = time(NULL);
-    struct tm parts;
-    if (!gmtime_r(&now, &parts) || strftime(self.started, sizeof self.started, "%Y-%m-%dT%H:%M:%SZ", &parts) == 0)
-        snprintf(self.started, sizeof self.started, "unknown");
+    lp_utc_now(self.started);
     const char *job = getenv("SLURM_JOB_ID");
     const char *restart = getenv("SLURM_RESTART_COUNT");
     if (job) snprintf(self.slurm_job, sizeof self.slurm_job, "%.63s", job);
-    if (restart) self.slurm_restart = strtol(restart, NULL, 10);
+    if (restart) (void)lp_read_integer(restart, 0, INT64_MAX, &self.slurm_restart);
     return self;
 }
 
@@ -69,13 +69,19 @@ static void copy_text(const lp_json *root, const char *key, char *out, size_t si
         snprintf(out, size, "%s", text);
 }
 
-/* False when the file does not say who holds it: its maker died, or is just about to write it. */
-static bool read_holder(int fd, holder *out) {
+/* What a lock file holds. EMPTY: its maker died, or is just about to write it. */
+typedef enum { HOLDER_KNOWN, HOLDER_EMPTY, HOLDER_NONE } holder_kind;
+
+static holder_kind read_holder(int fd, holder *out) {
     char text[LOCK_FILE_BYTES];
+    struct stat info;
     ssize_t n = pread(fd, text, sizeof text, 0);
     cJSON *document = NULL;
     lp_json root;
-    if (n <= 0 || lp_json_parse(text, (size_t)n, "lock", &document, &root, NULL) != LP_OK) return false;
+    if (n == 0) return HOLDER_EMPTY;
+    if (n < 0 || fstat(fd, &info) != 0 || info.st_size > (off_t)sizeof text ||
+        lp_json_parse(text, (size_t)n, "lock", &document, &root, NULL) != LP_OK)
+        return HOLDER_NONE;
     *out = (holder){0};
     copy_text(&root, "host", out->host, sizeof out->host);
     copy_text(&root, "started", out->started, sizeof out->started);
@@ -86,9 +92,9 @@ static bool read_holder(int fd, holder *out) {
         out->slurm_restart = INT32_MAX;
     lp_json pid;
     bool good = lp_json_find(&root, "pid", &pid, NULL) == LP_OK && pid.node &&
-                lp_json_int(&pid, 1, INT32_MAX, &out->pid, NULL) == LP_OK && out->host[0];
+                lp_json_int(&pid, 1, INT32_MAX, &out->pid, NULL) == LP_OK && out->host[0] && out->started[0];
     cJSON_Delete(document);
-    return good;
+    return good ? HOLDER_KNOWN : HOLDER_NONE;
 }
 
 static lp_status refuse(const char *output, const char *path, const holder *other, lp_error *err) {
@@ -112,18 +118,30 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
                          lp_error *err) {
     lp_status status = LP_OK;
     *again = false;
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     bool fresh = fd >= 0;
-    if (!fresh && errno == EEXIST) fd = open(path, O_RDWR | O_CLOEXEC);
+    if (!fresh && errno == EEXIST) fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (fd < 0) {
+        if (errno == ELOOP) return lp_fail(err, LP_ERR_BUSY, "%s: expected a lock file, found a symbolic link", path);
         *again = errno == ENOENT && lp_path_look(path) == LP_PATH_MISSING && !fresh;
         return lp_fail(err, LP_ERR_IO, "%s: cannot make the lock file: %s", path, strerror(errno));
     }
-    bool has_flock = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    bool has_flock = false;
     bool ours = false; /* the name is that of the file that we made and hold: only then may we remove it */
     holder other;
+    struct stat held;
+    struct stat named;
+    if (fstat(fd, &held) != 0 || !S_ISREG(held.st_mode))
+        LP_FAIL(LP_ERR_BUSY, "%s: expected a lock file, found something that is no file", path);
+    holder_kind kind = fresh ? HOLDER_EMPTY : read_holder(fd, &other);
+    if (kind == HOLDER_NONE)
+        LP_FAIL(LP_ERR_BUSY,
+                "%s: expected a lock file, found other contents: it is left alone (move it, or name another "
+                "output than %s)",
+                path, output);
+    has_flock = flock(fd, LOCK_EX | LOCK_NB) == 0;
     if (!has_flock && errno == EWOULDBLOCK) {
-        if (!read_holder(fd, &other)) {
+        if (kind == HOLDER_EMPTY) {
             *again = true;
             LP_FAIL(LP_ERR_BUSY, "%s: in use by another job, which has not said who it is (%s)", output, path);
         }
@@ -131,15 +149,14 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
         goto out;
     }
     /* Between open and flock its holder may have ended and removed it. */
-    struct stat held;
-    struct stat named;
-    if (fstat(fd, &held) != 0 || stat(path, &named) != 0 || held.st_ino != named.st_ino ||
+    if (fstat(fd, &held) != 0 || lstat(path, &named) != 0 || held.st_ino != named.st_ino ||
         held.st_dev != named.st_dev) {
         *again = true;
         LP_FAIL(LP_ERR_BUSY, "%s: the lock file %s keeps changing", output, path);
     }
     ours = fresh && has_flock;
-    if (!fresh && read_holder(fd, &other)) {
+    if (!fresh) kind = read_holder(fd, &other);
+    if (kind == HOLDER_KNOWN) {
         if (!is_stale(&other, self, has_flock)) {
             status = refuse(output, path, &other, err);
             goto out;
@@ -161,15 +178,38 @@ out:
     return status;
 }
 
+/* An output with several names (hard links) has several lock files: there the file itself is locked too, one byte far
+ * beyond its end, so that readers who lock whole files are not kept out where there is one name. */
+static lp_status lock_names(const char *output, const char *resolved, lp_lock *lock, lp_error *err) {
+    struct flock byte = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)1 << 62, .l_len = 1};
+    struct stat info;
+    int fd = open(resolved, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0) return LP_OK; /* not there, or not to be written: then nothing is written */
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_nlink > 1) {
+        if (fcntl(fd, F_OFD_SETLK, &byte) == 0) {
+            lock->of_file = fd;
+            return LP_OK;
+        }
+        if (errno == EAGAIN || errno == EACCES) {
+            close(fd);
+            return lp_fail(err, LP_ERR_BUSY, "%s: in use by another job, which has another name for the file", output);
+        }
+    }
+    close(fd);
+    return LP_OK;
+}
+
 lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     lp_status status = LP_OK;
     lp_lock *lock = NULL;
     lp_text path = {0};
     holder self = describe_self();
+    char *resolved = NULL;
     LP_TRY(lp_mem_new(&lock, 1, sizeof *lock, "lock", err));
-    lock->fd = -1;
-    LP_TRY(lp_text_format(&path, err, "%s.lock", output));
-    LP_TRY(lp_path_make_folder_for(path.data, err));
+    lock->fd = lock->of_file = -1;
+    LP_TRY(lp_path_make_folder_for(output, err));
+    LP_TRY(lp_path_resolve(output, &resolved, err));
+    LP_TRY(lp_text_format(&path, err, "%s.lock", resolved));
     for (int turn = 0; turn < LOCK_TURNS; turn++) {
         bool again = false;
         status = attempt(output, path.data, &self, &lock->fd, &again, err);
@@ -179,18 +219,29 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     if (status != LP_OK) goto out;
     lock->path = path.data;
     path = (lp_text){0};
+    LP_TRY(lock_names(output, resolved, lock, err));
     *out = lock;
     lock = NULL;
 out:
+    if (lock && lock->path) {
+        lp_lock_release(lock);
+        lock = NULL;
+    }
     lp_text_release(&path);
+    lp_mem_free(resolved);
     lp_mem_free(lock);
     return status;
 }
 
 void lp_lock_release(lp_lock *lock) {
+    struct stat held, named;
     if (!lock) return;
-    unlink(lock->path);
+    /* A name that is another file's by now is left alone. */
+    if (fstat(lock->fd, &held) == 0 && lstat(lock->path, &named) == 0 && held.st_ino == named.st_ino &&
+        held.st_dev == named.st_dev)
+        unlink(lock->path);
     close(lock->fd);
+    if (lock->of_file >= 0) close(lock->of_file);
     lp_mem_free(lock->path);
     lp_mem_free(lock);
 }

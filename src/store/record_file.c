@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* Of a file by others; ours have some 50 of each. What is done with them grows with their square. */
+enum { MAX_LISTED = 4096 };
+
 static void close_handles(lp_open_field *field) {
     lp_h5_close(field->memory);
     lp_h5_close(field->space);
@@ -41,7 +44,7 @@ static void release(lp_record_file *file) {
     lp_mem_free(file->fields);
     lp_mem_free(file->state);
     lp_mem_free(file->ids);
-    lp_mem_free(file->pair);
+    lp_pair_record_release(&file->verified);
     lp_mem_free(file->format);
     lp_mem_free(file->path);
     lp_checksum_free(file->sum);
@@ -135,6 +138,8 @@ static lp_status add_field(void *state, const char *path, lp_error *err) {
     lp_record_file *file = state;
     size_t capacity = file->n_fields;
     lp_status status = LP_OK;
+    if (capacity == MAX_LISTED)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /journal: expected at most %d fields", file->path, MAX_LISTED);
     /* One more each time: fields are few. */
     lp_open_field *grown = NULL;
     LP_TRY(lp_mem_new(&grown, capacity + 1, sizeof *grown, "fields", err));
@@ -155,6 +160,8 @@ static lp_status add_key(void *state, const char *key, lp_error *err) {
     lp_record_file *file = state;
     lp_provenance_item *grown = NULL;
     lp_status status = LP_OK;
+    if (file->n_provenance == MAX_LISTED)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /provenance: expected at most %d keys", file->path, MAX_LISTED);
     LP_TRY(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
     if (file->provenance) memcpy(grown, file->provenance, file->n_provenance * sizeof *grown);
     lp_mem_free(file->provenance);
@@ -228,6 +235,7 @@ static lp_status read_journal(lp_record_file *file, lp_error *err) {
     if (file->journal_version < 1 || file->journal_version > LP_JOURNAL_VERSION)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: /journal: expected version 1 to %d, found %d", file->path, LP_JOURNAL_VERSION,
                 file->journal_version);
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)file->n_pairs, 1, file->path, "journal/state", err));
     LP_TRY(lp_mem_new(&file->state, (size_t)file->n_pairs, 1, "journal", err));
     LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
     LP_TRY(open_field(file, "journal/state", &file->state_field, err));
@@ -565,46 +573,57 @@ out:
     return status;
 }
 
-/* Reads all fields of a pair into the buffer. */
-static lp_status read_pair(lp_record_file *file, int64_t pair, lp_error *err) {
+/* Reads all fields of a pair. */
+static lp_status read_pair(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
     lp_status status = LP_OK;
-    if (!file->pair) LP_TRY(lp_mem_new(&file->pair, file->pair_bytes, 1, "one pair", err));
+    LP_ASSERT(!record->file || record->file == file);
+    for (size_t i = 0; !record->bytes && i < file->n_fields; i++)
+        LP_TRY(lp_h5_check_stored(file->fields[i].dataset, 1, file->fields[i].bytes, file->path,
+                                  file->fields[i].field.path, err));
+    if (!record->bytes) LP_TRY(lp_mem_new(&record->bytes, file->pair_bytes, 1, "one pair", err));
+    record->file = file;
+    record->pair = pair;
     for (size_t i = 0; i < file->n_fields; i++)
-        LP_TRY(read_field(file, &file->fields[i], pair, file->pair + file->fields[i].offset, err));
+        LP_TRY(read_field(file, &file->fields[i], pair, record->bytes + file->fields[i].offset, err));
 out:
     return status;
 }
 
-static lp_status checksum_fits(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
+static lp_status checksum_fits(lp_record_file *file, const lp_pair_record *record, bool *good, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char expected[LP_CHECKSUM_BYTES];
     unsigned char found[LP_CHECKSUM_BYTES];
-    LP_TRY(read_field(file, &file->checksum_field, pair, expected, err));
-    begin_checksum(file, pair);
+    LP_TRY(read_field(file, &file->checksum_field, record->pair, expected, err));
+    begin_checksum(file, record->pair);
     for (size_t i = 0; i < file->n_fields; i++)
-        add_to_checksum(file, &file->fields[i], file->pair + file->fields[i].offset);
+        add_to_checksum(file, &file->fields[i], record->bytes + file->fields[i].offset);
     lp_checksum_finish(file->sum, found);
     *good = memcmp(expected, found, sizeof found) == 0;
 out:
     return status;
 }
 
-lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_error *err) {
+lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
     lp_status status = LP_OK;
     bool good = false;
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
     if (file->state[pair] != 1) LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", file->path, (long long)pair);
-    LP_TRY(read_pair(file, pair, err));
-    LP_TRY(checksum_fits(file, pair, &good, err));
+    LP_TRY(read_pair(file, pair, record, err));
+    LP_TRY(checksum_fits(file, record, &good, err));
     if (!good)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered", file->path, (long long)pair);
 out:
     return status;
 }
 
-const void *lp_record_file_field(const lp_record_file *file, size_t index) {
-    LP_ASSERT(file->pair && index < file->n_fields);
-    return file->pair + file->fields[index].offset;
+const void *lp_pair_record_field(const lp_pair_record *record, size_t index) {
+    LP_ASSERT(record->bytes && index < record->file->n_fields);
+    return record->bytes + record->file->fields[index].offset;
+}
+
+void lp_pair_record_release(lp_pair_record *record) {
+    lp_mem_free(record->bytes);
+    *record = (lp_pair_record){0};
 }
 
 lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err) {
@@ -613,8 +632,8 @@ lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, 
 }
 
 lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
-    lp_status status = read_pair(file, pair, err);
-    return status == LP_OK ? checksum_fits(file, pair, good, err) : status;
+    lp_status status = read_pair(file, pair, &file->verified, err);
+    return status == LP_OK ? checksum_fits(file, &file->verified, good, err) : status;
 }
 
 lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
@@ -643,6 +662,7 @@ lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_
     for (int d = 1; d < n_dims; d++)
         if (__builtin_mul_overflow(bytes, (size_t)dims[d], &bytes))
             LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", file->path, path);
+    LP_TRY(lp_h5_check_stored(dataset, dims[0], bytes, file->path, path, err));
     LP_TRY(lp_mem_new(&data, dims[0], bytes, path, err));
     LP_TRY(lp_h5_read_part(dataset, 0, (int64_t)dims[0], data, file->path, path, err));
     *n = (int64_t)dims[0];

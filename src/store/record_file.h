@@ -9,8 +9,8 @@
  * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
  * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
  * where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes while data
- * are written, so a killed job leaves a file that opens, with every journalled pair in it. What a crash of the machine
- * tears behind a state that got to disk first is found by the checksum.
+ * are written, so a killed job leaves a file that opens, with every journalled pair in it. Where a crash
+ * of the machine tears data whose state got to disk first, the checksum finds it.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
  * anybody. Memory: a byte and the id of each pair, and one pair. Not for several threads at once. */
@@ -69,6 +69,13 @@ typedef struct {
 
 typedef struct lp_record_file lp_record_file;
 
+/* One pair of a file, read and verified. {0} before the first load; borrows the file. */
+typedef struct {
+    const lp_record_file *file;
+    int64_t pair;
+    unsigned char *bytes;
+} lp_pair_record;
+
 /* Life cycle. */
 
 /* Collective. Opens `path` for writing: makes it when it is missing; otherwise it is continued, after format, version,
@@ -106,11 +113,13 @@ lp_status lp_record_file_recheck(lp_record_file *file, int64_t *n_bad, lp_error 
 
 /* Reading; local. */
 
-/* Reads a pair into the file's own buffer and verifies its checksum. Fails with LP_ERR_VALUE when the pair is not
- * journalled, with LP_ERR_FORMAT when it is torn or altered. */
-lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_error *err);
-/* Field `index` of the loaded pair: its dims, of its type; valid until the next load. */
-const void *lp_record_file_field(const lp_record_file *file, size_t index);
+/* Reads a pair into *record, whose memory is used again by the next load, and verifies its checksum. Fails with
+ * LP_ERR_VALUE when the pair is not journalled, with LP_ERR_FORMAT when it is torn or altered. A record is loaded from
+ * one file only. */
+lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err);
+/* Field `index` of the record: its dims, of its type; valid until the next load. */
+const void *lp_pair_record_field(const lp_pair_record *record, size_t index);
+void lp_pair_record_release(lp_pair_record *record);
 /* One field of one pair, without the checksum. */
 lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err);
 /* *good: the checksum of a journalled pair fits. */

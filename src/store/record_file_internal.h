@@ -2,13 +2,14 @@
 #ifndef LP_STORE_RECORD_FILE_INTERNAL_H
 #define LP_STORE_RECORD_FILE_INTERNAL_H
 
+#include "base/output.h"
 #include "parallel/communicator.h"
 #include "store/record_file.h"
 
 typedef struct {
     lp_field field;      /* path, description and layers owned */
     size_t bytes;        /* of one pair */
-    size_t offset;       /* in the buffer of a loaded pair */
+    size_t offset;       /* in the bytes of an lp_pair_record */
     int64_t file_offset; /* of pair 0 in the file, where pair i follows i * bytes later; -1: in an archive */
     bool compressed;     /* has filters */
     hid_t dataset;
@@ -37,7 +38,7 @@ struct lp_record_file {
     uint8_t *state;                 /* [n_pairs] */
     lp_provenance_item *provenance; /* [n_provenance]; keys and values owned */
     size_t n_provenance;
-    unsigned char *pair; /* the loaded pair; allocated by the first load */
+    lp_pair_record verified; /* the pair that was verified last */
     size_t pair_bytes;
     lp_checksum *sum;
 };
@@ -54,6 +55,9 @@ enum { LP_JOURNAL_VERSION = 2, LP_CHUNKED_DIMS = 2 };
 typedef enum { LP_PLAIN, LP_COMPRESSED } lp_packing;
 /* Makes the file whole under `path`; local to the calling rank. */
 lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec, lp_packing packing, lp_error *err);
+/* The same in the temporary file of an output, which the caller publishes; `name` for messages. */
+lp_status lp_record_file_fill(const char *name, const lp_output *out, const lp_record_file_spec *spec,
+                              lp_packing packing, lp_error *err);
 /* Opens a file that lp_record_file_make made for writing by this process alone, over the plain driver: for files that
  * are made as a whole under a temporary name. */
 lp_status lp_record_file_open_alone(const char *path, lp_record_file **out, lp_error *err);

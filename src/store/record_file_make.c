@@ -242,28 +242,35 @@ static uint64_t dense_bytes_of(const lp_record_file_spec *spec) {
     return sum;
 }
 
-lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec, lp_packing packing, lp_error *err) {
+lp_status lp_record_file_fill(const char *name, const lp_output *out, const lp_record_file_spec *spec,
+                              lp_packing packing, lp_error *err) {
     lp_status status = LP_OK;
-    lp_text temporary = {0};
     uint64_t bytes = 0;
     hid_t file = H5I_INVALID_HID;
     LP_ASSERT(spec->n_pairs > 0);
-    LP_TRY(lp_path_make_folder_for(path, err));
-    LP_TRY(check_room(path, spec, err));
-    LP_TRY(lp_text_format(&temporary, err, "%s.new", path));
-    LP_TRY(pair_bytes_of(path, spec, &bytes, err));
-    LP_TRY(lp_h5_rehearse(path, temporary.data, dense_bytes_of(spec), bytes * (uint64_t)spec->n_pairs, err));
-    file = lp_h5_make_file(temporary.data);
+    LP_TRY(check_room(name, spec, err));
+    LP_TRY(pair_bytes_of(name, spec, &bytes, err));
+    LP_TRY(lp_h5_rehearse(name, out->fd, dense_bytes_of(spec), bytes * (uint64_t)spec->n_pairs, err));
+    file = lp_h5_make_file(out->temporary);
     if (file < 0) {
-        status = lp_h5_fail(err, path, "make the file");
+        status = lp_h5_fail(err, name, "make the file");
         goto out;
     }
-    LP_TRY(fill(file, spec, packing, path, err));
-    LP_TRY(lp_h5_finish(&file, path, temporary.data, err));
-    if (rename(temporary.data, path) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", path, strerror(errno));
+    LP_TRY(fill(file, spec, packing, name, err));
+    status = lp_h5_finish(&file, name, out->temporary, err);
 out:
     lp_h5_close(file);
-    if (status != LP_OK && temporary.data) unlink(temporary.data);
-    lp_text_release(&temporary);
+    return status;
+}
+
+lp_status lp_record_file_make(const char *path, const lp_record_file_spec *spec, lp_packing packing, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_output out = {.fd = -1};
+    LP_TRY(lp_path_make_folder_for(path, err));
+    LP_TRY(lp_output_begin(path, &out, err));
+    LP_TRY(lp_record_file_fill(path, &out, spec, packing, err));
+    status = lp_output_publish(&out, LP_OUTPUT_NEW, err);
+out:
+    lp_output_discard(&out);
     return status;
 }

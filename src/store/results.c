@@ -1,7 +1,7 @@
 #include "store/results.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "store/record_file_internal.h"
 #include "store/results_columns.h"
 #include "store/results_lens.h"
@@ -18,8 +18,12 @@ static const char lens_tokens_path[] = "readout/logit_lens/token";
 /* Rows of one chunk of the final file: this many numbers at least. */
 enum { BLOCK_NUMBERS = 65536, METRIC_PATH = 96 };
 
-static lp_status partial_path(const char *results, lp_text *out, lp_error *err) {
-    return lp_text_format(out, err, "%s.partial", results);
+lp_status lp_results_partial_path(const char *results, lp_text *out, lp_error *err) {
+    char *resolved = NULL;
+    lp_status status = lp_path_resolve(results, &resolved, err);
+    if (status == LP_OK) status = lp_text_format(out, err, "%s.partial", resolved);
+    lp_mem_free(resolved);
+    return status;
 }
 
 typedef struct {
@@ -65,7 +69,7 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
     partial_fields described;
     const char **names = NULL;
     lp_table tables[2];
-    LP_TRY(partial_path(results, &path, err));
+    LP_TRY(lp_results_partial_path(results, &path, err));
     LP_TRY(describe_partial(plan, &described, err));
     LP_TRY(lp_mem_new(&names, (size_t)plan->n_conditions, sizeof *names, "condition names", err));
     for (int32_t i = 0; i < plan->n_conditions; i++) names[i] = plan->conditions[i].name;
@@ -131,9 +135,10 @@ out:
 typedef struct {
     const lp_results_plan *plan;
     const char *path;
-    char *temporary;
+    lp_output output;
     hid_t file;
     lp_record_file *partial;
+    lp_pair_record record; /* of the partial file */
     lp_answers answers;
     lp_csv csv;
     lp_result_sums sums;
@@ -263,12 +268,12 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const size_t n = (size_t)plan->n_conditions;
     const size_t at = (size_t)f->n_held * n;
     lp_status status = LP_OK;
-    LP_TRY(lp_record_file_load(f->partial, pair, err));
-    const lp_result_rows rows = {.outcome = lp_record_file_field(f->partial, FIELD_OUTCOME),
-                                 .number = lp_record_file_field(f->partial, FIELD_NUMBER),
-                                 .answer_len = lp_record_file_field(f->partial, FIELD_LENGTH),
-                                 .answer_tokens = lp_record_file_field(f->partial, FIELD_TOKENS),
-                                 .changed = lp_record_file_field(f->partial, FIELD_CHANGED)};
+    LP_TRY(lp_record_file_load(f->partial, pair, &f->record, err));
+    const lp_result_rows rows = {.outcome = lp_pair_record_field(&f->record, FIELD_OUTCOME),
+                                 .number = lp_pair_record_field(&f->record, FIELD_NUMBER),
+                                 .answer_len = lp_pair_record_field(&f->record, FIELD_LENGTH),
+                                 .answer_tokens = lp_pair_record_field(&f->record, FIELD_TOKENS),
+                                 .changed = lp_pair_record_field(&f->record, FIELD_CHANGED)};
     for (size_t c = 0; c < n; c++) {
         const int32_t length = rows.answer_len[c];
         bool not_run = rows.outcome[c] == LP_OUTCOME_NOT_RUN;
@@ -286,7 +291,7 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     memcpy(f->number + at, rows.number, n * sizeof *f->number);
     memcpy(f->changed + at, rows.changed, n);
     for (size_t m = 0; m < plan->n_metrics; m++) {
-        const float *values = lp_record_file_field(f->partial, N_FIXED_FIELDS + m);
+        const float *values = lp_pair_record_field(&f->record, N_FIXED_FIELDS + m);
         memcpy(f->metrics[m] + at, values, n * sizeof *values);
         for (size_t c = 0; c < n; c++) {
             if (isnan(values[c])) continue;
@@ -296,8 +301,8 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
         if (strcmp(plan->metrics[m], "logit_diff") == 0) lp_recovery_add(plan, values, &f->sums);
     }
     if (plan->lens.top > 0)
-        LP_TRY(lp_lens_writer_add(&f->lens, lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics),
-                                  lp_record_file_field(f->partial, N_FIXED_FIELDS + plan->n_metrics + 1), err));
+        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics),
+                                  lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics + 1), err));
     if (f->csv.stream) {
         const float *columns[LP_MAX_METRICS];
         for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
@@ -398,8 +403,8 @@ static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_
     const int32_t version = LP_RESULTS_VERSION;
     lp_status status = LP_OK;
     hid_t root = H5I_INVALID_HID;
-    LP_TRY(lp_h5_rehearse(f->path, f->temporary, file_bytes(plan), 0, err));
-    f->file = lp_h5_make_file(f->temporary);
+    LP_TRY(lp_h5_rehearse(f->path, f->output.fd, file_bytes(plan), 0, err));
+    f->file = lp_h5_make_file(f->output.temporary);
     if (f->file < 0) {
         status = lp_h5_fail(err, f->path, "make the file");
         goto out;
@@ -433,7 +438,7 @@ out:
     for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_h5_close(f->metric_set[m]);
     lp_lens_writer_release(&f->lens);
     lp_h5_close(root);
-    if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->temporary, err);
+    if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->output.temporary, err);
     return status;
 }
 
@@ -452,11 +457,11 @@ static lp_status check_complete(const finisher *f, lp_error *err) {
 
 static void release(finisher *f) {
     lp_h5_close(f->file);
+    lp_pair_record_release(&f->record);
     lp_record_file_close(f->partial);
     lp_answers_release(&f->answers);
     lp_csv_release(&f->csv);
-    if (f->temporary) unlink(f->temporary);
-    lp_mem_free(f->temporary);
+    lp_output_discard(&f->output);
     lp_mem_free(f->sums.changed);
     lp_mem_free(f->sums.metric_sum);
     lp_mem_free(f->sums.metric_n);
@@ -473,10 +478,11 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
                             lp_decode_answer *decode, void *state, lp_error *err) {
     lp_status status = LP_OK;
     lp_text partial = {0};
-    lp_text temporary = {0};
     lp_text summary = {0};
     finisher f = {.plan = plan,
                   .path = paths->results,
+                  .output = {.fd = -1},
+                  .csv = {.output = {.fd = -1}},
                   .file = H5I_INVALID_HID,
                   .outcome_set = H5I_INVALID_HID,
                   .number_set = H5I_INVALID_HID,
@@ -484,26 +490,26 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
                   .changed_set = H5I_INVALID_HID};
     for (size_t m = 0; m < LP_MAX_METRICS; m++) f.metric_set[m] = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
-    LP_TRY(partial_path(paths->results, &partial, err));
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", paths->results));
-    f.temporary = temporary.data;
-    temporary = (lp_text){0};
+    LP_TRY(lp_results_partial_path(paths->results, &partial, err));
     LP_TRY(lp_record_file_open_read(partial.data, &f.partial, err));
     LP_TRY(check_complete(&f, err));
     LP_TRY(lp_answers_init(&f.answers, decode, state, err));
+    LP_TRY(lp_output_begin(paths->results, &f.output, err));
     if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));
     LP_TRY(write_file(&f, counts, state, err));
     if (paths->csv) LP_TRY(lp_csv_finish(&f.csv, err));
     LP_TRY(lp_summary_write(plan, counts, &f.sums, &summary, err));
-    if (paths->summary) LP_TRY(lp_file_write(paths->summary, summary.data, summary.length, err));
     if (paths->csv) LP_TRY(lp_csv_commit(&f.csv, err));
-    if (rename(f.temporary, paths->results) != 0)
-        LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", paths->results, strerror(errno));
+    if (paths->summary) {
+        /* A life that ended between the three names wrote it with its own times. */
+        bool own = lp_summary_is_of(paths->summary, plan->provenance, plan->n_provenance);
+        LP_TRY(lp_output_write(paths->summary, summary.data, summary.length, own ? LP_OUTPUT_OWN : LP_OUTPUT_NEW, err));
+    }
+    LP_TRY(lp_output_publish(&f.output, LP_OUTPUT_NEW, err));
     unlink(partial.data);
 out:
     release(&f);
     lp_text_release(&summary);
-    lp_text_release(&temporary);
     lp_text_release(&partial);
     return status;
 }

@@ -39,7 +39,7 @@ typedef struct {
     bool identity; /* must change nothing: writes back what is there */
     int32_t same_as;
     /* Rows of included pairs that could not be run, by reason; for the summary only. */
-    int64_t n_no_position; /* the recipient's prompt lacks the position */
+    int64_t n_no_position; /* the recipient's run lacks the position */
     int64_t n_no_donor;    /* the donor's run lacks it */
 } lp_result_condition;
 
@@ -79,13 +79,15 @@ typedef struct {
     const uint8_t *outcome;       /* [C] */
     const double *number;         /* [C] NaN where none */
     const int32_t *answer_len;    /* [C] */
-    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 behind the end */
+    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 beyond the end */
     const uint8_t *changed;       /* [C] */
     const float *metrics;         /* [n_metrics, C] */
     const int32_t *lens_tokens;   /* [2, positions, layers, top] by side: clean, corrupted; NULL without a lens */
     const float *lens_log_probability;
 } lp_result_rows;
 
+/* Adds the name of the rows of a running sweep: beside the file that `results` is, links followed. */
+lp_status lp_results_partial_path(const char *results, lp_text *out, lp_error *err);
 /* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
 lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
                                   lp_record_file **out, bool *created, lp_error *err);

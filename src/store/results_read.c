@@ -51,6 +51,8 @@ static lp_status read_numbers(lp_results *r, const char *path, lp_field_type typ
     LP_TRY(lp_h5_open_dataset(r->file, path, type, n_dims, dims, NULL, &dataset, r->path, err));
     if (n_dims == 2 && dims[1] > 0 && dims[0] > INT64_MAX / dims[1])
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", r->path, path);
+    LP_TRY(
+        lp_h5_check_stored(dataset, (uint64_t)(dims[0] * dims[1]), lp_field_type_bytes(type, 0), r->path, path, err));
     LP_TRY(lp_mem_new(&data, (size_t)(dims[0] * dims[1]), lp_field_type_bytes(type, 0), path, err));
     LP_TRY(lp_h5_read_part(dataset, 0, dims[0], data, r->path, path, err));
     *n = dims[0];
@@ -73,6 +75,7 @@ static lp_status read_column(lp_results *r, const char *path, int64_t n, column 
     if (found != n)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path, (long long)n,
                 (long long)found);
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)n, width, r->path, path, err));
     LP_TRY(lp_mem_new(&packed, (size_t)n, width, path, err));
     LP_TRY(lp_mem_new(&out->block, (size_t)n, width + 1, path, err));
     LP_TRY(lp_h5_read_part(dataset, 0, n, packed, r->path, path, err));

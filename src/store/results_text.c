@@ -1,12 +1,13 @@
 #include "store/results_text.h"
 
-#include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "store/results_columns.h"
 #include "store/wilson.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <unistd.h>
 
@@ -39,14 +40,16 @@ out:
 lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err) {
     lp_status status = LP_OK;
     lp_text line = {0};
-    lp_text temporary = {0};
     csv->path = path;
     LP_TRY(lp_path_make_folder_for(path, err));
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", path));
-    csv->temporary = temporary.data;
-    temporary = (lp_text){0};
-    csv->stream = fopen(csv->temporary, "we");
-    if (!csv->stream) LP_FAIL(LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    LP_TRY(lp_output_begin(path, &csv->output, err));
+    int fd = fcntl(csv->output.fd, F_DUPFD_CLOEXEC, 0);
+    csv->stream = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (!csv->stream) {
+        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        goto out;
+    }
     LP_TRY(lp_text_format(&line, err, "pair,source"));
     for (int k = 0; k < LP_N_RESULT_COLUMNS; k++)
         if (lp_result_columns[k].csv) LP_TRY(lp_text_format(&line, err, ",%s", lp_result_columns[k].csv));
@@ -59,7 +62,6 @@ lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *pla
         LP_TRY(condition_fields(&plan->conditions[c], &csv->conditions[c], err));
     status = write_line(csv, &line, err);
 out:
-    lp_text_release(&temporary);
     lp_text_release(&line);
     return status;
 }
@@ -92,28 +94,18 @@ out:
 }
 
 lp_status lp_csv_finish(lp_csv *csv, lp_error *err) {
-    bool good = fflush(csv->stream) == 0 && (fsync(fileno(csv->stream)) == 0 || errno == EINVAL);
-    int code = errno;
-    if (fclose(csv->stream) != 0 && good) {
-        good = false;
-        code = errno;
-    }
+    int failed = fclose(csv->stream);
     csv->stream = NULL;
-    return good ? LP_OK : lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(code));
+    return failed ? lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(errno)) : LP_OK;
 }
 
 lp_status lp_csv_commit(lp_csv *csv, lp_error *err) {
-    if (rename(csv->temporary, csv->path) != 0)
-        return lp_fail(err, LP_ERR_IO, "%s: cannot rename: %s", csv->path, strerror(errno));
-    lp_mem_free(csv->temporary);
-    csv->temporary = NULL;
-    return LP_OK;
+    return lp_output_publish(&csv->output, LP_OUTPUT_NEW, err);
 }
 
 void lp_csv_release(lp_csv *csv) {
     if (csv->stream) fclose(csv->stream);
-    if (csv->temporary) unlink(csv->temporary);
-    lp_mem_free(csv->temporary);
+    lp_output_discard(&csv->output);
     for (int32_t c = 0; csv->conditions && c < csv->n_conditions; c++) lp_mem_free(csv->conditions[c]);
     lp_mem_free(csv->conditions);
     *csv = (lp_csv){0};
@@ -307,6 +299,24 @@ static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) 
     put_number(b, object, "clean_correct", (double)clean);
     put_number(b, object, "corrupted_correct", (double)corrupted);
     put_number(b, object, "both_correct", (double)both);
+}
+
+bool lp_summary_is_of(const char *path, const lp_provenance_item *items, size_t n) {
+    enum { MOST_BYTES = 1 << 30 };
+    lp_text text = {0};
+    cJSON *document = NULL;
+    lp_json root, provenance, value;
+    const char *word = NULL;
+    bool own = lp_file_read(path, MOST_BYTES, &text, NULL) == LP_OK &&
+               lp_json_parse(lp_text_get(&text), text.length, path, &document, &root, NULL) == LP_OK;
+    own = own && lp_json_get(&root, "format", &value, NULL) == LP_OK && lp_json_string(&value, &word, NULL) == LP_OK &&
+          strcmp(word, "latentpatch-summary") == 0 && lp_json_get(&root, "provenance", &provenance, NULL) == LP_OK;
+    for (size_t i = 0; own && i < n; i++)
+        own = !items[i].identity || (lp_json_get(&provenance, items[i].key, &value, NULL) == LP_OK &&
+                                     lp_json_string(&value, &word, NULL) == LP_OK && strcmp(word, items[i].value) == 0);
+    cJSON_Delete(document);
+    lp_text_release(&text);
+    return own;
 }
 
 lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,

@@ -2,12 +2,13 @@
 #ifndef LP_STORE_RESULTS_TEXT_H
 #define LP_STORE_RESULTS_TEXT_H
 
+#include "base/output.h"
 #include "store/results.h"
 
 /* A text file under a temporary name; nothing appears under `path` before lp_csv_commit. */
 typedef struct {
     const char *path;
-    char *temporary;
+    lp_output output;
     FILE *stream;
     char **conditions; /* [n_conditions] the fields that all rows of a condition have in common */
     int32_t n_conditions;
@@ -36,6 +37,8 @@ typedef struct {
 /* Adds one pair to `recovery`, with its logit differences [C]; nothing in a sweep of one direction. */
 void lp_recovery_add(const lp_results_plan *plan, const float *logit_diff, lp_result_sums *sums);
 
+/* True where `path` is a summary of results with the same identity as these items [n]. */
+bool lp_summary_is_of(const char *path, const lp_provenance_item *items, size_t n);
 /* *out += the summary as JSON, schemas/summary.schema.json. */
 lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,
                            lp_error *err);

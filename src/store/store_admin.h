@@ -1,7 +1,8 @@
 /* Looking after stores: what is in one, whether it is whole, a compressed copy, parts taken out, several made into one.
  *
  * Local functions of one process; none needs MPI to be started. What they make appears under its name only when it
- * is whole. Reports are added to a text, ready to be printed. */
+ * is whole; archive and merge hold the lock of their output (lock.h) meanwhile. Reports are added to a text, ready to
+ * be printed. */
 #ifndef LP_STORE_STORE_ADMIN_H
 #define LP_STORE_STORE_ADMIN_H
 

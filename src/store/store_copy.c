@@ -1,14 +1,14 @@
 /* Stores made out of stores: the compressed copy, and several merged into one. */
 #include "store/store_admin.h"
 
-#include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
+#include "base/output.h"
+#include "store/lock.h"
 #include "store/record_file_internal.h"
 
 #include <cjson/cJSON.h>
-#include <errno.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* A spec with what it borrows. */
 typedef struct {
@@ -87,12 +87,20 @@ out:
     return status;
 }
 
-static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_record_file *to, int64_t at, const void **data,
-                           lp_error *err) {
-    lp_status status = lp_record_file_load(from, pair, err);
+/* record: of `from`; data [n_fields] is room for what is written. */
+static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_pair_record *record, lp_record_file *to, int64_t at,
+                           const void **data, lp_error *err) {
+    lp_status status = lp_record_file_load(from, pair, record, err);
     if (status != LP_OK) return status;
-    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_record_file_field(from, i);
+    for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_pair_record_field(record, i);
     return lp_record_file_write(to, at, data, err);
+}
+
+/* The first field in which two pairs of the same fields differ; n_fields: none. */
+static size_t first_difference(const lp_pair_record *a, const lp_pair_record *b) {
+    size_t i = 0, n = a->file->n_fields;
+    while (i < n && memcmp(lp_pair_record_field(a, i), lp_pair_record_field(b, i), a->file->fields[i].bytes) == 0) i++;
+    return i;
 }
 
 static lp_status compare_tables(lp_record_file *copy, const lp_open_tables *expected, const char *name, lp_error *err) {
@@ -113,29 +121,32 @@ out:
 }
 
 /* Fails now when the disk has no room for n pairs like those of `file`. */
-static lp_status check_room(const lp_record_file *file, const char *temporary, int64_t n, lp_error *err) {
+static lp_status check_room(const lp_record_file *file, const lp_output *out, int64_t n, lp_error *err) {
     uint64_t bytes = 1 << 20;
     for (size_t i = 0; i < file->n_fields; i++) bytes += (uint64_t)file->fields[i].bytes * (uint64_t)n;
-    return lp_h5_rehearse(temporary, temporary, bytes, 0, err);
+    return lp_h5_rehearse(out->target, out->fd, bytes, 0, err);
 }
 
 /* Every pair of `from` against pair at[i] of `copy` (NULL: the same index). */
 static lp_status compare_pairs(lp_record_file *from, lp_record_file *copy, const int64_t *at, lp_error *err) {
     lp_status status = LP_OK;
+    lp_pair_record expected = {0}, found = {0};
     for (int64_t i = 0; i < from->n_pairs; i++) {
         int64_t j = at ? at[i] : i;
         if (!from->state[i]) {
             if (!at && copy->state[j]) LP_FAIL(LP_ERR_IO, "%s: reads back with a pair %lld", copy->path, (long long)j);
             continue;
         }
-        LP_TRY(lp_record_file_load(from, i, err));
-        LP_TRY(lp_record_file_load(copy, j, err));
-        for (size_t f = 0; f < from->n_fields; f++)
-            if (memcmp(lp_record_file_field(from, f), lp_record_file_field(copy, f), from->fields[f].bytes) != 0)
-                LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
-                        from->fields[f].field.path);
+        LP_TRY(lp_record_file_load(from, i, &expected, err));
+        LP_TRY(lp_record_file_load(copy, j, &found, err));
+        size_t f = first_difference(&expected, &found);
+        if (f < from->n_fields)
+            LP_FAIL(LP_ERR_IO, "%s: pair %lld reads back with other values of /%s", copy->path, (long long)j,
+                    from->fields[f].field.path);
     }
 out:
+    lp_pair_record_release(&expected);
+    lp_pair_record_release(&found);
     return status;
 }
 
@@ -149,19 +160,38 @@ static const char *base_name(const char *path) {
     return slash ? slash + 1 : path;
 }
 
-static lp_status write_manifest(const lp_record_file *file, const char *made, const char *archive, lp_error *err) {
+enum { MANIFEST_BYTES = 16 << 20 };
+
+/* A manifest that a killed process left beside an archive that never got its name: it is the archive's. */
+static bool is_manifest_of(const char *path, const char *archive) {
+    lp_text text = {0};
+    cJSON *document = NULL;
+    lp_json root, value;
+    const char *word = NULL;
+    bool own = lp_file_read(path, MANIFEST_BYTES, &text, NULL) == LP_OK &&
+               lp_json_parse(lp_text_get(&text), text.length, path, &document, &root, NULL) == LP_OK;
+    own = own && lp_json_get(&root, "format", &value, NULL) == LP_OK && lp_json_string(&value, &word, NULL) == LP_OK &&
+          strcmp(word, "latentpatch-manifest") == 0;
+    own = own && lp_json_get(&root, "file", &value, NULL) == LP_OK && lp_json_string(&value, &word, NULL) == LP_OK &&
+          strcmp(word, base_name(archive)) == 0;
+    cJSON_Delete(document);
+    lp_text_release(&text);
+    return own;
+}
+
+static lp_status write_manifest(const lp_record_file *file, const lp_output *made, lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     char *text = NULL;
     char digest[LP_SHA256_HEX];
     cJSON *root = cJSON_CreateObject();
-    LP_TRY(lp_sha256_of_file(made, digest, err));
-    LP_TRY(lp_text_format(&path, err, "%s.manifest.json", archive));
+    LP_TRY(lp_sha256_of_file(made->temporary, digest, err));
+    LP_TRY(lp_text_format(&path, err, "%s.manifest.json", made->target));
     cJSON *identity = NULL;
     bool good = root && cJSON_AddStringToObject(root, "format", "latentpatch-manifest") &&
                 cJSON_AddNumberToObject(root, "version", 1) &&
-                cJSON_AddStringToObject(root, "file", base_name(archive)) &&
-                cJSON_AddNumberToObject(root, "bytes", (double)size_of(made)) &&
+                cJSON_AddStringToObject(root, "file", base_name(made->target)) &&
+                cJSON_AddNumberToObject(root, "bytes", (double)size_of(made->temporary)) &&
                 cJSON_AddStringToObject(root, "sha256", digest) &&
                 cJSON_AddStringToObject(root, "source", base_name(file->path)) &&
                 cJSON_AddNumberToObject(root, "source_bytes", (double)size_of(file->path)) &&
@@ -173,7 +203,8 @@ static lp_status write_manifest(const lp_record_file *file, const char *made, co
             good = cJSON_AddStringToObject(identity, file->provenance[i].key, file->provenance[i].value) != NULL;
     if (good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory", path.data);
-    status = lp_file_write(path.data, text, strlen(text), err);
+    lp_output_mode mode = is_manifest_of(path.data, made->target) ? LP_OUTPUT_OWN : LP_OUTPUT_NEW;
+    status = lp_output_write(path.data, text, strlen(text), mode, err);
 out:
     cJSON_free(text);
     cJSON_Delete(root);
@@ -181,33 +212,46 @@ out:
     return status;
 }
 
-static lp_status refuse_existing(const char *path, lp_error *err) {
-    if (lp_path_look(path) == LP_PATH_MISSING) return LP_OK;
-    return lp_fail(err, LP_ERR_VALUE, "%s: exists already", path);
+/* A copy with the names that belong to it is no input, and is not there yet; its lock is held until it is. */
+static lp_status begin_copy(const char *path, const char *word, const lp_derived_name *derived,
+                            const char *const *inputs, size_t n_inputs, lp_lock **lock, lp_output *out, lp_error *err) {
+    lp_outputs outputs = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_outputs_add(&outputs, path, word, path, derived, err));
+    for (size_t i = 0; i < n_inputs; i++)
+        LP_TRY(lp_outputs_check_input(&outputs, "a store to be read", inputs[i], err));
+    LP_TRY(lp_lock_take(path, lock, err));
+    if (lp_path_look(path) != LP_PATH_MISSING) LP_FAIL(LP_ERR_VALUE, "%s: exists already", path);
+    status = lp_output_begin(path, out, err);
+out:
+    lp_outputs_release(&outputs);
+    return status;
 }
 
-static lp_status archive_to(lp_record_file *file, const char *temporary, lp_error *err) {
+static lp_status archive_to(lp_record_file *file, const lp_output *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
     borrowed_spec b = {0};
     lp_record_file *copy = NULL;
+    lp_pair_record record = {0};
     const void **data = NULL;
     LP_TRY(lp_record_file_read_tables(file, &tables, err));
     LP_TRY(make_spec(file, file->n_pairs, &tables, &b, err));
     LP_TRY(lp_mem_new(&data, file->n_fields, sizeof *data, "fields", err));
-    LP_TRY(check_room(file, temporary, lp_record_file_n_done(file), err));
-    LP_TRY(lp_record_file_make(temporary, &b.spec, LP_COMPRESSED, err));
-    LP_TRY(lp_record_file_open_alone(temporary, &copy, err));
+    LP_TRY(check_room(file, out, lp_record_file_n_done(file), err));
+    LP_TRY(lp_record_file_fill(out->target, out, &b.spec, LP_COMPRESSED, err));
+    LP_TRY(lp_record_file_open_alone(out->temporary, &copy, err));
     for (int64_t i = 0; i < file->n_pairs; i++)
-        if (file->state[i]) LP_TRY(copy_pair(file, i, copy, i, data, err));
+        if (file->state[i]) LP_TRY(copy_pair(file, i, &record, copy, i, data, err));
     status = lp_record_file_finish_alone(copy, err);
     copy = NULL;
     if (status != LP_OK) goto out;
-    LP_TRY(lp_record_file_open_read(temporary, &copy, err));
-    LP_TRY(compare_tables(copy, &tables, temporary, err));
+    LP_TRY(lp_record_file_open_read(out->temporary, &copy, err));
+    LP_TRY(compare_tables(copy, &tables, out->target, err));
     status = compare_pairs(file, copy, NULL, err);
 out:
     lp_record_file_close(copy);
+    lp_pair_record_release(&record);
     lp_mem_free(data);
     release_spec(&b);
     lp_open_tables_release(&tables);
@@ -216,21 +260,21 @@ out:
 
 lp_status lp_store_archive(const char *path, const char *archive, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    lp_text temporary = {0};
+    lp_output made = {.fd = -1};
+    lp_lock *lock = NULL;
     lp_record_file *file = NULL;
-    LP_TRY(refuse_existing(archive, err));
+    LP_TRY(begin_copy(archive, "the archive", lp_names_of_archive, &path, 1, &lock, &made, err));
     LP_TRY(lp_record_file_open_read(path, &file, err));
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", archive));
-    LP_TRY(archive_to(file, temporary.data, err));
-    LP_TRY(write_manifest(file, temporary.data, archive, err));
-    if (rename(temporary.data, archive) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", archive, strerror(errno));
+    LP_TRY(archive_to(file, &made, err));
+    LP_TRY(write_manifest(file, &made, err));
+    LP_TRY(lp_output_publish(&made, LP_OUTPUT_NEW, err));
     status = lp_text_format(out, err, "%s: %lld pairs, %.1f MB; archive %s: %.1f MB, read back and compared\n", path,
                             (long long)lp_record_file_n_done(file), (double)size_of(path) / 1e6, archive,
                             (double)size_of(archive) / 1e6);
 out:
     lp_record_file_close(file);
-    if (status != LP_OK && temporary.data) unlink(temporary.data);
-    lp_text_release(&temporary);
+    lp_output_discard(&made);
+    lp_lock_release(lock);
     return status;
 }
 
@@ -245,7 +289,8 @@ typedef struct {
 } merged_pair;
 
 typedef struct {
-    lp_record_file **files; /* [n] */
+    lp_record_file **files;  /* [n], as are the next */
+    lp_pair_record *records; /* the pair that was read last */
     lp_open_tables *tables;
     const lp_open_table **ids;
     size_t n;
@@ -284,12 +329,12 @@ static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
 static lp_status check_twin(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
     lp_record_file *first = m->files[held->holder], *other = m->files[input];
-    LP_TRY(lp_record_file_load(first, held->holder_pair, err));
-    LP_TRY(lp_record_file_load(other, pair, err));
-    for (size_t f = 0; f < first->n_fields; f++)
-        if (memcmp(lp_record_file_field(first, f), lp_record_file_field(other, f), first->fields[f].bytes) != 0)
-            LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width,
-                    held->id, first->path, first->fields[f].field.path);
+    LP_TRY(lp_record_file_load(first, held->holder_pair, &m->records[held->holder], err));
+    LP_TRY(lp_record_file_load(other, pair, &m->records[input], err));
+    size_t f = first_difference(&m->records[held->holder], &m->records[input]);
+    if (f < first->n_fields)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width, held->id,
+                first->path, first->fields[f].field.path);
 out:
     return status;
 }
@@ -374,7 +419,7 @@ out:
     return status;
 }
 
-static lp_status write_merged(merger *m, const char *temporary, const char *pair_file, lp_error *err) {
+static lp_status write_merged(merger *m, const lp_output *out, const char *pair_file, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
     borrowed_spec b = {0};
@@ -389,16 +434,17 @@ static lp_status write_merged(merger *m, const char *temporary, const char *pair
         if (strcmp(b.provenance[i].key, "n_pairs") == 0) b.provenance[i].value = n_pairs;
     }
     LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));
-    LP_TRY(check_room(m->files[0], temporary, m->n_pairs, err));
-    LP_TRY(lp_record_file_make(temporary, &b.spec, LP_PLAIN, err));
-    LP_TRY(lp_record_file_open_alone(temporary, &made, err));
+    LP_TRY(check_room(m->files[0], out, m->n_pairs, err));
+    LP_TRY(lp_record_file_fill(out->target, out, &b.spec, LP_PLAIN, err));
+    LP_TRY(lp_record_file_open_alone(out->temporary, &made, err));
     for (int64_t i = 0; i < m->n_pairs; i++)
         if (m->pairs[i].holder_pair >= 0)
-            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, made, i, data, err));
+            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, &m->records[m->pairs[i].holder],
+                             made, i, data, err));
     status = lp_record_file_finish_alone(made, err);
     made = NULL;
     if (status != LP_OK) goto out;
-    LP_TRY(lp_record_file_open_read(temporary, &made, err));
+    LP_TRY(lp_record_file_open_read(out->temporary, &made, err));
     for (size_t k = 0; k < m->n; k++) LP_TRY(compare_pairs(m->files[k], made, m->at[k], err));
 out:
     lp_record_file_close(made);
@@ -411,6 +457,7 @@ out:
 static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool same_pair_file, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&m->files, n, sizeof *m->files, "inputs", err));
+    LP_TRY(lp_mem_new(&m->records, n, sizeof *m->records, "inputs", err));
     LP_TRY(lp_mem_new(&m->tables, n, sizeof *m->tables, "inputs", err));
     LP_TRY(lp_mem_new(&m->ids, n, sizeof *m->ids, "inputs", err));
     LP_TRY(lp_mem_new(&m->at, n, sizeof *m->at, "inputs", err));
@@ -431,11 +478,13 @@ out:
 
 static void release_merger(merger *m) {
     for (size_t k = 0; k < m->n; k++) {
+        if (m->records) lp_pair_record_release(&m->records[k]);
         lp_record_file_close(m->files[k]);
         if (m->tables) lp_open_tables_release(&m->tables[k]);
         if (m->at) lp_mem_free(m->at[k]);
     }
     lp_mem_free(m->files);
+    lp_mem_free(m->records);
     lp_mem_free(m->tables);
     lp_mem_free(m->ids);
     lp_mem_free(m->at);
@@ -446,22 +495,22 @@ static void release_merger(merger *m) {
 lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *merged, const char *pair_file,
                          lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    lp_text temporary = {0};
+    lp_output made = {.fd = -1};
+    lp_lock *lock = NULL;
     merger m = {0};
     int64_t n_done = 0;
     if (n_paths == 0) LP_FAIL(LP_ERR_USAGE, "merge: no stores named");
-    LP_TRY(refuse_existing(merged, err));
+    LP_TRY(begin_copy(merged, "the merged store", lp_names_locked, paths, n_paths, &lock, &made, err));
     LP_TRY(open_inputs(&m, paths, n_paths, pair_file == NULL, err));
     LP_TRY(match_pairs(&m, err));
-    LP_TRY(lp_text_format(&temporary, err, "%s.tmp", merged));
-    LP_TRY(write_merged(&m, temporary.data, pair_file, err));
-    if (rename(temporary.data, merged) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot rename: %s", merged, strerror(errno));
+    LP_TRY(write_merged(&m, &made, pair_file, err));
+    LP_TRY(lp_output_publish(&made, LP_OUTPUT_NEW, err));
     for (int64_t i = 0; i < m.n_pairs; i++) n_done += m.pairs[i].holder_pair >= 0;
     status = lp_text_format(out, err, "%s: %lld of %lld pairs from %zu stores, read back and compared\n", merged,
                             (long long)n_done, (long long)m.n_pairs, n_paths);
 out:
     release_merger(&m);
-    if (status != LP_OK && temporary.data) unlink(temporary.data);
-    lp_text_release(&temporary);
+    lp_output_discard(&made);
+    lp_lock_release(lock);
     return status;
 }

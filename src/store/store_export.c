@@ -1,11 +1,11 @@
 /* Parts of a store as NumPy files (numpy.lib.format, version 1.0). */
 #include "store/store_admin.h"
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "store/record_file_internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 typedef struct {
@@ -108,10 +108,9 @@ out:
     return status;
 }
 
-/* Writes through a temporary name, renamed when whole. */
 typedef struct {
     lp_text path;
-    lp_text temporary;
+    lp_output file;
     FILE *stream;
 } output;
 
@@ -123,9 +122,12 @@ static lp_status begin_output(output *o, const char *folder, const char *name, c
     for (char *c = o->path.data + start; *c; c++)
         if (*c == '/') *c = '.';
     LP_TRY(lp_path_make_folder_for(o->path.data, err));
-    LP_TRY(lp_text_format(&o->temporary, err, "%s.tmp", o->path.data));
-    o->stream = fopen(o->temporary.data, "we");
-    if (!o->stream) status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+    LP_TRY(lp_output_begin(o->path.data, &o->file, err));
+    int fd = fcntl(o->file.fd, F_DUPFD_CLOEXEC, 0);
+    o->stream = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (o->stream) goto out;
+    status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+    if (fd >= 0) close(fd);
 out:
     return status;
 }
@@ -136,21 +138,17 @@ static lp_status put(output *o, const void *data, size_t size, lp_error *err) {
 }
 
 static lp_status end_output(output *o, lp_status status, lp_error *err) {
-    if (o->stream) {
-        int failed = status == LP_OK && fflush(o->stream) != 0;
-        int closed = fclose(o->stream);
-        if (status == LP_OK && (failed || closed || rename(o->temporary.data, o->path.data) != 0))
-            status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
-        if (status != LP_OK) unlink(o->temporary.data);
-    }
+    if (o->stream && fclose(o->stream) != 0 && status == LP_OK)
+        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+    if (o->stream && status == LP_OK) status = lp_output_publish(&o->file, LP_OUTPUT_NEW, err);
+    lp_output_discard(&o->file);
     lp_text_release(&o->path);
-    lp_text_release(&o->temporary);
     return status;
 }
 
 static lp_status export_field(exporter *e, size_t index, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    output o = {0};
+    output o = {.file = {.fd = -1}};
     lp_text header = {0};
     int64_t *layers = NULL;
     size_t n_layers = 0;
@@ -181,7 +179,7 @@ out:
 
 static lp_status export_ids(exporter *e, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    output o = {0};
+    output o = {.file = {.fd = -1}};
     lp_text line = {0};
     char *ids = NULL;
     int64_t n = 0;
@@ -207,16 +205,18 @@ lp_status lp_store_export(const char *path, const char *folder, const lp_export_
                           lp_error *err) {
     lp_status status = LP_OK;
     exporter e = {.folder = folder, .options = options};
+    lp_pair_record record = {0};
     LP_TRY(lp_record_file_open_read(path, &e.file, err));
     LP_TRY(check_names(&e, err));
     LP_TRY(choose_pairs(&e, err));
     /* The whole pair is verified once, before any of its fields is taken out. */
-    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], err));
+    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], &record, err));
     for (size_t i = 0; i < e.file->n_fields; i++)
         if (is_chosen(&e, e.file->fields[i].field.path)) LP_TRY(export_field(&e, i, out, err));
     status = export_ids(&e, out, err);
 out:
     lp_mem_free(e.pairs);
+    lp_pair_record_release(&record);
     lp_record_file_close(e.file);
     return status;
 }

@@ -2,6 +2,7 @@
 
 #include "base/digest.h"
 #include "base/memory.h"
+#include "base/printable.h"
 #include "store/record_file_internal.h"
 
 #include <cjson/cJSON.h>
@@ -21,10 +22,13 @@ static int64_t size_of(const char *path) {
 }
 
 static lp_status info_text(const lp_record_file *file, lp_text *out, lp_error *err) {
+    lp_text words = {0};
     lp_status status = LP_OK;
     int64_t n_pairs = lp_record_file_n_pairs(file);
     int64_t n_done = lp_record_file_n_done(file);
-    LP_TRY(lp_text_format(out, err, "file:     %s (%.1f MB%s)\n", file->path, (double)size_of(file->path) / 1e6,
+    LP_TRY(lp_text_add(out, "file:     ", 10, err));
+    LP_TRY(lp_text_add_printable(out, file->path, LP_PRINT_LINE, err));
+    LP_TRY(lp_text_format(out, err, " (%.1f MB%s)\n", (double)size_of(file->path) / 1e6,
                           file->compressed ? ", archive" : ""));
     LP_TRY(lp_text_format(out, err, "format:   %s, version %d\n", file->format, file->version));
     LP_TRY(lp_text_format(out, err, "pairs:    %lld of %lld written\n", (long long)n_done, (long long)n_pairs));
@@ -39,10 +43,14 @@ static lp_status info_text(const lp_record_file *file, lp_text *out, lp_error *e
     for (size_t i = 0; i < file->n_provenance; i++) {
         const lp_provenance_item *item = &file->provenance[i];
         size_t line = strcspn(item->value, "\n");
-        LP_TRY(lp_text_format(out, err, "  %c %-18s %.*s%s\n", item->identity ? '*' : ' ', item->key,
+        lp_text_clear(&words);
+        LP_TRY(lp_text_format(&words, err, "  %c %-18s %.*s%s", item->identity ? '*' : ' ', item->key,
                               line > 100 ? 100 : (int)line, item->value, item->value[line] || line > 100 ? "..." : ""));
+        LP_TRY(lp_text_add_printable(out, lp_text_get(&words), LP_PRINT_LINE, err));
+        LP_TRY(lp_text_add(out, "\n", 1, err));
     }
 out:
+    lp_text_release(&words);
     return status;
 }
 

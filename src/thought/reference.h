@@ -1,6 +1,6 @@
 /* The reference executor: one run, one position at a time, no sharing, no batching, no BLAS.
  *
- * It is the oracle for the batched engine, so it is written to be read: every vector of DESIGN's sites
+ * It is the oracle for the batched engine, so it is written to be read: every vector of the sites (docs/design.md)
  * appears once, in order, in one function. Owns its scratch memory and the KV cache of the run at hand;
  * borrows the model. Not thread-safe: one object per thread. Results depend on nothing but the request. */
 #ifndef LP_THOUGHT_REFERENCE_H

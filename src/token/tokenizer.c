@@ -94,7 +94,7 @@ static lp_status encode_matches(encoder *self, const lp_pattern *pattern, const 
         LP_TRY(encode_piece(self, text + start, end - start, next_step));
         done = end;
         from = end;
-        if (start == end && end < length) { /* an empty match: go on behind the next character */
+        if (start == end && end < length) { /* an empty match: go on after the next character */
             uint32_t code_point = 0;
             bool well_formed = false;
             from += lp_utf8_next(text + end, length - end, &code_point, &well_formed);

@@ -54,9 +54,7 @@ class BadJob(Refusing):
 
     def test_wrong_type(self) -> None:
         self.pairs()
-        self.refused(
-            self.job(pairs={"limit": "ten"}), "job.json", "$.pairs.limit", "expected an integer", 'found "ten"'
-        )
+        self.refused(self.job(pairs={"limit": "ten"}), "job.json", "$.pairs.limit", "expected an integer", 'found "ten"')
 
     def test_out_of_range(self) -> None:
         self.pairs()
@@ -320,9 +318,7 @@ class FullDisk(Refusing):
                 if subprocess.run(mount, capture_output=True).returncode != 0:
                     self.skipTest("no right to mount a file system")
                 try:
-                    job = self.job(
-                        **{section: {"file": "small/a.results.h5" if section == "results" else "small/a.h5"}}
-                    )
+                    job = self.job(**{section: {"file": "small/a.results.h5" if section == "results" else "small/a.h5"}})
                     self.assert_error(self.latentpatch("run", job, ranks=ranks), "small/")
                     left = {name for name in self.files() if name.startswith("small/")}
                     self.assertLessEqual(left, may_stay)
@@ -350,10 +346,13 @@ class Usage(Case):
             (("summary",), ("summary", "expected one results file")),
             (("tokenize", "x"), ("tokenize",)),
             (("inspect",), ("inspect",)),
-            (("store", "info"), ("store", "expected info, verify, archive, export or merge")),
-            (("store", "info", "a.h5", "--quick"), ("store", "--quick is an option of verify alone")),
-            (("store", "archive", "a.h5", "b.h5", "--pair", "1"), ("store", "--pair is an option of export alone")),
-            (("store", "export", "a.h5", "b", "--pair-file-digest", "1"), ("store", "is an option of merge alone")),
+            (("store",), ("store: expected one of info, verify, archive, export, merge, found nothing",)),
+            (("store", "info"), ("store info: expected one store, found 0 operands",)),
+            (("store", "info", "a.h5", "--quick"), ("--quick: it is an option of store verify",)),
+            (("store", "archive", "a.h5", "b.h5", "--pair", "1"), ("--pair: it is an option of summary, store export",)),
+            (("store", "merge", "a", "b", "c", "--pair-file-digest", ""), ("--pair-file-digest: expected a value",)),
+            (("generate", "--base", "x", "--set", "a=1", "q"), ("--set changes a job file",)),
+            (("inspect", "a.json", "--codi", "x"), ("--codi needs --base", "--set model.codi=PATH")),
         ]
         for args, words in cases:
             with self.subTest(args=args):

@@ -217,6 +217,15 @@ class Paths(Case):
                     self.assert_error(run, f"job.json: $.{place}: expected a file of its own, found {found}")
         self.assertEqual({path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}, before)
 
+    def test_long_path(self) -> None:
+        self.pairs(n=3)
+        job = self.job()
+        before = self.files()
+        for place in ("store.file", "results.file", "results.csv", "results.summary"):
+            with self.subTest(place=place):
+                run = self.latentpatch("run", job, "--set", f"{place}={'d/' * 1990}a")
+                self.assert_error(run, f"$.{place}: expected a path of at most 2000 bytes, found ")
+        self.assertEqual(self.files(), before)
 
     def test_no_file(self) -> None:
         """A folder, a device or a pipe is no output: known before any work, and it stays what it is."""

@@ -26,47 +26,7 @@ COMMANDS = (
     "generate",
     "pairs",
     "store",
-    "compare",
 )
-
-
-class Help(Case):
-    def test_program(self) -> None:
-        run = self.succeed("--help")
-        self.assertEqual(run.err, "")
-        for command in COMMANDS:
-            self.assertRegex(run.out, rf"(?m)^  {command} +\S")
-        self.assertIn("75", run.out)
-        self.assertRegex(self.succeed("--version").out, r"^latentpatch \d+\.\d+\.\d+ ")
-
-    def test_every_command(self) -> None:
-        for command in COMMANDS:
-            for word in ("--help", "-h"):
-                with self.subTest(command=command, word=word):
-                    run = self.succeed(command, word)
-                    self.assertEqual(run.err, "")
-                    self.assertIn("usage:", run.out)
-                    self.assertIn(f"latentpatch {command}", run.out)
-                    self.assertGreater(len(run.out.splitlines()), 2)
-                    self.assertLessEqual(max(map(len, run.out.splitlines())), 130)
-
-    def test_verbs_of_pairs(self) -> None:
-        """Help of one verb is what that verb has, and all of them together are the help of the command."""
-        every = self.succeed("pairs", "--help").out
-        self.assertEqual(every, self.succeed("pairs", "-h", "make").out)
-        found, rest = {}, every
-        for verb in ("make", "check", "convert"):
-            text = found[verb] = self.succeed("pairs", verb, "--help").out
-            usage, options = text.split("\n\n", 1)
-            self.assertTrue(usage.startswith(f"usage: latentpatch pairs {verb} "), text)
-            self.assertEqual(len(usage.splitlines()), 1)
-            self.assertTrue(options.startswith(f"{verb}: "), text)
-            self.assertIn(usage.removeprefix("usage: "), every)
-            self.assertIn(options, every)
-            rest = rest.replace(options, "")
-        self.assertEqual(len(rest.split()), 1 + sum(len(text.splitlines()[0].split()) - 1 for text in found.values()))
-        self.assertIn("--strata", found["make"])
-        self.assertNotIn("--strata", found["check"])
 
 
 class Outputs(Case):
@@ -404,7 +364,7 @@ class Progress(Case):
 class Memory(Case):
     """Peak memory of a rank does not grow with the number of pairs: what a pair needs is its question and some flags.
 
-    LATENTPATCH_MEMORY_PAIRS=2000,4000 measures the numbers of README.md.
+    LATENTPATCH_MEMORY_PAIRS=2000,4000 measures the numbers of docs/cluster.md.
     """
 
     def peak_mb(self, stage: str, job: Path) -> float:

@@ -74,6 +74,15 @@ class Ranks(Same):
                     self.same(f"{model}1", f"{model}{ranks}")
 
 
+class Locking(Case):
+    def test_environment(self) -> None:
+        """What the user's environment says of HDF5's own locks does not count: the lock is the program's."""
+        self.pairs(n=4)
+        for value in ("TRUE", "1", "BEST_EFFORT"):
+            job = self.job(out=f"out{value}")
+            self.succeed("run", job, ranks=2, environment={"HDF5_USE_FILE_LOCKING": value})
+
+
 class Kill(Same):
     """SIGKILL of a whole job, at moments spread over its life, then the same command again."""
 
@@ -287,7 +296,9 @@ class Addresses(Case):
                 kept = {phase: run[f"{phase}_resid_post"][:, layer] for phase in places}
                 n_prompt, ended = run["prompt_tokens"][()], run["answer_ended"][()] == 1
                 fed = 1 + run["answer_len"][()] - np.where(ended, 0, 1)
-                recipient = file["runs/corrupted/prompt_tokens"][()]
+                own = file["runs/corrupted"]
+                recipient = own["prompt_tokens"][()]
+                own_fed = 1 + own["answer_len"][()] - np.where(own["answer_ended"][()] == 1, 0, 1)
             for phase, indices in places.items():
                 for k, index in enumerate(indices):
                     there = fed > index if phase == "answer" else (n_prompt > index) & (n_prompt >= -index)
@@ -295,9 +306,9 @@ class Addresses(Case):
                     found = ~np.isnan(kept[phase][:, k])
                     self.assertTrue((found.all(1) == there).all() and (found.any(1) == there).all(), f"{phase} {index}")
                     tables[phase, index] = kept[phase][:, k], there
-        vectors, groups = [], []
+        vectors, groups, n_absent = [], [], {}
         for (phase, index), (x, there) in tables.items():
-            for donor in ("clean", "mean"):
+            for donor in ("clean", "mean", "zero", "self"):
                 groups.append({"phase": phase, "site": "resid_post", "layers": layer, "index": index, "donor": donor})
             for pair in range(len(x)):
                 others = there & (np.arange(len(x)) != pair)
@@ -319,10 +330,12 @@ class Addresses(Case):
             vector = 0
             for (phase, index), (_, there) in tables.items():
                 words = f"{phase}:{index}"
-                here = np.full(len(there), True) if phase == "answer" else (recipient > index) & (recipient >= -index)
+                here = own_fed > index if phase == "answer" else (recipient > index) & (recipient >= -index)
+                n_absent[phase] = n_absent.get(phase, 0) + int((~here).sum())
                 clean, mean = place["clean", words], place["mean", words]
                 self.assertEqual(list(rows["class"][:, clean] != 255), list(here & there), words)
-                self.assertEqual(list(rows["class"][:, mean] != 255), list(here), words)
+                for donor in ("mean", "zero", "self"):
+                    self.assertEqual(list(rows["class"][:, place[donor, words]] != 255), list(here), f"{donor} {words}")
                 wanted = {"no_position": int((~here).sum()), "no_donor": int((here & ~there).sum())}
                 self.assertEqual(summary[clean]["not_run"], wanted, words)
                 for pair in range(len(there)):
@@ -334,6 +347,7 @@ class Addresses(Case):
             self.assertTrue(rows["changed"].any())
             self.assertTrue(any(not there.all() for (phase, _), (_, there) in tables.items() if phase == "answer"))
         self.assertTrue((outcomes[0] == outcomes[1]).all())
+        self.assertTrue(all(n_absent.values()), n_absent)
 
     def test_position_in_no_pair(self) -> None:
         self.pairs(n=3)

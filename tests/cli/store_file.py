@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import io
+import resource
 import shutil
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import harness
 from harness import Case, need
 
 h5py = need("h5py")
+numpy = need("numpy")
 N = 5
 
 
@@ -229,6 +231,46 @@ class Altered(Store):
                 changed = self.changed(change)
                 self.assertIn(words, self.verified(changed))
                 self.unwritten(changed, words)
+
+
+class Greedy(Store):
+    """Shapes that the file cannot hold, and lists without end."""
+
+    def test_memory(self) -> None:
+        self.made()
+        big = {"shape": (2**28,), "dtype": "S10", "chunks": (1 << 16,)}
+        cases: dict[str, tuple[str, Callable[[Any], Any]]] = {
+            "/journal/state: its shape says 4294967296 items of 1 bytes, found 0": (
+                "info",
+                lambda store: anew(store, "journal/state", shape=(2**32,), dtype="u1", chunks=(1 << 20,)),
+            ),
+            "/pairs/id: its shape says 268435456 items of 10 bytes, found 0": (
+                "info",
+                lambda store: anew(store, "pairs/id", **big),
+            ),
+            "/pairs/extra: its shape says 3 items of 2000000000 bytes, found 0": (
+                "verify",
+                lambda store: store.create_dataset("pairs/extra", shape=(3,), dtype="S2000000000", chunks=(1,)),
+            ),
+            "/provenance: expected at most 4096 keys": ("info", many_keys),
+        }
+        for words, (verb, change) in cases.items():
+            with self.subTest(words):
+                path = self.changed(change)
+                run = self.latentpatch(
+                    "store", verb, path, before=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+                )
+                self.assert_error(run, words)
+
+
+def anew(store: Any, path: str, **options: Any) -> None:
+    attributes = dict(store[path].attrs)
+    del store[path]
+    store.create_dataset(path, **options).attrs.update(attributes)
+
+
+def many_keys(store: Any) -> None:
+    store["provenance"].attrs["keys"] = numpy.array([f"k{i}" for i in range(5000)], "S8")
 
 
 def same_object(store: Any) -> None:

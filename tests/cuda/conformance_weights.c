@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-/* How a tensor lies in its file. TURNED: column by column; GAPPED: with something else behind each row. */
+/* How a tensor lies in its file. TURNED: column by column; GAPPED: with something else after each row. */
 typedef enum { IN_ONE_RUN, TURNED, GAPPED } lying;
 
 typedef struct {

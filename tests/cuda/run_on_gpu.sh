@@ -76,7 +76,7 @@ section_demo() {
   for model in gpt2 llama; do
     sweep "demo-$model-cpu" 100 "jobs/demo-$model.json" "$model-cpu" --set engine.device=cpu
     sweep "demo-$model-cuda" 60 "jobs/demo-$model.json" "$model-cuda" --set engine.device=cuda
-    check "demo-$model-differences" 20 "$packed/latentpatch" compare "$work/demo-$model-cpu.h5" "$work/demo-$model-cuda.h5"
+    check "demo-$model-differences" 20 python3 tests/cuda/differ.py "$work/demo-$model-cpu.csv" "$work/demo-$model-cuda.csv"
     check "demo-$model-same-rows" 5 cmp "$work/demo-$model-cpu.csv" "$work/demo-$model-cuda.csv"
     sweep "demo-$model-cuda-little" 100 "jobs/demo-$model.json" "$model-little" --set engine.device=cuda \
       --set engine.memory_limit=96MiB
@@ -85,7 +85,7 @@ section_demo() {
     check "demo-$model-without-graphs" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-plain.csv"
     for dtype in tf32 bf16; do
       sweep "demo-$model-$dtype" 60 "jobs/demo-$model.json" "$model-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
-      check "demo-$model-$dtype-differences" 20 "$packed/latentpatch" compare "$work/demo-$model-cuda.h5" "$work/demo-$model-$dtype.h5"
+      check "demo-$model-$dtype-differences" 20 python3 tests/cuda/differ.py "$work/demo-$model-cuda.csv" "$work/demo-$model-$dtype.csv"
     done
   done
 }

@@ -28,6 +28,11 @@ from pathlib import Path
 
 from same import difference
 
+try:
+    import h5py
+except ImportError:
+    h5py = None
+
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = 10
 LIMIT_S = 120
@@ -236,7 +241,7 @@ def kills(lab: Lab) -> str:
     """A life ends by SIGKILL at a random moment, the next one continues; a file that gets whole is compared, and the
     next life begins a new one."""
     told = []
-    per_kind = lab.number(4, 500)
+    per_kind = lab.number(4, 250)
     for command in ("cache", "sweep"):
         count: Counter[str] = Counter()
         for ranks, n in ((1, per_kind), (2, per_kind)):
@@ -280,6 +285,124 @@ def kills(lab: Lab) -> str:
                 shutil.rmtree(out)
         told.append(f"{command}: " + ", ".join(f"{n} {what}" for what, n in count.items()))
     return "; ".join(told)
+
+
+@dataclass
+class Copy:
+    """A command that makes one store out of others, and what it must make."""
+
+    verb: str
+    sources: list[Path]
+    made: bytes = b""
+    seconds: float = 0.0
+
+    def words(self, lab: Lab, out: Path) -> list[str]:
+        files = [str(path) for path in self.sources]
+        return [lab.program, "store", self.verb, *((str(out), *files) if self.verb == "merge" else (*files, str(out)))]
+
+
+def copies(lab: Lab) -> list[Copy]:
+    """An archive of the whole store, and a merge of two halves of it, each made once undisturbed."""
+    whole = lab.whole["batched"] / "a.store.h5"
+    halves = []
+    for half in range(2):
+        out = lab.folder / f"half-{half}"
+        job = lab.job(out)
+        shutil.copy(whole, out)
+        halves.append(out / "a.store.h5")
+        # Pairs of the other half are taken out of the journal.
+        with h5py.File(halves[half], "r+") as file:
+            file["journal/state"][half * PAIRS // 2 : (half + 1) * PAIRS // 2] = 0
+        job.unlink()
+    made = [Copy("archive", [whole]), Copy("merge", halves)]
+    for copy in made:
+        out = lab.folder / f"{copy.verb}.h5"
+        begin = time.monotonic()
+        end = lab.finish(lab.start_words(copy.words(lab, out), {}))
+        copy.seconds = time.monotonic() - begin
+        expect(end.code == 0, f"{copy.verb}: {end.err}")
+        found = difference(whole, out)
+        expect(not found, f"{copy.verb}: {found}")
+        copy.made = out.read_bytes()
+    return made
+
+
+def copy_kills(lab: Lab) -> str:
+    """`store archive` and `store merge`, killed at a random moment and given again: what has the output's name is whole,
+    and in the end it has the bytes of an undisturbed one."""
+    told = []
+    for copy in copies(lab):
+        count: Counter[str] = Counter()
+        before = [path.read_bytes() for path in copy.sources]
+        out = lab.folder / "copy" / "out.h5"
+        while count["kills"] < lab.number(8, 500):
+            out.parent.mkdir()
+            while True:
+                process = lab.start_words(copy.words(lab, out), {})
+                time.sleep(lab.draw.uniform(0.0, copy.seconds))
+                alive = process.poll() is None
+                lab.kill([process.pid] if alive else [])
+                end = lab.finish(process)
+                expect([path.read_bytes() for path in copy.sources] == before, f"{copy.verb}: a source changed")
+                expect(not out.exists() or out.read_bytes() == copy.made, f"{copy.verb}: published, but not whole")
+                if end.code == -signal.SIGKILL:
+                    count["kills"] += 1
+                    count["with a file half made"] += not out.exists() and len(list(out.parent.iterdir())) > 1
+                    if not out.exists():
+                        continue
+                    count["just after publication"] += 1
+                    break
+                expect(end.code == 0, f"{copy.verb} ended by itself with {end.code}: {end.err}")
+                expect({path.name for path in out.parent.iterdir()} <= {"out.h5", "out.h5.manifest.json"}, "left behind")
+                break
+            count["finished and equal"] += 1
+            shutil.rmtree(out.parent)
+        told.append(f"{copy.verb}: " + ", ".join(f"{n} {what}" for what, n in count.items()))
+    return "; ".join(told)
+
+
+def races(lab: Lab) -> str:
+    """Two processes for one output, started together: one wins, or one comes when the other is done; the other says so."""
+    told = []
+    for copy in copies(lab):
+        told.append(race(lab, copy.verb, lambda out, copy=copy: copy.words(lab, out), copy.made))
+    for command in ("cache", "sweep"):
+        told.append(race(lab, command, None, b""))
+    return "; ".join(told)
+
+
+def race(lab: Lab, what: str, words: Callable[[Path], list[str]] | None, made: bytes) -> str:
+    count: Counter[str] = Counter()
+    for _ in range(lab.number(3, 50)):
+        out = lab.folder / "race"
+        job = lab.job(out)
+        if what == "sweep":
+            shutil.copy(lab.whole["batched"] / "a.store.h5", out)
+        command = words(out / "out.h5") if words else [lab.program, what, str(job)]
+        processes = [lab.start_words(command, {})]
+        time.sleep(lab.draw.uniform(0.0, 0.1))
+        processes.append(lab.start_words(command, {}))
+        ends = [lab.finish(process) for process in processes]
+        won = [end for end in ends if end.code == 0]
+        count["pairs of processes"] += 1
+        expect(won, f"{what}: nobody won: {ends[0].err} {ends[1].err}")
+        for end in ends:
+            if end.code == 0:
+                continue
+            count["told that another works"] += "in use by another job" in end.err
+            count["told that it is there"] += "exists already" in end.err
+            lab.fails(end, f"{what}, the loser", str(out))
+            expect("in use by another job" in end.err or "exists already" in end.err, end.err)
+        count["came when the other was done"] += len(won) == 2
+        expect(len(won) == 1 or not words, f"{what}: two processes made one file")
+        if words:
+            expect((out / "out.h5").read_bytes() == made, f"{what}: published, but not whole")
+            expect({path.name for path in out.iterdir()} <= {"job.json", "out.h5", "out.h5.manifest.json"}, "left behind")
+        else:
+            lab.same(out, kinds=("store",) if what == "cache" else ("store", "results"))
+            lab.no_leftovers(out)
+        shutil.rmtree(out)
+    return f"{what}: " + ", ".join(f"{n} {what}" for what, n in count.items())
 
 
 def full_disk(lab: Lab) -> str:
@@ -448,7 +571,7 @@ def healed(lab: Lab) -> str:
         job = lab.job(out)
         file = out / "a.store.h5"
         whole = bytearray((lab.whole["batched"] / "a.store.h5").read_bytes())
-        # The values are the bulk of the file, behind the metadata.
+        # The values are the bulk of the file, after the metadata.
         at = lab.draw.randrange(len(whole) // 2, len(whole) - 4096)
         whole[at] ^= 1 << lab.draw.randrange(8)
         file.write_bytes(whole)
@@ -563,7 +686,7 @@ def stale_locks(lab: Lab) -> str:
     return f"{sum(case[3] for case in cases)} kinds taken over, {sum(not case[3] for case in cases)} refused with a way out"
 
 
-FAULTS = (bad_disk, kills, hung, full_disk, second_job, flips, truncated, clock, stale_locks, read_only, healed)
+FAULTS = (bad_disk, kills, copy_kills, races, hung, full_disk, second_job, flips, truncated, clock, stale_locks, read_only, healed)
 
 
 def main() -> None:
@@ -576,8 +699,8 @@ def main() -> None:
     parser.add_argument("--part", type=part_of, default=(0, 1), metavar="I/N", help="of --long, the I-th of N equal parts")
     parser.add_argument("--only", nargs="*", choices=[fault.__name__ for fault in FAULTS])
     arguments = parser.parse_args()
-    if not shutil.which("h5diff"):
-        print("skipped: no program h5diff")
+    if not shutil.which("h5diff") or h5py is None:
+        print("skipped: no program h5diff, or no Python package h5py")
         sys.exit(77)
     # A time limit of ctest must reach the clean-up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

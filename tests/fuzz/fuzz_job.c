@@ -1,5 +1,5 @@
 /* Fuzzes the job file: the bytes are a job, and where they begin with "--set ", the first line is a setting for the job
- * behind it. What is accepted is expanded for a small model. */
+ * after it. What is accepted is expanded for a small model. */
 #include "base/memory.h"
 #include "job/job.h"
 

@@ -3,7 +3,6 @@
 find_package(Python3 COMPONENTS Interpreter)
 include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
 
-lp_unit_test(test_published LINKS lp_stage)
 
 if(Python3_FOUND)
   file(GLOB jobs CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/jobs ${PROJECT_SOURCE_DIR}/jobs/*.json)
@@ -30,10 +29,6 @@ if(Python3_FOUND)
 endif()
 
 if(Python3_FOUND)
-  add_test(NAME jobs.compare
-    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/jobs/compare.py $<TARGET_FILE:latentpatch>)
-  set_tests_properties(jobs.compare PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 300)
-
   # Transformers + peft + hooks against the program, with each defect on and off; needs LATENTPATCH_TORCH_PYTHON.
   foreach(model gpt2 llama)
     add_test(NAME oracle.${model}

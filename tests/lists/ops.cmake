@@ -14,11 +14,15 @@ set(LP_SLURM_TESTS slurm.shellcheck)
 # Not under the sanitizers: they are about what the processes do to each other and to files, not about memory.
 if(Python3_FOUND AND NOT LP_SANITIZE)
   set(slurm ${CMAKE_CURRENT_SOURCE_DIR}/slurm)
+  # Installs Slurm once, before the tests that start one.
+  lp_ops_test(slurm.install 300 bash ${slurm}/install.sh)
+  set_tests_properties(slurm.install PROPERTIES FIXTURES_SETUP slurm_installed LABELS slurm)
   lp_ops_test(slurm.submit 60 ${Python3_EXECUTABLE} ${slurm}/test_submit.py)
   foreach(part Chain Stops)
     string(TOLOWER ${part} lower)
     lp_ops_test(slurm.${lower} 400
       ${Python3_EXECUTABLE} ${slurm}/test_slurm.py $<TARGET_FILE:latentpatch> ${MPIEXEC_EXECUTABLE} ${part})
+    set_tests_properties(slurm.${lower} PROPERTIES FIXTURES_REQUIRED slurm_installed)
     list(APPEND LP_SLURM_TESTS slurm.${lower})
   endforeach()
   list(APPEND LP_SLURM_TESTS slurm.submit)

@@ -112,16 +112,17 @@ static lp_status check(const char *path, int64_t n_pairs, lp_error *err) {
     static record values;
     lp_status status = LP_OK;
     lp_record_file *file = NULL;
+    lp_pair_record found = {0};
     LP_TRY(lp_record_file_open_read(path, &file, err));
     if (lp_record_file_n_pairs(file) != n_pairs)
         LP_FAIL(LP_ERR_VALUE, "%lld pairs", (long long)lp_record_file_n_pairs(file));
     for (int64_t i = 0; i < n_pairs; i++) {
         if (!lp_record_file_state(file)[i]) continue;
         fill(&values, i);
-        LP_TRY(lp_record_file_load(file, i, err));
-        if (memcmp(lp_record_file_field(file, 0), values.resid, sizeof values.resid) != 0 ||
-            memcmp(lp_record_file_field(file, 1), &values.number, sizeof values.number) != 0 ||
-            memcmp(lp_record_file_field(file, 2), values.text, sizeof values.text) != 0)
+        LP_TRY(lp_record_file_load(file, i, &found, err));
+        if (memcmp(lp_pair_record_field(&found, 0), values.resid, sizeof values.resid) != 0 ||
+            memcmp(lp_pair_record_field(&found, 1), &values.number, sizeof values.number) != 0 ||
+            memcmp(lp_pair_record_field(&found, 2), values.text, sizeof values.text) != 0)
             LP_FAIL(LP_ERR_VALUE, "pair %lld holds other values", (long long)i);
     }
     for (int rank = 0; rank < 16; rank++) {
@@ -139,6 +140,7 @@ static lp_status check(const char *path, int64_t n_pairs, lp_error *err) {
     }
     if (status == LP_OK) printf("done %lld\n", (long long)lp_record_file_n_done(file));
 out:
+    lp_pair_record_release(&found);
     lp_record_file_close(file);
     return status;
 }

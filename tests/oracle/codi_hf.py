@@ -84,7 +84,7 @@ class Codi(nn.Module):
         return base.transformer.h if self.arch == "gpt2" else base.model.layers
 
     def final_norm(self) -> nn.Module:
-        """The norm behind the last block."""
+        """The norm after the last block."""
         base = self.base()
         return base.transformer.ln_f if self.arch == "gpt2" else base.model.norm
 
@@ -281,7 +281,7 @@ class Probe:
     def on_input(self, module: nn.Module, site: str, layer: int) -> None:
         """Hook the first argument of a module.
 
-        It is changed in place: behind the attention the same tensor is also the residual of the block.
+        It is changed in place: after the attention the same tensor is also the residual of the block.
         """
         if self.skip(site, layer):
             return
@@ -339,7 +339,7 @@ def run(
     """Answer one question.
 
     forced: these answer tokens are fed (one at a time, as decoding does) and nothing is generated; `logits` then has a
-    row for each answer position, the last one behind the last forced token. record False: `values` stays empty.
+    row for each answer position, the last one after the last forced token. record False: `values` stays empty.
     """
     codi, reps = m.codi, list(replacements)
     probe = Probe(codi, record, {(r.site, r.layer) for r in reps})
@@ -428,7 +428,7 @@ class MetricPlace:
     """Where and on which tokens the metrics of a recipient are read."""
 
     prefix: list[int]  # the recipient's own answer up to its number
-    clean: list[int]  # tokens of the clean answer's number behind that prefix; none where they do not continue it
+    clean: list[int]  # tokens of the clean answer's number after that prefix; none where they do not continue it
     corrupted: list[int]
 
 

@@ -8,7 +8,7 @@
 3. A replacement at resid_post of the last block at the last step changes no logit.
 4. Hooks bite: zeroing each site at step 0 changes the logits (except where the address is dead).
 5. The recorded v is what transformers has in its cache; k too (LLaMA's, rotated there: the norm of each head).
-6. resid_mid = resid_pre + attn_out and resid_post = resid_mid + mlp_out, also behind a replacement.
+6. resid_mid = resid_pre + attn_out and resid_post = resid_mid + mlp_out, also after a replacement.
 """
 
 from __future__ import annotations

@@ -366,7 +366,7 @@ static const attention_case attention_cases[] = {{12, 12, 64, false}, {32, 8, 64
 
 enum { A_ROWS = 75, A_SLOTS = 400, A_LAYERS = 2, A_LAYER = 1, A_CONTEXT = 128, MOST_TAIL = 30, N_LISTS = 9 };
 
-/* Rows of three runs: prompt slots 0.., 100.., 200.. of different lengths, tails in scattered slots behind 300. */
+/* Rows of three runs: prompt slots 0.., 100.., 200.. of different lengths, tails in scattered slots after 300. */
 typedef struct {
     int32_t position[A_ROWS], slot[A_ROWS], prompt_begin[A_ROWS], prompt_length[A_ROWS], tail_begin[A_ROWS],
         tail_length[A_ROWS], tail[A_ROWS * MOST_TAIL];

@@ -2,8 +2,10 @@
 #include "base/checksum.h"
 #include "base/digest.h"
 #include "base/dtype.h"
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/number.h"
+#include "base/output.h"
+#include "base/printable.h"
 #include "base/reader.h"
 #include "base/text.h"
 
@@ -251,9 +253,9 @@ static void test_errors(void **state) {
     (void)state;
     lp_error err = {0};
     assert_int_equal(lp_fail(&err, LP_ERR_VALUE, "%s: bad\n\x1b[31mred\x7f", "f"), LP_ERR_VALUE);
-    assert_string_equal(err.text, "f: bad??[31mred?");
+    assert_string_equal(err.text, "f: bad\\n\\x1b[31mred\\u007f");
     assert_int_equal(lp_error_prefix(&err, "pair %d", 3), LP_ERR_VALUE);
-    assert_string_equal(err.text, "pair 3: f: bad??[31mred?");
+    assert_string_equal(err.text, "pair 3: f: bad\\n\\x1b[31mred\\u007f");
     assert_int_equal(lp_fail(NULL, LP_ERR_IO, "x"), LP_ERR_IO);
     char big[3 * LP_ERROR_TEXT];
     memset(big, 'x', sizeof big - 1);
@@ -263,6 +265,71 @@ static void test_errors(void **state) {
     lp_error_prefix(&err, "%s", big);
     assert_true(strlen(err.text) < LP_ERROR_TEXT);
     for (int s = LP_ERR_UNSUPPORTED; s <= LP_OK; s++) assert_string_not_equal(lp_status_name((lp_status)s), "unknown");
+}
+
+/* What a terminal could obey, and what it may show. */
+static void test_printable(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *line, *block;
+    } cases[] = {
+        {"plain \xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80 \\n", NULL, NULL},
+        {"a\nb\tc\r", "a\\nb\\tc\\r", "a\nb\tc\\r"},
+        {"\x1b[31m\x07\x7f", "\\x1b[31m\\x07\\u007f", "\\x1b[31m\\x07\\u007f"},
+        {"\xc2\x9b\x33m", "\\u009b3m", "\\u009b3m"},                         /* CSI as one character */
+        {"\xe2\x80\xae<\xe2\x80\xa8", "\\u202e<\\u2028", "\\u202e<\\u2028"}, /* right to left, line separator */
+        {"\x9b\xff\xc3", "\\x9b\\xff\\xc3", "\\x9b\\xff\\xc3"},              /* no UTF-8 */
+        {"\xc1\xa1\xed\xa0\x80", "\\xc1\\xa1\\xed\\xa0\\x80", NULL},         /* overlong, a surrogate */
+        {"\xe0\x80\x8a\xf4\x90\x80\x80", "\\xe0\\x80\\x8a\\xf4\\x90\\x80\\x80", NULL}, /* overlong, beyond Unicode */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *line = cases[i].line ? cases[i].line : cases[i].text;
+        const char *block = cases[i].block ? cases[i].block : line;
+        lp_text text = {0};
+        lp_error err = {0};
+        assert_int_equal(lp_text_add_printable(&text, cases[i].text, LP_PRINT_LINE, &err), LP_OK);
+        assert_string_equal(lp_text_get(&text), line);
+        lp_text_clear(&text);
+        assert_int_equal(lp_text_add_printable(&text, cases[i].text, LP_PRINT_BLOCK, &err), LP_OK);
+        assert_string_equal(lp_text_get(&text), block);
+        lp_text_release(&text);
+    }
+    char room[6];
+    assert_int_equal(lp_printable("abc\x1b-", 5, LP_PRINT_LINE, room, sizeof room), 8);
+    assert_string_equal(room, "abc"); /* no half of an escape, and nothing after it */
+    assert_int_equal(lp_printable("", 0, LP_PRINT_LINE, room, sizeof room), 0);
+    assert_string_equal(room, "");
+}
+
+static void test_numbers(void **state) {
+    (void)state;
+    static const char *const refused[] = {
+        "", " 1", "1 ", "+1", "1x", "0x10", "--1", "1.", "1.0", "1e3", "x", "- 1", "9223372036854775808", "nan"};
+    static const struct {
+        const char *text;
+        double value;
+    } numbers[] = {{"32", 32}, {"-0.5", -0.5}, {"1e-3", 1e-3}, {".5", 0.5}, {"2.E+2", 200}, {"007", 7}};
+    static const char *const no_numbers[] = {"",   "32x", "1e", "1e400", "inf", "nan", "0x1p3", " 1",
+                                             "1 ", "+1",  ".",  "1,5",   "-",   "e5",  "1e+",   "1.5.2"};
+    int64_t integer = 77;
+    double number = 77;
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (lp_read_integer(refused[i], INT64_MIN, INT64_MAX, &integer) || integer != 77)
+            fail_msg("\"%s\" was read", refused[i]);
+    assert_true(lp_read_integer("-12", -12, 5, &integer) && integer == -12);
+    assert_false(lp_read_integer("-13", -12, 5, &integer));
+    assert_false(lp_read_integer("6", -12, 5, &integer));
+    assert_true(lp_read_integer("9223372036854775807", 0, INT64_MAX, &integer) && integer == INT64_MAX);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (!lp_read_number(numbers[i].text, &number) || number != numbers[i].value)
+            fail_msg("\"%s\": expected %g, found %g", numbers[i].text, numbers[i].value, number);
+    for (size_t i = 0; i < sizeof no_numbers / sizeof no_numbers[0]; i++)
+        if (lp_read_number(no_numbers[i], &number)) fail_msg("\"%s\" was read", no_numbers[i]);
+    const char *list = "12,3";
+    assert_true(lp_take_integer(&list, 12, &integer) && integer == 12 && strcmp(list, ",3") == 0);
+    assert_false(lp_take_integer(&list, 12, &integer));
+    list = "7";
+    assert_false(lp_take_integer(&list, 6, &integer));
 }
 
 /* FIPS 180-4's examples. */
@@ -331,8 +398,8 @@ static void test_files(void **state) {
     lp_text text = {0};
     lp_mapped_file map = {0};
     char hex[LP_SHA256_HEX];
-    assert_int_equal(lp_file_write(name, "first", 5, &err), LP_OK);
-    assert_int_equal(lp_file_write(name, "abc", 3, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "first", 5, LP_OUTPUT_OWN, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "abc", 3, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_read(name, 3, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "abc");
     assert_int_equal(lp_file_read(name, 2, &text, &err), LP_ERR_VALUE);
@@ -343,7 +410,7 @@ static void test_files(void **state) {
     lp_file_unmap(&map);
     assert_int_equal(lp_sha256_of_file(name, hex, &err), LP_OK);
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert_int_equal(lp_file_write(name, "", 0, &err), LP_OK);
+    assert_int_equal(lp_output_write(name, "", 0, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_map(name, &map, &err), LP_OK);
     assert_int_equal(map.size, 0);
     assert_non_null(map.data);
@@ -367,18 +434,13 @@ static void test_failed_write(void **state) {
     (void)state;
     lp_error err = {0};
     lp_text text = {0};
-    assert_int_equal(lp_file_write("test_base.missing/x", "a", 1, &err), LP_ERR_IO);
+    assert_int_equal(lp_output_write("test_base.missing/x", "a", 1, LP_OUTPUT_OWN, &err), LP_ERR_IO);
     assert_string_equal(err.text, "test_base.missing/x: cannot write: No such file or directory");
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x", &err), LP_OK);
-    assert_int_equal(lp_file_write("test_base.dir/a/b", "a", 1, &err), LP_ERR_IO); /* a folder is in the way */
-    char temporary[64];
-    snprintf(temporary, sizeof temporary, "test_base.dir/a/b.tmp");
-    assert_int_equal(lp_path_look(temporary), LP_PATH_MISSING);
-    /* What a killed process left behind goes with the next write. */
-    assert_int_equal(lp_file_write("test_base.dir/a/b/x.tmp", "half of something long", 22, &err), LP_OK);
-    assert_int_equal(lp_file_write("test_base.dir/a/b/x", "a", 1, &err), LP_OK);
-    assert_int_equal(lp_path_look("test_base.dir/a/b/x.tmp"), LP_PATH_MISSING);
+    assert_int_equal(lp_output_write("test_base.dir/a/b", "a", 1, LP_OUTPUT_OWN, &err), LP_ERR_VALUE);
+    assert_string_equal(err.text, "test_base.dir/a/b: expected a file, found a folder (test_base.dir/a/b)");
+    assert_int_equal(lp_output_write("test_base.dir/a/b/x", "a", 1, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_file_read("test_base.dir/a/b/x", 1, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "a");
     assert_int_equal(lp_path_make_folder_for("test_base.dir/a/b/x/y", &err), LP_ERR_IO);
@@ -403,19 +465,18 @@ static void test_write_to_links_and_pipes(void **state) {
     assert_int_equal(mkfifo(pipe_name, 0600), 0);
     int fd = open(pipe_name, O_RDWR | O_NONBLOCK);
     assert_true(fd >= 0);
-    if (lp_file_write(pipe_name, "abc", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(pipe_name, "abc", 3, LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(read(fd, found, sizeof found), 3);
     assert_memory_equal(found, "abc", 3);
     close(fd);
     assert_int_equal(lp_path_look(pipe_name), LP_PATH_OTHER);
-    assert_int_equal(lp_file_write(file_name, "old", 3, &err), LP_OK);
+    assert_int_equal(lp_output_write(file_name, "old", 3, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(symlink(file_name, link_name), 0);
-    if (lp_file_write(link_name, "new", 3, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(link_name, "new", 3, LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(lstat(link_name, &info), 0);
     assert_true(S_ISLNK(info.st_mode));
     assert_int_equal(lp_file_read(file_name, 100, &text, &err), LP_OK);
     assert_string_equal(lp_text_get(&text), "new");
-    assert_int_equal(lp_path_look("test_base.link.tmp"), LP_PATH_MISSING);
     lp_text_release(&text);
     unlink(pipe_name);
     unlink(link_name);
@@ -445,6 +506,49 @@ static void test_paths(void **state) {
     }
 }
 
+/* Links and folders that exist are followed; the rest is text. As deep as a path may be. */
+static void test_resolve(void **state) {
+    (void)state;
+    static const struct {
+        const char *path, *end;
+    } cases[] = {{"test_base.dir/real/x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/x", "/test_base.dir/real/x"},
+                 {"./test_base.dir//link/./x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/new/../x", "/test_base.dir/real/x"},
+                 {"test_base.dir/link/../x", "/test_base.dir/x"},
+                 {"test_base.dir/link", "/test_base.dir/real"},
+                 {"test_base.dir/chain", "/test_base.dir/real/none"},
+                 {"test_base.new", "/test_base.new"}};
+    lp_error err = {0};
+    char *out = NULL;
+    assert_int_equal(lp_path_make_folder_for("test_base.dir/real/x", &err), LP_OK);
+    assert_int_equal(symlink("real", "test_base.dir/link"), 0);
+    assert_int_equal(symlink("dangling", "test_base.dir/chain"), 0);
+    assert_int_equal(symlink("link/none", "test_base.dir/dangling"), 0);
+    char *here = realpath(".", NULL);
+    assert_non_null(here);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(lp_path_resolve(cases[i].path, &out, &err), LP_OK);
+        if (strncmp(out, here, strlen(here)) != 0 || strcmp(out + strlen(here), cases[i].end) != 0)
+            fail_msg("%s: found %s", cases[i].path, out);
+        lp_mem_free(out);
+    }
+    free(here);
+    assert_int_equal(lp_path_resolve("/../..//no such/../x", &out, &err), LP_OK);
+    assert_string_equal(out, "/x");
+    lp_mem_free(out);
+    char deep[2 * 2000 + 2] = "/";
+    for (size_t i = 0; i < 2000; i++) memcpy(deep + 1 + 2 * i, i == 0 ? "n/" : "d/", 2);
+    deep[2 * 2000] = '\0';
+    assert_int_equal(lp_path_resolve(deep, &out, &err), LP_OK);
+    assert_string_equal(out, deep);
+    lp_mem_free(out);
+    static const char *const links[] = {"test_base.dir/link", "test_base.dir/chain", "test_base.dir/dangling"};
+    for (size_t i = 0; i < 3; i++) assert_int_equal(unlink(links[i]), 0);
+    assert_int_equal(rmdir("test_base.dir/real"), 0);
+    assert_int_equal(rmdir("test_base.dir"), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_widen_every_value),
                                        cmocka_unit_test(test_narrow_every_boundary),
@@ -455,11 +559,14 @@ int main(void) {
                                        cmocka_unit_test(test_grow),
                                        cmocka_unit_test(test_text),
                                        cmocka_unit_test(test_errors),
+                                       cmocka_unit_test(test_printable),
+                                       cmocka_unit_test(test_numbers),
                                        cmocka_unit_test(test_digest),
                                        cmocka_unit_test(test_checksum),
                                        cmocka_unit_test(test_files),
                                        cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_write_to_links_and_pipes),
-                                       cmocka_unit_test(test_paths)};
+                                       cmocka_unit_test(test_paths),
+                                       cmocka_unit_test(test_resolve)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

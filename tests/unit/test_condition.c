@@ -382,6 +382,31 @@ static void test_absent(void **state) {
     }
 }
 
+/* An answer of three positions; of a run whose answer is not known yet, none is absent. */
+static void test_absent_answer(void **state) {
+    (void)state;
+    static const struct {
+        int32_t index, n_answer;
+        bool absent;
+    } cases[] = {{0, 3, false}, {2, 3, false}, {3, 3, true}, {3, 0, false}, {LP_INDEX_ALL, 3, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        lp_condition_set set = {0};
+        lp_edit_sequence events = {0};
+        lp_error err = {0};
+        lp_run_shape shape = shape_of(CODI, true);
+        lp_replacement list[] = {THOUGHT(1, V, 0), THOUGHT(cases[i].index, V, 0)};
+        list[1].at.phase = list[1].from.phase = LP_PHASE_ANSWER;
+        shape.n_answer = cases[i].n_answer;
+        add(&set, "one", LP_DENOISE, list, 2);
+        assert_int_equal(lp_condition_effective(&set, 0, &shape, &events, &err), LP_OK);
+        if (events.absent != cases[i].absent || events.n != (cases[i].absent ? 0 : 2))
+            fail_msg("answer %d of %d: absent is %d, %zu events", cases[i].index, cases[i].n_answer, events.absent,
+                     events.n);
+        lp_edit_sequence_release(&events);
+        lp_condition_set_release(&set);
+    }
+}
+
 static void add_first(lp_condition_set *set, const char *name, lp_direction direction, int32_t n, int32_t layer) {
     lp_replacement list[T];
     for (int32_t t = 0; t < n; t++) list[t] = THOUGHT(t, RESID_POST, layer);
@@ -465,6 +490,6 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dead_and_wiped), cmocka_unit_test(test_resolution),
                                        cmocka_unit_test(test_all_positions),  cmocka_unit_test(test_refusals),
                                        cmocka_unit_test(test_compare),        cmocka_unit_test(test_prompt_lengths),
-                                       cmocka_unit_test(test_absent)};
+                                       cmocka_unit_test(test_absent),         cmocka_unit_test(test_absent_answer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

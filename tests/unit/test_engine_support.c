@@ -37,7 +37,7 @@ static lp_address draw_address(dice *d, const lp_model_config *config, int32_t n
         return at;
     }
     switch (at.phase) {
-    /* Some lie outside the prompt, from either end, and some behind most answers. */
+    /* Some lie outside the prompt, from either end, and some after most answers. */
     case LP_PHASE_PROMPT: at.index = roll(d, 2) ? -1 - roll(d, n_prompt + 2) : roll(d, n_prompt + 4); break;
     case LP_PHASE_THOUGHT: at.index = roll(d, n_steps); break;
     case LP_PHASE_ANSWER: at.index = roll(d, 6) ? roll(d, 5) : roll(d, 20); break;

@@ -479,7 +479,7 @@ static void test_early_stop(void **state) {
     assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_ERR_VALUE);
     assert_string_equal(
         err.text,
-        "sweep.conditions: condition denoise/clean/replace/resid_post/L1/first:2/stop:1: a step behind the end "
+        "sweep.conditions: condition denoise/clean/replace/resid_post/L1/first:2/stop:1: a step beyond the end "
         "of the run (1 steps)");
     drop(&w);
     make(&w, "1", "all", LP_MAX_STEPS);

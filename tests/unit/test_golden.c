@@ -1,7 +1,7 @@
 /* Parity of the reference executor with transformers + peft (tests/golden/README.md): every vector of every position of
  * every phase, all logits, all tokens; for each golden file that is there.
  *
- * The bound is 1e-5 for each tensor of a question, in max abs error / max abs value (DESIGN 7) and in relative L2. The
+ * The bound is 1e-5 for each tensor of a question, in max abs error / max abs value and in relative L2. The
  * golden questions are such that the golden software's own float32 is within 1.5e-6 of its float64. A wrong formula is
  * off by 1e-3 and more. */
 #include "base/file.h"
@@ -147,7 +147,7 @@ static void list_sites(const lp_model_config *c, kept_site out[LP_N_SITES]) {
 }
 
 /* Everything of one question's run. Vectors lie site after site, in the order of list_sites, each [positions + 1,
- * layers, width]; the last position is one behind the end, where nothing may be captured. */
+ * layers, width]; the last position is one beyond the end, where nothing may be captured. */
 typedef struct {
     kept_site sites[LP_N_SITES];
     size_t begin[LP_N_SITES + 1]; /* floats */
@@ -227,7 +227,7 @@ static void compare_vectors(fixture *f, int q, const recording *r) {
         size_t block = (size_t)site->n_layers * width;
         size_t n = block * (size_t)r->n_positions;
         for (size_t i = n; i < n + block; i++)
-            if (!isnan(got[i])) fail_msg("%s: captured behind the end of the answer", site->tensor);
+            if (!isnan(got[i])) fail_msg("%s: captured beyond the end of the answer", site->tensor);
         if (!golden_tensor(&f->tensors, "q%d.%s", q, site->tensor)) continue;
         const lp_tensor *tensor = golden_need(&f->tensors, LP_F32, "q%d.%s", q, site->tensor);
         size_t stride = (size_t)site->n_rows * width;

@@ -1,6 +1,6 @@
 /* src/base/host: limits of control groups below a made-up root, of Slurm, and shares of CPUs. */
-#include "base/file.h"
 #include "base/host.h"
+#include "base/output.h"
 #include "base/text.h"
 
 #include <setjmp.h>
@@ -15,7 +15,7 @@ static void put(const char *path, const char *text) {
     lp_error err = {0};
     snprintf(name, sizeof name, "%s%s", root, path);
     assert_int_equal(lp_path_make_folder_for(name, &err), LP_OK);
-    if (lp_file_write(name, text, strlen(text), &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(name, text, strlen(text), LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
 }
 
 #define V1_MOUNTS                                                                                                      \

@@ -1,8 +1,8 @@
 /* Job files: every key with its default and its value, every refusal with its message, --set, paths. */
 #include "job/job.h"
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -18,7 +18,7 @@
 static const char path[] = "jobs/some/job.json";
 
 static lp_status parse(const char *text, const char *const *settings, size_t n, lp_job *job, lp_error *err) {
-    /* An exact copy, so that the address sanitizer sees a read behind the end. */
+    /* An exact copy, so that the address sanitizer sees a read beyond the end. */
     size_t size = strlen(text);
     char *copy = malloc(size ? size : 1);
     assert_non_null(copy);
@@ -223,14 +223,14 @@ static void test_refusals(void **state) {
     (void)state;
     static const struct {
         const char *text;
-        const char *message; /* behind "jobs/some/job.json" */
+        const char *message; /* after "jobs/some/job.json" */
     } cases[] = {
         {"", ":1:1: malformed JSON"},
         {"[]", ": $: expected an object, found []"},
         {"{" LEAST ",}", ":1:"},
         {"{" LEAST ",\"models\":{}}",
          ": $: unknown key \"models\" (known: model, protocol, pairs, store, sweep, decode, "
-         "metrics, readout, results, classifier, engine, comment)"},
+         "metrics, readout, results, classifier, engine, $schema, comment)"},
         {"{\"pairs\":{\"file\":\"p\"}}", ": $: the key \"model\" is missing"},
         {"{\"model\":1}", ": $.model: expected an object, found 1"},
         {"{\"model\":{}}", ": $.model: the key \"base\" is missing"},
@@ -239,7 +239,8 @@ static void test_refusals(void **state) {
         {"{\"model\":{\"base\":\"b\",\"Codi\":\"c\"}}", ": $.model: unknown key \"Codi\""},
         {"{\"model\":{\"base\":\"b\",\"codi\":[]}}", ": $.model.codi: expected a string, found []"},
         {"{\"model\":{\"base\":\"b\",\"lora\":128}}", ": $.model.lora: expected an object, found 128"},
-        {"{\"model\":{\"base\":\"b\",\"lora\":{\"r\":1}}}", ": $.model.lora: unknown key \"r\" (known: rank, alpha)"},
+        {"{\"model\":{\"base\":\"b\",\"lora\":{\"r\":1}}}",
+         ": $.model.lora: unknown key \"r\" (known: rank, alpha, comment)"},
         {"{\"model\":{\"base\":\"b\",\"lora\":{\"rank\":0}}}",
          ": $.model.lora.rank: expected an integer from 1 to 65536, found 0"},
         {"{\"model\":{\"base\":\"b\",\"lora\":{\"rank\":1.5}}}", ": $.model.lora.rank: expected an integer"},
@@ -480,7 +481,7 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":0}",
          AT ".stop_after: expected an integer from 1 to 6"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"stop_after\":2}",
-         ": $.sweep.conditions: condition denoise/clean/replace/k/L1/all/stop:2: a step behind the end of the run (2 "
+         ": $.sweep.conditions: condition denoise/clean/replace/k/L1/all/stop:2: a step beyond the end of the run (2 "
          "steps)"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -614,7 +615,7 @@ static void test_load(void **state) {
     assert_int_equal(lp_job_load("no/such/job.json", NULL, 0, &job, &err), LP_ERR_IO);
     assert_string_equal(err.text, "no/such/job.json: cannot open: No such file or directory");
     const char text[] = "{" LEAST "}";
-    assert_int_equal(lp_file_write("test_job.tmp.json", text, sizeof text - 1, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_job.tmp.json", text, sizeof text - 1, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_job_load("test_job.tmp.json", NULL, 0, &job, &err), LP_OK);
     assert_string_equal(job.model.base, "m/base");
     assert_string_equal(job.folder, ".");

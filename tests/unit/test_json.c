@@ -1,7 +1,7 @@
 /* JSON input: malformed text with its place, what cJSON would let through, and the getters' messages. */
 #include "base/json.h"
 
-#include "base/file.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -32,6 +32,13 @@ static void test_malformed(void **state) {
         {BYTES("{\n \"a\": 1,\n \"b\": x\n}"), "f.json:3:7: malformed JSON"},
         {BYTES("{\"a\": 1\n \"b\": 2}"), "f.json:2:2: malformed JSON"},
         {BYTES("[1, 2,, 3]"), "f.json:1:7: malformed JSON"},
+        {BYTES("[1, 064]"), "f.json:1:5: malformed JSON: a number"},
+        {BYTES("{\"a\": 64.}"), "f.json:1:7: malformed JSON: a number"},
+        {BYTES("[.5]"), "f.json:1:2: malformed JSON: a number"},
+        {BYTES("[+5]"), "f.json:1:2: malformed JSON: a number"},
+        {BYTES("[1e]"), "f.json:1:2: malformed JSON: a number"},
+        {BYTES("[-]"), "f.json:1:2: malformed JSON: a number"},
+        {BYTES("[1.2.3]"), "f.json:1:2: malformed JSON: a number"},
         {BYTES("[1, 2,]"), "f.json:1:"},
         {BYTES("nul"), "f.json:1:1: malformed JSON"},
         {BYTES("'a'"), "f.json:1:1: malformed JSON"},
@@ -239,7 +246,7 @@ static void test_load(void **state) {
     lp_error err = {0};
     assert_int_equal(lp_json_load("test_json.none", 100, &document, &root, &err), LP_ERR_IO);
     assert_string_equal(err.text, "test_json.none: cannot open: No such file or directory");
-    assert_int_equal(lp_file_write("test_json.tmp", "[1,\n2,\n!]", 9, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_json.tmp", "[1,\n2,\n!]", 9, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_json_load("test_json.tmp", 8, &document, &root, &err), LP_ERR_VALUE);
     assert_string_equal(err.text, "test_json.tmp: too large: 9 bytes, at most 8");
     assert_int_equal(lp_json_load("test_json.tmp", 9, &document, &root, &err), LP_ERR_FORMAT);

@@ -1,5 +1,5 @@
 /* The logit lens: the rule of its ranking, and parity with transformers + peft (tests/golden/README.md) at the last
- * prompt position and each thought step, behind each layer, for each executor.
+ * prompt position and each thought step, after each layer, for each executor.
  *
  * Bound of a log-probability: 1e-4, or 1e-5 of its own size where that is more, as of the metrics
  * (test_patched_golden): logits of these states agree to 1e-5 of their largest, which is some units. Tokens are

@@ -6,12 +6,13 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
+#include "base/output.h"
 #include "store/lock.h"
 
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -21,7 +22,7 @@ static char path[128];
 
 static void write_lock(const char *text) {
     lp_error err = {0};
-    if (lp_file_write(path, text, strlen(text), &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(path, text, strlen(text), LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
 }
 
 static void write_holder(const char *host, long pid, const char *job, int restart) {
@@ -151,17 +152,65 @@ static void old_locks(void **state) {
     }
 }
 
-/* A file that says nothing, or nonsense: its maker died while it wrote. */
-static void damaged_lock_is_replaced(void **state) {
+/* The maker of an empty file died before it wrote. Other contents are somebody's. */
+static void a_file_that_is_no_lock(void **state) {
     (void)state;
-    const char *const contents[] = {"", "{", "[]", "{\"host\":5}", "\xff\xfe"};
+    const char *const contents[] = {"", "{", "[]", "{\"host\":5}", "\xff\xfe", "{\"host\": \"h\", \"pid\": 3}"};
     for (size_t i = 0; i < sizeof contents / sizeof *contents; i++) {
         lp_lock *lock = NULL;
         lp_error err = {0};
+        lp_text text = {0};
         write_lock(contents[i]);
-        if (lp_lock_take(output, &lock, &err) != LP_OK) fail_msg("%s", err.text);
+        lp_status found = lp_lock_take(output, &lock, &err);
+        if (found != (i == 0 ? LP_OK : LP_ERR_BUSY)) fail_msg("\"%s\": %s", contents[i], err.text);
         lp_lock_release(lock);
+        if (i == 0) continue;
+        assert_non_null(strstr(err.text, "expected a lock file, found other contents"));
+        assert_int_equal(lp_file_read(path, 100, &text, &err), LP_OK);
+        assert_string_equal(lp_text_get(&text), contents[i]);
+        lp_text_release(&text);
     }
+    assert_int_equal(unlink(path), 0);
+}
+
+static void a_link_is_no_lock(void **state) {
+    (void)state;
+    lp_lock *lock = NULL;
+    lp_error err = {0};
+    assert_int_equal(symlink("victim", path), 0);
+    assert_int_equal(lp_lock_take(output, &lock, &err), LP_ERR_BUSY);
+    assert_non_null(strstr(err.text, "expected a lock file, found a symbolic link"));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(lp_lock_take(output, &lock, &err), LP_ERR_BUSY);
+    assert_non_null(strstr(err.text, "expected a lock file, found something that is no file"));
+    assert_int_equal(unlink(path), 0);
+}
+
+/* One file by another name: a link to it, or a hard link. */
+static void the_lock_is_the_files(void **state) {
+    (void)state;
+    lp_text link_name = {0}, hard = {0};
+    lp_lock *lock = NULL, *second = NULL;
+    lp_error err = {0};
+    assert_int_equal(lp_text_format(&link_name, &err, "%s.link", output), LP_OK);
+    assert_int_equal(lp_text_format(&hard, &err, "%s.hard", output), LP_OK);
+    assert_int_equal(lp_output_write(output, "x", 1, LP_OUTPUT_OWN, &err), LP_OK);
+    assert_int_equal(symlink("x.store.h5", link_name.data), 0);
+    assert_int_equal(link(output, hard.data), 0);
+    if (lp_lock_take(link_name.data, &lock, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_lock_take(output, &second, &err), LP_ERR_BUSY);
+    assert_non_null(strstr(err.text, "in use by another job: host"));
+    assert_int_equal(lp_lock_take(hard.data, &second, &err), LP_ERR_BUSY);
+    assert_non_null(strstr(err.text, "in use by another job, which has another name for the file"));
+    lp_lock_release(lock);
+    if (lp_lock_take(hard.data, &second, &err) != LP_OK) fail_msg("%s", err.text);
+    lp_lock_release(second);
+    unlink(link_name.data);
+    unlink(hard.data);
+    unlink(output);
+    lp_text_release(&link_name);
+    lp_text_release(&hard);
 }
 
 static void unwritable_folder_is_said(void **state) {
@@ -207,7 +256,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(second_job_is_refused, clear, clear),
         cmocka_unit_test_setup_teardown(killed_holder_is_replaced, clear, clear),
         cmocka_unit_test_setup_teardown(old_locks, clear, clear),
-        cmocka_unit_test_setup_teardown(damaged_lock_is_replaced, clear, clear),
+        cmocka_unit_test_setup_teardown(a_file_that_is_no_lock, clear, clear),
+        cmocka_unit_test_setup_teardown(a_link_is_no_lock, clear, clear),
+        cmocka_unit_test_setup_teardown(the_lock_is_the_files, clear, clear),
         cmocka_unit_test_setup_teardown(unwritable_folder_is_said, clear, clear),
         cmocka_unit_test_setup_teardown(many_at_once, clear, clear),
     };

@@ -113,7 +113,7 @@ static void test_negative_numbers(void **state) {
     enum { MOST = 4, END = 0 };
     static const struct {
         const char *tokenizer, *answer;
-        int32_t index, clean[MOST], corrupted[MOST]; /* END behind the last; nothing before it: no such answer */
+        int32_t index, clean[MOST], corrupted[MOST]; /* END after the last; nothing before it: no such answer */
     } cases[] = {
         {"gpt2", "The answer is: -7", 4, {1105}, {532, 22}},
         {"gpt2", "The answer is: 12", 4, {1105}, {532, 22}},

@@ -111,7 +111,7 @@ static void test_kl_needs_an_unpatched_run(void **state) {
         if (!(kl > 0) || f.results[1].metrics[LP_METRIC_KL] != 0 || f.results[2].metrics[LP_METRIC_KL] != 0)
             fail_msg("position %d: KL %g of the patched run, %g and %g of the unpatched ones", i, (double)kl,
                      (double)f.results[1].metrics[LP_METRIC_KL], (double)f.results[2].metrics[LP_METRIC_KL]);
-        /* eos behind the number makes the whole answer less likely than its only token. */
+        /* eos after the number makes the whole answer less likely than its only token. */
         assert_true(f.results[0].metrics[LP_METRIC_ANSWER_CLEAN] < f.results[0].metrics[LP_METRIC_LOGPROB_CLEAN]);
         execute(&f, runs, 1, &positions[i]);
         assert_true(isnan(f.results[0].metrics[LP_METRIC_KL]));
@@ -146,7 +146,7 @@ static void test_answers_at_the_end_of_the_context(void **state) {
                                     .clean = {number + 1, N_NUMBER}, /* one token shorter */
                                     .corrupted = {number, N_NUMBER + 1},
                                     .whole_answers = true};
-    int32_t before = (int32_t)f.prompt.n + 6; /* the start of the answer is fed behind these */
+    int32_t before = (int32_t)f.prompt.n + 6; /* the start of the answer is fed after these */
     int32_t long_enough = before + 1 + metric_at.index + N_NUMBER;
     for (int batched = 0; batched < 2; batched++) {
         float plenty[2][LP_N_METRICS];

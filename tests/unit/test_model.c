@@ -1,9 +1,9 @@
 /* Loading whole models: what lp_model_load makes of checkpoints that transformers, peft, safetensors and torch.save
  * wrote (tests/model_fixtures.py), against the weights of peft's merge_and_unload. */
 #include "base/digest.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "model/model.h"
 
 #include <math.h>
@@ -382,11 +382,11 @@ static void test_digests_beside(void **state) {
     snprintf(config, sizeof config, "%s/config.json", folder);
     snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
     assert_int_equal(lp_file_read(FIXTURES "gpt2-base/model.safetensors", 1 << 20, &bytes, &err), LP_OK);
-    assert_int_equal(lp_file_write(weights, bytes.data, bytes.length, &err), LP_OK);
+    assert_int_equal(lp_output_write(weights, bytes.data, bytes.length, LP_OUTPUT_OWN, &err), LP_OK);
     lp_text_clear(&bytes);
     assert_int_equal(lp_file_read(FIXTURES "gpt2-base/config.json", 1 << 20, &bytes, &err), LP_OK);
     while (bytes.length < 9u << 20) assert_int_equal(lp_text_add(&bytes, "\n         ", 10, &err), LP_OK);
-    assert_int_equal(lp_file_write(config, bytes.data, bytes.length, &err), LP_OK);
+    assert_int_equal(lp_output_write(config, bytes.data, bytes.length, LP_OUTPUT_OWN, &err), LP_OK);
     lp_model_source source = {.base = folder, .with_digests = true};
     if (lp_model_load(&source, &model, &err) != LP_OK) fail_msg("%s", err.text);
     if (lp_model_digests(&model, &digests, &err) != LP_OK) fail_msg("%s", err.text);

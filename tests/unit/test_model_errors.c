@@ -1,7 +1,7 @@
 /* Checkpoints that must not load: each case copies good files to a folder of its own, breaks them in one place, and
  * asserts the line that a person gets to see. */
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "model/model.h"
 
 #include <setjmp.h>
@@ -216,7 +216,7 @@ static void copy_file(const char *folder, const copy *c) {
     if (lp_file_read(from.data, 1 << 20, &bytes, &err) != LP_OK) fail_msg("%s", err.text);
     if (c->find && c->replace) replace_once(&bytes, c->find, c->replace);
     if (lp_path_make_folder_for(to.data, &err) != LP_OK) fail_msg("%s", err.text);
-    if (lp_file_write(to.data, bytes.data, bytes.length, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_output_write(to.data, bytes.data, bytes.length, LP_OUTPUT_OWN, &err) != LP_OK) fail_msg("%s", err.text);
     lp_text_release(&from);
     lp_text_release(&to);
     lp_text_release(&bytes);
@@ -303,7 +303,7 @@ static void test_not_finite(void **state) {
         assert_non_null(entry);
         size_t begin = strtoull(strstr(entry, "data_offsets\":[") + strlen("data_offsets\":["), NULL, 10);
         memcpy(bytes.data + sizeof n_header + n_header + begin, &cases[i].bits, sizeof cases[i].bits);
-        assert_int_equal(lp_file_write(path, bytes.data, bytes.length, &err), LP_OK);
+        assert_int_equal(lp_output_write(path, bytes.data, bytes.length, LP_OUTPUT_OWN, &err), LP_OK);
         lp_status status = try_load(folder, &c, &err);
         remove_folder(folder, &c);
         lp_text_release(&bytes);

@@ -1,7 +1,7 @@
 /* .npy files with the headers that numpy writes, byte for byte, and damaged ones. */
-#include "base/file.h"
 #include "base/memory.h"
 #include "base/npy.h"
+#include "base/output.h"
 
 #include <setjmp.h>
 #include <unistd.h>
@@ -83,7 +83,7 @@ static void test_other_forms(void **state) {
     assert_int_equal(n, 0);
     lp_mem_free(out);
     out = NULL;
-    assert_int_equal(lp_file_write("test_npy.tmp", file, size, &err), LP_OK);
+    assert_int_equal(lp_output_write("test_npy.tmp", file, size, LP_OUTPUT_OWN, &err), LP_OK);
     assert_int_equal(lp_npy_read_f32("test_npy.tmp", &out, &n, &err), LP_OK);
     lp_mem_free(out);
     assert_int_equal(unlink("test_npy.tmp"), 0);
@@ -102,10 +102,19 @@ static void test_refusals(void **state) {
     } cases[] = {
         {"{'descr': '<i4', 'fortran_order': False, 'shape': (1,), }", numbers, 4,
          "v.npy: expected dtype float16, float32 or "
-         "float64, found {'descr': '<i4'"},
+         "float64, found '<i4'"},
         {"{'descr': '>f4', 'fortran_order': False, 'shape': (1,), }", numbers, 4, "v.npy: expected dtype float16"},
-        {"{'descr': '<f4', 'fortran_order': False, }", numbers, 4, "v.npy: header has no shape"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, }", numbers, 4, "v.npy: header has no shape"},
+        {"{'descr': '<f4', 'fortran_order': False, }", numbers, 4,
+         "v.npy: header: expected descr, fortran_order and shape"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, }", numbers, 4, "v.npy: header: expected a shape"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1), }", numbers, 4, "v.npy: header: expected a shape"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (0x1,), }", numbers, 4, "v.npy: header: expected a shape"},
+        {"{'descr': '<f4', 'fortran_order': 0, 'shape': (1,), }", numbers, 4, "v.npy: header: expected descr"},
+        {"{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (1,), }", numbers, 4,
+         "v.npy: header: expected descr"},
+        {"{'x': '<f4', 'fortran_order': False, 'shape': (1,), 'y': '<f4'}", numbers, 4,
+         "v.npy: header: expected descr"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), } 1", numbers, 4, "v.npy: header: expected descr"},
         {"{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", numbers, 4, "v.npy: expected C order"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", numbers, 12,
          "v.npy: expected 8 bytes of data, found 12"},

@@ -6,8 +6,8 @@
 
 #include <cmocka.h>
 
-#include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "problems/pair_make.h"
 #include "problems/pair_template.h"
 #include "problems/pair_write.h"
@@ -20,7 +20,7 @@ static const char *write_file(const char *name, const char *text) {
     static char path[256];
     lp_error error;
     snprintf(path, sizeof path, "pairs-%ld-%s", (long)getpid(), name);
-    assert_int_equal(lp_file_write(path, text, strlen(text), &error), LP_OK);
+    assert_int_equal(lp_output_write(path, text, strlen(text), LP_OUTPUT_OWN, &error), LP_OK);
     return path;
 }
 
@@ -53,6 +53,25 @@ static void source_formats(void **state) {
         assert_true(list.items[0].has_answer);
         assert_int_equal(list.items[0].answer.n, cases[i].answer);
         assert_false(list.items[0].has_variant_answer);
+        lp_problems_release(&list);
+    }
+}
+
+/* Answers that exact arithmetic does not hold: the problem has none. */
+static void source_answers(void **state) {
+    (void)state;
+    static const char *const answers[] = {"0.00001", "1e15", "-1e15", "1e-320", "0.1234567890123456789"};
+    static const bool has_answer[] = {false, false, false, false, true};
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++) {
+        lp_problem_list list = {0};
+        lp_error error = {0};
+        char text[256];
+        snprintf(text, sizeof text,
+                 "[{\"ID\": \"x\", \"Body\": \"b\", \"Question\": \"q\", \"Equation\": \"1\", \"Answer\": %s}]",
+                 answers[i]);
+        if (lp_problems_parse(text, strlen(text), "f", LP_SOURCE_SVAMP, &list, &error) != LP_OK)
+            fail_msg("%s: %s", answers[i], error.text);
+        if (list.items[0].has_answer != has_answer[i]) fail_msg("%s: has_answer is %d", answers[i], !has_answer[i]);
         lp_problems_release(&list);
     }
 }
@@ -328,9 +347,10 @@ static void outside_sources(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(source_formats),  cmocka_unit_test(bad_sources),   cmocka_unit_test(which_and_how_much),
-        cmocka_unit_test(values_left_out), cmocka_unit_test(selection),     cmocka_unit_test(rejections_are_logged),
-        cmocka_unit_test(templates),       cmocka_unit_test(bad_templates), cmocka_unit_test(outside_sources),
+        cmocka_unit_test(source_formats),        cmocka_unit_test(source_answers),  cmocka_unit_test(bad_sources),
+        cmocka_unit_test(which_and_how_much),    cmocka_unit_test(values_left_out), cmocka_unit_test(selection),
+        cmocka_unit_test(rejections_are_logged), cmocka_unit_test(templates),       cmocka_unit_test(bad_templates),
+        cmocka_unit_test(outside_sources),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
  * with the reference implementation in test_golden. */
 #include "thought/protocol.h"
 
-#include "base/file.h"
+#include "base/output.h"
 #include "support/golden.h"
 #include "thought/reference.h"
 
@@ -65,7 +65,8 @@ static void test_tokenizer_config(void **state) {
         lp_vocabulary v = {0};
         lp_error error = {0};
         OK(lp_path_make_folder_for("test_protocol.dir/x", err));
-        OK(lp_file_write("test_protocol.dir/tokenizer_config.json", cases[i].text, strlen(cases[i].text), err));
+        OK(lp_output_write("test_protocol.dir/tokenizer_config.json", cases[i].text, strlen(cases[i].text),
+                           LP_OUTPUT_OWN, err));
         lp_status status = init(&m.model, m.tokenizer, "test_protocol.dir", NULL, &v, &error);
         if (cases[i].message) {
             assert_int_not_equal(status, LP_OK);
@@ -98,7 +99,7 @@ static void test_prompts(void **state) {
     lp_protocol bot_first = golden_protocol("bot-first", 6);
     prompt_of(&m, bot_first, "7 pens?", &plain);
     assert_int_equal(plain.ids[0], m.model.config.bos_id);
-    /* codi adds [eos] bot behind the same tokens. */
+    /* codi adds [eos] bot after the same tokens. */
     prompt_of(&m, golden_protocol("codi", 6), "7 pens?", &other);
     assert_int_equal(other.ids[other.n - 1], m.vocabulary.bot);
     other.n--;

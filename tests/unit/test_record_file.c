@@ -91,12 +91,14 @@ static void assert_pair(lp_record_file *file, int64_t pair) {
     record expected;
     lp_error err = {0};
     fill(&expected, pair);
-    if (lp_record_file_load(file, pair, &err) != LP_OK) fail_msg("pair %lld: %s", (long long)pair, err.text);
-    assert_memory_equal(lp_record_file_field(file, 0), expected.resid, sizeof expected.resid);
-    assert_memory_equal(lp_record_file_field(file, 1), &expected.length, sizeof expected.length);
-    assert_memory_equal(lp_record_file_field(file, 2), &expected.number, sizeof expected.number);
-    assert_memory_equal(lp_record_file_field(file, 3), expected.text, TEXT);
-    assert_memory_equal(lp_record_file_field(file, 4), expected.classes, 5);
+    lp_pair_record found = {0};
+    if (lp_record_file_load(file, pair, &found, &err) != LP_OK) fail_msg("pair %lld: %s", (long long)pair, err.text);
+    assert_memory_equal(lp_pair_record_field(&found, 0), expected.resid, sizeof expected.resid);
+    assert_memory_equal(lp_pair_record_field(&found, 1), &expected.length, sizeof expected.length);
+    assert_memory_equal(lp_pair_record_field(&found, 2), &expected.number, sizeof expected.number);
+    assert_memory_equal(lp_pair_record_field(&found, 3), expected.text, TEXT);
+    assert_memory_equal(lp_pair_record_field(&found, 4), expected.classes, 5);
+    lp_pair_record_release(&found);
 }
 
 static lp_record_file *open_file(bool *created) {
@@ -144,7 +146,9 @@ static void written_is_read_back(void **state) {
         assert_int_equal(lp_record_file_state(file)[i], i % 2 == 0);
         if (i % 2 == 0) assert_pair(file, i);
     }
-    assert_int_equal(lp_record_file_load(file, 1, &err), LP_ERR_VALUE);
+    lp_pair_record loaded = {0};
+    assert_int_equal(lp_record_file_load(file, 1, &loaded, &err), LP_ERR_VALUE);
+    lp_pair_record_release(&loaded);
     assert_non_null(strstr(err.text, "pair 1 is not written yet"));
     assert_string_equal(lp_record_file_provenance(file, "model"), "sha256:abc");
     assert_string_equal(lp_record_file_provenance(file, "finished"), "today");
@@ -255,7 +259,9 @@ static void altered_pair_is_found(void **state) {
     assert_int_equal(pwrite(fd, &byte, 1, at), 1);
     close(fd);
     lp_record_file *file = open_for_reading();
-    assert_int_equal(lp_record_file_load(file, 5, &err), LP_ERR_FORMAT);
+    lp_pair_record loaded = {0};
+    assert_int_equal(lp_record_file_load(file, 5, &loaded, &err), LP_ERR_FORMAT);
+    lp_pair_record_release(&loaded);
     assert_non_null(strstr(err.text, "pair 5 does not fit its checksum: torn or altered"));
     assert_pair(file, 4);
     bool good = true;

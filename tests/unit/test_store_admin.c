@@ -179,15 +179,18 @@ static void assert_same_pairs(const char *one, const char *other, int64_t n) {
     assert_int_equal(lp_record_file_open_read(one, &a, &err), LP_OK);
     if (lp_record_file_open_read(other, &b, &err) != LP_OK) fail_msg("%s", err.text);
     assert_int_equal(lp_record_file_n_done(b), n);
+    lp_pair_record in_a = {0}, in_b = {0};
     for (int64_t i = 0; i < P; i++) {
         assert_int_equal(lp_record_file_state(a)[i], lp_record_file_state(b)[i]);
         if (!lp_record_file_state(a)[i]) continue;
-        assert_int_equal(lp_record_file_load(a, i, &err), LP_OK);
-        if (lp_record_file_load(b, i, &err) != LP_OK) fail_msg("%s", err.text);
+        assert_int_equal(lp_record_file_load(a, i, &in_a, &err), LP_OK);
+        if (lp_record_file_load(b, i, &in_b, &err) != LP_OK) fail_msg("%s", err.text);
         for (size_t f = 0; f < 4; f++)
-            assert_memory_equal(lp_record_file_field(a, f), lp_record_file_field(b, f),
+            assert_memory_equal(lp_pair_record_field(&in_a, f), lp_pair_record_field(&in_b, f),
                                 lp_record_file_field_bytes(a, f));
     }
+    lp_pair_record_release(&in_a);
+    lp_pair_record_release(&in_b);
     lp_record_file_close(a);
     lp_record_file_close(b);
 }
@@ -361,9 +364,11 @@ static void merged_from_shards(void **state) {
         lp_record_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&answers, &n, &bytes, &err), LP_OK);
     assert_true(answers[0] == 0 && answers[P] == 1000);
     lp_mem_free(answers);
-    assert_int_equal(lp_record_file_load(file, P + 1, &err), LP_OK);
+    lp_pair_record record = {0};
+    assert_int_equal(lp_record_file_load(file, P + 1, &record, &err), LP_OK);
     double number = 0;
-    memcpy(&number, lp_record_file_field(file, 1), sizeof number);
+    memcpy(&number, lp_pair_record_field(&record, 1), sizeof number);
+    lp_pair_record_release(&record);
     assert_true(number == 101.0 / 4);
     lp_record_file_close(file);
     lp_text_release(&text);

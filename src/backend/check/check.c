@@ -262,7 +262,7 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_for
     LP_TRY(floats_inside(be, "linear", "x", x, padded, w->n_in, err));
     LP_TRY(floats_inside(be, "linear", "y", y, padded, w->y_stride, err));
     LP_TRY(no_nan("input of linear", x, n, w->n_in, w->n_in, err));
-    /* The rows behind x may be somebody else's: they are put back. Those behind y are anybody's. */
+    /* The rows after x may be somebody else's: they are put back. Those after y are anybody's. */
     size_t behind = (size_t)LP_ROW_PADDING * (size_t)w->n_in;
     float *rest = (float *)(uintptr_t)(x + (int64_t)n * w->n_in);
     LP_TRY(lp_mem_grow(&c->saved, &c->saved_capacity, behind, sizeof(float), "rows", err));

@@ -1,11 +1,12 @@
 #include "backend/cpu/cpu.h"
 
+#include "base/gemm.h"
 #include "base/memory.h"
 
-#include <cblas.h>
 #include <omp.h>
 
 static void cpu_free(lp_backend *be) {
+    lp_mem_free(((lp_backend_cpu *)be)->products);
     lp_mem_free(((lp_backend_cpu *)be)->scratch);
     lp_mem_free(be);
 }
@@ -218,10 +219,11 @@ static lp_status cpu_capture_rows(lp_backend *be, const float *x, int32_t stride
 
 lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
     lp_backend_cpu *cpu = NULL;
-    lp_status status = lp_mem_new(&cpu, 1, sizeof *cpu, "cpu backend", err);
-    if (status != LP_OK) return status;
-    openblas_set_num_threads(1);
+    lp_status status = LP_OK;
+    LP_TRY(lp_gemm_check_setting(err));
+    LP_TRY(lp_mem_new(&cpu, 1, sizeof *cpu, "cpu backend", err));
     cpu->threads = threads > 0 ? threads : omp_get_max_threads();
+    LP_TRY(lp_mem_new(&cpu->products, (size_t)cpu->threads * LP_GEMM_WORKSPACE, sizeof(float), "products", err));
     cpu->base = (lp_backend){.name = "cpu",
                              .description = lp_backend_cpu_describe(),
                              .batch_rows = 1024,
@@ -257,10 +259,13 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .capture_rows = cpu_capture_rows};
     *out = &cpu->base;
     return LP_OK;
+out:
+    lp_mem_free(cpu);
+    return status;
 }
 
 const char *lp_backend_cpu_describe(void) {
-    static char text[160];
-    snprintf(text, sizeof text, "%.100s, kernels %.40s", openblas_get_config(), openblas_get_corename());
+    static char text[64];
+    snprintf(text, sizeof text, "kernels %.40s", lp_gemm_kernels());
     return text;
 }

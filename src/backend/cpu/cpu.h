@@ -1,4 +1,4 @@
-/* The cpu backend: OpenBLAS for matrix products, our own loops for the rest, OpenMP over rows and tiles. */
+/* The cpu backend: base/gemm.h for matrix products, loops over rows for the rest, OpenMP over both. */
 #ifndef LP_BACKEND_CPU_CPU_H
 #define LP_BACKEND_CPU_CPU_H
 
@@ -9,7 +9,8 @@ typedef struct {
     lp_backend base;
     int32_t threads;
     const void *fetched[LP_FETCHES];
-    float *scratch; /* of attention, grown as it is needed */
+    float *products; /* [threads, LP_GEMM_WORKSPACE] */
+    float *scratch;  /* of attention, grown as it is needed */
     size_t scratch_capacity;
 } lp_backend_cpu;
 

@@ -80,7 +80,7 @@ typedef struct {
     int32_t *not_finite; /* set to 1 where a value is NaN or infinity in float32; NULL: not asked */
 } lp_cuda_merge;
 
-/* rows.cu; as_bf16: the result is bf16, rounded to nearest even, with zeros behind width up to a multiple of
+/* rows.cu; as_bf16: the result is bf16, rounded to nearest even, with zeros after width up to a multiple of
  * LP_CUDA_BF16_STEP, which is where its next row begins */
 cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
                               int32_t width, cudaStream_t stream);
@@ -103,7 +103,7 @@ cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width
                                 cudaStream_t stream);
 cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_cuda_capture *captures, int32_t n, float *out,
                                  cudaStream_t stream);
-/* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros behind width */
+/* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros after width */
 cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
                             cudaStream_t stream);
 

@@ -14,7 +14,7 @@ enum {
 int32_t lp_cuda_call_tiles(int64_t n_out, size_t limit_bytes);
 
 /* The calls that cover n rows: call i has *rows rows, a multiple of LP_CUDA_TILE_ROWS, from row *first on. Returns
- * false behind the last. The rows behind n are filling: fewer than LP_CUDA_TILE_ROWS. */
+ * false after the last. The rows after n are filling: fewer than LP_CUDA_TILE_ROWS. */
 bool lp_cuda_call(int32_t n, int32_t call_tiles, int32_t i, int32_t *first, int32_t *rows);
 
 /* Pinned memory in segments. Copies are packed into the current segment; one that does not fit goes to the next, which

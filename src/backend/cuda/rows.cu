@@ -77,7 +77,7 @@ __device__ float block_max(float value, float *shared) {
     return most;
 }
 
-// Rows of results: floats, or bf16 with zeros behind them.
+// Rows of results: floats, or bf16 with zeros after them.
 template <typename T> __device__ inline int32_t row_stride(int32_t width) {
     return sizeof(T) == 4 ? width : (width + LP_CUDA_BF16_STEP - 1) / LP_CUDA_BF16_STEP * LP_CUDA_BF16_STEP;
 }
@@ -174,7 +174,7 @@ __device__ inline bf16_four round_four(float4 x) {
     return four;
 }
 
-// y has zeros behind its width.
+// y has zeros after its width.
 template <int KIND>
 __global__ void activate_bf16_kernel(bool gated, const float *x, int32_t n, int32_t width, int32_t stride,
                                      __nv_bfloat16 *y) {
@@ -294,7 +294,7 @@ __global__ void read_kernel(const float *logits, const float *saved, int32_t wid
     out[blockIdx.x] = stats;
 }
 
-// Each pass over the row finds the next: the largest, lowest place first, of what comes behind the one before.
+// Each pass over the row finds the next: the largest, lowest place first, of what comes after the one before.
 __global__ void top_kernel(const float *logits, int32_t width, int32_t n_candidates, int32_t top, int32_t *tokens,
                            float *log_probability) {
     __shared__ float values[BLOCK];

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def matching(text: str, at: int) -> int:
-    """The place behind the parenthesis that closes the one at `at`."""
+    """The place after the parenthesis that closes the one at `at`."""
     depth = 0
     for i in range(at, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)

@@ -1,6 +1,7 @@
-#include "stage/table.h"
+#include "report/outcome_table.h"
 
 #include "base/memory.h"
+#include "base/printable.h"
 #include "store/results_columns.h"
 #include "store/wilson.h"
 
@@ -303,7 +304,8 @@ static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         lp_text_clear(&value);
         LP_TRY(lp_results_provenance(results, keys[i], &value, err));
-        LP_TRY(lp_text_format(out, err, "%s%s %s", i ? ", " : "", keys[i], lp_text_get(&value)));
+        LP_TRY(lp_text_format(out, err, "%s%s ", i ? ", " : "", keys[i]));
+        LP_TRY(lp_text_add_printable(out, lp_text_get(&value), LP_PRINT_LINE, err));
     }
     LP_TRY(lp_text_format(out, err, "\n%lld of %lld pairs included, %d conditions\n",
                           (long long)lp_results_n_included(results), (long long)lp_results_n_pairs(results),

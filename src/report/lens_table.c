@@ -1,6 +1,7 @@
-#include "stage/lens_table.h"
+#include "report/lens_table.h"
 
 #include "base/memory.h"
+#include "base/printable.h"
 #include "store/results_text.h"
 
 #include <math.h>
@@ -150,8 +151,11 @@ lp_status lp_lens_pair_table(lp_results *results, const char *id, lp_text *out, 
     for (int side = 0; side < 2; side++) {
         const char *answer = side ? lp_results_corrupted_text(results, pair) : lp_results_clean_text(results, pair);
         LP_TRY(lp_results_lens_pair(results, side, pair, r.tokens, r.log_probability, err));
-        LP_TRY(lp_text_format(out, err, "%slogit lens, %s run of %s, which answered \"%s\": ", side ? "\n" : "",
-                              side_names[side], id, answer));
+        LP_TRY(lp_text_format(out, err, "%slogit lens, %s run of ", side ? "\n" : "", side_names[side]));
+        LP_TRY(lp_text_add_printable(out, id, LP_PRINT_LINE, err));
+        LP_TRY(lp_text_format(out, err, ", which answered \""));
+        LP_TRY(lp_text_add_printable(out, answer, LP_PRINT_LINE, err));
+        LP_TRY(lp_text_format(out, err, "\": "));
         LP_TRY(add_heading(&r.shape, "the likeliest token and its probability in per cent", out, err));
         for (int32_t l = 0; l < r.shape.n_layers; l++) {
             LP_TRY(lp_text_format(out, err, "  %-5d", l));

@@ -1,6 +1,6 @@
 /* The outcome table of a results file, as text for a terminal. */
-#ifndef LP_STAGE_TABLE_H
-#define LP_STAGE_TABLE_H
+#ifndef LP_REPORT_OUTCOME_TABLE_H
+#define LP_REPORT_OUTCOME_TABLE_H
 
 #include "base/text.h"
 #include "store/results.h"

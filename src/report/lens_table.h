@@ -1,6 +1,6 @@
 /* The logit lens of a results file, as text: tables for a terminal, CSV for everything else. */
-#ifndef LP_STAGE_LENS_TABLE_H
-#define LP_STAGE_LENS_TABLE_H
+#ifndef LP_REPORT_LENS_TABLE_H
+#define LP_REPORT_LENS_TABLE_H
 
 #include "base/text.h"
 #include "store/results.h"

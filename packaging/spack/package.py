@@ -1,0 +1,46 @@
+# A Spack recipe. Copy it to a repository of your own as packages/latentpatch/package.py (`spack repo create`), and give the
+# address of the source that you use:  spack install latentpatch git=ADDRESS
+from spack.package import *
+
+
+class Latentpatch(CMakePackage, CudaPackage):
+    """Activation patching of continuous thoughts, as a batch program: it finds out which activations of a language model
+    cause its answer. MPI ranks share the problems, a GPU or the CPU does the arithmetic, HDF5 keeps the results."""
+
+    tags = ["e4s"]
+    license("MIT", checked_by="the latentpatch authors")
+
+    version("main", branch="main")
+
+    variant("tests", default=False, description="Build the tests")
+
+    depends_on("c", type="build")
+    depends_on("cxx", type="build", when="+cuda")
+    depends_on("cmake@3.25:", type="build")
+    depends_on("pkgconfig", type="build")
+    depends_on("mpi")
+    depends_on("hdf5@1.10.8:+mpi")
+    depends_on("openblas")
+    depends_on("cjson")
+    depends_on("pcre2")
+    depends_on("xxhash@0.8:")
+    depends_on("openssl")
+    depends_on("cuda@12:", when="+cuda")
+    depends_on("cmocka", when="+tests")
+
+    def cmake_args(self):
+        args = [
+            self.define_from_variant("LP_TESTS", "tests"),
+            self.define("LP_CUDA", "ON" if self.spec.satisfies("+cuda") else "OFF"),
+            self.define("LP_WERROR", False),
+        ]
+        archs = self.spec.variants["cuda_arch"].value if self.spec.satisfies("+cuda") else ("none",)
+        if "none" not in archs:
+            args.append(self.define("CMAKE_CUDA_ARCHITECTURES", ";".join(f"{arch}-real" for arch in archs)))
+        return args
+
+    def test_plan(self):
+        """the installed program plans the installed demo job"""
+        program = which(self.prefix.bin.latentpatch)
+        out = program("plan", join_path(self.prefix.share, "latentpatch/jobs/demo-gpt2.json"), output=str.split, error=str.split)
+        check_outputs(["conditions"], out)
