@@ -139,7 +139,7 @@ static const lp_option table[] = {LP_JOB_OPTIONS(plan_options)};
 
 static int run(const lp_command *command, int argc, char **argv) {
     plan_options options = {0};
-    return lp_job_command(command, argc, argv, &options.job, body);
+    return lp_job_command(command, argc, argv, &options.job, LP_JOB_WITHOUT_MPI, body);
 }
 
 const lp_command lp_cmd_plan = {
@@ -149,7 +149,7 @@ const lp_command lp_cmd_plan = {
     .description =
         "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
         "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs nothing "
-        "and writes nothing. What `run` would refuse before its first pair is an error here too.",
+        "and writes nothing, and does not start MPI. What `run` would refuse before its first pair is an error here too.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],
     .operands = "one job file",

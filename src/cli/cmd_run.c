@@ -31,7 +31,7 @@ static const lp_option table[] = {LP_JOB_OPTIONS(run_options)};
 
 static int run(const lp_command *command, int argc, char **argv) {
     run_options options = {0};
-    return lp_job_command(command, argc, argv, &options.job, body);
+    return lp_job_command(command, argc, argv, &options.job, LP_JOB_WITH_MPI, body);
 }
 
 const lp_command lp_cmd_run = {

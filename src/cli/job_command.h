@@ -25,8 +25,12 @@ typedef struct {
 /* The body of a command; runs on all ranks. options: the command's struct, as lp_command_begin filled it. */
 typedef lp_status (*lp_job_body)(lp_session *session, const void *options, lp_error *err);
 
+/* Whether the command starts MPI. Without it one process answers, and signals end it at once. */
+typedef enum { LP_JOB_WITH_MPI, LP_JOB_WITHOUT_MPI } lp_job_mpi;
+
 /* Reads the command line into `options`, whose first member is lp_job_options, starts MPI, opens the session, runs the
  * body, and ends everything in order. A failure is printed once, by rank 0. */
-int lp_job_command(const lp_command *command, int argc, char **argv, lp_job_options *options, lp_job_body body);
+int lp_job_command(const lp_command *command, int argc, char **argv, lp_job_options *options, lp_job_mpi mpi,
+                   lp_job_body body);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include "base/host.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -72,8 +73,51 @@ out:
     return status;
 }
 
+lp_status lp_parallel_alone(lp_parallel **out, lp_error *err) {
+    lp_parallel *parallel = NULL;
+    lp_host_sources host = lp_host_here();
+    double quota = lp_host_cpu_quota(&host);
+    uint8_t mask[LP_CPU_MASK_BYTES];
+    lp_status status = lp_mem_new(&parallel, 1, sizeof *parallel, "MPI state", err);
+    if (status != LP_OK) return status;
+    *parallel = (lp_parallel){
+        .comm = MPI_COMM_NULL, .node = MPI_COMM_NULL, .size = 1, .node_size = 1, .n_nodes = 1, .host = "unknown"};
+    (void)gethostname(parallel->host, sizeof parallel->host - 1);
+    lp_host_cpu_mask(mask);
+    parallel->cpus = lp_host_cpu_share(mask, 1, 0);
+    if (quota > 0 && quota < parallel->cpus) parallel->cpus = quota < 1 ? 1 : (int)quota;
+    *out = parallel;
+    return LP_OK;
+}
+
+/* The first of these variables that holds a number; -1: none does. */
+static int64_t number_from(const char *const *names) {
+    int64_t number = -1;
+    for (; *names; names++) {
+        const char *text = getenv(*names);
+        if (text && lp_read_integer(text, 0, INT32_MAX, &number)) break;
+    }
+    return number;
+}
+
+int lp_parallel_launched_rank(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID", NULL};
+    int64_t rank = number_from(names);
+    return rank > 0 ? (int)rank : 0;
+}
+
+int lp_parallel_launched_size(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", NULL};
+    int64_t size = number_from(names);
+    return size > 1 ? (int)size : 1;
+}
+
 void lp_parallel_finish(lp_parallel *parallel) {
     if (!parallel) return;
+    if (parallel->comm == MPI_COMM_NULL) {
+        lp_mem_free(parallel);
+        return;
+    }
     MPI_Comm_free(&parallel->node);
     MPI_Comm_free(&parallel->comm);
     MPI_Finalize();
@@ -132,6 +176,7 @@ const char *lp_parallel_library(void) {
 
 lp_status lp_parallel_barrier(const lp_parallel *parallel, lp_error *err) {
     lp_status status = LP_OK;
+    if (parallel->size == 1) return LP_OK;
     MPI_Request request = MPI_REQUEST_NULL;
     LP_MPI(MPI_Ibarrier(parallel->comm, &request));
     /* A short wait spins, so that ranks that arrive together leave together; a long one sleeps. */
@@ -148,6 +193,7 @@ out:
 lp_status lp_parallel_broadcast(const lp_parallel *parallel, void *data, size_t size, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char *at = data;
+    if (parallel->size == 1) return LP_OK;
     while (size > 0) {
         int part = size > (1U << 30) ? 1 << 30 : (int)size;
         LP_MPI(MPI_Bcast(at, part, MPI_BYTE, 0, parallel->comm));
@@ -167,6 +213,7 @@ static lp_status count_of(size_t n, int *out, lp_error *err) {
 lp_status lp_parallel_sum_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
     lp_status status = LP_OK;
     int count = 0;
+    if (parallel->size == 1) return LP_OK;
     LP_TRY(count_of(n, &count, err));
     if (parallel->rank == 0)
         LP_MPI(MPI_Reduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_SUM, 0, parallel->comm));
@@ -179,6 +226,7 @@ out:
 lp_status lp_parallel_max_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
     lp_status status = LP_OK;
     int count = 0;
+    if (parallel->size == 1) return LP_OK;
     LP_TRY(count_of(n, &count, err));
     LP_MPI(MPI_Allreduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_MAX, parallel->comm));
 out:
@@ -189,6 +237,10 @@ lp_status lp_parallel_node_gather(const lp_parallel *parallel, const void *mine,
                                   lp_error *err) {
     lp_status status = LP_OK;
     int count = 0;
+    if (parallel->node_size == 1) {
+        memcpy(all, mine, bytes);
+        return LP_OK;
+    }
     LP_TRY(count_of(bytes, &count, err));
     LP_MPI(MPI_Allgather(mine, count, MPI_BYTE, all, count, MPI_BYTE, parallel->node));
 out:

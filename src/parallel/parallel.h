@@ -17,6 +17,13 @@ typedef struct lp_parallel lp_parallel;
 
 /* Collective; once in a program. argc and argv may be NULL. */
 lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error *err);
+/* A job of this process alone, without MPI: for commands that compute nothing, on a login node where MPI does not start
+ * or must not. lp_parallel_finish ends it too. Data are neither dealt nor written with it. */
+lp_status lp_parallel_alone(lp_parallel **out, lp_error *err);
+/* What the launcher says in the environment, before MPI starts (MPI sets such variables itself): this process's number,
+ * 0 where there is none, and how many processes it started, 1 where it does not say. */
+int lp_parallel_launched_rank(void);
+int lp_parallel_launched_size(void);
 /* Collective; ends MPI. NULL is accepted. */
 void lp_parallel_finish(lp_parallel *parallel);
 /* Ends all ranks at once with this exit code: the last resort, when the others cannot be told. Prints `why` as the

@@ -71,6 +71,8 @@ static void show(const lp_progress *progress, bool last) {
 
 static void *progress_main(void *argument) {
     lp_progress *progress = argument;
+    /* At once, since the first pair may take long. Nothing to do is said once, at the end. */
+    if (progress->options.before < progress->options.total) show(progress, false);
     pthread_mutex_lock(&progress->lock);
     while (!progress->ending) {
         struct timespec until;

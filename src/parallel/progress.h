@@ -1,6 +1,6 @@
 /* How far a job is, for the person who watches: on a terminal one line that is rewritten, elsewhere a line
- * every few seconds, at the end one line with the time taken. A thread of its own writes, so that a long unit
- * of work does not hold the display up; it only reads a counter and never calls MPI. Local; meant for rank 0.
+ * at the start and every few seconds, at the end one line with the time taken. A thread of its own writes, so that a
+ * long unit of work does not hold the display up; it only reads a counter and never calls MPI. Local; meant for rank 0.
  */
 #ifndef LP_PARALLEL_PROGRESS_H
 #define LP_PARALLEL_PROGRESS_H

@@ -16,18 +16,29 @@ static void on_signal(int number) {
     caught = number;
 }
 
+/* The signals that ask a job to stop. */
+static const struct {
+    int number;
+    const char *name;
+} stops[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}};
+enum { N_STOPS = sizeof stops / sizeof stops[0] };
+
 lp_status lp_signals_install(lp_error *err) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&action.sa_mask);
-    /* A second Ctrl-C ends the process at once. */
-    struct sigaction once = {.sa_handler = on_signal, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
-    sigemptyset(&once.sa_mask);
-    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
     sigemptyset(&ignore.sa_mask);
-    if (sigaction(SIGTERM, &action, NULL) != 0 || sigaction(SIGUSR1, &action, NULL) != 0 ||
-        sigaction(SIGINT, &once, NULL) != 0 || sigaction(SIGXFSZ, &ignore, NULL) != 0)
-        return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
-    return LP_OK;
+    for (size_t i = 0; i < N_STOPS; i++) {
+        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+        sigemptyset(&action.sa_mask);
+        /* A second Ctrl-C ends the process at once. */
+        if (stops[i].number == SIGINT) action.sa_flags |= (int)SA_RESETHAND;
+        if (sigaction(stops[i].number, NULL, &before) != 0) goto fail;
+        /* Under nohup the end of the terminal is not a request. */
+        if (stops[i].number == SIGHUP && before.sa_handler == SIG_IGN) continue;
+        if (sigaction(stops[i].number, &action, NULL) != 0) goto fail;
+    }
+    if (sigaction(SIGXFSZ, &ignore, NULL) == 0) return LP_OK;
+fail:
+    return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
 }
 
 lp_status lp_stop_watch(const char *path, lp_error *err) {
@@ -54,9 +65,8 @@ bool lp_stop_requested(void) {
 }
 
 const char *lp_stop_reason(void) {
-    if (caught == SIGTERM) return "SIGTERM";
-    if (caught == SIGUSR1) return "SIGUSR1";
-    if (caught == SIGINT) return "SIGINT";
+    for (size_t i = 0; i < N_STOPS; i++)
+        if (caught == stops[i].number) return stops[i].name;
     return stop_seen ? stop_path : "";
 }
 

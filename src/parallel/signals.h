@@ -1,4 +1,5 @@
-/* Asking a running job to end early: SIGTERM, SIGUSR1, or a file named for it.
+/* Asking a running job to end early: SIGTERM, SIGINT, SIGHUP (unless it was ignored, as
+ * under nohup), SIGUSR1, SIGUSR2, or a file named for it.
  *
  * The handlers set a flag, which workers look at between units of work; nothing is interrupted. SIGXFSZ is
  * ignored, so that a write beyond a file size limit is an error and not a death. */
@@ -13,7 +14,7 @@ lp_status lp_signals_install(lp_error *err);
 lp_status lp_stop_watch(const char *path, lp_error *err);
 /* True once a signal came or the file was seen; stays true. The file is looked at once a second at most. */
 bool lp_stop_requested(void);
-/* What asked: "SIGTERM", "SIGUSR1", the path of the stop file, or "". */
+/* What asked: "SIGTERM", "SIGUSR1", ..., the path of the stop file, or "". */
 const char *lp_stop_reason(void);
 /* Forgets a request; for tests. */
 void lp_stop_clear(void);

@@ -179,7 +179,7 @@ static lp_status start_thread(lp_watch *w, lp_error *err) {
 lp_status lp_watch_start(const lp_parallel *parallel, int64_t limit_ms, lp_watch **out, lp_error *err) {
     lp_watch *w = NULL;
     *out = NULL;
-    if (limit_ms == 0) return LP_OK;
+    if (limit_ms == 0 || parallel->comm == MPI_COMM_NULL) return LP_OK;
     lp_status status = lp_parallel_agree(parallel, lp_mem_new(&w, 1, sizeof *w, "watch", err), err);
     if (status != LP_OK) {
         lp_mem_free(w);

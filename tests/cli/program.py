@@ -7,10 +7,12 @@ import json
 import math
 import os
 import re
+import signal
 import struct
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import harness
 from harness import Case
@@ -343,6 +345,75 @@ class Stop(Case):
                 self.assertFalse((out / "a.results.h5").exists())
                 self.succeed(stage, self.job(), ranks=ranks)
         self.assertEqual(len(list(out.iterdir())), 4)
+
+
+class Signals(Case):
+    """Every signal that asks to stop ends a stage with exit code 75 and everything kept; the same command goes on."""
+
+    def start(self, job: Path, **keywords: Any) -> subprocess.Popen[str]:
+        """A stage that is at work: its first line of progress was seen."""
+        process = subprocess.Popen([harness.program, "cache", job], cwd=self.folder, stderr=subprocess.PIPE, text=True, **keywords)
+        assert process.stderr
+        line = process.stderr.readline()
+        self.assertRegex(line, r"^cache: \d+ of \d+ pairs")
+        return process
+
+    def test_each(self) -> None:
+        self.pairs(n=2000)
+        for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            with self.subTest(name=name):
+                job = self.job(f"{name}.json", out=name, decode={"max_new_tokens": 60}, engine={"executor": "reference"})
+                process = self.start(job)
+                process.send_signal(getattr(signal, name))
+                _, err = process.communicate(timeout=harness.TIMEOUT)
+                self.assertEqual(process.returncode, 75, err)
+                self.assertIn(f"latentpatch: stopped by {name}", err)
+                self.assertIn("the same command continues", err)
+        self.assert_error(self.latentpatch("sweep", "SIGHUP.json"), "SIGHUP/a.store.h5", "expected 2000 finished pairs")
+
+    def test_terminal_gone_under_nohup(self) -> None:
+        self.pairs(n=300)
+        process = self.start(self.job(), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=harness.TIMEOUT)
+        self.assertEqual(process.returncode, 0, err)
+
+
+class Launch(Case):
+    """What the program makes of how it was started."""
+
+    def test_plan_without_mpi(self) -> None:
+        """It answers where MPI cannot start, and once under a launcher."""
+        self.pairs()
+        broken = {"OMPI_MCA_pml": "none_such", "OMPI_MCA_orte_base_help_aggregate": "0"}
+        self.assertNotEqual(self.latentpatch("cache", self.job(), environment=broken).code, 0)
+        self.assertFalse((self.folder / "out").exists())
+        alone = self.succeed("plan", self.job(), environment=broken).out
+        several = self.succeed("plan", self.job(), ranks=2).out
+        without_time = re.compile(r"(?m)^  expected .*\n")
+        self.assertEqual(without_time.sub("", several), without_time.sub("", alone))
+
+    def test_processes_that_mpi_does_not_connect(self) -> None:
+        """srun without PMIx: named at the start, and where they meet at a lock."""
+        self.pairs(n=2000)
+        job = self.job(engine={"executor": "reference"}, decode={"max_new_tokens": 60})
+        first = subprocess.Popen([harness.program, "cache", job], cwd=self.folder, stderr=subprocess.PIPE, text=True)
+        assert first.stderr
+        first.stderr.readline()
+        slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}
+        run = self.latentpatch("cache", job, environment=slurm)
+        self.assertEqual(run.code, 1, run.err)
+        self.assertEqual(len(run.lines), 2, run.err)
+        self.assertIn("warning: the launcher started 4 processes, but MPI connects none of them", run.lines[0])
+        self.assertIn("--mpi=pmix", run.lines[0])
+        for word in ("a.store.h5: in use by another job", "4 processes that MPI did not connect", "--mpi=pmix"):
+            self.assertIn(word, run.lines[1])
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=harness.TIMEOUT)
+        self.pairs()
+        other = self.job("other.json", out="other")
+        self.assertEqual(self.succeed("cache", other, environment={**slurm, "SLURM_PROCID": "3"}).lines, [])
+        self.assertEqual(self.succeed("sweep", other, environment=slurm, ranks=2).lines, [])
 
 
 class Progress(Case):
