@@ -38,6 +38,12 @@ JOINED = [
     "\ufb01",
     "\u0130",
 ]
+BASES = "aeoAEIOUncs\u0915\u0995\u1025\u1100\u1161\u11a8\u1112\u1175\u304b\u3046\uac00\u0414\u03b1\u212b\u1e9b"
+MARKS = "".join(chr(c) for c in range(0x300, 0x346)) + "\u093c\u09be\u102e\u3099\u309a\u05b0\u05bc\u0f71\u0f72\u1161\u11a8"
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 WORDS = [
     "John",
     " has",
@@ -83,6 +89,8 @@ def pieces(rng: random.Random, numbers: list[str], spellings: list[str]) -> Call
         lambda: rng.choice(WORDS),
         lambda: rng.choice(spellings),
         lambda: rng.choice(spellings)[: rng.randint(0, 6)],
+        lambda: rng.choice(BASES) + "".join(rng.choices(MARKS, k=rng.randint(1, 5))),
+        lambda: unicodedata.normalize("NFD", scalar(rng, 0x80, 0x2FFF)),
     ]
     return lambda: rng.choice(makers)()
 
@@ -96,9 +104,7 @@ def texts(rng: random.Random, count: int, spellings: list[str]) -> Iterator[byte
             raw = bytearray("".join(piece() for _ in range(rng.randint(1, 6))).encode())
             for _ in range(rng.randint(1, 4)):
                 at = rng.randint(0, len(raw))
-                raw[at : at + rng.randint(0, 1)] = bytes(
-                    [rng.choice([rng.randint(0x80, 0xFF), 0xE0, 0xED, 0xF0, 0xF4, 0x80])]
-                )
+                raw[at : at + rng.randint(0, 1)] = bytes([rng.choice([rng.randint(0x80, 0xFF), 0xE0, 0xED, 0xF0, 0xF4, 0x80])])
             yield bytes(raw)
         elif i % 1000 == 8:  # long pre-tokens
             yield "".join(rng.choices("abcdeABCDE", k=rng.randint(500, 5000))).encode()
@@ -187,6 +193,36 @@ def variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         ]
         yield f"split at {pattern}", odd
+
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    qwen = changed()
+    qwen["normalizer"] = {"type": "NFC"}
+    pattern = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False}
+    qwen["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [pattern, level]}
+    add(qwen, "<|im_end|>", special=True)
+    add(qwen, "has", normalized=True)
+    add(qwen, "\u212b")
+    yield "NFC and Qwen's pattern", qwen
+
+    for individual in (True, False):
+        digits = changed()
+        step = {"type": "Digits", "individual_digits": individual}
+        digits["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [step, document["pre_tokenizer"]]}
+        yield f"digits, individual {individual}", digits
+
+    neutral = changed()
+    nothing = {"type": "Sequence", "pretokenizers": []}
+    neutral["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": []}]}
+    neutral["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [nothing, document["pre_tokenizer"]]}
+    neutral["post_processor"] = {"type": "Sequence", "processors": []}
+    neutral["decoder"] = {"type": "Sequence", "decoders": [document["decoder"]]}
+    neutral["model"]["dropout"] = 0.0
+    yield "neutral parts", neutral
+
+    holes = changed()
+    holes["added_tokens"] = []
+    holes["model"]["vocab"] = {token: 2 * i for token, i in document["model"]["vocab"].items()}
+    yield "ids with holes", holes
 
     missing = changed()
     vocab = missing["model"]["vocab"]

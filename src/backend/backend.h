@@ -177,6 +177,9 @@ struct lp_backend {
     /* x [n, width] += y, then h [n, width] = norm of x: the bits of add_rows and norm; form: of h */
     lp_status (*add_norm)(lp_backend *be, float *x, const float *y, const float *weight, const float *bias, float eps,
                           int32_t n, int32_t width, lp_form form, float *h, lp_error *err);
+    /* qkv [n, Q + 2 KV]: RMSNorm (config->norm_eps) of each head of q and of k in place; weights dev [head_dim]. */
+    lp_status (*norm_heads)(lp_backend *be, const lp_model_config *config, float *qkv, int32_t n, const float *q_weight,
+                            const float *k_weight, lp_error *err);
     /* y [n, width] = act(x); gated: x is [n, 2 width] = gate | up and y = act(gate) * up; form: of y. y may be x when
      * not gated and both are floats. */
     lp_status (*activate)(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n, int32_t width,

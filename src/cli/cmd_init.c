@@ -200,7 +200,7 @@ static lp_status write_model(const findings *f, const init_options *o, const cha
             "model that answers worse, and no error.",
             (long long)f->lora_rank);
     LP_TRY(lp_text_format(out, err, "  \"model\": {\n"));
-    LP_TRY(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s", lp_arch_name(c->arch),
+    LP_TRY(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s", lp_family_name(c->family),
                        c->n_layers, c->d_model, c->n_context, lora));
     LP_TRY(lp_text_format(out, err, "    \"base\": "));
     LP_TRY(add_path(o->model.base, folder, out, err));
@@ -350,7 +350,7 @@ static lp_status init(const init_options *o, const char *path, lp_error *err) {
         goto out;
     }
     LP_TRY(lp_print_path("job", path, err));
-    printf("%s, %d layers; protocol %s; %zu pairs, %zu conditions\n", lp_arch_name(f.model.config.arch),
+    printf("%s, %d layers; protocol %s; %zu pairs, %zu conditions\n", lp_family_name(f.model.config.family),
            f.model.config.n_layers, lp_protocol_names()[f.protocol.kind], f.pairs.n, n_conditions);
 out:
     release(&f);

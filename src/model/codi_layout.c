@@ -159,7 +159,19 @@ static void add_llama_slots(slot_adder *adder, const lp_model_config *c) {
         add_slot(adder, LP_SLOT_Q, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.q_proj.weight", q, d);
         add_slot(adder, LP_SLOT_K, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.k_proj.weight", kv, d);
         add_slot(adder, LP_SLOT_V, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.v_proj.weight", kv, d);
+        if (c->qkv_bias) {
+            add_slot(adder, LP_SLOT_Q_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.q_proj.bias", 1, q);
+            add_slot(adder, LP_SLOT_K_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.k_proj.bias", 1, kv);
+            add_slot(adder, LP_SLOT_V_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.v_proj.bias", 1, kv);
+        }
+        if (c->head_norm) {
+            int64_t hd = c->head_dim;
+            add_slot(adder, LP_SLOT_Q_NORM, LP_PART_NORM, LP_SHAPE_VECTOR, "self_attn.q_norm.weight", 1, hd);
+            add_slot(adder, LP_SLOT_K_NORM, LP_PART_NORM, LP_SHAPE_VECTOR, "self_attn.k_norm.weight", 1, hd);
+        }
         add_slot(adder, LP_SLOT_ATTN_OUT, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.o_proj.weight", d, q);
+        if (c->attn_out_bias)
+            add_slot(adder, LP_SLOT_ATTN_OUT_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.o_proj.bias", 1, d);
         add_slot(adder, LP_SLOT_NORM_MLP_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "post_attention_layernorm.weight", 1,
                  d);
         add_slot(adder, LP_SLOT_GATE, LP_PART_MLP, LP_SHAPE_LINEAR, "mlp.gate_proj.weight", f, d);

@@ -8,8 +8,21 @@
 /* Far above any model of these architectures; low enough that products of two stay well inside 63 bits. */
 enum { MAX_LAYERS = 4096, MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24, MAX_CONTEXT = 1 << 26 };
 
-const char *lp_arch_name(lp_arch arch) {
-    return arch == LP_ARCH_GPT2 ? "gpt2" : "llama";
+/* What a class of LLaMA's shape takes for keys that are absent. n_kv_heads, head_dim 0: follow from the others. */
+typedef struct {
+    const char *name;
+    int32_t n_context, n_kv_heads, head_dim;
+} family_defaults;
+
+static const family_defaults FAMILIES[] = {[LP_FAMILY_GPT2] = {.name = "gpt2"},
+                                           [LP_FAMILY_LLAMA] = {.name = "llama", .n_context = 2048},
+                                           [LP_FAMILY_QWEN2] = {"qwen2", 32768, 32, 0},
+                                           [LP_FAMILY_QWEN3] = {"qwen3", 32768, 32, 128},
+                                           [LP_FAMILY_MISTRAL] = {"mistral", 131072, 8, 0}};
+enum { N_FAMILIES = sizeof FAMILIES / sizeof *FAMILIES };
+
+const char *lp_family_name(lp_family family) {
+    return FAMILIES[family].name;
 }
 
 const char *lp_activation_name(lp_activation kind) {
@@ -192,6 +205,43 @@ out:
     return status;
 }
 
+/* transformers lists what each layer attends to, where layers may differ. */
+static lp_status check_layer_types(const lp_json *root, lp_error *err) {
+    lp_json types, item;
+    const char *type = NULL;
+    lp_status status = LP_OK;
+    size_t n = 0;
+    LP_TRY(lp_json_find(root, "layer_types", &types, err));
+    if (!types.node) goto out;
+    LP_TRY(lp_json_array_size(&types, &n, err));
+    for (lp_json_first(&types, &item); item.node; lp_json_next(&types, &item)) {
+        LP_TRY(lp_json_string(&item, &type, err));
+        if (strcmp(type, "full_attention") != 0)
+            LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: \"%.40s\" is not supported (expected full_attention)", root->file,
+                    item.path, type);
+    }
+out:
+    return status;
+}
+
+/* Qwen's window counts where use_sliding_window says so; Mistral's where there is a number, which is 4096 where the key
+ * is absent. */
+static lp_status check_window(const lp_json *root, lp_family family, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(check_layer_types(root, err));
+    if (family == LP_FAMILY_QWEN2 || family == LP_FAMILY_QWEN3) {
+        status = require_bool(root, "use_sliding_window", false, "attention in a sliding window", err);
+        goto out;
+    }
+    LP_TRY(refuse_key(root, "sliding_window", "attention in a sliding window", err));
+    if (family == LP_FAMILY_MISTRAL && !cJSON_GetObjectItemCaseSensitive(root->node, "sliding_window"))
+        LP_FAIL(LP_ERR_UNSUPPORTED,
+                "%s: $.sliding_window: expected null, found no such key, which stands for a sliding window of 4096",
+                root->file);
+out:
+    return status;
+}
+
 static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_error *err) {
     static const activation_name activations[] = {{"silu", LP_ACT_SILU}, {"swish", LP_ACT_SILU}};
     double eps = 1e-6, rotary = 1.0;
@@ -199,12 +249,13 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     lp_status status = LP_OK;
     config->arch = LP_ARCH_LLAMA;
     config->activation = LP_ACT_SILU;
-    config->n_context = 2048;
+    config->n_context = FAMILIES[config->family].n_context;
+    config->head_dim = FAMILIES[config->family].head_dim;
     LP_TRY(get_int(root, "hidden_size", MAX_WIDTH, &config->d_model, err));
     LP_TRY(get_int(root, "intermediate_size", 4 * MAX_WIDTH, &config->d_ff, err));
     LP_TRY(get_int(root, "num_hidden_layers", MAX_LAYERS, &config->n_layers, err));
     LP_TRY(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
-    config->n_kv_heads = config->n_heads;
+    config->n_kv_heads = FAMILIES[config->family].n_kv_heads ? FAMILIES[config->family].n_kv_heads : config->n_heads;
     LP_TRY(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
     if (config->n_heads % config->n_kv_heads != 0)
         LP_FAIL(LP_ERR_VALUE, "%s: $.num_attention_heads: expected a multiple of num_key_value_heads (%d), found %d",
@@ -228,9 +279,12 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     LP_TRY(find_number(root, "rms_norm_eps", 0, 1, &eps, err));
     config->norm_eps = (float)eps;
     LP_TRY(parse_rope(root, config, err));
-    LP_TRY(require_bool(root, "attention_bias", false, "a bias in the attention's linear layers", err));
+    if (config->family == LP_FAMILY_LLAMA || config->family == LP_FAMILY_QWEN3)
+        LP_TRY(find_bool(root, "attention_bias", &config->attn_out_bias, err));
+    config->qkv_bias = config->attn_out_bias || config->family == LP_FAMILY_QWEN2;
+    config->head_norm = config->family == LP_FAMILY_QWEN3;
     LP_TRY(require_bool(root, "mlp_bias", false, "a bias in the MLP's linear layers", err));
-    LP_TRY(refuse_key(root, "sliding_window", "attention in a sliding window", err));
+    LP_TRY(check_window(root, config->family, err));
     LP_TRY(find_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
     if (rotary < 1.0)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: $.partial_rotary_factor: RoPE over a part of the head is not supported",
@@ -254,9 +308,10 @@ lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp
     LP_TRY(lp_json_parse(text, size, file, &document, &root, err));
     LP_TRY(lp_json_get(&root, "model_type", &type, err));
     LP_TRY(lp_json_string(&type, &name, err));
-    bool gpt2 = strcmp(name, "gpt2") == 0;
-    if (!gpt2 && strcmp(name, "llama") != 0) {
-        lp_json_fail(&type, err, "a supported architecture (gpt2, llama)");
+    int family = 0;
+    while (family < N_FAMILIES && strcmp(name, FAMILIES[family].name) != 0) family++;
+    if (family == N_FAMILIES) {
+        lp_json_fail(&type, err, "a supported architecture (gpt2, llama, qwen2, qwen3, mistral)");
         status = LP_ERR_UNSUPPORTED;
         if (err) err->status = status;
         goto out;
@@ -264,7 +319,8 @@ lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp
     LP_TRY(refuse_key(&root, "quantization_config", "a quantised model", err));
     LP_TRY(get_int(&root, "vocab_size", MAX_VOCAB, &config.n_vocab, err));
     config.n_embedded = config.n_vocab;
-    LP_TRY(gpt2 ? parse_gpt2(&root, &config, err) : parse_llama(&root, &config, err));
+    config.family = (lp_family)family;
+    LP_TRY(config.family == LP_FAMILY_GPT2 ? parse_gpt2(&root, &config, err) : parse_llama(&root, &config, err));
     LP_TRY(find_bool(&root, "tie_word_embeddings", &config.tied_head, err));
     LP_TRY(find_token(&root, "bos_token_id", config.n_vocab, &config.bos_id, err));
     LP_TRY(find_token(&root, "eos_token_id", config.n_vocab, &config.eos_id, err));

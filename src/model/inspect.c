@@ -87,11 +87,14 @@ static const char *grouped(int64_t number, char out[GROUPED]) {
 static lp_status text_config(const lp_model *model, lp_text *out, lp_error *err) {
     const lp_model_config *c = &model->config;
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "architecture   %s: %d layers of width %d, %d heads of %d", lp_arch_name(c->arch),
-                          c->n_layers, c->d_model, c->n_heads, c->head_dim));
+    LP_TRY(lp_text_format(out, err, "architecture   %s: %d layers of width %d, %d heads of %d",
+                          lp_family_name(c->family), c->n_layers, c->d_model, c->n_heads, c->head_dim));
     if (c->n_kv_heads != c->n_heads) LP_TRY(lp_text_format(out, err, " (%d for keys and values)", c->n_kv_heads));
     LP_TRY(lp_text_format(out, err, ", MLP %d, %s, norm eps %g\n", c->d_ff, lp_activation_name(c->activation),
                           (double)c->norm_eps));
+    if (c->qkv_bias)
+        LP_TRY(lp_text_format(out, err, "               biases on q, k, v%s\n", c->attn_out_bias ? " and o" : ""));
+    if (c->head_norm) LP_TRY(lp_text_format(out, err, "               RMSNorm on each head of q and k\n"));
     LP_TRY(lp_text_format(out, err, "context        %d positions", c->n_context));
     if (c->rope == LP_ROPE_NONE)
         LP_TRY(lp_text_format(out, err, ", learned\n"));
@@ -203,7 +206,7 @@ static void add_id(cJSON *object, const char *key, int32_t id) {
 
 static void json_config(const lp_model *model, cJSON *root) {
     const lp_model_config *c = &model->config;
-    cJSON_AddStringToObject(root, "architecture", lp_arch_name(c->arch));
+    cJSON_AddStringToObject(root, "architecture", lp_family_name(c->family));
     add_number(root, "layers", c->n_layers);
     add_number(root, "hidden_size", c->d_model);
     add_number(root, "heads", c->n_heads);
@@ -215,6 +218,8 @@ static void json_config(const lp_model *model, cJSON *root) {
     char eps[32];
     snprintf(eps, sizeof eps, "%g", (double)c->norm_eps);
     cJSON_AddRawToObject(root, "norm_eps", eps);
+    cJSON_AddBoolToObject(root, "qkv_bias", c->qkv_bias || c->arch == LP_ARCH_GPT2);
+    cJSON_AddBoolToObject(root, "head_norm", c->head_norm);
     cJSON *rope = cJSON_AddObjectToObject(root, "rope");
     cJSON_AddStringToObject(rope, "kind", lp_rope_name(c->rope));
     if (c->rope != LP_ROPE_NONE) cJSON_AddNumberToObject(rope, "theta", c->rope_theta);

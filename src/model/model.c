@@ -75,9 +75,13 @@ static bool is_matrix(const lp_slot *slot) {
     return slot->shape != LP_SHAPE_VECTOR && slot->role != LP_SLOT_POSITIONS;
 }
 
-/* Slots that share one fused matrix: q, k, v and gate, up of LLaMA. */
+/* Slots that share one fused matrix or vector: q, k, v, their biases, and gate, up of LLaMA. */
 static size_t group_size(const lp_slot *slot) {
-    return slot->role == LP_SLOT_Q ? 3 : slot->role == LP_SLOT_GATE ? 2 : 1;
+    return slot->role == LP_SLOT_Q || slot->role == LP_SLOT_Q_BIAS ? 3 : slot->role == LP_SLOT_GATE ? 2 : 1;
+}
+
+static int64_t fused_columns(const lp_slot *slot) {
+    return slot->shape == LP_SHAPE_LINEAR ? slot->rows : slot->columns;
 }
 
 static void place_slots(lp_model *model) {
@@ -87,18 +91,20 @@ static void place_slots(lp_model *model) {
     for (size_t i = 0; i < files->table.n_slots;) {
         const lp_slot *slots = &files->table.slots[i];
         size_t n = group_size(slots);
-        bool mapped = true, left = files->leaves_matrices && is_matrix(slots);
+        /* Biases of several layers are one vector only when they are copied. */
+        bool mapped = n == 1 || slots->shape != LP_SHAPE_VECTOR;
+        bool left = files->leaves_matrices && is_matrix(slots);
         int64_t ld = 0;
         for (size_t k = 0; k < n; k++) {
             files->places[i + k] = (lp_placement){.where = left ? LP_PLACE_LEFT : LP_PLACE_MAPPED};
             mapped = mapped && can_stay_mapped(&files->sources[i + k]);
-            ld += slots[k].shape == LP_SHAPE_LINEAR ? slots[k].rows : slots[k].columns;
+            ld += fused_columns(&slots[k]);
         }
         int64_t column = 0, n_in = slots->shape == LP_SHAPE_LINEAR ? slots->columns : slots->rows;
         bool in_arena = !left && !mapped;
         for (size_t k = 0; k < n && in_arena; k++) {
             files->places[i + k] = (lp_placement){.where = LP_PLACE_ARENA, .offset = used + (size_t)column, .ld = ld};
-            column += slots[k].rows;
+            column += fused_columns(&slots[k]);
         }
         if (in_arena) used += ((size_t)(n_in * ld) + step - 1) / step * step;
         i += n;
@@ -184,7 +190,12 @@ static void set_pointer(lp_model *model, size_t i) {
     case LP_SLOT_QKV_BIAS: block->qkv.bias = values; break;
     case LP_SLOT_Q: set_linear(files, i, 3, &block->qkv); break;
     case LP_SLOT_K:
-    case LP_SLOT_V: break;
+    case LP_SLOT_V:
+    case LP_SLOT_K_BIAS:
+    case LP_SLOT_V_BIAS: break;
+    case LP_SLOT_Q_BIAS: block->qkv.bias = values; break;
+    case LP_SLOT_Q_NORM: block->norm_q.weight = values; break;
+    case LP_SLOT_K_NORM: block->norm_k.weight = values; break;
     case LP_SLOT_ATTN_OUT: set_linear(files, i, 1, &block->attn_out); break;
     case LP_SLOT_ATTN_OUT_BIAS: block->attn_out.bias = values; break;
     case LP_SLOT_NORM_MLP_WEIGHT: block->norm_mlp.weight = values; break;

@@ -15,12 +15,19 @@
 #include "base/error.h"
 #include "base/text.h"
 
+/* The shape of a block: GPT-2's, or LLaMA's, which Qwen2, Qwen3 and Mistral share but for the flags of
+ * lp_model_config. */
 typedef enum { LP_ARCH_GPT2, LP_ARCH_LLAMA } lp_arch;
+/* model_type of config.json. */
+typedef enum { LP_FAMILY_GPT2, LP_FAMILY_LLAMA, LP_FAMILY_QWEN2, LP_FAMILY_QWEN3, LP_FAMILY_MISTRAL } lp_family;
 typedef enum { LP_ACT_GELU_TANH, LP_ACT_GELU_ERF, LP_ACT_SILU } lp_activation;
 typedef enum { LP_ROPE_NONE, LP_ROPE_PLAIN, LP_ROPE_LLAMA3, LP_ROPE_LINEAR } lp_rope_kind;
 
 typedef struct {
+    lp_family family;
     lp_arch arch;
+    bool qkv_bias, attn_out_bias; /* of LLaMA's shape: linear layers with a bias; GPT-2's all have one */
+    bool head_norm;               /* RMSNorm over each head of q and of k, before the rotation (Qwen3) */
     int32_t n_layers;
     int32_t d_model;
     int32_t n_heads;
@@ -75,10 +82,11 @@ typedef struct {
 
 typedef struct {
     lp_norm norm_attn, norm_mlp;
-    lp_linear qkv;      /* D -> Q + KV + KV, columns q | k | v */
-    lp_linear attn_out; /* Q -> D */
-    lp_linear mlp_in;   /* D -> F (GPT-2), or D -> F + F, columns gate | up (LLaMA) */
-    lp_linear mlp_out;  /* F -> D */
+    lp_norm norm_q, norm_k; /* [head_dim] of each head; weight NULL: none */
+    lp_linear qkv;          /* D -> Q + KV + KV, columns q | k | v */
+    lp_linear attn_out;     /* Q -> D */
+    lp_linear mlp_in;       /* D -> F (GPT-2), or D -> F + F, columns gate | up (LLaMA) */
+    lp_linear mlp_out;      /* F -> D */
 } lp_block;
 
 /* prj of CODI: Linear, GELU(erf), Linear, optional LayerNorm (eps 1e-5). */

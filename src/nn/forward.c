@@ -471,6 +471,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     LP_TRY(be->norm(be, f->x + (int64_t)p->n_normed * d, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps,
                     n - p->n_normed, d, LP_OPERAND, operand_row(f, p->n_normed), err));
     LP_TRY(be->linear(be, w->qkv, LP_OPERAND, f->h, n, f->qkv, err));
+    if (w->norm_q) LP_TRY(be->norm_heads(be, c, f->qkv, n, w->norm_q, w->norm_k, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
     LP_TRY(be->store_kv(be, c, f->qkv, &p->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));

@@ -42,13 +42,19 @@ static void linear_free(lp_backend *be, lp_backend_linear *linear) {
     if (linear) be->linear_free(be, linear);
 }
 
-static lp_status make_block(lp_backend *be, const lp_block *from, int32_t d, lp_block_weights *to, lp_error *err) {
+static lp_status make_block(lp_backend *be, const lp_block *from, const lp_model_config *c, lp_block_weights *to,
+                            lp_error *err) {
+    int32_t d = c->d_model;
     const lp_linear *linears[] = {&from->qkv, &from->attn_out, &from->mlp_in, &from->mlp_out};
     lp_backend_linear **made[] = {&to->qkv, &to->attn_out, &to->mlp_in, &to->mlp_out};
     lp_status status = LP_OK;
     for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) want(linears[i]);
     LP_TRY(norm_new(be, &from->norm_attn, d, &to->norm_attn, err));
     LP_TRY(norm_new(be, &from->norm_mlp, d, &to->norm_mlp, err));
+    if (from->norm_q.weight) {
+        LP_TRY(be->vector_new(be, from->norm_q.weight, (size_t)c->head_dim, &to->norm_q, err));
+        LP_TRY(be->vector_new(be, from->norm_k.weight, (size_t)c->head_dim, &to->norm_k, err));
+    }
     for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) LP_TRY(linear_new(be, linears[i], made[i], err));
 out:
     return status;
@@ -91,7 +97,7 @@ lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out
         size_t n = (size_t)c->n_context * (size_t)c->d_model;
         LP_TRY(be->vector_new(be, model->positions, n, &w->positions, err));
     }
-    for (int32_t l = 0; l < c->n_layers; l++) LP_TRY(make_block(be, &model->blocks[l], c->d_model, &w->blocks[l], err));
+    for (int32_t l = 0; l < c->n_layers; l++) LP_TRY(make_block(be, &model->blocks[l], c, &w->blocks[l], err));
     LP_TRY(norm_new(be, &model->final_norm, c->d_model, &w->final_norm, err));
     LP_TRY(make_projection(w, err));
     LP_TRY(be->sync(be, err));
@@ -111,6 +117,8 @@ void lp_weights_free(lp_weights *w) {
         const lp_block_weights *b = &w->blocks[l];
         norm_free(be, &b->norm_attn);
         norm_free(be, &b->norm_mlp);
+        if (b->norm_q) be->vector_free(be, b->norm_q);
+        if (b->norm_k) be->vector_free(be, b->norm_k);
         linear_free(be, b->qkv);
         linear_free(be, b->attn_out);
         linear_free(be, b->mlp_in);

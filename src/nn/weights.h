@@ -14,6 +14,7 @@ typedef struct {
 
 typedef struct {
     lp_norm_weights norm_attn, norm_mlp;
+    const float *norm_q, *norm_k; /* dev [head_dim]; NULL: heads are not normed */
     lp_backend_linear *qkv, *attn_out, *mlp_in, *mlp_out;
 } lp_block_weights;
 

@@ -3,7 +3,9 @@
  *   x = embedding                      [latent_in]
  *   GPT-2: x += positions[p]
  *   each layer:                        [resid_pre]
- *     h = norm(x); q|k|v = h Wqkv      [k, v]
+ *     h = norm(x); q|k|v = h Wqkv      (+ bias)
+ *     Qwen3: norm of each head of q, k
+ *                                      [k, v]
  *     LLaMA: rotate q, k;  cache k, v
  *     a = attention(q, cache) Wo       [attn_out]
  *     x += a                           [resid_mid]
@@ -234,6 +236,10 @@ static void forward(lp_reference *r, const place *at) {
         visit(r, at, LP_SITE_RESID_PRE, l, r->x);
         normalise(&block->norm_attn, r->x, d, c->norm_eps, r->h);
         linear(&block->qkv, r->h, r->qkv);
+        for (size_t head = 0; block->norm_q.weight && head < (size_t)(c->n_heads + c->n_kv_heads); head++) {
+            float *x = r->qkv + head * hd;
+            normalise(head < (size_t)c->n_heads ? &block->norm_q : &block->norm_k, x, c->head_dim, c->norm_eps, x);
+        }
         visit(r, at, LP_SITE_K, l, r->qkv + q);
         visit(r, at, LP_SITE_V, l, r->qkv + q + kv);
         if (r->rope.half > 0)

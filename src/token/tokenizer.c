@@ -1,12 +1,13 @@
 /* Encoding:
  *
- *   bytes -> well-formed UTF-8 -> cut at added tokens (those not `normalized`, then the others)
+ *   bytes -> well-formed UTF-8 -> cut at added tokens (those not `normalized`, then, after the normalizer, the others)
  *         -> pre-tokenizer steps, one inside of the other -> BPE per piece -> post-processor's tokens around all
  */
 #include "token/tokenizer.h"
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "token/nfc.h"
 #include "token/tokenizer_parts.h"
 #include "token/utf8.h"
 
@@ -170,6 +171,18 @@ out:
     return status;
 }
 
+static lp_status encode_added(encoder *self, const char *text, size_t length, bool normalized);
+
+/* The text between the added tokens that are looked for before normalization. */
+static lp_status encode_normalized(encoder *self, const char *text, size_t length) {
+    if (!self->tokenizer->nfc) return encode_added(self, text, length, true);
+    lp_text normal = {0};
+    lp_status status = lp_nfc(text, length, &normal, self->err);
+    if (status == LP_OK) status = encode_added(self, lp_text_get(&normal), normal.length, true);
+    lp_text_release(&normal);
+    return status;
+}
+
 /* Cuts text at the added tokens of one kind; what lies between goes on to the other kind, then to the steps. Follows
  * AddedVocabulary::find_matches of the `tokenizers` package: leftmost, longest, not overlapping. */
 static lp_status encode_added(encoder *self, const char *text, size_t length, bool normalized) {
@@ -205,13 +218,13 @@ static lp_status encode_added(encoder *self, const char *text, size_t length, bo
         }
         if (done < start)
             LP_TRY(normalized ? encode_piece(self, text + done, start - done, 0)
-                              : encode_added(self, text + done, start - done, true));
+                              : encode_normalized(self, text + done, start - done));
         if (start < end) LP_TRY(lp_token_list_add(self->out, &token->id, 1, err));
         done = end;
     }
     if (done < length)
         LP_TRY(normalized ? encode_piece(self, text + done, length - done, 0)
-                          : encode_added(self, text + done, length - done, true));
+                          : encode_normalized(self, text + done, length - done));
 out:
     return status;
 }

@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "token/nfc.h"
 
 /* Word characters as Rust's regex crate has them: Alphabetic, Mark, Decimal_Number, Connector_Punctuation and
  * Join_Control (UTS #18). */
@@ -23,10 +24,11 @@ static lp_status find_bool(const lp_json *object, const char *key, bool *out, lp
     return status == LP_OK && value.node ? lp_json_bool(&value, out, err) : status;
 }
 
-static lp_status expect_null(const lp_json *object, const char *key, lp_error *err) {
+static lp_status expect_null_or_zero(const lp_json *object, const char *key, lp_error *err) {
     lp_json value;
     lp_status status = lp_json_find(object, key, &value, err);
-    return status == LP_OK && value.node ? lp_json_fail(&value, err, "null (nothing else is supported)") : status;
+    if (status != LP_OK || !value.node || (cJSON_IsNumber(value.node) && value.node->valuedouble == 0)) return status;
+    return lp_json_fail(&value, err, "null or 0 (nothing else is supported)");
 }
 
 static lp_status expect_null_or_empty(const lp_json *object, const char *key, lp_error *err) {
@@ -37,15 +39,27 @@ static lp_status expect_null_or_empty(const lp_json *object, const char *key, lp
     return lp_json_fail(&value, err, "null or \"\" (nothing else is supported)");
 }
 
+/* Ids need not be without holes; but a table of them is made, so they are bounded by the number of tokens. */
+static lp_status highest_id(const lp_json *vocab, size_t n, size_t *out, lp_error *err) {
+    const size_t most = 2 * n + 65536;
+    const cJSON *entry = NULL;
+    *out = 0;
+    cJSON_ArrayForEach(entry, vocab->node) {
+        double id = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
+        if (!(id >= 0 && id < (double)most) || id != (double)(int32_t)id)
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id from 0 to %zu (there are %zu tokens)",
+                           vocab->file, vocab->path, entry->string, most - 1, n);
+        if ((size_t)id > *out) *out = (size_t)id;
+    }
+    return LP_OK;
+}
+
 static lp_status read_vocabulary(const lp_json *vocab, lp_bpe *bpe, lp_error *err) {
     lp_status status = LP_OK;
     const cJSON *entry = NULL;
     /* 100,000s of entries: walked as cJSON has them, without a path for each. */
     cJSON_ArrayForEach(entry, vocab->node) {
-        double id = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
-        if (!(id >= 0 && id < (double)bpe->n_vocab) || id != (double)(int32_t)id)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id from 0 to %zu (one for each of the %zu tokens)",
-                    vocab->file, vocab->path, entry->string, bpe->n_vocab - 1, bpe->n_vocab);
+        double id = entry->valuedouble;
         bool added = false;
         LP_TRY(lp_bpe_add_token(bpe, (int32_t)id, entry->string, &added, err));
         if (!added)
@@ -134,7 +148,8 @@ out:
     return status;
 }
 
-static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *bpe, lp_error *err) {
+/* *n_entries: tokens of the vocabulary; the first added token gets this id. */
+static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *bpe, size_t *n_entries, lp_error *err) {
     static const char *const keys[] = {"type",          "dropout",       "unk_token", "continuing_subword_prefix",
                                        "vocab",         "merges",        "fuse_unk",  "end_of_word_suffix",
                                        "byte_fallback", "ignore_merges", NULL};
@@ -146,7 +161,7 @@ static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *b
     int choice = 0;
     if (type.node) LP_TRY(lp_json_choice(&type, types, &choice, err));
     LP_TRY(lp_json_only(&model, keys, err));
-    LP_TRY(expect_null(&model, "dropout", err));
+    LP_TRY(expect_null_or_zero(&model, "dropout", err));
     LP_TRY(expect_null_or_empty(&model, "continuing_subword_prefix", err));
     LP_TRY(expect_null_or_empty(&model, "end_of_word_suffix", err));
     LP_TRY(lp_json_get(&model, "vocab", &vocab, err));
@@ -158,8 +173,10 @@ static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *b
     size_t n_merges = 0, n_added = 0;
     LP_TRY(lp_json_array_size(&merges, &n_merges, err));
     LP_TRY(lp_json_array_size(added, &n_added, err));
-    size_t n_vocab = (size_t)cJSON_GetArraySize(vocab.node);
-    LP_TRY(lp_bpe_init(bpe, n_vocab, n_vocab + n_added, n_merges, err));
+    size_t highest = 0;
+    *n_entries = (size_t)cJSON_GetArraySize(vocab.node);
+    LP_TRY(highest_id(&vocab, *n_entries, &highest, err));
+    LP_TRY(lp_bpe_init(bpe, highest + 1, highest + 1 + n_added, n_merges, err));
     LP_TRY(find_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
     LP_TRY(read_vocabulary(&vocab, bpe, err));
     LP_TRY(read_merges(&merges, bpe, err));
@@ -200,8 +217,21 @@ static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer,
     if (own < 0) {
         bool added = false;
         LP_TRY(lp_bpe_add_token(bpe, token.id, content, &added, err));
-        LP_ASSERT(added);
+        if (!added)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: \"%.80s\": the id %d is already that of \"%.80s\"", entry->file, entry->path,
+                    content, token.id, lp_bpe_spelling(bpe, token.id));
         ++*next_id;
+    }
+    if (token.normalized && tokenizer->nfc) {
+        lp_text normal = {0};
+        status = lp_nfc(content, token.length, &normal, err);
+        bool same = status == LP_OK && strcmp(lp_text_get(&normal), content) == 0;
+        lp_text_release(&normal);
+        if (status == LP_OK && !same)
+            status = lp_fail(err, LP_ERR_UNSUPPORTED,
+                             "%s: %s: a token that is looked for after normalization, but is not in form C",
+                             entry->file, entry->path);
+        if (status != LP_OK) goto out;
     }
     tokenizer->special[token.id] = token.special;
     tokenizer->added_starts[(unsigned char)content[0]] = true;
@@ -218,9 +248,9 @@ static int longest_first(const void *a, const void *b) {
     return left->id < right->id ? -1 : 1;
 }
 
-static lp_status read_added_tokens(const lp_json *added, lp_tokenizer *tokenizer, lp_error *err) {
+static lp_status read_added_tokens(const lp_json *added, lp_tokenizer *tokenizer, size_t n_entries, lp_error *err) {
     lp_status status = LP_OK;
-    int32_t next_id = (int32_t)tokenizer->bpe.n_vocab;
+    int32_t next_id = (int32_t)n_entries;
     LP_TRY(lp_mem_new(&tokenizer->added, tokenizer->bpe.n_tokens - tokenizer->bpe.n_vocab, sizeof *tokenizer->added,
                       "added tokens", err));
     LP_TRY(lp_mem_new(&tokenizer->special, tokenizer->bpe.n_tokens, sizeof *tokenizer->special, "special tokens", err));
@@ -286,8 +316,9 @@ out:
 
 /* *last: a ByteLevel was read; nothing may come after it, because it leaves letters instead of text. */
 static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer, bool *last, lp_error *err) {
-    static const char *const types[] = {"ByteLevel", "Split", "Sequence", NULL};
+    static const char *const types[] = {"ByteLevel", "Split", "Sequence", "Digits", NULL};
     static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
+    static const char *const digits_keys[] = {"type", "individual_digits", NULL};
     lp_status status = LP_OK;
     lp_json type, members, member;
     int choice = 0;
@@ -302,6 +333,11 @@ static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer,
         *last = true;
     } else if (choice == 1) {
         LP_TRY(read_split(pre, tokenizer, err));
+    } else if (choice == 3) {
+        bool individual = false;
+        LP_TRY(lp_json_only(pre, digits_keys, err));
+        LP_TRY(lp_json_get_bool(pre, "individual_digits", &individual, err));
+        LP_TRY(add_step(pre, tokenizer, false, individual ? "\\p{N}" : "\\p{N}+", err));
     } else {
         LP_TRY(lp_json_only(pre, sequence_keys, err));
         LP_TRY(lp_json_get(pre, "pretokenizers", &members, err));
@@ -398,16 +434,49 @@ out:
     return status;
 }
 
-static lp_status read_decoder(const lp_json *root, lp_error *err) {
-    static const char *const types[] = {"ByteLevel", NULL};
+/* *n_levels: ByteLevel decoders that were read. */
+static lp_status read_decoder(const lp_json *decoder, int *n_levels, lp_error *err) {
+    static const char *const types[] = {"ByteLevel", "Sequence", NULL};
+    static const char *const sequence_keys[] = {"type", "decoders", NULL};
     lp_status status = LP_OK;
-    lp_json decoder, type;
+    lp_json type, members, member;
     int choice = 0;
     bool prefix_space = false, use_regex = true;
-    LP_TRY(lp_json_get(root, "decoder", &decoder, err));
-    LP_TRY(lp_json_get(&decoder, "type", &type, err));
+    size_t n = 0;
+    LP_TRY(lp_json_get(decoder, "type", &type, err));
     LP_TRY(lp_json_choice(&type, types, &choice, err));
-    LP_TRY(read_byte_level(&decoder, &prefix_space, &use_regex, err));
+    if (choice == 0) {
+        ++*n_levels;
+        status = read_byte_level(decoder, &prefix_space, &use_regex, err);
+        goto out;
+    }
+    LP_TRY(lp_json_only(decoder, sequence_keys, err));
+    LP_TRY(lp_json_get(decoder, "decoders", &members, err));
+    LP_TRY(lp_json_array_size(&members, &n, err));
+    for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
+        LP_TRY(read_decoder(&member, n_levels, err));
+out:
+    return status;
+}
+
+static lp_status read_normalizer(const lp_json *normalizer, lp_tokenizer *tokenizer, lp_error *err) {
+    static const char *const types[] = {"NFC", "Sequence", NULL};
+    static const char *const sequence_keys[] = {"type", "normalizers", NULL};
+    lp_status status = LP_OK;
+    lp_json type, members, member;
+    int choice = 0;
+    size_t n = 0;
+    LP_TRY(lp_json_get(normalizer, "type", &type, err));
+    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    if (choice == 0) {
+        tokenizer->nfc = true;
+        goto out;
+    }
+    LP_TRY(lp_json_only(normalizer, sequence_keys, err));
+    LP_TRY(lp_json_get(normalizer, "normalizers", &members, err));
+    LP_TRY(lp_json_array_size(&members, &n, err));
+    for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
+        LP_TRY(read_normalizer(&member, tokenizer, err));
 out:
     return status;
 }
@@ -419,16 +488,18 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     lp_status status = LP_OK;
     cJSON *document = NULL;
     lp_json root, version, added, part;
-    int choice = 0;
+    int choice = 0, n_levels = 0;
+    size_t n_entries = 0;
     bool byte_level = false, templated = false;
     LP_TRY(lp_json_parse(text, size, name, &document, &root, err));
     LP_TRY(lp_json_only(&root, keys, err));
     LP_TRY(lp_json_get(&root, "version", &version, err));
     LP_TRY(lp_json_choice(&version, versions, &choice, err));
-    LP_TRY(expect_null(&root, "normalizer", err));
+    LP_TRY(lp_json_find(&root, "normalizer", &part, err));
+    if (part.node) LP_TRY(read_normalizer(&part, tokenizer, err));
     LP_TRY(lp_json_get(&root, "added_tokens", &added, err));
-    LP_TRY(read_model(&root, &added, &tokenizer->bpe, err));
-    LP_TRY(read_added_tokens(&added, tokenizer, err));
+    LP_TRY(read_model(&root, &added, &tokenizer->bpe, &n_entries, err));
+    LP_TRY(read_added_tokens(&added, tokenizer, n_entries, err));
     LP_TRY(lp_json_get(&root, "pre_tokenizer", &part, err));
     LP_TRY(read_pre_tokenizer(&part, tokenizer, &byte_level, err));
     if (!byte_level)
@@ -436,7 +507,10 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
                 part.path);
     LP_TRY(lp_json_find(&root, "post_processor", &part, err));
     if (part.node) LP_TRY(read_post_processor(&part, tokenizer, &templated, err));
-    LP_TRY(read_decoder(&root, err));
+    LP_TRY(lp_json_get(&root, "decoder", &part, err));
+    LP_TRY(read_decoder(&part, &n_levels, err));
+    if (n_levels != 1)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: expected one ByteLevel, found %d", part.file, part.path, n_levels);
 out:
     cJSON_Delete(document);
     return status;

@@ -204,6 +204,41 @@ static void check_attend(attention_test *a, int32_t n) {
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
 }
 
+/* Each head of q and of k normed with its own weights; v as it was; a row alone gives the same bits. */
+static void check_norm_heads(conformance *c, const attention_test *a, const float *qkv, int32_t n) {
+    int32_t hd = a->config.head_dim, normed = a->config.n_heads + a->config.n_kv_heads;
+    size_t stride = (size_t)a->stride, all = (size_t)n * stride;
+    float *q_weight = conformance_normal(93, (size_t)hd), *k_weight = conformance_normal(94, (size_t)hd),
+          *got = conformance_zeros(all * sizeof(float)), *alone = conformance_zeros(stride * sizeof(float));
+    double *want = conformance_zeros(all * sizeof(double));
+    for (size_t i = 0; i < all; i++) want[i] = qkv[i];
+    for (int32_t r = 0; r < n; r++)
+        for (int32_t h = 0; h < normed; h++) {
+            double *x = want + (size_t)r * stride + (size_t)(h * hd), square = 0;
+            for (int32_t i = 0; i < hd; i++) square += x[i] * x[i] / hd;
+            for (int32_t i = 0; i < hd; i++)
+                x[i] *= (double)(h < a->config.n_heads ? q_weight : k_weight)[i] /
+                        sqrt(square + (double)a->config.norm_eps);
+        }
+    float *dev = conformance_floats(c, qkv, all, 0), *last = conformance_floats(c, qkv + all - stride, stride, 0);
+    const float *dev_q = NULL, *dev_k = NULL;
+    RUN(c->be->vector_new(c->be, q_weight, (size_t)hd, &dev_q, &c->err));
+    RUN(c->be->vector_new(c->be, k_weight, (size_t)hd, &dev_k, &c->err));
+    RUN(c->be->norm_heads(c->be, &a->config, dev, n, dev_q, dev_k, &c->err));
+    conformance_fetch(c, got, dev, all * sizeof(float));
+    conformance_near(c, got, want, all, 1e-6, "norm_heads %d/%d heads of %d", a->config.n_heads, a->config.n_kv_heads,
+                     hd);
+    RUN(c->be->norm_heads(c->be, &a->config, last, 1, dev_q, dev_k, &c->err));
+    conformance_fetch(c, alone, last, stride * sizeof(float));
+    conformance_same(c, alone, got + all - stride, stride * sizeof(float), "norm_heads: the last row alone");
+    c->be->vector_free(c->be, dev_q);
+    c->be->vector_free(c->be, dev_k);
+    c->be->release(c->be, dev);
+    c->be->release(c->be, last);
+    void *blocks[] = {q_weight, k_weight, got, alone, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
 /* Rows with a slot each: rotated q in place, k and v in the pool of the layer, the other layer untouched. */
 static void check_store(attention_test *a, int32_t n) {
     conformance *c = a->c;
@@ -233,6 +268,7 @@ static void check_store(attention_test *a, int32_t n) {
     conformance_fetch(c, got, dev, (size_t)n * stride * sizeof(float));
     conformance_fetch(c, keys, fresh.keys, 2 * pool * sizeof(float));
     conformance_fetch(c, values, fresh.values, 2 * pool * sizeof(float));
+    check_norm_heads(c, a, qkv, n);
     for (int32_t r = 0; r < n; r++) {
         const float *from = qkv + (size_t)r * stride;
         for (size_t i = 0; i < stride; i++) want[i] = from[i];
@@ -290,7 +326,8 @@ void conformance_attention(conformance *c) {
         const attention_case *k = &cases[i];
         if (k->large && c->small) continue;
         attention_test a = {.c = c, .k = k, .n_slots = 600};
-        a.config = (lp_model_config){.n_heads = k->n_heads, .n_kv_heads = k->n_kv_heads, .head_dim = k->head_dim};
+        a.config = (lp_model_config){
+            .n_heads = k->n_heads, .n_kv_heads = k->n_kv_heads, .head_dim = k->head_dim, .norm_eps = 1e-6f};
         a.q = k->n_heads * k->head_dim;
         a.kv = k->n_kv_heads * k->head_dim;
         a.stride = a.q + 2 * a.kv;

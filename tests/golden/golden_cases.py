@@ -16,6 +16,7 @@ from codi_hf import (
     MetricPlace,
     Replacement,
     Run,
+    answer_start,
     metric_place,
     metrics,
     run,
@@ -287,7 +288,7 @@ def unpatched(m: Loaded, pair: dict[str, Any], protocol: str, thoughts: int, max
 
 def exact_run(exact: Loaded, question: str, r: Run, how: dict[str, Any]) -> Run:
     """The run r again in float64, its answer forced to the same tokens."""
-    fed = r.logits.shape[0] - (2 if how["protocol"] == "codi-keep-eos" else 1)
+    fed = r.logits.shape[0] - len(answer_start(exact, how["protocol"]))
     return run(exact, question, forced=r.answer_ids[:fed], **how)
 
 
@@ -302,7 +303,7 @@ def measured(
     def forward(forced: list[int]) -> Run:
         return run(m, p.pair[side]["question"], replacements=reps, forced=forced, record=False, **how)
 
-    got, logp = metrics(m, place, forward, base)
+    got, logp = metrics(m, place, forward, base, how["protocol"])
     return asdict(got), logp
 
 

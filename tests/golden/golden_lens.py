@@ -15,13 +15,13 @@ TOP = 5
 CLEAR = 1e-4  # neighbours in the ranking that are closer than this may change places
 
 
-def log_probabilities(m: Loaded, r: Run) -> Tensor:
-    """[1 + T, L, V+2]: final norm, head and log softmax over the candidates of every block's output."""
+def log_probabilities(m: Loaded, r: Run, protocol: str) -> Tensor:
+    """[1 + T, L, candidates]: final norm, head and log softmax over the candidates of every block's output."""
     begin = len(r.prompt_ids) - 1
     states = r.values["resid_post"][begin : begin + 1 + r.thoughts]
     with torch.no_grad():
         logits = m.codi.base().get_output_embeddings()(m.codi.final_norm()(states))
-    return torch.log_softmax(logits[..., : m.codi.vocab + 2].double(), dim=-1)
+    return torch.log_softmax(logits[..., : m.n_candidates(protocol)].double(), dim=-1)
 
 
 def cell(logp: Tensor, exact: Tensor) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def lens_file(m: Loaded, exact: Loaded, about: dict[str, Any], questions: list[s
     lines = []
     for question in questions:
         how = {"protocol": about["protocol"], "thoughts": about["thoughts"], "forced": []}
-        got = log_probabilities(m, run(m, question, **how))
-        true = log_probabilities(exact, run(exact, question, **how))
+        got = log_probabilities(m, run(m, question, **how), how["protocol"])
+        true = log_probabilities(exact, run(exact, question, **how), how["protocol"])
         cells = [[cell(got[p, k], true[p, k]) for k in range(got.shape[1])] for p in range(got.shape[0])]
         lines.append(json.dumps(compact({"question": question, "cells": cells}), ensure_ascii=False))
     body = json.dumps(about | {"top": TOP})[1:-1]

@@ -24,7 +24,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
-from codi_hf import PROTOCOLS, Loaded, Run, load, run  # noqa: E402
+from codi_hf import Loaded, Run, coconut_generate, load, run  # noqa: E402
 from golden_cases import exact_run, patched_file, state_error  # noqa: E402
 from golden_lens import lens_file  # noqa: E402
 
@@ -57,7 +57,10 @@ def sources() -> list[Source]:
     found = []
     for folder in sorted((HERE / "models").iterdir()):
         thoughts = 3 if folder.name == T3_MODEL else 6
-        found.append(Source(folder.name, folder, thoughts, 12, PROTOCOLS, (0, 1)))
+        given = json.loads((folder / "lora.json").read_text())
+        protocols = tuple(given.get("protocols", ("codi", "codi-keep-eos", "bot-first")))
+        full = (0,) if "protocols" in given else (0, 1)
+        found.append(Source(folder.name, folder, thoughts, 12, protocols, full))
     for arch in ("gpt2", "llama"):
         folder = ROOT / "jobs" / "demo" / arch
         if (folder / "codi").is_dir() and any((folder / "codi").iterdir()):
@@ -123,11 +126,22 @@ def full_tensors(r: Run, every_site: bool) -> dict[str, Tensor]:
     return {k: x.clone().contiguous() for k, x in out.items()}
 
 
+def check_generation(m: Loaded, source: Source, kept: list[tuple[str, Run]]) -> None:
+    """The same tokens by Coconut's own generation."""
+    for question, r in kept:
+        theirs = coconut_generate(m, question, source.thoughts, source.max_new_tokens)
+        ours = r.answer_ids or [m.eos, *theirs[1:]]
+        if theirs != ours:
+            raise SystemExit(f"{source.name}: {question!r}: {ours} is not {theirs}")
+
+
 def make_states(m: Loaded, exact: Loaded, source: Source) -> None:
     """Every state of some questions, the tokens of more."""
     asked: dict[str, Any] = {}
     for protocol in source.protocols:
         kept = runs(m, exact, source, protocol)
+        if protocol == "coconut":
+            check_generation(m, source, kept)
         tensors: dict[str, Tensor] = {}
         for i, (_, r) in enumerate(kept):
             if i < N_FULL:
@@ -147,7 +161,9 @@ def make_states(m: Loaded, exact: Loaded, source: Source) -> None:
 
 def make_patched(m: Loaded, exact: Loaded, source: Source) -> None:
     """The patched runs."""
-    for protocol in ("codi", "bot-first"):
+    for protocol in source.protocols:
+        if protocol == "codi-keep-eos":
+            continue
         pairs = demo_pairs()[:40] if source.demo else None
         sizes = (source.thoughts, source.max_new_tokens)
         patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN)

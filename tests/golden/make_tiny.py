@@ -13,12 +13,21 @@ import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
 from codi_hf import Codi
@@ -28,6 +37,7 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN_SPLIT = LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 @dataclass
@@ -43,6 +53,7 @@ class Tiny:
     binary: bool = False  # codi/pytorch_model.bin with a tied lm_head in it, else model.safetensors without
     base_weights: torch.dtype | None = None  # base/model.safetensors holds other weights than codi/, in this dtype
     merges: tuple[tuple[str, str], ...] = field(default=())
+    protocols: tuple[str, ...] = ()  # of its golden runs; none: the three that the first models have
 
 
 MODELS = {
@@ -137,6 +148,81 @@ MODELS = {
         binary=True,
     ),
 }
+SMALL = {"num_hidden_layers": 2, "rms_norm_eps": 1e-6, "max_position_embeddings": 96, "vocab_size": 258}
+MODELS |= {
+    # Biases on q, k and v alone, NFC and Qwen's pattern, tied head, no bos.
+    "qwen2": Tiny(
+        seed=6,
+        config=Qwen2Config(
+            hidden_size=24,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=28,
+            rope_theta=1000.0,
+            tie_word_embeddings=True,
+            use_sliding_window=False,
+            **SMALL,
+        ),
+        specials=("<|endoftext|>", "<|im_end|>"),
+        lora=(3, 6.0),
+        prj=(12, True),
+        protocols=("codi",),
+    ),
+    # A norm on each head of q and of k, heads wider than D / heads, untied head.
+    "qwen3": Tiny(
+        seed=7,
+        config=Qwen3Config(
+            hidden_size=16,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=6,
+            intermediate_size=22,
+            rope_theta=2000.0,
+            tie_word_embeddings=False,
+            use_sliding_window=False,
+            **SMALL,
+        ),
+        specials=("<|endoftext|>", "<|im_end|>"),
+        lora=(4, 8.0),
+        prj=(24, True),
+        protocols=("codi-eos",),
+    ),
+    # Without a window; no projection, as Coconut.
+    "mistral": Tiny(
+        seed=8,
+        config=MistralConfig(
+            hidden_size=18,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            intermediate_size=26,
+            sliding_window=None,
+            tie_word_embeddings=False,
+            **SMALL,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(0, 1.0),
+        prj=(0, False),
+        protocols=("coconut",),
+    ),
+    # Biases on q, k, v and o.
+    "llama-bias": Tiny(
+        seed=9,
+        config=LlamaConfig(
+            hidden_size=16,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            intermediate_size=24,
+            attention_bias=True,
+            tie_word_embeddings=True,
+            **SMALL,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(2, 4.0),
+        prj=(16, False),
+        dtype=torch.bfloat16,
+        protocols=("bot-first",),
+    ),
+}
 
 
 def make_tokenizer(t: Tiny, folder: Path) -> Tokenizer:
@@ -144,12 +230,16 @@ def make_tokenizer(t: Tiny, folder: Path) -> Tokenizer:
     vocab = {c: k for k, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     for a, b in t.merges:
         vocab[a + b] = len(vocab)
-    llama = t.config.model_type == "llama"
+    qwen = t.config.model_type.startswith("qwen")
+    llama = t.config.model_type in ("llama", "mistral")
     tok = Tokenizer(models.BPE(vocab=vocab, merges=list(t.merges), ignore_merges=llama))
-    if llama:
+    if qwen:
+        tok.normalizer = normalizers.NFC()
+    if llama or qwen:
+        split = Regex(QWEN_SPLIT if qwen else LLAMA3_SPLIT)
         tok.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated", invert=False),
+                pre_tokenizers.Split(split, behavior="isolated", invert=False),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False),
             ]
         )
@@ -169,6 +259,11 @@ def make_tokenizer(t: Tiny, folder: Path) -> Tokenizer:
     tok.save(str(folder / "tokenizer.json"), pretty=False)
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
     return tok
+
+
+def qwen_like(t: Tiny) -> bool:
+    """True for models whose texts begin without a bos."""
+    return t.config.model_type.startswith("qwen")
 
 
 def fill(state: dict[str, Tensor], tok: Tokenizer, t: Tiny, generator: torch.Generator) -> None:
@@ -217,7 +312,7 @@ def make(name: str, t: Tiny) -> None:
     t.config.eos_token_id = tok.token_to_id(t.specials[-1])
     if len(t.specials) == 3:
         t.config.eos_token_id = [tok.token_to_id(s) for s in t.specials[1:]]
-    t.config.bos_token_id = tok.token_to_id(t.specials[0])
+    t.config.bos_token_id = None if qwen_like(t) else tok.token_to_id(t.specials[0])
     generator = torch.Generator().manual_seed(t.seed)
     lm = AutoModelForCausalLM.from_config(t.config)
     lm.config.architectures = [type(lm).__name__]
@@ -247,7 +342,9 @@ def make(name: str, t: Tiny) -> None:
         torch.save(stored, codi / "pytorch_model.bin")
     else:
         save_file(stored, codi / "model.safetensors", metadata={"format": "pt"})
-    lora = {"r": t.lora[0], "alpha": t.lora[1]}
+    lora: dict[str, Any] = {"r": t.lora[0], "alpha": t.lora[1]}
+    if t.protocols:
+        lora["protocols"] = list(t.protocols)
     (folder / "lora.json").write_text(json.dumps(lora) + "\n")
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)

@@ -33,25 +33,45 @@ transformers.logging.set_verbosity_error()
 # The argument's name since 4.56.
 DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
 
-LORA_TARGETS = {
-    "gpt2": ["c_attn", "c_proj", "c_fc"],
-    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-}
+LORA_GPT2 = ["c_attn", "c_proj", "c_fc"]
+LORA_LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LAYER_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "k", "v")
 POSITION_SITES = ("latent_in", "latent_raw")
-PROTOCOLS = ("codi", "codi-keep-eos", "bot-first")  # codi-keep-eos: `codi` with remove_eos false
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a thought run goes: roles of tokens, or a text."""
+
+    after: tuple[str, ...]  # behind the question; a text in front is tokenized with it
+    first: str  # what step 0 is fed: the last prompt position's state, or the embedding of a token
+    projected: bool  # what is fed back goes through prj
+    start: tuple[str, ...]  # what opens the answer
+    never: tuple[str, ...] = ("eot",)  # never chosen
+
+
+PROTOCOLS = {
+    "codi": Protocol(("bot",), "prompt", True, ("eot",)),
+    "codi-keep-eos": Protocol(("eos", "bot"), "prompt", True, ("eot", "eos")),  # `codi` with remove_eos false
+    "bot-first": Protocol((), "bot", True, ("eot",)),
+    "codi-eos": Protocol(("eos", "bot"), "prompt", True, ("eot",)),
+    "coconut": Protocol(("\n", "bot"), "prompt", False, ("eot",), ()),
+}
 DIGIT = re.compile("[0-9]")
 
 
 class Codi(nn.Module):
     """The module whose state dict a CODI checkpoint is."""
 
-    def __init__(self, base: nn.Module, lora_r: int, lora_alpha: float, prj_dim: int, prj_norm: bool) -> None:
+    def __init__(
+        self, base: nn.Module, lora_r: int, lora_alpha: float, prj_dim: int, prj_norm: bool, rows: int = 0
+    ) -> None:
+        """prj_dim 0: no projection; rows: of the embedding, V+3 by default."""
         super().__init__()
         arch, vocab, d = base.config.model_type, base.config.vocab_size, base.config.hidden_size
         self.arch, self.vocab = arch, vocab
         self.pad_id, self.bot_id, self.eot_id = vocab, vocab + 1, vocab + 2
-        base.resize_token_embeddings(vocab + 3, mean_resizing=False)
+        base.resize_token_embeddings(rows or vocab + 3, mean_resizing=False)
         self.codi = base
         if lora_r > 0:
             from peft import LoraConfig, TaskType, get_peft_model
@@ -61,13 +81,14 @@ class Codi(nn.Module):
                 r=lora_r,
                 lora_alpha=lora_alpha,
                 lora_dropout=0.1,
-                target_modules=LORA_TARGETS[arch],
+                target_modules=LORA_GPT2 if arch == "gpt2" else LORA_LLAMA,
                 fan_in_fan_out=arch == "gpt2",
                 init_lora_weights=True,
             )
             self.codi = get_peft_model(base, lora)
-        self.prj = nn.Sequential(nn.Dropout(0.0), nn.Linear(d, prj_dim), nn.GELU(), nn.Linear(prj_dim, d))
-        if prj_norm:
+        if prj_dim:
+            self.prj = nn.Sequential(nn.Dropout(0.0), nn.Linear(d, prj_dim), nn.GELU(), nn.Linear(prj_dim, d))
+        if prj_dim and prj_norm:
             self.prj.add_module("ln", nn.LayerNorm(d))
 
     def base(self) -> nn.Module:
@@ -95,6 +116,27 @@ class Loaded:
 
     codi: Codi
     tok: PreTrainedTokenizerBase
+    tokens: dict[str, int] | None = None  # ids of roles, where they are not V, V+1, V+2
+
+    def token(self, role: str, protocol: str = "codi") -> int:
+        """The id of a role: eos, pad, bot, eot, latent."""
+        if role == "eos":
+            return self.eos
+        v = self.codi.vocab
+        usual = (
+            {"bot": v, "eot": v + 1, "latent": v + 2}
+            if protocol == "coconut"
+            else {"pad": v, "bot": v + 1, "eot": v + 2}
+        )
+        return {**usual, **(self.tokens or {})}[role]
+
+    def n_candidates(self, protocol: str) -> int:
+        """Greedy decoding chooses among the ids below."""
+        rows = self.codi.embedding().weight.shape[0]
+        never = {self.token(role, protocol) for role in PROTOCOLS[protocol].never}
+        while rows - 1 in never:
+            rows -= 1
+        return rows
 
     @property
     def n_layers(self) -> int:
@@ -166,7 +208,9 @@ def load(
     if merged:
         state = merge_lora(state, lora_r, lora_alpha, lm.config.model_type == "gpt2")
         lora_r = 0
-    module = Codi(lm, lora_r, lora_alpha, state["prj.1.weight"].shape[0], "prj.ln.weight" in state)
+    rows = next(v for k, v in state.items() if k.endswith(("wte.weight", "embed_tokens.weight"))).shape[0]
+    prj_dim = state["prj.1.weight"].shape[0] if "prj.1.weight" in state else 0
+    module = Codi(lm, lora_r, lora_alpha, prj_dim, "prj.ln.weight" in state, rows)
     missing, unexpected = module.load_state_dict(state, strict=False)
     tied = bool(lm.config.tie_word_embeddings)
     missing = [k for k in missing if not (tied and k.endswith("lm_head.weight"))]
@@ -174,7 +218,8 @@ def load(
         raise SystemExit(f"{codi}: missing {missing}, unexpected {unexpected}")
     module.base().tie_weights()
     module.float().eval()
-    return Loaded(module, AutoTokenizer.from_pretrained(str(base)))
+    given = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+    return Loaded(module, AutoTokenizer.from_pretrained(str(base)), given.get("tokens"))
 
 
 @dataclass(frozen=True)
@@ -258,7 +303,8 @@ class Probe:
                 self.on_output(block.attn.c_attn, "k", layer, slice(d, 2 * d))
                 self.on_output(block.attn.c_attn, "v", layer, slice(2 * d, 3 * d))
             else:
-                self.on_output(block.self_attn.k_proj, "k", layer)
+                # Qwen3 norms each head of k: the site is what comes out of that.
+                self.on_output(getattr(block.self_attn, "k_norm", block.self_attn.k_proj), "k", layer)
                 self.on_output(block.self_attn.v_proj, "v", layer)
         self.on_output(codi.final_norm(), "latent_raw", None)
 
@@ -298,7 +344,8 @@ class Probe:
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
             x = (output[0] if isinstance(output, tuple) else output).clone()
-            self.touch(site, layer, x if part is None else x[..., part])
+            flat = x.view(*x.shape[:2], -1)
+            self.touch(site, layer, flat if part is None else flat[..., part])
             return (x, *output[1:]) if isinstance(output, tuple) else x
 
         self.handles.append(module.register_forward_hook(hook))
@@ -306,14 +353,14 @@ class Probe:
 
 def prompt_tokens(m: Loaded, question: str, protocol: str) -> list[int]:
     """The tokens of the prompt phase; LLaMA's tokenizer adds its bos."""
-    ids = m.tok(question).input_ids
-    extra = {"codi": [m.codi.bot_id], "codi-keep-eos": [m.eos, m.codi.bot_id], "bot-first": []}[protocol]
-    return [*ids, *extra]
+    after = PROTOCOLS[protocol].after
+    text = after[0] if after[:1] == ("\n",) else ""
+    return [*m.tok(question + text).input_ids, *(m.token(role, protocol) for role in after if role != "\n")]
 
 
 def answer_start(m: Loaded, protocol: str) -> list[int]:
     """The tokens whose embeddings open the answer phase."""
-    return [m.codi.eot_id, m.eos] if protocol == "codi-keep-eos" else [m.codi.eot_id]
+    return [m.token(role, protocol) for role in PROTOCOLS[protocol].start]
 
 
 def choose(logits: Tensor, n_candidates: int) -> tuple[int, float]:
@@ -380,15 +427,19 @@ def run(
         raw = got.hidden_states[-1]
         return got.logits[0]
 
+    def feedback(state: Tensor) -> Tensor:
+        return codi.prj(state) if PROTOCOLS[protocol].projected else state
+
     def token_embeddings(ids: list[int]) -> Tensor:
         return embed(torch.tensor([ids]))
 
     try:
         forward(token_embeddings(out.prompt_ids), "prompt", 0)
-        latent = token_embeddings([codi.bot_id]) if protocol == "bot-first" else codi.prj(raw[:, -1:])
+        first = PROTOCOLS[protocol].first
+        latent = feedback(raw[:, -1:]) if first == "prompt" else token_embeddings([m.token(first, protocol)])
         for step in range(thoughts):
             forward(latent, "thought", step)
-            latent = codi.prj(raw[:, -1:])
+            latent = feedback(raw[:, -1:])
         start = answer_start(m, protocol)
         rows = [forward(token_embeddings(start), "answer", 0)]
         position = len(start)
@@ -398,7 +449,7 @@ def run(
                 position += 1
         else:
             while len(out.answer_ids) < max_new_tokens:
-                token, margin = choose(rows[-1][-1], codi.vocab + 2)
+                token, margin = choose(rows[-1][-1], m.n_candidates(protocol))
                 out.margin = min(out.margin, margin)
                 if token == m.eos:
                     break
@@ -474,13 +525,14 @@ def metrics(
     place: MetricPlace,
     forward: Callable[[list[int]], Run],
     baseline: Tensor | None,
+    protocol: str = "codi",
 ) -> tuple[Metrics, Tensor]:
     """Metrics of the run that `forward(forced tokens)` makes.
 
     baseline: log-probabilities [V+2] of the unpatched run at the place (None: this is it, kl = 0). Returns also this
     run's own log-probabilities there.
     """
-    n = m.codi.vocab + 2
+    n = m.n_candidates(protocol)
 
     def whole(tokens: list[int]) -> tuple[float, Tensor]:
         ending = [*tokens, m.eos]
@@ -511,3 +563,29 @@ def metrics(
 def with_vector(r: Replacement, vector: Tensor | None) -> Replacement:
     """The same replacement with another donor vector."""
     return replace(r, vector=vector)
+
+
+@torch.no_grad()
+def coconut_generate(m: Loaded, question: str, n_latents: int, max_new_tokens: int) -> list[int]:
+    """Coconut's own generation, written again from its definition: the whole sequence is embedded, the latent
+    placeholders are filled one after the other with the final state of the position before them, each by a forward of
+    everything so far, and every new token is chosen by a forward of the whole sequence, without a cache.
+
+    As there, the first token is not checked for eos.
+    """
+    lm, embed = m.codi.codi, m.codi.embedding()
+    bot, eot, latent = (m.token(role, "coconut") for role in ("bot", "eot", "latent"))
+    ids = [*m.tok(question + "\n").input_ids, bot, *[latent] * n_latents, eot]
+    x = embed(torch.tensor([ids]))
+    first = ids.index(bot) + 1
+    for k in range(n_latents):
+        states = lm(inputs_embeds=x[:, : first + k], output_hidden_states=True).hidden_states[-1]
+        x = torch.cat([x[:, : first + k], states[:, -1:], x[:, first + k + 1 :]], dim=1)
+    out: list[int] = []
+    while len(out) < max_new_tokens:
+        token = int(lm(inputs_embeds=x).logits[0, -1].argmax())
+        if out and token == m.eos:
+            break
+        out.append(token)
+        x = torch.cat([x, embed(torch.tensor([[token]]))], dim=1)
+    return out

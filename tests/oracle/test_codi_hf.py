@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from codi_hf import LAYER_SITES, POSITION_SITES, PROTOCOLS, Loaded, Replacement, load, run
+from codi_hf import LAYER_SITES, POSITION_SITES, Loaded, Replacement, load, run
 
 MODELS = Path(__file__).resolve().parents[1] / "golden" / "models"
 QUESTIONS = ("Tom has 7 pens, 12?", "a1", "é 数  20%")
@@ -72,7 +73,7 @@ def check_model(folder: Path, thoughts: int) -> int:
     """All checks on one model; how many were made."""
     m = load(folder / "base", folder / "codi")
     count = 0
-    for protocol in PROTOCOLS:
+    for protocol in ("codi", "codi-keep-eos", "bot-first"):
         for q in QUESTIONS:
             got = run(m, q, protocol, thoughts, N_NEW)
             tokens, logits, cached = plain_loop(m, q, protocol, thoughts)
@@ -133,7 +134,8 @@ def check_model(folder: Path, thoughts: int) -> int:
 def main() -> None:
     """Check the models given, or the tiny ones."""
     torch.set_num_threads(1)
-    folders = [Path(a) for a in sys.argv[1:]] or sorted(MODELS.iterdir())
+    known = [f for f in sorted(MODELS.iterdir()) if "protocols" not in json.loads((f / "lora.json").read_text())]
+    folders = [Path(a) for a in sys.argv[1:]] or known
     total = 0
     for folder in folders:
         total += check_model(folder, 3 if folder.name == "llama-bf16" else 6)

@@ -11,7 +11,12 @@
 #define LLAMA                                                                                                          \
     "\"model_type\":\"llama\",\"vocab_size\":128256,\"hidden_size\":2048,\"intermediate_size\":8192,"                  \
     "\"num_hidden_layers\":16,\"num_attention_heads\":32"
-#define LLAMA3 "\"rope_type\":\"llama3\",\"factor\":32.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0"
+#define SHAPE                                                                                                          \
+    ",\"vocab_size\":151936,\"hidden_size\":2048,\"intermediate_size\":6144,\"num_hidden_layers\":2,"                  \
+    "\"num_attention_heads\":32"
+#define QWEN(n) "\"model_type\":\"qwen" n "\"" SHAPE
+#define MISTRAL "\"model_type\":\"mistral\"" SHAPE
+#define LLAMA3  "\"rope_type\":\"llama3\",\"factor\":32.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0"
 
 static lp_status parse(const char *text, lp_model_config *config, lp_error *err) {
     size_t n = strlen(text);
@@ -85,6 +90,36 @@ static void test_llama(void **state) {
     assert_true(c.rope_theta == 2000.0);
 }
 
+/* What is the architecture's own, and what its class takes for keys that are absent. */
+static void test_families(void **state) {
+    (void)state;
+    lp_model_config c = parse_good("{" QWEN("2") ",\"use_sliding_window\":false,\"sliding_window\":32768}");
+    assert_int_equal(c.family, LP_FAMILY_QWEN2);
+    assert_int_equal(c.arch, LP_ARCH_LLAMA);
+    assert_true(c.qkv_bias && !c.attn_out_bias && !c.head_norm);
+    assert_int_equal(c.n_kv_heads, 32);
+    assert_int_equal(c.head_dim, 64);
+    assert_int_equal(c.n_context, 32768);
+    /* As transformers 5 writes it. */
+    c = parse_good(
+        "{" QWEN("3") ",\"dtype\":\"bfloat16\",\"num_key_value_heads\":8,\"layer_types\":[\"full_attention\","
+                      "\"full_attention\"],\"rope_parameters\":{\"rope_theta\":1000000,\"rope_type\":\"default\"}}");
+    assert_int_equal(c.family, LP_FAMILY_QWEN3);
+    assert_true(!c.qkv_bias && !c.attn_out_bias && c.head_norm);
+    assert_int_equal(c.head_dim, 128);
+    assert_true(c.rope_theta == 1e6);
+    c = parse_good("{" QWEN("3") ",\"attention_bias\":true,\"head_dim\":80}");
+    assert_true(c.qkv_bias && c.attn_out_bias);
+    assert_int_equal(c.head_dim, 80);
+    c = parse_good("{" MISTRAL ",\"sliding_window\":null}");
+    assert_int_equal(c.family, LP_FAMILY_MISTRAL);
+    assert_true(!c.qkv_bias && !c.head_norm);
+    assert_int_equal(c.n_kv_heads, 8);
+    assert_int_equal(c.n_context, 131072);
+    c = parse_good("{" LLAMA ",\"attention_bias\":true}");
+    assert_true(c.qkv_bias && c.attn_out_bias);
+}
+
 static const struct {
     const char *text;
     lp_status status;
@@ -94,8 +129,15 @@ static const struct {
     {"[]", LP_ERR_VALUE, "config.json: $: expected an object, found []"},
     {"{", LP_ERR_FORMAT, "malformed JSON"},
     {"{}", LP_ERR_VALUE, "config.json: $: the key \"model_type\" is missing"},
-    {"{\"model_type\":\"mistral\"}", LP_ERR_UNSUPPORTED,
-     "$.model_type: expected a supported architecture (gpt2, llama), found \"mistral\""},
+    {"{\"model_type\":\"gemma\"}", LP_ERR_UNSUPPORTED,
+     "$.model_type: expected a supported architecture (gpt2, llama, qwen2, qwen3, mistral), found \"gemma\""},
+    {"{" QWEN("2") ",\"use_sliding_window\":true,\"sliding_window\":64}", LP_ERR_UNSUPPORTED,
+     "$.use_sliding_window: attention in a sliding window is not supported"},
+    {"{" QWEN("3") ",\"layer_types\":[\"full_attention\",\"sliding_attention\"]}", LP_ERR_UNSUPPORTED,
+     "$.layer_types[1]: \"sliding_attention\" is not supported (expected full_attention)"},
+    {"{" MISTRAL "}", LP_ERR_UNSUPPORTED,
+     "$.sliding_window: expected null, found no such key, which stands for a sliding window of 4096"},
+    {"{" MISTRAL ",\"sliding_window\":4096}", LP_ERR_UNSUPPORTED, "$.sliding_window: attention in a sliding window"},
     {"{\"model_type\":\"gpt2\"}", LP_ERR_VALUE, "the key \"vocab_size\" is missing"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":0}", LP_ERR_VALUE, "$.vocab_size: expected an integer from 1"},
     {"{\"model_type\":\"gpt2\",\"vocab_size\":10,\"n_embd\":12,\"n_layer\":1,\"n_head\":5,\"n_positions\":4}",
@@ -115,7 +157,7 @@ static const struct {
      "$.num_attention_heads: expected a multiple of num_key_value_heads (5), found 32"},
     {"{" LLAMA ",\"head_dim\":63}", LP_ERR_VALUE, "$.head_dim: expected an even number"},
     {"{" LLAMA ",\"head_dim\":1048576}", LP_ERR_VALUE, "$.head_dim: 32 heads of 1048576"},
-    {"{" LLAMA ",\"attention_bias\":true}", LP_ERR_UNSUPPORTED, "$.attention_bias: a bias in the attention's"},
+    {"{" LLAMA ",\"attention_bias\":1}", LP_ERR_VALUE, "$.attention_bias: expected true or false, found 1"},
     {"{" LLAMA ",\"mlp_bias\":true}", LP_ERR_UNSUPPORTED, "$.mlp_bias: a bias in the MLP's"},
     {"{" LLAMA ",\"sliding_window\":4096}", LP_ERR_UNSUPPORTED, "$.sliding_window: attention in a sliding window"},
     {"{" LLAMA ",\"partial_rotary_factor\":0.5}", LP_ERR_UNSUPPORTED, "$.partial_rotary_factor: RoPE over a part"},
@@ -150,6 +192,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpt2),
         cmocka_unit_test(test_llama),
+        cmocka_unit_test(test_families),
         cmocka_unit_test(test_bad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -436,7 +436,8 @@ static void open_file(fixture *f, const golden_file *file) {
         .max_new_tokens = (int32_t)whole(&root, "max_new_tokens", 1, MAX_IDS),
         .max_positions = f->model.model.config.n_context,
     };
-    golden_vocabulary(&f->model, file->protocol, &f->options.vocabulary);
+    golden_vocabulary(&f->model, file->protocol, &f->model.vocabulary);
+    f->options.vocabulary = f->model.vocabulary;
     read_conditions(f, &root);
     list = golden_member(&root, "pairs");
     for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry)) {

@@ -330,6 +330,20 @@ out:
     return status;
 }
 
+static lp_status check_norm_heads(lp_backend *be, const lp_model_config *config, float *qkv, int32_t n,
+                                  const float *q_weight, const float *k_weight, lp_error *err) {
+    int64_t stride = (int64_t)config->head_dim * (config->n_heads + 2 * config->n_kv_heads);
+    lp_status status = LP_OK;
+    NOTE_CALL(be, 12, AT(qkv), (uint64_t)n, AT(q_weight), AT(k_weight));
+    LP_TRY(floats_inside(be, "norm_heads", "qkv", qkv, n, stride, err));
+    LP_TRY(floats_inside(be, "norm_heads", "weight of q", q_weight, 1, config->head_dim, err));
+    LP_TRY(floats_inside(be, "norm_heads", "weight of k", k_weight, 1, config->head_dim, err));
+    LP_TRY(of(be)->inner->norm_heads(of(be)->inner, config, qkv, n, q_weight, k_weight, err));
+    LP_TRY(no_nan("norm_heads", qkv, n, stride, stride, err));
+out:
+    return status;
+}
+
 static lp_status check_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
                                 float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     lp_status status = LP_OK;
@@ -599,6 +613,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .add_rows = check_add_rows,
                            .norm = check_norm,
                            .add_norm = check_add_norm,
+                           .norm_heads = check_norm_heads,
                            .activate = check_activate,
                            .store_kv = check_store_kv,
                            .copy_kv = check_copy_kv,

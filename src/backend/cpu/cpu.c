@@ -97,6 +97,20 @@ static lp_status cpu_norm(lp_backend *be, const float *x, const float *weight, c
     return LP_OK;
 }
 
+static lp_status cpu_norm_heads(lp_backend *be, const lp_model_config *config, float *qkv, int32_t n,
+                                const float *q_weight, const float *k_weight, lp_error *err) {
+    (void)err;
+    int32_t hd = config->head_dim, q = config->n_heads, normed = q + config->n_kv_heads;
+    int64_t stride = (int64_t)hd * (normed + config->n_kv_heads);
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, stride)) schedule(static)
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t h = 0; h < normed; h++) {
+            float *x = qkv + i * stride + (int64_t)h * hd;
+            lp_cpu_rms_norm(x, h < q ? q_weight : k_weight, config->norm_eps, hd, x);
+        }
+    return LP_OK;
+}
+
 static lp_status cpu_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
                               float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     (void)form; /* floats */
@@ -248,6 +262,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .add_rows = cpu_add_rows,
                              .norm = cpu_norm,
                              .add_norm = cpu_add_norm,
+                             .norm_heads = cpu_norm_heads,
                              .activate = cpu_activate,
                              .store_kv = lp_cpu_store_kv,
                              .copy_kv = cpu_copy_kv,

@@ -55,6 +55,17 @@ out:
     return status;
 }
 
+static lp_status cuda_norm_heads(lp_backend *be, const lp_model_config *config, float *qkv, int32_t n,
+                                 const float *q_weight, const float *k_weight, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    int64_t stride = (int64_t)config->head_dim * (config->n_heads + 2 * config->n_kv_heads);
+    LP_CUDA(lp_cuda_norm_heads(qkv, stride, n, config->n_heads, config->n_kv_heads, config->head_dim, q_weight,
+                               k_weight, config->norm_eps, cuda->stream));
+out:
+    return status;
+}
+
 static lp_status cuda_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
                                float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
@@ -314,6 +325,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .add_rows = cuda_add_rows,
                               .norm = cuda_norm,
                               .add_norm = cuda_add_norm,
+                              .norm_heads = cuda_norm_heads,
                               .activate = cuda_activate,
                               .store_kv = cuda_store_kv,
                               .copy_kv = cuda_copy_kv,

@@ -88,6 +88,9 @@ cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, in
                              cudaStream_t stream);
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
                          bool as_bf16, void *y, cudaStream_t stream);
+/* qkv [n] rows of `stride` floats: RMSNorm of its q_heads + kv_heads first heads of `width` numbers, in place. */
+cudaError_t lp_cuda_norm_heads(float *qkv, int64_t stride, int32_t n, int32_t q_heads, int32_t kv_heads, int32_t width,
+                               const float *q_weight, const float *k_weight, float eps, cudaStream_t stream);
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
                              int32_t width, bool as_bf16, void *h, cudaStream_t stream);
 cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *y,

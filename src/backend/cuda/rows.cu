@@ -120,6 +120,15 @@ __global__ void norm_kernel(const float *x, const float *weight, const float *bi
     block_norm(x + row * width, weight, bias, eps, width, y + row * row_stride<T>(width), shared);
 }
 
+// One block a head: blockIdx.x counts rows, blockIdx.y the heads of q, then of k.
+__global__ void norm_heads_kernel(float *qkv, int64_t stride, int32_t q_heads, int32_t width, const float *q_weight,
+                                  const float *k_weight, float eps) {
+    __shared__ float shared[BLOCK];
+    int32_t head = static_cast<int32_t>(blockIdx.y);
+    float *x = qkv + static_cast<int64_t>(blockIdx.x) * stride + static_cast<int64_t>(head) * width;
+    block_norm(x, head < q_heads ? q_weight : k_weight, nullptr, eps, width, x, shared);
+}
+
 template <typename T>
 __global__ void add_norm_kernel(float *x, const float *y, const float *weight, const float *bias, float eps,
                                 int32_t width, T *h) {
@@ -415,6 +424,14 @@ cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias,
     else
         norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width,
                                                                     static_cast<float *>(y));
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_norm_heads(float *qkv, int64_t stride, int32_t n, int32_t q_heads, int32_t kv_heads, int32_t width,
+                               const float *q_weight, const float *k_weight, float eps, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>(q_heads + kv_heads));
+    norm_heads_kernel<<<grid, BLOCK, 0, stream>>>(qkv, stride, q_heads, width, q_weight, k_weight, eps);
     return cudaGetLastError();
 }
 
