@@ -177,7 +177,7 @@ BAD: list[tuple[Any, str]] = [
     (edited("store.sites", [{"phase": "answer", "site": "k", "index": []}]), "index: expected at least one position"),
     (edited("store.sites", [{"site": "k", "layer": 0}]), 'unknown key "layer"'),
     (edited("sweep", {}), 'the key "conditions" is missing'),
-    (edited("sweep.conditions", []), "a sweep of no conditions"),
+    (edited("sweep.conditions", []), "expected at least one condition, found none"),
     (edited("sweep.conditions", GROUP), "$.sweep.conditions: expected an array"),
     (edited("sweep.filter", "none"), "$.sweep.filter: expected one of"),
     (edited("sweep.directions", "noise"), "$.sweep.directions: expected an array"),

@@ -457,7 +457,8 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     LP_TRY(lp_json_get(&section, "conditions", &value, err));
     size_t n_groups = 0;
     LP_TRY(lp_json_array_size(&value, &n_groups, err));
-    if (n_groups == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: a sweep of no conditions", value.file, value.path);
+    if (n_groups == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at least one condition, found none", value.file, value.path);
     job->sweep.groups = value.node;
 out:
     return status;

@@ -403,7 +403,7 @@ static lp_status refuse_equal_answers(const lp_json *list, const lp_pair_set *se
             return lp_fail(
                 err, LP_ERR_VALUE,
                 "%s: %s[%zu]: pair \"%.80s\" has the answers %.15g and %.15g, which count as one, so it cannot "
-                "show an effect (pairs.equal_answers \"allow\" in the job takes such pairs all the same)",
+                "show an effect (pairs.equal_answers \"allow\" in the job keeps such pairs)",
                 list->file, list->path, set->pairs[i].place, set->pairs[i].id, set->pairs[i].clean.answer,
                 set->pairs[i].corrupted.answer);
     return LP_OK;

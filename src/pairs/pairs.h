@@ -9,8 +9,8 @@
  * corrupted {question, answer, changed_number}, ...}, or flat rows {pair_id, variant, question, answer, ...}
  *                of which two with one pair_id make a pair; keys that we do not use are passed over.
  *
- * Nothing is changed on the way in: questions are used as given. What was read stays as it is until the
- * release, in the order of the file. */
+ * The reader changes nothing: questions are used as given. The set keeps the order of the file, and stays as it
+ * is until the release. */
 #ifndef LP_PAIRS_PAIRS_H
 #define LP_PAIRS_PAIRS_H
 
@@ -50,7 +50,7 @@ typedef struct {
 /* Equal answers cannot tell a patched run from an unpatched one. */
 typedef enum { LP_EQUAL_ANSWERS_REFUSE, LP_EQUAL_ANSWERS_ALLOW } lp_equal_answers;
 /* AUDIT keeps pairs that a run must refuse (repeated ids, equal or missing answers, empty questions), for
- * `pairs check`; only what is no pair file at all fails. */
+ * `pairs check`; only a file that is not a pair file at all fails. */
 typedef enum { LP_PAIRS_STRICT, LP_PAIRS_AUDIT } lp_pairs_mode;
 
 /* {0} is the default: strict, equal answers refused. */

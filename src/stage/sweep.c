@@ -433,8 +433,9 @@ static void say_missing(const lp_session *s) {
     const char *const outputs[] = {s->job.results.csv, s->job.results.summary};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
         if (lp_parallel_rank(s->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
-            lp_log(LP_LOG_WARN, "%s is not there: it is made together with %s: remove that and run again for both",
-                   outputs[i], s->job.results.file);
+            lp_log(LP_LOG_WARN,
+                   "%s is missing: it is made together with %s; remove that file and run again to get both", outputs[i],
+                   s->job.results.file);
 }
 
 lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {

@@ -2,8 +2,9 @@
  *
  * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a record file (record_file.h), so
  * that a killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the
- * results file, the CSV and the summary; each is written under a temporary name and renamed, the results file last:
- * when it exists, all three are whole. Nothing in them depends on ranks or on the order of completion. */
+ * results file, the CSV and the summary; each is written under a temporary name and renamed. The results file
+ * comes last, so when it exists, all three are complete. Nothing in them depends on ranks or on the order of
+ * completion. */
 #ifndef LP_STORE_RESULTS_H
 #define LP_STORE_RESULTS_H
 
@@ -29,7 +30,7 @@ typedef struct {
     int32_t n_steps;
     const char *index; /* phases prompt and answer: "-1", "all" */
     const char *donor;
-    int32_t vector; /* -1: the donor is no file */
+    int32_t vector; /* -1: the donor is not a file */
     const char *from_site;
     int32_t from_layer, from_step; /* -1: the target's */
     const char *operation;

@@ -83,7 +83,7 @@ class BadJob(Refusing):
 
     def test_no_conditions(self) -> None:
         self.pairs()
-        self.refused(self.job(sweep={"conditions": []}), "job.json", "$.sweep.conditions", "a sweep of no conditions")
+        self.refused(self.job(sweep={"conditions": []}), "job.json", "$.sweep.conditions", "expected at least one condition, found none")
 
     def test_memory_limit_below_one_pair(self) -> None:
         self.pairs()
