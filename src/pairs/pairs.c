@@ -200,6 +200,10 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     LP_TRY(check_tokens(value, err));
     LP_TRY(check_graph(value, err));
     LP_TRY(read_optional_text(value, "template", &unused, err));
+    if (!out->source && unused) { /* pairs of one template are not independent */
+        out->source = unused;
+        unused = NULL;
+    }
     lp_mem_free(unused);
     unused = NULL;
     LP_TRY(read_optional_text(value, "notes", &unused, err));

@@ -27,8 +27,8 @@ typedef enum { LP_SPLIT_NONE, LP_SPLIT_TUNE, LP_SPLIT_TEST } lp_pair_split;
 
 typedef struct {
     char *id;     /* unique in the set; an integer id is its decimal text */
-    char *source; /* the problem that the pair was made from, = id when absent: pairs of one source are not
-                     independent */
+    char *source; /* the problem that the pair was made from; absent: its template, else its id: pairs of one source are
+                     not independent */
     lp_pair_side clean, corrupted;
     char *change_from, *change_to; /* the changed number as both questions spell it; NULL when absent */
     char *extra;                   /* what else is written with it: JSON members, each after ", "; NULL: nothing */
