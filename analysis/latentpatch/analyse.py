@@ -1,9 +1,12 @@
 """From a results file to tables: class shares, the declared family of tests, thresholds, metrics, stability, power.
 
 The declared family of a file: for every condition of role `effect` that is neither dead nor a copy of another one,
-  1. donor's answer against the unpatched run (McNemar), 2. against the shuffled-donor control with the same target
-  (McNemar, where the file has it), 3. donor's answer against recipient's answer (majority, one-sided);
-and for every layer's series over N, 4. Cochran's Q. All of them are corrected together.
+  1. donor's answer against the shuffled-donor control with the same target (where the file has it),
+  2. donor's answer against the unpatched run (where the sweep's filter does not fix that share at zero),
+  3. donor's answer against recipient's answer (majority, one-sided),
+  4. damage: more than 5 % of the pairs lose the recipient's answer without giving the donor's (one-sided);
+and for every layer's series over N, 5. Cochran's Q or its permutation test. All of them are corrected together.
+The unit is the source (`source` of a pair: the template or problem that it was made from).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from . import stats
+from . import stats, words
 from .load import CLASSES, NOT_RUN, LayoutError, Results
 
 # Conditions of one panel differ in target layers (and the donor's), in steps or positions, and in nothing else.
@@ -45,6 +48,7 @@ class Series:
     index: list[int]
     n_values: list[int]
     label: str
+    words: str = ""
 
 
 @dataclass
@@ -91,30 +95,47 @@ def unpatched_classes(r: Results, direction: str) -> np.ndarray | None:
     return None
 
 
+def sources(r: Results) -> np.ndarray:
+    """The source of each included pair as codes 0..G-1 (int)."""
+    return pd.factorize(r.pairs["source"].to_numpy()[r.included])[0]
+
+
+def reference_is_fixed(r: Results, direction: str) -> bool:
+    """The sweep's filter lets in only pairs whose unpatched recipient gives its own right answer."""
+    side = "corrupted" if direction == "denoise" else "clean"
+    chosen = str(r.provenance.get("filter", "")).replace("_", "-")
+    right = r.pairs[f"{side}_correct"].to_numpy()[r.included]
+    return chosen in ("both-correct", f"{side}-correct") or bool(right.all())
+
+
 def class_table(r: Results) -> pd.DataFrame:
-    """One line per condition: counts, n, shares, Wilson and Clopper-Pearson intervals, whether it is in the family."""
+    """One line per condition: counts, n, shares, intervals over sources, whether it is in the family."""
     cond, rows = r.conditions, r.included
-    cls = r.cls[rows]
+    cls, cluster = r.cls[rows], sources(r)
+    groups = int(cluster.max()) + 1 if len(rows) else 0
+    sizes = cluster_sums((cls != NOT_RUN).astype(float), cluster, groups)
     out = cond[["name", "role", *PANEL_KEYS, "layer", "layers", "from_layer", "steps", "n_steps"]].copy()
     out["place"] = [_place(*row) for row in zip(cond["layers"], cond["from_layer"], strict=True)]
     out.insert(0, "index", np.arange(len(cond)))
+    out["draw"] = cond.get("draw", 0)
     out["dead"] = cond["dead"].astype(bool)
     out["copy_of"] = np.where(cond["same_as"] == np.arange(len(cond)), -1, cond["same_as"])
     out["n"] = (cls != NOT_RUN).sum(0)
+    out["sources"] = (sizes > 0).sum(0)
     for k, name in enumerate(CLASSES):
         count = (cls == k).sum(0)
         out[name] = count
         out[f"{name}_pct"] = 100 * count / np.maximum(out["n"], 1)
-        for method, short in (("wilson", "wilson"), ("beta", "exact")):
-            interval = 100 * stats.proportion_interval(count, out["n"].to_numpy(), method)
-            out[f"{name}_{short}_low"], out[f"{name}_{short}_high"] = interval[:, 0], interval[:, 1]
+        part = cluster_sums((cls == k).astype(float), cluster, groups)
+        interval = 100 * stats.clustered_interval(part, sizes) if groups else np.tile((0.0, 100.0), (len(cond), 1))
+        out[f"{name}_low"], out[f"{name}_high"] = interval[:, 0], interval[:, 1]
     out["changed"] = (r.changed[rows] == 1).sum(0)
     out["in_family"] = (out["role"] == "effect") & ~out["dead"] & (out["copy_of"] < 0) & (out["n"] > 0)
     keys = out[PANEL_KEYS].astype(str).agg("|".join, axis=1)
     order = {key: i for i, key in enumerate(dict.fromkeys(keys[out["role"] != "unpatched"]))}
     out["panel"] = [order.get(k, -1) if role != "unpatched" else -1 for k, role in zip(keys, out["role"], strict=True)]
     out["kind"] = [step_kind(s)[0] for s in out["steps"]]
-    twice = out[(out["panel"] >= 0) & out.duplicated(["role", *PANEL_KEYS, "place", "steps"])]
+    twice = out[(out["panel"] >= 0) & out.duplicated(["role", *PANEL_KEYS, "place", "steps", "draw"])]
     if len(twice):
         found = f"a second condition like {twice['name'].iloc[0]}"
         raise LayoutError(r.path, "/conditions", "columns that differ", found)
@@ -155,8 +176,9 @@ def panel_table(table: pd.DataFrame) -> pd.DataFrame:
     for panel, part in table[table["panel"] >= 0].groupby("panel", sort=True):
         first = part.iloc[0]
         keys = {k: first[k] for k in PANEL_KEYS}
-        lines.append({"panel": panel, "title": panel_title(first), "role": first["role"], **keys})
-    out = pd.DataFrame(lines, columns=["panel", "title", "role", *PANEL_KEYS])
+        named = {"title": panel_title(first), "words": words.panel(first)}
+        lines.append({"panel": panel, **named, "role": first["role"], **keys})
+    out = pd.DataFrame(lines, columns=["panel", "title", "words", "role", *PANEL_KEYS])
     return out.sort_values("role", key=lambda s: s.map({"effect": 0, "control": 1}), kind="stable", ignore_index=True)
 
 
@@ -164,6 +186,7 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
     """Series over N of the effect panels."""
     out = []
     titles = dict(zip(panels["panel"], panels["title"], strict=True))
+    said = dict(zip(panels["panel"], panels["words"], strict=True))
     own = table[table["in_family"] & table["kind"].isin(SERIES_KINDS)]
     for (panel, kind, place), part in own.groupby(["panel", "kind", "place"], sort=False):
         part = part.sort_values("n_steps")
@@ -180,23 +203,25 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
                 part["index"].tolist(),
                 part["n_steps"].tolist(),
                 f"{titles[panel]}, {where}, {kind}-N",
+                f"{said[panel]}, {words.place(str(place))}, {words.KINDS[kind]}",
             )
         )
     return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.place))
 
 
-def matched_control(r: Results, donor: str = "shuffled") -> np.ndarray:
-    """For each condition the index of the control that does the same with another donor; -1 where none."""
+def matched_controls(r: Results, donor: str = "shuffled") -> list[list[int]]:
+    """For each condition the controls that do the same with another donor: one index for each draw of that donor."""
     cond = r.conditions
     same = [
         *("direction", "phase", "site", "layers", "head", "step_mask", "index", "operation", "factor"),
         *("from_site", "from_layer", "from_step", "stop_after", "defects"),
     ]
+    draws = cond["draw"] if "draw" in cond else np.zeros(len(cond), int)
     keys = list(zip(*(cond[name] for name in same), strict=True))
-    controls: dict[tuple, int] = {}
+    controls: dict[tuple, dict[int, int]] = {}
     for j in np.flatnonzero((cond["donor"] == donor) & (cond["role"] != "unpatched") & (cond["dead"] == 0)):
-        controls.setdefault(keys[j], int(cond["same_as"][j]))
-    return np.array([controls.get(key, -1) for key in keys])
+        controls.setdefault(keys[j], {}).setdefault(int(draws[j]), int(cond["same_as"][j]))
+    return [list(dict.fromkeys(controls.get(key, {}).values())) for key in keys]
 
 
 def integrity(r: Results) -> list[Check]:
@@ -223,110 +248,119 @@ def integrity(r: Results) -> list[Check]:
     return out
 
 
+TEST_COLUMNS = (
+    *("test", "method", "subject", "index", "against", "n", "units", "k", "k_reference", "draws", "gain", "loss"),
+    *("difference", "low", "high", "statistic", "p", "cohen_h"),
+)
+
+
+def _paired_line(event: np.ndarray, other: np.ndarray, cluster: np.ndarray, draws: int = 1) -> dict[str, object]:
+    """One test of two shares: everything in it is of the same pairs with the same weights."""
+    units = pd.factorize(cluster)[0]
+    result = stats.paired_test(event, other, units, draws)
+    return {
+        "method": "sign-flip test over sources" if len(event) > result.n else "exact McNemar test",
+        "n": len(event),
+        "units": result.n,
+        "k": int(event.sum()),
+        "k_reference": float(other.sum()) / draws,
+        "draws": draws,
+        "gain": result.gain,
+        "loss": result.loss,
+        "difference": result.difference,
+        "low": result.low,
+        "high": result.high,
+        "p": result.p,
+        "cohen_h": stats.cohen_h(event.mean(), other.mean() / draws),
+    }
+
+
 def family_tests(r: Results, table: pd.DataFrame, series: list[Series], cluster: np.ndarray) -> pd.DataFrame:
     """The declared family with raw, Holm and Benjamini-Hochberg p-values."""
-    rows, lines = r.included, []
-    cls = r.cls[rows]
+    lines: list[dict[str, object]] = []
+    cls = r.cls[r.included]
     base = {d: unpatched_classes(r, d) for d in table["direction"].unique()}
-    control = matched_control(r)
+    fixed = {d: reference_is_fixed(r, d) for d in table["direction"].unique() if d}
+    controls = matched_controls(r)
     for line in table[table["in_family"]].itertuples():
         j, target = line.index, donor_class(line.direction)
-        reference = base[line.direction]
-        pairings = [] if reference is None else [("vs_unpatched", reference, -1)]
-        if control[j] >= 0:
-            pairings.append(("vs_shuffled", cls[:, control[j]], int(control[j])))
-        for test, other_class, against in pairings:
-            # A pair whose runs lack the position has no row: neither here nor there.
-            both = (cls[:, j] != NOT_RUN) & (other_class != NOT_RUN)
-            if not both.any():
-                continue
-            event, other = cls[both, j] == target, other_class[both] == target
-            result = stats.paired_test(event, other, pd.factorize(cluster[both])[0])
-            ratio, low, high = stats.paired_odds_ratio(result.gain, result.loss)
+        reference, ran = base[line.direction], cls[:, line.index] != NOT_RUN
+        # A pair whose runs lack the position has no row: neither here nor there.
+        drawn = cls[:, controls[j]]
+        both = ran & (drawn != NOT_RUN).all(1)
+        if controls[j] and both.any():
+            found = _paired_line(
+                cls[both, j] == target, (drawn[both] == target).sum(1), cluster[both], len(controls[j])
+            )
+            lines.append({"test": "vs_shuffled", "subject": line.name, "index": j, "against": controls[j][0], **found})
+        if reference is not None and not fixed[line.direction]:
+            both = ran & (reference != NOT_RUN)
+            if both.any():
+                found = _paired_line(cls[both, j] == target, reference[both] == target, cluster[both])
+                lines.append({"test": "vs_unpatched", "subject": line.name, "index": j, "against": -1, **found})
+        units = pd.factorize(cluster[ran])[0]
+        found = _paired_line(cls[ran, j] == target, cls[ran, j] == 1 - target, cluster[ran])
+        found["p"] = stats.majority_test(cls[ran, j] == target, cls[ran, j] == 1 - target, units)
+        found["method"] = "one-sided " + (
+            "sign test" if found["units"] == found["n"] else "sign-flip test over sources"
+        )
+        lines.append({"test": "majority", "subject": line.name, "index": j, "against": -1, **found})
+        lost = cls[ran, j] > 1
+        if fixed[line.direction]:
+            per_source = np.bincount(units, weights=lost), np.bincount(units)
+            p = stats.damage_test(*per_source)
+            limits = stats.clustered_interval(*(x[:, None] for x in per_source))[0]
+            one_each = found["units"] == found["n"]
             lines.append(
                 {
-                    "test": test,
+                    "test": "damage",
+                    "method": "exact binomial test" if one_each else "score test with design effect",
                     "subject": line.name,
                     "index": j,
-                    "against": against,
-                    "n": len(event),
-                    "units": result.n,
-                    "k": int(event.sum()),
-                    "k_reference": int(other.sum()),
-                    "gain": result.gain,
-                    "loss": result.loss,
-                    "statistic": np.nan,
-                    "p": result.p,
-                    "cohen_h": stats.cohen_h(event.mean(), other.mean()),
-                    "odds_ratio": ratio,
-                    "or_low": low,
-                    "or_high": high,
+                    "against": -1,
+                    "n": len(lost),
+                    "units": found["units"],
+                    "k": int(lost.sum()),
+                    "k_reference": stats.ALPHA * len(lost),
+                    "draws": 1,
+                    "difference": lost.mean() - stats.ALPHA,
+                    "low": limits[0],
+                    "high": limits[1],
+                    "p": p,
                 }
             )
-        run = cls[:, j] != NOT_RUN
-        event, rival, units = cls[run, j] == target, cls[run, j] == 1 - target, pd.factorize(cluster[run])[0]
-        lines.append(
-            {
-                "test": "majority",
-                "subject": line.name,
-                "index": j,
-                "against": -1,
-                "n": len(event),
-                "units": int(units.max()) + 1,
-                "k": int(event.sum()),
-                "k_reference": int(rival.sum()),
-                "gain": int(event.sum()),
-                "loss": int(rival.sum()),
-                "statistic": np.nan,
-                "p": stats.majority_test(event, rival, units),
-                "cohen_h": np.nan,
-                "odds_ratio": np.nan,
-                "or_low": np.nan,
-                "or_high": np.nan,
-            }
-        )
-    first_of_cluster = np.unique(cluster, return_index=True)[1]
+        elif reference is not None and (ran & (reference != NOT_RUN)).any():
+            both = ran & (reference != NOT_RUN)
+            found = _paired_line(cls[both, j] > 1, reference[both] > 1, cluster[both])
+            lines.append({"test": "damage", "subject": line.name, "index": j, "against": -1, **found})
+    clustered = len(cluster) and int(cluster.max()) + 1 < len(cluster)
     for i, s in enumerate(series):
         if len(s.index) < 3:
             continue
         target = donor_class(table["direction"][s.index[0]])
-        q, p, varying = stats.cochran_q(cls[np.ix_(first_of_cluster, s.index)] == target)
+        whole = (cls[:, s.index] != NOT_RUN).all(1)
+        if not whole.any():
+            continue
+        events, units = cls[np.ix_(whole, s.index)] == target, pd.factorize(cluster[whole])[0]
+        q, p, varying = stats.permuted_q(events, units) if clustered else stats.cochran_q(events)
         lines.append(
             {
                 "test": "cochran_q",
+                "method": "permutation test over sources" if clustered else "Cochran's Q",
                 "subject": s.label,
                 "index": i,
                 "against": -1,
-                "n": len(rows),
-                "units": len(first_of_cluster),
+                "n": len(events),
+                "units": int(units.max()) + 1,
                 "k": varying,
                 "k_reference": len(s.index),
                 "statistic": q,
                 "p": p,
             }
         )
-    tests = pd.DataFrame(
-        lines,
-        columns=[
-            "test",
-            "subject",
-            "index",
-            "against",
-            "n",
-            "units",
-            "k",
-            "k_reference",
-            "gain",
-            "loss",
-            "statistic",
-            "p",
-            "cohen_h",
-            "odds_ratio",
-            "or_low",
-            "or_high",
-        ],
-    )
-    tests["holm"], tests["bh"] = stats.adjust(tests["p"].to_numpy()), stats.adjust(tests["p"].to_numpy(), "fdr_bh")
+    tests = pd.DataFrame(lines, columns=list(TEST_COLUMNS))
+    p = tests["p"].to_numpy(float)
+    tests["holm"], tests["bh"] = stats.adjust(p), stats.adjust(p, "fdr_bh")
     return tests
 
 
@@ -371,7 +405,14 @@ def threshold_table(
     majority = tests[tests["test"] == "majority"].set_index("index")["holm"]
     lines = []
     for i, s in enumerate(series):
-        row = {"series": s.label, "layer": s.layer, "kind": s.kind, "n_pairs": len(cls), "n_max": max(s.n_values)}
+        row = {
+            "series": s.label,
+            "words": s.words,
+            "layer": s.layer,
+            "kind": s.kind,
+            "n_pairs": len(cls),
+            "n_max": max(s.n_values),
+        }
         for q, name in enumerate(("threshold", "plateau", "area")):
             k = 3 * i + q
             row |= {
@@ -526,7 +567,8 @@ def power_table(n: int, tests: int) -> pd.DataFrame:
 
 def baseline_table(r: Results) -> pd.DataFrame:
     """Unpatched accuracy over all pairs of the file, and the filter."""
-    lines = []
+    lines, cluster = [], pd.factorize(r.pairs["source"].to_numpy())[0]
+    sizes = np.bincount(cluster)[:, None]
     for name, column in (
         ("clean question right", "clean_correct"),
         ("corrupted question right", "corrupted_correct"),
@@ -535,17 +577,16 @@ def baseline_table(r: Results) -> pd.DataFrame:
     ):
         hit = (r.pairs["clean_correct"] & r.pairs["corrupted_correct"]) if column is None else r.pairs[column]
         k, n = int((hit != 0).sum()), len(r.pairs)
-        wilson, exact = (100 * stats.proportion_interval(np.array(k), np.array(n), m) for m in ("wilson", "beta"))
+        low, high = 100 * stats.clustered_interval(np.bincount(cluster, weights=hit != 0)[:, None], sizes)[0]
         lines.append(
             {
                 "what": name,
                 "k": k,
                 "n": n,
                 "pct": 100 * k / n,
-                "wilson_low": wilson[0],
-                "wilson_high": wilson[1],
-                "exact_low": exact[0],
-                "exact_high": exact[1],
+                "sources": len(sizes),
+                "low": low,
+                "high": high,
             }
         )
     return pd.DataFrame(lines)
@@ -567,7 +608,7 @@ def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] =
     rows = r.included
     if not len(rows):
         return _nothing_included(r)
-    cluster = pd.factorize(r.pairs["source"].to_numpy()[rows])[0]
+    cluster = sources(r)
     table = class_table(r)
     panels = panel_table(table)
     series = find_series(table, panels)
@@ -585,11 +626,17 @@ def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] =
     groups = int(cluster.max()) + 1
     if groups < len(rows):
         notes.append(
-            f"{len(rows)} included pairs come from {groups} source problems: tests count each source once, "
-            "bootstrap intervals resample sources; Wilson and Clopper-Pearson intervals treat pairs as independent"
+            f"the {len(rows)} included pairs come from {groups} sources: a source is the independent unit of every "
+            "test and interval"
         )
     for direction in r.conditions["direction"][r.conditions["role"] == "effect"].unique():
-        if unpatched_classes(r, direction) is None:
+        if reference_is_fixed(r, direction):
+            side = "corrupted" if direction == "denoise" else "clean"
+            notes.append(
+                f"the filter keeps only pairs whose unpatched {side} run is right: without a patch the donor's answer "
+                "and other answers have a share of zero by construction, so nothing is tested against that share"
+            )
+        elif unpatched_classes(r, direction) is None:
             notes.append(
                 f"no unpatched row for direction {direction}, and the filter does not fix it: no test against it"
             )
@@ -597,8 +644,9 @@ def analyse(r: Results, resamples: int = 2000, progress: Callable[[str], None] =
         notes.append(
             "normalised recovery needs the unpatched rows of both directions: only means of logit_diff are given"
         )
-    if not (matched_control(r)[table["index"][table["in_family"]]] >= 0).any():
-        notes.append("no shuffled-donor control in the file: effects are shown against the unpatched run only")
+    controls = matched_controls(r)
+    if not any(controls[j] for j in table["index"][table["in_family"]]):
+        notes.append("no shuffled-donor control in the file: whether the content of the vectors matters is not tested")
     if r.defects():
         notes.append(
             f"defects of the published scripts were on ({', '.join(r.defects())}): no finding is 'supported' "

@@ -1,7 +1,8 @@
 """Comparison of two results files: models, dtypes, protocols, with and without a defect.
 
 Pairs are the same where id, both questions and both answers agree. Conditions are matched by name, or, where the
-numbers of layers differ, by relative depth (mutually nearest layers).
+numbers of layers differ, by relative depth (mutually nearest layers). Where the files share at least half of their pairs
+the paired comparison on those is the one that sentences use; its counts, difference, interval and test are of these pairs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from . import stats
-from .analyse import PANEL_KEYS, donor_class
+from . import stats, words
+from .analyse import PANEL_KEYS, class_table, cluster_sums, donor_class, find_series, panel_table, sources
 from .load import CLASSES, NOT_RUN, Results
 
 BOSCHLOO_CONDITIONS = 120  # Boschloo's test takes up to 0.1 s; above this many conditions only Fisher's is run
@@ -30,6 +31,12 @@ class Comparison:
     flips: pd.DataFrame
     flip_counts: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def paired(self) -> bool:
+        """Whether the pairs that both files have are enough to be what is compared."""
+        return self.shared_pairs >= max(2, min(len(self.a.included), len(self.b.included)) / 2)
 
 
 def shared_pairs(a: Results, b: Results) -> tuple[np.ndarray, np.ndarray]:
@@ -93,23 +100,23 @@ def _same_target(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[int, int]]:
     return sorted(out.items())
 
 
-def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -> Comparison:
+def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000, resamples: int = 2000) -> Comparison:
     """Compares the donor's answer by condition: unpaired over each file's pairs, paired over the shared ones."""
     matched_by, matches = match_conditions(a, b, by)
     rows_a, rows_b = shared_pairs(a, b)
     cluster = pd.factorize(a.pairs["source"].to_numpy()[rows_a])[0]
-    first = [np.unique(pd.factorize(r.pairs["source"].to_numpy()[r.included])[0], return_index=True)[1] for r in (a, b)]
+    units = (sources(a), sources(b))
     lines, flips, counts = [], [], []
     limit = 300 if len(matches) <= BOSCHLOO_CONDITIONS else 0
     for i, j in matches:
         cond = a.conditions.iloc[i]
         target = donor_class(cond["direction"])
-        events, firsts = [], []
-        for r, k, one in ((a, i, first[0]), (b, j, first[1])):
+        events, groups = [], []
+        for r, k, unit in ((a, i, units[0]), (b, j, units[1])):
             classes = r.cls[r.included, k]
             events.append(classes[classes != NOT_RUN] == target)
-            firsts.append(classes[one][classes[one] != NOT_RUN] == target)
-        if not all(map(len, firsts)):
+            groups.append(pd.factorize(unit[classes != NOT_RUN])[0])
+        if not all(map(len, events)):
             continue
         line = {
             "condition_a": cond["name"],
@@ -124,20 +131,26 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
             "k_b": int(events[1].sum()),
             "n_b": len(events[1]),
         }
-        unit = firsts
-        line |= stats.unpaired_test(int(unit[0].sum()), len(unit[0]), int(unit[1].sum()), len(unit[1]), limit)
+        line |= stats.unpaired_clustered(*events, *groups, limit)
         if len(rows_a):
             ca, cb = a.cls[rows_a, i], b.cls[rows_b, j]
             both = (ca != NOT_RUN) & (cb != NOT_RUN)
-            paired = stats.paired_test(ca[both] == target, cb[both] == target, pd.factorize(cluster[both])[0])
+            if both.any():
+                paired = stats.paired_test(ca[both] == target, cb[both] == target, pd.factorize(cluster[both])[0])
+                line |= {
+                    "shared": int(both.sum()),
+                    "shared_sources": paired.n,
+                    "shared_k_a": int((ca[both] == target).sum()),
+                    "shared_k_b": int((cb[both] == target).sum()),
+                    "only_a": paired.gain,
+                    "only_b": paired.loss,
+                    "paired_difference": paired.difference,
+                    "paired_low": paired.low,
+                    "paired_high": paired.high,
+                    "paired_p": paired.p,
+                }
             differ = np.flatnonzero(both & (ca != cb))
-            line |= {
-                "shared": int(both.sum()),
-                "only_a": paired.gain,
-                "only_b": paired.loss,
-                "mcnemar_p": paired.p,
-                "flips": len(differ),
-            }
+            line["flips"] = len(differ)
             for q in differ:
                 pa, pb = rows_a[q], rows_b[q]
                 if len(flips) < max_flips:
@@ -160,18 +173,12 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
         notes.append("no condition of the two files matches")
     else:
         member = (tests["role"] == "effect").to_numpy()
-        for column in ("fisher_p", "boschloo_p", "mcnemar_p"):
+        for column in ("unpaired_p", "boschloo_p", "paired_p"):
             if column in tests:
                 tests[column.replace("_p", "_holm")] = stats.adjust(np.where(member, tests[column], np.nan))
     total = sum(len(c) for c in counts)
     if total > max_flips:
         notes.append(f"{total} outcomes differ; the list holds the first {max_flips}")
-    same_model = a.model == b.model
-    if len(rows_a) and not same_model:
-        notes.append(
-            "both models ran on shared pairs: the paired test on those is the sharper one; the unpaired tests use all "
-            "included pairs of each file and are not independent of it"
-        )
     transitions = (
         pd.concat(counts).value_counts().rename("count").reset_index()
         if counts
@@ -180,7 +187,87 @@ def compare(a: Results, b: Results, by: str = "auto", max_flips: int = 20_000) -
     if len(transitions):
         names = dict(enumerate(CLASSES)) | {NOT_RUN: "not run"}
         transitions["from"], transitions["to"] = transitions["from"].map(names), transitions["to"].map(names)
-    return Comparison(a, b, matched_by, len(rows_a), tests, pd.DataFrame(flips), transitions, notes)
+    out = Comparison(a, b, matched_by, len(rows_a), tests, pd.DataFrame(flips), transitions, notes)
+    out.thresholds = threshold_differences(out, dict(matches), (rows_a, rows_b), resamples)
+    if len(rows_a) and a.model != b.model:
+        what = (
+            "the paired comparison on those is the sharper one" if out.paired else "too few for the paired comparison"
+        )
+        notes.append(f"both models ran on {len(rows_a)} shared pairs: {what}")
+    return out
+
+
+def threshold_differences(
+    c: Comparison, partner: dict[int, int], shared: tuple[np.ndarray, np.ndarray], resamples: int
+) -> pd.DataFrame:
+    """N*, plateau and area of both files for each layer's series, and their differences with bootstrap intervals.
+
+    Sources are drawn with replacement: the same ones in both files where the comparison is paired. `adjusted` says whether
+    the interval at Bonferroni's level over all these differences leaves out zero.
+    """
+    table = class_table(c.a)
+    series = []
+    for s in find_series(table, panel_table(table)):
+        both = [(i, partner[i], n) for i, n in zip(s.index, s.n_values, strict=True) if i in partner]
+        if len(both) >= 2:
+            series.append((s, *map(list, zip(*both, strict=True))))
+    if not series or not resamples:
+        return pd.DataFrame()
+    rows = shared if c.paired else (c.a.included, c.b.included)
+    sums = []
+    for r, side, where in ((c.a, 1, rows[0]), (c.b, 2, rows[1])):
+        unit = pd.factorize(r.pairs["source"].to_numpy()[where])[0]
+        columns = [np.ones((len(where), 1))]
+        for entry in series:
+            target = donor_class(table["direction"][entry[1][0]])
+            part = r.cls[np.ix_(where, entry[side])]
+            columns += [part == target, part == 1 - target]
+        sums.append(cluster_sums(np.concatenate(columns, 1).astype(float), unit, int(unit.max()) + 1))
+
+    def quantities(total: np.ndarray) -> np.ndarray:
+        out, at = [], 1
+        for _, _, _, n_values in series:
+            k = len(n_values)
+            donor, recipient = total[:, at : at + k] / total[:, :1], total[:, at + k : at + 2 * k] / total[:, :1]
+            at += 2 * k
+            out += [
+                stats.threshold(donor, recipient, n_values),
+                stats.plateau(donor, n_values),
+                stats.area(donor, n_values),
+            ]
+        return np.stack(out, 1)
+
+    rng = np.random.default_rng(20251020)
+    found = [quantities(x.sum(0, keepdims=True))[0] for x in sums]
+    weights = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), resamples).astype(float) for x in sums]
+    if c.paired:
+        weights[1] = weights[0]
+    draws = quantities(weights[0] @ sums[0]) - quantities(weights[1] @ sums[1])
+    low, high = np.quantile(draws, [stats.ALPHA / 2, 1 - stats.ALPHA / 2], axis=0, method="inverted_cdf")
+    strict = stats.ALPHA / draws.shape[1] / 2
+    far = np.quantile(draws, [strict, 1 - strict], axis=0, method="inverted_cdf")
+    lines = []
+    for i, (s, first, second, n_values) in enumerate(series):
+        for q, name in enumerate(("threshold", "plateau", "area")):
+            at = 3 * i + q
+            lines.append(
+                {
+                    "series": s.label,
+                    "words": s.words,
+                    "layer_a": int(c.a.conditions["layer"][first[0]]),
+                    "layer_b": int(c.b.conditions["layer"][second[0]]),
+                    "quantity": name,
+                    "n_max": max(n_values),
+                    "a": found[0][at],
+                    "b": found[1][at],
+                    "difference": found[0][at] - found[1][at],
+                    "low": low[at],
+                    "high": high[at],
+                    "paired": c.paired,
+                    "adjusted": bool(far[0][at] > 0 or far[1][at] < 0),
+                }
+            )
+    return pd.DataFrame(lines)
 
 
 def sentences(c: Comparison) -> list[tuple[str, str]]:
@@ -215,32 +302,58 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
     if defects:
         caution += f" Defects of the published scripts were on ({', '.join(defects)}): the differences may owe to them."
     strength = "partial" if defects else "supported"
-    kind = "mcnemar_holm" if c.shared_pairs and c.a.model == c.b.model else "fisher_holm"
-    name = "exact McNemar on the shared pairs" if kind == "mcnemar_holm" else "Fisher's exact test, unpaired"
+    kind, prefix = ("paired_holm", "paired_") if c.paired else ("unpaired_holm", "")
+    one_each = (c.a.pairs["source"].nunique(), c.b.pairs["source"].nunique()) == (len(c.a.pairs), len(c.b.pairs))
+    if c.paired:
+        name = "exact McNemar test" if one_each else "sign-flip test over sources"
+        name += " on the shared pairs"
+    else:
+        name = "Fisher's exact test" if one_each else "Welch's test over sources"
+        name += ", unpaired"
+
+    def numbers(row: pd.Series) -> str:
+        if c.paired:
+            k = f"{int(row['shared_k_a'])} of {int(row['shared'])} against {int(row['shared_k_b'])} of {int(row['shared'])}"
+        else:
+            k = f"{int(row['k_a'])} of {int(row['n_a'])} against {int(row['k_b'])} of {int(row['n_b'])}"
+        low, high = 100 * row[f"{prefix}low"], 100 * row[f"{prefix}high"]
+        points = f"{100 * row[f'{prefix}difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        return f"{words.steps(row['steps'])} at L{row['layer_a']} and L{row['layer_b']}, {k}, difference {points}"
+
     hit = effect[effect[kind] <= stats.ALPHA]
+    largest = (hit if len(hit) else effect)[f"{prefix}difference"].abs().idxmax()
     if len(hit):
-        row = hit.loc[hit["difference"].abs().idxmax()]
         out.append(
             (
                 strength,
                 f"{len(hit)} of {len(effect)} matched effect conditions differ in the share of the donor's answer "
-                f"({name}, Holm over {len(effect)} conditions). Largest: {row['condition_a']}, {int(row['k_a'])} "
-                f"of {int(row['n_a'])} against "
-                f"{int(row['k_b'])} of {int(row['n_b'])}, difference {100 * row['difference']:+.1f} points "
-                f"(Newcombe {100 * row['low']:+.1f} to {100 * row['high']:+.1f}).{caution}",
+                f"({name}, Holm over {len(effect)} conditions). Largest: {numbers(effect.loc[largest])}.{caution}",
             )
         )
     else:
-        widest = effect.loc[effect["difference"].abs().idxmax()]
         out.append(
             (
                 "none",
                 f"No matched effect condition differs ({name}, Holm over {len(effect)} conditions). The largest "
-                f"difference seen, "
-                f"{100 * widest['difference']:+.1f} points ({widest['condition_a']}: {int(widest['k_a'])} of "
-                f"{int(widest['n_a'])} against "
-                f"{int(widest['k_b'])} of {int(widest['n_b'])}), has the interval {100 * widest['low']:+.1f} to "
-                f"{100 * widest['high']:+.1f}: the files do not settle whether there is a difference.",
+                f"difference seen: {numbers(effect.loc[largest])}. The files do not settle whether there is a difference.",
             )
         )
+    if len(c.thresholds):
+        moved = c.thresholds[c.thresholds["adjusted"]]
+        drawn = "the same sources drawn in both" if c.paired else "sources of each file drawn on their own"
+        if len(moved):
+            said = "; ".join(
+                f"{row.quantity.replace('threshold', 'N*')} at L{row.layer_a} and L{row.layer_b} {row.a:.3g} against {row.b:.3g}"
+                for row in moved.head(4).itertuples()
+            )
+            text = f"{len(moved)} of {len(c.thresholds)} differences in N*, plateau and area exclude zero: {said}"
+            out.append((strength, f"{text} (bootstrap, {drawn}, Bonferroni over all of them).{caution}"))
+        else:
+            out.append(
+                (
+                    "none",
+                    f"None of {len(c.thresholds)} differences in N*, plateau and area excludes zero (bootstrap, {drawn}, "
+                    "Bonferroni over all of them).",
+                )
+            )
     return out

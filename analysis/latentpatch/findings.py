@@ -1,8 +1,9 @@
 """Sentences from numbers by fixed rules. A sentence is never stronger than the corrected tests of its family allow.
 
-Strengths: `supported` (beats both the unpatched run and the shuffled donor), `partial` (beats the unpatched run only,
-there is no control, or a defect of the published scripts was on), `none` (no corrected test rejects), `warning` (the
-numbers must not be read as effects), `descriptive` (an estimate with its interval, no test behind the sentence).
+Strengths: `supported` (beats the shuffled donor, and the unpatched run where that is data; or damage that the test
+finds), `partial` (beats the unpatched run only, or a defect of the published scripts was on), `none` (no corrected test
+rejects), `warning` (the numbers must not be read as effects), `descriptive` (an estimate with its interval, no test
+behind the sentence). Share, difference, interval and test of one sentence are of the same pairs with the same weights.
 """
 
 from __future__ import annotations
@@ -12,17 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from . import stats
-from .analyse import Analysis, donor_class, place_words
+from . import stats, words
+from .analyse import Analysis, donor_class, matched_controls
 from .load import CLASSES
 
-STEP_WORDS = {
-    "first": "first N",
-    "last": "last N",
-    "single": "single steps",
-    "window": "windows",
-    "set": "sets of steps",
-}
 ANSWER = {0: "clean", 1: "corrupted"}
 
 
@@ -38,10 +32,11 @@ class Finding:
     layers: str = ""
 
 
-def share(k: int, n: int) -> str:
-    """'12 of 60 (20.0 %, 95 % interval 11.8 to 31.8 %)' with the Wilson interval."""
-    low, high = 100 * stats.proportion_interval(np.array(k), np.array(n))
-    return f"{k} of {n} ({100 * k / n:.1f} %, 95 % interval {low:.1f} to {high:.1f} %)"
+def share(k: float, n: int, low: float | None = None, high: float | None = None) -> str:
+    """'12 of 60 (20.0 %, 95 % interval 11.8 to 31.8 %)'; limits in %, Wilson's for independent pairs unless given."""
+    if low is None or high is None:
+        low, high = 100 * stats.proportion_interval(np.array(k), np.array(n))
+    return f"{k:.4g} of {n} ({100 * k / n:.1f} %, 95 % interval {low:.1f} to {high:.1f} %)"
 
 
 def p_text(p: float) -> str:
@@ -53,8 +48,7 @@ def write(a: Analysis) -> list[Finding]:
     if not a.n:
         return [Finding("empty", "warning", "file", f"{a.notes[-1]}.")]
     out = _warnings(a)
-    blocked = any(f.strength == "warning" and f.rule == "integrity" for f in out)
-    if blocked:
+    if any(f.strength == "warning" and f.rule == "integrity" for f in out):
         return out
     effects = _effects(a)
     return out + _overview(effects) + effects + _chance(a) + _thresholds(a) + _steps(a)
@@ -82,115 +76,116 @@ def _warnings(a: Analysis) -> list[Finding]:
 def _overview(effects: list[Finding]) -> list[Finding]:
     """One sentence per panel and kind of step set where more than three of its layers have a sentence of their own."""
     out = []
-    for group in dict.fromkeys(f.group for f in effects if f.group):
-        members = [f for f in effects if f.group == group]
+    for group in dict.fromkeys(f.group for f in effects if f.group and f.rule == "effect"):
+        members = [f for f in effects if f.group == group and f.rule == "effect"]
         if len(members) <= 3:
             continue
         parts = []
-        for strength, words in (
-            ("supported", "beats the unpatched run and the shuffled donor in"),
-            ("partial", "only part of that is shown in"),
+        for strength, said in (
+            ("supported", "more often than with another pair's activations in"),
+            ("partial", "in part, or with a reservation, in"),
+            ("descriptive", "without a control in"),
         ):
             layers = [f.layers for f in members if f.strength == strength]
             if layers:
-                parts.append(f"{words} {len(layers)} {'layer' if len(layers) == 1 else 'layers'} ({', '.join(layers)})")
-        best = "supported" if any(f.strength == "supported" for f in members) else "partial"
+                names = ", ".join(x.removeprefix("layer ") for x in layers)
+                parts.append(f"{said} {len(layers)} {'layer' if len(layers) == 1 else 'layers'} ({names})")
+        best = next(s for s in ("supported", "partial", "descriptive") if any(f.strength == s for f in members))
         out.append(
             Finding(
                 "overview",
                 best,
                 group,
-                f"{group}: the donor's answer {'; '.join(parts)}. The sentences layer by layer follow.",
+                f"{group}: the donor's answer appears {'; '.join(parts)}. The sentences layer by layer follow.",
                 group,
             )
         )
     return out
 
 
+def chance_rate(a: Analysis) -> tuple[float, str, int]:
+    """The largest share of the donor's answer that a shuffled donor gives: (share, condition, how many conditions)."""
+    t = a.table
+    part = t[(t["role"] == "control") & (t["donor"] == "shuffled") & ~t["dead"] & (t["copy_of"] < 0) & (t["n"] > 0)]
+    if not len(part):
+        return float("nan"), "", 0
+    counts = np.array([part[CLASSES[donor_class(d)]].iloc[i] for i, d in enumerate(part["direction"])])
+    shares = counts / part["n"].to_numpy()
+    worst = int(np.argmax(shares))
+    return float(shares[worst]), str(part["name"].iloc[worst]), len(part)
+
+
 def _chance(a: Analysis) -> list[Finding]:
-    """How often a shuffled donor gives the donor's answer: the chance rate of the classification."""
-    out = []
-    chance = a.table[
-        (a.table["role"] == "control") & (a.table["donor"] == "shuffled") & ~a.table["dead"] & (a.table["copy_of"] < 0)
-    ]
-    if len(chance):
-        targets = np.array([CLASSES[donor_class(d)] for d in chance["direction"]])
-        counts = np.array([chance[t].iloc[i] for i, t in enumerate(targets)])
-        worst = int(np.argmax(counts))
-        out.append(
-            Finding(
-                "chance",
-                "descriptive",
-                "shuffled donors",
-                "Chance rate: with another pair's activations the donor's "
-                f"answer appears at most in {share(int(counts[worst]), int(chance['n'].iloc[worst]))} pairs "
-                f"({chance['name'].iloc[worst]}), over {len(chance)} control conditions.",
-            )
+    _, name, count = chance_rate(a)
+    if not count:
+        return []
+    line = a.table[a.table["name"] == name].iloc[0]
+    word = CLASSES[donor_class(line["direction"])]
+    return [
+        Finding(
+            "chance",
+            "descriptive",
+            "shuffled donors",
+            "Chance rate: with another pair's activations the donor's answer appears in at most "
+            f"{share(int(line[word]), int(line['n']), line[f'{word}_low'], line[f'{word}_high'])} pairs "
+            f"({words.condition(line['place'], line['steps'])}), over {count} control conditions. Effects that do not "
+            "exceed it are not announced.",
         )
-    return out
+    ]
 
 
 def _family(a: Analysis) -> str:
-    return f"Holm over the file's {int(a.tests['p'].notna().sum())} tests"
+    return f"after Holm over the file's {int(a.tests['p'].notna().sum())} tests"
 
 
 def _effects(a: Analysis) -> list[Finding]:
     out, tests = [], a.tests
     if not len(tests):
         return [Finding("family", "none", "file", "The file holds no live effect condition: nothing was tested.")]
-    plain = tests[tests["test"] == "vs_unpatched"].set_index("index")
-    control = tests[tests["test"] == "vs_shuffled"].set_index("index")
-    titles = dict(zip(a.panels["panel"], a.panels["title"], strict=True))
+    kinds = {test: part.set_index("index") for test, part in tests.groupby("test")}
+    none = tests.iloc[:0].set_index("index")
+    plain, control, damage = (kinds.get(test, none) for test in ("vs_unpatched", "vs_shuffled", "damage"))
+    titles = dict(zip(a.panels["panel"], a.panels["words"], strict=True))
+    chance = np.nan_to_num(chance_rate(a)[0], nan=-1.0)
+    controls = matched_controls(a.results)
     spans: dict[str, list[str]] = {}
-    silent: list[tuple[str, int]] = []
+    silent = 0
     for (panel, at, kind), part in a.table[a.table["in_family"]].groupby(["panel", "place", "kind"], sort=False):
         ids = part["index"].tolist()
-        place, group = place_words(at), f"{titles[panel]}, {STEP_WORDS.get(kind, kind)}"
-        where = f"{titles[panel]}, {place}, {STEP_WORDS.get(kind, kind)}"
-        base = {j: _verdict(plain, j) for j in ids}
-        against = {j: _verdict(control, j) for j in ids}
-        up = [j for j in ids if base[j] > 0]
-        down = [j for j in ids if base[j] < 0]
-        if not up and not down:
-            specific = [j for j in ids if against[j]]
-            if specific:
-                j = specific[0]
-                more = "more" if against[j] > 0 else "less"
-                out.append(
-                    Finding(
-                        "effect",
-                        "partial",
-                        where,
-                        f"{where}: no condition differs from the unpatched run, but "
-                        f"{len(specific)} of {len(ids)} give the donor's answer {more} often than a shuffled donor "
-                        f"({_family(a)}, alpha = 0.05).",
-                        group,
-                        place,
-                    )
-                )
-            else:
-                silent.append((where, len(ids)))
-                spans.setdefault(group, []).append(place)
-            continue
+        place, group = words.place(at), f"{titles[panel]}, {words.KINDS.get(kind, kind)}"
+        where = f"{titles[panel]}, {place}, {words.KINDS.get(kind, kind)}"
+        shares = {j: (plain if j in plain.index else control if j in control.index else none) for j in ids}
+        loud = [j for j in ids if not len(shares[j]) or shares[j].loc[j, "k"] / shares[j].loc[j, "n"] > chance]
+        specific = [j for j in loud if _verdict(control, j) > 0]
+        tested = [j for j in ids if j in plain.index]
+        up = [j for j in loud if _verdict(plain, j) > 0] if tested else specific
+        down = [j for j in ids if _verdict(plain if tested else control, j) < 0]
+        found: list[Finding] = []
         if up:
-            found = _positive(a, where, ids, up, [j for j in up if against[j] > 0], plain, control)
-            out.append(replace(found, group=group, layers=place))
+            confirmed = [j for j in up if j in specific]
+            found.append(_positive(a, where, ids, up, confirmed, plain, control))
+        elif not tested and not any(controls[j] for j in ids):
+            found += _uncontrolled(a, where, ids)
         if down:
-            out.append(
+            less = "the unpatched run does" if tested else "a shuffled donor"
+            found.append(
                 Finding(
                     "effect",
                     "partial",
                     where,
-                    f"{where}: {len(down)} of {len(ids)} conditions give the donor's answer "
-                    f"less often than the unpatched run does ({_family(a)}).",
-                    group,
-                    place,
+                    f"{where}: {len(down)} of {len(ids)} conditions give the donor's answer less often than {less} "
+                    f"({_family(a)}).",
                 )
             )
+        found += _damage(a, where, ids, damage)
+        if not any(f.strength in ("supported", "partial") for f in found):
+            silent += len(ids)
+            spans.setdefault(group, []).append(place)
+        out += [replace(f, group=group, layers=place) for f in found]
     if silent:
-        total = sum(k for _, k in silent)
         names = "; ".join(f"{group} ({', '.join(places)})" for group, places in spans.items())
         smallest = stats.mcnemar_detectable(a.clusters, 0.0, stats.ALPHA / max(int(tests["p"].notna().sum()), 1))
+        unit = "pairs" if a.clusters == a.n else "sources"
         power = (
             f"a true difference below {100 * smallest:.0f} percentage points would be missed more than one time in five"
             if np.isfinite(smallest)
@@ -201,11 +196,28 @@ def _effects(a: Analysis) -> list[Finding]:
                 "null",
                 "none",
                 "family",
-                f"In {len(silent)} series ({total} conditions) no test rejects: {names}. This is "
-                f"not evidence of no effect: with n = {a.clusters} and this family, {power}.",
+                f"In {sum(map(len, spans.values()))} series ({silent} conditions) no test rejects: {names}. This is "
+                f"not evidence of no effect: with {a.clusters} {unit} and this family, {power}.",
             )
         )
     return out
+
+
+def _against(row: pd.Series) -> str:
+    """The difference of a test's line with interval, the test's own name and p."""
+    over = f" over {int(row.units)} sources" if "over sources" in row.method else ""
+    name = row.method.replace(" over sources", "")
+    return (
+        f"difference {100 * row.difference:+.1f} points, 95 % interval {100 * row.low:+.1f} to {100 * row.high:+.1f}; "
+        f"{name}{over}, {p_text(row.holm)}"
+    )
+
+
+def _own_share(a: Analysis, j: int, row: pd.Series) -> str:
+    line, word = a.table.loc[j], CLASSES[donor_class(a.table["direction"][j])]
+    if int(line["n"]) == int(row.n):
+        return share(int(row.k), int(row.n), line[f"{word}_low"], line[f"{word}_high"])
+    return f"{int(row.k)} of {int(row.n)} ({100 * row.k / row.n:.1f} %)"
 
 
 def _positive(
@@ -217,47 +229,105 @@ def _positive(
     plain: pd.DataFrame,
     control: pd.DataFrame,
 ) -> Finding:
-    """For a series in which the conditions `up` beat the unpatched run, and `confirmed` the shuffled donor as well."""
-    best = max(confirmed or up, key=lambda j: plain.loc[j, "k"])
-    row, steps = plain.loc[best], a.table["steps"]
+    """For a series in which the conditions `up` beat their first reference, and `confirmed` the shuffled donor."""
+    tested = any(j in plain.index for j in up)
+    first = plain if tested else control
+    best = max(confirmed or up, key=lambda j: first.loc[j, "k"] / first.loc[j, "n"])
+    row, steps = first.loc[best], a.table["steps"]
     word = ANSWER[donor_class(a.table["direction"][best])]
-    text = (
-        f"{where}: {len(up)} of {len(ids)} tested conditions ({', '.join(steps[j] for j in up)}) give the donor's "
-        f"({word}) answer more "
-        f"often than the unpatched run does. "
-        f"{'Most' if best == max(up, key=lambda j: plain.loc[j, 'k']) else 'For instance'}: "
-        f"{steps[best]}, {share(int(row.k), int(row.n))}, unpatched {int(row.k_reference)} of {int(row.n)}; exact "
-        f"McNemar {p_text(row.holm)} ({_family(a)}), Cohen's h = {row.cohen_h:.2f}."
+    reference = "without a patch" if tested else "with another pair's activations"
+    most = (
+        " There:"
+        if len(up) == 1
+        else " Most:"
+        if best == max(up, key=lambda j: first.loc[j, "k"])
+        else " For instance:"
     )
-    if confirmed:
+    conditions, verb = ("condition", "gives") if len(ids) == 1 else ("conditions", "gives" if len(up) == 1 else "give")
+    said = "" if len(up) == 1 else f" {words.steps(steps[best])},"
+    text = (
+        f"{where}: {len(up)} of {len(ids)} {conditions} ({', '.join(words.steps(steps[j]) for j in up)}) {verb} the "
+        f"donor's ({word}) answer more often than {reference}.{most}{said} "
+        f"{_own_share(a, best, row)} pairs, {reference} {row.k_reference:.4g} of {int(row.n)}; {_against(row)} "
+        f"({_family(a)})."
+    )
+    if confirmed and tested:
         c = control.loc[best]
         which = "All of them also beat"
         if len(up) == 1:
             which = "It also beats"
         elif len(confirmed) < len(up):
-            which = f"{len(confirmed)} of them ({', '.join(steps[j] for j in confirmed)}) also beat"
+            which = f"{len(confirmed)} of them ({', '.join(words.steps(steps[j]) for j in confirmed)}) also beat"
         text += (
-            f" {which} the shuffled donor, which gives that answer at {steps[best]} in "
-            f"{share(int(c.k_reference), int(c.n))}, {p_text(c.holm)}: "
-            "the effect depends on whose activations they are."
+            f" {which} the shuffled donor, which gives that answer at {words.steps(steps[best])} in "
+            f"{c.k_reference:.4g} of {int(c.n)} pairs; {_against(c)}."
         )
         if len(confirmed) < len(up):
-            text += " For the others that is not shown."
-    elif any(j in control.index for j in up):
-        text += " It is not told from the shuffled donor: an effect of the content is not shown."
-    else:
+            text += " For the other conditions the test does not show this."
+    elif not confirmed and any(j in control.index for j in up):
+        text += " The test does not tell it from the shuffled donor: an effect of the content is not shown."
+    elif not confirmed:
         text += " The file has no shuffled-donor control for it: an effect of the content is not shown."
+    if confirmed:
+        text += " So the effect depends on whose activations they are."
     defects = a.results.defects(best)
     if defects:
         text += f" Defects of the published scripts were on ({', '.join(defects)}): the numbers may owe to them."
     return Finding("effect", "supported" if confirmed and not defects else "partial", where, text)
 
 
+def _uncontrolled(a: Analysis, where: str, ids: list[int]) -> list[Finding]:
+    """The best condition of a series that has no reference which is data."""
+    t = a.table.loc[ids]
+    word = CLASSES[donor_class(t["direction"].iloc[0])]
+    line = t.loc[t[f"{word}_pct"].idxmax()]
+    if not line[word]:
+        return []
+    return [
+        Finding(
+            "effect",
+            "descriptive",
+            where,
+            f"{where}: at most {share(int(line[word]), int(line['n']), line[f'{word}_low'], line[f'{word}_high'])} "
+            f"pairs give the donor's answer ({words.steps(line['steps'])}). The file has no shuffled-donor control, "
+            "and the filter fixes the unpatched share at zero: whether the content of the vectors matters is not tested.",
+        )
+    ]
+
+
+def _damage(a: Analysis, where: str, ids: list[int], damage: pd.DataFrame) -> list[Finding]:
+    """Conditions that cost the recipient's answer without giving the donor's."""
+    hit = [j for j in ids if _verdict(damage, j) > 0]
+    if not hit:
+        return []
+    best = max(hit, key=lambda j: damage.loc[j, "k"] / damage.loc[j, "n"])
+    row, line = damage.loc[best], a.table.loc[best]
+    if "difference" in row.method or row.k_reference == stats.ALPHA * row.n:
+        claim = f"more than {100 * stats.ALPHA:.0f} % of the pairs"
+        test = f"{row.method}, {p_text(row.holm)}"
+    else:
+        claim, test = "more pairs than without a patch", _against(row)
+    gibberish = int(line["gibberish"])
+    defects = a.results.defects(best)
+    lost = share(int(row.k), int(row.n), 100 * row.low, 100 * row.high)
+    return [
+        Finding(
+            "damage",
+            "partial" if defects else "supported",
+            where,
+            f"Damage. {where}: in {len(hit)} of {len(ids)} conditions {claim} lose the recipient's answer and do not "
+            f"give the donor's. Most: {words.steps(line['steps'])}, {lost} pairs, {gibberish} of them with gibberish; "
+            f"{test} ({_family(a)})."
+            + (f" Defects of the published scripts were on ({', '.join(defects)})." if defects else ""),
+        )
+    ]
+
+
 def _verdict(tests: pd.DataFrame, j: int) -> int:
     """+1 or -1 where the corrected test rejects, with the sign of the difference; 0 elsewhere."""
     if j not in tests.index or not tests.loc[j, "holm"] <= stats.ALPHA:
         return 0
-    return 1 if tests.loc[j, "gain"] > tests.loc[j, "loss"] else -1
+    return 1 if tests.loc[j, "difference"] > 0 else -1
 
 
 def _thresholds(a: Analysis) -> list[Finding]:
@@ -267,8 +337,8 @@ def _thresholds(a: Analysis) -> list[Finding]:
             continue
         low, high = _n(row.threshold_low, row.n_max), _n(row.threshold_high, row.n_max)
         head = (
-            f"{row.series}: the donor's answer first outnumbers the recipient's at N* = {row.threshold:.0f} "
-            f"(95 % {row.threshold_method} interval {low} to {high}, n = {row.n_pairs})"
+            f"{row.words}: the donor's answer first outnumbers the recipient's at N* = {row.threshold:.0f} "
+            f"(95 % {row.threshold_method} interval {low} to {high}, {row.n_pairs} pairs of {a.clusters} sources)"
         )
         if np.isfinite(row.significant_from):
             text = f"{head}; the majority itself is significant at N = {row.significant_from:.0f} ({_family(a)})."
@@ -291,9 +361,8 @@ def _steps(a: Analysis) -> list[Finding]:
                 "dose",
                 strength,
                 row.subject,
-                f"{row.subject}: the share of the donor's answer is not the same at all N "
-                f"(Cochran's Q = {row.statistic:.1f} over {int(row.k_reference)} values of N, {p_text(row.holm)}, "
-                f"{_family(a)}). "
+                f"{a.series[row.index].words}: the share of the donor's answer is not the same at all N "
+                f"({row.method}, {int(row.k_reference)} values of N, {p_text(row.holm)}, {_family(a)}). "
                 "The test says nothing about the form of the dependence.",
             )
         )

@@ -350,6 +350,8 @@ def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
     columns: dict[str, Any] = {name: _strings(file, path, f"/conditions/{name}") for name in CONDITION_STRINGS}
     for name in CONDITION_NUMBERS:
         columns[name] = _need(file, path, f"/conditions/{name}", 1)[:]
+    if "draw" in file["/conditions"]:
+        columns["draw"] = _need(file, path, "/conditions/draw", 1)[:]  # of several draws of one donor
     table = _table(columns, path, "/conditions")
     if table["name"].duplicated().any():
         twice = table["name"][table["name"].duplicated()].iloc[0]

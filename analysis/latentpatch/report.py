@@ -54,6 +54,11 @@ class Block:
     lines: list[figures.Picture] = field(default_factory=list)
     metrics: list[figures.Picture] = field(default_factory=list)
 
+    @property
+    def has_unpatched(self) -> bool:
+        """Whether any condition was tested against the unpatched run."""
+        return any(np.isfinite(row["p_unpatched"]) for row in self.rows)
+
 
 @dataclass
 class FileSection:
@@ -83,11 +88,14 @@ def pct(k: int, n: int) -> str:
     return f"{100 * k / n:.1f}" if n else "-"
 
 
-def _tip(name: str, k: int, n: int, word: str) -> str:
+def _tip(name: str, line: Any, outcome: str) -> str:
+    k, n = int(getattr(line, outcome)), int(line.n)
     if not n:
         return f"{name}\nnot run"
-    low, high = 100 * stats.proportion_interval(np.array(k), np.array(n))
-    return f"{name}\n{word}: {k} of n = {n} ({100 * k / n:.1f} %)\n95 % interval {low:.1f} to {high:.1f} % (Wilson)"
+    low, high = getattr(line, f"{outcome}_low"), getattr(line, f"{outcome}_high")
+    text = f"{name}\n{LABELS[outcome]}: {k} of n = {n} ({100 * k / n:.1f} %)"
+    over = f", {line.sources} sources" if line.sources < n else ""
+    return f"{text}\n95 % interval {low:.1f} to {high:.1f} %{over}"
 
 
 def _point(word: str, k: int, n: int, low: float, high: float) -> str:
@@ -127,7 +135,7 @@ def _heat_maps(
             where = (rows.index(line.place), columns.index(_column_label(kind, line.steps, line.n_steps)))
             cells[where] = figures.Cell(
                 100 * k / n if n else np.nan,
-                _tip(label, k, n, LABELS[name]),
+                _tip(label, line, name),
                 f"{100 * k / n:.0f}" if n else "",
                 bool(line.dead),
                 line.copy_of >= 0,
@@ -208,7 +216,7 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
         lines = []
         for name in CLASSES:
             k, n = part[name].to_numpy(), part["n"].to_numpy()
-            low, high = part[f"{name}_wilson_low"], part[f"{name}_wilson_high"]
+            low, high = part[f"{name}_low"], part[f"{name}_high"]
             tips = [_point(LABELS[name], *values) for values in zip(k, n, low, high, strict=True)]
             lines.append(
                 figures.Line(
@@ -239,7 +247,8 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
 
 def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     plain = a.tests[a.tests["test"] == "vs_unpatched"].set_index("index")["holm"]
-    control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")["holm"]
+    control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")
+    damage = a.tests[a.tests["test"] == "damage"].set_index("index")["holm"]
     out = []
     order = part.assign(kind_rank=[list(KIND_AXIS).index(k) if k in KIND_AXIS else 99 for k in part["kind"]])
     for line in order.sort_values(
@@ -262,13 +271,15 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
                         "name": c,
                         "k": int(getattr(line, c)),
                         "pct": getattr(line, f"{c}_pct"),
-                        "low": getattr(line, f"{c}_wilson_low"),
-                        "high": getattr(line, f"{c}_wilson_high"),
+                        "low": getattr(line, f"{c}_low"),
+                        "high": getattr(line, f"{c}_high"),
                     }
                     for c in CLASSES
                 ],
                 "p_unpatched": plain.get(line.index, np.nan),
-                "p_shuffled": control.get(line.index, np.nan),
+                "p_shuffled": control["holm"].get(line.index, np.nan),
+                "p_damage": damage.get(line.index, np.nan),
+                "shuffled": control.loc[line.index] if line.index in control.index else None,
             }
         )
     return out
@@ -616,7 +627,7 @@ def _write_tables(
                 frame.to_csv(folder / f"{f.key}-{_slug(a.results.label)}-{name}.csv", index=False)
         for block in f.blocks:
             if block.role == "effect":
-                caption = f"{a.results.label}, {block.title}: answers by class, Wilson 95 % intervals, p after Holm"
+                caption = f"{a.results.label}, {block.title}: answers by class, 95 % intervals, p after Holm"
                 path = folder / f"{f.key}-{_slug(a.results.label)}-{block.slug}.tex"
                 path.write_text(latex_table(block.rows, caption), encoding="utf-8")
     for c in comparisons:

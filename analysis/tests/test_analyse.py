@@ -8,9 +8,11 @@ import shutil
 import h5py
 import make_results
 import numpy as np
+import pandas as pd
 import pytest
+import simulate
 
-from latentpatch import analyse, compare, findings, load_results
+from latentpatch import analyse, compare, findings, load_results, stats
 from latentpatch.load import LayoutError
 
 
@@ -42,20 +44,30 @@ def test_family_excludes_dead_copies_and_controls(planted_analysis):
     assert (family["role"] == "effect").all()
     tests = planted_analysis.tests
     assert set(tests["index"][tests["test"] != "cochran_q"]) == set(family["index"])
-    assert (tests["test"].value_counts()[["vs_unpatched", "vs_shuffled", "majority"]] == len(family)).all()
+    assert (tests["test"].value_counts()[["vs_shuffled", "majority", "damage"]] == len(family)).all()
+    # The filter fixes the unpatched share at zero: that is no data, said once.
+    assert "vs_unpatched" not in set(tests["test"])
+    assert sum("zero by construction" in note for note in planted_analysis.notes) == 2  # once a direction
 
 
 def test_planted_effects_are_found_and_only_those(planted_analysis):
     found = findings.write(planted_analysis)
     supported = {f.subject for f in found if f.rule == "effect" and f.strength == "supported"}
     assert supported == {
-        f"{d} → resid_post, L{layer}, first N" for d in ("denoise: clean", "noise: corrupted") for layer in range(3)
+        f"{d}, output of each block, layer {layer}, first N thoughts"
+        for d in (
+            "Clean activations written into the corrupted run",
+            "Corrupted activations written into the clean run",
+        )
+        for layer in range(3)
     }
     assert not any("single" in f.subject for f in found if f.rule == "effect")
-    assert [f.rule for f in found if f.strength == "none"] == ["null"]
-    text = next(f.text for f in found if f.subject == "denoise: clean → resid_post, L2, first N")
-    assert "first:5, 45 of 60 (75.0 %" in text
-    assert "unpatched 0 of 60" in text
+    text = next(
+        f.text for f in found if f.rule == "effect" and "corrupted run, output of each block, layer 2" in f.text
+    )
+    assert "first 5 thoughts, 45 of 60 (75.0 %" in text
+    assert "with another pair's activations 1 of 60; difference +73.3 points" in text
+    assert "exact McNemar test, p < 0.001" in text
 
 
 def test_thresholds(planted_analysis):
@@ -173,7 +185,7 @@ def test_each_variant_has_its_own_control_and_cell(tmp_path, name):
     _two_variants(path, VARIANTS[name])
     r = load_results(path)
     assert r.conditions["donor"].tolist() == ["", "shuffled", "shuffled", "clean", "clean"]
-    assert analyse.matched_control(r).tolist()[3:] == [1, 2]
+    assert analyse.matched_controls(r)[3:] == [[1], [2]]
     a = analyse.analyse(r, 0)
     effects = a.table[a.table["role"] == "effect"]
     assert len(effects[["panel", "kind", "place", "steps"]].drop_duplicates()) == 2
@@ -198,19 +210,98 @@ def test_without_shuffled_control_nothing_is_supported(tmp_path):
     a = analyse.analyse(load_results(path), 0)
     found = [f for f in findings.write(a) if f.rule == "effect"]
     assert found
-    assert {f.strength for f in found} == {"partial"}
+    assert {f.strength for f in found} == {"descriptive"}
     assert all("no shuffled-donor control" in f.text for f in found)
     assert any("no shuffled-donor control" in note for note in a.notes)
 
 
-def test_effect_that_a_shuffled_donor_has_as_well_is_only_partial(tmp_path):
+def test_effect_that_a_shuffled_donor_has_as_well_is_not_announced(tmp_path):
     path = tmp_path / "unspecific.results.h5"
     make_results.write_results(
         path, make_results.Plan(effect=lambda layer, n: 0.5, control_effect=lambda layer, n: 0.5)
     )
-    found = [f for f in findings.write(analyse.analyse(load_results(path), 0)) if f.rule == "effect"]
+    assert not [f for f in findings.write(analyse.analyse(load_results(path), 0)) if f.rule == "effect"]
+
+
+def test_an_unpatched_run_that_is_data_is_tested(tmp_path):
+    """Without the filter the unpatched run's donor answers are counted; the shuffled donor then says what is specific."""
+    path = tmp_path / "all.results.h5"
+    make_results.write_results(
+        path, make_results.Plan(effect=lambda layer, n: 0.55, control_effect=lambda layer, n: 0.5, metrics=False)
+    )
+    with h5py.File(path, "r+") as file:
+        file["provenance"].attrs["filter"] = "all"
+        file["/pairs/corrupted_correct"][0] = 0
+    a = analyse.analyse(load_results(path), 0)
+    assert "vs_unpatched" in set(a.tests["test"])
+    found = [f for f in findings.write(a) if f.rule == "effect"]
     assert {f.strength for f in found} == {"partial"}
-    assert all("not told from the shuffled donor" in f.text for f in found)
+    assert all("does not tell it from the shuffled donor" in f.text for f in found)
+
+
+def test_damage_is_found_and_said(tmp_path):
+    """A heat map of gibberish does not stand under 'no test rejects'."""
+    path = tmp_path / "damage.results.h5"
+    plan = make_results.Plan(
+        effect=lambda layer, n: 0.0, control_effect=lambda layer, n: 0.0, other=0.0, gibberish=0.89, controls=()
+    )
+    make_results.write_results(path, plan)
+    found = findings.write(analyse.analyse(load_results(path), 0))
+    assert {f.rule for f in found if f.strength == "supported"} == {"damage"}
+    assert all(
+        "53 of them with gibberish; exact binomial test, p < 0.001" in f.text for f in found if f.rule == "damage"
+    )
+    assert not any(f.strength == "none" for f in found)
+
+
+def test_one_sentence_has_one_estimand(tmp_path):
+    """Sources of unequal size: counts, difference and test are of all pairs, and their sign cannot differ."""
+    path = tmp_path / "unequal.results.h5"
+    make_results.write_results(
+        path, make_results.Plan(pairs=60, excluded=0, step_sets=("first",), controls=("shuffled",))
+    )
+    r = load_results(path)
+    sizes = [30, *[3] * 10]
+    r.pairs["source"] = np.repeat([f"s{i}" for i in range(11)], sizes)
+    names = r.conditions["name"].tolist()
+    j = names.index("denoise/clean/replace/resid_post/L1/first:2")
+    i = names.index("denoise/shuffled/replace/resid_post/L1/first:2")
+    r.cls[:, [i, j]] = 1
+    r.cls[:30, j] = 0  # the large source: all pairs
+    r.cls[30::3, i] = 0  # each small one: the first pair, the other way round
+    row = analyse.analyse(r, 0).tests.set_index(["test", "subject"]).loc[("vs_shuffled", names[j])]
+    assert (row["k"], row["k_reference"], row["n"], row["units"]) == (30, 10, 60, 11)
+    assert row["difference"] == pytest.approx(20 / 60)
+    assert (row["gain"], row["loss"]) == (1, 10)
+    # Signs of ten ones and a thirty: the total is at least 20 with the large one positive only.
+    assert row["p"] == pytest.approx(1.0)
+    assert row["method"] == "sign-flip test over sources"
+
+
+def test_several_draws_of_the_shuffled_donor(tmp_path):
+    """Draws share their weight: the reference is their mean, and pairs are not counted twice."""
+    path = tmp_path / "draws.results.h5"
+    make_results.write_results(path, make_results.Plan(pairs=20, excluded=0, layers=1, steps=2, step_sets=("first",)))
+    r = load_results(path)
+    cond = r.conditions
+    cond["draw"] = 0
+    names = cond["name"].tolist()
+    i = names.index("denoise/shuffled/replace/resid_post/L0/first:1")
+    j = names.index("denoise/clean/replace/resid_post/L0/first:1")
+    extra = cond.iloc[[i]].assign(name="another draw", draw=1, same_as=len(cond))
+    r.conditions = pd.concat([cond, extra], ignore_index=True)
+    for name in ("cls", "number", "answer", "changed"):
+        array = getattr(r, name)
+        setattr(r, name, np.concatenate([array, array[:, [i]]], 1))
+    r.metrics = {}
+    r.cls[:, [i, j, -1]] = 1
+    r.cls[:12, j] = 0
+    r.cls[:4, i] = 0
+    r.cls[8:10, -1] = 0
+    assert analyse.matched_controls(r)[j] == [i, len(cond)]
+    row = analyse.analyse(r, 0).tests.set_index(["test", "index"]).loc[("vs_shuffled", j)]
+    assert (row["k"], row["k_reference"], row["draws"], row["n"]) == (12, 3.0, 2, 20)
+    assert row["difference"] == pytest.approx(9 / 20)
 
 
 def test_pairs_of_one_source_are_not_independent(tmp_path):
@@ -218,15 +309,18 @@ def test_pairs_of_one_source_are_not_independent(tmp_path):
     make_results.write_results(path, make_results.Plan(pairs=60, pairs_per_source=15, excluded=0))
     a = analyse.analyse(load_results(path), 0)
     assert a.clusters == 4
-    assert not findings.claims_effect(findings.write(a))  # four sources can never reject
-    assert any("60 included pairs come from 4 source problems" in note for note in a.notes)
+    found = findings.write(a)
+    assert not any(
+        f.rule in ("effect", "threshold") and f.strength != "descriptive" for f in found
+    )  # 2 ^ -3 is not small
+    assert any("60 included pairs come from 4 sources" in note for note in a.notes)
 
 
 def _wrong_findings(tmp_path, files, seed):
     """How many of so many null files give a finding.
 
     Under the null every condition of a pair draws from one distribution, in which the donor's and the recipient's
-    answer are equally likely: the edge of all three tests of the family.
+    answer are equally likely and 5 % of the answers are damaged: the edge of all tests of the family.
     """
     path = tmp_path / "null.results.h5"
     plan = make_results.Plan(pairs=40, excluded=0, steps=4, step_sets=("first",), controls=("shuffled",), metrics=False)
@@ -235,7 +329,7 @@ def _wrong_findings(tmp_path, files, seed):
     a, wrong = analyse.analyse(r, 0), 0
     gc.freeze()  # statsmodels' multipletests collects garbage at every call
     for _ in range(files):
-        r.cls = rng.choice(4, p=[0.4, 0.4, 0.15, 0.05], size=r.cls.shape).astype(np.uint8)
+        r.cls = rng.choice(4, p=[0.475, 0.475, 0.04, 0.01], size=r.cls.shape).astype(np.uint8)
         a.tests = analyse.family_tests(r, a.table, a.series, a.cluster)
         wrong += findings.claims_effect(findings.write(a))
     gc.unfreeze()
@@ -245,6 +339,19 @@ def _wrong_findings(tmp_path, files, seed):
 def test_family_wise_error_over_200_null_files(tmp_path):
     wrong = _wrong_findings(tmp_path, 200, 20251020)
     assert wrong <= 10, f"{wrong} of 200 null files gave a finding"
+
+
+def test_findings_on_pairs_in_sources(tmp_path, monkeypatch):
+    """24 sources with an intra-cluster correlation of 0.2; simulate.py does the same for 0 to 0.3, at length."""
+    monkeypatch.setattr(stats, "PERMUTATIONS", 999)
+    wrong = simulate.wrong_files(tmp_path, 0.2, 40)
+    assert wrong <= 5, f"{wrong} of 40 null files gave a finding"
+    assert simulate.found_files(tmp_path, 0.2, 4) == (4, 4)
+
+
+def test_the_simulation_notices_pairs_taken_as_independent(tmp_path, monkeypatch):
+    monkeypatch.setattr(analyse, "sources", lambda r: np.arange(len(r.included)))
+    assert simulate.wrong_files(tmp_path, 0.2, 10) >= 5
 
 
 def test_the_simulation_notices_a_missing_correction(tmp_path, monkeypatch):
@@ -271,9 +378,9 @@ def test_rows_that_were_not_run_are_in_no_denominator(tmp_path):
     r = load_results(path)
     tests = analyse.analyse(r, 0).tests
     own = tests[(tests["subject"] == name) & (tests["test"] != "cochran_q")]
-    assert own["test"].tolist() == ["vs_unpatched", "vs_shuffled", "majority"]
+    assert own["test"].tolist() == ["vs_shuffled", "majority", "damage"]
     assert own["n"].tolist() == [40, 40, 40]
-    assert own["k"].tolist() == [hits, hits, hits]
+    assert own["k"].tolist()[:2] == [hits, hits]
     assert (tests[tests["subject"] != name]["n"].isin([60])).all()
     lines = compare.compare(r, r).tests.set_index("condition_a")
     assert lines.loc[name, ["n_a", "n_b", "shared", "flips", "k_a"]].tolist() == [40, 40, 40, 0, hits]

@@ -26,7 +26,7 @@ def test_a_file_equals_itself(pair_of_files):
     c = compare(a, a)
     assert c.shared_pairs == 60
     assert len(c.flips) == 0
-    assert (c.tests["mcnemar_p"] == 1).all()
+    assert (c.tests["paired_p"] == 1).all()
     assert "0 of" in sentences(c)[0][1]
     assert sentences(c)[1][0] == "none"
 
@@ -38,8 +38,8 @@ def test_planted_difference(pair_of_files):
     line = c.tests.set_index("condition_a").loc["denoise/clean/replace/resid_post/L2/first:5"]
     assert (line["k_a"], line["k_b"], line["n_a"]) == (45, 3, 60)
     assert line["only_a"] - line["only_b"] == 42
-    assert line["mcnemar_holm"] < 0.001
-    assert c.tests[c.tests["role"] == "control"]["mcnemar_holm"].isna().all()
+    assert line["paired_holm"] < 0.001
+    assert c.tests[c.tests["role"] == "control"]["paired_holm"].isna().all()
     assert len(c.flips) == c.tests["flips"].sum() == c.flip_counts["count"].sum()
     strength, text = sentences(c)[1]
     assert strength == "supported"

@@ -61,7 +61,7 @@ def test_rows_not_run(planted, tmp_path):
     assert table["n"][j] == len(whole.included) - 3
     cluster = np.arange(len(short.included))
     tests = analyse.family_tests(short, table, [], cluster)
-    own = tests[(tests["index"] == j) & (tests["test"] == "vs_unpatched")].iloc[0]
+    own = tests[(tests["index"] == j) & (tests["test"] == "majority")].iloc[0]
     event = short.cls[short.included, j] == analyse.donor_class(table["direction"][j])
     assert (own["n"], own["units"], own["k"]) == (len(cluster) - 3, len(cluster) - 3, event.sum())
 

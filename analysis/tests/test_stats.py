@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import simulate
 
 from latentpatch import stats
 
@@ -213,6 +214,47 @@ def test_threshold_plateau_area_by_hand():
     assert stats.plateau([0.1, 0.5, 0.52, 0.55], n) == 2
     assert stats.plateau([0.1, 0.2, 0.3, 0.9], n) == 4
     assert stats.area([0.0, 0.2, 0.4, 0.6], n) == pytest.approx(0.3)
+
+
+def test_sign_flip_by_hand():
+    # 3, -1, 4, 2, 2, -5, 7: of the 128 sign patterns 40 have a total of 12 or more away from zero.
+    assert stats.sign_flip(np.array([3, -1, 4, 2, 2, -5, 7])) == pytest.approx((40 / 128, 20 / 128))
+    assert stats.sign_flip(np.array([1, 1, 1, -1])) == pytest.approx((10 / 16, 5 / 16))
+    assert stats.sign_flip(np.array([0, 0])) == (1.0, 1.0)
+    # One pair a source: the exact McNemar test of statsmodels.
+    found = stats.paired_test(np.array([1, 1, 1, 1, 1, 1, 0, 0]), np.array([0, 0, 0, 0, 0, 0, 1, 0]), np.arange(8))
+    assert found.p == pytest.approx(stats.mcnemar(6, 1, 8).p)
+    assert (found.gain, found.loss, found.difference) == (6, 1, 5 / 8)
+
+
+def test_design_effect_by_hand():
+    # Whole sources agree, 5 pairs each: the pairs are worth as many as there are sources (up to G / (G - 1)).
+    k, n = np.array([[5.0], [0], [5], [0]]), np.full((4, 1), 5.0)
+    effect, rarer = stats.design_effect(k, n)
+    assert (effect[0], rarer[0]) == (pytest.approx(5 * 4 / 3), 2)
+    # All agree: Wilson with as many pairs as sources.
+    assert stats.clustered_interval(n, n)[0] == pytest.approx(stats.proportion_interval(np.array(4), np.array(4)))
+    # One pair a source: Wilson.
+    k = np.array([[1.0], [0], [0]])
+    assert stats.clustered_interval(k, np.ones((3, 1)))[0] == pytest.approx(
+        stats.proportion_interval(np.array(1), np.array(3))
+    )
+
+
+def test_damage_test():
+    assert stats.damage_test(np.ones(3), np.ones(3)) == pytest.approx(0.05**3)  # binomial
+    assert stats.damage_test(np.zeros(4), np.full(4, 9)) == 1.0
+    many = stats.damage_test(np.full(24, 4), np.full(24, 10))
+    one = stats.damage_test(np.array([10] * 2 + [0] * 22), np.full(24, 10))  # 8 % of the pairs, but of two sources
+    assert many < 1e-6 < 0.05 < one
+
+
+@pytest.mark.parametrize("icc", [0.0, 0.1, 0.3])
+def test_intervals_hold_the_truth(icc):
+    """Over 2,000 draws of 24 sources; difference over 1,000."""
+    for p in (0.3, 0.5, 0.76):
+        assert simulate.share_coverage(p, icc, 2000) == pytest.approx(0.95, abs=0.015), p
+    assert simulate.difference_coverage(0.5, 0.3, icc, 1000) == pytest.approx(0.95, abs=0.02)
 
 
 def test_split_half():

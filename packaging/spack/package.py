@@ -20,7 +20,6 @@ class Latentpatch(CMakePackage, CudaPackage):
     depends_on("pkgconfig", type="build")
     depends_on("mpi")
     depends_on("hdf5@1.10.8:+mpi")
-    depends_on("openblas")
     depends_on("cjson")
     depends_on("pcre2")
     depends_on("xxhash@0.8:")

@@ -1,4 +1,4 @@
-/* Which rows of a batch share a prompt: the lists behind lp_row_table's groups. Knows no backend. */
+/* Which rows of a batch share a prompt: the lists that lp_row_table's groups point to. Knows no backend. */
 #ifndef LP_BACKEND_GROUPS_H
 #define LP_BACKEND_GROUPS_H
 

@@ -1,5 +1,5 @@
-/* What this process may use of its host: cores by its affinity mask, and by the limits of its control groups (version 1
- * and 2, those above it included) and of Slurm. What cannot be read sets no limit. */
+/* What this process may use of its host: cores by its affinity mask, and cores and memory by the limits of Slurm and
+ * of its control groups (version 1 and 2, and all groups above its own). A limit that cannot be read does not count. */
 #ifndef LP_BASE_HOST_H
 #define LP_BASE_HOST_H
 

@@ -25,7 +25,7 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
 /* The same for a file of at most max_bytes. `file` is borrowed as the name. */
 lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err);
 
-/* The member `key` of an object; fails when `object` is no object or the member is missing. */
+/* The member `key` of an object; fails when `object` is not an object or the member is missing. */
 lp_status lp_json_get(const lp_json *object, const char *key, lp_json *out, lp_error *err);
 /* The same, but a missing member gives out->node == NULL. A JSON null counts as missing. */
 lp_status lp_json_find(const lp_json *object, const char *key, lp_json *out, lp_error *err);

@@ -1,5 +1,6 @@
-/* A sign that this process gets on: loops that may take long count here, and the watch of a job (parallel/watch.h)
- * looks whether the number changes. One counter a process, because what hangs is a process; any thread may count. */
+/* A sign that this process makes progress. Loops that may take long count here, and the watch of a job
+ * (parallel/watch.h) looks whether the number changes. There is one counter for each process, because a process is what
+ * hangs; any thread may count. */
 #ifndef LP_BASE_PULSE_H
 #define LP_BASE_PULSE_H
 

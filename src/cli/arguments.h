@@ -71,9 +71,9 @@ extern const lp_command *const lp_commands[];
 extern const size_t lp_n_commands;
 
 /* Reads argv [argc], the words after the command's own, into `options`, the command's struct of options, which holds
- * the defaults; what is no option is an operand. `--name value` and `--name=value` are the same; what follows `--` is
- * operands. Returns true when the command is to go on; otherwise (--help, --version, an error) everything is printed
- * and *code is the exit code. */
+ * the defaults; a word that is not an option is an operand. `--name value` and `--name=value` are the same; what
+ * follows `--` is operands. Returns true when the command is to go on; otherwise (--help, --version, an error)
+ * everything is printed and *code is the exit code. */
 bool lp_command_begin(const lp_command *command, int argc, char **argv, void *options, lp_texts *operands, int *code);
 
 /* Prints `latentpatch: error: ...` (rank 0 only where parallel is given) and returns the exit code of the status. */

@@ -59,12 +59,13 @@ out:
 
 static lp_status open_all(generation *g, const lp_model_source *source, const char *question, int32_t max_new,
                           lp_error *err) {
+    const char *folder = g->job.model.tokenizer ? g->job.model.tokenizer : source->base;
     lp_status status = LP_OK;
-    LP_TRY(lp_tokenizer_load(source->base, &g->tokenizer, err));
+    LP_TRY(lp_tokenizer_load(folder, &g->tokenizer, err));
     LP_TRY(lp_model_load(source, &g->model, err));
     lp_protocol *protocol = &g->job.protocol;
-    if (!g->model.is_codi) *protocol = lp_protocol_plain();
-    LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, source->base, g->job.decode.eos, protocol, &g->vocabulary, err));
+    if (!g->model.has_thoughts) *protocol = lp_protocol_plain();
+    LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, folder, g->job.decode.eos, protocol, &g->vocabulary, err));
     LP_TRY(lp_protocol_prompt(protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
     int32_t wanted = (int32_t)g->prompt.n + protocol->n_steps + g->vocabulary.n_answer_start + 1 + max_new;
     LP_TRY(lp_reference_new(&g->model, protocol, &g->vocabulary, wanted, &g->reference, err));

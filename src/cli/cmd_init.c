@@ -94,7 +94,7 @@ static lp_status look(const init_options *o, const lp_model_source *source, find
     LP_TRY(lp_pairs_load(o->pairs, &strict, &f->pairs, err));
     LP_TRY(lp_tokenizer_load(source->base, &f->tokenizer, err));
     LP_TRY(lp_model_load(source, &f->model, err));
-    if (!f->model.is_codi)
+    if (!f->model.has_thoughts)
         LP_FAIL(LP_ERR_VALUE, "%s: no parts of a CODI checkpoint: expected its three added tokens", source->codi);
     LP_TRY(look_at_model(f, err));
     f->protocol = lp_protocol_preset(f->projection_width > 0 ? LP_PROTOCOL_CODI : LP_PROTOCOL_COCONUT, STEPS);

@@ -6,8 +6,9 @@ static lp_status add_protocol(lp_job *job, const lp_model *model, lp_text *out, 
     lp_tokenizer *tokenizer = NULL;
     lp_vocabulary vocabulary;
     lp_status status = LP_OK;
-    LP_TRY(lp_tokenizer_load(job->model.base, &tokenizer, err));
-    LP_TRY(lp_vocabulary_init(model, tokenizer, job->model.base, job->decode.eos, &job->protocol, &vocabulary, err));
+    LP_TRY(lp_tokenizer_load(job->model.tokenizer, &tokenizer, err));
+    LP_TRY(
+        lp_vocabulary_init(model, tokenizer, job->model.tokenizer, job->decode.eos, &job->protocol, &vocabulary, err));
     status = lp_protocol_describe(&job->protocol, &vocabulary, out, err);
 out:
     lp_tokenizer_free(tokenizer);

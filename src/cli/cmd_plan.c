@@ -54,8 +54,9 @@ static void print_time(const lp_session *session, double flops, double rate) {
     char threads[64] = "";
     bool device = session->backend && session->backend->is_asynchronous;
     if (!device) snprintf(threads, sizeof threads, " of %d threads", lp_stage_threads(session));
-    printf("  %-34s %12.3g s on the %s, one rank%s at %.1f GFLOP/s (measured), were it all matrix products\n",
-           "expected", flops / rate, device ? "GPU" : "cpu", threads, rate * 1e-9);
+    printf(
+        "  %-34s %12.3g s on the %s, one rank%s at %.1f GFLOP/s (measured), if everything ran at the speed of matrix products\n",
+        "expected", flops / rate, device ? "GPU" : "cpu", threads, rate * 1e-9);
 }
 
 static lp_status print_standing(const lp_session *session, const lp_standing *standing, lp_error *err) {

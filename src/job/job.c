@@ -161,7 +161,7 @@ static lp_status apply_setting(cJSON *document, const char *setting, lp_error *e
 /* ---- Sections ---------------------------------------------------------------------------------------------------- */
 
 static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"name", "base", "codi", "lora", "base_rounding", NULL};
+    static const char *const keys[] = {"name", "base", "codi", "tokenizer", "lora", "base_rounding", NULL};
     static const char *const lora_keys[] = {"rank", "alpha", NULL};
     static const char *const roundings[] = {"none", "fp16", NULL};
     lp_json section, lora;
@@ -170,6 +170,9 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
     LP_TRY(only_keys(&section, keys, err));
     LP_TRY(need_path(job, &section, "model", "base", &job->model.base, err));
     LP_TRY(opt_path(job, &section, "codi", &job->model.codi, err));
+    LP_TRY(opt_path(job, &section, "tokenizer", &job->model.tokenizer, err));
+    if (!job->model.tokenizer)
+        LP_TRY(lp_mem_text(&job->model.tokenizer, job->model.base, strlen(job->model.base), err));
     LP_TRY(opt_text(&section, "name", &job->model.name, err));
     LP_TRY(opt_section(&section, "lora", lora_keys, &lora, err));
     LP_TRY(opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
@@ -261,10 +264,39 @@ out:
     return status;
 }
 
+/* protocol.tokens: ids or spellings by role. */
+static lp_status read_tokens(const lp_json *section, lp_protocol *protocol, lp_error *err) {
+    lp_json tokens, value;
+    const char *text = NULL;
+    int64_t id = 0;
+    lp_status status = LP_OK;
+    if (!section->node) return LP_OK;
+    LP_TRY(opt_section(section, "tokens", lp_token_role_names(), &tokens, err));
+    for (int role = 0; tokens.node && role < LP_N_ROLES; role++) {
+        lp_given_token *given = &protocol->tokens[role];
+        LP_TRY(lp_json_find(&tokens, lp_token_role_names()[role], &value, err));
+        if (!value.node) continue;
+        given->given = true;
+        if (lp_json_is_number(&value)) {
+            LP_TRY(lp_json_int(&value, 0, INT32_MAX, &id, err));
+            given->id = (int32_t)id;
+            continue;
+        }
+        LP_TRY(lp_json_string(&value, &text, err));
+        if (!*text || strlen(text) >= LP_MARKER_BYTES) {
+            status = lp_json_fail(&value, err, "an id, or a token of 1 to %d bytes", LP_MARKER_BYTES - 1);
+            goto out;
+        }
+        snprintf(given->text, sizeof given->text, "%s", text);
+    }
+out:
+    return status;
+}
+
 static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"name",           "steps",       "remove_eos", "normalise_spaces",
                                        "after_question", "first_input", "feedback",   "answer_start",
-                                       "not_chosen",     "stop",        NULL};
+                                       "not_chosen",     "stop",        "tokens",     NULL};
     lp_protocol *protocol = &job->protocol;
     struct {
         const char *key;
@@ -306,6 +338,7 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
     LP_TRY(opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
     protocol->changed |= (lp_feedback)feedback != protocol->feedback;
     protocol->feedback = (lp_feedback)feedback;
+    status = read_tokens(&section, protocol, err);
 out:
     return status;
 }
@@ -457,7 +490,8 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     LP_TRY(lp_json_get(&section, "conditions", &value, err));
     size_t n_groups = 0;
     LP_TRY(lp_json_array_size(&value, &n_groups, err));
-    if (n_groups == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: a sweep of no conditions", value.file, value.path);
+    if (n_groups == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at least one condition, found none", value.file, value.path);
     job->sweep.groups = value.node;
 out:
     return status;
@@ -629,6 +663,7 @@ void lp_job_release(lp_job *job) {
     lp_mem_free(job->model.name);
     lp_mem_free(job->model.base);
     lp_mem_free(job->model.codi);
+    lp_mem_free(job->model.tokenizer);
     lp_mem_free(job->pairs.file);
     lp_mem_free(job->store.file);
     for (size_t i = 0; i < job->store.n_sites; i++) lp_mem_free(job->store.sites[i].indices);

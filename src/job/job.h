@@ -33,9 +33,10 @@ typedef struct {
     cJSON *document;
 
     struct {
-        char *name; /* for tables; by default the name of the CODI checkpoint's folder */
-        char *base; /* resolved path */
-        char *codi; /* resolved path, NULL: a plain HF model */
+        char *name;      /* for tables; by default the name of the CODI checkpoint's folder */
+        char *base;      /* resolved path */
+        char *codi;      /* resolved path, NULL: the base folder is the whole model */
+        char *tokenizer; /* resolved path of the folder with tokenizer.json; base by default */
         int32_t lora_rank;
         double lora_alpha;
         lp_base_rounding base_rounding;

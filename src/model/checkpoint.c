@@ -28,17 +28,26 @@ out:
     return status;
 }
 
+/* By its name, or, as a file of a cache has none, by its beginning: a length, then an object that it holds. */
+static bool looks_like_safetensors(const char *path, const unsigned char *data, size_t size) {
+    static const char suffix[] = ".safetensors";
+    size_t n = strlen(path), m = sizeof suffix - 1;
+    uint64_t length = 0;
+    if (n >= m && strcmp(path + n - m, suffix) == 0) return true;
+    for (size_t i = 0; i < 8 && size > 8; i++) length |= (uint64_t)data[i] << (8 * i);
+    return size > 8 && length > 1 && length <= size - 8 && data[8] == '{';
+}
+
 static lp_status add_weight_file(lp_checkpoint *checkpoint, const char *path, const char *role, lp_error *err) {
     const lp_checkpoint_file *file = NULL;
     lp_status status = lp_checkpoint_add_file(checkpoint, path, role, &file, err);
     if (status != LP_OK) return status;
     if (lp_torch_bin_recognise(file->map.data, file->map.size))
         return lp_torch_bin_parse(file->map.data, file->map.size, file->path, &checkpoint->tensors, err);
-    size_t n = strlen(path);
-    if (n >= 12 && strcmp(path + n - 12, ".safetensors") == 0)
+    if (looks_like_safetensors(path, file->map.data, file->map.size))
         return lp_safetensors_parse(file->map.data, file->map.size, file->path, &checkpoint->tensors, err);
     return lp_fail(err, LP_ERR_FORMAT,
-                   "%s: neither a PyTorch file (a zip archive) nor named *.safetensors: expected a checkpoint", path);
+                   "%s: neither a PyTorch file (a zip archive) nor a safetensors file: expected a checkpoint", path);
 }
 
 static int compare_texts(const void *a, const void *b) {

@@ -15,6 +15,7 @@ typedef struct {
 typedef struct {
     key *keys; /* [n], sorted by plain name */
     size_t n, capacity;
+    lp_name_layout layout;
 } key_index;
 
 static bool starts_with(const char *text, const char *prefix) {
@@ -34,19 +35,95 @@ static const char *backbone(lp_arch arch) {
     return arch == LP_ARCH_GPT2 ? "transformer." : "model.";
 }
 
-/* False where the name cannot be one of ours. */
-static bool plain_name(lp_arch arch, bool is_codi, const char *name, char out[MAX_KEY], bool *wrapped) {
-    *wrapped = false;
+const char *lp_layout_name(lp_layout_kind kind) {
+    static const char *const names[] = {"plain weights", "CODI module", "Coconut", "wrapped module"};
+    return names[kind];
+}
+
+static void cut_all(char *text, const char *part) {
+    for (char *at = strstr(text, part); at; at = strstr(at, part))
+        memmove(at, at + strlen(part), strlen(at + strlen(part)) + 1);
+}
+
+/* The name without what compilers and wrappers of training put into it. */
+static bool clean_name(const lp_name_layout *layout, const char *name, char out[MAX_KEY]) {
     if (strlen(name) >= MAX_KEY) return false;
-    bool projection = is_codi && starts_with(name, "prj.");
-    if (is_codi && !projection) {
-        if (!starts_with(name, "codi.")) return false;
-        name = skip_prefix(name + strlen("codi."), "base_model.model.");
+    memcpy(out, name, strlen(name) + 1);
+    cut_all(out, "_orig_mod.");
+    cut_all(out, "_fsdp_wrapped_module.");
+    size_t n = strlen(layout->outer);
+    if (n && starts_with(out, layout->outer)) memmove(out, out + n, strlen(out + n) + 1);
+    return true;
+}
+
+static bool all_start_with(const lp_tensor_list *list, const char *prefix) {
+    for (size_t i = 0; i < list->n; i++)
+        if (!starts_with(list->items[i].name, prefix)) return false;
+    return list->n > 0;
+}
+
+static bool is_projection(const char *name) {
+    return starts_with(name, "prj.") || starts_with(name, "projector.");
+}
+
+static bool is_for_training(const char *name) {
+    return starts_with(name, "decoder.") || starts_with(name, "pj_in.") || starts_with(name, "pj_out.");
+}
+
+static lp_name_layout recognise(const lp_tensor_list *list) {
+    static const char *const outers[] = {"module.", "coconut."};
+    lp_name_layout layout = {.body = ""};
+    size_t n_codi = 0, n_coconut = 0, n_wrapped = 0;
+    if (!list) return layout;
+    layout.n_tensors = list->n;
+    for (size_t i = 0; i < 4; i++) {
+        char longer[64];
+        snprintf(longer, sizeof longer, "%s%s", layout.outer, outers[i % 2]);
+        if (strlen(longer) < sizeof layout.outer && all_start_with(list, longer))
+            memcpy(layout.outer, longer, strlen(longer) + 1);
     }
-    if (!projection) name = skip_prefix(name, backbone(arch));
+    for (size_t i = 0; i < list->n; i++) {
+        char name[MAX_KEY];
+        if (!clean_name(&layout, list->items[i].name, name)) continue;
+        n_codi += starts_with(name, "codi.");
+        n_coconut += starts_with(name, "base_causallm.");
+        n_wrapped += starts_with(name, "model.base_model.") || starts_with(name, "model.model.") ||
+                     starts_with(name, "model.transformer.");
+        layout.n_projection += is_projection(name);
+        layout.n_training += is_for_training(name);
+        layout.n_peft += strstr(name, "base_model.model.") != NULL;
+    }
+    layout.kind = n_codi      ? LP_LAYOUT_CODI
+                  : n_coconut ? LP_LAYOUT_COCONUT
+                  : n_wrapped ? LP_LAYOUT_WRAPPER
+                              : LP_LAYOUT_PLAIN;
+    static const char *const bodies[] = {"", "codi.", "base_causallm.", "model."};
+    layout.body = bodies[layout.kind];
+    layout.n_body = n_codi ? n_codi : n_coconut ? n_coconut : n_wrapped;
+    return layout;
+}
+
+/* False where the name cannot be one of ours. with_lora: LoRA's words are taken off, of the thought checkpoint alone.
+ */
+static bool plain_name(lp_arch arch, const lp_name_layout *layout, bool with_lora, const char *raw, char out[MAX_KEY],
+                       bool *wrapped) {
+    char clean[MAX_KEY];
+    const char *name = clean;
+    *wrapped = false;
+    if (!clean_name(layout, raw, clean)) return false;
+    if (is_projection(clean)) {
+        bool latent_tts = starts_with(clean, "projector.");
+        const char *rest = strchr(clean, '.') + 1;
+        bool norm = latent_tts && starts_with(rest, "4.");
+        snprintf(out, MAX_KEY, "prj.%s%s", norm ? "ln" : "", norm ? rest + 1 : rest);
+        return true;
+    }
+    if (is_for_training(clean) || !starts_with(name, layout->body)) return false;
+    name = skip_prefix(name + strlen(layout->body), "base_model.model.");
+    name = skip_prefix(name, backbone(arch));
     size_t n = strlen(name);
-    memcpy(out, name, n + 1);
-    if (!is_codi || projection) return true;
+    memmove(out, name, n + 1);
+    if (!with_lora) return true;
     char *layer = strstr(out, ".base_layer.");
     if (layer) {
         size_t skip = strlen(".base_layer");
@@ -69,12 +146,18 @@ static void index_release(key_index *index) {
     *index = (key_index){0};
 }
 
-static lp_status index_build(lp_arch arch, const lp_tensor_list *list, bool is_codi, key_index *index, lp_error *err) {
+static lp_status index_build(lp_arch arch, const lp_tensor_list *list, bool with_lora, key_index *index,
+                             lp_error *err) {
+    index->layout = recognise(list);
+    if (!with_lora) { /* a base model has no wrapper */
+        index->layout.kind = LP_LAYOUT_PLAIN;
+        index->layout.body = "";
+    }
     lp_status status = LP_OK;
     for (size_t i = 0; list && i < list->n; i++) {
         char plain[MAX_KEY];
         key added = {.tensor = &list->items[i]};
-        if (!plain_name(arch, is_codi, list->items[i].name, plain, &added.wrapped)) continue;
+        if (!plain_name(arch, &index->layout, with_lora, list->items[i].name, plain, &added.wrapped)) continue;
         LP_TRY(lp_mem_grow(&index->keys, &index->capacity, index->n + 1, sizeof *index->keys, "tensor index", err));
         LP_TRY(lp_mem_text(&added.plain, plain, strlen(plain), err));
         index->keys[index->n++] = added;
@@ -294,16 +377,16 @@ out:
 static lp_status bind_slot(binder *b, lp_slot *slot, int32_t wanted_rank, lp_error *err) {
     const char *plain = plain_slot_name(b, slot);
     key *found = index_find(&b->codi, plain);
-    if (!found && slot->part != LP_PART_PROJECTION) found = index_find(&b->base, plain);
+    if (!found) found = index_find(&b->base, plain);
     if (!found) {
         note_missing(b, slot->name);
         return LP_OK;
     }
     found->used = true;
     slot->tensor = found->tensor;
-    bool tokens = b->codi_list && (slot->role == LP_SLOT_EMBEDDING || slot->role == LP_SLOT_HEAD);
+    bool tokens = slot->role == LP_SLOT_HEAD;
     lp_status status = check_shape(found->tensor, slot->shape == LP_SHAPE_VECTOR ? 1 : 2, slot->rows, slot->columns,
-                                   tokens ? " (vocab_size of config.json, and CODI's pad, bot and eot)" : "", err);
+                                   tokens ? " (as many rows as the embedding)" : "", err);
     if (status == LP_OK && is_linear(slot)) status = bind_lora(b, slot, found->wrapped, wanted_rank, err);
     return status;
 }
@@ -328,10 +411,35 @@ static bool is_buffer(const char *plain) {
            ends_with(plain, "rotary_emb.inv_freq");
 }
 
-static const key *key_of(const key_index *index, const lp_tensor *tensor, lp_arch arch, bool is_codi) {
+static const key *key_of(const key_index *index, const lp_tensor *tensor, lp_arch arch, bool with_lora) {
     char plain[MAX_KEY];
     bool wrapped = false;
-    return plain_name(arch, is_codi, tensor->name, plain, &wrapped) ? index_find(index, plain) : NULL;
+    return plain_name(arch, &index->layout, with_lora, tensor->name, plain, &wrapped) ? index_find(index, plain) : NULL;
+}
+
+static lp_unused_reason why_unused(const binder *b, const key_index *index, const key *k, bool is_codi,
+                                   const char *name) {
+    char clean[MAX_KEY];
+    if (k && is_buffer(k->plain)) return LP_UNUSED_BUFFER;
+    if (k && b->config->tied_head && strcmp(k->plain, "lm_head.weight") == 0) return LP_UNUSED_TIED_HEAD;
+    if (k && !is_codi && index_find(&b->codi, k->plain)) return LP_UNUSED_CODI_WINS;
+    if (k || !clean_name(&index->layout, name, clean)) return LP_UNUSED_UNEXPECTED;
+    if (is_for_training(clean)) return LP_UNUSED_TRAINING;
+    if (index->layout.kind == LP_LAYOUT_COCONUT && strcmp(clean, "embedding.weight") == 0) return LP_UNUSED_SECOND_NAME;
+    return LP_UNUSED_UNEXPECTED;
+}
+
+static lp_status refuse_lora(const lp_tensor *tensor, bool is_codi, lp_error *err) {
+    const char *what = "a LoRA tensor in the base model: name this checkpoint as the CODI one (model.codi)";
+    if (strstr(tensor->name, "lora_magnitude_vector"))
+        what = "DoRA (LoRA with magnitudes), which is not supported: merge it into the weights first";
+    else if (strstr(tensor->name, "lora_embedding"))
+        what = "LoRA on the embedding, which is not supported: merge it into the weights first";
+    else if (ends_with(tensor->name, ".lora_A.weight") || ends_with(tensor->name, ".lora_B.weight"))
+        what = "the names of a peft adapter file, not of a whole module: merge it into the weights first";
+    else if (is_codi)
+        what = "LoRA on a part that cannot be merged (only the linear layers of the blocks can)";
+    return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: tensor \"%.200s\": %s", tensor->file, tensor->name, what);
 }
 
 static lp_status list_unused(binder *b, const lp_tensor_list *list, const key_index *index, bool is_codi,
@@ -342,17 +450,11 @@ static lp_status list_unused(binder *b, const lp_tensor_list *list, const key_in
         const lp_tensor *tensor = &list->items[i];
         const key *k = key_of(index, tensor, b->config->arch, is_codi);
         if (k && k->used) continue;
-        if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save"))
-            LP_FAIL(LP_ERR_UNSUPPORTED, "%s: tensor \"%.200s\": %s", tensor->file, tensor->name,
-                    is_codi ? "LoRA on a part that cannot be merged (only the linear layers of the blocks can)"
-                            : "a LoRA tensor in the base model: name this checkpoint as the CODI one");
-        lp_unused_tensor unused = {.tensor = tensor, .reason = LP_UNUSED_UNEXPECTED};
-        if (k && is_buffer(k->plain))
-            unused.reason = LP_UNUSED_BUFFER;
-        else if (k && b->config->tied_head && strcmp(k->plain, "lm_head.weight") == 0)
-            unused.reason = LP_UNUSED_TIED_HEAD;
-        else if (k && !is_codi && index_find(&b->codi, k->plain))
-            unused.reason = LP_UNUSED_CODI_WINS;
+        if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save")) {
+            status = refuse_lora(tensor, is_codi, err);
+            goto out;
+        }
+        lp_unused_tensor unused = {.tensor = tensor, .reason = why_unused(b, index, k, is_codi, tensor->name)};
         LP_TRY(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
                            "unused tensors", err));
         table->unused[table->n_unused++] = unused;
@@ -361,42 +463,68 @@ out:
     return status;
 }
 
+const char *lp_layout_foreign(const lp_tensor_list *list) {
+    for (size_t i = 0; list && i < list->n; i++) {
+        const char *name = list->items[i].name;
+        if (starts_with(name, "tok_embeddings.") || strstr(name, ".attention.wq."))
+            return "; it has the names of Meta's own LLaMA files: convert it to those of Hugging Face";
+        if (ends_with(name, ".gamma") || ends_with(name, ".beta"))
+            return "; it has the old names gamma and beta of norms: save it again with a current transformers";
+        if (starts_with(name, "blk.") || strcmp(name, "token_embd.weight") == 0)
+            return "; it has the names of a GGUF file: convert it to those of Hugging Face";
+        if (starts_with(name, "gpt_neox.")) return "; it is a GPT-NeoX model, which is not supported";
+    }
+    return "";
+}
+
 static lp_status fail_missing(const binder *b, lp_error *err) {
     char more[64] = "";
-    const char *hint = "";
+    const char *hint = lp_layout_foreign(b->codi_list ? b->codi_list : b->base_list);
     if (b->n_missing > 1) snprintf(more, sizeof more, " (and %zu more)", b->n_missing - 1);
     for (size_t i = 0; !b->codi_list && i < b->base_list->n; i++)
-        if (starts_with(b->base_list->items[i].name, "codi."))
-            hint = "; it holds tensors of a CODI module: name it as the CODI checkpoint";
+        if (starts_with(b->base_list->items[i].name, "codi.") ||
+            starts_with(b->base_list->items[i].name, "base_causallm."))
+            hint = "; it holds tensors of a thought checkpoint: name it as the CODI checkpoint (model.codi)";
     if (!b->base_list)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s", b->codi_file, b->first_missing, more);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", b->codi_file, b->first_missing, more,
+                       hint);
     if (!b->codi_list)
         return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", b->base_file, b->first_missing, more,
                        hint);
-    return lp_fail(err, LP_ERR_MISMATCH, "missing tensor \"%s\"%s: it is neither in %s nor in %s", b->first_missing,
-                   more, b->codi_file, b->base_file);
+    return lp_fail(err, LP_ERR_MISMATCH, "missing tensor \"%s\"%s: it is neither in %s nor in %s%s", b->first_missing,
+                   more, b->codi_file, b->base_file, hint);
 }
 
-/* The CODI file must be one, and tells whether there is a projection, with or without its LayerNorm. */
-static lp_status look_at_codi(binder *b, int64_t *width, lp_error *err) {
+/* The projection is the thought checkpoint's, or, where that has none, the base's (a merged model in one folder). */
+static lp_status look_at_projection(binder *b, int64_t *width, lp_error *err) {
+    const key_index *index = b->codi.layout.n_projection ? &b->codi : &b->base;
     *width = 0;
-    if (!b->codi_list) return LP_OK;
-    if (b->codi.n == 0)
+    if (!index->layout.n_projection) return LP_OK;
+    b->table->has_projection = true;
+    for (size_t i = 0; i < index->n; i++)
+        if (starts_with(index->keys[i].plain, "prj.ln.")) b->table->has_projection_norm = true;
+    const key *first = index_find(index, "prj.1.weight");
+    if (!first)
         return lp_fail(err, LP_ERR_MISMATCH,
-                       "%s: not a CODI checkpoint: none of its %zu tensors is named codi.* or prj.*", b->codi_file,
-                       b->codi_list->n);
-    for (size_t i = 0; i < b->codi_list->n; i++) {
-        const char *name = b->codi_list->items[i].name;
-        if (starts_with(name, "prj.")) b->table->has_projection = true;
-        if (starts_with(name, "prj.ln.")) b->table->has_projection_norm = true;
-    }
-    const key *first = index_find(&b->codi, "prj.1.weight");
-    if (b->table->has_projection && !first)
-        return lp_fail(err, LP_ERR_MISMATCH,
-                       "%s: missing tensor \"prj.1.weight\", although there are other tensors of prj", b->codi_file);
-    if (first && first->tensor->n_dims == 2) *width = first->tensor->shape[0];
-    if (first && *width == 0) *width = b->config->d_model;
+                       "%s: missing tensor \"prj.1.weight\", although there are other tensors of prj",
+                       index == &b->codi ? b->codi_file : b->base_file);
+    if (first->tensor->n_dims == 2) *width = first->tensor->shape[0];
+    if (*width == 0) *width = b->config->d_model;
     return LP_OK;
+}
+
+/* The thought checkpoint must bring something that belongs to the model. */
+static lp_status check_brings(const binder *b, lp_error *err) {
+    if (!b->codi_list) return LP_OK;
+    const lp_name_layout *layout = &b->codi.layout;
+    bool bare = layout->kind == LP_LAYOUT_PLAIN && !layout->n_projection && b->config->latent_start_id < 0 &&
+                b->config->n_embedded == b->config->n_vocab;
+    for (size_t i = 0; i < b->codi.n && !bare; i++)
+        if (b->codi.keys[i].used) return LP_OK;
+    return lp_fail(err, LP_ERR_MISMATCH,
+                   "%s: not a CODI checkpoint: none of its %zu tensors is named codi.*, base_causallm.*, prj.* or "
+                   "projector.*, and it has no rows for thought tokens%s",
+                   b->codi_file, b->codi_list->n, lp_layout_foreign(b->codi_list));
 }
 
 lp_status lp_layout_bind(lp_model_config *config, const lp_tensor_list *base, const char *base_file,
@@ -413,17 +541,22 @@ lp_status lp_layout_bind(lp_model_config *config, const lp_tensor_list *base, co
     lp_status status = LP_OK;
     LP_TRY(index_build(config->arch, base, false, &b.base, err));
     LP_TRY(index_build(config->arch, codi, true, &b.codi, err));
-    LP_TRY(look_at_codi(&b, &width, err));
+    LP_TRY(look_at_projection(&b, &width, err));
+    table.layout = codi ? b.codi.layout : b.base.layout;
 
+    /* Thought checkpoints have as many rows as their training gave them; a base model, its config's or CODI's. */
     const char *embedding = config->arch == LP_ARCH_GPT2 ? "wte.weight" : "embed_tokens.weight";
     const key *rows = index_find(&b.codi, embedding);
+    bool any = rows != NULL;
     if (!rows) rows = index_find(&b.base, embedding);
-    bool added = rows && rows->tensor->n_dims == 2 && rows->tensor->shape[0] == (int64_t)config->n_vocab + 3;
-    config->n_embedded = codi || added ? config->n_vocab + 3 : config->n_vocab;
+    int64_t n_rows = rows && rows->tensor->n_dims == 2 ? rows->tensor->shape[0] : 0;
+    bool fits = (any && n_rows > 0 && n_rows <= INT32_MAX / 2) || n_rows == (int64_t)config->n_vocab + 3;
+    config->n_embedded = fits ? (int32_t)n_rows : config->n_vocab;
 
     LP_TRY(add_base_slots(config, &table, err));
     if (table.has_projection) LP_TRY(add_projection_slots(config, width, &table, err));
     for (size_t i = 0; i < table.n_slots; i++) LP_TRY(bind_slot(&b, &table.slots[i], lora_rank, err));
+    LP_TRY(check_brings(&b, err));
     if (b.n_missing) {
         status = fail_missing(&b, err);
         goto out;

@@ -1,13 +1,18 @@
 /* Which tensor of the files is which tensor of the architecture.
  *
  * A model is a list of slots, one for each tensor that the architecture needs, in the order embedding, blocks, final
- * norm, head, projection. Binding finds each slot's tensor (and its LoRA pair) in the CODI checkpoint, else in the base
- * checkpoint, under any of the names that Hugging Face and CODI's code write:
+ * norm, head, projection. Binding finds each slot's tensor (and its LoRA pair) in the thought checkpoint, else in the
+ * base checkpoint, under any of the names that Hugging Face and the published codes write:
  *   plain         transformer.* / model.* and the same without that prefix; lm_head.weight
- *   CODI          codi.transformer.* / codi.model.* / codi.lm_head.weight
- *   CODI + peft   codi.base_model.model.<plain>, where a linear layer X with LoRA is X.base_layer.{weight,bias},
- *                 X.lora_A.default.weight [r, in] and X.lora_B.default.weight [out, r]
- *   projection    prj.1.*, prj.3.*, prj.ln.* (nn.Sequential: dropout, linear, GELU, linear, "ln")
+ *   CODI          codi.<plain>
+ *   Coconut       base_causallm.<plain>; embedding.weight is a second name of the input embedding
+ *   wrapper       model.<plain>, of a module that holds the language model as `model`
+ *   with peft     any of them with base_model.model. in front of <plain>, where a linear layer X with LoRA is
+ *                 X.base_layer.{weight,bias}, X.lora_A.default.weight [r, in] and X.lora_B.default.weight [out, r]
+ *   projection    prj.1.*, prj.3.*, prj.ln.* (nn.Sequential: dropout, linear, GELU, linear, "ln"), or projector.1.*,
+ *                 projector.3.*, projector.4.*
+ * module. and coconut. in front of all names are taken off, and _orig_mod. and _fsdp_wrapped_module. wherever they
+ * stand. decoder.*, pj_in.* and pj_out.* are SIM-CoT's, for training only.
  * Shapes and dtypes are checked here. Tensors that nobody asked for are kept in a list with the reason. */
 #ifndef LP_MODEL_CODI_LAYOUT_H
 #define LP_MODEL_CODI_LAYOUT_H
@@ -79,7 +84,24 @@ typedef struct {
 } lp_slot;
 
 /* Why a tensor of the files is not used. */
-typedef enum { LP_UNUSED_UNEXPECTED, LP_UNUSED_BUFFER, LP_UNUSED_TIED_HEAD, LP_UNUSED_CODI_WINS } lp_unused_reason;
+typedef enum {
+    LP_UNUSED_UNEXPECTED,
+    LP_UNUSED_BUFFER,
+    LP_UNUSED_TIED_HEAD,
+    LP_UNUSED_CODI_WINS,
+    LP_UNUSED_TRAINING,
+    LP_UNUSED_SECOND_NAME
+} lp_unused_reason;
+
+typedef enum { LP_LAYOUT_PLAIN, LP_LAYOUT_CODI, LP_LAYOUT_COCONUT, LP_LAYOUT_WRAPPER } lp_layout_kind;
+
+/* How the names of a list of tensors are made. */
+typedef struct {
+    lp_layout_kind kind;
+    char outer[48];   /* in front of all names: "module.", "coconut.", both; taken off */
+    const char *body; /* in front of the language model's names: "codi.", "base_causallm.", "model." or "" */
+    size_t n_tensors, n_body, n_peft, n_projection, n_training;
+} lp_name_layout;
 
 typedef struct {
     const lp_tensor *tensor;
@@ -89,7 +111,8 @@ typedef struct {
 typedef struct {
     lp_slot *slots; /* [n_slots] */
     size_t n_slots, slot_capacity;
-    int32_t lora_rank; /* 0: no LoRA */
+    lp_name_layout layout; /* of the thought checkpoint; of the base where there is none */
+    int32_t lora_rank;     /* 0: no LoRA */
     bool has_projection, has_projection_norm;
     lp_unused_tensor *unused; /* [n_unused] */
     size_t n_unused, unused_capacity;
@@ -101,10 +124,16 @@ lp_status lp_layout_codi_lacks(const lp_model_config *config, const lp_tensor_li
                                lp_error *err);
 
 /* Builds and binds the table. base or codi may be NULL, not both; they are borrowed and must not change afterwards.
- * base_file and codi_file name the two in messages. Sets config->n_embedded. lora_rank: 0 or what it must be. */
+ * base_file and codi_file name the two in messages. Sets config->n_embedded: the rows of the embedding. lora_rank: 0 or
+ * what it must be. */
 lp_status lp_layout_bind(lp_model_config *config, const lp_tensor_list *base, const char *base_file,
                          const lp_tensor_list *codi, const char *codi_file, int32_t lora_rank, lp_layout_table *out,
                          lp_error *err);
+/* "; it has the names of ..." where a file that lacks tensors has the names of another format; otherwise "". Static. */
+const char *lp_layout_foreign(const lp_tensor_list *list);
+/* "CODI module", "Coconut", ... */
+const char *lp_layout_name(lp_layout_kind kind);
+
 void lp_layout_release(lp_layout_table *table);
 
 #endif

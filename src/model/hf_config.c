@@ -86,19 +86,48 @@ static lp_status refuse_key(const lp_json *root, const char *key, const char *wh
     return status;
 }
 
-/* A token id, a list of them (the first counts), or nothing (-1). */
+/* A token id, a list of them, or nothing. */
+static lp_status find_tokens(const lp_json *root, const char *key, int32_t n_vocab, int32_t ids[LP_MAX_EOS], int32_t *n,
+                             lp_error *err) {
+    lp_json value, item;
+    int64_t id = -1;
+    lp_status status = LP_OK;
+    *n = 0;
+    LP_TRY(lp_json_find(root, key, &value, err));
+    if (!value.node) goto out;
+    bool list = lp_json_is_array(&value);
+    if (list)
+        lp_json_first(&value, &item);
+    else
+        item = value;
+    for (; item.node; lp_json_next(&value, &item)) {
+        if (*n == LP_MAX_EOS) {
+            status = lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS);
+            goto out;
+        }
+        LP_TRY(lp_json_int(&item, 0, (int64_t)n_vocab + 2, &id, err));
+        ids[(*n)++] = (int32_t)id;
+        if (!list) break;
+    }
+out:
+    return status;
+}
+
 static lp_status find_token(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
-    lp_json value, first;
+    int32_t ids[LP_MAX_EOS], n = 0;
+    lp_status status = find_tokens(root, key, n_vocab, ids, &n, err);
+    *out = n ? ids[0] : -1;
+    return status;
+}
+
+/* Negative where the config's class has it as a default that was never set. */
+static lp_status find_latent(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
+    lp_json value;
     int64_t id = -1;
     lp_status status = LP_OK;
     LP_TRY(lp_json_find(root, key, &value, err));
-    if (value.node && lp_json_is_array(&value)) {
-        lp_json_first(&value, &first);
-        if (first.node) LP_TRY(lp_json_int(&first, 0, (int64_t)n_vocab + 2, &id, err));
-    } else if (value.node) {
-        LP_TRY(lp_json_int(&value, 0, (int64_t)n_vocab + 2, &id, err));
-    }
-    *out = (int32_t)id;
+    if (value.node) LP_TRY(lp_json_int(&value, -100, (int64_t)n_vocab + 2, &id, err));
+    *out = id < 0 ? -1 : (int32_t)id;
 out:
     return status;
 }
@@ -323,7 +352,11 @@ lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp
     LP_TRY(config.family == LP_FAMILY_GPT2 ? parse_gpt2(&root, &config, err) : parse_llama(&root, &config, err));
     LP_TRY(find_bool(&root, "tie_word_embeddings", &config.tied_head, err));
     LP_TRY(find_token(&root, "bos_token_id", config.n_vocab, &config.bos_id, err));
-    LP_TRY(find_token(&root, "eos_token_id", config.n_vocab, &config.eos_id, err));
+    LP_TRY(find_tokens(&root, "eos_token_id", config.n_vocab, config.eos_ids, &config.n_eos, err));
+    config.eos_id = config.n_eos ? config.eos_ids[0] : -1;
+    LP_TRY(find_latent(&root, "latent_id", config.n_vocab, &config.latent_id, err));
+    LP_TRY(find_latent(&root, "latent_start_id", config.n_vocab, &config.latent_start_id, err));
+    LP_TRY(find_latent(&root, "latent_end_id", config.n_vocab, &config.latent_end_id, err));
     *out = config;
 out:
     cJSON_Delete(document);

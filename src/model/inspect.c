@@ -10,8 +10,12 @@
 enum { N_DTYPES = LP_BOOL + 1, GROUPED = 32 };
 
 static const char *const PART_NAMES[LP_N_PARTS] = {"embedding", "attention", "mlp", "norms", "head", "projection"};
-static const char *const UNUSED_REASONS[] = {"unexpected", "a buffer, not a weight",
-                                             "the head is tied to the embedding", "the CODI checkpoint has it too"};
+static const char *const UNUSED_REASONS[] = {"unexpected",
+                                             "a buffer, not a weight",
+                                             "the head is tied to the embedding",
+                                             "the CODI checkpoint has it too",
+                                             "for training only",
+                                             "a second name of the embedding"};
 
 typedef struct {
     /* Elements of the parameters, as torch's named_parameters counts the CODI module: a tied head once. */
@@ -107,8 +111,6 @@ static lp_status text_config(const lp_model *model, lp_text *out, lp_error *err)
                               c->rope_high_freq_factor, c->rope_original_context));
     if (c->rope != LP_ROPE_NONE) LP_TRY(lp_text_format(out, err, "\n"));
     LP_TRY(lp_text_format(out, err, "vocabulary     %d tokens, %d embedded", c->n_vocab, c->n_embedded));
-    if (c->n_embedded > c->n_vocab)
-        LP_TRY(lp_text_format(out, err, ": pad %d, bot %d, eot %d", c->n_vocab, c->n_vocab + 1, c->n_vocab + 2));
     LP_TRY(lp_text_format(out, err, "\n               config.json: "));
     if (c->bos_id >= 0)
         LP_TRY(lp_text_format(out, err, "bos %d, ", c->bos_id));
@@ -143,7 +145,19 @@ out:
 static lp_status text_codi(const lp_model *model, const facts *f, lp_text *out, lp_error *err) {
     const lp_layout_table *table = &model->files->table;
     lp_status status = LP_OK;
-    if (!model->is_codi) return lp_text_format(out, err, "CODI           no checkpoint: a plain language model\n");
+    const lp_name_layout *layout = &table->layout;
+    static const char *const other[] = {
+        "no codi.* (CODI), base_causallm.* (Coconut) or module that holds it as model.*", "codi.*", "base_causallm.*",
+        "model.*"};
+    LP_TRY(lp_text_format(out, err, "layout         %s: ", lp_layout_name(layout->kind)));
+    if (layout->kind != LP_LAYOUT_PLAIN) LP_TRY(lp_text_format(out, err, "%zu of ", layout->n_body));
+    LP_TRY(lp_text_format(out, err,
+                          "%zu tensors%s%s, %zu with peft's names, %zu of a projection, %zu for training only\n",
+                          layout->n_tensors, layout->kind == LP_LAYOUT_PLAIN ? ", " : " are ", other[layout->kind],
+                          layout->n_peft, layout->n_projection, layout->n_training));
+    if (layout->outer[0])
+        LP_TRY(lp_text_format(out, err, "               \"%s\" in front of all names\n", layout->outer));
+    if (!model->has_thoughts) return lp_text_format(out, err, "thoughts       none: a plain language model\n");
     if (table->has_projection)
         LP_TRY(lp_text_format(out, err, "projection     %d -> %lld -> %d, GELU, %s\n", model->config.d_model,
                               (long long)f->projection_width, model->config.d_model,
@@ -230,12 +244,8 @@ static void json_config(const lp_model *model, cJSON *root) {
         add_number(rope, "original_context", c->rope_original_context);
     }
     cJSON *tokens = cJSON_AddObjectToObject(root, "tokens");
-    bool added = c->n_embedded > c->n_vocab;
     add_number(tokens, "vocabulary", c->n_vocab);
     add_number(tokens, "embedded", c->n_embedded);
-    add_id(tokens, "pad", added ? c->n_vocab : -1);
-    add_id(tokens, "bot", added ? c->n_vocab + 1 : -1);
-    add_id(tokens, "eot", added ? c->n_vocab + 2 : -1);
     add_id(tokens, "bos", c->bos_id);
     add_id(tokens, "eos", c->eos_id);
     cJSON_AddBoolToObject(root, "tied_head", c->tied_head);
@@ -257,7 +267,8 @@ static void json_parameters(const facts *f, cJSON *root) {
 
 static void json_codi(const lp_model *model, const facts *f, cJSON *root) {
     const lp_layout_table *table = &model->files->table;
-    cJSON_AddBoolToObject(root, "codi", model->is_codi);
+    cJSON_AddStringToObject(root, "layout", lp_layout_name(table->layout.kind));
+    cJSON_AddBoolToObject(root, "thoughts", model->has_thoughts);
     if (table->has_projection) {
         cJSON *projection = cJSON_AddObjectToObject(root, "projection");
         add_number(projection, "width", f->projection_width);

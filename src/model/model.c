@@ -2,6 +2,7 @@
  * (lp_model_open) -> pointers set, arena filled (fill) by widening and merging (merge) (lp_model_fill). */
 #include "model/model.h"
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "model/hf_config.h"
 #include "model/model_files.h"
@@ -22,13 +23,42 @@ out:
 }
 
 /* The base weights are asked for only where the CODI checkpoint lacks some: says which, where they are not there. */
-static lp_status read_base_weights(const lp_model_source *source, const char *missing, lp_checkpoint *base,
-                                   lp_error *err) {
+static lp_status read_base_weights(const lp_model_source *source, const char *missing, const lp_tensor_list *codi,
+                                   lp_checkpoint *base, lp_error *err) {
     lp_error own = {0};
     lp_status status = lp_checkpoint_add_weights(base, source->base, "base", &own);
     if (status == LP_OK) return LP_OK;
     if (!source->codi) return lp_fail(err, status, "%s", own.text);
-    return lp_fail(err, status, "%s (they are needed because %s holds no \"%s\")", own.text, source->codi, missing);
+    return lp_fail(err, status, "%s (they are needed because %s holds no \"%s\"%s)", own.text, source->codi, missing,
+                   lp_layout_foreign(codi));
+}
+
+/* peft's own file beside the checkpoint, where there is one, says how LoRA is scaled. */
+static lp_status check_adapter_config(const char *codi, lp_error *err) {
+    static const struct {
+        const char *key, *what;
+    } kinds[] = {{"use_rslora", "rsLoRA (LoRA scaled by alpha / sqrt(rank))"},
+                 {"use_dora", "DoRA (LoRA with magnitudes)"}};
+    char *path = NULL;
+    cJSON *document = NULL;
+    lp_json root, value;
+    lp_status status = LP_OK;
+    if (lp_path_look(codi) != LP_PATH_FOLDER) return LP_OK;
+    LP_TRY(lp_path_join(codi, "adapter_config.json", &path, err));
+    if (lp_path_look(path) != LP_PATH_FILE) goto out;
+    LP_TRY(lp_json_load(path, 1 << 20, &document, &root, err));
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        bool on = false;
+        LP_TRY(lp_json_find(&root, kinds[i].key, &value, err));
+        if (value.node) LP_TRY(lp_json_bool(&value, &on, err));
+        if (on)
+            LP_FAIL(LP_ERR_UNSUPPORTED, "%s: $.%s: %s is not supported: merge it into the weights first", path,
+                    kinds[i].key, kinds[i].what);
+    }
+out:
+    cJSON_Delete(document);
+    lp_mem_free(path);
+    return status;
 }
 
 static lp_status read_weights(const lp_model_source *source, lp_model *model, lp_error *err) {
@@ -36,18 +66,19 @@ static lp_status read_weights(const lp_model_source *source, lp_model *model, lp
     char missing[LP_SLOT_NAME] = "";
     lp_status status = LP_OK;
     if (source->codi) {
+        LP_TRY(check_adapter_config(source->codi, err));
         LP_TRY(lp_checkpoint_add_weights(&files->codi, source->codi, "codi", err));
         LP_TRY(lp_layout_codi_lacks(&model->config, &files->codi.tensors, missing, err));
     }
     bool whole = source->codi && !missing[0];
-    if (!whole) LP_TRY(read_base_weights(source, missing, &files->base, err));
+    if (!whole) LP_TRY(read_base_weights(source, missing, &files->codi.tensors, &files->base, err));
     LP_TRY(lp_layout_bind(&model->config, whole ? NULL : &files->base.tensors, source->base,
                           source->codi ? &files->codi.tensors : NULL, source->codi, source->lora_rank, &files->table,
                           err));
     if (files->table.lora_rank && !(source->lora_alpha > 0 && source->lora_alpha < 1e9))
         LP_FAIL(LP_ERR_VALUE, "%s: has LoRA tensors: expected a positive LoRA alpha, found %g", source->codi,
                 source->lora_alpha);
-    model->is_codi = source->codi != NULL;
+    model->has_thoughts = source->codi != NULL || files->table.has_projection || model->config.latent_start_id >= 0;
 out:
     return status;
 }

@@ -18,6 +18,8 @@
 /* The shape of a block: GPT-2's, or LLaMA's, which Qwen2, Qwen3 and Mistral share but for the flags of
  * lp_model_config. */
 typedef enum { LP_ARCH_GPT2, LP_ARCH_LLAMA } lp_arch;
+enum { LP_MAX_EOS = 8 };
+
 /* model_type of config.json. */
 typedef enum { LP_FAMILY_GPT2, LP_FAMILY_LLAMA, LP_FAMILY_QWEN2, LP_FAMILY_QWEN3, LP_FAMILY_MISTRAL } lp_family;
 typedef enum { LP_ACT_GELU_TANH, LP_ACT_GELU_ERF, LP_ACT_SILU } lp_activation;
@@ -34,11 +36,13 @@ typedef struct {
     int32_t n_kv_heads; /* == n_heads for GPT-2 */
     int32_t head_dim;
     int32_t d_ff;
-    int32_t n_vocab;    /* V: tokens of the base model */
-    int32_t n_embedded; /* rows of the embedding: V, or V+3 with the CODI tokens pad V, bot V+1, eot V+2 */
-    int32_t n_context;  /* positions the model can take */
-    int32_t bos_id;     /* -1 where config.json names none */
-    int32_t eos_id;     /* first one where config.json lists several; -1 where none */
+    int32_t n_vocab;                    /* V: tokens of the base model */
+    int32_t n_embedded;                 /* rows of the embedding: V, or as many as the thought checkpoint has */
+    int32_t n_context;                  /* positions the model can take */
+    int32_t bos_id;                     /* -1 where config.json names none */
+    int32_t eos_id;                     /* first one where config.json lists several; -1 where none */
+    int32_t eos_ids[LP_MAX_EOS], n_eos; /* all of them */
+    int32_t latent_id, latent_start_id, latent_end_id; /* of LatentTTS's configs; -1: none */
     lp_activation activation;
     float norm_eps;
     bool tied_head; /* the output head is the embedding */
@@ -107,7 +111,7 @@ typedef struct {
     lp_norm final_norm;
     lp_matrix head; /* [n_embedded, D] LP_OUT_IN; == embedding where tied */
     lp_projection projection;
-    bool is_codi; /* a CODI checkpoint was read: projection and the three tokens are there */
+    bool has_thoughts; /* a thought checkpoint was read, or the base model is one: it has tokens around thoughts */
     size_t arena_bytes;
     lp_model_files *files;
 } lp_model;

@@ -1,4 +1,4 @@
-/* Private to src/model: what stands behind an lp_model. */
+/* Private to src/model: what an lp_model owns. */
 #ifndef LP_MODEL_MODEL_FILES_H
 #define LP_MODEL_MODEL_FILES_H
 

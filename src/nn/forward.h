@@ -67,7 +67,7 @@ typedef struct {
     int32_t n_captures;
     float *captured;      /* dev: where captures go */
     const float *vectors; /* dev: donors' vectors of the edits */
-    const float *latents; /* dev [., D]: inputs that are no tokens */
+    const float *latents; /* dev [., D]: inputs that are not tokens */
     const lp_kv_pool *pool;
 } lp_forward_batch;
 

@@ -200,6 +200,10 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     LP_TRY(check_tokens(value, err));
     LP_TRY(check_graph(value, err));
     LP_TRY(read_optional_text(value, "template", &unused, err));
+    if (!out->source && unused) { /* pairs of one template are not independent */
+        out->source = unused;
+        unused = NULL;
+    }
     lp_mem_free(unused);
     unused = NULL;
     LP_TRY(read_optional_text(value, "notes", &unused, err));
@@ -403,7 +407,7 @@ static lp_status refuse_equal_answers(const lp_json *list, const lp_pair_set *se
             return lp_fail(
                 err, LP_ERR_VALUE,
                 "%s: %s[%zu]: pair \"%.80s\" has the answers %.15g and %.15g, which count as one, so it cannot "
-                "show an effect (pairs.equal_answers \"allow\" in the job takes such pairs all the same)",
+                "show an effect (pairs.equal_answers \"allow\" in the job keeps such pairs)",
                 list->file, list->path, set->pairs[i].place, set->pairs[i].id, set->pairs[i].clean.answer,
                 set->pairs[i].corrupted.answer);
     return LP_OK;

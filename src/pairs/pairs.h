@@ -9,8 +9,8 @@
  * corrupted {question, answer, changed_number}, ...}, or flat rows {pair_id, variant, question, answer, ...}
  *                of which two with one pair_id make a pair; keys that we do not use are passed over.
  *
- * Nothing is changed on the way in: questions are used as given. What was read stays as it is until the
- * release, in the order of the file. */
+ * The reader changes nothing: questions are used as given. The set keeps the order of the file, and stays as it
+ * is until the release. */
 #ifndef LP_PAIRS_PAIRS_H
 #define LP_PAIRS_PAIRS_H
 
@@ -27,8 +27,8 @@ typedef enum { LP_SPLIT_NONE, LP_SPLIT_TUNE, LP_SPLIT_TEST } lp_pair_split;
 
 typedef struct {
     char *id;     /* unique in the set; an integer id is its decimal text */
-    char *source; /* the problem that the pair was made from, = id when absent: pairs of one source are not
-                     independent */
+    char *source; /* the problem that the pair was made from; absent: its template, else its id: pairs of one source are
+                     not independent */
     lp_pair_side clean, corrupted;
     char *change_from, *change_to; /* the changed number as both questions spell it; NULL when absent */
     char *extra;                   /* what else is written with it: JSON members, each after ", "; NULL: nothing */
@@ -50,7 +50,7 @@ typedef struct {
 /* Equal answers cannot tell a patched run from an unpatched one. */
 typedef enum { LP_EQUAL_ANSWERS_REFUSE, LP_EQUAL_ANSWERS_ALLOW } lp_equal_answers;
 /* AUDIT keeps pairs that a run must refuse (repeated ids, equal or missing answers, empty questions), for
- * `pairs check`; only what is no pair file at all fails. */
+ * `pairs check`; only a file that is not a pair file at all fails. */
 typedef enum { LP_PAIRS_STRICT, LP_PAIRS_AUDIT } lp_pairs_mode;
 
 /* {0} is the default: strict, equal answers refused. */

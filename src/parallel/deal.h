@@ -1,4 +1,4 @@
-/* Dealing units of work to the ranks of a running job: whoever is free takes the next of the dealer's order.
+/* Dealing units of work to the ranks of a running job: a rank that is free takes the next unit of the dealer's order.
  *
  * The counter lies in memory that the ranks of rank 0's host share; they take from it with one atomic
  * operation and disturb nobody. Ranks on other hosts ask by a message, which a thread of rank 0 answers, also

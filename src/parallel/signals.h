@@ -2,7 +2,7 @@
  * under nohup), SIGUSR1, SIGUSR2, or a file named for it.
  *
  * The handlers set a flag, which workers look at between units of work; nothing is interrupted. SIGXFSZ is
- * ignored, so that a write beyond a file size limit is an error and not a death. */
+ * ignored, so that a write beyond a file size limit is an error and does not kill the process. */
 #ifndef LP_PARALLEL_SIGNALS_H
 #define LP_PARALLEL_SIGNALS_H
 

@@ -1,13 +1,14 @@
 /* Watching over a running job, so that a hung rank ends it instead of keeping all others waiting.
  *
- * A thread of every rank looks two ways. At its own process: while the rank has said what it does (lp_watch_doing) and
- * no loop of it has counted a pulse (base/pulse.h) for the limit, it hangs in a device, a file system, or a lock. At
- * the rank before it in a ring: every rank sends a word to the next one several times within the limit, and one that is
- * silent is stopped, swapped out or cut off. Either way the thread prints one line that names the rank and what it had
- * in hand, and ends all ranks. A ring needs no leader: whichever ranks hang, the next one sees it.
+ * A thread of every rank watches two things. The first is its own process. A rank that has said what it does
+ * (lp_watch_doing), but whose loops have not counted a pulse (base/pulse.h) for the limit, hangs in a device, a file
+ * system or a lock. The second is the rank before it in a ring. Every rank sends a word to the next one several times
+ * within the limit; a rank that is silent was stopped, swapped out or cut off. In both cases the thread prints one line
+ * that names the rank and what it had in hand, and ends all ranks. A ring needs no leader, because the next rank sees
+ * it, whichever ranks hang.
  *
- * Waiting for others is no hang: a rank that only waits says that it does nothing. Time counts in the watcher's own
- * looks, so that a job that is suspended as a whole and continued goes on.
+ * A rank that waits for others does not count as hung: it says that it does nothing. Time is counted in the watcher's
+ * own looks, so that a job that is suspended as a whole and then continued goes on.
  *
  * Without MPI_THREAD_MULTIPLE each rank looks at itself alone. */
 #ifndef LP_PARALLEL_WATCH_H

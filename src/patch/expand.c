@@ -354,7 +354,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
     building b = {0};
     lp_status status = LP_OK;
     const bool wanted[2] = {words->denoise, words->noise};
-    if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: a sweep of no conditions");
+    if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at least one condition, found none");
     if (!words->denoise && !words->noise) LP_FAIL(LP_ERR_VALUE, "sweep.directions: no direction");
     for (size_t i = 0; i < words->n_groups; i++) LP_TRY(check_group(&words->groups[i], i, config, n_steps, err));
     for (int d = 0; d < 2; d++)

@@ -87,7 +87,7 @@ typedef struct {
  * the groups, then the controls. A group with the donors clean and corrupted both stands for the other run, whichever
  * the direction: the recipient's own run back into itself is left out. A group that names only that one is refused: its
  * effect would be none. Conditions of equal name are made once. Fails on
- * a sweep of no conditions and on addresses that the model or the protocol does not have. */
+ * a sweep without conditions and on addresses that the model or the protocol does not have. */
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err);
 

@@ -1,4 +1,4 @@
-/* Things in the order of a number: qsort with lp_keyed_compare. */
+/* Indices that are sorted by a key: use qsort with lp_keyed_compare. */
 #ifndef LP_PROBLEMS_KEYED_H
 #define LP_PROBLEMS_KEYED_H
 

@@ -1,7 +1,8 @@
 /* Checking a pair file: the defects that spoilt earlier pair sets, found pair by pair.
  *
- * A defect makes a pair unfit and is left out by `--fix`; a note is worth knowing. What the worked solution allows is
- * recomputed (problem_graph.h); a pair without one, or with one that cannot be followed, is noted as unverified. */
+ * A pair with a defect is unfit, and `--fix` leaves it out. A note is only worth knowing. The corrupted answer is
+ * recomputed from the worked solution (problem_graph.h). A pair is noted as unverified where it has no solution, or one
+ * that cannot be followed. */
 #ifndef LP_PROBLEMS_PAIR_CHECK_H
 #define LP_PROBLEMS_PAIR_CHECK_H
 

@@ -1,8 +1,8 @@
 /* Making pairs by rule: from each problem, a corrupted twin in which one number differs and every step of the worked
- * solution stays sound. What is not sure is not taken, and every refusal is counted by its reason.
+ * solution stays sound. A change that is not certainly sound is refused, and refusals are counted by reason.
  *
- * The result depends on the source's bytes, the options and the seed alone: random choices are keyed by seed and
- * problem, so that a problem gives the same pair whatever stands around it. */
+ * The result depends on the source's bytes, the options and the seed alone. Random choices are keyed by seed and
+ * problem, so a problem gives the same pair whatever other problems the source has. */
 #ifndef LP_PROBLEMS_PAIR_MAKE_H
 #define LP_PROBLEMS_PAIR_MAKE_H
 
@@ -65,7 +65,7 @@ void lp_made_release(lp_made *made);
 lp_status lp_pair_count_tokens(const lp_named_tokenizer *tokenizers, size_t n, const char *clean, const char *corrupted,
                                bool *equal, lp_text *out, lp_error *err);
 
-/* Fails when the source cannot be read. Fewer pairs than count is no failure: compare made->set.n. */
+/* Fails when the source cannot be read. It does not fail when there are fewer pairs than count: compare made->set.n. */
 lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* Near duplicates: whether a question is, but for its numbers, close to one of a file of problems. Texts are compared
- * by their runs of 6 words, lower case, every number the same. */
+/* Near duplicates: whether a question is close to one in a file of problems, numbers apart. Texts are compared by
+ * their runs of six words in lower case, in which all numbers count as equal. */
 #ifndef LP_PROBLEMS_PAIR_OVERLAP_H
 #define LP_PROBLEMS_PAIR_OVERLAP_H
 

@@ -467,7 +467,7 @@ static lp_status add_drawn(template_maker *m, const lp_template *item, const tem
     LP_TRY(take(&text, &pair.change_to, err));
     LP_TRY(lp_text_format(&text, err, "%s-%05zu", options->prefix ? options->prefix : item->id, set->n));
     LP_TRY(take(&text, &pair.id, err));
-    LP_TRY(lp_text_format(&text, err, "%s#%s-%zu", m->name, item->id, set->n));
+    LP_TRY(lp_text_format(&text, err, "%s#%s", m->name, item->id)); /* what statistics take as the unit */
     LP_TRY(take(&text, &pair.source, err));
     LP_TRY(take(&extra, &pair.extra, err));
     LP_TRY(lp_mem_grow(&set->pairs, &m->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));

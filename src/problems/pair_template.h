@@ -65,7 +65,7 @@ lp_status lp_templates_load(const char *path, lp_template_file *out, lp_error *e
 lp_status lp_templates_parse(const char *text, size_t size, const char *name, lp_template_file *out, lp_error *err);
 void lp_templates_release(lp_template_file *file);
 
-/* values: the variables are given, the results are filled in. False where a result is no integer of the range or a
+/* values: the variables are given, the results are filled in. False where a result is not an integer of the range, or a
  * constraint fails. */
 bool lp_template_solve(const lp_template_file *file, const lp_template *item, int64_t values[LP_TEMPLATE_NAMES]);
 /* Whether the combination of variables is held out. */

@@ -1,6 +1,6 @@
-/* Annotations for worked solutions that lack some: an equation that the text writes out (40 - 10 = 30 eggs) becomes
- * one, and an annotation that only repeats its result (<<400=400>>) gets the expression in front of it. Whether an
- * annotation is right is not looked at here: the equation graph evaluates it like any other. */
+/* Annotations for worked solutions that lack some. An equation that the text writes out (40 - 10 = 30 eggs) becomes
+ * one, and an annotation that only repeats its result (<<400=400>>) gets the expression in front of it. This module
+ * does not check whether an annotation is right; the equation graph evaluates it like any other. */
 #ifndef LP_PROBLEMS_PROBLEM_ANNOTATE_H
 #define LP_PROBLEMS_PROBLEM_ANNOTATE_H
 

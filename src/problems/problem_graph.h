@@ -2,9 +2,9 @@
  *
  * The worked solution carries annotations <<expression=result>> (GSM8K). Each annotation is a step. Each operand of
  * a step stands for a number of the question (as it is, or as v/100, 1 - v/100 ... of a percentage), for the result
- * of an earlier step, or for a constant that the texts give cause for (60 where minutes or hours are named). All
- * sources that an operand could have are kept: a change is accepted only where all of them give the same new value,
- * so that no guess is ever made.
+ * of an earlier step, or for a constant that the texts explain (60 where minutes or hours are named). All sources
+ * that an operand could have are kept. A change is accepted only where all of them give the same new value, so the
+ * program never guesses.
  *
  * All arithmetic is exact. Nothing is allocated: a graph is a large struct of the caller that is used again and again.
  */

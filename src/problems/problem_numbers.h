@@ -1,6 +1,6 @@
 /* The numbers that an English word problem names: digits with thousands commas, decimals, percent, money, fractions,
- * number words, and words that imply a number (half, twice, dozen). Each comes with its place, so that it can be
- * changed, and with a verdict on whether changing it is safe. Knows nothing of solutions. */
+ * number words, and words that imply a number (half, twice, dozen). Each number comes with its place, so that it
+ * can be changed, and says whether a change is safe. This module knows nothing of solutions. */
 #ifndef LP_PROBLEMS_PROBLEM_NUMBERS_H
 #define LP_PROBLEMS_PROBLEM_NUMBERS_H
 
@@ -13,7 +13,7 @@ typedef enum {
     LP_NUMBER_WORD,     /* two .. twenty */
     LP_NUMBER_FRACTION, /* 2/3: value, parts */
     LP_NUMBER_IMPLIED,  /* half, twice, third, dozen: what the word stands for */
-    LP_NUMBER_FIXED     /* a number that is no quantity, or whose change is not safe: 3rd, 5:30, 2019, one, 5k */
+    LP_NUMBER_FIXED     /* a number that is not a quantity, or whose change is not safe: 3rd, 5:30, 2019, one, 5k */
 } lp_number_kind;
 
 typedef enum { LP_UNIT_NONE, LP_UNIT_PERCENT, LP_UNIT_CENTS } lp_number_unit;

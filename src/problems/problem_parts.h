@@ -28,7 +28,7 @@ lp_reason lp_graph_read_text(lp_graph *graph);
 lp_reason lp_graph_link(lp_graph *graph);
 /* Rules sources out that the texts around an operand leave no room for (problem_context.c). */
 void lp_graph_narrow(lp_graph *graph);
-/* The new value of a place that is no result: that of all its sources, or a refusal. */
+/* The new value of a place that is not a result: the value that all its sources give, or a refusal. */
 lp_reason lp_graph_resolve(const lp_graph *graph, const lp_recomputed *changed, const lp_place *place,
                            lp_rational *out);
 /* True when an operand can come from the question's number i. */

@@ -1,4 +1,5 @@
-/* What can be known before anything is computed, for every command on a job: better refused now than after stage 1. */
+/* What can be checked before anything is computed, for every command on a job. A job that cannot run is refused now,
+ * not after stage 1. */
 #ifndef LP_STAGE_CHECK_H
 #define LP_STAGE_CHECK_H
 

@@ -15,7 +15,7 @@ typedef struct {
     char name[48]; /* "resid_post", "prompt_resid_post" */
 } lp_captured_site;
 
-/* Fields of a run that are no sites, in the order in which they follow them. */
+/* Fields of a run that are not sites, in their order after the sites. */
 typedef enum {
     LP_STORED_PROMPT_TOKENS,
     LP_STORED_ANSWER_TOKENS,

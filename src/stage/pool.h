@@ -1,5 +1,5 @@
-/* What a stage keeps of one pair while it is in work, used again for the next: items are made when none is spare, and
- * released together at the end of the stage, those that a failure left in work too. */
+/* What a stage keeps of one pair while the pair is in work, used again for the next pair. An item is made when none is
+ * spare. All are released together at the end of the stage, also those that a failure left in work. */
 #ifndef LP_STAGE_POOL_H
 #define LP_STAGE_POOL_H
 

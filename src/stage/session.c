@@ -122,7 +122,7 @@ static lp_status open_local(lp_session *s, const char *job_file, const char *con
     LP_TRY(lp_pairs_load(s->job.pairs.file, &options, &s->pairs, err));
     s->n_pairs = (int64_t)s->pairs.n;
     if (s->job.pairs.limit > 0 && s->job.pairs.limit < s->n_pairs) s->n_pairs = s->job.pairs.limit;
-    LP_TRY(lp_tokenizer_load(s->job.model.base, &s->tokenizer, err));
+    LP_TRY(lp_tokenizer_load(s->job.model.tokenizer, &s->tokenizer, err));
 out:
     return status;
 }
@@ -134,7 +134,7 @@ lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, con
     LP_TRY(lp_parallel_agree(parallel, open_local(s, job_file, settings, n_settings, err), err));
     LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s->job.engine.hang_limit_s, &s->watch, err));
     LP_TRY(open_model(s, err));
-    status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.base, s->job.decode.eos, &s->job.protocol,
+    status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.tokenizer, s->job.decode.eos, &s->job.protocol,
                                 &s->vocabulary, err);
     if (status == LP_OK) status = check_conditions(s, err);
     if (status == LP_OK) status = measure_prompts(s, err);

@@ -4,7 +4,7 @@
 
 #include "stage/layout.h"
 
-/* Arrays behind the tables of a store's specification. {0} before; texts are borrowed from the session. */
+/* Arrays that the tables of a store's specification point to. {0} before; texts are borrowed from the session. */
 typedef struct {
     const char **texts[4];
     double *answers[2];

@@ -75,11 +75,11 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     sweep *w = user;
     lp_sweep_unit *u = unit->user;
     w->n_taken--;
-    lp_result_rows rows;
-    lp_status status = lp_sweep_unit_rows(&w->context, u, &rows, err);
-    if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &rows, err);
+    const uint8_t *outcome = u->rows.column[LP_ROW_OUTCOME];
+    lp_status status = lp_sweep_unit_rows(&w->context, u, err);
+    if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &u->rows, err);
     for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++)
-        if (rows.outcome[i] != LP_OUTCOME_NOT_RUN) w->counts[i * LP_N_OUTCOMES + rows.outcome[i]]++;
+        if (outcome[i] != LP_OUTCOME_NOT_RUN) w->counts[i * LP_N_OUTCOMES + outcome[i]]++;
     if (status == LP_OK) lp_deal_done(w->deal, 1);
     lp_stage_pool_give(&w->units, u);
     return status;
@@ -321,8 +321,7 @@ static void say_not_run(const sweep *w) {
  * that were not run. Rank 0, after the partial file was closed. */
 static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *err) {
     lp_session *s = w->session;
-    size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens, tokens_field = 0, changed_field = 0;
-    size_t outcome_field = 0;
+    size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens;
     lp_text path = {0};
     lp_record_file *rows = NULL;
     lp_pair_record record = {0};
@@ -331,19 +330,15 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     LP_TRY(lp_results_partial_path(s->job.results.file, &path, err));
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
-    if (!lp_record_file_find(rows, "rows/answer_tokens", &tokens_field) ||
-        !lp_record_file_find(rows, "rows/class", &outcome_field) ||
-        !lp_record_file_find(rows, "rows/changed", &changed_field))
-        LP_FAIL(LP_ERR_FORMAT, "%s: no rows", path.data);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         if (!w->included[i]) continue;
         lp_run_shape shapes[2] = {{0}};
         for (int d = 0; d < 2; d++)
             if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
         LP_TRY(lp_record_file_load(rows, i, &record, err));
-        const int32_t *tokens = lp_pair_record_field(&record, tokens_field);
-        const uint8_t *changed = lp_pair_record_field(&record, changed_field);
-        const uint8_t *outcome = lp_pair_record_field(&record, outcome_field);
+        const int32_t *tokens = lp_pair_record_field(&record, LP_ROW_ANSWER_TOKENS);
+        const uint8_t *changed = lp_pair_record_field(&record, LP_ROW_CHANGED);
+        const uint8_t *outcome = lp_pair_record_field(&record, LP_ROW_OUTCOME);
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
@@ -438,8 +433,9 @@ static void say_missing(const lp_session *s) {
     const char *const outputs[] = {s->job.results.csv, s->job.results.summary};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
         if (lp_parallel_rank(s->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
-            lp_log(LP_LOG_WARN, "%s is not there: it is made together with %s: remove that and run again for both",
-                   outputs[i], s->job.results.file);
+            lp_log(LP_LOG_WARN,
+                   "%s is missing: it is made together with %s; remove that file and run again to get both", outputs[i],
+                   s->job.results.file);
 }
 
 lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {

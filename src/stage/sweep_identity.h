@@ -1,5 +1,5 @@
-/* What the results of a sweep are made from, as their provenance says it: known before anything is computed, so that
- * results of another sweep are found out before stage 1. */
+/* What the results of a sweep are made from, as their provenance says. It is known before anything is computed, so that
+ * results of another sweep are noticed before stage 1. */
 #ifndef LP_STAGE_SWEEP_IDENTITY_H
 #define LP_STAGE_SWEEP_IDENTITY_H
 
@@ -21,7 +21,7 @@ void lp_sweep_identity_release(lp_sweep_identity *identity);
 size_t lp_sweep_metrics(const lp_job *job, const char **out);
 
 /* Local. *complete: the job's results file is there, made by this very sweep. LP_ERR_MISMATCH where it, or what a
- * stopped sweep left beside it, is of another sweep; another error where it is no results file. */
+ * stopped sweep left beside it, is of another sweep; another error where it is not a results file. */
 lp_status lp_sweep_look_at_results(const lp_session *session, const lp_sweep_identity *identity, bool *complete,
                                    lp_error *err);
 

@@ -24,12 +24,7 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
         lp_token_list_release(&u->prompts[d]);
         lp_pair_metrics_release(&u->metrics_of[d]);
     }
-    lp_mem_free(u->outcome);
-    lp_mem_free(u->number);
-    lp_mem_free(u->answer_len);
-    lp_mem_free(u->answer_tokens);
-    lp_mem_free(u->changed);
-    lp_mem_free(u->metrics);
+    lp_result_rows_release(&u->rows);
     for (int side = 0; side < 2; side++) {
         lp_mem_free(u->lens_vectors[side]);
         lp_mem_free(u->lens_captures[side]);
@@ -103,13 +98,10 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
             n++;
         }
     }
-    LP_TRY(lp_mem_new(&u->outcome, c, sizeof *u->outcome, "rows", err));
-    LP_TRY(lp_mem_new(&u->number, c, sizeof *u->number, "rows", err));
-    LP_TRY(lp_mem_new(&u->answer_len, c, sizeof *u->answer_len, "rows", err));
-    LP_TRY(lp_mem_new(&u->answer_tokens, c * a, sizeof *u->answer_tokens, "rows", err));
-    LP_TRY(lp_mem_new(&u->changed, c, sizeof *u->changed, "rows", err));
-    LP_TRY(lp_mem_new(&u->metrics, c * (context->n_metrics + 1), sizeof *u->metrics, "rows", err));
+    LP_TRY(lp_result_rows_init(&u->rows, c, a, context->n_metrics, err));
     if (context->lens.top > 0) LP_TRY(new_lens(context, u, err));
+    u->rows.lens_tokens = u->lens_tokens;
+    u->rows.lens_log_probability = u->lens_log_probability;
     *out = u;
     return LP_OK;
 out:
@@ -249,70 +241,38 @@ static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t
     const lp_run_result *result = &u->results[d][run];
     const lp_run_result *unpatched = &u->results[d][0];
     size_t c = (size_t)u->condition[d][run];
-    size_t n = w->plan->set.n;
-    size_t a = (size_t)s->job.decode.max_new_tokens;
+    size_t token_bytes = (size_t)result->n_tokens * sizeof(int32_t);
     lp_text_clear(text);
     lp_status status =
         lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, text, err);
     if (status != LP_OK) return status;
     lp_answer_outcome found =
         lp_classify(s->job.classifier, lp_text_get(text), text->length, pair->clean.answer, pair->corrupted.answer);
-    u->outcome[c] = (uint8_t)found.outcome;
-    u->number[c] = found.has_number ? found.number : NAN;
-    u->answer_len[c] = result->n_tokens;
-    for (size_t i = 0; i < a; i++) u->answer_tokens[c * a + i] = (int32_t)i < result->n_tokens ? result->tokens[i] : -1;
-    u->changed[c] = result->n_tokens != unpatched->n_tokens || result->ended != unpatched->ended ||
-                    (result->n_tokens > 0 &&
-                     memcmp(result->tokens, unpatched->tokens, (size_t)result->n_tokens * sizeof(int32_t)) != 0);
-    for (size_t m = 0; m < w->n_metrics; m++) u->metrics[m * n + c] = result->metrics[m];
+#define ROW(column_of, type) ((type *)u->rows.column[column_of] + c)
+    *ROW(LP_ROW_OUTCOME, uint8_t) = (uint8_t)found.outcome;
+    *ROW(LP_ROW_NUMBER, double) = found.has_number ? found.number : NAN;
+    *ROW(LP_ROW_ANSWER_LEN, int32_t) = result->n_tokens;
+    if (token_bytes)
+        memcpy((int32_t *)u->rows.column[LP_ROW_ANSWER_TOKENS] + c * u->rows.max_new_tokens, result->tokens,
+               token_bytes);
+    *ROW(LP_ROW_CHANGED, uint8_t) = result->n_tokens != unpatched->n_tokens || result->ended != unpatched->ended ||
+                                    (token_bytes && memcmp(result->tokens, unpatched->tokens, token_bytes) != 0);
+    for (size_t m = 0; m < w->n_metrics; m++) *ROW(LP_N_ROW_COLUMNS + m, float) = result->metrics[m];
+#undef ROW
     return LP_OK;
 }
 
-/* As the results file has it (schemas/results-layout.md). */
-static void rows_not_run(const lp_sweep_context *w, lp_sweep_unit *u) {
-    size_t n = w->plan->set.n;
-    size_t a = (size_t)w->session->job.decode.max_new_tokens;
-    memset(u->outcome, LP_OUTCOME_NOT_RUN, n);
-    memset(u->changed, 0, n * sizeof *u->changed);
-    for (size_t c = 0; c < n; c++) {
-        u->number[c] = NAN;
-        u->answer_len[c] = 0;
-    }
-    for (size_t i = 0; i < n * a; i++) u->answer_tokens[i] = -1;
-    for (size_t i = 0; i < n * w->n_metrics; i++) u->metrics[i] = NAN;
-}
-
-static void copy_row(const lp_sweep_context *w, lp_sweep_unit *u, size_t from, size_t to) {
-    size_t n = w->plan->set.n;
-    size_t a = (size_t)w->session->job.decode.max_new_tokens;
-    u->outcome[to] = u->outcome[from];
-    u->number[to] = u->number[from];
-    u->answer_len[to] = u->answer_len[from];
-    memcpy(u->answer_tokens + to * a, u->answer_tokens + from * a, a * sizeof(int32_t));
-    u->changed[to] = u->changed[from];
-    for (size_t m = 0; m < w->n_metrics; m++) u->metrics[m * n + to] = u->metrics[m * n + from];
-}
-
-lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_result_rows *out, lp_error *err) {
+lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
     const lp_sweep_plan *plan = w->plan;
     lp_text text = {0};
     lp_status status = LP_OK;
-    rows_not_run(w, u);
+    lp_result_rows_clear(&u->rows);
     for (int d = 0; d < 2; d++) {
         if (!w->used[d]) continue;
         for (size_t run = 0; run < u->groups[d].n_runs; run++) LP_TRY(row_of_run(w, u, d, run, &text, err));
     }
-    for (size_t i = 0; i < plan->set.n; i++) {
-        if (plan->same_as[i] != (int32_t)i) copy_row(w, u, (size_t)plan->same_as[i], i);
-    }
-    *out = (lp_result_rows){.outcome = u->outcome,
-                            .number = u->number,
-                            .answer_len = u->answer_len,
-                            .answer_tokens = u->answer_tokens,
-                            .changed = u->changed,
-                            .metrics = u->metrics,
-                            .lens_tokens = u->lens_tokens,
-                            .lens_log_probability = u->lens_log_probability};
+    for (size_t i = 0; i < plan->set.n; i++)
+        if (plan->same_as[i] != (int32_t)i) lp_result_rows_copy(&u->rows, (size_t)plan->same_as[i], i);
 out:
     lp_text_release(&text);
     return status;

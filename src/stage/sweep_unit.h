@@ -23,13 +23,7 @@ typedef struct {
     int32_t *tokens[2]; /* [n_distinct, max_new_tokens] */
     lp_token_list prompts[2];
     lp_pair_metrics metrics_of[2];
-    /* rows of all conditions */
-    uint8_t *outcome;
-    double *number;
-    int32_t *answer_len;
-    int32_t *answer_tokens;
-    uint8_t *changed;
-    float *metrics; /* [n_metrics, C] */
+    lp_result_rows rows; /* of all conditions */
     /* the lens of both unpatched runs, by side; NULL without one */
     lp_lens_wanted lens[2];
     float *lens_vectors[2];       /* [positions, layers, D] */
@@ -56,8 +50,8 @@ void lp_sweep_unit_free(lp_sweep_unit *unit);
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
 /* The shape of the pair's unpatched run in direction d, its answer as the store has it. Reads the store. */
 lp_status lp_sweep_unit_shape(const lp_sweep_context *context, int64_t pair, int d, lp_run_shape *out, lp_error *err);
-/* Classifies the results into rows of all conditions; a condition that this pair cannot have (its own run or the
+/* Classifies the results into unit->rows, of all conditions; a condition that this pair cannot have (its own run or the
  * donor's lacks the position) has the outcome LP_OUTCOME_NOT_RUN. */
-lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_result_rows *out, lp_error *err);
+lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err);
 
 #endif

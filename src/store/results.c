@@ -11,125 +11,8 @@
 #include <math.h>
 #include <unistd.h>
 
-/* Fields of the partial file, in this order; the metrics follow, then the two of the lens. */
-enum { FIELD_OUTCOME, FIELD_NUMBER, FIELD_LENGTH, FIELD_TOKENS, FIELD_CHANGED, N_FIXED_FIELDS };
-enum { N_LENS_FIELDS = 2, MAX_FIELDS = N_FIXED_FIELDS + LP_MAX_METRICS + N_LENS_FIELDS };
-static const char lens_tokens_path[] = "readout/logit_lens/token";
 /* Rows of one chunk of the final file: this many numbers at least. */
-enum { BLOCK_NUMBERS = 65536, METRIC_PATH = 96 };
-
-lp_status lp_results_partial_path(const char *results, lp_text *out, lp_error *err) {
-    char *resolved = NULL;
-    lp_status status = lp_path_resolve(results, &resolved, err);
-    if (status == LP_OK) status = lp_text_format(out, err, "%s.partial", resolved);
-    lp_mem_free(resolved);
-    return status;
-}
-
-typedef struct {
-    lp_field fields[MAX_FIELDS];
-    size_t n;
-    char paths[LP_MAX_METRICS][METRIC_PATH];
-} partial_fields;
-
-static lp_status describe_partial(const lp_results_plan *plan, partial_fields *out, lp_error *err) {
-    const int64_t c = plan->n_conditions;
-    if (plan->n_metrics > LP_MAX_METRICS)
-        return lp_fail(err, LP_ERR_VALUE, "metrics: at most %d, found %zu", LP_MAX_METRICS, plan->n_metrics);
-    *out = (partial_fields){0};
-    out->fields[FIELD_OUTCOME] = (lp_field){.path = "rows/class", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
-    out->fields[FIELD_NUMBER] = (lp_field){.path = "rows/number", .type = LP_FIELD_F64, .n_dims = 1, .dims = {c}};
-    out->fields[FIELD_LENGTH] = (lp_field){.path = "rows/answer_len", .type = LP_FIELD_I32, .n_dims = 1, .dims = {c}};
-    out->fields[FIELD_TOKENS] =
-        (lp_field){.path = "rows/answer_tokens", .type = LP_FIELD_I32, .n_dims = 2, .dims = {c, plan->max_new_tokens}};
-    out->fields[FIELD_CHANGED] = (lp_field){.path = "rows/changed", .type = LP_FIELD_U8, .n_dims = 1, .dims = {c}};
-    for (size_t m = 0; m < plan->n_metrics; m++) {
-        snprintf(out->paths[m], METRIC_PATH, "rows/%s", plan->metrics[m]);
-        out->fields[N_FIXED_FIELDS + m] =
-            (lp_field){.path = out->paths[m], .type = LP_FIELD_F32, .n_dims = 1, .dims = {c}};
-    }
-    out->n = N_FIXED_FIELDS + plan->n_metrics;
-    if (plan->lens.top > 0) {
-        lp_field field = {.path = lens_tokens_path,
-                          .type = LP_FIELD_I32,
-                          .n_dims = 4,
-                          .dims = {2, plan->lens.n_positions, plan->lens.n_layers, plan->lens.top}};
-        out->fields[out->n++] = field;
-        field.path = "readout/logit_lens/log_probability";
-        field.type = LP_FIELD_F32;
-        out->fields[out->n++] = field;
-    }
-    return LP_OK;
-}
-
-lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
-                                  lp_record_file **out, bool *created, lp_error *err) {
-    lp_status status = LP_OK;
-    lp_text path = {0};
-    partial_fields described;
-    const char **names = NULL;
-    lp_table tables[2];
-    LP_TRY(lp_results_partial_path(results, &path, err));
-    LP_TRY(describe_partial(plan, &described, err));
-    LP_TRY(lp_mem_new(&names, (size_t)plan->n_conditions, sizeof *names, "condition names", err));
-    for (int32_t i = 0; i < plan->n_conditions; i++) names[i] = plan->conditions[i].name;
-    tables[0] = (lp_table){
-        .path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_pairs}, .data = plan->pair_id};
-    tables[1] = (lp_table){
-        .path = "conditions/name", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
-    const lp_record_file_spec spec = {.format = "latentpatch-results-partial",
-                                      .version = 2,
-                                      .n_pairs = plan->n_pairs,
-                                      .fields = described.fields,
-                                      .n_fields = described.n,
-                                      .tables = tables,
-                                      .n_tables = 2,
-                                      .provenance = plan->provenance,
-                                      .n_provenance = plan->n_provenance,
-                                      .advice = "name another results.file, or remove it to begin anew"};
-    status = lp_record_file_open(parallel, path.data, &spec, out, created, err);
-out:
-    lp_mem_free(names);
-    lp_text_release(&path);
-    return status;
-}
-
-lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
-    const void *data[MAX_FIELDS];
-    size_t lens = 0, n_metrics = lp_record_file_n_fields(partial) - N_FIXED_FIELDS;
-    size_t n_conditions = (size_t)lp_record_file_describe(partial, FIELD_OUTCOME)->dims[0];
-    if (lp_record_file_find(partial, lens_tokens_path, &lens)) {
-        n_metrics -= N_LENS_FIELDS;
-        data[lens] = rows->lens_tokens;
-        data[lens + 1] = rows->lens_log_probability;
-    }
-    LP_ASSERT(n_metrics <= LP_MAX_METRICS);
-    data[FIELD_OUTCOME] = rows->outcome;
-    data[FIELD_NUMBER] = rows->number;
-    data[FIELD_LENGTH] = rows->answer_len;
-    data[FIELD_TOKENS] = rows->answer_tokens;
-    data[FIELD_CHANGED] = rows->changed;
-    for (size_t m = 0; m < n_metrics; m++) data[N_FIXED_FIELDS + m] = rows->metrics + m * n_conditions;
-    return lp_record_file_write(partial, pair, data, err);
-}
-
-lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err) {
-    lp_status status = LP_OK;
-    uint8_t *outcomes = NULL;
-    size_t n_conditions = lp_record_file_field_bytes(partial, FIELD_OUTCOME);
-    int64_t rank = partial->parallel ? lp_parallel_rank(partial->parallel) : 0;
-    int64_t size = partial->parallel ? lp_parallel_size(partial->parallel) : 1;
-    LP_TRY(lp_mem_new(&outcomes, n_conditions, 1, "outcomes", err));
-    for (int64_t i = rank; i < partial->n_pairs; i += size) {
-        if (partial->state[i] != 1) continue;
-        LP_TRY(lp_record_file_read(partial, i, FIELD_OUTCOME, outcomes, err));
-        for (size_t c = 0; c < n_conditions; c++)
-            if (outcomes[c] < LP_N_OUTCOMES) counts[c * LP_N_OUTCOMES + outcomes[c]]++;
-    }
-out:
-    lp_mem_free(outcomes);
-    return status;
-}
+enum { BLOCK_NUMBERS = 65536 };
 
 /* Everything that lp_results_finish holds. */
 typedef struct {
@@ -147,16 +30,10 @@ typedef struct {
     int64_t block;   /* pairs of one chunk */
     int64_t n_held;  /* pairs in the buffers below */
     int64_t first;   /* the first of them */
-    uint8_t *outcome;
-    double *number;
-    int32_t *answer;
-    uint8_t *changed;
-    float *metrics[LP_MAX_METRICS]; /* each [block, C] */
-    hid_t outcome_set;
-    hid_t number_set;
-    hid_t answer_set;
-    hid_t changed_set;
-    hid_t metric_set[LP_MAX_METRICS];
+    /* The columns of the results file; unused where a column is not published. */
+    size_t n_columns;
+    void *held[LP_MAX_ROW_COLUMNS]; /* each [block, C] */
+    hid_t set[LP_MAX_ROW_COLUMNS];
 } finisher;
 
 static lp_status put_numbers(const finisher *f, const char *path, lp_field_type type, int64_t n, const void *data,
@@ -190,16 +67,34 @@ out:
     return status;
 }
 
-static lp_status make_rows(const finisher *f, const char *path, lp_field_type type, const char *description, hid_t *out,
-                           lp_error *err) {
-    return lp_h5_make_dataset(f->file,
-                              &(lp_h5_dataset){.path = path,
-                                               .type = type,
+/* Name of a column's dataset below `rows`; "": it is not published. */
+static const char *published_name(const finisher *f, size_t index) {
+    const char *name = lp_row_column_at(index)->published;
+    return name ? name : f->plan->metrics[index - LP_N_ROW_COLUMNS];
+}
+
+static lp_status begin_column(finisher *f, size_t index, lp_error *err) {
+    const lp_row_column *column = lp_row_column_at(index);
+    const char *name = published_name(f, index);
+    lp_text path = {0};
+    lp_status status = LP_OK;
+    if (!*name) return LP_OK;
+    LP_TRY(lp_text_format(&path, err, "rows/%s", name));
+    LP_TRY(lp_h5_make_dataset(f->file,
+                              &(lp_h5_dataset){.path = path.data,
+                                               .type = column->type,
                                                .n_dims = 2,
                                                .dims = {f->plan->n_pairs, f->plan->n_conditions},
-                                               .description = description,
+                                               .description = column->description,
                                                .chunk_first = f->block},
-                              NULL, out, f->path, err);
+                              NULL, &f->set[index], f->path, err));
+    if (index == LP_ROW_OUTCOME)
+        LP_TRY(lp_h5_put_texts(f->set[index], "classes", lp_outcome_names, LP_N_OUTCOMES, f->path, err));
+    status = lp_mem_new(&f->held[index], (size_t)f->block * (size_t)f->plan->n_conditions,
+                        lp_field_type_bytes(column->type, 0), "rows", err);
+out:
+    lp_text_release(&path);
+    return status;
 }
 
 static lp_status begin_rows(finisher *f, lp_error *err) {
@@ -209,23 +104,7 @@ static lp_status begin_rows(finisher *f, lp_error *err) {
     f->block = BLOCK_NUMBERS / plan->n_conditions;
     if (f->block < 1) f->block = 1;
     if (f->block > plan->n_pairs) f->block = plan->n_pairs;
-    const size_t held = (size_t)f->block * n;
-    LP_TRY(make_rows(f, "rows/class", LP_FIELD_U8, "class of the answer; 255: not run", &f->outcome_set, err));
-    LP_TRY(lp_h5_put_texts(f->outcome_set, "classes", lp_outcome_names, LP_N_OUTCOMES, f->path, err));
-    LP_TRY(make_rows(f, "rows/number", LP_FIELD_F64, "number found in the answer", &f->number_set, err));
-    LP_TRY(make_rows(f, "rows/answer", LP_FIELD_I32, "index into /answers; -1: not run", &f->answer_set, err));
-    LP_TRY(make_rows(f, "rows/changed", LP_FIELD_U8, "1: tokens differ from the unpatched recipient's", &f->changed_set,
-                     err));
-    LP_TRY(lp_mem_new(&f->outcome, held, 1, "rows", err));
-    LP_TRY(lp_mem_new(&f->number, held, sizeof *f->number, "rows", err));
-    LP_TRY(lp_mem_new(&f->answer, held, sizeof *f->answer, "rows", err));
-    LP_TRY(lp_mem_new(&f->changed, held, 1, "rows", err));
-    for (size_t m = 0; m < plan->n_metrics; m++) {
-        char path[METRIC_PATH];
-        snprintf(path, sizeof path, "rows/%s", plan->metrics[m]);
-        LP_TRY(make_rows(f, path, LP_FIELD_F32, NULL, &f->metric_set[m], err));
-        LP_TRY(lp_mem_new(&f->metrics[m], held, sizeof(float), "rows", err));
-    }
+    for (size_t k = 0; k < f->n_columns; k++) LP_TRY(begin_column(f, k, err));
     LP_TRY(lp_mem_new(&f->counts, n * LP_N_OUTCOMES, sizeof *f->counts, "counts", err));
     LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
@@ -237,77 +116,81 @@ out:
 
 static lp_status flush_rows(finisher *f, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_h5_write_part(f->outcome_set, f->first, f->n_held, f->outcome, f->path, "rows/class", err));
-    LP_TRY(lp_h5_write_part(f->number_set, f->first, f->n_held, f->number, f->path, "rows/number", err));
-    LP_TRY(lp_h5_write_part(f->answer_set, f->first, f->n_held, f->answer, f->path, "rows/answer", err));
-    LP_TRY(lp_h5_write_part(f->changed_set, f->first, f->n_held, f->changed, f->path, "rows/changed", err));
-    for (size_t m = 0; m < f->plan->n_metrics; m++)
-        LP_TRY(
-            lp_h5_write_part(f->metric_set[m], f->first, f->n_held, f->metrics[m], f->path, f->plan->metrics[m], err));
+    for (size_t k = 0; k < f->n_columns; k++)
+        if (f->held[k])
+            LP_TRY(lp_h5_write_part(f->set[k], f->first, f->n_held, f->held[k], f->path, published_name(f, k), err));
     f->first += f->n_held;
     f->n_held = 0;
 out:
     return status;
 }
 
+/* Where the rows of the next pair are held. */
+static void *held_at(const finisher *f, size_t index) {
+    size_t bytes = lp_field_type_bytes(lp_row_column_at(index)->type, 0);
+    return (char *)f->held[index] + (size_t)f->n_held * (size_t)f->plan->n_conditions * bytes;
+}
+
 static lp_status hold_not_run(finisher *f, lp_error *err) {
-    const size_t n = (size_t)f->plan->n_conditions;
-    const size_t at = (size_t)f->n_held * n;
-    memset(f->outcome + at, LP_OUTCOME_NOT_RUN, n);
-    memset(f->changed + at, 0, n);
-    for (size_t c = 0; c < n; c++) {
-        f->number[at + c] = (double)NAN;
-        f->answer[at + c] = -1;
-        for (size_t m = 0; m < f->plan->n_metrics; m++) f->metrics[m][at + c] = NAN;
-    }
+    for (size_t k = 0; k < f->n_columns; k++)
+        if (f->held[k]) lp_row_column_fill(lp_row_column_at(k), held_at(f, k), (size_t)f->plan->n_conditions);
     return f->plan->lens.top > 0 ? lp_lens_writer_add(&f->lens, NULL, NULL, err) : LP_OK;
+}
+
+/* Numbers the answers of a pair, and counts its outcomes. */
+static lp_status hold_answers(finisher *f, int64_t pair, lp_error *err) {
+    const lp_results_plan *plan = f->plan;
+    const uint8_t *outcome = lp_pair_record_field(&f->record, LP_ROW_OUTCOME);
+    const int32_t *lengths = lp_pair_record_field(&f->record, LP_ROW_ANSWER_LEN);
+    const int32_t *tokens = lp_pair_record_field(&f->record, LP_ROW_ANSWER_TOKENS);
+    const uint8_t *changed = lp_pair_record_field(&f->record, LP_ROW_CHANGED);
+    int32_t *answer = held_at(f, LP_ROW_ANSWER_TOKENS);
+    lp_status status = LP_OK;
+    for (size_t c = 0; c < (size_t)plan->n_conditions; c++) {
+        bool not_run = outcome[c] == LP_OUTCOME_NOT_RUN;
+        if (lengths[c] < 0 || lengths[c] > plan->max_new_tokens || (outcome[c] >= LP_N_OUTCOMES && !not_run))
+            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
+                    plan->pair_id[pair], plan->conditions[c].name, outcome[c], lengths[c]);
+        answer[c] = -1;
+        if (not_run) continue;
+        LP_TRY(lp_answers_add(&f->answers, tokens + c * (size_t)plan->max_new_tokens, (size_t)lengths[c], &answer[c],
+                              err));
+        f->counts[c * LP_N_OUTCOMES + outcome[c]]++;
+        f->sums.changed[c] += changed[c] != 0;
+    }
+out:
+    return status;
+}
+
+static void sum_metric(finisher *f, size_t m) {
+    const size_t n = (size_t)f->plan->n_conditions;
+    const float *values = lp_pair_record_field(&f->record, LP_N_ROW_COLUMNS + m);
+    for (size_t c = 0; c < n; c++) {
+        if (isnan(values[c])) continue;
+        f->sums.metric_sum[m * n + c] += (double)values[c];
+        f->sums.metric_n[m * n + c]++;
+    }
+    if (strcmp(f->plan->metrics[m], "logit_diff") == 0) lp_recovery_add(f->plan, values, &f->sums);
 }
 
 static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const lp_results_plan *plan = f->plan;
-    const size_t n = (size_t)plan->n_conditions;
-    const size_t at = (size_t)f->n_held * n;
+    const void *columns[LP_MAX_ROW_COLUMNS] = {NULL};
+    size_t lens = 0;
     lp_status status = LP_OK;
     LP_TRY(lp_record_file_load(f->partial, pair, &f->record, err));
-    const lp_result_rows rows = {.outcome = lp_pair_record_field(&f->record, FIELD_OUTCOME),
-                                 .number = lp_pair_record_field(&f->record, FIELD_NUMBER),
-                                 .answer_len = lp_pair_record_field(&f->record, FIELD_LENGTH),
-                                 .answer_tokens = lp_pair_record_field(&f->record, FIELD_TOKENS),
-                                 .changed = lp_pair_record_field(&f->record, FIELD_CHANGED)};
-    for (size_t c = 0; c < n; c++) {
-        const int32_t length = rows.answer_len[c];
-        bool not_run = rows.outcome[c] == LP_OUTCOME_NOT_RUN;
-        if (length < 0 || length > plan->max_new_tokens || (rows.outcome[c] >= LP_N_OUTCOMES && !not_run))
-            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
-                    plan->pair_id[pair], plan->conditions[c].name, rows.outcome[c], length);
-        f->answer[at + c] = -1;
-        if (not_run) continue;
-        LP_TRY(lp_answers_add(&f->answers, rows.answer_tokens + c * (size_t)plan->max_new_tokens, (size_t)length,
-                              &f->answer[at + c], err));
-        f->counts[c * LP_N_OUTCOMES + rows.outcome[c]]++;
-        f->sums.changed[c] += rows.changed[c] != 0;
+    LP_TRY(hold_answers(f, pair, err));
+    for (size_t k = 0; k < f->n_columns; k++) {
+        if (!f->held[k]) continue;
+        columns[k] = held_at(f, k);
+        if (!lp_row_column_at(k)->per_token)
+            memcpy(held_at(f, k), lp_pair_record_field(&f->record, k), lp_record_file_field_bytes(f->partial, k));
     }
-    memcpy(f->outcome + at, rows.outcome, n);
-    memcpy(f->number + at, rows.number, n * sizeof *f->number);
-    memcpy(f->changed + at, rows.changed, n);
-    for (size_t m = 0; m < plan->n_metrics; m++) {
-        const float *values = lp_pair_record_field(&f->record, N_FIXED_FIELDS + m);
-        memcpy(f->metrics[m] + at, values, n * sizeof *values);
-        for (size_t c = 0; c < n; c++) {
-            if (isnan(values[c])) continue;
-            f->sums.metric_sum[m * n + c] += (double)values[c];
-            f->sums.metric_n[m * n + c]++;
-        }
-        if (strcmp(plan->metrics[m], "logit_diff") == 0) lp_recovery_add(plan, values, &f->sums);
-    }
-    if (plan->lens.top > 0)
-        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics),
-                                  lp_pair_record_field(&f->record, N_FIXED_FIELDS + plan->n_metrics + 1), err));
-    if (f->csv.stream) {
-        const float *columns[LP_MAX_METRICS];
-        for (size_t m = 0; m < plan->n_metrics; m++) columns[m] = f->metrics[m] + at;
-        LP_TRY(lp_csv_pair(&f->csv, plan, pair, &rows, columns, f->answer + at, &f->answers, err));
-    }
+    for (size_t m = 0; m < plan->n_metrics; m++) sum_metric(f, m);
+    if (plan->lens.top > 0 && lp_results_partial_lens(f->partial, &lens))
+        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_record_field(&f->record, lens),
+                                  lp_pair_record_field(&f->record, lens + 1), err));
+    if (f->csv.stream) status = lp_csv_pair(&f->csv, plan, pair, columns, &f->answers, err);
 out:
     return status;
 }
@@ -431,11 +314,7 @@ static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_
     /* Chunks that wait in memory are written here: closing a dataset would lose them without a word. */
     if (status == LP_OK && H5Fflush(f->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, f->path, "write the rows");
 out:
-    lp_h5_close(f->outcome_set);
-    lp_h5_close(f->number_set);
-    lp_h5_close(f->answer_set);
-    lp_h5_close(f->changed_set);
-    for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_h5_close(f->metric_set[m]);
+    for (size_t k = 0; k < f->n_columns; k++) lp_h5_close(f->set[k]);
     lp_lens_writer_release(&f->lens);
     lp_h5_close(root);
     if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->output.temporary, err);
@@ -467,11 +346,7 @@ static void release(finisher *f) {
     lp_mem_free(f->sums.metric_n);
     lp_mem_free(f->sums.recovery);
     lp_mem_free(f->counts);
-    lp_mem_free(f->outcome);
-    lp_mem_free(f->number);
-    lp_mem_free(f->answer);
-    lp_mem_free(f->changed);
-    for (size_t m = 0; m < LP_MAX_METRICS; m++) lp_mem_free(f->metrics[m]);
+    for (size_t k = 0; k < f->n_columns; k++) lp_mem_free(f->held[k]);
 }
 
 lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan *plan, const int64_t *counts,
@@ -484,11 +359,8 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
                   .output = {.fd = -1},
                   .csv = {.output = {.fd = -1}},
                   .file = H5I_INVALID_HID,
-                  .outcome_set = H5I_INVALID_HID,
-                  .number_set = H5I_INVALID_HID,
-                  .answer_set = H5I_INVALID_HID,
-                  .changed_set = H5I_INVALID_HID};
-    for (size_t m = 0; m < LP_MAX_METRICS; m++) f.metric_set[m] = H5I_INVALID_HID;
+                  .n_columns = LP_N_ROW_COLUMNS + plan->n_metrics};
+    for (size_t k = 0; k < LP_MAX_ROW_COLUMNS; k++) f.set[k] = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
     LP_TRY(lp_results_partial_path(paths->results, &partial, err));
     LP_TRY(lp_record_file_open_read(partial.data, &f.partial, err));

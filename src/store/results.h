@@ -2,16 +2,18 @@
  *
  * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a record file (record_file.h), so
  * that a killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the
- * results file, the CSV and the summary; each is written under a temporary name and renamed, the results file last:
- * when it exists, all three are whole. Nothing in them depends on ranks or on the order of completion. */
+ * results file, the CSV and the summary; each is written under a temporary name and renamed. The results file
+ * comes last, so when it exists, all three are complete. Nothing in them depends on ranks or on the order of
+ * completion. */
 #ifndef LP_STORE_RESULTS_H
 #define LP_STORE_RESULTS_H
 
 #include "pairs/classify.h"
 #include "store/answers.h"
 #include "store/record_file.h"
+#include "store/result_rows.h"
 
-enum { LP_RESULTS_VERSION = 2, LP_OUTCOME_NOT_RUN = 255, LP_MAX_METRICS = 16 };
+enum { LP_RESULTS_VERSION = 2 };
 
 /* A row of `/conditions`; texts are borrowed, and empty where a condition has no such thing. */
 typedef struct {
@@ -28,7 +30,7 @@ typedef struct {
     int32_t n_steps;
     const char *index; /* phases prompt and answer: "-1", "all" */
     const char *donor;
-    int32_t vector; /* -1: the donor is no file */
+    int32_t vector; /* -1: the donor is not a file */
     const char *from_site;
     int32_t from_layer, from_step; /* -1: the target's */
     const char *operation;
@@ -74,24 +76,15 @@ typedef struct {
     size_t n_provenance;
 } lp_results_plan;
 
-/* The rows of one pair. */
-typedef struct {
-    const uint8_t *outcome;       /* [C] */
-    const double *number;         /* [C] NaN where none */
-    const int32_t *answer_len;    /* [C] */
-    const int32_t *answer_tokens; /* [C, max_new_tokens], -1 beyond the end */
-    const uint8_t *changed;       /* [C] */
-    const float *metrics;         /* [n_metrics, C] */
-    const int32_t *lens_tokens;   /* [2, positions, layers, top] by side: clean, corrupted; NULL without a lens */
-    const float *lens_log_probability;
-} lp_result_rows;
-
 /* Adds the name of the rows of a running sweep: beside the file that `results` is, links followed. */
 lp_status lp_results_partial_path(const char *results, lp_text *out, lp_error *err);
 /* Collective. Opens `<results>.partial` for writing: makes it, or continues one with the same identity. */
 lp_status lp_results_partial_open(const lp_parallel *parallel, const char *results, const lp_results_plan *plan,
                                   lp_record_file **out, bool *created, lp_error *err);
-/* Local: writes and journals the rows of a pair. */
+/* *field = the first of the two fields of the lens, its tokens; the next is its log-probabilities. False without one.
+ */
+bool lp_results_partial_lens(const lp_record_file *partial, size_t *field);
+/* Local: writes and journals the rows of a pair. The fields of the file are the columns of result_rows.h. */
 lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
 /* Local: adds to counts [C, 4] the outcomes of this rank's share of the pairs that an earlier life journalled, so that
  * the sum over the ranks counts every pair once. Call it after lp_record_file_recheck and before dealing. */

@@ -23,7 +23,7 @@ const lp_result_column lp_result_columns[LP_N_RESULT_COLUMNS] = {
     SHOWN(n_steps, LP_FIELD_I32, NULL),
     SHOWN(index, LP_FIELD_TEXT, "position of a prompt or answer target, or all"),
     SHOWN(donor, LP_FIELD_TEXT, NULL),
-    SHOWN(vector, LP_FIELD_I32, "of sweep.vectors; -1: the donor is no file"),
+    SHOWN(vector, LP_FIELD_I32, "of sweep.vectors; -1: the donor is not a file"),
     SHOWN(from_site, LP_FIELD_TEXT, "empty: the target's"),
     SHOWN(from_layer, LP_FIELD_I32, "-1: the target's"),
     SHOWN(from_step, LP_FIELD_I32, "-1: the target's"),

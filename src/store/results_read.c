@@ -400,8 +400,9 @@ static lp_status open_lens(lp_results *r, int side, const char *what, lp_field_t
         good = dims[1] == r->lens.n_positions && dims[2] == r->lens.n_layers && dims[3] == r->lens.top;
     if (good) return LP_OK;
     lp_h5_close(*out);
-    return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: found %lld x %lld x %lld x %lld, which is no lens of %lld pairs",
-                   r->path, path, (long long)dims[0], (long long)dims[1], (long long)dims[2], (long long)dims[3],
+    return lp_fail(err, LP_ERR_FORMAT,
+                   "%s: /%s: found %lld x %lld x %lld x %lld, which does not fit a lens of %lld pairs", r->path, path,
+                   (long long)dims[0], (long long)dims[1], (long long)dims[2], (long long)dims[3],
                    (long long)r->n_pairs);
 }
 

@@ -11,6 +11,10 @@
 #include <math.h>
 #include <unistd.h>
 
+/* Columns of the rows in the order of the CSV; the metrics follow. */
+enum { N_IN_CSV = 4 };
+static const size_t in_csv[N_IN_CSV] = {LP_ROW_OUTCOME, LP_ROW_NUMBER, LP_ROW_CHANGED, LP_ROW_ANSWER_TOKENS};
+
 static lp_status write_line(lp_csv *csv, const lp_text *line, lp_error *err) {
     if (fwrite(line->data, 1, line->length, csv->stream) != line->length)
         return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", csv->path, strerror(errno));
@@ -53,7 +57,7 @@ lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *pla
     LP_TRY(lp_text_format(&line, err, "pair,source"));
     for (int k = 0; k < LP_N_RESULT_COLUMNS; k++)
         if (lp_result_columns[k].csv) LP_TRY(lp_text_format(&line, err, ",%s", lp_result_columns[k].csv));
-    LP_TRY(lp_text_format(&line, err, ",class,number,changed,text"));
+    for (size_t k = 0; k < N_IN_CSV; k++) LP_TRY(lp_text_format(&line, err, ",%s", lp_row_column_at(in_csv[k])->csv));
     for (size_t m = 0; m < plan->n_metrics; m++) LP_TRY(lp_text_format(&line, err, ",%s", plan->metrics[m]));
     LP_TRY(lp_text_add(&line, "\n", 1, err));
     LP_TRY(lp_mem_new(&csv->conditions, (size_t)plan->n_conditions, sizeof *csv->conditions, "CSV", err));
@@ -66,25 +70,38 @@ out:
     return status;
 }
 
-lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const lp_result_rows *rows,
-                      const float *const *metrics, const int32_t *answer, const lp_answers *answers, lp_error *err) {
+/* The value of one row, with the comma in front. */
+static lp_status add_value(size_t index, const void *const *columns, size_t c, const lp_answers *answers, lp_text *line,
+                           lp_error *err) {
+    const void *values = columns[index];
+    bool not_run = ((const uint8_t *)columns[LP_ROW_OUTCOME])[c] == LP_OUTCOME_NOT_RUN;
+    lp_status status = lp_text_add(line, ",", 1, err);
+    if (status != LP_OK) return status;
+    if (index == LP_ROW_OUTCOME)
+        return lp_text_put(line, not_run ? "not_run" : lp_outcome_names[((const uint8_t *)values)[c]], err);
+    if (index == LP_ROW_ANSWER_TOKENS)
+        return lp_csv_quote(not_run ? "" : lp_answers_text(answers, ((const int32_t *)values)[c]), line, err);
+    switch (lp_row_column_at(index)->type) {
+    case LP_FIELD_U8: return lp_text_put(line, ((const uint8_t *)values)[c] ? "1" : "0", err);
+    case LP_FIELD_F32: return lp_text_add_number((double)((const float *)values)[c], true, line, err);
+    case LP_FIELD_F64: return lp_text_add_number(((const double *)values)[c], false, line, err);
+    default: LP_ASSERT(false); return LP_OK;
+    }
+}
+
+lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const void *const *columns,
+                      const lp_answers *answers, lp_error *err) {
     lp_status status = LP_OK;
     lp_text line = {0};
-    for (int32_t c = 0; c < plan->n_conditions; c++) {
+    for (size_t c = 0; c < (size_t)plan->n_conditions; c++) {
         lp_text_clear(&line);
         LP_TRY(lp_csv_quote(plan->pair_id[pair], &line, err));
         LP_TRY(lp_text_add(&line, ",", 1, err));
         LP_TRY(lp_csv_quote(plan->pair_source[pair], &line, err));
-        LP_TRY(lp_text_add(&line, csv->conditions[c], strlen(csv->conditions[c]), err));
-        bool not_run = rows->outcome[c] == LP_OUTCOME_NOT_RUN;
-        LP_TRY(lp_text_format(&line, err, ",%s,", not_run ? "not_run" : lp_outcome_names[rows->outcome[c]]));
-        LP_TRY(lp_text_add_number(rows->number[c], false, &line, err));
-        LP_TRY(lp_text_format(&line, err, ",%d,", rows->changed[c] != 0));
-        LP_TRY(lp_csv_quote(not_run ? "" : lp_answers_text(answers, answer[c]), &line, err));
-        for (size_t m = 0; m < plan->n_metrics; m++) {
-            LP_TRY(lp_text_add(&line, ",", 1, err));
-            LP_TRY(lp_text_add_number((double)metrics[m][c], true, &line, err));
-        }
+        LP_TRY(lp_text_put(&line, csv->conditions[c], err));
+        for (size_t k = 0; k < N_IN_CSV + plan->n_metrics; k++)
+            LP_TRY(
+                add_value(k < N_IN_CSV ? in_csv[k] : LP_N_ROW_COLUMNS + k - N_IN_CSV, columns, c, answers, &line, err));
         LP_TRY(lp_text_add(&line, "\n", 1, err));
         LP_TRY(write_line(csv, &line, err));
     }

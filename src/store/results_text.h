@@ -15,9 +15,9 @@ typedef struct {
 } lp_csv;
 
 lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err);
-/* The rows of one included pair. metrics [n_metrics] of [C]; answer [C]: index into answers. */
-lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const lp_result_rows *rows,
-                      const float *const *metrics, const int32_t *answer, const lp_answers *answers, lp_error *err);
+/* The rows of one included pair: columns [n_columns] as published, each [C]. */
+lp_status lp_csv_pair(lp_csv *csv, const lp_results_plan *plan, int64_t pair, const void *const *columns,
+                      const lp_answers *answers, lp_error *err);
 /* Flushes to the disk and closes; the file keeps its temporary name. */
 lp_status lp_csv_finish(lp_csv *csv, lp_error *err);
 lp_status lp_csv_commit(lp_csv *csv, lp_error *err);

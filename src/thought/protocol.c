@@ -162,10 +162,12 @@ static lp_status resolve_token(const resolver *r, const lp_marker *marker, int32
     case LP_MARKER_TEXT: return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: expected a token, found a text", r->field);
     }
     if (id < 0)
-        return lp_fail(r->err, LP_ERR_VALUE,
-                       "protocol.%s names the %s token, which this model does not have: expected a checkpoint with "
-                       "thought tokens (model.codi)",
-                       r->field, lp_marker_names()[marker->kind]);
+        return lp_fail(
+            r->err, LP_ERR_VALUE,
+            "protocol.%s names the %s token, which was not found: config.json and the tokenizer name none, and the "
+            "embedding has %d rows for a vocabulary of %d; expected a thought checkpoint (model.codi), or its id "
+            "in protocol.tokens",
+            r->field, lp_marker_names()[marker->kind], r->model->config.n_embedded, r->model->config.n_vocab);
     if (id >= rows)
         return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: token id %d lies outside the model's embedding of %d rows",
                        r->field, id, rows);
@@ -235,21 +237,108 @@ static lp_status find_candidates(resolver *r, const lp_protocol *protocol, lp_vo
     return LP_OK;
 }
 
+const char *const *lp_token_role_names(void) {
+    static const char *const names[] = {"pad", "bot", "eot", "latent", NULL};
+    return names;
+}
+
+/* The ids that one source has for the roles; -1: it says nothing. */
+typedef struct {
+    const char *source;
+    int32_t ids[LP_N_ROLES];
+} role_ids;
+
+static lp_status roles_of_job(const lp_model *model, const lp_tokenizer *tokenizer, const lp_protocol *protocol,
+                              role_ids *out, lp_error *err) {
+    for (int role = 0; role < LP_N_ROLES; role++) {
+        const lp_given_token *given = &protocol->tokens[role];
+        if (!given->given) continue;
+        int32_t id = given->text[0] ? lp_tokenizer_find(tokenizer, given->text) : given->id;
+        if (id < 0)
+            return lp_fail(err, LP_ERR_VALUE, "protocol.tokens.%s: \"%s\" is not a token of the tokenizer",
+                           lp_token_role_names()[role], given->text);
+        if (id >= model->config.n_embedded)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "protocol.tokens.%s: token id %d lies outside the model's embedding of %d rows",
+                           lp_token_role_names()[role], id, model->config.n_embedded);
+        out->ids[role] = id;
+    }
+    return LP_OK;
+}
+
+/* Names that published codes add to tokenizers, in the order of the roles. */
+static lp_status roles_of_names(const lp_model *model, const lp_tokenizer *tokenizer, role_ids *out, lp_error *err) {
+    static const char *const sets[][LP_N_ROLES] = {{NULL, "<|bocot|>", "<|eocot|>", NULL},
+                                                   {NULL, "<|start-latent|>", "<|end-latent|>", NULL}};
+    const char *from = NULL;
+    for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) {
+        int32_t bot = lp_tokenizer_find(tokenizer, sets[s][LP_ROLE_BOT]);
+        int32_t eot = lp_tokenizer_find(tokenizer, sets[s][LP_ROLE_EOT]);
+        if (bot < 0 || eot < 0 || bot >= model->config.n_embedded || eot >= model->config.n_embedded) continue;
+        if (from)
+            return lp_fail(
+                err, LP_ERR_MISMATCH,
+                "the tokenizer has both %s (%d) and %s (%d): set protocol.tokens.bot and protocol.tokens.eot", from,
+                out->ids[LP_ROLE_BOT], sets[s][LP_ROLE_BOT], bot);
+        from = sets[s][LP_ROLE_BOT];
+        out->ids[LP_ROLE_BOT] = bot;
+        out->ids[LP_ROLE_EOT] = eot;
+    }
+    int32_t latent = lp_tokenizer_find(tokenizer, "<|latent|>");
+    if (latent < model->config.n_embedded) out->ids[LP_ROLE_LATENT] = latent;
+    return LP_OK;
+}
+
+/* Rows that training added behind the base vocabulary. */
+static void roles_of_rows(const lp_model *model, const lp_protocol *protocol, role_ids *out) {
+    int32_t v = model->config.n_vocab, added = model->config.n_embedded - v;
+    bool two = added == 2, coconut = protocol->kind == LP_PROTOCOL_COCONUT;
+    if (!model->has_thoughts || added < 2) return;
+    int32_t first = two || coconut ? v : v + 1;
+    if (!two && !coconut) out->ids[LP_ROLE_PAD] = v;
+    out->ids[LP_ROLE_BOT] = first;
+    out->ids[LP_ROLE_EOT] = first + 1;
+    if (!two && coconut) out->ids[LP_ROLE_LATENT] = v + 2;
+}
+
+/* The first source that says something counts; config.json and the tokenizer, which both know, must agree. */
+static lp_status find_roles(const lp_model *model, const lp_tokenizer *tokenizer, const lp_protocol *protocol,
+                            int32_t ids[LP_N_ROLES], lp_error *err) {
+    enum { JOB, CONFIG, NAMES, ROWS, N_SOURCES };
+    const lp_model_config *c = &model->config;
+    role_ids sources[N_SOURCES] = {{"the job", {-1, -1, -1, -1}},
+                                   {"config.json", {-1, c->latent_start_id, c->latent_end_id, c->latent_id}},
+                                   {"the tokenizer", {-1, -1, -1, -1}},
+                                   {"the rows of the embedding", {-1, -1, -1, -1}}};
+    lp_status status = roles_of_job(model, tokenizer, protocol, &sources[JOB], err);
+    bool both = sources[JOB].ids[LP_ROLE_BOT] >= 0 && sources[JOB].ids[LP_ROLE_EOT] >= 0;
+    if (status == LP_OK && !both) status = roles_of_names(model, tokenizer, &sources[NAMES], err);
+    if (status != LP_OK) return status;
+    bool known = sources[CONFIG].ids[LP_ROLE_BOT] >= 0 || sources[NAMES].ids[LP_ROLE_BOT] >= 0;
+    if (!known) roles_of_rows(model, protocol, &sources[ROWS]);
+    for (int role = 0; role < LP_N_ROLES; role++) {
+        int32_t config = sources[CONFIG].ids[role], name = sources[NAMES].ids[role];
+        ids[role] = -1;
+        for (int s = 0; s < N_SOURCES && ids[role] < 0; s++) ids[role] = sources[s].ids[role];
+        if (sources[JOB].ids[role] < 0 && config >= 0 && name >= 0 && config != name)
+            return lp_fail(err, LP_ERR_MISMATCH,
+                           "the %s token is %d in config.json, but %d in the tokenizer: set protocol.tokens.%s",
+                           lp_token_role_names()[role], config, name, lp_token_role_names()[role]);
+    }
+    return LP_OK;
+}
+
 lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
                              const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err) {
-    int32_t v = model->config.n_vocab;
+    int32_t roles[LP_N_ROLES];
     lp_vocabulary vocabulary = {.pad = -1, .bot = -1, .eot = -1, .latent = -1, .first_input = -1};
     resolver r = {.model = model, .tokenizer = tokenizer, .vocabulary = &vocabulary, .err = err};
     lp_status status = LP_OK;
-    if (model->is_codi && protocol->kind == LP_PROTOCOL_COCONUT) {
-        vocabulary.bot = v;
-        vocabulary.eot = v + 1;
-        vocabulary.latent = v + 2;
-    } else if (model->is_codi) {
-        vocabulary.pad = v;
-        vocabulary.bot = v + 1;
-        vocabulary.eot = v + 2;
-    }
+    LP_TRY(find_roles(model, tokenizer, protocol, roles, err));
+    vocabulary.pad = roles[LP_ROLE_PAD];
+    vocabulary.bot = roles[LP_ROLE_BOT];
+    vocabulary.eot = roles[LP_ROLE_EOT];
+    vocabulary.latent = roles[LP_ROLE_LATENT];
     LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary.eos, err));
     r.field = "stop";
     LP_TRY(resolve_into(&r, &protocol->stop, LP_MAX_STOP, vocabulary.stop, &vocabulary.n_stop));

@@ -47,6 +47,16 @@ typedef struct {
     int32_t n;
 } lp_marker_list;
 
+/* Roles of the tokens around thoughts: bot in front of them, eot behind them. */
+typedef enum { LP_ROLE_PAD, LP_ROLE_BOT, LP_ROLE_EOT, LP_ROLE_LATENT } lp_token_role;
+enum { LP_N_ROLES = 4 };
+
+typedef struct {
+    bool given;
+    int32_t id;
+    char text[LP_MARKER_BYTES]; /* spelling; empty: id */
+} lp_given_token;
+
 typedef enum { LP_FEEDBACK_PROJECTION, LP_FEEDBACK_NONE } lp_feedback;
 
 typedef struct {
@@ -61,12 +71,14 @@ typedef struct {
     lp_marker_list answer_start;   /* at least one token */
     lp_marker_list not_chosen;
     lp_marker_list stop;
+    lp_given_token tokens[LP_N_ROLES]; /* what the job says that they are */
     int32_t n_answer_start; /* positions that answer_start takes; exact after lp_vocabulary_init where it has texts */
 } lp_protocol;
 
 const char *const *lp_protocol_names(void); /* NULL-terminated, in the order of the enum */
 const char *const *lp_feedback_names(void);
-const char *const *lp_marker_names(void); /* of the roles: eos, pad, bot, eot */
+const char *const *lp_token_role_names(void); /* pad, bot, eot, latent */
+const char *const *lp_marker_names(void);     /* of the roles: eos, pad, bot, eot */
 
 /* The preset's fields with n_steps thought steps. */
 lp_protocol lp_protocol_preset(lp_protocol_kind kind, int32_t n_steps);
@@ -93,7 +105,11 @@ typedef struct {
 /* True where the token ends an answer. */
 bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token);
 
-/* Finds every id that the protocol names, and sets protocol->n_answer_start. eos_token: a token spelt as in
+/* Finds every id that the protocol names, and sets protocol->n_answer_start. The tokens around thoughts are, in this
+ * order, those that the protocol gives; those of config.json (latent_start_id, latent_end_id, latent_id); tokens of the
+ * tokenizer called <|bocot|>, <|eocot|> or <|start-latent|>, <|end-latent|>, <|latent|>; or what the rows of the
+ * embedding beyond the base vocabulary V are: V+3 or more rows are pad, bot, eot (coconut: bot, eot, latent), V+2 rows
+ * are bot, eot. Two sources that disagree are an error that names both. eos_token: a token spelt as in
  * tokenizer.json, or NULL: then tokenizer_config.json's eos_token in the folder `base`, then config.json's
  * eos_token_id. Fails, naming the job's key, where a token is not there or lies outside the model's vocabulary. */
 lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,

@@ -83,7 +83,8 @@ class BadJob(Refusing):
 
     def test_no_conditions(self) -> None:
         self.pairs()
-        self.refused(self.job(sweep={"conditions": []}), "job.json", "$.sweep.conditions", "a sweep of no conditions")
+        words = ("$.sweep.conditions", "expected at least one condition, found none")
+        self.refused(self.job(sweep={"conditions": []}), "job.json", *words)
 
     def test_memory_limit_below_one_pair(self) -> None:
         self.pairs()

@@ -54,7 +54,7 @@ class Outputs(Case):
         warnings = [line for line in without.lines if "warning: " in line]
         self.assertEqual(len(warnings), 2, without.err)
         for line, name in zip(warnings, ("a.csv", "other.json"), strict=True):
-            self.assertRegex(line, rf"/{name} is not there: it is made together with \S+/out/a.results.h5: remove that and")
+            self.assertRegex(line, rf"/{name} is missing: it is made together with \S+/out/a.results.h5; remove that file and")
         self.assertEqual(without.out, "".join(whole.out.splitlines(keepends=True)[:-2]))
 
         alone = self.job("alone.json", out="alone")

@@ -67,6 +67,14 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def state_of(pid: int) -> str:
+    """A process in words, for the message about one that hangs."""
+    with contextlib.suppress(OSError):
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+        return f"{pid} {status['Name']} {status['State']}, {status['Threads']} threads, in {Path(f'/proc/{pid}/wchan').read_text()}"
+    return f"{pid} gone"
+
+
 def ranks_of(pid: int) -> list[int]:
     """The children that are ranks by now: mpirun has others for a moment, and hangs when one of those is killed."""
     found = []
@@ -151,9 +159,11 @@ class Lab:
         try:
             process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
+            states = "; ".join(state_of(pid) for pid in [process.pid, *children_of(process.pid)])
             self.kill([*children_of(process.pid), process.pid])
             process.wait()
-            raise Failed(f"hangs: {process.args}") from None
+            said = self.errors[process.pid].read_text(errors="replace")
+            raise Failed(f"hangs: {process.args}: {states}; it said: {said[-500:]!r}") from None
         errors = self.errors.pop(process.pid)
         end = End(process.returncode, errors.read_text(errors="replace"))
         errors.unlink()
@@ -257,13 +267,18 @@ def kills(lab: Lab) -> str:
                     time.sleep(lab.draw.uniform(0.0, lab.seconds[executor, command, ranks]))
                     alive = lives < n and process.poll() is None
                     one = alive and ranks > 1 and lab.draw.random() < 0.25
+                    victims: list[int] = []
                     if alive:
                         children = children_of(process.pid) if ranks > 1 else []
                         members = ranks_of(process.pid) if one else []
-                        lab.kill([lab.draw.choice(members)] if members else [*children, process.pid])
+                        victims = [lab.draw.choice(members)] if members else [*children, process.pid]
+                        lab.kill(victims)
                         if ranks > 1:
                             count["times mpirun itself stayed"] += not lab.finish_killed(process)
-                    end = lab.finish(process)
+                    try:
+                        end = lab.finish(process)
+                    except Failed as error:
+                        raise Failed(f"{error}; killed before: {victims}") from None
                     expect("torn or altered" not in end.err, f"a journalled pair was lost: {end.err}")
                     if end.code == 0:
                         break

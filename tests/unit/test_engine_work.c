@@ -348,7 +348,7 @@ static void deep_model_open(lp_model *model, float **weights) {
                                    .activation = LP_ACT_GELU_TANH,
                                    .norm_eps = 1e-5f,
                                    .tied_head = true},
-                        .is_codi = true};
+                        .has_thoughts = true};
     OK(lp_mem_new(&model->blocks, DEEP_LAYERS, sizeof *model->blocks, "blocks", err));
     lp_norm norm = {.weight = at, .bias = at + DEEP_D};
     lp_block block = {.norm_attn = norm, .norm_mlp = norm};

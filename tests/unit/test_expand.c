@@ -527,7 +527,7 @@ static void test_refusals(void **state) {
         {NO_DIRECTION, "sweep.directions: no direction"},
         {OWN_RUN, "sweep.conditions[0].donor: \"clean\" is the recipient's own run in direction noise and would change "
                   "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction"},
-        {NO_GROUPS, "sweep.conditions: a sweep of no conditions"},
+        {NO_GROUPS, "sweep.conditions: expected at least one condition, found none"},
         {LEAK_IN_PROMPT, "sweep.conditions[0].defects: only for phase thought"},
         {OFF_BY_ONE_ELSEWHERE, "sweep.conditions[0].defects: off_by_one is only for site resid_post"},
         {STOP_LATE, "sweep.conditions[0].stop_after: expected 1 to 6, found 7"},

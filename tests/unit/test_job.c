@@ -92,7 +92,7 @@ static void test_protocol_fields(void **state) {
     lp_job_release(&j);
     j = good("{" LEAST ",\"protocol\":{\"after_question\":[{\"token\":\"<x>\"},\"bot\"],\"first_input\":{\"token\":5},"
              "\"feedback\":\"none\",\"answer_start\":[\"eot\",{\"text\":\" The\"}],\"not_chosen\":[],"
-             "\"stop\":[\"eos\",{\"token\":9}]}}");
+             "\"stop\":[\"eos\",{\"token\":9}],\"tokens\":{\"bot\":3,\"eot\":\"<e>\"}}}");
     const lp_protocol *p = &j.protocol;
     assert_true(p->changed);
     assert_int_equal(p->after_question.n, 2);
@@ -105,6 +105,8 @@ static void test_protocol_fields(void **state) {
     assert_int_equal(p->answer_start.items[1].kind, LP_MARKER_TEXT);
     assert_int_equal(p->not_chosen.n, 0);
     assert_int_equal(p->stop.items[1].id, 9);
+    assert_true(p->tokens[LP_ROLE_BOT].given && p->tokens[LP_ROLE_BOT].id == 3 && !p->tokens[LP_ROLE_PAD].given);
+    assert_string_equal(p->tokens[LP_ROLE_EOT].text, "<e>");
     lp_job_release(&j);
     j = good("{" LEAST ",\"protocol\":{\"name\":\"bot-first\",\"first_input\":\"prompt\"}}");
     assert_true(j.protocol.first_reads_prompt && j.protocol.changed);
@@ -270,6 +272,9 @@ static void test_refusals(void **state) {
          ": $.protocol.after_question: expected at most 8 entries"},
         {"{" LEAST ",\"protocol\":{\"first_input\":{\"text\":\"a\"}}}",
          ": $.protocol.first_input: expected \"prompt\" or a token"},
+        {"{" LEAST ",\"protocol\":{\"tokens\":{\"start\":1}}}", ": $.protocol.tokens: unknown key \"start\""},
+        {"{" LEAST ",\"protocol\":{\"tokens\":{\"bot\":-1}}}",
+         ": $.protocol.tokens.bot: expected an integer from 0 to 2147483647, found -1"},
         {"{" LEAST ",\"protocol\":{\"feedback\":\"prj\"}}",
          ": $.protocol.feedback: expected one of \"projection\", \"none\", found \"prj\""},
         {"{" LEAST ",\"protocol\":{\"remove_eos\":false,\"answer_start\":[\"eot\"]}}",
@@ -307,7 +312,8 @@ static void test_refusals(void **state) {
          ": $.store.sites[0]: unknown key \"layer\" (known: phase, site, index)"},
         {"{" LEAST ",\"sweep\":[]}", ": $.sweep: expected an object, found []"},
         {"{" LEAST ",\"sweep\":{}}", ": $.sweep: the key \"conditions\" is missing"},
-        {"{" LEAST ",\"sweep\":{\"conditions\":[]}}", ": $.sweep.conditions: a sweep of no conditions"},
+        {"{" LEAST ",\"sweep\":{\"conditions\":[]}}",
+         ": $.sweep.conditions: expected at least one condition, found none"},
         {"{" LEAST ",\"sweep\":{\"conditions\":{}}}", ": $.sweep.conditions: expected an array, found {}"},
         {"{" LEAST ",\"sweep\":{\"condition\":[]}}", ": $.sweep: unknown key \"condition\""},
         {"{" LEAST ",\"sweep\":{\"conditions\":[{}]}}", ": $.results: the key \"file\" is missing"},

@@ -157,7 +157,7 @@ static void test_weights_equal_peft(void **state) {
         const load_case *c = &LOAD_CASES[i];
         lp_model model;
         load(c->base, c->codi, c->rounding, &model);
-        assert_true(model.is_codi);
+        assert_true(model.has_thoughts);
         assert_int_equal(model.config.n_embedded, model.config.n_vocab + 3);
         assert_int_equal(model.projection.has_norm, strcmp(c->codi, "llama-full.bin") != 0);
         compare_with_file(&model, c->expected);
@@ -204,7 +204,7 @@ static void test_plain_models_are_mapped(void **state) {
     lp_model model;
     load("gpt2-base", NULL, LP_BASE_AS_STORED, &model);
     assert_int_equal(model.arena_bytes, 0);
-    assert_false(model.is_codi);
+    assert_false(model.has_thoughts);
     assert_false(model.projection.present);
     assert_int_equal(model.config.n_embedded, 19);
     assert_int_equal(model.blocks[1].qkv.n_parts, 1);
@@ -328,7 +328,8 @@ static void test_inspect_text(void **state) {
     static const char *const lines[] = {
         "architecture   gpt2: 2 layers of width 12, 3 heads of 4, MLP 20, gelu_tanh, norm eps 1e-05\n",
         "context        10 positions, learned\n",
-        "vocabulary     19 tokens, 22 embedded: pad 19, bot 20, eot 21\n",
+        "vocabulary     19 tokens, 22 embedded\n",
+        "layout         CODI module: 20 of 26 tensors are codi.*, ",
         "config.json: bos 18, eos 18\n",
         "parameters               3,803\n",
         "  head                       0  (tied to the embedding)\n",

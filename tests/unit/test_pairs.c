@@ -59,6 +59,19 @@ static void own_format(void **state) {
     lp_pairs_release(&set);
 }
 
+/* Pairs of one template are not independent: it is their source where none is given. */
+static void template_is_the_source(void **state) {
+    (void)state;
+    const char *text = HEAD "[" PAIR("1") ", {\"id\": 2, \"template\": \"t\", " SIDES "}]}";
+    lp_pair_set set = {0};
+    lp_error error = {0};
+    lp_pairs_options options = {0};
+    if (parse(text, &options, &set, &error) != LP_OK) fail_msg("%s", error.text);
+    assert_string_equal(set.pairs[0].source, "1");
+    assert_string_equal(set.pairs[1].source, "t");
+    lp_pairs_release(&set);
+}
+
 static void digest_is_of_the_bytes(void **state) {
     (void)state;
     /* sha256sum of the text. */
@@ -234,10 +247,15 @@ static void outside_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(own_format),       cmocka_unit_test(digest_is_of_the_bytes),
-        cmocka_unit_test(original_formats), cmocka_unit_test(refusals),
-        cmocka_unit_test(round_trip),       cmocka_unit_test(equal_answers_allowed),
-        cmocka_unit_test(outside_files),    cmocka_unit_test(audit_keeps_defects),
+        cmocka_unit_test(own_format),
+        cmocka_unit_test(template_is_the_source),
+        cmocka_unit_test(digest_is_of_the_bytes),
+        cmocka_unit_test(original_formats),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(equal_answers_allowed),
+        cmocka_unit_test(outside_files),
+        cmocka_unit_test(audit_keeps_defects),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

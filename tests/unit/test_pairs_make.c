@@ -294,6 +294,7 @@ static void templates(void **state) {
             assert_true(sides[s]->answer == (double)(a + b));
         }
         assert_true(pair->clean.answer != pair->corrupted.answer);
+        assert_string_equal(strrchr(pair->source, '#'), "#get");
     }
     lp_made_release(&made);
     unlink(path);

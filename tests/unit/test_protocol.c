@@ -9,7 +9,7 @@
 /* Under codi; a model without CODI parts continues its prompt. */
 static lp_status init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base, const char *eos,
                       lp_vocabulary *out, lp_error *err) {
-    lp_protocol protocol = model->is_codi ? lp_protocol_preset(LP_PROTOCOL_CODI, 6) : lp_protocol_plain();
+    lp_protocol protocol = model->has_thoughts ? lp_protocol_preset(LP_PROTOCOL_CODI, 6) : lp_protocol_plain();
     return lp_vocabulary_init(model, tokenizer, base, eos, &protocol, out, err);
 }
 
@@ -35,7 +35,7 @@ static void test_vocabulary(void **state) {
     assert_int_equal(init(&m.model, m.tokenizer, m.base, "<none>", &v, &error), LP_ERR_VALUE);
     assert_string_equal(error.text, "decode.eos: \"<none>\" is not a token of the tokenizer");
     lp_model bare = m.model;
-    bare.is_codi = false;
+    bare.has_thoughts = false;
     OK(init(&bare, m.tokenizer, m.base, NULL, &v, err));
     assert_int_equal(v.n_candidates, n);
     assert_int_equal(v.eot, -1);
@@ -202,6 +202,41 @@ static void test_fields(void **state) {
                            "protocol       codi (changed)\n  prompt       the question, then bot\n  "
                            "thoughts     3 steps; each is fed the projected final hidden state"));
 
+    /* The tokens around thoughts by what the checkpoint has: rows, names, config.json, the job. */
+    lp_model other = m.model;
+    static const struct {
+        int32_t rows, bot, eot; /* rows beyond V; ids less V, or -1: not found */
+    } rows[] = {{0, -1, -1}, {1, -1, -1}, {2, 0, 1}, {3, 1, 2}, {5, 1, 2}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+        other.config.n_embedded = n + rows[i].rows;
+        lp_status status = lp_vocabulary_init(&other, m.tokenizer, m.base, NULL, &p, &v, &error);
+        if (rows[i].bot < 0) {
+            assert_int_equal(status, LP_ERR_VALUE);
+            continue;
+        }
+        assert_int_equal(status, LP_OK);
+        assert_int_equal(v.bot, n + rows[i].bot);
+        assert_int_equal(v.eot, n + rows[i].eot);
+        assert_int_equal(v.n_candidates, n + rows[i].eot);
+    }
+    other = m.model;
+    other.config.latent_start_id = 5;
+    other.config.latent_end_id = 6;
+    p = lp_protocol_preset(LP_PROTOCOL_COCONUT, 3);
+    OK(lp_vocabulary_init(&other, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.bot, 5);
+    assert_int_equal(v.answer_start[0], 6);
+    p.tokens[LP_ROLE_BOT] = (lp_given_token){.given = true, .text = "12"};
+    p.tokens[LP_ROLE_EOT] = (lp_given_token){.given = true, .id = 9};
+    OK(lp_vocabulary_init(&other, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.bot, lp_tokenizer_find(m.tokenizer, "12"));
+    assert_int_equal(v.eot, 9);
+    p.tokens[LP_ROLE_EOT].id = 100000;
+    assert_int_equal(lp_vocabulary_init(&other, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
+    assert_string_equal(error.text,
+                        "protocol.tokens.eot: token id 100000 lies outside the model's embedding of 272 rows");
+
     /* What is refused. */
     static const struct {
         lp_marker marker;
@@ -217,12 +252,13 @@ static void test_fields(void **state) {
         assert_string_equal(error.text, bad[i].message);
     }
     lp_model bare = m.model;
-    bare.is_codi = false;
+    bare.has_thoughts = false;
     p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
     assert_int_equal(lp_vocabulary_init(&bare, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
     assert_string_equal(error.text,
-                        "protocol.answer_start names the eot token, which this model does not have: expected a "
-                        "checkpoint with thought tokens (model.codi)");
+                        "protocol.answer_start names the eot token, which was not found: config.json and the tokenizer "
+                        "name none, and the embedding has 272 rows for a vocabulary of 269; expected a thought "
+                        "checkpoint (model.codi), or its id in protocol.tokens");
     lp_text_release(&words);
     lp_token_list_release(&prompt);
     lp_token_list_release(&question);

@@ -230,6 +230,7 @@ def make_pairs(seed: int = 20) -> list[dict[str, Any]]:
                     "clean": {"question": t.question(v, words), "answer": t.result(v)},
                     "corrupted": {"question": t.question(w, words), "answer": t.result(w)},
                     "change": {"from": str(v[name]), "to": str(w[name])},
+                    "source": t.id,
                     "template": t.id,
                     "steps": t.steps,
                 }

@@ -273,7 +273,8 @@ static void forget_overrides(const lp_backend_cuda *cuda) {
                                         "CUBLAS_EMULATION_STRATEGY", "CUBLASLT_HEURISTICS_LUT_FILE"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (!getenv(names[i])) continue;
-        cuda->log(LP_LOG_WARN, "%s is not obeyed: the job says what is computed with (engine.dtype)", names[i]);
+        cuda->log(LP_LOG_WARN, "%s has no effect: the job says in which arithmetic it computes (engine.dtype)",
+                  names[i]);
         (void)unsetenv(names[i]);
     }
 }

@@ -293,7 +293,7 @@ static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear
     if (!passed)
         LP_FAIL(
             LP_ERR_DEVICE,
-            "device %d (%s): no algorithm of cuBLASLt gives a row of a %lld x %lld product the same bits in any company (%d tried)",
+            "device %d (%s): no algorithm of cuBLASLt gives a row of a %lld x %lld product the same bits whatever else is in the batch (%d tried)",
             cuda->device, cuda->device_name, (long long)w->n_in, (long long)w->n_out, tried);
     cuda->log(LP_LOG_DEBUG, "product %lld x %lld: candidate %d, %s, up to %d rows a call", (long long)w->n_in,
               (long long)w->n_out, tried, mode_names[shape->mode], p.rows);

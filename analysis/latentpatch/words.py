@@ -1,0 +1,95 @@
+"""Conditions, panels and places as people say them. The technical names stay beside them on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+DONORS = {
+    "clean": "Clean activations",
+    "corrupted": "Corrupted activations",
+    "zero": "Zeros",
+    "mean": "Mean activations of the other pairs",
+    "shuffled": "Another pair's activations",
+    "random": "Random vectors",
+    "self": "The run's own activations",
+    "file": "Vector",
+}
+SITES = {
+    "resid_pre": "input of each block",
+    "resid_post": "output of each block",
+    "resid_mid": "residual stream between attention and MLP",
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    "k": "keys",
+    "v": "values",
+    "attn_edge": "attention edges",
+    "latent_in": "input embedding of the thought",
+    "latent_raw": "final hidden state before the projection",
+}
+RUNS = {"denoise": "the corrupted run", "noise": "the clean run"}
+OPERATIONS = {"add": "added ({} times) to", "scale": "scaled by {} in", "lerp": "mixed (share {}) into"}
+KINDS = {
+    "first": "first N thoughts",
+    "last": "last N thoughts",
+    "single": "single thoughts",
+    "window": "windows of thoughts",
+    "set": "sets of thoughts",
+    "subset": "subsets of thoughts",
+    "prompt": "question positions",
+    "answer": "answer positions",
+    "all": "all thoughts",
+}
+
+
+def panel(first: Mapping[str, object]) -> str:
+    """What a panel's conditions share: 'Clean activations written into the corrupted run, output of each block'."""
+    donor = DONORS.get(str(first["donor"]), str(first["donor"]))
+    if first["vector"] >= 0:
+        donor += f" {first['vector']} of the job"
+    factor = str(np.float32(first["factor"])).removesuffix(".0")
+    done = OPERATIONS.get(str(first["operation"]), "written into").format(factor)
+    text = f"{donor} {done} {RUNS[str(first['direction'])]}"
+    if first["site"]:
+        text += f", {SITES.get(str(first['site']), first['site'])}"
+    if first["head"] >= 0:
+        text += f", head {first['head']}"
+    if first["from_site"]:
+        text += f", taken from the {SITES.get(str(first['from_site']), first['from_site'])}"
+    if first["from_step"] >= 0:
+        text += f", taken at thought {first['from_step']}"
+    if first["stop_after"] > 0:
+        text += f", answer after {first['stop_after']} thoughts"
+    if first["defects"]:
+        text += f" [{first['defects']}]"
+    return text
+
+
+def steps(text: str) -> str:
+    """'first 5 thoughts' from 'first:5'."""
+    kind, _, value = text.partition(":")
+    if kind in ("first", "last") and value.isdigit():
+        return f"{kind} thought" if value == "1" else f"{kind} {value} thoughts"
+    if kind in ("single", "set", "subset"):
+        return f"thought{'s' if ',' in value else ''} {value.replace(',', ', ')}"
+    if kind == "window":
+        return f"thoughts {value.replace(',', ', ')}"
+    if kind == "prompt":
+        return f"question position {value}"
+    if kind == "answer":
+        return f"answer position {value}"
+    return "all thoughts" if kind == "all" else text
+
+
+def place(text: str) -> str:
+    """'layer 2', 'layers 0-3 from layer 5', 'no layer'."""
+    layers, _, donor = text.partition("from L")
+    layers = layers.strip()
+    own = f"layer{'' if layers.isdigit() else 's'} {layers}" if layers else ""
+    return f"{own} from layer {donor}".strip() if donor else own or "no layer"
+
+
+def condition(place_text: str, steps_text: str) -> str:
+    """'layer 1, first 5 thoughts'."""
+    return f"{place(place_text)}, {steps(steps_text)}" if place_text else steps(steps_text)

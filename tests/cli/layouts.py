@@ -1,0 +1,193 @@
+"""Layouts of published checkpoints: the golden models' weights under the names, rows and tokens of other codes give the
+same thoughts and answers, and `inspect` says what was recognised. Names are changed in the files' headers, so that
+nothing but the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness import ROOT, Case, read_safetensors, write_safetensors
+
+MODELS = ROOT / "tests" / "golden" / "models"
+QUESTION = "Tom has 7 pens, 12?"
+Tensors = dict[str, tuple[dict[str, Any], bytes]]
+
+
+def load(path: Path) -> Tensors:
+    """Tensors by name: what the header says, and the bytes."""
+    header, body = read_safetensors(path)
+    header.pop("__metadata__", None)
+    return {k: (v, bytes(body[v["data_offsets"][0] : v["data_offsets"][1]])) for k, v in header.items()}
+
+
+def save(path: Path, tensors: Tensors) -> None:
+    """Write them one after the other."""
+    header: dict[str, Any] = {}
+    body = b""
+    for name, (about, data) in tensors.items():
+        header[name] = about | {"data_offsets": [len(body), len(body) + len(data)]}
+        body += data
+    write_safetensors(path, header, body)
+
+
+def vector(n: int) -> tuple[dict[str, Any], bytes]:
+    """A tensor that nobody needs."""
+    return {"dtype": "F32", "shape": [n], "data_offsets": [0, 0]}, struct.pack(f"<{n}f", *[0.5] * n)
+
+
+class Layouts(Case):
+    def model(self, name: str) -> tuple[Path, Tensors, float]:
+        """A copy of the base folder, the checkpoint's tensors, and LoRA's alpha."""
+        base = self.folder / f"{name}-base"
+        if not base.exists():
+            shutil.copytree(MODELS / name / "base", base)
+        return (
+            base,
+            load(MODELS / name / "codi" / "model.safetensors"),
+            json.loads((MODELS / name / "lora.json").read_text())["alpha"],
+        )
+
+    def run_job(self, base: Path, codi: Path | None, alpha: float, **protocol: Any) -> str:
+        """What `generate` prints: each thought through the lens, and the answer."""
+        job = self.folder / "job.json"
+        model = {"base": str(base), "lora": {"alpha": alpha}} | ({"codi": str(codi)} if codi else {})
+        sections = {"model": model, "protocol": protocol, "pairs": {"file": "p"}, "store": {"file": "s"}}
+        job.write_text(json.dumps(sections | {"decode": {"max_new_tokens": 8}}))
+        run = self.succeed("generate", job, QUESTION)
+        return run.out
+
+    def inspect(self, base: Path, codi: Path | None, alpha: float) -> str:
+        words = ["--codi", codi, "--lora-alpha", alpha] if codi else []
+        return self.succeed("inspect", "--base", base, *words).out
+
+    def same(self, model: str, change: Callable[[Tensors], Tensors], file: str = "changed.safetensors", **protocol: Any) -> str:
+        """The changed checkpoint thinks and answers as the original; what inspect says of it."""
+        base, tensors, alpha = self.model(model)
+        save(self.folder / file, change(tensors))
+        original = MODELS / model / "codi"
+        self.assertEqual(self.run_job(base, self.folder / file, alpha, **protocol), self.run_job(base, original, alpha, **protocol))
+        return self.inspect(base, self.folder / file, alpha)
+
+    def test_prefixes(self) -> None:
+        for prefix in ("module.", "coconut.", "module.coconut."):
+            with self.subTest(prefix=prefix):
+                text = self.same("gpt2-ln", lambda t, p=prefix: {p + k: v for k, v in t.items()})
+                self.assertIn("CODI module", text)
+                self.assertIn(f'"{prefix}" in front of all names', text)
+        compiled = self.same("gpt2-ln", lambda t: {k.replace("codi.", "codi._orig_mod."): v for k, v in t.items()})
+        self.assertIn("CODI module", compiled)
+        wrapped = self.same("qwen3", lambda t: {k.replace("codi.", "model."): v for k, v in t.items()}, name="codi-eos")
+        self.assertIn("wrapped module", wrapped)
+
+    def test_training_only(self) -> None:
+        """SIM-CoT's module has a decoder and two projections more, for training."""
+        extra = {"decoder.model.layers.0.mlp.up_proj.weight": vector(4), "pj_in.weight": vector(3), "pj_out.weight": vector(2)}
+        text = self.same("qwen2", lambda t: t | extra)
+        self.assertIn("3 for training only", text)
+        self.assertIn("pj_in.weight (f32): for training only", text)
+
+    def test_coconut(self) -> None:
+        """One file without a suffix, base_causallm.*, and the embedding under a second name."""
+
+        def change(t: Tensors) -> Tensors:
+            renamed = {k.replace("codi.", "base_causallm."): v for k, v in t.items()}
+            return renamed | {"embedding.weight": t["codi.model.embed_tokens.weight"]}
+
+        text = self.same("mistral", change, file="checkpoint_5", name="coconut")
+        self.assertIn("layout         Coconut: ", text)
+        self.assertIn("embedding.weight (f32): a second name of the embedding", text)
+
+    def test_plain(self) -> None:
+        """Full weights without a wrapper, with the rows of three tokens."""
+        text = self.same("mistral", lambda t: {k.removeprefix("codi."): v for k, v in t.items()}, name="coconut")
+        self.assertIn("layout         plain weights", text)
+
+    def test_merged_folder(self) -> None:
+        """LatentTTS: one folder with merged weights, projector.*, an untied head, and the ids in config.json."""
+        base, tensors, alpha = self.model("gpt2-plain")
+        before = self.run_job(base, MODELS / "gpt2-plain" / "codi", alpha)
+        config = json.loads((base / "config.json").read_text())
+        v = config["vocab_size"]
+        ids = {"latent_id": v, "latent_start_id": v + 1, "latent_end_id": v + 2}
+        config |= ids | {"vocab_size": v + 3, "tie_word_embeddings": False}
+        (base / "config.json").write_text(json.dumps(config))
+        merged = {k.removeprefix("codi.").replace("prj.", "projector."): t for k, t in tensors.items()}
+        merged["lm_head.weight"] = merged["transformer.wte.weight"]
+        save(base / "model.safetensors", merged)
+        self.assertEqual(self.run_job(base, None, alpha), before)
+        self.assertIn("of a projection", self.inspect(base, None, alpha))
+
+    def test_rows(self) -> None:
+        """Rows beyond V+3 are not tokens; a tokenizer that names bot and eot needs no rule of rows."""
+
+        def grown(t: Tensors) -> Tensors:
+            out = dict(t)
+            for name in t:
+                if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                    about, data = t[name]
+                    rows, width = about["shape"]
+                    out[name] = about | {"shape": [rows + 2, width]}, data + data[: 2 * len(data) // rows]
+            return out
+
+        self.same("qwen3", grown, name="codi-eos")
+        base, tensors, alpha = self.model("qwen3")
+        before = self.run_job(base, MODELS / "qwen3" / "codi", alpha, name="codi-eos")
+        config = json.loads((base / "config.json").read_text())
+        v = config["vocab_size"]
+        (base / "config.json").write_text(json.dumps(config | {"vocab_size": v + 40}))
+        save(self.folder / "fork.safetensors", tensors)
+        job = self.folder / "job.json"
+        with self.assertRaises(AssertionError):
+            self.run_job(base, self.folder / "fork.safetensors", alpha, name="codi-eos")
+        error = self.latentpatch("generate", job, QUESTION)
+        self.assert_error(error, "names the eot token, which was not found", "protocol.tokens")
+        tokenizer = json.loads((base / "tokenizer.json").read_text())
+        like = dict(tokenizer["added_tokens"][-1])
+        known = len(tokenizer["model"]["vocab"]) + len(tokenizer["added_tokens"])
+        for i, spelling in enumerate(["[PAD]", "<|bocot|>", "<|eocot|>"]):
+            tokenizer["added_tokens"].append(like | {"id": known + i, "content": spelling})
+        (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+        self.assertEqual(self.run_job(base, self.folder / "fork.safetensors", alpha, name="codi-eos"), before)
+        tokens = {"bot": v + 1, "eot": "<|eocot|>"}
+        self.assertEqual(self.run_job(base, self.folder / "fork.safetensors", alpha, name="codi-eos", tokens=tokens), before)
+
+    def test_refusals(self) -> None:
+        """What is not supported is named for what it is."""
+        base, tensors, alpha = self.model("gpt2-ln")
+        layer = "codi.base_model.model.transformer.h.0.attn.c_attn"
+        cases: list[tuple[Tensors, str]] = [
+            (tensors | {f"{layer}.lora_magnitude_vector.default.weight": vector(60)}, "DoRA (LoRA with magnitudes)"),
+            (
+                {k.replace(".default.", "."): t for k, t in tensors.items()},
+                'missing tensor "h.0.attn.c_attn.lora_A.default.weight"',
+            ),
+            (
+                {k.replace("ln_1.weight", "ln_1.gamma"): t for k, t in tensors.items()},
+                "old names gamma and beta of norms",
+            ),
+            ({"layers.0.attention.wq.weight": vector(4)}, "the names of Meta's own LLaMA files"),
+            ({"blk.0.attn_q.weight": vector(4)}, "the names of a GGUF file"),
+        ]
+        for changed, words in cases:
+            with self.subTest(words=words):
+                path = self.folder / "bad.safetensors"
+                save(path, changed)
+                run = self.latentpatch("inspect", "--base", base, "--codi", path, "--lora-alpha", alpha)
+                self.assert_error(run, words)
+        folder = self.folder / "adapter"
+        folder.mkdir()
+        save(folder / "model.safetensors", tensors)
+        (folder / "adapter_config.json").write_text(json.dumps({"r": 3, "use_rslora": True}))
+        run = self.latentpatch("inspect", "--base", base, "--codi", folder, "--lora-alpha", alpha)
+        self.assert_error(run, "adapter_config.json: $.use_rslora: rsLoRA (LoRA scaled by alpha / sqrt(rank)) is not")
+
+
+if __name__ == "__main__":
+    harness.main()
