@@ -40,6 +40,73 @@ static lp_status add_job_site(lp_store_layout *layout, const lp_session *session
                     thought ? session->job.protocol.n_steps : (int32_t)wanted->n_indices, err);
 }
 
+/* Places that the store keeps beside the default ones: those that the job names, then those that its conditions take.
+ */
+typedef struct {
+    lp_cache_site *sites;
+    size_t n, capacity;
+} wanted_sites;
+
+static lp_status want_index(lp_cache_site *wanted, int32_t index, lp_error *err) {
+    int32_t *more = NULL;
+    for (size_t i = 0; i < wanted->n_indices; i++)
+        if (wanted->indices[i] == index) return LP_OK;
+    lp_status status = lp_mem_new(&more, wanted->n_indices + 1, sizeof *more, "indices", err);
+    if (status != LP_OK) return status;
+    if (wanted->n_indices) memcpy(more, wanted->indices, wanted->n_indices * sizeof *more);
+    more[wanted->n_indices++] = index;
+    lp_mem_free(wanted->indices);
+    wanted->indices = more;
+    return LP_OK;
+}
+
+static lp_status want_site(wanted_sites *list, lp_phase phase, lp_site site, lp_cache_site **out, lp_error *err) {
+    lp_status status = lp_mem_grow(&list->sites, &list->capacity, list->n + 1, sizeof *list->sites, "sites", err);
+    if (status != LP_OK) return status;
+    list->sites[list->n] = (lp_cache_site){.phase = phase, .site = site};
+    *out = &list->sites[list->n++];
+    return LP_OK;
+}
+
+/* The place that a donor's vector comes from, where the store does not keep it anyway. */
+static lp_status want_address(wanted_sites *list, const lp_address *from, lp_error *err) {
+    lp_cache_site *found = NULL;
+    bool thought = from->phase == LP_PHASE_THOUGHT;
+    lp_site site = from->site == LP_SITE_RESID_PRE && from->layer > 0 ? LP_SITE_RESID_POST : from->site;
+    bool by_default = site == LP_SITE_RESID_POST || site == LP_SITE_RESID_PRE || site == LP_SITE_LATENT_IN ||
+                      site == LP_SITE_LATENT_RAW;
+    if ((thought && by_default) || (!thought && from->index == LP_INDEX_ALL)) return LP_OK;
+    for (size_t i = 0; i < list->n && !found; i++)
+        if (list->sites[i].phase == from->phase && list->sites[i].site == site) found = &list->sites[i];
+    if (!found) {
+        lp_status status = want_site(list, from->phase, site, &found, err);
+        if (status != LP_OK) return status;
+    }
+    return thought ? LP_OK : want_index(found, from->index, err);
+}
+
+static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_error *err) {
+    const lp_job *job = &session->job;
+    lp_condition_set set = {0};
+    lp_cache_site *site = NULL;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < job->store.n_sites; i++) {
+        const lp_cache_site *named = &job->store.sites[i];
+        LP_TRY(want_site(list, named->phase, named->site, &site, err));
+        for (size_t k = 0; k < named->n_indices; k++) LP_TRY(want_index(site, named->indices[k], err));
+    }
+    if (!job->sweep.present) goto out;
+    LP_TRY(lp_job_conditions(job, &session->model.config, &set, err));
+    for (size_t i = 0; i < set.n_replacements; i++) {
+        const lp_replacement *r = &set.replacements[i];
+        if (r->donor == LP_DONOR_ZERO || r->donor == LP_DONOR_FILE || r->operation == LP_OP_SCALE) continue;
+        LP_TRY(want_address(list, &r->from, err));
+    }
+out:
+    lp_condition_set_release(&set);
+    return status;
+}
+
 static void add_field(lp_store_layout *layout, int side, const char *name, lp_field field) {
     char *path = layout->paths[layout->n_fields];
     snprintf(path, sizeof layout->paths[0], "runs/%s/%s", side == LP_CLEAN ? "clean" : "corrupted", name);
@@ -94,17 +161,20 @@ lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, 
     const lp_job *job = &session->job;
     int32_t n_layers = session->model.config.n_layers;
     int32_t t = job->protocol.n_steps;
+    wanted_sites wanted = {0};
     lp_status status = LP_OK;
     *out = (lp_store_layout){0};
     LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_RESID_POST, 0, n_layers, NULL, t, err));
     LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_RESID_PRE, 0, 1, NULL, t, err));
     LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_LATENT_IN, 0, 1, NULL, t, err));
     LP_TRY(add_site(out, session, LP_PHASE_THOUGHT, LP_SITE_LATENT_RAW, 0, 1, NULL, t, err));
-    for (size_t i = 0; i < job->store.n_sites; i++) LP_TRY(add_job_site(out, session, &job->store.sites[i], err));
+    LP_TRY(list_wanted(session, &wanted, err));
+    for (size_t i = 0; i < wanted.n; i++) LP_TRY(add_job_site(out, session, &wanted.sites[i], err));
     for (int side = 0; side < 2; side++) add_fields_of_run(out, session, side);
-    return LP_OK;
 out:
-    lp_store_layout_release(out);
+    for (size_t i = 0; i < wanted.n; i++) lp_mem_free(wanted.sites[i].indices);
+    lp_mem_free(wanted.sites);
+    if (status != LP_OK) lp_store_layout_release(out);
     return status;
 }
 

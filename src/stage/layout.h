@@ -36,8 +36,10 @@ typedef struct {
     char notes[LP_MAX_CAPTURED][120];
 } lp_store_layout;
 
-/* The default sites (resid_post of all layers, resid_pre of layer 0, latent_in, latent_raw at the thought steps) and
- * those of the job's store.sites. Fails on a site named twice. Too large for the stack of a thread: allocate it. */
+/* The default sites (resid_post of all layers, resid_pre of layer 0, latent_in, latent_raw at the thought steps), those
+ * of the job's store.sites, and those that its conditions take vectors from ("all" positions of prompt or answer
+ * excepted: store.sites has to name these). Fails on a site named twice. Too large for the stack of a thread: allocate
+ * it. */
 lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, lp_error *err);
 void lp_store_layout_release(lp_store_layout *layout);
 

@@ -267,10 +267,10 @@ class Early(Case):
     def test_donors(self) -> None:
         self.pairs(n=3)
         group = {"site": "resid_post", "layers": 1, "steps": "all"}
-        of_v = {"conditions": [{"site": "v", "layers": 1, "steps": "all", "donor": "clean"}]}
+        of_all = {"conditions": [{"phase": "prompt", "index": "all", "site": "v", "layers": 1, "donor": "clean"}]}
         self.refused(
-            self.job(store={"sites": ["k"]}, sweep=of_v),
-            "job.json: condition denoise/clean/replace/v/L1/all: the store does not keep v of thought positions",
+            self.job(store={"sites": ["k"]}, sweep=of_all),
+            "the store does not keep v of prompt positions",
             "to store.sites (a store that is there cannot be extended: name another store.file)",
         )
         from_file = {"vectors": ["v.npy"], "conditions": [group | {"donor": "file", "vector": 0}]}
@@ -284,6 +284,18 @@ class Early(Case):
             self.refused(self.job(sweep=from_file), words)
         (self.folder / "v.npy").unlink()
         self.succeed("cache", self.job(sweep=from_file))
+
+    def test_sites_follow_from_the_conditions(self) -> None:
+        """What conditions take is kept, though store.sites does not name it; a store without it says what to do."""
+        self.pairs(n=3)
+        taken = [
+            {"site": "v", "layers": 1, "steps": "all", "donor": "clean"},
+            {"phase": "prompt", "index": -2, "site": "attn_out", "layers": 0, "donor": "clean"},
+        ]
+        self.succeed("run", self.job(sweep={"conditions": taken}))
+        self.assert_error(
+            self.latentpatch("run", self.job(results={"file": "other.h5"})), "sites", "name another store.file"
+        )
 
     def test_width(self) -> None:
         """A vector does not go where vectors are longer, whatever else it goes to (keys of fewer heads than queries)."""
