@@ -21,7 +21,7 @@ static int64_t default_memory_limit(const lp_session *session, const lp_backend 
     return limit < INT64_MAX ? limit / (2 * (int64_t)lp_parallel_node_size(session->parallel)) : INT64_C(4) << 30;
 }
 
-lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err) {
+lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp_error *err) {
     const lp_job *job = &session->job;
     lp_executor_options options = lp_session_executor(session);
     if (job->engine.executor == LP_EXECUTOR_REFERENCE) return lp_execute_reference(&options, source, err);
@@ -35,6 +35,7 @@ lp_status lp_stage_execute(const lp_session *session, const lp_work_source *sour
     lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", backend->description,
            lp_stage_threads(session), (long long)(engine.memory_limit >> 20));
     LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
+    session->counters = counters;
     lp_log(
         LP_LOG_DEBUG,
         "%llu row-layers in %llu batches of %.1f rows (mean), %.1f GFLOP in matrix products (%.1f with padding), up to %d "
@@ -130,7 +131,7 @@ static lp_status watched_done(void *user, lp_work_unit *unit, lp_error *err) {
     return status;
 }
 
-static lp_status execute_watched(const lp_session *s, const lp_work_source *inner, lp_error *err) {
+static lp_status execute_watched(lp_session *s, const lp_work_source *inner, lp_error *err) {
     watched_source w = {.session = s, .inner = inner};
     lp_work_source source = {.user = &w, .next = watched_next, .done = watched_done};
     lp_status status = lp_stage_execute(s, &source, err);

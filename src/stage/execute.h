@@ -5,8 +5,9 @@
 #include "parallel/deal.h"
 #include "stage/layout.h"
 
-/* Runs what `source` gives with the executor and device that the job names. Local. */
-lp_status lp_stage_execute(const lp_session *session, const lp_work_source *source, lp_error *err);
+/* Runs what `source` gives with the executor and device that the job names; leaves what the engine counted in
+ * session->counters. Local. */
+lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp_error *err);
 
 /* From now on the existence of `<output>.stop` asks this stage to stop. Local. */
 lp_status lp_stage_watch(const char *output, lp_error *err);

@@ -8,6 +8,7 @@
 #include "nn/weights.h"
 #include "pairs/pairs.h"
 #include "parallel/watch.h"
+#include "patch/engine.h"
 #include "patch/executor.h"
 #include "store/record_file.h"
 
@@ -25,12 +26,13 @@ typedef struct {
     lp_vocabulary vocabulary;
     int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
-    lp_backend *backend; /* of this rank; NULL with the reference executor */
-    lp_weights *weights; /* there; NULL with the reference executor, and where the engine makes them (cpu) */
-    char device[320];    /* what this rank computes with; for provenance */
-    char *model_digests; /* one line a file, see lp_model_digests */
-    char *resolved_job;  /* JSON */
-    lp_watch *watch;     /* runs as long as the session; NULL: engine.hang_limit is 0 */
+    lp_backend *backend;         /* of this rank; NULL with the reference executor */
+    lp_engine_counters counters; /* of the last execution on this rank */
+    lp_weights *weights;         /* there; NULL with the reference executor, and where the engine makes them (cpu) */
+    char device[320];            /* what this rank computes with; for provenance */
+    char *model_digests;         /* one line a file, see lp_model_digests */
+    char *resolved_job;          /* JSON */
+    lp_watch *watch;             /* runs as long as the session; NULL: engine.hang_limit is 0 */
 } lp_session;
 
 /* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).
@@ -48,7 +50,7 @@ int32_t lp_session_max_positions(const lp_session *session);
 /* Options for an executor. Local. */
 lp_executor_options lp_session_executor(const lp_session *session);
 
-enum { LP_MAX_PROVENANCE = 64, LP_PROVENANCE_TEXT = 160 };
+enum { LP_MAX_PROVENANCE = 80, LP_PROVENANCE_TEXT = 160 };
 typedef struct {
     lp_provenance_item items[LP_MAX_PROVENANCE];
     char texts[LP_MAX_PROVENANCE][LP_PROVENANCE_TEXT]; /* backs short values */

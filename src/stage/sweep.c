@@ -363,13 +363,36 @@ out:
     return status;
 }
 
+/* What the engine counted on all ranks, in this life of the job: five texts for the provenance. Collective. */
+typedef struct {
+    char pages[24], preemptions[24], parts[24], rows[24], again[24];
+} engine_texts;
+
+static lp_status count_engine(const lp_session *s, engine_texts *out, lp_error *err) {
+    const lp_engine_counters *c = &s->counters;
+    int64_t most = c->most_pages;
+    int64_t n[] = {(int64_t)c->n_preemptions, (int64_t)c->n_parts,         (int64_t)c->n_requests, (int64_t)c->rows,
+                   (int64_t)c->batches,       (int64_t)c->row_layers_lost, (int64_t)c->row_layers};
+    lp_status status = lp_parallel_sum_i64(s->parallel, n, sizeof n / sizeof n[0], err);
+    if (status == LP_OK) status = lp_parallel_max_i64(s->parallel, &most, 1, err);
+    if (status != LP_OK) return status;
+    snprintf(out->pages, sizeof out->pages, "%lld", (long long)most);
+    snprintf(out->preemptions, sizeof out->preemptions, "%lld", (long long)n[0]);
+    snprintf(out->parts, sizeof out->parts, "%.3f", n[2] > 0 ? (double)n[1] / (double)n[2] : 0.0);
+    snprintf(out->rows, sizeof out->rows, "%.1f", n[4] > 0 ? (double)n[3] / (double)n[4] : 0.0);
+    snprintf(out->again, sizeof out->again, "%.6f", n[6] > 0 ? (double)n[5] / (double)n[6] : 0.0);
+    return LP_OK;
+}
+
 static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
     lp_provenance *provenance = &w->identity->provenance;
     lp_results_paths paths = {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
+    engine_texts engine;
     LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_OUTCOMES, err));
+    LP_TRY(count_engine(s, &engine, err));
     lp_record_file_close(w->partial);
     w->partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
@@ -385,6 +408,11 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         for (int i = 0; i < 2; i++) snprintf(differ[i], sizeof differ[i], "%lld", (long long)failed[i]);
         lp_provenance_add(provenance, "control.unpatched_differ", differ[0], false);
         lp_provenance_add(provenance, "control.self_differ", differ[1], false);
+        lp_provenance_add(provenance, "engine.most_pages", engine.pages, false);
+        lp_provenance_add(provenance, "engine.preemptions", engine.preemptions, false);
+        lp_provenance_add(provenance, "engine.parts_per_request", engine.parts, false);
+        lp_provenance_add(provenance, "engine.rows_per_batch", engine.rows, false);
+        lp_provenance_add(provenance, "engine.recomputed", engine.again, false);
         w->described.n_provenance = provenance->n;
         if (status == LP_OK) status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
     }
