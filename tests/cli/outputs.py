@@ -227,5 +227,41 @@ class Pairs(Files):
             self.assertEqual(self.contents(), before, words)
 
 
+class Ends(Files):
+    def test_pipes(self) -> None:
+        """An input that is a pipe or a device is said to be one; nothing waits for a writer."""
+        os.mkfifo(self.folder / "f")
+        base = harness.DEMO / "gpt2" / "base"
+        for command in (
+            "store info f", "summary f", "pairs check f", f"inspect --base {base} --codi f", "plan f", "tokenize --tokenizer f a",
+        ):  # fmt: skip
+            run = self.latentpatch(*command.split(), timeout=20)
+            self.assertEqual(run.code, 1, f"{command}: {run.err}")
+            self.assertIn("error: ", run.lines[-1])
+            if "tokenize" not in command:
+                self.assertIn("f: expected a regular file, found a pipe", run.lines[-1])
+        self.assert_error(self.latentpatch("summary", "/dev/zero"), "/dev/zero: expected a regular file, found a device")
+
+    def test_signals(self) -> None:
+        """SIGTERM, SIGINT and SIGHUP end a command wherever it is; the next one goes on, and nothing is left."""
+        self.pairs(n=300)
+        job = self.job(engine={"executor": "reference"})
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process = subprocess.Popen(command_of(("cache", job), 1), cwd=self.folder, stderr=subprocess.PIPE, text=True)
+            while not (self.folder / "out" / "a.store.h5").exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+            self.assertIn(process.returncode, (75, -number), err)  # the latter while it starts
+            self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+        self.succeed("cache", self.job(), timeout=300)
+        process = subprocess.Popen(command_of(("store", "archive", "out/a.store.h5", "a.h5"), 1), cwd=self.folder)
+        while not (self.folder / "a.h5.lock").exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=20), -signal.SIGTERM)
+        self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+
+
 if __name__ == "__main__":
     harness.main()
