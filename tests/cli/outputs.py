@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -261,6 +262,18 @@ class Ends(Files):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=20), -signal.SIGTERM)
         self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+
+
+class AddressSpace(Files):
+    def test_limit(self) -> None:
+        """A limit of address space is an error of one line, before MPI and HDF5 are started."""
+        self.pairs(n=3)
+        for kib in (400_000, 200_000, 60_000):
+            limit = (kib * 1024, kib * 1024)
+            run = self.latentpatch(
+                "cache", self.job(), before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_AS, limit), timeout=30
+            )
+            self.assert_error(run, f"the address space of a process is limited to {kib // 1024} MiB (ulimit -v)")
 
 
 if __name__ == "__main__":

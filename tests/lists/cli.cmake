@@ -37,6 +37,7 @@ if(Python3_FOUND)
   lp_cli_test(store_older store_file Older)
   # The sanitizers reserve more address space than the test allows.
   if(NOT LP_SANITIZE)
+    lp_cli_test(address_space outputs AddressSpace)
     lp_cli_test(store_greedy store_file Greedy)
   endif()
   lp_cli_test(own_files identity Paths)
