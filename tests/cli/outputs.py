@@ -148,9 +148,7 @@ class Sides(Files):
         self.succeed("run", job, *texts, "--set", "results.file=a.h5")
         other = ("--set", "results.file=b.h5", "--set", "sweep.conditions.0.steps=all")
         self.refused("x.json: is there already and is not of these results", "run", job, *texts, *other)
-        self.refused(
-            "x.csv: is there already and is not of these results", "run", job, texts[0], texts[1], *other
-        )
+        self.refused("x.csv: is there already and is not of these results", "run", job, texts[0], texts[1], *other)
         # Removed to be made again: the texts are of the same results.
         csv = (self.folder / "x.csv").read_bytes()
         (self.folder / "a.h5").unlink()
