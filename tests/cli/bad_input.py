@@ -58,7 +58,7 @@ class BadJob(Refusing):
 
     def test_out_of_range(self) -> None:
         self.pairs()
-        self.refused(self.job(protocol={"steps": 0}), "job.json", "$.protocol.steps", "0")
+        self.refused(self.job(protocol={"steps": -1}), "job.json", "$.protocol.steps", "-1")
         self.refused(self.job(engine={"graphs": 1}), "job.json", "$.engine.graphs", "true or false", "1")
 
     def test_unknown_word(self) -> None:
