@@ -96,10 +96,17 @@ while (($# > 0)); do
 done
 ((${#jobs[@]} > 0)) || fail "expected a job file (submit.sh --help)"
 
-[[ -r $site ]] || fail "$site: cannot be read"
+[[ -f $site && -r $site ]] || fail "$site: cannot be read"
+# By its path: a name without a slash would be looked for in PATH first.
+site=$(realpath "$site")
 # shellcheck source=slurm/site.conf
 source "$site"
 for name in "${!set_by_option[@]}"; do printf -v "$name" '%s' "${set_by_option[$name]}"; done
+# In base ten, whatever zeros are in front.
+for name in lp_nodes lp_tasks_per_node lp_cpus_per_task lp_gpus_per_task lp_signal_seconds lp_max_restarts; do
+  [[ ${!name} =~ ^[0-9]+$ ]] || fail "$site: $name: expected a whole number, found \"${!name}\""
+  printf -v "$name" '%d' "$((10#${!name}))"
+done
 # Built in the repository, or installed (lp_root is then share/latentpatch of the prefix).
 if [[ -z $lp_program ]]; then
   lp_program=$lp_root/build/latentpatch
@@ -110,6 +117,7 @@ fi
 whole=()
 for job in "${jobs[@]}"; do
   [[ -r $job ]] || fail "$job: cannot be read"
+  [[ $job != *$'\n'* ]] || fail "a job file with a line break in its name: $(printf '%q' "$job")"
   whole+=("$(realpath "$job")")
 done
 
@@ -124,6 +132,9 @@ fi
 lp_out=$lp_root/out/slurm
 [[ -e $lp_root/CMakeLists.txt ]] || lp_out=$PWD/out/slurm
 folder=$(realpath -m "${folder:-${lp_log_folder:-$lp_out}/$name-$(date +%Y%m%d-%H%M%S)}")
+[[ $folder != *$'\n'* ]] || fail "a folder with a line break in its name: $(printf '%q' "$folder")"
+# Slurm replaces %j and the like in the names of logs.
+logs=${folder//%/%%}
 
 shared=(--parsable --open-mode=append --kill-on-invalid-dep=yes)
 [[ -z $lp_account ]] || shared+=("--account=$lp_account")
@@ -159,11 +170,11 @@ submit() {
   local stage=$1 before=$2 options=("${shared[@]}") id
   options+=("--job-name=$stage-$name")
   if [[ $stage == report ]]; then
-    options+=("${report_options[@]}" "--time=$lp_report_time" "--output=$folder/report-%j.log")
+    options+=("${report_options[@]}" "--time=$lp_report_time" "--output=$logs/report-%j.log")
     [[ -z $before ]] || options+=("--dependency=afterok:$before")
   else
     local limit=lp_${stage}_time
-    options+=("${stage_options[@]}" "--time=${!limit}" "--output=$folder/$stage-$suffix.log")
+    options+=("${stage_options[@]}" "--time=${!limit}" "--output=$logs/$stage-$suffix.log")
     [[ -z $before ]] || options+=("--dependency=$after:$before")
   fi
   if ((dry_run)); then
@@ -186,7 +197,12 @@ else
     for job in "${whole[@]}"; do "$lp_program" plan "$job" "${lp_settings[@]}" >/dev/null || exit 1; done
   fi
   [[ ! -e $folder/jobs.txt ]] || fail "$folder: holds another submission"
+  made=0
+  [[ -e $folder ]] || made=1
   mkdir -p "$folder"
+  for file in site.conf settings.sh; do
+    [[ ! -e $folder/$file ]] || fail "$folder/$file: is there already"
+  done
   printf '%s\n' "${whole[@]}" >"$folder/jobs.txt"
   cp "$site" "$folder/site.conf"
   settings >"$folder/settings.sh"
@@ -199,7 +215,8 @@ for stage in cache sweep report; do
   if ! before=$(submit "$stage" "$before"); then
     ((${#submitted[@]} == 0)) || scancel "${submitted[@]}"
     rm -f "$folder"/{jobs.txt,site.conf,settings.sh}
-    rmdir "$folder"
+    # A folder that was there stays.
+    ((!made)) || rmdir "$folder"
     fail "sbatch refused the stage $stage; nothing stays submitted"
   fi
   submitted+=("$before")

@@ -160,7 +160,7 @@ BAD: list[tuple[Any, str]] = [
     (edited("protocol.stop", [{"token": -1}]), "$.protocol.stop[0].token: expected an integer"),
     (edited("protocol.stop", [{"text": ""}]), "$.protocol.stop[0].text: expected 1 to 63 bytes"),
     (edited("protocol.not_chosen", ["eot"] * 9), "$.protocol.not_chosen: expected at most 8"),
-    (edited("protocol.steps", 0), "$.protocol.steps: expected an integer"),
+    (edited("protocol.steps", -1), "$.protocol.steps: expected an integer"),
     (edited("protocol.steps", 65), "$.protocol.steps: expected an integer"),
     (edited("protocol.steps", "6"), "$.protocol.steps: expected an integer"),
     (edited("protocol.steps", 1.5), "$.protocol.steps: expected an integer"),

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,7 +15,8 @@ static lp_status fail_errno(lp_error *err, const char *path, const char *verb) {
 }
 
 static lp_status open_regular(const char *path, int *fd, size_t *size, lp_error *err) {
-    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    /* A pipe without a writer would be waited for. */
+    int handle = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (handle < 0) return fail_errno(err, path, "open");
     struct stat info;
     lp_status status = LP_OK;
@@ -23,7 +25,10 @@ static lp_status open_regular(const char *path, int *fd, size_t *size, lp_error 
     } else if (S_ISDIR(info.st_mode)) {
         status = lp_fail(err, LP_ERR_IO, "%s: expected a file, found a folder", path);
     } else if (!S_ISREG(info.st_mode)) {
-        status = lp_fail(err, LP_ERR_IO, "%s: expected a regular file", path);
+        status = lp_fail(err, LP_ERR_IO, "%s: expected a regular file, found %s", path,
+                         S_ISFIFO(info.st_mode)   ? "a pipe"
+                         : S_ISSOCK(info.st_mode) ? "a socket"
+                                                  : "a device");
     }
     if (status != LP_OK) {
         close(handle);
@@ -31,6 +36,67 @@ static lp_status open_regular(const char *path, int *fd, size_t *size, lp_error 
     }
     *fd = handle;
     *size = (size_t)info.st_size;
+    return LP_OK;
+}
+
+lp_status lp_file_check(const char *path, lp_error *err) {
+    int fd = -1;
+    size_t size = 0;
+    lp_status status = open_regular(path, &fd, &size, err);
+    if (status == LP_OK) close(fd);
+    return status;
+}
+
+/* ---- Mapped files, for the handler of SIGBUS ---- */
+
+enum { MAX_MAPS = 64 };
+static struct {
+    const unsigned char *volatile data;
+    size_t size;
+    char *path;
+} maps[MAX_MAPS];
+
+static void remember_map(const lp_mapped_file *file, const char *path) {
+    for (int i = 0; i < MAX_MAPS; i++) {
+        if (maps[i].data) continue;
+        if (lp_mem_text(&maps[i].path, path, strlen(path), NULL) != LP_OK) return;
+        maps[i].size = file->size;
+        maps[i].data = file->mapping;
+        return;
+    }
+}
+
+static void forget_map(const lp_mapped_file *file) {
+    for (int i = 0; i < MAX_MAPS; i++) {
+        if (!file->mapping || maps[i].data != file->mapping) continue;
+        maps[i].data = NULL;
+        lp_mem_free(maps[i].path);
+    }
+}
+
+static void say(const char *text) {
+    if (write(STDERR_FILENO, text, strlen(text)) < 0) _exit(EXIT_FAILURE);
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context) {
+    const unsigned char *at = info->si_addr;
+    (void)context;
+    for (int i = 0; i < MAX_MAPS; i++) {
+        if (!maps[i].data || at < maps[i].data || at >= maps[i].data + maps[i].size) continue;
+        say("latentpatch: error: ");
+        say(maps[i].path);
+        say(": cannot be read any more: it was made shorter while it was in use, or its disk fails\n");
+        _exit(EXIT_FAILURE);
+    }
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+lp_status lp_file_watch_maps(lp_error *err) {
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGBUS, &action, NULL) != 0)
+        return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
     return LP_OK;
 }
 
@@ -49,6 +115,7 @@ lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err) {
             return status;
         }
         file.data = file.mapping;
+        remember_map(&file, path);
     }
     close(fd);
     *out = file;
@@ -56,6 +123,7 @@ lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err) {
 }
 
 void lp_file_unmap(lp_mapped_file *file) {
+    forget_map(file);
     if (file->mapping) munmap(file->mapping, file->size);
     *file = (lp_mapped_file){0};
 }

@@ -12,7 +12,11 @@ typedef struct {
     void *mapping; /* owned; NULL when size is 0 */
 } lp_mapped_file;
 
-/* Fails with the path when the file is missing, a directory, or unreadable. */
+/* Fails as reading the file would: it is missing, not a file (a pipe is not waited for), or not to be read. */
+lp_status lp_file_check(const char *path, lp_error *err);
+/* From now on a mapped file that is made shorter while it is in use ends the process with a line that names it. */
+lp_status lp_file_watch_maps(lp_error *err);
+/* Fails with the path when the file is missing, no regular file, or unreadable. */
 lp_status lp_file_map(const char *path, lp_mapped_file *out, lp_error *err);
 void lp_file_unmap(lp_mapped_file *file);
 

@@ -6,6 +6,8 @@
 
 #include <math.h>
 #include <sched.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { SMALL_FILE = 1 << 20, NUMBER_FILE = 256 };
@@ -176,6 +178,20 @@ double lp_host_cpu_quota(const lp_host_sources *sources) {
     w.controller = "";
     walk_groups(&w);
     return limit < INFINITY ? limit : 0;
+}
+
+lp_status lp_host_check_address_space(size_t bytes, const char *what, lp_error *err) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return LP_OK;
+    void *probe = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (probe == MAP_FAILED)
+        return lp_fail(
+            err, LP_ERR_MEMORY,
+            "the address space of a process is limited to %llu MiB (ulimit -v), which leaves less than the %zu "
+            "MiB that %s needs",
+            (unsigned long long)(limit.rlim_cur >> 20), bytes >> 20, what);
+    munmap(probe, bytes);
+    return LP_OK;
 }
 
 int64_t lp_host_memory(void) {

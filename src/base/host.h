@@ -3,6 +3,8 @@
 #ifndef LP_BASE_HOST_H
 #define LP_BASE_HOST_H
 
+#include "base/error.h"
+
 #include <stdint.h>
 
 /* Where to look. {0} is this host. */
@@ -20,6 +22,9 @@ lp_host_sources lp_host_here(void);
 int64_t lp_host_memory_limit(const lp_host_sources *sources);
 /* CPUs that they may use on average (a quota of time); 0: no limit known. */
 double lp_host_cpu_quota(const lp_host_sources *sources);
+/* Fails where the limit of this process's address space (ulimit -v) leaves no room for that many bytes more; `what`
+ * needs them. Libraries that get no memory hang or crash, so it is asked before they start. */
+lp_status lp_host_check_address_space(size_t bytes, const char *what, lp_error *err);
 /* Bytes of memory that the host has; INT64_MAX: unknown. */
 int64_t lp_host_memory(void);
 

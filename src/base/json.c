@@ -5,6 +5,9 @@
 
 #include <math.h>
 
+/* Bytes of memory for each byte of a text, and what a small text may take in any case. */
+enum { MEMORY = 16, MEMORY_DENSE = 32, MEMORY_FLOOR = 16 << 20 };
+
 bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
     const unsigned char *p = (const unsigned char *)bytes;
     size_t i = 0;
@@ -26,6 +29,25 @@ bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
         i += n;
     }
     return true;
+}
+
+/* Bytes that cJSON takes for the text: a node a value, and a block of its own for every string. */
+static uint64_t tree_bytes(const char *text, size_t size) {
+    enum { BLOCK = 16, SHORTEST = 32 }; /* of malloc */
+    uint64_t n_values = 1, n_quotes = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < size; i++) {
+        char c = text[i];
+        if (in_string && c == '\\') {
+            i++;
+        } else if (c == '"') {
+            in_string = !in_string;
+            n_quotes++;
+        } else if (!in_string) {
+            n_values += c == ',' || c == '[' || c == '{';
+        }
+    }
+    return n_values * (sizeof(cJSON) + BLOCK) + n_quotes / 2 * SHORTEST + size;
 }
 
 /* cJSON recurses over nesting without asking us, so depth is checked before it sees the text. */
@@ -143,8 +165,8 @@ out:
     return status;
 }
 
-lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
-                        lp_error *err) {
+static lp_status parse(const char *text, size_t size, const char *file, uint64_t memory, cJSON **document,
+                       lp_json *root, lp_error *err) {
     size_t bad = 0, line = 0, column = 0;
     if (!lp_utf8_valid(text, size, &bad)) {
         place_of(text, bad, &line, &column);
@@ -163,6 +185,12 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
     }
     if (deepest(text, size) > LP_JSON_MAX_DEPTH)
         return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
+    const uint64_t needed = tree_bytes(text, size), most = memory * size + MEMORY_FLOOR;
+    if (needed > most)
+        return lp_fail(
+            err, LP_ERR_FORMAT,
+            "%s: %zu bytes of JSON that need %llu bytes of memory: expected at most %llu (%llu for each byte)", file,
+            size, (unsigned long long)needed, (unsigned long long)most, (unsigned long long)memory);
     const char *number = find_bad_number(text, size);
     if (number) {
         place_of(text, (size_t)(number - text), &line, &column);
@@ -173,6 +201,12 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
     if (!parsed) {
         size_t offset = end && end >= text && (size_t)(end - text) <= size ? (size_t)(end - text) : 0;
+        /* cJSON does not say that the system has no memory: then it would have none for another tree either. */
+        void *again = malloc((size_t)needed);
+        free(again);
+        if (!again)
+            return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %llu bytes wanted", file,
+                           (unsigned long long)needed);
         place_of(text, offset, &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
     }
@@ -189,6 +223,16 @@ lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON *
 out:
     cJSON_Delete(parsed);
     return status;
+}
+
+lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                        lp_error *err) {
+    return parse(text, size, file, MEMORY, document, root, err);
+}
+
+lp_status lp_json_parse_dense(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                              lp_error *err) {
+    return parse(text, size, file, MEMORY_DENSE, document, root, err);
 }
 
 lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err) {

@@ -22,6 +22,10 @@ typedef struct {
  * UTF-8. *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err);
+/* The same for a text that may say more in fewer bytes, such as the merges of a tokenizer: 32 bytes of memory for each
+ * of its bytes are allowed, where lp_json_parse allows 16. */
+lp_status lp_json_parse_dense(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                              lp_error *err);
 /* The same for a file of at most max_bytes. `file` is borrowed as the name. */
 lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err);
 

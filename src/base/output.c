@@ -19,7 +19,7 @@ static lp_status fail_errno(lp_error *err, const char *path, const char *verb) {
 enum { MAX_TEMPORARIES = 16 };
 static char *volatile temporaries[MAX_TEMPORARIES];
 
-static void remember(char *path) {
+void lp_output_remember(char *path) {
     for (int i = 0; i < MAX_TEMPORARIES; i++) {
         if (temporaries[i]) continue;
         temporaries[i] = path;
@@ -27,7 +27,7 @@ static void remember(char *path) {
     }
 }
 
-static void forget(const char *path) {
+void lp_output_forget(const char *path) {
     for (int i = 0; i < MAX_TEMPORARIES; i++)
         if (temporaries[i] == path) temporaries[i] = NULL;
 }
@@ -47,6 +47,33 @@ static lp_status refuse_kind(const char *where, const char *path, const char *ta
                    folder ? "a folder" : "a device or a pipe", path);
 }
 
+const char *lp_output_token(void) {
+    static char token[LP_OUTPUT_TOKEN + 1];
+    uint64_t random = 0;
+    if (token[0]) return token;
+    if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) return NULL;
+    snprintf(token, sizeof token, "%016llx", (unsigned long long)random);
+    return token;
+}
+
+void lp_output_remove_left(const char *path, const char *token) {
+    char *place = NULL;
+    if (strlen(token) != LP_OUTPUT_TOKEN || strspn(token, "0123456789abcdef") != LP_OUTPUT_TOKEN ||
+        lp_path_folder(path, &place, NULL) != LP_OK)
+        return;
+    DIR *folder = opendir(place);
+    for (struct dirent *entry = folder ? readdir(folder) : NULL; entry; entry = readdir(folder)) {
+        /* .TOKEN-12345678.tmp */
+        const char *name = entry->d_name, *dot = strstr(name, token);
+        const char *rest = dot ? dot + LP_OUTPUT_TOKEN : NULL;
+        bool left = dot && dot > name + 1 && dot[-1] == '.' && rest[0] == '-' &&
+                    strspn(rest + 1, "0123456789abcdef") == 8 && strcmp(rest + 9, ".tmp") == 0;
+        if (left) unlinkat(dirfd(folder), name, 0);
+    }
+    if (folder) closedir(folder);
+    lp_mem_free(place);
+}
+
 lp_status lp_output_begin(const char *path, lp_output *out, lp_error *err) {
     lp_output made = {.fd = -1};
     lp_text name = {0};
@@ -54,13 +81,13 @@ lp_status lp_output_begin(const char *path, lp_output *out, lp_error *err) {
     LP_TRY(lp_path_resolve(path, &made.target, err));
     LP_TRY(refuse_kind(path, path, made.target, err));
     for (int turn = 0; made.fd < 0; turn++) {
-        uint64_t random = 0;
-        if (getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) {
+        uint32_t random = 0;
+        if (!lp_output_token() || getrandom(&random, sizeof random, 0) != (ssize_t)sizeof random) {
             status = fail_errno(err, path, "choose a temporary name");
             goto out;
         }
         lp_text_clear(&name);
-        LP_TRY(lp_text_format(&name, err, "%s.%016llx.tmp", made.target, (unsigned long long)random));
+        LP_TRY(lp_text_format(&name, err, "%s.%s-%08x.tmp", made.target, lp_output_token(), (unsigned)random));
         made.fd = open(name.data, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (made.fd >= 0 || (errno == EEXIST && turn < 3)) continue;
         status = fail_errno(err, path, "write");
@@ -68,7 +95,7 @@ lp_status lp_output_begin(const char *path, lp_output *out, lp_error *err) {
     }
     made.temporary = name.data;
     name = (lp_text){0};
-    remember(made.temporary);
+    lp_output_remember(made.temporary);
     *out = made;
     made = (lp_output){.fd = -1};
 out:
@@ -141,7 +168,7 @@ lp_status lp_output_publish(lp_output *out, lp_output_mode mode, lp_error *err) 
         status = fail_errno(err, out->target, "write");
         goto out;
     }
-    forget(out->temporary);
+    lp_output_forget(out->temporary);
     lp_mem_free(out->temporary);
     out->temporary = NULL;
     status = flush_folder(out->target, err);
@@ -153,7 +180,7 @@ void lp_output_discard(lp_output *out) {
     if (out->temporary) {
         if (out->fd >= 0) close(out->fd);
         unlink(out->temporary);
-        forget(out->temporary);
+        lp_output_forget(out->temporary);
     }
     lp_mem_free(out->temporary);
     lp_mem_free(out->target);

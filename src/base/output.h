@@ -35,8 +35,17 @@ typedef enum {
 lp_status lp_output_publish(lp_output *out, lp_output_mode mode, lp_error *err);
 /* Removes what was not published. */
 void lp_output_discard(lp_output *out);
-/* Removes the temporary files of this process; for the handler of a signal that ends it. */
+/* What the names of this process's temporary files have in common; a text of its own for every process, NULL where the
+ * system gives no random numbers. A lock file says it, so that the next holder can remove what a killed one left. */
+enum { LP_OUTPUT_TOKEN = 16 };
+const char *lp_output_token(void);
+/* Removes the temporary files of the process that had this token from the folder that `path` lies in. */
+void lp_output_remove_left(const char *path, const char *token);
+/* Removes the temporary files of this process, and the files remembered; for the handler of a signal that ends it. */
 void lp_output_discard_all(void);
+/* A file to be removed as well, such as a lock; the text is borrowed until it is forgotten. */
+void lp_output_remember(char *path);
+void lp_output_forget(const char *path);
 
 /* All of it at once: a new file of these bytes. A device or a pipe takes the bytes as they are. */
 lp_status lp_output_write(const char *path, const void *data, size_t size, lp_output_mode mode, lp_error *err);

@@ -112,7 +112,7 @@ static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers
             if (layers) printf(" layer %-2d", l);
             LP_TRY(print_top(g, p * c->n_layers + l, top, err));
         }
-    LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err));
+    LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_ANSWER, &text, err));
     printf("answer: ");
     LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
     printf("\n");

@@ -1,6 +1,7 @@
 #include "cli/arguments.h"
 #include "cli/help.h"
 #include "cli/print.h"
+#include "parallel/signals.h"
 
 #include <unistd.h>
 
@@ -85,7 +86,9 @@ static int run(int argc, char **argv) {
     for (size_t i = 0; i < lp_n_commands; i++) {
         int words = match(lp_commands[i], argc, argv);
         if (words == 0) continue;
+        lp_error err = {0};
         let_threads_sleep(argv);
+        if (lp_signals_end(&err) != LP_OK) return lp_exit_with(NULL, LP_ERR_IO, &err);
         return lp_commands[i]->run(lp_commands[i], argc - 1 - words, argv + 1 + words);
     }
     return run_group(argc, argv);

@@ -313,7 +313,7 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
     bool remove_eos = true, found = false;
     LP_TRY(opt_section(root, "protocol", keys, &section, err));
     LP_TRY(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
-    LP_TRY(opt_int32(&section, "steps", 1, LP_MAX_STEPS, &n_steps, err));
+    LP_TRY(opt_int32(&section, "steps", 0, LP_MAX_STEPS, &n_steps, err));
     *protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
     LP_TRY(opt_bool(&section, "remove_eos", &remove_eos, err));
     LP_TRY(opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));

@@ -1,5 +1,6 @@
 #include "model/codi_layout.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 
 enum { MAX_KEY = 192 };
@@ -374,10 +375,30 @@ out:
     return status;
 }
 
+/* A tied head is one parameter with two names. Where a file has both, with other values, torch's load_state_dict copies
+ * the head's last, since its module is: so do we, and say it. */
+static key *choose_tied(const binder *b, const char *plain, key *embedding) {
+    key *head = index_find(&b->codi, "lm_head.weight");
+    if (!head && !index_find(&b->codi, plain)) head = index_find(&b->base, "lm_head.weight");
+    if (!head || !embedding) return embedding;
+    const lp_tensor *x = embedding->tensor, *y = head->tensor;
+    bool same = x->dtype == y->dtype && x->n_elements == y->n_elements &&
+                memcmp(x->data, y->data, (size_t)x->n_elements * lp_dtype_bytes(x->dtype)) == 0;
+    if (same) return embedding;
+    lp_log(
+        LP_LOG_WARN,
+        "%s: tensor \"%.200s\" differs from \"%.200s\", although the head is tied to the embedding: it is used for both, "
+        "as PyTorch does when it loads them",
+        y->file, y->name, x->name);
+    embedding->used = true;
+    return head;
+}
+
 static lp_status bind_slot(binder *b, lp_slot *slot, int32_t wanted_rank, lp_error *err) {
     const char *plain = plain_slot_name(b, slot);
     key *found = index_find(&b->codi, plain);
     if (!found) found = index_find(&b->base, plain);
+    if (slot->role == LP_SLOT_EMBEDDING && b->config->tied_head) found = choose_tied(b, plain, found);
     if (!found) {
         note_missing(b, slot->name);
         return LP_OK;

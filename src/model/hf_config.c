@@ -201,14 +201,30 @@ static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_err
     config->rope = LP_ROPE_PLAIN;
     config->rope_theta = 10000.0;
     config->rope_factor = 1.0;
-    LP_TRY(find_number(root, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    lp_json parameters, older;
+    double theta = 0, rotary = 1.0;
+    LP_TRY(find_number(root, "rope_theta", 1e-3, 1e15, &theta, err));
+    if (theta > 0) config->rope_theta = theta;
     LP_TRY(lp_json_find(root, "rope_scaling", &scaling, err));
-    if (!scaling.node) LP_TRY(lp_json_find(root, "rope_parameters", &scaling, err));
+    LP_TRY(lp_json_find(root, "rope_parameters", &parameters, err));
+    if (scaling.node && parameters.node && !cJSON_Compare(scaling.node, parameters.node, 1))
+        return lp_json_fail(&parameters, err, "what rope_scaling says as well");
+    if (!scaling.node) scaling = parameters;
     if (!scaling.node) return LP_OK;
     LP_TRY(find_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    if (theta > 0 && theta != config->rope_theta)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s.rope_theta: expected $.rope_theta (%g), found %g", root->file, scaling.path,
+                theta, config->rope_theta);
+    LP_TRY(find_number(&scaling, "partial_rotary_factor", 0, 1, &rotary, err));
+    if (rotary < 1.0)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s.partial_rotary_factor: RoPE over a part of the head is not supported",
+                root->file, scaling.path);
     LP_TRY(lp_json_find(&scaling, "rope_type", &type, err));
+    LP_TRY(lp_json_find(&scaling, "type", &older, err));
     if (!type.node) LP_TRY(lp_json_get(&scaling, "type", &type, err));
     LP_TRY(lp_json_string(&type, &name, err));
+    if (older.node && !cJSON_Compare(older.node, type.node, 1))
+        return lp_json_fail(&older, err, "what rope_type says (\"%.40s\")", name);
     if (strcmp(name, "default") == 0) return LP_OK;
     if (strcmp(name, "linear") != 0 && strcmp(name, "llama3") != 0) {
         lp_json_fail(&type, err, "a supported RoPE scaling (default, linear, llama3)");

@@ -28,6 +28,9 @@ typedef enum {
 static const char *const KIND_NAMES[] = {"None",      "a bool",   "an int",  "a float", "a string", "a global",
                                          "a storage", "a tensor", "a tuple", "a list",  "a dict",   "a mark"};
 
+/* Bytes of memory for each byte of a pickle; small ones may take the floor. torch's need less. */
+enum { PICKLE_MEMORY = 16, PICKLE_MEMORY_FLOOR = 16 << 20 };
+
 /* What a global may be. */
 typedef enum { G_ORDERED_DICT, G_REBUILD_TENSOR, G_REBUILD_PARAMETER, G_STORAGE } global_kind;
 
@@ -669,9 +672,14 @@ lp_status lp_pickle_parse(const void *data, size_t size, const char *file, lp_pi
     if (size < 2 || ((const unsigned char *)data)[0] != OP_PROTO)
         LP_FAIL(LP_ERR_FORMAT, "%s: not a pickle of protocol 2 or later", file);
     if (size > MAX_PICKLE) LP_FAIL(LP_ERR_FORMAT, "%s: a pickle of %zu bytes, at most %d", file, size, MAX_PICKLE);
+    const size_t before = lp_mem_count().live_bytes, most = PICKLE_MEMORY * size + PICKLE_MEMORY_FLOOR;
     do {
         LP_TRY(lp_read_u8(&m.reader, &code, err));
         LP_TRY(step(&m, code, err));
+        if (lp_mem_count().live_bytes - before > most)
+            LP_FAIL(LP_ERR_FORMAT,
+                    "%s: a pickle of %zu bytes that needs more than %zu bytes of memory lists no tensors", file, size,
+                    most);
     } while (code != OP_STOP);
     if (lp_reader_left(&m.reader) != 0) {
         status = damaged(&m, "bytes after its end", err);

@@ -1,16 +1,32 @@
 #include "parallel/signals.h"
 
 #include "base/memory.h"
+#include "base/output.h"
 
 #include <errno.h>
+#include <mpi.h>
 #include <signal.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
+enum { EXIT_STOPPED = 75 };
 static volatile sig_atomic_t caught; /* number of the signal, or 0 */
+static volatile sig_atomic_t speaks = 1;
 static char *stop_path;
 static bool stop_seen;
 static time_t looked_at = -1;
+
+/* Only functions that a handler may call from here to lp_signals_install. */
+
+static void end_now(int number) {
+    static const char text[] =
+        "latentpatch: stopped by a signal before what was in hand was done; run again to continue\n";
+    (void)number;
+    lp_output_discard_all();
+    if (speaks && write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(EXIT_FAILURE);
+    _exit(EXIT_STOPPED);
+}
 
 static void on_signal(int number) {
     caught = number;
@@ -23,22 +39,52 @@ static const struct {
 } stops[] = {{SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}};
 enum { N_STOPS = sizeof stops / sizeof stops[0] };
 
+/* What is in hand has this long to be done; a second signal does not wait. */
+static void on_urgent_signal(int number) {
+    const struct itimerval soon = {.it_value = {.tv_usec = 800 * 1000}};
+    if (caught == number) end_now(number);
+    caught = number;
+    setitimer(ITIMER_REAL, &soon, NULL);
+}
+
+static void end_by(int number) {
+    lp_output_discard_all();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static lp_status set_handlers(const int *numbers, size_t n, void (*handler)(int), lp_error *err) {
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < n; i++)
+        if (sigaction(numbers[i], &action, NULL) != 0)
+            return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
+    return LP_OK;
+}
+
+static const int urgent[] = {SIGTERM, SIGINT, SIGHUP}, patient[] = {SIGUSR1, SIGUSR2};
+
+lp_status lp_signals_end(lp_error *err) {
+    /* nohup's choice stays. */
+    struct sigaction hangup;
+    bool ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+    lp_status status = lp_file_watch_maps(err);
+    return status == LP_OK ? set_handlers(urgent, ignored ? 2 : 3, end_by, err) : status;
+}
+
 lp_status lp_signals_install(lp_error *err) {
-    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
-    sigemptyset(&ignore.sa_mask);
-    for (size_t i = 0; i < N_STOPS; i++) {
-        struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-        sigemptyset(&action.sa_mask);
-        /* A second Ctrl-C ends the process at once. */
-        if (stops[i].number == SIGINT) action.sa_flags |= (int)SA_RESETHAND;
-        if (sigaction(stops[i].number, NULL, &before) != 0) goto fail;
-        /* Under nohup the end of the terminal is not a request. */
-        if (stops[i].number == SIGHUP && before.sa_handler == SIG_IGN) continue;
-        if (sigaction(stops[i].number, &action, NULL) != 0) goto fail;
-    }
-    if (sigaction(SIGXFSZ, &ignore, NULL) == 0) return LP_OK;
-fail:
-    return lp_fail(err, LP_ERR_IO, "cannot set signal handlers: %s", strerror(errno));
+    struct sigaction hangup;
+    int started = 0, rank = 0;
+    bool ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+    MPI_Initialized(&started);
+    if (started && MPI_Comm_rank(MPI_COMM_WORLD, &rank) == MPI_SUCCESS) speaks = rank == 0;
+    lp_status status = set_handlers(urgent, ignored ? 2 : 3, on_urgent_signal, err);
+    if (status == LP_OK) status = set_handlers(patient, 2, on_signal, err);
+    if (status == LP_OK) status = set_handlers((const int[]){SIGALRM}, 1, end_now, err);
+    if (status == LP_OK) status = set_handlers((const int[]){SIGXFSZ}, 1, SIG_IGN, err);
+    /* MPI has a handler of its own. */
+    if (status == LP_OK) status = lp_file_watch_maps(err);
+    return status;
 }
 
 lp_status lp_stop_watch(const char *path, lp_error *err) {

@@ -1,13 +1,17 @@
-/* Asking a running job to end early: SIGTERM, SIGINT, SIGHUP (unless it was ignored, as
- * under nohup), SIGUSR1, SIGUSR2, or a file named for it.
+/* Asking a running job to end early: SIGUSR1, SIGUSR2, or a file named for it; and to end now: SIGTERM, SIGINT, SIGHUP.
  *
- * The handlers set a flag, which workers look at between units of work; nothing is interrupted. SIGXFSZ is
- * ignored, so that a write beyond a file size limit is an error and does not kill the process. */
+ * The first kind sets a flag, which workers look at between units of work; nothing is interrupted. The second kind sets
+ * it too, and ends the process within a second: what was in hand by then is not journalled, and the next start makes
+ * it again. A second signal ends the process at once. SIGXFSZ is ignored, so that a write beyond a file size limit is
+ * an error and not a death. */
 #ifndef LP_PARALLEL_SIGNALS_H
 #define LP_PARALLEL_SIGNALS_H
 
 #include "base/error.h"
 
+/* For commands that are no jobs, and until lp_signals_install: SIGTERM, SIGINT and SIGHUP end the process at once, and
+ * its temporary files go with it. */
+lp_status lp_signals_end(lp_error *err);
 /* Local; call after lp_parallel_start, because MPI may set handlers of its own. */
 lp_status lp_signals_install(lp_error *err);
 /* Names the file whose existence is a request to stop (`<output>.stop`); NULL for none. Copied. */

@@ -152,7 +152,7 @@ static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) 
     const lp_pair *pair = &s->pairs.pairs[r->unit.id];
     lp_text text = {0};
     lp_status status =
-        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, &text, err);
+        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text, err);
     if (status != LP_OK) {
         lp_text_release(&text);
         return status;

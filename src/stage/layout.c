@@ -5,6 +5,7 @@
 static lp_status add_site(lp_store_layout *layout, const lp_session *session, lp_phase phase, lp_site site,
                           int32_t first_layer, int32_t n_layers, const int32_t *indices, int32_t n_indices,
                           lp_error *err) {
+    if (n_indices == 0) return LP_OK; /* a protocol without thoughts */
     const lp_model_config *config = &session->model.config;
     if (layout->n_captured == LP_MAX_CAPTURED)
         return lp_fail(err, LP_ERR_VALUE, "store.sites: more than %d sites", LP_MAX_CAPTURED);

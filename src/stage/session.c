@@ -233,6 +233,7 @@ void lp_session_provenance(const lp_session *s, lp_provenance *p) {
     lp_provenance_add(p, "model", job->model.name, false);
     lp_provenance_add(p, "model_files", s->model_digests, true);
     lp_provenance_add(p, "tokenizer", lp_tokenizer_digest(s->tokenizer), true);
+    lp_provenance_add(p, "clean_up_spaces", lp_tokenizer_cleans_up(s->tokenizer) ? "true" : "false", true);
     lp_provenance_add(p, "pair_file", s->pairs.digest, true);
     add_protocol(s, p);
     add_number(p, "lora_alpha", job->model.lora_alpha, true);

@@ -90,7 +90,7 @@ lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp
     LP_TRY(lp_record_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN), &n, err));
     if (n < 0 || n > most)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", s->job.store.file, s->pairs.pairs[pair].id, n);
-    LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_SKIP_SPECIAL, text, err));
+    LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_ANSWER, text, err));
     double number = 0;
     *right = lp_extract_number(s->job.classifier, lp_text_get(text), text->length, &number) &&
              lp_answers_match(s->job.classifier, number, lp_session_side(s, pair, side)->answer);

@@ -294,7 +294,7 @@ static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_
 
 static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
     const lp_session *s = state;
-    return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_SKIP_SPECIAL, out, err);
+    return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_ANSWER, out, err);
 }
 
 /* Why the row was not run; shapes: of the pair's unpatched run in each direction. */

@@ -244,7 +244,7 @@ static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t
     size_t token_bytes = (size_t)result->n_tokens * sizeof(int32_t);
     lp_text_clear(text);
     lp_status status =
-        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_SKIP_SPECIAL, text, err);
+        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, text, err);
     if (status != LP_OK) return status;
     lp_answer_outcome found =
         lp_classify(s->job.classifier, lp_text_get(text), text->length, pair->clean.answer, pair->corrupted.answer);

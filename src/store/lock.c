@@ -1,11 +1,11 @@
 #include "store/lock.h"
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/number.h"
+#include "base/output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,8 +27,9 @@ typedef struct {
     char host[256];
     int64_t pid;
     char started[64];
-    char slurm_job[64];    /* "" outside of Slurm */
-    int64_t slurm_restart; /* how often Slurm has requeued that job */
+    char slurm_job[64];              /* "" outside of Slurm */
+    int64_t slurm_restart;           /* how often Slurm has requeued that job */
+    char token[LP_OUTPUT_TOKEN + 1]; /* of its temporary files */
 } holder;
 
 static holder describe_self(void) {
@@ -39,6 +40,7 @@ static holder describe_self(void) {
     const char *restart = getenv("SLURM_RESTART_COUNT");
     if (job) snprintf(self.slurm_job, sizeof self.slurm_job, "%.63s", job);
     if (restart) (void)lp_read_integer(restart, 0, INT64_MAX, &self.slurm_restart);
+    if (lp_output_token()) snprintf(self.token, sizeof self.token, "%s", lp_output_token());
     return self;
 }
 
@@ -50,6 +52,7 @@ static lp_status write_holder(int fd, const char *path, const holder *self, lp_e
         !cJSON_AddNumberToObject(object, "pid", (double)self->pid) ||
         !cJSON_AddStringToObject(object, "started", self->started) ||
         !cJSON_AddStringToObject(object, "slurm_job", self->slurm_job) ||
+        !cJSON_AddStringToObject(object, "token", self->token) ||
         !cJSON_AddNumberToObject(object, "slurm_restart", (double)self->slurm_restart) ||
         !(text = cJSON_PrintUnformatted(object)))
         LP_FAIL(LP_ERR_MEMORY, "%s: out of memory", path);
@@ -86,6 +89,7 @@ static holder_kind read_holder(int fd, holder *out) {
     copy_text(&root, "host", out->host, sizeof out->host);
     copy_text(&root, "started", out->started, sizeof out->started);
     copy_text(&root, "slurm_job", out->slurm_job, sizeof out->slurm_job);
+    copy_text(&root, "token", out->token, sizeof out->token);
     lp_json restart;
     if (lp_json_find(&root, "slurm_restart", &restart, NULL) != LP_OK || !restart.node ||
         lp_json_int(&restart, 0, INT32_MAX, &out->slurm_restart, NULL) != LP_OK)
@@ -163,6 +167,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
         }
         lp_log(LP_LOG_WARN, "%s: taking over the lock of a job that is gone (host %s, process %lld, started %s)",
                output, other.host, (long long)other.pid, other.started);
+        lp_output_remove_left(path, other.token);
     } else if (!fresh && !has_flock) {
         LP_FAIL(LP_ERR_BUSY, "%s: %s exists and does not say who holds it (if no job is running, remove it)", output,
                 path);
@@ -219,6 +224,7 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     if (status != LP_OK) goto out;
     lock->path = path.data;
     path = (lp_text){0};
+    lp_output_remember(lock->path);
     LP_TRY(lock_names(output, resolved, lock, err));
     *out = lock;
     lock = NULL;
@@ -236,6 +242,7 @@ out:
 void lp_lock_release(lp_lock *lock) {
     struct stat held, named;
     if (!lock) return;
+    lp_output_forget(lock->path);
     /* A name that is another file's by now is left alone. */
     if (fstat(lock->fd, &held) == 0 && lstat(lock->path, &named) == 0 && held.st_ino == named.st_ino &&
         held.st_dev == named.st_dev)
@@ -250,6 +257,8 @@ lp_status lp_lock_take_all(const lp_parallel *parallel, const char *output, lp_l
     lp_lock *lock = NULL;
     lp_status status = LP_OK;
     if (lp_parallel_rank(parallel) == 0) status = lp_lock_take(output, &lock, err);
+    /* A signal that ends this rank may leave others that still write. */
+    if (lock && lp_parallel_size(parallel) > 1) lp_output_forget(lock->path);
     status = lp_parallel_agree(parallel, status, err);
     if (status != LP_OK) {
         lp_lock_release(lock);

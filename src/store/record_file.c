@@ -284,7 +284,7 @@ static lp_status open_by_one(const char *path, bool writable, lp_record_file **o
     lp_status status = LP_OK;
     lp_record_file *file = NULL;
     LP_TRY(lp_h5_begin(err));
-    if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    LP_TRY(lp_file_check(path, err));
     LP_TRY(new_file(NULL, path, &file, err));
     file->writable = writable;
     LP_TRY(open_hdf5(file, writable ? H5F_ACC_RDWR : H5F_ACC_RDONLY, err));

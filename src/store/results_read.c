@@ -1,5 +1,6 @@
 #include "store/results.h"
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "store/results_columns.h"
 
@@ -193,7 +194,7 @@ lp_status lp_results_open(const char *path, lp_results **out, lp_error *err) {
     lp_results *r = NULL;
     hid_t list = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
-    if (access(path, R_OK) != 0) LP_FAIL(LP_ERR_IO, "%s: cannot open: %s", path, strerror(errno));
+    LP_TRY(lp_file_check(path, err));
     LP_TRY(lp_mem_new(&r, 1, sizeof *r, "results", err));
     r->file = H5I_INVALID_HID;
     r->outcomes = H5I_INVALID_HID;

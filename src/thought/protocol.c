@@ -91,14 +91,15 @@ bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token) {
     return false;
 }
 
-/* tokenizer_config.json's eos_token: a string or an object with `content`. *id stays as it is where there is
- * none. */
-static lp_status eos_of_tokenizer_config(const lp_tokenizer *tokenizer, const char *base, int32_t *id, lp_error *err) {
+/* The eos_token that one file of the tokenizer names: a string, or an object with `content`. *id stays as it is where
+ * there is none. */
+static lp_status eos_of_file(const lp_tokenizer *tokenizer, const char *folder, const char *name, int32_t *id,
+                             lp_error *err) {
     char *path = NULL;
     cJSON *document = NULL;
     lp_json root, value;
     lp_status status = LP_OK;
-    LP_TRY(lp_path_join(base, "tokenizer_config.json", &path, err));
+    LP_TRY(lp_path_join(folder, name, &path, err));
     if (lp_path_look(path) != LP_PATH_FILE) goto out;
     LP_TRY(lp_json_load(path, 64u << 20, &document, &root, err));
     LP_TRY(lp_json_find(&root, "eos_token", &value, err));
@@ -115,24 +116,74 @@ out:
     return status;
 }
 
-static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, const char *base, const char *eos_token,
-                          int32_t *out, lp_error *err) {
-    int32_t eos = -1, v = model->config.n_vocab;
-    if (eos_token) {
-        eos = lp_tokenizer_find(tokenizer, eos_token);
-        if (eos < 0) return lp_fail(err, LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
-    } else {
-        lp_status status = eos_of_tokenizer_config(tokenizer, base, &eos, err);
-        if (status != LP_OK) return status;
-        if (eos < 0) eos = model->config.eos_id;
+/* The list of generation_config.json, which `generate` of transformers ends at; *n stays 0 where there is none. */
+static lp_status ends_of_generation(const char *folder, int32_t rows, int32_t ids[LP_MAX_EOS], int32_t *n,
+                                    lp_error *err) {
+    char *path = NULL;
+    cJSON *document = NULL;
+    lp_json root, value, item;
+    lp_status status = LP_OK;
+    LP_TRY(lp_path_join(folder, "generation_config.json", &path, err));
+    if (lp_path_look(path) != LP_PATH_FILE) goto out;
+    LP_TRY(lp_json_load(path, 1 << 20, &document, &root, err));
+    LP_TRY(lp_json_find(&root, "eos_token_id", &value, err));
+    if (!value.node) goto out;
+    bool list = lp_json_is_array(&value);
+    if (list)
+        lp_json_first(&value, &item);
+    else
+        item = value;
+    for (; item.node; lp_json_next(&value, &item)) {
+        int64_t id = 0;
+        if (*n == LP_MAX_EOS) {
+            status = lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS);
+            goto out;
+        }
+        LP_TRY(lp_json_int(&item, 0, rows - 1, &id, err));
+        ids[(*n)++] = (int32_t)id;
+        if (!list) break;
     }
-    if (eos < 0 || eos >= v)
-        return lp_fail(err, LP_ERR_VALUE,
-                       "%s: no end-of-sequence token: expected eos_token in tokenizer_config.json, eos_token_id in "
-                       "config.json, or decode.eos in the job; found id %d with a vocabulary of %d",
-                       base, eos, v);
-    *out = eos;
-    return LP_OK;
+out:
+    cJSON_Delete(document);
+    lp_mem_free(path);
+    return status;
+}
+
+/* The tokens that `eos` stands for: the tokenizer's one, as in the published evaluations; where its files name none,
+ * all of generation_config.json's, as in `generate`, or of config.json's. */
+static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, const char *folder,
+                          const char *eos_token, lp_vocabulary *out, lp_error *err) {
+    int32_t own = -1, mapped = -1, v = model->config.n_vocab;
+    lp_status status = LP_OK;
+    out->n_eos = 0;
+    if (eos_token) {
+        own = lp_tokenizer_find(tokenizer, eos_token);
+        if (own < 0) LP_FAIL(LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
+    } else {
+        LP_TRY(eos_of_file(tokenizer, folder, "tokenizer_config.json", &own, err));
+        LP_TRY(eos_of_file(tokenizer, folder, "special_tokens_map.json", &mapped, err));
+        if (own >= 0 && mapped >= 0 && own != mapped)
+            LP_FAIL(LP_ERR_MISMATCH,
+                    "%s: eos_token is %d in tokenizer_config.json, but %d in special_tokens_map.json: set decode.eos",
+                    folder, own, mapped);
+        if (own < 0) own = mapped;
+    }
+    if (own >= 0) {
+        out->eos_ids[out->n_eos++] = own;
+    } else {
+        LP_TRY(ends_of_generation(folder, model->config.n_embedded, out->eos_ids, &out->n_eos, err));
+        for (int32_t i = 0; out->n_eos == 0 && i < model->config.n_eos; i++) out->eos_ids[i] = model->config.eos_ids[i];
+        if (out->n_eos == 0) out->n_eos = model->config.n_eos;
+    }
+    out->eos = out->n_eos ? out->eos_ids[0] : -1;
+    if (out->eos < 0 || out->eos >= v)
+        LP_FAIL(LP_ERR_VALUE,
+                "%s: no end-of-sequence token: expected eos_token in tokenizer_config.json or special_tokens_map.json, "
+                "eos_token_id in generation_config.json or config.json, or decode.eos in the job; found id %d with a "
+                "vocabulary of %d",
+                folder, out->eos, v);
+out:
+    return status;
 }
 
 /* What the markers of one field are resolved with. */
@@ -339,9 +390,11 @@ lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenize
     vocabulary.bot = roles[LP_ROLE_BOT];
     vocabulary.eot = roles[LP_ROLE_EOT];
     vocabulary.latent = roles[LP_ROLE_LATENT];
-    LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary.eos, err));
+    LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary, err));
     r.field = "stop";
-    LP_TRY(resolve_into(&r, &protocol->stop, LP_MAX_STOP, vocabulary.stop, &vocabulary.n_stop));
+    LP_TRY(resolve_into(&r, &protocol->stop, LP_MAX_STOP - LP_MAX_EOS, vocabulary.stop, &vocabulary.n_stop));
+    if (lp_vocabulary_stops(&vocabulary, vocabulary.eos))
+        for (int32_t i = 1; i < vocabulary.n_eos; i++) vocabulary.stop[vocabulary.n_stop++] = vocabulary.eos_ids[i];
     r.field = "first_input";
     if (!protocol->first_reads_prompt && protocol->n_steps > 0)
         LP_TRY(resolve_token(&r, &protocol->first_input, &vocabulary.first_input));

@@ -34,7 +34,7 @@ typedef enum {
     LP_MARKER_TEXT
 } lp_marker_kind;
 
-enum { LP_MARKER_BYTES = 64, LP_MAX_MARKERS = 8, LP_MAX_ANSWER_START = 32, LP_MAX_STOP = 16 };
+enum { LP_MARKER_BYTES = 64, LP_MAX_MARKERS = 8, LP_MAX_ANSWER_START = 32, LP_MAX_STOP = 24 };
 
 typedef struct {
     lp_marker_kind kind;
@@ -94,10 +94,11 @@ const char *lp_protocol_label(const lp_protocol *protocol, char out[32]);
 
 /* The ids that steer a run. */
 typedef struct {
-    int32_t pad, bot, eot, latent;     /* -1 where the checkpoint has none */
-    int32_t eos;                       /* the tokenizer's; scored where whole answers are */
-    int32_t stop[LP_MAX_STOP], n_stop; /* ids that end the answer */
-    int32_t first_input;               /* fed to step 0; -1: what the last prompt position computed */
+    int32_t pad, bot, eot, latent;      /* -1 where the checkpoint has none */
+    int32_t eos_ids[LP_MAX_EOS], n_eos; /* what `eos` stands for: several only where the tokenizer's files name none */
+    int32_t eos;                        /* the tokenizer's; scored where whole answers are */
+    int32_t stop[LP_MAX_STOP], n_stop;  /* ids that end the answer */
+    int32_t first_input;                /* fed to step 0; -1: what the last prompt position computed */
     int32_t answer_start[LP_MAX_ANSWER_START], n_answer_start;
     int32_t n_candidates; /* greedy decoding chooses among 0 .. n_candidates-1 */
 } lp_vocabulary;
@@ -110,8 +111,9 @@ bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token);
  * tokenizer called <|bocot|>, <|eocot|> or <|start-latent|>, <|end-latent|>, <|latent|>; or what the rows of the
  * embedding beyond the base vocabulary V are: V+3 or more rows are pad, bot, eot (coconut: bot, eot, latent), V+2 rows
  * are bot, eot. Two sources that disagree are an error that names both. eos_token: a token spelt as in
- * tokenizer.json, or NULL: then tokenizer_config.json's eos_token in the folder `base`, then config.json's
- * eos_token_id. Fails, naming the job's key, where a token is not there or lies outside the model's vocabulary. */
+ * tokenizer.json, or NULL: then what tokenizer_config.json or special_tokens_map.json in the folder `base` name, then
+ * all ids of generation_config.json or config.json. Fails, naming the job's key, where a token is not there or lies
+ * outside the model's vocabulary. */
 lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
                              const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err);
 

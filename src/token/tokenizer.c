@@ -6,8 +6,10 @@
 #include "token/tokenizer.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "token/nfc.h"
+#include "token/tokenizer_files.h"
 #include "token/tokenizer_parts.h"
 #include "token/utf8.h"
 
@@ -51,19 +53,62 @@ out:
     return status;
 }
 
+/* tokenizer_config.json beside tokenizer.json. */
+static lp_status read_clean_up(const char *path, bool *out, lp_error *err) {
+    char *folder = NULL, *file = NULL;
+    cJSON *document = NULL;
+    lp_json root, value;
+    lp_status status = LP_OK;
+    LP_TRY(lp_path_folder(path, &folder, err));
+    LP_TRY(lp_path_join(folder, "tokenizer_config.json", &file, err));
+    if (lp_path_look(file) != LP_PATH_FILE) goto out;
+    LP_TRY(lp_json_load(file, 64u << 20, &document, &root, err));
+    LP_TRY(lp_json_find(&root, "clean_up_tokenization_spaces", &value, err));
+    if (value.node) LP_TRY(lp_json_bool(&value, out, err));
+out:
+    cJSON_Delete(document);
+    lp_mem_free(folder);
+    lp_mem_free(file);
+    return status;
+}
+
+/* A folder without tokenizer.json, but with vocab.json. */
+static lp_status has_older_files(const char *folder, const char *newer, bool *out, lp_error *err) {
+    char *path = NULL;
+    lp_status status = lp_path_join(folder, "vocab.json", &path, err);
+    if (status != LP_OK) return status;
+    *out = lp_path_look(newer) == LP_PATH_MISSING && lp_path_look(path) == LP_PATH_FILE;
+    lp_mem_free(path);
+    return LP_OK;
+}
+
 lp_status lp_tokenizer_load(const char *path, lp_tokenizer **out, lp_error *err) {
     lp_status status = LP_OK;
     char *inside = NULL;
+    lp_tokenizer *tokenizer = NULL;
     lp_mapped_file file = {0};
+    lp_text composed = {0};
+    bool older = false;
     if (lp_path_look(path) == LP_PATH_FOLDER) {
         LP_TRY(lp_path_join(path, "tokenizer.json", &inside, err));
+        LP_TRY(has_older_files(path, inside, &older, err));
+        if (older) LP_TRY(lp_tokenizer_compose(path, &composed, err));
         path = inside;
     }
-    LP_TRY(lp_file_map(path, &file, err));
-    LP_TRY(lp_tokenizer_parse((const char *)file.data, file.size, path, out, err));
+    if (older) {
+        LP_TRY(lp_tokenizer_parse(composed.data, composed.length, path, &tokenizer, err));
+    } else {
+        LP_TRY(lp_file_map(path, &file, err));
+        LP_TRY(lp_tokenizer_parse((const char *)file.data, file.size, path, &tokenizer, err));
+    }
+    LP_TRY(read_clean_up(path, &tokenizer->clean_up, err));
+    *out = tokenizer;
+    tokenizer = NULL;
 out:
+    lp_tokenizer_free(tokenizer);
     lp_file_unmap(&file);
     lp_mem_free(inside);
+    lp_text_release(&composed);
     return status;
 }
 
@@ -271,16 +316,43 @@ out:
     return status;
 }
 
+/* In this order, each over the whole text (PreTrainedTokenizerBase.clean_up_tokenization of transformers). */
+static void clean_up(char *text, size_t *length) {
+    static const char *const changes[][2] = {{" .", "."},     {" ?", "?"},     {" !", "!"},   {" ,", ","},
+                                             {" ' ", "'"},    {" n't", "n't"}, {" 'm", "'m"}, {" 's", "'s"},
+                                             {" 've", "'ve"}, {" 're", "'re"}};
+    for (size_t c = 0; c < sizeof changes / sizeof *changes; c++) {
+        size_t n = strlen(changes[c][0]), m = strlen(changes[c][1]), to = 0;
+        for (size_t at = 0; at < *length;) {
+            if (*length - at >= n && memcmp(text + at, changes[c][0], n) == 0) {
+                memcpy(text + to, changes[c][1], m);
+                at += n;
+                to += m;
+            } else {
+                text[to++] = text[at++];
+            }
+        }
+        *length = to;
+    }
+    text[*length] = '\0';
+}
+
 lp_status lp_tokenizer_decode(const lp_tokenizer *tokenizer, const int32_t *ids, size_t n, lp_decode_special special,
                               lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_text bytes = {0};
     for (size_t i = 0; i < n; i++) {
         const char *spelling = lp_tokenizer_spelling(tokenizer, ids[i]);
-        if (!spelling || (special == LP_DECODE_SKIP_SPECIAL && tokenizer->special[ids[i]])) continue;
+        if (!spelling || (special != LP_DECODE_ALL && tokenizer->special[ids[i]])) continue;
         LP_TRY(add_token_bytes(spelling, &bytes, err));
     }
+    size_t before = out->length;
     LP_TRY(lp_utf8_repair(lp_text_get(&bytes), bytes.length, out, err));
+    if (special == LP_DECODE_ANSWER && tokenizer->clean_up && out->length > before) {
+        size_t length = out->length - before;
+        clean_up(out->data + before, &length);
+        out->length = before + length;
+    }
 out:
     lp_text_release(&bytes);
     return status;
@@ -302,6 +374,10 @@ const char *lp_tokenizer_spelling(const lp_tokenizer *tokenizer, int32_t id) {
 
 bool lp_tokenizer_is_special(const lp_tokenizer *tokenizer, int32_t id) {
     return id >= 0 && id < lp_tokenizer_size(tokenizer) && tokenizer->special[id];
+}
+
+bool lp_tokenizer_cleans_up(const lp_tokenizer *tokenizer) {
+    return tokenizer->clean_up;
 }
 
 const char *lp_tokenizer_digest(const lp_tokenizer *tokenizer) {

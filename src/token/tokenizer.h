@@ -11,7 +11,7 @@
 
 typedef struct lp_tokenizer lp_tokenizer;
 
-/* path: tokenizer.json, or a folder that holds one. */
+/* path: tokenizer.json, or a folder that holds one, or else vocab.json and merges.txt (tokenizer_files.h). */
 lp_status lp_tokenizer_load(const char *path, lp_tokenizer **out, lp_error *err);
 /* The same from memory; `name` is for messages. The fuzz target. */
 lp_status lp_tokenizer_parse(const char *text, size_t size, const char *name, lp_tokenizer **out, lp_error *err);
@@ -34,7 +34,9 @@ void lp_token_list_release(lp_token_list *list);
 lp_status lp_tokenizer_encode(const lp_tokenizer *tokenizer, const char *text, size_t length, lp_token_special special,
                               lp_token_list *out, lp_error *err);
 
-typedef enum { LP_DECODE_ALL, LP_DECODE_SKIP_SPECIAL } lp_decode_special;
+/* ANSWER: without special tokens, and cleaned up where tokenizer_config.json says clean_up_tokenization_spaces, as
+ * transformers decodes: no blank in front of . ? ! , and English contractions. */
+typedef enum { LP_DECODE_ALL, LP_DECODE_SKIP_SPECIAL, LP_DECODE_ANSWER } lp_decode_special;
 /* Appends the text of ids[0..n) to *out; byte sequences that are not UTF-8 become U+FFFD, as in HF. Ids that the
  * tokenizer does not know (CODI's three tokens) give nothing. */
 lp_status lp_tokenizer_decode(const lp_tokenizer *tokenizer, const int32_t *ids, size_t n, lp_decode_special special,
@@ -47,6 +49,8 @@ int32_t lp_tokenizer_find(const lp_tokenizer *tokenizer, const char *token);
 const char *lp_tokenizer_spelling(const lp_tokenizer *tokenizer, int32_t id);
 /* True for added tokens marked special. */
 bool lp_tokenizer_is_special(const lp_tokenizer *tokenizer, int32_t id);
+/* What LP_DECODE_ANSWER does beyond SKIP_SPECIAL. */
+bool lp_tokenizer_cleans_up(const lp_tokenizer *tokenizer);
 /* SHA-256 (64 hex digits) of the file that was read; for provenance. Borrowed. */
 const char *lp_tokenizer_digest(const lp_tokenizer *tokenizer);
 

@@ -491,7 +491,7 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     int choice = 0, n_levels = 0;
     size_t n_entries = 0;
     bool byte_level = false, templated = false;
-    LP_TRY(lp_json_parse(text, size, name, &document, &root, err));
+    LP_TRY(lp_json_parse_dense(text, size, name, &document, &root, err));
     LP_TRY(lp_json_only(&root, keys, err));
     LP_TRY(lp_json_get(&root, "version", &version, err));
     LP_TRY(lp_json_choice(&version, versions, &choice, err));

@@ -32,6 +32,7 @@ struct lp_tokenizer {
     bool added_starts[256]; /* bytes that an added token may begin with */
     bool *special;          /* [bpe.n_tokens] */
     lp_pattern *word;       /* a word character at the start of text; NULL where no token asks for it */
+    bool clean_up;          /* of decoded answers */
     bool nfc;               /* texts are normalized, after the added tokens that are looked for before */
     lp_pretoken_step steps[LP_TOKENIZER_MAX_STEPS];
     size_t n_steps;

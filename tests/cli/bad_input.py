@@ -58,7 +58,7 @@ class BadJob(Refusing):
 
     def test_out_of_range(self) -> None:
         self.pairs()
-        self.refused(self.job(protocol={"steps": 0}), "job.json", "$.protocol.steps", "0")
+        self.refused(self.job(protocol={"steps": -1}), "job.json", "$.protocol.steps", "-1")
         self.refused(self.job(engine={"graphs": 1}), "job.json", "$.engine.graphs", "true or false", "1")
 
     def test_unknown_word(self) -> None:
@@ -150,6 +150,28 @@ class BadModel(Refusing):
         model = self.model_copy()
         os.truncate(self.folder / CODI_FILE, 40)
         self.refused(self.model_job(model), CODI_FILE, "truncated", "expected", "found 32")
+
+    def test_two_heads(self) -> None:
+        """A tied head that differs from the embedding: torch copies it last into the one parameter that they are, so the
+        answers are those of a checkpoint with the head's values under both names."""
+        model = self.model_copy()
+        header, body = read_safetensors(self.folder / CODI_FILE)
+        name = next(name for name in header if name.endswith("wte.weight"))
+        begin, end = header[name]["data_offsets"]
+        size = end - begin
+        other = bytes(body[begin + size // 2 :][: size // 2]) + bytes(body[begin : begin + size // 2])
+        other = other if len(other) == size else bytes(body[end - size : end])
+        words = ("generate", "--base", model["base"], "--codi", model["codi"], "Tom has 3 pens and buys 4. How many?")
+        with_head = dict(header) | {"codi.lm_head.weight": header[name] | {"data_offsets": [len(body), len(body) + size]}}
+        answers = []
+        for values, said in ((bytes(body[begin:end]), False), (other, True)):
+            write_safetensors(self.folder / CODI_FILE, with_head, bytes(body) + values)
+            run = self.succeed(*words)
+            self.assertEqual("differs from" in run.err, said, run.err)
+            answers.append(run.out)
+        write_safetensors(self.folder / CODI_FILE, header, bytes(body[:begin]) + other + bytes(body[end:]))
+        self.assertEqual(answers[1], self.succeed(*words).out)
+        self.assertNotEqual(answers[0], answers[1])
 
     def test_wrong_shape(self) -> None:
         self.pairs()

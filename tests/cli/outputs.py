@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -147,9 +148,7 @@ class Sides(Files):
         self.succeed("run", job, *texts, "--set", "results.file=a.h5")
         other = ("--set", "results.file=b.h5", "--set", "sweep.conditions.0.steps=all")
         self.refused("x.json: is there already and is not of these results", "run", job, *texts, *other)
-        self.refused(
-            "x.csv: is there already and is not of these results", "run", job, texts[0], texts[1], *other
-        )
+        self.refused("x.csv: is there already and is not of these results", "run", job, texts[0], texts[1], *other)
         # Removed to be made again: the texts are of the same results.
         csv = (self.folder / "x.csv").read_bytes()
         (self.folder / "a.h5").unlink()
@@ -225,6 +224,54 @@ class Pairs(Files):
         for words in (("-o", "n.json", "--rejected", "n.json"), ("-o", "n.json", "--rejected", "./hard")):
             self.assertEqual(self.latentpatch(*make, *words).code, 1, words)
             self.assertEqual(self.contents(), before, words)
+
+
+class Ends(Files):
+    def test_pipes(self) -> None:
+        """An input that is a pipe or a device is said to be one; nothing waits for a writer."""
+        os.mkfifo(self.folder / "f")
+        base = harness.DEMO / "gpt2" / "base"
+        for command in (
+            "store info f", "summary f", "pairs check f", f"inspect --base {base} --codi f", "plan f", "tokenize --tokenizer f a",
+        ):  # fmt: skip
+            run = self.latentpatch(*command.split(), timeout=20)
+            self.assertEqual(run.code, 1, f"{command}: {run.err}")
+            self.assertIn("error: ", run.lines[-1])
+            if "tokenize" not in command:
+                self.assertIn("f: expected a regular file, found a pipe", run.lines[-1])
+        self.assert_error(self.latentpatch("summary", "/dev/zero"), "/dev/zero: expected a regular file, found a device")
+
+    def test_signals(self) -> None:
+        """SIGTERM, SIGINT and SIGHUP end a command wherever it is; the next one goes on, and nothing is left."""
+        self.pairs(n=300)
+        job = self.job(engine={"executor": "reference"})
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process = subprocess.Popen(command_of(("cache", job), 1), cwd=self.folder, stderr=subprocess.PIPE, text=True)
+            while not (self.folder / "out" / "a.store.h5").exists() and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+            self.assertIn(process.returncode, (75, -number), err)  # the latter while it starts
+            self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+        self.succeed("cache", self.job(), timeout=300)
+        process = subprocess.Popen(command_of(("store", "archive", "out/a.store.h5", "a.h5"), 1), cwd=self.folder)
+        while not (self.folder / "a.h5.lock").exists() and process.poll() is None:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=20), -signal.SIGTERM)
+        self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+
+
+class AddressSpace(Files):
+    def test_limit(self) -> None:
+        """A limit of address space is an error of one line, before MPI and HDF5 are started."""
+        self.pairs(n=3)
+        for kib in (400_000, 200_000, 60_000):
+            limit = (kib * 1024, kib * 1024)
+            run = self.latentpatch(
+                "cache", self.job(), before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_AS, limit), timeout=30
+            )
+            self.assert_error(run, f"the address space of a process is limited to {kib // 1024} MiB (ulimit -v)")
 
 
 if __name__ == "__main__":

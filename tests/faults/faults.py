@@ -677,10 +677,10 @@ def stale_locks(lab: Lab) -> str:
     here = {"host": os.uname().nodename, "pid": dead.pid, "started": "2020-01-01T00:00:00Z"}
     elsewhere = {**here, "host": "elsewhere"}
     slurm = {**elsewhere, "slurm_job": "77", "slurm_restart": 0}
-    cases: tuple[tuple[str, str, dict[str, str], bool], ...] = (
+    cases: tuple[tuple[str, str, dict[str, str], bool | None], ...] = (
         ("a dead process of this host", json.dumps(here), {}, True),
         ("an empty file", "", {}, True),
-        ("half a file", json.dumps(here)[:20], {}, True),
+        ("half a file", json.dumps(here)[:20], {}, None),
         ("another host", json.dumps(elsewhere), {}, False),
         ("the same Slurm job before its requeue", json.dumps(slurm),
          {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}, True),
@@ -695,6 +695,9 @@ def stale_locks(lab: Lab) -> str:
         if taken:
             expect(end.code == 0, f"lock of {what}: {end.err}")
             lab.no_leftovers(out)
+        elif taken is None:
+            lab.fails(end, f"lock of {what}", "expected a lock file, found other contents")
+            expect(lock.read_text() == text, "the file was written to")
         else:
             lab.fails(end, f"lock of {what}", "host elsewhere", f"remove {lock}")
         shutil.rmtree(out)

@@ -37,16 +37,22 @@ if(Python3_FOUND)
   lp_cli_test(store_older store_file Older)
   # The sanitizers reserve more address space than the test allows.
   if(NOT LP_SANITIZE)
+    lp_cli_test(address_space outputs AddressSpace)
     lp_cli_test(store_greedy store_file Greedy)
   endif()
   lp_cli_test(own_files identity Paths)
+  # Damaged stores, results, archives and job folders.
+  add_test(NAME cli.mutations
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/mutate.py $<TARGET_FILE:latentpatch> --count 300)
+  set_tests_properties(cli.mutations PROPERTIES
+    ENVIRONMENT "${LP_CLI_ENVIRONMENT}" SKIP_RETURN_CODE 77 TIMEOUT 900)
   lp_cli_test(early_refusal identity Early)
   lp_cli_test(output command_line Output)
   lp_cli_test(texts command_line Texts)
   lp_cli_test(table command_line Table)
   lp_cli_test(completion command_line Completion)
   lp_cli_test(init command_line Init)
-  foreach(class Copies Sides Pairs)
+  foreach(class Copies Sides Pairs Ends)
     string(TOLOWER ${class} name)
     lp_cli_test(outputs_${name} outputs ${class})
   endforeach()

@@ -88,6 +88,39 @@ class Submit(unittest.TestCase):
         self.assertEqual((self.folder / "asked.txt").read_text().splitlines()[-1], "scancel 7")
         self.assertFalse((self.folder / "x").exists())
 
+    def test_a_folder_of_others(self) -> None:
+        """A folder that was there stays when Slurm refuses, with what was in it; a file of its own is not replaced."""
+        path = self.fake_sbatch("cache")
+        (self.folder / "x").mkdir()
+        for name in (None, "notes", "site.conf"):
+            if name:
+                (self.folder / "x" / name).write_text("mine\n")
+            run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
+            self.assertEqual(run.returncode, 2)
+            self.assertEqual((self.folder / "x").is_dir(), True, name)
+            if name:
+                self.assertEqual((self.folder / "x" / name).read_text(), "mine\n")
+        self.assertIn("x/site.conf: is there already", run.stderr)
+
+    def test_names_and_numbers(self) -> None:
+        """A site file without a slash is not looked for in PATH; numbers are decimal; Slurm keeps a % in a folder's name."""
+        path = self.fake_sbatch("none")
+        (self.folder / "bin" / "my.conf").write_text("exit 3\n")
+        (self.folder / "bin" / "my.conf").chmod(0o755)
+        (self.folder / "my.conf").write_text((ROOT / "slurm" / "site.conf").read_text())
+        words = ("--site", "my.conf", "--program", "/bin/true", "--nodes", "010", "--gpus-per-task", "08")
+        run = self.submit(*words, "--logs", "50%j", "ROOT/jobs/demo-gpt2.json", path=path)
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        asked = (self.folder / "asked.txt").read_text().splitlines()[0]
+        for word in ("--nodes=10 ", "--gpus-per-task=8 ", f"--output={self.folder}/50%%j/cache-%j.log "):
+            self.assertIn(word, asked)
+        self.assertTrue((self.folder / "50%j" / "jobs.txt").exists())
+        for words in (("--logs", "a\nb", "ROOT/jobs/demo-gpt2.json"), ("a\nb.json",)):
+            (self.folder / "a\nb.json").write_text("{}")
+            run = self.submit("--program", "/bin/true", *words, path=path)
+            self.assertEqual(run.returncode, 2)
+            self.assertIn("with a line break in its name", run.stderr)
+
     def test_wrong_input(self) -> None:
         path = self.fake_sbatch("none")
         job = self.folder / "job.json"

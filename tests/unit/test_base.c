@@ -13,6 +13,7 @@
 #include <math.h>
 #include <setjmp.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -423,7 +424,7 @@ static void test_files(void **state) {
     assert_int_equal(lp_file_read(".", 10, &text, &err), LP_ERR_IO);
     assert_string_equal(err.text, ".: expected a file, found a folder");
     assert_int_equal(lp_file_map("/dev/null", &map, &err), LP_ERR_IO);
-    assert_string_equal(err.text, "/dev/null: expected a regular file");
+    assert_string_equal(err.text, "/dev/null: expected a regular file, found a device");
     assert_int_equal(lp_path_look("."), LP_PATH_FOLDER);
     assert_int_equal(lp_path_look("/dev/null"), LP_PATH_OTHER);
     lp_text_release(&text);
@@ -549,6 +550,35 @@ static void test_resolve(void **state) {
     assert_int_equal(rmdir("test_base.dir"), 0);
 }
 
+/* A mapped file that is made shorter: the process ends with a line that names it. */
+static void test_shortened_map(void **state) {
+    (void)state;
+    static const char name[] = "test_base.tmp";
+    lp_error err = {0};
+    lp_mapped_file map;
+    char text[16384] = "", said[256] = "";
+    int lines[2], code = 0;
+    assert_int_equal(lp_output_write(name, text, sizeof text, LP_OUTPUT_OWN, &err), LP_OK);
+    assert_int_equal(pipe(lines), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(lines[1], STDERR_FILENO);
+        if (lp_file_watch_maps(&err) != LP_OK || lp_file_map(name, &map, &err) != LP_OK || truncate(name, 0) != 0)
+            _exit(3);
+        _exit(((const volatile unsigned char *)map.data)[12000] ? 4 : 5);
+    }
+    assert_int_equal(waitpid(child, &code, 0), child);
+    assert_true(WIFEXITED(code));
+    assert_int_equal(WEXITSTATUS(code), 1);
+    assert_true(read(lines[0], said, sizeof said - 1) > 0);
+    assert_string_equal(said,
+                        "latentpatch: error: test_base.tmp: cannot be read any more: it was made shorter while it was "
+                        "in use, or its disk fails\n");
+    close(lines[0]);
+    close(lines[1]);
+    unlink(name);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_widen_every_value),
                                        cmocka_unit_test(test_narrow_every_boundary),
@@ -567,6 +597,7 @@ int main(void) {
                                        cmocka_unit_test(test_failed_write),
                                        cmocka_unit_test(test_write_to_links_and_pipes),
                                        cmocka_unit_test(test_paths),
-                                       cmocka_unit_test(test_resolve)};
+                                       cmocka_unit_test(test_resolve),
+                                       cmocka_unit_test(test_shortened_map)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

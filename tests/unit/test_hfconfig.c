@@ -165,6 +165,16 @@ static const struct {
     {"{" LLAMA ",\"hidden_act\":\"gelu\"}", LP_ERR_UNSUPPORTED, "(silu, swish), found \"gelu\""},
     {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}", LP_ERR_UNSUPPORTED,
      "$.rope_scaling.rope_type: expected a supported RoPE scaling (default, linear, llama3), found \"yarn\""},
+    /* Two values for one thing. */
+    {"{" LLAMA ",\"rope_scaling\":{\"rope_type\":\"linear\",\"type\":\"llama3\",\"factor\":2}}", LP_ERR_VALUE,
+     "$.rope_scaling.type: expected what rope_type says (\"linear\"), found \"llama3\""},
+    {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":2},"
+     "\"rope_parameters\":{\"type\":\"linear\",\"factor\":4}}",
+     LP_ERR_VALUE, "$.rope_parameters: expected what rope_scaling says as well, found "},
+    {"{" LLAMA ",\"rope_theta\":10000,\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500000}}",
+     LP_ERR_VALUE, "$.rope_parameters.rope_theta: expected $.rope_theta (10000), found 500000"},
+    {"{" LLAMA ",\"rope_parameters\":{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}}", LP_ERR_UNSUPPORTED,
+     "$.rope_parameters.partial_rotary_factor: RoPE over a part of the head is not supported"},
     {"{" LLAMA ",\"rope_scaling\":{\"factor\":2}}", LP_ERR_VALUE, "$.rope_scaling: the key \"type\" is missing"},
     {"{" LLAMA ",\"rope_scaling\":{\"type\":\"linear\"}}", LP_ERR_VALUE,
      "$.rope_scaling: the key \"factor\" is missing"},

@@ -281,8 +281,8 @@ static void test_refusals(void **state) {
          ": $.protocol.remove_eos: expected it to be left out where answer_start says what stands there"},
         {"{" LEAST ",\"protocol\":{\"remove_eos\":false,\"name\":\"coconut\"}}",
          ": $.protocol.remove_eos: false belongs to codi and bot-first, found name coconut"},
-        {"{" LEAST ",\"protocol\":{\"steps\":0}}", ": $.protocol.steps: expected an integer from 1 to 64, found 0"},
-        {"{" LEAST ",\"protocol\":{\"steps\":65}}", ": $.protocol.steps: expected an integer from 1 to 64, found 65"},
+        {"{" LEAST ",\"protocol\":{\"steps\":-1}}", ": $.protocol.steps: expected an integer from 0 to 64, found -1"},
+        {"{" LEAST ",\"protocol\":{\"steps\":65}}", ": $.protocol.steps: expected an integer from 0 to 64, found 65"},
         {"{" LEAST ",\"protocol\":{\"remove_eos\":0}}", ": $.protocol.remove_eos: expected true or false, found 0"},
         {"{" LEAST ",\"protocol\":{\"normalise_spaces\":\"no\"}}",
          ": $.protocol.normalise_spaces: expected true or false"},
@@ -564,7 +564,7 @@ static void test_settings(void **state) {
         {"protocol.stepz=3", "", "jobs/some/job.json: $.protocol: unknown key \"stepz\""},
         {"protocl.steps=3", "", "jobs/some/job.json: $: unknown key \"protocl\""},
         {"protocol.steps=three", "",
-         "jobs/some/job.json: $.protocol.steps: expected an integer from 1 to 64, found \"three\""},
+         "jobs/some/job.json: $.protocol.steps: expected an integer from 0 to 64, found \"three\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         lp_job job = {0};

@@ -254,10 +254,33 @@ static void test_load(void **state) {
     assert_int_equal(unlink("test_json.tmp"), 0);
 }
 
+/* A text of very many values takes 40 times its size as a tree: refused before any of it is made. */
+static void test_memory_of_dense_text(void **state) {
+    (void)state;
+    enum { N = 4 << 20 };
+    lp_error err = {0};
+    cJSON *document = NULL;
+    lp_json root;
+    char *text = malloc(2 * N + 2);
+    assert_non_null(text);
+    text[0] = '[';
+    for (size_t i = 0; i < N; i++) memcpy(text + 1 + 2 * i, "1,", 2);
+    text[2 * N] = ']';
+    assert_int_equal(lp_json_parse(text, 2 * N + 1, "f", &document, &root, &err), LP_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "f: 8388609 bytes of JSON that need "));
+    assert_non_null(strstr(err.text, "expected at most 150994960 (16 for each byte)"));
+    assert_int_equal(lp_json_parse_dense(text, 2 * N + 1, "f", &document, &root, &err), LP_ERR_FORMAT);
+    /* The same length of text with fewer values. */
+    memset(text + 1, ' ', 2 * N - 1);
+    if (lp_json_parse(text, 2 * N + 1, "f", &document, &root, &err) != LP_OK) fail_msg("%s", err.text);
+    cJSON_Delete(document);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed), cmocka_unit_test(test_accepted),
                                        cmocka_unit_test(test_depth),     cmocka_unit_test(test_utf8),
                                        cmocka_unit_test(test_getters),   cmocka_unit_test(test_long_values),
-                                       cmocka_unit_test(test_load)};
+                                       cmocka_unit_test(test_load),      cmocka_unit_test(test_memory_of_dense_text)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -128,6 +128,17 @@ static void unfinished_goes(void **state) {
     lp_output_discard_all();
     assert_int_equal(count_files(), 0);
     lp_output_discard(&killed);
+    /* The temporary files of a process that was killed, by its token; nothing else. */
+    static const char *const left[] = {"x.0123456789abcdef-01234567.tmp", "y.csv.0123456789abcdef-89abcdef.tmp"};
+    static const char *const others[] = {"0123456789abcdef-01234567.tmp", "x.0123456789abcdef-01234567.tmp.h5",
+                                         "x.0123456789abcdef-0123456.tmp", "x.1123456789abcdef-01234567.tmp"};
+    for (size_t i = 0; i < 2; i++) put(left[i], "");
+    for (size_t i = 0; i < 4; i++) put(others[i], "");
+    lp_output_remove_left("x", "");
+    assert_int_equal(count_files(), 6);
+    lp_output_remove_left("x", "0123456789abcdef");
+    assert_int_equal(count_files(), 4);
+    for (size_t i = 0; i < 4; i++) assert_int_equal(lp_path_look(others[i]), LP_PATH_FILE);
 }
 
 static void outputs_and_inputs(void **state) {

@@ -31,7 +31,9 @@ static void test_vocabulary(void **state) {
     OK(init(&m.model, m.tokenizer, m.base, spelling, &v, err));
     assert_int_equal(v.eos, 257);
     OK(init(&m.model, m.tokenizer, "no/such/folder", NULL, &v, err));
-    assert_int_equal(v.eos, 257); /* config.json's first */
+    assert_int_equal(v.eos, 257); /* config.json's first is scored, and each of them ends an answer */
+    assert_int_equal(v.n_stop, 2);
+    assert_true(lp_vocabulary_stops(&v, 257) && lp_vocabulary_stops(&v, 258));
     assert_int_equal(init(&m.model, m.tokenizer, m.base, "<none>", &v, &error), LP_ERR_VALUE);
     assert_string_equal(error.text, "decode.eos: \"<none>\" is not a token of the tokenizer");
     lp_model bare = m.model;
@@ -39,10 +41,11 @@ static void test_vocabulary(void **state) {
     OK(init(&bare, m.tokenizer, m.base, NULL, &v, err));
     assert_int_equal(v.n_candidates, n);
     assert_int_equal(v.eot, -1);
-    bare.config.eos_id = -1;
+    bare.config.n_eos = 0;
     assert_int_equal(init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
     assert_non_null(strstr(error.text, "no/such/folder: no end-of-sequence token: expected eos_token in"));
-    bare.config.eos_id = n;
+    bare.config.n_eos = 1;
+    bare.config.eos_ids[0] = n;
     assert_int_equal(init(&bare, m.tokenizer, "no/such/folder", NULL, &v, &error), LP_ERR_VALUE);
     golden_model_close(&m);
 }
@@ -80,6 +83,53 @@ static void test_tokenizer_config(void **state) {
     golden_model_close(&m);
     assert_int_equal(remove("test_protocol.dir/tokenizer_config.json"), 0);
     assert_int_equal(remove("test_protocol.dir"), 0);
+}
+
+static void write_config(const char *name, const char *text) {
+    char path[80];
+    snprintf(path, sizeof path, "test_ends.dir/%s", name);
+    if (text)
+        OK(lp_output_write(path, text, strlen(text), LP_OUTPUT_OWN, err));
+    else
+        assert_int_equal(remove(path), 0);
+}
+
+/* Which files say what ends an answer, and which of them counts. */
+static void test_ends(void **state) {
+    (void)state;
+    golden_model m;
+    lp_vocabulary v;
+    lp_error error = {0};
+    golden_model_open("llama-rope3", &m);
+    OK(lp_path_make_folder_for("test_ends.dir/x", err));
+    write_config("generation_config.json", "{\"eos_token_id\": [258, 256, 97]}");
+    OK(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, err));
+    assert_int_equal(v.eos, 258);
+    assert_int_equal(v.n_stop, 3);
+    assert_true(lp_vocabulary_stops(&v, 258) && lp_vocabulary_stops(&v, 256) && lp_vocabulary_stops(&v, 97));
+    write_config("generation_config.json", "{\"eos_token_id\": 97}");
+    OK(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, err));
+    assert_int_equal(v.n_stop, 1);
+    write_config("generation_config.json", "{\"eos_token_id\": [97, 100000]}");
+    assert_int_not_equal(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, &error), LP_OK);
+    assert_non_null(strstr(error.text, "generation_config.json: $.eos_token_id[1]: expected an integer from 0 to"));
+    /* The tokenizer's own token alone, whichever of its two files names it. */
+    write_config("special_tokens_map.json", "{\"eos_token\": {\"content\": \"<|eot|>\"}}");
+    OK(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, err));
+    assert_int_equal(v.eos, 258);
+    assert_int_equal(v.n_stop, 1);
+    write_config("tokenizer_config.json", "{\"eos_token\": \"<|eot|>\"}");
+    OK(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, err));
+    write_config("tokenizer_config.json", "{\"eos_token\": \"<|end_of_text|>\"}");
+    assert_int_equal(init(&m.model, m.tokenizer, "test_ends.dir", NULL, &v, &error), LP_ERR_MISMATCH);
+    assert_string_equal(error.text, "test_ends.dir: eos_token is 257 in tokenizer_config.json, but 258 in "
+                                    "special_tokens_map.json: set decode.eos");
+    OK(init(&m.model, m.tokenizer, "test_ends.dir", "<|eot|>", &v, err));
+    assert_int_equal(v.eos, 258);
+    static const char *const names[] = {"generation_config.json", "special_tokens_map.json", "tokenizer_config.json"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) write_config(names[i], NULL);
+    assert_int_equal(remove("test_ends.dir"), 0);
+    golden_model_close(&m);
 }
 
 static void prompt_of(const golden_model *m, lp_protocol protocol, const char *question, lp_token_list *out) {
@@ -292,7 +342,7 @@ static void test_longest_run(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_vocabulary), cmocka_unit_test(test_tokenizer_config),
-                                       cmocka_unit_test(test_prompts), cmocka_unit_test(test_fields),
-                                       cmocka_unit_test(test_longest_run)};
+                                       cmocka_unit_test(test_ends),       cmocka_unit_test(test_prompts),
+                                       cmocka_unit_test(test_fields),     cmocka_unit_test(test_longest_run)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "token/utf8.h"
 #include "unit/outside_data.h"
 
@@ -595,6 +596,116 @@ static void test_loading(void **state) {
     assert_null(tokenizer);
 }
 
+static void write_file(const char *name, const char *text) {
+    char path[80];
+    lp_error error = {0};
+    snprintf(path, sizeof path, "test_tokenizer.dir/%s", name);
+    assert_int_equal(lp_path_make_folder_for(path, &error), LP_OK);
+    if (text)
+        assert_int_equal(lp_output_write(path, text, strlen(text), LP_OUTPUT_OWN, &error), LP_OK);
+    else
+        assert_int_equal(remove(path), 0);
+}
+
+static lp_tokenizer *load_folder(void) {
+    lp_tokenizer *tokenizer = NULL;
+    lp_error error = {0};
+    if (lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error) != LP_OK) fail_msg("%s", error.text);
+    return tokenizer;
+}
+
+/* vocab.json and merges.txt; expected values by transformers' slow tokenizers' own rules. */
+static void test_older_files(void **state) {
+    (void)state;
+    lp_tokenizer *tokenizer = NULL;
+    lp_token_list ids = {0};
+    lp_text text = {0};
+    lp_error error = {0};
+    write_file("vocab.json",
+               "{\"a\": 0, \"b\": 1, \"ab\": 2, \"\\u0120\": 3, \"1\": 4, \"11\": 5, \"<|endoftext|>\": 6}");
+    write_file("merges.txt", "#version: 0.2\r\na b\r\n1 1\n\n");
+    tokenizer = load_folder();
+    assert_int_equal(lp_tokenizer_encode(tokenizer, "ab11<|endoftext|>", 17, LP_TOKENS_PLAIN, &ids, &error), LP_OK);
+    const int32_t wanted[] = {2, 5, 6};
+    assert_int_equal(ids.n, 3);
+    assert_memory_equal(ids.ids, wanted, sizeof wanted);
+    assert_true(lp_tokenizer_is_special(tokenizer, 6));
+    lp_tokenizer_free(tokenizer);
+    /* Qwen cuts single digits, and its added tokens stand in the configuration. */
+    write_file(
+        "tokenizer_config.json",
+        "{\"tokenizer_class\": \"Qwen2Tokenizer\", \"clean_up_tokenization_spaces\": true, \"added_tokens_decoder\": {\"8\": "
+        "{\"content\": \"<y>\", \"special\": false}, \"6\": {\"content\": \"<|endoftext|>\", \"special\": true}, \"7\": "
+        "{\"content\": \"<x>\", \"special\": true}}}");
+    tokenizer = load_folder();
+    ids.n = 0;
+    assert_int_equal(lp_tokenizer_encode(tokenizer, "11<y>", 5, LP_TOKENS_PLAIN, &ids, &error), LP_OK);
+    const int32_t digits[] = {4, 4, 8};
+    assert_int_equal(ids.n, 3);
+    assert_memory_equal(ids.ids, digits, sizeof digits);
+    assert_true(lp_tokenizer_is_special(tokenizer, 7) && !lp_tokenizer_is_special(tokenizer, 8));
+    assert_true(lp_tokenizer_cleans_up(tokenizer));
+    lp_tokenizer_free(tokenizer);
+    write_file("tokenizer_config.json", "{\"tokenizer_class\": \"LlamaTokenizer\"}");
+    assert_int_not_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_OK);
+    assert_non_null(strstr(error.text, "$.tokenizer_class: expected one of \"GPT2Tokenizer\""));
+    write_file("tokenizer_config.json", "{\"add_bos_token\": true}");
+    assert_int_not_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_OK);
+    assert_non_null(strstr(error.text, "$.add_bos_token is not supported with vocab.json and merges.txt"));
+    write_file("tokenizer_config.json", NULL);
+    write_file("merges.txt", NULL);
+    assert_int_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_ERR_IO);
+    write_file("vocab.json", NULL);
+    assert_int_equal(remove("test_tokenizer.dir"), 0);
+    lp_token_list_release(&ids);
+    lp_text_release(&text);
+}
+
+/* As PreTrainedTokenizerBase.clean_up_tokenization of transformers 4.52.4 changes these texts. */
+static void test_clean_up(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"42 .5 , he 's ' x ' do n't I 'm we 've they 're !  ? a . b", "42.5, he's'x'don't I'm we've they're! ? a. b"},
+        {" .", "."},
+        {"x ' .", "x '."},
+        {"a ' ' b", "a'' b"},
+        {" n't 's", "n't's"}};
+    lp_error error = {0};
+    char vocabulary[4000] = "{";
+    for (int byte = 33; byte < 127; byte++) {
+        size_t n = strlen(vocabulary);
+        snprintf(vocabulary + n, sizeof vocabulary - n, "\"%s%c\": %d, ", byte == '"' || byte == '\\' ? "\\" : "", byte,
+                 byte - 33);
+    }
+    size_t n = strlen(vocabulary);
+    snprintf(vocabulary + n, sizeof vocabulary - n, "\"\\u0120\": 94}");
+    write_file("vocab.json", vocabulary);
+    write_file("merges.txt", "");
+    for (int on = 0; on < 2; on++) {
+        write_file("tokenizer_config.json", on ? "{\"clean_up_tokenization_spaces\": true}" : "{}");
+        lp_tokenizer *tokenizer = load_folder();
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            lp_token_list ids = {0};
+            lp_text answer = {0}, plain = {0};
+            assert_int_equal(
+                lp_tokenizer_encode(tokenizer, cases[i][0], strlen(cases[i][0]), LP_TOKENS_PLAIN, &ids, &error), LP_OK);
+            assert_int_equal(lp_tokenizer_decode(tokenizer, ids.ids, ids.n, LP_DECODE_ANSWER, &answer, &error), LP_OK);
+            assert_int_equal(lp_tokenizer_decode(tokenizer, ids.ids, ids.n, LP_DECODE_SKIP_SPECIAL, &plain, &error),
+                             LP_OK);
+            assert_string_equal(lp_text_get(&answer), cases[i][on]);
+            assert_string_equal(lp_text_get(&plain), cases[i][0]);
+            lp_token_list_release(&ids);
+            lp_text_release(&answer);
+            lp_text_release(&plain);
+        }
+        lp_tokenizer_free(tokenizer);
+    }
+    write_file("tokenizer_config.json", NULL);
+    write_file("merges.txt", NULL);
+    write_file("vocab.json", NULL);
+    assert_int_equal(remove("test_tokenizer.dir"), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases_from_the_package),
@@ -606,6 +717,8 @@ int main(void) {
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_good_files),
         cmocka_unit_test(test_loading),
+        cmocka_unit_test(test_older_files),
+        cmocka_unit_test(test_clean_up),
         cmocka_unit_test(test_patterns),
         cmocka_unit_test(test_hard_patterns),
     };

@@ -281,6 +281,28 @@ static lp_status parse_pickle(const char *bytes, size_t size, lp_pickle_state *p
     return lp_pickle_parse(*copy, size, FILE_NAME, pickle, err);
 }
 
+/* Bytes that each make an object: refused at 16 bytes of memory for each, and not at 200. */
+static void test_memory_of_pickle(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t n;
+    } repeated[] = {{"\x85", 1}, {"]Na", 3}, {"N", 1}, {"N\x94", 2}, {"}", 1}};
+    enum { SIZE = 4 << 20 };
+    char *bytes = malloc(SIZE);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < sizeof repeated / sizeof *repeated; i++) {
+        lp_pickle_state pickle = {0};
+        lp_error err = {0};
+        memcpy(bytes, "\x80\2N", 3);
+        for (size_t at = 3; at < SIZE; at++) bytes[at] = repeated[i].bytes[(at - 3) % repeated[i].n];
+        assert_int_equal(lp_pickle_parse(bytes, SIZE, FILE_NAME, &pickle, &err), LP_ERR_FORMAT);
+        if (!strstr(err.text, "that needs more than 83886080 bytes of memory lists no tensors"))
+            fail_msg("%s", err.text);
+    }
+    free(bytes);
+}
+
 static void test_good_pickle(void **state) {
     (void)state;
     static const struct {
@@ -535,9 +557,11 @@ static void test_bad_bins(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good_zips),   cmocka_unit_test(test_bad_zips),    cmocka_unit_test(test_good_pickle),
-        cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_bad_pickles), cmocka_unit_test(test_cycle),
-        cmocka_unit_test(test_good_bin),    cmocka_unit_test(test_bad_bins),
+        cmocka_unit_test(test_good_zips),   cmocka_unit_test(test_bad_zips),
+        cmocka_unit_test(test_good_pickle), cmocka_unit_test(test_memory_of_pickle),
+        cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_bad_pickles),
+        cmocka_unit_test(test_cycle),       cmocka_unit_test(test_good_bin),
+        cmocka_unit_test(test_bad_bins),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

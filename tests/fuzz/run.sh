@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# run.sh [SECONDS [SEED]]: every libFuzzer target from its corpus for SECONDS (20) with a fixed seed, as many at once as there
+# are cores. Builds the preset fuzz (clang). 0 as SECONDS: until one fails, for a night. What a target found lies in
+# build-fuzz/found; exit code 1. 77: no clang.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+seconds=${1:-20} seed=${2:-1}
+command -v clang >/dev/null 2>&1 || {
+  echo "skipped: clang was not found"
+  exit 77
+}
+log=$(mktemp)
+if ! { cmake --preset fuzz && cmake --build --preset fuzz; } >"$log" 2>&1; then
+  tail -40 "$log"
+  exit 1
+fi
+rm -f "$log"
+found=build-fuzz/found
+mkdir -p "$found"
+one() {
+  local target=$1 name=${1##*/fuzz_} work
+  work=$(mktemp -d)
+  # New inputs go to the first folder; the corpus of the repository is only read.
+  if "$target" -seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+    -artifact_prefix="$found/$name-" "$work" "tests/fuzz/corpus/$name" >"$found/$name.log" 2>&1; then
+    printf '%-12s %s inputs\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$found/$name.log")"
+    rm -rf "$work"
+  else
+    printf '%-12s FAILED: %s\n' "$name" "$(grep -m1 -aE 'ERROR|SUMMARY|runtime error' "$found/$name.log" || echo "$found/$name.log")"
+    rm -rf "$work"
+    return 1
+  fi
+}
+export -f one
+export seed seconds found
+printf '%s\0' build-fuzz/tests/fuzz_* | xargs -0 -P "$(nproc)" -I{} bash -c 'one {}'
