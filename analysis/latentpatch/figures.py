@@ -61,11 +61,13 @@ class Cell:
     text: str = ""
     dead: bool = False
     copy: bool = False
+    link: str = ""  # "file:condition", for the page's pair browser
+    mark: bool = False  # outlined: where the donor's answer first outnumbers the recipient's
 
 
 def standalone(svg: str) -> str:
     """The inline SVG as a file of its own."""
-    body = re.sub(r' (?:data-tip|tabindex|class)="[^"]*"', "", svg)
+    body = re.sub(r' (?:data-tip|data-cell|tabindex|class)="[^"]*"', "", svg)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + body.replace(
         "<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1
     )
@@ -100,8 +102,11 @@ def heat_map(
             if cell.dead:
                 patch.set(hatch="////", edgecolor="#999999", linewidth=0.4)
             patch.set_gid(f"tip{len(tips)}")
-            tips.append(cell.tip)
+            tips.append(f"{cell.tip}\0{cell.link}")
             axes.add_artist(patch)
+            if cell.mark:
+                outline = Rectangle((j - 0.44, i - 0.44), 0.88, 0.88, fill=False, edgecolor="#d55e00", linewidth=2.0)
+                axes.add_artist(outline)
             if cell.text and not cell.dead:
                 dark = not empty and np.dot(shade[:3], (0.299, 0.587, 0.114)) < 0.55
                 axes.text(
@@ -251,8 +256,9 @@ def _inline(svg: str, title: str, tips: Sequence[str]) -> str:
     svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.S)
 
     def mark(match: re.Match[str]) -> str:
-        tip = html.escape(tips[int(match.group(1))], quote=True)
-        return f'<g class="tip" tabindex="-1" data-tip="{tip}">'
+        tip, _, link = (html.escape(part, quote=True) for part in tips[int(match.group(1))].partition("\0"))
+        cell = f' data-cell="{link}"' if link else ""
+        return f'<g class="tip" tabindex="-1" data-tip="{tip}"{cell}>'
 
     svg = re.sub(r'<g id="tip(\d+)">', mark, svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)

@@ -30,6 +30,7 @@ class Finding:
     text: str
     group: str = ""
     layers: str = ""
+    headline: str = ""  # the same in short, for the top of the page
 
 
 def share(k: float, n: int, low: float | None = None, high: float | None = None) -> str:
@@ -273,7 +274,12 @@ def _positive(
     defects = a.results.defects(best)
     if defects:
         text += f" Defects of the published scripts were on ({', '.join(defects)}): the numbers may owe to them."
-    return Finding("effect", "supported" if confirmed and not defects else "partial", where, text)
+    where_best = words.condition(a.table["place"][best], steps[best])
+    headline = (
+        f"{words.panel(a.table.loc[best])}: the donor's answer in {100 * row.k / row.n:.0f} % of the pairs at {where_best}, "
+        f"{reference} in {100 * row.k_reference / row.n:.0f} % ({_against(row)})."
+    )
+    return Finding("effect", "supported" if confirmed and not defects else "partial", where, text, headline=headline)
 
 
 def _uncontrolled(a: Analysis, where: str, ids: list[int]) -> list[Finding]:
@@ -319,6 +325,9 @@ def _damage(a: Analysis, where: str, ids: list[int], damage: pd.DataFrame) -> li
             f"give the donor's. Most: {words.steps(line['steps'])}, {lost} pairs, {gibberish} of them with gibberish; "
             f"{test} ({_family(a)})."
             + (f" Defects of the published scripts were on ({', '.join(defects)})." if defects else ""),
+            headline=f"Damage: at {words.condition(line['place'], line['steps'])}, {100 * row.k / row.n:.0f} % of the pairs "
+            f"give neither answer (95 % interval {100 * row.low:.0f} to {100 * row.high:.0f} %), {gibberish} of "
+            f"{int(row.n)} gibberish ({test}).",
         )
     ]
 

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from . import __version__, figures, findings, original, stats
+from . import __version__, figures, findings, original, stats, words
 from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title, place_words
 from .compare import Comparison, compare, sentences
 from .export import latex_table
@@ -47,6 +47,7 @@ class Block:
     """A panel of the page: its class table and its figures."""
 
     title: str
+    words: str
     slug: str
     role: str
     rows: list[dict[str, Any]]
@@ -124,8 +125,13 @@ def _heat_maps(
 ) -> list[figures.Picture]:
     part = part[part["kind"] == kind]
     rows, columns = _axes(part, kind)
-    out = []
+    out, panel = [], part["panel"].iloc[0]
+    starts = [
+        (s, t) for s, t in zip(a.series, a.thresholds.itertuples(), strict=False) if s.panel == panel and t.reached
+    ]
     for name in classes:
+        own = name == CLASSES[donor_class(part["direction"].iloc[0])]
+        marks = {(s.place, int(t.threshold)) for s, t in starts if s.kind == "first"} if own else set()
         cells = {}
         for line in part.itertuples():
             k, n = int(getattr(line, name)), int(line.n)
@@ -139,7 +145,11 @@ def _heat_maps(
                 f"{100 * k / n:.0f}" if n else "",
                 bool(line.dead),
                 line.copy_of >= 0,
+                f"{key}:{line.index}",
+                (line.place, line.n_steps) in marks and kind == "first",
             )
+        if not any(cell.value > 0 for cell in cells.values()):
+            continue  # the page says so in a sentence
         out.append(
             figures.heat_map(
                 f"{key}-heat-{slug}-{kind}-{name}",
@@ -321,6 +331,116 @@ def n_text(value: float, n_max: float) -> str:
     return "-" if not np.isfinite(value) else NOT_REACHED if value > n_max else f"{value:.0f}"
 
 
+@dataclass
+class Summary:
+    """The top of the page: one figure a file, a few sentences, the table of models, warnings."""
+
+    pictures: list[tuple[str, figures.Picture]]
+    sentences: list[tuple[str, str, str]]
+    table: list[tuple[str, list[str]]]
+    warnings: list[tuple[str, str]]
+
+
+def _main_panel(f: FileSection) -> figures.Picture | None:
+    """The heat map of the donor's answer over first N thoughts of the first panel that has one; else any."""
+    found = []
+    for block in f.blocks:
+        if block.role == "effect":
+            found += [(axis != KIND_AXIS["first"], group[0]) for axis, group in block.heat if group]
+    return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _model_rows(f: FileSection) -> dict[str, str]:
+    """What the table of models says about one file; shares with their intervals."""
+    a, t = f.analysis, f.analysis.table
+    base = {row["what"]: row for row in a.baseline.to_dict("records")}
+    out = {
+        "protocol": str(a.results.provenance.get("protocol", "-")),
+        "arithmetic": str(a.results.provenance.get("dtype", "-")),
+        "pairs that pass the filter": f"{a.n} of {len(a.results.pairs)}",
+        "sources of these pairs": str(a.clusters),
+    }
+    for what, label in (
+        ("clean question right", "clean questions right"),
+        ("corrupted question right", "corrupted right"),
+    ):
+        row = base[what]
+        out[label] = f"{row['pct']:.1f} % ({row['low']:.0f} to {row['high']:.0f})"
+    live = t[t["in_family"]] if a.n else t.iloc[:0]
+    if not len(live):
+        return out
+    words_of = [CLASSES[donor_class(d)] for d in live["direction"]]
+    shares = np.array([live[f"{w}_pct"].iloc[i] for i, w in enumerate(words_of)])
+
+    def cell(i: int, outcome: str) -> str:
+        line = live.iloc[i]
+        value, low, high = (line[f"{outcome}_{x}"] for x in ("pct", "low", "high"))
+        return f"{value:.1f} % ({low:.0f} to {high:.0f}), {words.condition(line['place'], line['steps'])}"
+
+    one = np.flatnonzero((live["n_steps"] == 1) & live["kind"].isin(["first", "single"]))
+    if len(one):
+        i = int(one[np.argmax(shares[one])])
+        out["donor's answer, one thought, at most"] = cell(i, words_of[i])
+    best = int(np.argmax(shares))
+    out["donor's answer, at most"] = cell(best, words_of[best])
+    chance, name, _ = findings.chance_rate(a)
+    out["the same with another pair's activations"] = f"{100 * chance:.1f} %" if name else "no control in the file"
+    if len(a.thresholds):
+        reached = a.thresholds[a.thresholds["reached"]]
+        if len(reached):
+            row = reached.loc[reached["threshold"].idxmin()]
+            interval = n_range(row["threshold_low"], row["threshold_high"], row["n_max"])
+            out["fewest thoughts for a majority, N*"] = f"{row['threshold']:.0f} ({interval}), layer {row['layer']}"
+        else:
+            out["fewest thoughts for a majority, N*"] = NOT_REACHED
+        row = a.thresholds.loc[a.thresholds["area"].idxmax()]
+        out["mean share over N, at most"] = f"{100 * row['area']:.1f} %, layer {row['layer']}"
+    damage = int(np.argmax(live["other_pct"].to_numpy() + live["gibberish_pct"].to_numpy()))
+    lost = live["other_pct"].iloc[damage] + live["gibberish_pct"].iloc[damage]
+    out["neither answer, at most"] = (
+        f"{lost:.1f} %, {words.condition(live['place'].iloc[damage], live['steps'].iloc[damage])}"
+    )
+    out["gibberish, at most"] = cell(int(np.argmax(live["gibberish_pct"].to_numpy())), "gibberish")
+    return out
+
+
+def _summary(files: list[FileSection], comparisons: list[CompareSection]) -> Summary:
+    pictures = [(f.analysis.results.label, _again(p)) for f in files if (p := _main_panel(f)) is not None]
+    rows = {f.key: _model_rows(f) for f in files}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = [(name, [rows[f.key].get(name, "-") for f in files]) for name in names]
+    warnings, sentences = [], []
+    for f in files:
+        label = f.analysis.results.label
+        warnings += [(label, x.text) for x in f.findings if x.strength == "warning"]
+        warnings += [(label, note) for note in f.analysis.notes if "defects of the published scripts" in note]
+    per_file = 2 if len(files) <= 2 else 1
+    for f in files:
+        found = sorted(
+            (x for x in f.findings if x.rule in ("effect", "damage", "null")),
+            key=lambda x: ({"effect": 0, "null": 1, "damage": 2}[x.rule], x.strength != "supported", -_percent(x.text)),
+        )
+        kept: dict[str, findings.Finding] = {}
+        for x in found:
+            kept.setdefault(x.rule, x)
+        sentences += [
+            (f.analysis.results.label, x.strength, x.headline or x.text) for x in list(kept.values())[:per_file]
+        ]
+    sentences += [("comparison", *c.sentences[-1]) for c in comparisons[:1] if c.sentences]
+    return Summary(pictures, sentences[:5], table, warnings)
+
+
+def _again(p: figures.Picture) -> figures.Picture:
+    """The picture for a second place on the page: its ids are others."""
+    return replace(p, svg=re.sub(r'(id="|href="#|url\(#)', r"\1top-", p.svg))
+
+
+def _percent(text: str) -> float:
+    """The first share that a sentence gives."""
+    found = re.search(r"\(([\d.]+) %", text)
+    return float(found.group(1)) if found else 0.0
+
+
 def _lens_maps(key: str, r: Results) -> list[figures.Picture]:
     """Per run a heat map layer x position: the token that most pairs have first; colour: its mean probability there."""
     if r.lens is None or not len(r.included):
@@ -427,7 +547,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
     blocks, slugs = [], _panel_slugs(a.panels)
     for panel in a.panels.itertuples() if a.n else ():
         part = a.table[a.table["panel"] == panel.panel]
-        block = Block(panel.title, slugs[panel.panel], panel.role, _rows(a, part))
+        block = Block(panel.title, panel.words, slugs[panel.panel], panel.role, _rows(a, part))
         if panel.donor != "self":
             names = CLASSES if panel.role == "effect" else (CLASSES[donor_class(panel.direction)],)
             for kind in part["kind"].unique():
@@ -573,6 +693,7 @@ def build(
     }
     context = {
         "title": title,
+        "summary": _summary(files, comparisons),
         "files": files,
         "comparisons": comparisons,
         "claims": claims,

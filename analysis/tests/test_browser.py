@@ -50,12 +50,40 @@ def test_hover_shows_n_share_and_interval(page):
 
 
 def test_hover_on_a_line_point(page):
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     point = page.locator("svg[aria-label='layer 2'] .tip").nth(2)
     point.scroll_into_view_if_needed()
     point.hover()
     text = page.locator("#tooltip").inner_text()
     assert "clean answer: 27 of n = 60 (45.0 %), 95 % interval 33.1 to 57.5 %" in text
     assert "gibberish: " in text
+
+
+def test_the_summary_comes_first_and_is_short(page):
+    assert page.locator("main > section").first.get_attribute("id") == "summary"
+    assert page.locator("#summary .finding").count() <= 5
+    assert page.evaluate("document.getElementById('f0').offsetTop") <= 22_100 / 3
+    assert page.locator("#provenance ~ section").evaluate_all("all => all.map((s) => s.id)") == ["methods"]
+    # The outline of N* is in the figure: at layer 2 the donor's answer outnumbers the recipient's from 4 thoughts on.
+    assert page.locator("#summary svg path[style*='#d55e00']").count() >= 1
+
+
+def test_a_click_on_a_cell_opens_its_pairs(page):
+    cell = page.locator("#summary [data-cell]").nth(16)
+    tip, link = cell.get_attribute("data-tip"), cell.get_attribute("data-cell")
+    cell.click()
+    page.wait_for_function("document.querySelector('[data-part=condition]').value === '" + link.split(":")[1] + "'")
+    name = page.locator("[data-part=condition]").evaluate("s => s.selectedOptions[0].text")
+    assert tip.startswith(name.removesuffix(" (dead)"))
+    assert page.locator("[data-part=answers] tr").count() >= 1
+
+
+def test_print_leaves_out_what_needs_a_hand(page):
+    page.emulate_media(media="print")
+    assert not page.locator(".browser").is_visible()
+    assert not page.locator("nav").is_visible()
+    assert page.locator("#summary").is_visible()
+    assert page.evaluate("getComputedStyle(document.querySelector('h3')).breakAfter") == "avoid"
 
 
 def test_pair_filter(page):

@@ -143,5 +143,17 @@
     }
   }
   const root = document.querySelector(".browser");
-  if (root) new Browser(root).start().then(() => { document.documentElement.dataset.ready = "1"; });
+  const browser = root && new Browser(root);
+  document.addEventListener("click", async (event) => {
+    const target = event.target.closest ? event.target.closest("[data-cell]") : null;
+    if (!target || !browser) return;
+    const [file, condition] = target.dataset.cell.split(":");
+    browser.find("file").value = file;
+    await browser.open();
+    browser.find("condition").value = condition;
+    browser.find("rows").value = browser.data.conditions[condition].name;
+    browser.filter();
+    document.getElementById("pairs").scrollIntoView();
+  });
+  if (browser) browser.start().then(() => { document.documentElement.dataset.ready = "1"; });
 })();
