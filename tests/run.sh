@@ -32,6 +32,9 @@ lp_say "ctest, preset debug-asan: unit, fuzz and cli tests"
 ctest --test-dir build-asan -j2 --output-on-failure --no-tests=error -R '^(unit|fuzz|cli)\.' \
   --output-junit "$PWD/$reports/ctest-debug-asan.xml" || failed=1
 
+lp_say "fuzz targets, 20 s each from their corpus"
+if bash tests/fuzz/run.sh 20; then :; elif (($? != 77)); then failed=1; fi
+
 if lp_python analysis/pyproject.toml -c tests/requirements.txt -e './analysis[test]'; then
   timeout 300 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" || failed=1
 else

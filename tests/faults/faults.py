@@ -701,7 +701,7 @@ def stale_locks(lab: Lab) -> str:
         else:
             lab.fails(end, f"lock of {what}", "host elsewhere", f"remove {lock}")
         shutil.rmtree(out)
-    return f"{sum(case[3] for case in cases)} kinds taken over, {sum(not case[3] for case in cases)} refused with a way out"
+    return f"{sum(bool(case[3]) for case in cases)} kinds taken over, {sum(not case[3] for case in cases)} refused with a way out"
 
 
 FAULTS = (bad_disk, kills, copy_kills, races, hung, full_disk, second_job, flips, truncated, clock, stale_locks, read_only, healed)
