@@ -1,48 +1,10 @@
 #include "backend/backend.h"
 #include "cli/job_command.h"
 #include "cli/print.h"
+#include "cli/rate.h"
 #include "stage/check.h"
 #include "stage/device.h"
 #include "stage/estimate.h"
-
-#include <time.h>
-
-/* Rate of the model's own MLP product in batches of rows as the sweep mostly has them, on what a rank would use. */
-static lp_status measure_rate(const lp_session *session, double *flops_per_s, lp_error *err) {
-    enum { CPU_ROWS = 256 };
-    const lp_linear *host = &session->model.blocks[0].mlp_in;
-    lp_backend *own = NULL, *be = session->backend;
-    lp_backend_linear *linear = NULL;
-    void *x = NULL, *y = NULL;
-    struct timespec t0, t1;
-    double seconds = 0;
-    int64_t rounds = 0;
-    lp_status status = LP_OK;
-    if (!be) LP_TRY(lp_backend_cpu_new(lp_stage_threads(session), &own, err));
-    if (own) be = own;
-    int32_t rows = be->is_asynchronous ? be->batch_rows : CPU_ROWS;
-    size_t room = (size_t)(rows + LP_ROW_PADDING) * sizeof(float);
-    LP_TRY(be->linear_new(be, host, &linear, err));
-    LP_TRY(be->alloc(be, room * (size_t)host->n_in, "plan", &x, err));
-    LP_TRY(be->alloc(be, room * (size_t)host->n_out, "plan", &y, err));
-    LP_TRY(be->linear(be, linear, LP_FLOATS, x, rows, y, err));
-    LP_TRY(be->sync(be, err));
-    clock_gettime(CLOCK_MONOTONIC, &t0);
-    while (seconds < 0.1) {
-        LP_TRY(be->linear(be, linear, LP_FLOATS, x, rows, y, err));
-        LP_TRY(be->sync(be, err));
-        rounds++;
-        clock_gettime(CLOCK_MONOTONIC, &t1);
-        seconds = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);
-    }
-    *flops_per_s = 2.0 * rows * (double)host->n_in * (double)host->n_out * (double)rounds / seconds;
-out:
-    if (linear) be->linear_free(be, linear);
-    if (x) be->release(be, x);
-    if (y) be->release(be, y);
-    lp_backend_free(own);
-    return status;
-}
 
 static void print_bytes(const char *label, int64_t bytes) {
     const char *unit = bytes < 10 << 20 ? "KiB" : bytes < INT64_C(10) << 30 ? "MiB" : "GiB";
@@ -91,7 +53,7 @@ static lp_status body(lp_session *session, const void *options, lp_error *err) {
     if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
-    LP_TRY(measure_rate(session, &rate, err));
+    LP_TRY(lp_measure_rate(session, 0.1, &rate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
            (long long)e.n_pairs, e.n_conditions);

@@ -1,10 +1,65 @@
 #include "base/log.h"
 #include "cli/job_command.h"
 #include "cli/outputs.h"
+#include "cli/rate.h"
 #include "stage/check.h"
+#include "stage/estimate.h"
+
+typedef struct {
+    lp_job_options job;
+    bool all;
+} run_options;
+
+/* "42 s", "3 min", "2 h 10 min" */
+static const char *time_words(double seconds, char out[32]) {
+    if (seconds < 1)
+        snprintf(out, 32, "less than 1 s");
+    else if (seconds < 90)
+        snprintf(out, 32, "%.0f s", seconds);
+    else if (seconds < 5400)
+        snprintf(out, 32, "%.0f min", seconds / 60);
+    else
+        snprintf(out, 32, "%.0f h", seconds / 3600);
+    return out;
+}
+
+/* Two lines before anything is computed: what, and how long. Rank 0. */
+static lp_status say_what(const lp_session *session, const lp_standing *standing, lp_error *err) {
+    enum { ASSUMED_ANSWER = 8 };
+    lp_sweep_plan plan = {0};
+    lp_estimate e;
+    double rate = 1;
+    char label[32], words[32];
+    lp_status status = LP_OK;
+    if (!lp_log_shows(LP_LOG_INFO) || standing->results_complete) goto out;
+    LP_TRY(lp_sweep_plan_init(session, &plan, err));
+    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
+    LP_TRY(lp_measure_rate(session, 0.02, &rate, err));
+    double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
+    int ranks = lp_parallel_size(session->parallel);
+    double seconds = (e.gemm_flops + to_cache * e.cache_flops) / rate / ranks;
+    lp_log(LP_LOG_INFO, "%.100s, protocol %s: %lld pairs, %zu conditions each, %zu of them distinct",
+           session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)e.n_pairs,
+           e.n_conditions, e.n_distinct);
+    lp_log(LP_LOG_INFO, "expected: about %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
+           time_words(seconds, words), ranks, ranks == 1 ? "" : "s", e.answer_tokens);
+out:
+    lp_sweep_plan_release(&plan);
+    return status;
+}
+
+/* Said at once: a model that answers nothing right leaves nothing to sweep. */
+static void warn_of_accuracy(const lp_session *session, const lp_cache_report *report) {
+    if (report->n_pairs == 0 || report->n_both_right > 0) return;
+    lp_log(
+        LP_LOG_WARN,
+        "the model answers no pair of %lld right both ways (clean %lld, corrupted %lld). Check model.lora.alpha, the "
+        "protocol and the checkpoint%s",
+        (long long)report->n_pairs, (long long)report->n_clean_right, (long long)report->n_corrupted_right,
+        session->job.sweep.filter == LP_FILTER_BOTH_CORRECT ? ": no pair passes the filter both-correct" : "");
+}
 
 static lp_status body(lp_session *session, const void *options, lp_error *err) {
-    (void)options;
     lp_cache_report cached;
     lp_sweep_report swept;
     lp_standing standing;
@@ -14,20 +69,27 @@ static lp_status body(lp_session *session, const void *options, lp_error *err) {
         LP_FAIL(LP_ERR_VALUE, "%s: $: the key \"sweep\" is missing (latentpatch cache runs stage 1 alone)",
                 session->job.file);
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
+    status = first ? say_what(session, &standing, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
     LP_TRY(lp_stage_cache(session, &cached, err));
-    if (first) LP_TRY(lp_print_cache_report(session, &cached, err));
+    if (first) {
+        LP_TRY(lp_print_cache_report(session, &cached, err));
+        warn_of_accuracy(session, &cached);
+    }
     LP_TRY(lp_stage_sweep(session, &swept, err));
     if (first && swept.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
-    if (first) LP_TRY(lp_print_results(session, err));
+    if (first) LP_TRY(lp_print_results(session, ((const run_options *)options)->all, err));
 out:
     return status;
 }
 
-typedef struct {
-    lp_job_options job;
-} run_options;
-
-static const lp_option table[] = {LP_JOB_OPTIONS(run_options)};
+static const lp_option table[] = {
+    LP_JOB_OPTIONS(run_options),
+    {.name = "--all",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(run_options, all),
+     .help = "a line for every condition, with intervals, instead of the grid"},
+};
 
 static int run(const lp_command *command, int argc, char **argv) {
     run_options options = {0};

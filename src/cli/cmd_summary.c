@@ -1,4 +1,5 @@
 #include "cli/arguments.h"
+#include "cli/outputs.h"
 #include "cli/print.h"
 #include "report/lens_table.h"
 #include "report/outcome_table.h"
@@ -54,7 +55,6 @@ static int run(const lp_command *command, int argc, char **argv) {
     lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_results *results = NULL;
-    lp_text text = {0};
     lp_status status = LP_OK;
     int code = 0;
     if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
@@ -68,10 +68,8 @@ static int run(const lp_command *command, int argc, char **argv) {
         if (status != LP_OK) lp_error_prefix(err, "%s", operands.items[0]);
         goto out;
     }
-    LP_TRY(lp_outcome_table(results, o.all ? LP_TABLE_ALL : LP_TABLE_SHORT, &text, err));
-    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
+    status = lp_print_outcomes(results, o.all, err);
 out:
-    lp_text_release(&text);
     lp_results_free(results);
     return lp_exit_with(NULL, status, err);
 }
@@ -81,9 +79,10 @@ const lp_command lp_cmd_summary = {
     .summary = "the table of a results file, or its logit lens",
     .usage = (const char *const[]){"RESULTS.h5 [--all]", "RESULTS.h5 --lens [--pair ID | --csv]", NULL},
     .description =
-        "Prints the class table of a results file: for each layer and step set the share of answers that are the "
-        "clean one, the corrupted one, another number or gibberish, with Wilson 95 % intervals and n; then the "
-        "controls. Where a layer has more than 60 conditions, its line says the lowest, median and highest share.",
+        "Prints what a sweep found: for each combination of donor, site and direction a grid, layers down and step sets "
+        "across, with the share of the donor's answer (* where it overtakes the recipient's own answer), or with the share "
+        "of the recipient's own answer where the donor is not the other run; then the controls, and whether the sweep is "
+        "sound. --all prints a line for each condition, with all four outcomes and Wilson 95 % intervals.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],
     .operands = "one results file",

@@ -3,22 +3,28 @@
 #include "cli/outputs.h"
 #include "stage/check.h"
 
+typedef struct {
+    lp_job_options job;
+    bool all;
+} sweep_options;
+
 static lp_status body(lp_session *session, const void *options, lp_error *err) {
-    (void)options;
     lp_sweep_report report;
     lp_standing standing;
     lp_status status = lp_stage_check(session, LP_CHECK_RESULTS, &standing, err);
     if (status == LP_OK) status = lp_stage_sweep(session, &report, err);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     if (report.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
-    return lp_print_results(session, err);
+    return lp_print_results(session, ((const sweep_options *)options)->all, err);
 }
 
-typedef struct {
-    lp_job_options job;
-} sweep_options;
-
-static const lp_option table[] = {LP_JOB_OPTIONS(sweep_options)};
+static const lp_option table[] = {
+    LP_JOB_OPTIONS(sweep_options),
+    {.name = "--all",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(sweep_options, all),
+     .help = "a line for every condition, with intervals, instead of the grid"},
+};
 
 static int run(const lp_command *command, int argc, char **argv) {
     sweep_options options = {0};

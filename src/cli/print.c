@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 void lp_print_begin(void) {
@@ -18,6 +19,22 @@ lp_status lp_print(const char *text, lp_print_layout layout, lp_error *err) {
     if (status == LP_OK && shown.length > 0) (void)fwrite(shown.data, 1, shown.length, stdout);
     lp_text_release(&shown);
     return status;
+}
+
+void lp_print_ours(const char *text) {
+    (void)fputs(text, stdout);
+}
+
+int lp_print_width(void) {
+    enum { PLAIN = 100, LEAST = 40 };
+    struct winsize size = {0};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return PLAIN;
+    return size.ws_col < LEAST ? LEAST : size.ws_col;
+}
+
+bool lp_print_has_shades(void) {
+    const char *term = getenv("TERM"), *no = getenv("NO_COLOR"), *colour = getenv("COLORTERM");
+    return isatty(STDOUT_FILENO) && !(no && *no) && ((term && strstr(term, "256color")) || (colour && *colour));
 }
 
 lp_status lp_print_path(const char *name, const char *path, lp_error *err) {

@@ -195,6 +195,10 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     e.row_layers_shared *= pairs;
     e.gemm_flops *= pairs;
     LP_TRY(size_memory(plan, &e, err));
+    const lp_model_config *c = &s->model.config;
+    double positions = n_prompt + s->job.protocol.n_steps + 1 + e.answer_tokens - 1;
+    e.cache_flops =
+        2 * pairs * (positions * c->n_layers * block_flops(c) + e.answer_tokens * 2.0 * c->d_model * c->n_embedded);
     for (size_t i = 0; i < plan->layout->n_fields; i++) {
         const lp_field *field = &plan->layout->fields[i];
         int64_t bytes = (int64_t)lp_field_type_bytes(field->type, field->text_bytes);

@@ -14,6 +14,7 @@ typedef struct {
     double
         row_layers_shared; /* the engine's: exact for prompt and thoughts; answers of `answer_tokens` that all differ */
     double gemm_flops;     /* of the shared row-layers and the output head */
+    double cache_flops;    /* of the unpatched runs of stage 1 */
     int64_t least_bytes, useful_bytes; /* of the engine: without these no run fits; beyond these more is of no use */
     int64_t store_bytes, results_bytes;
     int32_t answer_tokens; /* assumed */

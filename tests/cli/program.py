@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -69,7 +70,7 @@ class Outputs(Case):
         """Shares that sum to 100, n, intervals that hold the share, and the verdict on the controls."""
         self.pairs(n=12)
         self.succeed("run", self.job(sweep={"controls": True}), ranks=2)
-        table = self.succeed("summary", "out/a.results.h5").out
+        table = self.succeed("summary", "out/a.results.h5", "--all").out
         heading, unpatched = table.splitlines()[2:4]
         self.assertEqual(heading.split(), "clean % corrupted % other % gibberish % n".split())
         self.assertRegex(unpatched, r"^unpatched corrupted +[\d.]+ \[")
@@ -86,7 +87,8 @@ class Outputs(Case):
             self.assertAlmostEqual(sum(values[0::3]), 100, delta=0.3)
             for share, low, high in zip(values[0::3], values[1::3], values[2::3], strict=True):
                 self.assertTrue(low <= share <= high, row)
-        self.assertIn("sound: every control that must change nothing changed nothing", table)
+        self.assertIn("\nself: 3 conditions, nothing changed\n", table)
+        self.assertIn("\nSound: every control that must change nothing changed nothing.\n", table)
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
         self.assertEqual(summary["controls"]["unpatched"], {"n_conditions": 1, "n_rows": 12, "n_changed": 0})
         self.assertEqual(summary["provenance"]["ranks"], "2")
@@ -116,7 +118,7 @@ class Outputs(Case):
         low, high = means["denoise/unpatched"], means["noise/unpatched"]
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
         self.assertEqual(len(summary["conditions"]), 2 + 2 * 6)
-        table = self.succeed("summary", "out/a.results.h5").out
+        table = self.succeed("summary", "out/a.results.h5", "--all").out
         self.assertEqual(len(re.findall(r"(?m) mean KL$", table)), 2)
         shown = [float(x) for x in re.findall(r"(?m)^  \d .* 6 +([\d.]+)(?:  dead)?$", table)]
         wanted = [c["metrics"]["kl"]["mean"] for c in summary["conditions"] if c["role"] != "unpatched"]
@@ -128,20 +130,66 @@ class Outputs(Case):
             found = condition["metrics"]["logit_diff"]["recovery"]
             self.assertAlmostEqual(found, (means[condition["name"]] - low) / (high - low), delta=1e-4)
 
+    def test_grid(self) -> None:
+        """Layers down, steps across: the numbers of the summary, and a star where the donor's answer is ahead."""
+        self.pairs(n=12)
+        group = {"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": ["clean", "corrupted", "mean"]}
+        sweep = {"directions": ["denoise", "noise"], "conditions": [group], "controls": True}
+        run = self.succeed("run", self.job(sweep=sweep))
+        said = [line for line in run.err.splitlines() if line.startswith("latentpatch: ")]
+        self.assertEqual(len(said), 2, run.err)
+        self.assertRegex(said[0], r": demo-gpt2, protocol codi: 12 pairs, \d+ conditions each, \d+ of them distinct$")
+        self.assertRegex(said[1], r": expected: about .* on 1 rank, if all pairs pass the filter and answers have 8 tokens$")
+        self.assertLess(run.err.index("expected"), run.err.index("cache: 0 of 12 pairs"))
+        summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
+        for direction, donor, outcome, rival in (
+            ("denoise", "clean", "clean_answer", "corrupted_answer"),
+            ("denoise", "mean", "corrupted_answer", None),
+            ("noise", "corrupted", "corrupted_answer", "clean_answer"),
+            ("noise", "mean", "clean_answer", None),
+        ):
+            into = "corrupted" if direction == "denoise" else "clean"
+            heading = f"{direction}: replace resid_post from the {donor} donor into the {into} run\n"
+            block = run.out.split(heading)[1].split("\n\n")[0].splitlines()
+            self.assertIn("; n 12", block[0])
+            self.assertEqual(block[1].split(), ["layer", "1", "2", "3", "4", "5", "6", "first", "steps"])
+            self.assertEqual(len(block), 2 + 3)
+            for line in block[2:]:
+                layer, *cells = line.split()
+                for n, cell in enumerate(cells, 1):
+                    name = f"{direction}/{donor}/replace/resid_post/L{layer}/first:{n}"
+                    share = next(c["share"] for c in summary if c["name"] == name)
+                    self.assertEqual(cell.rstrip("*="), f"{100 * share[outcome]:.1f}", name)
+                    self.assertEqual("*" in cell, rival is not None and share[outcome] > share[rival], name)
+        self.assertRegex(run.out, r"\nshuffled \(denoise, resid_post\): \d+ conditions, at most [\d.]+ % clean answers")
+        self.assertRegex(run.out, r"\nself: \d+ conditions, nothing changed\n")
+        self.assertNotIn("\033", run.out)
+        self.assertNotIn("[", run.out.split("\n\nstore: ")[0])
+        self.assertLessEqual(max(map(len, run.out.split("\n\nstore: ")[0].splitlines())), 100)
+        if shutil.which("script"):
+            for extra, shaded in (({"TERM": "xterm-256color"}, True), ({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, False)):
+                words = ["script", "-qc", f"stty cols 60; {harness.program} summary out/a.results.h5", "/dev/null"]
+                environment = {k: v for k, v in os.environ.items() if k not in ("COLORTERM", "NO_COLOR")}
+                shown = subprocess.run(words, cwd=self.folder, env=environment | extra, capture_output=True, text=True).stdout
+                self.assertEqual("\033[48;5;" in shown, shaded, extra)
+                plain = re.sub("\033\\[[\\d;]*m", "", shown)
+                self.assertIn("first steps", plain)
+
     def test_crowded_summary(self) -> None:
         """More than 60 conditions on a layer are one line, which --all takes apart; a variant has words of its own."""
         self.pairs(n=3)
         group = {"site": "resid_post", "layers": "0-1", "steps": "subset:all", "donor": "clean"}
         self.succeed("run", self.job(sweep={"conditions": [group]}))
         short = self.succeed("summary", "out/a.results.h5").out
-        lines = re.findall(r"(?m)^  ([01]) +63((?: +[\d.]+ +[\d.]+ +[\d.]+(?: set:[\d,]+)?){3})$", re.sub(r" +\n", "\n", short))
-        self.assertEqual([line[0] for line in lines], ["0", "1"])
+        lines = re.findall(r"(?m)^ +([01]) +63 +([\d.]+) +([\d.]+) +([\d.]+)(?:  set:[\d,]+)?$", short)
+        self.assertEqual([line[0] for line in lines], ["0", "1"], short)
+        self.assertLessEqual(max(map(len, short.splitlines())), 100)
         every = self.succeed("summary", "out/a.results.h5", "--all").out
-        for layer, rest in lines:
+        for layer, *rest in lines:
             shares = re.findall(rf"(?m)^  {layer} +(set:[\d,]+) +([\d.]+) ", every)
             self.assertEqual(len(shares), 63)
             values = sorted(float(share) for _, share in shares)
-            found = [float(x) for x in rest.split()[:3]]
+            found = [float(x) for x in rest]
             self.assertEqual(found, [values[0], values[31], values[62]])
         self.assert_error(self.latentpatch("summary", "out/a.results.h5", "--csv"), "--lens", code=2)
 
@@ -173,7 +221,7 @@ class Outputs(Case):
             numbers = struct.pack("<96f", *([0.5] * 96))
             (self.folder / f"{name}.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + numbers)
         sweep = {"conditions": groups, "vectors": ["u.npy", "v.npy"], "filter": "all"}
-        run = self.succeed("run", self.job(sweep=sweep, store={"sites": sites}))
+        run = self.succeed("run", self.job(sweep=sweep, store={"sites": sites}), "--all")
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
         self.assertEqual(len(summary), 1 + 18)
         with (self.folder / "out" / "a.csv").open(newline="") as f:
@@ -206,19 +254,24 @@ class Outputs(Case):
                 pair["clean"]["answer"] = 99999
 
         self.pairs(n=3, change=wrong)
-        empty = self.succeed("run", self.job(sweep={"filter": "both-correct"})).out.split("\n\nstore: ")[0]
+        run = self.succeed("run", self.job(sweep={"filter": "both-correct"}))
+        self.assertIn("warning: the model answers no pair of 3 right both ways (clean 0, corrupted 3)", run.err)
+        self.assertLess(run.err.index("warning: "), run.err.index("sweep: "))
+        empty = run.out.split("\n\nstore: ")[0]
+        self.assertLessEqual(len(empty.splitlines()), 5)
         self.assertEqual(empty.splitlines()[-1], "NOT TESTED: no pair of 3 passes the filter both-correct")
         self.assertNotIn("sound", empty)
         self.assertNotIn("[", empty)
-        self.assertRegex(empty, r"(?m)^  2 +first:2 +- +- +- +- +0$")
+        every = self.succeed("summary", "out/a.results.h5", "--all").out
+        self.assertRegex(every, r"(?m)^  2 +first:2 +- +- +- +- +0$")
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())
         self.assertEqual((summary["n_included"], summary["conditions"][1]["share"]["other"]), (0, None))
 
         self.pairs(n=3)
         group = {"site": "resid_post", "layers": 1, "steps": "all", "donor": "self", "operation": "add", "factor": 2}
         table = self.succeed("run", self.job(out="self", sweep={"conditions": [group]})).out
-        self.assertIn("self: 0 rows of 0 conditions changed", table)
-        self.assertIn("no self control in this sweep: soundness was not tested", table)
+        self.assertIn("self: 0 conditions, not tested\n", table)
+        self.assertIn("This sweep has no self control, so its soundness was not tested.", table)
         summary = json.loads((self.folder / "self" / "a.summary.json").read_text())
         self.assertEqual(summary["controls"]["self"], {"n_conditions": 0, "n_rows": 0, "n_changed": 0})
         self.assertGreater(summary["conditions"][1]["n_changed"], 0)

@@ -190,7 +190,7 @@ class Invariants(Case):
                         c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)
                     }
                     self.equal(rows, place["first:6"], place["first:5"], f"{donor}, layer {last}")
-                self.assertIn("sound: every control that must change nothing changed nothing", out)
+                self.assertIn("Sound: every control that must change nothing changed nothing.", out)
                 changed = rows["changed"][:, [c["donor"] == "random" for c in conditions]]
                 self.assertTrue(changed.any(), "no patch changed anything: the test shows nothing")
 

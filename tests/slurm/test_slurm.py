@@ -158,7 +158,7 @@ class Chain(SlurmTest):
         self.same("chain")
         logs = Path(submitted["logs"])
         self.assertIn("nodes n[1-2]", self.logs(submitted))
-        self.assertIn("sound: every control", (logs / "summary.txt").read_text())
+        self.assertIn("Sound: every control", (logs / "summary.txt").read_text())
         called = (logs / "report" / "called.txt").read_text()
         self.assertEqual(called, f"-o {logs}/report {self.folder}/chain/gpt2.results.h5\n")
         # Once more: nothing is left to do, and nothing is done.
