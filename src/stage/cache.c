@@ -11,6 +11,7 @@
 #include "store/lock.h"
 
 #include <math.h>
+#include <unistd.h>
 
 /* The record of one pair while its two runs are made. */
 typedef struct {
@@ -211,6 +212,32 @@ out:
     return status;
 }
 
+/* A store that is whole and cannot be written, nor locked, is used as it is: there is nothing to do. Rank 0; *finished
+ * says whether it is one, and then the report is filled in. */
+static lp_status use_read_only(const cache_work *w, const lp_record_file_spec *spec, lp_cache_report *report,
+                               int64_t *finished, lp_error *err) {
+    const lp_session *s = w->session;
+    const char *path = s->job.store.file;
+    lp_record_file *reader = NULL;
+    char *folder = NULL;
+    lp_status status = LP_OK;
+    *finished = 0;
+    if (lp_path_look(path) != LP_PATH_FILE) return LP_OK;
+    LP_TRY(lp_path_folder(path, &folder, err));
+    if (access(path, W_OK) == 0 && access(folder, W_OK) == 0) goto out;
+    LP_TRY(lp_record_file_open_read(path, &reader, err));
+    LP_TRY(lp_record_file_compare(reader, spec, err));
+    report->n_done_before = lp_record_file_n_done_of(reader, s->n_pairs);
+    if (report->n_done_before < s->n_pairs) goto out; /* what follows fails, with the reason */
+    LP_TRY(count_right(w, report, err));
+    lp_log(LP_LOG_INFO, "%s is complete and cannot be written: used as it is", path);
+    *finished = 1;
+out:
+    lp_record_file_close(reader);
+    lp_mem_free(folder);
+    return status;
+}
+
 lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) {
     cache_work w = {.session = s};
     lp_store_layout *layout = NULL;
@@ -230,6 +257,11 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     w.layout = layout;
     for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
     LP_TRY(lp_parallel_agree(s->parallel, lp_store_spec(s, layout, provenance, &tables, &spec, err), err));
+    int64_t finished = 0;
+    status = lp_parallel_rank(s->parallel) == 0 ? use_read_only(&w, &spec, report, &finished, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    LP_TRY(lp_parallel_max_i64(s->parallel, &finished, 1, err));
+    if (finished) goto out;
     status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.store.file, err) : LP_OK;
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_lock_take_all(s->parallel, s->job.store.file, &lock, err));

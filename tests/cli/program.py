@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import time
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +399,34 @@ class Stop(Case):
                 self.assertFalse((out / "a.results.h5").exists())
                 self.succeed(stage, self.job(), ranks=ranks)
         self.assertEqual(len(list(out.iterdir())), 4)
+
+
+class ReadOnly(Case):
+    @unittest.skipIf(os.geteuid() != 0, "needs root to mount a file system read-only")
+    def test_complete_store(self) -> None:
+        """`run` uses a complete store on a read-only file system, as `sweep` does; one that is not complete is named."""
+        self.pairs(n=4)
+        job = self.job(results={"file": "elsewhere/a.results.h5"})
+        self.succeed("cache", job)
+        plain = self.succeed("run", job, "--set", "results.file=plain/a.results.h5").out
+        more = self.job("more.json", out="more")
+        (self.folder / "more" / "a.store.h5.stop").parent.mkdir()
+        (self.folder / "more" / "a.store.h5.stop").touch()
+        self.assertEqual(self.latentpatch("cache", more).code, 75)
+        for name in ("out", "more"):
+            folder = str(self.folder / name)
+            if subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode != 0:
+                self.skipTest("no right to mount a file system")
+            self.addCleanup(subprocess.run, ["umount", folder], check=True)
+            subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        before = sorted((self.folder / "out").iterdir())
+        for ranks in (1, 2):
+            for command in ("run", "sweep"):
+                with self.subTest(ranks=ranks, command=command):
+                    run = self.succeed(command, job, "--set", f"results.file={command}{ranks}/a.results.h5", ranks=ranks)
+                    self.assertEqual(run.out.split("\n\nstore: ")[0][-200:], plain.split("\n\nstore: ")[0][-200:])
+        self.assertEqual(sorted((self.folder / "out").iterdir()), before)
+        self.assert_error(self.latentpatch("cache", more), "more/a.store.h5", "Read-only file system")
 
 
 class Signals(Case):
