@@ -1,9 +1,11 @@
+#include "base/json.h"
 #include "base/memory.h"
 #include "cli/model_options.h"
 #include "cli/print.h"
 #include "patch/lens.h"
 #include "thought/reference.h"
 
+#include <errno.h>
 #include <time.h>
 
 typedef struct {
@@ -57,8 +59,7 @@ out:
     return status;
 }
 
-static lp_status open_all(generation *g, const lp_model_source *source, const char *question, int32_t max_new,
-                          lp_error *err) {
+static lp_status open_all(generation *g, const lp_model_source *source, int32_t max_new, lp_error *err) {
     const char *folder = g->job.model.tokenizer ? g->job.model.tokenizer : source->base;
     lp_status status = LP_OK;
     LP_TRY(lp_tokenizer_load(folder, &g->tokenizer, err));
@@ -66,9 +67,6 @@ static lp_status open_all(generation *g, const lp_model_source *source, const ch
     lp_protocol *protocol = &g->job.protocol;
     if (!g->model.has_thoughts) *protocol = lp_protocol_plain();
     LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, folder, g->job.decode.eos, protocol, &g->vocabulary, err));
-    LP_TRY(lp_protocol_prompt(protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
-    int32_t wanted = (int32_t)g->prompt.n + protocol->n_steps + g->vocabulary.n_answer_start + 1 + max_new;
-    LP_TRY(lp_reference_new(&g->model, protocol, &g->vocabulary, wanted, &g->reference, err));
     const lp_model_config *c = &g->model.config;
     g->n_positions = protocol->n_steps > 0 ? lp_lens_positions(protocol->n_steps) : 0;
     size_t n = (size_t)g->n_positions * (size_t)c->n_layers;
@@ -76,7 +74,21 @@ static lp_status open_all(generation *g, const lp_model_source *source, const ch
     LP_TRY(lp_mem_new(&g->captures, n, sizeof *g->captures, "captures", err));
     LP_TRY(lp_mem_new(&g->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
     LP_TRY(lp_mem_new(&g->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
-    if (n) lp_lens_captures(c, (int32_t)g->prompt.n, protocol->n_steps, g->vectors, g->captures);
+out:
+    return status;
+}
+
+/* The prompt of a question, and an executor with room for it. */
+static lp_status open_question(generation *g, const char *question, int32_t max_new, lp_error *err) {
+    const lp_protocol *protocol = &g->job.protocol;
+    lp_status status = LP_OK;
+    lp_reference_free(g->reference);
+    g->reference = NULL;
+    LP_TRY(lp_protocol_prompt(protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
+    int32_t wanted = (int32_t)g->prompt.n + protocol->n_steps + g->vocabulary.n_answer_start + 1 + max_new;
+    LP_TRY(lp_reference_new(&g->model, protocol, &g->vocabulary, wanted, &g->reference, err));
+    if (g->n_positions > 0)
+        lp_lens_captures(&g->model.config, (int32_t)g->prompt.n, protocol->n_steps, g->vectors, g->captures);
 out:
     return status;
 }
@@ -145,6 +157,40 @@ static const lp_option table[] = {
      .help = "show them after every layer, not only after the last"},
 };
 
+/* A question a line, each answered at once, so that one load of the model serves many tries. Empty lines are passed
+ * over. */
+static lp_status answer_input(generation *g, int32_t max_new, const generate_options *o, lp_error *err) {
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t length = 0;
+    int64_t number = 0;
+    lp_status status = LP_OK;
+    while ((length = getline(&line, &room, stdin)) >= 0) {
+        number++;
+        while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) line[--length] = '\0';
+        if (length == 0) continue;
+        size_t bad = strlen(line);
+        bool good = bad == (size_t)length && lp_utf8_valid(line, (size_t)length, &bad);
+        if (!good)
+            LP_FAIL(LP_ERR_FORMAT, "standard input line %lld: expected UTF-8 text, found byte 0x%02x",
+                    (long long)number, (unsigned char)line[bad]);
+        printf("question: ");
+        LP_TRY(lp_print(line, LP_PRINT_LINE, err));
+        printf("\n");
+        status = open_question(g, line, max_new, err);
+        if (status == LP_OK) status = answer(g, max_new, (int32_t)o->top, o->layers, err);
+        if (status != LP_OK) {
+            lp_error_prefix(err, "standard input line %lld", (long long)number);
+            goto out;
+        }
+        (void)fflush(stdout);
+    }
+    if (ferror(stdin)) status = lp_fail(err, LP_ERR_IO, "standard input: %s", strerror(errno));
+out:
+    free(line); /* from getline */
+    return status;
+}
+
 static int run(const lp_command *command, int argc, char **argv) {
     generate_options o = {.top = 5};
     lp_texts operands;
@@ -154,12 +200,19 @@ static int run(const lp_command *command, int argc, char **argv) {
     int32_t max_new = 64;
     int code = 0;
     if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    lp_status status = lp_model_options_check(&o.model, operands.n, 1, "one question in quotes", err);
+    bool from_input = operands.n == (o.model.base ? 0 : 1);
+    lp_status status =
+        lp_model_options_check(&o.model, operands.n, from_input ? 0 : 1, "at most one question in quotes", err);
     if (status != LP_OK) return lp_exit_usage(command, err);
     g.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
     LP_TRY(lp_model_options_source(&o.model, operands.items[0], &g.job, &source, err));
     if (!o.model.base) max_new = g.job.decode.max_new_tokens;
-    LP_TRY(open_all(&g, &source, operands.items[operands.n - 1], max_new, err));
+    LP_TRY(open_all(&g, &source, max_new, err));
+    if (from_input) {
+        status = answer_input(&g, max_new, &o, err);
+        goto out;
+    }
+    LP_TRY(open_question(&g, operands.items[operands.n - 1], max_new, err));
     LP_TRY(answer(&g, max_new, (int32_t)o.top, o.layers, err));
 out:
     release(&g);
@@ -169,15 +222,15 @@ out:
 const lp_command lp_cmd_generate = {
     .name = "generate",
     .summary = "answer a question, with the top tokens of each thought",
-    .usage = (const char *const[]){"JOB.json QUESTION [options]",
-                                   "--base FOLDER [--codi PATH] [--lora-alpha A] QUESTION [options]", NULL},
+    .usage = (const char *const[]){"JOB.json [QUESTION] [options]",
+                                   "--base FOLDER [--codi PATH] [--lora-alpha A] [QUESTION] [options]", NULL},
     .description =
         "Answers a question under the job's protocol and shows the last question position and each thought "
         "through the logit lens: the most likely tokens after the last layer, with their log-probabilities. A "
-        "model without CODI parts simply continues the text.",
+        "model without CODI parts simply continues the text. Without a question, each line of standard input is one.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],
-    .operands = "a job file and one question in quotes",
+    .operands = "a job file and at most one question in quotes",
     .max_operands = 2,
     .run = run,
 };

@@ -370,6 +370,24 @@ class Outputs(Case):
         self.assertRegex(answer.out, r"\d")
         for thought in range(6):
             self.assertRegex(answer.out, rf"(?m)^.*\b{thought}\b")
+        questions = ["Tom has 4 boxes of 6 eggs and loses 5 of them. How many eggs are left?", "Ann has 3 pens.\x1b[1m"]
+        run = subprocess.run(
+            [harness.program, "generate", job],
+            cwd=self.folder,
+            input="\n\n".join(questions) + "\r\n",
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(run.returncode, 0, run.stderr)
+        shown = re.split(r"(?m)^question: (.*)\n", run.stdout)
+        self.assertEqual(shown[1::2], [questions[0], "Ann has 3 pens.\\x1b[1m"])
+        self.assertEqual(shown[2], answer.out)
+        self.assertEqual(shown[4], self.succeed("generate", job, questions[1]).out)
+        wrong = subprocess.run(
+            [harness.program, "generate", job], cwd=self.folder, input=b"ok\n\xff\n", capture_output=True, check=False
+        )
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn(b"standard input line 2: expected UTF-8 text, found byte 0xff", wrong.stderr)
         facts = self.succeed("inspect", job).out
         self.assertRegex(facts, r"(?i)gpt-?2")
         self.assertRegex(facts, r"[0-9a-f]{64}")
