@@ -22,8 +22,9 @@ lp_job_state() {
 # What a rank may take follows from the allocation; a node's size says nothing where it is shared.
 lp_own_share() {
   local bytes=0
-  printf '%s\n' --set "engine.threads=${SLURM_CPUS_PER_TASK:-1}"
-  if ((lp_gpus_per_task > 0)); then return; fi
+  # Without a number of CPUs a task (--cpus-per-gpu) the program counts those that it is bound to.
+  printf '%s\n' --set "engine.threads=${SLURM_CPUS_PER_TASK:-$((lp_uses_gpus > 0 ? 0 : 1))}"
+  if ((lp_uses_gpus > 0)); then return; fi
   printf '%s\n' --set engine.device=cpu
   if ((${SLURM_MEM_PER_NODE:-0} > 0)); then
     bytes=$((SLURM_MEM_PER_NODE * 1048576 / ${SLURM_NTASKS_PER_NODE:-1}))

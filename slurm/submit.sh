@@ -12,9 +12,11 @@ has failed. Several job files become job arrays: the sweep of each waits for its
 Logs, settings, tables and the report go to one new folder below out/slurm.
 
   --dry-run              print the commands; submit and write nothing
-  --site FILE            settings of the cluster (default: site.conf beside this script)
+  --site FILE            what the cluster needs otherwise than site.conf beside this script; slurm/sites has examples
   --nodes N, --tasks-per-node N, --cpus-per-task N
   --gpus-per-task N      GPUs of a rank
+  --gres LIST            sbatch --gres of a node, e.g. gpu:4, instead of --gpus-per-task
+  --cpus-per-gpu N       instead of --cpus-per-task
   --cpu                  no GPUs
   --time TIME            limit of cache and of sweep; --cache-time, --sweep-time: of one of them
   --signal-seconds N     ask a stage to end this long before its limit
@@ -52,19 +54,23 @@ while (($# > 0)); do
     ;;
   --dry-run) dry_run=1 ;;
   --check) check=1 ;;
-  --cpu) set_by_option[lp_gpus_per_task]=0 ;;
+  --cpu)
+    set_by_option[lp_gpus_per_task]=0
+    set_by_option[lp_gres]=
+    set_by_option[lp_cpus_per_gpu]=0
+    ;;
   --)
     more=("$@")
     break
     ;;
-  --site | --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts | --time | --cache-time | \
+  --site | --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --gres | --cpus-per-gpu | --signal-seconds | --max-restarts | --time | --cache-time | \
     --sweep-time | --partition | --account | --program | --array-limit | --only | --set | --logs)
     (($# > 0)) || fail "$option: expected a value after it"
     value=$1
     shift
     case $option in
     --site) site=$value ;;
-    --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --signal-seconds | --max-restarts)
+    --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --cpus-per-gpu | --signal-seconds | --max-restarts)
       [[ $value =~ ^[0-9]+$ ]] || fail "$option: expected a whole number, found \"$value\""
       name=${option#--}
       set_by_option[lp_${name//-/_}]=$value
@@ -73,7 +79,7 @@ while (($# > 0)); do
       set_by_option[lp_cache_time]=$value
       set_by_option[lp_sweep_time]=$value
       ;;
-    --cache-time | --sweep-time | --partition | --account | --program)
+    --cache-time | --sweep-time | --partition | --account | --program | --gres)
       name=${option#--}
       set_by_option[lp_${name//-/_}]=$value
       ;;
@@ -99,11 +105,17 @@ done
 [[ -f $site && -r $site ]] || fail "$site: cannot be read"
 # By its path: a name without a slash would be looked for in PATH first.
 site=$(realpath "$site")
+# The defaults, and what this site has otherwise.
+# shellcheck source=slurm/site.conf
+source "$lp_root/slurm/site.conf"
 # shellcheck source=slurm/site.conf
 source "$site"
+# One way of asking for GPUs or CPUs on the command line puts the site's other way out of force.
+[[ -z ${set_by_option[lp_gpus_per_task]+x} ]] || lp_gres=''
+[[ -z ${set_by_option[lp_cpus_per_task]+x} ]] || lp_cpus_per_gpu=0
 for name in "${!set_by_option[@]}"; do printf -v "$name" '%s' "${set_by_option[$name]}"; done
 # In base ten, whatever zeros are in front.
-for name in lp_nodes lp_tasks_per_node lp_cpus_per_task lp_gpus_per_task lp_signal_seconds lp_max_restarts; do
+for name in lp_nodes lp_tasks_per_node lp_cpus_per_task lp_gpus_per_task lp_cpus_per_gpu lp_signal_seconds lp_max_restarts; do
   [[ ${!name} =~ ^[0-9]+$ ]] || fail "$site: $name: expected a whole number, found \"${!name}\""
   printf -v "$name" '%d' "$((10#${!name}))"
 done
@@ -139,25 +151,36 @@ logs=${folder//%/%%}
 shared=(--parsable --open-mode=append --kill-on-invalid-dep=yes)
 [[ -z $lp_account ]] || shared+=("--account=$lp_account")
 [[ -z $lp_qos ]] || shared+=("--qos=$lp_qos")
-stage_options=("--nodes=$lp_nodes" "--ntasks-per-node=$lp_tasks_per_node" "--cpus-per-task=$lp_cpus_per_task"
-  --requeue "--signal=B:USR1@$lp_signal_seconds" "${array[@]}")
-lp_srun=("--mpi=$lp_srun_mpi" "--cpus-per-task=$lp_cpus_per_task" "--cpu-bind=$lp_srun_cpu_bind" --kill-on-bad-exit=1)
-if ((lp_gpus_per_task > 0)); then
-  stage_options+=("--gpus-per-task=$lp_gpus_per_task")
-  lp_srun+=("--gpus-per-task=$lp_gpus_per_task")
+stage_options=("--nodes=$lp_nodes" "--ntasks-per-node=$lp_tasks_per_node" --requeue "--signal=B:USR1@$lp_signal_seconds"
+  "${array[@]}")
+lp_srun=("--mpi=$lp_srun_mpi" "--cpu-bind=$lp_srun_cpu_bind" --kill-on-bad-exit=1)
+# Slurm takes one of each pair only. What srun does not hear again, some versions forget.
+if [[ -n $lp_gres ]]; then
+  gpus=("--gres=$lp_gres")
+elif ((lp_gpus_per_task > 0)); then
+  gpus=("--gpus-per-task=$lp_gpus_per_task")
+else
+  gpus=()
 fi
+if ((${#gpus[@]} > 0 && lp_cpus_per_gpu > 0)); then
+  cpus=("--cpus-per-gpu=$lp_cpus_per_gpu")
+else
+  cpus=("--cpus-per-task=$lp_cpus_per_task")
+fi
+stage_options+=("${cpus[@]}" "${gpus[@]}")
+lp_srun+=("${cpus[@]}" "${gpus[@]}")
 lp_srun+=("${lp_srun_extra[@]}")
 [[ -z $lp_partition ]] || stage_options+=("--partition=$lp_partition")
 [[ -z $lp_constraint ]] || stage_options+=("--constraint=$lp_constraint")
 [[ -z $lp_memory ]] || stage_options+=("--mem=$lp_memory")
 stage_options+=("${lp_sbatch_extra[@]}" "${more[@]}")
 report_options=(--nodes=1 --ntasks=1 "${more[@]}")
-[[ -z $lp_constraint ]] || report_options+=("--constraint=$lp_constraint")
+[[ -z ${lp_report_constraint:-$lp_constraint} ]] || report_options+=("--constraint=${lp_report_constraint:-$lp_constraint}")
 [[ -z ${lp_report_partition:-$lp_partition} ]] || report_options+=("--partition=${lp_report_partition:-$lp_partition}")
 
 settings() {
-  printf 'lp_root=%q\nlp_program=%q\nlp_max_restarts=%q\nlp_gpus_per_task=%q\n' \
-    "$lp_root" "$(realpath "$lp_program")" "$lp_max_restarts" "$lp_gpus_per_task"
+  printf 'lp_root=%q\nlp_program=%q\nlp_max_restarts=%q\nlp_uses_gpus=%q\n' \
+    "$lp_root" "$(realpath "$lp_program")" "$lp_max_restarts" "${#gpus[@]}"
   printf 'lp_srun=('
   printf ' %q' "${lp_srun[@]}"
   printf ' )\nlp_settings=('
@@ -204,7 +227,7 @@ else
     [[ ! -e $folder/$file ]] || fail "$folder/$file: is there already"
   done
   printf '%s\n' "${whole[@]}" >"$folder/jobs.txt"
-  cp "$site" "$folder/site.conf"
+  cat "$lp_root/slurm/site.conf" "$site" >"$folder/site.conf"
   settings >"$folder/settings.sh"
 fi
 

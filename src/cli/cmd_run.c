@@ -10,16 +10,16 @@ typedef struct {
     bool all;
 } run_options;
 
-/* "42 s", "3 min", "2 h 10 min" */
+/* "less than 1 s", "about 42 s", "about 3 min", "about 2 h" */
 static const char *time_words(double seconds, char out[32]) {
     if (seconds < 1)
         snprintf(out, 32, "less than 1 s");
     else if (seconds < 90)
-        snprintf(out, 32, "%.0f s", seconds);
+        snprintf(out, 32, "about %.0f s", seconds);
     else if (seconds < 5400)
-        snprintf(out, 32, "%.0f min", seconds / 60);
+        snprintf(out, 32, "about %.0f min", seconds / 60);
     else
-        snprintf(out, 32, "%.0f h", seconds / 3600);
+        snprintf(out, 32, "about %.0f h", seconds / 3600);
     return out;
 }
 
@@ -41,7 +41,7 @@ static lp_status say_what(const lp_session *session, const lp_standing *standing
     lp_log(LP_LOG_INFO, "%.100s, protocol %s: %lld pairs, %zu conditions each, %zu of them distinct",
            session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)e.n_pairs,
            e.n_conditions, e.n_distinct);
-    lp_log(LP_LOG_INFO, "expected: about %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
+    lp_log(LP_LOG_INFO, "expected: %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
            time_words(seconds, words), ranks, ranks == 1 ? "" : "s", e.answer_tokens);
 out:
     lp_sweep_plan_release(&plan);

@@ -315,7 +315,7 @@ class Init(Case):
         before = self.files()
         cases = [
             (self.words(base="none"), "none"),
-            (self.words(codi=harness.DEMO / "llama" / "codi"), "expected shape"),
+            (self.words(codi=harness.DEMO / "llama" / "codi"), "model.safetensors: tensor"),
             (self.words(codi=harness.DEMO / "gpt2" / "base"), "not a CODI checkpoint"),
             (self.words(pairs="none.json"), "none.json"),
         ]

@@ -20,6 +20,11 @@ DRY_RUNS = (
     ("--gpus-per-task", "1", "--nodes", "4", "--tasks-per-node", "8", "--cpus-per-task", "6", "--time", "02:00:00",
      "--partition", "gpu", "--account", "me", "--set", "sweep.seed=2", "--array-limit", "1",
      "ROOT/jobs/demo-gpt2.json", "ROOT/jobs/demo-llama.json", "--", "--exclusive"),
+    ("--site", "ROOT/slurm/sites/plain.conf", "ROOT/jobs/demo-gpt2.json"),
+    ("--site", "ROOT/slurm/sites/nersc.conf", "ROOT/jobs/demo-gpt2.json", "--", "--mail-type=FAIL"),
+    ("--site", "ROOT/slurm/sites/juelich.conf", "ROOT/jobs/demo-gpt2.json"),
+    ("--gres", "gpu:2", "--cpus-per-gpu", "8", "--tasks-per-node", "2", "ROOT/jobs/demo-gpt2.json"),
+    ("--site", "ROOT/slurm/sites/juelich.conf", "--cpu", "ROOT/jobs/demo-gpt2.json"),
     ("--only", "sweep,report", "--logs", "/tmp/some where", "ROOT/jobs/demo-llama.json"),
 )  # fmt: skip
 
