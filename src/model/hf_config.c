@@ -6,7 +6,7 @@
 #include <math.h>
 
 /* Far above any model of these architectures; low enough that products of two stay well inside 63 bits. */
-enum { MAX_LAYERS = 4096, MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24, MAX_CONTEXT = 1 << 26 };
+enum { MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24, MAX_CONTEXT = 1 << 26 };
 
 /* What a class of LLaMA's shape takes for keys that are absent. n_kv_heads, head_dim 0: follow from the others. */
 typedef struct {
@@ -171,7 +171,7 @@ static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_err
     config->activation = LP_ACT_GELU_TANH;
     config->rope = LP_ROPE_NONE;
     LP_TRY(get_int(root, "n_embd", MAX_WIDTH, &config->d_model, err));
-    LP_TRY(get_int(root, "n_layer", MAX_LAYERS, &config->n_layers, err));
+    LP_TRY(get_int(root, "n_layer", LP_MAX_LAYERS, &config->n_layers, err));
     LP_TRY(get_int(root, "n_head", MAX_WIDTH, &config->n_heads, err));
     LP_TRY(get_int(root, "n_positions", MAX_CONTEXT, &config->n_context, err));
     if (config->d_model % config->n_heads != 0)
@@ -298,7 +298,7 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     config->head_dim = FAMILIES[config->family].head_dim;
     LP_TRY(get_int(root, "hidden_size", MAX_WIDTH, &config->d_model, err));
     LP_TRY(get_int(root, "intermediate_size", 4 * MAX_WIDTH, &config->d_ff, err));
-    LP_TRY(get_int(root, "num_hidden_layers", MAX_LAYERS, &config->n_layers, err));
+    LP_TRY(get_int(root, "num_hidden_layers", LP_MAX_LAYERS, &config->n_layers, err));
     LP_TRY(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
     config->n_kv_heads = FAMILIES[config->family].n_kv_heads ? FAMILIES[config->family].n_kv_heads : config->n_heads;
     LP_TRY(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));

@@ -14,15 +14,15 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "model/activation.h"
 
 /* The shape of a block: GPT-2's, or LLaMA's, which Qwen2, Qwen3 and Mistral share but for the flags of
  * lp_model_config. */
 typedef enum { LP_ARCH_GPT2, LP_ARCH_LLAMA } lp_arch;
-enum { LP_MAX_EOS = 8 };
+enum { LP_MAX_EOS = 8, LP_MAX_LAYERS = 256 };
 
 /* model_type of config.json. */
 typedef enum { LP_FAMILY_GPT2, LP_FAMILY_LLAMA, LP_FAMILY_QWEN2, LP_FAMILY_QWEN3, LP_FAMILY_MISTRAL } lp_family;
-typedef enum { LP_ACT_GELU_TANH, LP_ACT_GELU_ERF, LP_ACT_SILU } lp_activation;
 typedef enum { LP_ROPE_NONE, LP_ROPE_PLAIN, LP_ROPE_LLAMA3, LP_ROPE_LINEAR } lp_rope_kind;
 
 typedef struct {

@@ -1,8 +1,8 @@
 #include "nn/forward.h"
 
-#include "backend/groups.h"
 #include "base/memory.h"
 #include "base/pulse.h"
+#include "nn/batch_lists.h"
 
 struct lp_forward {
     lp_backend *be;
@@ -23,17 +23,12 @@ struct lp_forward {
     float *mlp, *active; /* [mlp_rows, F or 2 F], [mlp_rows, F] operand */
     int32_t mlp_rows;    /* rows that the MLP takes at once */
     float *projected;    /* [max_rows, projection's inner size] */
-    int32_t *ints;       /* dev: the batch's index lists */
-    size_t ints_capacity;
-    int32_t *host_ints; /* the same on the host */
-    size_t host_capacity;
+    lp_batch_lists lists;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
     lp_row_capture *captures; /* host [captures_capacity] of one point */
     size_t captures_capacity;
-    float *input;         /* host [D], for the hook */
-    int32_t *compact;     /* host [max_rows] row -> row among those with output, or -1 */
-    uint64_t *group_keys; /* host [max_rows] scratch of lp_row_groups; NULL where the backend wants no groups */
+    float *input; /* host [D], for the hook */
     uint64_t row_layers;
     lp_row_layer_hook hook;
     void *hook_user;
@@ -127,8 +122,6 @@ static lp_status make_workspace(lp_forward *f, lp_error *err) {
     if (!in_place(f)) LP_TRY(matrix_new(f, &f->active, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
     LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
     LP_TRY(lp_mem_new(&f->input, (size_t)d, sizeof(float), "rows", err));
-    LP_TRY(lp_mem_new(&f->compact, rows, sizeof(int32_t), "rows", err));
-    if (f->be->wants_groups) LP_TRY(lp_mem_new(&f->group_keys, rows, sizeof(uint64_t), "rows", err));
 out:
     return status;
 }
@@ -140,11 +133,7 @@ static void free_workspace(lp_forward *f) {
         *matrices[i] = NULL;
     }
     lp_mem_free(f->input);
-    lp_mem_free(f->compact);
-    lp_mem_free(f->group_keys);
     f->input = NULL;
-    f->compact = NULL;
-    f->group_keys = NULL;
 }
 
 lp_status lp_forward_resize(lp_forward *f, int32_t max_rows, lp_error *err) {
@@ -176,8 +165,7 @@ void lp_forward_free(lp_forward *f) {
     if (f->cosine) be->vector_free(be, f->cosine);
     if (f->sine) be->vector_free(be, f->sine);
     free_workspace(f);
-    if (f->ints) be->release(be, f->ints);
-    lp_mem_free(f->host_ints);
+    lp_batch_lists_release(&f->lists, be);
     lp_mem_free(f->edits);
     lp_mem_free(f->captures);
     lp_rope_release(&f->rope);
@@ -201,132 +189,10 @@ enum { KEY_SIZES = 8 }; /* words of a record's key in front of the rows by layer
 typedef struct {
     lp_forward *f;
     const lp_forward_batch *batch;
+    const lp_batch_lists *lists;
     int32_t next_edit, next_capture;
-    int32_t n_normed;  /* rows whose input of the next block is normed already */
-    lp_row_table rows; /* dev */
-    int32_t n_fresh;   /* rows with first_layer 0 */
-    const int32_t *token_rows, *token_ids, *latent_rows, *latent_ids, *fresh_positions; /* dev */
-    int32_t n_tokens, n_latents;
-    int32_t *begin_from;     /* dev [n_rows] source rows */
-    const int32_t *out_rows; /* dev [n_out] */
-    int32_t n_out;
-    const int32_t *output_from, *output_to; /* dev [n_output_copies] of those with output: rows that share all layers */
-    int32_t n_output_copies;
-    const int32_t *copy_from, *copy_to; /* dev: KV slots, by layer */
-    const int32_t *copy_begin;          /* host [n_layers + 1] */
+    int32_t n_normed; /* rows whose input of the next block is normed already */
 } pass;
-
-/* Appends n ints to the host list and gives their place. */
-static lp_status add_ints(lp_forward *f, size_t *used, const int32_t *values, size_t n, size_t *at, lp_error *err) {
-    lp_status status = lp_mem_grow(&f->host_ints, &f->host_capacity, *used + n, sizeof(int32_t), "index lists", err);
-    if (status != LP_OK) return status;
-    if (n && values) memcpy(f->host_ints + *used, values, n * sizeof(int32_t));
-    *at = *used;
-    *used += n;
-    return LP_OK;
-}
-
-/* The row whose slot holds row r's K and V of a layer below its first. */
-static int32_t owner_at(const lp_forward_batch *batch, int32_t r, int32_t layer) {
-    while (batch->first_layer[r] > layer) r = batch->source[r];
-    return r;
-}
-
-static lp_status upload_lists(pass *p, int32_t *copy_begin, lp_error *err) {
-    lp_forward *f = p->f;
-    const lp_forward_batch *b = p->batch;
-    size_t n = (size_t)b->n_rows, used = 0;
-    size_t at[14];
-    int32_t n_groups = 0;
-    lp_status status = LP_OK;
-    LP_TRY(add_ints(f, &used, b->position, n, &at[0], err));
-    LP_TRY(add_ints(f, &used, b->slot, n, &at[1], err));
-    LP_TRY(add_ints(f, &used, b->prompt_begin, n, &at[2], err));
-    LP_TRY(add_ints(f, &used, b->prompt_length, n, &at[3], err));
-    LP_TRY(add_ints(f, &used, b->tail_begin, n, &at[4], err));
-    LP_TRY(add_ints(f, &used, b->tail_length, n, &at[5], err));
-    LP_TRY(add_ints(f, &used, b->source, n, &at[7], err));
-    while (p->n_fresh < b->n_rows && b->first_layer[p->n_fresh] == 0) p->n_fresh++;
-    size_t fresh = (size_t)p->n_fresh;
-    LP_TRY(add_ints(f, &used, NULL, 4 * fresh, &at[8], err));
-    int32_t *lists = f->host_ints + at[8];
-    for (int32_t r = 0; r < p->n_fresh; r++) {
-        bool token = b->input[r].token >= 0;
-        int32_t *rows = token ? lists : lists + 2 * fresh;
-        int32_t *ids = token ? lists + fresh : lists + 3 * fresh;
-        int32_t *count = token ? &p->n_tokens : &p->n_latents;
-        rows[*count] = r;
-        ids[(*count)++] = token ? b->input[r].token : b->input[r].latent;
-    }
-    LP_TRY(add_ints(f, &used, NULL, n, &at[9], err));
-    for (int32_t r = 0; r < b->n_rows; r++) {
-        f->compact[r] = b->output[r] ? p->n_out : -1;
-        if (b->output[r]) f->host_ints[at[9] + (size_t)p->n_out++] = r;
-    }
-    int32_t n_layers = f->model->config.n_layers;
-    LP_TRY(add_ints(f, &used, NULL, 2 * n, &at[12], err));
-    int32_t *behind = f->host_ints + at[12];
-    for (int32_t r = 0; r < b->n_rows; r++) {
-        if (b->first_layer[r] < n_layers || !b->output[r]) continue;
-        LP_ASSERT(f->compact[b->source[r]] >= 0);
-        behind[p->n_output_copies] = f->compact[b->source[r]];
-        behind[n + (size_t)p->n_output_copies++] = f->compact[r];
-    }
-    size_t n_copies = 0;
-    for (int32_t r = p->n_fresh; r < b->n_rows; r++) n_copies += (size_t)b->first_layer[r];
-    LP_TRY(add_ints(f, &used, NULL, 2 * n_copies, &at[10], err));
-    int32_t *from = f->host_ints + at[10], *to = from + n_copies, k = 0;
-    for (int32_t l = 0; l < n_layers; l++) {
-        copy_begin[l] = k;
-        for (int32_t r = p->n_fresh; r < b->n_rows; r++) {
-            if (b->first_layer[r] <= l) continue;
-            from[k] = b->slot[owner_at(b, r, l)];
-            to[k++] = b->slot[r];
-        }
-    }
-    copy_begin[n_layers] = k;
-    if (f->be->wants_groups) {
-        LP_TRY(add_ints(f, &used, NULL, 2 * n + 1, &at[11], err));
-        int32_t *group_row = f->host_ints + at[11];
-        n_groups = lp_row_groups(b->prompt_begin, b->n_rows, LP_GROUP_ROWS, group_row, group_row + n, f->group_keys);
-    }
-    /* Last, so that the places of the others depend on the numbers of rows and of copies alone: see record_key. */
-    LP_TRY(add_ints(f, &used, b->tail, (size_t)b->n_tail, &at[6], err));
-    if (used > f->ints_capacity) {
-        void *dev = NULL;
-        if (f->ints) f->be->release(f->be, f->ints);
-        f->ints = NULL;
-        LP_TRY(f->be->alloc(f->be, 2 * used * sizeof(int32_t), "index lists", &dev, err));
-        f->ints = dev;
-        f->ints_capacity = 2 * used;
-    }
-    LP_TRY(f->be->upload(f->be, f->ints, f->host_ints, used * sizeof(int32_t), err));
-    p->rows = (lp_row_table){.position = f->ints + at[0],
-                             .slot = f->ints + at[1],
-                             .prompt_begin = f->ints + at[2],
-                             .prompt_length = f->ints + at[3],
-                             .tail_begin = f->ints + at[4],
-                             .tail_length = f->ints + at[5],
-                             .tail = f->ints + at[6]};
-    if (n_groups > 0) {
-        p->rows.group_row = f->ints + at[11];
-        p->rows.group_begin = f->ints + at[11] + n;
-        p->rows.n_groups = n_groups;
-    }
-    p->begin_from = f->ints + at[7];
-    p->token_rows = f->ints + at[8];
-    p->token_ids = p->token_rows + fresh;
-    p->latent_rows = p->token_rows + 2 * fresh;
-    p->latent_ids = p->token_rows + 3 * fresh;
-    p->out_rows = f->ints + at[9];
-    p->output_from = f->ints + at[12];
-    p->output_to = p->output_from + n;
-    p->copy_from = f->ints + at[10];
-    p->copy_to = p->copy_from + n_copies;
-    p->copy_begin = copy_begin;
-out:
-    return status;
-}
 
 /* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
  */
@@ -342,7 +208,7 @@ static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool comp
         LP_TRY(lp_mem_grow(&f->edits, &f->edits_capacity, (size_t)n, sizeof *f->edits, "edits", err));
         for (int32_t i = 0; i < n; i++) {
             f->edits[i] = b->edits[p->next_edit + i].edit;
-            if (compact) f->edits[i].row = f->compact[f->edits[i].row];
+            if (compact) f->edits[i].row = p->lists->compact[f->edits[i].row];
             LP_ASSERT(f->edits[i].row >= 0);
         }
         LP_TRY(f->be->edit_rows(f->be, x, stride, f->edits, n, b->vectors, err));
@@ -354,7 +220,7 @@ static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool comp
         LP_TRY(lp_mem_grow(&f->captures, &f->captures_capacity, (size_t)n, sizeof *f->captures, "captures", err));
         for (int32_t i = 0; i < n; i++) {
             const lp_forward_capture *c = &b->captures[p->next_capture + i];
-            int32_t row = compact ? f->compact[c->row] : c->row;
+            int32_t row = compact ? p->lists->compact[c->row] : c->row;
             LP_ASSERT(row >= 0);
             f->captures[i] = (lp_row_capture){.row = row, .offset = c->offset, .width = c->width, .out = c->out};
         }
@@ -374,10 +240,12 @@ static lp_status begin(pass *p, lp_error *err) {
     lp_backend *be = f->be;
     int32_t d = f->model->config.d_model;
     lp_status status = LP_OK;
-    LP_TRY(be->copy_rows(be, f->x, p->token_rows, f->embedding, p->token_ids, p->n_tokens, d, err));
-    LP_TRY(be->copy_rows(be, f->x, p->latent_rows, p->batch->latents, p->latent_ids, p->n_latents, d, err));
+    LP_TRY(
+        be->copy_rows(be, f->x, p->lists->token_rows, f->embedding, p->lists->token_ids, p->lists->n_tokens, d, err));
+    LP_TRY(be->copy_rows(be, f->x, p->lists->latent_rows, p->batch->latents, p->lists->latent_ids, p->lists->n_latents,
+                         d, err));
     LP_TRY(visit(p, -2, f->x, d, false, err));
-    if (f->positions) LP_TRY(be->add_rows(be, f->x, f->positions, p->rows.position, p->n_fresh, d, err));
+    if (f->positions) LP_TRY(be->add_rows(be, f->x, f->positions, p->lists->rows.position, p->lists->n_fresh, d, err));
     LP_TRY(visit(p, key_of(0, LP_SITE_RESID_PRE), f->x, d, false, err));
 out:
     return status;
@@ -393,7 +261,7 @@ static lp_status begin_rows(pass *p, int32_t layer, int32_t *n, lp_error *err) {
     *n = last;
     if (layer == 0 || last == first) return LP_OK;
     lp_status status =
-        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->begin_from + first, last - first, d, err);
+        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->lists->source + first, last - first, d, err);
     if (status == LP_OK) status = visit(p, key_of(layer - 1, LP_SITE_RESID_POST) + 1, f->x, d, false, err);
     return status;
 }
@@ -474,21 +342,21 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     if (w->norm_q) LP_TRY(be->norm_heads(be, c, f->qkv, n, w->norm_q, w->norm_k, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
-    LP_TRY(be->store_kv(be, c, f->qkv, &p->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
-    int32_t first_copy = p->copy_begin[layer];
-    LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->copy_from + first_copy, p->copy_to + first_copy,
-                       p->copy_begin[layer + 1] - first_copy, err));
+    LP_TRY(be->store_kv(be, c, f->qkv, &p->lists->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
+    int32_t first_copy = p->lists->copy_begin[layer];
+    LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->lists->copy_from + first_copy, p->lists->copy_to + first_copy,
+                       p->lists->copy_begin[layer + 1] - first_copy, err));
     if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
-    LP_TRY(be->attend(be, c, f->qkv, &p->rows, n, p->batch->pool, layer, f->attention, err));
+    LP_TRY(be->attend(be, c, f->qkv, &p->lists->rows, n, p->batch->pool, layer, f->attention, err));
     float *x = f->x, *attention = f->attention;
     if (last) {
         /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
         int32_t computed = 0;
-        while (computed < p->n_out && f->host_ints[(p->out_rows - f->ints) + computed] < n) computed++;
+        while (computed < p->lists->n_out && p->lists->host_out_rows[computed] < n) computed++;
         x = f->x_out;
         attention = f->qkv;
-        LP_TRY(be->copy_rows(be, x, NULL, f->x, p->out_rows, computed, d, err));
-        LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->out_rows, computed, q, err));
+        LP_TRY(be->copy_rows(be, x, NULL, f->x, p->lists->out_rows, computed, d, err));
+        LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->lists->out_rows, computed, q, err));
         n = computed;
     }
     LP_TRY(be->linear(be, w->attn_out, LP_FLOATS, attention, n, f->sum, err));
@@ -512,8 +380,8 @@ out:
 static lp_status copy_outputs(pass *p, lp_error *err) {
     lp_forward *f = p->f;
     int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;
-    lp_status status =
-        f->be->copy_rows(f->be, f->x_out, p->output_to, f->x_out, p->output_from, p->n_output_copies, d, err);
+    lp_status status = f->be->copy_rows(f->be, f->x_out, p->lists->output_to, f->x_out, p->lists->output_from,
+                                        p->lists->n_output_copies, d, err);
     if (status == LP_OK) status = visit(p, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, f->x_out, d, true, err);
     return status;
 }
@@ -531,7 +399,7 @@ static lp_status run_layers(pass *p, lp_error *err) {
         LP_TRY(run_layer(p, l, n, err));
     }
     LP_TRY(copy_outputs(p, err));
-    LP_TRY(lp_forward_final_norm(f, f->x_out, p->n_out, f->h, err));
+    LP_TRY(lp_forward_final_norm(f, f->x_out, p->lists->n_out, f->h, err));
     LP_TRY(visit(p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
 out:
     return status;
@@ -542,8 +410,9 @@ out:
 static lp_record_key record_key(const pass *p) {
     const lp_forward_batch *b = p->batch;
     lp_record_key key = {{(uint64_t)(uintptr_t)p->f, (uint64_t)(uintptr_t)b->pool->keys,
-                          (uint64_t)(uintptr_t)b->latents, (uint64_t)p->n_tokens, (uint64_t)p->n_latents,
-                          (uint64_t)p->n_out, (uint64_t)p->n_output_copies, (uint64_t)p->rows.n_groups}};
+                          (uint64_t)(uintptr_t)b->latents, (uint64_t)p->lists->n_tokens, (uint64_t)p->lists->n_latents,
+                          (uint64_t)p->lists->n_out, (uint64_t)p->lists->n_output_copies,
+                          (uint64_t)p->lists->rows.n_groups}};
     for (int32_t r = 0; r < b->n_rows; r++) key.words[KEY_SIZES + b->first_layer[r]]++;
     return key;
 }
@@ -574,11 +443,10 @@ out:
 
 lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err) {
-    pass p = {.f = f, .batch = batch};
-    int32_t copy_begin[512];
+    pass p = {.f = f, .batch = batch, .lists = &f->lists};
     lp_status status = LP_OK;
-    LP_ASSERT(batch->n_rows <= f->max_rows && f->model->config.n_layers < 512);
-    LP_TRY(upload_lists(&p, copy_begin, err));
+    LP_ASSERT(batch->n_rows <= f->max_rows);
+    LP_TRY(lp_batch_lists_make(&f->lists, f->be, batch, f->model->config.n_layers, err));
     bool plain = batch->n_edits == 0 && batch->n_captures == 0 && !f->hook &&
                  KEY_SIZES + f->model->config.n_layers < LP_RECORD_WORDS;
     if (plain && batch->n_rows <= f->be->record_rows)
@@ -587,7 +455,7 @@ lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const flo
         LP_TRY(run_layers(&p, err));
     LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures);
     *hidden = f->h;
-    *n_out = p.n_out;
+    *n_out = p.lists->n_out;
 out:
     return status;
 }

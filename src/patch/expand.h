@@ -6,7 +6,7 @@
 
 #include "patch/condition.h"
 
-enum { LP_MAX_LAYERS = 256, LP_WORDS = 256 };
+enum { LP_WORDS = 256 };
 
 /* Thought steps that one condition replaces together. */
 typedef struct {

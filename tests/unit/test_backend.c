@@ -2,11 +2,11 @@
  * depend on nothing but the row: not on the number of rows of the call, on its place among them, or on threads. Runs on
  * the cpu backend with one and two threads, and through the checking backend. */
 #include "backend/backend.h"
-#include "backend/check/check.h"
 #include "backend/groups.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "nn/site.h"
+#include "support/check_backend.h"
 #include "support/golden.h"
 
 #include <math.h>

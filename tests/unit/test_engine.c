@@ -10,9 +10,9 @@
  * size, number of threads, order of units or company, give the same bits. */
 #include "test_engine_support.h"
 
-#include "backend/check/check.h"
 #include "backend/device.h"
 #include "base/memory.h"
+#include "support/check_backend.h"
 #include "thought/reference.h"
 
 #include <math.h>

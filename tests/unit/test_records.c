@@ -1,8 +1,8 @@
 /* Recorded sequences of the forward pass: the checking backend compares the calls of batches that have one key. */
 #include "support/golden.h"
 
-#include "backend/check/check.h"
 #include "nn/forward.h"
+#include "support/check_backend.h"
 
 enum { ROWS = 3 };
 

@@ -73,15 +73,15 @@ __global__ void __launch_bounds__(BLOCK)
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32, warp = static_cast<int32_t>(threadIdx.x) / 32;
     const int32_t head = static_cast<int32_t>(blockIdx.y);
     const int32_t g = static_cast<int32_t>(blockIdx.x) / parts, part = static_cast<int32_t>(blockIdx.x) % parts;
-    const int32_t begin = (a.group_row ? a.group_begin[g] : g) + part * rows_per_block;
-    const int32_t end = a.group_row ? a.group_begin[g + 1] : g + 1;
+    const int32_t begin = (a.rows.group_row ? a.rows.group_begin[g] : g) + part * rows_per_block;
+    const int32_t end = a.rows.group_row ? a.rows.group_begin[g + 1] : g + 1;
     const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd,
                   qkv_width = q_width + 2 * static_cast<int64_t>(a.width);
 
     // Rows ascend within a group: those of this block that are in the batch so far come first.
     int32_t n_rows = 0;
     while (n_rows < rows_per_block && begin + n_rows < end &&
-           (a.group_row ? a.group_row[begin + n_rows] : begin + n_rows) < n)
+           (a.rows.group_row ? a.rows.group_row[begin + n_rows] : begin + n_rows) < n)
         n_rows++;
     if (n_rows == 0) return;
     const int32_t n_queries = n_rows * group, n_mine = n_queries - warp * PER_WARP;
@@ -95,9 +95,9 @@ __global__ void __launch_bounds__(BLOCK)
         int32_t query = warp * PER_WARP + i;
         bool used = query < n_queries;
         int32_t at = begin + (used ? query / group : 0);
-        row[i] = a.group_row ? a.group_row[at] : at;
-        const int32_t in_prompt = used ? a.prompt_length[row[i]] : INT32_MAX;
-        const int32_t length = used ? in_prompt + a.tail_length[row[i]] : 0;
+        row[i] = a.rows.group_row ? a.rows.group_row[at] : at;
+        const int32_t in_prompt = used ? a.rows.prompt_length[row[i]] : INT32_MAX;
+        const int32_t length = used ? in_prompt + a.rows.tail_length[row[i]] : 0;
         if (in_prompt < whole) whole = in_prompt;
         if (length > longest) longest = length;
         run[i].most = -INFINITY;
@@ -108,9 +108,9 @@ __global__ void __launch_bounds__(BLOCK)
     // Over the whole block: the longest row, and the prompt positions that somebody reads from shared memory.
     int32_t block_longest = 0, block_prompt = 0, prompt_begin = 0;
     for (int32_t r = 0; r < n_rows; r++) {
-        int32_t at = a.group_row ? a.group_row[begin + r] : begin + r;
-        int32_t in_prompt = a.prompt_length[at], all = in_prompt + a.tail_length[at];
-        if (r == 0) prompt_begin = a.prompt_begin[at];
+        int32_t at = a.rows.group_row ? a.rows.group_row[begin + r] : begin + r;
+        int32_t in_prompt = a.rows.prompt_length[at], all = in_prompt + a.rows.tail_length[at];
+        if (r == 0) prompt_begin = a.rows.prompt_begin[at];
         if (in_prompt > block_prompt) block_prompt = in_prompt;
         if (all > block_longest) block_longest = all;
     }
@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(BLOCK)
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < n_queries * stride; i += BLOCK) {
         int32_t query = i / stride, at = i - query * stride;
         int32_t r = begin + query / group;
-        int64_t from =
-            (a.group_row ? a.group_row[r] : r) * qkv_width + (static_cast<int64_t>(head) * group + query % group) * hd;
+        int64_t from = (a.rows.group_row ? a.rows.group_row[r] : r) * qkv_width +
+                       (static_cast<int64_t>(head) * group + query % group) * hd;
         queries[i] = at < hd ? qkv[from + at] : 0.0f;
     }
 
@@ -186,15 +186,15 @@ __global__ void __launch_bounds__(BLOCK)
              first = behind) {
             const int32_t r = first / group;
             behind = (r + 1) * group;
-            const int32_t this_row = a.group_row ? a.group_row[begin + r] : begin + r;
-            const int32_t in_prompt = a.prompt_length[this_row], all = in_prompt + a.tail_length[this_row];
+            const int32_t this_row = a.rows.group_row ? a.rows.group_row[begin + r] : begin + r;
+            const int32_t in_prompt = a.rows.prompt_length[this_row], all = in_prompt + a.rows.tail_length[this_row];
             if (base >= all) continue;
             const int32_t position = base + lane;
             const bool there = position < all;
             int64_t slot = 0;
             if (there)
-                slot = position < in_prompt ? a.prompt_begin[this_row] + position
-                                            : a.tail[a.tail_begin[this_row] + position - in_prompt];
+                slot = position < in_prompt ? a.rows.prompt_begin[this_row] + position
+                                            : a.rows.tail[a.rows.tail_begin[this_row] + position - in_prompt];
             const int64_t head_at = static_cast<int64_t>(head) * hd;
             const float *key = a.keys + slot * a.width + head_at;
             float4 sum[PER_WARP];
@@ -254,10 +254,10 @@ __global__ void store_kernel(lp_cuda_attention a, float *qkv, const float *cosin
     const int32_t hd = a.head_dim, half = hd / 2, row = static_cast<int32_t>(blockIdx.x);
     const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd;
     float *from = qkv + row * (q_width + 2 * static_cast<int64_t>(a.width));
-    const int64_t slot = static_cast<int64_t>(a.slot[row]) * a.width;
+    const int64_t slot = static_cast<int64_t>(a.rows.slot[row]) * a.width;
     if (cosine) {
-        const float *c = cosine + static_cast<int64_t>(a.position[row]) * half;
-        const float *s = sine + static_cast<int64_t>(a.position[row]) * half;
+        const float *c = cosine + static_cast<int64_t>(a.rows.position[row]) * half;
+        const float *s = sine + static_cast<int64_t>(a.rows.position[row]) * half;
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < (a.n_heads + a.n_kv_heads) * half; i += BLOCK) {
             int32_t head = i / half, at = i - head * half;
             float *x = from + static_cast<int64_t>(head) * hd + at;
@@ -286,7 +286,7 @@ template <int CHUNKS, bool ALIGNED>
 cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
     const int32_t group = a.n_heads / a.n_kv_heads, rows_per_block = QUERIES / group;
     // Blocks beyond a group's rows end at once.
-    const int32_t parts = a.group_row ? (LP_CUDA_GROUP_ROWS + rows_per_block - 1) / rows_per_block : 1;
+    const int32_t parts = a.rows.group_row ? (LP_GROUP_ROWS + rows_per_block - 1) / rows_per_block : 1;
     const size_t floats =
         static_cast<size_t>(2 * TILE + QUERIES) * static_cast<size_t>(stride_of(a.head_dim)) + QUERIES * TILE;
     const size_t bytes = floats * sizeof(float);
@@ -295,7 +295,8 @@ cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
         if (error != cudaSuccess) return error;
     }
-    const dim3 grid(static_cast<unsigned>((a.group_row ? a.n_groups : n) * parts), static_cast<unsigned>(a.n_kv_heads));
+    const dim3 grid(static_cast<unsigned>((a.rows.group_row ? a.rows.n_groups : n) * parts),
+                    static_cast<unsigned>(a.n_kv_heads));
     attend_kernel<CHUNKS, ALIGNED><<<grid, BLOCK, bytes, stream>>>(a, qkv, n, group, parts, out);
     return cudaGetLastError();
 }

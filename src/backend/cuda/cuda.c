@@ -3,24 +3,7 @@
 #include "base/build.h"
 #include "base/memory.h"
 
-_Static_assert(sizeof(lp_cuda_edit) == sizeof(lp_row_edit) &&
-                   offsetof(lp_cuda_edit, vector) == offsetof(lp_row_edit, vector) &&
-                   offsetof(lp_cuda_edit, factor) == offsetof(lp_row_edit, factor) &&
-                   offsetof(lp_cuda_edit, operation) == offsetof(lp_row_edit, operation),
-               "the kernels' edits are backend.h's");
-_Static_assert(sizeof(lp_cuda_capture) == sizeof(lp_row_capture) &&
-                   offsetof(lp_cuda_capture, out) == offsetof(lp_row_capture, out),
-               "the kernels' captures are backend.h's");
-_Static_assert(sizeof(lp_cuda_logit_query) == sizeof(lp_logit_query) &&
-                   offsetof(lp_cuda_logit_query, token) == offsetof(lp_logit_query, token) &&
-                   sizeof(lp_cuda_logit_stats) == sizeof(lp_logit_stats) &&
-                   offsetof(lp_cuda_logit_stats, logit) == offsetof(lp_logit_stats, logit),
-               "the kernels' logit queries are backend.h's");
-_Static_assert((int)LP_CUDA_GELU_TANH == (int)LP_ACT_GELU_TANH && (int)LP_CUDA_GELU_ERF == (int)LP_ACT_GELU_ERF &&
-                   (int)LP_CUDA_SILU == (int)LP_ACT_SILU,
-               "the kernels' activations are model.h's");
-_Static_assert((int)LP_CUDA_GROUP_ROWS == (int)LP_GROUP_ROWS && (int)LP_CUDA_TILE_ROWS <= (int)LP_ROW_PADDING,
-               "the kernels' sizes are backend.h's");
+_Static_assert((int)LP_CUDA_TILE_ROWS <= (int)LP_ROW_PADDING, "a tile fits in the padding");
 
 /* ---- Operations -------------------------------------------------------------------------------------------------- */
 
@@ -79,7 +62,7 @@ static lp_status cuda_activate(lp_backend *be, lp_activation kind, bool gated, c
                                lp_form form, float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_activate((int)kind, gated, x, n, width, as_bf16(cuda, form), y, cuda->stream));
+    LP_CUDA(lp_cuda_activate(kind, gated, x, n, width, as_bf16(cuda, form), y, cuda->stream));
 out:
     return status;
 }
@@ -87,16 +70,7 @@ out:
 static lp_cuda_attention attention_of(const lp_model_config *config, const lp_row_table *rows, const lp_kv_pool *pool,
                                       int32_t layer) {
     int64_t at = (int64_t)layer * pool->n_slots * pool->width;
-    return (lp_cuda_attention){.position = rows->position,
-                               .slot = rows->slot,
-                               .prompt_begin = rows->prompt_begin,
-                               .prompt_length = rows->prompt_length,
-                               .tail_begin = rows->tail_begin,
-                               .tail_length = rows->tail_length,
-                               .tail = rows->tail,
-                               .group_row = rows->group_row,
-                               .group_begin = rows->group_begin,
-                               .n_groups = rows->n_groups,
+    return (lp_cuda_attention){.rows = *rows,
                                .keys = pool->keys + at,
                                .values = pool->values + at,
                                .width = pool->width,
@@ -169,8 +143,7 @@ static lp_status cuda_read_logits(lp_backend *be, const float *logits, float *sa
     lp_status status = LP_OK;
     for (int32_t done = 0, some = 0; done < n; done += some) {
         LP_TRY(send_list(cuda, reads, n, sizeof *reads, done, &some, err));
-        LP_CUDA(lp_cuda_read_logits(logits, saved, width, n_candidates, cuda->list, some,
-                                    (lp_cuda_logit_stats *)(out + done), cuda->stream));
+        LP_CUDA(lp_cuda_read_logits(logits, saved, width, n_candidates, cuda->list, some, out + done, cuda->stream));
     }
 out:
     return status;

@@ -9,39 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/rows.h"
+#include "model/activation.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* lp_row_edit */
+/* The rows of a batch and one layer of the pool. */
 typedef struct {
-    int32_t row, offset, width, operation;
-    float factor;
-    int64_t vector;
-} lp_cuda_edit;
-
-/* lp_row_capture */
-typedef struct {
-    int32_t row, offset, width;
-    int64_t out;
-} lp_cuda_capture;
-
-/* lp_logit_query, lp_logit_stats */
-typedef struct {
-    int32_t row, saved_row, base, token[2];
-} lp_cuda_logit_query;
-typedef struct {
-    double log_sum, kl, logit[2];
-} lp_cuda_logit_stats;
-
-/* lp_activation */
-enum { LP_CUDA_GELU_TANH, LP_CUDA_GELU_ERF, LP_CUDA_SILU };
-
-/* lp_row_table, with one layer of the pool. */
-typedef struct {
-    const int32_t *position, *slot, *prompt_begin, *prompt_length, *tail_begin, *tail_length, *tail;
-    const int32_t *group_row, *group_begin; /* NULL: every row is a group of its own */
-    int32_t n_groups;
+    lp_row_table rows;    /* without groups every row is a group of its own */
     float *keys, *values; /* [n_slots, width] */
     int32_t width;
     int32_t n_heads, n_kv_heads, head_dim;
@@ -50,7 +27,6 @@ typedef struct {
 enum {
     LP_CUDA_MAX_HEAD_DIM = 256,
     LP_CUDA_MAX_QUERIES = 32, /* query heads of one KV head */
-    LP_CUDA_GROUP_ROWS = 32,  /* most rows of a group: LP_GROUP_ROWS */
     LP_CUDA_BF16_STEP = 8     /* rows of bf16 operands have multiples of it */
 };
 
@@ -93,18 +69,17 @@ cudaError_t lp_cuda_norm_heads(float *qkv, int64_t stride, int32_t n, int32_t q_
                                const float *q_weight, const float *k_weight, float eps, cudaStream_t stream);
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
                              int32_t width, bool as_bf16, void *h, cudaStream_t stream);
-cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *y,
-                             cudaStream_t stream);
-cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,
+cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16,
+                             void *y, cudaStream_t stream);
+cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_row_edit *edits, int32_t n, const float *vectors,
                               cudaStream_t stream);
 cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t *best,
                            cudaStream_t stream);
 cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
                         int32_t *tokens, float *log_probability, cudaStream_t stream);
 cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,
-                                const lp_cuda_logit_query *reads, int32_t n, lp_cuda_logit_stats *out,
-                                cudaStream_t stream);
-cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_cuda_capture *captures, int32_t n, float *out,
+                                const lp_logit_query *reads, int32_t n, lp_logit_stats *out, cudaStream_t stream);
+cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_row_capture *captures, int32_t n, float *out,
                                  cudaStream_t stream);
 /* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros after width */
 cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,

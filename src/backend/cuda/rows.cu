@@ -139,8 +139,8 @@ __global__ void add_norm_kernel(float *x, const float *y, const float *weight, c
 }
 
 template <int KIND> __device__ inline float activation(float x) {
-    if (KIND == LP_CUDA_GELU_ERF) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    if (KIND == LP_CUDA_SILU) return x / (1.0f + expf(-x));
+    if (KIND == LP_ACT_GELU_ERF) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+    if (KIND == LP_ACT_SILU) return x / (1.0f + expf(-x));
     float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
     return x / (1.0f + expf(-2.0f * u));
 }
@@ -206,8 +206,8 @@ __global__ void activate_bf16_fours_kernel(bool gated, const float4 *x, int32_t 
     }
 }
 
-__global__ void edit_kernel(float *x, int32_t stride, const lp_cuda_edit *edits, const float *vectors) {
-    lp_cuda_edit edit = edits[blockIdx.x];
+__global__ void edit_kernel(float *x, int32_t stride, const lp_row_edit *edits, const float *vectors) {
+    lp_row_edit edit = edits[blockIdx.x];
     float *to = x + static_cast<int64_t>(edit.row) * stride + edit.offset;
     const float *vector = vectors + edit.vector;
     float f = edit.factor;
@@ -258,8 +258,8 @@ __global__ void argmax_kernel(const float *logits, int32_t width, int32_t n_cand
     if (threadIdx.x == 0) best[blockIdx.x] = places[0] < 0 ? 0 : places[0];
 }
 
-__global__ void save_kernel(const float *logits, float *saved, int32_t width, const lp_cuda_logit_query *reads) {
-    const lp_cuda_logit_query read = reads[blockIdx.x];
+__global__ void save_kernel(const float *logits, float *saved, int32_t width, const lp_logit_query *reads) {
+    const lp_logit_query read = reads[blockIdx.x];
     if (read.row < 0 || read.saved_row < 0) return;
     const float *from = logits + static_cast<int64_t>(read.row) * width;
     float *to = saved + static_cast<int64_t>(read.saved_row) * width;
@@ -278,10 +278,10 @@ __device__ double block_log_sum_exp(const float *x, int32_t n, float *most_share
 }
 
 __global__ void read_kernel(const float *logits, const float *saved, int32_t width, int32_t n,
-                            const lp_cuda_logit_query *reads, lp_cuda_logit_stats *out) {
+                            const lp_logit_query *reads, lp_logit_stats *out) {
     __shared__ float most_shared[BLOCK];
     __shared__ double shared[BLOCK];
-    const lp_cuda_logit_query read = reads[blockIdx.x];
+    const lp_logit_query read = reads[blockIdx.x];
     const float *x = read.row >= 0 ? logits + static_cast<int64_t>(read.row) * width
                                    : saved + static_cast<int64_t>(read.saved_row) * width;
     const double nothing = nan("");
@@ -296,7 +296,7 @@ __global__ void read_kernel(const float *logits, const float *saved, int32_t wid
         kl = block_sum(sum, shared);
     }
     if (threadIdx.x > 0) return;
-    lp_cuda_logit_stats stats;
+    lp_logit_stats stats;
     stats.log_sum = log_sum;
     stats.kl = kl;
     for (int k = 0; k < 2; k++) stats.logit[k] = read.token[k] >= 0 ? static_cast<double>(x[read.token[k]]) : nothing;
@@ -340,8 +340,8 @@ __global__ void top_kernel(const float *logits, int32_t width, int32_t n_candida
     }
 }
 
-__global__ void capture_kernel(const float *x, int32_t stride, const lp_cuda_capture *captures, float *out) {
-    const lp_cuda_capture capture = captures[blockIdx.x];
+__global__ void capture_kernel(const float *x, int32_t stride, const lp_row_capture *captures, float *out) {
+    const lp_row_capture capture = captures[blockIdx.x];
     const float *from = x + static_cast<int64_t>(capture.row) * stride + capture.offset;
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < capture.width; i += BLOCK) out[capture.out + i] = from[i];
 }
@@ -447,18 +447,18 @@ cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, cons
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_activate(int kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *y,
-                             cudaStream_t stream) {
+cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16,
+                             void *y, cudaStream_t stream) {
     if (n == 0 || width == 0) return cudaSuccess;
     switch (kind) {
-    case LP_CUDA_GELU_TANH: start_activation<LP_CUDA_GELU_TANH>(gated, x, n, width, as_bf16, y, stream); break;
-    case LP_CUDA_GELU_ERF: start_activation<LP_CUDA_GELU_ERF>(gated, x, n, width, as_bf16, y, stream); break;
-    default: start_activation<LP_CUDA_SILU>(gated, x, n, width, as_bf16, y, stream);
+    case LP_ACT_GELU_TANH: start_activation<LP_ACT_GELU_TANH>(gated, x, n, width, as_bf16, y, stream); break;
+    case LP_ACT_GELU_ERF: start_activation<LP_ACT_GELU_ERF>(gated, x, n, width, as_bf16, y, stream); break;
+    default: start_activation<LP_ACT_SILU>(gated, x, n, width, as_bf16, y, stream);
     }
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_cuda_edit *edits, int32_t n, const float *vectors,
+cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_row_edit *edits, int32_t n, const float *vectors,
                               cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     edit_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, edits, vectors);
@@ -481,8 +481,7 @@ cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n
 }
 
 cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,
-                                const lp_cuda_logit_query *reads, int32_t n, lp_cuda_logit_stats *out,
-                                cudaStream_t stream) {
+                                const lp_logit_query *reads, int32_t n, lp_logit_stats *out, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     save_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(logits, saved, width, reads);
     cudaError_t error = cudaGetLastError();
@@ -491,7 +490,7 @@ cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_cuda_capture *captures, int32_t n, float *out,
+cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_row_capture *captures, int32_t n, float *out,
                                  cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     capture_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, captures, out);

@@ -1,4 +1,4 @@
-#include "backend/check/check.h"
+#include "support/check_backend.h"
 
 #include "base/memory.h"
 
