@@ -206,7 +206,8 @@ static int run_make(const lp_command *command, int argc, char **argv) {
     bool short_of = false;
     int code = 0;
     if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    return exit_code(command, make_pairs(&o, &short_of, &err), &err, short_of);
+    lp_status status = make_pairs(&o, &short_of, &err);
+    return exit_code(command, status, &err, short_of);
 }
 
 #define MAKE(member) .offset = offsetof(make_options, member)
@@ -391,7 +392,8 @@ static int run_check(const lp_command *command, int argc, char **argv) {
     bool unsound = false;
     int code = 0;
     if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    return exit_code(command, check_pairs(&o, operands.items[0], &unsound, &err), &err, unsound);
+    lp_status status = check_pairs(&o, operands.items[0], &unsound, &err);
+    return exit_code(command, status, &err, unsound);
 }
 
 #define CHECK(member) .offset = offsetof(check_options, member)

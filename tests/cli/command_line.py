@@ -245,6 +245,27 @@ class Table(Case):
             self.assertEqual((run.returncode, run.stderr), (0, ""))
 
 
+class PairExits(Case):
+    """`pairs make --strict` and `pairs check` say by their exit code what they found."""
+
+    def test_make(self) -> None:
+        question = "Tom has 12 apples and buys 5 more. How many apples has Tom?"
+        line = json.dumps({"question": question, "answer": "Tom has 12+5=<<12+5=17>>17 apples.\n#### 17"})
+        (self.folder / "one.jsonl").write_text(line + "\n")
+        make = ("pairs", "make", "--source", "one.jsonl", "--format", "gsm8k", "--count", 10, "-o", "made.json")
+        self.assertEqual(self.latentpatch(*make).code, 0)
+        self.assertEqual(self.latentpatch(*make, "--strict").code, 1)
+
+    def test_check(self) -> None:
+        def spoil(pairs: list) -> None:
+            pairs[1]["clean"]["answer"] = pairs[1]["corrupted"]["answer"]
+
+        sound, spoilt = self.pairs("sound.json"), self.pairs("spoilt.json", change=spoil)
+        self.assertEqual(self.latentpatch("pairs", "check", sound).code, 0)
+        self.assertEqual(self.latentpatch("pairs", "check", spoilt).code, 1)
+        self.assertEqual(self.latentpatch("pairs", "check", spoilt, "--fix", "fixed.json").code, 0)
+
+
 class Init(Case):
     """A starter job from what is there, which `run` takes as it is."""
 
