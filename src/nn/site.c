@@ -29,6 +29,12 @@ int32_t lp_site_offset(const lp_model_config *config, int32_t head) {
     return head == LP_ALL_HEADS ? 0 : head * config->head_dim;
 }
 
+void lp_address_canonical(lp_address *address) {
+    if (address->site != LP_SITE_RESID_PRE || address->layer <= 0) return;
+    address->site = LP_SITE_RESID_POST;
+    address->layer--;
+}
+
 int32_t lp_address_depth(const lp_model_config *config, const lp_address *address) {
     if (address->site == LP_SITE_LATENT_IN) return -1;
     if (address->site == LP_SITE_LATENT_RAW) return config->n_layers * LP_N_SITES;

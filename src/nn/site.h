@@ -73,6 +73,9 @@ bool lp_site_has_layer(lp_site site);
 int32_t lp_site_width(const lp_model_config *config, lp_site site, int32_t head);
 /* Where the vector begins inside its buffer: head * head_dim for one KV head, otherwise 0. */
 int32_t lp_site_offset(const lp_model_config *config, int32_t head);
+/* resid_pre of a layer above the first becomes resid_post of the layer below: the name under which that vector is
+ * edited, captured and stored. */
+void lp_address_canonical(lp_address *address);
 /* Order within one position: (layer, site) as one number; smaller comes first. */
 int32_t lp_address_depth(const lp_model_config *config, const lp_address *address);
 

@@ -127,14 +127,8 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     case LP_PHASE_THOUGHT: edit.position = shape->n_prompt + index; break;
     case LP_PHASE_ANSWER: edit.position = shape->n_prompt + condition->n_steps_run + index; break;
     }
-    if (what->at.site == LP_SITE_RESID_PRE && what->at.layer > 0) {
-        what->at.site = LP_SITE_RESID_POST;
-        what->at.layer--;
-    }
-    if (what->from.site == LP_SITE_RESID_PRE && what->from.layer > 0) {
-        what->from.site = LP_SITE_RESID_POST;
-        what->from.layer--;
-    }
+    lp_address_canonical(&what->at);
+    lp_address_canonical(&what->from);
     if (what->donor == LP_DONOR_SELF)
         what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
     if (what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || what->operation == LP_OP_SCALE)

@@ -100,10 +100,7 @@ static lp_status add_captures_of(lp_engine *e, const lp_request *request, const 
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
         if (!lp_request_is_place(request, branch, &at, row->position)) continue;
-        if (at.site == LP_SITE_RESID_PRE && at.layer > 0) {
-            at.site = LP_SITE_RESID_POST;
-            at.layer--;
-        }
+        lp_address_canonical(&at);
         lp_step_batch *batch = e->batch;
         size_t n = (size_t)e->host.n_captures + 1;
         int32_t width = lp_site_width(c, at.site, at.head);

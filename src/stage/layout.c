@@ -35,7 +35,7 @@ static lp_status add_job_site(lp_store_layout *layout, const lp_session *session
                               lp_error *err) {
     const lp_model_config *config = &session->model.config;
     bool thought = wanted->phase == LP_PHASE_THOUGHT;
-    if (thought && wanted->site == LP_SITE_RESID_PRE) return LP_OK; /* resid_pre[l] is resid_post[l-1], which is kept */
+    if (thought && wanted->site == LP_SITE_RESID_PRE) return LP_OK; /* lp_address_canonical: it is kept */
     int32_t n_layers = lp_site_has_layer(wanted->site) ? config->n_layers : 1;
     return add_site(layout, session, wanted->phase, wanted->site, 0, n_layers, wanted->indices,
                     thought ? session->job.protocol.n_steps : (int32_t)wanted->n_indices, err);

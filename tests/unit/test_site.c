@@ -75,8 +75,29 @@ static void test_operations(void **state) {
     }
 }
 
+/* resid_pre[l] is resid_post[l-1]; the first layer has no other name for it. */
+static void test_canonical(void **state) {
+    (void)state;
+    const struct {
+        lp_site site, expected_site;
+        int32_t layer, expected_layer;
+    } cases[] = {{LP_SITE_RESID_PRE, LP_SITE_RESID_POST, 3, 2},
+                 {LP_SITE_RESID_PRE, LP_SITE_RESID_POST, 1, 0},
+                 {LP_SITE_RESID_PRE, LP_SITE_RESID_PRE, 0, 0},
+                 {LP_SITE_RESID_POST, LP_SITE_RESID_POST, 3, 3},
+                 {LP_SITE_K, LP_SITE_K, 2, 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        lp_address at = {
+            .phase = LP_PHASE_PROMPT, .index = -2, .site = cases[i].site, .layer = cases[i].layer, .head = 1};
+        lp_address_canonical(&at);
+        assert_int_equal(at.site, cases[i].expected_site);
+        assert_int_equal(at.layer, cases[i].expected_layer);
+        assert_true(at.phase == LP_PHASE_PROMPT && at.index == -2 && at.head == 1);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_names_and_widths), cmocka_unit_test(test_order),
-                                       cmocka_unit_test(test_operations)};
+                                       cmocka_unit_test(test_operations), cmocka_unit_test(test_canonical)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
