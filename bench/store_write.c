@@ -38,7 +38,7 @@ static double now(void) {
 }
 
 static size_t bytes_of(const lp_field *field) {
-    size_t n = lp_field_type_bytes(field->type, field->text_bytes);
+    size_t n = lp_h5_item_bytes(field->type, field->text_bytes);
     for (int d = 0; d < field->n_dims; d++) n *= (size_t)field->dims[d];
     return n;
 }
@@ -60,17 +60,17 @@ static lp_status make_fields(work *w, int32_t layers, int32_t width, lp_error *e
         const char *name;
         lp_field field;
     } kinds[] = {
-        {"resid_post", {.type = LP_FIELD_F32, .n_dims = 3, .dims = {layers, STEPS, width}}},
-        {"resid_pre", {.type = LP_FIELD_F32, .n_dims = 3, .dims = {1, STEPS, width}}},
-        {"latent_in", {.type = LP_FIELD_F32, .n_dims = 2, .dims = {STEPS, width}}},
-        {"latent_raw", {.type = LP_FIELD_F32, .n_dims = 2, .dims = {STEPS, width}}},
-        {"prompt_tokens", {.type = LP_FIELD_I32}},
-        {"answer_tokens", {.type = LP_FIELD_I32, .n_dims = 1, .dims = {TOKENS}}},
-        {"answer_len", {.type = LP_FIELD_I32}},
-        {"answer_ended", {.type = LP_FIELD_U8}},
-        {"answer_text", {.type = LP_FIELD_TEXT, .text_bytes = TEXT}},
-        {"number", {.type = LP_FIELD_F64}},
-        {"outcome", {.type = LP_FIELD_U8}},
+        {"resid_post", {.type = LP_F32, .n_dims = 3, .dims = {layers, STEPS, width}}},
+        {"resid_pre", {.type = LP_F32, .n_dims = 3, .dims = {1, STEPS, width}}},
+        {"latent_in", {.type = LP_F32, .n_dims = 2, .dims = {STEPS, width}}},
+        {"latent_raw", {.type = LP_F32, .n_dims = 2, .dims = {STEPS, width}}},
+        {"prompt_tokens", {.type = LP_I32}},
+        {"answer_tokens", {.type = LP_I32, .n_dims = 1, .dims = {TOKENS}}},
+        {"answer_len", {.type = LP_I32}},
+        {"answer_ended", {.type = LP_U8}},
+        {"answer_text", {.type = LP_TEXT, .text_bytes = TEXT}},
+        {"number", {.type = LP_F64}},
+        {"outcome", {.type = LP_U8}},
     };
     lp_status status = LP_OK;
     for (int side = 0; side < 2; side++)

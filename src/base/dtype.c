@@ -5,6 +5,7 @@
 size_t lp_dtype_bytes(lp_dtype dtype) {
     switch (dtype) {
     case LP_F64:
+    case LP_U64:
     case LP_I64: return 8;
     case LP_F32:
     case LP_I32: return 4;
@@ -13,13 +14,15 @@ size_t lp_dtype_bytes(lp_dtype dtype) {
     case LP_I16: return 2;
     case LP_I8:
     case LP_U8:
-    case LP_BOOL: return 1;
+    case LP_BOOL:
+    case LP_TEXT: return 1;
     }
     return 0;
 }
 
 const char *lp_dtype_name(lp_dtype dtype) {
-    static const char *const names[] = {"f32", "f16", "bf16", "f64", "i64", "i32", "i16", "i8", "u8", "bool"};
+    static const char *const names[] = {"f32", "f16", "bf16", "f64",  "i64", "i32",
+                                        "i16", "i8",  "u8",   "bool", "u64", "text"};
     return (size_t)dtype < sizeof names / sizeof names[0] ? names[dtype] : "unknown";
 }
 

@@ -4,8 +4,23 @@
 
 #include "base/error.h"
 
-typedef enum { LP_F32, LP_F16, LP_BF16, LP_F64, LP_I64, LP_I32, LP_I16, LP_I8, LP_U8, LP_BOOL } lp_dtype;
+/* LP_TEXT: of a fixed number of bytes, which its dataset says. */
+typedef enum {
+    LP_F32,
+    LP_F16,
+    LP_BF16,
+    LP_F64,
+    LP_I64,
+    LP_I32,
+    LP_I16,
+    LP_I8,
+    LP_U8,
+    LP_BOOL,
+    LP_U64,
+    LP_TEXT
+} lp_dtype;
 
+/* Of one number; 1 for LP_TEXT. */
 size_t lp_dtype_bytes(lp_dtype dtype);
 const char *lp_dtype_name(lp_dtype dtype); /* "f32", "bf16", ... */
 

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-enum { N_DTYPES = LP_BOOL + 1, GROUPED = 32 };
+enum { N_DTYPES = LP_TEXT + 1, GROUPED = 32 };
 
 static const char *const PART_NAMES[LP_N_PARTS] = {"embedding", "attention", "mlp", "norms", "head", "projection"};
 static const char *const UNUSED_REASONS[] = {"unexpected",

@@ -68,7 +68,7 @@ static lp_status record_new(const cache_work *w, record **out, lp_error *err) {
     LP_TRY(lp_mem_new(&r->data, layout->n_fields, sizeof *r->data, "pair record", err));
     for (size_t i = 0; i < layout->n_fields; i++) {
         const lp_field *field = &layout->fields[i];
-        LP_TRY(lp_mem_new(&r->data[i], field_items(field), lp_field_type_bytes(field->type, field->text_bytes),
+        LP_TRY(lp_mem_new(&r->data[i], field_items(field), lp_h5_item_bytes(field->type, field->text_bytes),
                           field->path, err));
     }
     for (int side = 0; side < 2; side++)

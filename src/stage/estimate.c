@@ -201,7 +201,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
         2 * pairs * (positions * c->n_layers * block_flops(c) + e.answer_tokens * 2.0 * c->d_model * c->n_embedded);
     for (size_t i = 0; i < plan->layout->n_fields; i++) {
         const lp_field *field = &plan->layout->fields[i];
-        int64_t bytes = (int64_t)lp_field_type_bytes(field->type, field->text_bytes);
+        int64_t bytes = (int64_t)lp_h5_item_bytes(field->type, field->text_bytes);
         for (int d = 0; d < field->n_dims; d++) bytes *= field->dims[d];
         e.store_bytes += bytes * s->n_pairs;
     }

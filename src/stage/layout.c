@@ -119,7 +119,7 @@ static void add_fields_of_run(lp_store_layout *layout, const lp_session *session
     int64_t a = session->job.decode.max_new_tokens;
     for (size_t i = 0; i < layout->n_captured; i++) {
         const lp_captured_site *captured = &layout->captured[i];
-        lp_field field = {.type = LP_FIELD_F32, .description = layout->notes[i]};
+        lp_field field = {.type = LP_F32, .description = layout->notes[i]};
         char *note = layout->notes[i];
         size_t size = sizeof layout->notes[0];
         bool has_layers = lp_site_has_layer(captured->site);
@@ -138,24 +138,21 @@ static void add_fields_of_run(lp_store_layout *layout, const lp_session *session
         field.dims[field.n_dims++] = captured->width;
         add_field(layout, side, captured->name, field);
     }
-    add_field(layout, side, "prompt_tokens",
-              (lp_field){.type = LP_FIELD_I32, .description = "number of prompt positions"});
-    add_field(layout, side, "answer_tokens",
-              (lp_field){.type = LP_FIELD_I32,
-                         .n_dims = 1,
-                         .dims = {a},
-                         .description = "generated ids without eos, -1 beyond the end"});
-    add_field(layout, side, "answer_len", (lp_field){.type = LP_FIELD_I32, .description = "number of generated ids"});
-    add_field(layout, side, "answer_ended", (lp_field){.type = LP_FIELD_U8, .description = "1: ended by eos"});
+    add_field(layout, side, "prompt_tokens", (lp_field){.type = LP_I32, .description = "number of prompt positions"});
+    add_field(
+        layout, side, "answer_tokens",
+        (lp_field){
+            .type = LP_I32, .n_dims = 1, .dims = {a}, .description = "generated ids without eos, -1 beyond the end"});
+    add_field(layout, side, "answer_len", (lp_field){.type = LP_I32, .description = "number of generated ids"});
+    add_field(layout, side, "answer_ended", (lp_field){.type = LP_U8, .description = "1: ended by eos"});
     add_field(layout, side, "answer_text",
-              (lp_field){.type = LP_FIELD_TEXT,
+              (lp_field){.type = LP_TEXT,
                          .text_bytes = LP_ANSWER_TEXT_BYTES,
                          .description = "decoded answer, cut at this length"});
     add_field(layout, side, "number",
-              (lp_field){.type = LP_FIELD_F64, .description = "number found in the answer, NaN: none"});
-    add_field(
-        layout, side, "outcome",
-        (lp_field){.type = LP_FIELD_U8, .description = "0 clean_answer, 1 corrupted_answer, 2 other, 3 gibberish"});
+              (lp_field){.type = LP_F64, .description = "number found in the answer, NaN: none"});
+    add_field(layout, side, "outcome",
+              (lp_field){.type = LP_U8, .description = "0 clean_answer, 1 corrupted_answer, 2 other, 3 gibberish"});
 }
 
 lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, lp_error *err) {

@@ -42,11 +42,11 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
                                               "pairs/corrupted_question"};
     static const char *const number_paths[2] = {"pairs/clean_answer", "pairs/corrupted_answer"};
     for (int i = 0; i < 4; i++)
-        tables->tables[i] = (lp_table){
-            .path = text_paths[i], .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {p}, .data = tables->texts[i]};
+        tables->tables[i] =
+            (lp_table){.path = text_paths[i], .type = LP_TEXT, .n_dims = 1, .dims = {p}, .data = tables->texts[i]};
     for (int i = 0; i < 2; i++)
-        tables->tables[4 + i] = (lp_table){
-            .path = number_paths[i], .type = LP_FIELD_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
+        tables->tables[4 + i] =
+            (lp_table){.path = number_paths[i], .type = LP_F64, .n_dims = 1, .dims = {p}, .data = tables->answers[i]};
     lp_session_provenance(session, provenance);
     /* The file says itself how many it holds; a job may mean the first of them. */
     snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)p);

@@ -113,33 +113,41 @@ void lp_h5_close(hid_t id) {
     H5Eclear2(H5E_DEFAULT);
 }
 
-size_t lp_field_type_bytes(lp_field_type type, size_t text_bytes) {
-    switch (type) {
-    case LP_FIELD_F32:
-    case LP_FIELD_I32: return 4;
-    case LP_FIELD_F64:
-    case LP_FIELD_I64:
-    case LP_FIELD_U64: return 8;
-    case LP_FIELD_U8: return 1;
-    case LP_FIELD_TEXT: return text_bytes;
-    }
-    return 0;
+size_t lp_h5_item_bytes(lp_dtype type, size_t text_bytes) {
+    return type == LP_TEXT ? text_bytes : lp_dtype_bytes(type);
 }
 
-const char *lp_field_type_name(lp_field_type type) {
-    static const char *const names[] = {"float32", "float64", "int32", "int64", "uint64", "uint8", "string"};
-    return names[type];
+/* The types that the program keeps in HDF5, and their NumPy descriptions. */
+static const struct {
+    lp_dtype type;
+    const char *name, *npy;
+} types[] = {{LP_F32, "float32", "<f4"}, {LP_F64, "float64", "<f8"}, {LP_I32, "int32", "<i4"}, {LP_I64, "int64", "<i8"},
+             {LP_U64, "uint64", "<u8"},  {LP_U8, "uint8", "|u1"},    {LP_TEXT, "string", "|S"}};
+enum { N_TYPES = sizeof types / sizeof *types };
+
+const char *lp_h5_type_name(lp_dtype type) {
+    for (size_t i = 0; i < N_TYPES; i++)
+        if (types[i].type == type) return types[i].name;
+    return lp_dtype_name(type);
 }
 
-hid_t lp_h5_type(lp_field_type type, size_t text_bytes) {
+const char *lp_h5_npy_type(lp_dtype type) {
+    for (size_t i = 0; i < N_TYPES; i++)
+        if (types[i].type == type) return types[i].npy;
+    LP_ASSERT(false);
+    return NULL;
+}
+
+hid_t lp_h5_type(lp_dtype type, size_t text_bytes) {
     switch (type) {
-    case LP_FIELD_F32: return H5Tcopy(H5T_IEEE_F32LE);
-    case LP_FIELD_F64: return H5Tcopy(H5T_IEEE_F64LE);
-    case LP_FIELD_I32: return H5Tcopy(H5T_STD_I32LE);
-    case LP_FIELD_I64: return H5Tcopy(H5T_STD_I64LE);
-    case LP_FIELD_U64: return H5Tcopy(H5T_STD_U64LE);
-    case LP_FIELD_U8: return H5Tcopy(H5T_STD_U8LE);
-    case LP_FIELD_TEXT: break;
+    case LP_F32: return H5Tcopy(H5T_IEEE_F32LE);
+    case LP_F64: return H5Tcopy(H5T_IEEE_F64LE);
+    case LP_I32: return H5Tcopy(H5T_STD_I32LE);
+    case LP_I64: return H5Tcopy(H5T_STD_I64LE);
+    case LP_U64: return H5Tcopy(H5T_STD_U64LE);
+    case LP_U8: return H5Tcopy(H5T_STD_U8LE);
+    case LP_TEXT: break;
+    default: return H5I_INVALID_HID; /* not kept in HDF5 */
     }
     hid_t text = H5Tcopy(H5T_C_S1);
     if (text < 0) return text;
@@ -151,24 +159,23 @@ hid_t lp_h5_type(lp_field_type type, size_t text_bytes) {
     return text;
 }
 
-lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, const char *file, const char *path,
+lp_status lp_h5_type_of(hid_t dataset, lp_dtype *type, size_t *text_bytes, const char *file, const char *path,
                         lp_error *err) {
-    static const lp_field_type numbers[] = {LP_FIELD_F32, LP_FIELD_F64, LP_FIELD_I32,
-                                            LP_FIELD_I64, LP_FIELD_U64, LP_FIELD_U8};
     hid_t found = H5Dget_type(dataset);
     if (found < 0) return lp_h5_fail(err, file, "read the type of /%s", path);
     bool known = false;
     if (H5Tget_class(found) == H5T_STRING && H5Tis_variable_str(found) == 0) {
-        *type = LP_FIELD_TEXT;
+        *type = LP_TEXT;
         if (text_bytes) *text_bytes = H5Tget_size(found);
         known = true;
     }
-    for (size_t i = 0; !known && i < sizeof numbers / sizeof *numbers; i++) {
-        hid_t candidate = lp_h5_type(numbers[i], 0);
+    for (size_t i = 0; !known && i < N_TYPES; i++) {
+        if (types[i].type == LP_TEXT) continue;
+        hid_t candidate = lp_h5_type(types[i].type, 0);
         known = H5Tequal(found, candidate) > 0;
         lp_h5_close(candidate);
         if (!known) continue;
-        *type = numbers[i];
+        *type = types[i].type;
         if (text_bytes) *text_bytes = 0;
     }
     lp_h5_close(found);
@@ -297,7 +304,7 @@ lp_status lp_h5_put_text(hid_t object, const char *key, const char *value, size_
     size_t length = strlen(value);
     size_t bytes = length > reserve ? length : reserve;
     if (bytes == 0) bytes = 1;
-    hid_t type = lp_h5_type(LP_FIELD_TEXT, bytes);
+    hid_t type = lp_h5_type(LP_TEXT, bytes);
     hid_t space = H5Screate(H5S_SCALAR);
     LP_TRY(lp_mem_new(&padded, bytes, 1, "attribute", err));
     memcpy(padded, value, length);
@@ -333,7 +340,7 @@ lp_status lp_h5_put_texts(hid_t object, const char *key, const char *const *valu
     hid_t type = H5I_INVALID_HID;
     hid_t space = H5I_INVALID_HID;
     LP_TRY(pad_texts(values, n, &block, &width, err));
-    type = lp_h5_type(LP_FIELD_TEXT, width);
+    type = lp_h5_type(LP_TEXT, width);
     hsize_t dims[1] = {n};
     space = n ? H5Screate_simple(1, dims, NULL) : H5Screate(H5S_NULL);
     status = put_attribute(object, key, type, space, block, file, err);
@@ -348,7 +355,7 @@ lp_status lp_h5_put_i32(hid_t object, const char *key, const int32_t *values, si
                         lp_error *err) {
     hsize_t dims[1] = {n};
     hid_t space = n == 1 ? H5Screate(H5S_SCALAR) : H5Screate_simple(1, dims, NULL);
-    hid_t type = lp_h5_type(LP_FIELD_I32, 0);
+    hid_t type = lp_h5_type(LP_I32, 0);
     lp_status status = put_attribute(object, key, type, space, values, file, err);
     lp_h5_close(type);
     lp_h5_close(space);
@@ -498,14 +505,11 @@ lp_status lp_h5_put_strings(hid_t file, const char *path, const char *const *str
     size_t width = 1;
     lp_status status = pad_texts(strings, (size_t)n, &block, &width, err);
     if (status != LP_OK) return status;
-    status = lp_h5_make_dataset(file,
-                                &(lp_h5_dataset){.path = path,
-                                                 .type = LP_FIELD_TEXT,
-                                                 .text_bytes = width,
-                                                 .n_dims = 1,
-                                                 .dims = {n},
-                                                 .description = description},
-                                block, NULL, file_name, err);
+    status = lp_h5_make_dataset(
+        file,
+        &(lp_h5_dataset){
+            .path = path, .type = LP_TEXT, .text_bytes = width, .n_dims = 1, .dims = {n}, .description = description},
+        block, NULL, file_name, err);
     lp_mem_free(block);
     return status;
 }
@@ -567,8 +571,8 @@ lp_status lp_h5_write_part(hid_t dataset, int64_t first, int64_t n, const void *
     return status;
 }
 
-lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_field_type type, int n_dims, int64_t *dims,
-                             size_t *text_bytes, hid_t *out, const char *file_name, lp_error *err) {
+lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_dtype type, int n_dims, int64_t *dims, size_t *text_bytes,
+                             hid_t *out, const char *file_name, lp_error *err) {
     lp_status status = LP_OK;
     hid_t space = H5I_INVALID_HID;
     hid_t dataset = H5Dopen2(file, path, H5P_DEFAULT);
@@ -576,11 +580,11 @@ lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_field_type type, i
         H5Eclear2(H5E_DEFAULT);
         LP_FAIL(LP_ERR_FORMAT, "%s: dataset /%s is missing", file_name, path);
     }
-    lp_field_type found = LP_FIELD_U8;
+    lp_dtype found = LP_U8;
     LP_TRY(lp_h5_type_of(dataset, &found, text_bytes, file_name, path, err));
     if (found != type)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected elements of type %s, found %s", file_name, path,
-                lp_field_type_name(type), lp_field_type_name(found));
+                lp_h5_type_name(type), lp_h5_type_name(found));
     space = H5Dget_space(dataset);
     int rank = H5Sget_simple_extent_ndims(space);
     if (rank != n_dims)

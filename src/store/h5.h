@@ -5,6 +5,7 @@
 #ifndef LP_STORE_H5_H
 #define LP_STORE_H5_H
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "base/text.h"
 
@@ -20,22 +21,16 @@ const char *lp_io_guess(const char *file);
 /* Closes any kind of handle; clears HDF5's error stack. */
 void lp_h5_close(hid_t id);
 
-/* Element types as they lie in a file (little-endian) and in memory. */
-typedef enum {
-    LP_FIELD_F32,
-    LP_FIELD_F64,
-    LP_FIELD_I32,
-    LP_FIELD_I64,
-    LP_FIELD_U64,
-    LP_FIELD_U8,
-    LP_FIELD_TEXT /* fixed length, UTF-8, NUL-padded */
-} lp_field_type;
-size_t lp_field_type_bytes(lp_field_type type, size_t text_bytes);
-const char *lp_field_type_name(lp_field_type type);
+/* Bytes of one item: text_bytes for LP_TEXT (fixed length, UTF-8, NUL-padded). Numbers are little-endian. */
+size_t lp_h5_item_bytes(lp_dtype type, size_t text_bytes);
+/* "float32", "string": as h5dump's and NumPy's readers know it. */
+const char *lp_h5_type_name(lp_dtype type);
+/* "<f4"; "|S" before the number of bytes of LP_TEXT. */
+const char *lp_h5_npy_type(lp_dtype type);
 /* New handle of the type in the file, which is the one in memory on a little-endian machine. */
-hid_t lp_h5_type(lp_field_type type, size_t text_bytes);
+hid_t lp_h5_type(lp_dtype type, size_t text_bytes);
 /* The reverse; fails on a type that the program does not write. text_bytes may be NULL. */
-lp_status lp_h5_type_of(hid_t dataset, lp_field_type *type, size_t *text_bytes, const char *file, const char *path,
+lp_status lp_h5_type_of(hid_t dataset, lp_dtype *type, size_t *text_bytes, const char *file, const char *path,
                         lp_error *err);
 
 /* Access list for all our files: the format of HDF5 1.8, readable everywhere, and no file locks of HDF5 (they are
@@ -77,8 +72,8 @@ lp_status lp_h5_each_text(hid_t object, const char *key, lp_status (*visit)(void
  * otherwise chunks of that many first-dimension items with shuffle and deflate. */
 typedef struct {
     const char *path;
-    lp_field_type type;
-    size_t text_bytes; /* of LP_FIELD_TEXT */
+    lp_dtype type;
+    size_t text_bytes; /* of LP_TEXT */
     int n_dims;
     int64_t dims[5];
     const char *description; /* attribute; NULL: none */
@@ -101,7 +96,7 @@ lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, c
 lp_status lp_h5_write_part(hid_t dataset, int64_t first, int64_t n, const void *data, const char *file_name,
                            const char *path, lp_error *err);
 /* Opens dataset `path` and checks type and number of dimensions; dims [n_dims] is filled. */
-lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_field_type type, int n_dims, int64_t *dims,
-                             size_t *text_bytes, hid_t *out, const char *file_name, lp_error *err);
+lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_dtype type, int n_dims, int64_t *dims, size_t *text_bytes,
+                             hid_t *out, const char *file_name, lp_error *err);
 
 #endif

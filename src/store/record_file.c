@@ -122,7 +122,7 @@ static lp_status open_field(lp_record_file *file, const char *path, lp_open_fiel
     hsize_t dims[LP_FIELD_MAX_DIMS + 1];
     H5Sget_simple_extent_dims(field->space, dims, NULL);
     field->field.n_dims = n_dims - 1;
-    field->bytes = lp_field_type_bytes(field->field.type, field->field.text_bytes);
+    field->bytes = lp_h5_item_bytes(field->field.type, field->field.text_bytes);
     for (int d = 1; d < n_dims; d++) {
         if (dims[d] == 0 || dims[d] > UINT32_MAX / field->bytes)
             LP_FAIL(LP_ERR_FORMAT, "%s: /%s: a size is out of range", file->path, path);
@@ -212,7 +212,7 @@ static lp_status read_ids(lp_record_file *file, lp_error *err) {
     int64_t n = 0;
     if (H5Lexists(file->file, "pairs", H5P_DEFAULT) <= 0 || H5Lexists(file->file, "pairs/id", H5P_DEFAULT) <= 0)
         return LP_OK;
-    LP_TRY(lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&file->ids, &n, &file->id_bytes, err));
+    LP_TRY(lp_record_file_table(file, "pairs/id", LP_TEXT, (void **)&file->ids, &n, &file->id_bytes, err));
     if (n != file->n_pairs)
         LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected %lld ids, found %lld", file->path, (long long)file->n_pairs,
                 (long long)n);
@@ -225,8 +225,7 @@ static lp_status read_journal(lp_record_file *file, lp_error *err) {
     hid_t dataset = H5I_INVALID_HID;
     hid_t group = H5I_INVALID_HID;
     LP_TRY(lp_record_check_links(file->file, "journal/state", file->path, err));
-    LP_TRY(lp_h5_open_dataset(file->file, "journal/state", LP_FIELD_U8, 1, &file->n_pairs, NULL, &dataset, file->path,
-                              err));
+    LP_TRY(lp_h5_open_dataset(file->file, "journal/state", LP_U8, 1, &file->n_pairs, NULL, &dataset, file->path, err));
     if (file->n_pairs < 1) LP_FAIL(LP_ERR_FORMAT, "%s: no pairs", file->path);
     group = H5Gopen2(file->file, "journal", H5P_DEFAULT);
     file->journal_version = 1;
@@ -240,7 +239,7 @@ static lp_status read_journal(lp_record_file *file, lp_error *err) {
     LP_TRY(lp_h5_read_part(dataset, 0, file->n_pairs, file->state, file->path, "journal/state", err));
     LP_TRY(open_field(file, "journal/state", &file->state_field, err));
     LP_TRY(open_field(file, "journal/checksum", &file->checksum_field, err));
-    if (file->checksum_field.field.type != LP_FIELD_U8 || file->checksum_field.bytes != LP_CHECKSUM_BYTES)
+    if (file->checksum_field.field.type != LP_U8 || file->checksum_field.bytes != LP_CHECKSUM_BYTES)
         LP_FAIL(LP_ERR_FORMAT, "%s: /journal/checksum: expected %d bytes a pair, found %zu", file->path,
                 LP_CHECKSUM_BYTES, file->checksum_field.bytes);
     LP_TRY(lp_h5_each_text(group, "fields", add_field, file, file->path, err));
@@ -636,7 +635,7 @@ lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, 
     return status == LP_OK ? checksum_fits(file, &file->verified, good, err) : status;
 }
 
-lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_dtype type, void **block, int64_t *n,
                                size_t *item_bytes, lp_error *err) {
     lp_status status = LP_OK;
     void *data = NULL;
@@ -648,16 +647,16 @@ lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_
         H5Eclear2(H5E_DEFAULT);
         LP_FAIL(LP_ERR_FORMAT, "%s: dataset /%s is missing", file->path, path);
     }
-    lp_field_type found = LP_FIELD_U8;
+    lp_dtype found = LP_U8;
     size_t width = 0;
     LP_TRY(lp_h5_type_of(dataset, &found, &width, file->path, path, err));
     if (found != type)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected elements of type %s, found %s", file->path, path,
-                lp_field_type_name(type), lp_field_type_name(found));
+                lp_h5_type_name(type), lp_h5_type_name(found));
     space = H5Dget_space(dataset);
     hsize_t dims[H5S_MAX_RANK];
     int n_dims = H5Sget_simple_extent_dims(space, dims, NULL);
-    size_t bytes = lp_field_type_bytes(found, width);
+    size_t bytes = lp_h5_item_bytes(found, width);
     if (n_dims < 1) LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected at least one dimension", file->path, path);
     for (int d = 1; d < n_dims; d++)
         if (__builtin_mul_overflow(bytes, (size_t)dims[d], &bytes))
@@ -693,7 +692,7 @@ static bool is_field(const lp_record_file *file, const char *path) {
 static lp_status add_table(visit *v, const char *path, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_table *grown = NULL;
-    lp_field_type type = LP_FIELD_U8;
+    lp_dtype type = LP_U8;
     hid_t dataset = H5Dopen2(v->file->file, path, H5P_DEFAULT);
     LP_TRY(lp_h5_type_of(dataset, &type, NULL, v->file->path, path, err));
     LP_TRY(lp_mem_new(&grown, v->tables->n + 1, sizeof *grown, "tables", err));

@@ -27,10 +27,10 @@ enum { LP_FIELD_MAX_DIMS = 4 };
 /* One dataset [P, dims...]. */
 typedef struct {
     const char *path; /* without the leading slash: "runs/clean/resid_post" */
-    lp_field_type type;
+    lp_dtype type;
     int n_dims; /* 0: one number (or text) a pair */
     int64_t dims[LP_FIELD_MAX_DIMS];
-    size_t text_bytes;       /* of LP_FIELD_TEXT; data are NUL-padded */
+    size_t text_bytes;       /* of LP_TEXT; data are NUL-padded */
     const char *description; /* attribute; NULL: none */
     const int32_t *layers;   /* [n_layers] attribute; NULL: none */
     size_t n_layers;
@@ -39,10 +39,10 @@ typedef struct {
 /* A dataset written once, at creation; rank 0's data count. */
 typedef struct {
     const char *path;
-    lp_field_type type;
+    lp_dtype type;
     int n_dims; /* of dims, which holds all of them */
     int64_t dims[LP_FIELD_MAX_DIMS];
-    const void *data; /* of LP_FIELD_TEXT: const char *const * [dims[0]], one dimension; otherwise the numbers */
+    const void *data; /* of LP_TEXT: const char *const * [dims[0]], one dimension; otherwise the numbers */
     const char *description;
 } lp_table;
 
@@ -126,7 +126,7 @@ lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, 
 lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err);
 /* *block = table `path` as it lies in the file; *n its first dimension, *item_bytes the bytes of one item of it (the
  * fixed length of a text, which need not end in NUL). Caller frees with lp_mem_free. */
-lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_field_type type, void **block, int64_t *n,
+lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_dtype type, void **block, int64_t *n,
                                size_t *item_bytes, lp_error *err);
 
 /* What is in it; local, no input or output. */

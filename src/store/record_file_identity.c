@@ -47,15 +47,15 @@ static lp_status same_field(const lp_record_file *file, const lp_field *want, co
     if (strcmp(want->path, have->path) != 0)
         return lp_fail(err, LP_ERR_MISMATCH, "%s: expected dataset /%s, found /%s", file->path, want->path, have->path);
     bool same = want->type == have->type && want->n_dims == have->n_dims &&
-                (want->type != LP_FIELD_TEXT || want->text_bytes == have->text_bytes);
+                (want->type != LP_TEXT || want->text_bytes == have->text_bytes);
     int differs = -1;
     for (int d = 0; same && differs < 0 && d < want->n_dims; d++)
         if (want->dims[d] != have->dims[d]) differs = d;
     if (!same)
         return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: expected %d dimensions of %s (%zu bytes), found %d of %s (%zu)",
-                       file->path, want->path, want->n_dims + 1, lp_field_type_name(want->type),
-                       lp_field_type_bytes(want->type, want->text_bytes), have->n_dims + 1,
-                       lp_field_type_name(have->type), lp_field_type_bytes(have->type, have->text_bytes));
+                       file->path, want->path, want->n_dims + 1, lp_h5_type_name(want->type),
+                       lp_h5_item_bytes(want->type, want->text_bytes), have->n_dims + 1, lp_h5_type_name(have->type),
+                       lp_h5_item_bytes(have->type, have->text_bytes));
     if (differs >= 0)
         return lp_fail(err, LP_ERR_MISMATCH, "%s: /%s: dimension %d: expected %lld, found %lld", file->path, want->path,
                        differs + 1, (long long)want->dims[differs], (long long)have->dims[differs]);
@@ -76,14 +76,14 @@ static lp_status same_table(lp_record_file *file, const lp_record_file_spec *spe
     size_t bytes = 0;
     lp_status status = LP_OK;
     LP_TRY(lp_record_file_table(file, want->path, want->type, (void **)&block, &n, &bytes, err));
-    size_t row_bytes = lp_field_type_bytes(want->type, bytes);
+    size_t row_bytes = lp_h5_item_bytes(want->type, bytes);
     for (int d = 1; d < want->n_dims; d++) row_bytes *= (size_t)want->dims[d];
     if (n < want->dims[0] || bytes != row_bytes)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected at least %lld rows of %zu bytes, found %lld of %zu", file->path,
                 want->path, (long long)want->dims[0], row_bytes, (long long)n, bytes);
     for (int64_t i = 0; i < want->dims[0]; i++) {
         const char *at = block + (size_t)i * bytes;
-        if (want->type == LP_FIELD_TEXT) {
+        if (want->type == LP_TEXT) {
             const char *text = ((const char *const *)want->data)[i];
             if (strlen(text) == strnlen(at, bytes) && memcmp(text, at, strlen(text)) == 0) continue;
             char found[128];

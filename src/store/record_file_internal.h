@@ -79,7 +79,7 @@ lp_status lp_record_check_links(hid_t file, const char *path, const char *name, 
 /* The side tables of an open file: every dataset that is neither a field nor the journal, in the order of names. */
 typedef struct {
     char *path;
-    lp_field_type type;
+    lp_dtype type;
     void *block;
     int64_t n;
     size_t item_bytes;

@@ -14,7 +14,7 @@ static lp_status pair_bytes_of(const char *path, const lp_record_file_spec *spec
     uint64_t sum = LP_CHECKSUM_BYTES + 1;
     for (size_t i = 0; i < spec->n_fields; i++) {
         const lp_field *field = &spec->fields[i];
-        uint64_t bytes = lp_field_type_bytes(field->type, field->text_bytes);
+        uint64_t bytes = lp_h5_item_bytes(field->type, field->text_bytes);
         bool good = bytes > 0;
         for (int d = 0; d < field->n_dims; d++) {
             LP_ASSERT(field->dims[d] > 0);
@@ -68,7 +68,7 @@ static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, 
     lp_status status = LP_OK;
     hsize_t dims[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)n_pairs};
     hsize_t chunk[LP_FIELD_MAX_DIMS + 1] = {1};
-    size_t bytes = lp_field_type_bytes(field->type, field->text_bytes);
+    size_t bytes = lp_h5_item_bytes(field->type, field->text_bytes);
     for (int d = 0; d < field->n_dims; d++) {
         dims[d + 1] = chunk[d + 1] = (hsize_t)field->dims[d];
         bytes *= (size_t)field->dims[d];
@@ -130,7 +130,7 @@ static lp_status make_table(hid_t file, const lp_table *table, const char *name,
     lp_h5_dataset dataset = {
         .path = table->path, .type = table->type, .n_dims = table->n_dims, .description = table->description};
     for (int d = 0; d < table->n_dims; d++) dataset.dims[d] = table->dims[d];
-    if (table->type == LP_FIELD_TEXT)
+    if (table->type == LP_TEXT)
         LP_TRY(lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err));
     else
         LP_TRY(lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err));
@@ -146,7 +146,7 @@ static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const
     hid_t journal = H5I_INVALID_HID;
     const int32_t version = LP_JOURNAL_VERSION;
     const lp_field checksum = {.path = "journal/checksum",
-                               .type = LP_FIELD_U8,
+                               .type = LP_U8,
                                .n_dims = 1,
                                .dims = {LP_CHECKSUM_BYTES},
                                .description = "XXH3-128 over the pair's number (int64) and id, then of each of the "
@@ -155,7 +155,7 @@ static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const
     LP_TRY(lp_mem_new(&paths, spec->n_fields, sizeof *paths, "journal", err));
     LP_TRY(lp_h5_make_dataset(file,
                               &(lp_h5_dataset){.path = "journal/state",
-                                               .type = LP_FIELD_U8,
+                                               .type = LP_U8,
                                                .n_dims = 1,
                                                .dims = {spec->n_pairs},
                                                .description = "1: the pair is written and checksummed"},
@@ -226,9 +226,9 @@ static uint64_t dense_bytes_of(const lp_record_file_spec *spec) {
     sum += spec->n_fields * 1024;
     for (size_t i = 0; i < spec->n_tables; i++) {
         const lp_table *table = &spec->tables[i];
-        uint64_t bytes = lp_field_type_bytes(table->type, 1);
+        uint64_t bytes = lp_h5_item_bytes(table->type, 1);
         for (int d = 0; d < table->n_dims; d++) bytes *= (uint64_t)table->dims[d];
-        if (table->type == LP_FIELD_TEXT) {
+        if (table->type == LP_TEXT) {
             const char *const *texts = table->data;
             size_t longest = 1;
             for (int64_t j = 0; j < table->dims[0]; j++) {

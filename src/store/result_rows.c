@@ -9,29 +9,29 @@ static const lp_row_column columns[LP_N_ROW_COLUMNS] = {
                         .published = "class",
                         .csv = "class",
                         .description = "class of the answer; 255: not run",
-                        .type = LP_FIELD_U8,
+                        .type = LP_U8,
                         .not_run = LP_OUTCOME_NOT_RUN},
     [LP_ROW_NUMBER] = {.name = "number",
                        .published = "number",
                        .csv = "number",
                        .description = "number found in the answer",
-                       .type = LP_FIELD_F64,
+                       .type = LP_F64,
                        .not_run = (double)NAN},
-    [LP_ROW_ANSWER_LEN] = {.name = "answer_len", .published = "", .csv = "", .type = LP_FIELD_I32},
+    [LP_ROW_ANSWER_LEN] = {.name = "answer_len", .published = "", .csv = "", .type = LP_I32},
     [LP_ROW_ANSWER_TOKENS] = {.name = "answer_tokens",
                               .published = "answer",
                               .csv = "text",
                               .description = "index into /answers; -1: not run",
-                              .type = LP_FIELD_I32,
+                              .type = LP_I32,
                               .per_token = true,
                               .not_run = -1},
     [LP_ROW_CHANGED] = {.name = "changed",
                         .published = "changed",
                         .csv = "changed",
                         .description = "1: tokens differ from the unpatched recipient's",
-                        .type = LP_FIELD_U8},
+                        .type = LP_U8},
 };
-static const lp_row_column metric = {.type = LP_FIELD_F32, .not_run = (double)NAN};
+static const lp_row_column metric = {.type = LP_F32, .not_run = (double)NAN};
 
 const lp_row_column *lp_row_column_at(size_t index) {
     LP_ASSERT(index < LP_MAX_ROW_COLUMNS);
@@ -40,10 +40,10 @@ const lp_row_column *lp_row_column_at(size_t index) {
 
 void lp_row_column_fill(const lp_row_column *column, void *out, size_t n) {
     for (size_t i = 0; i < n; i++) switch (column->type) {
-        case LP_FIELD_U8: ((uint8_t *)out)[i] = (uint8_t)column->not_run; break;
-        case LP_FIELD_I32: ((int32_t *)out)[i] = (int32_t)column->not_run; break;
-        case LP_FIELD_F32: ((float *)out)[i] = (float)column->not_run; break;
-        case LP_FIELD_F64: ((double *)out)[i] = column->not_run; break;
+        case LP_U8: ((uint8_t *)out)[i] = (uint8_t)column->not_run; break;
+        case LP_I32: ((int32_t *)out)[i] = (int32_t)column->not_run; break;
+        case LP_F32: ((float *)out)[i] = (float)column->not_run; break;
+        case LP_F64: ((double *)out)[i] = column->not_run; break;
         default: LP_ASSERT(false);
         }
 }
@@ -61,7 +61,7 @@ lp_status lp_result_rows_init(lp_result_rows *rows, size_t n_conditions, size_t 
     LP_ASSERT(n_metrics <= LP_MAX_METRICS);
     for (size_t k = 0; k < rows->n_columns; k++)
         LP_TRY(lp_mem_new(&rows->column[k], n_conditions * width_of(rows, k),
-                          lp_field_type_bytes(lp_row_column_at(k)->type, 0), "rows", err));
+                          lp_h5_item_bytes(lp_row_column_at(k)->type, 0), "rows", err));
 out:
     if (status != LP_OK) lp_result_rows_release(rows);
     return status;
@@ -79,7 +79,7 @@ void lp_result_rows_clear(lp_result_rows *rows) {
 
 void lp_result_rows_copy(lp_result_rows *rows, size_t from, size_t to) {
     for (size_t k = 0; k < rows->n_columns; k++) {
-        size_t bytes = width_of(rows, k) * lp_field_type_bytes(lp_row_column_at(k)->type, 0);
+        size_t bytes = width_of(rows, k) * lp_h5_item_bytes(lp_row_column_at(k)->type, 0);
         memcpy((char *)rows->column[k] + to * bytes, (char *)rows->column[k] + from * bytes, bytes);
     }
 }

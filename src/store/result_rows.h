@@ -26,7 +26,7 @@ typedef struct {
     const char *published;   /* dataset below `rows` of the results file; "": only the partial file has the column */
     const char *csv;         /* heading in the CSV; "": not there */
     const char *description; /* attribute of the published dataset; NULL: none */
-    lp_field_type type;
+    lp_dtype type;
     bool per_token; /* [C, max_new_tokens]; published as the number of the answer in `/answers` */
     double not_run; /* what a row holds that was not run */
 } lp_row_column;

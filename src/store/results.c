@@ -36,7 +36,7 @@ typedef struct {
     hid_t set[LP_MAX_ROW_COLUMNS];
 } finisher;
 
-static lp_status put_numbers(const finisher *f, const char *path, lp_field_type type, int64_t n, const void *data,
+static lp_status put_numbers(const finisher *f, const char *path, lp_dtype type, int64_t n, const void *data,
                              const char *description, lp_error *err) {
     return lp_h5_make_dataset(
         f->file, &(lp_h5_dataset){.path = path, .type = type, .n_dims = 1, .dims = {n}, .description = description},
@@ -57,11 +57,11 @@ static lp_status put_pairs(const finisher *f, lp_error *err) {
                  {"pairs/corrupted_text", plan->corrupted_text}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         LP_TRY(lp_h5_put_strings(f->file, texts[i].path, texts[i].texts, plan->n_pairs, NULL, f->path, err));
-    LP_TRY(put_numbers(f, "pairs/clean_answer", LP_FIELD_F64, plan->n_pairs, plan->clean_answer, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/corrupted_answer", LP_FIELD_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/clean_correct", LP_FIELD_U8, plan->n_pairs, plan->clean_correct, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/corrupted_correct", LP_FIELD_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/included", LP_FIELD_U8, plan->n_pairs, plan->included,
+    LP_TRY(put_numbers(f, "pairs/clean_answer", LP_F64, plan->n_pairs, plan->clean_answer, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/corrupted_answer", LP_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/clean_correct", LP_U8, plan->n_pairs, plan->clean_correct, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/corrupted_correct", LP_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
+    LP_TRY(put_numbers(f, "pairs/included", LP_U8, plan->n_pairs, plan->included,
                        "1: the pair passes the sweep's filter", err));
 out:
     return status;
@@ -91,7 +91,7 @@ static lp_status begin_column(finisher *f, size_t index, lp_error *err) {
     if (index == LP_ROW_OUTCOME)
         LP_TRY(lp_h5_put_texts(f->set[index], "classes", lp_outcome_names, LP_N_OUTCOMES, f->path, err));
     status = lp_mem_new(&f->held[index], (size_t)f->block * (size_t)f->plan->n_conditions,
-                        lp_field_type_bytes(column->type, 0), "rows", err);
+                        lp_h5_item_bytes(column->type, 0), "rows", err);
 out:
     lp_text_release(&path);
     return status;
@@ -127,7 +127,7 @@ out:
 
 /* Where the rows of the next pair are held. */
 static void *held_at(const finisher *f, size_t index) {
-    size_t bytes = lp_field_type_bytes(lp_row_column_at(index)->type, 0);
+    size_t bytes = lp_h5_item_bytes(lp_row_column_at(index)->type, 0);
     return (char *)f->held[index] + (size_t)f->n_held * (size_t)f->plan->n_conditions * bytes;
 }
 
@@ -261,9 +261,9 @@ out:
 
 static lp_status put_answers(const finisher *f, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(put_numbers(f, "answers/tokens", LP_FIELD_I32, (int64_t)f->answers.n_tokens, f->answers.tokens,
+    LP_TRY(put_numbers(f, "answers/tokens", LP_I32, (int64_t)f->answers.n_tokens, f->answers.tokens,
                        "all distinct answers, one after the other", err));
-    LP_TRY(put_numbers(f, "answers/offset", LP_FIELD_I64, f->answers.n + INT64_C(1), f->answers.offset,
+    LP_TRY(put_numbers(f, "answers/offset", LP_I64, f->answers.n + INT64_C(1), f->answers.offset,
                        "answer i is tokens[offset[i] : offset[i+1]]", err));
     status = put_answer_texts(f, err);
 out:
@@ -306,7 +306,7 @@ static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_
     LP_TRY(put_answers(f, err));
     status = lp_h5_make_dataset(f->file,
                                 &(lp_h5_dataset){.path = "counts",
-                                                 .type = LP_FIELD_I64,
+                                                 .type = LP_I64,
                                                  .n_dims = 2,
                                                  .dims = {plan->n_conditions, LP_N_OUTCOMES},
                                                  .description = "class counts over the included pairs"},

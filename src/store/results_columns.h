@@ -8,7 +8,7 @@
 /* One member of lp_result_condition. */
 typedef struct {
     const char *name; /* in `/conditions` and in the summary */
-    lp_field_type type;
+    lp_dtype type;
     size_t offset;
     const char *csv;         /* heading of the CSV column; NULL: not in the CSV */
     const char *description; /* attribute of the dataset; NULL: none */
@@ -17,7 +17,7 @@ typedef struct {
 enum { LP_N_RESULT_COLUMNS = 24 };
 extern const lp_result_column lp_result_columns[LP_N_RESULT_COLUMNS];
 
-/* A member as a text (LP_FIELD_TEXT), or as a number in the fewest digits that read back the same. */
+/* A member as a text (LP_TEXT), or as a number in the fewest digits that read back the same. */
 lp_status lp_result_column_words(const lp_result_column *column, const lp_result_condition *condition, lp_text *out,
                                  lp_error *err);
 /* Makes all datasets of `/conditions`. */

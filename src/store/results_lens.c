@@ -12,8 +12,8 @@ static const char *const token_paths[N_SIDES] = {"readout/logit_lens/clean/token
 static const char *const probability_paths[N_SIDES] = {"readout/logit_lens/clean/log_probability",
                                                        "readout/logit_lens/corrupted/log_probability"};
 
-static lp_status make_set(const lp_lens_writer *w, const char *path, lp_field_type type, const char *description,
-                          hid_t *out, lp_error *err) {
+static lp_status make_set(const lp_lens_writer *w, const char *path, lp_dtype type, const char *description, hid_t *out,
+                          lp_error *err) {
     const lp_lens_shape *shape = &w->plan->lens;
     return lp_h5_make_dataset(
         w->file,
@@ -37,10 +37,10 @@ lp_status lp_lens_writer_begin(lp_lens_writer *out, hid_t file, const lp_results
     if (w.block > plan->n_pairs) w.block = plan->n_pairs;
     if (w.block < 1) w.block = 1;
     for (int side = 0; side < N_SIDES; side++) {
-        LP_TRY(make_set(&w, token_paths[side], LP_FIELD_I32,
+        LP_TRY(make_set(&w, token_paths[side], LP_I32,
                         "[pairs, last prompt position then thought steps, layers, likeliest first]; -1: not run",
                         &w.token_set[side], err));
-        LP_TRY(make_set(&w, probability_paths[side], LP_FIELD_F32, "natural logarithm, over the candidates of decoding",
+        LP_TRY(make_set(&w, probability_paths[side], LP_F32, "natural logarithm, over the candidates of decoding",
                         &w.probability_set[side], err));
         LP_TRY(lp_mem_new(&w.tokens[side], (size_t)w.block * w.of_side, sizeof(int32_t), "logit lens", err));
         LP_TRY(lp_mem_new(&w.log_probability[side], (size_t)w.block * w.of_side, sizeof(float), "logit lens", err));
@@ -118,7 +118,7 @@ lp_status lp_lens_writer_end(lp_lens_writer *w, void *state, lp_error *err) {
     }
     LP_TRY(lp_h5_make_dataset(w->file,
                               &(lp_h5_dataset){.path = "readout/logit_lens/token_id",
-                                               .type = LP_FIELD_I32,
+                                               .type = LP_I32,
                                                .n_dims = 1,
                                                .dims = {(int64_t)w->n_seen},
                                                .description = "every token that occurs, ascending"},

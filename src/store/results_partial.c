@@ -37,7 +37,7 @@ static lp_status describe(const lp_results_plan *plan, partial_fields *out, lp_e
     }
     for (int i = 0; plan->lens.top > 0 && i < N_LENS_FIELDS; i++)
         out->fields[out->n++] = (lp_field){.path = lens_paths[i],
-                                           .type = i == 0 ? LP_FIELD_I32 : LP_FIELD_F32,
+                                           .type = i == 0 ? LP_I32 : LP_F32,
                                            .n_dims = 4,
                                            .dims = {2, plan->lens.n_positions, plan->lens.n_layers, plan->lens.top}};
     return LP_OK;
@@ -54,10 +54,10 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
     LP_TRY(describe(plan, &described, err));
     LP_TRY(lp_mem_new(&names, (size_t)plan->n_conditions, sizeof *names, "condition names", err));
     for (int32_t i = 0; i < plan->n_conditions; i++) names[i] = plan->conditions[i].name;
-    tables[0] = (lp_table){
-        .path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_pairs}, .data = plan->pair_id};
+    tables[0] =
+        (lp_table){.path = "pairs/id", .type = LP_TEXT, .n_dims = 1, .dims = {plan->n_pairs}, .data = plan->pair_id};
     tables[1] = (lp_table){
-        .path = "conditions/name", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
+        .path = "conditions/name", .type = LP_TEXT, .n_dims = 1, .dims = {plan->n_conditions}, .data = names};
     const lp_record_file_spec spec = {.format = "latentpatch-results-partial",
                                       .version = 2,
                                       .n_pairs = plan->n_pairs,

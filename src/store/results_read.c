@@ -43,7 +43,7 @@ struct lp_results {
 };
 
 /* *block = the whole dataset `path` [n, ...] of n_dims dimensions; *n and *second (may be NULL) from its shape. */
-static lp_status read_numbers(lp_results *r, const char *path, lp_field_type type, int n_dims, void *block, int64_t *n,
+static lp_status read_numbers(lp_results *r, const char *path, lp_dtype type, int n_dims, void *block, int64_t *n,
                               int64_t *second, lp_error *err) {
     lp_status status = LP_OK;
     int64_t dims[2] = {0, 1};
@@ -52,9 +52,8 @@ static lp_status read_numbers(lp_results *r, const char *path, lp_field_type typ
     LP_TRY(lp_h5_open_dataset(r->file, path, type, n_dims, dims, NULL, &dataset, r->path, err));
     if (n_dims == 2 && dims[1] > 0 && dims[0] > INT64_MAX / dims[1])
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", r->path, path);
-    LP_TRY(
-        lp_h5_check_stored(dataset, (uint64_t)(dims[0] * dims[1]), lp_field_type_bytes(type, 0), r->path, path, err));
-    LP_TRY(lp_mem_new(&data, (size_t)(dims[0] * dims[1]), lp_field_type_bytes(type, 0), path, err));
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)(dims[0] * dims[1]), lp_h5_item_bytes(type, 0), r->path, path, err));
+    LP_TRY(lp_mem_new(&data, (size_t)(dims[0] * dims[1]), lp_h5_item_bytes(type, 0), path, err));
     LP_TRY(lp_h5_read_part(dataset, 0, dims[0], data, r->path, path, err));
     *n = dims[0];
     if (second) *second = dims[1];
@@ -72,7 +71,7 @@ static lp_status read_column(lp_results *r, const char *path, int64_t n, column 
     size_t width = 0;
     char *packed = NULL;
     hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_h5_open_dataset(r->file, path, LP_FIELD_TEXT, 1, &found, &width, &dataset, r->path, err));
+    LP_TRY(lp_h5_open_dataset(r->file, path, LP_TEXT, 1, &found, &width, &dataset, r->path, err));
     if (found != n)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path, (long long)n,
                 (long long)found);
@@ -99,7 +98,7 @@ static lp_status read_text_members(lp_results *r, const char *path, const lp_res
 }
 
 static lp_status read_number_members(lp_results *r, const char *path, const lp_result_column *member, lp_error *err) {
-    size_t bytes = lp_field_type_bytes(member->type, 0);
+    size_t bytes = lp_h5_item_bytes(member->type, 0);
     char *numbers = NULL;
     int64_t n = 0;
     lp_status status = LP_OK;
@@ -109,7 +108,7 @@ static lp_status read_number_members(lp_results *r, const char *path, const lp_r
                 (long long)n);
     for (int32_t i = 0; i < r->n_conditions; i++) {
         char *at = numbers + (size_t)i * bytes;
-        if (member->type == LP_FIELD_U8) *at = *at != 0; /* any other byte is no bool */
+        if (member->type == LP_U8) *at = *at != 0; /* any other byte is no bool */
         memcpy((char *)&r->conditions[i] + member->offset, at, bytes);
     }
 out:
@@ -125,7 +124,7 @@ static lp_status read_conditions(lp_results *r, lp_error *err) {
         const lp_result_column *member = &lp_result_columns[k];
         lp_text_clear(&path);
         LP_TRY(lp_text_format(&path, err, "conditions/%s", member->name));
-        if (member->type == LP_FIELD_TEXT)
+        if (member->type == LP_TEXT)
             LP_TRY(read_text_members(r, path.data, member, &r->texts[k], err));
         else
             LP_TRY(read_number_members(r, path.data, member, err));
@@ -143,7 +142,7 @@ out:
 
 static lp_status read_number_column(lp_results *r, const char *path, double **out, lp_error *err) {
     int64_t n = 0;
-    lp_status status = read_numbers(r, path, LP_FIELD_F64, 1, out, &n, NULL, err);
+    lp_status status = read_numbers(r, path, LP_F64, 1, out, &n, NULL, err);
     if (status == LP_OK && n != r->n_pairs)
         status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path,
                          (long long)r->n_pairs, (long long)n);
@@ -166,20 +165,20 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     if (version != LP_RESULTS_VERSION)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version %d of its format, found %d", r->path, LP_RESULTS_VERSION,
                 version);
-    LP_TRY(read_numbers(r, "counts", LP_FIELD_I64, 2, &r->counts, &n, &n_outcomes, err));
+    LP_TRY(read_numbers(r, "counts", LP_I64, 2, &r->counts, &n, &n_outcomes, err));
     if (n < 1 || n > INT32_MAX || n_outcomes != LP_N_OUTCOMES)
         LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_OUTCOMES,
                 (long long)n_outcomes);
     r->n_conditions = (int32_t)n;
     LP_TRY(read_conditions(r, err));
-    LP_TRY(read_numbers(r, "pairs/included", LP_FIELD_U8, 1, &r->included, &r->n_pairs, NULL, err));
+    LP_TRY(read_numbers(r, "pairs/included", LP_U8, 1, &r->included, &r->n_pairs, NULL, err));
     LP_TRY(read_column(r, "pairs/id", r->n_pairs, &r->id, err));
     LP_TRY(read_column(r, "pairs/source", r->n_pairs, &r->source, err));
     LP_TRY(read_column(r, "pairs/clean_text", r->n_pairs, &r->clean_text, err));
     LP_TRY(read_column(r, "pairs/corrupted_text", r->n_pairs, &r->corrupted_text, err));
     LP_TRY(read_number_column(r, "pairs/clean_answer", &r->clean_answers, err));
     LP_TRY(read_number_column(r, "pairs/corrupted_answer", &r->corrupted_answers, err));
-    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_FIELD_U8, 2, shape, NULL, &r->outcomes, r->path, err));
+    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_U8, 2, shape, NULL, &r->outcomes, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
                 r->n_conditions, (long long)shape[0], (long long)shape[1]);
@@ -299,7 +298,7 @@ lp_status lp_results_answers(lp_results *r, int64_t first, int64_t n, int32_t *o
     lp_status status = LP_OK;
     int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_h5_open_dataset(r->file, "rows/answer", LP_FIELD_I32, 2, shape, NULL, &dataset, r->path, err));
+    LP_TRY(lp_h5_open_dataset(r->file, "rows/answer", LP_I32, 2, shape, NULL, &dataset, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /rows/answer: expected %lld x %d, found %lld x %lld", r->path,
                 (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
@@ -335,8 +334,8 @@ out:
 static lp_status load_answers(lp_results *r, lp_error *err) {
     lp_status status = LP_OK;
     int64_t n_tokens = 0, n_offsets = 0;
-    LP_TRY(read_numbers(r, "answers/tokens", LP_FIELD_I32, 1, &r->answer_tokens, &n_tokens, NULL, err));
-    LP_TRY(read_numbers(r, "answers/offset", LP_FIELD_I64, 1, &r->answer_offsets, &n_offsets, NULL, err));
+    LP_TRY(read_numbers(r, "answers/tokens", LP_I32, 1, &r->answer_tokens, &n_tokens, NULL, err));
+    LP_TRY(read_numbers(r, "answers/offset", LP_I64, 1, &r->answer_offsets, &n_offsets, NULL, err));
     bool good = n_offsets >= 1 && r->answer_offsets[0] == 0 && r->answer_offsets[n_offsets - 1] == n_tokens;
     for (int64_t i = 1; good && i < n_offsets; i++) good = r->answer_offsets[i - 1] <= r->answer_offsets[i];
     if (!good)
@@ -378,7 +377,7 @@ lp_status lp_results_metric(lp_results *r, const char *name, int64_t first, int6
     hid_t dataset = H5I_INVALID_HID;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
     if (!lp_results_has_metric(r, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
-    LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_FIELD_F32, 2, shape, NULL, &dataset, r->path, err));
+    LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_F32, 2, shape, NULL, &dataset, r->path, err));
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", r->path, path.data,
                 (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
@@ -389,7 +388,7 @@ out:
     return status;
 }
 
-static lp_status open_lens(lp_results *r, int side, const char *what, lp_field_type type, int64_t dims[4], hid_t *out,
+static lp_status open_lens(lp_results *r, int side, const char *what, lp_dtype type, int64_t dims[4], hid_t *out,
                            lp_error *err) {
     char path[64];
     snprintf(path, sizeof path, "readout/logit_lens/%s/%s", side == 0 ? "clean" : "corrupted", what);
@@ -414,12 +413,11 @@ lp_status lp_results_lens(lp_results *r, lp_lens_shape *out, lp_error *err) {
     *out = r->lens;
     if (r->lens.top > 0) return LP_OK;
     if (H5Lexists(r->file, "readout", H5P_DEFAULT) <= 0) return LP_OK;
-    LP_TRY(open_lens(r, 0, "token", LP_FIELD_I32, dims, &dataset, err));
+    LP_TRY(open_lens(r, 0, "token", LP_I32, dims, &dataset, err));
     lp_h5_close(dataset);
     lp_mem_free(r->lens_tokens);
     r->lens_tokens = NULL;
-    LP_TRY(
-        read_numbers(r, "readout/logit_lens/token_id", LP_FIELD_I32, 1, &r->lens_tokens, &r->n_lens_tokens, NULL, err));
+    LP_TRY(read_numbers(r, "readout/logit_lens/token_id", LP_I32, 1, &r->lens_tokens, &r->n_lens_tokens, NULL, err));
     for (int64_t i = 1; i < r->n_lens_tokens; i++)
         if (r->lens_tokens[i - 1] >= r->lens_tokens[i])
             LP_FAIL(LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", r->path);
@@ -438,8 +436,8 @@ lp_status lp_results_lens_pair(lp_results *r, int side, int64_t pair, int32_t *t
     hid_t token = H5I_INVALID_HID, probability = H5I_INVALID_HID;
     lp_status status = LP_OK;
     LP_ASSERT(pair >= 0 && pair < r->n_pairs && r->lens.top > 0);
-    LP_TRY(open_lens(r, side, "token", LP_FIELD_I32, dims, &token, err));
-    LP_TRY(open_lens(r, side, "log_probability", LP_FIELD_F32, dims, &probability, err));
+    LP_TRY(open_lens(r, side, "token", LP_I32, dims, &token, err));
+    LP_TRY(open_lens(r, side, "log_probability", LP_F32, dims, &probability, err));
     LP_TRY(lp_h5_read_part(token, pair, 1, tokens, r->path, "readout/logit_lens", err));
     LP_TRY(lp_h5_read_part(probability, pair, 1, log_probability, r->path, "readout/logit_lens", err));
 out:

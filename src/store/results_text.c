@@ -82,9 +82,9 @@ static lp_status add_value(size_t index, const void *const *columns, size_t c, c
     if (index == LP_ROW_ANSWER_TOKENS)
         return lp_csv_quote(not_run ? "" : lp_answers_text(answers, ((const int32_t *)values)[c]), line, err);
     switch (lp_row_column_at(index)->type) {
-    case LP_FIELD_U8: return lp_text_put(line, ((const uint8_t *)values)[c] ? "1" : "0", err);
-    case LP_FIELD_F32: return lp_text_add_number((double)((const float *)values)[c], true, line, err);
-    case LP_FIELD_F64: return lp_text_add_number(((const double *)values)[c], false, line, err);
+    case LP_U8: return lp_text_put(line, ((const uint8_t *)values)[c] ? "1" : "0", err);
+    case LP_F32: return lp_text_add_number((double)((const float *)values)[c], true, line, err);
+    case LP_F64: return lp_text_add_number(((const double *)values)[c], false, line, err);
     default: LP_ASSERT(false); return LP_OK;
     }
 }
@@ -214,13 +214,13 @@ static void put_column(builder *b, cJSON *object, const lp_results_plan *plan, c
     lp_text words = {0};
     lp_error ignored;
     switch (column->type) {
-    case LP_FIELD_TEXT: put_text(b, object, column->name, *(const char *const *)at); break;
-    case LP_FIELD_U8: put(b, object, column->name, cJSON_CreateBool(*(const bool *)at)); break;
-    case LP_FIELD_F32: /* as the double nearest to its shortest decimal: 0.1, not 0.10000000149 */
+    case LP_TEXT: put_text(b, object, column->name, *(const char *const *)at); break;
+    case LP_U8: put(b, object, column->name, cJSON_CreateBool(*(const bool *)at)); break;
+    case LP_F32: /* as the double nearest to its shortest decimal: 0.1, not 0.10000000149 */
         b->good &= lp_result_column_words(column, condition, &words, &ignored) == LP_OK;
         put_number(b, object, column->name, strtod(lp_text_get(&words), NULL));
         break;
-    case LP_FIELD_I32:
+    case LP_I32:
         if (column->offset == offsetof(lp_result_condition, same_as))
             put_text(b, object, column->name, plan->conditions[condition->same_as].name);
         else

@@ -72,10 +72,10 @@ static lp_status make_spec(const lp_record_file *file, int64_t n_pairs, const lp
                               .n_provenance = file->n_provenance};
     for (size_t i = 0; i < tables->n; i++) {
         const lp_open_table *table = &tables->table[i];
-        size_t number = lp_field_type_bytes(table->type, table->item_bytes);
+        size_t number = lp_h5_item_bytes(table->type, table->item_bytes);
         b->tables[i] =
             (lp_table){.path = table->path, .type = table->type, .n_dims = 1, .dims = {table->n}, .data = table->block};
-        if (table->type == LP_FIELD_TEXT) {
+        if (table->type == LP_TEXT) {
             LP_TRY(spec_texts(b, i, table, err));
         } else if (table->item_bytes != number) {
             b->tables[i].n_dims = 2;
@@ -402,7 +402,7 @@ static lp_status merge_tables(const merger *m, lp_open_tables *out, lp_error *er
             const lp_open_table *table = &m->tables[k].table[t];
             bool fits = m->tables[k].n == first->n && strcmp(table->path, made->path) == 0 &&
                         table->type == made->type && table->n == m->files[k]->n_pairs &&
-                        (made->type == LP_FIELD_TEXT || table->item_bytes == first->table[t].item_bytes);
+                        (made->type == LP_TEXT || table->item_bytes == first->table[t].item_bytes);
             if (!fits)
                 LP_FAIL(LP_ERR_MISMATCH, "%s: its tables differ from those of %s", m->files[k]->path,
                         m->files[0]->path);
@@ -467,7 +467,7 @@ static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool
         LP_TRY(lp_record_file_read_tables(m->files[m->n], tables, err));
         for (size_t t = 0; t < tables->n; t++)
             if (strcmp(tables->table[t].path, "pairs/id") == 0) m->ids[m->n] = &tables->table[t];
-        if (!m->ids[m->n] || m->ids[m->n]->type != LP_FIELD_TEXT || m->ids[m->n]->n != m->files[m->n]->n_pairs)
+        if (!m->ids[m->n] || m->ids[m->n]->type != LP_TEXT || m->ids[m->n]->n != m->files[m->n]->n_pairs)
             LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", paths[m->n]);
         LP_TRY(check_alike(m->files[0], m->files[m->n], same_pair_file, err));
     }

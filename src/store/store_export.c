@@ -84,14 +84,11 @@ out:
 }
 
 static lp_status npy_header(const lp_field *field, int64_t n_pairs, size_t n_layers, lp_text *out, lp_error *err) {
-    static const char *const kinds[] = {"<f4", "<f8", "<i4", "<i8", "<u8", "|u1"};
     lp_status status = LP_OK;
     lp_text text = {0};
-    if (field->type == LP_FIELD_TEXT)
-        LP_TRY(lp_text_format(&text, err, "{'descr': '|S%zu'", field->text_bytes));
-    else
-        LP_TRY(lp_text_format(&text, err, "{'descr': '%s'", kinds[field->type]));
-    LP_TRY(lp_text_format(&text, err, ", 'fortran_order': False, 'shape': (%lld,", (long long)n_pairs));
+    LP_TRY(lp_text_format(&text, err, "{'descr': '%s", lp_h5_npy_type(field->type)));
+    if (field->type == LP_TEXT) LP_TRY(lp_text_format(&text, err, "%zu", field->text_bytes));
+    LP_TRY(lp_text_format(&text, err, "', 'fortran_order': False, 'shape': (%lld,", (long long)n_pairs));
     for (int d = 0; d < field->n_dims; d++)
         LP_TRY(lp_text_format(&text, err, "%s%lld", d ? ", " : " ",
                               d == 0 && n_layers ? (long long)n_layers : (long long)field->dims[d]));
@@ -184,7 +181,7 @@ static lp_status export_ids(exporter *e, lp_text *out, lp_error *err) {
     char *ids = NULL;
     int64_t n = 0;
     size_t width = 0;
-    LP_TRY(lp_record_file_table(e->file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, err));
+    LP_TRY(lp_record_file_table(e->file, "pairs/id", LP_TEXT, (void **)&ids, &n, &width, err));
     if (n != e->file->n_pairs) LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", e->file->path);
     LP_TRY(begin_output(&o, e->folder, "pairs", ".txt", err));
     for (int64_t i = 0; i < e->n_pairs; i++) {

@@ -35,7 +35,7 @@ static lp_status info_text(const lp_record_file *file, lp_text *out, lp_error *e
     LP_TRY(lp_text_format(out, err, "datasets:\n"));
     for (size_t i = 0; i < file->n_fields; i++) {
         const lp_field *field = &file->fields[i].field;
-        LP_TRY(lp_text_format(out, err, "  %-32s %-8s ", field->path, lp_field_type_name(field->type)));
+        LP_TRY(lp_text_format(out, err, "  %-32s %-8s ", field->path, lp_h5_type_name(field->type)));
         LP_TRY(add_shape(file, i, out, err));
         LP_TRY(lp_text_format(out, err, ", %.1f MB\n", (double)file->fields[i].bytes * (double)n_pairs / 1e6));
     }
@@ -62,7 +62,7 @@ static bool add_fields(const lp_record_file *file, cJSON *root) {
         if (!cJSON_AddItemToArray(list, object)) return false;
         cJSON *shape = cJSON_AddArrayToObject(object, "shape");
         bool good = cJSON_AddStringToObject(object, "path", field->path) != NULL &&
-                    cJSON_AddStringToObject(object, "type", lp_field_type_name(field->type)) != NULL &&
+                    cJSON_AddStringToObject(object, "type", lp_h5_type_name(field->type)) != NULL &&
                     cJSON_AddNumberToObject(object, "bytes_per_pair", (double)file->fields[i].bytes) != NULL &&
                     cJSON_AddItemToArray(shape, cJSON_CreateNumber((double)file->n_pairs));
         for (int d = 0; good && d < field->n_dims; d++)
@@ -134,8 +134,8 @@ static lp_status add_pair_name(lp_record_file *file, int64_t pair, lp_text *out,
     int64_t n = 0;
     size_t width = 0;
     lp_status status = lp_text_format(out, err, "%lld", (long long)pair);
-    if (status == LP_OK &&
-        lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&ids, &n, &width, NULL) == LP_OK && pair < n)
+    if (status == LP_OK && lp_record_file_table(file, "pairs/id", LP_TEXT, (void **)&ids, &n, &width, NULL) == LP_OK &&
+        pair < n)
         status = lp_text_format(out, err, " (id %.*s)", (int)width, ids + (size_t)pair * width);
     lp_mem_free(ids);
     return status;

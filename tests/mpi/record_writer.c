@@ -20,9 +20,9 @@
 enum { WIDTH = 24 * 1024, TEXT = 32, EXIT_STOPPED = 75 };
 
 static const lp_field fields[] = {
-    {.path = "runs/clean/resid_post", .type = LP_FIELD_F32, .n_dims = 2, .dims = {4, WIDTH / 4}},
-    {.path = "runs/clean/number", .type = LP_FIELD_F64},
-    {.path = "runs/clean/answer_text", .type = LP_FIELD_TEXT, .text_bytes = TEXT},
+    {.path = "runs/clean/resid_post", .type = LP_F32, .n_dims = 2, .dims = {4, WIDTH / 4}},
+    {.path = "runs/clean/number", .type = LP_F64},
+    {.path = "runs/clean/answer_text", .type = LP_TEXT, .text_bytes = TEXT},
 };
 static const lp_provenance_item provenance[] = {{"model", "none", true}};
 

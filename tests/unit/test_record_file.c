@@ -26,23 +26,23 @@ static char path[128];
 static const int32_t layer_list[] = {0, 2, 5};
 static const lp_field fields[] = {
     {.path = "runs/clean/resid_post",
-     .type = LP_FIELD_F32,
+     .type = LP_F32,
      .n_dims = 3,
      .dims = {LAYERS, STEPS, WIDTH},
      .description = "block outputs",
      .layers = layer_list,
      .n_layers = 3},
-    {.path = "runs/clean/answer_len", .type = LP_FIELD_I32},
-    {.path = "runs/clean/number", .type = LP_FIELD_F64},
-    {.path = "runs/clean/answer_text", .type = LP_FIELD_TEXT, .text_bytes = TEXT},
-    {.path = "runs/clean/classes", .type = LP_FIELD_U8, .n_dims = 1, .dims = {5}},
+    {.path = "runs/clean/answer_len", .type = LP_I32},
+    {.path = "runs/clean/number", .type = LP_F64},
+    {.path = "runs/clean/answer_text", .type = LP_TEXT, .text_bytes = TEXT},
+    {.path = "runs/clean/classes", .type = LP_U8, .n_dims = 1, .dims = {5}},
 };
 enum { N_FIELDS = sizeof fields / sizeof *fields };
 static const char *const ids[N_PAIRS] = {"a", "b", "c", "d", "pair-é", "f", "g", "h", "i"};
 static const double answers[N_PAIRS] = {1, 2.5, -3, 4, 5, 6, 7, 8, 9};
 static const lp_table tables[] = {
-    {.path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {N_PAIRS}, .data = ids},
-    {.path = "pairs/clean_answer", .type = LP_FIELD_F64, .n_dims = 1, .dims = {N_PAIRS}, .data = answers},
+    {.path = "pairs/id", .type = LP_TEXT, .n_dims = 1, .dims = {N_PAIRS}, .data = ids},
+    {.path = "pairs/clean_answer", .type = LP_F64, .n_dims = 1, .dims = {N_PAIRS}, .data = answers},
 };
 static const lp_provenance_item provenance[] = {
     {"tool", "latentpatch 0", false},
@@ -177,13 +177,13 @@ static void written_is_read_back(void **state) {
     char *block = NULL;
     int64_t n = 0;
     size_t bytes = 0;
-    assert_int_equal(lp_record_file_table(file, "pairs/id", LP_FIELD_TEXT, (void **)&block, &n, &bytes, &err), LP_OK);
+    assert_int_equal(lp_record_file_table(file, "pairs/id", LP_TEXT, (void **)&block, &n, &bytes, &err), LP_OK);
     assert_int_equal(n, N_PAIRS);
     assert_int_equal(bytes, strlen("pair-é"));
     assert_memory_equal(block + 4 * bytes, "pair-é", bytes);
     lp_mem_free(block);
     double *found = NULL;
-    assert_int_equal(lp_record_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&found, &n, &bytes, &err),
+    assert_int_equal(lp_record_file_table(file, "pairs/clean_answer", LP_F64, (void **)&found, &n, &bytes, &err),
                      LP_OK);
     assert_memory_equal(found, answers, sizeof answers);
     lp_mem_free(found);
@@ -289,7 +289,7 @@ static void mismatch_names_what_differs(void **state) {
     other_shape[0].dims[2] = WIDTH + 1;
     lp_field other_type[N_FIELDS];
     memcpy(other_type, fields, sizeof fields);
-    other_type[2].type = LP_FIELD_I64;
+    other_type[2].type = LP_I64;
     lp_field other_path[N_FIELDS];
     memcpy(other_path, fields, sizeof fields);
     other_path[4].path = "runs/clean/colour";

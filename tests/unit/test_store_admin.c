@@ -23,15 +23,10 @@ static char folder[64];
 
 static const int32_t layers[] = {0, 2, 5};
 static const lp_field fields[] = {
-    {.path = "runs/clean/resid_post",
-     .type = LP_FIELD_F32,
-     .n_dims = 3,
-     .dims = {L, T, H},
-     .layers = layers,
-     .n_layers = L},
-    {.path = "runs/clean/number", .type = LP_FIELD_F64},
-    {.path = "runs/clean/answer_text", .type = LP_FIELD_TEXT, .text_bytes = TEXT},
-    {.path = "runs/corrupted/resid_post", .type = LP_FIELD_F32, .n_dims = 3, .dims = {L, T, H}},
+    {.path = "runs/clean/resid_post", .type = LP_F32, .n_dims = 3, .dims = {L, T, H}, .layers = layers, .n_layers = L},
+    {.path = "runs/clean/number", .type = LP_F64},
+    {.path = "runs/clean/answer_text", .type = LP_TEXT, .text_bytes = TEXT},
+    {.path = "runs/corrupted/resid_post", .type = LP_F32, .n_dims = 3, .dims = {L, T, H}},
 };
 
 /* Writes pairs first .. first + P - 1 of an endless list, those of the mask, with `shift` added to their values. */
@@ -53,8 +48,8 @@ static void make_store(const char *path, int64_t first, unsigned mask, double sh
     char n_pairs[16];
     snprintf(n_pairs, sizeof n_pairs, "%d", first > 0 ? P + 1 : P);
     const lp_table tables[] = {
-        {.path = "pairs/clean_answer", .type = LP_FIELD_F64, .n_dims = 1, .dims = {P}, .data = answers},
-        {.path = "pairs/id", .type = LP_FIELD_TEXT, .n_dims = 1, .dims = {P}, .data = ids},
+        {.path = "pairs/clean_answer", .type = LP_F64, .n_dims = 1, .dims = {P}, .data = answers},
+        {.path = "pairs/id", .type = LP_TEXT, .n_dims = 1, .dims = {P}, .data = ids},
     };
     const lp_provenance_item provenance[] = {{"model_files", model, true},
                                              {"pair_file", pair_file, true},
@@ -360,8 +355,8 @@ static void merged_from_shards(void **state) {
     double *answers = NULL;
     int64_t n = 0;
     size_t bytes = 0;
-    assert_int_equal(
-        lp_record_file_table(file, "pairs/clean_answer", LP_FIELD_F64, (void **)&answers, &n, &bytes, &err), LP_OK);
+    assert_int_equal(lp_record_file_table(file, "pairs/clean_answer", LP_F64, (void **)&answers, &n, &bytes, &err),
+                     LP_OK);
     assert_true(answers[0] == 0 && answers[P] == 1000);
     lp_mem_free(answers);
     lp_pair_record record = {0};
