@@ -333,6 +333,11 @@ def agree(got: dict[str, float], exact: dict[str, float]) -> bool:
     return all(abs(got[k] - x) <= 2e-5 + 2e-6 * abs(x) for k, x in exact.items())
 
 
+def float32_error(got: dict[str, float], exact: dict[str, float]) -> float:
+    """How far float32 is from float64: the largest error of a metric, of 1 + its size, rounded to two digits."""
+    return float(f"{max(abs(got[k] - x) / (1 + abs(x)) for k, x in exact.items()):.1e}")
+
+
 def patched_file(
     m: Loaded,
     exact: Loaded,
@@ -364,7 +369,7 @@ def patched_file(
         entry: dict[str, Any] = {"id": pair["id"]}
         for side in ("clean", "corrupted"):
             own, base[side] = measured(m, p, side, how, [], None)
-            _, true_base[side] = measured(exact, truth, side, how, [], None)
+            true_own, true_base[side] = measured(exact, truth, side, how, [], None)
             place = p.places[side]
             entry[side] = pair[side] | {
                 "answer_ids": p.runs[side].answer_ids,
@@ -373,6 +378,7 @@ def patched_file(
                 "metric_clean_ids": place.clean,
                 "metric_corrupted_ids": place.corrupted,
                 "metrics": own,
+                "float32_error": float32_error(own, true_own),
             }
         pair_rows: list[dict[str, Any]] = []
         for k, c in enumerate(all_conditions):
@@ -384,6 +390,7 @@ def patched_file(
             row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
             row["clear"] = got.margin >= min_margin
             row["settled"] = agree(values, true_values)
+            row["float32_error"] = float32_error(values, true_values)
             pair_rows.append(row | values)
         if sum(not r["clear"] for r in pair_rows) > 2:
             continue

@@ -2,10 +2,10 @@
  * both directions, several layers at once, and the published scripts' leaks; answers, and the continuous metrics with
  * the place where they are read. Each executor runs all of it: to add one, add a line to `executors`.
  *
- * Bound of a metric: 1e-4, or 1e-5 of its own size where that is more: logits of these models are some units large,
- * float32 logits agree to about 1e-5 of that (test_golden), log-probabilities sum a few of them, and a golden file
- * holds nine digits. Rows that the golden software itself cannot settle in float32 (its float64 run differs by more
- * than 2e-5) are compared by their tokens only. A wrong rule of patching changes logits by 1e-2 and more, or tokens. */
+ * The bound of a metric follows the conditioning of its row: how far the golden software's own float32 run is from its
+ * float64 run (float32_error, of 1 + the size of a metric), there or in the unpatched run of that side, whichever is
+ * more. Most rows are known to 3e-6; random weights amplify rounding in a few to 1e-4. A wrong rule of patching changes
+ * logits by 1e-2 and more, or tokens. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -310,12 +310,13 @@ static void prepare_patched(fixture *f, pair_work *p) {
 /* ---- Comparison -------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    double worst; /* largest error / tight bound */
+    double worst; /* largest error / bound */
     char where[200];
     int n_rows, n_clear, n_settled, n_metrics, n_over, n_wrong;
 } tally;
 
-static const double tight_bound = 5e-4, tight_relative = 1e-5;
+/* Of 1 + a metric's size: what any two programs may differ by, and how much of the golden software's own error. */
+static const double least_bound = 1e-4, error_factor = 8;
 
 static bool same_ids(const id_list *wanted, const int32_t *got, size_t n) {
     return wanted->n == n && memcmp(wanted->ids, got, n * sizeof *got) == 0;
@@ -335,20 +336,22 @@ static void compare_ids(tally *t, const char *where, const id_list *wanted, cons
     show_ids("found   ", got, n);
 }
 
-static void compare_metric(tally *t, const char *where, const char *name, double got, double wanted) {
-    double error = fabs(got - wanted), tight = fmax(tight_bound, tight_relative * fabs(wanted));
+static void compare_metric(tally *t, const char *where, const char *name, double got, double wanted,
+                           double float32_error) {
+    double error = fabs(got - wanted), bound = (least_bound + error_factor * float32_error) * (1 + fabs(wanted));
     t->n_metrics++;
-    if (!(error / tight <= t->worst)) {
-        t->worst = error / tight;
+    if (!(error / bound <= t->worst)) {
+        t->worst = error / bound;
         snprintf(t->where, sizeof t->where, "%.120s: %s", where, name);
     }
-    if (error <= tight) return;
+    if (error <= bound) return;
     t->n_over++;
     t->n_wrong++;
-    print_error("%s: %s: expected %.9g, found %.9g\n", where, name, wanted, got);
+    print_error("%s: %s: expected %.9g +- %.2g, found %.9g\n", where, name, wanted, bound, got);
 }
 
-static void compare_metrics(tally *t, const char *where, const lp_json *wanted, const float got[LP_N_METRICS]) {
+static void compare_metrics(tally *t, const char *where, const lp_json *wanted, double float32_error,
+                            const float got[LP_N_METRICS]) {
     double total = number(wanted, "logsumexp");
     double clean = number(wanted, "logit_clean"), corrupted = number(wanted, "logit_corrupted");
     const double all[LP_N_METRICS] = {[LP_METRIC_LOGIT_CLEAN] = clean,
@@ -359,7 +362,8 @@ static void compare_metrics(tally *t, const char *where, const lp_json *wanted, 
                                       [LP_METRIC_KL] = number(wanted, "kl"),
                                       [LP_METRIC_ANSWER_CLEAN] = number(wanted, "answer_logprob_clean"),
                                       [LP_METRIC_ANSWER_CORRUPTED] = number(wanted, "answer_logprob_corrupted")};
-    for (int m = 0; m < LP_N_METRICS; m++) compare_metric(t, where, lp_metric_names()[m], (double)got[m], all[m]);
+    for (int m = 0; m < LP_N_METRICS; m++)
+        compare_metric(t, where, lp_metric_names()[m], (double)got[m], all[m], float32_error);
 }
 
 static void make_metric_position(fixture *f, pair_work *p, int s, tally *t) {
@@ -402,7 +406,8 @@ static void compare_rows(const fixture *f, const pair_work *p, int s, tally *t) 
     id_list answer = ids(&p->sides[s].json, "answer_ids");
     lp_json metrics = golden_member(&p->sides[s].json, "metrics");
     compare_ids(t, where, &answer, unpatched->tokens, (size_t)unpatched->n_tokens);
-    compare_metrics(t, where, &metrics, unpatched->metrics);
+    double side_error = number(&p->sides[s].json, "float32_error");
+    compare_metrics(t, where, &metrics, side_error, unpatched->metrics);
     for (size_t i = 0; i < p->n_rows[s]; i++) {
         const patched_run *row = &p->rows[s][i];
         const lp_run_result *got = &p->results[s][i + 1];
@@ -412,10 +417,8 @@ static void compare_rows(const fixture *f, const pair_work *p, int s, tally *t) 
         bool clear = golden_truth(&row->row, "clear");
         if (clear) compare_ids(t, where, &wanted, got->tokens, (size_t)got->n_tokens);
         if (clear && got->ended != (got->n_tokens < f->options.max_new_tokens)) t->n_wrong++;
-        if (golden_truth(&row->row, "settled")) {
-            compare_metrics(t, where, &row->row, got->metrics);
-            t->n_settled++;
-        }
+        compare_metrics(t, where, &row->row, fmax(side_error, number(&row->row, "float32_error")), got->metrics);
+        t->n_settled += golden_truth(&row->row, "settled");
         t->n_rows++;
         t->n_clear += clear;
         if (must_change_nothing(f, row)) assert_memory_equal(got->metrics, unpatched->metrics, sizeof got->metrics);
