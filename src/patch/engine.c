@@ -132,8 +132,9 @@ static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_
 
 /* order: rows by first layer, those with the same one as they were. */
 static void sort_rows(lp_engine *e, lp_step_batch *batch) {
-    int32_t count[512] = {0};
     int32_t n_layers = e->options->model->config.n_layers;
+    int32_t count[LP_MAX_LAYERS + 2] = {0}; /* rows by first layer, one place later: 0 to n_layers, 1 to n_layers + 1 */
+    LP_ASSERT(n_layers <= LP_MAX_LAYERS);
     for (int32_t i = 0; i < batch->n_rows; i++) count[lp_batch_row_of(&batch->rows[i])->first_layer + 1]++;
     for (int32_t l = 0; l <= n_layers; l++) count[l + 1] += count[l];
     for (int32_t i = 0; i < batch->n_rows; i++) {

@@ -198,12 +198,30 @@ static void test_bad(void **state) {
     assert_int_equal(lp_mem_count().live_bytes, 0);
 }
 
+/* LP_MAX_LAYERS is the one limit: arrays by layer have that size. */
+static void test_most_layers(void **state) {
+    (void)state;
+    static const char *const others[] = {
+        "\"model_type\":\"gpt2\",\"vocab_size\":50257,\"n_embd\":768,\"n_head\":12,\"n_positions\":1024,\"n_layer\"",
+        "\"model_type\":\"llama\",\"vocab_size\":128256,\"hidden_size\":2048,\"intermediate_size\":8192,"
+        "\"num_attention_heads\":32,\"num_hidden_layers\""};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        lp_model_config config = {0};
+        lp_error err = {0};
+        char text[256], wanted[64];
+        snprintf(text, sizeof text, "{%s:%d}", others[i], LP_MAX_LAYERS);
+        assert_int_equal(parse_good(text).n_layers, LP_MAX_LAYERS);
+        snprintf(text, sizeof text, "{%s:%d}", others[i], LP_MAX_LAYERS + 1);
+        snprintf(wanted, sizeof wanted, "found %d", LP_MAX_LAYERS + 1);
+        assert_int_not_equal(parse(text, &config, &err), LP_OK);
+        if (!strstr(err.text, wanted)) fail_msg("%s", err.text);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gpt2),
-        cmocka_unit_test(test_llama),
-        cmocka_unit_test(test_families),
-        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_gpt2), cmocka_unit_test(test_llama),       cmocka_unit_test(test_families),
+        cmocka_unit_test(test_bad),  cmocka_unit_test(test_most_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

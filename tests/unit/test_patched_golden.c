@@ -145,7 +145,7 @@ static lp_address address(const lp_json *json, const char *const keys[4]) {
         at.index = (int32_t)whole(json, keys[1], -1000, 1000);
     at.site = (lp_site)choice(json, keys[2], lp_site_names());
     OK(lp_json_find(json, keys[3], &layer, err));
-    if (layer.node) at.layer = (int32_t)whole(json, keys[3], 0, 255);
+    if (layer.node) at.layer = (int32_t)whole(json, keys[3], 0, LP_MAX_LAYERS - 1);
     lp_json head;
     OK(lp_json_find(json, "head", &head, err));
     if (head.node) at.head = (int32_t)whole(json, "head", 0, 255);
