@@ -174,7 +174,7 @@ static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_
 lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err);
 /* NULL is accepted. */
 void lp_backend_free(lp_backend *be);
-/* What the cpu backend computes with: BLAS library and kernel set; for provenance. Static. */
+/* The kernel set that the cpu backend computes with, "kernels avx512"; for provenance. Static. */
 const char *lp_backend_cpu_describe(void);
 
 #endif
