@@ -1,6 +1,7 @@
 /* lp_model_inspect: the facts are gathered once, then printed as text or as JSON. */
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/printable.h"
 #include "model/hf_config.h"
 #include "model/merge.h"
 #include "model/model_files.h"
@@ -184,13 +185,19 @@ static lp_status text_files(const lp_model *model, const facts *f, lp_text *out,
     if (model->files->base_rounding == LP_BASE_FP16)
         LP_TRY(lp_text_format(out, err, "               the base weights are rounded to fp16\n"));
     LP_TRY(lp_text_format(out, err, "files\n"));
-    for (size_t i = 0; i < f->n_files; i++)
-        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  %s\n", file_at(model, i)->sha256,
-                              grouped((int64_t)file_at(model, i)->map.size, number), file_at(model, i)->label));
+    for (size_t i = 0; i < f->n_files; i++) {
+        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  ", file_at(model, i)->sha256,
+                              grouped((int64_t)file_at(model, i)->map.size, number)));
+        LP_TRY(lp_text_add_printable(out, file_at(model, i)->label, LP_PRINT_LINE, err));
+        LP_TRY(lp_text_add(out, "\n", 1, err));
+    }
     LP_TRY(lp_text_format(out, err, "missing        no tensor\nunused         %zu tensors\n", table->n_unused));
-    for (size_t i = 0; i < table->n_unused; i++)
-        LP_TRY(lp_text_format(out, err, "  %s (%s): %s\n", table->unused[i].tensor->name,
-                              lp_dtype_name(table->unused[i].tensor->dtype), UNUSED_REASONS[table->unused[i].reason]));
+    for (size_t i = 0; i < table->n_unused; i++) {
+        LP_TRY(lp_text_add(out, "  ", 2, err));
+        LP_TRY(lp_text_add_printable(out, table->unused[i].tensor->name, LP_PRINT_LINE, err));
+        LP_TRY(lp_text_format(out, err, " (%s): %s\n", lp_dtype_name(table->unused[i].tensor->dtype),
+                              UNUSED_REASONS[table->unused[i].reason]));
+    }
 out:
     return status;
 }

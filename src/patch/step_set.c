@@ -1,17 +1,18 @@
 /* Step sets and layer sets: the little language of the job file. */
 #include "base/memory.h"
+#include "base/number.h"
 #include "patch/expand.h"
-
-#include <ctype.h>
 
 /* "a" or "a-b" with min <= a <= b <= max; the whole text must be used. */
 static bool parse_range(const char *text, int32_t min, int32_t max, int32_t *first, int32_t *last) {
-    char *end = NULL;
-    if (!isdigit((unsigned char)text[0])) return false;
-    long a = strtol(text, &end, 10);
-    long b = a;
-    if (*end == '-' && isdigit((unsigned char)end[1])) b = strtol(end + 1, &end, 10);
-    if (*end != '\0' || a < min || b > max || a > b) return false;
+    int64_t a = 0;
+    if (!lp_take_integer(&text, max, &a)) return false;
+    int64_t b = a;
+    if (*text == '-') {
+        text++;
+        if (!lp_take_integer(&text, max, &b)) return false;
+    }
+    if (*text || a < min || a > b) return false;
     *first = (int32_t)a;
     *last = (int32_t)b;
     return true;
@@ -41,14 +42,11 @@ static bool parse_list(const char *text, int32_t n_steps, uint64_t *mask) {
     uint64_t found = 0;
     const char *p = text;
     for (;;) {
-        if (!isdigit((unsigned char)*p)) return false;
-        char *end = NULL;
-        long step = strtol(p, &end, 10);
-        if (step < 0 || step >= n_steps || (found >> step & 1)) return false;
+        int64_t step = 0;
+        if (!lp_take_integer(&p, n_steps - 1, &step) || (found >> step & 1)) return false;
         found |= UINT64_C(1) << step;
-        if (*end == '\0') break;
-        if (*end != ',') return false;
-        p = end + 1;
+        if (*p == '\0') break;
+        if (*p++ != ',') return false;
     }
     *mask = found;
     return true;

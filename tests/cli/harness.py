@@ -29,7 +29,7 @@ mpiexec = "mpiexec"
 
 # mpirun tells at length, between two lines of dashes, that a rank ended with an exit code.
 MPIRUN_BLOCK = re.compile(r"^-{60,}\n.*?^-{60,}\n", re.MULTILINE | re.DOTALL)
-MPIRUN_NOISE = re.compile(r"^\[[^\]\n]*:\d+\] .*\n", re.MULTILINE)
+MPIRUN_NOISE = re.compile(r"^\[[^\]\n]*(:\d+\] |\]\[\[\d+,\d+\],\d+\]\[).*\n", re.MULTILINE)
 # What a stage says when it goes well: what it will do, and how far it is.
 PROGRESS = re.compile(
     r"^(cache|sweep): \d+ of \d+ pairs|^latentpatch: (expected: (about|less) |.*: \d+ pairs, \d+ conditions each)"
