@@ -145,7 +145,7 @@ static lp_status size_within_limit(lp_engine *e, const lp_unit_need *unit, lp_er
     if (least > e->limit)
         return lp_fail(
             err, LP_ERR_MEMORY,
-            "engine.memory_limit: expected at least %lld bytes for one run of this sweep (%d pages of keys and "
+            "engine.memory_limit: expected at least %lld bytes for one run of this job (%d pages of keys and "
             "values, %d rows), found %lld",
             (long long)least, unit->least.pages, unit->least.rows, (long long)e->limit);
     lp_engine_sizes sizes = lp_engine_size(e->be, model, unit, e->engine->rows_wanted, e->limit);

@@ -86,10 +86,10 @@ class BadJob(Refusing):
         words = ("$.sweep.conditions", "expected at least one condition, found none")
         self.refused(self.job(sweep={"conditions": []}), "job.json", *words)
 
-    def test_memory_limit_below_one_pair(self) -> None:
+    def test_memory_limit_below_one_run(self) -> None:
         self.pairs()
         little = self.job("little.json", engine={"memory_limit": "1MiB"})
-        words = ("engine.memory_limit", "expected at least", "one pair", "found 1048576")
+        words = ("engine.memory_limit", "expected at least", "one run", "found 1048576")
         for command in ("cache", "sweep"):
             for ranks in (1, 2):
                 with self.subTest(command=command, ranks=ranks):

@@ -329,7 +329,7 @@ class Early(Case):
         self.refused(other, "a.results.h5: made with seed 1, this job says 2", commands=("plan", "run"))
 
     def test_memory_limit(self) -> None:
-        """What one pair takes is known when it is begun: a limit below it leaves no file, of either stage; nor does it take
+        """What one run takes is known when it is begun: a limit below it leaves no file, of either stage; nor does it take
         away what an earlier start made."""
         self.pairs(n=3)
         job, small = self.job(), ("--set", "engine.memory_limit=1000")
