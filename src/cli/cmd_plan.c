@@ -111,8 +111,8 @@ const lp_command lp_cmd_plan = {
     .usage = (const char *const[]){"JOB.json [options]", NULL},
     .description =
         "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
-        "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs nothing "
-        "and writes nothing, and does not start MPI. What `run` would refuse before its first pair is an error here too.",
+        "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs no "
+        "pair, writes nothing, and does not start MPI. What `run` would refuse before its first pair is an error here too.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],
     .operands = "one job file",

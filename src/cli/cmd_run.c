@@ -101,7 +101,7 @@ const lp_command lp_cmd_run = {
     .summary = "cache (where the store does not fit already), sweep, and the table",
     .usage = (const char *const[]){"JOB.json [options]", NULL},
     .description =
-        "Runs both stages and prints the table of classes: `cache` (only what the store does not hold yet), then `sweep`, then "
+        "Runs both stages and prints the table of outcomes: `cache` (only what the store does not hold yet), then `sweep`, then "
         "`summary`. Started again it does only what is missing.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],

@@ -109,7 +109,7 @@ static const lp_option merge_table[] = {
      .offset = offsetof(store_options, digest),
      .value = "SHA256",
      .help =
-         "of the file that holds all pairs, in order of first appearance (sha256sum ALL.json); needed where the stores "
+         "digest of the file that holds all pairs, in order of first appearance (sha256sum ALL.json); needed where the stores "
          "come from different pair files"},
 };
 

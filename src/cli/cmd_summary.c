@@ -37,17 +37,17 @@ static const lp_option table[] = {
      .kind = LP_OPTION_FLAG,
      .offset = offsetof(summary_options, lens),
      .help =
-         "what the logit lens read in the unpatched runs: by layer, at the last question position and at each thought, "
+         "show what the logit lens read in the unpatched runs: by layer, at the last question position and at each thought, "
          "the token that most pairs have first (the job needs \"readout\": \"logit_lens top K\")"},
     {.name = "--pair",
      .kind = LP_OPTION_TEXT,
      .offset = offsetof(summary_options, pair),
      .value = "ID",
-     .help = "with --lens: of one pair, with probabilities"},
+     .help = "with --lens: show one pair, with probabilities"},
     {.name = "--csv",
      .kind = LP_OPTION_FLAG,
      .offset = offsetof(summary_options, csv),
-     .help = "with --lens: everything, as CSV"},
+     .help = "with --lens: print everything as CSV"},
 };
 
 static int run(const lp_command *command, int argc, char **argv) {

@@ -38,7 +38,7 @@ const lp_command lp_cmd_sweep = {
     .description =
         "Stage 2. Reads the store of stage 1, runs every condition of the job's sweep on every pair that passes the filter, "
         "classifies the answers, and writes results (HDF5), a CSV in long format and a summary (JSON). Started "
-        "again it does only what is missing. Where the results are complete already it says so.",
+        "again it does only what is missing. If the results are complete already, it says so.",
     .options = table,
     .n_options = sizeof table / sizeof table[0],
     .operands = "one job file",
