@@ -1,4 +1,4 @@
-/* Backends: the operations of the forward pass, behind one table of functions.
+/* Backends: the operations of the forward pass as one table of functions.
  *
  * A backend owns its memory space. Pointers marked `dev` point there (on the cpu backend that is ordinary memory); the
  * others are the host's. Rows of a matrix lie one after the other. Operations are issued in order; `download` and

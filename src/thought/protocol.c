@@ -340,7 +340,7 @@ static lp_status roles_of_names(const lp_model *model, const lp_tokenizer *token
     return LP_OK;
 }
 
-/* Rows that training added behind the base vocabulary. */
+/* Rows that training added after the base vocabulary. */
 static void roles_of_rows(const lp_model *model, const lp_protocol *protocol, role_ids *out) {
     int32_t v = model->config.n_vocab, added = model->config.n_embedded - v;
     bool two = added == 2, coconut = protocol->kind == LP_PROTOCOL_COCONUT;

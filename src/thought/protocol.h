@@ -47,7 +47,7 @@ typedef struct {
     int32_t n;
 } lp_marker_list;
 
-/* Roles of the tokens around thoughts: bot in front of them, eot behind them. */
+/* Roles of the tokens around thoughts: bot before them, eot after them. */
 typedef enum { LP_ROLE_PAD, LP_ROLE_BOT, LP_ROLE_EOT, LP_ROLE_LATENT } lp_token_role;
 enum { LP_N_ROLES = 4 };
 
