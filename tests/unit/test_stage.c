@@ -1,0 +1,278 @@
+/* Stage 2's arithmetic without a file or a model: where the store keeps a vector, and what donors are made of. */
+#include "support/golden.h"
+
+#include "base/memory.h"
+#include "stage/donors.h"
+#include "store/record_file_internal.h"
+
+#include <math.h>
+
+enum { LAYERS = 3, D = 4, HEAD = 2, STEPS = 2, PAIRS = 3, PROMPT = 5 };
+
+static lp_session session_of(lp_cache_site *sites, size_t n_sites) {
+    static char file[] = "job.json";
+    lp_session s = {.n_pairs = PAIRS};
+    s.model.config = (lp_model_config){
+        .n_layers = LAYERS, .d_model = D, .n_heads = D / HEAD, .n_kv_heads = D / HEAD, .head_dim = HEAD};
+    s.job.file = file;
+    s.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, STEPS);
+    s.job.store.sites = sites;
+    s.job.store.n_sites = n_sites;
+    s.job.decode.max_new_tokens = 7;
+    return s;
+}
+
+/* ---- Layout ------------------------------------------------------------------------------------------------------ */
+
+static void test_layout(void **state) {
+    (void)state;
+    static int32_t indices[] = {-1, 0, -1};
+    static lp_cache_site sites[] = {
+        {.phase = LP_PHASE_PROMPT, .site = LP_SITE_RESID_POST, .indices = indices, .n_indices = 3},
+        {.phase = LP_PHASE_THOUGHT, .site = LP_SITE_K},
+        {.phase = LP_PHASE_THOUGHT, .site = LP_SITE_RESID_PRE}};
+    lp_session s = session_of(sites, 3);
+    lp_store_layout *layout = NULL;
+    OK(lp_mem_new(&layout, 1, sizeof *layout, "layout", err));
+    OK(lp_store_layout_init(&s, layout, err));
+    /* Fields of a run: [layers, positions, width], where the site has layers. */
+    static const struct {
+        const char *name;
+        int n_dims;
+        int64_t dims[3];
+    } wanted[] = {
+        {"resid_post", 3, {LAYERS, STEPS, D}}, {"resid_pre", 3, {1, STEPS, D}},          {"latent_in", 2, {STEPS, D}},
+        {"latent_raw", 2, {STEPS, D}},         {"prompt_resid_post", 3, {LAYERS, 2, D}}, {"k", 3, {LAYERS, STEPS, D}}};
+    enum { N = sizeof wanted / sizeof *wanted };
+    assert_int_equal(layout->n_captured, N);
+    assert_int_equal(layout->n_fields, 2 * (N + LP_N_STORED));
+    for (int side = 0; side < 2; side++) {
+        char path[64];
+        const char *run = side == LP_CLEAN ? "clean" : "corrupted";
+        for (size_t i = 0; i < N; i++) {
+            const lp_field *field = &layout->fields[lp_store_layout_site_field(layout, side, i)];
+            snprintf(path, sizeof path, "runs/%s/%s", run, wanted[i].name);
+            assert_string_equal(field->path, path);
+            assert_int_equal(field->n_dims, wanted[i].n_dims);
+            for (int k = 0; k < field->n_dims; k++) assert_int_equal(field->dims[k], wanted[i].dims[k]);
+        }
+        snprintf(path, sizeof path, "runs/%s/outcome", run);
+        assert_string_equal(layout->fields[lp_store_layout_stored_field(layout, side, LP_STORED_OUTCOME)].path, path);
+    }
+    static const struct {
+        lp_address at;
+        bool found;
+        size_t captured, offset;
+    } places[] = {
+        {{LP_PHASE_THOUGHT, 1, LP_SITE_RESID_POST, 2, LP_ALL_HEADS}, true, 0, (2 * STEPS + 1) * D},
+        {{LP_PHASE_THOUGHT, 0, LP_SITE_K, 1, 1}, true, 5, STEPS * D + HEAD},
+        {{LP_PHASE_PROMPT, PROMPT - 1, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, true, 4, 0},        /* kept as -1 */
+        {{LP_PHASE_PROMPT, -PROMPT, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, true, 4, (2 + 1) * D}, /* kept as 0 */
+        {{LP_PHASE_PROMPT, 1, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, false, 0, 0},
+        {{LP_PHASE_ANSWER, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, false, 0, 0},
+        {{LP_PHASE_THOUGHT, 0, LP_SITE_RESID_PRE, 1, LP_ALL_HEADS}, false, 0, 0}, /* not canonical */
+        {{LP_PHASE_THOUGHT, STEPS, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, false, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        size_t captured = 0, offset = 0;
+        bool found = lp_store_layout_find(layout, &s, &places[i].at, PROMPT, &captured, &offset);
+        if (found != places[i].found || captured != places[i].captured || offset != places[i].offset)
+            fail_msg("place %zu: found %d, site %zu, offset %zu", i, found, captured, offset);
+    }
+    lp_store_layout_release(layout);
+    lp_mem_free(layout);
+}
+
+static void test_kept_twice(void **state) {
+    (void)state;
+    static lp_cache_site sites[] = {{.phase = LP_PHASE_THOUGHT, .site = LP_SITE_LATENT_IN}};
+    lp_session s = session_of(sites, 1);
+    lp_store_layout *layout = NULL;
+    lp_error err = {0};
+    assert_int_equal(lp_mem_new(&layout, 1, sizeof *layout, "layout", &err), LP_OK);
+    assert_int_equal(lp_store_layout_init(&s, layout, &err), LP_ERR_VALUE);
+    assert_non_null(strstr(err.text, "job.json: store.sites: latent_in is kept twice"));
+    lp_mem_free(layout);
+}
+
+/* ---- Donors ------------------------------------------------------------------------------------------------------ */
+
+enum { CLEAN, CORRUPTED, SELF, ZERO, SHUFFLED, RANDOM, MEAN, SCALE, N_CONDITIONS };
+
+static const lp_replacement drawn[N_CONDITIONS] = {
+    [CLEAN] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_CLEAN},
+    [CORRUPTED] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_CORRUPTED},
+    [SELF] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_SELF},
+    [ZERO] = {.at = {LP_PHASE_THOUGHT, 1, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .donor = LP_DONOR_ZERO},
+    [SHUFFLED] = {.at = {LP_PHASE_THOUGHT, 1, LP_SITE_LATENT_IN, 0, LP_ALL_HEADS}, .donor = LP_DONOR_SHUFFLED},
+    [RANDOM] = {.at = {LP_PHASE_THOUGHT, 1, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_RANDOM},
+    [MEAN] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .donor = LP_DONOR_MEAN},
+    [SCALE] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .operation = LP_OP_SCALE, .factor = 2},
+};
+enum { N_VECTORS = N_CONDITIONS - 2 }; /* SELF is CORRUPTED here, and SCALE has none */
+
+enum { FIELD = LAYERS * STEPS * D }; /* floats that a field has at most */
+
+typedef struct {
+    lp_session session;
+    lp_store_layout layout;
+    lp_condition_set set;
+    lp_run_shapes shapes;
+    lp_donor_table table;
+    lp_edit_sequence edits[N_CONDITIONS];
+    lp_record_file file;
+    lp_open_field fields[2 * (LP_MAX_CAPTURED + LP_N_STORED)];
+    float stored[2][2 * (LP_MAX_CAPTURED + LP_N_STORED)][FIELD]; /* of the pair itself and another one */
+    lp_pair_record own, other;
+} fixture;
+
+/* Number i of a field. */
+static float stored_number(bool other, size_t field, size_t i) {
+    return (float)(other ? -1 : 1) * (float)(1000 * (field + 1) + i * i);
+}
+
+static fixture *fixture_new(void) {
+    static const int32_t lengths[] = {PROMPT};
+    fixture *f = NULL;
+    OK(lp_mem_new(&f, 1, sizeof *f, "fixture", err));
+    f->session = session_of(NULL, 0);
+    OK(lp_store_layout_init(&f->session, &f->layout, err));
+    f->shapes = (lp_run_shapes){.config = &f->session.model.config, .protocol = f->session.job.protocol};
+    f->shapes.n_prompt[LP_DENOISE] = lengths;
+    f->shapes.n[LP_DENOISE] = 1;
+    for (int i = 0; i < N_CONDITIONS; i++) {
+        lp_condition *condition = NULL;
+        lp_replacement r = drawn[i];
+        char name[16];
+        snprintf(name, sizeof name, "c%d", i);
+        OK(lp_condition_add(&f->set, name, "", "", "", &condition, err));
+        condition->direction = LP_DENOISE;
+        condition->donor = r.donor;
+        condition->n_steps_run = STEPS;
+        r.from = r.at;
+        if (r.operation == LP_OP_REPLACE) r.factor = 1;
+        OK(lp_condition_replace(&f->set, &r, err));
+    }
+    lp_run_shape shape = {.config = f->shapes.config, .protocol = f->shapes.protocol, .n_prompt = PROMPT};
+    for (size_t i = 0; i < N_CONDITIONS; i++) {
+        OK(lp_condition_effective(&f->set, i, &shape, &f->edits[i], err));
+        assert_int_equal(f->edits[i].n, 1);
+    }
+    OK(lp_donor_table_init(&f->session, &f->layout, &f->set, &f->shapes, LP_DENOISE, &f->table, err));
+    for (size_t k = 0; k < f->layout.n_fields; k++) {
+        f->fields[k].offset = k * FIELD * sizeof(float);
+        for (size_t i = 0; i < FIELD; i++)
+            for (int other = 0; other < 2; other++) f->stored[other][k][i] = stored_number(other, k, i);
+    }
+    f->file.fields = f->fields;
+    f->file.n_fields = f->layout.n_fields;
+    f->own = (lp_pair_record){.file = &f->file, .pair = 1, .bytes = (unsigned char *)f->stored[0]};
+    f->other = (lp_pair_record){.file = &f->file, .pair = 2, .bytes = (unsigned char *)f->stored[1]};
+    OK(lp_mem_new(&f->table.sums, f->table.n_floats, sizeof(double), "sums", err));
+    OK(lp_mem_new(&f->table.n_summed, f->table.n, sizeof(int64_t), "sums", err));
+    for (size_t i = 0; i < f->table.n_floats; i++) f->table.sums[i] = 30000;
+    for (size_t i = 0; i < f->table.n; i++) f->table.n_summed[i] = PAIRS;
+    return f;
+}
+
+static void fixture_free(fixture *f) {
+    for (int i = 0; i < N_CONDITIONS; i++) lp_edit_sequence_release(&f->edits[i]);
+    lp_donor_table_release(&f->table);
+    lp_condition_set_release(&f->set);
+    lp_store_layout_release(&f->layout);
+    lp_mem_free(f);
+}
+
+static const float *vector_of(const fixture *f, int condition, const float *gathering) {
+    return lp_donor_table_vector(&f->table, &f->edits[condition].edits[0].what, gathering);
+}
+
+static float *gather(const fixture *f) {
+    float *out = NULL;
+    OK(lp_mem_new(&out, f->table.n_floats, sizeof *out, "vectors", err));
+    lp_donor_table_gather(&f->table, &f->own, &f->other, out);
+    return out;
+}
+
+/* Every distinct vector is listed once; each is of the run, the pair and the place that its donor says. */
+static void test_donors(void **state) {
+    (void)state;
+    fixture *f = fixture_new();
+    assert_int_equal(f->table.n, N_VECTORS);
+    assert_int_equal(f->table.n_floats, N_VECTORS * D);
+    assert_true(lp_donor_table_needs_sums(&f->table));
+    float *got = gather(f);
+    size_t resid_post = lp_store_layout_site_field(&f->layout, LP_CLEAN, 0);
+    size_t resid_post_corrupted = lp_store_layout_site_field(&f->layout, LP_CORRUPTED, 0);
+    size_t latent_in = lp_store_layout_site_field(&f->layout, LP_CLEAN, 2);
+    for (size_t k = 0; k < D; k++) {
+        assert_true(vector_of(f, CLEAN, got)[k] == stored_number(false, resid_post, STEPS * D + k));
+        assert_true(vector_of(f, CORRUPTED, got)[k] == stored_number(false, resid_post_corrupted, STEPS * D + k));
+        assert_true(vector_of(f, ZERO, got)[k] == 0);
+        assert_true(vector_of(f, SHUFFLED, got)[k] == stored_number(true, latent_in, D + k));
+        assert_true(vector_of(f, MEAN, got)[k] == (30000 - stored_number(false, resid_post, k)) / (PAIRS - 1));
+    }
+    assert_ptr_equal(vector_of(f, SELF, got), vector_of(f, CORRUPTED, got));
+    assert_null(vector_of(f, SCALE, got));
+    lp_mem_free(got);
+    fixture_free(f);
+}
+
+/* Noise has mean and norm of the vector in its place, and is another for another pair. */
+static void test_noise(void **state) {
+    (void)state;
+    fixture *f = fixture_new();
+    float *got = gather(f), *again = gather(f);
+    double sum = 0, square = 0, wanted_sum = 0, wanted_square = 0;
+    assert_memory_equal(got, again, f->table.n_floats * sizeof *got);
+    for (size_t k = 0; k < D; k++) {
+        double x = (double)vector_of(f, RANDOM, got)[k];
+        double y = (double)stored_number(false, 0, STEPS * D + D + k);
+        sum += x;
+        square += x * x;
+        wanted_sum += y;
+        wanted_square += y * y;
+    }
+    assert_true(fabs(sum - wanted_sum) < 1e-6 * wanted_sum);
+    assert_true(fabs(square - wanted_square) < 1e-6 * wanted_square);
+    f->own.pair = 0;
+    lp_donor_table_gather(&f->table, &f->own, &f->other, again);
+    assert_memory_not_equal(vector_of(f, RANDOM, got), vector_of(f, RANDOM, again), D * sizeof *got);
+    lp_mem_free(got);
+    lp_mem_free(again);
+    fixture_free(f);
+}
+
+/* A position that the donor's run does not have: the vector is not there; the mean is that of the others. */
+static void test_absent(void **state) {
+    (void)state;
+    fixture *f = fixture_new();
+    for (size_t i = 0; i < FIELD; i++) f->stored[0][0][i] = NAN;
+    float *got = gather(f);
+    assert_false(lp_donor_table_has(&f->table, &f->edits[CLEAN].edits[0].what, got));
+    assert_true(lp_donor_table_has(&f->table, &f->edits[CORRUPTED].edits[0].what, got));
+    assert_true(lp_donor_table_has(&f->table, &f->edits[SCALE].edits[0].what, got));
+    assert_true(vector_of(f, MEAN, got)[0] == 30000.0f / PAIRS);
+    lp_mem_free(got);
+    fixture_free(f);
+}
+
+static void test_other_pairs(void **state) {
+    (void)state;
+    fixture *f = fixture_new();
+    bool taken[PAIRS] = {false};
+    for (uint32_t i = 0; i < PAIRS; i++) {
+        assert_in_range(f->table.other_pair[i], 0, PAIRS - 1);
+        assert_int_not_equal(f->table.other_pair[i], i);
+        taken[f->table.other_pair[i]] = true;
+    }
+    for (int i = 0; i < PAIRS; i++) assert_true(taken[i]);
+    fixture_free(f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout), cmocka_unit_test(test_kept_twice),
+                                       cmocka_unit_test(test_donors), cmocka_unit_test(test_noise),
+                                       cmocka_unit_test(test_absent), cmocka_unit_test(test_other_pairs)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
