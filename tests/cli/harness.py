@@ -191,5 +191,5 @@ def need(module: str) -> Any:
 
 def main() -> None:
     global program, mpiexec
-    program, mpiexec = sys.argv[1:3]
+    program, mpiexec = os.path.abspath(sys.argv[1]), sys.argv[2]
     unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=2)
