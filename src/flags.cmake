@@ -6,6 +6,9 @@ target_include_directories(lp_flags INTERFACE ${CMAKE_CURRENT_LIST_DIR})
 target_compile_options(lp_flags INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -Wpedantic -Wstrict-prototypes -Wmissing-prototypes
   -Wformat=2 -Wvla -fno-math-errno -ffp-contract=off)
+# What assert() says names a file from the top of the repository, wherever it was built.
+get_filename_component(LP_TOP ${CMAKE_CURRENT_LIST_DIR} DIRECTORY)
+target_compile_options(lp_flags INTERFACE $<$<COMPILE_LANGUAGE:C>:-fmacro-prefix-map=${LP_TOP}/=>)
 if(LP_WERROR)
   target_compile_options(lp_flags INTERFACE -Werror)
 endif()

@@ -117,6 +117,8 @@ const char *lp_stop_reason(void) {
 }
 
 void lp_stop_clear(void) {
+    const struct itimerval never = {.it_value = {.tv_sec = 0}};
+    setitimer(ITIMER_REAL, &never, NULL);
     caught = 0;
     stop_seen = false;
     looked_at = -1;

@@ -394,9 +394,13 @@ def race(lab: Lab, what: str, words: Callable[[Path], list[str]] | None, made: b
         if what == "sweep":
             shutil.copy(lab.whole["batched"] / "a.store.h5", out)
         command = words(out / "out.h5") if words else [lab.program, what, str(job)]
-        processes = [lab.start_words(command, {})]
+        # Open MPI 4 loses a race of its own where two processes make one session folder, so each gets its own.
+        folders = [lab.scratch / f"racer-{i}" for i in range(2)]
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        processes = [lab.start_words(command, {"OMPI_MCA_orte_tmpdir_base": str(folders[0])})]
         time.sleep(lab.draw.uniform(0.0, 0.1))
-        processes.append(lab.start_words(command, {}))
+        processes.append(lab.start_words(command, {"OMPI_MCA_orte_tmpdir_base": str(folders[1])}))
         ends = [lab.finish(process) for process in processes]
         won = [end for end in ends if end.code == 0]
         count["pairs of processes"] += 1
@@ -517,13 +521,14 @@ def read_only(lab: Lab) -> str:
         return "skipped: this user cannot mount"
     try:
         for ranks in (1, 2):
-            lab.fails(lab.run("cache", job, ranks), "cache on a read-only disk", str(out), "Read-only file system")
+            end = lab.succeed("cache", job, ranks)
+            expect("is complete and cannot be written: used as it is" in end.err, f"cache on a read-only disk: {end.err}")
             lab.fails(lab.run("sweep", job, ranks), "sweep on a read-only disk", str(out), "Read-only file system")
         expect(lab.store("verify", out / "a.store.h5").code == 0, "a read-only store cannot be verified")
     finally:
         subprocess.run(["umount", str(out)], check=True)
     lab.same(out)
-    return "cache and sweep say so in one line, store verify reads"
+    return "cache uses the complete store and says so, sweep says in one line why it cannot, store verify reads"
 
 
 def truncated(lab: Lab) -> str:
