@@ -36,7 +36,7 @@ lp_say "fuzz targets, 20 s each from their corpus"
 if bash tests/fuzz/run.sh 20; then :; elif (($? != 77)); then failed=1; fi
 
 if lp_python analysis/pyproject.toml -c tests/requirements.txt -e './analysis[test]'; then
-  timeout 300 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" || failed=1
+  timeout 900 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" || failed=1
 else
   printf 'skipped: analysis/tests (no Python packages)\n'
   touch "$reports/pytest-analysis.skipped"
