@@ -210,6 +210,11 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     lp_text path = {0};
     holder self = describe_self();
     char *resolved = NULL;
+    sigset_t ending, before;
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGTERM);
+    sigaddset(&ending, SIGINT);
+    sigaddset(&ending, SIGHUP);
     LP_TRY(lp_mem_new(&lock, 1, sizeof *lock, "lock", err));
     lock->fd = lock->of_file = -1;
     LP_TRY(lp_path_make_folder_for(output, err));
@@ -217,14 +222,17 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     LP_TRY(lp_text_format(&path, err, "%s.lock", resolved));
     for (int turn = 0; turn < LOCK_TURNS; turn++) {
         bool again = false;
+        /* A signal that ends the process finds the new lock file among those to remove, or not made yet. */
+        pthread_sigmask(SIG_BLOCK, &ending, &before);
         status = attempt(output, path.data, &self, &lock->fd, &again, err);
+        if (status == LP_OK) lp_output_remember(path.data);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
         if (!again) break;
         nanosleep(&(struct timespec){.tv_nsec = 20 * 1000 * 1000}, NULL);
     }
     if (status != LP_OK) goto out;
     lock->path = path.data;
     path = (lp_text){0};
-    lp_output_remember(lock->path);
     LP_TRY(lock_names(output, resolved, lock, err));
     *out = lock;
     lock = NULL;
