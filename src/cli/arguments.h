@@ -64,6 +64,7 @@ struct lp_command {
     size_t min_operands, max_operands;
     lp_operand_kind operand_kind;
     int (*run)(const lp_command *command, int argc, char **argv);
+    const struct lp_job_form *job; /* of a command on a job file (job_command.h); otherwise NULL */
 };
 
 /* All commands, in the order of the help. */

@@ -3,7 +3,7 @@
 #include "cli/print.h"
 #include "stage/check.h"
 
-static lp_status body(lp_session *session, const void *options, lp_error *err) {
+static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
     (void)options;
     lp_cache_report report;
     lp_standing standing;
@@ -14,28 +14,11 @@ static lp_status body(lp_session *session, const void *options, lp_error *err) {
     return status == LP_OK ? lp_print_path("store", session->job.store.file, err) : status;
 }
 
-typedef struct {
-    lp_job_options job;
-} cache_options;
-
-static const lp_option table[] = {LP_JOB_OPTIONS(cache_options)};
-
-static int run(const lp_command *command, int argc, char **argv) {
-    cache_options options = {0};
-    return lp_job_command(command, argc, argv, &options.job, LP_JOB_WITH_MPI, body);
-}
-
 const lp_command lp_cmd_cache = {
     .name = "cache",
     .summary = "stage 1: the unpatched runs of every pair, into the activation store",
-    .usage = (const char *const[]){"JOB.json [options]", NULL},
     .description =
         "Stage 1. Runs the clean and the corrupted question of every pair without patches and writes their activations, "
         "answers and outcomes into the job's store. Started again it does only what is missing.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "one job file",
-    .min_operands = 1,
-    .max_operands = 1,
-    .run = run,
+    LP_JOB_COMMAND(body, LP_JOB_WITH_MPI, LP_N_JOB_OPTIONS - 1),
 };

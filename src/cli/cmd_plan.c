@@ -39,7 +39,7 @@ out:
     return status;
 }
 
-static lp_status body(lp_session *session, const void *options, lp_error *err) {
+static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
     (void)options;
     lp_sweep_plan plan = {0};
     lp_standing standing;
@@ -94,29 +94,12 @@ out:
     return status;
 }
 
-typedef struct {
-    lp_job_options job;
-} plan_options;
-
-static const lp_option table[] = {LP_JOB_OPTIONS(plan_options)};
-
-static int run(const lp_command *command, int argc, char **argv) {
-    plan_options options = {0};
-    return lp_job_command(command, argc, argv, &options.job, LP_JOB_WITHOUT_MPI, body);
-}
-
 const lp_command lp_cmd_plan = {
     .name = "plan",
     .summary = "what a job will do: conditions, dead cells, work; computes nothing",
-    .usage = (const char *const[]){"JOB.json [options]", NULL},
     .description =
         "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
         "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs no "
         "pair, writes nothing, and does not start MPI. What `run` would refuse before its first pair is an error here too.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "one job file",
-    .min_operands = 1,
-    .max_operands = 1,
-    .run = run,
+    LP_JOB_COMMAND(body, LP_JOB_WITHOUT_MPI, LP_N_JOB_OPTIONS - 1),
 };

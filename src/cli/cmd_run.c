@@ -5,11 +5,6 @@
 #include "stage/check.h"
 #include "stage/estimate.h"
 
-typedef struct {
-    lp_job_options job;
-    bool all;
-} run_options;
-
 /* "less than 1 s", "about 42 s", "about 3 min", "about 2 h" */
 static const char *time_words(double seconds, char out[32]) {
     if (seconds < 1)
@@ -59,7 +54,7 @@ static void warn_of_accuracy(const lp_session *session, const lp_cache_report *r
         session->job.sweep.filter == LP_FILTER_BOTH_CORRECT ? ": no pair passes the filter both-correct" : "");
 }
 
-static lp_status body(lp_session *session, const void *options, lp_error *err) {
+static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
     lp_cache_report cached;
     lp_sweep_report swept;
     lp_standing standing;
@@ -78,35 +73,16 @@ static lp_status body(lp_session *session, const void *options, lp_error *err) {
     }
     LP_TRY(lp_stage_sweep(session, &swept, err));
     if (first && swept.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
-    if (first) LP_TRY(lp_print_results(session, ((const run_options *)options)->all, err));
+    if (first) LP_TRY(lp_print_results(session, options->all, err));
 out:
     return status;
-}
-
-static const lp_option table[] = {
-    LP_JOB_OPTIONS(run_options),
-    {.name = "--all",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(run_options, all),
-     .help = "a line for every condition, with intervals, instead of the grid"},
-};
-
-static int run(const lp_command *command, int argc, char **argv) {
-    run_options options = {0};
-    return lp_job_command(command, argc, argv, &options.job, LP_JOB_WITH_MPI, body);
 }
 
 const lp_command lp_cmd_run = {
     .name = "run",
     .summary = "cache (where the store does not fit already), sweep, and the table",
-    .usage = (const char *const[]){"JOB.json [options]", NULL},
     .description =
         "Runs both stages and prints the table of outcomes: `cache` (only what the store does not hold yet), then `sweep`, then "
         "`summary`. Started again it does only what is missing.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "one job file",
-    .min_operands = 1,
-    .max_operands = 1,
-    .run = run,
+    LP_JOB_COMMAND(body, LP_JOB_WITH_MPI, LP_N_JOB_OPTIONS),
 };

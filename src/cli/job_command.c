@@ -35,8 +35,25 @@ static lp_status start(lp_job_mpi mpi, lp_parallel **out, lp_error *err) {
     return mpi == LP_JOB_WITHOUT_MPI ? lp_parallel_alone(out, err) : lp_parallel_start(NULL, NULL, out, err);
 }
 
-int lp_job_command(const lp_command *command, int argc, char **argv, lp_job_options *options, lp_job_mpi mpi,
-                   lp_job_body body) {
+const lp_option lp_job_option_table[LP_N_JOB_OPTIONS] = {
+    LP_SET_OPTION(lp_job_options, settings),
+    {.name = "--verbose",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(lp_job_options, verbose),
+     .help = "more messages on standard error"},
+    {.name = "--quiet",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(lp_job_options, quiet),
+     .help = "warnings and errors only"},
+    {.name = "--all",
+     .kind = LP_OPTION_FLAG,
+     .offset = offsetof(lp_job_options, all),
+     .help = "a line for every condition, with intervals, instead of the grid"},
+};
+
+int lp_job_command(const lp_command *command, int argc, char **argv) {
+    lp_job_options options = {0};
+    lp_job_mpi mpi = command->job->mpi;
     lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_session session = {0};
@@ -44,21 +61,21 @@ int lp_job_command(const lp_command *command, int argc, char **argv, lp_job_opti
     /* Looked at now, because MPI sets such variables itself. */
     int rank = lp_parallel_launched_rank(), launched = lp_parallel_launched_size();
     int code = LP_EXIT_OK;
-    if (!lp_command_begin(command, argc, argv, options, &operands, &code)) return code;
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
     /* Under a launcher one process of a command without MPI is enough. */
     if (mpi == LP_JOB_WITHOUT_MPI && rank > 0) return LP_EXIT_OK;
     lp_status status = start(mpi, &parallel, err);
     if (status != LP_OK) return lp_exit_with(NULL, status, err);
-    lp_log_setup(options->verbose ? LP_LOG_DEBUG
-                 : options->quiet ? LP_LOG_WARN
-                                  : LP_LOG_INFO,
+    lp_log_setup(options.verbose ? LP_LOG_DEBUG
+                 : options.quiet ? LP_LOG_WARN
+                                 : LP_LOG_INFO,
                  lp_parallel_rank(parallel), lp_parallel_size(parallel));
     if (mpi == LP_JOB_WITH_MPI) {
         warn_of_singletons(parallel, rank, launched);
         LP_TRY(lp_parallel_agree(parallel, lp_signals_install(err), err));
     }
-    LP_TRY(lp_session_open(parallel, operands.items[0], options->settings.items, options->settings.n, &session, err));
-    LP_TRY(body(&session, options, err));
+    LP_TRY(lp_session_open(parallel, operands.items[0], options.settings.items, options.settings.n, &session, err));
+    LP_TRY(command->job->body(&session, &options, err));
 out:
     explain_busy(parallel, launched, status, err);
     code = lp_exit_with(parallel, status, err);

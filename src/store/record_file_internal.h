@@ -1,4 +1,4 @@
-/* The insides of lp_record_file, for record_file.c, record_file_make.c and the store's administration. */
+/* The insides of lp_record_file, for the files record_file*.c and the store's administration. */
 #ifndef LP_STORE_RECORD_FILE_INTERNAL_H
 #define LP_STORE_RECORD_FILE_INTERNAL_H
 
@@ -63,6 +63,9 @@ lp_status lp_record_file_fill(const char *name, const lp_output *out, const lp_r
 lp_status lp_record_file_open_alone(const char *path, lp_record_file **out, lp_error *err);
 /* Flushes and closes a file that was opened alone; the file is released in any case. */
 lp_status lp_record_file_finish_alone(lp_record_file *file, lp_error *err);
+
+/* An error of MPI-IO (`code`) on the file, in the words of the system where they can be found; always fails. */
+lp_status lp_record_fail_mpi(const lp_record_file *file, int code, const char *what, lp_error *err);
 
 /* Opens the dataset of a field and finds where its pairs lie (record_file_layout.c): field->dataset, ->file_offset and
  * ->compressed. Refuses links, data in other files, and layouts other than those of lp_record_file_make: a pair is
