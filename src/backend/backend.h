@@ -6,7 +6,8 @@
  * that does not depend on the number of rows, on threads, or on what the other rows hold: this is the contract that
  * makes results independent of batching, and every backend tests it. Indices are trusted: the engine checks them.
  *
- * All slots are required; a backend without a device fails in its `_new`. */
+ * A slot that says "optional" may be NULL until lp_backend_use_defaults gives it what a backend in the host's memory
+ * does there; the others are required. Callers never see a NULL. A backend without a device fails in its `_new`. */
 #ifndef LP_BACKEND_BACKEND_H
 #define LP_BACKEND_BACKEND_H
 
@@ -81,6 +82,7 @@ struct lp_backend {
     void (*release)(lp_backend *be, void *dev);
     lp_status (*upload)(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err);
     lp_status (*download)(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err);
+    /* optional: nothing to wait for */
     lp_status (*sync)(lp_backend *be, lp_error *err);
     /* Sends `bytes` of dev on their way, as they are after the operations before; number fetch < LP_FETCHES is not
      * under way yet. dev stays as it is until fetch_end, which waits for these bytes alone, not for later operations.
@@ -92,7 +94,8 @@ struct lp_backend {
      * of it has been issued as it was under this key before. Otherwise the caller issues it now and ends with
      * record_end, which gets the status of that and returns it, or a failure of its own; *again: nothing was done, as
      * the sequence cannot be recorded here: from record_begin on once more. Between the two only operations from
-     * `linear` to `attend` are allowed. Memory that is released takes all records with it. */
+     * `linear` to `attend` are allowed. Memory that is released takes all records with it. Optional: nothing is
+     * recorded. */
     lp_status (*record_begin)(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
     lp_status (*record_end)(lp_backend *be, lp_status issued, bool *again, lp_error *err);
 
@@ -102,9 +105,10 @@ struct lp_backend {
     lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
     void (*linear_free)(lp_backend *be, lp_backend_linear *linear);
     /* *out = the matrix's values in dev memory, row-major in its layout, float32: for looking rows up. Made of a source
-     * as linear_new does; a linear layer of the same matrix shares what it can. Freed with vector_free. */
+     * as linear_new does; a linear layer of the same matrix shares what it can. Freed with vector_free. Optional: the
+     * host's own. */
     lp_status (*matrix_new)(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err);
-    /* *out = the n floats in dev memory: on the cpu the host's own. Freed with vector_free. */
+    /* *out = the n floats in dev memory. Freed with vector_free. Optional, both: the host's own. */
     lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
     void (*vector_free)(lp_backend *be, const float *vector);
 
@@ -169,6 +173,9 @@ static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_
     if (form == LP_OPERAND && be->has_bf16_operands) return (size_t)((width + 7) / 8 * 8) * 2;
     return (size_t)width * sizeof(float);
 }
+
+/* Gives the optional slots that are NULL their defaults; the last step of a backend's `_new`. */
+void lp_backend_use_defaults(lp_backend *be);
 
 /* threads: OpenMP threads of this process; 0: OpenMP's own choice. */
 lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err);

@@ -35,33 +35,6 @@ static lp_status cpu_download(lp_backend *be, void *host, const void *dev, size_
     return LP_OK;
 }
 
-static lp_status cpu_sync(lp_backend *be, lp_error *err) {
-    (void)be;
-    (void)err;
-    return LP_OK;
-}
-
-static lp_status cpu_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err) {
-    (void)be;
-    (void)err;
-    LP_ASSERT(host->data);
-    *out = host->data;
-    return LP_OK;
-}
-
-static lp_status cpu_vector_new(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err) {
-    (void)be;
-    (void)n;
-    (void)err;
-    *out = host;
-    return LP_OK;
-}
-
-static void cpu_vector_free(lp_backend *be, const float *vector) {
-    (void)be;
-    (void)vector;
-}
-
 static lp_status cpu_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                                const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
     (void)err;
@@ -189,21 +162,6 @@ static lp_status cpu_fetch_end(lp_backend *be, int fetch, void *host, size_t byt
     return LP_OK;
 }
 
-static lp_status cpu_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
-    (void)be;
-    (void)key;
-    (void)err;
-    *replayed = false;
-    return LP_OK;
-}
-
-static lp_status cpu_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
-    (void)be;
-    (void)err;
-    *again = false;
-    return issued;
-}
-
 static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *saved, int32_t width, int32_t n_candidates,
                                  const lp_logit_query *reads, int32_t n, lp_logit_stats *out, lp_error *err) {
     (void)err;
@@ -247,16 +205,10 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .release = cpu_release,
                              .upload = cpu_upload,
                              .download = cpu_download,
-                             .sync = cpu_sync,
                              .fetch_begin = cpu_fetch_begin,
                              .fetch_end = cpu_fetch_end,
-                             .record_begin = cpu_record_begin,
-                             .record_end = cpu_record_end,
                              .linear_new = lp_cpu_linear_new,
                              .linear_free = lp_cpu_linear_free,
-                             .matrix_new = cpu_matrix_new,
-                             .vector_new = cpu_vector_new,
-                             .vector_free = cpu_vector_free,
                              .linear = lp_cpu_linear,
                              .copy_rows = cpu_copy_rows,
                              .add_rows = cpu_add_rows,
@@ -272,6 +224,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .top = cpu_top,
                              .read_logits = cpu_read_logits,
                              .capture_rows = cpu_capture_rows};
+    lp_backend_use_defaults(&cpu->base);
     *out = &cpu->base;
     return LP_OK;
 out:
