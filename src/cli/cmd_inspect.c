@@ -1,16 +1,29 @@
 #include "cli/model_options.h"
 #include "cli/print.h"
 
-/* The job's protocol on this model, in words. */
-static lp_status add_protocol(lp_job *job, const lp_model *model, lp_text *out, lp_error *err) {
+/* The job's protocol on this model: in words after the others, or as "protocol" of the JSON object in *out. */
+static lp_status add_protocol(lp_job *job, const lp_model *model, bool json, lp_text *out, lp_error *err) {
     lp_tokenizer *tokenizer = NULL;
+    cJSON *root = NULL;
+    char *printed = NULL;
     lp_vocabulary vocabulary;
     lp_status status = LP_OK;
     LP_TRY(lp_tokenizer_load(job->model.tokenizer, &tokenizer, err));
     LP_TRY(
         lp_vocabulary_init(model, tokenizer, job->model.tokenizer, job->decode.eos, &job->protocol, &vocabulary, err));
-    status = lp_protocol_describe(&job->protocol, &vocabulary, out, err);
+    if (!json) {
+        status = lp_protocol_describe(&job->protocol, &vocabulary, out, err);
+        goto out;
+    }
+    root = cJSON_Parse(lp_text_get(out));
+    if (root) lp_protocol_json(&job->protocol, &vocabulary, cJSON_AddObjectToObject(root, "protocol"));
+    printed = root ? cJSON_Print(root) : NULL;
+    if (!printed) LP_FAIL(LP_ERR_MEMORY, "inspect: out of memory");
+    lp_text_clear(out);
+    status = lp_text_format(out, err, "%s\n", printed);
 out:
+    cJSON_free(printed);
+    cJSON_Delete(root);
     lp_tokenizer_free(tokenizer);
     return status;
 }
@@ -41,7 +54,7 @@ static int run(const lp_command *command, int argc, char **argv) {
     source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
     LP_TRY(lp_model_inspect(&model, o.json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
-    if (!o.model.base && !o.json) LP_TRY(add_protocol(&job, &model, &text, err));
+    if (!o.model.base) LP_TRY(add_protocol(&job, &model, o.json, &text, err));
     LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);

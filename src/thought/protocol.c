@@ -1,7 +1,7 @@
 #include "thought/protocol.h"
 
 #include "base/file.h"
-#include "base/json.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "token/utf8.h"
 
@@ -149,14 +149,42 @@ out:
     return status;
 }
 
+static bool holds(const int32_t *ids, int32_t n, int32_t id) {
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] == id) return true;
+    return false;
+}
+
+/* snprintf at the end of what is there; what does not fit is cut. */
+__attribute__((format(printf, 3, 4))) static void append(char *out, size_t size, const char *format, ...) {
+    size_t used = strlen(out);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(out + used, size - used, format, args);
+    va_end(args);
+}
+
+static void append_ids(const int32_t *ids, int32_t n, char *out, size_t size) {
+    for (int32_t i = 0; i < n; i++) append(out, size, " %d", ids[i]);
+}
+
+static bool same_ids(const int32_t *a, int32_t n_a, const int32_t *b, int32_t n_b) {
+    bool same = true;
+    for (int32_t i = 0; i < n_a && same; i++) same = holds(b, n_b, a[i]);
+    for (int32_t i = 0; i < n_b && same; i++) same = holds(a, n_a, b[i]);
+    return same;
+}
+
 /* The tokens that `eos` stands for: the tokenizer's one, as in the published evaluations; where its files name none,
  * all of generation_config.json's, as in `generate`, or of config.json's. */
 static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, const char *folder,
                           const char *eos_token, lp_vocabulary *out, lp_error *err) {
     int32_t own = -1, mapped = -1, v = model->config.n_vocab;
     lp_status status = LP_OK;
+    const lp_model_config *config = &model->config;
     out->n_eos = 0;
     if (eos_token) {
+        out->eos_source = "decode.eos";
         own = lp_tokenizer_find(tokenizer, eos_token);
         if (own < 0) LP_FAIL(LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
     } else {
@@ -166,14 +194,27 @@ static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, 
             LP_FAIL(LP_ERR_MISMATCH,
                     "%s: eos_token is %d in tokenizer_config.json, but %d in special_tokens_map.json: set decode.eos",
                     folder, own, mapped);
+        out->eos_source = own >= 0 ? "tokenizer_config.json" : "special_tokens_map.json";
         if (own < 0) own = mapped;
     }
     if (own >= 0) {
         out->eos_ids[out->n_eos++] = own;
     } else {
-        LP_TRY(ends_of_generation(folder, model->config.n_embedded, out->eos_ids, &out->n_eos, err));
-        for (int32_t i = 0; out->n_eos == 0 && i < model->config.n_eos; i++) out->eos_ids[i] = model->config.eos_ids[i];
-        if (out->n_eos == 0) out->n_eos = model->config.n_eos;
+        out->eos_source = "generation_config.json";
+        LP_TRY(ends_of_generation(folder, config->n_embedded, out->eos_ids, &out->n_eos, err));
+        if (out->n_eos == 0) {
+            out->eos_source = "config.json";
+            out->n_eos = config->n_eos;
+            memcpy(out->eos_ids, config->eos_ids, sizeof config->eos_ids);
+        } else if (config->n_eos && !same_ids(out->eos_ids, out->n_eos, config->eos_ids, config->n_eos)) {
+            char used[128] = "", other[128] = "";
+            append_ids(out->eos_ids, out->n_eos, used, sizeof used);
+            append_ids(config->eos_ids, config->n_eos, other, sizeof other);
+            lp_log(LP_LOG_INFO,
+                   "%s: eos_token_id is%s in generation_config.json, but%s in config.json; the first is used, as in "
+                   "`generate` of transformers (decode.eos sets another)",
+                   folder, used, other);
+        }
     }
     out->eos = out->n_eos ? out->eos_ids[0] : -1;
     if (out->eos < 0 || out->eos >= v)
@@ -256,12 +297,6 @@ static lp_status resolve_into(const resolver *r, const lp_marker_list *list, int
     }
     lp_token_list_release(&ids);
     return status;
-}
-
-static bool holds(const int32_t *ids, int32_t n, int32_t id) {
-    for (int32_t i = 0; i < n; i++)
-        if (ids[i] == id) return true;
-    return false;
 }
 
 /* Greedy decoding chooses among the ids below the first that no token has, less those at the end that may not be
@@ -463,15 +498,6 @@ out:
 
 /* ---- Words ------------------------------------------------------------------------------------------------------- */
 
-/* snprintf at the end of what is there; what does not fit is cut. */
-__attribute__((format(printf, 3, 4))) static void append(char *out, size_t size, const char *format, ...) {
-    size_t used = strlen(out);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(out + used, size - used, format, args);
-    va_end(args);
-}
-
 static void append_quoted(const char *bytes, char *out, size_t size) {
     append(out, size, "\"");
     for (; *bytes; bytes++) {
@@ -518,10 +544,6 @@ const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size
     return out;
 }
 
-static void append_ids(const int32_t *ids, int32_t n, char *out, size_t size) {
-    for (int32_t i = 0; i < n; i++) append(out, size, " %d", ids[i]);
-}
-
 const char *lp_vocabulary_text(const lp_vocabulary *v, char *out, size_t size) {
     out[0] = '\0';
     append(out, size, "pad %d, bot %d, eot %d, answer", v->pad, v->bot, v->eot);
@@ -558,8 +580,56 @@ lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary 
                           lp_marker_list_text(&protocol->stop, words, sizeof words), ids + (ids[0] == ' ')));
     LP_TRY(lp_text_format(out, err, "never chosen: %s; %d ids to choose from\n",
                           lp_marker_list_text(&protocol->not_chosen, words, sizeof words), vocabulary->n_candidates));
-    LP_TRY(lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d (-1: none)\n", vocabulary->pad,
-                          vocabulary->bot, vocabulary->eot, vocabulary->eos));
+    LP_TRY(lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d of %s (-1: none)\n", vocabulary->pad,
+                          vocabulary->bot, vocabulary->eot, vocabulary->eos, vocabulary->eos_source));
 out:
     return status;
+}
+
+static cJSON *marker_json(const lp_marker *marker) {
+    if (marker->kind != LP_MARKER_TEXT && marker->kind != LP_MARKER_TOKEN)
+        return cJSON_CreateString(lp_marker_names()[marker->kind]);
+    cJSON *object = cJSON_CreateObject();
+    if (marker->kind == LP_MARKER_TEXT)
+        cJSON_AddStringToObject(object, "text", marker->text);
+    else if (marker->text[0])
+        cJSON_AddStringToObject(object, "token", marker->text);
+    else
+        cJSON_AddNumberToObject(object, "token", marker->id);
+    return object;
+}
+
+static void add_list(cJSON *object, const char *key, const lp_marker_list *list) {
+    cJSON *array = cJSON_AddArrayToObject(object, key);
+    for (int32_t i = 0; i < list->n; i++) cJSON_AddItemToArray(array, marker_json(&list->items[i]));
+}
+
+static void add_id(cJSON *object, const char *key, int32_t id) {
+    if (id < 0)
+        cJSON_AddNullToObject(object, key);
+    else
+        cJSON_AddNumberToObject(object, key, id);
+}
+
+void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *v, cJSON *object) {
+    const int32_t roles[LP_N_ROLES] = {v->pad, v->bot, v->eot, v->latent};
+    cJSON_AddStringToObject(object, "name", lp_protocol_names()[protocol->kind]);
+    cJSON_AddBoolToObject(object, "changed", protocol->changed);
+    cJSON_AddNumberToObject(object, "steps", protocol->n_steps);
+    cJSON_AddBoolToObject(object, "normalise_spaces", protocol->normalise_spaces);
+    add_list(object, "after_question", &protocol->after_question);
+    cJSON_AddItemToObject(object, "first_input",
+                          protocol->first_reads_prompt ? cJSON_CreateString("prompt")
+                                                       : marker_json(&protocol->first_input));
+    cJSON_AddStringToObject(object, "feedback", lp_feedback_names()[protocol->feedback]);
+    add_list(object, "answer_start", &protocol->answer_start);
+    add_list(object, "not_chosen", &protocol->not_chosen);
+    add_list(object, "stop", &protocol->stop);
+    cJSON *ids = cJSON_AddObjectToObject(object, "ids");
+    for (int role = 0; role < LP_N_ROLES; role++) add_id(ids, lp_token_role_names()[role], roles[role]);
+    cJSON_AddNumberToObject(ids, "eos", v->eos);
+    cJSON_AddStringToObject(ids, "eos_source", v->eos_source);
+    cJSON_AddItemToObject(ids, "answer_start", cJSON_CreateIntArray(v->answer_start, v->n_answer_start));
+    cJSON_AddItemToObject(ids, "stop", cJSON_CreateIntArray(v->stop, v->n_stop));
+    cJSON_AddNumberToObject(ids, "n_candidates", v->n_candidates);
 }

@@ -18,6 +18,7 @@
 #define LP_THOUGHT_PROTOCOL_H
 
 #include "base/error.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "model/model.h"
 #include "token/tokenizer.h"
@@ -97,6 +98,7 @@ typedef struct {
     int32_t pad, bot, eot, latent;      /* -1 where the checkpoint has none */
     int32_t eos_ids[LP_MAX_EOS], n_eos; /* what `eos` stands for: several only where the tokenizer's files name none */
     int32_t eos;                        /* the tokenizer's; scored where whole answers are */
+    const char *eos_source;             /* the file that names it, or "decode.eos"; static */
     int32_t stop[LP_MAX_STOP], n_stop;  /* ids that end the answer */
     int32_t first_input;                /* fed to step 0; -1: what the last prompt position computed */
     int32_t answer_start[LP_MAX_ANSWER_START], n_answer_start;
@@ -112,8 +114,9 @@ bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token);
  * embedding beyond the base vocabulary V are: V+3 or more rows are pad, bot, eot (coconut: bot, eot, latent), V+2 rows
  * are bot, eot. Two sources that disagree are an error that names both. eos_token: a token spelt as in
  * tokenizer.json, or NULL: then what tokenizer_config.json or special_tokens_map.json in the folder `base` name, then
- * all ids of generation_config.json or config.json. Fails, naming the job's key, where a token is not there or lies
- * outside the model's vocabulary. */
+ * all ids of generation_config.json, then of config.json, as `generate` of transformers has it; where those two differ,
+ * a log line names both. Fails, naming the job's key, where a token is not there or lies outside the model's
+ * vocabulary. */
 lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenizer, const char *base,
                              const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err);
 
@@ -130,5 +133,8 @@ const char *lp_vocabulary_text(const lp_vocabulary *vocabulary, char *out, size_
 /* The whole protocol in words, one aligned line a subject. */
 lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary *vocabulary, lp_text *out,
                                lp_error *err);
+/* Adds the protocol's fields to a JSON object, markers as a job writes them, and under "ids" what they are on this
+ * model. */
+void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *vocabulary, cJSON *object);
 
 #endif

@@ -75,6 +75,34 @@ class Layouts(Case):
         self.assertEqual(self.run_job(base, self.folder / file, alpha, **protocol), self.run_job(base, original, alpha, **protocol))
         return self.inspect(base, self.folder / file, alpha)
 
+    def test_two_lists_of_end_tokens(self) -> None:
+        """Without the tokenizer's word, generation_config.json counts, as in transformers, and both values are named."""
+        base, _, alpha = self.model("llama-rope3")
+        job = self.folder / "job.json"
+        model = {"base": str(base), "codi": str(MODELS / "llama-rope3" / "codi"), "lora": {"alpha": alpha}}
+        sections = {"model": model, "protocol": {"name": "codi", "steps": 6}, "pairs": {"file": "p"}, "store": {"file": "s"}}
+        job.write_text(json.dumps(sections))
+        ids = json.loads(self.succeed("inspect", job, "--json").out)["protocol"]["ids"]
+        self.assertEqual((ids["eos"], ids["stop"], ids["eos_source"]), (258, [258], "tokenizer_config.json"))
+        (base / "tokenizer_config.json").unlink()
+        run = self.succeed("inspect", job, "--json")
+        self.assertEqual(run.err, "")
+        protocol = json.loads(run.out)["protocol"]
+        self.assertEqual(protocol["ids"]["stop"], [257, 258])
+        self.assertEqual(protocol["ids"]["eos_source"], "config.json")
+        self.assertEqual(protocol["after_question"], ["bot"])
+        (base / "generation_config.json").write_text('{"eos_token_id": [258, 97]}')
+        run = self.succeed("inspect", job, "--json")
+        self.assertEqual(json.loads(run.out)["protocol"]["ids"]["stop"], [258, 97])
+        self.assertEqual(
+            run.err,
+            f"latentpatch: {base}: eos_token_id is 258 97 in generation_config.json, but 257 258 in config.json; the first is "
+            "used, as in `generate` of transformers (decode.eos sets another)\n",
+        )
+        self.assertIn("eos 258 of generation_config.json", self.succeed("inspect", job).out)
+        (base / "generation_config.json").write_text('{"eos_token_id": [258, 257]}')
+        self.assertEqual(self.succeed("inspect", job).err, "")
+
     def test_prefixes(self) -> None:
         for prefix in ("module.", "coconut.", "module.coconut."):
             with self.subTest(prefix=prefix):
