@@ -142,7 +142,7 @@ class Results:
         return np.array([place[text] for text in self.answers], np.int64)
 
     def xarray(self) -> Any:
-        """The same as an `xarray.Dataset` with the dimensions pair and condition (needs the extra `xarray`)."""
+        """The same as an `xarray.Dataset` with the dimensions pair and condition."""
         import xarray
 
         dims = ("pair", "condition")
@@ -159,6 +159,17 @@ class Results:
         for column in self.conditions.columns.drop("name"):
             coords[column] = ("condition", self.conditions[column].to_numpy())
         return xarray.Dataset({k: (dims, v) for k, v in arrays.items()}, coords=coords, attrs={"path": self.path})
+
+    def report(self, folder: Path | str = "report", resamples: int = 2000) -> Path:
+        """Writes the report (report.html, report.md, figures, tables) into a folder and returns the path of the page."""
+        from . import report
+
+        return report.build([self], folder, resamples)
+
+    def _repr_html_(self) -> str:
+        from . import notebook
+
+        return notebook.html(self)
 
 
 class Store:
@@ -203,7 +214,7 @@ class Store:
         data = _need(self._file, self.path, f"/runs/{run}/{site}", None)
         if data.ndim < 4:
             return []
-        return [int(v) for v in data.attrs["layers"]] if "layers" in data.attrs else list(range(data.shape[1]))
+        return np.ravel(data.attrs["layers"]).tolist() if "layers" in data.attrs else list(range(data.shape[1]))
 
     def activations(
         self, site: str = "resid_post", run: str = "clean", layer: int | None = None, step: int | None = None
@@ -221,6 +232,26 @@ class Store:
         if step is not None:
             out = out[..., step, :]
         return out
+
+    def xarray(self, site: str = "resid_post", run: str = "clean") -> Any:
+        """A site's activations of the complete pairs as `xarray.DataArray`: pair (its id), layer (where the site has
+        one), step (thought sites) or position (others), hidden.
+        """
+        import xarray
+
+        layers = self.layers(site, run)
+        along = "position" if site.startswith(("prompt_", "answer_")) else "step"
+        dims = ("pair", "layer", along, "hidden") if layers else ("pair", along, "hidden")
+        coords: dict[str, Any] = {"pair": self.pairs["id"].to_numpy()}
+        if layers:
+            coords["layer"] = layers
+        for column in self.pairs.columns.drop("id"):
+            coords[column] = ("pair", self.pairs[column].to_numpy())
+        attributes = {"site": site, "run": run, "path": self.path}
+        values = self.activations(site, run)
+        if along == "step":
+            coords["step"] = np.arange(values.shape[-2])
+        return xarray.DataArray(values, dims=dims, coords=coords, name=site, attrs=attributes)
 
     def column(self, name: str, run: str = "clean") -> np.ndarray:
         """A per-pair value of a run (`number`, `outcome`, `answer_len`, ...), complete pairs only."""

@@ -26,6 +26,7 @@ NEEDED = [
     "share/latentpatch/slurm/submit.sh",
     "share/latentpatch/analysis/pyproject.toml",
     "share/latentpatch/analysis/latentpatch/__init__.py",
+    "share/latentpatch/analysis/latentpatch/job.schema.json",
     "share/doc/latentpatch/README.md",
     "share/doc/latentpatch/LICENSE",
     "share/doc/latentpatch/docs/job.md",
