@@ -61,13 +61,3 @@ void lp_random_normal(lp_random_key key, float *out, size_t n) {
         if (i + 1 < n) out[i + 1] = (float)(radius * sin(two_pi * v));
     }
 }
-
-void lp_random_derangement(lp_random_key key, uint32_t *out, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) out[i] = i;
-    for (uint32_t i = n; i-- > 1;) {
-        uint32_t j = lp_random_below(key, i, i);
-        uint32_t kept = out[i];
-        out[i] = out[j];
-        out[j] = kept;
-    }
-}

@@ -23,8 +23,5 @@ uint32_t lp_random_u32(lp_random_key key, uint32_t index);
 uint32_t lp_random_below(lp_random_key key, uint32_t index, uint32_t bound);
 /* out[n] = independent standard normal numbers (Box-Muller in double precision). */
 void lp_random_normal(lp_random_key key, float *out, size_t n);
-/* A permutation of 0..n-1 without fixed points (n >= 2), by Sattolo's algorithm: one cycle, uniform over
- * cycles. */
-void lp_random_derangement(lp_random_key key, uint32_t *out, uint32_t n);
 
 #endif

@@ -444,8 +444,34 @@ out:
     return status;
 }
 
+/* Draws of the donor shuffled: one by default, with the sweep's seed. */
+static lp_status read_draws(lp_job *job, const lp_json *section, lp_error *err) {
+    lp_json list, entry;
+    size_t n = 0;
+    int32_t read = 0;
+    lp_status status = LP_OK;
+    job->sweep.shuffled_seeds[0] = job->sweep.seed;
+    job->sweep.n_draws = 1;
+    LP_TRY(lp_json_find(section, "shuffled_seeds", &list, err));
+    if (!list.node) goto out;
+    LP_TRY(lp_json_array_size(&list, &n, err));
+    if (n < 1 || n > LP_MAX_DRAWS) LP_TRY(lp_json_fail(&list, err, "1 to %d seeds", LP_MAX_DRAWS));
+    for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry)) {
+        int64_t seed = 0;
+        LP_TRY(lp_json_int(&entry, 0, INT64_C(1) << 53, &seed, err));
+        for (int32_t i = 0; i < read; i++)
+            if (job->sweep.shuffled_seeds[i] == (uint64_t)seed)
+                LP_TRY(lp_json_fail(&entry, err, "a seed that is not in the list yet"));
+        job->sweep.shuffled_seeds[read++] = (uint64_t)seed;
+    }
+    job->sweep.n_draws = read;
+out:
+    return status;
+}
+
 static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"filter", "directions", "controls", "seed", "conditions", "vectors", NULL};
+    static const char *const keys[] = {"filter",         "directions", "controls", "seed",
+                                       "shuffled_seeds", "conditions", "vectors",  NULL};
     lp_json section, value, entry;
     lp_status status = LP_OK;
     LP_TRY(opt_section(root, "sweep", keys, &section, err));
@@ -476,6 +502,7 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     int64_t seed = 1;
     LP_TRY(opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
     job->sweep.seed = (uint64_t)seed;
+    LP_TRY(read_draws(job, &section, err));
     LP_TRY(lp_json_find(&section, "vectors", &value, err));
     if (value.node) {
         size_t n = 0;

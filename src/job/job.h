@@ -58,8 +58,10 @@ typedef struct {
         bool denoise, noise;
         lp_controls controls;
         uint64_t seed;
-        const cJSON *groups; /* the array; read by lp_job_conditions */
-        char **vectors;      /* resolved paths of the files that donors name */
+        uint64_t shuffled_seeds[LP_MAX_DRAWS]; /* [n_draws] one for each draw of the donor shuffled */
+        int32_t n_draws;                       /* 1 by default, with the seed above */
+        const cJSON *groups;                   /* the array; read by lp_job_conditions */
+        char **vectors;                        /* resolved paths of the files that donors name */
         size_t n_vectors;
     } sweep;
     struct {

@@ -272,7 +272,8 @@ lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp
                             .n_groups = n,
                             .denoise = job->sweep.denoise,
                             .noise = job->sweep.noise,
-                            .controls = job->sweep.controls};
+                            .controls = job->sweep.controls,
+                            .n_draws = job->sweep.n_draws};
     lp_error found = {0};
     status = lp_conditions_expand(&words, config, job->protocol.n_steps, out, &found);
     if (status != LP_OK) status = lp_fail(err, status, "%s: $.%s", job->file, found.text);

@@ -95,6 +95,7 @@ static void release_side(lp_pair_side *side) {
 void lp_pair_release(lp_pair *pair) {
     lp_mem_free(pair->id);
     lp_mem_free(pair->source);
+    lp_mem_free(pair->template);
     lp_mem_free(pair->change_from);
     lp_mem_free(pair->change_to);
     lp_mem_free(pair->extra);
@@ -199,13 +200,9 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     }
     LP_TRY(check_tokens(value, err));
     LP_TRY(check_graph(value, err));
-    LP_TRY(read_optional_text(value, "template", &unused, err));
-    if (!out->source && unused) { /* pairs of one template are not independent */
-        out->source = unused;
-        unused = NULL;
-    }
-    lp_mem_free(unused);
-    unused = NULL;
+    LP_TRY(read_optional_text(value, "template", &out->template, err));
+    if (!out->source && out->template) /* pairs of one template are not independent */
+        LP_TRY(lp_mem_strdup(&out->source, out->template, err));
     LP_TRY(read_optional_text(value, "notes", &unused, err));
 out:
     lp_mem_free(unused);

@@ -29,6 +29,7 @@ typedef struct {
     char *id;     /* unique in the set; an integer id is its decimal text */
     char *source; /* the problem that the pair was made from; absent: its template, else its id: pairs of one source are
                      not independent */
+    char *template; /* the text that the problem was written from; NULL when absent */
     lp_pair_side clean, corrupted;
     char *change_from, *change_to; /* the changed number as both questions spell it; NULL when absent */
     char *extra;                   /* what else is written with it: JSON members, each after ", "; NULL: nothing */

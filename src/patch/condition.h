@@ -17,7 +17,7 @@ typedef enum {
     LP_DONOR_SELF,      /* the recipient's own unpatched run */
     LP_DONOR_ZERO,      /* zeros */
     LP_DONOR_MEAN,      /* mean over the store's other pairs of the source run, per address */
-    LP_DONOR_SHUFFLED,  /* the source run of another pair: seeded permutation without fixed points */
+    LP_DONOR_SHUFFLED,  /* the source run of another pair, drawn by a seed */
     LP_DONOR_RANDOM,    /* Gaussian with the mean and norm of the source run's vector */
     LP_DONOR_FILE       /* a vector from a file */
 } lp_donor;
@@ -27,7 +27,7 @@ typedef enum { LP_DENOISE /* recipient: corrupted run */, LP_NOISE /* recipient:
 
 typedef enum { LP_ROLE_EFFECT, LP_ROLE_CONTROL, LP_ROLE_UNPATCHED } lp_role;
 
-enum { LP_MAX_STEPS = 64 };
+enum { LP_MAX_STEPS = 64, LP_MAX_DRAWS = 64 };
 
 typedef struct {
     lp_address at; /* index may be negative (from the end) in prompt and thought, or LP_INDEX_ALL */
@@ -35,7 +35,7 @@ typedef struct {
     float factor;
     lp_donor donor;
     lp_address from; /* in the donor's run; equal to `at` by default */
-    int32_t vector;  /* FILE: index of the file in the job; otherwise 0 */
+    int32_t vector;  /* FILE: index of the file in the job; SHUFFLED: number of the draw; otherwise 0 */
 } lp_replacement;
 
 typedef struct {
@@ -50,6 +50,7 @@ typedef struct {
     int32_t index;  /* phases prompt and answer: as in the job, or LP_INDEX_ALL */
     int32_t head;   /* KV head, or LP_ALL_HEADS */
     int32_t vector; /* FILE: index of the file in the job; -1 otherwise */
+    int32_t draw;   /* SHUFFLED: number of the draw; 0 otherwise */
     bool from_other_site;
     lp_site from_site;   /* where from_other_site */
     int32_t from_layer;  /* -1: the target's */

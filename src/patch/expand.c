@@ -24,6 +24,7 @@ typedef struct {
     int32_t index;            /* prompt and answer */
     int32_t head;
     lp_donor donor;
+    int32_t draw; /* of SHUFFLED; otherwise 0 */
     float factor;
     lp_direction direction;
     lp_role role;
@@ -75,6 +76,7 @@ static void cell_name(const cell *c, char *out, size_t size) {
     out[0] = '\0';
     add_word(out, size, "%s/%s", lp_direction_names()[c->direction], lp_donor_names()[c->donor]);
     if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
+    if (c->draw > 0) add_word(out, size, "%d", c->draw);
     add_word(out, size, "/%s", lp_operation_names()[g->operation]);
     if (g->operation != LP_OP_REPLACE) add_factor(c->factor, out, size);
     add_word(out, size, "/%s", lp_site_names()[c->site]);
@@ -120,6 +122,7 @@ static lp_status grow_names(name_table *table, const lp_condition_set *set, lp_e
 
 /* A set that grows, and its names. */
 typedef struct {
+    int32_t n_draws; /* of SHUFFLED */
     lp_condition_set set;
     name_table names;
 } building;
@@ -141,7 +144,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
                         .operation = g->operation,
                         .factor = c->factor,
                         .donor = c->donor,
-                        .vector = c->donor == LP_DONOR_FILE ? g->vector : 0};
+                        .vector = c->donor == LP_DONOR_FILE ? g->vector : c->draw};
     r.from = r.at;
     if (g->phase == LP_PHASE_THOUGHT || g->from_step >= 0) {
         r.from.phase = LP_PHASE_THOUGHT;
@@ -206,6 +209,7 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     condition->index = c->index;
     condition->head = c->head;
     condition->vector = c->donor == LP_DONOR_FILE ? g->vector : -1;
+    condition->draw = c->draw;
     condition->from_other_site = g->from_other_site;
     condition->from_site = g->from_site;
     condition->from_layer = g->from_layers ? g->from_layers[c->i_layers] : -1;
@@ -294,19 +298,18 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
     return check_donor_layers(g, index, err);
 }
 
-/* Calls add_cell for the whole product of a group in one direction. `donor` >= 0 stands in for the group's donors, and
- * `largest_only` keeps the largest step set: for controls. */
-static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction direction, lp_role role, int donor,
+/* Calls add_cell for the whole product of a group in one direction, with one donor. `largest_only` keeps the largest
+ * step set: for the self control. */
+static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction direction, lp_role role, lp_donor donor,
                              bool largest_only, int32_t n_steps, lp_error *err) {
     const lp_step_set *largest = g->steps;
     for (size_t t = 1; t < g->n_steps; t++)
         if (__builtin_popcountll(g->steps[t].mask) > __builtin_popcountll(largest->mask)) largest = &g->steps[t];
     size_t n_places = g->phase != LP_PHASE_THOUGHT ? g->n_indices : largest_only ? 1 : g->n_steps;
     lp_status status = LP_OK;
-    cell c = {.group = g, .direction = direction, .role = role};
-    for (size_t d = 0; d < (donor < 0 ? g->n_donors : 1); d++)
+    cell c = {.group = g, .direction = direction, .role = role, .donor = donor};
+    for (c.draw = 0; c.draw < (donor == LP_DONOR_SHUFFLED ? b->n_draws : 1); c.draw++)
         for (size_t s = 0; s < g->n_sites; s++) {
-            c.donor = donor < 0 ? g->donors[d] : (lp_donor)donor;
             c.site = g->sites[s];
             size_t n_layers = lp_site_has_layer(c.site) || g->from_layers ? g->n_layers : 1;
             for (size_t h = 0; h < g->n_heads; h++)
@@ -351,7 +354,7 @@ static lp_status refuse_own_run(const lp_sweep_group *g, size_t index, lp_direct
 
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err) {
-    building b = {0};
+    building b = {.n_draws = words->n_draws > 0 ? words->n_draws : 1};
     lp_status status = LP_OK;
     const bool wanted[2] = {words->denoise, words->noise};
     if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at least one condition, found none");
@@ -370,7 +373,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
-                LP_TRY(add_product(&b, g, (lp_direction)d, role, (int)g->donors[k], false, n_steps, err));
+                LP_TRY(add_product(&b, g, (lp_direction)d, role, g->donors[k], false, n_steps, err));
             }
         }
     for (int d = 0; d < 2; d++)

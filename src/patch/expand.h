@@ -80,6 +80,7 @@ typedef struct {
     size_t n_groups;
     bool denoise, noise;
     lp_controls controls;
+    int32_t n_draws; /* of the donor shuffled: conditions that differ in the pair drawn; 0 means 1 */
 } lp_sweep_words;
 
 /* The role of a condition is control for the donors self and shuffled, whoever asked for them, and otherwise effect.

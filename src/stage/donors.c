@@ -12,6 +12,7 @@ enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2 };
 
 static bool same_vector(const lp_donor_vector *v, const lp_replacement *r) {
     if (v->donor != r->donor) return false;
+    if (r->donor == LP_DONOR_SHUFFLED && v->vector != r->vector) return false;
     if (r->donor == LP_DONOR_FILE)
         return v->vector == r->vector && v->from.site == r->from.site && v->from.head == r->from.head;
     const lp_address *a = &v->from, *b = &r->from;
@@ -84,6 +85,49 @@ static lp_status need_other_pairs(const lp_session *s, const lp_condition *condi
                    condition->name, lp_donor_names()[condition->donor]);
 }
 
+static bool same_side(const lp_pair_side *a, const lp_pair_side *b) {
+    return a->answer == b->answer || strcmp(a->question, b->question) == 0;
+}
+
+/* Nothing of the other pair is what this one may know already. */
+static bool is_foreign(const lp_pair *a, const lp_pair *b) {
+    if (strcmp(a->source, b->source) == 0) return false;
+    if (a->template && b->template && strcmp(a->template, b->template) == 0) return false;
+    return !same_side(&a->clean, &b->clean) && !same_side(&a->clean, &b->corrupted) &&
+           !same_side(&a->corrupted, &b->clean) && !same_side(&a->corrupted, &b->corrupted);
+}
+
+/* Uniform over the foreign pairs: a few are tried; only where none of these will do, all are counted. */
+static uint32_t draw_pair(const lp_pair_set *set, uint32_t n, uint32_t own, uint64_t seed) {
+    enum { TRIES = 64 };
+    const lp_pair *pairs = set->pairs;
+    lp_random_key key = {.seed = seed, .stream = STREAM_SHUFFLE, .a = own};
+    uint32_t n_foreign = 0;
+    for (uint32_t i = 0; i < TRIES; i++) {
+        uint32_t other = lp_random_below(key, i, n);
+        if (is_foreign(&pairs[own], &pairs[other])) return other;
+    }
+    for (uint32_t i = 0; i < n; i++) n_foreign += is_foreign(&pairs[own], &pairs[i]);
+    if (n_foreign == 0) return LP_NO_PAIR;
+    key.b = 1;
+    uint32_t left = lp_random_below(key, 0, n_foreign);
+    for (uint32_t i = 0;; i++)
+        if (is_foreign(&pairs[own], &pairs[i]) && left-- == 0) return i;
+}
+
+static lp_status draw_pairs(lp_donor_table *table, lp_error *err) {
+    const lp_session *s = table->session;
+    size_t n = (size_t)s->n_pairs;
+    table->n_draws = s->job.sweep.n_draws;
+    lp_status status =
+        lp_mem_new(&table->other_pair, n * (size_t)table->n_draws, sizeof(uint32_t), "shuffled pairs", err);
+    for (int32_t d = 0; status == LP_OK && d < table->n_draws; d++)
+        for (size_t i = 0; i < n; i++)
+            table->other_pair[(size_t)d * n + i] =
+                draw_pair(&s->pairs, (uint32_t)n, (uint32_t)i, s->job.sweep.shuffled_seeds[d]);
+    return status;
+}
+
 static lp_status read_files(lp_donor_table *table, lp_error *err) {
     const lp_job *job = &table->session->job;
     size_t n = job->sweep.n_vectors, capacity = 0, used = 0;
@@ -129,11 +173,7 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
             }
         }
     }
-    if (shuffles) {
-        LP_TRY(lp_mem_new(&table.other_pair, (size_t)session->n_pairs, sizeof(uint32_t), "shuffled pairs", err));
-        lp_random_key key = {.seed = session->job.sweep.seed, .stream = STREAM_SHUFFLE};
-        lp_random_derangement(key, table.other_pair, (uint32_t)session->n_pairs);
-    }
+    if (shuffles) LP_TRY(draw_pairs(&table, err));
     lp_edit_sequence_release(&edits);
     *out = table;
     return LP_OK;
@@ -214,14 +254,12 @@ static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v,
     for (int32_t i = 0; i < n; i++) out[i] = (float)(((double)out[i] - noise_mean) * scale + mean);
 }
 
-/* from: the pair that the vector is taken from; pair: the one that it is for. */
-static void gather_one(const lp_donor_table *table, const lp_pair_record *from, int64_t pair, const lp_donor_vector *v,
-                       float *out) {
+static void gather_one(const lp_donor_table *table, const lp_pair_record *from, const lp_donor_vector *v, float *out) {
     size_t bytes = (size_t)v->width * sizeof(float);
     switch (v->donor) {
     case LP_DONOR_ZERO: memset(out, 0, bytes); break;
     case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[v->vector], bytes); break;
-    case LP_DONOR_RANDOM: matched_noise(table, v, pair, vector_of(table, from, v), out); break;
+    case LP_DONOR_RANDOM: matched_noise(table, v, from->pair, vector_of(table, from, v), out); break;
     case LP_DONOR_MEAN: {
         const float *own = vector_of(table, from, v);
         bool with_own = is_there(own);
@@ -239,11 +277,25 @@ static void gather_one(const lp_donor_table *table, const lp_pair_record *from, 
     }
 }
 
-void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, const lp_pair_record *other,
-                           float *out) {
+void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, float *out) {
     for (size_t i = 0; i < table->n; i++) {
         const lp_donor_vector *v = &table->vectors[i];
-        gather_one(table, v->donor == LP_DONOR_SHUFFLED ? other : own, own->pair, v, out + v->offset);
+        if (v->donor != LP_DONOR_SHUFFLED) gather_one(table, own, v, out + v->offset);
+    }
+}
+
+uint32_t lp_donor_table_other(const lp_donor_table *table, int32_t draw, int64_t pair) {
+    return table->other_pair[(size_t)draw * (size_t)table->session->n_pairs + (size_t)pair];
+}
+
+void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const lp_pair_record *other, float *out) {
+    for (size_t i = 0; i < table->n; i++) {
+        const lp_donor_vector *v = &table->vectors[i];
+        if (v->donor != LP_DONOR_SHUFFLED || v->vector != draw) continue;
+        if (other)
+            gather_one(table, other, v, out + v->offset);
+        else
+            for (int32_t k = 0; k < v->width; k++) out[v->offset + (size_t)k] = NAN;
     }
 }
 

@@ -7,11 +7,14 @@
 
 #include "stage/layout.h"
 
+/* Every other pair has something in common with this one. */
+#define LP_NO_PAIR UINT32_MAX
+
 /* One distinct vector. */
 typedef struct {
     lp_donor donor; /* never SELF */
     lp_address from;
-    int32_t vector; /* FILE: which */
+    int32_t vector; /* FILE: which; SHUFFLED: the draw */
     int32_t width;
     size_t offset;   /* floats into the pair's gathering */
     size_t captured; /* store field and offset of the source vector; unused for ZERO and FILE */
@@ -26,7 +29,8 @@ typedef struct {
     size_t capacity;
     size_t n_floats;      /* of one pair's gathering */
     int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
-    uint32_t *other_pair; /* [n_pairs] donor pair of SHUFFLED; NULL: no SHUFFLED */
+    uint32_t *other_pair; /* [n_draws, n_pairs] donor pair of SHUFFLED, or LP_NO_PAIR; NULL: no SHUFFLED */
+    int32_t n_draws;
     double *sums;         /* [n_floats] sums for MEAN over the pairs that have the position; NULL: no MEAN */
     int64_t *n_summed;    /* [n] how many these are */
     float *files;         /* vectors read from files, one after the other */
@@ -45,10 +49,15 @@ void lp_donor_table_release(lp_donor_table *table);
 bool lp_donor_table_needs_sums(const lp_donor_table *table);
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err);
 
-/* out [n_floats] = all vectors of the table for the pair `own` of the store; NaN where the donor's run does not have
- * the position. other: the pair other_pair[own] for SHUFFLED; unused where the table has no such vector. */
-void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, const lp_pair_record *other,
-                           float *out);
+/* out [n_floats] = all vectors of the table for the pair `own` of the store, but for those of SHUFFLED; NaN where the
+ * donor's run does not have the position. */
+void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, float *out);
+/* The pair that a draw of SHUFFLED takes its vectors from: one, chosen at random by the draw's seed, that has another
+ * source and another template than `pair`, and none of its questions and answers; LP_NO_PAIR where there is none. */
+uint32_t lp_donor_table_other(const lp_donor_table *table, int32_t draw, int64_t pair);
+/* The vectors in `out` of one draw of SHUFFLED; other: the pair that it takes them from; NULL: none, so they are NaN.
+ */
+void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const lp_pair_record *other, float *out);
 
 /* Is the vector of an effective replacement there? */
 bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering);

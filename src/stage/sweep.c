@@ -170,6 +170,7 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
                                                  .index = index,
                                                  .donor = unpatched ? "" : lp_donor_names()[c->donor],
                                                  .vector = c->vector,
+                                                 .draw = c->draw,
                                                  .from_site = c->from_other_site ? lp_site_names()[c->from_site] : "",
                                                  .from_layer = c->from_layer,
                                                  .from_step = c->from_step,
@@ -298,22 +299,36 @@ static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_
 }
 
 /* Why the row was not run; shapes: of the pair's unpatched run in each direction. */
-static void count_not_run(sweep *w, const lp_run_shape shapes[2], size_t condition) {
-    bool absent = lp_condition_is_absent(&w->plan.set, condition, &shapes[w->plan.set.conditions[condition].direction]);
-    (*(absent ? &w->conditions[condition].n_no_position : &w->conditions[condition].n_no_donor))++;
+static void count_not_run(sweep *w, int64_t pair, const lp_run_shape shapes[2], size_t condition) {
+    const lp_condition *c = &w->plan.set.conditions[condition];
+    const lp_donor_table *donors = &w->context.donors[c->direction];
+    lp_result_condition *counted = &w->conditions[condition];
+    if (lp_condition_is_absent(&w->plan.set, condition, &shapes[c->direction]))
+        counted->n_no_position++;
+    else if (c->donor == LP_DONOR_SHUFFLED && lp_donor_table_other(donors, c->draw, pair) == LP_NO_PAIR)
+        counted->n_no_pair++;
+    else
+        counted->n_no_donor++;
 }
 
 static void say_not_run(const sweep *w) {
-    int64_t n_no_position = 0, n_no_donor = 0;
+    int64_t n_no_position = 0, n_no_donor = 0, n_no_pair = 0;
     for (size_t i = 0; i < w->plan.set.n; i++) {
         n_no_position += w->conditions[i].n_no_position;
         n_no_donor += w->conditions[i].n_no_donor;
+        n_no_pair += w->conditions[i].n_no_pair;
     }
     if (n_no_position + n_no_donor > 0)
         lp_log(LP_LOG_WARN,
                "%lld rows were not run: in %lld the pair's own run lacks a position that the condition names, in %lld "
                "the donor's run does",
                (long long)(n_no_position + n_no_donor), (long long)n_no_position, (long long)n_no_donor);
+    if (n_no_pair > 0)
+        lp_log(
+            LP_LOG_WARN,
+            "%lld rows of the donor shuffled were not run: every other pair has the source, the template, a question "
+            "or an answer of the pair itself",
+            (long long)n_no_pair);
 }
 
 /* How often controls that must change nothing changed something, over all rows, whichever life of the job made them:
@@ -342,7 +357,7 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
-            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, shapes, k);
+            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, i, shapes, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_record_file_read(w->context.store, i,

@@ -34,6 +34,10 @@ static lp_status name_inputs(const lp_job *job, lp_sweep_identity *out, lp_error
         LP_TRY(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
         LP_TRY(lp_text_format(&out->vectors, err, "%s%s", i ? "\n" : "", hex));
     }
+    bool is_default = job->sweep.n_draws == 1 && job->sweep.shuffled_seeds[0] == job->sweep.seed;
+    for (int32_t i = 0; !is_default && i < job->sweep.n_draws; i++)
+        LP_TRY(lp_text_format(&out->seeds, err, "%s%llu", i ? ", " : "",
+                              (unsigned long long)job->sweep.shuffled_seeds[i]));
 out:
     return status;
 }
@@ -43,7 +47,7 @@ lp_status lp_sweep_identity_init(const lp_session *s, const lp_condition_set *se
     lp_provenance *p = &out->provenance;
     char text[32];
     lp_status status = LP_OK;
-    out->metrics = out->vectors = (lp_text){0};
+    out->metrics = out->vectors = out->seeds = (lp_text){0};
     LP_TRY(digest_conditions(set, out, err));
     LP_TRY(name_inputs(&s->job, out, err));
     lp_session_provenance(s, p);
@@ -56,6 +60,7 @@ lp_status lp_sweep_identity_init(const lp_session *s, const lp_condition_set *se
     lp_provenance_add(p, "classifier", lp_classifier_names[s->job.classifier], true);
     lp_provenance_add(p, "metrics", out->metrics.length ? lp_text_get(&out->metrics) : "none", true);
     lp_provenance_add(p, "vectors", out->vectors.length ? lp_text_get(&out->vectors) : "none", true);
+    if (out->seeds.length) lp_provenance_add(p, "shuffled_seeds", lp_text_get(&out->seeds), true);
     if (s->job.lens_top > 0) {
         snprintf(text, sizeof text, "logit_lens top %d", s->job.lens_top);
         lp_provenance_add(p, "readout", text, true);
@@ -69,6 +74,7 @@ out:
 void lp_sweep_identity_release(lp_sweep_identity *identity) {
     lp_text_release(&identity->metrics);
     lp_text_release(&identity->vectors);
+    lp_text_release(&identity->seeds);
 }
 
 static lp_status compare_results(const lp_session *s, const lp_sweep_identity *identity, lp_error *err) {

@@ -10,6 +10,7 @@ typedef struct {
     char conditions[LP_SHA256_HEX]; /* digest of their names */
     lp_text metrics;                /* names */
     lp_text vectors;                /* SHA-256 of every vector file, one a line */
+    lp_text seeds;                  /* of the draws of the donor shuffled; empty: the job names none */
 } lp_sweep_identity;
 
 /* Local. Values are borrowed from session and *out, which must stay where it is. Large: not for a stack. */

@@ -143,8 +143,12 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     int side = recipient_of(d);
     lp_status status = LP_OK;
     LP_TRY(lp_session_prompt(s, pair, side, &u->prompts[d], err));
-    if (w->donors[d].other_pair) LP_TRY(lp_record_file_load(w->store, w->donors[d].other_pair[pair], &w->other, err));
-    lp_donor_table_gather(&w->donors[d], &w->own, &w->other, u->gathering[d]);
+    lp_donor_table_gather(&w->donors[d], &w->own, u->gathering[d]);
+    for (int32_t draw = 0; draw < w->donors[d].n_draws; draw++) {
+        uint32_t other = lp_donor_table_other(&w->donors[d], draw, pair);
+        if (other != LP_NO_PAIR) LP_TRY(lp_record_file_load(w->store, other, &w->other, err));
+        lp_donor_table_gather_draw(&w->donors[d], draw, other == LP_NO_PAIR ? NULL : &w->other, u->gathering[d]);
+    }
     lp_run_shape shape;
     LP_TRY(lp_sweep_unit_shape(w, pair, d, &shape, err));
     size_t i = 0;

@@ -36,7 +36,7 @@ typedef struct {
     const lp_session *session;
     const lp_sweep_plan *plan;
     lp_record_file *store;     /* open for reading */
-    lp_pair_record own, other; /* the pair that is prepared, and its donor pair */
+    lp_pair_record own, other; /* the pair that is prepared, and a donor pair of its */
     lp_donor_table donors[2];  /* by direction */
     bool used[2];              /* directions of the sweep */
     lp_lens_shape lens;        /* top 0: none */

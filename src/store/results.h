@@ -31,6 +31,7 @@ typedef struct {
     const char *index; /* phases prompt and answer: "-1", "all" */
     const char *donor;
     int32_t vector; /* -1: the donor is not a file */
+    int32_t draw;   /* number of the draw of the donor shuffled; otherwise 0 */
     const char *from_site;
     int32_t from_layer, from_step; /* -1: the target's */
     const char *operation;
@@ -43,6 +44,7 @@ typedef struct {
     /* Rows of included pairs that could not be run, by reason; for the summary only. */
     int64_t n_no_position; /* the recipient's run lacks the position */
     int64_t n_no_donor;    /* the donor's run lacks it */
+    int64_t n_no_pair;     /* no other pair is foreign enough to be a shuffled donor */
 } lp_result_condition;
 
 /* The logit lens of the unpatched runs (patch/lens.h); top 0: none. */

@@ -5,7 +5,9 @@
 #include <math.h>
 
 #define COLUMN(member, type, csv, description)                                                                         \
-    { #member, type, offsetof(lp_result_condition, member), csv, description }
+    { #member, type, offsetof(lp_result_condition, member), csv, description, false }
+#define ADDED(member, type, description)                                                                               \
+    { #member, type, offsetof(lp_result_condition, member), #member, description, true }
 #define SHOWN(member, type, description) COLUMN(member, type, #member, description)
 
 /* In the order of the CSV. A bool is written as the byte that it is. */
@@ -24,6 +26,7 @@ const lp_result_column lp_result_columns[LP_N_RESULT_COLUMNS] = {
     SHOWN(index, LP_TEXT, "position of a prompt or answer target, or all"),
     SHOWN(donor, LP_TEXT, NULL),
     SHOWN(vector, LP_I32, "of sweep.vectors; -1: the donor is not a file"),
+    ADDED(draw, LP_I32, "of the donor shuffled; otherwise 0"),
     SHOWN(from_site, LP_TEXT, "empty: the target's"),
     SHOWN(from_layer, LP_I32, "-1: the target's"),
     SHOWN(from_step, LP_I32, "-1: the target's"),

@@ -12,9 +12,10 @@ typedef struct {
     size_t offset;
     const char *csv;         /* heading of the CSV column; NULL: not in the CSV */
     const char *description; /* attribute of the dataset; NULL: none */
+    bool is_optional;        /* files of earlier versions lack it: 0 there */
 } lp_result_column;
 
-enum { LP_N_RESULT_COLUMNS = 24 };
+enum { LP_N_RESULT_COLUMNS = 25 };
 extern const lp_result_column lp_result_columns[LP_N_RESULT_COLUMNS];
 
 /* A member as a text (LP_TEXT), or as a number in the fewest digits that read back the same. */

@@ -124,6 +124,7 @@ static lp_status read_conditions(lp_results *r, lp_error *err) {
         const lp_result_column *member = &lp_result_columns[k];
         lp_text_clear(&path);
         LP_TRY(lp_text_format(&path, err, "conditions/%s", member->name));
+        if (member->is_optional && H5Lexists(r->file, path.data, H5P_DEFAULT) <= 0) continue;
         if (member->type == LP_TEXT)
             LP_TRY(read_text_members(r, path.data, member, &r->texts[k], err));
         else

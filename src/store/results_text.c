@@ -247,6 +247,7 @@ static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, 
     cJSON *not_run = put(b, object, "not_run", cJSON_CreateObject());
     put_number(b, not_run, "no_position", (double)condition->n_no_position);
     put_number(b, not_run, "no_donor", (double)condition->n_no_donor);
+    put_number(b, not_run, "no_pair", (double)condition->n_no_pair);
     put_classes(b, object, counts, n);
     put_metrics(b, object, plan, sums, index);
 }

@@ -247,7 +247,7 @@ class Addresses(Case):
                     self.assertEqual(list(rows["class"][:, at] == 255), list(absent), f"{executor}: {index}")
                     n_absent += int(absent.sum())
                     counts = summary["conditions"][at]
-                    self.assertEqual(counts["not_run"], {"no_position": int(absent.sum()), "no_donor": 0})
+                    self.assertEqual(counts["not_run"], {"no_position": int(absent.sum()), "no_donor": 0, "no_pair": 0})
                     self.assertEqual(counts["n"], int((~absent).sum()))
                     for pair in np.flatnonzero(~absent):
                         twin = place.get(("zero", f"prompt:{index - n[pair]}", layer, "denoise"))
@@ -336,7 +336,7 @@ class Addresses(Case):
                 self.assertEqual(list(rows["class"][:, clean] != 255), list(here & there), words)
                 for donor in ("mean", "zero", "self"):
                     self.assertEqual(list(rows["class"][:, place[donor, words]] != 255), list(here), f"{donor} {words}")
-                wanted = {"no_position": int((~here).sum()), "no_donor": int((here & ~there).sum())}
+                wanted = {"no_position": int((~here).sum()), "no_donor": int((here & ~there).sum()), "no_pair": 0}
                 self.assertEqual(summary[clean]["not_run"], wanted, words)
                 for pair in range(len(there)):
                     by_hand = place[f"file{vector}", words]

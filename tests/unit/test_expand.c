@@ -344,6 +344,17 @@ static void test_product_and_controls(void **state) {
     CHECK(&set, "denoise/unpatched [unpatched]",
           "denoise/random/replace/resid_post/L0/single:1 [effect] t1.resid_post.0<t1.resid_post.0",
           "denoise/shuffled/replace/resid_post/L0/single:1 [control] t1.resid_post.0<t1.resid_post.0");
+    assert_int_equal(expand(&w, 1, (lp_sweep_words){.denoise = true, .n_draws = 3}, 6, &set, &err), LP_OK);
+    assert_int_equal(set.n, 5);
+    for (int32_t i = 0; i < 3; i++) {
+        assert_int_equal(set.conditions[2 + i].draw, i);
+        assert_int_equal(set.replacements[set.conditions[2 + i].first].vector, i);
+    }
+    CHECK(&set, "denoise/unpatched [unpatched]",
+          "denoise/random/replace/resid_post/L0/single:1 [effect] t1.resid_post.0<t1.resid_post.0",
+          "denoise/shuffled/replace/resid_post/L0/single:1 [control] t1.resid_post.0<t1.resid_post.0",
+          "denoise/shuffled1/replace/resid_post/L0/single:1 [control] t1.resid_post.0<t1.resid_post.0",
+          "denoise/shuffled2/replace/resid_post/L0/single:1 [control] t1.resid_post.0<t1.resid_post.0");
 
     /* Self is no control where it may change something; equal names are made once. */
     drop(&w);

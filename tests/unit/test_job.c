@@ -121,7 +121,7 @@ static void test_every_key(void **state) {
         "\"normalise_spaces\":true},\"pairs\":{\"file\":\"/p\",\"limit\":7,\"equal_answers\":\"allow\"},\"store\":{\"file\":"
         "\"/s\",\"sites\":[\"k\",{\"phase\":\"prompt\",\"site\":\"resid_post\",\"index\":[-1,0]},{\"site\":\"v\"},"
         "{\"phase\":\"answer\",\"site\":\"latent_raw\",\"index\":[0,3]}]},\"sweep\":{\"filter\":\"all\",\"directions\":"
-        "[\"noise\"],\"controls\":[\"shuffled\"],\"seed\":9007199254740992,\"vectors\":[\"v.npy\",\"/w.npy\"],\"conditions\":["
+        "[\"noise\"],\"controls\":[\"shuffled\"],\"seed\":9007199254740992,\"shuffled_seeds\":[4,0],\"vectors\":[\"v.npy\",\"/w.npy\"],\"conditions\":["
         "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\"],\"readout\":\"logit_lens top 50\","
         "\"classifier\":"
         "\"codi\",\"results\":{\"file\":\"r\",\"csv\":\"x\",\"summary\":\"/y\"},\"engine\":{\"executor\":\"reference\","
@@ -153,6 +153,8 @@ static void test_every_key(void **state) {
     assert_true(j.sweep.noise && !j.sweep.denoise);
     assert_true(j.sweep.controls.shuffled && !j.sweep.controls.self);
     assert_true(j.sweep.seed == UINT64_C(9007199254740992));
+    assert_int_equal(j.sweep.n_draws, 2);
+    assert_true(j.sweep.shuffled_seeds[0] == 4 && j.sweep.shuffled_seeds[1] == 0);
     assert_int_equal(j.lens_top, 50);
     assert_int_equal(j.sweep.n_vectors, 2);
     assert_string_equal(j.sweep.vectors[0], "jobs/some/v.npy");
@@ -328,6 +330,10 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"sweep\":{\"controls\":[\"zero\"],\"conditions\":[{}]}}",
          ": $.sweep.controls[0]: expected one of \"self\", \"shuffled\", found \"zero\""},
         {"{" LEAST ",\"sweep\":{\"seed\":-1,\"conditions\":[{}]}}", ": $.sweep.seed: expected an integer from 0"},
+        {"{" LEAST ",\"sweep\":{\"shuffled_seeds\":[],\"conditions\":[{}]}}",
+         ": $.sweep.shuffled_seeds: expected 1 to 64 seeds"},
+        {"{" LEAST ",\"sweep\":{\"shuffled_seeds\":[1,2,1],\"conditions\":[{}]}}",
+         ": $.sweep.shuffled_seeds[2]: expected a seed that is not in the list yet, found 1"},
         {"{" LEAST ",\"sweep\":{\"vectors\":[1],\"conditions\":[{}]}}",
          ": $.sweep.vectors[0]: expected a string, found 1"},
         {"{" LEAST ",\"decode\":{\"max_new_tokens\":0}}",

@@ -92,35 +92,9 @@ static void test_normal(void **state) {
         fail_msg("moments %g %g %g %g", mean, square, cube, fourth);
 }
 
-static void test_derangement(void **state) {
-    (void)state;
-    enum { MOST = 40 };
-    for (uint32_t n = 2; n <= MOST; n++)
-        for (uint64_t seed = 0; seed < 20; seed++) {
-            uint32_t out[MOST];
-            bool seen[MOST] = {false};
-            lp_random_derangement((lp_random_key){.seed = seed, .stream = 1}, out, n);
-            for (uint32_t i = 0; i < n; i++) {
-                assert_true(out[i] < n && out[i] != i && !seen[out[i]]);
-                seen[out[i]] = true;
-            }
-        }
-    /* Both cycles of three come up. */
-    int forward = 0;
-    for (uint64_t seed = 0; seed < 100; seed++) {
-        uint32_t out[3];
-        lp_random_derangement((lp_random_key){.seed = seed}, out, 3);
-        forward += out[0] == 1;
-    }
-    assert_in_range(forward, 30, 70);
-    uint32_t one[1] = {9};
-    lp_random_derangement((lp_random_key){0}, one, 1);
-    assert_int_equal(one[0], 0);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_known_answers),
                                        cmocka_unit_test(test_place_of_seed_and_index), cmocka_unit_test(test_below),
-                                       cmocka_unit_test(test_normal), cmocka_unit_test(test_derangement)};
+                                       cmocka_unit_test(test_normal)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -183,23 +183,23 @@ static void three_files_come_out(void **state) {
     /* {7} {8} {9} {8,9} {1,2,3} {} : once each */
     assert_int_equal(n_decoded, 6);
     assert_int_equal(lp_path_look(partial), LP_PATH_MISSING);
-#define NONE ",-1,,-1,,0,,,-1,,-1,-1,,1,0,,0,"
+#define NONE ",-1,,-1,,0,,,-1,0,,-1,-1,,1,0,,0,"
 #define EFFECT                                                                                                         \
     "\"denoise/file1/lerp:0.1/k.h0/L2/set:0,1<v<L0<step4/stop:5/+decode_leak\",effect,denoise,thought,k,2,2,0,"        \
-    "\"set:0,1\",2,,file,1,v,0,4,lerp,0.1,5,decode_leak,1,"
-    assert_file(csv,
-                "pair,source,condition,role,direction,phase,site,layer,layers,head,steps,n_steps,index,donor,vector,"
-                "from_site,from_layer,from_step,operation,factor,stop_after,defects,dead,class,number,changed,"
-                "text,logit_diff,kl\n"
-                "p1,s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,3,0,7,-2,0\n"
-                "p1,s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,4,0,8,2,0\n"
-                "p1,s1," EFFECT "clean_answer,4,1,8,1,0.1\n"
-                "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,4,0,9,-4,0\n"
-                "\"p,2\",s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,6,0,\"8, 9\",4,0\n"
-                "\"p,2\",s1," EFFECT "other,1.5,1,\"1, 2, 3\",2,0.25\n"
-                "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-6,0\n"
-                "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,9,0\n"
-                "\"p\"\"4\",s4," EFFECT "gibberish,,1,,,1e-07\n");
+    "\"set:0,1\",2,,file,1,0,v,0,4,lerp,0.1,5,decode_leak,1,"
+    assert_file(
+        csv, "pair,source,condition,role,direction,phase,site,layer,layers,head,steps,n_steps,index,donor,vector,draw,"
+             "from_site,from_layer,from_step,operation,factor,stop_after,defects,dead,class,number,changed,"
+             "text,logit_diff,kl\n"
+             "p1,s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,3,0,7,-2,0\n"
+             "p1,s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,4,0,8,2,0\n"
+             "p1,s1," EFFECT "clean_answer,4,1,8,1,0.1\n"
+             "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,4,0,9,-4,0\n"
+             "\"p,2\",s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,6,0,\"8, 9\",4,0\n"
+             "\"p,2\",s1," EFFECT "other,1.5,1,\"1, 2, 3\",2,0.25\n"
+             "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-6,0\n"
+             "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,9,0\n"
+             "\"p\"\"4\",s4," EFFECT "gibberish,,1,,,1e-07\n");
 }
 
 static double number_at(const lp_json *root, const char *const *keys) {

@@ -7,7 +7,23 @@
 
 #include <math.h>
 
-enum { LAYERS = 3, D = 4, HEAD = 2, STEPS = 2, PAIRS = 3, PROMPT = 5 };
+enum { LAYERS = 3, D = 4, HEAD = 2, STEPS = 2, PAIRS = 6, PROMPT = 5 };
+
+static char question[2 * PAIRS][8], name_of[PAIRS][8];
+static lp_pair pairs[PAIRS];
+
+/* Pairs that have nothing in common. */
+static void reset_pairs(void) {
+    for (int i = 0; i < PAIRS; i++) {
+        snprintf(question[2 * i], sizeof question[0], "q%d", 2 * i);
+        snprintf(question[2 * i + 1], sizeof question[0], "q%d", 2 * i + 1);
+        snprintf(name_of[i], sizeof name_of[0], "s%d", i);
+        pairs[i] = (lp_pair){.id = name_of[i],
+                             .source = name_of[i],
+                             .clean = {.question = question[2 * i], .answer = 2 * i},
+                             .corrupted = {.question = question[2 * i + 1], .answer = 2 * i + 1}};
+    }
+}
 
 static lp_session session_of(lp_cache_site *sites, size_t n_sites) {
     static char file[] = "job.json";
@@ -15,6 +31,9 @@ static lp_session session_of(lp_cache_site *sites, size_t n_sites) {
     s.model.config = (lp_model_config){
         .n_layers = LAYERS, .d_model = D, .n_heads = D / HEAD, .n_kv_heads = D / HEAD, .head_dim = HEAD};
     s.job.file = file;
+    s.job.sweep.n_draws = 1;
+    s.pairs.pairs = pairs;
+    s.pairs.n = PAIRS;
     s.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, STEPS);
     s.job.store.sites = sites;
     s.job.store.n_sites = n_sites;
@@ -135,6 +154,7 @@ static fixture *fixture_new(void) {
     static const int32_t lengths[] = {PROMPT};
     fixture *f = NULL;
     OK(lp_mem_new(&f, 1, sizeof *f, "fixture", err));
+    reset_pairs();
     f->session = session_of(NULL, 0);
     OK(lp_store_layout_init(&f->session, &f->layout, err));
     f->shapes = (lp_run_shapes){.config = &f->session.model.config, .protocol = f->session.job.protocol};
@@ -190,7 +210,8 @@ static const float *vector_of(const fixture *f, int condition, const float *gath
 static float *gather(const fixture *f) {
     float *out = NULL;
     OK(lp_mem_new(&out, f->table.n_floats, sizeof *out, "vectors", err));
-    lp_donor_table_gather(&f->table, &f->own, &f->other, out);
+    lp_donor_table_gather(&f->table, &f->own, out);
+    lp_donor_table_gather_draw(&f->table, 0, &f->other, out);
     return out;
 }
 
@@ -236,7 +257,7 @@ static void test_noise(void **state) {
     assert_true(fabs(sum - wanted_sum) < 1e-6 * wanted_sum);
     assert_true(fabs(square - wanted_square) < 1e-6 * wanted_square);
     f->own.pair = 0;
-    lp_donor_table_gather(&f->table, &f->own, &f->other, again);
+    lp_donor_table_gather(&f->table, &f->own, again);
     assert_memory_not_equal(vector_of(f, RANDOM, got), vector_of(f, RANDOM, again), D * sizeof *got);
     lp_mem_free(got);
     lp_mem_free(again);
@@ -257,16 +278,41 @@ static void test_absent(void **state) {
     fixture_free(f);
 }
 
+/* A shuffled donor shares nothing with its recipient; each of the pairs that are left comes up, with the chance of the
+ * others, in draws that differ by their seed. */
 static void test_other_pairs(void **state) {
     (void)state;
+    enum { SEEDS = LP_MAX_DRAWS };
+    static char template_[] = "t";
     fixture *f = fixture_new();
-    bool taken[PAIRS] = {false};
-    for (uint32_t i = 0; i < PAIRS; i++) {
-        assert_in_range(f->table.other_pair[i], 0, PAIRS - 1);
-        assert_int_not_equal(f->table.other_pair[i], i);
-        taken[f->table.other_pair[i]] = true;
-    }
-    for (int i = 0; i < PAIRS; i++) assert_true(taken[i]);
+    lp_session *s = &f->session;
+    pairs[1].source = pairs[0].source;
+    pairs[2].template = pairs[0].template = template_;
+    pairs[3].corrupted.question = pairs[0].clean.question;
+    pairs[4].clean.answer = pairs[0].corrupted.answer;
+    s->job.sweep.n_draws = SEEDS;
+    for (int i = 0; i < SEEDS; i++) s->job.sweep.shuffled_seeds[i] = (uint64_t)i;
+    lp_donor_table_release(&f->table);
+    OK(lp_donor_table_init(s, &f->layout, &f->set, &f->shapes, LP_DENOISE, &f->table, err));
+    int counts[PAIRS][PAIRS] = {{0}};
+    for (int32_t d = 0; d < SEEDS; d++)
+        for (int i = 0; i < PAIRS; i++) counts[i][lp_donor_table_other(&f->table, d, i)]++;
+    for (int i = 0; i < PAIRS; i++)
+        for (int k = 0; k < PAIRS; k++) {
+            bool foreign = i != k && i != 0 && k != 0;
+            if (i + k == 5 && i * k == 0) foreign = true; /* only pair 5 has nothing of pair 0 */
+            int least = !foreign ? 0 : i == 0 ? SEEDS : 3, most = !foreign ? 0 : i == 0 ? SEEDS : 32;
+            if (counts[i][k] < least || counts[i][k] > most) fail_msg("pair %d from %d: %d times", i, k, counts[i][k]);
+        }
+    pairs[5].source = pairs[0].source;
+    lp_donor_table_release(&f->table);
+    OK(lp_donor_table_init(s, &f->layout, &f->set, &f->shapes, LP_DENOISE, &f->table, err));
+    assert_true(lp_donor_table_other(&f->table, 0, 0) == LP_NO_PAIR);
+    float *got = NULL;
+    OK(lp_mem_new(&got, f->table.n_floats, sizeof *got, "vectors", err));
+    lp_donor_table_gather_draw(&f->table, 0, NULL, got);
+    assert_false(lp_donor_table_has(&f->table, &f->edits[SHUFFLED].edits[0].what, got));
+    lp_mem_free(got);
     fixture_free(f);
 }
 
