@@ -56,9 +56,9 @@ class Section:
         return out
 
     def __repr__(self) -> str:
-        names = {key: name for name, key in self._keys.items()}
-        keys = ", ".join(f"{names[key]}={getattr(self, names[key])!r}" for key in self.to_dict())
-        return f"{type(self).__name__}({keys})"
+        given = self.to_dict()
+        values = {name: getattr(self, name) for name, key in self._keys.items() if key in given}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values.items() if v is not None)})"
 
 
 def _plain(value: Any) -> Any:

@@ -91,6 +91,9 @@ class Results:
     warnings: list[str] = field(default_factory=list)
     lens: Lens | None = None
 
+    def __repr__(self) -> str:
+        return f"Results({self.path!r}, {len(self.included)} of {len(self.pairs)} pairs, {len(self.conditions)} conditions)"
+
     @property
     def included(self) -> np.ndarray:
         """Indices of the pairs that pass the sweep's filter."""
