@@ -19,11 +19,11 @@
 
 /* With LP_TEST_CUDA the same on the cuda backend that stands beside this program, which is the emulated one. */
 #if defined(LP_TEST_CUDA)
-enum { DRAWS = 3, INVARIANCE_DRAWS = 1, MODEL_STEP = 2 };
+enum { DRAWS = 1, CHECKED_DRAWS = 0, INVARIANCE_DRAWS = 1, MODEL_STEP = 2 };
 #elif defined(__SANITIZE_ADDRESS__)
-enum { DRAWS = 10, INVARIANCE_DRAWS = 2, MODEL_STEP = 1 };
+enum { DRAWS = 3, CHECKED_DRAWS = 1, INVARIANCE_DRAWS = 1, MODEL_STEP = 1 };
 #else
-enum { DRAWS = 50, INVARIANCE_DRAWS = 5, MODEL_STEP = 1 };
+enum { DRAWS = 15, CHECKED_DRAWS = 5, INVARIANCE_DRAWS = 3, MODEL_STEP = 1 };
 #endif
 static const double BOUND = 1e-6, TIE_GAP = 1e-5;
 enum { SHAKES = 6, TIMES = 8 };
@@ -225,8 +225,7 @@ static uint64_t seed_of(size_t model, int draw) {
     return 1000 * (uint64_t)(model + 1) + (uint64_t)draw;
 }
 
-static void test_equals_reference(void **state) {
-    lp_backend *be = *state;
+static void check_against_reference(lp_backend *be, int draws) {
     lp_engine_options engine = {.backend = be, .memory_limit = PLENTY};
     const case_order by_reference = {.only = -1}, by_engine = {.engine = &engine, .only = -1};
     tally t = {0};
@@ -235,7 +234,7 @@ static void test_equals_reference(void **state) {
         shaken_model others[SHAKES];
         golden_model_open(models[m], &model);
         for (int i = 0; i < SHAKES; i++) shaken_make(&model.model, (uint64_t)i, &others[i]);
-        for (int k = 0; k < DRAWS; k++) {
+        for (int k = 0; k < draws; k++) {
             engine_case c;
             case_outcome wanted, got, shaken[SHAKES];
             case_make(&c, models[m], &model.model, &model.vocabulary, seed_of(m, k));
@@ -265,6 +264,10 @@ static void test_equals_reference(void **state) {
     assert_int_equal(t.n_wrong, 0);
     assert_true(t.n_ties * 500 < t.n_runs);
     assert_true(t.n_metrics > t.n_runs && t.n_captured > 0 && t.n_nowhere > 0);
+}
+
+static void test_equals_reference(void **state) {
+    check_against_reference(*state, DRAWS);
 }
 
 /* ---- The same bits under other circumstances --------------------------------------------------------------------- */
@@ -328,12 +331,21 @@ static int64_t least_bytes(engine_case *c, lp_backend *be, int32_t unit, case_ou
     return bytes;
 }
 
-enum { LIMITS = 10, MORE_TOKENS = 24 };
+/* Every draw meets a few of the circumstances and limits, and the draws together meet all of them. An emulated device
+ * takes a hundred times as long: there they meet some, and no run goes alone. */
+#if defined(LP_TEST_CUDA)
+enum { LIMITS_A_DRAW = 3, CIRCUMSTANCES_A_DRAW = 1, MORE_TOKENS = 12, GOES_ALONE = false };
+#else
+enum { LIMITS_A_DRAW = 5, CIRCUMSTANCES_A_DRAW = 3, MORE_TOKENS = 24, GOES_ALONE = true };
+#endif
+enum { LIMITS = 10 };
 
 /* How often memory was so short that it came to that. */
 typedef struct {
     int n_cases, n_in_parts, n_preempted; /* cases; those that went in parts, or were set back, at some limit */
     bool in_parts, preempted;             /* the case at hand */
+    int n_at_limit[LIMITS];               /* cases that met it */
+    int next, next_limit;                 /* circumstance, from the last on, and limit of the next case */
 } shortage;
 
 static void check_limit(engine_case *c, const lp_engine_options *engine, bool backwards, const char *words,
@@ -353,11 +365,12 @@ static void check_limit(engine_case *c, const lp_engine_options *engine, bool ba
 static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two, shortage *seen) {
     case_outcome wanted, got;
     lp_engine_options plain = {.backend = one, .memory_limit = PLENTY};
+    lp_engine_counters all = {0};
     int64_t least = 0;
     size_t n = c->n_runs;
     outcome_make(c, &wanted);
     outcome_make(c, &got);
-    OK(case_execute(c, &(case_order){.engine = &plain, .only = -1}, &wanted, NULL, err));
+    OK(case_execute(c, &(case_order){.engine = &plain, .only = -1}, &wanted, &all, err));
     for (size_t u = 0; u < c->n_units; u++) {
         int64_t bytes = least_bytes(c, one, (int32_t)u, &got);
         if (bytes > least) least = bytes;
@@ -379,13 +392,17 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
          {.backend = two, .memory_limit = 2 * least, .rows_wanted = 16},
          true},
     };
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+    const int n_others = (int)(sizeof others / sizeof others[0]);
+    for (int k = 0; k < CIRCUMSTANCES_A_DRAW; k++) {
+        int i = n_others - 1 - seen->next++ % n_others;
         check_limit(c, &others[i].engine, others[i].backwards, others[i].words, &got, &wanted, seen);
+    }
     /* Ten limits between the least and what is of use; half of them with parts that are made for answers of one token.
      */
-    lp_engine_counters all = {0};
-    OK(case_execute(c, &(case_order){.engine = &plain, .only = -1}, &got, &all, err));
-    for (int i = 0; i < LIMITS && (int64_t)all.peak_bytes > least; i++) {
+    for (int k = 0; k < LIMITS_A_DRAW && (int64_t)all.peak_bytes > least; k++) {
+        int i = seen->next_limit;
+        seen->next_limit = (i + 3) % LIMITS;
+        seen->n_at_limit[i]++;
         lp_engine_options engine = {.backend = i % 2 ? two : one,
                                     .memory_limit =
                                         least + ((int64_t)all.peak_bytes - least) * i * i / (4 * LIMITS * LIMITS),
@@ -394,18 +411,18 @@ static void check_circumstances(engine_case *c, lp_backend *one, lp_backend *two
         snprintf(words, sizeof words, "a memory limit of %lld bytes", (long long)engine.memory_limit);
         check_limit(c, &engine, i % 3 == 0, words, &got, &wanted, seen);
     }
-    for (size_t u = 0; u < c->n_units; u++) {
+    for (size_t u = 0; GOES_ALONE && u < c->n_units; u++) {
         const case_order order = {.engine = &plain, .only = (int32_t)u};
         size_t first = c->first_run[c->first_group[u]];
         size_t end = u + 1 < c->n_units ? c->first_run[c->first_group[u + 1]] : n;
         OK(case_execute(c, &order, &got, NULL, err));
         assert_same(c, &got, &wanted, first, end - first, "the unit alone");
     }
+    if (GOES_ALONE && seen->n_cases % INVARIANCE_DRAWS == 0) check_alone(c, &plain, &got, &wanted);
     seen->n_cases++;
     seen->n_in_parts += seen->in_parts;
     seen->n_preempted += seen->preempted;
     seen->in_parts = seen->preempted = false;
-    check_alone(c, &plain, &got, &wanted);
     outcome_release(&wanted);
     outcome_release(&got);
 }
@@ -444,6 +461,8 @@ static void test_invariance(void **state) {
 #if defined(LP_TEST_CUDA)
     printf("%llu batches were issued as a graph\n", (unsigned long long)two->counters.n_graphs);
     assert_true(two->counters.n_graphs > 0);
+#else
+    for (int i = 0; i < LIMITS; i++) assert_true(seen.n_at_limit[i] > 0);
 #endif
     lp_backend_free(two);
 }
@@ -454,6 +473,10 @@ static int setup(void **state) {
 }
 
 #if !defined(LP_TEST_CUDA)
+static void test_equals_reference_checked(void **state) {
+    check_against_reference(*state, CHECKED_DRAWS);
+}
+
 static int setup_checked(void **state) {
     lp_backend *cpu = NULL, *be = NULL;
     OK(lp_backend_cpu_new(1, &cpu, err));
@@ -472,7 +495,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_equals_reference, setup, teardown),
 #if !defined(LP_TEST_CUDA)
-        cmocka_unit_test_setup_teardown(test_equals_reference, setup_checked, teardown),
+        cmocka_unit_test_setup_teardown(test_equals_reference_checked, setup_checked, teardown),
 #endif
         cmocka_unit_test_setup_teardown(test_invariance, setup, teardown)
     };
