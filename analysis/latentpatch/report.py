@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _heat_maps(
 ) -> list[figures.Picture]:
     part = part[part["kind"] == kind]
     rows, columns = _axes(part, kind)
-    out, panel = [], part["panel"].iloc[0]
+    found, panel = [], part["panel"].iloc[0]
     starts = [
         (s, t) for s, t in zip(a.series, a.thresholds.itertuples(), strict=False) if s.panel == panel and t.reached
     ]
@@ -148,19 +148,20 @@ def _heat_maps(
                 f"{key}:{line.index}",
                 (line.place, line.n_steps) in marks and kind == "first",
             )
-        if not any(cell.value > 0 for cell in cells.values()):
-            continue  # the page says so in a sentence
-        out.append(
-            figures.heat_map(
-                f"{key}-heat-{slug}-{kind}-{name}",
-                LABELS[name],
-                [r or "-" for r in rows],
-                columns,
-                cells,
-                KIND_AXIS.get(kind, "steps"),
-            )
+        if any(cell.value > 0 for cell in cells.values()):  # else the page says so in a sentence
+            found.append((name, cells))
+    return [
+        figures.heat_map(
+            f"{key}-heat-{slug}-{kind}-{name}",
+            LABELS[name],
+            [r or "-" for r in rows],
+            columns,
+            cells,
+            KIND_AXIS.get(kind, "steps"),
+            width=figures.fit(len(found)),
         )
-    return out
+        for name, cells in found
+    ]
 
 
 def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
@@ -212,6 +213,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
                         KIND_AXIS.get(kind, "steps"),
                         limits,
                         unit="",
+                        width=figures.MIDDLE,
                     )
                 )
     return out
@@ -222,7 +224,11 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
     for s in a.series:
         if s.panel != panel:
             continue
-        part = a.table.loc[s.index]
+        t = a.table
+        part = t[(t["panel"] == panel) & (t["kind"] == s.kind) & (t["place"] == s.place) & (t["n"] > 0)]
+        part = part.sort_values(
+            "n_steps"
+        )  # also conditions that equal another one: the lines reach the same N as the map
         lines = []
         for name in CLASSES:
             k, n = part[name].to_numpy(), part["n"].to_numpy()
@@ -231,7 +237,7 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
             lines.append(
                 figures.Line(
                     LABELS[name],
-                    s.n_values,
+                    part["n_steps"].tolist(),
                     (100 * k / n).tolist(),
                     low.tolist(),
                     high.tolist(),
@@ -241,11 +247,10 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
                     figures.CLASS_LINES[name],
                 )
             )
-        where = f"layer {s.place}" if s.place else "no layer"
         out.append(
             figures.line_chart(
                 f"{key}-shares-{slug}-{s.kind}-{_slug(s.place)}",
-                where,
+                words.place(s.place),
                 lines,
                 part["name"].tolist(),
                 KIND_AXIS[s.kind],
@@ -405,7 +410,7 @@ def _model_rows(f: FileSection) -> dict[str, str]:
 
 
 def _summary(files: list[FileSection], comparisons: list[CompareSection]) -> Summary:
-    pictures = [(f.analysis.results.label, _again(p)) for f in files if (p := _main_panel(f)) is not None]
+    pictures = [(f.analysis.results.label, p) for f in files if (p := _main_panel(f)) is not None]
     rows = {f.key: _model_rows(f) for f in files}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     table = [(name, [rows[f.key].get(name, "-") for f in files]) for name in names]
@@ -428,11 +433,6 @@ def _summary(files: list[FileSection], comparisons: list[CompareSection]) -> Sum
         ]
     sentences += [("comparison", *c.sentences[-1]) for c in comparisons[:1] if c.sentences]
     return Summary(pictures, sentences[:5], table, warnings)
-
-
-def _again(p: figures.Picture) -> figures.Picture:
-    """The picture for a second place on the page: its ids are others."""
-    return replace(p, svg=re.sub(r'(id="|href="#|url\(#)', r"\1top-", p.svg))
 
 
 def _percent(text: str) -> float:
@@ -471,7 +471,7 @@ def _lens_maps(key: str, r: Results) -> list[figures.Picture]:
                 ["Q", *map(str, range(positions - 1))],
                 cells,
                 "last question position, thought steps",
-                column_width=0.5,
+                width=figures.WIDE,
             )
         )
     return pictures

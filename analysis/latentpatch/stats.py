@@ -36,9 +36,10 @@ ASSUMPTIONS = {
     "Interval of a share, pairs in sources": (
         "Where several pairs come from one source (a template, a problem), the Wilson interval with n divided by the "
         "design effect (Kish 1965; Korn and Graubard 1998): the cluster-robust variance of the share over the variance "
-        "that independent pairs would have. The quantile is Student's with twice as many degrees of freedom as "
-        "sources hold the rarer kind of answer, at most sources - 1. Where all answers agree, n is the number of "
-        "sources. Coverage over 2,000 draws of 24 sources: docs/statistics.md."
+        "that independent pairs would have. What is known of that variance comes from the r sources that hold the rarer "
+        "kind of answer: its small-sample factor is r / (r - 1), and the quantile is Student's with 2 r degrees of "
+        "freedom, at most sources - 1. Where all answers agree, n is the number of sources. How often the interval "
+        "holds the truth: docs/statistics.md."
     ),
     "Sign-flip test over sources": (
         "Fisher 1935; exact, two-sided. Two conditions on the same pairs. Each source has the sum of its pairs' "
@@ -151,6 +152,8 @@ def clustered_interval(k: np.ndarray, n: np.ndarray, alpha: float = ALPHA) -> np
         return plain
     effect, rarer = design_effect(k, n)
     agree = np.isnan(effect)
+    with np.errstate(all="ignore"):  # few sources hold the rarer kind: r / (r - 1) in place of G / (G - 1)
+        effect = effect * (groups - 1) / groups * np.where(rarer > 1, rarer / (rarer - 1), 2.0)
     size = np.where(agree, groups, total / np.maximum(np.where(agree, 1.0, effect), 0.2))
     freedom = np.clip(2 * rarer, 1, np.maximum(groups - 1, 1))
     z = np.where(agree, sps.norm.isf(alpha / 2), sps.t.isf(alpha / 2, freedom))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentpatch import load_results
-from latentpatch.compare import compare, match_conditions, sentences
+from latentpatch.compare import compare, match_conditions, sentences, shared_pairs
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,11 @@ def pair_of_files(tmp_path_factory):
     return load_results(folder / "a.results.h5"), load_results(folder / "b.results.h5")
 
 
+@pytest.fixture(scope="module")
+def compared(pair_of_files):
+    return compare(*pair_of_files)
+
+
 def test_a_file_equals_itself(pair_of_files):
     a, _ = pair_of_files
     c = compare(a, a)
@@ -31,9 +36,8 @@ def test_a_file_equals_itself(pair_of_files):
     assert sentences(c)[1][0] == "none"
 
 
-def test_planted_difference(pair_of_files):
-    a, b = pair_of_files
-    c = compare(a, b)
+def test_planted_difference(compared):
+    c = compared
     assert c.matched_by == "name"
     line = c.tests.set_index("condition_a").loc["denoise/clean/replace/resid_post/L2/first:5"]
     assert (line["k_a"], line["k_b"], line["n_a"]) == (45, 3, 60)
@@ -51,7 +55,9 @@ def test_only_the_same_pairs_are_paired(pair_of_files):
     changed = b.pairs.copy()
     changed.loc[:9, "clean_question"] = "another question"
     other = type(b)(**{**vars(b), "pairs": changed})
-    assert compare(a, other).shared_pairs == 50
+    rows = shared_pairs(a, other)
+    assert [len(r) for r in rows] == [50, 50]
+    assert (a.pairs["id"].to_numpy()[rows[0]] == other.pairs["id"].to_numpy()[rows[1]]).all()
 
 
 def test_depth_matching(tmp_path):
@@ -80,17 +86,17 @@ def test_pairs_in_other_order(pair_of_files):
             "changed": a.changed[order],
         }
     )
-    assert len(compare(a, turned).flips) == 0
+    assert len(compare(a, turned, resamples=0).flips) == 0
 
 
-def test_with_and_without_a_defect(pair_of_files):
+def test_with_and_without_a_defect(pair_of_files, compared):
     a, b = pair_of_files
     conditions = b.conditions.copy()
     conditions["name"] += "/+prefill_leak"
     conditions["defects"] = "prefill_leak"
     leaky = type(b)(**{**vars(b), "conditions": conditions})
-    c = compare(a, leaky)
-    assert len(c.tests) == len(compare(a, b).tests)
+    c = compare(a, leaky, resamples=200)
+    assert len(c.tests) == len(compared.tests)
     assert (c.tests["condition_b"] == c.tests["condition_a"] + "/+prefill_leak").all()
     strength, text = sentences(c)[1]
     assert strength == "partial"

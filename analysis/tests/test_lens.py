@@ -88,5 +88,4 @@ def test_report(with_lens, tmp_path):
         assert tip.endswith("mean probability of the first of these: 50 %")
     for run in ("clean", "corrupted"):
         assert (tmp_path / "out" / "figures" / f"f0-lens-{run}.svg").exists()
-        assert (tmp_path / "out" / "figures" / f"f0-lens-{run}.png").exists()
     assert "Logit lens of the unpatched runs" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
