@@ -6,7 +6,7 @@
 #include <math.h>
 
 /* Bytes of memory for each byte of a text, and what a small text may take in any case. */
-enum { MEMORY = 16, MEMORY_DENSE = 32, MEMORY_FLOOR = 16 << 20 };
+enum { MEMORY = 16, MEMORY_FLOOR = 16 << 20 };
 
 bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -72,7 +72,7 @@ static size_t deepest(const char *text, size_t size) {
     return most;
 }
 
-static void place_of(const char *text, size_t offset, size_t *line, size_t *column) {
+void lp_json_place(const char *text, size_t offset, size_t *line, size_t *column) {
     *line = 1;
     *column = 1;
     for (size_t i = 0; i < offset; i++) {
@@ -165,38 +165,43 @@ out:
     return status;
 }
 
-static lp_status parse(const char *text, size_t size, const char *file, uint64_t memory, cJSON **document,
-                       lp_json *root, lp_error *err) {
+/* What can be said of a text before a tree is made of it. */
+static lp_status check_text(const char *text, size_t size, const char *file, lp_error *err) {
     size_t bad = 0, line = 0, column = 0;
     if (!lp_utf8_valid(text, size, &bad)) {
-        place_of(text, bad, &line, &column);
+        lp_json_place(text, bad, &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: not valid UTF-8 (byte 0x%02x)", file, line, column,
                        (unsigned char)text[bad]);
     }
     const char *nul = size ? memchr(text, 0, size) : NULL;
     if (nul) {
-        place_of(text, (size_t)(nul - text), &line, &column);
+        lp_json_place(text, (size_t)(nul - text), &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL byte in JSON text", file, line, column);
     }
     const char *escape = find_nul_escape(text, size);
     if (escape) {
-        place_of(text, (size_t)(escape - text), &line, &column);
+        lp_json_place(text, (size_t)(escape - text), &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL character (\\u0000) in JSON text", file, line, column);
     }
     if (deepest(text, size) > LP_JSON_MAX_DEPTH)
         return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
-    const uint64_t needed = tree_bytes(text, size), most = memory * size + MEMORY_FLOOR;
-    if (needed > most)
-        return lp_fail(
-            err, LP_ERR_FORMAT,
-            "%s: %zu bytes of JSON that need %llu bytes of memory: expected at most %llu (%llu for each byte)", file,
-            size, (unsigned long long)needed, (unsigned long long)most, (unsigned long long)memory);
     const char *number = find_bad_number(text, size);
     if (number) {
-        place_of(text, (size_t)(number - text), &line, &column);
+        lp_json_place(text, (size_t)(number - text), &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON: a number that JSON does not know", file, line,
                        column);
     }
+    return LP_OK;
+}
+
+static lp_status parse_tree(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+                            lp_error *err) {
+    size_t line = 0, column = 0;
+    const uint64_t needed = tree_bytes(text, size), most = (uint64_t)MEMORY * size + MEMORY_FLOOR;
+    if (needed > most)
+        return lp_fail(err, LP_ERR_FORMAT,
+                       "%s: %zu bytes of JSON that need %llu bytes of memory: expected at most %llu (%d for each byte)",
+                       file, size, (unsigned long long)needed, (unsigned long long)most, (int)MEMORY);
     const char *end = NULL;
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
     if (!parsed) {
@@ -207,13 +212,13 @@ static lp_status parse(const char *text, size_t size, const char *file, uint64_t
         if (!again)
             return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %llu bytes wanted", file,
                            (unsigned long long)needed);
-        place_of(text, offset, &line, &column);
+        lp_json_place(text, offset, &line, &column);
         return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
     }
     lp_status status = LP_OK;
     for (const char *p = end; p < text + size; p++)
         if (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r') {
-            place_of(text, (size_t)(p - text), &line, &column);
+            lp_json_place(text, (size_t)(p - text), &line, &column);
             LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: text after the end of the JSON value", file, line, column);
         }
     LP_TRY(refuse_duplicates(parsed, file, err));
@@ -227,12 +232,85 @@ out:
 
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err) {
-    return parse(text, size, file, MEMORY, document, root, err);
+    lp_status status = check_text(text, size, file, err);
+    return status == LP_OK ? parse_tree(text, size, file, document, root, err) : status;
 }
 
-lp_status lp_json_parse_dense(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
-                              lp_error *err) {
-    return parse(text, size, file, MEMORY_DENSE, document, root, err);
+static size_t end_of_string(const char *text, size_t size, size_t at) {
+    for (at++; at < size && text[at] != '"'; at++) at += text[at] == '\\' && at + 1 < size;
+    return at < size ? at + 1 : size;
+}
+
+static size_t skip_space(const char *text, size_t size, size_t at) {
+    while (at < size && (text[at] == ' ' || text[at] == '\t' || text[at] == '\n' || text[at] == '\r')) at++;
+    return at;
+}
+
+/* The end of the array or object that begins at `at`; `at` where it has none. */
+static size_t end_of_container(const char *text, size_t size, size_t at) {
+    size_t depth = 0, i = at;
+    while (i < size) {
+        char c = text[i];
+        if (c == '"') {
+            i = end_of_string(text, size, i);
+            continue;
+        }
+        depth += c == '{' || c == '[';
+        depth -= c == '}' || c == ']';
+        i++;
+        if (depth == 0) return i;
+    }
+    return at;
+}
+
+static bool is_key(const char *text, size_t begin, size_t end, const char *key) {
+    return end - begin == strlen(key) && memcmp(text + begin, key, end - begin) == 0;
+}
+
+static void find_cuts(const char *text, size_t size, lp_json_cut *cuts, size_t n) {
+    size_t depth = 0, parent = 0, parent_end = 0, i = 0;
+    while (i < size) {
+        if (text[i] != '"') {
+            depth += text[i] == '{' || text[i] == '[';
+            if (depth > 0) depth -= text[i] == '}' || text[i] == ']';
+            i++;
+            continue;
+        }
+        const size_t key = i + 1, after = end_of_string(text, size, i), colon = skip_space(text, size, after);
+        i = after;
+        if (colon >= size || text[colon] != ':') continue;
+        if (depth == 1) {
+            parent = key;
+            parent_end = after - 1;
+        }
+        for (size_t k = 0; depth == 2 && k < n; k++) {
+            size_t value = skip_space(text, size, colon + 1);
+            bool named = is_key(text, key, after - 1, cuts[k].key) && is_key(text, parent, parent_end, cuts[k].parent);
+            if (!named || cuts[k].end || value >= size || (text[value] != '[' && text[value] != '{')) continue;
+            size_t end = end_of_container(text, size, value);
+            if (end == value) continue;
+            cuts[k].begin = value;
+            cuts[k].end = i = end;
+        }
+    }
+}
+
+lp_status lp_json_parse_around(const char *text, size_t size, const char *file, lp_json_cut *cuts, size_t n,
+                               cJSON **document, lp_json *root, lp_error *err) {
+    char *around = NULL;
+    lp_status status = LP_OK;
+    for (size_t k = 0; k < n; k++) cuts[k].begin = cuts[k].end = 0;
+    LP_TRY(check_text(text, size, file, err));
+    find_cuts(text, size, cuts, n);
+    /* Blanks in place of what is left out: lines and columns stay what they are. */
+    LP_TRY(lp_mem_text(&around, text, size, err));
+    for (size_t k = 0; k < n; k++)
+        for (size_t i = cuts[k].begin + 1; i + 1 < cuts[k].end; i++)
+            if (around[i] != '\n') around[i] = ' ';
+    status = parse_tree(around, size, file, document, root, err);
+out:
+    lp_mem_free(around);
+    return status;
 }
 
 lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err) {

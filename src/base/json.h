@@ -22,11 +22,18 @@ typedef struct {
  * UTF-8. *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err);
-/* The same for a text that may say more in fewer bytes, such as the merges of a tokenizer: 32 bytes of memory for each
- * of its bytes are allowed, where lp_json_parse allows 16. */
-lp_status lp_json_parse_dense(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
-                              lp_error *err);
-/* The same for a file of at most max_bytes. `file` is borrowed as the name. */
+/* A long array or object that is left out of the tree: the member `key` of the root's member `parent`. */
+typedef struct {
+    const char *parent, *key; /* borrowed */
+    size_t begin, end;        /* of its text, brackets included; 0, 0: there is none */
+} lp_json_cut;
+/* The same, but the values of cuts [n] are empty in the tree, which would take many times the memory of their text.
+ * They are read by json_stream.h, which also checks their syntax. A key that is written with escapes is not found. */
+lp_status lp_json_parse_around(const char *text, size_t size, const char *file, lp_json_cut *cuts, size_t n,
+                               cJSON **document, lp_json *root, lp_error *err);
+/* Line and column, from 1, of text[offset]. */
+void lp_json_place(const char *text, size_t offset, size_t *line, size_t *column);
+/* lp_json_parse of a file of at most max_bytes. `file` is borrowed as the name. */
 lp_status lp_json_load(const char *file, size_t max_bytes, cJSON **document, lp_json *root, lp_error *err);
 
 /* The member `key` of an object; fails when `object` is not an object or the member is missing. */

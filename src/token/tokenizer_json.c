@@ -7,7 +7,7 @@
  * `padding` are the settings of some past call; transformers resets both at every call, so neither is applied. */
 #include "token/tokenizer_parts.h"
 
-#include "base/json.h"
+#include "base/json_stream.h"
 #include "base/memory.h"
 #include "token/nfc.h"
 
@@ -39,93 +39,141 @@ static lp_status expect_null_or_empty(const lp_json *object, const char *key, lp
     return lp_json_fail(&value, err, "null or \"\" (nothing else is supported)");
 }
 
-/* Ids need not be without holes; but a table of them is made, so they are bounded by the number of tokens. */
-static lp_status highest_id(const lp_json *vocab, size_t n, size_t *out, lp_error *err) {
-    const size_t most = 2 * n + 65536;
-    const cJSON *entry = NULL;
-    *out = 0;
-    cJSON_ArrayForEach(entry, vocab->node) {
-        double id = cJSON_IsNumber(entry) ? entry->valuedouble : -1;
-        if (!(id >= 0 && id < (double)most) || id != (double)(int32_t)id)
-            return lp_fail(err, LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id from 0 to %zu (there are %zu tokens)",
-                           vocab->file, vocab->path, entry->string, most - 1, n);
-        if ((size_t)id > *out) *out = (size_t)id;
-    }
+/* The vocabulary and the merges are hundreds of thousands of entries: they are read from the text, without a tree. */
+typedef struct {
+    const char *text, *name;
+    lp_json_cut vocab, merges;
+} long_parts;
+
+/* The entry that comes now: its token in stream->string, its id; -1 where that is no id. */
+static lp_status next_entry(lp_json_stream *stream, double *id, lp_error *err) {
+    lp_status status = lp_json_stream_string(stream, err);
+    if (status != LP_OK) return status;
+    if (!lp_json_stream_take(stream, ':')) return lp_json_stream_fail(stream, err);
+    if (!lp_json_stream_number(stream, id)) *id = -1;
     return LP_OK;
 }
 
-static lp_status read_vocabulary(const lp_json *vocab, lp_bpe *bpe, lp_error *err) {
+/* *n: entries; *highest: of their ids. Ids need not be without holes; but a table of them is made, so they are bounded
+ * by the number of tokens. */
+static lp_status count_vocabulary(const long_parts *parts, const lp_json *vocab, size_t *n, size_t *highest,
+                                  lp_error *err) {
+    lp_json_stream stream = {0};
+    lp_text last = {0}; /* the token of the highest id */
     lp_status status = LP_OK;
-    const cJSON *entry = NULL;
-    /* 100,000s of entries: walked as cJSON has them, without a path for each. */
-    cJSON_ArrayForEach(entry, vocab->node) {
-        double id = entry->valuedouble;
-        bool added = false;
-        LP_TRY(lp_bpe_add_token(bpe, (int32_t)id, entry->string, &added, err));
+    double most = -1;
+    lp_json_stream_begin(&stream, parts->text, parts->name, &parts->vocab);
+    for (*n = 0;; ++*n) {
+        double id = 0;
+        bool more = false;
+        LP_TRY(lp_json_stream_more(&stream, &more, err));
+        if (!more) break;
+        LP_TRY(next_entry(&stream, &id, err));
+        if (!(id >= 0 && id <= INT32_MAX) || id != (double)(int32_t)id)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id, a whole number from 0", vocab->file, vocab->path,
+                    lp_text_get(&stream.string));
+        if (id <= most) continue;
+        most = id;
+        lp_text_clear(&last);
+        LP_TRY(lp_text_put(&last, lp_text_get(&stream.string), err));
+    }
+    if (most >= 2 * (double)*n + 65536)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: expected an id from 0 to %zu (there are %zu tokens)", vocab->file,
+                vocab->path, lp_text_get(&last), 2 * *n + 65535, *n);
+    *highest = most < 0 ? 0 : (size_t)most;
+out:
+    lp_text_release(&last);
+    lp_json_stream_release(&stream);
+    return status;
+}
+
+static lp_status read_vocabulary(const long_parts *parts, const lp_json *vocab, lp_bpe *bpe, lp_error *err) {
+    lp_json_stream stream = {0};
+    lp_status status = LP_OK;
+    lp_json_stream_begin(&stream, parts->text, parts->name, &parts->vocab);
+    for (;;) {
+        double id = 0;
+        bool added = false, more = false;
+        LP_TRY(lp_json_stream_more(&stream, &more, err));
+        if (!more) break;
+        LP_TRY(next_entry(&stream, &id, err));
+        const char *token = lp_text_get(&stream.string);
+        LP_TRY(lp_bpe_add_token(bpe, (int32_t)id, token, &added, err));
+        if (!added && lp_bpe_find(bpe, token, stream.string.length) >= 0)
+            LP_FAIL(LP_ERR_FORMAT, "%s: the key \"%.80s\" occurs twice in one object (\"vocab\")", vocab->file, token);
         if (!added)
             LP_FAIL(LP_ERR_VALUE, "%s: %s[\"%.80s\"]: the id %d is already that of \"%.80s\"", vocab->file, vocab->path,
-                    entry->string, (int)id, lp_bpe_spelling(bpe, (int32_t)id));
+                    token, (int)id, lp_bpe_spelling(bpe, (int32_t)id));
     }
+out:
+    lp_json_stream_release(&stream);
+    return status;
+}
+
+/* The merge that comes now, written "a b" or ["a", "b"]: both sides one after the other in *joined; *n_left bytes are
+ * of the left one. *merge is false when it is neither, or a line that came along from merges.txt (*header). */
+static lp_status next_merge(lp_json_stream *stream, lp_text *joined, size_t *n_left, bool *merge, bool *header,
+                            lp_error *err) {
+    lp_status status = LP_OK;
+    lp_text_clear(joined);
+    *merge = *header = false;
+    if (lp_json_stream_at_string(stream)) {
+        LP_TRY(lp_json_stream_string(stream, err));
+        const char *text = lp_text_get(&stream->string), *space = strchr(text, ' ');
+        *header = strncmp(text, "#version", 8) == 0;
+        if (*header || !space || strchr(space + 1, ' ')) goto out;
+        *n_left = (size_t)(space - text);
+        LP_TRY(lp_text_add(joined, text, *n_left, err));
+        LP_TRY(lp_text_put(joined, space + 1, err));
+    } else {
+        if (!lp_json_stream_take(stream, '[') || !lp_json_stream_at_string(stream)) goto out;
+        LP_TRY(lp_json_stream_string(stream, err));
+        *n_left = stream->string.length;
+        LP_TRY(lp_text_add(joined, lp_text_get(&stream->string), *n_left, err));
+        if (!lp_json_stream_take(stream, ',') || !lp_json_stream_at_string(stream)) goto out;
+        LP_TRY(lp_json_stream_string(stream, err));
+        LP_TRY(lp_text_put(joined, lp_text_get(&stream->string), err));
+        if (!lp_json_stream_take(stream, ']')) goto out;
+    }
+    *merge = true;
 out:
     return status;
 }
 
-/* The two sides of a merge, written "a b" or ["a", "b"]; false when it is neither. */
-static bool merge_sides(const cJSON *entry, const char **left, size_t *n_left, const char **right, size_t *n_right) {
-    if (cJSON_IsString(entry)) {
-        *left = entry->valuestring;
-        const char *space = strchr(*left, ' ');
-        if (!space || strchr(space + 1, ' ')) return false;
-        *n_left = (size_t)(space - *left);
-        *right = space + 1;
-    } else {
-        const cJSON *a = cJSON_IsArray(entry) ? entry->child : NULL;
-        const cJSON *b = a ? a->next : NULL;
-        if (!cJSON_IsString(a) || !cJSON_IsString(b) || b->next) return false;
-        *left = a->valuestring;
-        *n_left = strlen(*left);
-        *right = b->valuestring;
-    }
-    *n_right = strlen(*right);
-    return true;
-}
-
-static lp_status read_merges(const lp_json *merges, lp_bpe *bpe, lp_error *err) {
+/* bpe NULL: *n, which counts them, is all that is wanted. */
+static lp_status read_merges(const long_parts *parts, const lp_json *merges, lp_bpe *bpe, size_t *n, lp_error *err) {
+    lp_json_stream stream = {0};
     lp_status status = LP_OK;
     lp_text joined = {0};
-    size_t i = 0;
     int32_t rank = 0;
-    const cJSON *entry = NULL;
-    cJSON_ArrayForEach(entry, merges->node) {
-        const char *left = NULL, *right = NULL;
-        size_t n_left = 0, n_right = 0;
-        /* A line that came along from merges.txt. */
-        bool header = cJSON_IsString(entry) && strncmp(entry->valuestring, "#version", 8) == 0;
-        if (!header) {
-            if (!merge_sides(entry, &left, &n_left, &right, &n_right))
-                LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: expected a merge, \"a b\" or [\"a\", \"b\"]", merges->file,
-                        merges->path, i);
-            lp_text_clear(&joined);
-            LP_TRY(lp_text_add(&joined, left, n_left, err));
-            LP_TRY(lp_text_add(&joined, right, n_right, err));
-            int32_t left_id = lp_bpe_find(bpe, left, n_left);
-            int32_t right_id = lp_bpe_find(bpe, right, n_right);
-            int32_t merged = lp_bpe_find(bpe, joined.data, joined.length);
-            if (left_id < 0 || right_id < 0 || merged < 0)
-                LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: the token \"%.*s\" is not in the vocabulary", merges->file,
-                        merges->path, i,
-                        (int)(left_id < 0    ? n_left
-                              : right_id < 0 ? n_right
-                                             : joined.length),
-                        left_id < 0    ? left
-                        : right_id < 0 ? right
-                                       : joined.data);
-            lp_bpe_add_merge(bpe, left_id, right_id, rank++, merged);
-        }
-        i++;
+    lp_json_stream_begin(&stream, parts->text, parts->name, &parts->merges);
+    for (*n = 0;; ++*n) {
+        size_t n_left = 0;
+        bool more = false, merge = false, header = false;
+        LP_TRY(lp_json_stream_more(&stream, &more, err));
+        if (!more) break;
+        LP_TRY(next_merge(&stream, &joined, &n_left, &merge, &header, err));
+        if (!merge && !header)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: expected a merge, \"a b\" or [\"a\", \"b\"]", merges->file,
+                    merges->path, *n);
+        if (header || !bpe) continue;
+        const char *both = lp_text_get(&joined), *right = both + n_left;
+        size_t n_right = joined.length - n_left;
+        int32_t left_id = lp_bpe_find(bpe, both, n_left);
+        int32_t right_id = lp_bpe_find(bpe, right, n_right);
+        int32_t merged = lp_bpe_find(bpe, both, joined.length);
+        if (left_id < 0 || right_id < 0 || merged < 0)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s[%zu]: the token \"%.*s\" is not in the vocabulary", merges->file,
+                    merges->path, *n,
+                    (int)(left_id < 0    ? n_left
+                          : right_id < 0 ? n_right
+                                         : joined.length),
+                    left_id >= 0 && right_id < 0 ? right : both);
+        lp_bpe_add_merge(bpe, left_id, right_id, rank++, merged);
     }
 out:
     lp_text_release(&joined);
+    lp_json_stream_release(&stream);
     return status;
 }
 
@@ -149,7 +197,8 @@ out:
 }
 
 /* *n_entries: tokens of the vocabulary; the first added token gets this id. */
-static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *bpe, size_t *n_entries, lp_error *err) {
+static lp_status read_model(const lp_json *root, const lp_json *added, const long_parts *parts, lp_bpe *bpe,
+                            size_t *n_entries, lp_error *err) {
     static const char *const keys[] = {"type",          "dropout",       "unk_token", "continuing_subword_prefix",
                                        "vocab",         "merges",        "fuse_unk",  "end_of_word_suffix",
                                        "byte_fallback", "ignore_merges", NULL};
@@ -166,20 +215,24 @@ static lp_status read_model(const lp_json *root, const lp_json *added, lp_bpe *b
     LP_TRY(expect_null_or_empty(&model, "end_of_word_suffix", err));
     LP_TRY(lp_json_get(&model, "vocab", &vocab, err));
     LP_TRY(lp_json_get(&model, "merges", &merges, err));
-    if (!lp_json_is_object(&vocab) || !vocab.node->child) {
+    size_t n_merges = 0, n_added = 0, highest = 0;
+    *n_entries = 0;
+    if (lp_json_is_object(&vocab) && parts->vocab.end)
+        LP_TRY(count_vocabulary(parts, &vocab, n_entries, &highest, err));
+    if (*n_entries == 0) {
         status = lp_json_fail(&vocab, err, "an object of tokens and ids");
         goto out;
     }
-    size_t n_merges = 0, n_added = 0;
-    LP_TRY(lp_json_array_size(&merges, &n_merges, err));
+    if (!lp_json_is_array(&merges) || !parts->merges.end) {
+        status = lp_json_fail(&merges, err, "an array");
+        goto out;
+    }
+    LP_TRY(read_merges(parts, &merges, NULL, &n_merges, err));
     LP_TRY(lp_json_array_size(added, &n_added, err));
-    size_t highest = 0;
-    *n_entries = (size_t)cJSON_GetArraySize(vocab.node);
-    LP_TRY(highest_id(&vocab, *n_entries, &highest, err));
     LP_TRY(lp_bpe_init(bpe, highest + 1, highest + 1 + n_added, n_merges, err));
     LP_TRY(find_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
-    LP_TRY(read_vocabulary(&vocab, bpe, err));
-    LP_TRY(read_merges(&merges, bpe, err));
+    LP_TRY(read_vocabulary(parts, &vocab, bpe, err));
+    LP_TRY(read_merges(parts, &merges, bpe, &n_merges, err));
     lp_bpe_find_bytes(bpe);
     LP_TRY(check_unknown_token(&model, bpe, err));
 out:
@@ -491,14 +544,16 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     int choice = 0, n_levels = 0;
     size_t n_entries = 0;
     bool byte_level = false, templated = false;
-    LP_TRY(lp_json_parse_dense(text, size, name, &document, &root, err));
+    lp_json_cut cuts[] = {{.parent = "model", .key = "vocab"}, {.parent = "model", .key = "merges"}};
+    LP_TRY(lp_json_parse_around(text, size, name, cuts, 2, &document, &root, err));
+    const long_parts parts = {.text = text, .name = name, .vocab = cuts[0], .merges = cuts[1]};
     LP_TRY(lp_json_only(&root, keys, err));
     LP_TRY(lp_json_get(&root, "version", &version, err));
     LP_TRY(lp_json_choice(&version, versions, &choice, err));
     LP_TRY(lp_json_find(&root, "normalizer", &part, err));
     if (part.node) LP_TRY(read_normalizer(&part, tokenizer, err));
     LP_TRY(lp_json_get(&root, "added_tokens", &added, err));
-    LP_TRY(read_model(&root, &added, &tokenizer->bpe, &n_entries, err));
+    LP_TRY(read_model(&root, &added, &parts, &tokenizer->bpe, &n_entries, err));
     LP_TRY(read_added_tokens(&added, tokenizer, n_entries, err));
     LP_TRY(lp_json_get(&root, "pre_tokenizer", &part, err));
     LP_TRY(read_pre_tokenizer(&part, tokenizer, &byte_level, err));

@@ -1,5 +1,5 @@
 /* JSON input: malformed text with its place, what cJSON would let through, and the getters' messages. */
-#include "base/json.h"
+#include "base/json_stream.h"
 
 #include "base/output.h"
 
@@ -269,7 +269,6 @@ static void test_memory_of_dense_text(void **state) {
     assert_int_equal(lp_json_parse(text, 2 * N + 1, "f", &document, &root, &err), LP_ERR_FORMAT);
     assert_non_null(strstr(err.text, "f: 8388609 bytes of JSON that need "));
     assert_non_null(strstr(err.text, "expected at most 150994960 (16 for each byte)"));
-    assert_int_equal(lp_json_parse_dense(text, 2 * N + 1, "f", &document, &root, &err), LP_ERR_FORMAT);
     /* The same length of text with fewer values. */
     memset(text + 1, ' ', 2 * N - 1);
     if (lp_json_parse(text, 2 * N + 1, "f", &document, &root, &err) != LP_OK) fail_msg("%s", err.text);
@@ -277,10 +276,75 @@ static void test_memory_of_dense_text(void **state) {
     free(text);
 }
 
+/* What is left out of the tree costs no tree, keeps its place for messages, and is read value by value. */
+static void test_around(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"a\": {\"list\": [\"x\\\"]\", \"\\u00e9\\ud83d\\ude00\\n\",\n 1, [2]], \"map\": {\"k\": 3e0}},\n"
+        " \"b\": {\"list\": [4]}}";
+    lp_json_cut cuts[] = {
+        {.parent = "a", .key = "list"}, {.parent = "a", .key = "map"}, {.parent = "c", .key = "list"}};
+    lp_json_stream stream = {0};
+    lp_error err = {0};
+    cJSON *document = NULL;
+    lp_json root, a, b, part;
+    size_t n = 0;
+    double number = 0;
+    bool more = false;
+    if (lp_json_parse_around(text, strlen(text), "f", cuts, 3, &document, &root, &err) != LP_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(lp_json_get(&root, "a", &a, &err), LP_OK);
+    assert_int_equal(lp_json_get(&a, "list", &part, &err), LP_OK);
+    assert_int_equal(lp_json_array_size(&part, &n, &err), LP_OK);
+    assert_int_equal(n, 0);
+    assert_int_equal(lp_json_get(&root, "b", &b, &err), LP_OK);
+    assert_int_equal(lp_json_get(&b, "list", &part, &err), LP_OK);
+    assert_int_equal(lp_json_array_size(&part, &n, &err), LP_OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(cuts[2].end, 0);
+    lp_json_stream_begin(&stream, text, "f", &cuts[0]);
+    static const char *const strings[] = {"x\"]", "\xc3\xa9\xf0\x9f\x98\x80\n"};
+    for (size_t i = 0; i < 2; i++) {
+        assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && more && lp_json_stream_at_string(&stream));
+        assert_int_equal(lp_json_stream_string(&stream, &err), LP_OK);
+        assert_string_equal(lp_text_get(&stream.string), strings[i]);
+    }
+    assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && more && !lp_json_stream_at_string(&stream));
+    assert_true(lp_json_stream_number(&stream, &number) && number == 1);
+    assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && more && !lp_json_stream_number(&stream, &number));
+    assert_int_equal(lp_json_stream_string(&stream, &err), LP_ERR_FORMAT);
+    assert_string_equal(err.text, "f:2:5: malformed JSON");
+    assert_true(lp_json_stream_take(&stream, '[') && lp_json_stream_number(&stream, &number) && number == 2);
+    assert_true(lp_json_stream_take(&stream, ']'));
+    assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && !more);
+    lp_json_stream_begin(&stream, text, "f", &cuts[1]);
+    assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && more);
+    assert_int_equal(lp_json_stream_string(&stream, &err), LP_OK);
+    assert_true(lp_json_stream_take(&stream, ':') && lp_json_stream_number(&stream, &number) && number == 3);
+    assert_true(lp_json_stream_more(&stream, &more, &err) == LP_OK && !more);
+    lp_json_stream_release(&stream);
+    cJSON_Delete(document);
+    /* The syntax of what is left out counts when it is read. */
+    static const char *const bad[] = {"[\"\\x\"]", "[\"\\ud83d\"]", "[\"\\udc00\"]", "[\"\t\"]", "[\"a\" \"b\"]",
+                                      "[0x1]",     "[,\"a\"]",      "[\"a\"}]",      "[\"a\",]"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        lp_json_cut all = {.end = strlen(bad[i])};
+        lp_status status = LP_OK;
+        lp_json_stream_begin(&stream, bad[i], "f", &all);
+        for (more = true; status == LP_OK && more;) {
+            status = lp_json_stream_more(&stream, &more, &err);
+            if (status == LP_OK && more) status = lp_json_stream_string(&stream, &err);
+        }
+        if (status != LP_ERR_FORMAT) fail_msg("%s was read", bad[i]);
+    }
+    lp_json_stream_release(&stream);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed), cmocka_unit_test(test_accepted),
                                        cmocka_unit_test(test_depth),     cmocka_unit_test(test_utf8),
                                        cmocka_unit_test(test_getters),   cmocka_unit_test(test_long_values),
-                                       cmocka_unit_test(test_load),      cmocka_unit_test(test_memory_of_dense_text)};
+                                       cmocka_unit_test(test_load),      cmocka_unit_test(test_memory_of_dense_text),
+                                       cmocka_unit_test(test_around)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

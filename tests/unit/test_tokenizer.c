@@ -431,7 +431,7 @@ static void test_bad_files(void **state) {
         {VOCAB, "\"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 1}",
          "t.json: $.model.vocab[\"ab\"]: the id 1 is already that of \"b\""},
         {VOCAB, "\"vocab\": {\"a\": 0, \"b\": 0.5, \"ab\": 1}",
-         "t.json: $.model.vocab[\"b\"]: expected an id from 0 to 65541"},
+         "t.json: $.model.vocab[\"b\"]: expected an id, a whole number from 0"},
         {VOCAB, "\"vocab\": {\"a\": 0, \"a\": 1, \"ab\": 1}", "t.json: the key \"a\" occurs twice in one object"},
         {MERGES, "\"merges\": [\"a b\", \"ab c\"]",
          "t.json: $.model.merges[1]: the token \"c\" is not in the vocabulary"},
