@@ -22,7 +22,8 @@ CODI_FILE = "gpt2-codi/model.safetensors"
 class Device(Case):
     def small_job(self, model: str = "gpt2", out: str = "out", **engine: str) -> Path:
         self.pairs(n=2)
-        return self.job(model=model, out=out, sweep=SWEEP, engine={"device": "cuda"} | engine)
+        engine = {"device": "cuda"} | engine
+        return self.job(model=model, out=out, sweep=SWEEP, decode={"max_new_tokens": 5}, engine=engine)
 
     def outcomes(self, out: str) -> list[tuple[str, ...]]:
         with (self.folder / out / "a.csv").open(newline="") as file:
@@ -110,7 +111,7 @@ class Device(Case):
         """One line, exit code 1, with other ranks too; a second run goes on to the same table."""
         self.succeed("run", self.small_job(out="whole"))
         wanted = (self.folder / "whole" / "a.csv").read_bytes()
-        for after, command, ranks in ((1, "cache", 1), (1000, "cache", 2), (1500, "sweep", 1)):
+        for after, command, ranks in ((1, "cache", 1), (500, "cache", 2), (700, "sweep", 1)):
             with self.subTest(after=after, command=command, ranks=ranks):
                 out = f"dies-{after}"
                 job = self.small_job(out=out)

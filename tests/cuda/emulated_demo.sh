@@ -8,10 +8,11 @@ trap 'rm -rf "$work"' EXIT
 # The module is looked for beside the executable.
 cp "$program" "$module/liblatentpatch_cuda.so" "$work"
 
+conditions='[{"site": "resid_post", "layers": "all", "steps": "first:1-3", "donor": "clean"}]'
 run() { # NAME SETTING...
   local name=$1 settings=()
   shift
-  for setting in "$@" pairs.limit=2 "store.file=$work/$name.store.h5" "results.file=$work/$name.results.h5" \
+  for setting in "$@" pairs.limit=2 decode.max_new_tokens=6 sweep.controls=false "sweep.conditions=$conditions" "store.file=$work/$name.store.h5" "results.file=$work/$name.results.h5" \
     "results.csv=$work/$name.csv" "results.summary=$work/$name.json"; do
     settings+=(--set "$setting")
   done

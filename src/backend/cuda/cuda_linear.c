@@ -206,18 +206,15 @@ static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear 
     *passed = false;
     LP_CUDA(cudaMemsetAsync(p->differs, 0, sizeof differs, cuda->stream));
     LP_TRY(probe_multiply(cuda, w, p, p->x, p->rows, p->whole, algorithm, mode, &refused, err));
-    for (int32_t rows = LP_CUDA_TILE_ROWS; rows <= p->rows && !refused; rows += LP_CUDA_TILE_ROWS) {
+    for (int32_t rows = LP_CUDA_TILE_ROWS; rows <= p->rows && !refused && !differs; rows += LP_CUDA_TILE_ROWS) {
         int32_t shift = rows / LP_CUDA_TILE_ROWS * 5;
         LP_CUDA(lp_cuda_permute(p->moved, rows, p->x, p->rows, STEP, shift, w->n_in, cuda->stream));
         LP_TRY(probe_multiply(cuda, w, p, p->moved, rows, p->y, algorithm, mode, &refused, err));
         LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STEP, shift, w->y_stride, p->differs, cuda->stream));
+        LP_TRY(lp_cuda_download(&cuda->base, &differs, p->differs, sizeof differs, err));
     }
-    if (refused) {
-        LP_CUDA(cudaStreamSynchronize(cuda->stream));
-        return LP_OK;
-    }
-    LP_TRY(lp_cuda_download(&cuda->base, &differs, p->differs, sizeof differs, err));
-    *passed = differs == 0;
+    if (refused) LP_CUDA(cudaStreamSynchronize(cuda->stream));
+    *passed = !refused && differs == 0;
 out:
     return status;
 }

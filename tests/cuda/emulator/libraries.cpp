@@ -302,30 +302,56 @@ static float element(const void *p, cudaDataType type, int64_t at) {
                                : static_cast<const float *>(p)[at];
 }
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+constexpr uint64_t ROWS = 4; // that one pass over the weights serves
+
+// sum [ROWS, out] = x [ROWS, depth] weights [depth, out]; an element's terms are added in the order of k, or against it.
+FOR_EACH_PROCESSOR static void multiply_rows(const float *weights, const float *x, uint64_t depth, uint64_t out,
+                                             bool backwards, float *__restrict sum) {
+    for (uint64_t i = 0; i < ROWS * out; i++) sum[i] = 0.0f;
+    for (uint64_t n = 0; n < depth; n++) {
+        const uint64_t k = backwards ? depth - 1 - n : n;
+        const float *w = weights + k * out;
+        const float x0 = x[k], x1 = x[depth + k], x2 = x[2 * depth + k], x3 = x[3 * depth + k];
+        float *s0 = sum, *s1 = sum + out, *s2 = sum + 2 * out, *s3 = sum + 3 * out;
+#pragma GCC ivdep
+        for (uint64_t i = 0; i < out; i++) {
+            s0[i] += x0 * w[i];
+            s1[i] += x1 * w[i];
+            s2[i] += x2 * w[i];
+            s3[i] += x3 * w[i];
+        }
+    }
+}
+
 static void multiply(const operation &o, const layout &a, const void *a_data, const layout &b, const void *b_data,
                      const layout &y, void *y_data, bool backwards) {
-    bool turned = o.turn == CUBLAS_OP_T;
-    uint64_t depth = b.rows, out = y.rows;
-    std::vector<float> weights(depth * out);
-    std::vector<double> sum(out);
+    const bool turned = o.turn == CUBLAS_OP_T;
+    const uint64_t depth = b.rows, out = y.rows;
+    std::vector<float> weights(depth * out), x(ROWS * depth), sum(ROWS * out);
     for (int32_t batch = 0; batch < b.batch; batch++) {
-        for (uint64_t k = 0; k < depth; k++)
-            for (uint64_t i = 0; i < out; i++)
-                weights[k * out + i] = element(
-                    a_data, a.type, batch * a.step + static_cast<int64_t>(turned ? i * a.ld + k : k * a.ld + i));
-        for (uint64_t j = 0; j < b.cols; j++) {
-            sum.assign(out, 0.0);
-            for (uint64_t n = 0; n < depth; n++) {
-                uint64_t k = backwards ? depth - 1 - n : n;
-                float x = element(b_data, b.type, batch * b.step + static_cast<int64_t>(j * b.ld + k));
-                for (uint64_t i = 0; i < out; i++) {
-                    sum[i] += static_cast<double>(weights[k * out + i]) * x;
-                    if (backwards) sum[i] = static_cast<float>(sum[i]);
-                }
+        if (batch == 0 || a.step != 0)
+            for (uint64_t k = 0; k < depth; k++)
+                for (uint64_t i = 0; i < out; i++)
+                    weights[k * out + i] = element(
+                        a_data, a.type, batch * a.step + static_cast<int64_t>(turned ? i * a.ld + k : k * a.ld + i));
+        for (uint64_t first = 0; first < b.cols; first += ROWS) {
+            const uint64_t rows = b.cols - first < ROWS ? b.cols - first : ROWS;
+            for (uint64_t j = 0; j < rows; j++)
+                for (uint64_t k = 0; k < depth; k++)
+                    x[j * depth + k] =
+                        element(b_data, b.type, batch * b.step + static_cast<int64_t>((first + j) * b.ld + k));
+            multiply_rows(weights.data(), x.data(), depth, out, backwards, sum.data());
+            for (uint64_t j = 0; j < rows; j++) {
+                float *to = static_cast<float *>(y_data) + batch * y.step + static_cast<int64_t>((first + j) * y.ld);
+                for (uint64_t i = 0; i < out; i++)
+                    to[i] = o.epilogue == CUBLASLT_EPILOGUE_BIAS ? sum[j * out + i] + o.bias[i] : sum[j * out + i];
             }
-            float *to = static_cast<float *>(y_data) + batch * y.step + static_cast<int64_t>(j * y.ld);
-            for (uint64_t i = 0; i < out; i++)
-                to[i] = static_cast<float>(o.epilogue == CUBLASLT_EPILOGUE_BIAS ? sum[i] + o.bias[i] : sum[i]);
         }
     }
 }
