@@ -84,37 +84,47 @@ LP_VERSIONS void lp_cpu_rms_norm(const float *x, const float *weight, float eps,
     for (i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
 }
 
-/* 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u)) */
-static inline __attribute__((always_inline)) float gelu_tanh(float x) {
-    float u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-    return x / (1.0f + exponential(-2.0f * u));
+/* Of GELU and SiLU: y = x / (1 + exp(-2u)), because 0.5 (1 + tanh(u)) = 1 / (1 + exp(-2u)). The exponentials of many
+ * numbers first, in a loop of their own: where the compiler sees the division beside the clamp of `exponential` it
+ * divides by the clamped value for all numbers, and that gives denormals, on which a processor takes ten times as long.
+ * y may be x. */
+enum { BATCH = 128 };
+
+static inline __attribute__((always_inline)) float gelu_exponent(float x) {
+    return -2.0f * (0.7978845608028654f * (x + 0.044715f * x * x * x));
 }
 
-static inline __attribute__((always_inline)) float silu(float x) {
-    return x / (1.0f + exponential(-x));
+LP_VERSIONS static void exponentials_of_negatives(lp_activation kind, const float *x, int32_t n, float *out) {
+    if (kind == LP_ACT_GELU_TANH)
+        for (int32_t i = 0; i < n; i++) out[i] = exponential(gelu_exponent(x[i]));
+    else
+        for (int32_t i = 0; i < n; i++) out[i] = exponential(-x[i]);
 }
 
-LP_VERSIONS static void gelu_row(const float *x, int32_t width, float *y) {
-    for (int32_t i = 0; i < width; i++) y[i] = gelu_tanh(x[i]);
-}
-
-LP_VERSIONS static void silu_gated_row(const float *x, int32_t width, float *y) {
-    for (int32_t i = 0; i < width; i++) y[i] = silu(x[i]) * x[width + i];
+LP_VERSIONS static void divide(const float *x, const float *exponentials, const float *up, int32_t n, float *y) {
+    if (up) {
+#pragma omp simd
+        for (int32_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + exponentials[i]) * up[i];
+    } else {
+#pragma omp simd
+        for (int32_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + exponentials[i]);
+    }
 }
 
 void lp_cpu_activate(lp_activation kind, bool gated, const float *x, int32_t width, float *y) {
-    if (kind == LP_ACT_GELU_TANH && !gated) {
-        gelu_row(x, width, y);
-    } else if (kind == LP_ACT_SILU && gated) {
-        silu_gated_row(x, width, y);
-    } else {
+    const float *up = gated ? x + width : NULL;
+    float exponentials[BATCH];
+    if (kind == LP_ACT_GELU_ERF) {
         for (int32_t i = 0; i < width; i++) {
-            float a = x[i];
-            float value = kind == LP_ACT_GELU_TANH ? gelu_tanh(a)
-                          : kind == LP_ACT_SILU    ? silu(a)
-                                                   : 0.5f * a * (1.0f + erff(a * 0.70710678118654752f));
-            y[i] = gated ? value * x[width + i] : value;
+            float value = 0.5f * x[i] * (1.0f + erff(x[i] * 0.70710678118654752f));
+            y[i] = up ? value * up[i] : value;
         }
+        return;
+    }
+    for (int32_t at = 0; at < width; at += BATCH) {
+        int32_t n = width - at < BATCH ? width - at : BATCH;
+        exponentials_of_negatives(kind, x + at, n, exponentials);
+        divide(x + at, exponentials, up ? up + at : NULL, n, y + at);
     }
 }
 
@@ -138,8 +148,9 @@ void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector) {
     }
 }
 
-LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
-    /* The largest first, then its first place: two passes that vectorise. NaN is larger than nothing. */
+/* The largest of n <= ARGMAX_BLOCK numbers; NaN is larger than nothing. */
+enum { ARGMAX_BLOCK = 1024 };
+static inline __attribute__((always_inline)) float largest(const float *x, int32_t n) {
     float lanes[LANES];
     for (int k = 0; k < LANES; k++) lanes[k] = -INFINITY;
     int32_t i = 0;
@@ -148,7 +159,21 @@ LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
     for (; i < n; i++) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
     float most = lanes[0];
     for (int k = 1; k < LANES; k++) most = lanes[k] > most ? lanes[k] : most;
-    for (i = 0; i < n; i++)
+    return most;
+}
+
+/* The first block that holds the largest number, then its place there: the row is read once. */
+LP_VERSIONS int32_t lp_cpu_argmax(const float *x, int32_t n) {
+    float most = -INFINITY;
+    int32_t block = 0;
+    for (int32_t at = 0; at < n; at += ARGMAX_BLOCK) {
+        float here = largest(x + at, n - at < ARGMAX_BLOCK ? n - at : ARGMAX_BLOCK);
+        if (here > most) {
+            most = here;
+            block = at;
+        }
+    }
+    for (int32_t i = block; i < n; i++)
         if (x[i] == most) return i;
     return 0;
 }
