@@ -27,7 +27,7 @@ typedef struct {
     lp_sweep_group *group;
     const lp_model_config *config;
     int32_t n_steps;
-    size_t capacity;
+    size_t capacity, detail_capacity;
 } reading;
 
 #define APPEND(array, count, value, what)                                                                              \
@@ -46,13 +46,113 @@ static lp_status read_site(const lp_json *value, void *user, lp_error *err) {
     return LP_OK;
 }
 
+static lp_status append_donor(reading *r, lp_donor donor, const lp_donor_detail *detail, lp_error *err) {
+    size_t n = r->group->n_donors;
+    lp_status status =
+        lp_mem_grow(&r->group->details, &r->detail_capacity, n + 1, sizeof *r->group->details, "donors", err);
+    if (status != LP_OK) return status;
+    r->group->details[n] = *detail;
+    APPEND(r->group->donors, r->group->n_donors, donor, "donors");
+    return LP_OK;
+}
+
+/* The part of a donor's object that says what a mean is taken over. */
+static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error *err) {
+    static const char *const over[] = {"each", "all", NULL}, *const values[] = {"same", "different", NULL};
+    lp_json value, by;
+    int64_t least = 0;
+    int choice = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(object, "steps", &value, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, over, &choice, err));
+    out->all_steps = choice == 1;
+    LP_TRY(lp_json_find(object, "by", &by, err));
+    choice = -1;
+    if (by.node) LP_TRY(lp_json_choice(&by, lp_label_names() + 1, &choice, err));
+    out->label = (lp_label)(choice + 1);
+    choice = 0;
+    LP_TRY(lp_json_find(object, "value", &value, err));
+    if (value.node && !by.node) LP_TRY(lp_json_fail(&value, err, "the key \"by\" beside it"));
+    if (value.node) LP_TRY(lp_json_choice(&value, values, &choice, err));
+    out->is_different = choice == 1;
+    LP_TRY(lp_json_find(object, "least", &value, err));
+    if (value.node && !by.node) LP_TRY(lp_json_fail(&value, err, "the key \"by\" beside it"));
+    if (value.node) LP_TRY(lp_json_int(&value, 1, 1000000, &least, err));
+    out->least = (int32_t)least;
+out:
+    return status;
+}
+
+/* One donor for each sigma. */
+static lp_status read_noise(const lp_json *object, reading *r, lp_error *err) {
+    static const char *const units[] = {"deviation", "rms", NULL};
+    lp_donor_detail detail = {0};
+    lp_json value, sigma, entry;
+    size_t n = 0;
+    double number = 0;
+    int choice = 0;
+    lp_status status = LP_OK;
+    LP_TRY(read_mean(object, &detail, err));
+    LP_TRY(lp_json_find(object, "around", &value, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, lp_noise_centre_names(), &choice, err));
+    detail.around = (lp_noise_centre)choice;
+    if (detail.around != LP_AROUND_MEAN && (detail.all_steps || detail.label != LP_LABEL_NONE))
+        LP_TRY(lp_json_fail(object, err, "\"around\": \"mean\" beside the keys \"steps\" and \"by\""));
+    choice = 0;
+    LP_TRY(lp_json_find(object, "in", &value, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, units, &choice, err));
+    detail.in_rms = choice == 1;
+    LP_TRY(lp_json_get(object, "sigma", &sigma, err));
+    if (lp_json_is_array(&sigma)) {
+        LP_TRY(lp_json_array_size(&sigma, &n, err));
+        if (n == 0) LP_TRY(lp_json_fail(&sigma, err, "at least one number"));
+        lp_json_first(&sigma, &entry);
+    } else {
+        entry = sigma;
+    }
+    while (entry.node) {
+        LP_TRY(lp_json_number(&entry, 0, 1e6, &number, err));
+        detail.sigma = (float)number;
+        LP_TRY(append_donor(r, LP_DONOR_NOISE, &detail, err));
+        if (n == 0) break;
+        lp_json_next(&sigma, &entry);
+    }
+out:
+    return status;
+}
+
+static lp_status read_donor_object(const lp_json *value, reading *r, lp_error *err) {
+    static const char *const kinds[] = {"mean", "noise", NULL};
+    static const char *const mean_keys[] = {"by", "value", "least", "steps", NULL};
+    static const char *const noise_keys[] = {"sigma", "around", "in", "by", "value", "least", "steps", NULL};
+    lp_donor_detail detail = {0};
+    lp_json mean, noise;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_only(value, kinds, err));
+    LP_TRY(lp_json_find(value, "mean", &mean, err));
+    LP_TRY(lp_json_find(value, "noise", &noise, err));
+    if (!mean.node == !noise.node) LP_TRY(lp_json_fail(value, err, "one of the keys \"mean\" and \"noise\""));
+    LP_TRY(lp_json_only(mean.node ? &mean : &noise, mean.node ? mean_keys : noise_keys, err));
+    if (noise.node) {
+        status = read_noise(&noise, r, err);
+    } else {
+        LP_TRY(read_mean(&mean, &detail, err));
+        status = append_donor(r, LP_DONOR_MEAN, &detail, err);
+    }
+out:
+    return status;
+}
+
 static lp_status read_donor(const lp_json *value, void *user, lp_error *err) {
     reading *r = user;
+    lp_donor_detail plain = {0};
     int choice = 0;
+    if (lp_json_is_object(value)) return read_donor_object(value, r, err);
     lp_status status = lp_json_choice(value, lp_donor_names(), &choice, err);
+    if (status == LP_OK && choice == LP_DONOR_NOISE)
+        status = lp_json_fail(value, err, "an object with its size, such as {\"noise\": {\"sigma\": 1}}");
     if (status != LP_OK) return status;
-    APPEND(r->group->donors, r->group->n_donors, (lp_donor)choice, "donors");
-    return LP_OK;
+    return append_donor(r, (lp_donor)choice, &plain, err);
 }
 
 static void place_of(const lp_json *value, char *out, size_t size) {
@@ -221,8 +321,9 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     LP_TRY(for_each(entry, "donor", read_donor, r, &present, err));
     if (!present) {
         r->capacity = 0;
-        APPEND(g->donors, g->n_donors, LP_DONOR_CLEAN, "donors");
-        APPEND(g->donors, g->n_donors, LP_DONOR_CORRUPTED, "donors");
+        lp_donor_detail plain = {0};
+        LP_TRY(append_donor(r, LP_DONOR_CLEAN, &plain, err));
+        LP_TRY(append_donor(r, LP_DONOR_CORRUPTED, &plain, err));
         g->other_run = true;
     }
     r->capacity = 0;

@@ -3,8 +3,18 @@
 #include "base/memory.h"
 
 const char *const *lp_donor_names(void) {
-    static const char *const names[] = {"clean",    "corrupted", "self", "zero", "mean",
-                                        "shuffled", "random",    "file", NULL};
+    static const char *const names[] = {"clean",    "corrupted", "self", "zero",  "mean",
+                                        "shuffled", "random",    "file", "noise", NULL};
+    return names;
+}
+
+const char *const *lp_label_names(void) {
+    static const char *const names[] = {"none", "answer", "source", "template", "steps", "change", NULL};
+    return names;
+}
+
+const char *const *lp_noise_centre_names(void) {
+    static const char *const names[] = {"own", "zero", "mean", NULL};
     return names;
 }
 
@@ -22,6 +32,7 @@ static void condition_release(lp_condition *condition) {
     lp_mem_free(condition->name);
     lp_mem_free(condition->layers);
     lp_mem_free(condition->steps);
+    lp_mem_free(condition->donor_words);
     lp_mem_free(condition->defects);
 }
 
@@ -48,6 +59,71 @@ out:
     return status;
 }
 
+static void add_word(char *out, size_t size, const char *word) {
+    size_t used = strlen(out);
+    snprintf(out + used, size - used, "%s%s", out[used - 1] == '(' ? "" : ", ", word);
+}
+
+/* The mean's part of the words. */
+static void mean_words(const lp_donor_detail *detail, char *out, size_t size) {
+    char word[64];
+    if (detail->all_steps) add_word(out, size, "all steps");
+    if (detail->label == LP_LABEL_NONE) return;
+    snprintf(word, sizeof word, "%s %s", detail->is_different ? "different" : "same", lp_label_names()[detail->label]);
+    add_word(out, size, word);
+    if (detail->least <= 1) return;
+    snprintf(word, sizeof word, "least %d", detail->least);
+    add_word(out, size, word);
+}
+
+void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size) {
+    char word[80];
+    bool is_noise = donor == LP_DONOR_NOISE;
+    snprintf(out, size, "%s(", lp_donor_names()[donor]);
+    if (is_noise) {
+        int digits = 6;
+        do snprintf(word, sizeof word, "%.*g", digits, (double)detail->sigma);
+        while (strtof(word, NULL) != detail->sigma && digits++ < 9);
+        add_word(out, size, word);
+        if (detail->in_rms) add_word(out, size, "rms");
+        if (detail->around != LP_AROUND_OWN) {
+            snprintf(word, sizeof word, "around %s", lp_noise_centre_names()[detail->around]);
+            add_word(out, size, word);
+        }
+    }
+    if (donor == LP_DONOR_MEAN || is_noise) mean_words(detail, out, size);
+    size_t used = strlen(out);
+    if (out[used - 1] == '(')
+        out[used - 1] = '\0';
+    else
+        snprintf(out + used, size - used, ")");
+}
+
+static bool same_detail(const lp_donor_detail *a, const lp_donor_detail *b) {
+    return a->all_steps == b->all_steps && a->label == b->label && a->is_different == b->is_different &&
+           a->least == b->least && a->around == b->around && a->sigma == b->sigma && a->in_rms == b->in_rms;
+}
+
+lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *detail, int32_t *index, lp_error *err) {
+    for (size_t i = 0; i < set->n_details; i++)
+        if (same_detail(&set->details[i], detail)) {
+            *index = (int32_t)i;
+            return LP_OK;
+        }
+    lp_status status = lp_mem_grow(&set->details, &set->detail_capacity, set->n_details + 1, sizeof *set->details,
+                                   "donor details", err);
+    if (status != LP_OK) return status;
+    *index = (int32_t)set->n_details;
+    set->details[set->n_details++] = *detail;
+    return LP_OK;
+}
+
+const lp_donor_detail *lp_replacement_detail(const lp_condition_set *set, const lp_replacement *replacement) {
+    static const lp_donor_detail plain = {0};
+    size_t index = (size_t)replacement->vector;
+    return index < set->n_details ? &set->details[index] : &plain;
+}
+
 lp_status lp_condition_replace(lp_condition_set *set, const lp_replacement *replacement, lp_error *err) {
     LP_ASSERT(set->n > 0);
     lp_status status = lp_mem_grow(&set->replacements, &set->replacement_capacity, set->n_replacements + 1,
@@ -62,5 +138,6 @@ void lp_condition_set_release(lp_condition_set *set) {
     for (size_t i = 0; i < set->n; i++) condition_release(&set->conditions[i]);
     lp_mem_free(set->conditions);
     lp_mem_free(set->replacements);
+    lp_mem_free(set->details);
     *set = (lp_condition_set){0};
 }

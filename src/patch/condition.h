@@ -19,8 +19,34 @@ typedef enum {
     LP_DONOR_MEAN,      /* mean over the store's other pairs of the source run, per address */
     LP_DONOR_SHUFFLED,  /* the source run of another pair, drawn by a seed */
     LP_DONOR_RANDOM,    /* Gaussian with the mean and norm of the source run's vector */
-    LP_DONOR_FILE       /* a vector from a file */
+    LP_DONOR_FILE,      /* a vector from a file */
+    LP_DONOR_NOISE      /* Gaussian numbers of a size measured in the store */
 } lp_donor;
+
+/* What pairs have in common in a mean over some of them. Their texts are those of the source run. */
+typedef enum {
+    LP_LABEL_NONE,
+    LP_LABEL_ANSWER,   /* its right answer */
+    LP_LABEL_SOURCE,   /* what the pair was made from */
+    LP_LABEL_TEMPLATE, /* the text that it was written from */
+    LP_LABEL_STEPS,    /* steps of the worked solution */
+    LP_LABEL_CHANGE    /* the changed number as the run's question spells it */
+} lp_label;
+
+/* What noise is put around: the run's own vector (so it is added to what is there), zeros, or the donor mean's. */
+typedef enum { LP_AROUND_OWN, LP_AROUND_ZERO, LP_AROUND_MEAN } lp_noise_centre;
+
+/* What MEAN and NOISE need to know beside the address. {0}: the mean over all other pairs at this very step. */
+typedef struct {
+    bool all_steps;    /* over all thought steps as well */
+    lp_label label;    /* NONE: over all other pairs */
+    bool is_different; /* over those with another label than the pair's own; otherwise those with the same */
+    int32_t least;     /* smallest number of pairs to take a mean over; 0 is 1 */
+    lp_noise_centre around;
+    float sigma; /* NOISE: its standard deviation, in units of */
+    bool in_rms; /* the root mean square of the vector it is put around (of the run's own one around zeros);
+                    otherwise the standard deviation of the place over the store */
+} lp_donor_detail;
 
 /* Which run is changed. The source run of MEAN, SHUFFLED and RANDOM is the other one. */
 typedef enum { LP_DENOISE /* recipient: corrupted run */, LP_NOISE /* recipient: clean run */ } lp_direction;
@@ -35,7 +61,8 @@ typedef struct {
     float factor;
     lp_donor donor;
     lp_address from; /* in the donor's run; equal to `at` by default */
-    int32_t vector;  /* FILE: index of the file in the job; SHUFFLED: number of the draw; otherwise 0 */
+    int32_t vector; /* FILE: index of the file in the job; SHUFFLED: number of the draw; MEAN, NOISE: index of the set's
+                       details, beyond them stands for {0}; otherwise 0 */
 } lp_replacement;
 
 typedef struct {
@@ -59,6 +86,7 @@ typedef struct {
     int32_t layer;       /* -1: none or several */
     char *layers;        /* in words: "2", "0-3" */
     char *steps;         /* the step set as the job writes it */
+    char *donor_words;   /* the donor, with its detail: "mean(same answer)"; NULL: none */
     char *defects;       /* comma-separated switches that are on, "" by default */
     uint64_t mask;       /* thought steps that are targets */
     int32_t n_steps_run; /* thought steps that the run makes; the protocol's unless stopped early */
@@ -73,15 +101,26 @@ typedef struct {
     lp_replacement *replacements;
     size_t n_replacements;
     size_t replacement_capacity;
+    lp_donor_detail *details; /* [n_details] each once */
+    size_t n_details;
+    size_t detail_capacity;
 } lp_condition_set;
 
 const char *const *lp_donor_names(void);
+const char *const *lp_label_names(void);        /* NULL-terminated, as are the next; [0] is "none" */
+const char *const *lp_noise_centre_names(void); /* "own", "zero", "mean" */
 const char *const *lp_direction_names(void);
 const char *const *lp_role_names(void);
 
 /* Appends an empty condition with copies of the words; *out is valid until the next addition. */
 lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *layers, const char *steps,
                            const char *defects, lp_condition **out, lp_error *err);
+/* "mean", "mean(all steps, same answer)", "noise(0.5, rms, around mean)": one text for each donor and detail. */
+void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size);
+/* *index = of this detail in the set, which gets it where it has none like it. */
+lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *detail, int32_t *index, lp_error *err);
+/* Of a MEAN or NOISE replacement. */
+const lp_donor_detail *lp_replacement_detail(const lp_condition_set *set, const lp_replacement *replacement);
 /* Appends a replacement to the last condition. */
 lp_status lp_condition_replace(lp_condition_set *set, const lp_replacement *replacement, lp_error *err);
 void lp_condition_set_release(lp_condition_set *set);

@@ -9,6 +9,7 @@ void lp_sweep_group_release(lp_sweep_group *group) {
     lp_mem_free(group->indices);
     lp_mem_free(group->heads);
     lp_mem_free(group->donors);
+    lp_mem_free(group->details);
     lp_mem_free(group->factors);
     lp_mem_free(group->from_layers);
     *group = (lp_sweep_group){0};
@@ -25,6 +26,8 @@ typedef struct {
     int32_t head;
     lp_donor donor;
     int32_t draw; /* of SHUFFLED; otherwise 0 */
+    lp_donor_detail detail;
+    int32_t vector; /* of the replacements */
     float factor;
     lp_direction direction;
     lp_role role;
@@ -70,11 +73,12 @@ static void add_factor(float factor, char *out, size_t size) {
 /* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
 static void cell_name(const cell *c, char *out, size_t size) {
     const lp_sweep_group *g = c->group;
-    char place[LP_WORDS], defects[LP_WORDS];
+    char place[LP_WORDS], defects[LP_WORDS], donor[LP_WORDS];
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
+    lp_donor_words(c->donor, &c->detail, donor, sizeof donor);
     out[0] = '\0';
-    add_word(out, size, "%s/%s", lp_direction_names()[c->direction], lp_donor_names()[c->donor]);
+    add_word(out, size, "%s/%s", lp_direction_names()[c->direction], donor);
     if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
     if (c->draw > 0) add_word(out, size, "%d", c->draw);
     add_word(out, size, "/%s", lp_operation_names()[g->operation]);
@@ -144,7 +148,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
                         .operation = g->operation,
                         .factor = c->factor,
                         .donor = c->donor,
-                        .vector = c->donor == LP_DONOR_FILE ? g->vector : c->draw};
+                        .vector = c->vector};
     r.from = r.at;
     if (g->phase == LP_PHASE_THOUGHT || g->from_step >= 0) {
         r.from.phase = LP_PHASE_THOUGHT;
@@ -183,14 +187,15 @@ out:
     return status;
 }
 
-static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error *err) {
+static lp_status add_cell(building *b, cell *c, int32_t n_steps, lp_error *err) {
     const lp_sweep_group *g = c->group;
     lp_condition_set *set = &b->set;
-    char name[4 * LP_WORDS], place[LP_WORDS], defects[LP_WORDS];
+    char name[4 * LP_WORDS], place[LP_WORDS], defects[LP_WORDS], donor[LP_WORDS];
     cell_name(c, name, sizeof name);
     if (has_name(b, name)) return LP_OK;
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
+    lp_donor_words(c->donor, &c->detail, donor, sizeof donor);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
     if (c->steps && n_steps_run < LP_MAX_STEPS && c->steps->mask >> n_steps_run)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step beyond the end of the run (%d steps)",
@@ -199,6 +204,10 @@ static lp_status add_cell(building *b, const cell *c, int32_t n_steps, lp_error 
     lp_status status = LP_OK;
     LP_TRY(lp_condition_add(set, name, c->layers ? c->layers->words : "", place, defects, &condition, err));
     LP_TRY(note_name(b, err));
+    c->vector = c->donor == LP_DONOR_FILE ? g->vector : c->draw;
+    if (c->donor == LP_DONOR_MEAN || c->donor == LP_DONOR_NOISE)
+        LP_TRY(lp_condition_detail(set, &c->detail, &c->vector, err));
+    LP_TRY(lp_mem_strdup(&condition->donor_words, donor, err));
     condition->role = c->role;
     condition->direction = c->direction;
     condition->site = c->site;
@@ -273,6 +282,16 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
     bool any_defect = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
     if (any_defect && g->phase != LP_PHASE_THOUGHT)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: only for phase thought", index);
+    for (size_t i = 0; g->details && i < g->n_donors; i++) {
+        if (g->donors[i] == LP_DONOR_NOISE && g->details[i].around == LP_AROUND_OWN && g->operation != LP_OP_ADD)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "sweep.conditions[%zu].donor: noise around the run's own vector is added to it: expected "
+                           "operation \"add\", or \"around\": \"zero\" or \"mean\"",
+                           index);
+        if (g->details[i].all_steps && g->phase != LP_PHASE_THOUGHT && g->from_step < 0)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "sweep.conditions[%zu].donor: \"steps\": \"all\" is only for thought steps", index);
+    }
     if (g->defects.off_by_one && (g->n_sites != 1 || g->sites[0] != LP_SITE_RESID_POST))
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: off_by_one is only for site resid_post",
                        index);
@@ -301,13 +320,14 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
 /* Calls add_cell for the whole product of a group in one direction, with one donor. `largest_only` keeps the largest
  * step set: for the self control. */
 static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction direction, lp_role role, lp_donor donor,
-                             bool largest_only, int32_t n_steps, lp_error *err) {
+                             const lp_donor_detail *detail, bool largest_only, int32_t n_steps, lp_error *err) {
     const lp_step_set *largest = g->steps;
     for (size_t t = 1; t < g->n_steps; t++)
         if (__builtin_popcountll(g->steps[t].mask) > __builtin_popcountll(largest->mask)) largest = &g->steps[t];
     size_t n_places = g->phase != LP_PHASE_THOUGHT ? g->n_indices : largest_only ? 1 : g->n_steps;
     lp_status status = LP_OK;
     cell c = {.group = g, .direction = direction, .role = role, .donor = donor};
+    if (detail) c.detail = *detail;
     for (c.draw = 0; c.draw < (donor == LP_DONOR_SHUFFLED ? b->n_draws : 1); c.draw++)
         for (size_t s = 0; s < g->n_sites; s++) {
             c.site = g->sites[s];
@@ -373,7 +393,8 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
                 if (means_other_run && g->donors[k] == own) continue; /* nothing but the self control */
                 bool control = g->donors[k] == LP_DONOR_SELF || g->donors[k] == LP_DONOR_SHUFFLED;
                 lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
-                LP_TRY(add_product(&b, g, (lp_direction)d, role, g->donors[k], false, n_steps, err));
+                LP_TRY(add_product(&b, g, (lp_direction)d, role, g->donors[k], g->details ? &g->details[k] : NULL,
+                                   false, n_steps, err));
             }
         }
     for (int d = 0; d < 2; d++)
@@ -382,9 +403,9 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             lp_direction direction = (lp_direction)d;
             bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
             if (words->controls.self && g->phase == LP_PHASE_THOUGHT && own_is_identity(g))
-                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, true, n_steps, err));
+                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, NULL, true, n_steps, err));
             if (words->controls.shuffled && from_other_run)
-                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, false, n_steps, err));
+                LP_TRY(add_product(&b, g, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, NULL, false, n_steps, err));
         }
     *out = b.set;
     b.set = (lp_condition_set){0};

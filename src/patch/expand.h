@@ -54,7 +54,8 @@ typedef struct {
     size_t n_heads;
     lp_donor *donors;
     size_t n_donors;
-    bool other_run; /* of clean and corrupted, only the run that is not the recipient, in each direction */
+    lp_donor_detail *details; /* [n_donors] for mean and noise; NULL: {0} for all */
+    bool other_run;           /* of clean and corrupted, only the run that is not the recipient, in each direction */
     lp_operation operation;
     float *factors; /* one 1 by default */
     size_t n_factors;

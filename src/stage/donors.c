@@ -8,11 +8,12 @@
 #include <math.h>
 
 /* Streams of random numbers, so that two uses never share one. */
-enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2 };
+enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2, STREAM_NOISE = 3 };
 
 static bool same_vector(const lp_donor_vector *v, const lp_replacement *r) {
     if (v->donor != r->donor) return false;
-    if (r->donor == LP_DONOR_SHUFFLED && v->vector != r->vector) return false;
+    bool is_numbered = r->donor == LP_DONOR_SHUFFLED || r->donor == LP_DONOR_MEAN || r->donor == LP_DONOR_NOISE;
+    if (is_numbered && v->vector != r->vector) return false;
     if (r->donor == LP_DONOR_FILE)
         return v->vector == r->vector && v->from.site == r->from.site && v->from.head == r->from.head;
     const lp_address *a = &v->from, *b = &r->from;
@@ -34,8 +35,8 @@ static int side_of(const lp_donor_table *table, lp_donor donor) {
     return table->source_side;
 }
 
-static lp_status add_vector(lp_donor_table *table, const lp_condition *condition, const lp_replacement *r,
-                            lp_error *err) {
+static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, const lp_condition *condition,
+                            const lp_replacement *r, lp_error *err) {
     const lp_session *s = table->session;
     if (r->operation == LP_OP_SCALE) return LP_OK;
     lp_donor_vector v = {.donor = r->donor,
@@ -43,6 +44,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
                          .vector = r->vector,
                          .width = lp_site_width(&s->model.config, r->from.site, r->from.head),
                          .offset = table->n_floats};
+    if (r->donor == LP_DONOR_MEAN || r->donor == LP_DONOR_NOISE) v.detail = *lp_replacement_detail(set, r);
     int32_t target = lp_site_width(&s->model.config, r->at.site, r->at.head);
     if (v.width != target)
         return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: a vector of %d numbers (%s) cannot go to %s, which has %d",
@@ -75,7 +77,8 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition *condition
 /* Two kinds of donors come from other pairs. */
 static lp_status need_other_pairs(const lp_session *s, const lp_condition *condition, lp_error *err) {
     bool shuffled = condition->donor == LP_DONOR_SHUFFLED;
-    if (s->n_pairs > 1 || (!shuffled && condition->donor != LP_DONOR_MEAN)) return LP_OK;
+    bool measured = condition->donor == LP_DONOR_MEAN || condition->donor == LP_DONOR_NOISE;
+    if (s->n_pairs > 1 || (!shuffled && !measured)) return LP_OK;
     if (shuffled && s->job.sweep.controls.shuffled)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: $.sweep.controls: the control \"shuffled\" needs at least 2 pairs, found 1 (sweep.controls "
@@ -150,6 +153,71 @@ out:
     return status;
 }
 
+/* The text of a pair's label; NULL: it has none. */
+static const char *label_text(const lp_donor_table *table, lp_label label, int64_t pair, char *scratch, size_t size) {
+    const lp_pair *p = &table->session->pairs.pairs[pair];
+    bool clean = table->source_side == LP_CLEAN;
+    switch (label) {
+    case LP_LABEL_ANSWER:
+        snprintf(scratch, size, "%.17g", clean ? p->clean.answer : p->corrupted.answer);
+        return scratch;
+    case LP_LABEL_SOURCE: return p->source;
+    case LP_LABEL_TEMPLATE: return p->template;
+    case LP_LABEL_STEPS:
+        if (p->n_steps < 0) return NULL;
+        snprintf(scratch, size, "%lld", (long long)p->n_steps);
+        return scratch;
+    case LP_LABEL_CHANGE: return clean ? p->change_from : p->change_to;
+    case LP_LABEL_NONE: break;
+    }
+    return NULL;
+}
+
+typedef struct {
+    char *text;
+    int64_t pair;
+} labelled;
+
+static int compare_labelled(const void *pa, const void *pb) {
+    const labelled *a = pa, *b = pb;
+    int order = strcmp(a->text, b->text);
+    return order ? order : (a->pair > b->pair) - (a->pair < b->pair);
+}
+
+/* Groups of pairs with the same text; a pair that is alone needs no sum of its own. */
+static lp_status make_labels(lp_donor_table *table, lp_label label, lp_error *err) {
+    lp_pair_labels *out = &table->labels[label];
+    size_t n_pairs = (size_t)table->session->n_pairs, n = 0;
+    labelled *list = NULL;
+    char scratch[40];
+    lp_status status = LP_OK;
+    if (out->group) return LP_OK;
+    LP_TRY(lp_mem_new(&list, n_pairs, sizeof *list, "labels", err));
+    LP_TRY(lp_mem_new(&out->group, n_pairs, sizeof *out->group, "labels", err));
+    LP_TRY(lp_mem_new(&out->has_text, n_pairs, sizeof *out->has_text, "labels", err));
+    for (size_t i = 0; i < n_pairs; i++) {
+        const char *text = label_text(table, label, (int64_t)i, scratch, sizeof scratch);
+        out->group[i] = -1;
+        out->has_text[i] = text != NULL;
+        if (!text) continue;
+        LP_TRY(lp_mem_strdup(&list[n].text, text, err));
+        list[n++].pair = (int64_t)i;
+    }
+    if (n == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: donor mean by \"%s\": no pair of %s has it", table->session->job.file,
+                lp_label_names()[label], table->session->job.pairs.file);
+    if (n > 1) qsort(list, n, sizeof *list, compare_labelled);
+    for (size_t i = 0, end = 0; i < n; i = end) {
+        while (end < n && strcmp(list[i].text, list[end].text) == 0) end++;
+        for (size_t k = i; end - i > 1 && k < end; k++) out->group[list[k].pair] = out->n_groups;
+        out->n_groups += end - i > 1;
+    }
+out:
+    for (size_t i = 0; list && i < n_pairs; i++) lp_mem_free(list[i].text);
+    lp_mem_free(list);
+    return status;
+}
+
 lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
                               const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err) {
     lp_donor_table table = {
@@ -168,12 +236,22 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
             shape.n_prompt = shapes->n_prompt[direction][l];
             LP_TRY(lp_condition_effective(set, i, &shape, &edits, err));
             for (size_t k = 0; k < edits.n; k++) {
-                LP_TRY(add_vector(&table, condition, &edits.edits[k].what, err));
+                LP_TRY(add_vector(&table, set, condition, &edits.edits[k].what, err));
                 shuffles |= edits.edits[k].what.donor == LP_DONOR_SHUFFLED;
             }
         }
     }
     if (shuffles) LP_TRY(draw_pairs(&table, err));
+    for (size_t i = 0; i < table.n; i++) {
+        lp_donor_vector *v = &table.vectors[i];
+        if (v->detail.label == LP_LABEL_NONE) continue;
+        LP_TRY(make_labels(&table, v->detail.label, err));
+        size_t n_groups = (size_t)table.labels[v->detail.label].n_groups;
+        v->group_sums = table.n_group_sums;
+        v->group_counts = table.n_group_counts;
+        table.n_group_sums += n_groups * (size_t)v->width;
+        table.n_group_counts += n_groups;
+    }
     lp_edit_sequence_release(&edits);
     *out = table;
     return LP_OK;
@@ -187,23 +265,41 @@ void lp_donor_table_release(lp_donor_table *table) {
     lp_mem_free(table->vectors);
     lp_mem_free(table->other_pair);
     lp_mem_free(table->sums);
+    lp_mem_free(table->squares);
     lp_mem_free(table->n_summed);
+    lp_mem_free(table->group_sums);
+    lp_mem_free(table->n_in_group);
+    for (int i = 0; i < LP_N_LABELS; i++) {
+        lp_mem_free(table->labels[i].group);
+        lp_mem_free(table->labels[i].has_text);
+    }
     lp_mem_free(table->files);
     lp_mem_free(table->file_offsets);
     lp_mem_free(table->file_sizes);
     *table = (lp_donor_table){0};
 }
 
+/* Do the vector's numbers depend on all pairs? */
+static bool is_summed(const lp_donor_vector *v) {
+    if (v->donor == LP_DONOR_MEAN) return true;
+    return v->donor == LP_DONOR_NOISE && (v->detail.around == LP_AROUND_MEAN || !v->detail.in_rms);
+}
+
 bool lp_donor_table_needs_sums(const lp_donor_table *table) {
     for (size_t i = 0; i < table->n; i++)
-        if (table->vectors[i].donor == LP_DONOR_MEAN) return true;
+        if (is_summed(&table->vectors[i])) return true;
     return false;
 }
 
-/* The vector in a pair of the store. */
-static const float *vector_of(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
-    size_t field = lp_store_layout_site_field(table->layout, side_of(table, v->donor), v->captured);
+/* The vector in a pair of the store, of the run of that side. */
+static const float *vector_of_side(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v,
+                                   int side) {
+    size_t field = lp_store_layout_site_field(table->layout, side, v->captured);
     return (const float *)lp_pair_record_field(record, field) + v->at;
+}
+
+static const float *vector_of(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
+    return vector_of_side(table, record, v, side_of(table, v->donor));
 }
 
 /* The store marks positions that a run does not have by NaN. */
@@ -211,37 +307,146 @@ static bool is_there(const float *x) {
     return !isnan(x[0]);
 }
 
+/* Positions that a mean takes together: one, or all thought steps, whose vectors lie a step apart. */
+static int32_t steps_of(const lp_donor_table *table, const lp_donor_vector *v) {
+    return v->detail.all_steps ? table->session->job.protocol.n_steps : 1;
+}
+
+/* Number k of a pair's vector, or of its mean over the steps. */
+static double number_of(const lp_donor_table *table, const lp_donor_vector *v, const float *x, int32_t k) {
+    int32_t n_steps = steps_of(table, v), stride = table->layout->captured[v->captured].width;
+    double sum = 0;
+    for (int32_t t = 0; t < n_steps; t++) sum += (double)x[(size_t)t * (size_t)stride + (size_t)k];
+    return sum / n_steps;
+}
+
+static const float *summed_vector(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
+    const float *x = vector_of(table, record, v);
+    if (!v->detail.all_steps) return x;
+    return x - (size_t)v->from.index * (size_t)table->layout->captured[v->captured].width;
+}
+
+/* Index of a pair's group in the table's counts of a labelled vector; -1: none. */
+static int64_t group_at(const lp_donor_table *table, const lp_donor_vector *v, int64_t pair) {
+    const lp_pair_labels *labels = &table->labels[v->detail.label];
+    return v->detail.label == LP_LABEL_NONE ? -1 : labels->group[pair];
+}
+
+static void add_pair(lp_donor_table *table, size_t i, const lp_pair_record *record) {
+    const lp_donor_vector *v = &table->vectors[i];
+    const float *x = summed_vector(table, record, v);
+    if (!is_there(x)) return;
+    int64_t group = group_at(table, v, record->pair);
+    table->n_summed[i]++;
+    if (group >= 0) table->n_in_group[v->group_counts + (size_t)group]++;
+    for (int32_t k = 0; k < v->width; k++) {
+        double number = number_of(table, v, x, k);
+        table->sums[v->offset + (size_t)k] += number;
+        if (group >= 0) table->group_sums[v->group_sums + (size_t)group * (size_t)v->width + (size_t)k] += number;
+    }
+    int32_t n_steps = steps_of(table, v), stride = table->layout->captured[v->captured].width;
+    for (int32_t t = 0; t < n_steps; t++)
+        for (int32_t k = 0; k < v->width; k++) {
+            double number = (double)x[(size_t)t * (size_t)stride + (size_t)k];
+            table->squares[i] += number * number / n_steps;
+        }
+}
+
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err) {
     lp_pair_record record = {0};
-    lp_status status = lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err);
-    if (status == LP_OK) status = lp_mem_new(&table->n_summed, table->n, sizeof(int64_t), "sums", err);
-    for (int64_t pair = 0; status == LP_OK && pair < table->session->n_pairs; pair++) {
-        status = lp_record_file_load(store, pair, &record, err);
-        for (size_t i = 0; status == LP_OK && i < table->n; i++) {
-            const lp_donor_vector *v = &table->vectors[i];
-            if (v->donor != LP_DONOR_MEAN) continue;
-            const float *x = vector_of(table, &record, v);
-            if (!is_there(x)) continue;
-            table->n_summed[i]++;
-            for (int32_t k = 0; k < v->width; k++) table->sums[v->offset + (size_t)k] += (double)x[k];
-        }
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&table->sums, table->n_floats, sizeof(double), "sums", err));
+    LP_TRY(lp_mem_new(&table->squares, table->n, sizeof(double), "sums", err));
+    LP_TRY(lp_mem_new(&table->n_summed, table->n, sizeof(int64_t), "sums", err));
+    LP_TRY(lp_mem_new(&table->group_sums, table->n_group_sums, sizeof(double), "sums by label", err));
+    LP_TRY(lp_mem_new(&table->n_in_group, table->n_group_counts, sizeof(int64_t), "sums by label", err));
+    for (int64_t pair = 0; pair < table->session->n_pairs; pair++) {
+        LP_TRY(lp_record_file_load(store, pair, &record, err));
+        for (size_t i = 0; i < table->n; i++)
+            if (is_summed(&table->vectors[i])) add_pair(table, i, &record);
     }
+out:
     lp_pair_record_release(&record);
     return status;
+}
+
+/* *out = number k of the mean over the other pairs that the detail means; false where these are too few. */
+static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *own, const lp_donor_vector *v, int32_t k,
+                           double *out) {
+    const lp_donor_detail *detail = &v->detail;
+    size_t i = (size_t)(v - table->vectors);
+    const float *x = summed_vector(table, own, v);
+    bool with_own = is_there(x);
+    double own_number = with_own ? number_of(table, v, x, k) : 0;
+    double sum = table->sums[v->offset + (size_t)k] - own_number;
+    int64_t n = table->n_summed[i] - with_own, group = group_at(table, v, own->pair);
+    if (detail->label != LP_LABEL_NONE) {
+        /* of the others with the same text */
+        double same = 0;
+        int64_t n_same = 0;
+        if (!table->labels[detail->label].has_text[own->pair]) return false;
+        if (group >= 0) {
+            same = table->group_sums[v->group_sums + (size_t)group * (size_t)v->width + (size_t)k] - own_number;
+            n_same = table->n_in_group[v->group_counts + (size_t)group] - with_own;
+        }
+        sum = detail->is_different ? sum - same : same;
+        n = detail->is_different ? n - n_same : n_same;
+    }
+    *out = n > 0 ? sum / (double)n : 0;
+    return n >= (detail->least > 1 ? detail->least : 1);
+}
+
+/* The root of the mean over the vector's numbers of their variance over the pairs of the store. */
+static double deviation_of(const lp_donor_table *table, const lp_donor_vector *v) {
+    size_t i = (size_t)(v - table->vectors);
+    double n = (double)table->n_summed[i], sum = 0;
+    if (n == 0) return NAN;
+    for (int32_t k = 0; k < v->width; k++) {
+        double mean = table->sums[v->offset + (size_t)k] / n;
+        sum += mean * mean;
+    }
+    double variance = (table->squares[i] / n - sum) / v->width;
+    return variance > 0 ? sqrt(variance) : 0;
+}
+
+static lp_random_key key_of(const lp_donor_table *table, uint32_t stream, const lp_donor_vector *v, int64_t pair) {
+    const lp_address *a = &v->from;
+    return (lp_random_key){.seed = table->session->job.sweep.seed,
+                           .stream = stream | (uint32_t)a->phase << 8 | (uint32_t)a->site << 12,
+                           .a = (uint32_t)pair,
+                           .b = (uint32_t)a->layer << 16 ^ (uint32_t)a->index ^ (uint32_t)(a->head + 1) << 26};
+}
+
+/* Independent Gaussian numbers around the centre; around the run's own vector only what is added to it. Noise of any
+ * size at one place of a pair is the same up to its size. */
+static void measured_noise(const lp_donor_table *table, const lp_donor_vector *v, const lp_pair_record *own,
+                           float *out) {
+    const lp_donor_detail *detail = &v->detail;
+    const float *x = vector_of_side(table, own, v, 1 - table->source_side);
+    double square = 0, scale = 0;
+    bool is_good = true;
+    lp_random_normal(key_of(table, STREAM_NOISE, v, own->pair), out, (size_t)v->width);
+    if (!detail->in_rms) scale = deviation_of(table, v);
+    for (int32_t k = 0; k < v->width && detail->in_rms; k++) {
+        double number = (double)x[k];
+        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, v, k, &number);
+        square += number * number;
+    }
+    if (detail->in_rms) scale = sqrt(square / v->width);
+    for (int32_t k = 0; k < v->width; k++) {
+        double centre = 0;
+        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, v, k, &centre);
+        out[k] = is_good ? (float)(centre + (double)detail->sigma * scale * (double)out[k]) : NAN;
+    }
 }
 
 /* Gaussian numbers, standardised and then given the mean and the standard deviation of x: so the mean and the norm are
  * those of x exactly. The key holds pair and address, so the order of asking does not matter. */
 static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v, int64_t pair, const float *x,
                           float *out) {
-    const lp_address *a = &v->from;
-    lp_random_key key = {.seed = table->session->job.sweep.seed,
-                         .stream = STREAM_RANDOM | (uint32_t)a->phase << 8 | (uint32_t)a->site << 12,
-                         .a = (uint32_t)pair,
-                         .b = (uint32_t)a->layer << 16 ^ (uint32_t)a->index ^ (uint32_t)(a->head + 1) << 26};
     int32_t n = v->width;
     double mean = 0, square = 0, noise_mean = 0, noise_square = 0;
-    lp_random_normal(key, out, (size_t)n);
+    lp_random_normal(key_of(table, STREAM_RANDOM, v, pair), out, (size_t)n);
     for (int32_t i = 0; i < n; i++) {
         mean += (double)x[i] / n;
         noise_mean += (double)out[i] / n;
@@ -260,16 +465,13 @@ static void gather_one(const lp_donor_table *table, const lp_pair_record *from, 
     case LP_DONOR_ZERO: memset(out, 0, bytes); break;
     case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[v->vector], bytes); break;
     case LP_DONOR_RANDOM: matched_noise(table, v, from->pair, vector_of(table, from, v), out); break;
-    case LP_DONOR_MEAN: {
-        const float *own = vector_of(table, from, v);
-        bool with_own = is_there(own);
-        double others = (double)(table->n_summed[v - table->vectors] - with_own);
+    case LP_DONOR_NOISE: measured_noise(table, v, from, out); break;
+    case LP_DONOR_MEAN:
         for (int32_t k = 0; k < v->width; k++) {
-            double sum = table->sums[v->offset + (size_t)k] - (with_own ? (double)own[k] : 0);
-            out[k] = others > 0 ? (float)(sum / others) : NAN;
+            double mean = 0;
+            out[k] = mean_of_others(table, from, v, k, &mean) ? (float)mean : NAN;
         }
         break;
-    }
     case LP_DONOR_CLEAN:
     case LP_DONOR_CORRUPTED:
     case LP_DONOR_SELF:

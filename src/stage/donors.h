@@ -14,12 +14,24 @@
 typedef struct {
     lp_donor donor; /* never SELF */
     lp_address from;
-    int32_t vector; /* FILE: which; SHUFFLED: the draw */
+    int32_t vector; /* FILE: which; SHUFFLED: the draw; MEAN, NOISE: index of the detail */
+    lp_donor_detail detail;
     int32_t width;
     size_t offset;   /* floats into the pair's gathering */
     size_t captured; /* store field and offset of the source vector; unused for ZERO and FILE */
     size_t at;
+    size_t group_counts; /* the same into n_in_group, [n_groups] */
+    size_t
+        group_sums; /* means over labelled pairs: floats into the table's group_sums, [n_groups of the label, width] */
 } lp_donor_vector;
+
+/* The pairs by one label: pairs of one group have the same text. */
+typedef struct {
+    int32_t *group; /* [n_pairs]; -1: the pair has no such text, or no other pair has the same; NULL: not wanted */
+    bool *has_text; /* [n_pairs] */
+    int32_t n_groups;
+} lp_pair_labels;
+enum { LP_N_LABELS = LP_LABEL_CHANGE + 1 };
 
 typedef struct {
     const lp_session *session;
@@ -31,8 +43,13 @@ typedef struct {
     int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
     uint32_t *other_pair; /* [n_draws, n_pairs] donor pair of SHUFFLED, or LP_NO_PAIR; NULL: no SHUFFLED */
     int32_t n_draws;
-    double *sums;         /* [n_floats] sums for MEAN over the pairs that have the position; NULL: no MEAN */
-    int64_t *n_summed;    /* [n] how many these are */
+    double *sums;      /* [n_floats] sums for MEAN and NOISE over the pairs that have the position; NULL: neither */
+    double *squares;   /* [n] sums of the squares of all of a vector's numbers */
+    int64_t *n_summed; /* [n] how many pairs these are */
+    lp_pair_labels labels[LP_N_LABELS];
+    double *group_sums;  /* sums over the pairs of a group; see lp_donor_vector */
+    int64_t *n_in_group; /* [n_group_counts] pairs of these that have the position */
+    size_t n_group_sums, n_group_counts;
     float *files;         /* vectors read from files, one after the other */
     size_t *file_offsets; /* [n_vectors of the job] */
     size_t *file_sizes;
@@ -44,7 +61,7 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
                               const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err);
 void lp_donor_table_release(lp_donor_table *table);
 
-/* True when some condition needs the mean over the store. Then the sums must be made before the first gathering: every
+/* True when some condition needs sums over the store. Then the sums must be made before the first gathering: every
  * pair of the store is read once. */
 bool lp_donor_table_needs_sums(const lp_donor_table *table);
 lp_status lp_donor_table_sum(lp_donor_table *table, lp_record_file *store, lp_error *err);

@@ -168,7 +168,7 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
                                                  .step_mask = c->mask,
                                                  .n_steps = __builtin_popcountll(c->mask),
                                                  .index = index,
-                                                 .donor = unpatched ? "" : lp_donor_names()[c->donor],
+                                                 .donor = c->donor_words ? c->donor_words : "",
                                                  .vector = c->vector,
                                                  .draw = c->draw,
                                                  .from_site = c->from_other_site ? lp_site_names()[c->from_site] : "",

@@ -68,6 +68,7 @@ if(Python3_FOUND)
   lp_cli_test(kill ranks Kill)
   lp_cli_test(invariants ranks Invariants)
   lp_cli_test(addresses ranks Addresses)
+  lp_cli_test(donors donors)
   # The sanitizer keeps freed memory: peaks say nothing there.
   if(NOT LP_SANITIZE)
     lp_cli_test(memory program Memory)

@@ -116,7 +116,27 @@ static void test_kept_twice(void **state) {
 
 /* ---- Donors ------------------------------------------------------------------------------------------------------ */
 
-enum { CLEAN, CORRUPTED, SELF, ZERO, SHUFFLED, RANDOM, MEAN, SCALE, N_CONDITIONS };
+enum {
+    CLEAN,
+    CORRUPTED,
+    SELF,
+    ZERO,
+    SHUFFLED,
+    RANDOM,
+    MEAN,
+    SCALE,
+    BY_DEVIATION, /* noise in units of the place's deviation, around zeros */
+    BY_RMS,       /* of the run's own root mean square, around zeros */
+    BY_MEAN,      /* of the mean's root mean square, around it */
+    N_CONDITIONS
+};
+
+static const lp_donor_detail details[] = {{0},
+                                          {.sigma = 1, .around = LP_AROUND_ZERO},
+                                          {.sigma = 1, .around = LP_AROUND_ZERO, .in_rms = true},
+                                          {.sigma = 1, .around = LP_AROUND_MEAN, .in_rms = true}};
+#define NOISE(n)                                                                                                       \
+    { .at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .donor = LP_DONOR_NOISE, .vector = n }
 
 static const lp_replacement drawn[N_CONDITIONS] = {
     [CLEAN] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_CLEAN},
@@ -126,6 +146,9 @@ static const lp_replacement drawn[N_CONDITIONS] = {
     [SHUFFLED] = {.at = {LP_PHASE_THOUGHT, 1, LP_SITE_LATENT_IN, 0, LP_ALL_HEADS}, .donor = LP_DONOR_SHUFFLED},
     [RANDOM] = {.at = {LP_PHASE_THOUGHT, 1, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .donor = LP_DONOR_RANDOM},
     [MEAN] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .donor = LP_DONOR_MEAN},
+    [BY_DEVIATION] = NOISE(1),
+    [BY_RMS] = NOISE(2),
+    [BY_MEAN] = NOISE(3),
     [SCALE] = {.at = {LP_PHASE_THOUGHT, 0, LP_SITE_RESID_POST, 0, LP_ALL_HEADS}, .operation = LP_OP_SCALE, .factor = 2},
 };
 enum { N_VECTORS = N_CONDITIONS - 2 }; /* SELF is CORRUPTED here, and SCALE has none */
@@ -157,6 +180,11 @@ static fixture *fixture_new(void) {
     reset_pairs();
     f->session = session_of(NULL, 0);
     OK(lp_store_layout_init(&f->session, &f->layout, err));
+    for (size_t i = 0; i < sizeof details / sizeof *details; i++) {
+        int32_t index = 0;
+        OK(lp_condition_detail(&f->set, &details[i], &index, err));
+        assert_int_equal(index, i);
+    }
     f->shapes = (lp_run_shapes){.config = &f->session.model.config, .protocol = f->session.job.protocol};
     f->shapes.n_prompt[LP_DENOISE] = lengths;
     f->shapes.n[LP_DENOISE] = 1;
@@ -190,7 +218,9 @@ static fixture *fixture_new(void) {
     f->other = (lp_pair_record){.file = &f->file, .pair = 2, .bytes = (unsigned char *)f->stored[1]};
     OK(lp_mem_new(&f->table.sums, f->table.n_floats, sizeof(double), "sums", err));
     OK(lp_mem_new(&f->table.n_summed, f->table.n, sizeof(int64_t), "sums", err));
+    OK(lp_mem_new(&f->table.squares, f->table.n, sizeof(double), "sums", err));
     for (size_t i = 0; i < f->table.n_floats; i++) f->table.sums[i] = 30000;
+    for (size_t i = 0; i < f->table.n; i++) f->table.squares[i] = 4 * 30000.0 * 5001;
     for (size_t i = 0; i < f->table.n; i++) f->table.n_summed[i] = PAIRS;
     return f;
 }
@@ -264,6 +294,42 @@ static void test_noise(void **state) {
     fixture_free(f);
 }
 
+/* Gaussian numbers of the size that is asked for: the mean square over many pairs. The three differ in size and centre
+ * alone. */
+static void test_measured_noise(void **state) {
+    (void)state;
+    enum { DRAWS = 2000 };
+    fixture *f = fixture_new();
+    size_t resid_post = lp_store_layout_site_field(&f->layout, LP_CORRUPTED, 0);
+    double rms = 0, mean_rms = 0, deviation = sqrt(4 * 30000.0 * 5001 / PAIRS / D - 5000.0 * 5000), square[3] = {0};
+    float mean[D];
+    for (size_t k = 0; k < D; k++) {
+        double x = (double)stored_number(false, resid_post, k);
+        mean[k] = (30000 - stored_number(false, 0, k)) / (PAIRS - 1);
+        rms += x * x / D;
+        mean_rms += (double)mean[k] * (double)mean[k] / D;
+    }
+    const double wanted[3] = {deviation, sqrt(rms), sqrt(mean_rms)};
+    for (int draw = 0; draw < DRAWS; draw++) {
+        f->own.pair = draw;
+        float *got = gather(f);
+        double first = 0;
+        for (int i = 0; i < 3; i++)
+            for (size_t k = 0; k < D; k++) {
+                double number = (double)vector_of(f, BY_DEVIATION + i, got)[k] - (i == 2 ? (double)mean[k] : 0);
+                square[i] += number * number / DRAWS / D;
+                if (k > 0) continue;
+                if (i == 0) first = number;
+                assert_true(fabs(number / first - wanted[i] / wanted[0]) < 1e-3 * wanted[i] / wanted[0]);
+            }
+        lp_mem_free(got);
+    }
+    /* four standard errors of a mean of 8,000 squares */
+    for (int i = 0; i < 3; i++)
+        if (fabs(sqrt(square[i]) / wanted[i] - 1) > 0.032) fail_msg("%d: %g, not %g", i, sqrt(square[i]), wanted[i]);
+    fixture_free(f);
+}
+
 /* A position that the donor's run does not have: the vector is not there; the mean is that of the others. */
 static void test_absent(void **state) {
     (void)state;
@@ -317,8 +383,9 @@ static void test_other_pairs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout), cmocka_unit_test(test_kept_twice),
-                                       cmocka_unit_test(test_donors), cmocka_unit_test(test_noise),
-                                       cmocka_unit_test(test_absent), cmocka_unit_test(test_other_pairs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout),         cmocka_unit_test(test_kept_twice),
+                                       cmocka_unit_test(test_donors),         cmocka_unit_test(test_noise),
+                                       cmocka_unit_test(test_measured_noise), cmocka_unit_test(test_absent),
+                                       cmocka_unit_test(test_other_pairs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,138 @@
+"""Donors that are made of many pairs, against numpy's numbers from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import harness
+from harness import Case, need
+
+h5py = need("h5py")
+np = need("numpy")
+
+LAYER, STEP = 1, 2
+PLACE = {"site": "resid_post", "layers": LAYER, "steps": f"single:{STEP}"}
+
+
+def label_of(pair: dict[str, Any], by: str) -> Any:
+    """Of a pair of the pair file, as the clean run has it."""
+    if by == "answer":
+        return pair["clean"]["answer"]
+    return pair.get("change", {}).get("from") if by == "change" else pair.get(by)
+
+
+class Donors(Case):
+    def read(self, out: str) -> tuple[dict[str, int], dict[str, Any], list[str]]:
+        """Condition of each name, rows, and the words of the donors."""
+        with h5py.File(self.folder / out / "a.results.h5") as file:
+            names = list(file["conditions/name"].asstr()[()])
+            rows = {name: file["rows"][name][()] for name in ("class", "number", "answer", "changed", "logit_diff", "kl")}
+            return {name: i for i, name in enumerate(names)}, rows, list(file["conditions/donor"].asstr()[()])
+
+    def means(self, pairs: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, Callable]]:
+        """Donors by their words; and for each which other pairs, at which steps, pair i's vector is the mean over."""
+        donors: dict[str, dict[str, Any]] = {"mean(all steps)": {"steps": "all"}}
+        for by in ("answer", "source", "template", "steps", "change"):
+            donors[f"mean(same {by})"] = {"by": by}
+            donors[f"mean(different {by})"] = {"by": by, "value": "different"}
+        donors["mean(all steps, same source, least 3)"] = {"steps": "all", "by": "source", "value": "same", "least": 3}
+
+        def others(mean: dict[str, Any]) -> Callable[[int], list[int]]:
+            def of(i: int) -> list[int]:
+                found = [k for k in range(len(pairs)) if k != i]
+                if "by" in mean:
+                    labels = [label_of(pair, mean["by"]) for pair in pairs]
+                    if labels[i] is None:
+                        return []
+                    same = mean.get("value") != "different"
+                    found = [k for k in found if (labels[k] == labels[i]) == same]
+                return found if len(found) >= mean.get("least", 1) else []
+
+            return of
+
+        return donors, {words: others(mean) for words, mean in donors.items()}
+
+    def test_means(self) -> None:
+        """A mean over some of the pairs does what a file does that holds numpy's mean over them."""
+        chosen: list[dict[str, Any]] = []
+
+        def change(pairs: list[dict[str, Any]]) -> None:
+            for i, pair in enumerate(pairs):
+                pair["source"] = f"s{i // 4}"
+                pair["clean"] = dict(pair["clean"], answer=pair["clean"]["answer"] if i % 3 else 7)
+            del pairs[2]["template"], pairs[2]["change"]
+            chosen.extend(pairs)
+
+        self.pairs(n=9, change=change)
+        donors, others = self.means(chosen)
+        sections: dict[str, Any] = {"protocol": {"steps": 4}, "decode": {"max_new_tokens": 6}, "metrics": ["logits"]}
+        self.succeed("cache", self.job(**sections))
+        with h5py.File(self.folder / "out/a.store.h5") as file:
+            kept = file["runs/clean/resid_post"][:, LAYER].astype(np.float64)
+        vectors: list[str] = []
+        groups = [PLACE | {"donor": [{"mean": mean} for mean in donors.values()]}]
+        for words, mean in donors.items():
+            for i in range(len(chosen)):
+                x = kept[others[words](i)]
+                x = x.mean(1) if mean.get("steps") == "all" else x[:, STEP]
+                np.save(self.folder / f"{len(vectors)}.npy", x.mean(0).astype(np.float32) if len(x) else kept[0, 0] * 0)
+                groups.append(PLACE | {"donor": "file", "vector": len(vectors)})
+                vectors.append(f"{len(vectors)}.npy")
+        sections["sweep"] = {"conditions": groups, "vectors": vectors}
+        self.succeed("sweep", self.job(**sections))
+        place, rows, found_words = self.read("out")
+        self.assertEqual(found_words[1 : 1 + len(donors)], list(donors))
+        end = f"/replace/resid_post/L{LAYER}/single:{STEP}"
+        vector = 0
+        for words in donors:
+            ours = place[f"denoise/{words}{end}"]
+            for i in range(len(chosen)):
+                by_hand = place[f"denoise/file{vector}{end}"]
+                vector += 1
+                if not others[words](i):
+                    self.assertEqual(rows["class"][i, ours], 255, f"{words}, pair {i}")
+                    continue
+                for name, row in rows.items():
+                    np.testing.assert_allclose(
+                        row[i, ours], row[i, by_hand], rtol=1e-5, atol=1e-5, err_msg=f"{words}, pair {i}: {name}"
+                    )
+        self.assertTrue(rows["changed"][:, 1 : 1 + len(donors)].any())
+
+    def test_noise(self) -> None:
+        """Noise of no size is what it is put around; any other size changes the run, the same way each time."""
+        self.pairs(n=5)
+        zero: list[dict[str, Any]] = [{"sigma": 0, "around": "zero"}, {"sigma": 0, "around": "mean", "in": "rms"}]
+        own = {"noise": {"sigma": [0, 1e-3, 5]}}
+        conditions = [
+            PLACE | {"donor": ["zero", "mean", *({"noise": noise} for noise in zero)]},
+            PLACE | {"donor": {"noise": {"sigma": 2, "around": "mean", "by": "source"}}},
+            PLACE | {"donor": [own, {"noise": {"sigma": 0.5, "in": "rms"}}], "operation": "add"},
+        ]
+        sections: dict[str, Any] = {
+            "sweep": {"conditions": conditions, "directions": ["denoise", "noise"]},
+            "decode": {"max_new_tokens": 6},
+            "metrics": ["logits"],
+        }
+        for ranks in (1, 2):
+            self.succeed("run", self.job(out=f"out{ranks}", **sections), ranks=ranks)
+        place, rows, words = self.read("out1")
+        self.assertEqual(words[2:11:1][-4:], ["noise(0)", "noise(0.001)", "noise(5)", "noise(0.5, rms)"])
+        end = f"resid_post/L{LAYER}/single:{STEP}"
+        for direction in ("denoise", "noise"):
+            equal = {
+                f"{direction}/noise(0, around zero)/replace/{end}": f"{direction}/zero/replace/{end}",
+                f"{direction}/noise(0, rms, around mean)/replace/{end}": f"{direction}/mean/replace/{end}",
+                f"{direction}/noise(0)/add:1/{end}": f"{direction}/unpatched",
+            }
+            for name, row in rows.items():
+                for one, two in equal.items():
+                    np.testing.assert_array_equal(row[:, place[one]], row[:, place[two]], err_msg=f"{one}: {name}")
+            kl = [rows["kl"][:, place[f"{direction}/noise({sigma})/add:1/{end}"]] for sigma in ("0.001", "5")]
+            self.assertTrue((kl[0] > 0).all() and (kl[0] < 0.01 * kl[1]).all(), kl)
+        one, two = ((self.folder / f"out{ranks}/a.csv").read_bytes() for ranks in (1, 2))
+        self.assertEqual(one, two)
+
+
+if __name__ == "__main__":
+    harness.main()
