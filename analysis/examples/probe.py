@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import latentpatch as lp
+from latentpatch import output
 
 
 # %% One probe
@@ -67,7 +68,7 @@ def main() -> None:
     table = probe_store(args.store, args.site, args.target)
     print(table.pivot(index="layer", columns="step", values="r2").sort_index(ascending=False).round(2).to_string())
     if args.csv:
-        table.to_csv(args.csv, index=False)
+        output.write(args.csv, table.to_csv(index=False))
 
 
 if __name__ == "__main__":

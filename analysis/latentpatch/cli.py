@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import __version__, load_results, original, report
 from .analyse import analyse
-from .export import write_long, write_wandb
+from .export import write_wandb
 from .load import LayoutError
 
 
@@ -68,12 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
             results += original.load_original(args.original, args.pairs)
         _unique_labels(results)
         title = args.title or "Activation patching of continuous thoughts"
-        page = report.build(results, args.output, args.resamples, args.original, title, progress)
-        for r in results:
-            for kind in args.long:
-                write_long(r, args.output / "tables" / f"{r.label}-long.{kind}")
-            if args.wandb:
-                write_wandb(analyse(r, 0), args.output)
+        inputs = [*args.results, *([args.pairs] if args.pairs else [])]
+        page = report.build(
+            results, args.output, args.resamples, args.original, title, progress, long=args.long, inputs=inputs
+        )
+        for r in results if args.wandb else []:
+            write_wandb(analyse(r, 0), args.output)
     except (LayoutError, RuntimeError, OSError) as error:
         print(f"latentpatch-report: {error}", file=sys.stderr)
         return 1

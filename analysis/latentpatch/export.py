@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from .analyse import Analysis
 from .load import CLASSES, LABELS, Results
+from .output import write
 
 _TEX_SPECIAL = {
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -19,17 +22,23 @@ _TEX_SPECIAL = {
 }
 
 
-def write_long(results: Results, path: Path | str) -> Path:
-    """Writes the long format: `.csv`, `.csv.gz` or `.parquet` (extra `parquet`) by the ending."""
-    path = Path(path)
+def long_format(results: Results, kind: str) -> bytes:
+    """The long format as a file's bytes; kind: `csv`, `csv.gz` or `parquet` (extra `parquet`)."""
     frame = results.frame()
-    if path.name.endswith((".csv", ".csv.gz")):
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
-    else:
+    if kind == "parquet":
+        out = io.BytesIO()
+        frame.to_parquet(out, index=False)
+        return out.getvalue()
+    text = frame.to_csv(index=False).encode()
+    return gzip.compress(text, mtime=0) if kind == "csv.gz" else text
+
+
+def write_long(results: Results, path: Path | str) -> Path:
+    """Writes the long format, by the ending of a name that nothing has yet."""
+    kinds = [kind for kind in ("csv", "csv.gz", "parquet") if Path(path).name.endswith(f".{kind}")]
+    if not kinds:
         raise ValueError(f"{path}: expected a name ending in .csv, .csv.gz or .parquet")
-    return path
+    return write(path, long_format(results, kinds[0]))
 
 
 def tex_escape(text: str) -> str:

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 CLASS_COLOURS = {"clean_answer": "#0072B2", "corrupted_answer": "#D55E00", "other": "#7A7A7A", "gibberish": "#000000"}
 CLASS_MARKS = {"clean_answer": "o", "corrupted_answer": "s", "other": "^", "gibberish": "x"}
@@ -40,9 +39,6 @@ class Picture:
     title: str
     svg: str
     width: int = NARROW
-
-    def save(self, folder: Path) -> None:
-        (folder / f"{self.name}.svg").write_text(standalone(self.svg), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Union
 import jsonschema
 import numpy as np
 
-from . import load, program
+from . import load, output, program
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).parent / "job.schema.json").read_text(encoding="utf-8"))
 _TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "null": None, "array": list, "object": dict}
@@ -266,12 +266,12 @@ class Job(_JobFields):
         """What the job's relative paths are relative to."""
         return self.path.parent if self.path else Path()
 
-    def write(self, path: Path | str) -> Path:
-        """Writes the job file, from now on the job's own."""
+    def write(self, path: Path | str, replace: bool = False) -> Path:
+        """Writes the job file, from now on the job's own. Another file of this name is left alone unless `replace`."""
         self.check()
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        Path(path).write_text(text, encoding="utf-8")
-        self.path = Path(path)
+        own = replace or (self.path is not None and Path(self.path).resolve() == Path(path).resolve())
+        self.path = output.write(path, text, own)
         return self.path
 
     def plan(self, **how: Any) -> program.Text:

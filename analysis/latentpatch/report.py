@@ -20,8 +20,9 @@ from markupsafe import Markup
 from . import __version__, figures, findings, original, stats, words
 from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title, place_words
 from .compare import Comparison, compare, sentences
-from .export import latex_table
+from .export import latex_table, long_format
 from .load import CLASSES, LABELS, Results
+from .output import write_folder
 
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
 KIND_AXIS = {
@@ -648,11 +649,14 @@ def build(
     title: str = "latentpatch report",
     progress: Callable[[str], None] = lambda text: None,
     max_comparisons: int = 6,
+    long: Iterable[str] = (),
+    inputs: Iterable[Path | str] = (),
 ) -> Path:
-    """Writes report.html, report.md, figures/ and tables/ below `out`; returns the path of the page."""
+    """Writes report.html, report.md, figures/ and tables/ below `out`; returns the path of the page.
+
+    long: `csv`, `parquet`: endings of the long format, written as well. inputs: files that no output may be.
+    """
     out = Path(out)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    (out / "tables").mkdir(exist_ok=True)
     files = []
     for i, r in enumerate(results):
         progress(f"statistics of {r.label}")
@@ -671,9 +675,10 @@ def build(
     ]
     pictures += [p for f in files for p in f.lens] + [f.thresholds for f in files if f.thresholds]
     pictures += [p for c in comparisons for p in c.pictures]
-    for picture in pictures:
-        picture.save(out / "figures")
-    _write_tables(out / "tables", files, comparisons, claims, original_dir)
+    written: dict[str, bytes | str] = {f"figures/{p.name}.svg": figures.standalone(p.svg) for p in pictures}
+    written |= _tables(files, comparisons, claims, original_dir)
+    for r in results:
+        written |= {f"tables/{r.label}-long.{kind}": long_format(r, kind) for kind in long}
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("latentpatch"),
@@ -714,23 +719,25 @@ def build(
         "script": Markup(_template_text("report.js")),
         "style": Markup(_template_text("report.css")),
     }
-    page = out / "report.html"
-    page.write_text(environment.get_template("report.html").render(context), encoding="utf-8")
-    (out / "report.md").write_text(environment.get_template("report.md").render(context), encoding="utf-8")
-    return page
+    for name in ("report.html", "report.md"):
+        written[name] = environment.get_template(name).render(context)
+    read = [r.path for r in results]
+    write_folder(out, written, [*inputs, *read, *([original_dir] if original_dir else [])])
+    return out / "report.html"
 
 
 def _template_text(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def _write_tables(
-    folder: Path,
+def _tables(
     files: list[FileSection],
     comparisons: list[CompareSection],
     claims: list[original.Claim],
     original_dir: Path | str | None,
-) -> None:
+) -> dict[str, str]:
+    """The tables by their names."""
+    out = {}
     for f in files:
         a = f.analysis
         frames = {
@@ -745,12 +752,11 @@ def _write_tables(
         }
         for name, frame in frames.items():
             if len(frame):
-                frame.to_csv(folder / f"{f.key}-{_slug(a.results.label)}-{name}.csv", index=False)
+                out[f"{f.key}-{_slug(a.results.label)}-{name}.csv"] = frame.to_csv(index=False)
         for block in f.blocks:
             if block.role == "effect":
                 caption = f"{a.results.label}, {block.title}: answers by class, 95 % intervals, p after Holm"
-                path = folder / f"{f.key}-{_slug(a.results.label)}-{block.slug}.tex"
-                path.write_text(latex_table(block.rows, caption), encoding="utf-8")
+                out[f"{f.key}-{_slug(a.results.label)}-{block.slug}.tex"] = latex_table(block.rows, caption)
     for c in comparisons:
         for name, frame in (
             ("tests", c.comparison.tests),
@@ -758,9 +764,10 @@ def _write_tables(
             ("transitions", c.comparison.flip_counts),
         ):
             if len(frame):
-                frame.to_csv(folder / f"{c.key}-comparison-{name}.csv", index=False)
+                out[f"{c.key}-comparison-{name}.csv"] = frame.to_csv(index=False)
     if claims:
-        pd.DataFrame([vars(c) for c in claims]).to_csv(folder / "published-claims.csv", index=False)
+        out["published-claims.csv"] = pd.DataFrame([vars(c) for c in claims]).to_csv(index=False)
     if original_dir:
-        original.recomputed_tables(original_dir).to_csv(folder / "published-recomputed.csv", index=False)
-        original.published_differences(original_dir).to_csv(folder / "published-differences.csv", index=False)
+        out["published-recomputed.csv"] = original.recomputed_tables(original_dir).to_csv(index=False)
+        out["published-differences.csv"] = original.published_differences(original_dir).to_csv(index=False)
+    return {f"tables/{name}": text for name, text in out.items()}
