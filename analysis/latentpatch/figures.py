@@ -295,7 +295,9 @@ def line_chart(
     centre = (top + bottom) / 2
     canvas.text(13, centre, ylabel, "middle", f' transform="rotate(-90 13 {centre:.1f})"')
     x, y = 6.0, bottom + 54
-    for line in lines if len(lines) > 1 else ():
+    step = -(-(len(lines) - 1) // 7) or 1  # of many lines, which differ in colour by rank, the legend has some
+    shown = [line for i, line in enumerate(lines) if i % step == 0 or i == len(lines) - 1]
+    for line in shown if len(lines) > 1 else ():
         room = 38 + text_width(line.label)
         if x > 6 and x + room > width:
             x, y = 6.0, y + 18

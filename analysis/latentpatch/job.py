@@ -150,7 +150,9 @@ def _section(name: str, node: dict[str, Any]) -> type[Section]:
             options["default_factory"] = sections[attribute]
         elif "default" in own:
             value = own["default"]
-            options |= {"default_factory": lambda value=value: list(value)} if isinstance(value, list) else {"default": value}
+            options |= (
+                {"default_factory": lambda value=value: list(value)} if isinstance(value, list) else {"default": value}
+            )
         else:
             options["default"] = None
         specs.append((attribute, kind, field(**options)))
@@ -289,7 +291,6 @@ class Job(_JobFields):
         """
         program.run_job(self, "run", ranks, **how)
         return load.load_results(self.folder / self.to_dict()["results"]["file"])
-
 
 
 def _as_dict(section: type[Section], value: Any) -> dict[str, Any]:

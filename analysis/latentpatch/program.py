@@ -67,7 +67,9 @@ def find_launcher(ranks: int, given: str | Sequence[str] | None = None) -> list[
     for name in names:
         if shutil.which(name):
             return [name, "-n", str(ranks)]
-    raise FileNotFoundError(f"{ranks} ranks need a launcher: expected {' or '.join(names)} in the PATH, or launcher=...")
+    raise FileNotFoundError(
+        f"{ranks} ranks need a launcher: expected {' or '.join(names)} in the PATH, or launcher=..."
+    )
 
 
 def run_job(
@@ -97,7 +99,9 @@ def _job_file(job: Job) -> Iterator[Path]:
     if job.path and job.path.is_file() and type(job).read(job.path).to_dict() == content:
         yield job.path
         return
-    with tempfile.NamedTemporaryFile("w", dir=job.folder, prefix=".latentpatch-", suffix=".json", encoding="utf-8") as f:
+    with tempfile.NamedTemporaryFile(
+        "w", dir=job.folder, prefix=".latentpatch-", suffix=".json", encoding="utf-8"
+    ) as f:
         json.dump(content, f)
         f.flush()
         yield Path(f.name)

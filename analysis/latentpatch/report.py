@@ -18,7 +18,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import __version__, figures, findings, original, stats, words
-from .analyse import PANEL_KEYS, Analysis, analyse, donor_class, panel_title, place_words
+from .analyse import PANEL_KEYS, Analysis, Series, analyse, donor_class, panel_title, place_words
 from .compare import Comparison, compare, sentences
 from .export import latex_table, long_format
 from .load import CLASSES, LABELS, Results
@@ -36,6 +36,7 @@ KIND_AXIS = {
     "answer": "answer position",
     "all": "steps",
 }
+SAID = {"other": "another answer", "gibberish": "gibberish"}
 TEXT_BUDGET_BYTES = 6_000_000
 TEXT_LIMITS = (2000, 1000, 500, 300, 200, 120, 80, 40)
 MAX_FLIPS_SHOWN = 200
@@ -52,9 +53,22 @@ class Block:
     slug: str
     role: str
     rows: list[dict[str, Any]]
-    heat: list[tuple[str, list[figures.Picture]]] = field(default_factory=list)
+    heat: list[tuple[str, list[figures.Picture], str]] = field(default_factory=list)  # axis, maps, what has none
     lines: list[figures.Picture] = field(default_factory=list)
     metrics: list[figures.Picture] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.rows)
+
+    @property
+    def notes(self) -> str:
+        """What the signs on the block's maps mean, of those that are there."""
+        marks = [row["mark"] for row in self.rows]
+        out = ["Hatched: nothing can change there."] if "dead" in marks else []
+        if any(mark.startswith("=") for mark in marks):
+            out.append("*: the same replacements as another condition, counted once in the tests.")
+        return " ".join(out) if self.heat else ""
 
     @property
     def has_unpatched(self) -> bool:
@@ -70,7 +84,7 @@ class FileSection:
     analysis: Analysis
     blocks: list[Block]
     findings: list[findings.Finding]
-    thresholds: figures.Picture | None
+    thresholds: list[figures.Picture]
     lens: list[figures.Picture]
     provenance: list[tuple[str, str]]
     job: str
@@ -123,10 +137,11 @@ def _column_label(kind: str, steps: str, n_steps: int) -> str:
 
 def _heat_maps(
     key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], slug: str
-) -> list[figures.Picture]:
+) -> tuple[list[figures.Picture], str]:
+    """The maps of some classes, and a sentence on those that are zero everywhere."""
     part = part[part["kind"] == kind]
     rows, columns = _axes(part, kind)
-    found, panel = [], part["panel"].iloc[0]
+    found, zero, panel = [], [], part["panel"].iloc[0]
     starts = [
         (s, t) for s, t in zip(a.series, a.thresholds.itertuples(), strict=False) if s.panel == panel and t.reached
     ]
@@ -149,9 +164,12 @@ def _heat_maps(
                 f"{key}:{line.index}",
                 (line.place, line.n_steps) in marks and kind == "first",
             )
-        if any(cell.value > 0 for cell in cells.values()):  # else the page says so in a sentence
+        if any(cell.value > 0 for cell in cells.values()):
             found.append((name, cells))
-    return [
+        else:
+            zero.append(f"the {LABELS[name]}" if "answer" in name else SAID[name])
+    sentence = f"No pair gives {' or '.join(zero)} under any of these conditions." if zero else ""
+    maps = [
         figures.heat_map(
             f"{key}-heat-{slug}-{kind}-{name}",
             LABELS[name],
@@ -163,6 +181,7 @@ def _heat_maps(
         )
         for name, cells in found
     ]
+    return maps, sentence
 
 
 def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
@@ -220,16 +239,19 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
     return out
 
 
+def _series_rows(a: Analysis, s: Series) -> pd.DataFrame:
+    """The conditions of a series, also those that equal another one: lines reach the same N as the map."""
+    t = a.table
+    part = t[(t["panel"] == s.panel) & (t["kind"] == s.kind) & (t["place"] == s.place) & (t["n"] > 0)]
+    return part.sort_values("n_steps")
+
+
 def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.Picture]:
     out = []
     for s in a.series:
         if s.panel != panel:
             continue
-        t = a.table
-        part = t[(t["panel"] == panel) & (t["kind"] == s.kind) & (t["place"] == s.place) & (t["n"] > 0)]
-        part = part.sort_values(
-            "n_steps"
-        )  # also conditions that equal another one: the lines reach the same N as the map
+        part = _series_rows(a, s)
         lines = []
         for name in CLASSES:
             k, n = part[name].to_numpy(), part["n"].to_numpy()
@@ -301,12 +323,13 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     return out
 
 
-def _threshold_forest(key: str, a: Analysis) -> figures.Picture | None:
+def _thresholds(key: str, a: Analysis) -> list[figures.Picture]:
+    """The donor's answer over N, one line a layer, of the first panel with series; N* of all series with intervals."""
     if not len(a.thresholds):
-        return None
+        return []
     rows = []
     top = int(a.thresholds["n_max"].max()) + 1
-    for line in a.thresholds.itertuples():
+    for s, line in zip(a.series, a.thresholds.itertuples(), strict=True):
         value = f"{line.threshold:.0f}" if line.reached else NOT_REACHED
         tip = (
             f"{line.series}\nN* = {value}, n = {line.n_pairs}\n95 % interval "
@@ -315,9 +338,42 @@ def _threshold_forest(key: str, a: Analysis) -> figures.Picture | None:
             f"donor's answer at N = {line.best_n}"
         )
         points = (top if v > line.n_max else v for v in (line.threshold, line.threshold_low, line.threshold_high))
-        rows.append((series_label(a, line.series), *points, tip))
-    ticks = {float(n): str(n) if n < top else "never" for n in range(1, top + 1)}
-    return figures.forest(f"{key}-thresholds", "N* with 95 % intervals", rows[:60], "N*", limits=(1, top), ticks=ticks)
+        rows.append((_short_series(a, s), *points, tip))
+    step = -(-top // 12)
+    ticks = {float(n): str(n) if n < top else "never" for n in [*range(1, top, step), top]}
+    first = [s for s in a.series if s.panel == a.series[0].panel and s.kind == a.series[0].kind]
+    word = CLASSES[donor_class(a.table["direction"][first[0].index[0]])]
+    lines = []
+    for i, s in enumerate(first):
+        part = _series_rows(a, s)
+        value, low, high = (part[f"{word}_{x}"].tolist() for x in ("pct", "low", "high"))
+        none = [float("nan")] * len(part)
+        tips = [_point(words.place(s.place), *values) for values in zip(part[word], part["n"], low, high, strict=True)]
+        colour = figures.shade(i, (0, max(len(first) - 1, 1)), figures.SHARES[:15])
+        mark = "os^Dv"[i % 5]
+        steps = part["n_steps"].tolist()
+        lines.append(figures.Line(words.place(s.place), steps, value, none, none, tips, colour, mark))
+    heads = [words.KINDS[first[0].kind].replace("N", str(n)) for n in sorted({x for line in lines for x in line.x})]
+    title = f"The donor's answer ({LABELS[word]}), one line a layer"
+    overlay = figures.line_chart(
+        f"{key}-layers", title, lines, heads, KIND_AXIS[first[0].kind], "% of pairs", width=figures.WIDE
+    )
+    title = "N*, the fewest thoughts for a majority, with 95 % intervals"
+    limits = (1.0, float(top))
+    return [
+        overlay,
+        figures.forest(f"{key}-thresholds", title, rows[:60], "N*", limits=limits, ticks=ticks, width=figures.WIDE),
+    ]
+
+
+def _short_series(a: Analysis, s: Series) -> str:
+    """A series in words, without what all series of the file have in common."""
+    out = words.place(s.place)
+    if len({other.kind for other in a.series}) > 1:
+        out += f", {words.KINDS[s.kind]}"
+    if len({other.panel for other in a.series}) > 1:
+        out = f"{a.panels.set_index('panel')['words'][s.panel]}, {out}"
+    return out
 
 
 def series_label(a: Analysis, name: str) -> str:
@@ -352,7 +408,7 @@ def _main_panel(f: FileSection) -> figures.Picture | None:
     found = []
     for block in f.blocks:
         if block.role == "effect":
-            found += [(axis != KIND_AXIS["first"], group[0]) for axis, group in block.heat if group]
+            found += [(axis != KIND_AXIS["first"], group[0]) for axis, group, _ in block.heat if group]
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
@@ -380,6 +436,8 @@ def _model_rows(f: FileSection) -> dict[str, str]:
 
     def cell(i: int, outcome: str) -> str:
         line = live.iloc[i]
+        if not line[outcome]:
+            return f"none (0 to {line[f'{outcome}_high']:.0f} %)"
         value, low, high = (line[f"{outcome}_{x}"] for x in ("pct", "low", "high"))
         return f"{value:.1f} % ({low:.0f} to {high:.0f}), {words.condition(line['place'], line['steps'])}"
 
@@ -554,7 +612,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
             for kind in part["kind"].unique():
                 some = part[part["kind"] == kind]
                 if some["place"].nunique() * some["steps"].nunique() > 1:
-                    block.heat.append((KIND_AXIS.get(kind, kind), _heat_maps(key, a, part, kind, names, block.slug)))
+                    block.heat.append((KIND_AXIS.get(kind, kind), *_heat_maps(key, a, part, kind, names, block.slug)))
         if panel.role == "effect":
             block.lines = _share_lines(key, a, panel.panel, block.slug)
             block.metrics = _metric_maps(key, a, part, block.slug)
@@ -571,7 +629,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
         a,
         blocks,
         findings.write(a),
-        _threshold_forest(key, a),
+        _thresholds(key, a),
         _lens_maps(key, a.results),
         provenance,
         json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
@@ -671,9 +729,12 @@ def build(
     published = original.published_differences(original_dir) if original_dir else pd.DataFrame()
 
     pictures = [
-        p for f in files for b in f.blocks for p in [*(q for _, group in b.heat for q in group), *b.lines, *b.metrics]
+        p
+        for f in files
+        for b in f.blocks
+        for p in [*(q for _, group, _ in b.heat for q in group), *b.lines, *b.metrics]
     ]
-    pictures += [p for f in files for p in f.lens] + [f.thresholds for f in files if f.thresholds]
+    pictures += [p for f in files for p in [*f.lens, *f.thresholds]]
     pictures += [p for c in comparisons for p in c.pictures]
     written: dict[str, bytes | str] = {f"figures/{p.name}.svg": figures.standalone(p.svg) for p in pictures}
     written |= _tables(files, comparisons, claims, original_dir)

@@ -53,7 +53,7 @@ def test_fits_the_width_and_can_be_shot(page, tmp_path):
 
 
 def test_hover_shows_n_share_and_interval(page):
-    cell = page.locator("svg[aria-label='clean answer'] .tip").nth(4)
+    cell = page.locator("svg[aria-label='clean answer']:visible .tip").nth(4)
     cell.scroll_into_view_if_needed()
     cell.hover()
     tip = page.locator("#tooltip")
@@ -95,17 +95,38 @@ def test_a_click_on_a_cell_opens_its_pairs(fresh):
     assert fresh.locator("[data-part=answers] tr").count() >= 1
 
 
-def test_print_leaves_out_what_needs_a_hand(page):
-    page.emulate_media(media="print")
-    assert not page.locator(".browser").is_visible()
-    assert not page.locator("nav").is_visible()
-    assert page.locator("#summary").is_visible()
-    assert page.locator("#methods").is_visible()
-    assert page.evaluate("getComputedStyle(document.querySelector('h3')).breakAfter") == "avoid"
-    page.emulate_media(media="screen")
+def test_a_link_opens_what_it_leads_to(fresh):
+    for name in ("pairs", "methods"):
+        part = fresh.locator(f"#{name} > details")
+        assert not part.evaluate("d => d.open")
+        fresh.locator(f"nav a[href='#{name}']").click()
+        fresh.wait_for_function(f"document.querySelector('#{name} > details').open")
+
+
+def test_print_opens_what_is_folded_and_leaves_out_what_needs_a_hand(fresh):
+    folded = fresh.locator("details:not([open])").count()
+    fresh.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    fresh.emulate_media(media="print")
+    assert not fresh.locator(".browser").is_visible()
+    assert not fresh.locator("nav").is_visible()
+    assert fresh.locator("#methods table").is_visible()
+    assert fresh.locator("#f0 table.classes").first.is_visible()
+    controls = fresh.locator("details.stays-folded table.classes")
+    assert controls.count() > 0
+    assert not any(table.is_visible() for table in controls.all())
+    assert fresh.evaluate("getComputedStyle(document.querySelector('h3')).breakAfter") == "avoid"
+    headings = fresh.locator("main section:not(#pairs) h4").evaluate_all(
+        "all => all.map((h) => getComputedStyle(h.parentElement).breakInside)"
+    )
+    assert headings
+    assert set(headings) == {"avoid"}
+    fresh.emulate_media(media="screen")
+    fresh.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert fresh.locator("details:not([open])").count() == folded
 
 
 def test_pair_filter(fresh):
+    fresh.locator("#pairs summary").click()
     count = fresh.locator("[data-part=count]")
     assert count.inner_text().startswith("60 of 60 pairs (4 more did not pass")
     fresh.select_option("[data-part=condition]", label="denoise/clean/replace/resid_post/L2/first:5")
@@ -128,7 +149,9 @@ def test_pair_filter(fresh):
     assert "No pair fits" in fresh.locator("[data-part=questions]").inner_text()
 
 
-def test_foreign_text_is_text(page):
+def test_foreign_text_is_text(fresh):
+    fresh.locator("#pairs summary").click()
+    page = fresh
     page.fill("[data-part=search]", "pair-0000")
     card = page.locator("[data-part=questions] .card").first
     assert 'Ünïcode <b>&amp;</b> "quotes" </script>' in card.inner_text()

@@ -235,7 +235,14 @@ def test_a_misspelt_attribute_is_refused():
 
 def test_run_gives_what_the_command_gives(ran, tmp_path):
     results = ran[1]
-    command = [program.find_program(), "run", str(ROOT / "jobs" / "demo-gpt2.json"), "--quiet", "--set", "pairs.limit=2"]
+    command = [
+        program.find_program(),
+        "run",
+        str(ROOT / "jobs" / "demo-gpt2.json"),
+        "--quiet",
+        "--set",
+        "pairs.limit=2",
+    ]
     files = [f"store.file={tmp_path}/s.store.h5", f"results.file={tmp_path}/r.results.h5"]
     subprocess.run([*command, "--set", files[0], "--set", files[1]], check=True, stdout=subprocess.DEVNULL)
     assert Path(results.path).with_name("r.csv").read_bytes() == (tmp_path / "r.csv").read_bytes()
@@ -292,7 +299,9 @@ def test_a_written_job_is_run_as_it_stands(tmp_path, monkeypatch):
 
 def test_the_message_of_the_program_is_the_exception(tmp_path):
     job = twin(tmp_path, codi=tmp_path / "nowhere")
-    with pytest.raises(lp.ProgramError, match=rf"^{tmp_path}/nowhere: cannot open: No such file or directory$") as caught:
+    with pytest.raises(
+        lp.ProgramError, match=rf"^{tmp_path}/nowhere: cannot open: No such file or directory$"
+    ) as caught:
         job.run(ranks=2)
     assert caught.value.returncode == 1
 

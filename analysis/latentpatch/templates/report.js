@@ -23,9 +23,21 @@
     else tooltip.hidden = true;
   });
   window.addEventListener("scroll", () => { tooltip.hidden = true; }, { passive: true });
+  // Print opens what is folded, except the controls and the pair browser; afterwards the page is as it was.
+  let opened = [];
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details:not(.browser details)").forEach((d) => { d.open = true; });
+    opened = [...document.querySelectorAll("details:not([open])")].filter((d) => !d.closest(".stays-folded"));
+    opened.forEach((d) => { d.open = true; });
   });
+  window.addEventListener("afterprint", () => { opened.forEach((d) => { d.open = false; }); opened = []; });
+  // A link to a folded part opens it.
+  const unfold = () => {
+    const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
+    const fold = target && target.querySelector(":scope > details");
+    if (fold && target.querySelectorAll(":scope > details").length === 1) fold.open = true;
+  };
+  window.addEventListener("hashchange", unfold);
+  unfold();
 
   function bytes(base64) {
     const raw = atob(base64);
@@ -153,6 +165,7 @@
     browser.find("condition").value = condition;
     browser.find("rows").value = browser.data.conditions[condition].name;
     browser.filter();
+    root.closest("details").open = true;
     document.getElementById("pairs").scrollIntoView();
   });
   if (browser) browser.start().then(() => { document.documentElement.dataset.ready = "1"; });
