@@ -365,6 +365,7 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->options = options;
     e->engine = engine_options;
     e->source = source;
+    e->sink.source = source;
     e->be = engine_options->backend;
     e->limit = engine_options->memory_limit;
     e->n_batches = e->be->is_asynchronous ? LP_FETCHES : 1;

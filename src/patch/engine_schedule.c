@@ -135,8 +135,10 @@ static lp_status open_unit(lp_engine *e, lp_work_unit *unit, lp_inflight_pair **
     pair->unit = unit;
     LP_TRY(
         lp_mem_grow(&pair->requests, &pair->request_capacity, unit->n_groups, sizeof *pair->requests, "requests", err));
-    for (size_t g = 0; g < unit->n_groups; g++)
+    for (size_t g = 0; g < unit->n_groups; g++) {
         LP_TRY(lp_request_open(&pair->requests[g], e->options, &unit->groups[g], &e->kv.pages, &e->kv.saved_rows, err));
+        if (e->source->run_done) lp_request_set_sink(&pair->requests[g], &e->sink, unit, g);
+    }
     *out = pair;
     return LP_OK;
 out:
@@ -224,6 +226,10 @@ lp_status lp_engine_finish_units(lp_engine *e, lp_error *err) {
             if (request->is_active && !request->in_batch && lp_request_count_rows(request, NULL) == 0)
                 lp_request_end_part(request, &s->n_answers, &s->n_answer_tokens);
             done &= lp_request_is_done(request);
+        }
+        if (status == LP_OK && e->sink.err.status != LP_OK) {
+            status = e->sink.err.status;
+            *err = e->sink.err;
         }
         if (!done || status != LP_OK) {
             s->inflight[n_left++] = pair;

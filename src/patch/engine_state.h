@@ -72,6 +72,7 @@ typedef struct {
     const lp_executor_options *options;
     const lp_engine_options *engine;
     const lp_work_source *source;
+    lp_result_sink sink; /* of the source */
     lp_backend *be;
     const lp_weights *weights;
     lp_weights *own_weights; /* where none were given, from the first unit on */

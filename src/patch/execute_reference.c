@@ -15,6 +15,10 @@ typedef struct {
     float *head;      /* [n_embedded] of the lens */
     int32_t *scratch; /* [max_positions] */
     int32_t *forced;  /* [max_positions] */
+    /* Where the source takes results one by one: the run at hand. */
+    const lp_work_source *source;
+    lp_work_unit *unit;
+    lp_run_result result;
 } worker;
 
 /* What on_logits keeps: the logits at one index, or the log-probability of forced tokens from there on. */
@@ -100,7 +104,7 @@ static bool begins_with(const int32_t *tokens, int32_t n, const lp_metric_positi
 
 static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run_kind kind, lp_error *err) {
     const lp_run_wanted *wanted = &group->runs[i];
-    lp_run_result *result = &group->results[i];
+    lp_run_result *result = w->result.tokens ? &w->result : &group->results[i];
     const lp_metric_position *metric_at = group->metric_at;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_edits + 1, sizeof *w->edits, "edits", err));
@@ -134,6 +138,8 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
         bool seen = here.seen && begins_with(result->tokens, result->n_tokens, metric_at);
         LP_TRY(set_metrics(w, &request, metric_at, seen, kind, result, err));
     }
+    if (w->source->run_done)
+        status = w->source->run_done(w->source->user, w->unit, (size_t)(group - w->unit->groups), i, result, err);
 out:
     return status;
 }
@@ -152,10 +158,11 @@ out:
 }
 
 lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {
-    worker w = {.options = options};
+    worker w = {.options = options, .source = source};
     size_t n = (size_t)options->vocabulary.n_candidates;
-    lp_work_unit *unit = NULL;
     lp_status status = LP_OK;
+    if (source->run_done)
+        LP_TRY(lp_mem_new(&w.result.tokens, (size_t)options->max_new_tokens, sizeof(int32_t), "tokens", err));
     LP_TRY(lp_reference_new(options->model, &options->protocol, &options->vocabulary, options->max_positions,
                             &w.reference, err));
     LP_TRY(lp_mem_new(&w.unpatched, n, sizeof(float), "logits", err));
@@ -164,10 +171,10 @@ lp_status lp_execute_reference(const lp_executor_options *options, const lp_work
     LP_TRY(lp_mem_new(&w.scratch, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
     LP_TRY(lp_mem_new(&w.forced, (size_t)options->max_positions + 1, sizeof(int32_t), "tokens", err));
     for (;;) {
-        LP_TRY(source->next(source->user, &unit, err));
-        if (!unit) break;
-        for (size_t g = 0; g < unit->n_groups; g++) LP_TRY(execute_group(&w, &unit->groups[g], err));
-        LP_TRY(source->done(source->user, unit, err));
+        LP_TRY(source->next(source->user, &w.unit, err));
+        if (!w.unit) break;
+        for (size_t g = 0; g < w.unit->n_groups; g++) LP_TRY(execute_group(&w, &w.unit->groups[g], err));
+        LP_TRY(source->done(source->user, w.unit, err));
     }
 out:
     lp_reference_free(w.reference);
@@ -177,5 +184,6 @@ out:
     lp_mem_free(w.head);
     lp_mem_free(w.scratch);
     lp_mem_free(w.forced);
+    lp_mem_free(w.result.tokens);
     return status;
 }

@@ -67,7 +67,8 @@ typedef struct {
     const int32_t *prompt;
     int32_t n_prompt;
     const lp_run_wanted *runs; /* [n_runs] */
-    lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller */
+    lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller. Unused where the
+                                  source takes results one by one */
     size_t n_runs;
     const lp_metric_position *metric_at; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
 } lp_run_group;
@@ -84,6 +85,10 @@ typedef struct {
     void *user;
     /* *unit = the next unit, borrowed until done; NULL when there is none left. */
     lp_status (*next)(void *user, lp_work_unit **unit, lp_error *err);
+    /* NULL, or takes the result of one run as soon as it is final, in any order and before `done`, instead of
+     * group->results. group, run: places in the unit. result->tokens are valid during the call. */
+    lp_status (*run_done)(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
+                          lp_error *err);
     /* The unit's results, captures and lenses are complete. */
     lp_status (*done)(void *user, lp_work_unit *unit, lp_error *err);
 } lp_work_source;

@@ -18,7 +18,14 @@ lp_status lp_request_open(lp_request *request, const lp_executor_options *option
     request->prompt_is_ready = request->has_unpatched = request->is_active = request->in_batch = false;
     request->is_single = false;
     request->row_layers_lost = 0;
+    request->sink = NULL;
     return lp_run_order_make(&request->order, group, options->protocol.n_steps, err);
+}
+
+void lp_request_set_sink(lp_request *request, lp_result_sink *sink, lp_work_unit *unit, size_t group) {
+    request->sink = sink;
+    request->unit = unit;
+    request->group_in_unit = group;
 }
 
 void lp_request_release(lp_request *request) {
@@ -446,6 +453,22 @@ bool lp_request_shed(lp_request *request) {
     return true;
 }
 
+static void hand_out(lp_request *request, int32_t run, const lp_run_result *result) {
+    lp_result_sink *sink = request->sink;
+    if (sink) {
+        const lp_work_source *source = sink->source;
+        if (sink->err.status == LP_OK)
+            sink->err.status =
+                source->run_done(source->user, request->unit, request->group_in_unit, (size_t)run, result, &sink->err);
+        return;
+    }
+    lp_run_result *out = &request->group->results[run];
+    int32_t *tokens = out->tokens;
+    if (result->n_tokens > 0) memcpy(tokens, result->tokens, (size_t)result->n_tokens * sizeof *tokens);
+    *out = *result;
+    out->tokens = tokens;
+}
+
 void lp_request_end_part(lp_request *request, int64_t *n_answers, int64_t *n_tokens) {
     LP_ASSERT(request->is_active && !request->in_batch);
     for (int32_t i = 0; i < request->tree.n; i++) {
@@ -454,12 +477,9 @@ void lp_request_end_part(lp_request *request, int64_t *n_answers, int64_t *n_tok
         int32_t of = stands_for(request, i);
         const lp_request_branch *b = &request->branches[of];
         for (int32_t run = request->tree.branches[i].first_run; run >= 0; run = request->tree.next_run[run]) {
-            lp_run_result *result = &request->group->results[run];
-            if (b->n_tokens > 0)
-                memcpy(result->tokens, lp_tokens_of(request, of), (size_t)b->n_tokens * sizeof(int32_t));
-            result->n_tokens = b->n_tokens;
-            result->ended = b->ended;
-            memcpy(result->metrics, request->branches[i].metrics, sizeof result->metrics);
+            lp_run_result result = {.tokens = lp_tokens_of(request, of), .n_tokens = b->n_tokens, .ended = b->ended};
+            memcpy(result.metrics, request->branches[i].metrics, sizeof result.metrics);
+            hand_out(request, run, &result);
             request->order.is_done[run] = true;
             ++*n_answers;
             *n_tokens += b->n_tokens + b->ended;

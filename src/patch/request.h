@@ -75,10 +75,19 @@ typedef struct {
     int32_t first_own_edit; /* edits from here on are not in the source's vector */
 } lp_request_row;
 
+/* A source that takes results one by one, and its first failure, after which it gets no more. */
+typedef struct {
+    const lp_work_source *source;
+    lp_error err; /* err.status LP_OK: none */
+} lp_result_sink;
+
 typedef struct {
     /* of the request */
     const lp_executor_options *options;
     const lp_run_group *group;
+    lp_result_sink *sink; /* borrowed; NULL: results go to group->results */
+    lp_work_unit *unit;   /* for the sink, and which of its groups this is */
+    size_t group_in_unit;
     lp_page_pool *pages, *saved; /* borrowed: of the KV cache; of rows of saved logits */
     lp_run_order order;
     int32_t n_start;      /* tokens that the answer starts from */
@@ -146,6 +155,8 @@ typedef struct {
 lp_status lp_request_open(lp_request *request, const lp_executor_options *options, const lp_run_group *group,
                           lp_page_pool *pages, lp_page_pool *saved, lp_error *err);
 void lp_request_release(lp_request *request);
+/* From now on results go to sink->source. group: which one of the unit's this request is. */
+void lp_request_set_sink(lp_request *request, lp_result_sink *sink, lp_work_unit *unit, size_t group);
 /* What the longest single run takes, with an answer of max_new_tokens, the unpatched run up to where it differs and its
  * forced branches: with less no part can be made. */
 lp_request_need lp_request_least(const lp_request *request);

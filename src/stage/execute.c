@@ -119,6 +119,12 @@ static lp_status watched_next(void *user, lp_work_unit **unit, lp_error *err) {
     return LP_OK;
 }
 
+static lp_status watched_run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
+                                  lp_error *err) {
+    watched_source *w = user;
+    return w->inner->run_done(w->inner->user, unit, group, run, result, err);
+}
+
 static lp_status watched_done(void *user, lp_work_unit *unit, lp_error *err) {
     watched_source *w = user;
     int64_t id = unit->id;
@@ -133,7 +139,8 @@ static lp_status watched_done(void *user, lp_work_unit *unit, lp_error *err) {
 
 static lp_status execute_watched(lp_session *s, const lp_work_source *inner, lp_error *err) {
     watched_source w = {.session = s, .inner = inner};
-    lp_work_source source = {.user = &w, .next = watched_next, .done = watched_done};
+    lp_work_source source = {
+        .user = &w, .next = watched_next, .run_done = inner->run_done ? watched_run_done : NULL, .done = watched_done};
     lp_status status = lp_stage_execute(s, &source, err);
     lp_watch_doing(s->watch, "");
     lp_mem_free(w.in_hand);

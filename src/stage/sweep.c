@@ -19,11 +19,9 @@ typedef struct {
     lp_sweep_plan plan;
     lp_sweep_context context;
     lp_deal *deal;
-    lp_record_file *partial;
     lp_lock *lock;
     lp_stage_pool units;
     int64_t n_taken; /* units dealt to this rank and not done yet */
-    int64_t *counts; /* [C, 4] of this rank */
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
     lp_result_condition *conditions;
@@ -71,15 +69,17 @@ out:
     return status;
 }
 
+static lp_status run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
+                          lp_error *err) {
+    sweep *w = user;
+    return lp_sweep_unit_take(&w->context, unit->user, group, run, result, err);
+}
+
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     sweep *w = user;
     lp_sweep_unit *u = unit->user;
     w->n_taken--;
-    const uint8_t *outcome = u->rows.column[LP_ROW_OUTCOME];
-    lp_status status = lp_sweep_unit_rows(&w->context, u, err);
-    if (status == LP_OK) status = lp_results_partial_write(w->partial, unit->id, &u->rows, err);
-    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++)
-        if (outcome[i] != LP_OUTCOME_NOT_RUN) w->counts[i * LP_N_OUTCOMES + outcome[i]]++;
+    lp_status status = lp_sweep_unit_end(&w->context, u, err);
     if (status == LP_OK) lp_deal_done(w->deal, 1);
     lp_stage_pool_give(&w->units, u);
     return status;
@@ -241,6 +241,21 @@ static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_tex
     return lp_lens_show(s->tokenizer, &s->vocabulary, tokens[0], out, err);
 }
 
+/* Conditions with the same run, one after the other. */
+static lp_status link_same(sweep *w, lp_error *err) {
+    int32_t *next = NULL;
+    lp_status status = lp_mem_new(&next, w->plan.set.n, sizeof *next, "conditions", err);
+    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++) next[i] = -1;
+    for (size_t i = w->plan.set.n; status == LP_OK && i-- > 0;) {
+        size_t first = (size_t)w->plan.same_as[i];
+        if (first == i) continue;
+        next[i] = next[first];
+        next[first] = (int32_t)i;
+    }
+    w->context.next_same = next;
+    return status;
+}
+
 /* All that one rank can prepare by itself. */
 static lp_status prepare(sweep *w, lp_error *err) {
     lp_session *s = w->session;
@@ -265,7 +280,8 @@ static lp_status prepare(sweep *w, lp_error *err) {
     }
     LP_TRY(read_answers(w, err));
     LP_TRY(describe(w, err));
-    LP_TRY(lp_mem_new(&w->counts, w->plan.set.n * LP_N_OUTCOMES, sizeof *w->counts, "counts", err));
+    LP_TRY(link_same(w, err));
+    LP_TRY(lp_mem_new(&w->context.counts, w->plan.set.n * LP_N_OUTCOMES, sizeof *w->context.counts, "counts", err));
 out:
     return status;
 }
@@ -274,7 +290,7 @@ out:
 
 static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_report *report, lp_error *err) {
     lp_session *s = w->session;
-    const uint8_t *state = lp_record_file_state(w->partial);
+    const uint8_t *state = lp_record_file_state(w->context.partial);
     for (int64_t i = 0; i < s->n_pairs; i++) {
         w->skip[i] = state[i] || !w->included[i];
         report->n_included += w->included[i];
@@ -286,9 +302,9 @@ static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_
                           .skip = w->skip,
                           .total = report->n_included,
                           .before = report->n_done_before,
-                          .file = w->partial,
+                          .file = w->context.partial,
                           .created = created,
-                          .source = {.user = w, .next = next_pair, .done = pair_done},
+                          .source = {.user = w, .next = next_pair, .run_done = run_done, .done = pair_done},
                           .deal = &w->deal};
     return lp_stage_run(s, &work, err);
 }
@@ -339,21 +355,22 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens;
     lp_text path = {0};
     lp_record_file *rows = NULL;
-    lp_pair_record record = {0};
-    int32_t *stored = NULL;
+    uint8_t *outcome = NULL, *changed = NULL;
+    int32_t *stored = NULL, *tokens = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_results_partial_path(s->job.results.file, &path, err));
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
+    LP_TRY(lp_mem_new(&tokens, a, sizeof *tokens, "answer", err));
+    LP_TRY(lp_mem_new(&outcome, c, 1, "outcomes", err));
+    LP_TRY(lp_mem_new(&changed, c, 1, "outcomes", err));
     for (int64_t i = 0; i < s->n_pairs; i++) {
         if (!w->included[i]) continue;
         lp_run_shape shapes[2] = {{0}};
         for (int d = 0; d < 2; d++)
             if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
-        LP_TRY(lp_record_file_load(rows, i, &record, err));
-        const int32_t *tokens = lp_pair_record_field(&record, LP_ROW_ANSWER_TOKENS);
-        const uint8_t *changed = lp_pair_record_field(&record, LP_ROW_CHANGED);
-        const uint8_t *outcome = lp_pair_record_field(&record, LP_ROW_OUTCOME);
+        LP_TRY(lp_record_file_read(rows, i, LP_ROW_CHANGED, changed, err));
+        LP_TRY(lp_record_file_read(rows, i, LP_ROW_OUTCOME, outcome, err));
         for (size_t k = 0; k < c; k++) {
             const lp_condition *condition = &w->plan.set.conditions[k];
             differ[1] += w->plan.identity[k] && changed[k];
@@ -363,7 +380,8 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
             LP_TRY(lp_record_file_read(w->context.store, i,
                                        lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
                                        stored, err));
-            if (memcmp(stored, tokens + k * a, a * sizeof *stored) != 0) {
+            LP_TRY(lp_record_file_read_part(rows, i, LP_ROW_ANSWER_TOKENS, (int64_t)k, 1, tokens, err));
+            if (memcmp(stored, tokens, a * sizeof *stored) != 0) {
                 differ[0]++;
                 lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's", s->pairs.pairs[i].id);
             }
@@ -371,8 +389,10 @@ static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *er
     }
     say_not_run(w);
 out:
-    lp_pair_record_release(&record);
     lp_record_file_close(rows);
+    lp_mem_free(outcome);
+    lp_mem_free(changed);
+    lp_mem_free(tokens);
     lp_mem_free(stored);
     lp_text_release(&path);
     return status;
@@ -406,10 +426,10 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
     lp_status status = LP_OK;
     engine_texts engine;
-    LP_TRY(lp_parallel_sum_i64(s->parallel, w->counts, w->plan.set.n * LP_N_OUTCOMES, err));
+    LP_TRY(lp_parallel_sum_i64(s->parallel, w->context.counts, w->plan.set.n * LP_N_OUTCOMES, err));
     LP_TRY(count_engine(s, &engine, err));
-    lp_record_file_close(w->partial);
-    w->partial = NULL;
+    lp_record_file_close(w->context.partial);
+    w->context.partial = NULL;
     if (lp_parallel_rank(s->parallel) == 0) {
         char now[LP_UTC_TEXT];
         int64_t failed[2] = {0};
@@ -429,7 +449,8 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         lp_provenance_add(provenance, "engine.rows_per_batch", engine.rows, false);
         lp_provenance_add(provenance, "engine.recomputed", engine.again, false);
         w->described.n_provenance = provenance->n;
-        if (status == LP_OK) status = lp_results_finish(&paths, &w->described, w->counts, decode_answer, s, err);
+        if (status == LP_OK)
+            status = lp_results_finish(&paths, &w->described, w->context.counts, decode_answer, s, err);
     }
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
 out:
@@ -439,7 +460,7 @@ out:
 static void release(sweep *w) {
     for (size_t i = 0; i < w->units.n_made; i++) lp_sweep_unit_free(w->units.made[i]);
     lp_stage_pool_release(&w->units);
-    lp_record_file_close(w->partial);
+    lp_record_file_close(w->context.partial);
     lp_lock_release(w->lock);
     lp_pair_record_release(&w->context.own);
     lp_pair_record_release(&w->context.other);
@@ -459,7 +480,8 @@ static void release(sweep *w) {
     lp_mem_free(w->indices);
     if (w->identity) lp_sweep_identity_release(w->identity);
     lp_mem_free(w->identity);
-    lp_mem_free(w->counts);
+    lp_mem_free(w->context.counts);
+    lp_mem_free(w->context.next_same);
     lp_sweep_plan_release(&w->plan);
 }
 
@@ -507,13 +529,13 @@ lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) 
         for (int64_t i = 0; i < s->n_pairs; i++) report->n_included += w.included[i];
         goto out;
     }
-    LP_TRY(lp_results_partial_open(s->parallel, s->job.results.file, &w.described, &w.partial, &created, err));
+    LP_TRY(lp_results_partial_open(s->parallel, s->job.results.file, &w.described, &w.context.partial, &created, err));
     if (!created) {
-        LP_TRY(lp_record_file_recheck(w.partial, &n_bad, err));
+        LP_TRY(lp_record_file_recheck(w.context.partial, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s.partial: the rows of %lld pairs were torn; they are made again",
                    s->job.results.file, (long long)n_bad);
-        LP_TRY(lp_parallel_agree(s->parallel, lp_results_partial_count(w.partial, w.counts, err), err));
+        LP_TRY(lp_parallel_agree(s->parallel, lp_results_partial_count(w.context.partial, w.context.counts, err), err));
     }
     LP_TRY(run_all(&w, costs, created, report, err));
     LP_TRY(finish(&w, report, err));

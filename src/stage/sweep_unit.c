@@ -15,16 +15,16 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
         lp_mem_free(u->distinct[d]);
         lp_mem_free(u->condition[d]);
         lp_mem_free(u->runs[d]);
-        lp_mem_free(u->results[d]);
         lp_mem_free(u->edits[d]);
         lp_mem_free(u->vectors[d]);
         lp_mem_free(u->vector_capacity[d]);
         lp_mem_free(u->gathering[d]);
-        lp_mem_free(u->tokens[d]);
+        lp_mem_free(u->unpatched[d]);
         lp_token_list_release(&u->prompts[d]);
         lp_pair_metrics_release(&u->metrics_of[d]);
     }
     lp_result_rows_release(&u->rows);
+    lp_mem_free(u->ran);
     for (int side = 0; side < 2; side++) {
         lp_mem_free(u->lens_vectors[side]);
         lp_mem_free(u->lens_captures[side]);
@@ -58,10 +58,6 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *u, lp_
     for (int direction = 0; direction < 2; direction++) {
         if (context->used[direction]) continue;
         LP_TRY(lp_mem_new(&u->runs[direction], 1, sizeof *u->runs[direction], "runs", err));
-        LP_TRY(lp_mem_new(&u->results[direction], 1, sizeof *u->results[direction], "runs", err));
-        LP_TRY(lp_mem_new(&u->tokens[direction], (size_t)context->session->job.decode.max_new_tokens, sizeof(int32_t),
-                          "answers", err));
-        u->results[direction][0].tokens = u->tokens[direction];
         u->groups[direction].n_runs = 1;
     }
 out:
@@ -84,24 +80,20 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
         LP_TRY(lp_mem_new(&u->distinct[d], n, sizeof *u->distinct[d], "runs", err));
         LP_TRY(lp_mem_new(&u->condition[d], n, sizeof *u->condition[d], "runs", err));
         LP_TRY(lp_mem_new(&u->runs[d], n, sizeof *u->runs[d], "runs", err));
-        LP_TRY(lp_mem_new(&u->results[d], n, sizeof *u->results[d], "runs", err));
         LP_TRY(lp_mem_new(&u->edits[d], n, sizeof *u->edits[d], "runs", err));
         LP_TRY(lp_mem_new(&u->vectors[d], n, sizeof *u->vectors[d], "runs", err));
         LP_TRY(lp_mem_new(&u->vector_capacity[d], n, sizeof *u->vector_capacity[d], "runs", err));
         LP_TRY(lp_mem_new(&u->gathering[d], context->donors[d].n_floats, sizeof(float), "donor vectors", err));
-        LP_TRY(lp_mem_new(&u->tokens[d], n * a, sizeof(int32_t), "answers", err));
+        LP_TRY(lp_mem_new(&u->unpatched[d], a, sizeof(int32_t), "answers", err));
         n = 0;
         for (size_t i = 0; i < c; i++) {
             if (plan->set.conditions[i].direction != (lp_direction)d || plan->same_as[i] != (int32_t)i) continue;
-            u->distinct[d][n] = (int32_t)i;
-            u->results[d][n].tokens = u->tokens[d] + n * a;
-            n++;
+            u->distinct[d][n++] = (int32_t)i;
         }
     }
-    LP_TRY(lp_result_rows_init(&u->rows, c, a, context->n_metrics, err));
+    LP_TRY(lp_result_rows_init(&u->rows, 0, c, a, context->n_metrics, err));
+    LP_TRY(lp_mem_new(&u->ran, c, 1, "rows", err));
     if (context->lens.top > 0) LP_TRY(new_lens(context, u, err));
-    u->rows.lens_tokens = u->lens_tokens;
-    u->rows.lens_log_probability = u->lens_log_probability;
     *out = u;
     return LP_OK;
 out:
@@ -177,7 +169,6 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].prompt = u->prompts[d].ids;
     u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
     u->groups[d].runs = u->runs[d];
-    u->groups[d].results = u->results[d];
     u->groups[d].metric_at = NULL;
     if (w->n_metrics > 0) {
         const int32_t *tokens =
@@ -210,11 +201,8 @@ static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pai
         lp_status status = lp_session_prompt(s, pair, side, &u->prompts[d], err);
         if (status != LP_OK) return status;
         u->runs[d][0] = (lp_run_wanted){.n_steps = n_steps};
-        u->groups[d] = (lp_run_group){.prompt = u->prompts[d].ids,
-                                      .n_prompt = (int32_t)u->prompts[d].n,
-                                      .runs = u->runs[d],
-                                      .results = u->results[d],
-                                      .n_runs = 1};
+        u->groups[d] = (lp_run_group){
+            .prompt = u->prompts[d].ids, .n_prompt = (int32_t)u->prompts[d].n, .runs = u->runs[d], .n_runs = 1};
     }
     lp_run_wanted *unpatched = &u->runs[d][0];
     LP_ASSERT(unpatched->n_edits == 0 && unpatched->n_steps == n_steps);
@@ -228,6 +216,7 @@ static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pai
 lp_status lp_sweep_unit_prepare(lp_sweep_context *w, lp_sweep_unit *u, int64_t pair, lp_error *err) {
     size_t n = 0, first = w->used[0] || w->lens.top > 0 ? 0 : 1;
     lp_status status = LP_OK;
+    memset(u->ran, 0, w->plan->set.n);
     LP_TRY(lp_record_file_load(w->store, pair, &w->own, err));
     for (int d = 0; d < 2; d++) {
         if (w->used[d]) LP_TRY(prepare_direction(w, u, pair, d, err));
@@ -239,45 +228,100 @@ out:
     return status;
 }
 
-static lp_status row_of_run(lp_sweep_context *w, lp_sweep_unit *u, int d, size_t run, lp_text *text, lp_error *err) {
+/* Adds a row of the result; all but `changed`, for which the unpatched run's answer may still be missing. */
+static lp_status add_row(lp_sweep_context *w, lp_sweep_unit *u, int32_t condition, const lp_run_result *result,
+                         lp_error *err) {
     const lp_session *s = w->session;
     const lp_pair *pair = &s->pairs.pairs[u->unit.id];
-    const lp_run_result *result = &u->results[d][run];
-    const lp_run_result *unpatched = &u->results[d][0];
-    size_t c = (size_t)u->condition[d][run];
-    size_t token_bytes = (size_t)result->n_tokens * sizeof(int32_t);
-    lp_text_clear(text);
+    lp_text text = {0};
     lp_status status =
-        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, text, err);
-    if (status != LP_OK) return status;
-    lp_answer_outcome found =
-        lp_classify(s->job.classifier, lp_text_get(text), text->length, pair->clean.answer, pair->corrupted.answer);
-#define ROW(column_of, type) ((type *)u->rows.column[column_of] + c)
-    *ROW(LP_ROW_OUTCOME, uint8_t) = (uint8_t)found.outcome;
-    *ROW(LP_ROW_NUMBER, double) = found.has_number ? found.number : NAN;
-    *ROW(LP_ROW_ANSWER_LEN, int32_t) = result->n_tokens;
-    if (token_bytes)
-        memcpy((int32_t *)u->rows.column[LP_ROW_ANSWER_TOKENS] + c * u->rows.max_new_tokens, result->tokens,
-               token_bytes);
-    *ROW(LP_ROW_CHANGED, uint8_t) = result->n_tokens != unpatched->n_tokens || result->ended != unpatched->ended ||
-                                    (token_bytes && memcmp(result->tokens, unpatched->tokens, token_bytes) != 0);
-    for (size_t m = 0; m < w->n_metrics; m++) *ROW(LP_N_ROW_COLUMNS + m, float) = result->metrics[m];
+        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text, err);
+    if (status == LP_OK) {
+        lp_answer_outcome found =
+            lp_classify(s->job.classifier, lp_text_get(&text), text.length, pair->clean.answer, pair->corrupted.answer);
+        size_t at = lp_result_rows_add(&u->rows, condition);
+#define ROW(column_of, type) ((type *)u->rows.column[column_of] + at)
+        *ROW(LP_ROW_OUTCOME, uint8_t) = (uint8_t)found.outcome;
+        *ROW(LP_ROW_NUMBER, double) = found.has_number ? found.number : NAN;
+        *ROW(LP_ROW_ANSWER_LEN, int32_t) = result->n_tokens;
+        if (result->n_tokens > 0)
+            memcpy((int32_t *)u->rows.column[LP_ROW_ANSWER_TOKENS] + at * u->rows.max_new_tokens, result->tokens,
+                   (size_t)result->n_tokens * sizeof(int32_t));
+        for (size_t m = 0; m < w->n_metrics; m++) *ROW(LP_N_ROW_COLUMNS + m, float) = result->metrics[m];
 #undef ROW
-    return LP_OK;
+    }
+    lp_text_release(&text);
+    return status;
 }
 
-lp_status lp_sweep_unit_rows(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
-    const lp_sweep_plan *plan = w->plan;
-    lp_text text = {0};
+static lp_status write_when_full(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
+    if (u->rows.n < u->rows.capacity) return LP_OK;
+    return lp_results_partial_put(w->partial, u->unit.id, &u->rows, err);
+}
+
+lp_status lp_sweep_unit_take(lp_sweep_context *w, lp_sweep_unit *u, size_t group, size_t run,
+                             const lp_run_result *result, lp_error *err) {
+    size_t d = (size_t)(u->unit.groups + group - u->groups);
     lp_status status = LP_OK;
-    lp_result_rows_clear(&u->rows);
-    for (int d = 0; d < 2; d++) {
-        if (!w->used[d]) continue;
-        for (size_t run = 0; run < u->groups[d].n_runs; run++) LP_TRY(row_of_run(w, u, d, run, &text, err));
+    if (!w->used[d]) return LP_OK; /* there for the lens */
+    if (run == 0) {
+        u->n_unpatched[d] = result->n_tokens;
+        if (result->n_tokens > 0)
+            memcpy(u->unpatched[d], result->tokens, (size_t)result->n_tokens * sizeof *u->unpatched[d]);
     }
-    for (size_t i = 0; i < plan->set.n; i++)
-        if (plan->same_as[i] != (int32_t)i) lp_result_rows_copy(&u->rows, (size_t)plan->same_as[i], i);
+    for (int32_t c = u->condition[d][run]; c >= 0; c = w->next_same[c]) {
+        LP_TRY(write_when_full(w, u, err));
+        LP_TRY(add_row(w, u, c, result, err));
+        uint8_t outcome = ((uint8_t *)u->rows.column[LP_ROW_OUTCOME])[u->rows.n - 1];
+        w->counts[(size_t)c * LP_N_OUTCOMES + outcome]++;
+        u->ran[c] = 1;
+    }
 out:
-    lp_text_release(&text);
+    return status;
+}
+
+/* The answers of rows [first, first + n) are in `lengths` and `tokens`: which differ from the unpatched run's? */
+static void find_changed(const lp_sweep_context *w, lp_sweep_unit *u, size_t first, size_t n, const int32_t *lengths,
+                         const int32_t *tokens) {
+    size_t a = u->rows.max_new_tokens;
+    for (size_t i = 0; i < n; i++) {
+        int d = (int)w->plan->set.conditions[first + i].direction;
+        size_t bytes = (size_t)u->n_unpatched[d] * sizeof *tokens;
+        if (u->ran[first + i])
+            u->ran[first + i] =
+                lengths[i] != u->n_unpatched[d] || (bytes > 0 && memcmp(tokens + i * a, u->unpatched[d], bytes) != 0);
+    }
+}
+
+/* An answer that is as long as the unpatched run's ends as that does: by a stop token where it is short. */
+static lp_status write_changed(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
+    size_t c = w->plan->set.n, at_once = u->rows.capacity;
+    int32_t *lengths = u->rows.column[LP_ROW_ANSWER_LEN], *tokens = u->rows.column[LP_ROW_ANSWER_TOKENS];
+    int64_t pair = u->unit.id;
+    lp_status status = LP_OK;
+    for (size_t first = 0; first < c; first += at_once) {
+        size_t n = c - first < at_once ? c - first : at_once;
+        LP_TRY(lp_record_file_read_part(w->partial, pair, LP_ROW_ANSWER_LEN, (int64_t)first, (int64_t)n, lengths, err));
+        LP_TRY(
+            lp_record_file_read_part(w->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)first, (int64_t)n, tokens, err));
+        find_changed(w, u, first, n, lengths, tokens);
+    }
+    status = lp_record_file_write_part(w->partial, pair, LP_ROW_CHANGED, 0, (int64_t)c, u->ran, err);
+out:
+    return status;
+}
+
+lp_status lp_sweep_unit_end(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t c = 0; c < w->plan->set.n; c++) {
+        if (u->ran[c]) continue;
+        LP_TRY(write_when_full(w, u, err));
+        lp_result_rows_add(&u->rows, (int32_t)c);
+    }
+    LP_TRY(lp_results_partial_put(w->partial, u->unit.id, &u->rows, err));
+    LP_TRY(write_changed(w, u, err));
+    status = lp_results_partial_end(w->partial, u->unit.id, u->lens_tokens, u->lens_log_probability, err);
+out:
+    u->rows.n = 0;
     return status;
 }

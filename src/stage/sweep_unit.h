@@ -15,15 +15,16 @@ typedef struct {
     int32_t *distinct[2];   /* [n_distinct] these */
     int32_t *condition[2];  /* [n_runs of the group <= n_distinct] condition of each run */
     lp_run_wanted *runs[2]; /* [n_distinct], as are the next */
-    lp_run_result *results[2];
     lp_edit_sequence *edits[2];
     const float ***vectors[2]; /* [n_distinct][n_edits] */
     size_t *vector_capacity[2];
     float *gathering[2];
-    int32_t *tokens[2]; /* [n_distinct, max_new_tokens] */
+    int32_t *unpatched[2];  /* [max_new_tokens] answer of the first run of the group */
+    int32_t n_unpatched[2]; /* its tokens */
     lp_token_list prompts[2];
     lp_pair_metrics metrics_of[2];
-    lp_result_rows rows; /* of all conditions */
+    lp_result_rows rows; /* that are not written yet */
+    uint8_t *ran;        /* [C] 1: the condition's row was among those */
     /* the lens of both unpatched runs, by side; NULL without one */
     lp_lens_wanted lens[2];
     float *lens_vectors[2];       /* [positions, layers, D] */
@@ -42,6 +43,9 @@ typedef struct {
     lp_lens_shape lens;        /* top 0: none */
     const char *metric_names[LP_N_METRICS + 1];
     size_t n_metrics;
+    int32_t *next_same;      /* [C] the next condition with the same run, -1: none */
+    lp_record_file *partial; /* rows go there */
+    int64_t *counts;         /* [C, 4] outcomes of this rank's rows */
 } lp_sweep_context;
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err);
@@ -50,8 +54,11 @@ void lp_sweep_unit_free(lp_sweep_unit *unit);
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err);
 /* The shape of the pair's unpatched run in direction d, its answer as the store has it. Reads the store. */
 lp_status lp_sweep_unit_shape(const lp_sweep_context *context, int64_t pair, int d, lp_run_shape *out, lp_error *err);
-/* Classifies the results into unit->rows, of all conditions; a condition that this pair cannot have (its own run or the
+/* Classifies the result of a run of the unit, as lp_work_source.run_done has it, and writes rows from time to time. */
+lp_status lp_sweep_unit_take(lp_sweep_context *context, lp_sweep_unit *unit, size_t group, size_t run,
+                             const lp_run_result *result, lp_error *err);
+/* Writes the rows that are left and journals the pair. A condition that this pair cannot have (its own run or the
  * donor's lacks the position) has the outcome LP_OUTCOME_NOT_RUN. */
-lp_status lp_sweep_unit_rows(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err);
+lp_status lp_sweep_unit_end(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err);
 
 #endif

@@ -24,32 +24,62 @@ static lp_status select_pair(const lp_record_file *file, lp_open_field *field, i
     return LP_OK;
 }
 
-static lp_status write_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, const void *data,
-                           lp_error *err) {
-    MPI_Status done;
-    int count = 0;
-    char what[256];
-    if (field->file_offset < 0)
-        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: is an archive, which cannot be written to", file->path);
-    errno = 0;
-    int code = MPI_File_write_at(file->raw, field->file_offset + pair * (int64_t)field->bytes, data, (int)field->bytes,
-                                 MPI_BYTE, &done);
-    if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)field->bytes)
-        return LP_OK;
+/* Items of a pair of the field along its first dimension, and the bytes of one. */
+static int64_t items_of(const lp_open_field *field) {
+    return field->field.n_dims > 0 ? field->field.dims[0] : 1;
+}
+
+static size_t item_bytes(const lp_open_field *field) {
+    return field->bytes / (size_t)items_of(field);
+}
+
+/* Why `count` bytes were moved instead of `bytes`. */
+static lp_status fail_raw(const lp_record_file *file, const lp_open_field *field, int64_t pair, const char *way,
+                          int code, size_t bytes, int count, lp_error *err) {
     /* Open MPI 4.1 calls a failed write a success of 0 bytes, but leaves the system's code behind. */
     int error = errno;
-    snprintf(what, sizeof what, "write pair %lld of /%s", (long long)pair, field->field.path);
+    char what[256];
+    snprintf(what, sizeof what, "%s pair %lld of /%s", way, (long long)pair, field->field.path);
     if (code != MPI_SUCCESS) return lp_record_fail_mpi(file, code, what, err);
     const char *system = lp_io_guess(file->path);
     if (!system && error) system = strerror(error);
     if (system) return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %s", file->path, what, system);
-    return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %d of %zu bytes written", file->path, what, count, field->bytes);
+    return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %d of %zu bytes moved", file->path, what, count, bytes);
+}
+
+/* Items [first, first + n) of a pair. */
+static lp_status write_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, int64_t first, int64_t n,
+                           const void *data, lp_error *err) {
+    MPI_Status done;
+    int count = 0;
+    size_t bytes = (size_t)n * item_bytes(field);
+    int64_t at = field->file_offset + pair * (int64_t)field->bytes + first * (int64_t)item_bytes(field);
+    if (field->file_offset < 0)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: is an archive, which cannot be written to", file->path);
+    errno = 0;
+    int code = MPI_File_write_at(file->raw, at, data, (int)bytes, MPI_BYTE, &done);
+    if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)bytes)
+        return LP_OK;
+    return fail_raw(file, field, pair, "write", code, bytes, count, err);
+}
+
+static lp_status read_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, int64_t first, int64_t n,
+                          void *data, lp_error *err) {
+    MPI_Status done;
+    int count = 0;
+    size_t bytes = (size_t)n * item_bytes(field);
+    int64_t at = field->file_offset + pair * (int64_t)field->bytes + first * (int64_t)item_bytes(field);
+    errno = 0;
+    int code = MPI_File_read_at(file->raw, at, data, (int)bytes, MPI_BYTE, &done);
+    if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)bytes)
+        return LP_OK;
+    return fail_raw(file, field, pair, "read", code, bytes, count, err);
 }
 
 static lp_status write_field(lp_record_file *file, lp_open_field *field, int64_t pair, const void *data,
                              lp_error *err) {
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
-    if (file->parallel) return write_raw(file, field, pair, data, err);
+    if (file->parallel) return write_raw(file, field, pair, 0, items_of(field), data, err);
     lp_status status = select_pair(file, field, pair, err);
     if (status == LP_OK && H5Dwrite(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
         status = lp_h5_fail(err, file->path, "write pair %lld of /%s", (long long)pair, field->field.path);
@@ -60,6 +90,25 @@ static lp_status read_field(lp_record_file *file, lp_open_field *field, int64_t 
     lp_status status = select_pair(file, field, pair, err);
     if (status == LP_OK && H5Dread(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
         status = lp_h5_fail(err, file->path, "read pair %lld of /%s", (long long)pair, field->field.path);
+    return status;
+}
+
+static lp_status read_part(lp_record_file *file, lp_open_field *field, int64_t pair, int64_t first, int64_t n,
+                           void *data, lp_error *err) {
+    LP_ASSERT(pair >= 0 && pair < file->n_pairs && first >= 0 && n >= 0 && first + n <= items_of(field));
+    if (n == 0) return LP_OK;
+    /* What HDF5 keeps in memory of a file that is being written may be old. */
+    if (file->parallel && field->file_offset >= 0) return read_raw(file, field, pair, first, n, data, err);
+    if (n == items_of(field)) return read_field(file, field, pair, data, err);
+    hsize_t start[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)pair, (hsize_t)first};
+    hsize_t count[LP_FIELD_MAX_DIMS + 1] = {1, (hsize_t)n};
+    for (int d = 1; d < field->field.n_dims; d++) count[d + 1] = (hsize_t)field->field.dims[d];
+    lp_status status = LP_OK;
+    hid_t memory = H5Screate_simple(field->field.n_dims + 1, count, NULL);
+    if (memory < 0 || H5Sselect_hyperslab(field->space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
+        H5Dread(field->dataset, field->type, memory, field->space, H5P_DEFAULT, data) < 0)
+        status = lp_h5_fail(err, file->path, "read pair %lld of /%s", (long long)pair, field->field.path);
+    lp_h5_close(memory);
     return status;
 }
 
@@ -74,15 +123,72 @@ static void begin_checksum(const lp_record_file *file, int64_t pair) {
     lp_checksum_add(file->sum, "", 1);
 }
 
-static void add_to_checksum(const lp_record_file *file, const lp_open_field *field, const void *data) {
+static void begin_field_checksum(const lp_record_file *file, const lp_open_field *field) {
     if (file->journal_version >= 2) lp_checksum_add(file->sum, field->field.path, strlen(field->field.path) + 1);
+}
+
+static void add_to_checksum(const lp_record_file *file, const lp_open_field *field, const void *data) {
+    begin_field_checksum(file, field);
     lp_checksum_add(file->sum, data, field->bytes);
+}
+
+/* The checksum of a pair as it lies in the file, which is read piece by piece. */
+static lp_status sum_pair(lp_record_file *file, int64_t pair, unsigned char sum[LP_CHECKSUM_BYTES], lp_error *err) {
+    enum { PIECE = 1 << 20 };
+    lp_status status = LP_OK;
+    begin_checksum(file, pair);
+    for (size_t i = 0; i < file->n_fields; i++) {
+        lp_open_field *field = &file->fields[i];
+        int64_t all = items_of(field), at_once = all;
+        /* Filters know whole pairs alone. */
+        if (!field->compressed && field->bytes > PIECE) at_once = PIECE / (int64_t)item_bytes(field);
+        if (at_once < 1) at_once = 1;
+        size_t bytes = (size_t)at_once * item_bytes(field);
+        if (bytes > PIECE)
+            LP_TRY(lp_h5_check_stored(field->dataset, 1, field->bytes, file->path, field->field.path, err));
+        LP_TRY(lp_mem_grow(&file->part, &file->part_capacity, bytes, 1, "one pair", err));
+        begin_field_checksum(file, field);
+        for (int64_t first = 0; first < all; first += at_once) {
+            int64_t n = all - first < at_once ? all - first : at_once;
+            LP_TRY(read_part(file, field, pair, first, n, file->part, err));
+            lp_checksum_add(file->sum, file->part, (size_t)n * item_bytes(field));
+        }
+    }
+out:
+    lp_checksum_finish(file->sum, sum);
+    return status;
+}
+
+static lp_status journal(lp_record_file *file, int64_t pair, const unsigned char sum[LP_CHECKSUM_BYTES],
+                         lp_error *err) {
+    const uint8_t written = 1;
+    lp_status status = LP_OK;
+    LP_TRY(write_field(file, &file->checksum_field, pair, sum, err));
+    LP_TRY(write_field(file, &file->state_field, pair, &written, err));
+    file->state[pair] = 1;
+out:
+    return status;
+}
+
+lp_status lp_record_file_write_part(lp_record_file *file, int64_t pair, size_t index, int64_t first, int64_t n,
+                                    const void *data, lp_error *err) {
+    LP_ASSERT(file->writable && file->parallel && index < file->n_fields && pair >= 0 && pair < file->n_pairs);
+    lp_open_field *field = &file->fields[index];
+    LP_ASSERT(first >= 0 && n >= 0 && first + n <= items_of(field));
+    lp_status status = file->state[pair] ? lp_record_file_forget(file, pair, err) : LP_OK;
+    return status == LP_OK && n > 0 ? write_raw(file, field, pair, first, n, data, err) : status;
+}
+
+lp_status lp_record_file_end_pair(lp_record_file *file, int64_t pair, lp_error *err) {
+    unsigned char sum[LP_CHECKSUM_BYTES];
+    LP_ASSERT(file->writable && file->parallel && !file->state[pair]);
+    lp_status status = sum_pair(file, pair, sum, err);
+    return status == LP_OK ? journal(file, pair, sum, err) : status;
 }
 
 lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *const *data, lp_error *err) {
     lp_status status = LP_OK;
     unsigned char checksum[LP_CHECKSUM_BYTES];
-    const uint8_t written = 1;
     LP_ASSERT(file->writable);
     /* A pair that is written again must not count as whole in between. */
     if (file->state[pair]) LP_TRY(lp_record_file_forget(file, pair, err));
@@ -92,9 +198,7 @@ lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *c
         add_to_checksum(file, &file->fields[i], data[i]);
     }
     lp_checksum_finish(file->sum, checksum);
-    LP_TRY(write_field(file, &file->checksum_field, pair, checksum, err));
-    LP_TRY(write_field(file, &file->state_field, pair, &written, err));
-    file->state[pair] = 1;
+    return journal(file, pair, checksum, err);
 out:
     if (status != LP_OK) lp_checksum_finish(file->sum, checksum);
     return status;
@@ -191,9 +295,18 @@ lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, 
     return read_field(file, &file->fields[index], pair, out, err);
 }
 
+lp_status lp_record_file_read_part(lp_record_file *file, int64_t pair, size_t index, int64_t first, int64_t n,
+                                   void *out, lp_error *err) {
+    LP_ASSERT(index < file->n_fields);
+    return read_part(file, &file->fields[index], pair, first, n, out, err);
+}
+
 lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err) {
-    lp_status status = read_pair(file, pair, &file->verified, err);
-    return status == LP_OK ? checksum_fits(file, &file->verified, good, err) : status;
+    unsigned char expected[LP_CHECKSUM_BYTES], found[LP_CHECKSUM_BYTES];
+    lp_status status = read_part(file, &file->checksum_field, pair, 0, LP_CHECKSUM_BYTES, expected, err);
+    if (status == LP_OK) status = sum_pair(file, pair, found, err);
+    if (status == LP_OK) *good = memcmp(expected, found, sizeof found) == 0;
+    return status;
 }
 
 lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_dtype type, void **block, int64_t *n,

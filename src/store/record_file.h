@@ -10,10 +10,12 @@
  * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
  * where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes while data
  * are written, so a killed job leaves a file that opens, with every journalled pair in it. Where a crash
- * of the machine tears data whose state got to disk first, the checksum finds it.
+ * of the machine tears data whose state got to disk first, the checksum finds it. A large pair may be written in parts;
+ * it is journalled when all of them are there.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
- * anybody. Memory: a byte and the id of each pair, and one pair. Not for several threads at once. */
+ * anybody. Memory: a byte and the id of each pair, and one pair or a
+ * piece of it. Not for several threads at once. */
 #ifndef LP_STORE_RECORD_FILE_H
 #define LP_STORE_RECORD_FILE_H
 
@@ -100,6 +102,12 @@ void lp_record_file_close(lp_record_file *file);
 
 /* Writes all fields of a pair and then journals it. data [n_fields]: in the order of the spec. */
 lp_status lp_record_file_write(lp_record_file *file, int64_t pair, const void *const *data, lp_error *err);
+/* Writes a pair in parts, of a file that all ranks have open: items [first, first + n) of the first dimension of field
+ * `index`. The first part takes the pair out of the journal. When all of it is there, lp_record_file_end_pair reads it
+ * again piece by piece for its checksum, and journals it. */
+lp_status lp_record_file_write_part(lp_record_file *file, int64_t pair, size_t index, int64_t first, int64_t n,
+                                    const void *data, lp_error *err);
+lp_status lp_record_file_end_pair(lp_record_file *file, int64_t pair, lp_error *err);
 /* Takes a pair out of the journal (its data stay, undefined). */
 lp_status lp_record_file_forget(lp_record_file *file, int64_t pair, lp_error *err);
 
@@ -122,7 +130,11 @@ const void *lp_pair_record_field(const lp_pair_record *record, size_t index);
 void lp_pair_record_release(lp_pair_record *record);
 /* One field of one pair, without the checksum. */
 lp_status lp_record_file_read(lp_record_file *file, int64_t pair, size_t index, void *out, lp_error *err);
-/* *good: the checksum of a journalled pair fits. */
+/* Items [first, first + n) of the first dimension of one field, without the checksum; of a pair that this process is
+ * writing, too. */
+lp_status lp_record_file_read_part(lp_record_file *file, int64_t pair, size_t index, int64_t first, int64_t n,
+                                   void *out, lp_error *err);
+/* *good: the checksum of a journalled pair fits. Reads the pair piece by piece. */
 lp_status lp_record_file_verify(lp_record_file *file, int64_t pair, bool *good, lp_error *err);
 /* *block = table `path` as it lies in the file; *n its first dimension, *item_bytes the bytes of one item of it (the
  * fixed length of a text, which need not end in NUL). Caller frees with lp_mem_free. */

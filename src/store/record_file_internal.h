@@ -38,7 +38,8 @@ struct lp_record_file {
     uint8_t *state;                 /* [n_pairs] */
     lp_provenance_item *provenance; /* [n_provenance]; keys and values owned */
     size_t n_provenance;
-    lp_pair_record verified; /* the pair that was verified last */
+    unsigned char *part; /* of a pair, for its checksum */
+    size_t part_capacity;
     size_t pair_bytes;
     lp_checksum *sum;
 };

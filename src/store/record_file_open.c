@@ -44,7 +44,7 @@ static void release(lp_record_file *file) {
     lp_mem_free(file->fields);
     lp_mem_free(file->state);
     lp_mem_free(file->ids);
-    lp_pair_record_release(&file->verified);
+    lp_mem_free(file->part);
     lp_mem_free(file->format);
     lp_mem_free(file->path);
     lp_checksum_free(file->sum);
@@ -348,7 +348,7 @@ static lp_status open_parallel(lp_record_file *file, lp_error *err) {
     status = lp_parallel_agree(file->parallel, status, err);
     if (status != LP_OK) return status;
     file->writable = true;
-    int code = MPI_File_open(file->parallel->comm, file->path, MPI_MODE_WRONLY, MPI_INFO_NULL, &file->raw);
+    int code = MPI_File_open(file->parallel->comm, file->path, MPI_MODE_RDWR, MPI_INFO_NULL, &file->raw);
     if (code != MPI_SUCCESS) {
         file->raw = MPI_FILE_NULL;
         status = lp_record_fail_mpi(file, code, "open for writing", err);

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static const lp_row_column columns[LP_N_ROW_COLUMNS] = {
     [LP_ROW_OUTCOME] = {.name = "class",
@@ -53,15 +54,24 @@ static size_t width_of(const lp_result_rows *rows, size_t index) {
     return lp_row_column_at(index)->per_token ? rows->max_new_tokens : 1;
 }
 
-lp_status lp_result_rows_init(lp_result_rows *rows, size_t n_conditions, size_t max_new_tokens, size_t n_metrics,
-                              lp_error *err) {
+static size_t bytes_of(const lp_result_rows *rows, size_t index) {
+    return width_of(rows, index) * lp_h5_item_bytes(lp_row_column_at(index)->type, 0);
+}
+
+lp_status lp_result_rows_init(lp_result_rows *rows, size_t capacity, size_t n_conditions, size_t max_new_tokens,
+                              size_t n_metrics, lp_error *err) {
+    size_t row = 0;
     lp_status status = LP_OK;
-    *rows = (lp_result_rows){
-        .n_conditions = n_conditions, .max_new_tokens = max_new_tokens, .n_columns = LP_N_ROW_COLUMNS + n_metrics};
-    LP_ASSERT(n_metrics <= LP_MAX_METRICS);
+    *rows = (lp_result_rows){.max_new_tokens = max_new_tokens, .n_columns = LP_N_ROW_COLUMNS + n_metrics};
+    LP_ASSERT(n_metrics <= LP_MAX_METRICS && n_conditions > 0);
+    for (size_t k = 0; k < rows->n_columns; k++) row += bytes_of(rows, k);
+    if (capacity == 0) capacity = LP_ROWS_BYTES / row < n_conditions ? LP_ROWS_BYTES / row + 1 : n_conditions;
+    rows->capacity = capacity;
     for (size_t k = 0; k < rows->n_columns; k++)
-        LP_TRY(lp_mem_new(&rows->column[k], n_conditions * width_of(rows, k),
-                          lp_h5_item_bytes(lp_row_column_at(k)->type, 0), "rows", err));
+        LP_TRY(lp_mem_new(&rows->column[k], capacity, bytes_of(rows, k), "rows", err));
+    LP_TRY(lp_mem_new(&rows->condition, capacity, sizeof *rows->condition, "rows", err));
+    LP_TRY(lp_mem_new(&rows->sorted, 2 * capacity, sizeof *rows->sorted, "rows", err));
+    LP_TRY(lp_mem_new(&rows->ordered, capacity, max_new_tokens * sizeof(int32_t) + sizeof(double), "rows", err));
 out:
     if (status != LP_OK) lp_result_rows_release(rows);
     return status;
@@ -69,17 +79,39 @@ out:
 
 void lp_result_rows_release(lp_result_rows *rows) {
     for (size_t k = 0; k < rows->n_columns; k++) lp_mem_free(rows->column[k]);
+    lp_mem_free(rows->condition);
+    lp_mem_free(rows->sorted);
+    lp_mem_free(rows->ordered);
     *rows = (lp_result_rows){0};
 }
 
-void lp_result_rows_clear(lp_result_rows *rows) {
+size_t lp_result_rows_add(lp_result_rows *rows, int32_t condition) {
+    size_t at = rows->n++;
+    LP_ASSERT(at < rows->capacity);
+    rows->condition[at] = condition;
     for (size_t k = 0; k < rows->n_columns; k++)
-        lp_row_column_fill(lp_row_column_at(k), rows->column[k], rows->n_conditions * width_of(rows, k));
+        lp_row_column_fill(lp_row_column_at(k), (char *)rows->column[k] + at * bytes_of(rows, k), width_of(rows, k));
+    return at;
 }
 
-void lp_result_rows_copy(lp_result_rows *rows, size_t from, size_t to) {
-    for (size_t k = 0; k < rows->n_columns; k++) {
-        size_t bytes = width_of(rows, k) * lp_h5_item_bytes(lp_row_column_at(k)->type, 0);
-        memcpy((char *)rows->column[k] + to * bytes, (char *)rows->column[k] + from * bytes, bytes);
+static int compare_conditions(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+void lp_result_rows_sort(lp_result_rows *rows) {
+    for (size_t i = 0; i < rows->n; i++) {
+        rows->sorted[2 * i] = rows->condition[i];
+        rows->sorted[2 * i + 1] = (int32_t)i;
     }
+    if (rows->n > 1) qsort(rows->sorted, rows->n, 2 * sizeof *rows->sorted, compare_conditions);
+}
+
+const void *lp_result_rows_ordered(lp_result_rows *rows, size_t index) {
+    size_t bytes = bytes_of(rows, index);
+    for (size_t i = 0; i < rows->n; i++) {
+        size_t from = (size_t)rows->sorted[2 * i + 1];
+        memcpy((char *)rows->ordered + i * bytes, (char *)rows->column[index] + from * bytes, bytes);
+    }
+    return rows->ordered;
 }

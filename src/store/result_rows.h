@@ -36,20 +36,29 @@ const lp_row_column *lp_row_column_at(size_t index);
 /* out[n] = not_run, in the column's type. */
 void lp_row_column_fill(const lp_row_column *column, void *out, size_t n);
 
+/* Rows that are final and not written yet, in the order in which they came. */
 typedef struct {
-    size_t n_conditions, max_new_tokens;
+    size_t capacity, max_new_tokens;
     size_t n_columns;                 /* LP_N_ROW_COLUMNS + the metrics */
-    void *column[LP_MAX_ROW_COLUMNS]; /* each [C], or [C, max_new_tokens], of its type; owned */
-    const int32_t *lens_tokens;       /* [2, positions, layers, top] by side: clean, corrupted; NULL without a lens */
-    const float *lens_log_probability;
+    size_t n;                         /* rows in use */
+    int32_t *condition;               /* [n] whose they are */
+    void *column[LP_MAX_ROW_COLUMNS]; /* each [n], or [n, max_new_tokens], of its type; owned */
+    int32_t *sorted;                  /* [n, 2] conditions in order, each with the place of its row */
+    void *ordered;                    /* room for one column in that order */
 } lp_result_rows;
 
-lp_status lp_result_rows_init(lp_result_rows *rows, size_t n_conditions, size_t max_new_tokens, size_t n_metrics,
-                              lp_error *err);
+/* Room for `capacity` rows; 0: as many as LP_ROWS_BYTES take, but no more than `n_conditions`. */
+enum { LP_ROWS_BYTES = 1 << 20 };
+lp_status lp_result_rows_init(lp_result_rows *rows, size_t capacity, size_t n_conditions, size_t max_new_tokens,
+                              size_t n_metrics, lp_error *err);
 void lp_result_rows_release(lp_result_rows *rows);
-/* No row was run. */
-void lp_result_rows_clear(lp_result_rows *rows);
-/* Row `to` becomes what row `from` is. */
-void lp_result_rows_copy(lp_result_rows *rows, size_t from, size_t to);
+/* Adds a row that was not run, of a condition that has none yet, and returns its place. There is room for it. */
+size_t lp_result_rows_add(lp_result_rows *rows, int32_t condition);
+/* Puts the conditions in order, for lp_result_rows_ordered: column `index` in that order, valid until the next call. */
+void lp_result_rows_sort(lp_result_rows *rows);
+const void *lp_result_rows_ordered(lp_result_rows *rows, size_t index);
+static inline int32_t lp_result_rows_condition(const lp_result_rows *rows, size_t i) {
+    return rows->sorted[2 * i];
+}
 
 #endif

@@ -21,7 +21,10 @@ typedef struct {
     lp_output output;
     hid_t file;
     lp_record_file *partial;
-    lp_pair_record record; /* of the partial file */
+    int32_t *lengths;     /* [C] of the answers of the pair at hand */
+    int32_t *tokens;      /* [n_tokens_held, max_new_tokens] of some of them */
+    int32_t *lens_tokens; /* of that pair; NULL without a lens */
+    float *lens_log_probability;
     lp_answers answers;
     lp_csv csv;
     lp_result_sums sums;
@@ -97,6 +100,12 @@ out:
     return status;
 }
 
+/* Answers that are read at once. */
+static size_t answers_at_once(const lp_results_plan *plan) {
+    size_t n = (size_t)BLOCK_NUMBERS / (size_t)plan->max_new_tokens + 1;
+    return n < (size_t)plan->n_conditions ? n : (size_t)plan->n_conditions;
+}
+
 static lp_status begin_rows(finisher *f, lp_error *err) {
     const lp_results_plan *plan = f->plan;
     const size_t n = (size_t)plan->n_conditions;
@@ -105,6 +114,12 @@ static lp_status begin_rows(finisher *f, lp_error *err) {
     if (f->block < 1) f->block = 1;
     if (f->block > plan->n_pairs) f->block = plan->n_pairs;
     for (size_t k = 0; k < f->n_columns; k++) LP_TRY(begin_column(f, k, err));
+    const size_t lens = 2 * (size_t)plan->lens.n_positions * (size_t)plan->lens.n_layers * (size_t)plan->lens.top;
+    LP_TRY(lp_mem_new(&f->lengths, n, sizeof *f->lengths, "answers", err));
+    LP_TRY(lp_mem_new(&f->tokens, answers_at_once(plan) * (size_t)plan->max_new_tokens, sizeof *f->tokens, "answers",
+                      err));
+    LP_TRY(lp_mem_new(&f->lens_tokens, lens, sizeof *f->lens_tokens, "logit lens", err));
+    LP_TRY(lp_mem_new(&f->lens_log_probability, lens, sizeof *f->lens_log_probability, "logit lens", err));
     LP_TRY(lp_mem_new(&f->counts, n * LP_N_OUTCOMES, sizeof *f->counts, "counts", err));
     LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
     LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
@@ -140,21 +155,23 @@ static lp_status hold_not_run(finisher *f, lp_error *err) {
 /* Numbers the answers of a pair, and counts its outcomes. */
 static lp_status hold_answers(finisher *f, int64_t pair, lp_error *err) {
     const lp_results_plan *plan = f->plan;
-    const uint8_t *outcome = lp_pair_record_field(&f->record, LP_ROW_OUTCOME);
-    const int32_t *lengths = lp_pair_record_field(&f->record, LP_ROW_ANSWER_LEN);
-    const int32_t *tokens = lp_pair_record_field(&f->record, LP_ROW_ANSWER_TOKENS);
-    const uint8_t *changed = lp_pair_record_field(&f->record, LP_ROW_CHANGED);
+    const uint8_t *outcome = held_at(f, LP_ROW_OUTCOME), *changed = held_at(f, LP_ROW_CHANGED);
+    const int32_t *lengths = f->lengths;
+    const size_t at_once = answers_at_once(plan), n = (size_t)plan->n_conditions;
     int32_t *answer = held_at(f, LP_ROW_ANSWER_TOKENS);
     lp_status status = LP_OK;
-    for (size_t c = 0; c < (size_t)plan->n_conditions; c++) {
+    for (size_t c = 0; c < n; c++) {
+        if (c % at_once == 0)
+            LP_TRY(lp_record_file_read_part(f->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)c,
+                                            (int64_t)(n - c < at_once ? n - c : at_once), f->tokens, err));
         bool not_run = outcome[c] == LP_OUTCOME_NOT_RUN;
         if (lengths[c] < 0 || lengths[c] > plan->max_new_tokens || (outcome[c] >= LP_N_OUTCOMES && !not_run))
             LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
                     plan->pair_id[pair], plan->conditions[c].name, outcome[c], lengths[c]);
         answer[c] = -1;
         if (not_run) continue;
-        LP_TRY(lp_answers_add(&f->answers, tokens + c * (size_t)plan->max_new_tokens, (size_t)lengths[c], &answer[c],
-                              err));
+        LP_TRY(lp_answers_add(&f->answers, f->tokens + c % at_once * (size_t)plan->max_new_tokens, (size_t)lengths[c],
+                              &answer[c], err));
         f->counts[c * LP_N_OUTCOMES + outcome[c]]++;
         f->sums.changed[c] += changed[c] != 0;
     }
@@ -164,7 +181,7 @@ out:
 
 static void sum_metric(finisher *f, size_t m) {
     const size_t n = (size_t)f->plan->n_conditions;
-    const float *values = lp_pair_record_field(&f->record, LP_N_ROW_COLUMNS + m);
+    const float *values = held_at(f, LP_N_ROW_COLUMNS + m);
     for (size_t c = 0; c < n; c++) {
         if (isnan(values[c])) continue;
         f->sums.metric_sum[m * n + c] += (double)values[c];
@@ -177,19 +194,25 @@ static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
     const lp_results_plan *plan = f->plan;
     const void *columns[LP_MAX_ROW_COLUMNS] = {NULL};
     size_t lens = 0;
+    bool good = false;
     lp_status status = LP_OK;
-    LP_TRY(lp_record_file_load(f->partial, pair, &f->record, err));
-    LP_TRY(hold_answers(f, pair, err));
+    LP_TRY(lp_record_file_verify(f->partial, pair, &good, err));
+    if (!good)
+        LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered",
+                lp_record_file_path(f->partial), (long long)pair);
+    LP_TRY(lp_record_file_read(f->partial, pair, LP_ROW_ANSWER_LEN, f->lengths, err));
     for (size_t k = 0; k < f->n_columns; k++) {
         if (!f->held[k]) continue;
         columns[k] = held_at(f, k);
-        if (!lp_row_column_at(k)->per_token)
-            memcpy(held_at(f, k), lp_pair_record_field(&f->record, k), lp_record_file_field_bytes(f->partial, k));
+        if (!lp_row_column_at(k)->per_token) LP_TRY(lp_record_file_read(f->partial, pair, k, held_at(f, k), err));
     }
+    LP_TRY(hold_answers(f, pair, err));
     for (size_t m = 0; m < plan->n_metrics; m++) sum_metric(f, m);
-    if (plan->lens.top > 0 && lp_results_partial_lens(f->partial, &lens))
-        LP_TRY(lp_lens_writer_add(&f->lens, lp_pair_record_field(&f->record, lens),
-                                  lp_pair_record_field(&f->record, lens + 1), err));
+    if (plan->lens.top > 0 && lp_results_partial_lens(f->partial, &lens)) {
+        LP_TRY(lp_record_file_read(f->partial, pair, lens, f->lens_tokens, err));
+        LP_TRY(lp_record_file_read(f->partial, pair, lens + 1, f->lens_log_probability, err));
+        LP_TRY(lp_lens_writer_add(&f->lens, f->lens_tokens, f->lens_log_probability, err));
+    }
     if (f->csv.stream) status = lp_csv_pair(&f->csv, plan, pair, columns, &f->answers, err);
 out:
     return status;
@@ -336,7 +359,10 @@ static lp_status check_complete(const finisher *f, lp_error *err) {
 
 static void release(finisher *f) {
     lp_h5_close(f->file);
-    lp_pair_record_release(&f->record);
+    lp_mem_free(f->lengths);
+    lp_mem_free(f->tokens);
+    lp_mem_free(f->lens_tokens);
+    lp_mem_free(f->lens_log_probability);
     lp_record_file_close(f->partial);
     lp_answers_release(&f->answers);
     lp_csv_release(&f->csv);

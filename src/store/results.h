@@ -1,10 +1,10 @@
 /* What a sweep found: one row per (pair, condition), as schemas/results-layout.md lays it out.
  *
- * While a sweep runs, ranks write the rows of whole pairs to `<results>.partial`, a record file (record_file.h), so
- * that a killed job continues. At the end rank 0 streams them, pair by pair in the order of the pair file, into the
- * results file, the CSV and the summary; each is written under a temporary name and renamed. The results file
- * comes last, so when it exists, all three are complete. Nothing in them depends on ranks or on the order of
- * completion. */
+ * While a sweep runs, ranks write rows as they become final to `<results>.partial`, a record file (record_file.h), so
+ * that a killed job continues; a pair counts when all of its rows are there. At the end rank 0 streams them, pair by
+ * pair in the order of the pair file, into the results file, the CSV and the summary; each is written under a temporary
+ * name and renamed. The results file comes last, so when it exists, all three are complete. Nothing in them depends on
+ * ranks or on the order of completion. */
 #ifndef LP_STORE_RESULTS_H
 #define LP_STORE_RESULTS_H
 
@@ -86,8 +86,13 @@ lp_status lp_results_partial_open(const lp_parallel *parallel, const char *resul
 /* *field = the first of the two fields of the lens, its tokens; the next is its log-probabilities. False without one.
  */
 bool lp_results_partial_lens(const lp_record_file *partial, size_t *field);
-/* Local: writes and journals the rows of a pair. The fields of the file are the columns of result_rows.h. */
-lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err);
+/* Local: writes rows of a pair, whichever are final, and empties `rows`. The fields of the file are the columns of
+ * result_rows.h. */
+lp_status lp_results_partial_put(lp_record_file *partial, int64_t pair, lp_result_rows *rows, lp_error *err);
+/* Local: journals a pair, whose rows were all put. lens_tokens, lens_log_probability [2, positions, layers, top] by
+ * side, clean and corrupted; NULL in a file without a lens. */
+lp_status lp_results_partial_end(lp_record_file *partial, int64_t pair, const int32_t *lens_tokens,
+                                 const float *lens_log_probability, lp_error *err);
 /* Local: adds to counts [C, 4] the outcomes of this rank's share of the pairs that an earlier life journalled, so that
  * the sum over the ranks counts every pair once. Call it after lp_record_file_recheck and before dealing. */
 lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err);

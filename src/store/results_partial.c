@@ -79,15 +79,35 @@ bool lp_results_partial_lens(const lp_record_file *partial, size_t *field) {
     return lp_record_file_find(partial, lens_paths[0], field);
 }
 
-lp_status lp_results_partial_write(lp_record_file *partial, int64_t pair, const lp_result_rows *rows, lp_error *err) {
-    const void *data[MAX_FIELDS];
-    size_t lens = 0;
-    for (size_t k = 0; k < rows->n_columns; k++) data[k] = rows->column[k];
-    if (lp_results_partial_lens(partial, &lens)) {
-        data[lens] = rows->lens_tokens;
-        data[lens + 1] = rows->lens_log_probability;
+lp_status lp_results_partial_put(lp_record_file *partial, int64_t pair, lp_result_rows *rows, lp_error *err) {
+    lp_status status = LP_OK;
+    lp_result_rows_sort(rows);
+    for (size_t k = 0; k < rows->n_columns; k++) {
+        const char *ordered = lp_result_rows_ordered(rows, k);
+        size_t bytes = lp_record_file_field_bytes(partial, k) / (size_t)partial->fields[k].field.dims[0];
+        for (size_t i = 0, end = 0; i < rows->n; i = end) {
+            int32_t first = lp_result_rows_condition(rows, i);
+            for (end = i + 1; end < rows->n && lp_result_rows_condition(rows, end) == first + (int32_t)(end - i);)
+                end++;
+            LP_TRY(lp_record_file_write_part(partial, pair, k, first, (int64_t)(end - i), ordered + i * bytes, err));
+        }
     }
-    return lp_record_file_write(partial, pair, data, err);
+    rows->n = 0;
+out:
+    return status;
+}
+
+lp_status lp_results_partial_end(lp_record_file *partial, int64_t pair, const int32_t *lens_tokens,
+                                 const float *lens_log_probability, lp_error *err) {
+    size_t lens = 0;
+    lp_status status = LP_OK;
+    if (lp_results_partial_lens(partial, &lens)) {
+        LP_TRY(lp_record_file_write_part(partial, pair, lens, 0, 2, lens_tokens, err));
+        LP_TRY(lp_record_file_write_part(partial, pair, lens + 1, 0, 2, lens_log_probability, err));
+    }
+    status = lp_record_file_end_pair(partial, pair, err);
+out:
+    return status;
 }
 
 lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err) {

@@ -117,24 +117,46 @@ out:
     return status;
 }
 
-/* Rows of a pair with these values; released by the caller. metrics_of [M, C]. */
-static lp_result_rows rows_of(const uint8_t *outcomes, const double *number, const int32_t *length,
-                              const int32_t *token, const uint8_t *change, const float *metrics_of) {
-    lp_result_rows rows;
-    lp_error err = {0};
-    if (lp_result_rows_init(&rows, C, NEW, M, &err) != LP_OK) fail_msg("%s", err.text);
-    memcpy(rows.column[LP_ROW_OUTCOME], outcomes, C);
-    memcpy(rows.column[LP_ROW_NUMBER], number, C * sizeof *number);
-    memcpy(rows.column[LP_ROW_ANSWER_LEN], length, C * sizeof *length);
-    memcpy(rows.column[LP_ROW_ANSWER_TOKENS], token, C * NEW * sizeof *token);
-    memcpy(rows.column[LP_ROW_CHANGED], change, C);
-    for (size_t m = 0; m < M; m++)
-        memcpy(rows.column[LP_N_ROW_COLUMNS + m], metrics_of + m * C, C * sizeof *metrics_of);
-    return rows;
+/* The values of a pair's rows; metrics [M, C]. */
+typedef struct {
+    const uint8_t *outcome;
+    const double *number;
+    const int32_t *length, *token;
+    const uint8_t *change;
+    const float *metric;
+} row_values;
+
+static row_values values_of_pair(int64_t i) {
+    return (row_values){outcome[i], numbers[i], lengths[i], tokens[i][0], changed[i], values[i][0]};
 }
 
-static lp_result_rows rows_of_pair(int64_t i) {
-    return rows_of(outcome[i], numbers[i], lengths[i], tokens[i][0], changed[i], values[i][0]);
+static void add_row(lp_result_rows *rows, const row_values *v, int32_t c) {
+    size_t at = lp_result_rows_add(rows, c), from = (size_t)c;
+    ((uint8_t *)rows->column[LP_ROW_OUTCOME])[at] = v->outcome[from];
+    ((double *)rows->column[LP_ROW_NUMBER])[at] = v->number[from];
+    ((int32_t *)rows->column[LP_ROW_ANSWER_LEN])[at] = v->length[from];
+    memcpy((int32_t *)rows->column[LP_ROW_ANSWER_TOKENS] + at * NEW, v->token + from * NEW, NEW * sizeof *v->token);
+    ((uint8_t *)rows->column[LP_ROW_CHANGED])[at] = v->change[from];
+    for (size_t m = 0; m < M; m++) ((float *)rows->column[LP_N_ROW_COLUMNS + m])[at] = v->metric[m * C + from];
+}
+
+/* In two pieces, as rows become final: the last condition first. */
+static void put_pair(lp_record_file *file, int64_t i, const row_values *v, const int32_t *lens,
+                     const float *lens_numbers) {
+    static const int32_t order[C] = {2, 0, 1};
+    lp_result_rows rows;
+    lp_error err = {0};
+    if (lp_result_rows_init(&rows, 2, C, NEW, M, &err) != LP_OK) fail_msg("%s", err.text);
+    for (int k = 0; k < C; k++) {
+        if (rows.n == rows.capacity && lp_results_partial_put(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
+        add_row(&rows, v, order[k]);
+    }
+    if (lp_results_partial_put(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(rows.n, 0);
+    assert_int_equal(lp_record_file_state(file)[i], 0);
+    if (lp_results_partial_end(file, i, lens, lens_numbers, &err) != LP_OK) fail_msg("%s", err.text);
+    assert_int_equal(lp_record_file_state(file)[i], 1);
+    lp_result_rows_release(&rows);
 }
 
 static void write_rows(int64_t first, int64_t last) {
@@ -142,10 +164,8 @@ static void write_rows(int64_t first, int64_t last) {
     lp_record_file *file = NULL;
     if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int64_t i = first; i <= last; i++) {
-        if (!included[i]) continue;
-        lp_result_rows rows = rows_of_pair(i);
-        if (lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
-        lp_result_rows_release(&rows);
+        const row_values v = values_of_pair(i);
+        if (included[i]) put_pair(file, i, &v, NULL, NULL);
     }
     lp_record_file_close(file);
 }
@@ -369,28 +389,31 @@ static void read_back(void **state) {
     assert_true(strstr(err.text, csv) == err.text);
 }
 
-/* What rows hold before any was run, and that a row is copied whole. */
-static void rows_cleared_and_copied(void **state) {
+/* What a row holds before it was run, how many rows are held at once, and their order. */
+static void rows_are_held(void **state) {
     (void)state;
-    lp_result_rows rows = rows_of_pair(1);
-    lp_result_rows_copy(&rows, 2, 0);
-    assert_int_equal(((uint8_t *)rows.column[LP_ROW_OUTCOME])[0], 2);
-    assert_true(((double *)rows.column[LP_ROW_NUMBER])[0] == 1.5);
-    assert_int_equal(((int32_t *)rows.column[LP_ROW_ANSWER_LEN])[0], 3);
-    assert_memory_equal(rows.column[LP_ROW_ANSWER_TOKENS], tokens[1][2], sizeof tokens[1][2]);
-    assert_int_equal(((uint8_t *)rows.column[LP_ROW_CHANGED])[0], 1);
-    assert_true(((float *)rows.column[LP_N_ROW_COLUMNS + 1])[0] == 0.25F);
-    assert_memory_equal((int32_t *)rows.column[LP_ROW_ANSWER_TOKENS] + NEW, tokens[1][1], sizeof tokens[1][1]);
-    lp_result_rows_clear(&rows);
-    for (size_t c = 0; c < C; c++) {
-        assert_int_equal(((uint8_t *)rows.column[LP_ROW_OUTCOME])[c], LP_OUTCOME_NOT_RUN);
-        assert_true(isnan(((double *)rows.column[LP_ROW_NUMBER])[c]));
-        assert_int_equal(((int32_t *)rows.column[LP_ROW_ANSWER_LEN])[c], 0);
-        for (size_t i = 0; i < NEW; i++)
-            assert_int_equal(((int32_t *)rows.column[LP_ROW_ANSWER_TOKENS])[c * NEW + i], -1);
-        assert_int_equal(((uint8_t *)rows.column[LP_ROW_CHANGED])[c], 0);
-        for (size_t m = 0; m < M; m++) assert_true(isnan(((float *)rows.column[LP_N_ROW_COLUMNS + m])[c]));
-    }
+    const row_values v = values_of_pair(1);
+    lp_result_rows rows;
+    lp_error err = {0};
+    assert_int_equal(lp_result_rows_init(&rows, 0, C, NEW, M, &err), LP_OK);
+    assert_int_equal(rows.capacity, C);
+    lp_result_rows_add(&rows, 2);
+    assert_int_equal(((uint8_t *)rows.column[LP_ROW_OUTCOME])[0], LP_OUTCOME_NOT_RUN);
+    assert_true(isnan(((double *)rows.column[LP_ROW_NUMBER])[0]));
+    assert_int_equal(((int32_t *)rows.column[LP_ROW_ANSWER_LEN])[0], 0);
+    for (size_t i = 0; i < NEW; i++) assert_int_equal(((int32_t *)rows.column[LP_ROW_ANSWER_TOKENS])[i], -1);
+    assert_int_equal(((uint8_t *)rows.column[LP_ROW_CHANGED])[0], 0);
+    for (size_t m = 0; m < M; m++) assert_true(isnan(((float *)rows.column[LP_N_ROW_COLUMNS + m])[0]));
+    add_row(&rows, &v, 0);
+    add_row(&rows, &v, 1);
+    lp_result_rows_sort(&rows);
+    for (size_t i = 0; i < C; i++) assert_int_equal(lp_result_rows_condition(&rows, i), i);
+    const int32_t *ordered = lp_result_rows_ordered(&rows, LP_ROW_ANSWER_LEN);
+    assert_true(ordered[0] == lengths[1][0] && ordered[1] == lengths[1][1] && ordered[2] == 0);
+    lp_result_rows_release(&rows);
+    /* However many conditions, the rows in memory take about LP_ROWS_BYTES. */
+    assert_int_equal(lp_result_rows_init(&rows, 0, 1000000, 200, 8, &err), LP_OK);
+    assert_true(rows.capacity > 1000 && rows.capacity * (14 + 4 * 208) < 2 * LP_ROWS_BYTES);
     lp_result_rows_release(&rows);
 }
 
@@ -402,15 +425,14 @@ static void a_row_not_run(void **state) {
     static const double no_number[C] = {8, 7, (double)NAN};
     static const uint8_t same[C] = {0};
     static const float metric[M][C] = {{-3, 3, NAN}, {0, 0, NAN}};
-    lp_result_rows rows = rows_of(classes, no_number, lengths[3], tokens[3][0], same, metric[0]);
+    const row_values rows = {classes, no_number, lengths[3], tokens[3][0], same, metric[0]};
     lp_error err = {0};
     lp_record_file *file = NULL;
     lp_results *r = NULL;
     int n_decoded = 0;
     write_rows(0, 1);
     if (lp_results_partial_open(parallel, results, &plan, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
-    assert_int_equal(lp_results_partial_write(file, 3, &rows, &err), LP_OK);
-    lp_result_rows_release(&rows);
+    put_pair(file, 3, &rows, NULL, NULL);
     int64_t before[C * LP_N_OUTCOMES] = {0};
     assert_int_equal(lp_results_partial_count(file, before, &err), LP_OK);
     assert_memory_equal(before, counts, sizeof counts);
@@ -532,11 +554,8 @@ static void lens_comes_back(void **state) {
             }
     if (lp_results_partial_open(parallel, results, &with_lens, &file, NULL, &err) != LP_OK) fail_msg("%s", err.text);
     for (int i = 0; i < P; i++) {
-        lp_result_rows rows = rows_of_pair(i);
-        rows.lens_tokens = lens_tokens[i][0];
-        rows.lens_log_probability = log_probability[i][0];
-        if (included[i] && lp_results_partial_write(file, i, &rows, &err) != LP_OK) fail_msg("%s", err.text);
-        lp_result_rows_release(&rows);
+        const row_values v = values_of_pair(i);
+        if (included[i]) put_pair(file, i, &v, lens_tokens[i][0], log_probability[i][0]);
     }
     lp_record_file_close(file);
     int n_decoded = 0;
@@ -596,7 +615,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(self_controls_are_identities),
         cmocka_unit_test_setup_teardown(read_back, clear, NULL),
         cmocka_unit_test_setup_teardown(lens_comes_back, clear, NULL),
-        cmocka_unit_test(rows_cleared_and_copied),
+        cmocka_unit_test(rows_are_held),
         cmocka_unit_test_setup_teardown(a_row_not_run, clear, NULL),
         cmocka_unit_test_setup_teardown(failures_leave_nothing, clear, NULL),
         cmocka_unit_test_setup_teardown(counted_again_after_a_restart, clear, NULL),
