@@ -56,6 +56,17 @@ out:
     return status;
 }
 
+/* A process that no launcher started has nobody to reach. Open MPI need not look for networks then, which takes longer
+ * than a small job. What the user has set stays; other MPIs do not read this. (ess_singleton_isolated would save more,
+ * but such processes remove each other's session folders.) */
+static void start_alone(void) {
+    static const char *const launched[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMIX_NAMESPACE", "PMI_RANK", NULL};
+    if (lp_parallel_launched_size() > 1) return;
+    for (const char *const *name = launched; *name; name++)
+        if (getenv(*name)) return;
+    (void)setenv("OMPI_MCA_pml", "ob1", 0);
+}
+
 lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error *err) {
     lp_parallel *parallel = NULL;
     lp_status status = lp_mem_new(&parallel, 1, sizeof *parallel, "MPI state", err);
@@ -63,6 +74,7 @@ lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error
     parallel->comm = MPI_COMM_NULL;
     parallel->node = MPI_COMM_NULL;
     int provided = MPI_THREAD_SINGLE;
+    start_alone();
     LP_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided));
     parallel->threads = provided >= MPI_THREAD_MULTIPLE;
     LP_TRY(set_up(parallel, err));
