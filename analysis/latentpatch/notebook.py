@@ -23,7 +23,9 @@ def html(r: Results) -> str:
     for panel in effects[:MOST_PANELS]:
         part = a.table[a.table["panel"] == panel.panel]
         wanted = CLASSES[donor_class(panel.direction)]
-        pictures = [p for kind in part["kind"].unique() for p in _heat_maps("r", a, part, kind, [wanted], "notebook")]
+        pictures = [
+            p for kind in part["kind"].unique() for p in _heat_maps("r", a, part, kind, [wanted], "notebook")[0]
+        ]
         parts.append(f"<p>{escape.escape(panel.words)}: pairs with the {LABELS[wanted]}, %</p>")
         parts += [_still(p.svg) for p in pictures] or [f"<p>No condition gives the {LABELS[wanted]}.</p>"]
     if len(effects) > MOST_PANELS:
