@@ -351,8 +351,6 @@ static lp_status check_pairs(const check_options *o, const char *path, bool *uns
     lp_check_report report = {0};
     lp_text text = {0}, table = {0};
     lp_status status = LP_OK;
-    if (o->training_format == LP_SOURCE_TEMPLATES)
-        LP_FAIL(LP_ERR_USAGE, "--training-format: expected questions, found templates");
     if (o->tokenizers.n == 0 && (o->max_tokens || o->same_tokens))
         LP_FAIL(LP_ERR_USAGE, "--max-tokens and --same-tokens need --tokenizer");
     LP_TRY(check_outputs(path, (const char *const[]){o->list, o->fix}, 2, err));
@@ -423,8 +421,8 @@ static const lp_option check_table[] = {
      .kind = LP_OPTION_CHOICE,
      CHECK(training_format),
      .value = "FORMAT",
-     .choices = lp_source_format_names,
-     .help = "form of the training file (default gsm8k; not templates)"},
+     .choices = lp_question_format_names,
+     .help = "form of the training file (default gsm8k)"},
     {.name = "--verified",
      .kind = LP_OPTION_FLAG,
      CHECK(verified),

@@ -70,7 +70,7 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     printf("  %-34s %12.3g GFLOP\n", "matrix products", e.gemm_flops * 1e-9);
     print_time(session, e.gemm_flops, rate);
     print_bytes("least memory limit of the engine", e.least_bytes);
-    print_bytes("memory beyond which more is no use", e.useful_bytes);
+    print_bytes("memory limit for full speed", e.useful_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
     if (session->backend && session->backend->counters.weight_bytes > 0)
         print_bytes("weights on the device", (int64_t)session->backend->counters.weight_bytes);

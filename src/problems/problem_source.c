@@ -7,6 +7,7 @@
 static const size_t max_file_bytes = (size_t)1 << 30;
 
 const char *const lp_source_format_names[] = {"gsm8k", "gsm8k-aug", "svamp", "gsm-plus", "templates", NULL};
+const char *const lp_question_format_names[] = {"gsm8k", "gsm8k-aug", "svamp", "gsm-plus", NULL};
 
 static void release_problem(lp_problem *problem) {
     lp_mem_free(problem->question);

@@ -15,6 +15,8 @@ typedef enum {
 
 /* NULL-terminated, in the order of the enum: "gsm8k", "gsm8k-aug", "svamp", "gsm-plus", "templates". */
 extern const char *const lp_source_format_names[];
+/* Those of them that hold questions: all but "templates". NULL-terminated, in the same order. */
+extern const char *const lp_question_format_names[];
 
 typedef struct {
     char *question, *solution;
