@@ -63,6 +63,16 @@ def with_group(**keys: Any) -> dict[str, Any]:
     return job
 
 
+EDGE: dict[str, Any] = {"from": {"phase": "answer"}, "to": {"steps": "single:0"}, "layers": "all"}
+
+
+def with_edges(edges: dict[str, Any] | list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    """The plain job with a group of attention edges alone; an edge's None drops a key."""
+    changed = [{k: v for k, v in (EDGE | e).items() if v is not None} for e in (edges if isinstance(edges, list) else [edges])]
+    group = {"forbid": changed if isinstance(edges, list) else changed[0], **keys}
+    return edited("sweep.conditions", [group])
+
+
 PROMPT: dict[str, Any] = {"phase": "prompt", "steps": None, "index": -1}
 ANSWER: dict[str, Any] = {"phase": "answer", "steps": None, "index": 0}
 
@@ -108,6 +118,14 @@ GOOD = [
     edited("protocol.steps", 6.0),
     with_group(site=["k", "v"], layers=[0, "2-3", "late"], heads=[0, 1]),
     with_group(site="latent_in", layers=None),
+    with_group(site=["q", "z"], heads=[0, 3]),
+    with_edges({}),
+    with_edges({"from": {"phase": "answer", "index": ["all", 0, "together:1-3"]}, "heads": "all"}),
+    with_edges({"to": {"phase": "prompt", "index": [-1, "-2", "together:-4--2", "together:0-3"]}, "kv_heads": [0, "0-1"]}),
+    with_edges({"from": {"steps": ["single:1-5", "all"]}, "heads": ["window:2", "together:all"], "layers": "window:3"}),
+    with_edges([{"comment": "x"}, {"layers": None, "heads": None, "kv_heads": 1}], layers="all"),
+    with_group(forbid=EDGE, operation="scale", factor=0),
+    with_group(forbid=None),
     with_group(layers="together:0-3", steps=["subset:all", "complement:set:0,5"]),
     with_group(layers=["window:2", "together:all", "early", 11], steps="window:2-3"),
     with_group(donor=["clean", "self", "zero", "mean", "shuffled", "random", "corrupted"]),
@@ -211,7 +229,7 @@ BAD: list[tuple[Any, str]] = [
     (edited("engine.memory_limit", "-4GiB"), "$.engine.memory_limit: expected a number of bytes"),
     (edited("engine.memory_limit", True), "$.engine.memory_limit: expected a number of bytes"),
     (with_group(site=None), 'the key "site" is missing'),
-    (with_group(site="q"), ".site: expected one of"),
+    (with_group(site="key"), ".site: expected one of"),
     (with_group(site=[]), ".site: expected at least one"),
     (with_group(layers=None), "no layers"),
     (with_group(layers=[]), ".layers: expected at least one"),
@@ -231,7 +249,22 @@ BAD: list[tuple[Any, str]] = [
     (with_group(**(ANSWER | {"index": -1})), ".index: expected an integer from 0"),
     (with_group(**(PROMPT | {"index": "last"})), ".index: expected an integer"),
     (with_group(**(PROMPT | {"defects": "decode_leak"})), "defects: only for phase thought"),
-    (with_group(heads=0), "heads: only for the sites k and v"),
+    (with_group(heads=0), "heads: only for the sites q, k, v and z"),
+    (with_group(site="z", heads=-1), ".heads: expected an integer from 0 to 3"),
+    (with_edges([]), ".forbid: expected at least one element"),
+    (with_edges({"from": None}), 'the key "from" is missing'),
+    (with_edges({"to": {"phase": "answers"}}), ".forbid.to.phase: expected one of"),
+    (with_edges({"to": {"index": 0}}), ".forbid.to.index: only for the phases prompt and answer"),
+    (with_edges({"to": {"phase": "prompt", "steps": "all"}}), ".forbid.to.steps: only for phase thought"),
+    (with_edges({"to": {"steps": "0"}}), ".forbid.to.steps: expected a step set"),
+    (with_edges({"to": {"phase": "prompt", "index": "0-3"}}), ".forbid.to.index: expected positions of the prompt"),
+    (with_edges({"to": {"phase": "answer", "index": -1}}), ".forbid.to.index: expected an integer"),
+    (with_edges({"to": {"phase": "answer", "index": "-1"}}), ".forbid.to.index: expected positions of the answer"),
+    (with_edges({"heads": "early"}), ".forbid.heads: expected heads within 0-3"),
+    (with_edges({"heads": 0, "kv_heads": 0}), ".forbid.kv_heads: expected heads or kv_heads, found both"),
+    (with_edges({"head": 0}), 'unknown key "head"'),
+    (with_edges({}, steps="all"), ".steps: only together with a site"),
+    (with_edges({}, donor="zero"), ".donor: only together with a site"),
     (with_group(site="k", heads=[]), ".heads: expected at least one"),
     (with_group(site="k", heads=-1), ".heads: expected an integer"),
     (with_group(donor="other"), ".donor: expected one of"),

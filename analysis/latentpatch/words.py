@@ -24,6 +24,8 @@ SITES = {
     "mlp_out": "MLP output",
     "k": "keys",
     "v": "values",
+    "q": "queries",
+    "z": "what the heads attended to, before the output projection",
     "attn_edge": "attention edges",
     "latent_in": "input embedding of the thought",
     "latent_raw": "final hidden state before the projection",
@@ -43,8 +45,20 @@ KINDS = {
 }
 
 
+def edge_panel(first: Mapping[str, object]) -> str:
+    """What a panel of attention edges shares: 'Attention edges forbidden in the corrupted run, head 3'."""
+    text = f"Attention edges forbidden in {RUNS[str(first['direction'])]}"
+    if first["head"] >= 0:
+        text += f", head {first['head']}"
+    if first["stop_after"] > 0:
+        text += f", answer after {first['stop_after']} thoughts"
+    return text
+
+
 def panel(first: Mapping[str, object]) -> str:
     """What a panel's conditions share: 'Clean activations written into the corrupted run, output of each block'."""
+    if first["operation"] == "forbid":
+        return edge_panel(first)
     donor = DONORS.get(str(first["donor"]), str(first["donor"]))
     if first["vector"] >= 0:
         donor += f" {first['vector']} of the job"

@@ -146,6 +146,12 @@ struct lp_backend {
     /* out [n, Q] = softmax(q K / sqrt(head_dim)) V over each row's slots */
     lp_status (*attend)(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
                         int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err);
+    /* out [row, heads] = the same for each of the choices [n] (host), over slots [begin, begin + length) of `slots`
+     * (dev) in place of the row's own: the bits of `attend` on a row without a prompt whose tail they are. No head of
+     * a row is chosen twice. */
+    lp_status (*attend_chosen)(lp_backend *be, const lp_model_config *config, const float *qkv,
+                               const lp_row_choice *choices, int32_t n, const int32_t *slots, const lp_kv_pool *pool,
+                               int32_t layer, float *out, lp_error *err);
     /* Applies edits [n] (host) to rows of x of `stride` floats; at most one edit a row and place, so their order does
      * not matter. */
     lp_status (*edit_rows)(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,

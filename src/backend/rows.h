@@ -25,6 +25,13 @@ typedef struct {
 
 enum { LP_GROUP_ROWS = 32 };
 
+/* Query heads of a row that attend to a list of slots of their own. */
+typedef struct {
+    int32_t row;
+    int32_t first_head, n_heads; /* query heads */
+    int32_t begin, length;       /* into the batch's list of slots; length > 0 */
+} lp_row_choice;
+
 /* One change of a row: x[row, offset .. offset + width) by operation (values of lp_operation) with vectors[vector ...].
  */
 typedef struct {

@@ -202,7 +202,12 @@ static lp_status read_index(const lp_json *value, void *user, lp_error *err) {
 static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
     reading *r = user;
     int64_t head = 0;
-    lp_status status = lp_json_int(value, 0, r->config->n_kv_heads - 1, &head, err);
+    int32_t n_heads = 0; /* of the site with the fewest */
+    for (size_t i = 0; i < r->group->n_sites; i++) {
+        int32_t of_site = lp_site_n_heads(r->config, r->group->sites[i]);
+        if (of_site > 0 && (n_heads == 0 || of_site < n_heads)) n_heads = of_site;
+    }
+    lp_status status = lp_json_int(value, 0, (n_heads > 0 ? n_heads : r->config->n_kv_heads) - 1, &head, err);
     if (status != LP_OK) return status;
     APPEND(r->group->heads, r->group->n_heads, (int32_t)head, "heads");
     return LP_OK;
@@ -261,6 +266,152 @@ out:
     return status;
 }
 
+/* ---- Attention edges --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    lp_edge_words *edge;
+    lp_position_set **sets; /* where positions go */
+    size_t *n_sets;
+    lp_phase phase;
+    const reading *group;
+    size_t capacity;
+} edge_reading;
+
+static lp_status read_position_steps(const lp_json *value, void *user, lp_error *err) {
+    edge_reading *r = user;
+    const char *text = NULL;
+    char where[1024];
+    lp_step_set *steps = NULL;
+    size_t n = 0, capacity = 0;
+    place_of(value, where, sizeof where);
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_string(value, &text, err));
+    LP_TRY(lp_step_sets_parse(text, r->group->n_steps, where, &steps, &n, &capacity, err));
+    LP_TRY(lp_mem_grow(r->sets, &r->capacity, *r->n_sets + n, sizeof **r->sets, "position sets", err));
+    for (size_t i = 0; i < n; i++) {
+        lp_position_set *set = &(*r->sets)[(*r->n_sets)++];
+        *set = (lp_position_set){.phase = LP_PHASE_THOUGHT, .mask = steps[i].mask};
+        snprintf(set->words, sizeof set->words, "%s%.240s", strcmp(steps[i].words, "all") == 0 ? "thought:" : "",
+                 steps[i].words);
+    }
+out:
+    lp_mem_free(steps);
+    return status;
+}
+
+static lp_status read_position_index(const lp_json *value, void *user, lp_error *err) {
+    edge_reading *r = user;
+    const char *text = NULL;
+    char where[1024], number[32];
+    int64_t index = 0;
+    lp_status status = LP_OK;
+    place_of(value, where, sizeof where);
+    if (lp_json_is_string(value)) {
+        status = lp_json_string(value, &text, err);
+    } else {
+        status = lp_json_int(value, r->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
+        snprintf(number, sizeof number, "%lld", (long long)index);
+        text = number;
+    }
+    if (status != LP_OK) return status;
+    return lp_position_sets_parse(text, r->phase, where, r->sets, r->n_sets, &r->capacity, err);
+}
+
+/* {"phase": ..., "steps": ...} or {"phase": ..., "index": ...}; without either, the whole phase. */
+static lp_status read_positions(const lp_json *edge, const char *key, const reading *group, lp_position_set **sets,
+                                size_t *n_sets, lp_error *err) {
+    static const char *const keys[] = {"phase", "steps", "index", NULL};
+    edge_reading r = {.sets = sets, .n_sets = n_sets, .group = group};
+    lp_json place, value;
+    int phase = LP_PHASE_THOUGHT;
+    bool present = false;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_get(edge, key, &place, err));
+    LP_TRY(lp_json_only(&place, keys, err));
+    LP_TRY(lp_json_find(&place, "phase", &value, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &phase, err));
+    r.phase = (lp_phase)phase;
+    bool thought = r.phase == LP_PHASE_THOUGHT;
+    LP_TRY(lp_json_find(&place, thought ? "index" : "steps", &value, err));
+    if (value.node)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: %s", value.file, value.path,
+                thought ? "only for the phases prompt and answer" : "only for phase thought");
+    if (thought && group->n_steps == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected a phase of the run, found thought, and protocol.steps is 0", place.file,
+                place.path);
+    LP_TRY(for_each(&place, thought ? "steps" : "index", thought ? read_position_steps : read_position_index, &r,
+                    &present, err));
+    if (present) goto out;
+    LP_TRY(lp_mem_grow(sets, &r.capacity, 1, sizeof **sets, "position sets", err));
+    (*sets)[(*n_sets)++] = (lp_position_set){.phase = r.phase,
+                                             .all = !thought,
+                                             .mask = !thought               ? 0
+                                                     : group->n_steps >= 64 ? UINT64_MAX
+                                                                            : (UINT64_C(1) << group->n_steps) - 1};
+    snprintf((*sets)[0].words, sizeof(*sets)[0].words, "%s:all", lp_phase_names()[r.phase]);
+out:
+    return status;
+}
+
+static lp_status read_edge_layers(const lp_json *value, void *user, lp_error *err) {
+    edge_reading *r = user;
+    reading like = *r->group;
+    lp_sweep_group layers = {.layers = r->edge->layers, .n_layers = r->edge->n_layers};
+    like.group = &layers;
+    like.capacity = r->capacity;
+    lp_status status = read_layers(value, &like, err);
+    r->edge->layers = layers.layers;
+    r->edge->n_layers = layers.n_layers;
+    r->capacity = like.capacity;
+    return status;
+}
+
+static lp_status read_edge_heads(const lp_json *value, void *user, lp_error *err) {
+    edge_reading *r = user;
+    const lp_model_config *config = r->group->config;
+    int32_t n_heads = r->edge->by_kv_head ? config->n_kv_heads : config->n_heads;
+    char where[1024], number[32];
+    const char *text = number;
+    int64_t head = 0;
+    lp_status status = LP_OK;
+    place_of(value, where, sizeof where);
+    if (lp_json_is_number(value)) {
+        LP_TRY(lp_json_int(value, 0, n_heads - 1, &head, err));
+        snprintf(number, sizeof number, "%lld", (long long)head);
+    } else {
+        LP_TRY(lp_json_string(value, &text, err));
+    }
+    LP_TRY(lp_head_sets_parse(text, n_heads, where, &r->edge->heads, &r->edge->n_heads, &r->capacity, err));
+out:
+    return status;
+}
+
+static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
+    static const char *const keys[] = {"from", "to", "layers", "heads", "kv_heads", "comment", NULL};
+    reading *r = user;
+    lp_json other;
+    bool by_query = false;
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_only(value, keys, err));
+    LP_TRY(lp_mem_grow(&r->group->edges, &r->capacity, r->group->n_edges + 1, sizeof *r->group->edges,
+                       "attention edges", err));
+    lp_edge_words *edge = &r->group->edges[r->group->n_edges++];
+    *edge = (lp_edge_words){.n_from = 0};
+    edge_reading e = {.edge = edge, .group = r};
+    LP_TRY(read_positions(value, "from", r, &edge->from, &edge->n_from, err));
+    LP_TRY(read_positions(value, "to", r, &edge->to, &edge->n_to, err));
+    LP_TRY(for_each(value, "layers", read_edge_layers, &e, NULL, err));
+    e.capacity = 0;
+    LP_TRY(for_each(value, "heads", read_edge_heads, &e, &by_query, err));
+    LP_TRY(lp_json_find(value, "kv_heads", &other, err));
+    if (by_query && other.node)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected heads or kv_heads, found both", other.file, other.path);
+    edge->by_kv_head = !by_query && other.node != NULL;
+    LP_TRY(for_each(value, "kv_heads", read_edge_heads, &e, NULL, err));
+out:
+    return status;
+}
+
 static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
     static const char *const names[] = {"off_by_one", "prefill_leak", "decode_leak", NULL};
     reading *r = user;
@@ -291,14 +442,28 @@ static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *g, lp
     return LP_OK;
 }
 
+/* Keys that say how a site is changed, where none is. */
+static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
+    static const char *const names[] = {"phase",     "steps",  "index", "heads",   "donor",
+                                        "operation", "factor", "from",  "defects", "vector"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        lp_json value;
+        lp_status status = lp_json_find(entry, names[i], &value, err);
+        if (status != LP_OK) return status;
+        if (value.node) return lp_fail(err, LP_ERR_VALUE, "%s: %s: only together with a site", value.file, value.path);
+    }
+    return LP_OK;
+}
+
 static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
-    static const char *const keys[] = {"phase",   "site",       "layers",    "steps",   "index",
-                                       "heads",   "donor",      "operation", "factor",  "from",
-                                       "defects", "stop_after", "vector",    "comment", NULL};
+    static const char *const keys[] = {"phase",  "site",      "layers",  "steps", "index",   "heads",
+                                       "donor",  "operation", "factor",  "from",  "defects", "stop_after",
+                                       "vector", "forbid",    "comment", NULL};
+    static const char *const operations[] = {"replace", "add", "scale", "lerp", NULL};
     lp_sweep_group *g = r->group;
     lp_json value;
     int choice = 0;
-    bool present = false;
+    bool present = false, edges = false;
     int64_t number = 0;
     lp_status status = LP_OK;
     LP_TRY(lp_json_only(entry, keys, err));
@@ -306,9 +471,12 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     choice = LP_PHASE_THOUGHT;
     if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
     g->phase = (lp_phase)choice;
+    LP_TRY(for_each(entry, "forbid", read_edge, r, &edges, err));
+    r->capacity = 0;
     LP_TRY(for_each(entry, "site", read_site, r, &present, err));
     r->capacity = 0;
-    if (!present) LP_TRY(lp_json_get(entry, "site", &value, err));
+    if (!present && edges) LP_TRY(refuse_without_site(entry, err));
+    if (!present && !edges) LP_TRY(lp_json_get(entry, "site", &value, err));
     LP_TRY(for_each(entry, "layers", read_layers, r, NULL, err));
     r->capacity = 0;
     LP_TRY(for_each(entry, "steps", read_steps, r, NULL, err));
@@ -331,7 +499,7 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     if (!present) APPEND(g->factors, g->n_factors, 1.0f, "factors");
     choice = LP_OP_REPLACE;
     LP_TRY(lp_json_find(entry, "operation", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, lp_operation_names(), &choice, err));
+    if (value.node) LP_TRY(lp_json_choice(&value, operations, &choice, err));
     g->operation = (lp_operation)choice;
     LP_TRY(read_from(entry, r, err));
     LP_TRY(for_each(entry, "defects", read_defect, r, NULL, err));

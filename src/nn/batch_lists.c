@@ -3,7 +3,8 @@
 #include "backend/groups.h"
 #include "base/memory.h"
 
-/* In the order in which they lie in the block. The tail is last, because its length changes at every step. */
+/* In the order in which they lie in the block. The tail comes after those that recorded sequences read, because its
+ * length changes at every step. */
 typedef enum {
     POSITION,
     SLOT,
@@ -24,6 +25,7 @@ typedef enum {
     GROUP_ROW,
     GROUP_BEGIN,
     TAIL,
+    CHOSEN,
     N_LISTS
 } list;
 
@@ -52,7 +54,8 @@ static layout lay_out(const lp_forward_batch *b, int32_t n_fresh, size_t n_copie
                                     [COPY_TO] = n_copies,
                                     [GROUP_ROW] = groups ? n : 0,
                                     [GROUP_BEGIN] = groups ? n + 1 : 0,
-                                    [TAIL] = (size_t)b->n_tail};
+                                    [TAIL] = (size_t)b->n_tail,
+                                    [CHOSEN] = (size_t)b->n_chosen};
     layout out = {{0}};
     for (int i = 0; i < N_LISTS; i++) out.begin[i + 1] = out.begin[i] + length[i];
     return out;
@@ -144,6 +147,7 @@ static void name_lists(lp_batch_lists *l, const layout *at, int32_t n_groups) {
     l->output_to = dev[OUTPUT_TO];
     l->copy_from = dev[COPY_FROM];
     l->copy_to = dev[COPY_TO];
+    l->chosen = dev[CHOSEN];
 }
 
 lp_status lp_batch_lists_make(lp_batch_lists *l, lp_backend *be, const lp_forward_batch *b, int32_t n_layers,
@@ -168,6 +172,7 @@ lp_status lp_batch_lists_make(lp_batch_lists *l, lp_backend *be, const lp_forwar
                                     [SOURCE] = b->source};
     for (int i = 0; i <= SOURCE; i++) copy(l->host + at.begin[i], given[i], b->n_rows);
     copy(l->host + at.begin[TAIL], b->tail, b->n_tail);
+    copy(l->host + at.begin[CHOSEN], b->chosen, b->n_chosen);
     list_inputs(l, &at, b);
     list_outputs(l, &at, b, n_layers);
     list_copies(l, &at, b, n_layers);

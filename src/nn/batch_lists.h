@@ -22,6 +22,7 @@ typedef struct {
     int32_t n_output_copies;
     const int32_t *copy_from, *copy_to;    /* KV slots, layer by layer */
     int32_t copy_begin[LP_MAX_LAYERS + 1]; /* host [n_layers + 1] */
+    const int32_t *chosen;                 /* slots of the batch's choices */
     /* What they lie in. */
     int32_t *host, *dev;
     size_t host_capacity, dev_capacity;

@@ -28,6 +28,8 @@ struct lp_forward {
     size_t edits_capacity;
     lp_row_capture *captures; /* host [captures_capacity] of one point */
     size_t captures_capacity;
+    lp_row_choice *choices; /* host [choices_capacity] of one layer */
+    size_t choices_capacity;
     float *input; /* host [D], for the hook */
     uint64_t row_layers;
     lp_row_layer_hook hook;
@@ -168,6 +170,7 @@ void lp_forward_free(lp_forward *f) {
     lp_batch_lists_release(&f->lists, be);
     lp_mem_free(f->edits);
     lp_mem_free(f->captures);
+    lp_mem_free(f->choices);
     lp_rope_release(&f->rope);
     lp_mem_free(f);
 }
@@ -190,7 +193,7 @@ typedef struct {
     lp_forward *f;
     const lp_forward_batch *batch;
     const lp_batch_lists *lists;
-    int32_t next_edit, next_capture;
+    int32_t next_edit, next_capture, next_choice;
     int32_t n_normed; /* rows whose input of the next block is normed already */
 } pass;
 
@@ -227,6 +230,27 @@ static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool comp
         LP_TRY(f->be->capture_rows(f->be, x, stride, f->captures, n, b->captured, err));
         p->next_capture += n;
     }
+out:
+    return status;
+}
+
+/* What the rows' heads attend to, over all their slots or over those that are left to them. */
+static lp_status attend(pass *p, int32_t layer, int32_t n_rows, lp_error *err) {
+    lp_forward *f = p->f;
+    const lp_forward_batch *b = p->batch;
+    const lp_model_config *c = &f->model->config;
+    int32_t n = 0;
+    lp_status status = LP_OK;
+    LP_TRY(f->be->attend(f->be, c, f->qkv, &p->lists->rows, n_rows, b->pool, layer, f->attention, err));
+    while (p->next_choice + n < b->n_choices && b->choices[p->next_choice + n].layer == layer) n++;
+    if (n == 0) return LP_OK;
+    LP_TRY(lp_mem_grow(&f->choices, &f->choices_capacity, (size_t)n, sizeof *f->choices, "attention edges", err));
+    for (int32_t i = 0; i < n; i++) {
+        f->choices[i] = b->choices[p->next_choice + i].choice;
+        LP_ASSERT(f->choices[i].row < n_rows && f->choices[i].length > 0);
+    }
+    LP_TRY(f->be->attend_chosen(f->be, c, f->qkv, f->choices, n, p->lists->chosen, b->pool, layer, f->attention, err));
+    p->next_choice += n;
 out:
     return status;
 }
@@ -340,6 +364,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
                     n - p->n_normed, d, LP_OPERAND, operand_row(f, p->n_normed), err));
     LP_TRY(be->linear(be, w->qkv, LP_OPERAND, f->h, n, f->qkv, err));
     if (w->norm_q) LP_TRY(be->norm_heads(be, c, f->qkv, n, w->norm_q, w->norm_k, err));
+    LP_TRY(visit(p, key_of(layer, LP_SITE_Q), f->qkv, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
     LP_TRY(be->store_kv(be, c, f->qkv, &p->lists->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
@@ -347,7 +372,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
     LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->lists->copy_from + first_copy, p->lists->copy_to + first_copy,
                        p->lists->copy_begin[layer + 1] - first_copy, err));
     if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
-    LP_TRY(be->attend(be, c, f->qkv, &p->lists->rows, n, p->batch->pool, layer, f->attention, err));
+    LP_TRY(attend(p, layer, n, err));
     float *x = f->x, *attention = f->attention;
     if (last) {
         /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
@@ -359,6 +384,7 @@ static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
         LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->lists->out_rows, computed, q, err));
         n = computed;
     }
+    LP_TRY(visit(p, key_of(layer, LP_SITE_Z), attention, q, last, err));
     LP_TRY(be->linear(be, w->attn_out, LP_FLOATS, attention, n, f->sum, err));
     LP_TRY(visit(p, key_of(layer, LP_SITE_ATTN_OUT), f->sum, d, last, err));
     LP_TRY(add_and_norm(p, key_of(layer, LP_SITE_RESID_MID), x, n, &w->norm_mlp, last, err));
@@ -447,13 +473,14 @@ lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const flo
     lp_status status = LP_OK;
     LP_ASSERT(batch->n_rows <= f->max_rows);
     LP_TRY(lp_batch_lists_make(&f->lists, f->be, batch, f->model->config.n_layers, err));
-    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && !f->hook &&
+    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && batch->n_choices == 0 && !f->hook &&
                  KEY_SIZES + f->model->config.n_layers < LP_RECORD_WORDS;
     if (plain && batch->n_rows <= f->be->record_rows)
         LP_TRY(run_recorded(&p, err));
     else
         LP_TRY(run_layers(&p, err));
-    LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures);
+    LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures &&
+              p.next_choice == batch->n_choices);
     *hidden = f->h;
     *n_out = p.lists->n_out;
 out:

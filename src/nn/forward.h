@@ -41,6 +41,12 @@ typedef struct {
     int64_t out;           /* floats into the batch's captured */
 } lp_forward_capture;
 
+/* Heads of a row that, in one layer, attend to a list of slots in place of all of the row's. */
+typedef struct {
+    int32_t layer;
+    lp_row_choice choice;
+} lp_forward_choice;
+
 /* Sort key of an edit or capture at `depth` (lp_address_depth) on a row that begins at `first_layer`: after the layer
  * that computes the site, or, where the row takes that very vector over from its source, when the row begins. */
 int32_t lp_forward_key(int32_t depth, int32_t first_layer);
@@ -65,6 +71,10 @@ typedef struct {
     int32_t n_edits;
     const lp_forward_capture *captures; /* [n_captures] sorted by key */
     int32_t n_captures;
+    const lp_forward_choice *choices; /* [n_choices] sorted by layer, of rows that the layer computes */
+    int32_t n_choices;
+    const int32_t *chosen; /* [n_chosen] slots that choices refer to */
+    int32_t n_chosen;
     float *captured;      /* dev: where captures go */
     const float *vectors; /* dev: donors' vectors of the edits */
     const float *latents; /* dev [., D]: inputs that are not tokens */

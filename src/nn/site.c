@@ -1,8 +1,8 @@
 #include "nn/site.h"
 
 const char *const *lp_site_names(void) {
-    static const char *const names[] = {"latent_in", "resid_pre", "k",          "v",          "attn_out",
-                                        "resid_mid", "mlp_out",   "resid_post", "latent_raw", NULL};
+    static const char *const names[] = {"latent_in", "resid_pre", "q",       "k",          "v",          "z",
+                                        "attn_out",  "resid_mid", "mlp_out", "resid_post", "latent_raw", NULL};
     return names;
 }
 
@@ -12,7 +12,7 @@ const char *const *lp_phase_names(void) {
 }
 
 const char *const *lp_operation_names(void) {
-    static const char *const names[] = {"replace", "add", "scale", "lerp", NULL};
+    static const char *const names[] = {"replace", "add", "scale", "lerp", "forbid", NULL};
     return names;
 }
 
@@ -20,9 +20,24 @@ bool lp_site_has_layer(lp_site site) {
     return site != LP_SITE_LATENT_IN && site != LP_SITE_LATENT_RAW;
 }
 
+int32_t lp_site_n_heads(const lp_model_config *config, lp_site site) {
+    switch (site) {
+    case LP_SITE_Q:
+    case LP_SITE_Z: return config->n_heads;
+    case LP_SITE_K:
+    case LP_SITE_V: return config->n_kv_heads;
+    default: return 0;
+    }
+}
+
+bool lp_site_is_after_keys(lp_site site) {
+    return site == LP_SITE_Q || site > LP_SITE_V;
+}
+
 int32_t lp_site_width(const lp_model_config *config, lp_site site, int32_t head) {
-    if (site != LP_SITE_K && site != LP_SITE_V) return config->d_model;
-    return head == LP_ALL_HEADS ? config->n_kv_heads * config->head_dim : config->head_dim;
+    int32_t n_heads = lp_site_n_heads(config, site);
+    if (n_heads == 0) return config->d_model;
+    return head == LP_ALL_HEADS ? n_heads * config->head_dim : config->head_dim;
 }
 
 int32_t lp_site_offset(const lp_model_config *config, int32_t head) {
@@ -55,5 +70,6 @@ void lp_edit_apply(const lp_edit *edit, float *x, int32_t width) {
     case LP_OP_LERP:
         for (int32_t i = 0; i < width; i++) x[i] = (1.0f - factor) * x[i] + factor * v[i];
         break;
+    case LP_OP_FORBID: LP_ASSERT(false); break;
     }
 }

@@ -5,12 +5,13 @@
  * each layer:
  *
  *   latent_in (the embedding fed in, before position embeddings)
- *   for each layer l: resid_pre[l] -> k[l], v[l] -> attn_out[l] -> resid_mid[l] -> mlp_out[l] ->
+ *   for each layer l: resid_pre[l] -> q[l], k[l], v[l] -> z[l] -> attn_out[l] -> resid_mid[l] -> mlp_out[l] ->
  * resid_post[l] latent_raw (after the final norm; what the projection or the output head reads)
  *
- * resid_post[l] and resid_pre[l+1] are the same vector. k is the key before rotary position embedding (so
- * that a donor from another position keeps its content and takes the target's position); v the value; both of
- * all KV heads, or of one. */
+ * resid_post[l] and resid_pre[l+1] are the same vector. q and k are query and key before rotary position embedding (so
+ * that a donor from another position keeps its content and takes the target's position), after the norm of each head
+ * where the model has one; v is the value; z is what the heads attended to, before the output projection. q and z are
+ * of all query heads, or of one; k and v of all KV heads, or of one. */
 #ifndef LP_NN_SITE_H
 #define LP_NN_SITE_H
 
@@ -20,15 +21,17 @@
 typedef enum {
     LP_SITE_LATENT_IN,
     LP_SITE_RESID_PRE,
+    LP_SITE_Q,
     LP_SITE_K,
     LP_SITE_V,
+    LP_SITE_Z,
     LP_SITE_ATTN_OUT,
     LP_SITE_RESID_MID,
     LP_SITE_MLP_OUT,
     LP_SITE_RESID_POST,
     LP_SITE_LATENT_RAW
 } lp_site;
-enum { LP_N_SITES = 9 };
+enum { LP_N_SITES = 11 };
 
 typedef enum { LP_PHASE_PROMPT, LP_PHASE_THOUGHT, LP_PHASE_ANSWER } lp_phase;
 
@@ -39,14 +42,15 @@ typedef struct {
     int32_t index; /* within the phase, from 0; LP_INDEX_ALL: every position of the phase */
     lp_site site;
     int32_t layer; /* 0 for latent_in and latent_raw */
-    int32_t head;  /* KV head for k and v; LP_ALL_HEADS otherwise */
+    int32_t head;  /* KV head for k and v, query head for q and z; LP_ALL_HEADS: all of them, or a site without heads */
 } lp_address;
 
 typedef enum {
     LP_OP_REPLACE, /* x = v */
     LP_OP_ADD,     /* x = x + factor v */
     LP_OP_SCALE,   /* x = factor x */
-    LP_OP_LERP     /* x = (1 - factor) x + factor v */
+    LP_OP_LERP,    /* x = (1 - factor) x + factor v */
+    LP_OP_FORBID   /* site z: the head attends to what is left without some positions */
 } lp_operation;
 
 /* One change of one vector of a run. */
@@ -54,7 +58,8 @@ typedef struct {
     lp_address at; /* index as in the run (not negative) or LP_INDEX_ALL */
     lp_operation operation;
     float factor;
-    const float *vector; /* [lp_site_width] borrowed; NULL for SCALE */
+    const float *vector;        /* [lp_site_width] borrowed; NULL for SCALE and FORBID */
+    int32_t key_begin, key_end; /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
 } lp_edit;
 
 /* A copy of one vector of a run, taken after the edits there. */
@@ -69,9 +74,13 @@ const char *const *lp_operation_names(void); /* NULL-terminated */
 
 /* True for sites that exist once per layer. */
 bool lp_site_has_layer(lp_site site);
+/* Heads that the site is made of: query heads, KV heads, or 0 where it has none. */
+int32_t lp_site_n_heads(const lp_model_config *config, lp_site site);
+/* True for what comes into being in a layer after its K and V, or beside them: later positions do not read it there. */
+bool lp_site_is_after_keys(lp_site site);
 /* Number of floats of the vector. */
 int32_t lp_site_width(const lp_model_config *config, lp_site site, int32_t head);
-/* Where the vector begins inside its buffer: head * head_dim for one KV head, otherwise 0. */
+/* Where the vector begins inside its buffer: head * head_dim for one head, otherwise 0. */
 int32_t lp_site_offset(const lp_model_config *config, int32_t head);
 /* resid_pre of a layer above the first becomes resid_post of the layer below: the name under which that vector is
  * edited, captured and stored. */
@@ -79,7 +88,7 @@ void lp_address_canonical(lp_address *address);
 /* Order within one position: (layer, site) as one number; smaller comes first. */
 int32_t lp_address_depth(const lp_model_config *config, const lp_address *address);
 
-/* x[width] changed in place by the edit. One definition for every executor on the host. */
+/* x[width] changed in place by the edit, which is not FORBID. One definition for every executor on the host. */
 void lp_edit_apply(const lp_edit *edit, float *x, int32_t width);
 
 #endif

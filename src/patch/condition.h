@@ -55,6 +55,8 @@ typedef enum { LP_ROLE_EFFECT, LP_ROLE_CONTROL, LP_ROLE_UNPATCHED } lp_role;
 
 enum { LP_MAX_STEPS = 64, LP_MAX_DRAWS = 64 };
 
+/* With the operation FORBID: the row at `at` (site z, the head a query head) does not attend to the positions of phase
+ * and index `from`; its donor is ZERO. */
 typedef struct {
     lp_address at; /* index may be negative (from the end) in prompt and thought, or LP_INDEX_ALL */
     lp_operation operation;
@@ -71,11 +73,11 @@ typedef struct {
     lp_direction direction;
     lp_site site;
     lp_phase phase;
-    lp_operation operation;
+    lp_operation operation; /* FORBID: attention edges alone, without site and donor */
     float factor;
     lp_donor donor;
     int32_t index;  /* phases prompt and answer: as in the job, or LP_INDEX_ALL */
-    int32_t head;   /* KV head, or LP_ALL_HEADS */
+    int32_t head;   /* KV head of k and v, otherwise query head; LP_ALL_HEADS */
     int32_t vector; /* FILE: index of the file in the job; -1 otherwise */
     int32_t draw;   /* SHUFFLED: number of the draw; 0 otherwise */
     bool from_other_site;
@@ -85,7 +87,7 @@ typedef struct {
     int32_t stop_after;  /* as in the job; 0: all steps */
     int32_t layer;       /* -1: none or several */
     char *layers;        /* in words: "2", "0-3" */
-    char *steps;         /* the step set as the job writes it */
+    char *steps;         /* the step set as the job writes it; attention edges in words */
     char *donor_words;   /* the donor, with its detail: "mean(same answer)"; NULL: none */
     char *defects;       /* comma-separated switches that are on, "" by default */
     uint64_t mask;       /* thought steps that are targets */
@@ -143,6 +145,7 @@ typedef struct {
     bool all;
     lp_replacement
         what; /* index resolved: not negative; SELF resolved to CLEAN or CORRUPTED; resid_pre[l>0] is resid_post[l-1] */
+    int32_t key_begin, key_end; /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
 } lp_timed_edit;
 
 typedef struct {
@@ -157,8 +160,9 @@ bool lp_condition_is_absent(const lp_condition_set *set, size_t index, const lp_
 
 /* The edits of condition `index` on a run of that shape: resolved, sorted, those that no later position reads (dead)
  * and those that a later replacement of the same vector wipes out left out. *out must be {0} or an earlier result,
- * whose memory is used again. An index outside the prompt or the answer makes it absent. Fails when an index lies
- * outside the steps, or when two replacements of the condition write the same address. */
+ * whose memory is used again. An index outside the prompt or the answer makes it absent. Attention edges are in the
+ * form of edges.h; what causality forbids anyway is left out. Fails when an index lies outside the steps, when two
+ * replacements of the condition write the same address, or when a head may attend to nothing. */
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
                                  lp_edit_sequence *out, lp_error *err);
 void lp_edit_sequence_release(lp_edit_sequence *list);

@@ -11,6 +11,7 @@
 #include "patch/condition.h"
 
 #include "base/memory.h"
+#include "patch/edges.h"
 
 static bool output_is_used(const lp_run_shape *shape, int32_t n_steps, lp_phase phase, int32_t index) {
     bool thoughts_read_output = shape->protocol.first_reads_prompt;
@@ -24,7 +25,8 @@ static bool output_is_used(const lp_run_shape *shape, int32_t n_steps, lp_phase 
 
 /* Only the position's own output reads it. */
 static bool after_last_keys(const lp_run_shape *shape, const lp_address *at) {
-    return at->site == LP_SITE_LATENT_RAW || (at->layer == shape->config->n_layers - 1 && at->site > LP_SITE_V);
+    return at->site == LP_SITE_LATENT_RAW ||
+           (at->layer == shape->config->n_layers - 1 && lp_site_is_after_keys(at->site));
 }
 
 static bool is_dead(const lp_run_shape *shape, int32_t n_steps, const lp_timed_edit *edit) {
@@ -37,15 +39,19 @@ static lp_status refuse_index(const lp_condition *condition, lp_phase phase, int
                    lp_phase_names()[phase], index, n);
 }
 
+static bool has_position(const lp_address *at, const lp_run_shape *shape) {
+    if (at->index == LP_INDEX_ALL) return true;
+    if (at->phase == LP_PHASE_PROMPT) return at->index < shape->n_prompt && at->index >= -shape->n_prompt;
+    return at->phase != LP_PHASE_ANSWER || shape->n_answer == 0 || at->index < shape->n_answer;
+}
+
 /* The first index of the condition that the run does not have; NULL: it has all of them. */
 static const int32_t *find_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape) {
     const lp_condition *condition = &set->conditions[index];
     for (size_t i = 0; i < condition->n; i++) {
-        const lp_address *at = &set->replacements[condition->first + i].at;
-        if (at->index == LP_INDEX_ALL) continue;
-        if (at->phase == LP_PHASE_PROMPT && (at->index >= shape->n_prompt || at->index < -shape->n_prompt))
-            return &at->index;
-        if (at->phase == LP_PHASE_ANSWER && shape->n_answer > 0 && at->index >= shape->n_answer) return &at->index;
+        const lp_replacement *r = &set->replacements[condition->first + i];
+        if (!has_position(&r->at, shape)) return &r->at.index;
+        if (r->operation == LP_OP_FORBID && !has_position(&r->from, shape)) return &r->from.index;
     }
     return NULL;
 }
@@ -89,6 +95,7 @@ static int compare_address(const lp_address *a, const lp_address *b) {
 int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b) {
     int order = compare_i64(a->position, b->position);
     if (!order) order = compare_i64(a->depth, b->depth);
+    if (!order) order = compare_i64(lp_is_edge(b), lp_is_edge(a)); /* edges make z */
     if (!order) order = compare_i64(a->what.at.head, b->what.at.head);
     if (!order) order = compare_i64(a->all, b->all);
     if (!order) order = compare_i64(a->what.operation, b->what.operation);
@@ -96,6 +103,8 @@ int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b) {
     if (!order) order = compare_i64(a->what.donor, b->what.donor);
     if (!order) order = compare_i64(a->what.vector, b->what.vector);
     if (!order) order = compare_address(&a->what.from, &b->what.from);
+    if (!order) order = compare_i64(a->key_begin, b->key_begin);
+    if (!order) order = compare_i64(a->key_end, b->key_end);
     return order;
 }
 
@@ -109,13 +118,37 @@ static int32_t count_positions(const lp_condition *condition, const lp_run_shape
     return at->phase == LP_PHASE_PROMPT ? shape->n_prompt : condition->n_steps_run;
 }
 
+/* The positions that an edge edit forbids, and from which position on; an empty range where it forbids nothing. */
+static lp_status set_keys(const lp_condition *condition, const lp_run_shape *shape, lp_timed_edit *edit,
+                          lp_error *err) {
+    lp_address *from = &edit->what.from;
+    bool all = from->index == LP_INDEX_ALL;
+    int32_t thoughts = shape->n_prompt, answer = thoughts + condition->n_steps_run, begin = 0, end = INT32_MAX;
+    lp_status status = all ? LP_OK : resolve_index(condition, shape, from->phase, &from->index, err);
+    if (status != LP_OK) return status;
+    switch (from->phase) {
+    case LP_PHASE_PROMPT: end = thoughts; break;
+    case LP_PHASE_THOUGHT:
+        begin = thoughts;
+        end = answer;
+        break;
+    case LP_PHASE_ANSWER: begin = answer; break;
+    }
+    edit->key_begin = all ? begin : begin + from->index;
+    edit->key_end = all ? end : edit->key_begin + 1;
+    if (edit->all && edit->key_begin > edit->position) edit->position = edit->key_begin;
+    if (!edit->all && edit->key_end > edit->position) edit->key_end = edit->position + 1;
+    *from = edit->what.at;
+    return LP_OK;
+}
+
 static lp_status make_edit(const lp_condition *condition, const lp_run_shape *shape, const lp_replacement *replacement,
                            int32_t offset, lp_timed_edit *out, lp_error *err) {
     lp_timed_edit edit = {.what = *replacement};
     lp_replacement *what = &edit.what;
     bool spread = what->at.index == LP_INDEX_ALL && what->at.phase != LP_PHASE_ANSWER;
     if (spread) {
-        if (what->from.index == LP_INDEX_ALL) what->from.index = offset;
+        if (what->from.index == LP_INDEX_ALL && what->operation != LP_OP_FORBID) what->from.index = offset;
         what->at.index = offset;
     }
     lp_status status = resolve_index(condition, shape, what->at.phase, &what->at.index, err);
@@ -126,6 +159,10 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     case LP_PHASE_PROMPT: edit.position = index; break;
     case LP_PHASE_THOUGHT: edit.position = shape->n_prompt + index; break;
     case LP_PHASE_ANSWER: edit.position = shape->n_prompt + condition->n_steps_run + index; break;
+    }
+    if (what->operation == LP_OP_FORBID) {
+        status = set_keys(condition, shape, &edit, err);
+        if (status != LP_OK) return status;
     }
     lp_address_canonical(&what->at);
     lp_address_canonical(&what->from);
@@ -143,16 +180,19 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
 /* Everything that reads the first vector goes through the second, which is written over. */
 static bool wipes_out(const lp_run_shape *shape, const lp_timed_edit *first, const lp_timed_edit *second) {
     if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
-    if (second->what.at.head != LP_ALL_HEADS) return false;
     lp_site a = first->what.at.site, b = second->what.at.site;
+    bool same_head = b == LP_SITE_Z && first->what.at.head == second->what.at.head;
+    if (second->what.at.head != LP_ALL_HEADS && !same_head) return false;
     if (first->position != second->position) /* a thought's input is all that reads the output before it */
         return first->position + 1 == second->position && after_last_keys(shape, &first->what.at) &&
                b == LP_SITE_LATENT_IN && second->what.at.phase == LP_PHASE_THOUGHT;
     if (b == LP_SITE_LATENT_RAW) return after_last_keys(shape, &first->what.at);
     if (a == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE;
     if (first->what.at.layer != second->what.at.layer) return false;
-    if (b == LP_SITE_RESID_MID) return a == LP_SITE_ATTN_OUT;
-    return b == LP_SITE_RESID_POST && a > LP_SITE_V;
+    bool of_heads = a == LP_SITE_Q || a == LP_SITE_Z;
+    if (b == LP_SITE_Z || b == LP_SITE_ATTN_OUT) return of_heads;
+    if (b == LP_SITE_RESID_MID) return of_heads || a == LP_SITE_ATTN_OUT;
+    return b == LP_SITE_RESID_POST && lp_site_is_after_keys(a);
 }
 
 static bool same_address(const lp_timed_edit *a, const lp_timed_edit *b) {
@@ -161,12 +201,28 @@ static bool same_address(const lp_timed_edit *a, const lp_timed_edit *b) {
     return same_position && a->depth == b->depth && (ha == hb || ha == LP_ALL_HEADS || hb == LP_ALL_HEADS);
 }
 
+static lp_status refuse_empty(const lp_condition *condition, const lp_run_shape *shape, const lp_timed_edit *edits,
+                              size_t n, lp_error *err) {
+    int32_t head = 0;
+    const lp_timed_edit *edge = lp_edges_find_empty(edits, n, shape->config->n_heads, &head);
+    if (!edge) return LP_OK;
+    const lp_address *at = &edge->what.at;
+    int32_t before = at->phase == LP_PHASE_PROMPT    ? 0
+                     : at->phase == LP_PHASE_THOUGHT ? shape->n_prompt
+                                                     : shape->n_prompt + condition->n_steps_run;
+    return lp_fail(
+        err, LP_ERR_VALUE,
+        "condition %s: %s %d may attend to nothing (layer %d, query head %d): expected at least one position "
+        "that is left",
+        condition->name, lp_phase_names()[at->phase], edge->position - before, at->layer, head);
+}
+
 lp_status lp_condition_effective(const lp_condition_set *set, size_t index, const lp_run_shape *shape,
                                  lp_edit_sequence *out, lp_error *err) {
     const lp_condition *condition = &set->conditions[index];
     const lp_replacement *replacements = set->replacements + condition->first;
     lp_timed_edit *edits = NULL;
-    size_t n = 0, kept = 0, wanted = 0;
+    size_t n = 0, kept = 0, wanted = 0, capacity = 0;
     lp_status status = LP_OK;
     if (lp_condition_is_absent(set, index, shape)) {
         lp_mem_free(out->edits);
@@ -174,20 +230,27 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
         return LP_OK;
     }
     for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
-    LP_TRY(lp_mem_new(&edits, wanted, sizeof *edits, "edits", err));
+    LP_TRY(lp_mem_grow(&edits, &capacity, wanted + 1, sizeof *edits, "edits", err));
+    bool has_edges = false;
     for (size_t i = 0; i < condition->n; i++) {
         int32_t positions = count_positions(condition, shape, &replacements[i].at);
-        for (int32_t k = 0; k < positions; k++)
-            LP_TRY(make_edit(condition, shape, &replacements[i], k, &edits[n++], err));
+        bool edge = replacements[i].operation == LP_OP_FORBID;
+        has_edges |= edge;
+        for (int32_t k = 0; k < positions; k++) {
+            LP_TRY(make_edit(condition, shape, &replacements[i], k, &edits[n], err));
+            n += !edge || edits[n].key_begin < edits[n].key_end;
+        }
     }
+    if (has_edges) LP_TRY(lp_edges_normalise(&edits, &n, &capacity, shape->config->n_heads, err));
     if (n > 1) qsort(edits, n, sizeof *edits, compare_for_sort);
     for (size_t i = 0; i < n; i++)
         for (size_t k = i + 1; k < n && (edits[i].all || edits[k].position == edits[i].position); k++) {
-            if (!same_address(&edits[i], &edits[k])) continue;
+            if (lp_is_edge(&edits[i]) || lp_is_edge(&edits[k]) || !same_address(&edits[i], &edits[k])) continue;
             const lp_address *at = &edits[k].what.at;
             LP_FAIL(LP_ERR_VALUE, "condition %s: two replacements of the same address: %s %d %s layer %d",
                     condition->name, lp_phase_names()[at->phase], at->index, lp_site_names()[at->site], at->layer);
         }
+    if (has_edges) LP_TRY(refuse_empty(condition, shape, edits, n, err));
     for (size_t i = 0; i < n; i++) {
         bool acts = !is_dead(shape, condition->n_steps_run, &edits[i]);
         for (size_t k = i + 1; k < n && acts && edits[k].position <= edits[i].position + 1; k++)
@@ -241,8 +304,10 @@ size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shap
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         for (size_t k = 0; k < condition->n && condition->direction == direction; k++) {
-            const lp_address *at = &set->replacements[condition->first + k].at;
-            if (at->phase == LP_PHASE_PROMPT && at->index != -1) return shapes->n[direction];
+            const lp_replacement *r = &set->replacements[condition->first + k];
+            bool many_keys = r->operation == LP_OP_FORBID && r->from.phase == LP_PHASE_PROMPT && r->from.index != -1 &&
+                             r->from.index != LP_INDEX_ALL;
+            if ((r->at.phase == LP_PHASE_PROMPT && r->at.index != -1) || many_keys) return shapes->n[direction];
         }
     }
     return shapes->n[direction] > 0 ? 1 : 0;

@@ -1,6 +1,7 @@
 #include "patch/engine_state.h"
 
 #include "base/memory.h"
+#include "patch/edges.h"
 
 /* ---- Lenses ---------------------------------------------------------------------------------------------------- */
 
@@ -74,23 +75,86 @@ static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_requ
     return LP_OK;
 }
 
+/* Does the row itself have to make the edit? It is at the row's position, and the source's vector does not hold it yet.
+ */
+static bool is_own_edit(const lp_engine *e, const lp_request_row *row, const lp_timed_edit *edit, int32_t k) {
+    int32_t last_v = (e->options->model->config.n_layers - 1) * LP_N_SITES + LP_SITE_V;
+    bool here = edit->all ? row->position >= edit->position : edit->position == row->position;
+    if (!here || (k < row->first_own_edit && edit->depth < row->first_layer * LP_N_SITES)) return false;
+    /* `*` names eot too, whose output nobody reads where eos follows it. */
+    if (!row->output && edit->depth > last_v) return false;
+    return row->first_layer == 0 || edit->depth >= (row->first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST;
+}
+
+/* Adds the slots of the allowed positions of a row to those that are chosen, unless they are the ones of the choice
+ * before, which is of the same row. */
+static lp_status choose_slots(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
+                              lp_row_choice *choice, lp_error *err) {
+    const int32_t *tail = lp_request_tail(request, row);
+    const lp_forward_choice *before = e->host.n_choices > 0 ? &e->host.choices[e->host.n_choices - 1] : NULL;
+    int32_t prompt = request->prompt_page * LP_PAGE_POSITIONS, n = e->host.n_chosen;
+    lp_status status = lp_mem_grow(&e->host.chosen, &e->host.chosen_capacity, (size_t)(n + row->position) + 1,
+                                   sizeof(int32_t), "attention edges", err);
+    if (status != LP_OK) return status;
+    for (int32_t p = 0; p <= row->position; p++)
+        if (e->host.allowed[p])
+            e->host.chosen[n++] = p < row->prompt_length ? prompt + p : tail[p - row->prompt_length];
+    choice->begin = e->host.n_chosen;
+    choice->length = n - e->host.n_chosen;
+    if (before && before->choice.row == place && before->choice.length == choice->length &&
+        memcmp(e->host.chosen + before->choice.begin, e->host.chosen + choice->begin,
+               (size_t)choice->length * sizeof(int32_t)) == 0)
+        choice->begin = before->choice.begin;
+    else
+        e->host.n_chosen = n;
+    return LP_OK;
+}
+
+/* Chooses what the heads of a layer of the row attend to, where edges [k, end) of the branch, which are all of that
+ * layer, say something of them. */
+static lp_status add_choices(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
+                             const lp_timed_edit *edits, int32_t n, int32_t layer, lp_error *err) {
+    const lp_model_config *c = &e->options->model->config;
+    bool by_head = false;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&e->host.allowed, &e->host.allowed_capacity, (size_t)row->position + 1, sizeof(bool),
+                       "attention edges", err));
+    for (int32_t k = 0; k < n; k++)
+        by_head |= lp_is_edge(&edits[k]) && edits[k].what.at.layer == layer && edits[k].what.at.head != LP_ALL_HEADS;
+    int32_t at_once = by_head ? 1 : c->n_heads;
+    for (int32_t head = 0; head < c->n_heads; head += at_once) {
+        lp_row_choice choice = {.row = place, .first_head = head, .n_heads = at_once};
+        if (!lp_edges_allowed(edits, (size_t)n, layer, head, row->position, e->host.allowed)) continue;
+        LP_TRY(choose_slots(e, request, row, place, &choice, err));
+        LP_TRY(lp_mem_grow(&e->host.choices, &e->host.choice_capacity, (size_t)e->host.n_choices + 1,
+                           sizeof *e->host.choices, "attention edges", err));
+        e->host.choices[e->host.n_choices++] = (lp_forward_choice){.layer = layer, .choice = choice};
+    }
+out:
+    return status;
+}
+
 /* What the row itself has to change: the edits at its position that its source's vector does not hold yet. */
 static lp_status add_edits(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
                            lp_error *err) {
     const lp_branch *branch = &request->branches[row->branch].plan;
-    int32_t last_v = (e->options->model->config.n_layers - 1) * LP_N_SITES + LP_SITE_V;
+    int32_t n_layers = e->options->model->config.n_layers;
+    bool is_chosen[LP_MAX_LAYERS] = {false}, any = false;
+    lp_status status = LP_OK;
     for (int32_t k = 0; k < branch->n_edits; k++) {
         const lp_timed_edit *edit = lp_tree_edit(request->group, branch, k, NULL);
-        bool here = edit->all ? row->position >= edit->position : edit->position == row->position;
-        if (!here || (k < row->first_own_edit && edit->depth < row->first_layer * LP_N_SITES)) continue;
-        /* `*` names eot too, whose output nobody reads where eos follows it. */
-        if (!row->output && edit->depth > last_v) continue;
-        if (row->first_layer == 0 || edit->depth >= (row->first_layer - 1) * LP_N_SITES + LP_SITE_RESID_POST) {
-            lp_status status = add_edit(e, request, row, place, k, err);
-            if (status != LP_OK) return status;
-        }
+        if (!is_own_edit(e, row, edit, k)) continue;
+        if (lp_is_edge(edit))
+            any = is_chosen[edit->what.at.layer] = true;
+        else
+            LP_TRY(add_edit(e, request, row, place, k, err));
     }
-    return LP_OK;
+    for (int32_t l = 0; any && l < n_layers; l++)
+        if (is_chosen[l])
+            LP_TRY(add_choices(e, request, row, place, lp_tree_edit(request->group, branch, 0, NULL), branch->n_edits,
+                               l, err));
+out:
+    return status;
 }
 
 static lp_status add_captures_of(lp_engine *e, const lp_request *request, const lp_run_wanted *run,
@@ -150,6 +214,13 @@ static int compare_edits(const void *a, const void *b) {
     return (x->edit.row > y->edit.row) - (x->edit.row < y->edit.row);
 }
 
+static int compare_choices(const void *a, const void *b) {
+    const lp_forward_choice *x = a, *y = b;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    if (x->choice.row != y->choice.row) return x->choice.row < y->choice.row ? -1 : 1;
+    return (x->choice.first_head > y->choice.first_head) - (x->choice.first_head < y->choice.first_head);
+}
+
 static int compare_captures(const void *a, const void *b) {
     const lp_forward_capture *x = a, *y = b;
     return (x->key > y->key) - (x->key < y->key);
@@ -157,7 +228,7 @@ static int compare_captures(const void *a, const void *b) {
 
 static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     lp_status status = LP_OK;
-    e->host.n_tail = e->host.n_edits = e->host.n_captures = 0;
+    e->host.n_tail = e->host.n_edits = e->host.n_captures = e->host.n_choices = e->host.n_chosen = 0;
     e->host.n_vectors = batch->n_captured = 0;
     for (int32_t at = 0; at < batch->n_rows; at++) {
         const lp_batch_row *from = &batch->rows[batch->order[at]];
@@ -186,6 +257,8 @@ static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     for (int32_t at = batch->n_rows - 1; at >= 0 && e->host.first_layer[at] == n_layers; at--)
         if (e->host.output[at]) e->host.output[e->host.source_row[at]] = 1;
     if (e->host.n_edits > 1) qsort(e->host.edits, (size_t)e->host.n_edits, sizeof *e->host.edits, compare_edits);
+    if (e->host.n_choices > 1)
+        qsort(e->host.choices, (size_t)e->host.n_choices, sizeof *e->host.choices, compare_choices);
     if (e->host.n_captures > 1)
         qsort(e->host.captures, (size_t)e->host.n_captures, sizeof *e->host.captures, compare_captures);
     if (e->host.n_vectors > e->host.dev_vector_capacity) {
@@ -297,6 +370,10 @@ static lp_status start_batch(lp_engine *e, bool *started, lp_error *err) {
                               .n_edits = e->host.n_edits,
                               .captures = e->host.captures,
                               .n_captures = e->host.n_captures,
+                              .choices = e->host.choices,
+                              .n_choices = e->host.n_choices,
+                              .chosen = e->host.chosen,
+                              .n_chosen = e->host.n_chosen,
                               .captured = (float *)(void *)batch->results,
                               .vectors = e->host.dev_vectors,
                               .latents = e->kv.latents,
@@ -345,6 +422,9 @@ static void release(lp_engine *e) {
     lp_mem_free(e->host.tail);
     lp_mem_free(e->host.edits);
     lp_mem_free(e->host.captures);
+    lp_mem_free(e->host.choices);
+    lp_mem_free(e->host.chosen);
+    lp_mem_free(e->host.allowed);
     lp_mem_free(e->host.vectors);
     for (int i = 0; i < LP_FETCHES; i++) {
         lp_step_batch *batch = &e->batches[i];

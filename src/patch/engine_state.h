@@ -42,7 +42,13 @@ typedef struct {
     size_t vector_capacity;
     float *dev_vectors; /* dev, the same */
     size_t dev_vector_capacity;
-    int32_t n_tail, n_edits, n_captures;
+    lp_forward_choice *choices; /* of rows whose attention lacks some positions */
+    size_t choice_capacity;
+    int32_t *chosen; /* [n_chosen] slots that are left to them */
+    size_t chosen_capacity;
+    bool *allowed; /* [allowed_capacity] positions of the row at hand */
+    size_t allowed_capacity;
+    int32_t n_tail, n_edits, n_captures, n_choices, n_chosen;
     size_t n_vectors;
 } lp_engine_rows;
 

@@ -110,8 +110,12 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
     LP_TRY(lp_mem_grow(&w->edits, &w->edit_capacity, wanted->n_edits + 1, sizeof *w->edits, "edits", err));
     for (size_t k = 0; k < wanted->n_edits; k++) {
         const lp_replacement *what = &wanted->edits[k].what;
-        w->edits[k] = (lp_edit){
-            .at = what->at, .operation = what->operation, .factor = what->factor, .vector = wanted->vectors[k]};
+        w->edits[k] = (lp_edit){.at = what->at,
+                                .operation = what->operation,
+                                .factor = what->factor,
+                                .vector = wanted->vectors[k],
+                                .key_begin = wanted->edits[k].key_begin,
+                                .key_end = wanted->edits[k].key_end};
     }
     listener here = {.n = w->options->vocabulary.n_candidates};
     lp_run_request request = {.prompt = group->prompt,

@@ -12,6 +12,13 @@ void lp_sweep_group_release(lp_sweep_group *group) {
     lp_mem_free(group->details);
     lp_mem_free(group->factors);
     lp_mem_free(group->from_layers);
+    for (size_t i = 0; i < group->n_edges; i++) {
+        lp_mem_free(group->edges[i].from);
+        lp_mem_free(group->edges[i].to);
+        lp_mem_free(group->edges[i].layers);
+        lp_mem_free(group->edges[i].heads);
+    }
+    lp_mem_free(group->edges);
     *group = (lp_sweep_group){0};
 }
 
@@ -23,6 +30,8 @@ typedef struct {
     size_t i_layers;
     const lp_step_set *steps; /* NULL outside the thought phase */
     int32_t index;            /* prompt and answer */
+    size_t edges;             /* which choice of the lists of the group's edges, 0 to count_edges */
+    bool has_site;            /* false: attention edges alone */
     int32_t head;
     lp_donor donor;
     int32_t draw; /* of SHUFFLED; otherwise 0 */
@@ -50,14 +59,78 @@ static void defect_words(const cell *c, char *out, size_t size) {
     if (d->decode_leak) add_word(out, size, "%sdecode_leak", out[0] ? "," : "");
 }
 
+/* One choice of the lists of an edge. */
+typedef struct {
+    const lp_edge_words *words;
+    const lp_position_set *from, *to;
+    const lp_layer_set *layers;
+    const lp_layer_set *heads; /* NULL: all */
+} edge_choice;
+
+static size_t count_choices(const lp_edge_words *e) {
+    return e->n_from * e->n_to * (e->n_layers ? e->n_layers : 1) * (e->n_heads ? e->n_heads : 1);
+}
+
+/* Choices of all lists of a group's edges. */
+static size_t count_edges(const lp_sweep_group *g) {
+    size_t n = 1;
+    for (size_t i = 0; i < g->n_edges; i++) n *= count_choices(&g->edges[i]);
+    return n;
+}
+
+/* Edge i of the cell; the last list varies fastest. */
+static edge_choice edge_of(const cell *c, size_t i) {
+    const lp_sweep_group *g = c->group;
+    size_t rest = c->edges;
+    for (size_t k = g->n_edges - 1; k > i; k--) rest /= count_choices(&g->edges[k]);
+    const lp_edge_words *e = &g->edges[i];
+    size_t n_layers = e->n_layers ? e->n_layers : 1, n_heads = e->n_heads ? e->n_heads : 1;
+    edge_choice choice = {.words = e, .layers = c->layers};
+    choice.to = &e->to[rest % e->n_to];
+    rest /= e->n_to;
+    choice.from = &e->from[rest % e->n_from];
+    rest /= e->n_from;
+    if (e->n_layers) choice.layers = &e->layers[rest % n_layers];
+    rest /= n_layers;
+    if (e->n_heads) choice.heads = &e->heads[rest % n_heads];
+    return choice;
+}
+
+static bool is_one_query_head(const edge_choice *e) {
+    return e->heads && e->heads->n == 1 && !e->words->by_kv_head;
+}
+
+/* "h3 answer:all>single:0"; where the edge is the only one of a condition, its layers and its query head have columns
+ * of their own. */
+static void edge_words(const cell *c, bool whole, char *out, size_t size) {
+    out[0] = '\0';
+    for (size_t i = 0; i < c->group->n_edges; i++) {
+        const edge_choice e = edge_of(c, i);
+        bool alone = !whole && !c->has_site && c->group->n_edges == 1;
+        if (i > 0) add_word(out, size, "+");
+        if (!alone) add_word(out, size, "L%s.", e.layers->words);
+        if (e.heads && !(alone && is_one_query_head(&e)))
+            add_word(out, size, "%s%s.", e.words->by_kv_head ? "kv" : "h", e.heads->words);
+        add_word(out, size, "%s>%s", e.from->words, e.to->words);
+    }
+}
+
 static void place_words(const cell *c, char *out, size_t size) {
     out[0] = '\0';
+    if (!c->has_site) {
+        edge_words(c, false, out, size);
+        return;
+    }
     if (c->steps)
         add_word(out, size, "%s", c->steps->words);
     else if (c->index == LP_INDEX_ALL)
         add_word(out, size, "%s:all", lp_phase_names()[c->group->phase]);
     else
         add_word(out, size, "%s:%d", lp_phase_names()[c->group->phase], c->index);
+    if (c->group->n_edges == 0) return;
+    char edges[LP_LONG_WORDS];
+    edge_words(c, true, edges, sizeof edges);
+    add_word(out, size, " without %s", edges);
 }
 
 /* The shortest decimal that reads back as this factor: two factors never share a name. */
@@ -73,11 +146,17 @@ static void add_factor(float factor, char *out, size_t size) {
 /* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
 static void cell_name(const cell *c, char *out, size_t size) {
     const lp_sweep_group *g = c->group;
-    char place[LP_WORDS], defects[LP_WORDS], donor[LP_WORDS];
+    char place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS];
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
     lp_donor_words(c->donor, &c->detail, donor, sizeof donor);
     out[0] = '\0';
+    if (!c->has_site) {
+        edge_words(c, true, place, sizeof place);
+        add_word(out, size, "%s/forbid/%s", lp_direction_names()[c->direction], place);
+        if (g->stop_after > 0) add_word(out, size, "/stop:%d", g->stop_after);
+        return;
+    }
     add_word(out, size, "%s/%s", lp_direction_names()[c->direction], donor);
     if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
     if (c->draw > 0) add_word(out, size, "%d", c->draw);
@@ -129,6 +208,7 @@ typedef struct {
     int32_t n_draws; /* of SHUFFLED */
     lp_condition_set set;
     name_table names;
+    const lp_model_config *config;
 } building;
 
 static bool has_name(const building *b, const char *name) {
@@ -187,29 +267,102 @@ out:
     return status;
 }
 
+/* The edges of one row or more and one layer: one of each position to each range of positions. */
+static lp_status add_edges_of_layer(lp_condition_set *set, const edge_choice *e, int32_t layer, int32_t head,
+                                    lp_error *err) {
+    lp_replacement r = {.at = {.phase = e->from->phase, .site = LP_SITE_Z, .layer = layer, .head = head},
+                        .operation = LP_OP_FORBID,
+                        .factor = 1.0f,
+                        .donor = LP_DONOR_ZERO,
+                        .from = {.phase = e->to->phase, .site = LP_SITE_Z, .layer = layer, .head = head}};
+    int32_t from = 0, to = 0;
+    lp_status status = LP_OK;
+    for (bool more = lp_position_first(e->from, &from); more; more = lp_position_next(e->from, &from))
+        for (bool also = lp_position_first(e->to, &to); also; also = lp_position_next(e->to, &to)) {
+            r.at.index = from;
+            r.from.index = to;
+            LP_TRY(lp_condition_replace(set, &r, err));
+        }
+out:
+    return status;
+}
+
+static lp_status add_edges(lp_condition_set *set, const cell *c, const lp_model_config *config, lp_error *err) {
+    int32_t group = config->n_heads / config->n_kv_heads;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < c->group->n_edges; i++) {
+        const edge_choice e = edge_of(c, i);
+        int32_t queries = e.words->by_kv_head ? group : 1;
+        for (int32_t l = 0; l < e.layers->n; l++) {
+            if (!e.heads) LP_TRY(add_edges_of_layer(set, &e, e.layers->layers[l], LP_ALL_HEADS, err));
+            for (int32_t h = 0; e.heads && h < e.heads->n * queries; h++)
+                LP_TRY(add_edges_of_layer(set, &e, e.layers->layers[l],
+                                          e.heads->layers[h / queries] * queries + h % queries, err));
+        }
+    }
+out:
+    return status;
+}
+
+static bool has_steps_after(const cell *c, int32_t n_steps) {
+    uint64_t mask = c->steps ? c->steps->mask : 0;
+    for (size_t i = 0; i < c->group->n_edges; i++) {
+        const edge_choice e = edge_of(c, i);
+        mask |= e.from->mask | e.to->mask;
+    }
+    return n_steps < LP_MAX_STEPS && mask >> n_steps;
+}
+
+/* What the columns say of attention edges alone. */
+static void describe_edges(const cell *c, lp_condition *condition) {
+    const edge_choice e = edge_of(c, 0);
+    condition->operation = LP_OP_FORBID;
+    condition->donor = LP_DONOR_ZERO;
+    condition->phase = e.from->phase;
+    condition->index = LP_INDEX_ALL;
+    if (c->group->n_edges > 1) return;
+    condition->layer = e.layers->n == 1 ? e.layers->layers[0] : -1;
+    condition->mask = e.from->mask;
+    if (!e.from->all) condition->index = e.from->first;
+    if (is_one_query_head(&e)) condition->head = e.heads->layers[0];
+}
+
 static lp_status add_cell(building *b, cell *c, int32_t n_steps, lp_error *err) {
     const lp_sweep_group *g = c->group;
     lp_condition_set *set = &b->set;
-    char name[4 * LP_WORDS], place[LP_WORDS], defects[LP_WORDS], donor[LP_WORDS];
+    char name[2 * LP_LONG_WORDS], place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS];
     cell_name(c, name, sizeof name);
     if (has_name(b, name)) return LP_OK;
+    if (strlen(name) >= LP_LONG_WORDS)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "sweep.conditions: condition %.60s...: expected a name of less than %d bytes: "
+                       "fewer edges in one condition",
+                       name, LP_LONG_WORDS);
     place_words(c, place, sizeof place);
     defect_words(c, defects, sizeof defects);
     lp_donor_words(c->donor, &c->detail, donor, sizeof donor);
     int32_t n_steps_run = g->stop_after > 0 ? g->stop_after : n_steps;
-    if (c->steps && n_steps_run < LP_MAX_STEPS && c->steps->mask >> n_steps_run)
+    if (has_steps_after(c, n_steps_run))
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step beyond the end of the run (%d steps)",
                        name, n_steps_run);
     lp_condition *condition = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_condition_add(set, name, c->layers ? c->layers->words : "", place, defects, &condition, err));
+    const char *layers = c->layers ? c->layers->words : "";
+    if (!c->has_site) layers = g->n_edges == 1 ? edge_of(c, 0).layers->words : "";
+    LP_TRY(lp_condition_add(set, name, layers, place, defects, &condition, err));
     LP_TRY(note_name(b, err));
+    condition->role = c->role;
+    condition->direction = c->direction;
+    condition->stop_after = g->stop_after;
+    condition->n_steps_run = n_steps_run;
+    if (!c->has_site) {
+        describe_edges(c, condition);
+        return add_edges(set, c, b->config, err);
+    }
     c->vector = c->donor == LP_DONOR_FILE ? g->vector : c->draw;
     if (c->donor == LP_DONOR_MEAN || c->donor == LP_DONOR_NOISE)
         LP_TRY(lp_condition_detail(set, &c->detail, &c->vector, err));
     LP_TRY(lp_mem_strdup(&condition->donor_words, donor, err));
-    condition->role = c->role;
-    condition->direction = c->direction;
     condition->site = c->site;
     condition->phase = g->phase;
     condition->operation = g->operation;
@@ -223,13 +376,12 @@ static lp_status add_cell(building *b, cell *c, int32_t n_steps, lp_error *err) 
     condition->from_site = g->from_site;
     condition->from_layer = g->from_layers ? g->from_layers[c->i_layers] : -1;
     condition->from_step = g->from_step;
-    condition->stop_after = g->stop_after;
     condition->layer = c->layers && c->layers->n == 1 ? c->layers->layers[0] : -1;
     condition->mask = c->steps ? c->steps->mask : 0;
-    condition->n_steps_run = n_steps_run;
     if (!c->layers) LP_TRY(add_layer(set, c, 0, n_steps_run, err));
     for (int32_t i = 0; c->layers && i < c->layers->n; i++)
         LP_TRY(add_layer(set, c, c->layers->layers[i], n_steps_run, err));
+    LP_TRY(add_edges(set, c, b->config, err));
 out:
     return status;
 }
@@ -268,8 +420,21 @@ static lp_status check_donor_layers(const lp_sweep_group *g, size_t index, lp_er
     return LP_OK;
 }
 
+static lp_status check_edges(const lp_sweep_group *g, size_t index, int32_t n_steps, lp_error *err) {
+    bool no_layers = g->n_sites == 0 ? g->n_layers == 0 : !contains_site(g, true) || contains_site(g, false);
+    for (size_t i = 0; i < g->n_edges; i++)
+        if (g->edges[i].n_layers == 0 && no_layers)
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].forbid: no layers", index);
+    if (g->n_edges > 0 && g->stop_after > n_steps)
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].stop_after: expected 1 to %d, found %d", index,
+                       n_steps, g->stop_after);
+    return LP_OK;
+}
+
 static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_model_config *config, int32_t n_steps,
                              lp_error *err) {
+    lp_status edges = check_edges(g, index, n_steps, err);
+    if (edges != LP_OK || (g->n_sites == 0 && g->n_edges > 0)) return edges;
     if (g->n_sites == 0 || g->n_donors == 0)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no sites or no donors", index);
     if (contains_site(g, true) && g->n_layers == 0)
@@ -301,14 +466,13 @@ static lp_status check_group(const lp_sweep_group *g, size_t index, const lp_mod
     if (g->from_step >= n_steps)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.step: expected 0 to %d, found %d", index,
                        n_steps - 1, g->from_step);
-    for (size_t i = 0; i < g->n_heads; i++) {
-        if (g->heads[i] == LP_ALL_HEADS) continue;
-        if (g->heads[i] >= config->n_kv_heads)
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected KV heads 0 to %d, found %d", index,
-                           config->n_kv_heads - 1, g->heads[i]);
-        for (size_t s = 0; s < g->n_sites; s++)
-            if (g->sites[s] != LP_SITE_K && g->sites[s] != LP_SITE_V)
-                return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites k and v", index);
+    for (size_t i = 0; i < g->n_heads * g->n_sites; i++) {
+        int32_t head = g->heads[i / g->n_sites], n_heads = lp_site_n_heads(config, g->sites[i % g->n_sites]);
+        if (head == LP_ALL_HEADS || (head >= 0 && head < n_heads)) continue;
+        if (n_heads == 0)
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites q, k, v and z", index);
+        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected heads 0 to %d of %s, found %d", index,
+                       n_heads - 1, lp_site_names()[g->sites[i % g->n_sites]], head);
     }
     for (size_t i = 0; i < g->n_layers && g->from_layers; i++)
         if (g->layers[i].n != 1)
@@ -325,8 +489,9 @@ static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction 
     for (size_t t = 1; t < g->n_steps; t++)
         if (__builtin_popcountll(g->steps[t].mask) > __builtin_popcountll(largest->mask)) largest = &g->steps[t];
     size_t n_places = g->phase != LP_PHASE_THOUGHT ? g->n_indices : largest_only ? 1 : g->n_steps;
+    size_t n_edges = count_edges(g);
     lp_status status = LP_OK;
-    cell c = {.group = g, .direction = direction, .role = role, .donor = donor};
+    cell c = {.group = g, .direction = direction, .role = role, .donor = donor, .has_site = true};
     if (detail) c.detail = *detail;
     for (c.draw = 0; c.draw < (donor == LP_DONOR_SHUFFLED ? b->n_draws : 1); c.draw++)
         for (size_t s = 0; s < g->n_sites; s++) {
@@ -342,8 +507,25 @@ static lp_status add_product(building *b, const lp_sweep_group *g, lp_direction 
                             c.factor = g->factors[f];
                             c.steps = g->phase != LP_PHASE_THOUGHT ? NULL : largest_only ? largest : &g->steps[p];
                             c.index = g->phase != LP_PHASE_THOUGHT ? g->indices[p] : 0;
-                            LP_TRY(add_cell(b, &c, n_steps, err));
+                            for (c.edges = 0; c.edges < n_edges; c.edges++) LP_TRY(add_cell(b, &c, n_steps, err));
                         }
+        }
+out:
+    return status;
+}
+
+/* The same for a group of attention edges alone. */
+static lp_status add_edge_product(building *b, const lp_sweep_group *g, lp_direction direction, int32_t n_steps,
+                                  lp_error *err) {
+    size_t n_edges = count_edges(g);
+    cell c = {.group = g, .direction = direction, .role = LP_ROLE_EFFECT, .head = LP_ALL_HEADS};
+    bool own = false;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < g->n_edges; i++) own |= g->edges[i].n_layers == 0;
+    for (size_t l = 0; l < (own ? g->n_layers : 1); l++)
+        for (c.edges = 0; c.edges < n_edges; c.edges++) {
+            c.layers = own ? &g->layers[l] : NULL;
+            LP_TRY(add_cell(b, &c, n_steps, err));
         }
 out:
     return status;
@@ -359,7 +541,7 @@ static bool has_donor(const lp_sweep_group *g, lp_donor donor) {
 static bool own_is_identity(const lp_sweep_group *g) {
     bool plain = !g->from_other_site && !g->from_layers && g->from_step < 0;
     bool leaks = g->defects.off_by_one || g->defects.prefill_leak || g->defects.decode_leak;
-    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0;
+    return g->operation == LP_OP_REPLACE && plain && !leaks && g->stop_after == 0 && g->n_edges == 0;
 }
 
 static lp_status refuse_own_run(const lp_sweep_group *g, size_t index, lp_direction direction, lp_error *err) {
@@ -374,7 +556,7 @@ static lp_status refuse_own_run(const lp_sweep_group *g, size_t index, lp_direct
 
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err) {
-    building b = {.n_draws = words->n_draws > 0 ? words->n_draws : 1};
+    building b = {.config = config, .n_draws = words->n_draws > 0 ? words->n_draws : 1};
     lp_status status = LP_OK;
     const bool wanted[2] = {words->denoise, words->noise};
     if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at least one condition, found none");
@@ -387,6 +569,10 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
             const lp_sweep_group *g = &words->groups[i];
             lp_donor own = d == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
             lp_donor other = d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
+            if (g->n_sites == 0) {
+                LP_TRY(add_edge_product(&b, g, (lp_direction)d, n_steps, err));
+                continue;
+            }
             LP_TRY(refuse_own_run(g, i, (lp_direction)d, err));
             bool means_other_run = g->other_run || (has_donor(g, own) && has_donor(g, other) && own_is_identity(g));
             for (size_t k = 0; k < g->n_donors; k++) {
@@ -400,6 +586,7 @@ lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_confi
     for (int d = 0; d < 2; d++)
         for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
             const lp_sweep_group *g = &words->groups[i];
+            if (g->n_sites == 0) continue;
             lp_direction direction = (lp_direction)d;
             bool from_other_run = has_donor(g, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
             if (words->controls.self && g->phase == LP_PHASE_THOUGHT && own_is_identity(g))

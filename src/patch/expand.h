@@ -6,7 +6,7 @@
 
 #include "patch/condition.h"
 
-enum { LP_WORDS = 256 };
+enum { LP_WORDS = 256, LP_LONG_WORDS = 4 * LP_WORDS };
 
 /* Thought steps that one condition replaces together. */
 typedef struct {
@@ -14,7 +14,7 @@ typedef struct {
     char words[LP_WORDS]; /* "first:3", "set:0,1,4,5" */
 } lp_step_set;
 
-/* Layers that one condition replaces together. */
+/* Layers, or heads, that one condition changes together. */
 typedef struct {
     int32_t layers[LP_MAX_LAYERS];
     int32_t n;
@@ -33,6 +33,39 @@ lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *wher
 lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
                               size_t *capacity, lp_error *err);
 
+/* Positions of one phase, together. */
+typedef struct {
+    lp_phase phase;
+    uint64_t mask;       /* thought steps */
+    bool all;            /* prompt and answer: every position; otherwise [first, last] */
+    int32_t first, last; /* in the prompt also negative, from the end */
+    char words[LP_WORDS];
+} lp_position_set;
+
+/* Appends the sets that the index `text` of a prompt or an answer stands for: a number, all, together:a-b; in the
+ * prompt numbers may be negative. */
+lp_status lp_position_sets_parse(const char *text, lp_phase phase, const char *where, lp_position_set **sets, size_t *n,
+                                 size_t *capacity, lp_error *err);
+
+/* The indices of a set, one after the other: LP_INDEX_ALL where it is the whole phase. False: there is none left. */
+bool lp_position_first(const lp_position_set *set, int32_t *index);
+bool lp_position_next(const lp_position_set *set, int32_t *index);
+
+/* Attention edges in words: each list spans. */
+typedef struct {
+    lp_position_set *from, *to; /* rows, and the positions that they may not attend to */
+    size_t n_from, n_to;
+    lp_layer_set *layers; /* n_layers 0: those of the group's own cell */
+    size_t n_layers;
+    lp_layer_set *heads; /* query heads, or KV heads with all of their queries; n_heads 0: all together */
+    size_t n_heads;
+    bool by_kv_head;
+} lp_edge_words;
+
+/* Appends the sets of heads that `text` stands for, in the words of layers but for early, middle and late. */
+lp_status lp_head_sets_parse(const char *text, int32_t n_heads, const char *where, lp_layer_set **sets, size_t *n,
+                             size_t *capacity, lp_error *err);
+
 /* Switches of the published scripts' defects (docs/design.md, Protocols). */
 typedef struct {
     bool off_by_one;   /* the donor's vector is taken one block earlier: resid_pre[l] goes to resid_post[l] */
@@ -42,7 +75,7 @@ typedef struct {
 
 typedef struct {
     lp_phase phase;
-    lp_site *sites;
+    lp_site *sites; /* none: attention edges alone */
     size_t n_sites;
     lp_layer_set *layers; /* of sites with layers */
     size_t n_layers;
@@ -50,7 +83,7 @@ typedef struct {
     size_t n_steps;
     int32_t *indices; /* phases prompt and answer; LP_INDEX_ALL for "all" */
     size_t n_indices;
-    int32_t *heads; /* KV heads for k and v; one LP_ALL_HEADS by default */
+    int32_t *heads; /* of k, v, q and z; one LP_ALL_HEADS by default */
     size_t n_heads;
     lp_donor *donors;
     size_t n_donors;
@@ -65,6 +98,8 @@ typedef struct {
     int32_t *from_layers; /* parallel to `layers`, which must be single layers then (a target without layers takes the
                              vectors of all of them, each by itself); NULL: the same */
     int32_t from_step;    /* -1: the same step; otherwise this step for all targets */
+    lp_edge_words *edges; /* forbidden together, beside the replacements */
+    size_t n_edges;
     lp_defects defects;
     int32_t vector;     /* index of the file for LP_DONOR_FILE */
     int32_t stop_after; /* 0: all steps; otherwise the run makes this many thought steps */

@@ -505,8 +505,8 @@ void lp_request_drop(lp_request *request, int64_t *n_answers, int64_t *n_tokens)
             int32_t base = request->branches[i].base;
             if (request->branches[i].alive && !request->branches[base].is_set_back) set_back_all_of(request, base);
         }
-        for (int32_t i = 0; i < request->tree.n; i++) /* where nothing has begun yet */
-            if (!request->branches[0].started) set_back(request, i);
+        bool has_begun = request->branches[0].started;
+        for (int32_t i = 0; i < request->tree.n && !has_begun; i++) set_back(request, i);
         lp_request_end_part(request, n_answers, n_tokens);
     }
     give_prompt(request);

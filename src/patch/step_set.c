@@ -1,4 +1,4 @@
-/* Step sets and layer sets: the little language of the job file. */
+/* Step sets, layer sets and position sets: the little language of the job file. */
 #include "base/memory.h"
 #include "base/number.h"
 #include "patch/expand.h"
@@ -140,31 +140,106 @@ static int32_t layer_at(int32_t n_layers, int32_t percent) {
     return layer < n_layers ? layer : n_layers - 1;
 }
 
-lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
-                              size_t *capacity, lp_error *err) {
-    LP_ASSERT(n_layers >= 1 && n_layers <= LP_MAX_LAYERS);
+/* Numbers below n: one by one, some neighbours together, all together; *known: false where the text is none of these.
+ */
+static lp_status add_numbers(const char *text, int32_t count, lp_layer_set **sets, size_t *n, size_t *capacity,
+                             bool *known, lp_error *err) {
     int32_t a = 0, b = 0;
     lp_status status = LP_OK;
-    if (strcmp(text, "all") == 0 || parse_range(text, 0, n_layers - 1, &a, &b)) {
-        if (strcmp(text, "all") == 0) b = n_layers - 1;
+    *known = true;
+    if (strcmp(text, "all") == 0 || parse_range(text, 0, count - 1, &a, &b)) {
+        if (strcmp(text, "all") == 0) b = count - 1;
         for (int32_t l = a; l <= b; l++) LP_TRY(add_layers(sets, n, capacity, l, l, err));
-    } else if (strcmp(text, "early") == 0 || strcmp(text, "middle") == 0 || strcmp(text, "late") == 0) {
-        int32_t l = layer_at(n_layers, text[0] == 'e' ? 25 : text[0] == 'm' ? 50 : 90);
-        LP_TRY(add_layers(sets, n, capacity, l, l, err));
     } else if (strcmp(text, "together:all") == 0) {
-        LP_TRY(add_layers(sets, n, capacity, 0, n_layers - 1, err));
-    } else if (strncmp(text, "together:", 9) == 0 && parse_range(text + 9, 0, n_layers - 1, &a, &b)) {
+        LP_TRY(add_layers(sets, n, capacity, 0, count - 1, err));
+    } else if (strncmp(text, "together:", 9) == 0 && parse_range(text + 9, 0, count - 1, &a, &b)) {
         LP_TRY(add_layers(sets, n, capacity, a, b, err));
-    } else if (strncmp(text, "window:", 7) == 0 && parse_range(text + 7, 1, n_layers, &a, &b)) {
+    } else if (strncmp(text, "window:", 7) == 0 && parse_range(text + 7, 1, count, &a, &b)) {
         for (int32_t w = a; w <= b; w++)
-            for (int32_t l = 0; l + w <= n_layers; l++) LP_TRY(add_layers(sets, n, capacity, l, l + w - 1, err));
+            for (int32_t l = 0; l + w <= count; l++) LP_TRY(add_layers(sets, n, capacity, l, l + w - 1, err));
     } else {
-        LP_FAIL(
-            LP_ERR_VALUE,
-            "%s: expected layers within 0-%d (a number, a range a-b, all, early, middle, late, window:W, together:all, "
-            "together:a-b), found \"%.60s\"",
-            where, n_layers - 1, text);
+        *known = false;
     }
 out:
     return status;
+}
+
+lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
+                              size_t *capacity, lp_error *err) {
+    LP_ASSERT(n_layers >= 1 && n_layers <= LP_MAX_LAYERS);
+    bool known = false;
+    lp_status status = add_numbers(text, n_layers, sets, n, capacity, &known, err);
+    if (status != LP_OK || known) return status;
+    if (strcmp(text, "early") == 0 || strcmp(text, "middle") == 0 || strcmp(text, "late") == 0) {
+        int32_t l = layer_at(n_layers, text[0] == 'e' ? 25 : text[0] == 'm' ? 50 : 90);
+        return add_layers(sets, n, capacity, l, l, err);
+    }
+    return lp_fail(
+        err, LP_ERR_VALUE,
+        "%s: expected layers within 0-%d (a number, a range a-b, all, early, middle, late, window:W, together:all, "
+        "together:a-b), found \"%.60s\"",
+        where, n_layers - 1, text);
+}
+
+lp_status lp_head_sets_parse(const char *text, int32_t n_heads, const char *where, lp_layer_set **sets, size_t *n,
+                             size_t *capacity, lp_error *err) {
+    bool known = false;
+    if (n_heads > LP_MAX_LAYERS)
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: expected a model with at most %d heads, found %d", where,
+                       LP_MAX_LAYERS, n_heads);
+    lp_status status = add_numbers(text, n_heads, sets, n, capacity, &known, err);
+    if (status != LP_OK || known) return status;
+    return lp_fail(err, LP_ERR_VALUE,
+                   "%s: expected heads within 0-%d (a number, a range a-b, all, window:W, together:all, together:a-b), "
+                   "found \"%.60s\"",
+                   where, n_heads - 1, text);
+}
+
+bool lp_position_first(const lp_position_set *set, int32_t *index) {
+    *index = set->phase == LP_PHASE_THOUGHT ? __builtin_ctzll(set->mask) : set->all ? LP_INDEX_ALL : set->first;
+    return true;
+}
+
+bool lp_position_next(const lp_position_set *set, int32_t *index) {
+    if (set->phase != LP_PHASE_THOUGHT) return !set->all && (*index)++ < set->last;
+    do ++*index;
+    while (*index < LP_MAX_STEPS && !(set->mask >> *index & 1));
+    return *index < LP_MAX_STEPS;
+}
+
+/* A number with a sign, where one is allowed; false on anything else. */
+static bool take_index(const char **text, bool is_signed, int32_t *out) {
+    int64_t value = 0;
+    bool negative = is_signed && **text == '-';
+    if (negative) ++*text;
+    if (!lp_take_integer(text, 65536, &value) || (negative && value == 0)) return false;
+    *out = (int32_t)(negative ? -value : value);
+    return true;
+}
+
+lp_status lp_position_sets_parse(const char *text, lp_phase phase, const char *where, lp_position_set **sets, size_t *n,
+                                 size_t *capacity, lp_error *err) {
+    lp_position_set set = {.phase = phase};
+    const char *rest = text;
+    bool together = strncmp(text, "together:", 9) == 0, good = false;
+    LP_ASSERT(phase != LP_PHASE_THOUGHT);
+    if (strcmp(text, "all") == 0) {
+        set.all = good = true;
+    } else {
+        if (together) rest += 9;
+        good = take_index(&rest, phase == LP_PHASE_PROMPT, &set.first);
+        set.last = set.first;
+        if (good && together) good = *rest++ == '-' && take_index(&rest, phase == LP_PHASE_PROMPT, &set.last);
+        good = good && *rest == '\0' && set.first <= set.last && (set.first < 0) == (set.last < 0);
+    }
+    if (!good)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: expected positions of the %s (a number, all, together:a-b%s), found \"%.60s\"", where,
+                       lp_phase_names()[phase], phase == LP_PHASE_PROMPT ? "; negative numbers count from the end" : "",
+                       text);
+    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "position sets", err);
+    if (status != LP_OK) return status;
+    snprintf(set.words, sizeof set.words, "%s:%.200s", lp_phase_names()[phase], together ? text + 9 : text);
+    (*sets)[(*n)++] = set;
+    return LP_OK;
 }

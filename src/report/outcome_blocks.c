@@ -83,21 +83,21 @@ out:
 lp_status lp_outcome_heading(const lp_outcome_block *b, const char *columns, lp_text *out, lp_error *err) {
     const lp_result_condition *c = lp_outcome_member(b, 0);
     const char *run = strcmp(c->direction, "denoise") == 0 ? "corrupted run" : "clean run";
-    bool scale = strcmp(c->operation, "scale") == 0;
+    bool scale = strcmp(c->operation, "scale") == 0, edges = strcmp(c->operation, "forbid") == 0;
     lp_text line = {0};
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(&line, err, "%s%s: %s", strcmp(c->role, "control") == 0 ? "control, " : "", c->direction,
                           c->operation));
-    if (strcmp(c->operation, "replace") != 0) {
+    if (strcmp(c->operation, "replace") != 0 && !edges) {
         LP_TRY(lp_text_format(&line, err, " x"));
         LP_TRY(lp_text_add_number((double)c->factor, true, &line, err));
     }
     LP_TRY(lp_text_format(&line, err, " %s", c->site));
     if (!scale && c->vector >= 0)
         LP_TRY(lp_text_format(&line, err, " from file %d", c->vector));
-    else if (!scale)
+    else if (!scale && !edges)
         LP_TRY(lp_text_format(&line, err, " from the %s donor", c->donor));
-    LP_TRY(lp_text_format(&line, err, " %s the %s", scale ? "in" : "into", run));
+    LP_TRY(lp_text_format(&line, err, " %s the %s", scale || edges ? "in" : "into", run));
     LP_TRY(lp_text_format(&line, err, "%s%s%s", c->defects[0] ? ", defects: " : "", c->defects, columns));
     LP_TRY(lp_text_add(out, "\n", 1, err));
     LP_TRY(lp_text_add_printable(out, lp_text_get(&line), LP_PRINT_LINE, err));

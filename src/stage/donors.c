@@ -38,7 +38,7 @@ static int side_of(const lp_donor_table *table, lp_donor donor) {
 static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, const lp_condition *condition,
                             const lp_replacement *r, lp_error *err) {
     const lp_session *s = table->session;
-    if (r->operation == LP_OP_SCALE) return LP_OK;
+    if (r->operation == LP_OP_SCALE || r->operation == LP_OP_FORBID) return LP_OK;
     lp_donor_vector v = {.donor = r->donor,
                          .from = r->from,
                          .vector = r->vector,
@@ -370,6 +370,15 @@ out:
     return status;
 }
 
+/* The number of a site in keys of random numbers: results keep their values when sites are added. */
+static uint32_t random_number_of(lp_site site) {
+    static const uint8_t numbers[LP_N_SITES] = {
+        [LP_SITE_LATENT_IN] = 0,  [LP_SITE_RESID_PRE] = 1, [LP_SITE_K] = 2,       [LP_SITE_V] = 3,
+        [LP_SITE_ATTN_OUT] = 4,   [LP_SITE_RESID_MID] = 5, [LP_SITE_MLP_OUT] = 6, [LP_SITE_RESID_POST] = 7,
+        [LP_SITE_LATENT_RAW] = 8, [LP_SITE_Q] = 9,         [LP_SITE_Z] = 10};
+    return numbers[site];
+}
+
 /* *out = number k of the mean over the other pairs that the detail means; false where these are too few. */
 static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *own, const lp_donor_vector *v, int32_t k,
                            double *out) {
@@ -412,7 +421,7 @@ static double deviation_of(const lp_donor_table *table, const lp_donor_vector *v
 static lp_random_key key_of(const lp_donor_table *table, uint32_t stream, const lp_donor_vector *v, int64_t pair) {
     const lp_address *a = &v->from;
     return (lp_random_key){.seed = table->session->job.sweep.seed,
-                           .stream = stream | (uint32_t)a->phase << 8 | (uint32_t)a->site << 12,
+                           .stream = stream | (uint32_t)a->phase << 8 | random_number_of(a->site) << 12,
                            .a = (uint32_t)pair,
                            .b = (uint32_t)a->layer << 16 ^ (uint32_t)a->index ^ (uint32_t)(a->head + 1) << 26};
 }
@@ -507,7 +516,7 @@ bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what,
 }
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
-    if (what->operation == LP_OP_SCALE) return NULL;
+    if (what->operation == LP_OP_SCALE || what->operation == LP_OP_FORBID) return NULL;
     const lp_donor_vector *v = find_vector(table, what);
     LP_ASSERT(v != NULL);
     return gathering + v->offset;

@@ -151,7 +151,7 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *c = &set->conditions[i];
         char *index = w->indices[i];
-        bool unpatched = c->role == LP_ROLE_UNPATCHED;
+        bool unpatched = c->role == LP_ROLE_UNPATCHED, edges = c->operation == LP_OP_FORBID;
         if (!unpatched && c->phase != LP_PHASE_THOUGHT && c->index == LP_INDEX_ALL)
             snprintf(index, sizeof w->indices[i], "all");
         else if (!unpatched && c->phase != LP_PHASE_THOUGHT)
@@ -160,7 +160,9 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
                                                  .role = lp_role_names()[c->role],
                                                  .direction = lp_direction_names()[c->direction],
                                                  .phase = unpatched ? "" : lp_phase_names()[c->phase],
-                                                 .site = unpatched ? "" : lp_site_names()[c->site],
+                                                 .site = unpatched ? ""
+                                                         : edges   ? "attn_edge"
+                                                                   : lp_site_names()[c->site],
                                                  .layer = c->layer,
                                                  .layers = c->layers,
                                                  .head = c->head == LP_ALL_HEADS ? -1 : c->head,

@@ -19,7 +19,7 @@ const lp_result_column lp_result_columns[LP_N_RESULT_COLUMNS] = {
     SHOWN(site, LP_TEXT, NULL),
     SHOWN(layer, LP_I32, "-1: none or several"),
     SHOWN(layers, LP_TEXT, NULL),
-    SHOWN(head, LP_I32, "KV head; -1: all, or none"),
+    SHOWN(head, LP_I32, "KV head of k and v, otherwise query head; -1: all or several, or none"),
     SHOWN(steps, LP_TEXT, NULL),
     COLUMN(step_mask, LP_U64, NULL, "bit t: thought step t"),
     SHOWN(n_steps, LP_I32, NULL),

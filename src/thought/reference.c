@@ -34,6 +34,7 @@ struct lp_reference {
     float *hidden;        /* [2 F] */
     float *projected;     /* [projection's inner size] */
     float *scores;        /* [max_positions] */
+    bool *allowed;        /* [max_positions] that the head at hand attends to */
     float *logits;        /* [n_embedded] */
 };
 
@@ -130,6 +131,7 @@ lp_status lp_reference_new(const lp_model *model, const lp_protocol *protocol, c
     LP_TRY(lp_mem_new(&r->hidden, 2 * (size_t)c->d_ff, sizeof(float), "MLP", err));
     LP_TRY(lp_mem_new(&r->projected, inner, sizeof(float), "projection", err));
     LP_TRY(lp_mem_new(&r->scores, n, sizeof(float), "attention scores", err));
+    LP_TRY(lp_mem_new(&r->allowed, n, sizeof(bool), "attention scores", err));
     LP_TRY(lp_mem_new(&r->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
     *out = r;
     return LP_OK;
@@ -151,6 +153,7 @@ void lp_reference_free(lp_reference *r) {
     lp_mem_free(r->hidden);
     lp_mem_free(r->projected);
     lp_mem_free(r->scores);
+    lp_mem_free(r->allowed);
     lp_mem_free(r->logits);
     lp_mem_free(r);
 }
@@ -174,7 +177,7 @@ static void visit(const lp_reference *r, const place *at, lp_site site, int32_t 
     const lp_run_request *request = at->request;
     for (int32_t i = 0; i < request->n_edits; i++) {
         const lp_edit *edit = &request->edits[i];
-        if (!is_here(at, &edit->at, site, layer)) continue;
+        if (edit->operation == LP_OP_FORBID || !is_here(at, &edit->at, site, layer)) continue;
         lp_edit_apply(edit, x + lp_site_offset(c, edit->at.head), lp_site_width(c, site, edit->at.head));
     }
     for (int32_t i = 0; i < request->n_captures; i++) {
@@ -185,9 +188,20 @@ static void visit(const lp_reference *r, const place *at, lp_site site, int32_t 
     }
 }
 
-static void attend(lp_reference *r, int32_t layer, int32_t position) {
+/* r->allowed [position + 1] for one query head */
+static void allow(lp_reference *r, const place *at, int32_t layer, int32_t head) {
+    for (int32_t p = 0; p <= at->position; p++) r->allowed[p] = true;
+    for (int32_t i = 0; i < at->request->n_edits; i++) {
+        const lp_edit *edit = &at->request->edits[i];
+        if (edit->operation != LP_OP_FORBID || !is_here(at, &edit->at, LP_SITE_Z, layer)) continue;
+        if (edit->at.head != LP_ALL_HEADS && edit->at.head != head) continue;
+        for (int32_t p = edit->key_begin; p < edit->key_end && p <= at->position; p++) r->allowed[p] = false;
+    }
+}
+
+static void attend(lp_reference *r, const place *at, int32_t layer) {
     const lp_model_config *c = &r->model->config;
-    int32_t hd = c->head_dim;
+    int32_t position = at->position, hd = c->head_dim;
     int32_t kv = c->n_kv_heads * hd;
     int32_t group = c->n_heads / c->n_kv_heads;
     float scale = 1.0f / sqrtf((float)hd);
@@ -197,7 +211,9 @@ static void attend(lp_reference *r, int32_t layer, int32_t position) {
         const float *q = r->qkv + (size_t)head * (size_t)hd;
         size_t column = (size_t)(head / group) * (size_t)hd;
         float most = -INFINITY;
+        allow(r, at, layer, head);
         for (int32_t p = 0; p <= position; p++) {
+            if (!r->allowed[p]) continue;
             const float *k = keys + (size_t)p * (size_t)kv + column;
             double dot = 0;
             for (int32_t i = 0; i < hd; i++) dot += (double)q[i] * (double)k[i];
@@ -206,12 +222,14 @@ static void attend(lp_reference *r, int32_t layer, int32_t position) {
         }
         double total = 0;
         for (int32_t p = 0; p <= position; p++) {
+            if (!r->allowed[p]) continue;
             r->scores[p] = expf(r->scores[p] - most);
             total += (double)r->scores[p];
         }
         float *out = r->attention + (size_t)head * (size_t)hd;
         memset(out, 0, (size_t)hd * sizeof *out);
         for (int32_t p = 0; p <= position; p++) {
+            if (!r->allowed[p]) continue;
             const float *v = values + (size_t)p * (size_t)kv + column;
             float weight = r->scores[p] / (float)total;
             for (int32_t i = 0; i < hd; i++) out[i] += weight * v[i];
@@ -240,6 +258,7 @@ static void forward(lp_reference *r, const place *at) {
             float *x = r->qkv + head * hd;
             normalise(head < (size_t)c->n_heads ? &block->norm_q : &block->norm_k, x, c->head_dim, c->norm_eps, x);
         }
+        visit(r, at, LP_SITE_Q, l, r->qkv);
         visit(r, at, LP_SITE_K, l, r->qkv + q);
         visit(r, at, LP_SITE_V, l, r->qkv + q + kv);
         if (r->rope.half > 0)
@@ -248,7 +267,8 @@ static void forward(lp_reference *r, const place *at) {
         size_t slot = ((size_t)l * (size_t)r->max_positions + (size_t)at->position) * kv;
         memcpy(r->keys + slot, r->qkv + q, kv * sizeof(float));
         memcpy(r->values + slot, r->qkv + q + kv, kv * sizeof(float));
-        attend(r, l, at->position);
+        attend(r, at, l);
+        visit(r, at, LP_SITE_Z, l, r->attention);
         linear(&block->attn_out, r->attention, r->h);
         visit(r, at, LP_SITE_ATTN_OUT, l, r->h);
         for (int32_t i = 0; i < d; i++) r->x[i] += r->h[i];

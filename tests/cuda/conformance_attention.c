@@ -164,6 +164,57 @@ static row_table move_border(const row_table *from, int32_t moved) {
     return t;
 }
 
+/* Of every third row, some heads attend to every slot but some: the bits of a row whose tail they are. */
+static void check_chosen(attention_test *a, const row_table *from, const float *qkv, const float *all, int32_t n) {
+    conformance *c = a->c;
+    int32_t heads = a->config.n_heads, hd = a->config.head_dim, n_choices = 0, n_slots = 0;
+    size_t q = (size_t)a->q, bytes = (size_t)n * q * sizeof(float);
+    row_table left = new_rows(n);
+    lp_row_choice *choices = conformance_zeros((size_t)(2 * n) * sizeof *choices);
+    int32_t *slots = conformance_zeros((size_t)n * POSITIONS * sizeof *slots);
+    float *want = conformance_zeros(bytes), *got = conformance_zeros(bytes);
+    for (int32_t r = 0; r < n; r++) {
+        int32_t length = from->prompt_length[r] + from->tail_length[r], begin = n_slots;
+        left.prompt_begin[r] = from->prompt_begin[r];
+        left.position[r] = from->position[r];
+        left.slot[r] = from->slot[r];
+        for (int32_t i = 0; i < length; i++) {
+            if (i != length - 1 && (i + r) % 4 == 1) continue;
+            append_tail(&left, r, slot_at(from, r, i));
+            slots[n_slots++] = slot_at(from, r, i);
+        }
+        if (r % 3 != 0) continue;
+        int32_t part = heads > 1 ? heads / 2 : 1;
+        choices[n_choices++] = (lp_row_choice){r, 0, part, begin, n_slots - begin};
+        if (r % 2 == 0 && heads > part + 1)
+            choices[n_choices++] = (lp_row_choice){r, heads - 1, 1, begin, n_slots - begin};
+    }
+    upload_rows(c, &left, true);
+    attend(a, &left, n, qkv, want);
+    float *dev = conformance_floats(c, qkv, (size_t)n * (size_t)a->stride, 0);
+    float *dev_out = conformance_floats(c, all, (size_t)n * q, 0);
+    int32_t *dev_slots = conformance_ints(c, slots, (size_t)n_slots);
+    RUN(c->be->attend_chosen(c->be, &a->config, dev, choices, n_choices, dev_slots, &a->pool, LAYER, dev_out, &c->err));
+    conformance_fetch(c, got, dev_out, bytes);
+    for (int32_t r = 0, k = 0; r < n; r++) {
+        for (size_t h = 0; h < (size_t)heads; h++) {
+            bool is_chosen = false;
+            for (int32_t i = k; i < n_choices && choices[i].row == r; i++)
+                is_chosen |=
+                    (int32_t)h >= choices[i].first_head && (int32_t)h < choices[i].first_head + choices[i].n_heads;
+            size_t at = (size_t)r * q + h * (size_t)hd;
+            conformance_same(c, got + at, (is_chosen ? want : all) + at, (size_t)hd * sizeof(float),
+                             "attend_chosen %d/%d heads of %d: row %d of %d, head %zu", heads, a->config.n_kv_heads, hd,
+                             r, n, h);
+        }
+        while (k < n_choices && choices[k].row == r) k++;
+    }
+    void *devs[] = {dev, dev_out, dev_slots}, *blocks[] = {choices, slots, want, got};
+    for (size_t i = 0; i < sizeof devs / sizeof devs[0]; i++) c->be->release(c->be, devs[i]);
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+    release_rows(c, &left);
+}
+
 static void check_attend(attention_test *a, int32_t n) {
     conformance *c = a->c;
     const attention_case *k = a->k;
@@ -180,6 +231,7 @@ static void check_attend(attention_test *a, int32_t n) {
                          "attend %d/%d heads of %d: row %d of %d, %d + %d slots", k->n_heads, k->n_kv_heads,
                          k->head_dim, r, n, t.prompt_length[r], t.tail_length[r]);
     }
+    check_chosen(a, &t, qkv, grouped, n);
     lp_row_table with_groups = t.table;
     t.table.group_row = t.table.group_begin = NULL;
     t.table.n_groups = 0;

@@ -2,6 +2,7 @@ include(${CMAKE_CURRENT_SOURCE_DIR}/support/support.cmake)
 
 lp_unit_test(test_condition LINKS lp_patch)
 lp_unit_test(test_expand LINKS lp_patch)
+lp_unit_test(test_edges LINKS lp_test_support lp_patch)
 lp_unit_test(test_pages LINKS lp_test_support lp_patch)
 lp_unit_test(test_sharing LINKS lp_test_support lp_patch)
 lp_unit_test(test_schedule LINKS lp_test_support lp_patch)

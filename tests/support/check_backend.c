@@ -458,6 +458,32 @@ out:
     return status;
 }
 
+static lp_status check_attend_chosen(lp_backend *be, const lp_model_config *config, const float *qkv,
+                                     const lp_row_choice *choices, int32_t n, const int32_t *slots,
+                                     const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+    int64_t hd = config->head_dim, q = config->n_heads * hd;
+    lp_status status = LP_OK;
+    note_misuse(be, "attend_chosen");
+    LP_TRY(pool_inside(be, "attend_chosen", pool, layer, err));
+    for (int32_t i = 0; i < n; i++) {
+        const lp_row_choice *c = &choices[i];
+        if (c->row < 0 || c->first_head < 0 || c->n_heads < 1 || c->first_head + c->n_heads > config->n_heads ||
+            c->length < 1)
+            LP_FAIL(LP_ERR_DEVICE, "check: attend_chosen: choice %d: row %d, heads %d + %d of %d, %d slots", i, c->row,
+                    c->first_head, c->n_heads, config->n_heads, c->length);
+        LP_TRY(list_inside(be, "attend_chosen", "slots", slots + c->begin, c->length, pool->n_slots, err));
+        LP_TRY(floats_inside(be, "attend_chosen", "qkv", qkv, c->row + 1, q + 2 * (int64_t)pool->width, err));
+        LP_TRY(floats_inside(be, "attend_chosen", "out", out, c->row + 1, q, err));
+        poison(out + c->row * q + c->first_head * hd, c->n_heads * hd);
+    }
+    LP_TRY(of(be)->inner->attend_chosen(of(be)->inner, config, qkv, choices, n, slots, pool, layer, out, err));
+    for (int32_t i = 0; i < n; i++)
+        LP_TRY(no_nan("attend_chosen", out + choices[i].row * q + choices[i].first_head * hd, 1,
+                      choices[i].n_heads * hd, q, err));
+out:
+    return status;
+}
+
 static lp_status check_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                                  const float *vectors, lp_error *err) {
     lp_status status = LP_OK;
@@ -618,6 +644,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .store_kv = check_store_kv,
                            .copy_kv = check_copy_kv,
                            .attend = check_attend,
+                           .attend_chosen = check_attend_chosen,
                            .edit_rows = check_edit_rows,
                            .argmax = check_argmax,
                            .top = check_top,

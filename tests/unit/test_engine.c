@@ -108,8 +108,12 @@ static double gap_at(const engine_case *c, size_t run, int32_t index) {
     OK(lp_mem_new(&edits, wanted->n_edits, sizeof *edits, "edits", err));
     for (size_t i = 0; i < wanted->n_edits; i++) {
         const lp_replacement *what = &wanted->edits[i].what;
-        edits[i] = (lp_edit){
-            .at = what->at, .operation = what->operation, .factor = what->factor, .vector = wanted->vectors[i]};
+        edits[i] = (lp_edit){.at = what->at,
+                             .operation = what->operation,
+                             .factor = what->factor,
+                             .vector = wanted->vectors[i],
+                             .key_begin = wanted->edits[i].key_begin,
+                             .key_end = wanted->edits[i].key_end};
     }
     OK(lp_reference_new(c->options.model, &c->options.protocol, &c->options.vocabulary, c->options.max_positions,
                         &reference, err));
@@ -457,7 +461,7 @@ static void test_invariance(void **state) {
     }
     printf("%d cases, %d of them in parts at some limit, %d with preemptions\n", seen.n_cases, seen.n_in_parts,
            seen.n_preempted);
-    assert_true(2 * seen.n_in_parts > seen.n_cases && 2 * seen.n_preempted > seen.n_cases);
+    assert_true(2 * seen.n_in_parts > seen.n_cases && 3 * seen.n_preempted >= seen.n_cases);
 #if defined(LP_TEST_CUDA)
     printf("%llu batches were issued as a graph\n", (unsigned long long)two->counters.n_graphs);
     assert_true(two->counters.n_graphs > 0);

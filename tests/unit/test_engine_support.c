@@ -31,7 +31,8 @@ static lp_address draw_address(dice *d, const lp_model_config *config, int32_t n
     int32_t phase = roll(d, 8);
     at.phase = phase < 2 ? LP_PHASE_PROMPT : phase < 6 ? LP_PHASE_THOUGHT : LP_PHASE_ANSWER;
     if (lp_site_has_layer(at.site)) at.layer = roll(d, config->n_layers);
-    if (at.site == LP_SITE_K || at.site == LP_SITE_V) at.head = roll(d, config->n_kv_heads + 1) - 1;
+    int32_t n_heads = lp_site_n_heads(config, at.site);
+    if (n_heads > 0) at.head = roll(d, n_heads + 1) - 1;
     if (roll(d, 12) == 0) {
         at.index = LP_INDEX_ALL;
         return at;
@@ -45,6 +46,19 @@ static lp_address draw_address(dice *d, const lp_model_config *config, int32_t n
     return at;
 }
 
+/* Makes it an attention edge, from its row to another place. */
+static void forbid(dice *d, const lp_model_config *config, int32_t n_prompt, int32_t n_steps, lp_replacement *r) {
+    r->from = draw_address(d, config, n_prompt, n_steps);
+    r->operation = LP_OP_FORBID;
+    r->at.site = LP_SITE_Z;
+    r->at.layer = roll(d, config->n_layers);
+    r->at.head = roll(d, 2) ? LP_ALL_HEADS : roll(d, config->n_heads);
+    r->donor = LP_DONOR_ZERO;
+    r->vector = 0;
+    if (roll(d, 3) == 0) r->from.index = LP_INDEX_ALL;
+    if (roll(d, 4) == 0) r->at.index = LP_INDEX_ALL;
+}
+
 static lp_replacement draw_replacement(dice *d, const lp_model_config *config, int32_t n_prompt, int32_t n_steps) {
     static const float factors[] = {0.5f, 1.0f, -1.0f, 1.5f};
     lp_replacement r = {.at = draw_address(d, config, n_prompt, n_steps)};
@@ -54,6 +68,7 @@ static lp_replacement draw_replacement(dice *d, const lp_model_config *config, i
     r.donor = roll(d, 8) == 0 ? LP_DONOR_ZERO : LP_DONOR_FILE;
     r.from = r.at;
     r.vector = r.donor == LP_DONOR_FILE ? roll(d, N_VECTORS) : 0;
+    if (roll(d, 4) == 0) forbid(d, config, n_prompt, n_steps, &r);
     return r;
 }
 
@@ -75,9 +90,9 @@ static bool make_edits(engine_case *c, const lp_replacement *picked, int32_t n, 
         for (size_t i = 0; i < list.n; i++) {
             const lp_replacement *what = &list.edits[i].what;
             edits[i] = list.edits[i];
-            of[i] = what->operation == LP_OP_SCALE ? NULL
-                    : what->donor == LP_DONOR_ZERO ? vectors[N_VECTORS]
-                                                   : vectors[what->vector];
+            of[i] = what->operation == LP_OP_SCALE || what->operation == LP_OP_FORBID ? NULL
+                    : what->donor == LP_DONOR_ZERO                                    ? vectors[N_VECTORS]
+                                                                                      : vectors[what->vector];
         }
         *run = (lp_run_wanted){.edits = edits, .vectors = of, .n_edits = list.n, .n_steps = n_steps};
     }
@@ -161,8 +176,8 @@ static void draw_group(engine_case *c, dice *d, size_t g, size_t first_run, int3
     const lp_model_config *config = &c->options.model->config;
     lp_replacement pool[MAX_POOL];
     int32_t n_pool = 3 + roll(d, MAX_POOL - 2), n_prompt = 2 + roll(d, LONGEST_PROMPT - 1);
-    int32_t width = config->d_model > config->n_kv_heads * config->head_dim ? config->d_model
-                                                                            : config->n_kv_heads * config->head_dim;
+    int32_t width =
+        config->d_model > config->n_heads * config->head_dim ? config->d_model : config->n_heads * config->head_dim;
     float *vectors = case_keep(c, (size_t)(N_VECTORS + 1) * (size_t)width, sizeof *vectors);
     const float **vector = case_keep(c, N_VECTORS + 1, sizeof *vector);
     lp_random_normal((lp_random_key){.seed = c->seed, .stream = 2, .a = (uint32_t)g}, vectors,
@@ -297,8 +312,9 @@ void case_describe(const engine_case *c, size_t run, char *out, size_t size) {
                       group->n_prompt, wanted->n_steps);
     for (size_t i = 0; i < wanted->n_edits && at > 0 && (size_t)at < size; i++) {
         const lp_replacement *what = &wanted->edits[i].what;
-        at += snprintf(out + at, size - (size_t)at, " [%d%s %s L%d h%d %s %d]", wanted->edits[i].position,
+        at += snprintf(out + at, size - (size_t)at, " [%d%s %s L%d h%d %s %d %d-%d]", wanted->edits[i].position,
                        wanted->edits[i].all ? "..." : "", lp_site_names()[what->at.site], what->at.layer, what->at.head,
-                       lp_operation_names()[what->operation], what->vector);
+                       lp_operation_names()[what->operation], what->vector, wanted->edits[i].key_begin,
+                       wanted->edits[i].key_end);
     }
 }

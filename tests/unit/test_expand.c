@@ -543,8 +543,8 @@ static void test_refusals(void **state) {
         {OFF_BY_ONE_ELSEWHERE, "sweep.conditions[0].defects: off_by_one is only for site resid_post"},
         {STOP_LATE, "sweep.conditions[0].stop_after: expected 1 to 6, found 7"},
         {FROM_LATE, "sweep.conditions[0].from.step: expected 0 to 5, found 6"},
-        {HEAD_RANGE, "sweep.conditions[0].heads: expected KV heads 0 to 1, found 2"},
-        {HEAD_SITE, "sweep.conditions[0].heads: only for the sites k and v"},
+        {HEAD_RANGE, "sweep.conditions[0].heads: expected heads 0 to 1 of k, found 2"},
+        {HEAD_SITE, "sweep.conditions[0].heads: only for the sites q, k, v and z"},
         {FROM_LAYERS_TOGETHER, "sweep.conditions[0].from.layers: only for single target layers"},
         {FROM_WITHOUT_LAYERS, "sweep.conditions[0].from: expected the key \"layers\" (and as many in the condition's "
                               "own), as mlp_out has layers and latent_in none"},
@@ -580,7 +580,10 @@ static void test_refusals(void **state) {
             break;
         case STOP_LATE: g->stop_after = 7; break;
         case FROM_LATE: g->from_step = 6; break;
-        case HEAD_RANGE: w.heads[0] = 2; break;
+        case HEAD_RANGE:
+            w.sites[0] = LP_SITE_K;
+            w.heads[0] = 2;
+            break;
         case HEAD_SITE: w.heads[0] = 1; break;
         case FROM_LAYERS_TOGETHER: g->from_layers = w.from_layers; break;
         case FROM_WITHOUT_LAYERS:

@@ -16,8 +16,10 @@ static void test_names_and_widths(void **state) {
         bool has_layer;
     } cases[LP_N_SITES] = {{LP_SITE_LATENT_IN, "latent_in", 20, false},
                            {LP_SITE_RESID_PRE, "resid_pre", 20, true},
+                           {LP_SITE_Q, "q", 24, true},
                            {LP_SITE_K, "k", 8, true},
                            {LP_SITE_V, "v", 8, true},
+                           {LP_SITE_Z, "z", 24, true},
                            {LP_SITE_ATTN_OUT, "attn_out", 20, true},
                            {LP_SITE_RESID_MID, "resid_mid", 20, true},
                            {LP_SITE_MLP_OUT, "mlp_out", 20, true},
@@ -30,6 +32,10 @@ static void test_names_and_widths(void **state) {
     }
     assert_null(lp_site_names()[LP_N_SITES]);
     assert_int_equal(lp_site_width(&config, LP_SITE_K, 1), 4);
+    assert_int_equal(lp_site_width(&config, LP_SITE_Z, 5), 4);
+    assert_int_equal(lp_site_n_heads(&config, LP_SITE_Q), 6);
+    assert_int_equal(lp_site_n_heads(&config, LP_SITE_V), 2);
+    assert_int_equal(lp_site_n_heads(&config, LP_SITE_ATTN_OUT), 0);
     assert_int_equal(lp_site_offset(&config, 1), 4);
     assert_int_equal(lp_site_offset(&config, LP_ALL_HEADS), 0);
     assert_string_equal(lp_phase_names()[LP_PHASE_ANSWER], "answer");

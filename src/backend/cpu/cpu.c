@@ -219,6 +219,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .store_kv = lp_cpu_store_kv,
                              .copy_kv = cpu_copy_kv,
                              .attend = lp_cpu_attend,
+                             .attend_chosen = lp_cpu_attend_chosen,
                              .edit_rows = cpu_edit_rows,
                              .argmax = cpu_argmax,
                              .top = cpu_top,

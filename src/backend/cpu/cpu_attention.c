@@ -214,6 +214,24 @@ static void attend_group(const attention *a, const int32_t *row, int32_t n_rows,
     }
 }
 
+/* Of rows that see at most `longest` slots; without the row table. */
+static attention attention_of(const lp_model_config *config, const float *qkv, const lp_kv_pool *pool, int32_t layer,
+                              int32_t longest, float *out) {
+    int64_t q_width = (int64_t)config->n_heads * config->head_dim;
+    int64_t layer_at = (int64_t)layer * pool->n_slots * pool->width;
+    return (attention){.head_dim = config->head_dim,
+                       .n_queries = config->n_heads / config->n_kv_heads,
+                       .q_width = q_width,
+                       .qkv_width = q_width + 2 * (int64_t)pool->width,
+                       .kv_width = pool->width,
+                       .scale = 1.0f / sqrtf((float)config->head_dim),
+                       .stride = (longest + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE,
+                       .qkv = qkv,
+                       .keys = pool->keys + layer_at,
+                       .values = pool->values + layer_at,
+                       .out = out};
+}
+
 /* Of one thread: transposed keys [head_dim, KEY_BLOCK], values [stride, head_dim], scores [rows, n_queries, stride]. */
 static size_t scratch_floats(const attention *a) {
     return (size_t)a->head_dim * (KEY_BLOCK + (size_t)a->stride) +
@@ -223,31 +241,19 @@ static size_t scratch_floats(const attention *a) {
 lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
                         int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     lp_backend_cpu *cpu = (lp_backend_cpu *)be;
-    int64_t q_width = (int64_t)config->n_heads * config->head_dim;
-    int64_t layer_at = (int64_t)layer * pool->n_slots * pool->width;
     int32_t longest = 1;
     for (int32_t r = 0; r < n; r++) {
         int32_t length = rows->prompt_length[r] + rows->tail_length[r];
         if (length > longest) longest = length;
     }
-    const attention a = {.rows = rows,
-                         .head_dim = config->head_dim,
-                         .n_queries = config->n_heads / config->n_kv_heads,
-                         .q_width = q_width,
-                         .qkv_width = q_width + 2 * (int64_t)pool->width,
-                         .kv_width = pool->width,
-                         .scale = 1.0f / sqrtf((float)config->head_dim),
-                         .stride = (longest + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE,
-                         .qkv = qkv,
-                         .keys = pool->keys + layer_at,
-                         .values = pool->values + layer_at,
-                         .out = out};
+    attention a = attention_of(config, qkv, pool, layer, longest, out);
+    a.rows = rows;
     size_t each = scratch_floats(&a);
     int32_t n_groups = rows->group_row ? rows->n_groups : n;
     lp_status status = lp_mem_grow(&cpu->scratch, &cpu->scratch_capacity, each * (size_t)cpu->threads, sizeof(float),
                                    "attention scores", err);
     if (status != LP_OK) return status;
-#pragma omp parallel for collapse(2) num_threads(lp_cpu_team(be, n, q_width *longest / 8)) schedule(dynamic)
+#pragma omp parallel for collapse(2) num_threads(lp_cpu_team(be, n, a.q_width *longest / 8)) schedule(dynamic)
     for (int32_t g = 0; g < n_groups; g++)
         for (int32_t head = 0; head < config->n_kv_heads; head++) {
             const int32_t *row = rows->group_row ? rows->group_row + rows->group_begin[g] : &g;
@@ -255,6 +261,43 @@ lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const flo
             while (n_rows > 0 && row[n_rows - 1] >= n) n_rows--; /* rows that begin later; a group's rows ascend */
             if (n_rows > 0) attend_group(&a, row, n_rows, head, cpu->scratch + each * (size_t)omp_get_thread_num());
         }
+    return LP_OK;
+}
+
+/* The query heads of one choice, by KV head. scores [query heads of a KV head, stride] */
+static void attend_choice(const attention *a, const lp_row_choice *choice, const int32_t *slots, float *scores) {
+    int32_t hd = a->head_dim, end = choice->first_head + choice->n_heads;
+    const int32_t *list = slots + choice->begin;
+    for (int32_t first = choice->first_head, next; first < end; first = next) {
+        int32_t head = first / a->n_queries;
+        next = (head + 1) * a->n_queries < end ? (head + 1) * a->n_queries : end;
+        const value_rows values = {
+            .all = a->values + (int64_t)head * hd, .tail = list, .n_tail = choice->length, .stride = a->kv_width};
+        score_keys(a->qkv + choice->row * a->qkv_width + (int64_t)first * hd, next - first, hd,
+                   a->keys + (int64_t)head * hd, a->kv_width, list, choice->length, a->scale, scores, a->stride);
+        for (int32_t h = first; h < next; h++) {
+            float *mine = scores + (int64_t)(h - first) * a->stride;
+            soften(mine, choice->length);
+            weigh_values(mine, &values, hd, a->out + choice->row * a->q_width + (int64_t)h * hd);
+        }
+    }
+}
+
+lp_status lp_cpu_attend_chosen(lp_backend *be, const lp_model_config *config, const float *qkv,
+                               const lp_row_choice *choices, int32_t n, const int32_t *slots, const lp_kv_pool *pool,
+                               int32_t layer, float *out, lp_error *err) {
+    lp_backend_cpu *cpu = (lp_backend_cpu *)be;
+    int32_t longest = 1;
+    for (int32_t i = 0; i < n; i++)
+        if (choices[i].length > longest) longest = choices[i].length;
+    const attention a = attention_of(config, qkv, pool, layer, longest, out);
+    size_t each = (size_t)a.n_queries * (size_t)a.stride;
+    lp_status status = lp_mem_grow(&cpu->scratch, &cpu->scratch_capacity, each * (size_t)cpu->threads, sizeof(float),
+                                   "attention scores", err);
+    if (status != LP_OK) return status;
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, a.q_width *longest / 8)) schedule(dynamic)
+    for (int32_t i = 0; i < n; i++)
+        attend_choice(&a, &choices[i], slots, cpu->scratch + each * (size_t)omp_get_thread_num());
     return LP_OK;
 }
 

@@ -250,6 +250,57 @@ __global__ void __launch_bounds__(BLOCK)
     }
 }
 
+// One warp for one query head of a choice: the operations of attend_kernel on a row that sees only a tail.
+template <int CHUNKS, bool ALIGNED>
+__global__ void __launch_bounds__(32) chosen_kernel(lp_cuda_attention a, const float *qkv, const lp_row_choice *choices,
+                                                    const int32_t *slots, float *out) {
+    __shared__ float4 query_memory[32 * CHUNKS / 4 + 1];
+    __shared__ float weights[TILE];
+    float *query = reinterpret_cast<float *>(query_memory);
+    const lp_row_choice choice = choices[blockIdx.x];
+    const int32_t lane = static_cast<int32_t>(threadIdx.x), hd = a.head_dim;
+    if (static_cast<int32_t>(blockIdx.y) >= choice.n_heads) return;
+    const int32_t head = choice.first_head + static_cast<int32_t>(blockIdx.y);
+    const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd, head_at = head / (a.n_heads / a.n_kv_heads) * hd;
+    const float *from =
+        qkv + choice.row * (q_width + 2 * static_cast<int64_t>(a.width)) + static_cast<int64_t>(head) * hd;
+    for (int32_t at = lane; at < (hd + 3) / 4 * 4; at += 32) query[at] = at < hd ? from[at] : 0.0f;
+    __syncwarp();
+    const float scale = 1.0f / sqrtf(static_cast<float>(hd));
+    running<CHUNKS> run;
+    run.most = -INFINITY;
+    run.total = 0.0f;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) run.value[c] = 0.0f;
+    for (int32_t base = 0; base < choice.length; base += TILE) {
+        const bool there = base + lane < choice.length;
+        const int64_t slot = there ? slots[choice.begin + base + lane] : 0;
+        const float *key = a.keys + slot * a.width + head_at;
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (there)
+            for (int32_t d = 0; d < hd; d += 4)
+                multiply_add(sum, *reinterpret_cast<const float4 *>(query + d), load_four<ALIGNED>(key, d, hd));
+        weights[lane] = take_scores(run, there ? ((sum.x + sum.y) + (sum.z + sum.w)) * scale : -INFINITY);
+        __syncwarp();
+        const int32_t in_tile = choice.length - base < TILE ? choice.length - base : TILE;
+        for (int32_t p = 0; p < in_tile; p++) {
+            const float *value = a.values + __shfl_sync(ALL, slot, p) * a.width + head_at;
+#pragma unroll
+            for (int c = 0; c < CHUNKS; c++) {
+                const int32_t d = lane + 32 * c;
+                run.value[c] = fmaf(weights[p], d < hd ? value[d] : 0.0f, run.value[c]);
+            }
+        }
+        __syncwarp();
+    }
+    float *to = out + choice.row * q_width + static_cast<int64_t>(head) * hd;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        const int32_t d = lane + 32 * c;
+        if (d < hd) to[d] = run.value[c] / run.total;
+    }
+}
+
 __global__ void store_kernel(lp_cuda_attention a, float *qkv, const float *cosine, const float *sine) {
     const int32_t hd = a.head_dim, half = hd / 2, row = static_cast<int32_t>(blockIdx.x);
     const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd;
@@ -301,11 +352,25 @@ cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n
     return cudaGetLastError();
 }
 
+bool is_aligned(const lp_cuda_attention &a) {
+    return a.head_dim % 4 == 0 && reinterpret_cast<uintptr_t>(a.keys) % 16 == 0;
+}
+
 template <int CHUNKS>
 cudaError_t choose_alignment(const lp_cuda_attention &a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
-    bool aligned = a.head_dim % 4 == 0 && reinterpret_cast<uintptr_t>(a.keys) % 16 == 0;
-    return aligned ? start_attend<CHUNKS, true>(a, qkv, n, out, stream)
-                   : start_attend<CHUNKS, false>(a, qkv, n, out, stream);
+    return is_aligned(a) ? start_attend<CHUNKS, true>(a, qkv, n, out, stream)
+                         : start_attend<CHUNKS, false>(a, qkv, n, out, stream);
+}
+
+template <int CHUNKS>
+cudaError_t start_chosen(const lp_cuda_attention &a, const float *qkv, const lp_row_choice *choices, int32_t n,
+                         int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream) {
+    const dim3 grid(static_cast<unsigned>(n), static_cast<unsigned>(most_heads));
+    if (is_aligned(a))
+        chosen_kernel<CHUNKS, true><<<grid, 32, 0, stream>>>(a, qkv, choices, slots, out);
+    else
+        chosen_kernel<CHUNKS, false><<<grid, 32, 0, stream>>>(a, qkv, choices, slots, out);
+    return cudaGetLastError();
 }
 
 } // namespace
@@ -330,4 +395,13 @@ cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t
     if (a->head_dim <= 64) return choose_alignment<2>(*a, qkv, n, out, stream);
     if (a->head_dim <= 128) return choose_alignment<4>(*a, qkv, n, out, stream);
     return choose_alignment<8>(*a, qkv, n, out, stream);
+}
+
+cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices, int32_t n,
+                                  int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream) {
+    if (n == 0) return cudaSuccess;
+    if (a->head_dim <= 32) return start_chosen<1>(*a, qkv, choices, n, most_heads, slots, out, stream);
+    if (a->head_dim <= 64) return start_chosen<2>(*a, qkv, choices, n, most_heads, slots, out, stream);
+    if (a->head_dim <= 128) return start_chosen<4>(*a, qkv, choices, n, most_heads, slots, out, stream);
+    return start_chosen<8>(*a, qkv, choices, n, most_heads, slots, out, stream);
 }

@@ -124,6 +124,23 @@ static lp_status send_list(lp_backend_cuda *cuda, const void *items, int32_t n, 
                           (size_t)*some * item_bytes, err);
 }
 
+static lp_status cuda_attend_chosen(lp_backend *be, const lp_model_config *config, const float *qkv,
+                                    const lp_row_choice *choices, int32_t n, const int32_t *slots,
+                                    const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+    lp_backend_cuda *cuda = lp_cuda_of(be);
+    const lp_cuda_attention a = attention_of(config, &(lp_row_table){.n_groups = 0}, pool, layer);
+    int32_t most_heads = 1;
+    lp_status status = LP_OK;
+    for (int32_t i = 0; i < n; i++)
+        if (choices[i].n_heads > most_heads) most_heads = choices[i].n_heads;
+    for (int32_t done = 0, some = 0; done < n; done += some) {
+        LP_TRY(send_list(cuda, choices, n, sizeof *choices, done, &some, err));
+        LP_CUDA(lp_cuda_attend_chosen(&a, qkv, cuda->list, some, most_heads, slots, out, cuda->stream));
+    }
+out:
+    return status;
+}
+
 static lp_status cuda_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                                 const float *vectors, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
@@ -304,6 +321,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .store_kv = cuda_store_kv,
                               .copy_kv = cuda_copy_kv,
                               .attend = cuda_attend,
+                              .attend_chosen = cuda_attend_chosen,
                               .edit_rows = cuda_edit_rows,
                               .argmax = cuda_argmax,
                               .top = cuda_top,

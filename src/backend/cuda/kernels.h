@@ -104,6 +104,9 @@ cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, 
 cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to,
                             int32_t n, cudaStream_t stream);
 cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream);
+/* choices [n], with at most most_heads heads each; a->rows is not used */
+cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices, int32_t n,
+                                  int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream);
 
 #ifdef __cplusplus
 }
