@@ -209,6 +209,23 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
     return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.place))
 
 
+def series_rows(table: pd.DataFrame, s: Series) -> pd.DataFrame:
+    """The conditions of a series by N, also those that equal another one: lines reach the same N as the map."""
+    part = table[(table["panel"] == s.panel) & (table["kind"] == s.kind) & (table["place"] == s.place)]
+    return part[part["n"] > 0].sort_values("n_steps")
+
+
+def axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
+    """Rows (places) and columns (steps) of the map of conditions of one panel and kind."""
+    rows = list(part.sort_values(["layer", "from_layer"], kind="stable")["place"].drop_duplicates())
+    order = part.sort_values("n_steps", kind="stable") if kind in ("first", "last") else part
+    labels = [words.column(kind, s, n) for s, n in zip(order["steps"], order["n_steps"], strict=True)]
+    columns = list(dict.fromkeys(labels))
+    if kind == "single" and all(c.isdigit() for c in columns):
+        columns.sort(key=int)
+    return rows, columns
+
+
 def matched_controls(r: Results, donor: str = "shuffled") -> list[list[int]]:
     """For each condition the controls that do the same with another donor: one index for each draw of that donor."""
     cond = r.conditions

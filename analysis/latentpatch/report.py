@@ -18,24 +18,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import __version__, figures, findings, original, stats, words
-from .analyse import PANEL_KEYS, Analysis, Series, analyse, donor_class, panel_title, place_words
+from .analyse import PANEL_KEYS, Analysis, Series, analyse, axes, donor_class, panel_title, place_words, series_rows
 from .compare import Comparison, compare, sentences
 from .export import latex_table, long_format
 from .load import CLASSES, LABELS, Results
 from .output import write_folder
 
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
-KIND_AXIS = {
-    "first": "first N thoughts patched",
-    "last": "last N thoughts patched",
-    "single": "thought step patched",
-    "window": "window of steps",
-    "set": "set of steps",
-    "subset": "subset of steps",
-    "prompt": "prompt position",
-    "answer": "answer position",
-    "all": "steps",
-}
 SAID = {"other": "another answer", "gibberish": "gibberish"}
 TEXT_BUDGET_BYTES = 6_000_000
 TEXT_LIMITS = (2000, 1000, 500, 300, 200, 120, 80, 40)
@@ -131,16 +120,12 @@ def _panel_slugs(panels: pd.DataFrame) -> dict[int, str]:
     return out
 
 
-def _column_label(kind: str, steps: str, n_steps: int) -> str:
-    return str(n_steps) if kind in ("first", "last") else steps.partition(":")[2] or steps
-
-
 def _heat_maps(
     key: str, a: Analysis, part: pd.DataFrame, kind: str, classes: Iterable[str], slug: str
 ) -> tuple[list[figures.Picture], str]:
     """The maps of some classes, and a sentence on those that are zero everywhere."""
     part = part[part["kind"] == kind]
-    rows, columns = _axes(part, kind)
+    rows, columns = axes(part, kind)
     found, zero, panel = [], [], part["panel"].iloc[0]
     starts = [
         (s, t) for s, t in zip(a.series, a.thresholds.itertuples(), strict=False) if s.panel == panel and t.reached
@@ -154,7 +139,7 @@ def _heat_maps(
             label = f"{line.name}{' (dead cell: nothing can change)' if line.dead else ''}"
             if line.copy_of >= 0:
                 label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
-            where = (rows.index(line.place), columns.index(_column_label(kind, line.steps, line.n_steps)))
+            where = (rows.index(line.place), columns.index(words.column(kind, line.steps, line.n_steps)))
             cells[where] = figures.Cell(
                 100 * k / n if n else np.nan,
                 _tip(label, line, name),
@@ -176,22 +161,12 @@ def _heat_maps(
             [r or "-" for r in rows],
             columns,
             cells,
-            KIND_AXIS.get(kind, "steps"),
+            words.AXES.get(kind, "steps"),
             width=figures.fit(len(found)),
         )
         for name, cells in found
     ]
     return maps, sentence
-
-
-def _axes(part: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
-    rows = list(part.sort_values(["layer", "from_layer"], kind="stable")["place"].drop_duplicates())
-    order = part.sort_values("n_steps", kind="stable") if kind in ("first", "last") else part
-    labels = [_column_label(kind, s, n) for s, n in zip(order["steps"], order["n_steps"], strict=True)]
-    columns = list(dict.fromkeys(labels))
-    if kind == "single" and all(c.isdigit() for c in columns):
-        columns.sort(key=int)
-    return rows, columns
 
 
 def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[figures.Picture]:
@@ -202,7 +177,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
         values = values.set_index("index")
         for kind in part["kind"].unique():
             some = part[part["kind"] == kind]
-            rows, columns = _axes(some, kind)
+            rows, columns = axes(some, kind)
             cells = {}
             for line in some.itertuples():
                 j = line.copy_of if line.copy_of >= 0 else line.index
@@ -214,7 +189,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
                     f"{line.name}\n{metric}: {v['mean']:.3f} {unit}, n = {int(v['n'])}\n"
                     f"95 % interval {v['low']:.3f} to {v['high']:.3f} ({v['interval']})"
                 )
-                where = (rows.index(line.place), columns.index(_column_label(kind, line.steps, line.n_steps)))
+                where = (rows.index(line.place), columns.index(words.column(kind, line.steps, line.n_steps)))
                 cells[where] = figures.Cell(
                     float(v["mean"]), tip, f"{v['mean']:.2f}", bool(line.dead), line.copy_of >= 0
                 )
@@ -230,7 +205,7 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
                         [r or "-" for r in rows],
                         columns,
                         cells,
-                        KIND_AXIS.get(kind, "steps"),
+                        words.AXES.get(kind, "steps"),
                         limits,
                         unit="",
                         width=figures.MIDDLE,
@@ -239,19 +214,12 @@ def _metric_maps(key: str, a: Analysis, part: pd.DataFrame, slug: str) -> list[f
     return out
 
 
-def _series_rows(a: Analysis, s: Series) -> pd.DataFrame:
-    """The conditions of a series, also those that equal another one: lines reach the same N as the map."""
-    t = a.table
-    part = t[(t["panel"] == s.panel) & (t["kind"] == s.kind) & (t["place"] == s.place) & (t["n"] > 0)]
-    return part.sort_values("n_steps")
-
-
 def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.Picture]:
     out = []
     for s in a.series:
         if s.panel != panel:
             continue
-        part = _series_rows(a, s)
+        part = series_rows(a.table, s)
         lines = []
         for name in CLASSES:
             k, n = part[name].to_numpy(), part["n"].to_numpy()
@@ -276,7 +244,7 @@ def _share_lines(key: str, a: Analysis, panel: int, slug: str) -> list[figures.P
                 words.place(s.place),
                 lines,
                 part["name"].tolist(),
-                KIND_AXIS[s.kind],
+                words.AXES[s.kind],
                 "% of pairs",
             )
         )
@@ -288,7 +256,7 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")
     damage = a.tests[a.tests["test"] == "damage"].set_index("index")["holm"]
     out = []
-    order = part.assign(kind_rank=[list(KIND_AXIS).index(k) if k in KIND_AXIS else 99 for k in part["kind"]])
+    order = part.assign(kind_rank=[list(words.AXES).index(k) if k in words.AXES else 99 for k in part["kind"]])
     for line in order.sort_values(
         ["kind_rank", "layer", "layers", "from_layer", "n_steps", "index"], kind="stable"
     ).itertuples():
@@ -345,7 +313,7 @@ def _thresholds(key: str, a: Analysis) -> list[figures.Picture]:
     word = CLASSES[donor_class(a.table["direction"][first[0].index[0]])]
     lines = []
     for i, s in enumerate(first):
-        part = _series_rows(a, s)
+        part = series_rows(a.table, s)
         value, low, high = (part[f"{word}_{x}"].tolist() for x in ("pct", "low", "high"))
         none = [float("nan")] * len(part)
         tips = [_point(words.place(s.place), *values) for values in zip(part[word], part["n"], low, high, strict=True)]
@@ -356,7 +324,7 @@ def _thresholds(key: str, a: Analysis) -> list[figures.Picture]:
     heads = [words.KINDS[first[0].kind].replace("N", str(n)) for n in sorted({x for line in lines for x in line.x})]
     title = f"The donor's answer ({LABELS[word]}), one line a layer"
     overlay = figures.line_chart(
-        f"{key}-layers", title, lines, heads, KIND_AXIS[first[0].kind], "% of pairs", width=figures.WIDE
+        f"{key}-layers", title, lines, heads, words.AXES[first[0].kind], "% of pairs", width=figures.WIDE
     )
     title = "N*, the fewest thoughts for a majority, with 95 % intervals"
     limits = (1.0, float(top))
@@ -408,7 +376,7 @@ def _main_panel(f: FileSection) -> figures.Picture | None:
     found = []
     for block in f.blocks:
         if block.role == "effect":
-            found += [(axis != KIND_AXIS["first"], group[0]) for axis, group, _ in block.heat if group]
+            found += [(axis != words.AXES["first"], group[0]) for axis, group, _ in block.heat if group]
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
@@ -612,7 +580,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
             for kind in part["kind"].unique():
                 some = part[part["kind"] == kind]
                 if some["place"].nunique() * some["steps"].nunique() > 1:
-                    block.heat.append((KIND_AXIS.get(kind, kind), *_heat_maps(key, a, part, kind, names, block.slug)))
+                    block.heat.append((words.AXES.get(kind, kind), *_heat_maps(key, a, part, kind, names, block.slug)))
         if panel.role == "effect":
             block.lines = _share_lines(key, a, panel.panel, block.slug)
             block.metrics = _metric_maps(key, a, part, block.slug)
@@ -674,7 +642,7 @@ def _compare_section(key: str, c: Comparison) -> CompareSection:
                     title,
                     lines,
                     [f"{word}, {x}" for x in part["steps"]],
-                    KIND_AXIS["first"],
+                    words.AXES["first"],
                     "% of pairs",
                 )
             )

@@ -43,6 +43,22 @@ KINDS = {
     "answer": "answer positions",
     "all": "all thoughts",
 }
+AXES = {  # of figures; in the order of the tables
+    "first": "first N thoughts patched",
+    "last": "last N thoughts patched",
+    "single": "thought step patched",
+    "window": "window of steps",
+    "set": "set of steps",
+    "subset": "subset of steps",
+    "prompt": "prompt position",
+    "answer": "answer position",
+    "all": "steps",
+}
+
+
+def column(kind: str, steps_text: str, n_steps: int) -> str:
+    """The label of a condition on the axis of a figure."""
+    return str(n_steps) if kind in ("first", "last") else steps_text.partition(":")[2] or steps_text
 
 
 def edge_panel(first: Mapping[str, object]) -> str:
