@@ -268,7 +268,12 @@ static bool is_key(const char *text, size_t begin, size_t end, const char *key) 
 }
 
 static void find_cuts(const char *text, size_t size, lp_json_cut *cuts, size_t n) {
-    size_t depth = 0, parent = 0, parent_end = 0, i = 0;
+    size_t depth = 0, parent = 0, parent_end = 0, i = skip_space(text, size, 0);
+    if (n == 1 && !cuts->key) {
+        size_t end = i < size && (text[i] == '{' || text[i] == '[') ? end_of_container(text, size, i) : i;
+        if (end > i) *cuts = (lp_json_cut){.begin = i, .end = end};
+        return;
+    }
     while (i < size) {
         if (text[i] != '"') {
             depth += text[i] == '{' || text[i] == '[';

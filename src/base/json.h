@@ -22,7 +22,8 @@ typedef struct {
  * UTF-8. *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err);
-/* A long array or object that is left out of the tree: the member `key` of the root's member `parent`. */
+/* A long array or object that is left out of the tree: the member `key` of the root's member `parent`; the root itself
+ * where both are NULL. */
 typedef struct {
     const char *parent, *key; /* borrowed */
     size_t begin, end;        /* of its text, brackets included; 0, 0: there is none */

@@ -93,9 +93,15 @@ lp_status lp_tokenizer_load(const char *path, lp_tokenizer **out, lp_error *err)
         LP_TRY(lp_path_join(path, "tokenizer.json", &inside, err));
         LP_TRY(has_older_files(path, inside, &older, err));
         if (older) LP_TRY(lp_tokenizer_compose(path, &composed, err));
+        if (older) {
+            lp_mem_free(inside);
+            inside = NULL;
+            LP_TRY(lp_path_join(path, "vocab.json", &inside, err));
+        }
         path = inside;
     }
     if (older) {
+        /* Messages say "vocab.json: $.model.merges[3]: ...". */
         LP_TRY(lp_tokenizer_parse(composed.data, composed.length, path, &tokenizer, err));
     } else {
         LP_TRY(lp_file_map(path, &file, err));

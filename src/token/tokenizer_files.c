@@ -1,8 +1,9 @@
 #include "token/tokenizer_files.h"
 
 #include "base/file.h"
-#include "base/json.h"
+#include "base/json_stream.h"
 #include "base/memory.h"
+#include "base/number.h"
 
 enum { MAX_BYTES = 256 << 20 };
 
@@ -36,24 +37,70 @@ static void add_parts(cJSON *root, bool qwen) {
     cJSON_AddItemToArray(members, byte_level(false));
 }
 
-/* Lines "a b" after an optional "#version". */
-static lp_status add_merges(const char *folder, cJSON *model, lp_error *err) {
-    char *path = NULL;
-    lp_text text = {0};
+/* Lines "a b" after an optional "#version", as JSON strings. */
+static lp_status add_merges(const char *path, lp_tokenizer_file merges, lp_text *out, lp_error *err) {
+    lp_text line = {0};
     lp_status status = LP_OK;
-    cJSON *merges = cJSON_AddArrayToObject(model, "merges");
-    LP_TRY(lp_path_join(folder, "merges.txt", &path, err));
-    LP_TRY(lp_file_read(path, MAX_BYTES, &text, err));
-    for (char *line = text.data, *end; line && *line; line = end) {
-        size_t n = strcspn(line, "\n");
-        end = line + n + (line[n] != '\0');
-        if (n && line[n - 1] == '\r') n--;
-        line[n] = '\0';
-        if (n && strncmp(line, "#version", 8) != 0) cJSON_AddItemToArray(merges, cJSON_CreateString(line));
+    bool first = true;
+    size_t at = 0, bad = 0, number = 1;
+    bool sound = lp_utf8_valid(merges.data, merges.size, &bad);
+    const char *nul = merges.size ? memchr(merges.data, 0, sound ? merges.size : bad) : NULL;
+    if (nul) bad = (size_t)(nul - merges.data);
+    if (!sound || nul) {
+        for (size_t i = 0; i < bad; i++) number += merges.data[i] == '\n';
+        LP_FAIL(LP_ERR_FORMAT, "%s line %zu: expected UTF-8 text, found byte 0x%02x", path, number,
+                (unsigned char)merges.data[bad]);
+    }
+    while (at < merges.size) {
+        const char *text = merges.data + at, *newline = memchr(text, '\n', merges.size - at);
+        size_t n = newline ? (size_t)(newline - text) : merges.size - at;
+        at += n + 1;
+        if (n && text[n - 1] == '\r') n--;
+        lp_text_clear(&line);
+        LP_TRY(lp_text_add(&line, text, n, err));
+        if (n == 0 || strncmp(line.data, "#version", 8) == 0) continue;
+        if (!first) LP_TRY(lp_text_put(out, ",", err));
+        first = false;
+        LP_TRY(lp_json_quote(line.data, out, err));
     }
 out:
-    lp_mem_free(path);
-    lp_text_release(&text);
+    lp_text_release(&line);
+    return status;
+}
+
+/* Checks that it is an object of tokens and numbers; *end = the id of the token that ends GPT-2's texts, or -1. *cut:
+ * where the object stands in the text. */
+static lp_status read_vocab(const char *path, lp_tokenizer_file vocab, lp_json_cut *cut, double *end, lp_error *err) {
+    cJSON *document = NULL;
+    lp_json root;
+    lp_json_stream stream = {0};
+    lp_status status = LP_OK;
+    *cut = (lp_json_cut){0};
+    *end = -1;
+    LP_TRY(lp_json_parse_around(vocab.data, vocab.size, path, cut, 1, &document, &root, err));
+    if (!lp_json_is_object(&root)) {
+        status = lp_json_fail(&root, err, "an object of tokens and ids");
+        goto out;
+    }
+    lp_json_stream_begin(&stream, vocab.data, path, cut);
+    for (;;) {
+        double id = 0;
+        bool more = false;
+        LP_TRY(lp_json_stream_more(&stream, &more, err));
+        if (!more) break;
+        LP_TRY(lp_json_stream_string(&stream, err));
+        if (!lp_json_stream_take(&stream, ':')) {
+            status = lp_json_stream_fail(&stream, err);
+            goto out;
+        }
+        if (!lp_json_stream_number(&stream, &id))
+            LP_FAIL(LP_ERR_VALUE, "%s: $[\"%.80s\"]: expected an id, a whole number from 0", path,
+                    lp_text_get(&stream.string));
+        if (strcmp(lp_text_get(&stream.string), "<|endoftext|>") == 0) *end = id;
+    }
+out:
+    lp_json_stream_release(&stream);
+    cJSON_Delete(document);
     return status;
 }
 
@@ -77,7 +124,7 @@ static int compare_ids(const void *a, const void *b) {
 }
 
 /* added_tokens_decoder of tokenizer_config.json, by ids; without one, the token that ends GPT-2's texts. */
-static lp_status add_tokens(const lp_json *config, const cJSON *vocab, cJSON *root, lp_error *err) {
+static lp_status add_tokens(const lp_json *config, double end, cJSON *root, lp_error *err) {
     lp_json decoder = {0}, value;
     const cJSON **items = NULL, *item = NULL;
     size_t n = 0, capacity = 0;
@@ -85,8 +132,7 @@ static lp_status add_tokens(const lp_json *config, const cJSON *vocab, cJSON *ro
     cJSON *added = cJSON_AddArrayToObject(root, "added_tokens");
     if (config->node) LP_TRY(lp_json_find(config, "added_tokens_decoder", &decoder, err));
     if (!decoder.node) {
-        const cJSON *end = cJSON_GetObjectItemCaseSensitive(vocab, "<|endoftext|>");
-        if (cJSON_IsNumber(end)) add_token(added, (int64_t)end->valuedouble, "<|endoftext|>", NULL, true);
+        if (end >= 0 && end < INT32_MAX) add_token(added, (int64_t)end, "<|endoftext|>", NULL, true);
         goto out;
     }
     cJSON_ArrayForEach(item, decoder.node) {
@@ -98,8 +144,12 @@ static lp_status add_tokens(const lp_json *config, const cJSON *vocab, cJSON *ro
         const char *content = NULL;
         value = decoder;
         value.node = items[i];
+        int64_t id = -1;
+        if (!lp_read_integer(items[i]->string, 0, INT32_MAX - 1, &id))
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected ids as keys, found \"%.80s\"", decoder.file, decoder.path,
+                    items[i]->string);
         LP_TRY(lp_json_get_string(&value, "content", &content, err));
-        add_token(added, strtol(items[i]->string, NULL, 10), content, items[i], false);
+        add_token(added, id, content, items[i], false);
     }
 out:
     lp_mem_free(items);
@@ -131,35 +181,60 @@ out:
     return status;
 }
 
-lp_status lp_tokenizer_compose(const char *folder, lp_text *out, lp_error *err) {
-    char *path = NULL, *config_path = NULL, *printed = NULL;
-    cJSON *vocab = NULL, *config_document = NULL, *root = cJSON_CreateObject();
-    lp_json vocab_root, config = {0};
+lp_status lp_tokenizer_compose_parse(const char *folder, lp_tokenizer_file vocab, lp_tokenizer_file merges,
+                                     lp_tokenizer_file config_file, lp_text *out, lp_error *err) {
+    char *paths[3] = {NULL, NULL, NULL}, *printed = NULL;
+    cJSON *document = NULL, *root = cJSON_CreateObject();
+    lp_json config = {0};
+    lp_json_cut cut;
+    lp_text made = {0};
     bool qwen = false;
+    double end = -1;
     lp_status status = LP_OK;
-    LP_TRY(lp_path_join(folder, "vocab.json", &path, err));
-    LP_TRY(lp_path_join(folder, "tokenizer_config.json", &config_path, err));
-    LP_TRY(lp_json_load(path, MAX_BYTES, &vocab, &vocab_root, err));
-    if (lp_path_look(config_path) == LP_PATH_FILE)
-        LP_TRY(lp_json_load(config_path, MAX_BYTES, &config_document, &config, err));
+    LP_TRY(lp_path_join(folder, "vocab.json", &paths[0], err));
+    LP_TRY(lp_path_join(folder, "merges.txt", &paths[1], err));
+    LP_TRY(lp_path_join(folder, "tokenizer_config.json", &paths[2], err));
+    LP_TRY(read_vocab(paths[0], vocab, &cut, &end, err));
+    if (config_file.data) LP_TRY(lp_json_parse(config_file.data, config_file.size, paths[2], &document, &config, err));
     LP_TRY(read_class(&config, &qwen, err));
     cJSON_AddStringToObject(root, "version", "1.0");
     add_parts(root, qwen);
-    cJSON *model = cJSON_AddObjectToObject(root, "model");
-    cJSON_AddStringToObject(model, "type", "BPE");
-    LP_TRY(add_merges(folder, model, err));
-    LP_TRY(add_tokens(&config, vocab, root, err));
-    cJSON_AddItemToObject(model, "vocab", vocab);
-    vocab = NULL;
+    LP_TRY(add_tokens(&config, end, root, err));
     printed = cJSON_PrintUnformatted(root);
     if (!printed) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory", folder);
-    status = lp_text_add(out, printed, strlen(printed), err);
+    LP_TRY(lp_text_add(&made, printed, strlen(printed) - 1, err));
+    LP_TRY(lp_text_put(&made, ",\"model\":{\"type\":\"BPE\",\"merges\":[", err));
+    LP_TRY(add_merges(paths[1], merges, &made, err));
+    LP_TRY(lp_text_put(&made, "],\"vocab\":", err));
+    LP_TRY(lp_text_add(&made, vocab.data + cut.begin, cut.end - cut.begin, err));
+    LP_TRY(lp_text_put(&made, "}}", err));
+    status = lp_text_add(out, made.data, made.length, err);
 out:
     cJSON_free(printed);
-    cJSON_Delete(vocab);
-    cJSON_Delete(config_document);
+    cJSON_Delete(document);
     cJSON_Delete(root);
+    for (size_t i = 0; i < 3; i++) lp_mem_free(paths[i]);
+    lp_text_release(&made);
+    return status;
+}
+
+lp_status lp_tokenizer_compose(const char *folder, lp_text *out, lp_error *err) {
+    static const char *const names[] = {"vocab.json", "merges.txt", "tokenizer_config.json"};
+    lp_text texts[3] = {{0}, {0}, {0}};
+    lp_tokenizer_file files[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
+    char *path = NULL;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < 3; i++) {
+        lp_mem_free(path);
+        path = NULL;
+        LP_TRY(lp_path_join(folder, names[i], &path, err));
+        if (i == 2 && lp_path_look(path) != LP_PATH_FILE) break;
+        LP_TRY(lp_file_read(path, MAX_BYTES, &texts[i], err));
+        files[i] = (lp_tokenizer_file){lp_text_get(&texts[i]), texts[i].length};
+    }
+    status = lp_tokenizer_compose_parse(folder, files[0], files[1], files[2], out, err);
+out:
     lp_mem_free(path);
-    lp_mem_free(config_path);
+    for (size_t i = 0; i < 3; i++) lp_text_release(&texts[i]);
     return status;
 }

@@ -2,6 +2,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/fuzz.cmake)
 
 lp_unit_test(test_tokenizer LINKS lp_token)
 lp_fuzz_target(tokenizer LINKS lp_token)
+lp_fuzz_target(vocabulary LINKS lp_token)
 
 # Random texts, compared with the `tokenizers` package where a Python has it.
 add_executable(tokenizer_driver unit/tokenizer_driver.c)

@@ -652,6 +652,31 @@ static void test_older_files(void **state) {
     write_file("tokenizer_config.json", "{\"add_bos_token\": true}");
     assert_int_not_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_OK);
     assert_non_null(strstr(error.text, "$.add_bos_token is not supported with vocab.json and merges.txt"));
+    static const char sound[] = "{\"a\": 0, \"b\": 1}";
+    static const struct {
+        const char *vocab, *merges, *config, *message;
+    } bad[] = {
+        {"[]", "", "{}", "test_tokenizer.dir/vocab.json: $: expected an object of tokens and ids, found []"},
+        {"{\"a\": 0} x", "", "{}", "test_tokenizer.dir/vocab.json:1:10: text after the end of the JSON value"},
+        {"{\"a\": 0}, \"merges\": []", "", "{}", "test_tokenizer.dir/vocab.json:1:9: text after the end"},
+        {"{\"a\" 0}", "", "{}", "test_tokenizer.dir/vocab.json:1:6: malformed JSON"},
+        {"{\"a\": null}", "", "{}", "vocab.json: $[\"a\"]: expected an id, a whole number from 0"},
+        {"{\"a\": 0.5}", "", "{}", "vocab.json: $.model.vocab[\"a\"]: expected an id, a whole number from 0"},
+        {"{\"a\": 0, \"a\": 1}", "", "{}", "vocab.json: the key \"a\" occurs twice in one object"},
+        {sound, "a b\n", "{}", "vocab.json: $.model.merges[0]: the token \"ab\" is not in the vocabulary"},
+        {sound, "\n\na\n", "{}", "vocab.json: $.model.merges[0]: expected a merge, \"a b\" or [\"a\", \"b\"]"},
+        {sound, "#version\na \xff\n", "{}",
+         "test_tokenizer.dir/merges.txt line 2: expected UTF-8 text, found byte 0xff"},
+        {sound, "", "{\"added_tokens_decoder\": {\"2x\": {\"content\": \"c\"}}}",
+         "test_tokenizer.dir/tokenizer_config.json: $.added_tokens_decoder: expected ids as keys, found \"2x\""},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        write_file("vocab.json", bad[i].vocab);
+        write_file("merges.txt", bad[i].merges);
+        write_file("tokenizer_config.json", bad[i].config);
+        assert_int_not_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_OK);
+        if (!strstr(error.text, bad[i].message)) fail_msg("expected ...%s, found %s", bad[i].message, error.text);
+    }
     write_file("tokenizer_config.json", NULL);
     write_file("merges.txt", NULL);
     assert_int_equal(lp_tokenizer_load("test_tokenizer.dir", &tokenizer, &error), LP_ERR_IO);
