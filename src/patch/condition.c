@@ -28,16 +28,39 @@ const char *const *lp_role_names(void) {
     return names;
 }
 
-static void condition_release(lp_condition *condition) {
-    lp_mem_free(condition->name);
-    lp_mem_free(condition->layers);
-    lp_mem_free(condition->steps);
-    lp_mem_free(condition->donor_words);
-    lp_mem_free(condition->defects);
+/* A block of texts, and the one before it. */
+typedef struct {
+    void *before;
+    char text[];
+} text_block;
+
+lp_status lp_condition_text(lp_condition_set *set, const char *text, const char *like, const char **out,
+                            lp_error *err) {
+    enum { BLOCK = 1 << 16 };
+    size_t bytes = strlen(text) + 1;
+    text_block *block = set->texts;
+    if (like && strcmp(like, text) == 0) {
+        *out = like;
+        return LP_OK;
+    }
+    if (bytes > set->text_room) {
+        size_t room = bytes > BLOCK ? bytes : BLOCK;
+        lp_status status = lp_mem_new(&block, sizeof *block + room, 1, "conditions", err);
+        if (status != LP_OK) return status;
+        block->before = set->texts;
+        set->texts = block;
+        set->text_room = room;
+    }
+    /* From the end of the block towards its beginning. */
+    set->text_room -= bytes;
+    *out = memcpy(block->text + set->text_room, text, bytes);
+    return LP_OK;
 }
 
 lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *layers, const char *steps,
                            const char *defects, lp_condition **out, lp_error *err) {
+    static const lp_condition none = {.name = NULL};
+    const lp_condition *last = set->n > 0 ? &set->conditions[set->n - 1] : &none;
     lp_condition fresh = {.layer = -1,
                           .head = LP_ALL_HEADS,
                           .vector = -1,
@@ -46,16 +69,14 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
                           .factor = 1.0f,
                           .first = set->n_replacements};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_text(&fresh.name, name, strlen(name), err));
-    LP_TRY(lp_mem_text(&fresh.layers, layers, strlen(layers), err));
-    LP_TRY(lp_mem_text(&fresh.steps, steps, strlen(steps), err));
-    LP_TRY(lp_mem_text(&fresh.defects, defects, strlen(defects), err));
+    LP_TRY(lp_condition_text(set, name, NULL, &fresh.name, err));
+    LP_TRY(lp_condition_text(set, layers, last->layers, &fresh.layers, err));
+    LP_TRY(lp_condition_text(set, steps, last->steps, &fresh.steps, err));
+    LP_TRY(lp_condition_text(set, defects, last->defects, &fresh.defects, err));
     LP_TRY(lp_mem_grow(&set->conditions, &set->capacity, set->n + 1, sizeof *set->conditions, "conditions", err));
     set->conditions[set->n] = fresh;
     *out = &set->conditions[set->n++];
-    return LP_OK;
 out:
-    condition_release(&fresh);
     return status;
 }
 
@@ -135,7 +156,11 @@ lp_status lp_condition_replace(lp_condition_set *set, const lp_replacement *repl
 }
 
 void lp_condition_set_release(lp_condition_set *set) {
-    for (size_t i = 0; i < set->n; i++) condition_release(&set->conditions[i]);
+    for (text_block *block = set->texts; block;) {
+        text_block *before = block->before;
+        lp_mem_free(block);
+        block = before;
+    }
     lp_mem_free(set->conditions);
     lp_mem_free(set->replacements);
     lp_mem_free(set->details);

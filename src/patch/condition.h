@@ -68,7 +68,7 @@ typedef struct {
 } lp_replacement;
 
 typedef struct {
-    char *name; /* unique in the set */
+    const char *name; /* unique in the set; the set owns this and the other words */
     lp_role role;
     lp_direction direction;
     lp_site site;
@@ -81,18 +81,18 @@ typedef struct {
     int32_t vector; /* FILE: index of the file in the job; -1 otherwise */
     int32_t draw;   /* SHUFFLED: number of the draw; 0 otherwise */
     bool from_other_site;
-    lp_site from_site;   /* where from_other_site */
-    int32_t from_layer;  /* -1: the target's */
-    int32_t from_step;   /* -1: the target's */
-    int32_t stop_after;  /* as in the job; 0: all steps */
-    int32_t layer;       /* -1: none or several */
-    char *layers;        /* in words: "2", "0-3" */
-    char *steps;         /* the step set as the job writes it; attention edges in words */
-    char *donor_words;   /* the donor, with its detail: "mean(same answer)"; NULL: none */
-    char *defects;       /* comma-separated switches that are on, "" by default */
-    uint64_t mask;       /* thought steps that are targets */
-    int32_t n_steps_run; /* thought steps that the run makes; the protocol's unless stopped early */
-    size_t first;        /* replacements [first, first + n) of the set */
+    lp_site from_site;       /* where from_other_site */
+    int32_t from_layer;      /* -1: the target's */
+    int32_t from_step;       /* -1: the target's */
+    int32_t stop_after;      /* as in the job; 0: all steps */
+    int32_t layer;           /* -1: none or several */
+    const char *layers;      /* in words: "2", "0-3" */
+    const char *steps;       /* the step set as the job writes it; attention edges in words */
+    const char *donor_words; /* the donor, with its detail: "mean(same answer)"; NULL: none */
+    const char *defects;     /* comma-separated switches that are on, "" by default */
+    uint64_t mask;           /* thought steps that are targets */
+    int32_t n_steps_run;     /* thought steps that the run makes; the protocol's unless stopped early */
+    size_t first;            /* replacements [first, first + n) of the set */
     size_t n;
 } lp_condition;
 
@@ -106,6 +106,8 @@ typedef struct {
     lp_donor_detail *details; /* [n_details] each once */
     size_t n_details;
     size_t detail_capacity;
+    void *texts; /* all words of the conditions, in blocks: a job may have a million conditions */
+    size_t text_room;
 } lp_condition_set;
 
 const char *const *lp_donor_names(void);
@@ -117,6 +119,8 @@ const char *const *lp_role_names(void);
 /* Appends an empty condition with copies of the words; *out is valid until the next addition. */
 lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *layers, const char *steps,
                            const char *defects, lp_condition **out, lp_error *err);
+/* *out = a copy of the text that lives as long as the set; `like`, where it is such a copy of the same text. */
+lp_status lp_condition_text(lp_condition_set *set, const char *text, const char *like, const char **out, lp_error *err);
 /* "mean", "mean(all steps, same answer)", "noise(0.5, rms, around mean)": one text for each donor and detail. */
 void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size);
 /* *index = of this detail in the set, which gets it where it has none like it. */

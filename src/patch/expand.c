@@ -362,7 +362,8 @@ static lp_status add_cell(building *b, cell *c, int32_t n_steps, lp_error *err) 
     c->vector = c->donor == LP_DONOR_FILE ? g->vector : c->draw;
     if (c->donor == LP_DONOR_MEAN || c->donor == LP_DONOR_NOISE)
         LP_TRY(lp_condition_detail(set, &c->detail, &c->vector, err));
-    LP_TRY(lp_mem_strdup(&condition->donor_words, donor, err));
+    const char *like = set->n > 1 ? set->conditions[set->n - 2].donor_words : NULL;
+    LP_TRY(lp_condition_text(set, donor, like, &condition->donor_words, err));
     condition->site = c->site;
     condition->phase = g->phase;
     condition->operation = g->operation;

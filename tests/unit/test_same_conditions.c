@@ -90,10 +90,6 @@ static bool is_good(const drawing *w, size_t index) {
 static void remove_last(lp_condition_set *set) {
     lp_condition *last = &set->conditions[--set->n];
     set->n_replacements -= last->n;
-    lp_mem_free(last->name);
-    lp_mem_free(last->layers);
-    lp_mem_free(last->steps);
-    lp_mem_free(last->defects);
 }
 
 typedef struct {
