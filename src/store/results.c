@@ -27,6 +27,7 @@ typedef struct {
     float *lens_log_probability;
     lp_answers answers;
     lp_csv csv;
+    lp_output summary;
     lp_result_sums sums;
     lp_lens_writer lens;
     int64_t *counts; /* [C, 4] of the rows */
@@ -367,6 +368,7 @@ static void release(finisher *f) {
     lp_answers_release(&f->answers);
     lp_csv_release(&f->csv);
     lp_output_discard(&f->output);
+    lp_output_discard(&f->summary);
     lp_mem_free(f->sums.changed);
     lp_mem_free(f->sums.metric_sum);
     lp_mem_free(f->sums.metric_n);
@@ -375,15 +377,26 @@ static void release(finisher *f) {
     for (size_t k = 0; k < f->n_columns; k++) lp_mem_free(f->held[k]);
 }
 
+/* Under its temporary name. */
+static lp_status write_summary(finisher *f, const char *path, const int64_t *counts, lp_error *err) {
+    FILE *stream = NULL;
+    lp_status status = lp_text_output_begin(path, &f->summary, &stream, err);
+    if (status != LP_OK) return status;
+    status = lp_summary_write(f->plan, counts, &f->sums, stream, path, err);
+    if (fclose(stream) != 0 && status == LP_OK)
+        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    return status;
+}
+
 lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan *plan, const int64_t *counts,
                             lp_decode_answer *decode, void *state, lp_error *err) {
     lp_status status = LP_OK;
     lp_text partial = {0};
-    lp_text summary = {0};
     finisher f = {.plan = plan,
                   .path = paths->results,
                   .output = {.fd = -1},
                   .csv = {.output = {.fd = -1}},
+                  .summary = {.fd = -1},
                   .file = H5I_INVALID_HID,
                   .n_columns = LP_N_ROW_COLUMNS + plan->n_metrics};
     for (size_t k = 0; k < LP_MAX_ROW_COLUMNS; k++) f.set[k] = H5I_INVALID_HID;
@@ -396,18 +409,17 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
     if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));
     LP_TRY(write_file(&f, counts, state, err));
     if (paths->csv) LP_TRY(lp_csv_finish(&f.csv, err));
-    LP_TRY(lp_summary_write(plan, counts, &f.sums, &summary, err));
+    if (paths->summary) LP_TRY(write_summary(&f, paths->summary, counts, err));
     if (paths->csv) LP_TRY(lp_csv_commit(&f.csv, err));
     if (paths->summary) {
         /* A life that ended between the three names wrote it with its own times. */
         bool own = lp_summary_is_of(paths->summary, plan->provenance, plan->n_provenance);
-        LP_TRY(lp_output_write(paths->summary, summary.data, summary.length, own ? LP_OUTPUT_OWN : LP_OUTPUT_NEW, err));
+        LP_TRY(lp_output_publish(&f.summary, own ? LP_OUTPUT_OWN : LP_OUTPUT_NEW, err));
     }
     LP_TRY(lp_output_publish(&f.output, LP_OUTPUT_NEW, err));
     unlink(partial.data);
 out:
     release(&f);
-    lp_text_release(&summary);
     lp_text_release(&partial);
     return status;
 }

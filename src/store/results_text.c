@@ -41,19 +41,24 @@ out:
     return status;
 }
 
+lp_status lp_text_output_begin(const char *path, lp_output *output, FILE **stream, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_path_make_folder_for(path, err));
+    LP_TRY(lp_output_begin(path, output, err));
+    int fd = fcntl(output->fd, F_DUPFD_CLOEXEC, 0);
+    *stream = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (*stream) return LP_OK;
+    status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    if (fd >= 0) close(fd);
+out:
+    return status;
+}
+
 lp_status lp_csv_begin(lp_csv *csv, const char *path, const lp_results_plan *plan, lp_error *err) {
     lp_status status = LP_OK;
     lp_text line = {0};
     csv->path = path;
-    LP_TRY(lp_path_make_folder_for(path, err));
-    LP_TRY(lp_output_begin(path, &csv->output, err));
-    int fd = fcntl(csv->output.fd, F_DUPFD_CLOEXEC, 0);
-    csv->stream = fd >= 0 ? fdopen(fd, "w") : NULL;
-    if (!csv->stream) {
-        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-        if (fd >= 0) close(fd);
-        goto out;
-    }
+    LP_TRY(lp_text_output_begin(path, &csv->output, &csv->stream, err));
     LP_TRY(lp_text_format(&line, err, "pair,source"));
     for (int k = 0; k < LP_N_RESULT_COLUMNS; k++)
         if (lp_result_columns[k].csv) LP_TRY(lp_text_format(&line, err, ",%s", lp_result_columns[k].csv));
@@ -231,15 +236,11 @@ static void put_column(builder *b, cJSON *object, const lp_results_plan *plan, c
     lp_text_release(&words);
 }
 
-static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, const int64_t *counts,
-                          const lp_result_sums *sums, int32_t index) {
+static cJSON *new_condition(builder *b, const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums,
+                            int32_t index) {
     const lp_result_condition *condition = &plan->conditions[index];
     cJSON *object = cJSON_CreateObject();
-    if (!object || !cJSON_AddItemToArray(list, object)) {
-        cJSON_Delete(object);
-        b->good = false;
-        return;
-    }
+    b->good &= object != NULL;
     int64_t n = total_of(counts);
     for (int k = 0; k < LP_N_RESULT_COLUMNS; k++) put_column(b, object, plan, &lp_result_columns[k], condition);
     put_number(b, object, "n", (double)n);
@@ -250,6 +251,7 @@ static void put_condition(builder *b, cJSON *list, const lp_results_plan *plan, 
     put_number(b, not_run, "no_pair", (double)condition->n_no_pair);
     put_classes(b, object, counts, n);
     put_metrics(b, object, plan, sums, index);
+    return object;
 }
 
 /* What must not change an answer, and whether it did. */
@@ -337,11 +339,48 @@ bool lp_summary_is_of(const char *path, const lp_provenance_item *items, size_t 
     return own;
 }
 
-lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,
-                           lp_error *err) {
+static lp_status write_text(FILE *stream, const char *text, size_t n, const char *path, lp_error *err) {
+    if (fwrite(text, 1, n, stream) == n) return LP_OK;
+    return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+}
+
+/* A condition as it stands in the list: two levels deep. */
+static lp_status write_condition(const char *text, bool first, FILE *stream, const char *path, lp_error *err) {
+    lp_status status = LP_OK;
+    if (!first) LP_TRY(write_text(stream, ", ", 2, path, err));
+    for (const char *at = text, *end = NULL; *at; at = end) {
+        end = strchr(at, '\n');
+        end = end ? end + 1 : at + strlen(at);
+        LP_TRY(write_text(stream, at, (size_t)(end - at), path, err));
+        if (end[-1] == '\n') LP_TRY(write_text(stream, "\t\t", 2, path, err));
+    }
+out:
+    return status;
+}
+
+static lp_status write_conditions(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums,
+                                  FILE *stream, const char *path, lp_error *err) {
+    lp_status status = LP_OK;
+    for (int32_t c = 0; status == LP_OK && c < plan->n_conditions; c++) {
+        builder b = {.good = true};
+        cJSON *object = new_condition(&b, plan, counts + (size_t)c * LP_N_OUTCOMES, sums, c);
+        char *text = b.good ? cJSON_Print(object) : NULL;
+        status = text ? write_condition(text, c == 0, stream, path, err)
+                      : lp_fail(err, LP_ERR_MEMORY, "summary: out of memory");
+        cJSON_free(text);
+        cJSON_Delete(object);
+    }
+    return status;
+}
+
+/* A tree of all conditions would take 10 kB each, so the document is printed with an empty list, and the conditions are
+ * written one by one in its place. */
+lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, FILE *stream,
+                           const char *path, lp_error *err) {
+    static const char list[] = "\n\t\"conditions\":\t[";
     lp_status status = LP_OK;
     builder b = {.good = true};
-    char *text = NULL;
+    char *text = NULL, *at = NULL;
     int64_t n_included = 0;
     for (int64_t i = 0; i < plan->n_pairs; i++) n_included += plan->included[i] != 0;
     cJSON *root = cJSON_CreateObject();
@@ -357,14 +396,17 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
     put_again(&b, controls, plan, n_included);
     put_check(&b, controls, "self", plan, counts, sums, is_identity);
     put_check(&b, controls, "dead", plan, counts, sums, is_dead);
-    cJSON *list = put(&b, root, "conditions", cJSON_CreateArray());
-    for (int32_t c = 0; list && c < plan->n_conditions; c++)
-        put_condition(&b, list, plan, counts + (size_t)c * LP_N_OUTCOMES, sums, c);
+    put(&b, root, "conditions", cJSON_CreateArray());
     put_provenance(&b, root, plan);
     if (b.good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");
-    LP_TRY(lp_text_add(out, text, strlen(text), err));
-    status = lp_text_add(out, "\n", 1, err);
+    at = strstr(text, list); /* the first: a line break in a text is escaped, and the job comes later */
+    LP_ASSERT(at != NULL);
+    at += sizeof list - 1;
+    LP_TRY(write_text(stream, text, (size_t)(at - text), path, err));
+    LP_TRY(write_conditions(plan, counts, sums, stream, path, err));
+    LP_TRY(write_text(stream, at, strlen(at), path, err));
+    status = write_text(stream, "\n", 1, path, err);
 out:
     cJSON_free(text);
     cJSON_Delete(root);

@@ -39,8 +39,10 @@ void lp_recovery_add(const lp_results_plan *plan, const float *logit_diff, lp_re
 
 /* True where `path` is a summary of results with the same identity as these items [n]. */
 bool lp_summary_is_of(const char *path, const lp_provenance_item *items, size_t n);
-/* *out += the summary as JSON, schemas/summary.schema.json. */
-lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, lp_text *out,
-                           lp_error *err);
+/* Writes the summary as JSON, schemas/summary.schema.json, condition by condition. path: for messages. */
+lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums, FILE *stream,
+                           const char *path, lp_error *err);
+/* Begins the output of that name; *stream, which the caller closes, writes to it. */
+lp_status lp_text_output_begin(const char *path, lp_output *output, FILE **stream, lp_error *err);
 
 #endif
