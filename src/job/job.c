@@ -544,7 +544,7 @@ static lp_status read_readout(lp_job *job, const lp_json *root, lp_error *err) {
 
 static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const decode_keys[] = {"max_new_tokens", "eos", NULL};
-    static const char *const metric_names[] = {"logits", "answer_logprob", NULL};
+    static const char *const metric_names[] = {"logits", "answer_logprob", "steps", NULL};
     static const char *const classifiers[] = {"seed", "codi", NULL};
     lp_json section, entry;
     lp_status status = LP_OK;
@@ -561,6 +561,7 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
             LP_TRY(lp_json_choice(&entry, metric_names, &choice, err));
             job->metrics.logits |= choice == 0;
             job->metrics.answer_logprob |= choice == 1;
+            job->metrics.steps |= choice == 2;
         }
     }
     LP_TRY(read_readout(job, root, err));

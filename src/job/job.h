@@ -71,6 +71,7 @@ typedef struct {
     struct {
         bool logits;         /* logit and log-probability of the first answer tokens, their difference, KL */
         bool answer_logprob; /* teacher-forced log-probability of both whole answers */
+        bool steps;          /* at each thought step, how far the run is from the unpatched one */
     } metrics;
     int32_t lens_top; /* readout "logit_lens top K"; 0: none */
     lp_classifier classifier;

@@ -38,8 +38,97 @@ out:
     return status;
 }
 
+/* States of other runs than the unpatched, gathered for one product of the head. */
+typedef struct {
+    const lp_step_reading *unpatched;
+    lp_logit_query *queries; /* [at_once] */
+    lp_logit_stats *stats;   /* [at_once] */
+    float **kl;              /* [at_once] where they go */
+    int32_t at_once, n;
+} step_states;
+
+static lp_status make_step_room(lp_engine *e, int32_t n_steps, int32_t at_once, lp_error *err) {
+    size_t row = (size_t)lp_logits_stride(&e->options->model->config) * sizeof(float);
+    lp_status status = LP_OK;
+    if (e->out.step_logits) return LP_OK;
+    LP_TRY(lp_engine_alloc(e, &e->out.step_logits, (size_t)n_steps * row, "logits of steps", err));
+    LP_TRY(lp_engine_alloc(e, &e->out.step_stats, (size_t)at_once * sizeof(lp_logit_stats), "logits of steps", err));
+out:
+    return status;
+}
+
+/* Logits of the states that lie in e->out.gathered, and what is asked of them. */
+static lp_status read_step_states(lp_engine *e, step_states *s, lp_error *err) {
+    lp_backend *be = e->be;
+    int32_t width = lp_logits_stride(&e->options->model->config);
+    lp_status status = LP_OK;
+    if (s->n == 0) return LP_OK;
+    LP_TRY(lp_forward_head(e->forward, e->out.gathered, s->n, e->out.logits, err));
+    LP_TRY(be->read_logits(be, e->out.logits, e->out.step_logits, width, e->options->vocabulary.n_candidates,
+                           s->queries, s->n, e->out.step_stats, err));
+    LP_TRY(be->download(be, s->stats, e->out.step_stats, (size_t)s->n * sizeof *s->stats, err));
+    for (int32_t i = 0; i < s->n; i++) {
+        if (!s->kl[i]) continue;
+        double kl = s->stats[i].kl;
+        *s->kl[i] = (float)(kl < 0 ? 0 : kl);
+    }
+    s->n = 0;
+out:
+    return status;
+}
+
+static lp_status add_step_state(lp_engine *e, step_states *s, const float *vector, int32_t step, float *kl,
+                                lp_error *err) {
+    int32_t d = e->options->model->config.d_model;
+    lp_status status = LP_OK;
+    if (s->n == s->at_once) LP_TRY(read_step_states(e, s, err));
+    LP_TRY(e->be->upload(e->be, e->out.gathered + (int64_t)s->n * d, vector, (size_t)d * sizeof(float), err));
+    s->queries[s->n] =
+        (lp_logit_query){.row = s->n, .saved_row = kl ? -1 : step, .base = kl ? step : -1, .token = {-1, -1}};
+    s->kl[s->n++] = kl;
+out:
+    return status;
+}
+
+static lp_status read_step_changes(lp_engine *e, const lp_run_group *group, lp_error *err) {
+    int64_t first = lp_run_group_unpatched(group, e->options->protocol.n_steps);
+    int32_t d = e->options->model->config.d_model;
+    int32_t at_once = lp_engine_head_rows(e->be) < e->max_rows ? lp_engine_head_rows(e->be) : e->max_rows;
+    step_states s = {.at_once = at_once};
+    bool differs[LP_MAX_STEPS], is_ready = false;
+    lp_status status = LP_OK;
+    if (first < 0 || !group->runs[first].steps) return LP_OK;
+    s.unpatched = group->runs[first].steps;
+    LP_TRY(make_step_room(e, s.unpatched->n_steps, at_once, err));
+    LP_TRY(lp_mem_new(&s.queries, (size_t)at_once, sizeof *s.queries, "logits of steps", err));
+    LP_TRY(lp_mem_new(&s.stats, (size_t)at_once, sizeof *s.stats, "logits of steps", err));
+    LP_TRY(lp_mem_new(&s.kl, (size_t)at_once, sizeof *s.kl, "logits of steps", err));
+    for (size_t i = 0; i < group->n_runs; i++) {
+        const lp_run_wanted *run = &group->runs[i];
+        lp_step_compare(s.unpatched, run->steps, d, run->n_steps, differs);
+        for (int32_t t = 0; t < run->steps->n_steps; t++) {
+            if (!differs[t]) continue;
+            for (int32_t k = 0; !is_ready && k < s.unpatched->n_steps; k++)
+                LP_TRY(add_step_state(e, &s, s.unpatched->vectors + (int64_t)k * d, k, NULL, err));
+            if (!is_ready) LP_TRY(read_step_states(e, &s, err));
+            is_ready = true;
+            LP_TRY(add_step_state(e, &s, run->steps->vectors + (int64_t)t * d, t,
+                                  &run->steps->numbers[t * LP_N_STEP_NUMBERS + LP_STEP_KL], err));
+        }
+    }
+    LP_TRY(read_step_states(e, &s, err));
+out:
+    lp_mem_free(s.queries);
+    lp_mem_free(s.stats);
+    lp_mem_free(s.kl);
+    return status;
+}
+
 lp_status lp_engine_read_lenses(lp_engine *e, const lp_work_unit *unit, lp_error *err) {
     lp_status status = LP_OK;
+    for (size_t g = 0; g < unit->n_groups && status == LP_OK; g++)
+        if (unit->groups[g].n_runs > 0 && unit->groups[g].runs[0].steps)
+            status = read_step_changes(e, &unit->groups[g], err);
     for (size_t g = 0; g < unit->n_groups; g++)
         for (size_t i = 0; i < unit->groups[g].n_runs && status == LP_OK; i++)
             if (unit->groups[g].runs[i].lens) status = read_lens(e, unit->groups[g].runs[i].lens, err);
@@ -186,11 +275,13 @@ out:
 
 static lp_status add_captures(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place,
                               lp_error *err) {
-    const lp_branch *branch = &request->branches[row->branch].plan;
     lp_status status = LP_OK;
-    if (branch->n_edits > 0) return LP_OK;
-    for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = request->tree.next_run[run])
-        status = add_captures_of(e, request, &request->group->runs[run], branch, row, place, err);
+    for (int32_t i = lp_request_first_carried(request, row); i >= 0 && status == LP_OK;
+         i = lp_request_next_carried(request, row, i)) {
+        const lp_branch *branch = &request->branches[i].plan;
+        for (int32_t run = branch->first_run; run >= 0 && status == LP_OK; run = request->tree.next_run[run])
+            status = add_captures_of(e, request, &request->group->runs[run], branch, row, place, err);
+    }
     return status;
 }
 
@@ -419,6 +510,8 @@ static void release(lp_engine *e) {
     lp_engine_release(e, e->out.logits);
     lp_engine_release(e, e->out.ranked_tokens);
     lp_engine_release(e, e->out.ranked_numbers);
+    lp_engine_release(e, e->out.step_logits);
+    lp_engine_release(e, e->out.step_stats);
     lp_mem_free(e->host.tail);
     lp_mem_free(e->host.edits);
     lp_mem_free(e->host.captures);

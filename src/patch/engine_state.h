@@ -60,6 +60,8 @@ typedef struct {
     float *logits;               /* dev [head_rows, lp_logits_stride] */
     int32_t *ranked_tokens;      /* dev [ranked_capacity] of a lens; NULL before the first */
     float *ranked_numbers;       /* dev, the same */
+    float *step_logits;         /* dev [n_steps, logits stride] of an unpatched run's thoughts; NULL: never asked for */
+    lp_logit_stats *step_stats; /* dev, as many as rows of logits */
     size_t ranked_capacity;
 } lp_engine_outputs;
 

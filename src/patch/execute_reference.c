@@ -66,6 +66,20 @@ static void read_lens(worker *w, const lp_lens_wanted *lens) {
     }
 }
 
+static void read_steps(worker *w, const lp_step_reading *unpatched, const lp_run_wanted *run) {
+    int32_t d = w->options->model->config.d_model, n = w->options->vocabulary.n_candidates;
+    bool differs[LP_MAX_STEPS];
+    lp_step_compare(unpatched, run->steps, d, run->n_steps, differs);
+    for (int32_t t = 0; t < run->steps->n_steps; t++) {
+        if (!differs[t]) continue;
+        int64_t at = (int64_t)t * d;
+        lp_reference_lens(w->reference, unpatched->vectors + at, LP_LENS_PLAIN, w->head);
+        memcpy(w->unpatched, w->head, (size_t)n * sizeof(float)); /* the metrics of the group are done */
+        lp_reference_lens(w->reference, run->steps->vectors + at, LP_LENS_PLAIN, w->head);
+        run->steps->numbers[t * LP_N_STEP_NUMBERS + LP_STEP_KL] = (float)lp_step_divergence(w->unpatched, w->head, n);
+    }
+}
+
 /* What a run is to the others of its group: the one whose distribution they are compared with, or one of them. */
 typedef enum { UNPATCHED_RUN, WITH_UNPATCHED, WITHOUT_UNPATCHED } run_kind;
 
@@ -149,14 +163,14 @@ out:
 }
 
 static lp_status execute_group(worker *w, const lp_run_group *group, lp_error *err) {
-    size_t first = group->n_runs;
+    int64_t first = lp_run_group_unpatched(group, w->options->protocol.n_steps);
     lp_status status = LP_OK;
-    for (size_t i = 0; i < group->n_runs && first == group->n_runs; i++)
-        if (group->runs[i].n_edits == 0 && group->runs[i].n_steps == w->options->protocol.n_steps) first = i;
-    if (first < group->n_runs) LP_TRY(execute_run(w, group, first, UNPATCHED_RUN, err));
-    run_kind kind = first < group->n_runs ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
+    if (first >= 0) LP_TRY(execute_run(w, group, (size_t)first, UNPATCHED_RUN, err));
+    run_kind kind = first >= 0 ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
     for (size_t i = 0; i < group->n_runs; i++)
-        if (i != first) LP_TRY(execute_run(w, group, i, kind, err));
+        if ((int64_t)i != first) LP_TRY(execute_run(w, group, i, kind, err));
+    for (size_t i = 0; first >= 0 && i < group->n_runs; i++)
+        if (group->runs[i].steps) read_steps(w, group->runs[first].steps, &group->runs[i]);
 out:
     return status;
 }

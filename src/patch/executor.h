@@ -11,6 +11,7 @@
 #include "nn/site.h"
 #include "patch/condition.h"
 #include "patch/lens.h"
+#include "patch/step_change.h"
 #include "thought/protocol.h"
 
 /* Continuous metrics of one run, read where the unpatched recipient emits the first token of its number, after its own
@@ -54,6 +55,7 @@ typedef struct {
     const lp_capture *captures; /* one whose position the run does not have leaves its `out` as it is */
     int32_t n_captures;
     const lp_lens_wanted *lens; /* NULL: none; for runs without edits */
+    lp_step_reading *steps;     /* NULL: none; else all runs of the group have one, and one of them is unpatched */
 } lp_run_wanted;
 
 typedef struct {
@@ -89,7 +91,7 @@ typedef struct {
      * group->results. group, run: places in the unit. result->tokens are valid during the call. */
     lp_status (*run_done)(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
                           lp_error *err);
-    /* The unit's results, captures and lenses are complete. */
+    /* The unit's results, captures, lenses and step readings are complete. */
     lp_status (*done)(void *user, lp_work_unit *unit, lp_error *err);
 } lp_work_source;
 
@@ -103,6 +105,9 @@ typedef struct {
 
 /* Runs everything that `source` gives with the reference executor. */
 lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err);
+
+/* The run of the group that is not changed and makes all its thought steps; -1: none. */
+int64_t lp_run_group_unpatched(const lp_run_group *group, int32_t n_steps);
 
 /* Metrics of one position from its logits. logits, unpatched [n] (unpatched NULL: KL is NaN). Fills out up to KL. */
 void lp_metrics_of_logits(const float *logits, const float *unpatched, int32_t n, const lp_metric_position *metric_at,

@@ -20,6 +20,12 @@ bool lp_metric_position_forces(const lp_metric_position *metric_at, bool corrupt
     return metric_at->whole_answers && n > 0 && (metric_at->room == 0 || metric_at->index + n <= metric_at->room);
 }
 
+int64_t lp_run_group_unpatched(const lp_run_group *group, int32_t n_steps) {
+    for (size_t i = 0; i < group->n_runs; i++)
+        if (group->runs[i].n_edits == 0 && group->runs[i].n_steps == n_steps) return (int64_t)i;
+    return -1;
+}
+
 double lp_log_sum_exp(const float *logits, int32_t n) {
     double most = (double)logits[0];
     for (int32_t i = 1; i < n; i++)

@@ -19,6 +19,13 @@ lp_status lp_request_open(lp_request *request, const lp_executor_options *option
     request->is_single = false;
     request->row_layers_lost = 0;
     request->sink = NULL;
+    request->captures = request->captures_patched = false;
+    for (size_t i = 0; i < group->n_runs; i++) {
+        const lp_run_wanted *run = &group->runs[i];
+        bool is_plain = run->n_edits == 0 && run->n_steps == options->protocol.n_steps;
+        request->captures |= run->n_captures > 0;
+        request->captures_patched |= run->n_captures > 0 && !is_plain;
+    }
     return lp_run_order_make(&request->order, group, options->protocol.n_steps, err);
 }
 
@@ -106,6 +113,12 @@ lp_request_need lp_request_least(const lp_request *request) {
                              .saved = metric_at ? 1 : 0};
 }
 
+static bool captures_prompt(const lp_run_wanted *run) {
+    for (int32_t i = 0; i < run->n_captures; i++)
+        if (run->captures[i].at.phase == LP_PHASE_PROMPT) return true;
+    return false;
+}
+
 /* The prompt has to go through the model, again where a run of the part changes it or captures what is there. */
 static bool needs_prompt(const lp_request *request) {
     const lp_run_group *group = request->group;
@@ -113,7 +126,7 @@ static bool needs_prompt(const lp_request *request) {
     for (int32_t i = 0; i < request->tree.n; i++)
         for (int32_t run = request->tree.branches[i].first_run; run >= 0; run = request->tree.next_run[run]) {
             const lp_run_wanted *wanted = &group->runs[run];
-            if (wanted->n_captures > 0 || (wanted->n_edits > 0 && wanted->edits[0].position < group->n_prompt))
+            if (captures_prompt(wanted) || (wanted->n_edits > 0 && wanted->edits[0].position < group->n_prompt))
                 return true;
         }
     return false;
@@ -561,16 +574,41 @@ bool lp_request_is_place(const lp_request *request, const lp_branch *branch, con
     return false;
 }
 
+/* Is the run that ends in `branch` at the row's position still one with the row's branch? */
+static bool is_carried(const lp_request *request, const lp_request_row *row, int32_t branch) {
+    while (branch != row->branch) {
+        const lp_branch *b = &request->branches[branch].plan;
+        if (b->parent < 0 || b->fork_position <= row->position) return false;
+        branch = b->parent;
+    }
+    return true;
+}
+
+int32_t lp_request_first_carried(const lp_request *request, const lp_request_row *row) {
+    if (!request->captures || row->branch >= request->tree.n) return -1;
+    if (request->branches[row->branch].plan.first_run >= 0) return row->branch;
+    return lp_request_next_carried(request, row, row->branch);
+}
+
+int32_t lp_request_next_carried(const lp_request *request, const lp_request_row *row, int32_t branch) {
+    if (!request->captures_patched) return -1;
+    for (int32_t i = branch + 1; i < request->tree.n && request->branches[i].plan.parent >= row->branch; i++)
+        if (request->branches[i].plan.first_run >= 0 && is_carried(request, row, i)) return i;
+    return -1;
+}
+
 /* Captures ask for vectors after the last layer's K and V. */
 static void mark_captured_outputs(lp_request *request) {
     for (int32_t i = 0; i < request->n_rows; i++) {
         lp_request_row *row = &request->rows[i];
-        const lp_request_branch *b = &request->branches[row->branch];
-        if (b->plan.first_run < 0 || b->plan.n_edits > 0) continue;
-        for (int32_t i_run = b->plan.first_run; i_run >= 0; i_run = request->tree.next_run[i_run]) {
-            const lp_run_wanted *run = &request->group->runs[i_run];
-            for (int32_t k = 0; k < run->n_captures && !row->output; k++)
-                row->output = lp_request_is_place(request, &b->plan, &run->captures[k].at, row->position);
+        for (int32_t at = lp_request_first_carried(request, row); at >= 0 && !row->output;
+             at = lp_request_next_carried(request, row, at)) {
+            const lp_branch *b = &request->branches[at].plan;
+            for (int32_t i_run = b->first_run; i_run >= 0; i_run = request->tree.next_run[i_run]) {
+                const lp_run_wanted *run = &request->group->runs[i_run];
+                for (int32_t k = 0; k < run->n_captures && !row->output; k++)
+                    row->output = lp_request_is_place(request, b, &run->captures[k].at, row->position);
+            }
         }
     }
 }

@@ -89,6 +89,8 @@ typedef struct {
     lp_work_unit *unit;   /* for the sink, and which of its groups this is */
     size_t group_in_unit;
     lp_page_pool *pages, *saved; /* borrowed: of the KV cache; of rows of saved logits */
+    bool captures;               /* some run captures something */
+    bool captures_patched;       /* one that is changed */
     lp_run_order order;
     int32_t n_start;      /* tokens that the answer starts from */
     int32_t n_done;       /* runs that are done: the first of the order */
@@ -197,6 +199,10 @@ int32_t lp_request_count_rows(const lp_request *request, int32_t *pages);
 void lp_request_make_rows(lp_request *request);
 /* True when the address of a capture is this position of the branch; an index outside its phase is nowhere. */
 bool lp_request_is_place(const lp_request *request, const lp_branch *branch, const lp_address *at, int32_t position);
+/* The branches of the tree whose runs are at this row at its position: its own, and those that fork from it later. -1:
+ * none, or no more; only where runs capture something. */
+int32_t lp_request_first_carried(const lp_request *request, const lp_request_row *row);
+int32_t lp_request_next_carried(const lp_request *request, const lp_request_row *row, int32_t branch);
 /* Slots [n_tail] of a row's tail. */
 const int32_t *lp_request_tail(const lp_request *request, const lp_request_row *row);
 /* After the outcomes of all rows were accepted: branches that have ended give their pages back. */

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "patch/engine_sizes.h"
 #include "stage/sweep_identity.h"
+#include "store/result_rows.h"
 
 static int compare_i32(const void *a, const void *b) {
     int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
@@ -145,7 +146,6 @@ static lp_status size_memory(const lp_sweep_plan *plan, lp_estimate *e, lp_error
     enum { NUMBER_TOKENS = 8 };
     const lp_session *session = plan->session;
     const lp_job *job = &session->job;
-    const char *metrics[LP_N_METRICS];
     const bool used[2] = {[LP_DENOISE] = job->sweep.denoise, [LP_NOISE] = job->sweep.noise};
     const lp_metric_position metric_at = {.index = job->decode.max_new_tokens,
                                           .clean.n = NUMBER_TOKENS,
@@ -161,7 +161,7 @@ static lp_status size_memory(const lp_sweep_plan *plan, lp_estimate *e, lp_error
     for (int d = 0; d < 2; d++) {
         if (!used[d]) continue;
         LP_TRY(sample_init(plan, d, plan->shapes.n_prompt[d][plan->shapes.n[d] - 1], &samples[n], err));
-        if (lp_sweep_metrics(job, metrics) > 0) samples[n].group.metric_at = &metric_at;
+        if (lp_sweep_answer_metrics(job) > 0) samples[n].group.metric_at = &metric_at;
         LP_TRY(lp_request_open(&requests[n], &options, &samples[n].group, NULL, NULL, err));
         n++;
     }
@@ -205,7 +205,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
         for (int d = 0; d < field->n_dims; d++) bytes *= field->dims[d];
         e.store_bytes += bytes * s->n_pairs;
     }
-    const char *metrics[LP_N_METRICS];
+    const char *metrics[LP_MAX_METRICS];
     int64_t numbers = s->job.decode.max_new_tokens + (int64_t)lp_sweep_metrics(&s->job, metrics);
     e.results_bytes = s->n_pairs * (int64_t)plan->set.n * (14 + 4 * numbers);
     int64_t lens = (int64_t)lp_lens_positions(s->job.protocol.n_steps) * s->model.config.n_layers * s->job.lens_top;

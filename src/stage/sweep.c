@@ -266,6 +266,7 @@ static lp_status prepare(sweep *w, lp_error *err) {
     w->context = (lp_sweep_context){.session = s, .plan = &w->plan};
     w->context.used[LP_DENOISE] = s->job.sweep.denoise;
     w->context.used[LP_NOISE] = s->job.sweep.noise;
+    w->context.n_answer_metrics = lp_sweep_answer_metrics(&s->job);
     w->context.n_metrics = lp_sweep_metrics(&s->job, w->context.metric_names);
     if (s->job.lens_top > 0)
         w->context.lens = (lp_lens_shape){.n_positions = lp_lens_positions(s->job.protocol.n_steps),

@@ -4,11 +4,19 @@
 #include "base/memory.h"
 #include "store/results_text.h"
 
-size_t lp_sweep_metrics(const lp_job *job, const char **out) {
-    const char *const *names = lp_metric_names();
+size_t lp_sweep_answer_metrics(const lp_job *job) {
     if (!job->metrics.logits && !job->metrics.answer_logprob) return 0;
-    size_t n = job->metrics.answer_logprob ? LP_N_METRICS : LP_METRIC_ANSWER_CLEAN;
+    return job->metrics.answer_logprob ? LP_N_METRICS : LP_METRIC_ANSWER_CLEAN;
+}
+
+size_t lp_sweep_metrics(const lp_job *job, const char **out) {
+    _Static_assert((int)LP_MAX_METRICS >= (int)LP_N_METRICS + (int)LP_MAX_STEPS * (int)LP_N_STEP_NUMBERS,
+                   "all metrics");
+    const char *const *names = lp_metric_names();
+    size_t n = lp_sweep_answer_metrics(job);
     for (size_t i = 0; i < n; i++) out[i] = names[i];
+    for (int32_t t = 0; job->metrics.steps && t < job->protocol.n_steps; t++)
+        for (int32_t k = 0; k < LP_N_STEP_NUMBERS; k++) out[n++] = lp_step_number_name(t, k);
     return n;
 }
 
@@ -25,7 +33,7 @@ out:
 }
 
 static lp_status name_inputs(const lp_job *job, lp_sweep_identity *out, lp_error *err) {
-    const char *names[LP_N_METRICS];
+    const char *names[LP_MAX_METRICS];
     size_t n = lp_sweep_metrics(job, names);
     lp_status status = LP_OK;
     for (size_t i = 0; i < n; i++) LP_TRY(lp_text_format(&out->metrics, err, "%s%s", i ? ", " : "", names[i]));

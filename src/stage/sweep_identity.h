@@ -18,7 +18,10 @@ lp_status lp_sweep_identity_init(const lp_session *session, const lp_condition_s
                                  lp_error *err);
 void lp_sweep_identity_release(lp_sweep_identity *identity);
 
-/* The metrics that the job asks for: their number; out [LP_N_METRICS] their names. */
+/* The metrics of the answers that the job asks for: the first so many of lp_metric. */
+size_t lp_sweep_answer_metrics(const lp_job *job);
+/* All that it asks for: their number; out [LP_MAX_METRICS] their names, those of the answers first, then those of the
+ * steps, by step. */
 size_t lp_sweep_metrics(const lp_job *job, const char **out);
 
 /* Local. *complete: the job's results file is there, made by this very sweep. LP_ERR_MISMATCH where it, or what a

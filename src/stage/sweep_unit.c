@@ -20,6 +20,10 @@ void lp_sweep_unit_free(lp_sweep_unit *u) {
         lp_mem_free(u->vector_capacity[d]);
         lp_mem_free(u->gathering[d]);
         lp_mem_free(u->unpatched[d]);
+        lp_mem_free(u->steps[d]);
+        lp_mem_free(u->step_vectors[d]);
+        lp_mem_free(u->step_numbers[d]);
+        lp_mem_free(u->step_captures[d]);
         lp_token_list_release(&u->prompts[d]);
         lp_pair_metrics_release(&u->metrics_of[d]);
     }
@@ -48,7 +52,8 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *u, lp_
     LP_TRY(lp_mem_new(&u->lens_log_probability, 2 * n * top, sizeof *u->lens_log_probability, "logit lens", err));
     for (size_t side = 0; side < 2; side++) {
         LP_TRY(lp_mem_new(&u->lens_vectors[side], n * d, sizeof(float), "logit lens", err));
-        LP_TRY(lp_mem_new(&u->lens_captures[side], n, sizeof(lp_capture), "logit lens", err));
+        LP_TRY(lp_mem_new(&u->lens_captures[side], n + (size_t)context->session->job.protocol.n_steps,
+                          sizeof(lp_capture), "logit lens", err));
         u->lens[side] = (lp_lens_wanted){.vectors = u->lens_vectors[side],
                                          .n = (int32_t)n,
                                          .top = shape->top,
@@ -59,6 +64,26 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *u, lp_
         if (context->used[direction]) continue;
         LP_TRY(lp_mem_new(&u->runs[direction], 1, sizeof *u->runs[direction], "runs", err));
         u->groups[direction].n_runs = 1;
+    }
+out:
+    return status;
+}
+
+static lp_status new_steps(const lp_sweep_context *context, lp_sweep_unit *u, lp_error *err) {
+    const lp_session *s = context->session;
+    size_t t = (size_t)s->job.protocol.n_steps, width = (size_t)s->model.config.d_model;
+    lp_status status = LP_OK;
+    for (int d = 0; d < 2; d++) {
+        size_t n = u->n_distinct[d];
+        if (!context->used[d]) continue;
+        LP_TRY(lp_mem_new(&u->steps[d], n, sizeof *u->steps[d], "thoughts", err));
+        LP_TRY(lp_mem_new(&u->step_vectors[d], n * t * width, sizeof(float), "thoughts", err));
+        LP_TRY(lp_mem_new(&u->step_numbers[d], n * t * LP_N_STEP_NUMBERS, sizeof(float), "thoughts", err));
+        LP_TRY(lp_mem_new(&u->step_captures[d], n * t, sizeof *u->step_captures[d], "thoughts", err));
+        for (size_t i = 0; i < n; i++)
+            u->steps[d][i] = (lp_step_reading){.vectors = u->step_vectors[d] + i * t * width,
+                                               .numbers = u->step_numbers[d] + i * t * LP_N_STEP_NUMBERS,
+                                               .n_steps = (int32_t)t};
     }
 out:
     return status;
@@ -91,6 +116,7 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
             u->distinct[d][n++] = (int32_t)i;
         }
     }
+    if (context->n_metrics > context->n_answer_metrics) LP_TRY(new_steps(context, u, err));
     LP_TRY(lp_result_rows_init(&u->rows, 0, c, a, context->n_metrics, err));
     LP_TRY(lp_mem_new(&u->ran, c, 1, "rows", err));
     if (context->lens.top > 0) LP_TRY(new_lens(context, u, err));
@@ -163,6 +189,13 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
                                         .vectors = u->vectors[d][i],
                                         .n_edits = edits->n,
                                         .n_steps = w->plan->set.conditions[condition].n_steps_run};
+        if (u->steps[d]) {
+            lp_capture *captures = u->step_captures[d] + i * (size_t)u->steps[d][i].n_steps;
+            lp_step_captures(&s->model.config, &u->steps[d][i], captures);
+            u->runs[d][i].steps = &u->steps[d][i];
+            u->runs[d][i].captures = captures;
+            u->runs[d][i].n_captures = u->steps[d][i].n_steps;
+        }
         i++;
     }
     u->groups[d].n_runs = i;
@@ -170,7 +203,7 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
     u->groups[d].runs = u->runs[d];
     u->groups[d].metric_at = NULL;
-    if (w->n_metrics > 0) {
+    if (w->n_answer_metrics > 0) {
         const int32_t *tokens =
             lp_pair_record_field(&w->own, lp_store_layout_stored_field(w->plan->layout, side, LP_STORED_ANSWER_TOKENS));
         const int32_t *n =
@@ -209,6 +242,10 @@ static lp_status prepare_lens(lp_sweep_context *w, lp_sweep_unit *u, int64_t pai
     lp_lens_captures(&s->model.config, u->groups[d].n_prompt, n_steps, u->lens_vectors[side], u->lens_captures[side]);
     unpatched->captures = u->lens_captures[side];
     unpatched->n_captures = u->lens[side].n;
+    if (unpatched->steps) {
+        lp_step_captures(&s->model.config, unpatched->steps, u->lens_captures[side] + u->lens[side].n);
+        unpatched->n_captures += n_steps;
+    }
     unpatched->lens = &u->lens[side];
     return LP_OK;
 }
@@ -247,7 +284,7 @@ static lp_status add_row(lp_sweep_context *w, lp_sweep_unit *u, int32_t conditio
         if (result->n_tokens > 0)
             memcpy((int32_t *)u->rows.column[LP_ROW_ANSWER_TOKENS] + at * u->rows.max_new_tokens, result->tokens,
                    (size_t)result->n_tokens * sizeof(int32_t));
-        for (size_t m = 0; m < w->n_metrics; m++) *ROW(LP_N_ROW_COLUMNS + m, float) = result->metrics[m];
+        for (size_t m = 0; m < w->n_answer_metrics; m++) *ROW(LP_N_ROW_COLUMNS + m, float) = result->metrics[m];
 #undef ROW
     }
     lp_text_release(&text);
@@ -311,6 +348,25 @@ out:
     return status;
 }
 
+/* The numbers of the steps come when all runs of the pair are there. */
+static lp_status write_steps(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
+    size_t n = w->plan->set.n;
+    float *column = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&column, n, sizeof *column, "thoughts", err));
+    for (size_t m = w->n_answer_metrics; m < w->n_metrics; m++) {
+        for (size_t c = 0; c < n; c++) column[c] = NAN;
+        for (int d = 0; d < 2; d++)
+            for (size_t run = 0; u->steps[d] && run < u->groups[d].n_runs; run++)
+                for (int32_t c = u->condition[d][run]; c >= 0; c = w->next_same[c])
+                    column[c] = u->steps[d][run].numbers[m - w->n_answer_metrics];
+        LP_TRY(lp_record_file_write_part(w->partial, u->unit.id, LP_N_ROW_COLUMNS + m, 0, (int64_t)n, column, err));
+    }
+out:
+    lp_mem_free(column);
+    return status;
+}
+
 lp_status lp_sweep_unit_end(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err) {
     lp_status status = LP_OK;
     for (size_t c = 0; c < w->plan->set.n; c++) {
@@ -320,6 +376,7 @@ lp_status lp_sweep_unit_end(lp_sweep_context *w, lp_sweep_unit *u, lp_error *err
     }
     LP_TRY(lp_results_partial_put(w->partial, u->unit.id, &u->rows, err));
     LP_TRY(write_changed(w, u, err));
+    LP_TRY(write_steps(w, u, err));
     status = lp_results_partial_end(w->partial, u->unit.id, u->lens_tokens, u->lens_log_probability, err);
 out:
     u->rows.n = 0;

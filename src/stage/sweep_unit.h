@@ -25,6 +25,11 @@ typedef struct {
     lp_pair_metrics metrics_of[2];
     lp_result_rows rows; /* that are not written yet */
     uint8_t *ran;        /* [C] 1: the condition's row was among those */
+    /* from step to step; NULL where it is not asked for */
+    lp_step_reading *steps[2];    /* [n_distinct] */
+    float *step_vectors[2];       /* [n_distinct, T, D] */
+    float *step_numbers[2];       /* [n_distinct, T, LP_N_STEP_NUMBERS] */
+    lp_capture *step_captures[2]; /* [n_distinct, T] */
     /* the lens of both unpatched runs, by side; NULL without one */
     lp_lens_wanted lens[2];
     float *lens_vectors[2];       /* [positions, layers, D] */
@@ -41,8 +46,8 @@ typedef struct {
     lp_donor_table donors[2];  /* by direction */
     bool used[2];              /* directions of the sweep */
     lp_lens_shape lens;        /* top 0: none */
-    const char *metric_names[LP_N_METRICS + 1];
-    size_t n_metrics;
+    const char *metric_names[LP_MAX_METRICS];
+    size_t n_answer_metrics, n_metrics;
     int32_t *next_same;      /* [C] the next condition with the same run, -1: none */
     lp_record_file *partial; /* rows go there */
     int64_t *counts;         /* [C, 4] outcomes of this rank's rows */

@@ -8,7 +8,7 @@
 
 #include "store/h5.h"
 
-enum { LP_OUTCOME_NOT_RUN = 255, LP_MAX_METRICS = 16 };
+enum { LP_OUTCOME_NOT_RUN = 255, LP_MAX_METRICS = 208 };
 
 /* Column numbers; that of metric m is LP_N_ROW_COLUMNS + m. They are the field numbers of the partial file, too. */
 enum {

@@ -69,6 +69,7 @@ if(Python3_FOUND)
   lp_cli_test(invariants ranks Invariants)
   lp_cli_test(addresses ranks Addresses)
   lp_cli_test(donors donors)
+  lp_cli_test(steps steps)
   # The sanitizer keeps freed memory: peaks say nothing there.
   if(NOT LP_SANITIZE)
     lp_cli_test(memory program Memory)

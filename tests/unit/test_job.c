@@ -122,7 +122,7 @@ static void test_every_key(void **state) {
         "\"/s\",\"sites\":[\"k\",{\"phase\":\"prompt\",\"site\":\"resid_post\",\"index\":[-1,0]},{\"site\":\"v\"},"
         "{\"phase\":\"answer\",\"site\":\"latent_raw\",\"index\":[0,3]}]},\"sweep\":{\"filter\":\"all\",\"directions\":"
         "[\"noise\"],\"controls\":[\"shuffled\"],\"seed\":9007199254740992,\"shuffled_seeds\":[4,0],\"vectors\":[\"v.npy\",\"/w.npy\"],\"conditions\":["
-        "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\"],\"readout\":\"logit_lens top 50\","
+        "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\",\"steps\"],\"readout\":\"logit_lens top 50\","
         "\"classifier\":"
         "\"codi\",\"results\":{\"file\":\"r\",\"csv\":\"x\",\"summary\":\"/y\"},\"engine\":{\"executor\":\"reference\","
         "\"device\":\"cuda\",\"dtype\":\"bf16\",\"threads\":1024,\"memory_limit\":\"1.5GiB\",\"graphs\":false}}");
@@ -161,7 +161,7 @@ static void test_every_key(void **state) {
     assert_string_equal(j.sweep.vectors[1], "/w.npy");
     assert_int_equal(j.decode.max_new_tokens, 1);
     assert_string_equal(j.decode.eos, "<end>");
-    assert_true(j.metrics.logits && j.metrics.answer_logprob);
+    assert_true(j.metrics.logits && j.metrics.answer_logprob && j.metrics.steps);
     assert_int_equal(j.classifier, LP_CLASSIFIER_CODI);
     assert_string_equal(j.results.csv, "jobs/some/x");
     assert_string_equal(j.results.summary, "/y");
@@ -342,7 +342,7 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"decode\":{\"eos\":5}}", ": $.decode.eos: expected a string, found 5"},
         {"{" LEAST ",\"metrics\":\"logits\"}", ": $.metrics: expected an array, found \"logits\""},
         {"{" LEAST ",\"metrics\":[\"kl\"]}",
-         ": $.metrics[0]: expected one of \"logits\", \"answer_logprob\", found \"kl\""},
+         ": $.metrics[0]: expected one of \"logits\", \"answer_logprob\", \"steps\", found \"kl\""},
         {"{" LEAST ",\"readout\":5}", ": $.readout: expected a string, found 5"},
         {"{" LEAST ",\"readout\":\"logit_lens\"}",
          ": $.readout: expected \"logit_lens top K\" with K from 1 to 50, found \"logit_lens\""},
