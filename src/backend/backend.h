@@ -74,6 +74,7 @@ struct lp_backend {
     bool has_bf16_operands;  /* otherwise operands are floats */
     int32_t record_rows;     /* sequences over at most so many rows gain from being recorded; 0: none do */
     bool makes_weights;      /* linear_new and matrix_new take matrices without data, and make them of their sources */
+    bool takes_panels;       /* linear_new and matrix_new take matrices in panels, and are faster with them */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);
@@ -104,7 +105,7 @@ struct lp_backend {
      * where that gives NaN or infinity, naming the tensor. */
     lp_status (*linear_new)(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
     void (*linear_free)(lp_backend *be, lp_backend_linear *linear);
-    /* *out = the matrix's values in dev memory, row-major in its layout, float32: for looking rows up. Made of a source
+    /* *out = the matrix's values in dev memory, in its layout, float32: for looking rows up. Made of a source
      * as linear_new does; a linear layer of the same matrix shares what it can. Freed with vector_free. Optional: the
      * host's own. */
     lp_status (*matrix_new)(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err);
@@ -119,6 +120,9 @@ struct lp_backend {
      * lists do not overlap where dst == src. */
     lp_status (*copy_rows)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                            const int32_t *src_rows, int32_t n, int32_t width, lp_error *err);
+    /* dst [dst_rows[i]] = columns[i] of matrix, of LP_PANELS [width, .]; required where takes_panels, otherwise NULL */
+    lp_status (*copy_columns)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
+                              const int32_t *columns, int32_t n, int32_t width, lp_error *err);
     /* x [n, width] += y [y_rows[i]] (NULL: the same row) */
     lp_status (*add_rows)(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                           lp_error *err);

@@ -144,7 +144,8 @@ typedef struct {
     const kernel_set *set;
     const float *packed;
     int64_t rows, tile, depth;
-    lp_gemm_view w; /* from the run's first row on */
+    lp_gemm_view w;       /* from the run's first row on */
+    int64_t panel_floats; /* of a whole panel of W; 0: W does not lie in panels */
 } block;
 
 /* Asks for part number `part` of n_parts of the panel of W at `w`, which is copied after the one at work: its vectors
@@ -191,14 +192,20 @@ static void multiply_part(const block *b, int64_t n, tile_arguments t) {
     }
 }
 
+/* W from `column` on, where a panel of the kernel set begins. */
+static const float *columns_of(const block *b, int64_t column) {
+    if (!b->panel_floats) return b->w.data + column * b->w.column_stride;
+    return b->w.data + column / LP_GEMM_PANEL * b->panel_floats + column % LP_GEMM_PANEL;
+}
+
 /* t: of the block's first element, without what a panel sets. */
 static void multiply_block(const block *b, int64_t columns, tile_arguments t, float *panel) {
     int64_t width = b->set->panel;
     bool few = b->rows <= 2 * b->tile; /* too few to copy W for */
     for (int64_t column = 0; column < columns; column += width) {
         int64_t n = smaller(width, columns - column);
-        const float *w = b->w.data + column * b->w.column_stride;
-        bool copied = !few || n < width || b->w.column_stride != 1;
+        const float *w = columns_of(b, column);
+        bool copied = !b->panel_floats && (!few || n < width || b->w.column_stride != 1);
         if (copied) interleave(w, b->w.column_stride, b->w.row_stride, n, width, b->depth, panel);
         tile_arguments here = t;
         here.b = copied ? panel : w;
@@ -208,7 +215,7 @@ static void multiply_block(const block *b, int64_t columns, tile_arguments t, fl
         if (n < width)
             multiply_part(b, n, here);
         else
-            multiply_panel(b, here, !few && column + 2 * width <= columns ? w + width * b->w.column_stride : NULL);
+            multiply_panel(b, here, !few && column + 2 * width <= columns ? columns_of(b, column + width) : NULL);
     }
 }
 
@@ -228,7 +235,12 @@ void lp_gemm(const lp_gemm_product *p, float *workspace) {
                        .tile = tile,
                        .depth = smaller(LP_GEMM_RUN, p->depth - k),
                        .w = p->w};
-            b.w.data += k * p->w.row_stride;
+            if (p->w_in_panels) {
+                b.panel_floats = p->depth * LP_GEMM_PANEL;
+                b.w.row_stride = LP_GEMM_PANEL;
+                b.w.column_stride = 1;
+            }
+            b.w.data += k * b.w.row_stride;
             const float *x = p->x.data + row * p->x.row_stride + k * p->x.column_stride;
             for (int64_t r = 0; r < b.rows; r += tile) {
                 int64_t m = smaller(tile, b.rows - r);

@@ -22,10 +22,22 @@ typedef struct {
     int64_t row_stride, column_stride;
 } lp_gemm_view;
 
+/* W in panels of LP_GEMM_PANEL columns, each [depth, LP_GEMM_PANEL]; what fills up the last one does not matter. Every
+ * kernel set reads it as it lies, where it copies another layout at each call. lp_gemm_panel_at: the place of element
+ * (k, j). */
+enum { LP_GEMM_PANEL = 32 };
+static inline int64_t lp_gemm_panel_at(int64_t depth, int64_t k, int64_t j) {
+    return (j / LP_GEMM_PANEL * depth + k) * LP_GEMM_PANEL + j % LP_GEMM_PANEL;
+}
+static inline int64_t lp_gemm_panel_floats(int64_t depth, int64_t columns) {
+    return (columns + LP_GEMM_PANEL - 1) / LP_GEMM_PANEL * LP_GEMM_PANEL * depth;
+}
+
 /* y [rows, columns] = start + scale * x [rows, depth] w [depth, columns] */
 typedef struct {
     int64_t rows, columns, depth;
     lp_gemm_view x, w;
+    bool w_in_panels; /* w.data: of the panels, aligned to 64 bytes; its strides are not read */
     float scale;
     const float
         *start; /* rows start_stride apart; a stride of 0 gives every row the same (a bias); may be y; NULL: 0 */

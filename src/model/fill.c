@@ -25,8 +25,9 @@ typedef struct {
     size_t n, capacity;
 } piece_list;
 
-static int64_t rows_of_piece(const lp_slot *slot, bool in_arena) {
-    if (in_arena && slot->shape == LP_SHAPE_LINEAR) return LP_MERGE_ROWS;
+static int64_t rows_of_piece(const lp_slot *slot, const lp_placement *place) {
+    bool in_arena = place->where == LP_PLACE_ARENA;
+    if (in_arena && (slot->shape == LP_SHAPE_LINEAR || place->packed)) return LP_MERGE_ROWS;
     return slot->columns < PIECE_ELEMENTS ? PIECE_ELEMENTS / slot->columns : 1;
 }
 
@@ -34,7 +35,7 @@ static lp_status add_pieces(const lp_model_files *files, size_t i, piece_list *l
     const lp_slot *slot = &files->table.slots[i];
     const lp_tensor *tensor = slot->tensor;
     if (files->places[i].where == LP_PLACE_LEFT) return LP_OK;
-    int64_t step = rows_of_piece(slot, files->places[i].where == LP_PLACE_ARENA);
+    int64_t step = rows_of_piece(slot, &files->places[i]);
     size_t row_bytes = (size_t)slot->columns * lp_dtype_bytes(tensor->dtype);
     for (int64_t first = 0; first < slot->rows; first += step) {
         lp_status status =
@@ -81,8 +82,9 @@ static lp_status compute_piece(const lp_model_files *files, const piece *p, floa
         return lp_merge_check_finite(slot, mapped + p->first * slot->columns, 1, p->n * slot->columns, 0, err);
     }
     const lp_weight_source *source = &files->sources[p->slot];
-    lp_status status = lp_merge_rows(slot, source->scale, source->rounding, p->first, p->n, arena + place->offset,
-                                     place->ld, scratch, err);
+    const lp_merge_target target = {
+        .data = arena + place->offset, .ld = place->ld, .packed = place->packed, .column = place->column};
+    lp_status status = lp_merge_rows(slot, source->scale, source->rounding, p->first, p->n, &target, scratch, err);
     lp_pages_let_go(p->bytes, p->n_bytes);
     return status;
 }

@@ -56,10 +56,24 @@ static void add_update(const float *a, int64_t a_stride, int64_t n, const float 
             workspace);
 }
 
+/* Columns [column, column + n) of row k of the target = values [n]. */
+static void put_row(const lp_merge_target *target, int64_t k, int64_t column, int64_t n, const float *values) {
+    if (!target->packed) {
+        memcpy(target->data + k * target->ld + column, values, (size_t)n * sizeof *values);
+        return;
+    }
+    for (int64_t j = 0; j < n;) {
+        int64_t at = target->column + column + j, left = LP_GEMM_PANEL - at % LP_GEMM_PANEL;
+        int64_t some = left < n - j ? left : n - j;
+        memcpy(target->data + lp_gemm_panel_at(target->ld, k, at), values + j, (size_t)some * sizeof *values);
+        j += some;
+    }
+}
+
 /* Rows of a linear layer [out, in]: columns of the arena's matrix. Its rows are often a power of two apart, so that few
  * of them fit into a cache together: each block is made beside it and copied once, whole. */
 static lp_status merge_turned(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
-                              float *dst, int64_t ld, float *scratch, lp_error *err) {
+                              const lp_merge_target *target, float *scratch, lp_error *err) {
     float *a_copy = NULL, *b_copy = NULL;
     const float *a = NULL, *b = NULL;
     int64_t n_in = slot->columns, rank = 0;
@@ -77,8 +91,7 @@ static lp_status merge_turned(const lp_slot *slot, float scale, lp_widen_roundin
         lp_tensor_widen(&block, LP_WIDEN_TRANSPOSED, rounding, scratch, STRIDE);
         if (a) add_update(a + i, n_in, n_i, b, n, rank, scale, scratch, STRIDE, scratch + BLOCK * STRIDE);
         LP_TRY(lp_merge_check_finite(slot, scratch, n_i, n, STRIDE, err));
-        for (int64_t k = 0; k < n_i; k++)
-            memcpy(dst + (i + k) * ld + first, scratch + k * STRIDE, (size_t)n * sizeof *dst);
+        for (int64_t k = 0; k < n_i; k++) put_row(target, i + k, first, n, scratch + k * STRIDE);
     }
 out:
     lp_mem_free(a_copy);
@@ -86,23 +99,53 @@ out:
     return status;
 }
 
+/* dst [n, n_columns], rows ld apart = rows first .. first + n - 1 and columns from `column` on of a tensor that keeps
+ * its shape, merged: a [r, n_in] with its first row's columns, b [n_out, r] or NULL. */
+static lp_status merge_block(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
+                             int64_t column, int64_t n_columns, const float *a, const float *b, float *dst, int64_t ld,
+                             float *workspace, lp_error *err) {
+    lp_tensor block = lp_tensor_block(slot->tensor, first, n, column, n_columns);
+    lp_tensor_widen(&block, LP_WIDEN_AS_STORED, rounding, dst, ld);
+    if (a) {
+        int64_t rank = slot->lora_a->shape[0];
+        add_update(a + first, slot->lora_a->shape[1], n, b + column * rank, n_columns, rank, scale, dst, ld, workspace);
+    }
+    return lp_merge_check_finite(slot, dst, n, n_columns, ld, err);
+}
+
+/* Blocks that fit into the scratch, each copied to its panels. */
+static lp_status merge_to_panels(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
+                                 const float *a, const float *b, const lp_merge_target *target, float *scratch,
+                                 lp_error *err) {
+    enum { COLUMNS = 2048, ROWS = BLOCK * STRIDE / COLUMNS };
+    for (int64_t row = first; row < first + n; row += ROWS)
+        for (int64_t column = 0; column < slot->columns; column += COLUMNS) {
+            int64_t rows = first + n - row < ROWS ? first + n - row : ROWS;
+            int64_t columns = slot->columns - column < COLUMNS ? slot->columns - column : COLUMNS;
+            lp_status status = merge_block(slot, scale, rounding, row, rows, column, columns, a, b, scratch, COLUMNS,
+                                           scratch + BLOCK * STRIDE, err);
+            if (status != LP_OK) return status;
+            for (int64_t k = 0; k < rows; k++) put_row(target, row + k, column, columns, scratch + k * COLUMNS);
+        }
+    return LP_OK;
+}
+
 lp_status lp_merge_rows(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
-                        float *dst, int64_t ld, float *scratch, lp_error *err) {
-    if (slot->shape == LP_SHAPE_LINEAR) return merge_turned(slot, scale, rounding, first, n, dst, ld, scratch, err);
+                        const lp_merge_target *target, float *scratch, lp_error *err) {
+    if (slot->shape == LP_SHAPE_LINEAR || (target->packed && slot->shape == LP_SHAPE_TABLE))
+        return merge_turned(slot, scale, rounding, first, n, target, scratch, err);
     float *a_copy = NULL, *b_copy = NULL;
     const float *a = NULL, *b = NULL;
     lp_status status = LP_OK;
-    lp_tensor rows = lp_tensor_block(slot->tensor, first, n, 0, slot->columns);
-    dst += first * ld;
-    lp_tensor_widen(&rows, LP_WIDEN_AS_STORED, rounding, dst, ld);
     if (slot->lora_a) {
-        int64_t rank = slot->lora_a->shape[0];
-        lp_tensor a_columns = lp_tensor_block(slot->lora_a, 0, rank, first, n);
-        LP_TRY(as_matrix(&a_columns, &a_copy, &a, err));
+        LP_TRY(as_matrix(slot->lora_a, &a_copy, &a, err));
         LP_TRY(as_matrix(slot->lora_b, &b_copy, &b, err));
-        add_update(a, n, n, b, slot->columns, rank, scale, dst, ld, scratch + BLOCK * STRIDE);
     }
-    status = lp_merge_check_finite(slot, dst, n, slot->columns, ld, err);
+    if (target->packed)
+        status = merge_to_panels(slot, scale, rounding, first, n, a, b, target, scratch, err);
+    else
+        status = merge_block(slot, scale, rounding, first, n, 0, slot->columns, a, b, target->data + first * target->ld,
+                             target->ld, scratch + BLOCK * STRIDE, err);
 out:
     lp_mem_free(a_copy);
     lp_mem_free(b_copy);

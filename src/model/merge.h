@@ -9,12 +9,22 @@
  * any number of the other shapes. */
 enum { LP_MERGE_ROWS = 256, LP_MERGE_SCRATCH = 512 * (LP_MERGE_ROWS + 16) + LP_GEMM_WORKSPACE };
 
-/* Writes rows first .. first + n - 1 of the file's tensor into the slot's place dst, merged, and fails where they hold
- * NaN or infinity, naming the tensor that brought it in. Linear layers [out, in] become [n_in, n_out] with row stride
- * ld >= n_out (with A [r, in] and B [out, r], W^T + scale A^T B^T); the other shapes keep theirs (ld = columns).
- * rounding applies to the base tensor, not to LoRA. Runs in the calling thread. scratch [LP_MERGE_SCRATCH]. */
+/* Where the values go: a matrix whose rows are ld apart, or the columns from `column` on of one in panels (base/gemm.h)
+ * whose depth is ld. */
+typedef struct {
+    float *data;
+    int64_t ld;
+    bool packed;
+    int64_t column;
+} lp_merge_target;
+
+/* Writes rows first .. first + n - 1 of the file's tensor into the slot's place, merged, and fails where they hold NaN
+ * or infinity, naming the tensor that brought it in. Linear layers [out, in], and tables where the place is packed,
+ * become [n_in, n_out] (with A [r, in] and B [out, r], W^T + scale A^T B^T); the other shapes keep theirs (unless
+ * packed, ld = columns). At most LP_MERGE_ROWS rows where the place is packed. rounding applies to the base tensor, not
+ * to LoRA. Runs in the calling thread. scratch [LP_MERGE_SCRATCH]. */
 lp_status lp_merge_rows(const lp_slot *slot, float scale, lp_widen_rounding rounding, int64_t first, int64_t n,
-                        float *dst, int64_t ld, float *scratch, lp_error *err);
+                        const lp_merge_target *target, float *scratch, lp_error *err);
 
 /* Fails where values [rows, columns] with row stride ld, which are those of the slot, hold NaN or infinity, naming the
  * tensor that brought it in. */

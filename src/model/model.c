@@ -2,6 +2,7 @@
  * (lp_model_open) -> pointers set, arena filled (fill) by widening and merging (merge) (lp_model_fill). */
 #include "model/model.h"
 
+#include "base/gemm.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/hf_config.h"
@@ -111,8 +112,20 @@ static size_t group_size(const lp_slot *slot) {
     return slot->role == LP_SLOT_Q || slot->role == LP_SLOT_Q_BIAS ? 3 : slot->role == LP_SLOT_GATE ? 2 : 1;
 }
 
-static int64_t fused_columns(const lp_slot *slot) {
-    return slot->shape == LP_SHAPE_LINEAR ? slot->rows : slot->columns;
+/* Is the arena's matrix [in, out] the transpose of the file's tensor? */
+static bool turned(const lp_slot *slot, bool packed) {
+    return slot->shape == LP_SHAPE_LINEAR || (packed && slot->shape == LP_SHAPE_TABLE);
+}
+
+/* Columns of the arena's matrix that are this slot's. */
+static int64_t columns_of(const lp_slot *slot, bool packed) {
+    return turned(slot, packed) ? slot->rows : slot->columns;
+}
+
+/* Those that only linear layers read, unless the slot is a table in which tokens are looked up. */
+static bool is_packed(const lp_model *model, const lp_slot *slot) {
+    if (!model->files->packs_matrices || !is_matrix(slot)) return false;
+    return slot->role != LP_SLOT_EMBEDDING || model->config.tied_head;
 }
 
 static void place_slots(lp_model *model) {
@@ -123,21 +136,26 @@ static void place_slots(lp_model *model) {
         const lp_slot *slots = &files->table.slots[i];
         size_t n = group_size(slots);
         /* Biases of several layers are one vector only when they are copied. */
-        bool mapped = n == 1 || slots->shape != LP_SHAPE_VECTOR;
+        bool packed = is_packed(model, slots), mapped = !packed && (n == 1 || slots->shape != LP_SHAPE_VECTOR);
         bool left = files->leaves_matrices && is_matrix(slots);
-        int64_t ld = 0;
+        int64_t columns = 0;
         for (size_t k = 0; k < n; k++) {
             files->places[i + k] = (lp_placement){.where = left ? LP_PLACE_LEFT : LP_PLACE_MAPPED};
             mapped = mapped && can_stay_mapped(&files->sources[i + k]);
-            ld += fused_columns(&slots[k]);
+            columns += columns_of(&slots[k], packed);
         }
-        int64_t column = 0, n_in = slots->shape == LP_SHAPE_LINEAR ? slots->columns : slots->rows;
+        int64_t column = 0, n_in = turned(slots, packed) ? slots->columns : slots->rows;
         bool in_arena = !left && !mapped;
         for (size_t k = 0; k < n && in_arena; k++) {
-            files->places[i + k] = (lp_placement){.where = LP_PLACE_ARENA, .offset = used + (size_t)column, .ld = ld};
-            column += fused_columns(&slots[k]);
+            files->places[i + k] = (lp_placement){.where = LP_PLACE_ARENA,
+                                                  .offset = used + (packed ? 0 : (size_t)column),
+                                                  .ld = packed ? n_in : columns,
+                                                  .packed = packed,
+                                                  .column = column};
+            column += columns_of(&slots[k], packed);
         }
-        if (in_arena) used += ((size_t)(n_in * ld) + step - 1) / step * step;
+        size_t floats = (size_t)(packed ? lp_gemm_panel_floats(n_in, columns) : n_in * columns);
+        if (in_arena) used += (floats + step - 1) / step * step;
         i += n;
     }
     model->arena_bytes = used * sizeof(float);
@@ -172,6 +190,11 @@ void lp_model_leave_matrices(lp_model *model) {
     place_slots(model);
 }
 
+void lp_model_pack_matrices(lp_model *model) {
+    model->files->packs_matrices = true;
+    place_slots(model);
+}
+
 /* ---- pointers ---- */
 
 static const float *values_of(const lp_model_files *files, size_t i) {
@@ -189,7 +212,9 @@ static lp_matrix stored_matrix(const lp_model_files *files, size_t i) {
                        .source = files->places[i].where == LP_PLACE_LEFT ? &files->sources[i] : NULL,
                        .n_in = conv ? slot->rows : slot->columns,
                        .n_out = conv ? slot->columns : slot->rows,
-                       .layout = conv ? LP_IN_OUT : LP_OUT_IN};
+                       .layout = files->places[i].packed ? LP_PANELS
+                                 : conv                  ? LP_IN_OUT
+                                                         : LP_OUT_IN};
 }
 
 /* The linear layer of n slots from slot i on: one part [in, out] in the arena, or the tensors as they are stored. */
@@ -204,7 +229,7 @@ static void set_linear(const lp_model_files *files, size_t i, size_t n, lp_linea
     if (files->places[i].where != LP_PLACE_ARENA) return;
     linear->n_parts = 1;
     linear->part[0].n_out = linear->n_out;
-    linear->part[0].layout = LP_IN_OUT;
+    if (!files->places[i].packed) linear->part[0].layout = LP_IN_OUT;
 }
 
 static void set_pointer(lp_model *model, size_t i) {

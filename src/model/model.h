@@ -53,8 +53,9 @@ typedef struct {
     int32_t rope_original_context;                      /* LLAMA3 */
 } lp_model_config;
 
-/* IN_OUT: data [n_in, n_out], y = x W (GPT-2's Conv1D). OUT_IN: data [n_out, n_in], y = x W^T (torch.nn.Linear). */
-typedef enum { LP_IN_OUT, LP_OUT_IN } lp_layout;
+/* IN_OUT: data [n_in, n_out], y = x W (GPT-2's Conv1D). OUT_IN: data [n_out, n_in], y = x W^T (torch.nn.Linear).
+ * PANELS: W as lp_gemm reads it fastest, element (in, out) at data[lp_gemm_panel_at(n_in, in, out)] (base/gemm.h). */
+typedef enum { LP_IN_OUT, LP_OUT_IN, LP_PANELS } lp_layout;
 
 typedef struct lp_weight_source lp_weight_source; /* model/weight_source.h */
 
@@ -136,6 +137,11 @@ lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *
  * to a device that makes them from their sources; arena_bytes becomes what the rest needs. Such a model has neither
  * their values nor were they checked for NaN: it is for backends with makes_weights alone. */
 void lp_model_leave_matrices(lp_model *model);
+
+/* Before lp_model_fill, in every process that shares the arena: linear layers, the head, and an embedding that is the
+ * head as well are laid out in the arena as LP_PANELS, for backends with takes_panels. None of them stays mapped, so
+ * float32 matrices of the files then take memory of their own. */
+void lp_model_pack_matrices(lp_model *model);
 
 /* How far the processes that fill one arena together are. Zero before the first of them starts, in memory that all of
  * them see. */

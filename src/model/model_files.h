@@ -17,6 +17,8 @@ typedef struct {
     lp_place where;
     size_t offset; /* in floats, of the first value in the arena */
     int64_t ld;    /* row stride of a matrix in the arena */
+    bool packed;   /* in the arena as LP_PANELS; ld: its depth; column: of the slot's first output */
+    int64_t column;
 } lp_placement;
 
 /* SHA-256 of the files, computed by a thread. */
@@ -36,7 +38,7 @@ struct lp_model_files {
     lp_weight_source *sources; /* [table.n_slots] */
     double lora_alpha;
     lp_base_rounding base_rounding;
-    bool leaves_matrices;
+    bool leaves_matrices, packs_matrices;
     lp_digest_run digests;
     const float *arena; /* NULL until lp_model_fill */
     void *own_arena;    /* lp_model_load's */

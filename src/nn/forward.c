@@ -264,8 +264,11 @@ static lp_status begin(pass *p, lp_error *err) {
     lp_backend *be = f->be;
     int32_t d = f->model->config.d_model;
     lp_status status = LP_OK;
-    LP_TRY(
-        be->copy_rows(be, f->x, p->lists->token_rows, f->embedding, p->lists->token_ids, p->lists->n_tokens, d, err));
+    const lp_batch_lists *lists = p->lists;
+    if (f->model->embedding.layout == LP_PANELS)
+        LP_TRY(be->copy_columns(be, f->x, lists->token_rows, f->embedding, lists->token_ids, lists->n_tokens, d, err));
+    else
+        LP_TRY(be->copy_rows(be, f->x, lists->token_rows, f->embedding, lists->token_ids, lists->n_tokens, d, err));
     LP_TRY(be->copy_rows(be, f->x, p->lists->latent_rows, p->batch->latents, p->lists->latent_ids, p->lists->n_latents,
                          d, err));
     LP_TRY(visit(p, -2, f->x, d, false, err));

@@ -25,7 +25,7 @@ typedef struct {
     lp_norm_weights final_norm, projection_norm;
     lp_backend_linear *projection_in, *projection_out; /* NULL without a projection */
     lp_backend_linear *head;
-    const float *embedding; /* dev [n_embedded, D] */
+    const float *embedding; /* dev [n_embedded, D], or [D, n_embedded] in panels where the model has it so */
     const float *positions; /* dev [n_context, D]; NULL for LLaMA */
 } lp_weights;
 

@@ -73,13 +73,18 @@ out:
     return status;
 }
 
-lp_status lp_stage_leaves_matrices(const lp_session *session, bool *out, lp_error *err) {
+lp_status lp_stage_choose_matrices(lp_session *session, lp_error *err) {
     int n = lp_parallel_node_size(session->parallel);
-    uint8_t mine = session->backend && session->backend->makes_weights, *all = NULL;
+    const lp_backend *be = session->backend;
+    enum { PLAIN, LEFT, PACKED };
+    uint8_t mine = !be ? PLAIN : be->makes_weights ? LEFT : be->takes_panels ? PACKED : PLAIN, *all = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&all, (size_t)n, 1, "devices", err));
     LP_TRY(lp_parallel_node_gather(session->parallel, &mine, 1, all, err));
-    *out = memchr(all, 0, (size_t)n) == NULL;
+    for (int i = 0; i < n; i++)
+        if (all[i] != mine) mine = PLAIN;
+    if (mine == LEFT) lp_model_leave_matrices(&session->model);
+    if (mine == PACKED) lp_model_pack_matrices(&session->model);
 out:
     lp_mem_free(all);
     return status;

@@ -8,9 +8,9 @@
  * a node that have the same device share its memory evenly; one of them says so. */
 lp_status lp_stage_open_device(lp_session *session, lp_error *err);
 
-/* Collective. *out: every rank of the node has a device that makes its weights of the model's files, so that their
- * arena needs no matrices. */
-lp_status lp_stage_leaves_matrices(const lp_session *session, bool *out, lp_error *err);
+/* Collective. How the ranks of a node, which share their arena, have the model's matrices: left out where every rank
+ * has a device that makes them of the model's files, in panels where every rank's backend takes those, else plain. */
+lp_status lp_stage_choose_matrices(lp_session *session, lp_error *err);
 
 /* Collective. The model's weights on a backend that makes them of the model's files: what is wrong with those shows
  * here. Other backends get theirs when something is computed. */

@@ -37,9 +37,7 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     lp_watch_doing(s->watch, "");
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_stage_open_device(s, err));
-    bool leaves_matrices = false;
-    LP_TRY(lp_stage_leaves_matrices(s, &leaves_matrices, err));
-    if (leaves_matrices) lp_model_leave_matrices(&s->model);
+    LP_TRY(lp_stage_choose_matrices(s, err));
     /* The ranks of a node fill their arena together. Whose turn it is stands in the same memory, after the arena. */
     size_t arena_bytes = s->model.arena_bytes;
     /* A node may have no room for it where others have. */

@@ -108,7 +108,8 @@ lp_status lp_reference_new(const lp_model *model, const lp_protocol *protocol, c
                            int32_t max_positions, lp_reference **out, lp_error *err) {
     const lp_model_config *c = &model->config;
     lp_reference *r = NULL;
-    LP_ASSERT(model->embedding.data); /* a model whose matrices were left has nothing to compute with */
+    /* A model whose matrices were left has nothing to compute with; packed ones are for a backend. */
+    LP_ASSERT(model->embedding.data && model->embedding.layout != LP_PANELS && model->head.layout != LP_PANELS);
     lp_status status = lp_mem_new(&r, 1, sizeof *r, "reference executor", err);
     if (status != LP_OK) return status;
     r->model = model;

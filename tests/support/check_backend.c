@@ -1,5 +1,6 @@
 #include "support/check_backend.h"
 
+#include "base/gemm.h"
 #include "base/memory.h"
 
 #include <math.h>
@@ -230,7 +231,8 @@ static lp_status check_matrix_new(lp_backend *be, const lp_matrix *host, const f
     checker *c = of(be);
     const float *dev = NULL;
     lp_status status = c->inner->matrix_new(c->inner, host, &dev, err);
-    if (status == LP_OK) status = add_region(c, dev, (size_t)(host->n_in * host->n_out) * sizeof *dev, "weights", err);
+    int64_t n = host->layout == LP_PANELS ? lp_gemm_panel_floats(host->n_in, host->n_out) : host->n_in * host->n_out;
+    if (status == LP_OK) status = add_region(c, dev, (size_t)n * sizeof *dev, "weights", err);
     if (status == LP_OK) *out = dev;
     return status;
 }
@@ -298,6 +300,23 @@ static lp_status check_copy_rows(lp_backend *be, float *dst, const int32_t *dst_
     LP_TRY(of(be)->inner->copy_rows(of(be)->inner, dst, dst_rows, src, src_rows, n, width, err));
     for (int32_t i = 0; i < n; i++)
         LP_TRY(no_nan("copy_rows", dst + (int64_t)(dst_rows ? dst_rows[i] : i) * width, 1, width, width, err));
+out:
+    return status;
+}
+
+static lp_status check_copy_columns(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
+                                    const int32_t *columns, int32_t n, int32_t width, lp_error *err) {
+    lp_status status = LP_OK;
+    NOTE_CALL(be, 13, AT(dst), AT(dst_rows), AT(matrix), AT(columns), (uint64_t)n, (uint64_t)width);
+    LP_TRY(list_inside(be, "copy_columns", "dst_rows", dst_rows, n, INT32_MAX, err));
+    LP_TRY(list_inside(be, "copy_columns", "columns", columns, n, INT32_MAX, err));
+    LP_TRY(floats_inside(be, "copy_columns", "dst", dst, rows_needed(dst_rows, n), width, err));
+    for (int32_t i = 0; i < n; i++)
+        LP_TRY(floats_inside(be, "copy_columns", "matrix", matrix, lp_gemm_panel_at(width, width - 1, columns[i]) + 1,
+                             1, err));
+    LP_TRY(of(be)->inner->copy_columns(of(be)->inner, dst, dst_rows, matrix, columns, n, width, err));
+    for (int32_t i = 0; i < n; i++)
+        LP_TRY(no_nan("copy_columns", dst + (int64_t)dst_rows[i] * width, 1, width, width, err));
 out:
     return status;
 }
@@ -619,6 +638,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .is_asynchronous = inner->is_asynchronous,
                            .record_rows = INT32_MAX,
                            .makes_weights = inner->makes_weights,
+                           .takes_panels = inner->takes_panels,
                            .free = check_free,
                            .alloc = check_alloc,
                            .release = check_release,
@@ -636,6 +656,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .vector_free = check_vector_free,
                            .linear = check_linear,
                            .copy_rows = check_copy_rows,
+                           .copy_columns = check_copy_columns,
                            .add_rows = check_add_rows,
                            .norm = check_norm,
                            .add_norm = check_add_norm,

@@ -3,6 +3,7 @@
  * the cpu backend with one and two threads, and through the checking backend. */
 #include "backend/backend.h"
 #include "backend/groups.h"
+#include "base/gemm.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "nn/site.h"
@@ -107,6 +108,58 @@ static void check_linear_values(const linear_case *c, const lp_linear *l, const 
         }
 }
 
+/* The same layer with its parts in panels; *panels: theirs. */
+static lp_linear packed_of(const lp_linear *l, float **panels) {
+    lp_linear packed = *l;
+    int64_t n = 0;
+    for (int p = 0; p < l->n_parts; p++) n += lp_gemm_panel_floats(l->n_in, l->part[p].n_out);
+    *panels = normal((size_t)n, 4);
+    float *at = *panels;
+    for (int p = 0; p < l->n_parts; p++) {
+        const lp_matrix *m = &l->part[p];
+        for (int64_t i = 0; i < m->n_in; i++)
+            for (int64_t j = 0; j < m->n_out; j++)
+                at[lp_gemm_panel_at(m->n_in, i, j)] =
+                    m->data[m->layout == LP_IN_OUT ? i * m->n_out + j : j * m->n_in + i];
+        packed.part[p].data = at;
+        packed.part[p].layout = LP_PANELS;
+        at += lp_gemm_panel_floats(m->n_in, m->n_out);
+    }
+    return packed;
+}
+
+/* Rows of a layer in panels have the bits of the plain layer's, and its columns those of its embedding. */
+static void check_panels(const linear_case *c, const lp_linear *l, lp_backend *be, const float *x, const float *whole) {
+    enum { N = 300 };
+    float *panels = NULL, *some = NULL;
+    lp_backend_linear *w = NULL;
+    lp_linear packed = packed_of(l, &panels);
+    OK(lp_mem_new(&some, (size_t)(N * l->n_out), sizeof *some, "test", err));
+    OK(be->linear_new(be, &packed, &w, err));
+    float *in = dev_new(be, (size_t)((N + LP_ROW_PADDING) * c->n_in) * sizeof *in);
+    float *out = dev_new(be, (size_t)((N + LP_ROW_PADDING) * l->n_out) * sizeof *out);
+    OK(be->upload(be, in, x, (size_t)(N * c->n_in) * sizeof *x, err));
+    OK(be->linear(be, w, LP_FLOATS, in, N, out, err));
+    OK(be->download(be, some, out, (size_t)(N * l->n_out) * sizeof *some, err));
+    if (memcmp(some, whole, (size_t)(N * l->n_out) * sizeof *some) != 0) fail_msg("%s: other bits in panels", c->name);
+    const float *columns = NULL;
+    const int32_t lists[] = {1, 0, 0, (int32_t)l->part[0].n_out - 1}, *rows = lists, *ids = lists + 2;
+    void *dev_lists = dev_new(be, sizeof lists);
+    OK(be->upload(be, dev_lists, lists, sizeof lists, err));
+    OK(be->matrix_new(be, &packed.part[0], &columns, err));
+    OK(be->copy_columns(be, in, dev_lists, columns, (int32_t *)dev_lists + 2, 2, (int32_t)c->n_in, err));
+    for (int k = 0; k < 2; k++)
+        for (int64_t i = 0; i < c->n_in; i++)
+            assert_true(in[rows[k] * c->n_in + i] == packed.part[0].data[lp_gemm_panel_at(c->n_in, i, ids[k])]);
+    be->release(be, dev_lists);
+    be->vector_free(be, columns);
+    be->linear_free(be, w);
+    be->release(be, in);
+    be->release(be, out);
+    lp_mem_free(some);
+    lp_mem_free(panels);
+}
+
 static void check_linear(const linear_case *c) {
     static const int32_t batches[][2] = {{0, 1},    {3, 1},     {699, 1}, {17, 2},  {9, 5},   {100, 15},
                                          {101, 16}, {50, 17},   {5, 37},  {64, 64}, {33, 65}, {1, 255},
@@ -144,6 +197,7 @@ static void check_linear(const linear_case *c) {
         be->release(be, in);
         be->release(be, out);
         be->linear_free(be, w);
+        check_panels(c, &l, be, x, whole);
     }
     lp_mem_free(weights);
     lp_mem_free(bias);

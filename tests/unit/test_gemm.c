@@ -69,6 +69,15 @@ static lp_gemm_product product_of(const product_case *c, const float *x, const f
         .y_stride = c->columns};
 }
 
+/* The product's w in panels. */
+static float *panels_of(const lp_gemm_product *p) {
+    float *packed = normal((size_t)lp_gemm_panel_floats(p->depth, p->columns), 6);
+    for (int64_t k = 0; k < p->depth; k++)
+        for (int64_t j = 0; j < p->columns; j++)
+            packed[lp_gemm_panel_at(p->depth, k, j)] = p->w.data[k * p->w.row_stride + j * p->w.column_stride];
+    return packed;
+}
+
 /* The same product in calls of `rows` x `columns`, written to z. */
 static void multiply_cut(const lp_gemm_product *whole, int64_t rows, int64_t columns, float *z) {
     for (int64_t r = 0; r < whole->rows; r += rows)
@@ -77,7 +86,7 @@ static void multiply_cut(const lp_gemm_product *whole, int64_t rows, int64_t col
             part.rows = whole->rows - r < rows ? whole->rows - r : rows;
             part.columns = whole->columns - j < columns ? whole->columns - j : columns;
             part.x.data += r * whole->x.row_stride;
-            part.w.data += j * whole->w.column_stride;
+            part.w.data += j * (whole->w_in_panels ? whole->depth : whole->w.column_stride);
             if (part.start) part.start += j;
             part.y = z + r * whole->y_stride + j;
             lp_gemm(&part, workspace);
@@ -121,6 +130,18 @@ static void run_case(int set, int i) {
             snprintf(wrong, 200, "%s: other bits in calls of %lld x %lld", c->name, (long long)cuts[k][0],
                      (long long)cuts[k][1]);
     }
+    static const int64_t panel_cuts[][2] = {{1000, 1000}, {1500, 64}, {29, 32}, {700, 32}};
+    float *panels = panels_of(&p);
+    p.w = (lp_gemm_view){.data = panels};
+    p.w_in_panels = true;
+    for (size_t k = 0; k < sizeof panel_cuts / sizeof panel_cuts[0]; k++) {
+        memset(z, 0x7f, n * sizeof *z);
+        multiply_cut(&p, panel_cuts[k][0], panel_cuts[k][1], z);
+        if (memcmp(y, z, n * sizeof *y) != 0)
+            snprintf(wrong, 200, "%s: other bits with panels in calls of %lld x %lld", c->name,
+                     (long long)panel_cuts[k][0], (long long)panel_cuts[k][1]);
+    }
+    lp_mem_free(panels);
     lp_mem_free(x);
     lp_mem_free(w);
     lp_mem_free(bias);

@@ -12,11 +12,11 @@
 
 #include <cmocka.h>
 
-enum { ROWS = 301, COLUMNS = 1102, RANK = 5, PADDING = 7 };
+enum { ROWS = 301, COLUMNS = 1102, RANK = 5, PADDING = 7, LEFT = 45 /* columns of a fused matrix */ };
 
 static uint16_t base[ROWS * COLUMNS];
 static float lora_a[RANK * COLUMNS], lora_b[COLUMNS * RANK];
-static float scratch[LP_MERGE_SCRATCH], place[COLUMNS * (ROWS + PADDING)];
+static float scratch[LP_MERGE_SCRATCH], place[COLUMNS * (ROWS + LEFT + 64) + ROWS * 64];
 
 static lp_tensor tensor_of(const void *data, lp_dtype dtype, int64_t rows, int64_t columns) {
     lp_tensor t = {
@@ -38,11 +38,19 @@ typedef struct {
     lp_slot_shape shape;
     bool has_lora;
     int64_t step; /* rows of a piece */
+    bool packed;
 } merge_case;
 
 static const merge_case CASES[] = {
-    {LP_SHAPE_LINEAR, true, LP_MERGE_ROWS}, {LP_SHAPE_LINEAR, false, LP_MERGE_ROWS}, {LP_SHAPE_LINEAR, true, 41},
-    {LP_SHAPE_CONV1D, true, 128},           {LP_SHAPE_CONV1D, true, ROWS},           {LP_SHAPE_TABLE, false, 128},
+    {LP_SHAPE_LINEAR, true, LP_MERGE_ROWS, false},
+    {LP_SHAPE_LINEAR, false, LP_MERGE_ROWS, false},
+    {LP_SHAPE_LINEAR, true, 41, false},
+    {LP_SHAPE_CONV1D, true, 128, false},
+    {LP_SHAPE_CONV1D, true, ROWS, false},
+    {LP_SHAPE_TABLE, false, 128, false},
+    {LP_SHAPE_LINEAR, true, 41, true},
+    {LP_SHAPE_CONV1D, true, LP_MERGE_ROWS, true},
+    {LP_SHAPE_TABLE, false, 100, true},
 };
 
 /* A [RANK, in] and B [out, RANK]: a linear layer's file is [out, in], a Conv1D's [in, out]. */
@@ -53,6 +61,18 @@ static double expected(const merge_case *c, int64_t row, int64_t column, double 
     for (int64_t r = 0; c->has_lora && r < RANK; r++)
         value += scale * (double)lora_b[out * RANK + r] * (double)lora_a[r * n_in + in];
     return value;
+}
+
+/* Is the place the transpose of the file's tensor? */
+static bool is_turned(const merge_case *c) {
+    return c->shape == LP_SHAPE_LINEAR || (c->packed && c->shape == LP_SHAPE_TABLE);
+}
+
+/* Where the value of the file's row and column goes. */
+static int64_t place_of(const merge_case *c, int64_t row, int64_t column) {
+    int64_t in = is_turned(c) ? column : row, out = is_turned(c) ? row : column;
+    if (c->packed) return lp_gemm_panel_at(is_turned(c) ? COLUMNS : ROWS, in, LEFT + out);
+    return is_turned(c) ? in * (ROWS + PADDING) + out : in * COLUMNS + out;
 }
 
 static lp_status merge(const merge_case *c, lp_error *err) {
@@ -66,9 +86,11 @@ static lp_status merge(const merge_case *c, lp_error *err) {
         slot.lora_b = &b;
     }
     int64_t ld = turned ? ROWS + PADDING : COLUMNS;
+    if (c->packed) ld = is_turned(c) ? COLUMNS : ROWS;
+    const lp_merge_target target = {.data = place, .ld = ld, .packed = c->packed, .column = c->packed ? LEFT : 0};
     for (int64_t first = 0; first < ROWS; first += c->step) {
         int64_t n = ROWS - first < c->step ? ROWS - first : c->step;
-        lp_status status = lp_merge_rows(&slot, 0.25f, LP_WIDEN_EXACT, first, n, place, ld, scratch, err);
+        lp_status status = lp_merge_rows(&slot, 0.25f, LP_WIDEN_EXACT, first, n, &target, scratch, err);
         if (status != LP_OK) return status;
     }
     return LP_OK;
@@ -79,20 +101,22 @@ static void test_pieces(void **state) {
     fill_inputs();
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         const merge_case *c = &CASES[i];
-        bool turned = c->shape == LP_SHAPE_LINEAR;
         lp_error err = {0};
         for (size_t k = 0; k < sizeof place / sizeof *place; k++) place[k] = -77;
         if (merge(c, &err) != LP_OK) fail_msg("case %zu: %s", i, err.text);
         for (int64_t row = 0; row < ROWS; row++)
             for (int64_t column = 0; column < COLUMNS; column++) {
-                double found =
-                    (double)(turned ? place[column * (ROWS + PADDING) + row] : place[row * COLUMNS + column]);
+                double found = (double)place[place_of(c, row, column)];
                 double want = expected(c, row, column, 0.25);
                 if (fabs(found - want) > 1e-6 * (1 + fabs(want)))
                     fail_msg("case %zu [%lld, %lld]: expected %.9g, found %.9g", i, (long long)row, (long long)column,
                              want, found);
             }
-        for (int64_t in = 0; turned && in < COLUMNS; in++)
+        for (int64_t in = 0; c->packed && in < (is_turned(c) ? COLUMNS : ROWS); in++)
+            for (int64_t k = 0; k < LEFT; k++)
+                if (place[lp_gemm_panel_at(is_turned(c) ? COLUMNS : ROWS, in, k)] != -77)
+                    fail_msg("case %zu: wrote into another slot's columns", i);
+        for (int64_t in = 0; is_turned(c) && !c->packed && in < COLUMNS; in++)
             for (int64_t k = ROWS; k < ROWS + PADDING; k++)
                 if (place[in * (ROWS + PADDING) + k] != -77) fail_msg("case %zu: wrote beside its columns", i);
     }

@@ -1,6 +1,7 @@
 /* Loading whole models: what lp_model_load makes of checkpoints that transformers, peft, safetensors and torch.save
  * wrote (tests/model_fixtures.py), against the weights of peft's merge_and_unload. */
 #include "base/digest.h"
+#include "base/gemm.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/output.h"
@@ -51,7 +52,9 @@ static float linear_at(const lp_linear *linear, int64_t in, int64_t out) {
     for (int p = 0; p < linear->n_parts; p++) {
         const lp_matrix *part = &linear->part[p];
         if (out < part->n_out)
-            return part->layout == LP_IN_OUT ? part->data[in * part->n_out + out] : part->data[out * part->n_in + in];
+            return part->layout == LP_PANELS   ? part->data[lp_gemm_panel_at(part->n_in, in, out)]
+                   : part->layout == LP_IN_OUT ? part->data[in * part->n_out + out]
+                                               : part->data[out * part->n_in + in];
         out -= part->n_out;
     }
     fail_msg("column past the last part");
@@ -231,6 +234,57 @@ static void test_plain_models_are_mapped(void **state) {
     lp_model_close(&model);
 }
 
+static void check_same(const char *what, const lp_linear *plain, const lp_linear *packed) {
+    assert_int_equal(packed->n_out, plain->n_out);
+    for (int p = 0; p < packed->n_parts; p++) assert_int_equal(packed->part[p].layout, LP_PANELS);
+    for (int64_t in = 0; in < plain->n_in; in++)
+        for (int64_t out = 0; out < plain->n_out; out++) {
+            float want = linear_at(plain, in, out), found = linear_at(packed, in, out);
+            if (memcmp(&want, &found, sizeof want) != 0)
+                fail_msg("%s [%lld, %lld]: expected %.9g, found %.9g", what, (long long)in, (long long)out,
+                         (double)want, (double)found);
+        }
+}
+
+static lp_linear linear_of(const lp_matrix *matrix) {
+    return (lp_linear){.part = {*matrix}, .n_parts = 1, .n_in = matrix->n_in, .n_out = matrix->n_out};
+}
+
+/* Packed matrices have the plain ones' values, to the bit; an embedding that is not the head stays as it is. */
+static void test_packed_matrices(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"gpt2-base", "gpt2-mixed.bin"}, {"llama-untied-base", "llama-full.bin"}, {"llama-base", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char base[256], codi[256];
+        lp_model plain, packed;
+        lp_error err = {0};
+        void *arena = NULL;
+        load(cases[i][0], cases[i][1], LP_BASE_AS_STORED, &plain);
+        snprintf(base, sizeof base, "%s%s", FIXTURES, cases[i][0]);
+        snprintf(codi, sizeof codi, "%s%s", FIXTURES, cases[i][1] ? cases[i][1] : "");
+        lp_model_source source = {.base = base, .codi = cases[i][1] ? codi : NULL, .lora_alpha = FIXTURE_ALPHA};
+        assert_int_equal(lp_model_open(&source, &packed, &err), LP_OK);
+        lp_model_pack_matrices(&packed);
+        assert_int_equal(lp_mem_new(&arena, packed.arena_bytes, 1, "arena", &err), LP_OK);
+        assert_int_equal(lp_model_fill(&packed, arena, NULL, &err), LP_OK);
+        for (int32_t l = 0; l < plain.config.n_layers; l++) {
+            check_same("qkv", &plain.blocks[l].qkv, &packed.blocks[l].qkv);
+            check_same("attn_out", &plain.blocks[l].attn_out, &packed.blocks[l].attn_out);
+            check_same("mlp_in", &plain.blocks[l].mlp_in, &packed.blocks[l].mlp_in);
+            check_same("mlp_out", &plain.blocks[l].mlp_out, &packed.blocks[l].mlp_out);
+        }
+        if (plain.projection.present) check_same("projection", &plain.projection.in, &packed.projection.in);
+        lp_linear heads[] = {linear_of(&plain.head), linear_of(&packed.head)};
+        check_same("head", &heads[0], &heads[1]);
+        assert_int_equal(packed.embedding.layout, packed.config.tied_head ? LP_PANELS : LP_OUT_IN);
+        assert_true((packed.embedding.data == packed.head.data) == packed.config.tied_head);
+        lp_model_close(&plain);
+        lp_model_close(&packed);
+        lp_mem_free(arena);
+    }
+}
+
 /* Matrices that are left take no place in the arena and have their sources; everything else has its values. */
 static void test_left_matrices(void **state) {
     (void)state;
@@ -408,9 +462,13 @@ static void test_digests_beside(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_weights_equal_peft),      cmocka_unit_test(test_shared_arena),
-        cmocka_unit_test(test_plain_models_are_mapped), cmocka_unit_test(test_left_matrices),
-        cmocka_unit_test(test_inspect_equals_torch),    cmocka_unit_test(test_inspect_text),
+        cmocka_unit_test(test_weights_equal_peft),
+        cmocka_unit_test(test_shared_arena),
+        cmocka_unit_test(test_plain_models_are_mapped),
+        cmocka_unit_test(test_left_matrices),
+        cmocka_unit_test(test_packed_matrices),
+        cmocka_unit_test(test_inspect_equals_torch),
+        cmocka_unit_test(test_inspect_text),
         cmocka_unit_test(test_digests_beside),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,6 +45,18 @@ static lp_status cpu_copy_rows(lp_backend *be, float *dst, const int32_t *dst_ro
     return LP_OK;
 }
 
+static lp_status cpu_copy_columns(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
+                                  const int32_t *columns, int32_t n, int32_t width, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
+    for (int32_t i = 0; i < n; i++) {
+        const float *column = matrix + lp_gemm_panel_at(width, 0, columns[i]);
+        float *row = dst + (int64_t)dst_rows[i] * width;
+        for (int32_t k = 0; k < width; k++) row[k] = column[(int64_t)k * LP_GEMM_PANEL];
+    }
+    return LP_OK;
+}
+
 static lp_status cpu_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                               lp_error *err) {
     (void)err;
@@ -200,6 +212,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .description = lp_backend_cpu_describe(),
                              .batch_rows = 1024,
                              .wants_groups = true,
+                             .takes_panels = true,
                              .free = cpu_free,
                              .alloc = cpu_alloc,
                              .release = cpu_release,
@@ -211,6 +224,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .linear_free = lp_cpu_linear_free,
                              .linear = lp_cpu_linear,
                              .copy_rows = cpu_copy_rows,
+                             .copy_columns = cpu_copy_columns,
                              .add_rows = cpu_add_rows,
                              .norm = cpu_norm,
                              .add_norm = cpu_add_norm,

@@ -37,7 +37,7 @@ typedef struct {
 } share;
 
 static share share_out(int32_t n, int64_t columns, int32_t threads) {
-    enum { LEAST_ROWS = 128, COLUMN_STEP = 64 };
+    enum { LEAST_ROWS = 128, COLUMN_STEP = 2 * LP_GEMM_PANEL };
     if (threads == 1) return (share){n, columns};
     if (n >= LEAST_ROWS * threads) return (share){(n + threads - 1) / threads, columns};
     int64_t steps = (columns + COLUMN_STEP - 1) / COLUMN_STEP;
@@ -54,7 +54,8 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form
     int64_t first_column = 0, stride = lp_linear_stride(host);
     for (int p = 0; p < host->n_parts; p++) {
         const lp_matrix *m = &host->part[p];
-        bool in_out = m->layout == LP_IN_OUT;
+        bool in_out = m->layout == LP_IN_OUT, panels = m->layout == LP_PANELS;
+        /* In panels, too, n_in floats lie between two columns that begin panels. */
         int64_t row_stride = in_out ? m->n_out : 1, column_stride = in_out ? 1 : m->n_in;
         int32_t team = lp_cpu_team(be, n, m->n_in * m->n_out / 8);
         share each = share_out(n, m->n_out, team);
@@ -69,6 +70,7 @@ lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form
                     .w = {.data = m->data + column * column_stride,
                           .row_stride = row_stride,
                           .column_stride = column_stride},
+                    .w_in_panels = panels,
                     .scale = 1,
                     .start = host->bias ? host->bias + first_column + column : NULL,
                     .y = y + row * stride + first_column + column,
