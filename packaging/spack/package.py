@@ -1,5 +1,9 @@
-# A Spack recipe. Copy it to a repository of your own as packages/latentpatch/package.py (`spack repo create`), and give the
-# address of the source that you use:  spack install latentpatch git=ADDRESS
+# A recipe for Spack 1.0 and later. Copy it to packages/latentpatch/package.py of a repository of your own (`spack repo create`).
+# The address of the source that you use goes into packages.yaml:
+#     packages: {latentpatch: {package_attributes: {git: ADDRESS}}}
+from spack_repo.builtin.build_systems.cmake import CMakePackage
+from spack_repo.builtin.build_systems.cuda import CudaPackage
+
 from spack.package import *
 
 
