@@ -90,6 +90,7 @@ class Results:
     job: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     lens: Lens | None = None
+    steps: dict[str, np.ndarray] = field(default_factory=dict)  # cosine, change, kl: [P, C, thought steps]
 
     def __repr__(self) -> str:
         return f"Results({self.path!r}, {len(self.included)} of {len(self.pairs)} pairs, {len(self.conditions)} conditions)"
@@ -352,6 +353,7 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     )
     results.warnings = list(_soft_checks(results))
     results.lens = _lens(file, path, included)
+    results.steps = _steps(file, path, p, c)
     return results
 
 
@@ -427,6 +429,15 @@ def _lens(file: h5py.File, path: Path | str, included: np.ndarray) -> Lens | Non
             raise LayoutError(path, f"{place}/{run}/log_probability", "logarithms of probabilities", "NaN or above 0")
         lens.tokens[run], lens.log_probability[run] = tokens, values
     return lens
+
+
+def _steps(file: h5py.File, path: Path | str, p: int, c: int) -> dict[str, np.ndarray]:
+    """How far every thought of a run is from the unpatched one; empty where the job did not ask for it."""
+    n = 0
+    while f"step{n}_kl" in file["/rows"]:
+        n += 1
+    names = ("cosine", "change", "kl") if n else ()
+    return {k: np.stack([_grid(file, path, f"/rows/step{t}_{k}", p, c) for t in range(n)], -1) for k in names}
 
 
 def _table(columns: dict[str, Any], path: Path | str, place: str) -> pd.DataFrame:

@@ -18,8 +18,20 @@ import pandas as pd
 from markupsafe import Markup
 
 from . import __version__, figures, findings, original, stats, words
-from .analyse import PANEL_KEYS, Analysis, Series, analyse, axes, donor_class, panel_title, place_words, series_rows
+from .analyse import (
+    PANEL_KEYS,
+    Analysis,
+    Series,
+    analyse,
+    axes,
+    donor_class,
+    panel_title,
+    place_words,
+    series_rows,
+    sources,
+)
 from .compare import Comparison, compare, sentences
+from .effects import Effects, effects
 from .export import latex_table, long_format
 from .load import CLASSES, LABELS, Results
 from .output import write_folder
@@ -75,6 +87,7 @@ class FileSection:
     findings: list[findings.Finding]
     thresholds: list[figures.Picture]
     lens: list[figures.Picture]
+    effects: Effects
     provenance: list[tuple[str, str]]
     job: str
     data: str
@@ -570,7 +583,7 @@ def _browser_data(r: Results) -> tuple[str, str]:
     return base64.b64encode(packed).decode(), note
 
 
-def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> FileSection:
+def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str], None]) -> FileSection:
     blocks, slugs = [], _panel_slugs(a.panels)
     for panel in a.panels.itertuples() if a.n else ():
         part = a.table[a.table["panel"] == panel.panel]
@@ -599,6 +612,7 @@ def _file_section(key: str, a: Analysis, progress: Callable[[str], None]) -> Fil
         findings.write(a),
         _thresholds(key, a),
         _lens_maps(key, a.results),
+        effects(key, a.results, sources(a.results), resamples),
         provenance,
         json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
         data,
@@ -686,7 +700,7 @@ def build(
     files = []
     for i, r in enumerate(results):
         progress(f"statistics of {r.label}")
-        files.append(_file_section(f"f{i}", analyse(r, resamples), progress))
+        files.append(_file_section(f"f{i}", analyse(r, resamples), resamples, progress))
     some = [i for i, r in enumerate(results) if len(r.included)]
     pairs = [(i, j) for i in some for j in some if i < j][:max_comparisons]
     comparisons = []
@@ -702,7 +716,7 @@ def build(
         for b in f.blocks
         for p in [*(q for _, group, _ in b.heat for q in group), *b.lines, *b.metrics]
     ]
-    pictures += [p for f in files for p in [*f.lens, *f.thresholds]]
+    pictures += [p for f in files for p in [*f.lens, *f.effects.pictures, *f.thresholds]]
     pictures += [p for c in comparisons for p in c.pictures]
     written: dict[str, bytes | str] = {f"figures/{p.name}.svg": figures.standalone(p.svg) for p in pictures}
     written |= _tables(files, comparisons, claims, original_dir)
@@ -777,6 +791,9 @@ def _tables(
             "stability": a.stability,
             "power": a.power,
             "baseline": a.baseline,
+            "steps": f.effects.steps.drop(columns="index", errors="ignore"),
+            "stops": f.effects.stops.drop(columns="index", errors="ignore"),
+            "joint": f.effects.joint,
             "findings": pd.DataFrame([vars(x) for x in f.findings]),
         }
         for name, frame in frames.items():

@@ -1,0 +1,279 @@
+"""What several conditions say together: effects from step to step, the curve over early stops, and joint effects."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from . import figures, stats
+from .load import CLASSES, NOT_RUN, Results
+
+SAME = ("direction", "phase", "site", "head", "donor", "vector", "draw", "from_site", "from_layer", "from_step")
+SAME = (*SAME, "operation", "factor", "defects")
+MOST_SHOWN = 24
+
+
+@dataclass
+class Effects:
+    """The tables of one file, and their figures."""
+
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per condition and thought step
+    stops: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per condition that stops early
+    joint: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per pair of conditions with their union
+    step_maps: list[figures.Picture] = field(default_factory=list)
+    stop_lines: list[figures.Picture] = field(default_factory=list)
+    joint_rows: list[dict[str, str]] = field(default_factory=list)
+    n_joint: int = 0
+
+    @property
+    def pictures(self) -> list[figures.Picture]:
+        return [*self.step_maps, *self.stop_lines]
+
+
+def _groups(cond: pd.DataFrame, more: tuple[str, ...] = ()) -> list[tuple[dict[str, object], pd.DataFrame]]:
+    """Conditions that do the same at different places, in the order of the file."""
+    keys = [k for k in (*SAME, *more) if k in cond]
+    return [(dict(zip(keys, names, strict=True)), part) for names, part in cond.groupby(keys, sort=False)]
+
+
+def _title(keys: dict[str, object], layers: str = "") -> str:
+    site = f"{keys['site']}" + (f".h{keys['head']}" if int(str(keys["head"])) >= 0 else "")
+    at = f" at layer {layers}" if layers else ""
+    operation = "" if keys["operation"] == "replace" else f" ({keys['operation']} {keys['factor']:g})"
+    return f"{keys['donor']}{operation}: {site}{at}, {keys['direction']}"
+
+
+def step_table(r: Results) -> pd.DataFrame:
+    """Means over the included pairs of how far thought j is from the unpatched one, for every condition."""
+    cond, rows = r.conditions, r.included
+    if not r.steps or not len(rows):
+        return pd.DataFrame()
+    lines = []
+    for c in range(len(cond)):
+        if cond["role"][c] == "unpatched":
+            continue
+        for j in range(r.steps["kl"].shape[2]):
+            values = {name: of[rows, c, j].astype(float) for name, of in r.steps.items()}
+            there = np.isfinite(values["kl"])
+            n = int(there.sum())
+            line = {"index": c, "condition": cond["name"][c], "patched": cond["steps"][c], "step": j, "n": n}
+            lines.append(line | {name: float(x[there].mean()) if n else math.nan for name, x in values.items()})
+    return pd.DataFrame(lines)
+
+
+def _step_maps(key: str, r: Results, table: pd.DataFrame) -> list[figures.Picture]:
+    """Of each group of conditions that patch single steps: step patched x step read."""
+    if not len(table):
+        return []
+    cond = r.conditions
+    single = cond[(cond["role"] == "effect") & (cond["n_steps"] == 1) & (cond["stop_after"] == 0)]
+    n_steps = int(table["step"].max()) + 1
+    pictures = []
+    for k, (keys, part) in enumerate(_groups(single, ("layers",))):
+        if len(part) < 2 or len(pictures) == MOST_SHOWN:
+            continue
+        cells, most = {}, 0.0
+        for index, mask in zip(part.index, part["step_mask"], strict=True):
+            i = int(mask).bit_length() - 1
+            for line in table[table["index"] == index].itertuples():
+                if line.n == 0 or (line.step < i and line.kl == 0):
+                    continue
+                tip = f"thought {i} patched, thought {line.step} read, n = {line.n}\n"
+                tip += f"KL of the logit lens {line.kl:.3g}\ncosine {line.cosine:.4f}\nchange {100 * line.change:.1f} %"
+                cells[i, line.step] = figures.Cell(line.kl, tip, f"{line.kl:.2g}")
+                most = max(most, line.kl)
+        if not cells or most == 0:
+            continue
+        numbers = list(map(str, range(n_steps)))
+        title = _title(keys, str(keys["layers"]))
+        pictures.append(
+            figures.heat_map(
+                f"{key}-steps-{k}", title, numbers, numbers, cells, "thought read", (0.0, most), "", "thought patched"
+            )
+        )
+    return pictures
+
+
+def stop_table(r: Results) -> pd.DataFrame:
+    """Shares of the classes after each number of thoughts, of conditions that only stop early or the same with edits."""
+    cond, rows = r.conditions, r.included
+    lines = []
+    for c in np.flatnonzero((cond["stop_after"] > 0).to_numpy()) if len(rows) else ():
+        kinds = r.cls[rows, c]
+        n = int((kinds != NOT_RUN).sum())
+        line = {"index": c, "condition": cond["name"][c], "direction": cond["direction"][c]}
+        line |= {"donor": cond["donor"][c], "stop_after": int(cond["stop_after"][c]), "n": n}
+        for kind, name in enumerate(CLASSES):
+            k = int((kinds == kind).sum())
+            low, high = stats.proportion_interval(np.array([k]), np.array([max(n, 1)]))[0]
+            line |= {name: k / n if n else math.nan, f"{name}_low": low, f"{name}_high": high}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _stop_lines(key: str, r: Results, table: pd.DataFrame) -> list[figures.Picture]:
+    if not len(table):
+        return []
+    colours, pictures = ("#0072b2", "#d55e00", "#009e73", "#777777"), []
+    cond = r.conditions.loc[table["index"]]
+    for k, (keys, part) in enumerate(_groups(cond, ("role", "layers", "steps"))):
+        of = table[table["index"].isin(part.index)].sort_values("stop_after")
+        if len(of) < 2:
+            continue
+        lines = [
+            figures.Line(
+                name.replace("_", " "),
+                list(of["stop_after"]),
+                list(100 * of[name]),
+                list(100 * of[f"{name}_low"]),
+                list(100 * of[f"{name}_high"]),
+                [f"{name.replace('_', ' ')} {100 * x:.1f} %" for x in of[name]],
+                colour,
+                "o",
+            )
+            for name, colour in zip(CLASSES, colours, strict=True)
+        ]
+        heads = [f"after {t} thoughts, n = {n}" for t, n in zip(of["stop_after"], of["n"], strict=True)]
+        own = keys["donor"] == "self"
+        title = f"{keys['direction']}: the run stops thinking early" if own else _title(keys, str(keys["layers"]))
+        pictures.append(
+            figures.line_chart(f"{key}-stops-{k}", title, lines, heads, "thoughts made", "share of answers (%)")
+        )
+    return pictures
+
+
+def _layer_set(text: str) -> frozenset[int]:
+    first, _, last = text.partition("-")
+    return frozenset(range(int(first), int(last or first) + 1)) if first else frozenset()
+
+
+def find_joint(r: Results) -> list[tuple[int, int, int]]:
+    """Triples (A, B, both): thoughts or layers of A and of B do not meet, and those of the third are theirs together."""
+    cond = r.conditions
+    chosen = cond[
+        (cond["role"] == "effect") & (cond["phase"] == "thought") & (cond["stop_after"] == 0) & (cond["dead"] == 0)
+    ]
+    out = []
+    for _, part in _groups(chosen):
+        places = {}
+        for index, layers, mask in zip(part.index, part["layers"], part["step_mask"], strict=True):
+            places.setdefault((_layer_set(layers), int(mask)), int(index))
+        for (layers, mask), both in places.items():
+            for (other_layers, other_mask), a in places.items():
+                rest = (
+                    [(layers, mask & ~other_mask)] if other_layers == layers and other_mask & mask == other_mask else []
+                )
+                if other_mask == mask and other_layers < layers:
+                    rest.append((layers - other_layers, mask))
+                for place in rest:
+                    b = places.get(place)
+                    if place[1] and b is not None and a < b:
+                        out.append((a, b, both))
+    return out
+
+
+def _interactions(
+    r: Results, wins: np.ndarray, ran: np.ndarray, fours: np.ndarray, cluster: np.ndarray, resamples: int
+) -> list[dict[str, object]]:
+    """The lines of triples (both, A, B, and the unpatched run) that the same pairs were run on."""
+    if not ran.any():
+        return []
+    used, place = np.unique(fours, return_inverse=True)
+    place = place.reshape(fours.shape)
+    _, source = np.unique(cluster[ran], return_inverse=True)
+    sums = np.zeros((source.max() + 1, len(used) + 1))
+    np.add.at(sums, source, np.column_stack([wins[ran][:, used], np.ones(int(ran.sum()))]))
+
+    def interaction(s: np.ndarray) -> np.ndarray:
+        joint, a, b, base = (s[:, place[:, k]] for k in range(4))
+        return (joint - a - b + base) / s[:, -1:]
+
+    boot = stats.cluster_bootstrap(sums if resamples else sums.sum(0, keepdims=True), interaction, min(resamples, 1000))
+    share = sums.sum(0)[:-1] / sums[:, -1].sum()
+    name = r.conditions["name"].to_numpy()
+    return [
+        {
+            "a": name[four[1]],
+            "b": name[four[2]],
+            "joint": name[four[0]],
+            "n": int(ran.sum()),
+            "sources": len(sums),
+            "share_a": share[at[1]],
+            "share_b": share[at[2]],
+            "share_joint": share[at[0]],
+            "share_unpatched": share[at[3]],
+            "sum_of_parts": share[at[1]] + share[at[2]] - share[at[3]],
+            "interaction": float(boot.estimate[i]),
+            "low": float(boot.low[i]),
+            "high": float(boot.high[i]),
+        }
+        for i, (four, at) in enumerate(zip(fours, place, strict=True))
+    ]
+
+
+def joint_table(r: Results, cluster: np.ndarray, resamples: int) -> pd.DataFrame:
+    """The interaction of A and B in the share of the donor's answer: both - A - B + unpatched, over the same pairs.
+
+    Intervals are bootstrapped over sources (BCa, 95 %); they are not corrected for the number of lines.
+    """
+    cond, rows = r.conditions, r.included
+    triples = find_joint(r) if len(rows) else []
+    if not triples:
+        return pd.DataFrame()
+    base = {cond["direction"][c]: c for c in np.flatnonzero((cond["role"] == "unpatched").to_numpy())}
+    wins = np.zeros((len(rows), len(cond)))
+    for c in range(len(cond)):
+        wins[:, c] = r.cls[rows, c] == (0 if cond["direction"][c] == "denoise" else 1)
+    same_pairs: dict[bytes, list[list[int]]] = {}
+    for a, b, both in triples:
+        if cond["direction"][a] in base:
+            four = [both, a, b, base[cond["direction"][a]]]
+            ran = (r.cls[np.ix_(rows, four)] != NOT_RUN).all(1)
+            same_pairs.setdefault(ran.tobytes(), []).append(four)
+    lines = []
+    for key, fours in same_pairs.items():
+        lines += _interactions(r, wins, np.frombuffer(key, bool), np.array(fours), cluster, resamples)
+    return pd.DataFrame(lines)
+
+
+def _short(r: Results, name: str) -> str:
+    c = int(np.flatnonzero((r.conditions["name"] == name).to_numpy())[0])
+    layers, steps = r.conditions["layers"][c], r.conditions["steps"][c]
+    return f"{steps}" + (f" at layer {layers}" if layers else "")
+
+
+def _joint_rows(r: Results, table: pd.DataFrame) -> list[dict[str, str]]:
+    """The largest interactions, as text."""
+    if not len(table):
+        return []
+    order = table["interaction"].abs().sort_values(ascending=False, kind="stable").index[:MOST_SHOWN]
+    rows = []
+    for line in table.loc[order].itertuples():
+        c = int(np.flatnonzero((r.conditions["name"] == line.joint).to_numpy())[0])
+        keys = {k: r.conditions[k][c] for k in SAME if k in r.conditions}
+        interval = "none (one source)" if math.isnan(line.low) else f"{100 * line.low:+.1f} to {100 * line.high:+.1f}"
+        rows.append(
+            {
+                "what": _title(keys),
+                "a": _short(r, line.a),
+                "b": _short(r, line.b),
+                "shares": f"{100 * line.share_a:.1f} %, {100 * line.share_b:.1f} %",
+                "joint": f"{100 * line.share_joint:.1f} %",
+                "parts": f"{100 * line.sum_of_parts:.1f} %",
+                "interaction": f"{100 * line.interaction:+.1f}",
+                "interval": interval,
+                "n": f"{line.n} ({line.sources})",
+            }
+        )
+    return rows
+
+
+def effects(key: str, r: Results, cluster: np.ndarray, resamples: int = 2000) -> Effects:
+    """All of a file; cluster [n included]: source of each included pair."""
+    steps, stops, joint = step_table(r), stop_table(r), joint_table(r, cluster, resamples)
+    return Effects(
+        steps, stops, joint, _step_maps(key, r, steps), _stop_lines(key, r, stops), _joint_rows(r, joint), len(joint)
+    )
