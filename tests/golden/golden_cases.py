@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from codi_hf import (
+    HEAD_SITES,
     LAYER_SITES,
+    Edge,
     Loaded,
     MetricPlace,
     Replacement,
@@ -46,7 +49,7 @@ class Target:
     factor: float
     donor: Donor | None  # None for scale
     seed: int = 0  # of an explicit vector
-    head: int | None = None  # KV head of k and v, the donor's too; None: all
+    head: int | None = None  # KV head of k and v, query head of q and z, the donor's too; None: all
 
     def flat(self, width: int) -> dict[str, Any]:
         """As JSON."""
@@ -76,6 +79,7 @@ class Condition:
     name: str
     direction: str  # denoise: into the corrupted run; noise: into the clean run
     targets: tuple[Target, ...]
+    edges: tuple[Edge, ...] = ()  # forbidden
 
     @property
     def recipient(self) -> str:
@@ -103,7 +107,7 @@ def one_head(head: int, target: Target) -> Target:
     return replace(target, head=head)
 
 
-def conditions(n_layers: int, thoughts: int, n_kv_heads: int) -> list[Condition]:
+def conditions(n_layers: int, thoughts: int, _n_heads: int, n_kv_heads: int) -> list[Condition]:
     """Every site, phase and operation, both directions, several layers at once, single KV heads, and the published
     defects."""
     last_layer, last_step, mid = n_layers - 1, thoughts - 1, n_layers // 2
@@ -215,6 +219,70 @@ def conditions(n_layers: int, thoughts: int, n_kv_heads: int) -> list[Condition]
     return out
 
 
+def attention_conditions(n_layers: int, thoughts: int, n_heads: int, n_kv_heads: int) -> list[Condition]:
+    """Queries, what heads attended to, and attention edges: by layer and head, in every phase, beside replacements."""
+    last_layer, last_step, mid, last_head = n_layers - 1, thoughts - 1, n_layers // 2, n_heads - 1
+    layers, steps, group = range(n_layers), range(thoughts), n_heads // n_kv_heads
+    out: list[Condition] = []
+
+    def add(name: str, direction: str, *targets: Target | Edge) -> None:
+        edges = tuple(t for t in targets if isinstance(t, Edge))
+        out.append(Condition(name, direction, tuple(t for t in targets if isinstance(t, Target)), edges))
+
+    for site in HEAD_SITES:
+        add(f"{site} L{mid} first:2", "denoise", *(same("thought", t, site, mid, "clean") for t in range(2)))
+        add(f"{site} every layer all noise", "noise",
+            *(same("thought", t, site, layer, "corrupted") for t in steps for layer in layers))  # fmt: skip
+        add(f"{site} head {last_head} L0 all", "denoise",
+            *(one_head(last_head, same("thought", t, site, 0, "clean")) for t in steps))  # fmt: skip
+        add(f"self {site} head 0 L{last_layer}", "noise",
+            *(one_head(0, same("thought", t, site, last_layer, "clean")) for t in steps))  # fmt: skip
+        add(f"zero {site} prompt -1", "noise", constant("prompt", -1, site, mid))
+        add(f"answer * {site} head 0 scale", "denoise",
+            one_head(0, constant("answer", "*", site, mid, operation="scale", factor=-1.5)))  # fmt: skip
+        add(f"answer 0 {site} vector", "noise", constant("answer", 0, site, last_layer, operation="add", seed=5))
+        add(f"dead {site} L{last_layer} single:{last_step}", "denoise",
+            same("thought", last_step, site, last_layer, "clean"))  # fmt: skip
+    for layer in layers:
+        add(f"answer * > thought * L{layer}", "denoise", Edge("answer", "*", layer, None, "thought", "*"))
+    add("answer * > thought * every layer", "noise",
+        *(Edge("answer", "*", layer, None, "thought", "*") for layer in layers))  # fmt: skip
+    add("thought * > prompt * every layer", "denoise",
+        *(Edge("thought", "*", layer, None, "prompt", "*") for layer in layers))  # fmt: skip
+    add("answer * > prompt * every layer", "noise",
+        *(Edge("answer", "*", layer, None, "prompt", "*") for layer in layers))  # fmt: skip
+    add(f"thought {last_step} > thought 0 L0", "denoise", Edge("thought", last_step, 0, None, "thought", 0))
+    add("thought 1 > thought 0 and itself every layer", "denoise",
+        *(Edge("thought", 1, layer, None, "thought", t) for layer in layers for t in (0, 1)))  # fmt: skip
+    for head in sorted({0, last_head}):
+        add(f"answer * > thought * head {head} every layer", "denoise",
+            *(Edge("answer", "*", layer, head, "thought", "*") for layer in layers))  # fmt: skip
+    add(f"answer * > thought * KV head {n_kv_heads - 1} L{mid}", "noise",
+        *(Edge("answer", "*", mid, (n_kv_heads - 1) * group + k, "thought", "*") for k in range(group)))  # fmt: skip
+    add("prompt -1 > prompt 0 and 1", "noise",
+        *(Edge("prompt", -1, layer, None, "prompt", p) for layer in layers for p in (0, 1)))  # fmt: skip
+    add("prompt -1 > prompt -2 head 0", "denoise", Edge("prompt", -1, mid, 0, "prompt", -2))
+    add(
+        "answer 0 > prompt -1 every layer",
+        "denoise",
+        *(Edge("answer", 0, layer, None, "prompt", -1) for layer in layers),
+    )
+    add(
+        "answer * > answer 0 every layer", "noise", *(Edge("answer", "*", layer, None, "answer", 0) for layer in layers)
+    )
+    add("dead thought 0 > thought 1", "denoise", *(Edge("thought", 0, layer, None, "thought", 1) for layer in layers))
+    add(f"dead thought {last_step} > prompt * L{last_layer}", "noise",
+        Edge("thought", last_step, last_layer, None, "prompt", "*"))  # fmt: skip
+    add("one head more than the others", "denoise",
+        *(Edge("answer", "*", layer, None, "thought", 0) for layer in layers),
+        Edge("answer", "*", mid, 0, "thought", last_step))  # fmt: skip
+    add("edges beside resid_post", "denoise", *(same("thought", t, "resid_post", 0, "clean") for t in range(2)),
+        *(Edge("answer", "*", layer, None, "thought", 0) for layer in layers))  # fmt: skip
+    add("edges beside z of a head", "noise", one_head(0, same("thought", 1, "z", mid, "corrupted")),
+        Edge("thought", 1, mid, None, "prompt", "*"), Edge("thought", 2, mid, last_head, "thought", 0))  # fmt: skip
+    return out
+
+
 def head_width(m: Loaded) -> int:
     """Width of one head."""
     config = m.codi.base().config
@@ -293,7 +361,13 @@ def exact_run(exact: Loaded, question: str, r: Run, how: dict[str, Any]) -> Run:
 
 
 def measured(
-    m: Loaded, p: PairRuns, side: str, how: dict[str, Any], reps: list[Replacement], base: Tensor | None
+    m: Loaded,
+    p: PairRuns,
+    side: str,
+    how: dict[str, Any],
+    reps: list[Replacement],
+    base: Tensor | None,
+    edges: tuple[Edge, ...] = (),
 ) -> tuple[dict[str, float], Tensor]:
     """The metrics of a run of `side` with replacements."""
     place = p.places[side]
@@ -301,7 +375,7 @@ def measured(
         raise ValueError("this answer has no number")
 
     def forward(forced: list[int]) -> Run:
-        return run(m, p.pair[side]["question"], replacements=reps, forced=forced, record=False, **how)
+        return run(m, p.pair[side]["question"], replacements=reps, forced=forced, record=False, edges=edges, **how)
 
     got, logp = metrics(m, place, forward, base, how["protocol"])
     return asdict(got), logp
@@ -324,7 +398,9 @@ def lines(name: str, items: list[dict[str, Any]]) -> str:
 
 def state_error(got: Run, exact: Run) -> float:
     """Largest error of any site, relative to the site's largest value."""
-    pairs = [(got.values[k].double(), x) for k, x in exact.values.items()] + [(got.logits.double(), exact.logits)]
+    pairs = [(got.values[k].double(), x) for k, x in exact.values.items() if k not in HEAD_SITES] + [
+        (got.logits.double(), exact.logits)
+    ]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
@@ -347,8 +423,12 @@ def patched_file(
     max_new: int,
     pairs: list[dict[str, Any]] | None,
     min_margin: float,
+    make: Callable[[int, int, int, int], list[Condition]] = conditions,
 ) -> str:
-    """The text of NAME.PROTOCOL.patched.json; `exact` is the same model in float64, to tell what float32 can know."""
+    """The text of NAME.PROTOCOL.patched.json, or with other conditions.
+
+    `exact` is the same model in float64, to tell what float32 can know.
+    """
     how: dict[str, Any] = {"protocol": protocol, "thoughts": thoughts}
     kept: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
@@ -362,8 +442,8 @@ def patched_file(
         if pairs is None and len(kept) < 2 and not all(x.prefix for x in places):
             continue
         truth = replace(p, runs={s: exact_run(exact, pair[s]["question"], r, how) for s, r in p.runs.items()})
-        heads = p.runs["clean"].values["k"].shape[-1] // head_width(m)
-        all_conditions = conditions(m.n_layers, thoughts, heads)
+        heads = [p.runs["clean"].values[site].shape[-1] // head_width(m) for site in ("q", "k")]
+        all_conditions = make(m.n_layers, thoughts, *heads)
         base: dict[str, Tensor] = {}
         true_base: dict[str, Tensor] = {}
         entry: dict[str, Any] = {"id": pair["id"]}
@@ -383,10 +463,18 @@ def patched_file(
         pair_rows: list[dict[str, Any]] = []
         for k, c in enumerate(all_conditions):
             reps = replacements(c, p.runs, head_width(m))
-            got = run(m, pair[c.recipient]["question"], max_new_tokens=max_new, replacements=reps, record=False, **how)
-            values, _ = measured(m, p, c.recipient, how, reps, base[c.recipient])
+            got = run(
+                m,
+                pair[c.recipient]["question"],
+                max_new_tokens=max_new,
+                replacements=reps,
+                record=False,
+                edges=c.edges,
+                **how,
+            )
+            values, _ = measured(m, p, c.recipient, how, reps, base[c.recipient], c.edges)
             true_reps = replacements(c, truth.runs, head_width(m))
-            true_values, _ = measured(exact, truth, c.recipient, how, true_reps, true_base[c.recipient])
+            true_values, _ = measured(exact, truth, c.recipient, how, true_reps, true_base[c.recipient], c.edges)
             row = {"pair": len(kept), "condition": k, "answer_ids": got.answer_ids}
             row["clear"] = got.margin >= min_margin
             row["settled"] = agree(values, true_values)
@@ -398,6 +486,8 @@ def patched_file(
             for c in all_conditions:
                 targets = [t.flat(width_of(t, p.runs["clean"])) for t in c.targets]
                 flat.append({"name": c.name, "direction": c.direction, "replacements": targets})
+                if c.edges:
+                    flat[-1]["edges"] = [{k: v for k, v in asdict(e).items() if v is not None} for e in c.edges]
         kept.append(entry)
         rows += pair_rows
         if len(kept) == 3:

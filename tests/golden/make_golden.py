@@ -3,7 +3,7 @@
     python make_golden.py [NAME ...] [--demo-lora R ALPHA] [--part PART ...]
 
 NAME: a tiny model of tests/golden/models or `demo-gpt2`, `demo-llama` (jobs/demo); all that are there by default.
-PART: states, patched, lens; all by default. The lens takes its questions from the states.
+PART: states, patched, attention, lens; all by default. The lens takes its questions from the states.
 README.md says what the files hold.
 """
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
 from codi_hf import Loaded, Run, coconut_generate, load, run  # noqa: E402
-from golden_cases import exact_run, patched_file, state_error  # noqa: E402
+from golden_cases import attention_conditions, exact_run, patched_file, state_error  # noqa: E402
 from golden_lens import lens_file  # noqa: E402
 
 DATA = HERE / "data"
@@ -170,6 +170,15 @@ def make_patched(m: Loaded, exact: Loaded, source: Source) -> None:
         (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
 
 
+def make_attention(m: Loaded, exact: Loaded, source: Source) -> None:
+    """Runs with changed queries, outputs of heads and attention edges, under the first protocol."""
+    protocol = source.protocols[0]
+    sizes = (source.thoughts, source.max_new_tokens)
+    pairs = demo_pairs()[:40] if source.demo else None
+    text = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN, attention_conditions)
+    (DATA / f"{source.name}.{protocol}.attention.json").write_text(text)
+
+
 def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
     """The logit lens of the questions whose every state is kept."""
     asked = json.loads((DATA / f"{source.name}.questions.json").read_text())["protocols"]
@@ -179,7 +188,7 @@ def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
         (DATA / f"{source.name}.{protocol}.lens.json").write_text(lens_file(m, exact, about, questions))
 
 
-PARTS = {"states": make_states, "patched": make_patched, "lens": make_lens}
+PARTS = {"states": make_states, "patched": make_patched, "attention": make_attention, "lens": make_lens}
 
 
 def make(source: Source, lora: tuple[int, float] | None, parts: list[str]) -> None:

@@ -36,6 +36,7 @@ DTYPE = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (
 LORA_GPT2 = ["c_attn", "c_proj", "c_fc"]
 LORA_LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LAYER_SITES = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post", "k", "v")
+HEAD_SITES = ("q", "z")  # of query heads: before RoPE; the input of the output projection
 POSITION_SITES = ("latent_in", "latent_raw")
 
 
@@ -256,6 +257,18 @@ class Replacement:
         raise ValueError(f"operation {self.operation}")
 
 
+@dataclass(frozen=True)
+class Edge:
+    """Attention that a row does not pay: to a position, or to all of a phase."""
+
+    phase: str  # of the row
+    index: int | str  # within the phase; negative from the end (not for answers); "*": all
+    layer: int
+    head: int | None  # query head; None: all
+    to_phase: str
+    to_index: int | str
+
+
 @dataclass
 class Run:
     """All that happened to one question."""
@@ -285,8 +298,11 @@ class Run:
 class Probe:
     """The hooks: record every site, and replace where the current forward is asked to."""
 
-    def __init__(self, codi: Codi, record: bool, sites: set[tuple[str, int | None]]) -> None:
+    def __init__(
+        self, codi: Codi, record: bool, sites: set[tuple[str, int | None]], masked_layers: Iterable[int] = ()
+    ) -> None:
         self.record = record
+        self.masks: dict[int, Tensor] = {}
         self.wanted = sites
         self.active: dict[tuple[str, int | None], list[tuple[int, Replacement]]] = {}
         self.seen: dict[tuple[str, int | None], list[Tensor]] = defaultdict(list)
@@ -294,16 +310,22 @@ class Probe:
         gpt2 = codi.arch == "gpt2"
         for layer, block in enumerate(codi.blocks()):
             self.on_input(block, "resid_pre", layer)
-            self.on_output(block.attn if gpt2 else block.self_attn, "attn_out", layer)
+            attention = block.attn if gpt2 else block.self_attn
+            if layer in masked_layers:
+                self.on_mask(attention, layer)
+            self.on_output(attention, "attn_out", layer)
+            self.on_input(attention.c_proj if gpt2 else attention.o_proj, "z", layer)
             self.on_input(block.ln_2 if gpt2 else block.post_attention_layernorm, "resid_mid", layer)
             self.on_output(block.mlp, "mlp_out", layer)
             self.on_output(block, "resid_post", layer)
             if gpt2:
                 d = codi.base().config.hidden_size
+                self.on_output(block.attn.c_attn, "q", layer, slice(0, d))
                 self.on_output(block.attn.c_attn, "k", layer, slice(d, 2 * d))
                 self.on_output(block.attn.c_attn, "v", layer, slice(2 * d, 3 * d))
             else:
-                # Qwen3 norms each head of k: the site is what comes out of that.
+                # Qwen3 norms each head of q and k: the site is what comes out of that.
+                self.on_output(getattr(block.self_attn, "q_norm", block.self_attn.q_proj), "q", layer)
                 self.on_output(getattr(block.self_attn, "k_norm", block.self_attn.k_proj), "k", layer)
                 self.on_output(block.self_attn.v_proj, "v", layer)
         self.on_output(codi.final_norm(), "latent_raw", None)
@@ -323,6 +345,18 @@ class Probe:
             x[0, row] = r.apply(x[0, row].clone())
         if self.record:
             self.seen[site, layer].append(x[0].clone())
+
+    def on_mask(self, attention: nn.Module, layer: int) -> None:
+        """Add this forward's mask of the layer, [1, heads, n, positions], to what the model made."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            mask = self.masks.get(layer)
+            if mask is not None:
+                given = kwargs.get("attention_mask")
+                kwargs["attention_mask"] = mask if given is None else given[..., : mask.shape[-1]] + mask
+            return args, kwargs
+
+        self.handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
 
     def on_input(self, module: nn.Module, site: str, layer: int) -> None:
         """Hook the first argument of a module.
@@ -363,6 +397,34 @@ def answer_start(m: Loaded, protocol: str) -> list[int]:
     return [m.token(role, protocol) for role in PROTOCOLS[protocol].start]
 
 
+def masks(
+    edges: list[Edge], phase: str, first: int, n: int, n_prompt: int, thoughts: int, heads: int, dtype: torch.dtype
+) -> dict[int, Tensor]:
+    """The additive masks, by layer, of the rows first .. first+n-1 of a phase."""
+    begin = {"prompt": 0, "thought": n_prompt, "answer": n_prompt + thoughts}
+    size = {"prompt": n_prompt, "thought": thoughts}
+    n_keys = begin[phase] + first + n
+    out: dict[int, Tensor] = {}
+
+    def places(of: str, index: int | str) -> range:
+        at = begin[of]
+        if index == "*":
+            return range(at, at + size[of] if of in size else n_keys)
+        where = at + int(index) + (size[of] if int(index) < 0 else 0)
+        return range(where, where + 1)
+
+    for e in edges:
+        if e.phase != phase:
+            continue
+        rows = [p - begin[phase] - first for p in places(phase, e.index)]
+        keys = [p for p in places(e.to_phase, e.to_index) if p < n_keys]
+        for row in rows:
+            if 0 <= row < n and keys:
+                mask = out.setdefault(e.layer, torch.zeros(1, heads, n, n_keys, dtype=dtype))
+                mask[0, slice(None) if e.head is None else e.head, row, keys] = torch.finfo(dtype).min
+    return out
+
+
 def choose(logits: Tensor, n_candidates: int) -> tuple[int, float]:
     """Greedy choice among ids 0 .. n_candidates-1, ties to the lowest id, and the margin to the next best."""
     row = logits[:n_candidates]
@@ -382,20 +444,22 @@ def run(
     replacements: Iterable[Replacement] = (),
     forced: list[int] | None = None,
     record: bool = True,
+    edges: Iterable[Edge] = (),
 ) -> Run:
     """Answer one question.
 
     forced: these answer tokens are fed (one at a time, as decoding does) and nothing is generated; `logits` then has a
     row for each answer position, the last one after the last forced token. record False: `values` stays empty.
     """
-    codi, reps = m.codi, list(replacements)
-    probe = Probe(codi, record, {(r.site, r.layer) for r in reps})
+    codi, reps, forbidden = m.codi, list(replacements), list(edges)
+    probe = Probe(codi, record, {(r.site, r.layer) for r in reps}, {e.layer for e in forbidden})
     out = Run(prompt_tokens(m, question, protocol), thoughts)
     n_prompt = len(out.prompt_ids)
     if n_prompt == 0:
         raise ValueError("an empty prompt")
     cache = DynamicCache()
     embed = codi.embedding()
+    heads = codi.base().config.num_attention_heads
     fed: list[Tensor] = []
     raw: Tensor = torch.zeros(0)
 
@@ -405,6 +469,7 @@ def run(
         size = {"prompt": n_prompt, "thought": thoughts, "answer": None}[phase]
         n = x.shape[1]
         probe.active = defaultdict(list)
+        probe.masks = masks(forbidden, phase, first, n, n_prompt, thoughts, heads, x.dtype)
         for r in reps:
             if r.phase != phase:
                 continue
@@ -461,7 +526,7 @@ def run(
     finally:
         probe.close()
     if record:
-        for site in LAYER_SITES:
+        for site in (*LAYER_SITES, *HEAD_SITES):
             per_layer = [torch.cat(probe.seen[site, layer]) for layer in range(m.n_layers)]
             out.values[site] = torch.stack(per_layer, dim=1)
         out.values["latent_raw"] = torch.cat(probe.seen["latent_raw", None])

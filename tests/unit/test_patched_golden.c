@@ -188,6 +188,23 @@ static void read_replacement(fixture *f, const lp_json *json) {
     OK(lp_condition_replace(&f->set, &r, err));
 }
 
+/* {"phase", "index", "layer", "head", "to_phase", "to_index"}: what a row may not attend to. */
+static void read_edge(fixture *f, const lp_json *json) {
+    lp_replacement r = {.operation = LP_OP_FORBID, .factor = 1, .donor = LP_DONOR_ZERO};
+    lp_json to = golden_member(json, "to_index"), index = golden_member(json, "index"), head;
+    OK(lp_json_find(json, "head", &head, err));
+    r.at = (lp_address){.phase = (lp_phase)choice(json, "phase", lp_phase_names()),
+                        .site = LP_SITE_Z,
+                        .layer = (int32_t)whole(json, "layer", 0, LP_MAX_LAYERS - 1),
+                        .head = LP_ALL_HEADS};
+    if (head.node) r.at.head = (int32_t)whole(json, "head", 0, 1000);
+    r.from = r.at;
+    r.from.phase = (lp_phase)choice(json, "to_phase", lp_phase_names());
+    r.at.index = lp_json_is_string(&index) ? LP_INDEX_ALL : (int32_t)whole(json, "index", -1000, 1000);
+    r.from.index = lp_json_is_string(&to) ? LP_INDEX_ALL : (int32_t)whole(json, "to_index", -1000, 1000);
+    OK(lp_condition_replace(&f->set, &r, err));
+}
+
 static void read_conditions(fixture *f, const lp_json *root) {
     lp_json conditions = golden_member(root, "conditions"), entry, element;
     for (lp_json_first(&conditions, &entry); entry.node; lp_json_next(&conditions, &entry)) {
@@ -197,6 +214,9 @@ static void read_conditions(fixture *f, const lp_json *root) {
         condition->n_steps_run = f->options.protocol.n_steps;
         lp_json list = golden_member(&entry, "replacements");
         for (lp_json_first(&list, &element); element.node; lp_json_next(&list, &element)) read_replacement(f, &element);
+        OK(lp_json_find(&entry, "edges", &list, err));
+        if (!list.node) continue;
+        for (lp_json_first(&list, &element); element.node; lp_json_next(&list, &element)) read_edge(f, &element);
     }
     assert_true(f->set.n > 0);
 }
@@ -219,7 +239,7 @@ static int recipient(const lp_condition *condition) {
 /* The donor's vector, asked for where it is not yet: it is filled when the unpatched runs are made. */
 static const float *donor(fixture *f, pair_work *p, const lp_replacement *what) {
     static const float zeros[4096];
-    if (what->operation == LP_OP_SCALE) return NULL;
+    if (what->operation == LP_OP_SCALE || what->operation == LP_OP_FORBID) return NULL;
     if (what->donor == LP_DONOR_FILE) return f->explicit_vectors[what->vector];
     int32_t width = lp_site_width(&f->model.model.config, what->from.site, what->from.head);
     assert_true(width <= 4096);
@@ -494,10 +514,9 @@ static void close_file(fixture *f) {
     golden_model_close(&f->model);
 }
 
-static void test_patched_runs(void **state) {
-    (void)state;
+static void check_files(const char *suffix) {
     golden_file files[GOLDEN_MAX];
-    size_t n = golden_files(".patched.json", files);
+    size_t n = golden_files(suffix, files);
     static fixture f;
     int n_wrong = 0;
     for (size_t i = 0; i < n; i++) {
@@ -526,7 +545,18 @@ static void test_patched_runs(void **state) {
     assert_int_equal(n_wrong, 0);
 }
 
+static void test_patched_runs(void **state) {
+    (void)state;
+    check_files(".patched.json");
+}
+
+/* Queries, what heads attended to, and attention edges. */
+static void test_attention(void **state) {
+    (void)state;
+    check_files(".attention.json");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_patched_runs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_patched_runs), cmocka_unit_test(test_attention)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
