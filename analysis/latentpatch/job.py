@@ -331,6 +331,8 @@ def _validate(data: Any, file: str) -> None:
         raise JobError(f"{file}{': ' if file else ''}{error.json_path}: {text}")
 
 
-def patch(site: Any, **keys: Any) -> Section:
-    """A group of conditions that write other values into `site`. Keywords are the keys of a group in docs/job.md."""
+def patch(site: Any = None, **keys: Any) -> Section:
+    """A group of conditions that write other values into `site`, or forbid attention (`forbid=`). Keywords are the keys of a
+    group in docs/job.md.
+    """
     return globals()["Group"](site=site, **keys)

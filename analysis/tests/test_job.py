@@ -188,6 +188,19 @@ def test_objects_inside_a_group():
     assert group.from_.layers == [0, 1]
 
 
+def test_donors_and_edges_that_are_objects():
+    noise = {"noise": {"sigma": [0.5, 1]}}
+    edge = {"from": {"phase": "answer"}, "to": {"steps": "single:0-5"}}
+    groups = [lp.patch("k", layers="all", steps="all", donor=["clean", noise]), lp.patch(forbid=edge, layers="all")]
+    job = lp.Job(base="x", pairs="p", conditions=groups)
+    assert job.to_dict()["sweep"]["conditions"] == [
+        {"site": "k", "layers": "all", "steps": "all", "donor": ["clean", noise]},
+        {"layers": "all", "forbid": edge},
+    ]
+    with pytest.raises(lp.JobError, match=r"conditions\[0\]"):
+        lp.Job(base="x", pairs="p", conditions=[lp.patch(forbid={"from": {"phase": "answer"}}, layers="all")])
+
+
 def test_keys_of_a_section_that_has_a_file_name_already():
     job = lp.Job(base="x", pairs="p", sites=["k"])
     assert job.to_dict()["store"]["sites"] == ["k"]
