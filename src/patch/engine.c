@@ -12,7 +12,7 @@ static lp_status read_lens(lp_engine *e, const lp_lens_wanted *lens, lp_error *e
     const lp_model_config *c = &e->options->model->config;
     size_t d = (size_t)c->d_model, top = (size_t)lens->top;
     int32_t candidates = e->options->vocabulary.n_candidates;
-    int32_t at_once = lp_engine_head_rows(e->be) < e->max_rows ? lp_engine_head_rows(e->be) : e->max_rows;
+    int32_t at_once = lp_engine_head_rows(e->be, e->max_rows);
     lp_status status = LP_OK;
     if ((size_t)at_once * top > e->out.ranked_capacity) {
         lp_engine_release(e, e->out.ranked_tokens);
@@ -442,7 +442,7 @@ static lp_status start_batch(lp_engine *e, bool *started, lp_error *err) {
     LP_TRY(fill_batch(e, batch, err));
     batch->n_captures = e->host.n_captures;
     int32_t n_steps = lp_step_batch_list_outcomes(batch, e->host.output, e->out.lists, e->max_rows);
-    LP_TRY(lp_step_batch_list_queries(batch, lp_engine_head_rows(e->be), err));
+    LP_TRY(lp_step_batch_list_queries(batch, lp_engine_head_rows(e->be, e->max_rows), err));
     LP_TRY(make_results(e, batch, err));
     lp_forward_batch input = {.n_rows = batch->n_rows,
                               .first_layer = e->host.first_layer,
@@ -507,7 +507,6 @@ static void release(lp_engine *e) {
     lp_engine_free_workspace(e);
     lp_engine_free_pools(e);
     lp_engine_release(e, e->host.dev_vectors);
-    lp_engine_release(e, e->out.logits);
     lp_engine_release(e, e->out.ranked_tokens);
     lp_engine_release(e, e->out.ranked_numbers);
     lp_engine_release(e, e->out.step_logits);
@@ -532,7 +531,6 @@ static void release(lp_engine *e) {
 lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine_options *engine_options,
                              const lp_work_source *source, lp_engine_counters *counters, lp_error *err) {
     lp_engine *e = NULL;
-    const lp_model_config *c = &options->model->config;
     lp_status status = lp_mem_new(&e, 1, sizeof *e, "engine", err);
     if (status != LP_OK) return status;
     e->options = options;
@@ -546,10 +544,6 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     e->began = lp_engine_seconds();
     const lp_backend_counters before = e->be->counters;
     e->weights = engine_options->weights;
-    LP_TRY(lp_engine_alloc(e, &e->out.logits,
-                           (size_t)(lp_engine_head_rows(e->be) + LP_ROW_PADDING) * (size_t)lp_logits_stride(c) *
-                               sizeof(float),
-                           "logits", err));
     /* Units are taken in, and read from their store, while batches are under way. */
     for (;;) {
         bool started = false;

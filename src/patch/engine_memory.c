@@ -36,8 +36,9 @@ void lp_engine_free_workspace(lp_engine *e) {
     lp_engine_release(e, e->out.dev_lists);
     lp_engine_release(e, e->out.gathered);
     lp_engine_release(e, e->out.projected);
+    lp_engine_release(e, e->out.logits);
     e->out.dev_lists = NULL;
-    e->out.gathered = e->out.projected = NULL;
+    e->out.gathered = e->out.projected = e->out.logits = NULL;
     e->max_rows = 0;
 }
 
@@ -80,6 +81,10 @@ static lp_status make_workspace(lp_engine *e, int32_t rows, lp_error *err) {
     LP_TRY(lp_engine_alloc(e, &e->out.dev_lists, 3 * n * sizeof(int32_t), "rows", err));
     LP_TRY(lp_engine_alloc(e, &e->out.gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
     LP_TRY(lp_engine_alloc(e, &e->out.projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_TRY(lp_engine_alloc(e, &e->out.logits,
+                           (size_t)(lp_engine_head_rows(e->be, rows) + LP_ROW_PADDING) *
+                               (size_t)lp_logits_stride(&e->options->model->config) * sizeof(float),
+                           "logits", err));
     e->max_rows = rows;
     e->counters.workspace_bytes = (size_t)lp_engine_work_bytes(e->be, e->options->model, rows);
 out:

@@ -43,15 +43,16 @@ static int32_t batch_rows(const lp_backend *be) {
     return be ? be->batch_rows : CPU_ROWS;
 }
 
-int32_t lp_engine_head_rows(const lp_backend *be) {
+int32_t lp_engine_head_rows(const lp_backend *be, int32_t rows) {
     enum { MOST_ROWS = 1024 };
-    return batch_rows(be) / 2 < MOST_ROWS ? batch_rows(be) / 2 : MOST_ROWS;
+    int32_t most = batch_rows(be) / 2 < MOST_ROWS ? batch_rows(be) / 2 : MOST_ROWS;
+    return most < rows ? most : rows;
 }
 
 int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_t rows) {
     const lp_model_config *c = &model->config;
     int64_t gathered = 2 * ((int64_t)rows + LP_ROW_PADDING) * c->d_model;
-    int64_t logits = (lp_engine_head_rows(be) + LP_ROW_PADDING) * (int64_t)lp_logits_stride(c);
+    int64_t logits = (lp_engine_head_rows(be, rows) + LP_ROW_PADDING) * (int64_t)lp_logits_stride(c);
     return (int64_t)lp_forward_bytes(be, model, rows) + (gathered + logits) * (int64_t)sizeof(float);
 }
 

@@ -25,8 +25,8 @@ typedef struct {
     int64_t bytes;
 } lp_engine_sizes;
 
-/* Rows that the output head takes at once: its logits are wide. be NULL: the cpu's. */
-int32_t lp_engine_head_rows(const lp_backend *be);
+/* Rows that the output head takes at once, of batches of `rows`: its logits are wide. be NULL: the cpu's. */
+int32_t lp_engine_head_rows(const lp_backend *be, int32_t rows);
 /* Bytes of everything but pages and saved logits, for batches of `rows`. */
 int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_t rows);
 /* One page: keys and values of all layers, and a row of latents. One row of saved logits. */

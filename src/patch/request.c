@@ -49,6 +49,9 @@ void lp_request_release(lp_request *request) {
     *request = (lp_request){0};
 }
 
+/* A batch of fewer rows would take hardly less memory. */
+enum { LEAST_ROWS = 16 };
+
 /* ---- What parts take --------------------------------------------------------------------------------------------- */
 
 static int32_t prompt_pages(const lp_request *request) {
@@ -98,18 +101,19 @@ static int32_t first_difference(const lp_request *request, const lp_run_wanted *
 lp_request_need lp_request_least(const lp_request *request) {
     const lp_run_group *group = request->group;
     const lp_metric_position *metric_at = group->metric_at;
-    int32_t p = group->n_prompt, most = 0, rows = p;
+    int32_t p = group->n_prompt, most = 0, in_prompt = p;
     for (size_t i = 0; i < group->n_runs; i++) {
         const lp_run_wanted *run = &group->runs[i];
         int32_t last = last_fed(request, run->n_steps, request->options->max_new_tokens);
         int32_t first = first_difference(request, run, last);
         int32_t pages = lp_pages_for(last - first + 1) + lp_pages_for(first - p + 1);
-        if (first < p && 2 * p - first > rows) rows = 2 * p - first;
+        if (first < p && 2 * p - first > in_prompt) in_prompt = 2 * p - first;
         if (pages > most) most = pages;
     }
-    int32_t decoding = metric_at ? 2 + n_forced_branches(metric_at) : 2;
+    int32_t rows = metric_at ? 2 + n_forced_branches(metric_at) : 2;
+    in_prompt = lp_smaller(in_prompt, LEAST_ROWS); /* it goes in chunks */
     return (lp_request_need){.pages = prompt_pages(request) + most + (metric_at ? forced_pages(metric_at) : 0),
-                             .rows = rows > decoding ? rows : decoding,
+                             .rows = rows > in_prompt ? rows : in_prompt,
                              .saved = metric_at ? 1 : 0};
 }
 
@@ -139,11 +143,14 @@ static bool is_unpatched(const lp_request *request, const lp_branch *b) {
 /* What branches of the tree take, added up. */
 typedef struct {
     int64_t pages, prompt_rows, rows, saved;
+    int64_t in_prompt; /* branches that have rows there */
 } sum;
 
 static sum sum_of_none(const lp_request *request) {
+    bool with_prompt = needs_prompt(request);
     return (sum){.pages = request->prompt_page < 0 ? prompt_pages(request) : 0,
-                 .prompt_rows = needs_prompt(request) ? request->group->n_prompt : 0};
+                 .prompt_rows = with_prompt ? request->group->n_prompt : 0,
+                 .in_prompt = with_prompt};
 }
 
 static void add_branch(const lp_request *request, int32_t i, int32_t n_tokens, sum *s) {
@@ -152,7 +159,10 @@ static void add_branch(const lp_request *request, int32_t i, int32_t n_tokens, s
     int32_t p = request->group->n_prompt;
     s->pages += own_pages(request, b, n_tokens);
     s->rows++;
-    if (b->parent >= 0 && b->fork_position < p) s->prompt_rows += p - b->fork_position;
+    if (b->parent >= 0 && b->fork_position < p) {
+        s->prompt_rows += p - b->fork_position;
+        s->in_prompt++;
+    }
     if (yields_metrics(request, b)) {
         s->pages += forced_pages(metric_at);
         s->rows += n_forced_branches(metric_at);
@@ -166,14 +176,16 @@ static int32_t bounded(int64_t n) {
     return n < INT32_MAX ? (int32_t)n : INT32_MAX;
 }
 
-static lp_request_need need_of(const sum *s) {
+/* rows: of a batch, into which the prompt is cut. */
+static lp_request_need need_of(const sum *s, int32_t rows) {
+    int64_t prompt_rows = s->prompt_rows < rows ? s->prompt_rows : rows;
     return (lp_request_need){.pages = bounded(s->pages),
-                             .rows = bounded(s->rows > s->prompt_rows ? s->rows : s->prompt_rows),
+                             .rows = bounded(s->rows > prompt_rows ? s->rows : prompt_rows),
                              .saved = bounded(s->saved)};
 }
 
 static bool fits(const sum *s, const lp_request_need *limits) {
-    lp_request_need need = need_of(s);
+    lp_request_need need = need_of(s, limits->rows);
     return need.pages <= limits->pages && need.rows <= limits->rows && need.saved <= limits->saved;
 }
 
@@ -205,7 +217,8 @@ lp_status lp_request_plan_part(lp_request *request, const lp_request_need *limit
         request->is_single = true; /* a tree of one run has no ancestors but the root */
         return lp_request_plan_part(request, limits, expected_tokens, need, err);
     }
-    *need = need_of(&total);
+    *need = need_of(&total, limits->rows);
+    request->batch_rows = limits->rows;
     return LP_OK;
 }
 
@@ -347,6 +360,13 @@ out:
     return status;
 }
 
+/* Prompt positions whose rows, of every branch that has some there, fit a batch. */
+static int32_t chunk_of(const lp_request *request, const sum *s) {
+    if (s->prompt_rows <= request->batch_rows) return request->group->n_prompt;
+    int64_t n = request->batch_rows / s->in_prompt;
+    return n > 1 ? (int32_t)n : 1;
+}
+
 lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err) {
     lp_tree *tree = &request->tree;
     bool with_prompt = needs_prompt(request);
@@ -355,7 +375,8 @@ lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err)
     for (int32_t i = 0; i < tree->n; i++) add_branch(request, i, 0, &s);
     request->max_branches = (int32_t)s.rows;
     *begun = false;
-    lp_status status = make_room_for_part(request, need_of(&s).rows, err);
+    request->chunk = chunk_of(request, &s);
+    lp_status status = make_room_for_part(request, need_of(&s, request->batch_rows).rows, err);
     if (status != LP_OK) return status;
     if (request->prompt_page < 0) request->prompt_page = lp_pages_take(request->pages, prompt_pages(request));
     if (request->prompt_page < 0) return LP_OK;
@@ -614,7 +635,8 @@ static void mark_captured_outputs(lp_request *request) {
 }
 
 static int32_t end_of_step(const lp_request *request) {
-    return request->position == 0 ? request->group->n_prompt : request->position + 1;
+    int32_t p = request->group->n_prompt;
+    return request->position < p ? lp_smaller(p, request->position + request->chunk) : request->position + 1;
 }
 
 /* Will a branch that has not begun begin at `position`? Its ancestors may begin there too. */
@@ -626,14 +648,16 @@ static bool will_begin(const lp_request *request, const lp_request_branch *b, in
 
 int32_t lp_request_count_rows(const lp_request *request, int32_t *pages) {
     int32_t n = 0, n_pages = 0, end = end_of_step(request);
+    bool in_prompt = request->position < request->group->n_prompt;
     for (int32_t i = 0; request->is_active && i < request->n_branches; i++) {
         const lp_request_branch *b = &request->branches[i];
         if (b->started) {
             if (!goes_on(b, request->position)) continue;
-            n++;
-            n_pages += b->next_slot == b->end_slot;
+            int32_t rows = end - request->position;
+            n += rows;
+            if (!in_prompt || b->plan.parent >= 0) n_pages += lp_pages_for(rows - (b->end_slot - b->next_slot));
         } else if (b->kind == LP_BRANCH_RUN && b->plan.fork_position < end &&
-                   (request->position == 0 || will_begin(request, b, request->position))) {
+                   (in_prompt || will_begin(request, b, request->position))) {
             int32_t rows = end - b->plan.fork_position;
             n += rows;
             if (b->plan.parent >= 0) n_pages += lp_pages_for(rows);
@@ -655,7 +679,7 @@ void lp_request_make_rows(lp_request *request) {
         }
     }
     mark_captured_outputs(request);
-    if (request->position < p) request->prompt_is_ready = goes_on(&request->branches[0], p - 1);
+    if (request->position < p && end == p) request->prompt_is_ready = goes_on(&request->branches[0], p - 1);
     request->position = end;
     request->in_batch = true;
     for (int32_t i = 0; i < request->n_branches; i++) {

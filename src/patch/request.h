@@ -2,9 +2,10 @@
  *
  * A request goes through the engine in parts. A part is a stretch of the runs in their order (tree.h), as many as
  * memory and a batch have room for; where there is enough, it is all of them. Within a part the request holds the tree
- * of its runs and the state of each branch, and walks through the run position by position: the whole prompt at once,
- * then one position of all live branches at a time. For each row it says at which layer the row begins and with whom it
- * shares what lies below (sharing.c). What the prompt left in its pages serves the parts that follow.
+ * of its runs and the state of each branch, and walks through the run position by position: the prompt at once, or in
+ * chunks where a batch is shorter, then one position of all live branches at a time. For each row it says at which
+ * layer the row begins and with whom it shares what lies below (sharing.c). What the prompt left in its pages serves
+ * the parts that follow.
  *
  * Keys and values lie in pages. A branch takes a page when it has a row and no slot for it, shares its parent's pages
  * up to the fork, and gives all of them back when it has ended. When pages run out, lp_request_shed sets the last runs
@@ -109,8 +110,10 @@ typedef struct {
     size_t branch_capacity;
     int32_t n_branches; /* of the tree as it was at first, then forced ones */
     int32_t max_branches;
-    int32_t position; /* next position; below n_prompt: 0, the prompt is to come */
-    int32_t *tails;   /* [max_branches, tail_stride] slots */
+    int32_t position;   /* next position; below n_prompt: the prompt, or the rest of it, is to come */
+    int32_t batch_rows; /* that limit the part */
+    int32_t chunk;      /* prompt positions that go through the model at once */
+    int32_t *tails;     /* [max_branches, tail_stride] slots */
     size_t tail_capacity;
     int32_t tail_stride;
     int32_t *tokens; /* [max_branches, token_stride] */

@@ -147,10 +147,11 @@ static void fixture_release(fixture *f) {
     lp_pages_release(&f->saved);
 }
 
-/* *got = what the rows were. */
-static void run_all(fixture *f, const speech *says, rows_by_run *got) {
+/* *got = what the rows were, in batches of max_rows at most, which are counted. */
+static int run_in_batches(fixture *f, const speech *says, int32_t max_rows, rows_by_run *got) {
     lp_request *request = &f->request;
-    const lp_request_need limits = {64, 64, 1};
+    const lp_request_need limits = {64, max_rows, 1};
+    int n_batches = 0;
     lp_request_need need;
     int64_t n_answers = 0, n_tokens = 0;
     bool begun = false;
@@ -159,8 +160,12 @@ static void run_all(fixture *f, const speech *says, rows_by_run *got) {
     OK(lp_request_plan_part(request, &limits, TOKENS, &need, err));
     OK(lp_request_begin_part(request, &begun, err));
     assert_true(begun);
-    while (lp_request_count_rows(request, NULL) > 0) {
+    int32_t n_rows = 0, n_pages = 0, n_free = 0;
+    while ((n_rows = lp_request_count_rows(request, &n_pages)) > 0) {
+        n_free = f->pages.n_free;
         lp_request_make_rows(request);
+        n_batches++;
+        assert_true(request->n_rows <= n_rows && n_rows <= max_rows && n_free - f->pages.n_free <= n_pages);
         for (int32_t r = 0; r < request->n_rows; r++) {
             const lp_request_row *row = &request->rows[r];
             const lp_request_branch *b = &request->branches[row->branch];
@@ -176,8 +181,13 @@ static void run_all(fixture *f, const speech *says, rows_by_run *got) {
     }
     lp_request_end_part(request, &n_answers, &n_tokens);
     assert_true(lp_request_is_done(request));
-    assert_int_equal(n_answers, N_RUNS);
+    assert_int_equal(n_answers, f->group.n_runs);
     assert_int_equal(f->pages.n_free, f->pages.n);
+    return n_batches;
+}
+
+static void run_all(fixture *f, const speech *says, rows_by_run *got) {
+    assert_int_equal(run_in_batches(f, says, 64, got), 1 + STEPS + TOKENS);
 }
 
 static void same_rows(const rows_by_run *got, const rows_by_run *wanted) {
@@ -242,8 +252,29 @@ static void test_reference_ends(void **state) {
     fixture_release(&f);
 }
 
+/* A prompt that is longer than a batch goes in chunks, and shares in them what it would share at once. */
+static void test_chunks(void **state) {
+    (void)state;
+    fixture f;
+    speech says;
+    rows_by_run got, wanted = expected;
+    usual_tokens(&says);
+    for (int i = IN_PROMPT + 1; i < N_RUNS; i++)
+        for (int q = 0; q < END; q++) wanted.at[i][q] = (shared)NO_ROW;
+    for (int32_t max_rows = 2; max_rows < 6; max_rows++) {
+        fixture_make(&f, LP_PROTOCOL_CODI);
+        f.group.n_runs = 2;
+        OK(lp_request_open(&f.request, &f.options, &f.group, &f.pages, &f.saved, err));
+        /* Two runs have rows in the prompt. */
+        int chunk = max_rows < 5 ? max_rows / 2 : PROMPT, n_chunks = (PROMPT + chunk - 1) / chunk;
+        assert_int_equal(run_in_batches(&f, &says, max_rows, &got), n_chunks + STEPS + TOKENS);
+        same_rows(&got, &wanted);
+        fixture_release(&f);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows), cmocka_unit_test(test_first_input),
-                                       cmocka_unit_test(test_reference_ends)};
+                                       cmocka_unit_test(test_reference_ends), cmocka_unit_test(test_chunks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
