@@ -93,7 +93,7 @@ out:
 static lp_status read_step_changes(lp_engine *e, const lp_run_group *group, lp_error *err) {
     int64_t first = lp_run_group_unpatched(group, e->options->protocol.n_steps);
     int32_t d = e->options->model->config.d_model;
-    int32_t at_once = lp_engine_head_rows(e->be) < e->max_rows ? lp_engine_head_rows(e->be) : e->max_rows;
+    int32_t at_once = lp_engine_head_rows(e->be, e->max_rows);
     step_states s = {.at_once = at_once};
     bool differs[LP_MAX_STEPS], is_ready = false;
     lp_status status = LP_OK;
