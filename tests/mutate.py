@@ -1,10 +1,13 @@
 """Damaged stores, results, archives and job folders: every command says what is wrong in one line, or does its work.
 
-    mutate.py LATENTPATCH [--count 300] [--seed 1] [--only store,results,archive,job]
+    mutate.py LATENTPATCH [--count 300] [--seed 1] [--only store,results,archive,job] [--driver MUTATION_DRIVER]
 
 A sound file is changed in its structure (h5py: attributes, types, shapes, links, values, whole objects) or in its bytes,
 and one command reads it. The command must end within 10 s with exit code 0, 1 or 2, in less than 1 GB, without a word of
 a sanitizer, and an error must be its last line. The seed of a failure is printed: --count 1 --seed N --only KIND repeats it.
+
+With --driver the files are read by tests/unit/mutation_driver.c, which is one process for all of them and a hundred times
+faster. What needs MPI and an engine, cache, sweep and plan, is read by the program alone.
 """
 
 from __future__ import annotations
@@ -209,6 +212,9 @@ def damage_json(path: Path, draw: random.Random) -> str:
     return f"{path.name}: " + "; ".join(told)
 
 
+NAMES = {"store": "a.store.h5", "results": "a.results.h5", "archive": "a.h5"}
+
+
 class Lab:
     def __init__(self, program: str, folder: Path) -> None:
         self.program, self.folder = program, folder
@@ -247,7 +253,7 @@ class Lab:
             commands = [("plan", "job.json"), ("cache", "job.json", "--set", "store.file=new.h5"), inspect]
             commands += [("tokenize", "--tokenizer", "gpt2/base", "Tom has 3"), ("pairs", "check", "pairs.json")]
             return told, draw.choice(commands)
-        name = {"store": "a.store.h5", "results": "a.results.h5", "archive": "a.h5"}[kind]
+        name = NAMES[kind]
         told = damage_hdf5(where / name, draw)
         if kind == "results":
             commands = [("summary", name), ("summary", name, "--all"), ("summary", name, "--lens"), ("plan", "job.json")]
@@ -280,23 +286,92 @@ class Lab:
         return None
 
 
+class Driver:
+    """The readers in one process, which is started again where it ended."""
+
+    def __init__(self, program: str, log: Path) -> None:
+        self.program, self.log = program, log
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, words: tuple[str, ...]) -> str | None:
+        """None, or what was wrong."""
+        if self.process is None:
+            options = os.environ.get("ASAN_OPTIONS", "") + f":detect_leaks=0:hard_rss_limit_mb={LIMIT_BYTES >> 20}"
+            self.process = subprocess.Popen(
+                [self.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log.open("w"), text=True,
+                errors="replace", env=os.environ | {"ASAN_OPTIONS": options},
+            )  # fmt: skip
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\t".join(words) + "\n")
+        self.process.stdin.flush()
+        said = self.process.stdout.readline()
+        told = self.log.read_text(errors="replace")
+        if said == "0\n" or (said.startswith("1 ") and len(said) > 3 and not BAD.search(told)):
+            return None
+        self.process.kill()
+        code = self.process.wait()
+        self.process = None
+        return f"answer {said!r}, exit code {code} (-14: longer than {LIMIT_S} s): {told[-1500:]}"
+
+    def end(self) -> None:
+        if self.process is not None and self.process.stdin:
+            self.process.stdin.close()
+            self.process.wait()
+
+
+def attempt_in_driver(lab: Lab, driver: Driver, kind: str, seed: int) -> str | None:
+    """None, or what was wrong."""
+    draw = random.Random(f"{kind} {seed}")
+    where = lab.folder / "damaged"
+    shutil.rmtree(where, ignore_errors=True)
+    if kind == "job":
+        shutil.copytree(lab.sound, where)
+    else:
+        where.mkdir()
+        shutil.copy(lab.sound / NAMES[kind], where)
+    told, _ = lab.damaged(kind, draw, where)
+    file, other = str(where / NAMES.get(kind, "")), str(lab.sound / NAMES["store" if kind == "archive" else "archive"])
+    if kind == "job":
+        model = (str(where / "gpt2/base"), str(where / "gpt2/codi"))
+        commands = [("inspect", *model), ("tokenize", model[0])]
+        commands += [("job", str(where / "job.json")), ("pairs", str(where / "pairs.json"))]
+        # What was damaged is what is read.
+        commands = {"job.json": commands[2:3], "pairs.json": commands[3:], "tokenizer": commands[1:2]}.get(
+            told.split(":")[0].removesuffix("_config.json").replace("tokenizer.json", "tokenizer"), commands[:1]
+        )
+    elif kind == "results":
+        commands = [("summary", file)]
+    else:
+        commands = [("info", file), ("verify", file), ("archive", file, str(where / "n.h5")), ("export", file, str(where / "ex"))]
+        commands += [("merge", str(where / "n.h5"), file, other), ("merge", str(where / "n.h5"), file)]
+    words = draw.choice(commands)
+    wrong = driver.ask(words)
+    return f"{kind} {seed}: {told}: {' '.join(words)}: {wrong}" if wrong else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="store,results,archive,job")
+    parser.add_argument("--driver")
     arguments = parser.parse_args()
     kinds = arguments.only.split(",")
     folder = Path(tempfile.mkdtemp(prefix="latentpatch-mutate-"))
     failures = []
     try:
         lab = Lab(str(Path(arguments.program).resolve()), folder)
+        driver = Driver(arguments.driver, folder / "driver.log") if arguments.driver else None
         for i in range(arguments.count):
-            wrong = lab.attempt(kinds[i % len(kinds)], arguments.seed + i)
+            kind, seed = kinds[i % len(kinds)], arguments.seed + i
+            wrong = attempt_in_driver(lab, driver, kind, seed) if driver else lab.attempt(kind, seed)
             if wrong:
                 failures.append(wrong)
                 print(wrong, flush=True)
+        if driver:
+            driver.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024

@@ -41,10 +41,16 @@ if(Python3_FOUND)
     lp_cli_test(store_greedy store_file Greedy)
   endif()
   lp_cli_test(own_files identity Paths)
-  # Damaged stores, results, archives and job folders.
+  # Damaged stores, results, archives and job folders: 100 by the program, 300 by its readers in one process.
+  add_executable(mutation_driver unit/mutation_driver.c)
+  target_link_libraries(mutation_driver PRIVATE lp_job lp_report lp_patch)
+  set_target_properties(mutation_driver PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   add_test(NAME cli.mutations
-    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/mutate.py $<TARGET_FILE:latentpatch> --count 300)
-  set_tests_properties(cli.mutations PROPERTIES
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/mutate.py $<TARGET_FILE:latentpatch> --count 100)
+  add_test(NAME cli.mutations_in_one_process
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_SOURCE_DIR}/mutate.py $<TARGET_FILE:latentpatch> --count 300
+      --driver $<TARGET_FILE:mutation_driver>)
+  set_tests_properties(cli.mutations cli.mutations_in_one_process PROPERTIES
     ENVIRONMENT "${LP_CLI_ENVIRONMENT}" SKIP_RETURN_CODE 77 TIMEOUT 900)
   lp_cli_test(early_refusal identity Early)
   lp_cli_test(output command_line Output)

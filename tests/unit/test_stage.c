@@ -9,7 +9,7 @@
 
 enum { LAYERS = 3, D = 4, HEAD = 2, STEPS = 2, PAIRS = 6, PROMPT = 5 };
 
-static char question[2 * PAIRS][8], name_of[PAIRS][8];
+static char question[2 * PAIRS][16], name_of[PAIRS][16];
 static lp_pair pairs[PAIRS];
 
 /* Pairs that have nothing in common. */
