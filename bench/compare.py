@@ -175,6 +175,7 @@ def main() -> None:
             "rate": 0.0,
             "peak": number(peak.out, r"gemm_peak: ([\d.]+)"),
             "row_layers": number(mine.out, r"(\d+) row-layers"),
+            "cpu": mine.cpu - idle.cpu,
         }
         one["rate"] = one["gflop"] / (mine.cpu - idle.cpu)
         rounds.append(one)
@@ -185,6 +186,10 @@ def main() -> None:
             flush=True,
         )
     best = {key: min(r[key] for r in rounds) for key in ("peer", "ours", "peer_wall", "ours_wall")}
+    kernels = re.search(r"executor on kernels (\w+)", mine.out)
+    print(f"kernels: {kernels.group(1) if kernels else 'unknown'}")
+    print(f"conditions_per_second: {1 / best['ours']:.1f}")
+    print(f"row_layers_per_second: {max(r['row_layers'] / r['cpu'] for r in rounds):.0f}")
     print(f"conditions: {n_conditions}; the peer's time is extrapolated from {a.peer_conditions} of them")
     print(f"wall_ratio: {best['peer_wall'] / best['ours_wall']:.1f}")
     print(f"ratio: {best['peer'] / best['ours']:.1f}")

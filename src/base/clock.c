@@ -9,3 +9,9 @@ void lp_utc_now(char out[LP_UTC_TEXT]) {
     if (now == (time_t)-1 || !gmtime_r(&now, &utc) || strftime(out, LP_UTC_TEXT, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
         memcpy(out, "unknown", sizeof "unknown");
 }
+
+double lp_seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

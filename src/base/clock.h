@@ -6,4 +6,7 @@ enum { LP_UTC_TEXT = 32 };
 /* Now, as "2026-01-31T12:00:00Z"; "unknown" where the system does not say. */
 void lp_utc_now(char out[LP_UTC_TEXT]);
 
+/* Seconds of the monotonic clock. */
+double lp_seconds_now(void);
+
 #endif

@@ -330,3 +330,8 @@ lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err) {
 out:
     return status;
 }
+
+int lp_model_digest_threads(const lp_model *model, double *longest_seconds) {
+    *longest_seconds = model->files->digests.longest_seconds;
+    return model->files->digests.n_threads;
+}

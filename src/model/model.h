@@ -125,8 +125,7 @@ typedef struct {
     int32_t lora_rank; /* 0: take it from the tensors; otherwise it must agree with them */
     double lora_alpha; /* the public checkpoints': 32 with rank 128 */
     lp_base_rounding base_rounding; /* FP16: the base weights are rounded to fp16 first, as the published scripts did */
-    bool
-        with_digests; /* lp_model_digests or lp_model_inspect will be called: a thread reads the files from the start */
+    bool with_digests; /* lp_model_digests or lp_model_inspect will be called: threads read the files from the start */
 } lp_model_source;
 
 /* Reads headers, maps the files, checks every tensor's presence, shape and dtype, and lays out the arena. Fails naming
@@ -163,8 +162,10 @@ lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *
 void lp_model_close(lp_model *model);
 
 /* SHA-256 of every file that was read, one `name  digest` per line in the order base first; for provenance. Waits for
- * the thread of with_digests; without one, computes. */
+ * the threads of with_digests; without them, computes. */
 lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err);
+/* After lp_model_digests: threads that worked beside the caller, and seconds of the one that took longest. */
+int lp_model_digest_threads(const lp_model *model, double *longest_seconds);
 
 /* What `latentpatch inspect` prints: text for people, or JSON. Enough that the model is open; reads every file whole,
  * as lp_model_digests does. */

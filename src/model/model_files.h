@@ -7,7 +7,6 @@
 #include "model/model.h"
 #include "model/weight_source.h"
 
-#include <pthread.h>
 #include <stdatomic.h>
 
 /* Where the values of a slot lie: in the mapped file, in the arena, or nowhere here: they are left to the device. */
@@ -21,13 +20,14 @@ typedef struct {
     int64_t column;
 } lp_placement;
 
-/* SHA-256 of the files, computed by a thread. */
+/* SHA-256 of the files, computed by a thread for each; digests.c. */
+typedef struct lp_digest_task lp_digest_task;
 typedef struct {
-    pthread_t thread;
-    bool running;
+    lp_digest_task *tasks; /* [n_tasks] while they run */
+    size_t n_tasks;
     atomic_bool stop;
-    lp_status status; /* the thread's; read after it has ended */
-    lp_error error;
+    int n_threads; /* that have ended, and how long the last of them took */
+    double longest_seconds;
 } lp_digest_run;
 
 struct lp_model_files {
@@ -47,11 +47,11 @@ struct lp_model_files {
 /* fill.c: computes the arena, one piece after the other in the order in which they lie in the files. */
 lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err);
 
-/* digests.c. Starts the thread; without one, lp_digests_wait does the work itself. */
+/* digests.c. Starts the threads; what none of them does, lp_digests_wait does itself. */
 void lp_digests_start(lp_model_files *files);
 /* Afterwards every lp_checkpoint_file has its sha256. */
 lp_status lp_digests_wait(lp_model_files *files, lp_error *err);
-/* Ends the thread soon, whatever it has done. */
+/* Ends the threads soon, whatever they have done. */
 void lp_digests_stop(lp_model_files *files);
 
 /* What was copied into the arena need not stay resident twice. The maps are read-only: pages come back when touched. */

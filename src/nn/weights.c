@@ -1,17 +1,10 @@
 #include "nn/weights.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/pulse.h"
 #include "model/weight_source.h"
-
-#include <time.h>
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static lp_status norm_new(lp_backend *be, const lp_norm *norm, int32_t d, lp_norm_weights *out, lp_error *err) {
     lp_status status = be->vector_new(be, norm->weight, (size_t)d, &out->weight, err);
@@ -74,7 +67,7 @@ out:
 
 lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out, lp_error *err) {
     const lp_model_config *c = &model->config;
-    double start = seconds_now();
+    double start = lp_seconds_now();
     uint64_t bytes_before = be->counters.bytes_up;
     lp_weights *w = NULL;
     lp_status status = lp_mem_new(&w, 1, sizeof *w, "weights", err);
@@ -101,7 +94,7 @@ lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out
     LP_TRY(norm_new(be, &model->final_norm, c->d_model, &w->final_norm, err));
     LP_TRY(make_projection(w, err));
     LP_TRY(be->sync(be, err));
-    lp_log(LP_LOG_DEBUG, "weights in %.3f s, %.1f MiB up, %.1f MiB held", seconds_now() - start,
+    lp_log(LP_LOG_DEBUG, "weights in %.3f s, %.1f MiB up, %.1f MiB held", lp_seconds_now() - start,
            (double)(be->counters.bytes_up - bytes_before) / 1048576.0, (double)be->counters.weight_bytes / 1048576.0);
     *out = w;
     return LP_OK;

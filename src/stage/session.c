@@ -23,6 +23,12 @@ lp_status lp_session_prompt(const lp_session *session, int64_t pair, int side, l
     return status;
 }
 
+/* Notes that `what` is ready. */
+static void mark(lp_session *s, const char *what) {
+    size_t n = strlen(s->timeline);
+    snprintf(s->timeline + n, sizeof s->timeline - n, "%s%s %.3f", n ? ", " : "", what, lp_seconds_now() - s->opened);
+}
+
 static lp_status open_model(lp_session *s, lp_error *err) {
     lp_model_source source = {.base = s->job.model.base,
                               .codi = s->job.model.codi,
@@ -30,13 +36,14 @@ static lp_status open_model(lp_session *s, lp_error *err) {
                               .lora_alpha = s->job.model.lora_alpha,
                               .base_rounding = s->job.model.base_rounding,
                               .with_digests = lp_parallel_rank(s->parallel) == 0};
-    lp_text digests = {0};
     lp_status status = LP_OK;
     lp_watch_doing(s->watch, "the model's files");
     status = lp_model_open(&source, &s->model, err);
     lp_watch_doing(s->watch, "");
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    mark(s, "model files");
     LP_TRY(lp_stage_open_device(s, err));
+    mark(s, "device");
     LP_TRY(lp_stage_choose_matrices(s, err));
     /* The ranks of a node fill their arena together. Whose turn it is stands in the same memory, after the arena. */
     size_t arena_bytes = s->model.arena_bytes;
@@ -53,7 +60,16 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     LP_TRY(lp_parallel_agree(s->parallel, status, err));
     LP_TRY(lp_shared_fence(s->arena, err));
     LP_TRY(lp_stage_make_weights(s, err));
+    mark(s, "weights");
+out:
+    return status;
+}
+
+/* The digests come last: they are made while the rest is prepared. Files that carry them are opened after this. */
+static lp_status take_digests(lp_session *s, lp_error *err) {
+    lp_text digests = {0};
     uint64_t length = 0;
+    lp_status status = LP_OK;
     if (lp_parallel_rank(s->parallel) == 0) {
         lp_watch_doing(s->watch, "the digests of the model's files");
         status = lp_model_digests(&s->model, &digests, err);
@@ -65,6 +81,12 @@ static lp_status open_model(lp_session *s, lp_error *err) {
     LP_TRY(lp_mem_new(&s->model_digests, (size_t)length + 1, 1, "digests", err));
     if (digests.data) memcpy(s->model_digests, digests.data, (size_t)length);
     LP_TRY(lp_parallel_broadcast(s->parallel, s->model_digests, (size_t)length, err));
+    mark(s, "digests");
+    if (lp_parallel_rank(s->parallel) == 0) {
+        double longest = 0;
+        int n = lp_model_digest_threads(&s->model, &longest);
+        lp_log(LP_LOG_DEBUG, "ready after seconds: %s (of %d threads, the longest took %.3f)", s->timeline, n, longest);
+    }
 out:
     lp_text_release(&digests);
     return status;
@@ -128,8 +150,9 @@ out:
 lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
                           size_t n_settings, lp_session *s, lp_error *err) {
     lp_status status = LP_OK;
-    *s = (lp_session){.parallel = parallel};
+    *s = (lp_session){.parallel = parallel, .opened = lp_seconds_now()};
     LP_TRY(lp_parallel_agree(parallel, open_local(s, job_file, settings, n_settings, err), err));
+    mark(s, "job and pairs");
     LP_TRY(lp_watch_start(parallel, INT64_C(1000) * s->job.engine.hang_limit_s, &s->watch, err));
     LP_TRY(open_model(s, err));
     status = lp_vocabulary_init(&s->model, s->tokenizer, s->job.model.tokenizer, s->job.decode.eos, &s->job.protocol,
@@ -137,6 +160,8 @@ lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, con
     if (status == LP_OK) status = check_conditions(s, err);
     if (status == LP_OK) status = measure_prompts(s, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
+    mark(s, "prompts");
+    LP_TRY(take_digests(s, err));
     return LP_OK;
 out:
     lp_session_close(s);

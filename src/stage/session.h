@@ -31,6 +31,8 @@ typedef struct {
     lp_weights *weights;         /* there; NULL with the reference executor, and where the engine makes them (cpu) */
     char device[320];            /* what this rank computes with; for provenance */
     char *model_digests;         /* one line a file, see lp_model_digests */
+    double opened;               /* when, lp_seconds_now */
+    char timeline[256];          /* what was ready how long after that; for --verbose */
     char *resolved_job;          /* JSON */
     lp_watch *watch;             /* runs as long as the session; NULL: engine.hang_limit is 0 */
 } lp_session;
