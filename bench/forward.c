@@ -85,11 +85,14 @@ static int find(const char *const *names, const char *name) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const devices[] = {"auto", "cpu", "cuda", NULL}, *const dtypes[] = {"fp32", "tf32", "bf16",
-                                                                                           NULL};
+    static const char *const devices[] = {"auto", "cpu", "cuda", NULL}, *const dtypes[] = {"fp32",    "tf32",
+                                                                                           "bf16",    "fp32-simt",
+                                                                                           "fp32-tc", NULL};
     int device = find(devices, argc > 7 ? argv[7] : "cpu"), dtype = find(dtypes, argc > 8 ? argv[8] : "fp32");
     if (argc < 7 || argc > 9 || device < 0 || dtype < 0) {
-        fprintf(stderr, "usage: forward BASE CODI LORA_ALPHA B PROMPT NEW [auto|cpu|cuda [fp32|tf32|bf16]]\n");
+        fprintf(
+            stderr,
+            "usage: forward BASE CODI LORA_ALPHA B PROMPT NEW [auto|cpu|cuda [fp32|tf32|bf16|fp32-simt|fp32-tc]]\n");
         return 2;
     }
     lp_model model = {0};

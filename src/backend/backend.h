@@ -30,8 +30,7 @@ static inline int32_t lp_equal_part(int32_t n, int32_t most) {
 typedef struct lp_backend_linear lp_backend_linear;
 
 /* How a matrix is held that goes into a linear layer: floats, or as the backend multiplies them, for `linear` alone to
- * read; then rows of `width` numbers lie lp_operand_bytes apart, in memory that is as large as for floats (of at least
- * 4 numbers a row). */
+ * read; then rows of `width` numbers lie lp_operand_bytes apart. */
 typedef enum { LP_FLOATS, LP_OPERAND } lp_form;
 
 /* Keys and values of all positions in flight: dev [n_layers, n_slots, KV] each. A slot is one position of one branch.
@@ -60,21 +59,23 @@ typedef struct {
     uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
     uint64_t n_waits;              /* times that the host waited for the device */
     uint64_t n_graphs;             /* recorded sequences that were issued as one */
+    uint64_t n_unaligned_products; /* shapes of products that got a tensor core kernel for operands at any address */
     uint64_t weight_bytes;         /* held for linear_new, matrix_new and vector_new; 0 where they are the host's own */
 } lp_backend_counters;
 
 struct lp_backend {
-    const char *name;        /* "cpu", "cuda" */
-    const char *description; /* what it computes with: device or library, versions; for provenance */
-    const char *device_id;   /* the same for two processes of a node that have the same device; NULL: the host */
-    int64_t memory_bytes;    /* of the device, free when it was opened; 0: the host's memory */
-    int32_t batch_rows;      /* rows of a batch that keep it busy */
-    bool wants_groups;       /* attention gains from lp_row_table's groups */
-    bool is_asynchronous;    /* operations return before they are done */
-    bool has_bf16_operands;  /* otherwise operands are floats */
-    int32_t record_rows;     /* sequences over at most so many rows gain from being recorded; 0: none do */
-    bool makes_weights;      /* linear_new and matrix_new take matrices without data, and make them of their sources */
-    bool takes_panels;       /* linear_new and matrix_new take matrices in panels, and are faster with them */
+    const char *name;           /* "cpu", "cuda" */
+    const char *description;    /* what it computes with: device or library, versions; for provenance */
+    const char *device_id;      /* the same for two processes of a node that have the same device; NULL: the host */
+    int64_t memory_bytes;       /* of the device, free when it was opened; 0: the host's memory */
+    int32_t batch_rows;         /* rows of a batch that keep it busy */
+    bool wants_groups;          /* attention gains from lp_row_table's groups */
+    bool is_asynchronous;       /* operations return before they are done */
+    int32_t operand_item_bytes; /* of operands: bytes of a number, rows filled up to 8 of them; 0: they are floats */
+    int32_t operand_tail_bytes; /* after each row */
+    int32_t record_rows;        /* sequences over at most so many rows gain from being recorded; 0: none do */
+    bool makes_weights; /* linear_new and matrix_new take matrices without data, and make them of their sources */
+    bool takes_panels;  /* linear_new and matrix_new take matrices in panels, and are faster with them */
     lp_backend_counters counters;
 
     void (*free)(lp_backend *be);
@@ -113,7 +114,8 @@ struct lp_backend {
     lp_status (*vector_new)(lp_backend *be, const float *host, size_t n, const float **out, lp_error *err);
     void (*vector_free)(lp_backend *be, const float *vector);
 
-    /* y [n, out] = x [n, in] W + bias, rows lp_linear_stride apart; what lies between them is left alone. form: of x */
+    /* y [n, out] = x [n, in] W + bias, rows lp_linear_stride apart; what lies between them may be written where it has
+     * room for `out` up to a multiple of 64, and is left alone otherwise. form: of x */
     lp_status (*linear)(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                         lp_error *err);
     /* dst [dst_rows[i]] = src [src_rows[i]], i < n; a NULL list stands for 0, 1, 2, ...; rows of `width` floats. The
@@ -180,7 +182,8 @@ struct lp_backend {
 
 /* Bytes between rows of `width` numbers of a form. */
 static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_t width) {
-    if (form == LP_OPERAND && be->has_bf16_operands) return (size_t)((width + 7) / 8 * 8) * 2;
+    if (form == LP_OPERAND && be->operand_item_bytes > 0)
+        return (size_t)((width + 7) / 8 * 8) * (size_t)be->operand_item_bytes + (size_t)be->operand_tail_bytes;
     return (size_t)width * sizeof(float);
 }
 

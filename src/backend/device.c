@@ -8,7 +8,20 @@
 #include <limits.h>
 #include <unistd.h>
 
-static const char *const dtype_names[] = {"fp32", "tf32", "bf16"};
+static const char *const dtype_names[] = {"fp32", "tf32", "bf16", "fp32-simt", "fp32-tc"};
+
+/* What "fp32" is on a GPU: the ordinary units' until tensor cores were measured to be no less exact. */
+enum { FP32_ON_GPU = LP_CUDA_FP32 };
+
+static lp_cuda_dtype cuda_dtype(lp_dtype_use dtype) {
+    switch (dtype) {
+    case LP_USE_TF32: return LP_CUDA_TF32;
+    case LP_USE_BF16: return LP_CUDA_BF16;
+    case LP_USE_FP32_SIMT: return LP_CUDA_FP32;
+    case LP_USE_FP32_TC: return LP_CUDA_FP32_SPLIT;
+    default: return (lp_cuda_dtype)FP32_ON_GPU;
+    }
+}
 
 /* The folder of the running executable; empty where it cannot be found out. */
 static void own_folder(char out[PATH_MAX]) {
@@ -62,7 +75,7 @@ static lp_status open_cuda(const lp_device_options *options, lp_backend **out, b
                             .backend_bytes = sizeof(lp_backend),
                             .row_table_bytes = sizeof(lp_row_table),
                             .version = lp_build_version(),
-                            .dtype = (lp_cuda_dtype)options->dtype,
+                            .dtype = cuda_dtype(options->dtype),
                             .node_rank = options->node_rank,
                             .graphs = options->graphs,
                             .log = lp_log};

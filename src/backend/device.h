@@ -9,7 +9,9 @@
 
 /* In the order of the job file's names. */
 typedef enum { LP_USE_AUTO, LP_USE_CPU, LP_USE_CUDA } lp_device_use;
-typedef enum { LP_USE_FP32, LP_USE_TF32, LP_USE_BF16 } lp_dtype_use;
+/* FP32_SIMT: float32 on the ordinary units of a GPU. FP32_TC: on its tensor cores, three products of fp16 each. FP32 is
+ * one of them: see device.c. */
+typedef enum { LP_USE_FP32, LP_USE_TF32, LP_USE_BF16, LP_USE_FP32_SIMT, LP_USE_FP32_TC } lp_dtype_use;
 
 typedef struct {
     lp_device_use device; /* auto: cuda where the module loads and a device is there, otherwise cpu */

@@ -21,7 +21,7 @@ const char *const *lp_device_names(void) {
     return names;
 }
 const char *const *lp_compute_names(void) {
-    static const char *const names[] = {"fp32", "tf32", "bf16", NULL};
+    static const char *const names[] = {"fp32", "tf32", "bf16", "fp32-simt", "fp32-tc", NULL};
     return names;
 }
 

@@ -17,7 +17,7 @@
 typedef enum { LP_FILTER_BOTH_CORRECT, LP_FILTER_CLEAN_CORRECT, LP_FILTER_ALL } lp_filter;
 typedef enum { LP_EXECUTOR_BATCHED, LP_EXECUTOR_REFERENCE } lp_executor;
 typedef enum { LP_DEVICE_AUTO, LP_DEVICE_CPU, LP_DEVICE_CUDA } lp_device_choice;
-typedef enum { LP_COMPUTE_FP32, LP_COMPUTE_TF32, LP_COMPUTE_BF16 } lp_compute;
+typedef enum { LP_COMPUTE_FP32, LP_COMPUTE_TF32, LP_COMPUTE_BF16, LP_COMPUTE_FP32_SIMT, LP_COMPUTE_FP32_TC } lp_compute;
 
 /* One place that the store keeps beside the default ones. */
 typedef struct {

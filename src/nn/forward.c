@@ -53,10 +53,18 @@ static int32_t mlp_width(const lp_model_config *c) {
     return c->arch == LP_ARCH_LLAMA ? 2 * c->d_ff : c->d_ff;
 }
 
-static size_t floats_per_row(const lp_model *model) {
+/* Floats of a row that is one of floats and one of an operand by turns. */
+static int32_t operand_floats(const lp_backend *be, int32_t width) {
+    size_t bytes = be ? lp_operand_bytes(be, LP_OPERAND, width) : 0;
+    int32_t floats = (int32_t)((bytes + sizeof(float) - 1) / sizeof(float));
+    return floats > width ? floats : width;
+}
+
+static size_t floats_per_row(const lp_backend *be, const lp_model *model) {
     const lp_model_config *c = &model->config;
     size_t projected = model->projection.present ? (size_t)model->projection.in.n_out : 1;
-    return 4 * (size_t)c->d_model + (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
+    return 3 * (size_t)c->d_model + (size_t)operand_floats(be, c->d_model) +
+           (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
 }
 
 /* The MLP's inner activations are wide: they are made for a part of a large batch at a time. */
@@ -69,8 +77,8 @@ static int32_t mlp_rows(const lp_backend *be) {
 size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows) {
     const lp_model_config *c = &model->config;
     size_t rows = (size_t)max_rows + LP_ROW_PADDING;
-    size_t mlp = (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(c) + c->d_ff);
-    return (rows * floats_per_row(model) + mlp) * sizeof(float) + rows * 64;
+    size_t mlp = (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(c) + operand_floats(be, c->d_ff));
+    return (rows * floats_per_row(be, model) + mlp) * sizeof(float) + rows * 64;
 }
 
 static void take_weights(lp_forward *f, const lp_weights *w) {
@@ -105,7 +113,7 @@ static lp_status matrix_new(lp_forward *f, float **out, size_t rows, int32_t wid
 
 /* Does the MLP's activation need no memory of its own? */
 static bool in_place(const lp_forward *f) {
-    return f->model->config.arch != LP_ARCH_LLAMA && !f->be->has_bf16_operands;
+    return f->model->config.arch != LP_ARCH_LLAMA && f->be->operand_item_bytes == 0;
 }
 
 static lp_status make_workspace(lp_forward *f, lp_error *err) {
@@ -116,12 +124,13 @@ static lp_status make_workspace(lp_forward *f, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(matrix_new(f, &f->x, rows, d, "residual stream", err));
     LP_TRY(matrix_new(f, &f->x_out, rows, d, "residual stream", err));
-    LP_TRY(matrix_new(f, &f->h, rows, d, "normed input", err));
+    LP_TRY(matrix_new(f, &f->h, rows, operand_floats(f->be, d), "normed input", err));
     LP_TRY(matrix_new(f, &f->sum, rows, d, "block output", err));
     LP_TRY(matrix_new(f, &f->qkv, rows, q_width(c) + 2 * kv_width(c), "q, k, v", err));
     LP_TRY(matrix_new(f, &f->attention, rows, q_width(c), "attention", err));
     LP_TRY(matrix_new(f, &f->mlp, (size_t)f->mlp_rows, mlp_width(c), "MLP", err));
-    if (!in_place(f)) LP_TRY(matrix_new(f, &f->active, (size_t)f->mlp_rows, c->d_ff, "MLP", err));
+    if (!in_place(f))
+        LP_TRY(matrix_new(f, &f->active, (size_t)f->mlp_rows, operand_floats(f->be, c->d_ff), "MLP", err));
     LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
     LP_TRY(lp_mem_new(&f->input, (size_t)d, sizeof(float), "rows", err));
 out:

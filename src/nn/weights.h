@@ -29,9 +29,10 @@ typedef struct {
     const float *positions; /* dev [n_context, D]; NULL for LLaMA */
 } lp_weights;
 
-/* Floats between rows of logits: of a vocabulary of any size, these begin where whole cache lines do. */
+/* Floats between rows of logits: of a vocabulary of any size, these begin where whole cache lines do, and products may
+ * be as wide. */
 static inline int32_t lp_logits_stride(const lp_model_config *config) {
-    return (config->n_embedded + 31) / 32 * 32;
+    return (config->n_embedded + 63) / 64 * 64;
 }
 
 /* Fails as the backend's linear_new: out of memory, or NaN or infinity in a tensor, which is named. */

@@ -1,12 +1,14 @@
-/* lp_conformance [cpu|cuda] [fp32|tf32|bf16] [small] [no_graphs]: every operation of a backend against plain loops in
- * double precision, at odd and large sizes, and each row against the same row in other company, bit for bit. Exit code
- * 77 where there is no device. no_graphs: the device is one that captures nothing. */
+/* lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small] [no_graphs]: every operation of a backend
+ * against plain loops in double precision, at odd and large sizes, and each row against the same row in other company,
+ * bit for bit. Exit code 77 where there is no device. no_graphs: the device is one that captures nothing. */
 #include "cuda/conformance.h"
 
+#include "base/dtype.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
 
+#include <float.h>
 #include <math.h>
 
 /* ---- Tools ------------------------------------------------------------------------------------------------------- */
@@ -126,17 +128,50 @@ static double operand(const conformance *c, float x) {
     return x;
 }
 
+/* One row of fp32-tc: high and low parts, then the exponent; see split.cuh. */
+static void split_row(const float *x, int32_t width, char *row) {
+    size_t depth = (size_t)(width + 7) / 8 * 8;
+    uint16_t *high = (uint16_t *)(void *)row, *low = high + depth;
+    float most = 0;
+    int e = 0;
+    for (int32_t i = 0; i < width; i++) most = fmaxf(most, fabsf(x[i]));
+    (void)frexpf(most, &e);
+    for (int32_t i = 0; i < width; i++) {
+        float scaled = ldexpf(x[i], -e);
+        high[i] = lp_f32_to_f16(scaled);
+        low[i] = lp_f32_to_f16((scaled - lp_f16_to_f32(high[i])) * 2048.0f);
+        /* What is not 0 stays so. */
+        if (x[i] != 0 && (high[i] & 0x7fff) == 0 && (low[i] & 0x7fff) == 0) low[i] = x[i] < 0 ? 0x8001 : 0x0001;
+    }
+    int32_t exponent = e;
+    memcpy(row + 4 * depth, &exponent, sizeof exponent);
+}
+
 /* floats [n, width] as the backend's operands have them; *bytes of all rows. Freed with lp_mem_free. */
 static void *as_operand(const conformance *c, const float *floats, int32_t n, int32_t width, size_t *bytes) {
-    size_t row = lp_operand_bytes(c->be, LP_OPERAND, width);
+    size_t row = lp_operand_bytes(c->be, LP_OPERAND, width), w = (size_t)width;
     char *out = conformance_zeros((size_t)n * row);
     *bytes = (size_t)n * row;
-    if (row == (size_t)width * sizeof(float)) memcpy(out, floats, *bytes);
-    for (int32_t i = 0; c->dtype == LP_USE_BF16 && i < n * width; i++) {
-        float rounded = (float)operand(c, floats[i]);
-        memcpy(out + (size_t)(i / width) * row + (size_t)(i % width) * 2, (const char *)&rounded + 2, 2);
+    if (c->be->operand_item_bytes == 0) memcpy(out, floats, *bytes);
+    for (size_t r = 0; r < (size_t)n && c->be->operand_item_bytes > 0; r++) {
+        uint16_t *to = (uint16_t *)(void *)(out + r * row);
+        if (c->dtype == LP_USE_BF16)
+            for (size_t i = 0; i < w; i++) to[i] = lp_f32_to_bf16(floats[r * w + i]);
+        else
+            split_row(floats + r * w, width, out + r * row);
     }
     return out;
+}
+
+/* Room for an operand, or floats, of n rows: nothing of it is a number yet. */
+static float *operand_room(conformance *c, size_t n, size_t width) {
+    size_t row = lp_operand_bytes(c->be, LP_OPERAND, (int32_t)width) / sizeof(float);
+    if (row < width) row = width;
+    float *nothing = conformance_zeros(n * row * sizeof *nothing);
+    memset(nothing, 0xff, n * row * sizeof *nothing);
+    float *dev = conformance_floats(c, nothing, n * row, row);
+    lp_mem_free(nothing);
+    return dev;
 }
 
 /* An operation's result as an operand is that as floats, rounded. */
@@ -171,7 +206,7 @@ static void check_operand(conformance *c, const lp_backend_linear *w, const floa
     for (int p = 0; p < k->n_parts; p++) out += (size_t)k->n_out[p];
     void *operand = as_operand(c, x, k->n, (int32_t)k->n_in, &bytes);
     float *got = conformance_zeros((size_t)k->n * out * sizeof(float));
-    float *dev = conformance_floats(c, NULL, (size_t)k->n * (size_t)k->n_in, (size_t)k->n_in);
+    float *dev = operand_room(c, (size_t)k->n, (size_t)k->n_in);
     RUN(c->be->upload(c->be, dev, operand, bytes, &c->err));
     RUN(c->be->linear(c->be, w, LP_OPERAND, dev, k->n, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, (size_t)k->n * out * sizeof(float));
@@ -182,11 +217,12 @@ static void check_operand(conformance *c, const lp_backend_linear *w, const floa
     lp_mem_free(got);
 }
 
-/* With rows further apart the values are y's, and nothing is written between them. */
-static void check_stride(conformance *c, const lp_linear *host, const float *x, int32_t n, const float *y) {
-    enum { BETWEEN = 29 };
+/* With rows further apart the values are y's, and nothing is written beyond the room that a product may fill up. */
+static void check_stride(conformance *c, const lp_linear *host, const float *x, int32_t n, const float *y,
+                         size_t stride) {
     lp_linear wide = *host;
-    size_t out = (size_t)host->n_out, stride = out + BETWEEN, rows = (size_t)n, in = (size_t)host->n_in;
+    size_t out = (size_t)host->n_out, rows = (size_t)n, in = (size_t)host->n_in, full = (out + 63) / 64 * 64,
+           last = stride >= full ? full : out;
     lp_backend_linear *w = NULL;
     wide.stride = (int64_t)stride;
     float *got = conformance_zeros(rows * stride * sizeof *got);
@@ -199,10 +235,10 @@ static void check_stride(conformance *c, const lp_linear *host, const float *x, 
     conformance_fetch(c, got, dev_y, rows * stride * sizeof *got);
     bool untouched = true;
     for (size_t r = 0; r < rows; r++) {
-        for (size_t i = out; i < stride; i++) untouched &= got[r * stride + i] == -7;
+        for (size_t i = last; i < stride; i++) untouched &= got[r * stride + i] == -7;
         memmove(got + r * out, got + r * stride, out * sizeof *got);
     }
-    conformance_true(c, untouched, "linear %zu x %zu: numbers between its rows are written", in, out);
+    conformance_true(c, untouched, "linear %zu x %zu: numbers %zu apart are written between its rows", in, out, stride);
     conformance_near(c, got, want, rows * out, c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5, "linear %zu x %zu, rows apart",
                      in, out);
     c->be->linear_free(c->be, w);
@@ -230,7 +266,8 @@ static void check_linear(conformance *c, const linear_case *k) {
     RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, k->n, dev_y, &c->err));
     conformance_fetch(c, y, dev_y, n * out * sizeof(float));
     check_operand(c, w, x, k, y, dev_y);
-    check_stride(c, &host, x, k->n, y);
+    check_stride(c, &host, x, k->n, y, out + 29);
+    check_stride(c, &host, x, k->n, y, (out + 63) / 64 * 64 + 64);
 
     double *want = conformance_zeros(out * sizeof(double));
     double bound = c->dtype == LP_USE_TF32 ? 3e-3 : 1e-5;
@@ -266,6 +303,72 @@ static void check_linear(conformance *c, const linear_case *k) {
     for (size_t i = 0; i < sizeof host_blocks / sizeof host_blocks[0]; i++) lp_mem_free(host_blocks[i]);
 }
 
+/* Rows and columns of all orders of magnitude, 0, infinity and NaN, as float32 has them. */
+static void check_range(conformance *c, lp_layout layout) {
+    enum { IN = 40, OUT = 21, SCALES = 14, ZERO = SCALES, LARGE, INFINITE, OPPOSITE, NOT_A_NUMBER, ROWS };
+    float *x = conformance_normal(11, ROWS * IN), *w = conformance_normal(12, IN * OUT),
+          *got = conformance_zeros(ROWS * OUT * sizeof *got);
+    float *data = conformance_zeros(IN * OUT * sizeof *data);
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < IN; i++) {
+            float *at = &x[r * IN + i];
+            *at = r == ZERO ? 0.0f : r == LARGE ? 0x1p+120f : ldexpf(*at, r < SCALES ? 20 * r - 145 : 0);
+        }
+    x[INFINITE * IN + 7] = INFINITY;
+    x[OPPOSITE * IN + 7] = -INFINITY;
+    x[OPPOSITE * IN + 23] = INFINITY;
+    x[NOT_A_NUMBER * IN + 39] = NAN;
+    /* Column 0 is 0, column 1 all the same, 2 has a 0 where rows have infinity. */
+    for (int o = 0; o < OUT; o++)
+        for (int i = 0; i < IN; i++) {
+            float *at = &w[i * OUT + o];
+            *at = o == 0 || (o == 2 && i == 7) ? 0.0f : o == 1 ? 0x1p+20f : ldexpf(*at, 10 * o - 110);
+            data[layout == LP_OUT_IN ? o * IN + i : i * OUT + o] = *at;
+        }
+    lp_linear host = {
+        .part = {{.data = data, .n_in = IN, .n_out = OUT, .layout = layout}}, .n_parts = 1, .n_in = IN, .n_out = OUT};
+    lp_backend_linear *linear = NULL;
+    RUN(c->be->linear_new(c->be, &host, &linear, &c->err));
+    float *dev_x = conformance_floats(c, x, ROWS * IN, IN), *dev_y = conformance_floats(c, NULL, ROWS * OUT, OUT);
+    RUN(c->be->linear(c->be, linear, LP_FLOATS, dev_x, ROWS, dev_y, &c->err));
+    conformance_fetch(c, got, dev_y, ROWS * OUT * sizeof *got);
+    for (int r = 0; r < ROWS; r++)
+        for (int o = 0; o < OUT; o++) {
+            double want = 0, size = 0;
+            for (int i = 0; i < IN; i++) {
+                const double product = (double)x[r * IN + i] * (double)w[i * OUT + o];
+                want += product;
+                size += fabs(product);
+            }
+            const float is = got[r * OUT + o], rounded = (float)want;
+            bool right = isnan(rounded) ? isnan(is) : is == rounded;
+            /* Where parts of the sum are infinite in float32 though it is not, either is right. */
+            if (isfinite(want) && fabs(want) != size && size > (double)FLT_MAX) right = true;
+            if (isfinite(is) && isfinite(rounded)) right |= fabs((double)is - want) <= 2e-6 * size + IN * 0x1p-149;
+            conformance_true(c, right,
+                             "linear of all magnitudes, layout %d: row %d, column %d: got %.9g, expected %.9g",
+                             (int)layout, r, o, (double)is, want);
+        }
+    c->be->linear_free(c->be, linear);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_y);
+    void *blocks[] = {x, w, got, data};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
+/* Widths that are no multiple of 8, of the operand and of the result: the emulated device refuses a product with an
+ * argument that is not aligned. */
+static void check_widths(conformance *c) {
+    static const int32_t widths[] = {1, 4, 12, 31, 65};
+    for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
+        int32_t width = widths[i];
+        check_linear(c, &(linear_case){.n_in = width, .n_out = {24}, .n_parts = 1, .layout = LP_OUT_IN, .n = 2});
+        check_linear(c, &(linear_case){.n_in = 24, .n_out = {width}, .n_parts = 1, .layout = LP_IN_OUT, .n = 2});
+        check_linear(
+            c, &(linear_case){.n_in = 16, .n_out = {width}, .n_parts = 1, .layout = LP_OUT_IN, .bias = true, .n = 2});
+    }
+}
+
 static void check_linears(conformance *c) {
     static const linear_case cases[] = {
         {.n_in = 5, .n_out = {7}, .n_parts = 1, .layout = LP_OUT_IN, .n = 3},
@@ -275,6 +378,7 @@ static void check_linears(conformance *c) {
         {.n_in = 99, .n_out = {33, 5, 5}, .n_parts = 3, .layout = LP_OUT_IN, .n = 257},
         {.n_in = 64, .n_out = {48, 16, 16}, .n_parts = 3, .layout = LP_IN_OUT, .bias = true, .n = 100},
         {.n_in = 32, .n_out = {40}, .n_parts = 1, .layout = LP_OUT_IN, .n = 2500},
+        {.n_in = 2100, .n_out = {5}, .n_parts = 1, .layout = LP_OUT_IN, .bias = true, .n = 3},
         {.n_in = 768, .n_out = {2304}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .large = true, .n = 300},
         {.n_in = 3072, .n_out = {768}, .n_parts = 1, .layout = LP_IN_OUT, .bias = true, .large = true, .n = 300},
         {.n_in = 2048, .n_out = {2048, 512, 512}, .n_parts = 3, .layout = LP_OUT_IN, .large = true, .n = 1030},
@@ -282,6 +386,9 @@ static void check_linears(conformance *c) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         if (!cases[i].large || !c->small) check_linear(c, &cases[i]);
+    check_widths(c);
+    if (c->dtype != LP_USE_TF32 && c->dtype != LP_USE_BF16)
+        for (int layout = LP_IN_OUT; layout <= LP_OUT_IN; layout++) check_range(c, (lp_layout)layout);
 }
 
 /* ---- Rows -------------------------------------------------------------------------------------------------------- */
@@ -347,8 +454,11 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
                     &c->err));
     conformance_fetch(c, alone, dev_y, w * sizeof(float));
     conformance_same(c, alone, got + all - w, w * sizeof(float), "norm %d x %d: the last row alone", n, width);
-    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_y, &c->err));
-    same_operand(c, dev_y, got, n, width, "norm");
+    float *dev_operand = operand_room(c, (size_t)n, w);
+    RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_operand,
+                    &c->err));
+    same_operand(c, dev_operand, got, n, width, "norm");
+    c->be->release(c->be, dev_operand);
     /* dev_x + dev_z both ways. */
     float *z = conformance_normal(33, all), *both = conformance_zeros(all * sizeof(float));
     float *dev_z = conformance_floats(c, z, all, w), *dev_sum = conformance_floats(c, x, all, w);
@@ -360,9 +470,11 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
     conformance_fetch(c, both, dev_y, all * sizeof(float));
     conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: normed", n, width, has_bias);
     RUN(c->be->upload(c->be, dev_x, x, all * sizeof(float), &c->err));
-    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_y,
-                        &c->err));
-    same_operand(c, dev_y, both, n, width, "add_norm");
+    dev_operand = operand_room(c, (size_t)n, w);
+    RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND,
+                        dev_operand, &c->err));
+    same_operand(c, dev_operand, both, n, width, "add_norm");
+    c->be->release(c->be, dev_operand);
     conformance_fetch(c, got, dev_x, all * sizeof(float));
     conformance_fetch(c, both, dev_sum, all * sizeof(float));
     conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: sums", n, width, has_bias);
@@ -396,8 +508,10 @@ static void check_activation(conformance *c, lp_activation kind, bool gated, int
     RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_FLOATS, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, rows * w * sizeof(float));
     conformance_near(c, got, want, rows * w, 1e-6, "activate %d, gated %d, %d x %d", (int)kind, gated, n, width);
-    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_OPERAND, dev_y, &c->err));
-    same_operand(c, dev_y, got, n, width, "activate");
+    float *dev_operand = operand_room(c, rows, w);
+    RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_OPERAND, dev_operand, &c->err));
+    same_operand(c, dev_operand, got, n, width, "activate");
+    c->be->release(c->be, dev_operand);
     if (!gated) {
         float *in_place = conformance_zeros(rows * w * sizeof(float));
         RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_FLOATS, dev_x, &c->err));
@@ -666,7 +780,7 @@ static void check_records(conformance *c) {
 }
 
 static void check_rows(conformance *c) {
-    static const int32_t sizes[][2] = {{1, 1}, {3, 5}, {7, 64}, {33, 770}, {5, 2049}, {70000, 4}};
+    static const int32_t sizes[][2] = {{1, 1}, {3, 5}, {7, 64}, {33, 770}, {9, 4}, {5, 2049}, {70000, 4}};
     size_t n_sizes = sizeof sizes / sizeof sizes[0] - (c->small ? 1 : 0);
     for (size_t i = 0; i < n_sizes; i++) check_copy_and_add(c, sizes[i][0], sizes[i][1]);
     for (size_t i = 1; i < n_sizes; i++)
@@ -700,11 +814,12 @@ static int choice(const char *word, const char *const *words, int n) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const devices[] = {"auto", "cpu", "cuda"}, *const dtypes[] = {"fp32", "tf32", "bf16"};
+    static const char *const devices[] = {"auto", "cpu", "cuda"}, *const dtypes[] = {"fp32", "tf32", "bf16",
+                                                                                     "fp32-simt", "fp32-tc"};
     lp_device_options options = {.device = LP_USE_CPU, .graphs = true};
     conformance state = {0}, *c = &state;
     for (int i = 1; i < argc; i++) {
-        int device = choice(argv[i], devices, 3), dtype = choice(argv[i], dtypes, 3);
+        int device = choice(argv[i], devices, 3), dtype = choice(argv[i], dtypes, 5);
         if (device > 0) {
             options.device = (lp_device_use)device;
         } else if (dtype >= 0) {
@@ -716,7 +831,9 @@ int main(int argc, char **argv) {
         } else if (strcmp(argv[i], "verbose") == 0) {
             lp_log_setup(LP_LOG_DEBUG, 0, 1);
         } else {
-            fprintf(stderr, "usage: lp_conformance [cpu|cuda] [fp32|tf32|bf16] [small] [no_graphs] [verbose]\n");
+            fprintf(
+                stderr,
+                "usage: lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small] [no_graphs] [verbose]\n");
             return 2;
         }
     }
@@ -732,6 +849,9 @@ int main(int argc, char **argv) {
     conformance_attention(c);
     check_linears(c);
     conformance_weights(c);
+    conformance_true(c, c->be->counters.n_unaligned_products == 0,
+                     "%llu shapes of products got a kernel for operands at any address",
+                     (unsigned long long)c->be->counters.n_unaligned_products);
     lp_backend_free(c->be);
     printf("%d checks, %d failed\n", c->n_checks, c->n_failed);
     return c->n_failed ? 1 : 0;

@@ -160,8 +160,9 @@ static void check_layer(conformance *c, const weights_case *cases, int n_parts) 
     float *dev_x = conformance_floats(c, unit, in * in, in), *dev_y = conformance_floats(c, NULL, in * out, out);
     RUN(c->be->linear(c->be, w, LP_FLOATS, dev_x, (int32_t)in, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, in * out * sizeof(float));
-    if (c->dtype == LP_USE_TF32)
-        conformance_near(c, got, near, in * out, 1e-3, "layer of %d parts, %zu x %zu", n_parts, in, out);
+    if (c->dtype == LP_USE_TF32 || c->dtype == LP_USE_FP32_TC)
+        conformance_near(c, got, near, in * out, c->dtype == LP_USE_TF32 ? 1e-3 : 2.4e-7,
+                         "layer of %d parts, %zu x %zu", n_parts, in, out);
     else
         conformance_same(c, got, want, in * out * sizeof(float), "layer of %d parts, %zu x %zu", n_parts, in, out);
     c->be->linear_free(c->be, w);
@@ -190,7 +191,10 @@ static void check_tied(conformance *c) {
     RUN(c->be->linear_new(c->be, &head, &w, &c->err));
     up = c->be->counters.bytes_up - up;
     held = c->be->counters.weight_bytes - held;
-    uint64_t n = (uint64_t)(k.n_in * k.n_out), expected_held = n * (c->dtype == LP_USE_BF16 ? 6 : 4);
+    /* Rows up to a multiple of 64. */
+    uint64_t n = (uint64_t)(k.n_in * k.n_out), rows = 320, padded = (uint64_t)k.n_in * rows;
+    uint64_t expected_held = padded * (c->dtype == LP_USE_BF16 ? 6 : c->dtype == LP_USE_FP32_TC ? 8 : 4);
+    if (c->dtype == LP_USE_FP32_TC) expected_held += rows * sizeof(int32_t);
     conformance_true(c, up == 2 * n, "tied head: %llu bytes went up, expected %llu", (unsigned long long)up,
                      (unsigned long long)(2 * n));
     conformance_true(c, held == expected_held, "tied head: %llu bytes are held, expected %llu",

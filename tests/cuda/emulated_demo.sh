@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # emulated_demo.sh LATENTPATCH MODULE_FOLDER JOB: a few pairs of a demo job, from cache to results, on the emulated
-# device: the same table with graphs, without, and on the cpu; in bf16 the same with less memory.
+# device: the same table with graphs, without, on the cpu and with fp32 on tensor cores; in bf16 the same with less memory.
 set -euo pipefail
 program=$(realpath "$1") module=$(realpath "$2") job=$(realpath "$3")
 work=$(mktemp -d)
@@ -23,10 +23,12 @@ run() { # NAME SETTING...
 run graphs engine.device=cuda
 run plain engine.device=cuda engine.graphs=false
 run cpu engine.device=cpu
+run split engine.device=cuda engine.dtype=fp32-tc
 run bf16 engine.device=cuda engine.dtype=bf16
 run narrow engine.device=cuda engine.dtype=bf16 engine.graphs=false engine.memory_limit=24MiB
 cmp "$work/graphs.csv" "$work/plain.csv"
 cmp "$work/graphs.csv" "$work/cpu.csv"
+cmp "$work/split.csv" "$work/cpu.csv"
 batches() { sed -n 's/.*; \([0-9]*\) batches were issued as a graph$/\1/p' "$work/$1.log" | awk '{ n += $1 } END { print n + 0 }'; }
 printf '%s batches were issued as a graph, %s without\n' "$(batches graphs)" "$(batches plain)"
 (($(batches graphs) > 0 && $(batches plain) == 0))

@@ -360,7 +360,7 @@ static void test_refusals(void **state) {
         {"{" LEAST ",\"engine\":{\"device\":\"gpu\"}}",
          ": $.engine.device: expected one of \"auto\", \"cpu\", \"cuda\""},
         {"{" LEAST ",\"engine\":{\"dtype\":\"fp16\"}}",
-         ": $.engine.dtype: expected one of \"fp32\", \"tf32\", \"bf16\""},
+         ": $.engine.dtype: expected one of \"fp32\", \"tf32\", \"bf16\", \"fp32-simt\", \"fp32-tc\""},
         {"{" LEAST ",\"engine\":{\"threads\":1025}}",
          ": $.engine.threads: expected an integer from 0 to 1024, found 1025"},
         {"{" LEAST ",\"engine\":{\"hang_limit\":-1}}",

@@ -148,7 +148,7 @@ static void test_weights_equal_the_hosts(void **state) {
  * nothing stays. */
 static void test_all_at_once(void **state) {
     (void)state;
-    for (int dtype = LP_USE_FP32; dtype <= LP_USE_BF16; dtype++) {
+    for (int dtype = LP_USE_FP32; dtype <= LP_USE_FP32_TC; dtype++) {
         models m = {0};
         lp_backend *be = NULL;
         uint64_t held[2];

@@ -25,15 +25,18 @@ out:
     return status;
 }
 
-static bool as_bf16(const lp_backend_cuda *cuda, lp_form form) {
-    return form == LP_OPERAND && cuda->base.has_bf16_operands;
+static lp_cuda_form written_as(const lp_backend_cuda *cuda, lp_form form) {
+    if (form == LP_FLOATS) return LP_CUDA_AS_FLOATS;
+    return cuda->dtype == LP_CUDA_BF16         ? LP_CUDA_AS_BF16
+           : cuda->dtype == LP_CUDA_FP32_SPLIT ? LP_CUDA_AS_SPLIT
+                                               : LP_CUDA_AS_FLOATS;
 }
 
 static lp_status cuda_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps, int32_t n,
                            int32_t width, lp_form form, float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_norm(x, weight, bias, eps, n, width, as_bf16(cuda, form), y, cuda->stream));
+    LP_CUDA(lp_cuda_norm(x, weight, bias, eps, n, width, written_as(cuda, form), y, cuda->stream));
 out:
     return status;
 }
@@ -53,7 +56,7 @@ static lp_status cuda_add_norm(lp_backend *be, float *x, const float *y, const f
                                float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_add_norm(x, y, weight, bias, eps, n, width, as_bf16(cuda, form), h, cuda->stream));
+    LP_CUDA(lp_cuda_add_norm(x, y, weight, bias, eps, n, width, written_as(cuda, form), h, cuda->stream));
 out:
     return status;
 }
@@ -62,7 +65,7 @@ static lp_status cuda_activate(lp_backend *be, lp_activation kind, bool gated, c
                                lp_form form, float *y, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_activate(kind, gated, x, n, width, as_bf16(cuda, form), y, cuda->stream));
+    LP_CUDA(lp_cuda_activate(kind, gated, x, n, width, written_as(cuda, form), y, cuda->stream));
 out:
     return status;
 }
@@ -228,7 +231,7 @@ static lp_status count_devices(int *n_devices, lp_error *err) {
 }
 
 static lp_status choose_device(lp_backend_cuda *cuda, const lp_cuda_options *options, lp_error *err) {
-    static const char *const dtypes[] = {"fp32", "tf32", "bf16"};
+    static const char *const dtypes[] = {"fp32-simt", "tf32", "bf16", "fp32-tc"};
     struct cudaDeviceProp properties;
     int n_devices = 0, driver = 0, runtime = 0;
     size_t available = 0, total = 0;
@@ -293,7 +296,10 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .batch_rows = 4096,
                               .wants_groups = true,
                               .is_asynchronous = true,
-                              .has_bf16_operands = options->dtype == LP_CUDA_BF16,
+                              .operand_item_bytes = options->dtype == LP_CUDA_BF16         ? 2
+                                                    : options->dtype == LP_CUDA_FP32_SPLIT ? 4
+                                                                                           : 0,
+                              .operand_tail_bytes = options->dtype == LP_CUDA_FP32_SPLIT ? LP_CUDA_SPLIT_TAIL : 0,
                               .record_rows = options->graphs ? LP_CUDA_RECORD_ROWS : 0,
                               .makes_weights = true,
                               .free = cuda_free,

@@ -19,7 +19,7 @@ enum {
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
     LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, captures or queries */
     LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
-    LP_CUDA_SHAPES = 64,
+    LP_CUDA_SHAPES = 512,
     LP_CUDA_RECORDS = 32,
     LP_CUDA_RECORD_ROWS = 1024 /* larger batches keep the device busy for longer than it takes to issue them */
 };
@@ -29,13 +29,21 @@ typedef enum { LP_CUDA_ROWS_TOGETHER, LP_CUDA_ROWS_BATCHED, LP_CUDA_ROWS_BY_TILE
 
 /* A shape of product and the algorithm that was found for it. */
 typedef struct {
-    int64_t n_in, n_out, y_stride;
+    int64_t depth, width; /* numbers that are added up, results of a row */
+    int64_t x_stride, w_stride, y_stride;
     lp_layout layout;
     bool bias;
+    bool adds; /* to what is there */
     cublasLtMatmulAlgo_t algorithm;
     lp_cuda_rows_mode mode;
     int32_t call_tiles;
 } lp_cuda_shape;
+
+/* Device memory that grows while weights are made known. */
+typedef struct {
+    void *dev;
+    size_t bytes;
+} lp_cuda_room;
 
 /* Matrices and vectors on the device, as float32; those of one key (the host's address, or that of the source that they
  * are made of) are held once. */
@@ -75,8 +83,7 @@ typedef struct {
         size_t capacity;
         cudaEvent_t arrived;
     } fetches[LP_FETCHES];
-    void *rounded; /* dev: bf16 inputs of one call; grown while weights are made known */
-    size_t rounded_bytes;
+    lp_cuda_room packed, result; /* of one call of a product */
     lp_cuda_held *held;
     lp_cuda_shape shapes[LP_CUDA_SHAPES];
     int32_t n_shapes;

@@ -7,79 +7,178 @@
  * weights are made known (probe_algorithm): rows must come out the same in calls of every allowed number of tiles and
  * at other places. The first candidate, in the library's order, that passes is taken: first with all rows in one
  * product, then with the tiles as a strided batch; where none passes, one tile at a time, which cannot depend on the
- * number of rows. Nothing is chosen by timing, which would differ from run to run. */
+ * number of rows. Nothing is chosen by timing, which would differ from run to run.
+ *
+ * Widths are filled up with zeros (depth, width below), so that every argument is aligned: the library's kernels for
+ * other addresses are several times slower. Operands that do not come like that are packed first, and results that the
+ * caller's rows have no room for are made elsewhere and copied.
+ *
+ * Split operands (split.cuh) take three products of fp16, x = h + l, W = h' + l': one of depth 2 n_in for h l' + l h',
+ * then h h' in pieces of PIECE, each added to what is there, as tensor cores cut their running sum; then a kernel that
+ * applies the powers of two and the bias. */
 #include "backend/cuda/cuda.h"
 
 #include "base/memory.h"
 
-enum { CANDIDATES = 16, BF16_STEP = LP_CUDA_BF16_STEP, ALIGNMENT = 16 };
+enum { CANDIDATES = 16, STEP = LP_CUDA_STEP, ALIGNMENT = 16, PIECE = 1024, MOST_TERMS = 3 };
 static const size_t CALL_BYTES = (size_t)256 << 20; /* most result of one call: bounds the probe's memory */
+
+/* Products of one shape that are added up: `count` of them, from x_at on and w_at on, side by side along the depth. */
+typedef struct {
+    int64_t depth, x_at, w_at;
+    int32_t count;
+    float alpha, beta; /* y = alpha x W + beta y */
+    cublasLtMatrixLayout_t weights, x;
+    int32_t shape; /* of the backend's shapes */
+} term;
 
 struct lp_backend_linear {
     int64_t n_in, n_out;
+    int64_t depth;       /* n_in, filled up with zeros to a multiple of STEP */
+    int64_t width;       /* n_out, filled up by lp_cuda_padded_width */
     int64_t y_stride;    /* floats between rows of y */
-    int64_t depth;       /* n_in, filled up with zeros to a multiple of BF16_STEP for bf16 */
+    int64_t out_stride;  /* the same of what the products write: y, or the backend's room for results */
+    int64_t x_stride;    /* elements between rows of an operand as the products take it */
     lp_layout layout;    /* as lp_matrix has it; all parts in one */
     const float *shared; /* the weights where they are one held matrix: vector_free */
     void *own;           /* otherwise: cudaFree */
-    size_t own_bytes;
-    const float *bias;
+    int32_t *exponents;  /* split: dev [width]; cudaFree */
+    float *bias;         /* dev [width] or NULL; cudaFree */
+    size_t own_bytes;    /* of all three */
     cublasLtMatmulDesc_t operation;
-    cublasLtMatrixLayout_t weights, x, y;
-    int32_t shape; /* of the backend's shapes */
+    cublasLtMatrixLayout_t y;
+    term terms[MOST_TERMS];
+    int n_terms;
 };
+
+static bool is_split(const lp_backend_cuda *cuda) {
+    return cuda->dtype == LP_CUDA_FP32_SPLIT;
+}
 
 static bool is_bf16(const lp_backend_cuda *cuda) {
     return cuda->dtype == LP_CUDA_BF16;
 }
 
+/* Of an operand as the products take it. */
+static size_t item_bytes(const lp_backend_cuda *cuda) {
+    return is_bf16(cuda) || is_split(cuda) ? 2 : sizeof(float);
+}
+
+static lp_cuda_stored element_type(const lp_backend_cuda *cuda) {
+    return is_split(cuda) ? LP_CUDA_STORED_F16 : is_bf16(cuda) ? LP_CUDA_STORED_BF16 : LP_CUDA_STORED_F32;
+}
+
+static int64_t filled_up(int64_t width) {
+    return (width + STEP - 1) / STEP * STEP;
+}
+
 /* ---- Making weights known ---------------------------------------------------------------------------------------- */
+
+static lp_status own_memory(lp_backend_cuda *cuda, lp_backend_linear *w, size_t bytes, void **out, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(lp_cuda_alloc(&cuda->base, bytes, "weights", out, err));
+    w->own_bytes += bytes;
+    cuda->base.counters.weight_bytes += bytes;
+    LP_CUDA(cudaMemsetAsync(*out, 0, bytes, cuda->stream));
+out:
+    return status;
+}
+
+/* Rows first .. of the split weights, of one part: of its float32, which are held or made for this. */
+static lp_status split_part(lp_backend_cuda *cuda, const lp_matrix *m, int64_t first, lp_backend_linear *w,
+                            lp_error *err) {
+    const bool out_in = m->layout == LP_OUT_IN;
+    const int64_t row_step = out_in ? m->n_in : 1, column_step = out_in ? 1 : m->n_out;
+    const float *floats = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_cuda_matrix_new(&cuda->base, m, &floats, err));
+    LP_CUDA(lp_cuda_split_weights((char *)w->own + (size_t)(first * 2 * w->depth) * 2, w->exponents + first, floats,
+                                  m->n_out, (int32_t)m->n_in, row_step, column_step, cuda->stream));
+out:
+    if (floats) lp_cuda_vector_free(&cuda->base, floats);
+    return status;
+}
 
 /* *stride = elements between rows of the stored matrix, which has all parts in their common layout. */
 static lp_status hold_weights(lp_backend_cuda *cuda, const lp_linear *host, lp_backend_linear *w, int64_t *stride,
                               lp_error *err) {
-    bool out_in = w->layout == LP_OUT_IN;
-    int64_t rows = out_in ? host->n_out : w->depth, first = 0;
-    size_t item = is_bf16(cuda) ? 2 : sizeof(float);
+    const bool out_in = w->layout == LP_OUT_IN, split = is_split(cuda);
+    const int64_t rows = out_in || split ? w->width : w->depth;
+    int64_t first = 0;
     lp_status status = LP_OK;
-    *stride = out_in ? host->n_in : host->n_out;
-    if (!is_bf16(cuda) && host->n_parts == 1) return lp_cuda_matrix_new(&cuda->base, &host->part[0], &w->shared, err);
-    if (is_bf16(cuda)) *stride = (*stride + BF16_STEP - 1) / BF16_STEP * BF16_STEP;
-    size_t bytes = (size_t)rows * (size_t)*stride * item;
-    LP_TRY(lp_cuda_alloc(&cuda->base, bytes, "weights", &w->own, err));
-    w->own_bytes = bytes;
-    cuda->base.counters.weight_bytes += bytes;
-    LP_CUDA(cudaMemsetAsync(w->own, 0, bytes, cuda->stream));
+    *stride = split ? 2 * w->depth : out_in ? w->depth : w->width;
+    /* A held matrix of rows that are aligned has as many as its product is wide. */
+    bool fits = out_in ? w->depth == w->n_in : w->width == w->n_out && w->depth == w->n_in;
+    if (item_bytes(cuda) == sizeof(float) && host->n_parts == 1 && fits)
+        return lp_cuda_matrix_new(&cuda->base, &host->part[0], &w->shared, err);
+    LP_TRY(own_memory(cuda, w, (size_t)(rows * *stride) * item_bytes(cuda), &w->own, err));
+    if (split) {
+        void *exponents = NULL;
+        status = own_memory(cuda, w, (size_t)w->width * sizeof(int32_t), &exponents, err);
+        w->exponents = exponents;
+        LP_TRY(status);
+    }
     for (int p = 0; p < host->n_parts; p++) {
         int64_t at = out_in ? first * *stride : first;
-        LP_TRY(
-            lp_cuda_make_matrix(cuda, &host->part[p], (char *)w->own + (size_t)at * item, *stride, is_bf16(cuda), err));
+        if (split)
+            LP_TRY(split_part(cuda, &host->part[p], first, w, err));
+        else
+            LP_TRY(lp_cuda_make_matrix(cuda, &host->part[p], (char *)w->own + (size_t)at * item_bytes(cuda), *stride,
+                                       is_bf16(cuda), err));
         first += host->part[p].n_out;
     }
 out:
     return status;
 }
 
-/* Row-major y [rows, n_out] = x W is column-major y' [n_out, rows] = W' x', which is how the library sees it. */
+static lp_status hold_bias(lp_backend_cuda *cuda, const float *bias, lp_backend_linear *w, lp_error *err) {
+    void *own = NULL;
+    if (!bias) return LP_OK;
+    lp_status status = own_memory(cuda, w, (size_t)w->width * sizeof(float), &own, err);
+    w->bias = own;
+    if (status != LP_OK) return status;
+    return lp_cuda_upload(&cuda->base, own, bias, (size_t)w->n_out * sizeof(float), err);
+}
+
+static void make_terms(const lp_backend_cuda *cuda, lp_backend_linear *w) {
+    const int64_t piece = w->depth < PIECE ? w->depth : PIECE, rest = w->depth % piece, whole = w->depth - rest;
+    if (!is_split(cuda)) {
+        w->terms[w->n_terms++] = (term){.depth = w->depth, .count = 1, .alpha = 1.0f};
+        return;
+    }
+    w->terms[w->n_terms++] = (term){.depth = 2 * w->depth, .count = 1, .alpha = 1.0f / 2048.0f};
+    w->terms[w->n_terms++] =
+        (term){.depth = piece, .w_at = w->depth, .count = (int32_t)(whole / piece), .alpha = 1.0f, .beta = 1.0f};
+    if (rest > 0)
+        w->terms[w->n_terms++] =
+            (term){.depth = rest, .x_at = whole, .w_at = w->depth + whole, .count = 1, .alpha = 1.0f, .beta = 1.0f};
+}
+
+/* Row-major y [rows, width] = x W is column-major y' [width, rows] = W' x', which is how the library sees it. */
 static lp_status describe(lp_backend_cuda *cuda, lp_backend_linear *w, int64_t stride, lp_error *err) {
-    cudaDataType_t type = is_bf16(cuda) ? CUDA_R_16BF : CUDA_R_32F;
-    cublasComputeType_t compute = cuda->dtype == LP_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    bool out_in = w->layout == LP_OUT_IN;
-    cublasOperation_t turn = out_in ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    uint64_t out = (uint64_t)w->n_out, depth = (uint64_t)w->depth;
+    const cudaDataType_t type = is_split(cuda) ? CUDA_R_16F : is_bf16(cuda) ? CUDA_R_16BF : CUDA_R_32F;
+    const cublasComputeType_t compute = cuda->dtype == LP_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const bool turned = w->layout == LP_OUT_IN || is_split(cuda);
+    const cublasOperation_t turn = turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    const uint64_t out = (uint64_t)w->width;
     lp_status status = LP_OK;
     LP_CUDA_BLAS(cublasLtMatmulDescCreate(&w->operation, compute, CUDA_R_32F));
     LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn));
-    if (w->bias) {
+    if (w->bias && !is_split(cuda)) {
         LP_CUDA_BLAS(
             cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
         LP_CUDA_BLAS(
             cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w->bias, sizeof w->bias));
     }
-    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->weights, type, out_in ? depth : out, out_in ? out : depth, stride));
-    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->x, type, depth, LP_CUDA_TILE_ROWS, w->depth));
-    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, w->y_stride));
+    make_terms(cuda, w);
+    for (int i = 0; i < w->n_terms; i++) {
+        term *t = &w->terms[i];
+        const uint64_t depth = (uint64_t)t->depth;
+        LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&t->weights, type, turned ? depth : out, turned ? out : depth, stride));
+        LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&t->x, type, depth, LP_CUDA_TILE_ROWS, w->x_stride));
+    }
+    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, w->out_stride));
 out:
     return status;
 }
@@ -87,14 +186,14 @@ out:
 /* ---- Multiplying ------------------------------------------------------------------------------------------------- */
 
 /* Prepares the layouts for products of `rows` rows, n_batch of them. */
-static lp_status set_rows(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, int32_t n_batch,
-                          lp_error *err) {
+static lp_status set_rows(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t rows,
+                          int32_t n_batch, lp_error *err) {
     uint64_t columns = (uint64_t)rows;
-    int64_t x_step = rows * w->depth, y_step = rows * w->y_stride, w_step = 0;
+    int64_t x_step = rows * w->x_stride, y_step = rows * w->out_stride, w_step = 0;
     struct {
         cublasLtMatrixLayout_t layout;
         int64_t step;
-    } all[] = {{w->weights, w_step}, {w->x, x_step}, {w->y, y_step}};
+    } all[] = {{t->weights, w_step}, {t->x, x_step}, {w->y, y_step}};
     lp_status status = LP_OK;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (i > 0)
@@ -109,108 +208,115 @@ out:
     return status;
 }
 
-static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linear *w, const void *x, float *y,
-                                   const cublasLtMatmulAlgo_t *algorithm) {
-    const float one = 1.0f, zero = 0.0f;
-    const void *weights = w->shared ? (const void *)w->shared : w->own;
-    return cublasLtMatmul(cuda->blas, w->operation, &one, weights, w->weights, x, w->x, &zero, y, w->y, y, w->y,
-                          algorithm, cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
+/* Product i of a term; x and y as the layouts have them. */
+static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t i,
+                                   const char *x, float *y, const cublasLtMatmulAlgo_t *algorithm) {
+    const char *weights = w->shared ? (const char *)w->shared : w->own;
+    const size_t along = (size_t)(i * t->depth), item = item_bytes(cuda);
+    return cublasLtMatmul(cuda->blas, w->operation, &t->alpha, weights + ((size_t)t->w_at + along) * item, t->weights,
+                          x + ((size_t)t->x_at + along) * item, t->x, &t->beta, y, w->y, y, w->y, algorithm,
+                          cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
 }
 
-/* One call: rows is a multiple of the tile; x fp32, or bf16 [rows, depth]. *refused: the library does not do this shape
- * with this algorithm; without it that is an error. */
-static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const void *x, int32_t rows, float *y,
-                          const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode, bool *refused, lp_error *err) {
+/* The first n products of a term, in one call: rows is a multiple of the tile; x [rows, x_stride] as products take it.
+ * *refused: the library does not do this shape with this algorithm; without it that is an error. */
+static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t n, const void *x,
+                          int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode,
+                          bool *refused, lp_error *err) {
     int32_t tiles = rows / LP_CUDA_TILE_ROWS;
     int32_t calls = mode == LP_CUDA_ROWS_BY_TILE ? tiles : 1;
-    size_t x_bytes = (size_t)LP_CUDA_TILE_ROWS * (size_t)w->depth * (is_bf16(cuda) ? 2 : 4);
+    size_t x_bytes = (size_t)LP_CUDA_TILE_ROWS * (size_t)w->x_stride * item_bytes(cuda);
     lp_status status = LP_OK;
-    LP_TRY(set_rows(cuda, w, mode == LP_CUDA_ROWS_TOGETHER ? rows : LP_CUDA_TILE_ROWS,
+    LP_TRY(set_rows(cuda, w, t, mode == LP_CUDA_ROWS_TOGETHER ? rows : LP_CUDA_TILE_ROWS,
                     mode == LP_CUDA_ROWS_BATCHED ? tiles : 1, err));
-    for (int32_t i = 0; i < calls; i++) {
-        cublasStatus_t code = call_library(cuda, w, (const char *)x + (size_t)i * x_bytes,
-                                           y + (int64_t)i * LP_CUDA_TILE_ROWS * w->y_stride, algorithm);
-        if (refused && code != CUBLAS_STATUS_SUCCESS) {
-            *refused = true;
-            return LP_OK;
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t k = 0; k < calls; k++) {
+            cublasStatus_t code = call_library(cuda, w, t, i, (const char *)x + (size_t)k * x_bytes,
+                                               y + (int64_t)k * LP_CUDA_TILE_ROWS * w->out_stride, algorithm);
+            if (refused && code != CUBLAS_STATUS_SUCCESS) {
+                *refused = true;
+                return LP_OK;
+            }
+            LP_TRY(lp_cuda_check_blas(cuda, code, "cublasLtMatmul", __FILE__, __LINE__, err));
         }
-        LP_TRY(lp_cuda_check_blas(cuda, code, "cublasLtMatmul", __FILE__, __LINE__, err));
-    }
 out:
     return status;
+}
+
+static bool is_packed(const lp_backend_cuda *cuda, const lp_backend_linear *w, lp_form form) {
+    if (cuda->base.operand_item_bytes > 0) return form == LP_OPERAND;
+    return w->depth == w->n_in;
+}
+
+/* to [rows, x_stride] = x [rows, n_in] floats, as the products take them. */
+static cudaError_t pack(lp_backend_cuda *cuda, const lp_backend_linear *w, const float *x, int64_t rows, void *to) {
+    if (is_split(cuda)) return lp_cuda_split_rows(to, x, rows, (int32_t)w->n_in, cuda->stream);
+    if (is_bf16(cuda)) return lp_cuda_to_bf16(to, w->x_stride, x, rows, w->n_in, cuda->stream);
+    return lp_cuda_pad_rows(to, w->x_stride, x, rows, w->n_in, cuda->stream);
 }
 
 /* ---- Choosing the algorithm -------------------------------------------------------------------------------------- */
 
 typedef struct {
-    float *x, *moved; /* dev [rows, n_in] */
-    void *rounded;    /* dev bf16 [rows, depth] */
-    float *whole, *y; /* dev [rows, y_stride] */
+    float *x, *moved; /* dev [rows, x_stride] as the products take them: 4-byte words */
+    float *whole, *y; /* dev [rows, out_stride] */
     int32_t *differs; /* dev */
     int32_t rows;     /* of the largest call */
+    int64_t words;    /* of a row of x */
 } probe;
 
 static void probe_release(probe *p) {
-    void *all[] = {p->x, p->moved, p->rounded, p->whole, p->y, p->differs};
+    void *all[] = {p->x, p->moved, p->whole, p->y, p->differs};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) (void)cudaFree(all[i]);
 }
 
 static lp_status probe_init(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, probe *p, lp_error *err) {
-    size_t x_bytes = (size_t)rows * (size_t)w->n_in * sizeof(float),
-           y_bytes = (size_t)rows * (size_t)w->y_stride * sizeof(float);
-    void *all[6] = {NULL};
-    size_t bytes[6] = {x_bytes, x_bytes, (size_t)rows * (size_t)w->depth * 2, y_bytes, y_bytes, sizeof(int32_t)};
+    const size_t x_bytes = (size_t)(rows * w->x_stride) * item_bytes(cuda),
+                 y_bytes = (size_t)rows * (size_t)w->out_stride * sizeof(float);
+    const size_t bytes[] = {x_bytes, x_bytes, y_bytes, y_bytes, sizeof(int32_t)};
+    void *all[5] = {NULL};
     lp_status status = LP_OK;
-    *p = (probe){.rows = rows};
-    for (size_t i = 0; i < 6 && status == LP_OK; i++) {
-        if (i == 2 && !is_bf16(cuda)) continue;
+    *p = (probe){.rows = rows, .words = w->x_stride * (int64_t)item_bytes(cuda) / 4};
+    for (size_t i = 0; i < 5 && status == LP_OK; i++)
         status = lp_cuda_alloc(&cuda->base, bytes[i], "probe of a matrix product", &all[i], err);
-    }
     p->x = all[0];
     p->moved = all[1];
-    p->rounded = all[2];
-    p->whole = all[3];
-    p->y = all[4];
-    p->differs = all[5];
+    p->whole = all[2];
+    p->y = all[3];
+    p->differs = all[4];
     LP_TRY(status);
-    LP_CUDA(lp_cuda_fill(p->x, rows * w->n_in, 1, cuda->stream));
-    /* What lies between rows is not written, and compared. */
-    LP_CUDA(cudaMemsetAsync(p->whole, 0, y_bytes, cuda->stream));
-    LP_CUDA(cudaMemsetAsync(p->y, 0, y_bytes, cuda->stream));
+    LP_CUDA(lp_cuda_fill(p->x, rows * w->x_stride, element_type(cuda), 1, cuda->stream));
 out:
     return status;
 }
 
-static lp_status probe_multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const probe *p, const float *x,
+static lp_status probe_multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, const float *x,
                                 int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode,
                                 bool *refused, lp_error *err) {
-    const void *from = x;
     lp_status status = LP_OK;
-    if (is_bf16(cuda)) {
-        LP_CUDA(lp_cuda_to_bf16(p->rounded, w->depth, x, rows, w->n_in, cuda->stream));
-        from = p->rounded;
-    }
-    status = multiply(cuda, w, from, rows, y, algorithm, mode, refused, err);
+    /* What is added to, and what lies between rows, which is not written and compared. */
+    LP_CUDA(cudaMemsetAsync(y, 0, (size_t)(rows * w->out_stride) * sizeof(float), cuda->stream));
+    status = multiply(cuda, w, t, 1, x, rows, y, algorithm, mode, refused, err);
 out:
     return status;
 }
 
 /* *passed: rows have the same bits in calls of 1 .. call_tiles tiles, in another order and company. */
-static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, const probe *p,
+static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, const probe *p,
                                  const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode, bool *passed,
                                  lp_error *err) {
-    enum { STEP = 37 }; /* prime, so that i * STEP + shift meets each of the power-of-two many tiles' places */
+    enum { STRIDE = 37 }; /* prime, so that i * STRIDE + shift meets each of the power-of-two many tiles' places */
     int32_t differs = 0;
     bool refused = false;
     lp_status status = LP_OK;
     *passed = false;
     LP_CUDA(cudaMemsetAsync(p->differs, 0, sizeof differs, cuda->stream));
-    LP_TRY(probe_multiply(cuda, w, p, p->x, p->rows, p->whole, algorithm, mode, &refused, err));
+    LP_TRY(probe_multiply(cuda, w, t, p->x, p->rows, p->whole, algorithm, mode, &refused, err));
     for (int32_t rows = LP_CUDA_TILE_ROWS; rows <= p->rows && !refused && !differs; rows += LP_CUDA_TILE_ROWS) {
         int32_t shift = rows / LP_CUDA_TILE_ROWS * 5;
-        LP_CUDA(lp_cuda_permute(p->moved, rows, p->x, p->rows, STEP, shift, w->n_in, cuda->stream));
-        LP_TRY(probe_multiply(cuda, w, p, p->moved, rows, p->y, algorithm, mode, &refused, err));
-        LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STEP, shift, w->y_stride, p->differs, cuda->stream));
+        LP_CUDA(lp_cuda_permute(p->moved, rows, p->x, p->rows, STRIDE, shift, p->words, cuda->stream));
+        LP_TRY(probe_multiply(cuda, w, t, p->moved, rows, p->y, algorithm, mode, &refused, err));
+        LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STRIDE, shift, w->out_stride, p->differs, cuda->stream));
         LP_TRY(lp_cuda_download(&cuda->base, &differs, p->differs, sizeof differs, err));
     }
     if (refused) LP_CUDA(cudaStreamSynchronize(cuda->stream));
@@ -232,8 +338,9 @@ static bool splits(const cublasLtMatmulAlgo_t *algorithm) {
 }
 
 /* Candidates for calls of `rows` rows in `mode`, the library's favourite first. */
-static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, lp_cuda_rows_mode mode,
-                                cublasLtMatmulHeuristicResult_t *results, int *n, lp_error *err) {
+static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t rows,
+                                lp_cuda_rows_mode mode, cublasLtMatmulHeuristicResult_t *results, int *n,
+                                lp_error *err) {
     cublasLtMatmulPreference_t wish = NULL;
     uint64_t workspace = LP_CUDA_WORKSPACE_BYTES;
     uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE, alignment = ALIGNMENT;
@@ -250,9 +357,9 @@ static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *
     for (size_t i = 0; i < sizeof operands / sizeof operands[0]; i++)
         LP_CUDA_BLAS(cublasLtMatmulPreferenceSetAttribute(wish, operands[i], &alignment, sizeof alignment));
     bool together = mode == LP_CUDA_ROWS_TOGETHER;
-    LP_TRY(set_rows(cuda, w, together ? rows : LP_CUDA_TILE_ROWS,
+    LP_TRY(set_rows(cuda, w, t, together ? rows : LP_CUDA_TILE_ROWS,
                     mode == LP_CUDA_ROWS_BATCHED ? rows / LP_CUDA_TILE_ROWS : 1, err));
-    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, w->operation, w->weights, w->x, w->y, w->y, wish,
+    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, w->operation, t->weights, t->x, w->y, w->y, wish,
                                                          CANDIDATES, results, n);
     if (code == CUBLAS_STATUS_NOT_SUPPORTED) {
         *n = 0;
@@ -264,10 +371,44 @@ out:
     return status;
 }
 
-static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, lp_cuda_shape *shape,
-                                  lp_error *err) {
+/* What the library says of an algorithm; 0 where it does not say. */
+static uint64_t capability(const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulAlgoCapAttributes_t what) {
+    uint64_t value = 0;
+    size_t written = 0, bytes = what == CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS ? sizeof value : sizeof(uint32_t);
+    cublasStatus_t code = cublasLtMatmulAlgoCapGetAttribute(algorithm, what, &value, bytes, &written);
+    return code == CUBLAS_STATUS_SUCCESS && written == bytes ? value : 0;
+}
+
+static int32_t configuration(const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulAlgoConfigAttributes_t what) {
+    int32_t value = 0;
+    size_t written = 0;
+    cublasStatus_t code = cublasLtMatmulAlgoConfigGetAttribute(algorithm, what, &value, sizeof value, &written);
+    return code == CUBLAS_STATUS_SUCCESS && written == sizeof value ? value : -1;
+}
+
+/* Says which class of kernel a shape got, and counts those of tensor cores that are made for operands at any address.
+ */
+static void report_algorithm(lp_backend_cuda *cuda, const lp_cuda_shape *shape, int candidate) {
+    static const char *const modes[] = {"all rows at once", "batched by tile", "tile by tile"};
+    const cublasLtMatmulAlgo_t *a = &shape->algorithm;
+    const uint64_t flags = capability(a, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS);
+    const uint64_t of_weights = capability(a, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_A_BYTES),
+                   of_x = capability(a, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_B_BYTES);
+    const bool tensor_cores = (flags & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) != 0;
+    const uint64_t least = of_weights < of_x ? of_weights : of_x;
+    if (tensor_cores && least > 0 && least < ALIGNMENT) cuda->base.counters.n_unaligned_products++;
+    cuda->log(LP_LOG_DEBUG,
+              "product %lld x %lld: candidate %d, algorithm %d, tile %d, %s, operands at multiples of %llu bytes, %s, "
+              "up to %d rows a call",
+              (long long)shape->depth, (long long)shape->width, candidate,
+              (int)configuration(a, CUBLASLT_ALGO_CONFIG_ID), (int)configuration(a, CUBLASLT_ALGO_CONFIG_TILE_ID),
+              tensor_cores ? "tensor cores" : "ordinary units", (unsigned long long)least, modes[shape->mode],
+              (int)shape->call_tiles * LP_CUDA_TILE_ROWS);
+}
+
+static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t,
+                                  lp_cuda_shape *shape, lp_error *err) {
     static const lp_cuda_rows_mode modes[] = {LP_CUDA_ROWS_TOGETHER, LP_CUDA_ROWS_BATCHED, LP_CUDA_ROWS_BY_TILE};
-    static const char *const mode_names[] = {"all rows at once", "batched by tile", "tile by tile"};
     probe p = {0};
     bool passed = false;
     int tried = 0;
@@ -276,13 +417,13 @@ static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear
     for (size_t m = 0; m < sizeof modes / sizeof modes[0] && !passed; m++) {
         cublasLtMatmulHeuristicResult_t results[CANDIDATES];
         int n = 0;
-        LP_TRY(ask_candidates(cuda, w, p.rows, modes[m], results, &n, err));
+        LP_TRY(ask_candidates(cuda, w, t, p.rows, modes[m], results, &n, err));
         for (int i = 0; i < n && !passed; i++) {
             if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize > LP_CUDA_WORKSPACE_BYTES ||
                 splits(&results[i].algo))
                 continue;
             tried++;
-            LP_TRY(probe_algorithm(cuda, w, &p, &results[i].algo, modes[m], &passed, err));
+            LP_TRY(probe_algorithm(cuda, w, t, &p, &results[i].algo, modes[m], &passed, err));
             shape->algorithm = results[i].algo;
             shape->mode = modes[m];
         }
@@ -291,44 +432,55 @@ static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear
         LP_FAIL(
             LP_ERR_DEVICE,
             "device %d (%s): no algorithm of cuBLASLt gives a row of a %lld x %lld product the same bits whatever else is in the batch (%d tried)",
-            cuda->device, cuda->device_name, (long long)w->n_in, (long long)w->n_out, tried);
-    cuda->log(LP_LOG_DEBUG, "product %lld x %lld: candidate %d, %s, up to %d rows a call", (long long)w->n_in,
-              (long long)w->n_out, tried, mode_names[shape->mode], p.rows);
+            cuda->device, cuda->device_name, (long long)t->depth, (long long)w->width, tried);
+    report_algorithm(cuda, shape, tried);
 out:
     probe_release(&p);
     return status;
 }
 
-static lp_status find_shape(lp_backend_cuda *cuda, lp_backend_linear *w, lp_error *err) {
-    for (w->shape = 0; w->shape < cuda->n_shapes; w->shape++) {
-        const lp_cuda_shape *s = &cuda->shapes[w->shape];
-        if (s->n_in == w->n_in && s->n_out == w->n_out && s->y_stride == w->y_stride && s->layout == w->layout &&
-            s->bias == (w->bias != NULL))
-            return LP_OK;
-    }
+static bool same_shape(const lp_cuda_shape *a, const lp_cuda_shape *b) {
+    return a->depth == b->depth && a->width == b->width && a->x_stride == b->x_stride && a->w_stride == b->w_stride &&
+           a->y_stride == b->y_stride && a->layout == b->layout && a->bias == b->bias && a->adds == b->adds;
+}
+
+static lp_status find_shape(lp_backend_cuda *cuda, const lp_backend_linear *w, int64_t stride, term *t, lp_error *err) {
+    lp_cuda_shape shape = {.depth = t->depth,
+                           .width = w->width,
+                           .x_stride = w->x_stride,
+                           .w_stride = stride,
+                           .y_stride = w->out_stride,
+                           .layout = is_split(cuda) ? LP_OUT_IN : w->layout,
+                           .bias = w->bias && !is_split(cuda),
+                           .adds = t->beta != 0.0f,
+                           .call_tiles = lp_cuda_call_tiles(w->out_stride, CALL_BYTES)};
+    for (t->shape = 0; t->shape < cuda->n_shapes; t->shape++)
+        if (same_shape(&cuda->shapes[t->shape], &shape)) return LP_OK;
     if (cuda->n_shapes == LP_CUDA_SHAPES)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "cuda backend: more than %d shapes of matrix products", LP_CUDA_SHAPES);
-    lp_cuda_shape shape = {.n_in = w->n_in,
-                           .n_out = w->n_out,
-                           .y_stride = w->y_stride,
-                           .layout = w->layout,
-                           .bias = w->bias != NULL,
-                           .call_tiles = lp_cuda_call_tiles(w->y_stride, CALL_BYTES)};
-    lp_status status = choose_algorithm(cuda, w, &shape, err);
+    lp_status status = choose_algorithm(cuda, w, t, &shape, err);
     if (status == LP_OK) cuda->shapes[cuda->n_shapes++] = shape;
     return status;
 }
 
-/* Room for one call's inputs rounded to bf16. */
-static lp_status make_rounded(lp_backend_cuda *cuda, const lp_backend_linear *w, lp_error *err) {
-    size_t bytes = (size_t)cuda->shapes[w->shape].call_tiles * LP_CUDA_TILE_ROWS * (size_t)w->depth * 2;
-    if (!is_bf16(cuda) || bytes <= cuda->rounded_bytes) return LP_OK;
+/* Makes room for one call. */
+static lp_status make_room(lp_backend_cuda *cuda, lp_cuda_room *room, size_t bytes, const char *what, lp_error *err) {
+    if (bytes <= room->bytes) return LP_OK;
     lp_cuda_record_forget(cuda);
-    (void)cudaFree(cuda->rounded); /* waits for what still reads it */
-    cuda->rounded = NULL;
-    cuda->rounded_bytes = 0;
-    lp_status status = lp_cuda_alloc(&cuda->base, bytes, "bf16 inputs", &cuda->rounded, err);
-    if (status == LP_OK) cuda->rounded_bytes = bytes;
+    (void)cudaFree(room->dev); /* waits for what still reads it */
+    *room = (lp_cuda_room){0};
+    lp_status status = lp_cuda_alloc(&cuda->base, bytes, what, &room->dev, err);
+    if (status == LP_OK) room->bytes = bytes;
+    return status;
+}
+
+static lp_status make_rooms(lp_backend_cuda *cuda, const lp_backend_linear *w, lp_error *err) {
+    const size_t rows = (size_t)cuda->shapes[w->terms[0].shape].call_tiles * LP_CUDA_TILE_ROWS;
+    lp_status status = LP_OK;
+    if (!is_packed(cuda, w, LP_FLOATS))
+        status = make_room(cuda, &cuda->packed, rows * (size_t)w->x_stride * item_bytes(cuda), "operands", err);
+    if (status == LP_OK && w->out_stride != w->y_stride)
+        status = make_room(cuda, &cuda->result, rows * (size_t)w->out_stride * sizeof(float), "results", err);
     return status;
 }
 
@@ -343,14 +495,17 @@ lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_l
     LP_TRY(lp_mem_new(&w, 1, sizeof *w, "linear layer", err));
     w->n_in = host->n_in;
     w->n_out = host->n_out;
+    w->depth = filled_up(host->n_in);
+    w->width = lp_cuda_padded_width(host->n_out);
     w->y_stride = lp_linear_stride(host);
-    w->depth = is_bf16(cuda) ? (host->n_in + BF16_STEP - 1) / BF16_STEP * BF16_STEP : host->n_in;
+    w->out_stride = w->y_stride % STEP == 0 && w->y_stride >= w->width ? w->y_stride : w->width;
+    w->x_stride = is_split(cuda) ? (int64_t)lp_operand_bytes(be, LP_OPERAND, (int32_t)w->n_in) / 2 : w->depth;
     w->layout = host->part[0].layout;
-    if (host->bias) LP_TRY(lp_cuda_vector_new(be, host->bias, (size_t)host->n_out, &w->bias, err));
+    LP_TRY(hold_bias(cuda, host->bias, w, err));
     LP_TRY(hold_weights(cuda, host, w, &stride, err));
     LP_TRY(describe(cuda, w, stride, err));
-    LP_TRY(find_shape(cuda, w, err));
-    LP_TRY(make_rounded(cuda, w, err));
+    for (int i = 0; i < w->n_terms; i++) LP_TRY(find_shape(cuda, w, stride, &w->terms[i], err));
+    LP_TRY(make_rooms(cuda, w, err));
     *out = w;
     return LP_OK;
 out:
@@ -360,33 +515,67 @@ out:
 
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
     if (!w) return;
-    if (w->bias) lp_cuda_vector_free(be, w->bias);
     if (w->shared) lp_cuda_vector_free(be, w->shared);
-    if (w->own) lp_cuda_record_forget(lp_cuda_of(be));
+    lp_cuda_record_forget(lp_cuda_of(be));
     (void)cudaFree(w->own);
+    (void)cudaFree(w->exponents);
+    (void)cudaFree(w->bias);
     be->counters.weight_bytes -= w->own_bytes;
     if (w->operation) (void)cublasLtMatmulDescDestroy(w->operation);
-    cublasLtMatrixLayout_t layouts[] = {w->weights, w->x, w->y};
-    for (size_t i = 0; i < sizeof layouts / sizeof layouts[0]; i++)
-        if (layouts[i]) (void)cublasLtMatrixLayoutDestroy(layouts[i]);
+    if (w->y) (void)cublasLtMatrixLayoutDestroy(w->y);
+    for (int i = 0; i < w->n_terms; i++) {
+        if (w->terms[i].weights) (void)cublasLtMatrixLayoutDestroy(w->terms[i].weights);
+        if (w->terms[i].x) (void)cublasLtMatrixLayoutDestroy(w->terms[i].x);
+    }
     lp_mem_free(w);
+}
+
+/* y [rows, y_stride] = result [rows, out_stride] and what is left to do. */
+static lp_status finish(lp_backend_cuda *cuda, const lp_backend_linear *w, const void *x, const float *result,
+                        int32_t rows, float *y, lp_error *err) {
+    lp_status status = LP_OK;
+    if (is_split(cuda)) {
+        const lp_cuda_finish last = {.to = y,
+                                     .to_stride = w->y_stride,
+                                     .from = result,
+                                     .from_stride = w->out_stride,
+                                     .rows = rows,
+                                     .n_out = w->n_out,
+                                     .n_in = (int32_t)w->n_in,
+                                     .x = x,
+                                     .weights = w->own,
+                                     .exponents = w->exponents,
+                                     .bias = w->bias};
+        LP_CUDA(lp_cuda_finish_split(&last, cuda->stream));
+    } else if (result != y) {
+        LP_CUDA(cudaMemcpy2DAsync(y, (size_t)w->y_stride * sizeof *y, result, (size_t)w->out_stride * sizeof *y,
+                                  (size_t)w->n_out * sizeof *y, (size_t)rows, cudaMemcpyDeviceToDevice, cuda->stream));
+    }
+out:
+    return status;
 }
 
 lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
                          lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    const lp_cuda_shape *shape = &cuda->shapes[w->shape];
-    size_t row_bytes = lp_operand_bytes(be, form, (int32_t)w->n_in);
+    const size_t row_bytes = lp_operand_bytes(be, form, (int32_t)w->n_in);
+    const int32_t call_tiles = cuda->shapes[w->terms[0].shape].call_tiles;
     lp_status status = LP_OK;
     LP_ASSERT((uintptr_t)x % ALIGNMENT == 0 && (uintptr_t)y % ALIGNMENT == 0);
     int32_t first = 0, rows = 0;
-    for (int32_t i = 0; lp_cuda_call(n, shape->call_tiles, i, &first, &rows); i++) {
+    for (int32_t i = 0; lp_cuda_call(n, call_tiles, i, &first, &rows); i++) {
         const void *from = (const char *)x + (size_t)first * row_bytes;
-        if (is_bf16(cuda) && form == LP_FLOATS) {
-            LP_CUDA(lp_cuda_to_bf16(cuda->rounded, w->depth, from, rows, w->n_in, cuda->stream));
-            from = cuda->rounded;
+        float *to = y + first * w->y_stride, *result = w->out_stride == w->y_stride ? to : cuda->result.dev;
+        if (!is_packed(cuda, w, form)) {
+            LP_CUDA(pack(cuda, w, from, rows, cuda->packed.dev));
+            from = cuda->packed.dev;
         }
-        LP_TRY(multiply(cuda, w, from, rows, y + first * w->y_stride, &shape->algorithm, shape->mode, NULL, err));
+        for (int k = 0; k < w->n_terms; k++) {
+            const term *t = &w->terms[k];
+            const lp_cuda_shape *shape = &cuda->shapes[t->shape];
+            LP_TRY(multiply(cuda, w, t, t->count, from, rows, result, &shape->algorithm, shape->mode, NULL, err));
+        }
+        LP_TRY(finish(cuda, w, from, result, rows, to, err));
         be->counters.padded_flops += 2 * (uint64_t)rows * (uint64_t)w->n_in * (uint64_t)w->n_out;
     }
     be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)w->n_in * (uint64_t)w->n_out;

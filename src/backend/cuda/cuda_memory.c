@@ -45,7 +45,8 @@ void lp_cuda_memory_release(lp_backend_cuda *cuda) {
         (void)cudaFree(held->dev);
         lp_mem_free(held);
     }
-    (void)cudaFree(cuda->rounded);
+    (void)cudaFree(cuda->packed.dev);
+    (void)cudaFree(cuda->result.dev);
     (void)cudaFree(cuda->list);
     (void)cudaFree(cuda->workspace);
     for (int i = 0; i < LP_FETCHES; i++) {

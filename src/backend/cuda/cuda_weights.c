@@ -124,6 +124,12 @@ static size_t matrix_bytes(const lp_matrix *m) {
     return (size_t)m->n_in * (size_t)m->n_out * sizeof(float);
 }
 
+/* A matrix has as many rows as a product with it is wide, zeros from its own end on. */
+static size_t held_bytes(const lp_matrix *m) {
+    if (m->layout == LP_IN_OUT) return matrix_bytes(m);
+    return (size_t)m->n_in * (size_t)lp_cuda_padded_width(m->n_out) * sizeof(float);
+}
+
 static const void *key_of(const lp_matrix *m) {
     return m->data ? (const void *)m->data : (const void *)m->source;
 }
@@ -136,7 +142,7 @@ lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *m, void *t
                            .to = to,
                            .stride = stride,
                            .to_bf16 = to_bf16};
-    const lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(m), matrix_bytes(m));
+    const lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(m), held_bytes(m));
     lp_status status = LP_OK;
     if (held) {
         merge.w = held->dev;
@@ -162,17 +168,20 @@ out:
 
 lp_status lp_cuda_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(host), matrix_bytes(host));
+    lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(host), held_bytes(host));
     if (held) {
         held->users++;
         *out = held->dev;
         return LP_OK;
     }
     void *dev = NULL;
-    lp_status status = lp_cuda_alloc(be, matrix_bytes(host), "weights", &dev, err);
+    const size_t bytes = held_bytes(host);
+    lp_status status = lp_cuda_alloc(be, bytes, "weights", &dev, err);
     if (status != LP_OK) return status;
+    if (bytes > matrix_bytes(host))
+        LP_CUDA(cudaMemsetAsync((char *)dev + matrix_bytes(host), 0, bytes - matrix_bytes(host), cuda->stream));
     LP_TRY(lp_cuda_make_matrix(cuda, host, dev, host->layout == LP_OUT_IN ? host->n_in : host->n_out, false, err));
-    LP_TRY(lp_cuda_hold(cuda, key_of(host), matrix_bytes(host), dev, err));
+    LP_TRY(lp_cuda_hold(cuda, key_of(host), bytes, dev, err));
     *out = dev;
     return LP_OK;
 out:

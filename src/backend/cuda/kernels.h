@@ -27,7 +27,8 @@ typedef struct {
 enum {
     LP_CUDA_MAX_HEAD_DIM = 256,
     LP_CUDA_MAX_QUERIES = 32, /* query heads of one KV head */
-    LP_CUDA_BF16_STEP = 8     /* rows of bf16 operands have multiples of it */
+    LP_CUDA_STEP = 8,         /* numbers: rows of operands, as products take them, have multiples of it */
+    LP_CUDA_SPLIT_TAIL = 16   /* bytes after a row of a split operand; the first four are its exponent */
 };
 
 /* Element types of stored tensors. */
@@ -56,20 +57,48 @@ typedef struct {
     int32_t *not_finite; /* set to 1 where a value is NaN or infinity in float32; NULL: not asked */
 } lp_cuda_merge;
 
-/* rows.cu; as_bf16: the result is bf16, rounded to nearest even, with zeros after width up to a multiple of
- * LP_CUDA_BF16_STEP, which is where its next row begins */
+/* How numbers are written. BF16: rounded to nearest even, with zeros after width up to a multiple of LP_CUDA_STEP,
+ * which is where the next row begins. SPLIT: rows of split.cuh: high and low fp16 parts, each filled up with zeros like
+ * that, then LP_CUDA_SPLIT_TAIL bytes. */
+typedef enum { LP_CUDA_AS_FLOATS, LP_CUDA_AS_BF16, LP_CUDA_AS_SPLIT } lp_cuda_form;
+
+/* The three products of a split operand, added up: to [rows, n_out] = from times the powers of two of x's rows and of
+ * the weights' columns, + bias; rows with NaN or infinity as float32 has them. `to` may be `from`. */
+typedef struct {
+    float *to;
+    int64_t to_stride;
+    const float *from;
+    int64_t from_stride;
+    int64_t rows, n_out;
+    int32_t n_in;
+    const void *x;            /* split rows of n_in numbers */
+    const void *weights;      /* [n_out, low | high] fp16 */
+    const int32_t *exponents; /* [n_out] of the weights */
+    const float *bias;        /* [n_out] or NULL */
+} lp_cuda_finish;
+
+/* split.cu */
+/* dst [rows] split rows = src [rows, width] */
+cudaError_t lp_cuda_split_rows(void *dst, const float *src, int64_t rows, int32_t width, cudaStream_t stream);
+/* dst [rows, low | high] fp16, each part filled up with zeros to a multiple of LP_CUDA_STEP, and exponents [rows]:
+ * element (i, j) of src lies at i * row_step + j * column_step. */
+cudaError_t lp_cuda_split_weights(void *dst, int32_t *exponents, const float *src, int64_t rows, int32_t width,
+                                  int64_t row_step, int64_t column_step, cudaStream_t stream);
+cudaError_t lp_cuda_finish_split(const lp_cuda_finish *finish, cudaStream_t stream);
+
+/* rows.cu; as: of the result */
 cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *src, const int32_t *src_rows, int32_t n,
                               int32_t width, cudaStream_t stream);
 cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, int32_t n, int32_t width,
                              cudaStream_t stream);
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
-                         bool as_bf16, void *y, cudaStream_t stream);
+                         lp_cuda_form as, void *y, cudaStream_t stream);
 /* qkv [n] rows of `stride` floats: RMSNorm of its q_heads + kv_heads first heads of `width` numbers, in place. */
 cudaError_t lp_cuda_norm_heads(float *qkv, int64_t stride, int32_t n, int32_t q_heads, int32_t kv_heads, int32_t width,
                                const float *q_weight, const float *k_weight, float eps, cudaStream_t stream);
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
-                             int32_t width, bool as_bf16, void *h, cudaStream_t stream);
-cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16,
+                             int32_t width, lp_cuda_form as, void *h, cudaStream_t stream);
+cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, lp_cuda_form as,
                              void *y, cudaStream_t stream);
 cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_row_edit *edits, int32_t n, const float *vectors,
                               cudaStream_t stream);
@@ -81,13 +110,15 @@ cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width
                                 const lp_logit_query *reads, int32_t n, lp_logit_stats *out, cudaStream_t stream);
 cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_row_capture *captures, int32_t n, float *out,
                                  cudaStream_t stream);
-/* dst [rows, dst_stride] bf16 = src [rows, width] rounded to nearest even, zeros after width */
+/* dst [rows, dst_stride] = src [rows, width], in bf16 rounded to nearest even, zeros after width */
+cudaError_t lp_cuda_pad_rows(float *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
+                             cudaStream_t stream);
 cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
                             cudaStream_t stream);
 
 /* probe.cu: for the probe of a product's algorithm */
-/* x [n] = numbers in [-1, 1) that depend on seed and place alone */
-cudaError_t lp_cuda_fill(float *x, int64_t n, uint32_t seed, cudaStream_t stream);
+/* x [n] of a type = numbers in [-1, 1] that depend on seed and place alone */
+cudaError_t lp_cuda_fill(void *x, int64_t n, lp_cuda_stored type, uint32_t seed, cudaStream_t stream);
 /* dst row i = src row (i * step + shift) mod n_src, i < n */
 cudaError_t lp_cuda_permute(float *dst, int32_t n, const float *src, int32_t n_src, int32_t step, int32_t shift,
                             int64_t width, cudaStream_t stream);

@@ -6,7 +6,8 @@
 #include "backend/backend.h"
 #include "base/log.h"
 
-typedef enum { LP_CUDA_FP32, LP_CUDA_TF32, LP_CUDA_BF16 } lp_cuda_dtype;
+/* FP32_SPLIT: float32 as three products of fp16 on tensor cores, see cuda_linear.c. */
+typedef enum { LP_CUDA_FP32, LP_CUDA_TF32, LP_CUDA_BF16, LP_CUDA_FP32_SPLIT } lp_cuda_dtype;
 
 typedef struct {
     /* Of the program, to be compared with the module's own: both must come from one build. */

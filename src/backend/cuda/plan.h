@@ -10,6 +10,12 @@ enum {
     LP_CUDA_CALL_TILES = 16  /* most tiles of one library call */
 };
 
+/* Columns that a product with n_out of them is made with: n_out where that is a multiple of 8, otherwise the next
+ * multiple of 64, so that the library need not fall back to kernels for odd addresses. */
+static inline int64_t lp_cuda_padded_width(int64_t n_out) {
+    return n_out % 8 == 0 ? n_out : (n_out + 63) / 64 * 64;
+}
+
 /* Most tiles of one call for a product with n_out columns, so that its result has at most limit_bytes; 1 .. 16. */
 int32_t lp_cuda_call_tiles(int64_t n_out, size_t limit_bytes);
 

@@ -1,12 +1,15 @@
 // Kernels of the probe in cuda_linear.c: inputs, rows in another order, and the comparison of bits.
 #include "backend/cuda/kernels.h"
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 namespace {
 
 constexpr int BLOCK = 256;
 constexpr unsigned GRID = 1024;
 
-__global__ void fill_kernel(float *x, int64_t n, uint32_t seed) {
+__global__ void fill_kernel(void *x, int64_t n, lp_cuda_stored type, uint32_t seed) {
     int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
     for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += stride) {
         // The finaliser of splitmix64.
@@ -14,7 +17,12 @@ __global__ void fill_kernel(float *x, int64_t n, uint32_t seed) {
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
         z ^= z >> 31;
-        x[i] = static_cast<float>(static_cast<int32_t>(z >> 40)) * (1.0f / 8388608.0f) - 1.0f;
+        const float value = static_cast<float>(static_cast<int32_t>(z >> 40)) * (1.0f / 8388608.0f) - 1.0f;
+        switch (type) {
+        case LP_CUDA_STORED_BF16: static_cast<__nv_bfloat16 *>(x)[i] = __float2bfloat16_rn(value); break;
+        case LP_CUDA_STORED_F16: static_cast<__half *>(x)[i] = __float2half_rn(value); break;
+        default: static_cast<float *>(x)[i] = value;
+        }
     }
 }
 
@@ -44,8 +52,8 @@ __global__ void compare_kernel(const float *a, int32_t n, const float *b, int32_
 
 } // namespace
 
-cudaError_t lp_cuda_fill(float *x, int64_t n, uint32_t seed, cudaStream_t stream) {
-    fill_kernel<<<GRID, BLOCK, 0, stream>>>(x, n, seed);
+cudaError_t lp_cuda_fill(void *x, int64_t n, lp_cuda_stored type, uint32_t seed, cudaStream_t stream) {
+    fill_kernel<<<GRID, BLOCK, 0, stream>>>(x, n, type, seed);
     return cudaGetLastError();
 }
 

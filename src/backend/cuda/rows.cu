@@ -1,6 +1,6 @@
 // Kernels that work on rows one by one. Reductions are trees of fixed shape: BLOCK threads take every BLOCK-th element
 // in order, then fold in halves.
-#include "backend/cuda/kernels.h"
+#include "backend/cuda/split.cuh"
 
 #include <cuda_bf16.h>
 
@@ -77,9 +77,15 @@ __device__ float block_max(float value, float *shared) {
     return most;
 }
 
-// Rows of results: floats, or bf16 with zeros after them.
-template <typename T> __device__ inline int32_t row_stride(int32_t width) {
-    return sizeof(T) == 4 ? width : (width + LP_CUDA_BF16_STEP - 1) / LP_CUDA_BF16_STEP * LP_CUDA_BF16_STEP;
+// In units of 16 bytes, of which a split row has a whole number.
+struct alignas(16) split_row {
+    char bytes[16];
+};
+
+// Elements between rows of results: floats, bf16 with zeros after them, or split rows.
+template <typename T> __device__ inline int64_t row_stride(int32_t width) {
+    if (sizeof(T) == sizeof(split_row)) return split::operand_bytes(width) / static_cast<int64_t>(sizeof(split_row));
+    return sizeof(T) == 4 ? width : (width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
 }
 
 __device__ inline void store(float *to, float value) {
@@ -90,12 +96,15 @@ __device__ inline void store(__nv_bfloat16 *to, float value) {
     *to = __float2bfloat16_rn(value);
 }
 
-// One row; a thread meets the same elements in every loop. `shared` has BLOCK numbers.
-template <typename T>
-__device__ void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width, T *to,
-                           float *shared) {
+// What one row's norm needs: its mean (0 for RMSNorm) and one over its scale.
+struct moments {
+    float mean, scale;
+};
+
+// A thread meets the same elements in both loops. `shared` has BLOCK numbers.
+__device__ inline moments block_moments(const float *from, bool centred, float eps, int32_t width, float *shared) {
     float mean = 0.0f, sum = 0.0f;
-    if (bias) {
+    if (centred) {
         for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) sum = sum + from[i];
         mean = block_sum(sum, shared) / static_cast<float>(width);
         sum = 0.0f;
@@ -105,12 +114,31 @@ __device__ void block_norm(const float *from, const float *weight, const float *
         sum = fmaf(d, d, sum);
     }
     float scale = 1.0f / sqrtf(block_sum(sum, shared) / static_cast<float>(width) + eps);
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
-        float value = (from[i] - mean) * scale * weight[i];
-        store(to + i, bias ? value + bias[i] : value);
-    }
+    return {mean, scale};
+}
+
+__device__ inline float normed(const float *from, const float *weight, const float *bias, moments m, int32_t i) {
+    float value = (from[i] - m.mean) * m.scale * weight[i];
+    return bias ? value + bias[i] : value;
+}
+
+// One row of floats, or of bf16 with zeros after them.
+template <typename T>
+__device__ void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width, T *to,
+                           float *shared) {
+    const moments m = block_moments(from, bias != nullptr, eps, width, shared);
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK)
+        store(to + i, normed(from, weight, bias, m, i));
     for (int32_t i = width + static_cast<int32_t>(threadIdx.x); i < row_stride<T>(width); i += BLOCK)
         store(to + i, 0.0f);
+}
+
+// One row as a split operand.
+__device__ inline void block_norm(const float *from, const float *weight, const float *bias, float eps, int32_t width,
+                                  split_row *to, float *shared) {
+    const moments m = block_moments(from, bias != nullptr, eps, width, shared);
+    split::block_operand([=](int32_t i) { return normed(from, weight, bias, m, i); }, width, to,
+                         reinterpret_cast<uint32_t *>(shared));
 }
 
 template <typename T>
@@ -204,6 +232,14 @@ __global__ void activate_bf16_fours_kernel(bool gated, const float4 *x, int32_t 
         if (at < width) value = activate_one<KIND>(gated, x, row, width, at);
         y[row * stride + at] = round_four(value);
     }
+}
+
+// One block a row, which needs its largest value before the first is written: each is computed twice.
+template <int KIND> __global__ void activate_split_kernel(bool gated, const float *x, int32_t width, split_row *y) {
+    __shared__ uint32_t shared[BLOCK];
+    const int64_t row = blockIdx.x;
+    split::block_operand([=](int32_t i) { return activate_one<KIND>(gated, x, row, width, i); }, width,
+                         y + row * row_stride<split_row>(width), shared);
 }
 
 __global__ void edit_kernel(float *x, int32_t stride, const lp_row_edit *edits, const float *vectors) {
@@ -346,6 +382,13 @@ __global__ void capture_kernel(const float *x, int32_t stride, const lp_row_capt
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < capture.width; i += BLOCK) out[capture.out + i] = from[i];
 }
 
+__global__ void pad_kernel(float *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
+    int64_t at = column();
+    if (at >= dst_stride) return;
+    for (int64_t row = blockIdx.y; row < rows; row += gridDim.y)
+        dst[row * dst_stride + at] = at < width ? src[row * width + at] : 0.0f;
+}
+
 __global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
     int64_t at = column();
     if (at >= dst_stride) return;
@@ -364,7 +407,19 @@ __global__ void bf16_fours_kernel(bf16_four *dst, int64_t dst_stride, const floa
 }
 
 int32_t bf16_stride(int32_t width) {
-    return (width + LP_CUDA_BF16_STEP - 1) / LP_CUDA_BF16_STEP * LP_CUDA_BF16_STEP;
+    return (width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
+}
+
+template <typename T>
+void start_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width, T *y,
+                cudaStream_t stream) {
+    norm_kernel<T><<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width, y);
+}
+
+template <typename T>
+void start_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
+                    int32_t width, T *h, cudaStream_t stream) {
+    add_norm_kernel<T><<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width, h);
 }
 
 template <int KIND>
@@ -379,11 +434,14 @@ void start_bf16_activation(bool gated, const float *x, int32_t n, int32_t width,
 }
 
 template <int KIND>
-void start_activation(bool gated, const float *x, int32_t n, int32_t width, bool as_bf16, void *out,
+void start_activation(bool gated, const float *x, int32_t n, int32_t width, lp_cuda_form as, void *out,
                       cudaStream_t stream) {
     float *y = static_cast<float *>(out);
-    if (as_bf16)
+    if (as == LP_CUDA_AS_BF16)
         start_bf16_activation<KIND>(gated, x, n, width, out, stream);
+    else if (as == LP_CUDA_AS_SPLIT)
+        activate_split_kernel<KIND>
+            <<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(gated, x, width, static_cast<split_row *>(out));
     else if (fours(x, width) && fours(y, width))
         activate_kernel<KIND><<<grid_for(n, width / 4), BLOCK, 0, stream>>>(
             gated, reinterpret_cast<const float4 *>(x), n, width / 4, reinterpret_cast<float4 *>(y));
@@ -416,14 +474,13 @@ cudaError_t lp_cuda_add_rows(float *x, const float *y, const int32_t *y_rows, in
 }
 
 cudaError_t lp_cuda_norm(const float *x, const float *weight, const float *bias, float eps, int32_t n, int32_t width,
-                         bool as_bf16, void *y, cudaStream_t stream) {
+                         lp_cuda_form as, void *y, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    if (as_bf16)
-        norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width,
-                                                                    static_cast<__nv_bfloat16 *>(y));
-    else
-        norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, weight, bias, eps, width,
-                                                                    static_cast<float *>(y));
+    switch (as) {
+    case LP_CUDA_AS_BF16: start_norm(x, weight, bias, eps, n, width, static_cast<__nv_bfloat16 *>(y), stream); break;
+    case LP_CUDA_AS_SPLIT: start_norm(x, weight, bias, eps, n, width, static_cast<split_row *>(y), stream); break;
+    default: start_norm(x, weight, bias, eps, n, width, static_cast<float *>(y), stream);
+    }
     return cudaGetLastError();
 }
 
@@ -436,24 +493,27 @@ cudaError_t lp_cuda_norm_heads(float *qkv, int64_t stride, int32_t n, int32_t q_
 }
 
 cudaError_t lp_cuda_add_norm(float *x, const float *y, const float *weight, const float *bias, float eps, int32_t n,
-                             int32_t width, bool as_bf16, void *h, cudaStream_t stream) {
+                             int32_t width, lp_cuda_form as, void *h, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    if (as_bf16)
-        add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width,
-                                                                        static_cast<__nv_bfloat16 *>(h));
-    else
-        add_norm_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, y, weight, bias, eps, width,
-                                                                        static_cast<float *>(h));
+    switch (as) {
+    case LP_CUDA_AS_BF16:
+        start_add_norm(x, y, weight, bias, eps, n, width, static_cast<__nv_bfloat16 *>(h), stream);
+        break;
+    case LP_CUDA_AS_SPLIT:
+        start_add_norm(x, y, weight, bias, eps, n, width, static_cast<split_row *>(h), stream);
+        break;
+    default: start_add_norm(x, y, weight, bias, eps, n, width, static_cast<float *>(h), stream);
+    }
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, bool as_bf16,
+cudaError_t lp_cuda_activate(lp_activation kind, bool gated, const float *x, int32_t n, int32_t width, lp_cuda_form as,
                              void *y, cudaStream_t stream) {
     if (n == 0 || width == 0) return cudaSuccess;
     switch (kind) {
-    case LP_ACT_GELU_TANH: start_activation<LP_ACT_GELU_TANH>(gated, x, n, width, as_bf16, y, stream); break;
-    case LP_ACT_GELU_ERF: start_activation<LP_ACT_GELU_ERF>(gated, x, n, width, as_bf16, y, stream); break;
-    default: start_activation<LP_ACT_SILU>(gated, x, n, width, as_bf16, y, stream);
+    case LP_ACT_GELU_TANH: start_activation<LP_ACT_GELU_TANH>(gated, x, n, width, as, y, stream); break;
+    case LP_ACT_GELU_ERF: start_activation<LP_ACT_GELU_ERF>(gated, x, n, width, as, y, stream); break;
+    default: start_activation<LP_ACT_SILU>(gated, x, n, width, as, y, stream);
     }
     return cudaGetLastError();
 }
@@ -494,6 +554,13 @@ cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_row_ca
                                  cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
     capture_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(x, stride, captures, out);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_pad_rows(float *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
+                             cudaStream_t stream) {
+    if (rows == 0) return cudaSuccess;
+    pad_kernel<<<grid_for(rows, dst_stride), BLOCK, 0, stream>>>(dst, dst_stride, src, rows, width);
     return cudaGetLastError();
 }
 

@@ -70,4 +70,10 @@ inline int __float_as_int(float x) {
     return bits;
 }
 
+inline float __int_as_float(int bits) {
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 #endif
