@@ -134,7 +134,7 @@ def class_table(r: Results) -> pd.DataFrame:
     keys = out[PANEL_KEYS].astype(str).agg("|".join, axis=1)
     order = {key: i for i, key in enumerate(dict.fromkeys(keys[out["role"] != "unpatched"]))}
     out["panel"] = [order.get(k, -1) if role != "unpatched" else -1 for k, role in zip(keys, out["role"], strict=True)]
-    out["kind"] = [step_kind(s)[0] for s in out["steps"]]
+    out["kind"] = [words.EDGE if ">" in s else step_kind(s)[0] for s in out["steps"]]
     twice = out[(out["panel"] >= 0) & out.duplicated(["role", *PANEL_KEYS, "place", "steps", "draw"])]
     if len(twice):
         found = f"a second condition like {twice['name'].iloc[0]}"
@@ -230,7 +230,7 @@ def matched_controls(r: Results, donor: str = "shuffled") -> list[list[int]]:
     """For each condition the controls that do the same with another donor: one index for each draw of that donor."""
     cond = r.conditions
     same = [
-        *("direction", "phase", "site", "layers", "head", "step_mask", "index", "operation", "factor"),
+        *("direction", "phase", "site", "layers", "head", "steps", "step_mask", "index", "operation", "factor"),
         *("from_site", "from_layer", "from_step", "stop_after", "defects"),
     ]
     draws = cond["draw"] if "draw" in cond else np.zeros(len(cond), int)

@@ -1,4 +1,7 @@
-"""What several conditions say together: effects from step to step, the curve over early stops, and joint effects."""
+"""What several conditions say together: effects from step to step, the curve over early stops, and joint effects.
+
+These are the tables; charts.py draws them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from . import figures, stats
+from . import stats, words
 from .load import CLASSES, NOT_RUN, Results
 
 SAME = ("direction", "phase", "site", "head", "donor", "vector", "draw", "from_site", "from_layer", "from_step")
@@ -18,32 +21,19 @@ MOST_SHOWN = 24
 
 @dataclass
 class Effects:
-    """The tables of one file, and their figures."""
+    """The tables of one file."""
 
     steps: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per condition and thought step
     stops: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per condition that stops early
     joint: pd.DataFrame = field(default_factory=pd.DataFrame)  # one line per pair of conditions with their union
-    step_maps: list[figures.Picture] = field(default_factory=list)
-    stop_lines: list[figures.Picture] = field(default_factory=list)
     joint_rows: list[dict[str, str]] = field(default_factory=list)
     n_joint: int = 0
-
-    @property
-    def pictures(self) -> list[figures.Picture]:
-        return [*self.step_maps, *self.stop_lines]
 
 
 def _groups(cond: pd.DataFrame, more: tuple[str, ...] = ()) -> list[tuple[dict[str, object], pd.DataFrame]]:
     """Conditions that do the same at different places, in the order of the file."""
     keys = [k for k in (*SAME, *more) if k in cond]
     return [(dict(zip(keys, names, strict=True)), part) for names, part in cond.groupby(keys, sort=False)]
-
-
-def _title(keys: dict[str, object], layers: str = "") -> str:
-    site = f"{keys['site']}" + (f".h{keys['head']}" if int(str(keys["head"])) >= 0 else "")
-    at = f" at layer {layers}" if layers else ""
-    operation = "" if keys["operation"] == "replace" else f" ({keys['operation']} {keys['factor']:g})"
-    return f"{keys['donor']}{operation}: {site}{at}, {keys['direction']}"
 
 
 def step_table(r: Results) -> pd.DataFrame:
@@ -64,40 +54,7 @@ def step_table(r: Results) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _step_maps(key: str, r: Results, table: pd.DataFrame) -> list[figures.Picture]:
-    """Of each group of conditions that patch single steps: step patched x step read."""
-    if not len(table):
-        return []
-    cond = r.conditions
-    single = cond[(cond["role"] == "effect") & (cond["n_steps"] == 1) & (cond["stop_after"] == 0)]
-    n_steps = int(table["step"].max()) + 1
-    pictures = []
-    for k, (keys, part) in enumerate(_groups(single, ("layers",))):
-        if len(part) < 2 or len(pictures) == MOST_SHOWN:
-            continue
-        cells, most = {}, 0.0
-        for index, mask in zip(part.index, part["step_mask"], strict=True):
-            i = int(mask).bit_length() - 1
-            for line in table[table["index"] == index].itertuples():
-                if line.n == 0 or (line.step < i and line.kl == 0):
-                    continue
-                tip = f"thought {i} patched, thought {line.step} read, n = {line.n}\n"
-                tip += f"KL of the logit lens {line.kl:.3g}\ncosine {line.cosine:.4f}\nchange {100 * line.change:.1f} %"
-                cells[i, line.step] = figures.Cell(line.kl, tip, f"{line.kl:.2g}")
-                most = max(most, line.kl)
-        if not cells or most == 0:
-            continue
-        numbers = list(map(str, range(n_steps)))
-        title = _title(keys, str(keys["layers"]))
-        pictures.append(
-            figures.heat_map(
-                f"{key}-steps-{k}", title, numbers, numbers, cells, "thought read", (0.0, most), "", "thought patched"
-            )
-        )
-    return pictures
-
-
-def stop_table(r: Results) -> pd.DataFrame:
+def stop_table(r: Results, cluster: np.ndarray) -> pd.DataFrame:
     """Shares of the classes after each number of thoughts, of conditions that only stop early or the same with edits."""
     cond, rows = r.conditions, r.included
     lines = []
@@ -108,41 +65,11 @@ def stop_table(r: Results) -> pd.DataFrame:
         line |= {"donor": cond["donor"][c], "stop_after": int(cond["stop_after"][c]), "n": n}
         for kind, name in enumerate(CLASSES):
             k = int((kinds == kind).sum())
-            low, high = stats.proportion_interval(np.array([k]), np.array([max(n, 1)]))[0]
+            counts = (np.bincount(cluster, weights=x)[:, None] for x in (kinds == kind, kinds != NOT_RUN))
+            low, high = stats.clustered_interval(*counts)[0]
             line |= {name: k / n if n else math.nan, f"{name}_low": low, f"{name}_high": high}
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _stop_lines(key: str, r: Results, table: pd.DataFrame) -> list[figures.Picture]:
-    if not len(table):
-        return []
-    colours, pictures = ("#0072b2", "#d55e00", "#009e73", "#777777"), []
-    cond = r.conditions.loc[table["index"]]
-    for k, (keys, part) in enumerate(_groups(cond, ("role", "layers", "steps"))):
-        of = table[table["index"].isin(part.index)].sort_values("stop_after")
-        if len(of) < 2:
-            continue
-        lines = [
-            figures.Line(
-                name.replace("_", " "),
-                list(of["stop_after"]),
-                list(100 * of[name]),
-                list(100 * of[f"{name}_low"]),
-                list(100 * of[f"{name}_high"]),
-                [f"{name.replace('_', ' ')} {100 * x:.1f} %" for x in of[name]],
-                colour,
-                "o",
-            )
-            for name, colour in zip(CLASSES, colours, strict=True)
-        ]
-        heads = [f"after {t} thoughts, n = {n}" for t, n in zip(of["stop_after"], of["n"], strict=True)]
-        own = keys["donor"] == "self"
-        title = f"{keys['direction']}: the run stops thinking early" if own else _title(keys, str(keys["layers"]))
-        pictures.append(
-            figures.line_chart(f"{key}-stops-{k}", title, lines, heads, "thoughts made", "share of answers (%)")
-        )
-    return pictures
 
 
 def _layer_set(text: str) -> frozenset[int]:
@@ -239,27 +166,19 @@ def joint_table(r: Results, cluster: np.ndarray, resamples: int) -> pd.DataFrame
     return pd.DataFrame(lines)
 
 
-def _short(r: Results, name: str) -> str:
-    c = int(np.flatnonzero((r.conditions["name"] == name).to_numpy())[0])
-    layers, steps = r.conditions["layers"][c], r.conditions["steps"][c]
-    return f"{steps}" + (f" at layer {layers}" if layers else "")
-
-
 def _joint_rows(r: Results, table: pd.DataFrame) -> list[dict[str, str]]:
     """The largest interactions, as text."""
     if not len(table):
         return []
     order = table["interaction"].abs().sort_values(ascending=False, kind="stable").index[:MOST_SHOWN]
-    rows = []
+    rows, cond = [], r.conditions.set_index("name")
     for line in table.loc[order].itertuples():
-        c = int(np.flatnonzero((r.conditions["name"] == line.joint).to_numpy())[0])
-        keys = {k: r.conditions[k][c] for k in SAME if k in r.conditions}
         interval = "none (one source)" if math.isnan(line.low) else f"{100 * line.low:+.1f} to {100 * line.high:+.1f}"
         rows.append(
             {
-                "what": _title(keys),
-                "a": _short(r, line.a),
-                "b": _short(r, line.b),
+                "what": words.panel(cond.loc[line.joint]),
+                "a": words.condition(*cond.loc[line.a, ["layers", "steps"]]),
+                "b": words.condition(*cond.loc[line.b, ["layers", "steps"]]),
                 "shares": f"{100 * line.share_a:.1f} %, {100 * line.share_b:.1f} %",
                 "joint": f"{100 * line.share_joint:.1f} %",
                 "parts": f"{100 * line.sum_of_parts:.1f} %",
@@ -271,9 +190,7 @@ def _joint_rows(r: Results, table: pd.DataFrame) -> list[dict[str, str]]:
     return rows
 
 
-def effects(key: str, r: Results, cluster: np.ndarray, resamples: int = 2000) -> Effects:
+def effects(r: Results, cluster: np.ndarray, resamples: int = 2000) -> Effects:
     """All of a file; cluster [n included]: source of each included pair."""
-    steps, stops, joint = step_table(r), stop_table(r), joint_table(r, cluster, resamples)
-    return Effects(
-        steps, stops, joint, _step_maps(key, r, steps), _stop_lines(key, r, stops), _joint_rows(r, joint), len(joint)
-    )
+    joint = joint_table(r, cluster, resamples)
+    return Effects(step_table(r), stop_table(r, cluster), joint, _joint_rows(r, joint), len(joint))

@@ -356,3 +356,52 @@ def forest(
         y += height / 2
     canvas.text(left + (width - left - right) / 2, bottom + 33, xlabel, "middle")
     return canvas.finish(name, title, bottom + 42)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A set of thoughts with a share and its interval in %."""
+
+    members: tuple[int, ...]
+    value: float
+    low: float
+    high: float
+    tip: str
+    link: str = ""
+    dead: bool = False
+
+
+def set_chart(name: str, title: str, bars: Sequence[Bar], ylabel: str, width: int = FULL) -> Picture:
+    """Bars of shares, and below each the members of its set as dots, one row a thought."""
+    thoughts = sorted({m for bar in bars for m in bar.members})
+    left, right, high = 62.0, 8.0, 150.0
+    step = max((width - left - right) / len(bars), 9.0)
+    canvas = _Canvas(left + right + step * len(bars))
+    top = canvas.title(title)
+    bottom = top + high
+    for value in (0, 25, 50, 75, 100):
+        y = bottom - high * value / 100
+        canvas.line(left, y, canvas.width - right, y, RULE)
+        canvas.text(left - 5, y + 4, str(value), "end")
+    row, low = 15.0, bottom + 14
+    for i, thought in enumerate(thoughts):
+        if i % 2 == 0:
+            canvas.rect(left, low + row * (i - 0.5), step * len(bars), row, "#f5f7f9")
+        canvas.text(left - 5, low + row * i + 4, str(thought), "end")
+    for i, bar in enumerate(bars):
+        x = left + step * (i + 0.5)
+        size = bar.value / 100 * high
+        colour = EMPTY if bar.dead else FILE_COLOURS[0]
+        canvas.rect(x - 0.36 * step, bottom - size, 0.72 * step, size, colour)
+        canvas.line(x, bottom - high * bar.low / 100, x, bottom - high * bar.high / 100, "#444", ' stroke-width="1"')
+        rows = [low + row * thoughts.index(m) for m in bar.members]
+        if len(rows) > 1:
+            canvas.line(x, rows[0], x, rows[-1], SOFT, ' stroke-width="1"')
+        for y in rows:
+            canvas.add(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{INK}"/>')
+        whole = low + row * (len(thoughts) - 0.5) - top
+        canvas.rect(x - step / 2, top, step, whole, "#fff", f' fill-opacity="0"{_tip(bar.tip, bar.link)}')
+    canvas.line(left, bottom, canvas.width - right, bottom, INK)
+    for centre, text in ((top + high / 2, ylabel), (low + row * (len(thoughts) - 1) / 2, "thought")):
+        canvas.text(13, centre, text, "middle", f' transform="rotate(-90 13 {centre:.1f})"')
+    return canvas.finish(name, title, low + row * len(thoughts) + 4)

@@ -153,8 +153,10 @@ def _effects(a: Analysis) -> list[Finding]:
     silent = 0
     for (panel, at, kind), part in a.table[a.table["in_family"]].groupby(["panel", "place", "kind"], sort=False):
         ids = part["index"].tolist()
-        place, group = words.place(at), f"{titles[panel]}, {words.KINDS.get(kind, kind)}"
-        where = f"{titles[panel]}, {place}, {words.KINDS.get(kind, kind)}"
+        edge = kind == words.EDGE and part["donor"].eq("").all()  # no donor: only damage can be asked for
+        said = "" if edge else f", {words.KINDS.get(kind, kind)}"
+        place, group = words.place(at), f"{titles[panel]}{said}"
+        where = f"{titles[panel]}, {place}{said}"
         shares = {j: (plain if j in plain.index else control if j in control.index else none) for j in ids}
         loud = [j for j in ids if not len(shares[j]) or shares[j].loc[j, "k"] / shares[j].loc[j, "n"] > chance]
         specific = [j for j in loud if _verdict(control, j) > 0]
@@ -165,7 +167,7 @@ def _effects(a: Analysis) -> list[Finding]:
         if up:
             confirmed = [j for j in up if j in specific]
             found.append(_positive(a, where, ids, up, confirmed, plain, control))
-        elif not tested and not any(controls[j] for j in ids):
+        elif not edge and not tested and not any(controls[j] for j in ids):
             found += _uncontrolled(a, where, ids)
         if down:
             less = "the unpatched run does" if tested else "a shuffled donor"

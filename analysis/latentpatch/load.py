@@ -33,6 +33,7 @@ METRICS = (
     "answer_logprob_clean",
     "answer_logprob_corrupted",
 )
+STEP_NUMBERS = ("cosine", "change", "kl")  # of each thought beside the unpatched run's
 PAIR_STRINGS = ("id", "source", "clean_question", "corrupted_question", "clean_text", "corrupted_text")
 CONDITION_STRINGS = (
     *("name", "role", "direction", "phase", "site", "layers", "steps", "index"),
@@ -44,7 +45,21 @@ CONDITION_NUMBERS = (
 )
 # What tells one condition from another; in the CSV in this order.
 CSV_CONDITION = (
-    *("role", "direction", "phase", "site", "layer", "layers", "head", "steps", "n_steps", "index", "donor", "vector"),
+    *(
+        "role",
+        "direction",
+        "phase",
+        "site",
+        "layer",
+        "layers",
+        "head",
+        "steps",
+        "n_steps",
+        "index",
+        "donor",
+        "vector",
+        "draw",
+    ),
     *("from_site", "from_layer", "from_step", "operation", "factor", "stop_after", "defects", "dead"),
 )
 VERSION = 2
@@ -104,6 +119,12 @@ class Results:
     def model(self) -> str:
         return str(self.provenance.get("model", self.label))
 
+    @property
+    def n_steps(self) -> int:
+        """Thought steps of a whole run; 0 where the file does not say."""
+        value = self.job.get("protocol", {})
+        return int(value.get("steps") or 0) if isinstance(value, dict) else 0
+
     def defects(self, index: int | None = None) -> list[str]:
         """Switches of the published scripts that were on: for one condition, or for any of the file."""
         texts = self.conditions["defects"] if index is None else [self.conditions["defects"][index]]
@@ -136,6 +157,9 @@ class Results:
         data["text"] = texts
         for name, values in self.metrics.items():
             data[name] = values[rows].ravel()
+        for step in range(max((v.shape[2] for v in self.steps.values()), default=0)):
+            for name, values in self.steps.items():
+                data[f"step{step}_{name}"] = values[rows, :, step].ravel()
         return pd.DataFrame(data)
 
     def _text_list(self) -> list[str]:
@@ -386,8 +410,9 @@ def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
     columns: dict[str, Any] = {name: _strings(file, path, f"/conditions/{name}") for name in CONDITION_STRINGS}
     for name in CONDITION_NUMBERS:
         columns[name] = _need(file, path, f"/conditions/{name}", 1)[:]
-    if "draw" in file["/conditions"]:
-        columns["draw"] = _need(file, path, "/conditions/draw", 1)[:]  # of several draws of one donor
+    columns["draw"] = np.zeros(len(columns["name"]), np.int32)
+    if "draw" in file["/conditions"]:  # files of version 0.1 lack it
+        columns["draw"] = _need(file, path, "/conditions/draw", 1)[:]
     table = _table(columns, path, "/conditions")
     if table["name"].duplicated().any():
         twice = table["name"][table["name"].duplicated()].iloc[0]
@@ -436,7 +461,7 @@ def _steps(file: h5py.File, path: Path | str, p: int, c: int) -> dict[str, np.nd
     n = 0
     while f"step{n}_kl" in file["/rows"]:
         n += 1
-    names = ("cosine", "change", "kl") if n else ()
+    names = STEP_NUMBERS if n else ()
     return {k: np.stack([_grid(file, path, f"/rows/step{t}_{k}", p, c) for t in range(n)], -1) for k in names}
 
 

@@ -224,6 +224,7 @@ def import_model(folder: Path | str, model: str, pairs_file: Path | str | None =
                     "index": "",
                     "head": -1,
                     "vector": -1,
+                    "draw": 0,
                     "from_site": "",
                     "from_layer": -1,
                     "from_step": -1,

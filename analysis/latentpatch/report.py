@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from . import __version__, figures, findings, original, stats, words
+from . import __version__, charts, figures, findings, original, stats, words
 from .analyse import (
     PANEL_KEYS,
     Analysis,
@@ -37,6 +37,10 @@ from .load import CLASSES, LABELS, Results
 from .output import write_folder
 
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
+MAP_NOTE = (
+    "Pairs (%) that give the donor's answer. Orange outline: the fewest thoughts with which the donor's answer outnumbers the "
+    "recipient's. A click on a cell opens its pairs."
+)
 SAID = {"other": "another answer", "gibberish": "gibberish"}
 TEXT_BUDGET_BYTES = 6_000_000
 TEXT_LIMITS = (2000, 1000, 500, 300, 200, 120, 80, 40)
@@ -85,6 +89,7 @@ class FileSection:
     analysis: Analysis
     blocks: list[Block]
     findings: list[findings.Finding]
+    charts: list[charts.Chart]
     thresholds: list[figures.Picture]
     lens: list[figures.Picture]
     effects: Effects
@@ -146,16 +151,23 @@ def _heat_maps(
     for name in classes:
         own = name == CLASSES[donor_class(part["direction"].iloc[0])]
         marks = {(s.place, int(t.threshold)) for s, t in starts if s.kind == "first"} if own else set()
-        cells = {}
+        cells: dict[tuple[int, int], figures.Cell] = {}
+        drawn: dict[tuple[int, int], list[Any]] = {}
         for line in part.itertuples():
-            k, n = int(getattr(line, name)), int(line.n)
-            label = f"{line.name}{' (dead cell: nothing can change)' if line.dead else ''}"
-            if line.copy_of >= 0:
-                label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
             where = (rows.index(line.place), columns.index(words.column(kind, line.steps, line.n_steps)))
+            drawn.setdefault(where, []).append(line)
+        for where, lines in drawn.items():  # several lines: several draws of one donor
+            tips = []
+            for line in lines:
+                label = f"{line.name}{' (dead cell: nothing can change)' if line.dead else ''}"
+                if line.copy_of >= 0:
+                    label += f"\n* the same replacements as {a.table['name'][line.copy_of]}"
+                tips.append(_tip(label, line, name))
+            line = lines[0]
+            k, n = (sum(int(getattr(x, what)) for x in lines) for what in (name, "n"))
             cells[where] = figures.Cell(
                 100 * k / n if n else np.nan,
-                _tip(label, line, name),
+                "\n".join(tips),
                 f"{100 * k / n:.0f}" if n else "",
                 bool(line.dead),
                 line.copy_of >= 0,
@@ -269,6 +281,7 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
     control = a.tests[a.tests["test"] == "vs_shuffled"].set_index("index")
     damage = a.tests[a.tests["test"] == "damage"].set_index("index")["holm"]
     out = []
+    drawn_often = part["draw"].max() > 0
     order = part.assign(kind_rank=[list(words.AXES).index(k) if k in words.AXES else 99 for k in part["kind"]])
     for line in order.sort_values(
         ["kind_rank", "layer", "layers", "from_layer", "n_steps", "index"], kind="stable"
@@ -282,7 +295,7 @@ def _rows(a: Analysis, part: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "index": line.index,
                 "where": place_words(line.place) if line.place else "-",
-                "steps": line.steps,
+                "steps": line.steps + (f", draw {line.draw + 1}" if drawn_often else ""),
                 "n": int(line.n),
                 "mark": mark,
                 "classes": [
@@ -378,19 +391,26 @@ def n_text(value: float, n_max: float) -> str:
 class Summary:
     """The top of the page: one figure a file, a few sentences, the table of models, warnings."""
 
-    pictures: list[tuple[str, figures.Picture]]
+    pictures: list[tuple[str, figures.Picture, str]]  # file, picture, what it shows
     sentences: list[tuple[str, str, str]]
     table: list[tuple[str, list[str]]]
     warnings: list[tuple[str, str]]
 
 
-def _main_panel(f: FileSection) -> figures.Picture | None:
-    """The heat map of the donor's answer over first N thoughts of the first panel that has one; else any."""
+def _main_picture(f: FileSection) -> tuple[figures.Picture, str] | None:
+    """The picture of the summary, and what it shows.
+
+    The heat map of the donor's answer over first N thoughts, of the first panel that has one; else any map; else a chart.
+    """
     found = []
     for block in f.blocks:
         if block.role == "effect":
             found += [(axis != words.AXES["first"], group[0]) for axis, group, _ in block.heat if group]
-    return min(found, key=lambda item: item[0])[1] if found else None
+    drawn = [(chart.pictures[0], chart.note) for chart in f.charts]
+    best = min(found, key=lambda item: item[0])[1] if found else None
+    if best and (best.svg.count("<rect") > 30 or not drawn):  # a map of more than a few cells
+        return best, MAP_NOTE
+    return drawn[0] if drawn else None
 
 
 def _model_rows(f: FileSection) -> dict[str, str]:
@@ -450,7 +470,7 @@ def _model_rows(f: FileSection) -> dict[str, str]:
 
 
 def _summary(files: list[FileSection], comparisons: list[CompareSection]) -> Summary:
-    pictures = [(f.analysis.results.label, p) for f in files if (p := _main_panel(f)) is not None]
+    pictures = [(f.analysis.results.label, *p) for f in files if (p := _main_picture(f)) is not None]
     rows = {f.key: _model_rows(f) for f in files}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     table = [(name, [rows[f.key].get(name, "-") for f in files]) for name in names]
@@ -592,7 +612,11 @@ def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str
             names = CLASSES if panel.role == "effect" else (CLASSES[donor_class(panel.direction)],)
             for kind in part["kind"].unique():
                 some = part[part["kind"] == kind]
-                if some["place"].nunique() * some["steps"].nunique() > 1:
+                if (
+                    kind != words.EDGE
+                    and not charts.has_set_chart(some)
+                    and len(some[["place", "steps"]].drop_duplicates()) > 1
+                ):
                     block.heat.append((words.AXES.get(kind, kind), *_heat_maps(key, a, part, kind, names, block.slug)))
         if panel.role == "effect":
             block.lines = _share_lines(key, a, panel.panel, block.slug)
@@ -600,6 +624,7 @@ def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str
         blocks.append(block)
     progress(f"figures of {a.results.label}")
     data, note = _browser_data(a.results)
+    found = effects(a.results, sources(a.results), resamples)
     provenance = [
         (k, v if isinstance(v, str) else json.dumps(v))
         for k, v in sorted(a.results.provenance.items())
@@ -610,9 +635,10 @@ def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str
         a,
         blocks,
         findings.write(a),
+        charts.charts(key, a, found.joint) if a.n else [],
         _thresholds(key, a),
         _lens_maps(key, a.results),
-        effects(key, a.results, sources(a.results), resamples),
+        found,
         provenance,
         json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
         data,
@@ -716,7 +742,7 @@ def build(
         for b in f.blocks
         for p in [*(q for _, group, _ in b.heat for q in group), *b.lines, *b.metrics]
     ]
-    pictures += [p for f in files for p in [*f.lens, *f.effects.pictures, *f.thresholds]]
+    pictures += [p for f in files for p in [*f.lens, *f.thresholds]]
     pictures += [p for c in comparisons for p in c.pictures]
     written: dict[str, bytes | str] = {f"figures/{p.name}.svg": figures.standalone(p.svg) for p in pictures}
     written |= _tables(files, comparisons, claims, original_dir)

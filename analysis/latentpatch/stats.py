@@ -166,6 +166,17 @@ def clustered_interval(k: np.ndarray, n: np.ndarray, alpha: float = ALPHA) -> np
     return out
 
 
+def clustered_mean(values: np.ndarray, cluster: np.ndarray, alpha: float = ALPHA) -> tuple[float, float, float]:
+    """Mean of values [n] of pairs in sources with its interval: cluster-robust, Student's with sources - 1."""
+    mean, groups = float(np.mean(values)), int(cluster.max()) + 1
+    if groups < 2:
+        return mean, float("nan"), float("nan")
+    rest = np.bincount(cluster, weights=np.asarray(values, float) - mean)
+    error = np.sqrt((rest**2).sum() * groups / (groups - 1)) / len(values)
+    half = float(sps.t.isf(alpha / 2, groups - 1)) * error
+    return mean, mean - half, mean + half
+
+
 def damage_test(k: np.ndarray, n: np.ndarray, tolerance: float = ALPHA) -> float:
     """p of 'the share is at most `tolerance`' for k [G] events among n [G] pairs a source; one-sided."""
     k, n = np.asarray(k, np.int64), np.asarray(n, np.int64)

@@ -32,7 +32,9 @@ SITES = {
 }
 RUNS = {"denoise": "the corrupted run", "noise": "the clean run"}
 OPERATIONS = {"add": "added ({} times) to", "scale": "scaled by {} in", "lerp": "mixed (share {}) into"}
+EDGE = "edge"  # the kind of conditions that forbid attention edges
 KINDS = {
+    EDGE: "attention edges",
     "first": "first N thoughts",
     "last": "last N thoughts",
     "single": "single thoughts",
@@ -53,11 +55,14 @@ AXES = {  # of figures; in the order of the tables
     "prompt": "prompt position",
     "answer": "answer position",
     "all": "steps",
+    EDGE: "attention edge",
 }
 
 
 def column(kind: str, steps_text: str, n_steps: int) -> str:
     """The label of a condition on the axis of a figure."""
+    if kind == EDGE:
+        return steps_text
     return str(n_steps) if kind in ("first", "last") else steps_text.partition(":")[2] or steps_text
 
 
@@ -96,8 +101,33 @@ def panel(first: Mapping[str, object]) -> str:
     return text
 
 
+def phase(text: str) -> str:
+    """'prompt', 'thought' or 'answer': where the positions of an attention edge lie."""
+    kind = text.rpartition(".")[2].partition(":")[0]
+    return kind if kind in ("prompt", "answer") else "thought"
+
+
+def position(text: str, short: bool = False) -> str:
+    """'thought 3' from 'single:3', 'the answer' from 'answer:all'; in short '3', 'answer'."""
+    place, _, rest = text.rpartition(".")
+    kind, _, value = rest.partition(":")
+    where = f"{place} " if place else ""
+    if value in ("all", ""):
+        whole = {"prompt": "question", "answer": "answer", "thought": "thoughts"}.get(kind, kind)
+        return where + (whole if short else "all thoughts" if kind == "thought" else f"the {whole}")
+    if kind == "prompt":
+        return where + (f"Q{value}" if short else f"question position {value}")
+    if kind == "answer":
+        return where + (f"A{value}" if short else f"answer position {value}")
+    return where + (value if short and kind == "single" else rest if short else steps(rest))
+
+
 def steps(text: str) -> str:
-    """'first 5 thoughts' from 'first:5'."""
+    """'first 5 thoughts' from 'first:5', 'thought 3 to thought 0' from 'single:3>single:0'."""
+    if " without " in text:
+        return " without ".join(steps(part) for part in text.split(" without "))
+    if ">" in text:
+        return " and ".join(" to ".join(position(end) for end in edge.split(">")) for edge in text.split("+"))
     kind, _, value = text.partition(":")
     if kind in ("first", "last") and value.isdigit():
         return f"{kind} thought" if value == "1" else f"{kind} {value} thoughts"

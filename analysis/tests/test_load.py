@@ -30,9 +30,9 @@ def test_long_frame_agrees_with_the_file(planted):
     path, _ = planted
     r = lp.load(path)
     frame = r.frame()
-    assert list(frame.columns[:27]) == [
+    assert list(frame.columns[:28]) == [
         *("pair", "source", "condition", "role", "direction", "phase", "site", "layer", "layers", "head", "steps"),
-        *("n_steps", "index", "donor", "vector", "from_site", "from_layer", "from_step", "operation", "factor"),
+        *("n_steps", "index", "donor", "vector", "draw", "from_site", "from_layer", "from_step", "operation", "factor"),
         *("stop_after", "defects", "dead", "class", "number", "changed", "text"),
     ]
     assert len(frame) == len(r.included) * len(r.conditions)
