@@ -742,7 +742,7 @@ def build(
         for b in f.blocks
         for p in [*(q for _, group, _ in b.heat for q in group), *b.lines, *b.metrics]
     ]
-    pictures += [p for f in files for p in [*f.lens, *f.thresholds]]
+    pictures += [p for f in files for p in [*f.lens, *f.thresholds, *(q for chart in f.charts for q in chart.pictures)]]
     pictures += [p for c in comparisons for p in c.pictures]
     written: dict[str, bytes | str] = {f"figures/{p.name}.svg": figures.standalone(p.svg) for p in pictures}
     written |= _tables(files, comparisons, claims, original_dir)

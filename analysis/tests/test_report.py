@@ -60,6 +60,8 @@ def test_markdown_and_files(report_dir):
     text = (report_dir / "report.md").read_text(encoding="utf-8")
     pictures = set(re.findall(r"\]\((figures/[^)]+)\)", text))
     assert len(pictures) > 10
+    page = (report_dir / "report.html").read_text(encoding="utf-8")
+    assert len(list((report_dir / "figures").glob("*.svg"))) == page.count("<svg ") - 1  # the summary repeats one
     assert all((report_dir / p).stat().st_size > 1000 for p in pictures)
     assert "| L2 first:5 | 60 | 45 (75.0 %, 62.8–84.2) |" in text
     tests = pd.read_csv(next((report_dir / "tables").glob("*-tests.csv")))
