@@ -150,6 +150,23 @@ static lp_status read_number_column(lp_results *r, const char *path, double **ou
     return status;
 }
 
+/* What is counted are pairs of the sweep, so that sums of counts are small. */
+static lp_status check_counts(const lp_results *r, lp_error *err) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < r->n_pairs; i++) most += r->included[i] != 0;
+    for (int32_t i = 0; i < r->n_conditions; i++) {
+        int64_t left = most;
+        for (int k = 0; k < LP_N_OUTCOMES; k++) {
+            int64_t count = r->counts[(size_t)i * LP_N_OUTCOMES + (size_t)k];
+            if (count < 0 || count > left)
+                return lp_fail(err, LP_ERR_FORMAT, "%s: /counts[%d, %d]: expected 0 to %lld of %lld pairs, found %lld",
+                               r->path, i, k, (long long)left, (long long)most, (long long)count);
+            left -= count;
+        }
+    }
+    return LP_OK;
+}
+
 static lp_status read_all(lp_results *r, lp_error *err) {
     lp_status status = LP_OK;
     lp_text format = {0};
@@ -183,6 +200,7 @@ static lp_status read_all(lp_results *r, lp_error *err) {
     if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
         LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
                 r->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = check_counts(r, err);
 out:
     lp_text_release(&format);
     lp_h5_close(root);

@@ -49,6 +49,20 @@ class Results(Case):
             self.assert_error(run, *words)
             self.assertEqual({path: path.read_bytes() for path in sorted(out.iterdir())}, before)
 
+    def test_counts_of_no_pairs(self) -> None:
+        """Counts that the file's pairs cannot give are refused where they are read, so that no sum of them overflows."""
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("the Python package h5py was not found")
+        self.finished()
+        results = self.folder / "out" / "a.results.h5"
+        for count, shown in ((2**63 - 1, "9223372036854775807"), (-1, "-1")):
+            with h5py.File(results, "r+") as file:
+                file["counts"][1, 2] = count
+            run = self.latentpatch("summary", results)
+            self.assert_error(run, "/counts[1, 2]: expected 0 to ", f"of 3 pairs, found {shown}")
+
     def test_settings(self) -> None:
         job = self.finished()
         group = {"site": "resid_post", "layers": [0], "steps": "all", "donor": "clean"}

@@ -76,7 +76,8 @@ def state_of(pid: int) -> str:
 
 
 def ranks_of(pid: int) -> list[int]:
-    """The children that are ranks by now: mpirun has others for a moment, and hangs when one of those is killed."""
+    """The children that are ranks by now: mpirun has others for a moment, and hangs when one of those is killed. One that
+    has ended is no rank any more: mpirun has been seen to sleep for ever on a lock of its own beside such a zombie."""
     found = []
     for child in children_of(pid):
         with contextlib.suppress(OSError):
