@@ -8,6 +8,7 @@ letters as outlines, so that neither depends on the fonts of a machine.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from . import __version__, load_results, words
+from . import output as files
 from .analyse import Analysis, Series, analyse, axes, donor_class, matched_controls, series_rows
 from .figures import FILE_COLOURS, FILE_MARKS
 from .load import CLASSES, LABELS, LayoutError, Results
@@ -169,19 +171,31 @@ def draw(panels: list[Panel], width: str) -> Figure:
     return figure
 
 
+_MARK = "latentpatch-figure"
+
+
+def _is_ours(path: Path) -> bool:
+    return path.is_file() and _MARK.encode() in path.read_bytes()
+
+
 def write(results: list[Results], output: Path, widths: list[str], resamples: int = 2000) -> list[Path]:
-    """Writes OUTPUT-single.pdf, OUTPUT-single.svg and the same for double; returns the paths."""
+    """Writes OUTPUT-single.pdf, OUTPUT-single.svg and the same for double; returns the paths.
+
+    A figure that says that it was made here is replaced, any other file of its name is left alone.
+    """
     out = []
     panels = [panel(r, resamples) for r in results]
     output.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for width in widths:
             for kind, metadata in (
-                ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-                ("svg", {"Date": None}),
+                ("pdf", {"CreationDate": None, "Creator": _MARK, "Producer": None}),
+                ("svg", {"Date": None, "Creator": _MARK}),
             ):
                 path = output.parent / f"{output.name}-{width}.{kind}"
-                draw(panels, width).savefig(path, metadata=metadata)
+                drawn = io.BytesIO()
+                draw(panels, width).savefig(drawn, format=kind, metadata=metadata)
+                files.write(path, drawn.getvalue(), own=_is_ours(path))
                 out.append(path)
     return out
 

@@ -35,6 +35,18 @@ def test_the_command_writes_both_widths_with_their_fonts(small, tmp_path, capsys
             assert "<image" not in text.split("<defs", 1)[0]
 
 
+def test_figures_of_others_stay(small, tmp_path, capsys):
+    """The command replaces what it made, and nothing else."""
+    name = tmp_path / "fig"
+    words = [str(small[0]), "-o", str(name), "--width", "single", "--resamples", "200"]
+    assert paper.main(words) == 0
+    assert paper.main(words) == 0
+    (tmp_path / "fig-single.svg").write_text("<svg>mine</svg>")
+    assert paper.main(words) == 1
+    assert "fig-single.svg: exists already with other contents, and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "fig-single.svg").read_text() == "<svg>mine</svg>"
+
+
 def test_it_draws_the_numbers_of_the_file(small, panels):
     _, plan = small
     figure = paper.draw(panels, "double")

@@ -69,6 +69,9 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
                           .factor = 1.0f,
                           .first = set->n_replacements};
     lp_status status = LP_OK;
+    if (set->n == LP_MAX_CONDITIONS)
+        LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at most %d conditions, found more (the last one is %.100s)",
+                LP_MAX_CONDITIONS, last->name);
     LP_TRY(lp_condition_text(set, name, NULL, &fresh.name, err));
     LP_TRY(lp_condition_text(set, layers, last->layers, &fresh.layers, err));
     LP_TRY(lp_condition_text(set, steps, last->steps, &fresh.steps, err));

@@ -486,10 +486,26 @@ static void test_compare(void **state) {
     lp_condition_set_release(&set);
 }
 
+/* A product of long lists ends with a message, not with the memory. */
+static void test_most_conditions(void **state) {
+    (void)state;
+    lp_condition_set set = {0};
+    lp_condition *condition = NULL;
+    lp_error error = {0};
+    for (int i = 0; i < LP_MAX_CONDITIONS; i++)
+        if (lp_condition_add(&set, "c", "", "", "", &condition, &error) != LP_OK) fail_msg("%s", error.text);
+    assert_int_equal(lp_condition_add(&set, "d", "", "", "", &condition, &error), LP_ERR_VALUE);
+    assert_string_equal(error.text,
+                        "sweep.conditions: expected at most 500000 conditions, found more (the last one is c)");
+    assert_int_equal(set.n, LP_MAX_CONDITIONS);
+    lp_condition_set_release(&set);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dead_and_wiped), cmocka_unit_test(test_resolution),
-                                       cmocka_unit_test(test_all_positions),  cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_compare),        cmocka_unit_test(test_prompt_lengths),
-                                       cmocka_unit_test(test_absent),         cmocka_unit_test(test_absent_answer)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_most_conditions), cmocka_unit_test(test_dead_and_wiped),
+                                       cmocka_unit_test(test_resolution),      cmocka_unit_test(test_all_positions),
+                                       cmocka_unit_test(test_refusals),        cmocka_unit_test(test_compare),
+                                       cmocka_unit_test(test_prompt_lengths),  cmocka_unit_test(test_absent),
+                                       cmocka_unit_test(test_absent_answer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
