@@ -10,22 +10,63 @@
 /* Streams of random numbers, so that two uses never share one. */
 enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2, STREAM_NOISE = 3 };
 
-static bool same_vector(const lp_donor_vector *v, const lp_replacement *r) {
-    if (v->donor != r->donor) return false;
-    bool is_numbered = r->donor == LP_DONOR_SHUFFLED || r->donor == LP_DONOR_MEAN || r->donor == LP_DONOR_NOISE;
-    if (is_numbered && v->vector != r->vector) return false;
-    if (r->donor == LP_DONOR_FILE)
-        return v->vector == r->vector && v->from.site == r->from.site && v->from.head == r->from.head;
-    const lp_address *a = &v->from, *b = &r->from;
-    if (a->site != b->site || a->head != b->head) return false;
-    if (r->donor == LP_DONOR_ZERO) return true;
-    return a->phase == b->phase && a->index == b->index && a->layer == b->layer;
+/* What a vector is found by: what of donor and address makes it another one; 0 where that does not matter. */
+enum { N_KEY = 7 };
+typedef struct {
+    int32_t part[N_KEY];
+} vector_key;
+
+static vector_key vector_key_of(lp_donor donor, int32_t vector, const lp_address *from) {
+    bool is_numbered =
+        donor == LP_DONOR_SHUFFLED || donor == LP_DONOR_MEAN || donor == LP_DONOR_NOISE || donor == LP_DONOR_FILE;
+    bool has_place = donor != LP_DONOR_FILE && donor != LP_DONOR_ZERO;
+    return (vector_key){{(int32_t)donor, is_numbered ? vector : 0, (int32_t)from->site, from->head,
+                         has_place ? (int32_t)from->phase : 0, has_place ? from->index : 0,
+                         has_place ? from->layer : 0}};
+}
+
+/* The place of a key in the index: its vector's, or the free one where it belongs. */
+static int32_t *place_of(const lp_donor_table *table, const vector_key *key) {
+    uint64_t hash = UINT64_C(0x9e3779b97f4a7c15);
+    for (int i = 0; i < N_KEY; i++) {
+        hash = (hash ^ (uint32_t)key->part[i]) * UINT64_C(0xff51afd7ed558ccd);
+        hash ^= hash >> 32;
+    }
+    for (size_t at = (size_t)hash % table->n_places;; at = at + 1 == table->n_places ? 0 : at + 1) {
+        int32_t *place = &table->places[at];
+        if (*place == 0) return place;
+        const lp_donor_vector *v = &table->vectors[*place - 1];
+        vector_key other = vector_key_of(v->donor, v->vector, &v->from);
+        if (memcmp(&other, key, sizeof other) == 0) return place;
+    }
 }
 
 static const lp_donor_vector *find_vector(const lp_donor_table *table, const lp_replacement *r) {
-    for (size_t i = 0; i < table->n; i++)
-        if (same_vector(&table->vectors[i], r)) return &table->vectors[i];
-    return NULL;
+    if (table->n == 0) return NULL;
+    vector_key key = vector_key_of(r->donor, r->vector, &r->from);
+    int32_t place = *place_of(table, &key);
+    return place > 0 ? &table->vectors[place - 1] : NULL;
+}
+
+/* Puts the last vector into the index, which is kept at most half full. */
+static lp_status index_last(lp_donor_table *table, lp_error *err) {
+    size_t first = table->n - 1;
+    if (2 * table->n > table->n_places) {
+        int32_t *places = NULL;
+        size_t n_places = table->n_places > 0 ? 2 * table->n_places : 64;
+        lp_status status = lp_mem_new(&places, n_places, sizeof *places, "donor vectors", err);
+        if (status != LP_OK) return status;
+        lp_mem_free(table->places);
+        table->places = places;
+        table->n_places = n_places;
+        first = 0;
+    }
+    for (size_t i = first; i < table->n; i++) {
+        const lp_donor_vector *v = &table->vectors[i];
+        vector_key key = vector_key_of(v->donor, v->vector, &v->from);
+        *place_of(table, &key) = (int32_t)i + 1;
+    }
+    return LP_OK;
 }
 
 /* The side whose record holds the vector. */
@@ -71,7 +112,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
     if (status != LP_OK) return status;
     table->vectors[table->n++] = v;
     table->n_floats += (size_t)v.width;
-    return LP_OK;
+    return index_last(table, err);
 }
 
 /* Two kinds of donors come from other pairs. */
@@ -263,6 +304,7 @@ out:
 
 void lp_donor_table_release(lp_donor_table *table) {
     lp_mem_free(table->vectors);
+    lp_mem_free(table->places);
     lp_mem_free(table->other_pair);
     lp_mem_free(table->sums);
     lp_mem_free(table->squares);
@@ -510,8 +552,7 @@ void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const
     }
 }
 
-bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
-    const float *vector = lp_donor_table_vector(table, what, gathering);
+bool lp_donor_has(const float *vector) {
     return !vector || is_there(vector);
 }
 

@@ -39,6 +39,8 @@ typedef struct {
     lp_donor_vector *vectors; /* [n] in the order of first use */
     size_t n;
     size_t capacity;
+    int32_t *places; /* [n_places] 1 + vector by the hash of donor and address; 0: none */
+    size_t n_places;
     size_t n_floats;      /* of one pair's gathering */
     int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
     uint32_t *other_pair; /* [n_draws, n_pairs] donor pair of SHUFFLED, or LP_NO_PAIR; NULL: no SHUFFLED */
@@ -76,9 +78,9 @@ uint32_t lp_donor_table_other(const lp_donor_table *table, int32_t draw, int64_t
  */
 void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const lp_pair_record *other, float *out);
 
-/* Is the vector of an effective replacement there? */
-bool lp_donor_table_has(const lp_donor_table *table, const lp_replacement *what, const float *gathering);
 /* The vector of an effective replacement in a gathering; NULL for SCALE. */
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering);
+/* Is such a vector there? */
+bool lp_donor_has(const float *vector);
 
 #endif

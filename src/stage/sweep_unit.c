@@ -181,7 +181,7 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
         for (size_t e = 0; e < edits->n; e++) {
             const lp_replacement *what = &edits->edits[e].what;
             u->vectors[d][i][e] = lp_donor_table_vector(&w->donors[d], what, u->gathering[d]);
-            complete &= lp_donor_table_has(&w->donors[d], what, u->gathering[d]);
+            complete &= lp_donor_has(u->vectors[d][i][e]);
         }
         if (!complete) continue;
         u->condition[d][i] = (int32_t)condition;

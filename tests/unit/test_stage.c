@@ -6,6 +6,8 @@
 #include "store/record_file_internal.h"
 
 #include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 enum { LAYERS = 3, D = 4, HEAD = 2, STEPS = 2, PAIRS = 6, PROMPT = 5 };
 
@@ -269,6 +271,86 @@ static void test_donors(void **state) {
     fixture_free(f);
 }
 
+/* An .npy file of n numbers, which go up by one. */
+static void write_npy(const char *path, int n, float first) {
+    char header[118];
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    memset(header, ' ', sizeof header);
+    int used = snprintf(header, sizeof header, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }", n);
+    header[used] = ' ';
+    header[sizeof header - 1] = '\n';
+    fwrite("\x93NUMPY\x01\x00\x76\x00", 1, 10, f);
+    fwrite(header, 1, sizeof header, f);
+    for (int i = 0; i < n; i++, first++) fwrite(&first, sizeof first, 1, f);
+    fclose(f);
+}
+
+/* Vectors from files: one for each file and site, wherever it goes; the wrong length is refused by name. */
+static void test_files(void **state) {
+    (void)state;
+    static const int32_t lengths[] = {PROMPT};
+    char folder[] = "/tmp/lp_stage_XXXXXX", first[64], second[64];
+    char *paths[] = {first, second};
+    assert_non_null(mkdtemp(folder));
+    snprintf(first, sizeof first, "%s/a.npy", folder);
+    snprintf(second, sizeof second, "%s/b.npy", folder);
+    write_npy(first, D, 10);
+    write_npy(second, D, 20);
+    reset_pairs();
+    lp_session session = session_of(NULL, 0);
+    session.job.sweep.vectors = paths;
+    session.job.sweep.n_vectors = 2;
+    lp_store_layout *layout = NULL;
+    lp_condition_set set = {0};
+    lp_donor_table table;
+    lp_run_shapes shapes = {.config = &session.model.config, .protocol = session.job.protocol};
+    shapes.n_prompt[LP_DENOISE] = lengths;
+    shapes.n[LP_DENOISE] = 1;
+    OK(lp_mem_new(&layout, 1, sizeof *layout, "layout", err));
+    OK(lp_store_layout_init(&session, layout, err));
+    static const struct { int32_t file, layer, step; } places[] = {{0, 0, 0}, {1, 0, 1}, {1, 2, 0}};
+    lp_replacement wanted[3];
+    for (int i = 0; i < 3; i++) {
+        lp_condition *condition = NULL;
+        char name[16];
+        snprintf(name, sizeof name, "f%d", i);
+        OK(lp_condition_add(&set, name, "", "", "", &condition, err));
+        condition->direction = LP_DENOISE;
+        condition->donor = LP_DONOR_FILE;
+        condition->n_steps_run = STEPS;
+        wanted[i] = (lp_replacement){
+            .at = {LP_PHASE_THOUGHT, places[i].step, LP_SITE_RESID_POST, places[i].layer, LP_ALL_HEADS},
+            .operation = LP_OP_REPLACE,
+            .factor = 1,
+            .donor = LP_DONOR_FILE,
+            .vector = places[i].file};
+        wanted[i].from = wanted[i].at;
+        OK(lp_condition_replace(&set, &wanted[i], err));
+    }
+    OK(lp_donor_table_init(&session, layout, &set, &shapes, LP_DENOISE, &table, err));
+    assert_int_equal(table.n, 2);
+    float got[2 * D];
+    lp_pair_record none = {0};
+    lp_donor_table_gather(&table, &none, got);
+    for (int i = 0; i < 3; i++)
+        for (int k = 0; k < D; k++)
+            assert_true(lp_donor_table_vector(&table, &wanted[i], got)[k] == (float)(10 * (1 + places[i].file) + k));
+    lp_donor_table_release(&table);
+    write_npy(second, D + 1, 20);
+    lp_error error = {0};
+    assert_int_equal(lp_donor_table_init(&session, layout, &set, &shapes, LP_DENOISE, &table, &error), LP_ERR_MISMATCH);
+    char message[160];
+    snprintf(message, sizeof message, "%s: expected %d numbers (resid_post), found %d", second, D, D + 1);
+    assert_string_equal(error.text, message);
+    lp_condition_set_release(&set);
+    lp_store_layout_release(layout);
+    lp_mem_free(layout);
+    unlink(first);
+    unlink(second);
+    rmdir(folder);
+}
+
 /* Noise has mean and norm of the vector in its place, and is another for another pair. */
 static void test_noise(void **state) {
     (void)state;
@@ -336,9 +418,9 @@ static void test_absent(void **state) {
     fixture *f = fixture_new();
     for (size_t i = 0; i < FIELD; i++) f->stored[0][0][i] = NAN;
     float *got = gather(f);
-    assert_false(lp_donor_table_has(&f->table, &f->edits[CLEAN].edits[0].what, got));
-    assert_true(lp_donor_table_has(&f->table, &f->edits[CORRUPTED].edits[0].what, got));
-    assert_true(lp_donor_table_has(&f->table, &f->edits[SCALE].edits[0].what, got));
+    assert_false(lp_donor_has(lp_donor_table_vector(&f->table, &f->edits[CLEAN].edits[0].what, got)));
+    assert_true(lp_donor_has(lp_donor_table_vector(&f->table, &f->edits[CORRUPTED].edits[0].what, got)));
+    assert_true(lp_donor_has(lp_donor_table_vector(&f->table, &f->edits[SCALE].edits[0].what, got)));
     assert_true(vector_of(f, MEAN, got)[0] == 30000.0f / PAIRS);
     lp_mem_free(got);
     fixture_free(f);
@@ -377,15 +459,15 @@ static void test_other_pairs(void **state) {
     float *got = NULL;
     OK(lp_mem_new(&got, f->table.n_floats, sizeof *got, "vectors", err));
     lp_donor_table_gather_draw(&f->table, 0, NULL, got);
-    assert_false(lp_donor_table_has(&f->table, &f->edits[SHUFFLED].edits[0].what, got));
+    assert_false(lp_donor_has(lp_donor_table_vector(&f->table, &f->edits[SHUFFLED].edits[0].what, got)));
     lp_mem_free(got);
     fixture_free(f);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout),         cmocka_unit_test(test_kept_twice),
-                                       cmocka_unit_test(test_donors),         cmocka_unit_test(test_noise),
-                                       cmocka_unit_test(test_measured_noise), cmocka_unit_test(test_absent),
-                                       cmocka_unit_test(test_other_pairs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout), cmocka_unit_test(test_kept_twice),
+                                       cmocka_unit_test(test_donors), cmocka_unit_test(test_files),
+                                       cmocka_unit_test(test_noise),  cmocka_unit_test(test_measured_noise),
+                                       cmocka_unit_test(test_absent), cmocka_unit_test(test_other_pairs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
