@@ -3,6 +3,7 @@
  * run and place. */
 #include "support/golden.h"
 
+#include "backend/device.h"
 #include "base/memory.h"
 #include "patch/engine_state.h"
 
@@ -230,9 +231,34 @@ static void test_least(void **state) {
     }
 }
 
+/* Pages grow to twice as many, and to what the limit allows; the memory taken is what a page is said to take. */
+static void test_growth(void **state) {
+    (void)state;
+    enum { FIRST = 4, MOST = 10 };
+    fixture *f = fixture_new(FIRST, MOST_ROWS, MOST_ROWS, 1);
+    lp_engine *e = &f->e;
+    lp_backend *cpu = NULL;
+    OK(lp_backend_cpu_new(1, &cpu, err));
+    e->be = cpu;
+    e->limit = MOST * lp_engine_page_bytes(&f->model) + lp_engine_page_bytes(&f->model) / 2;
+    static const int32_t pages[] = {FIRST, 2 * FIRST, MOST, MOST};
+    for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
+        assert_int_equal(e->kv.pages.n, pages[i]);
+        assert_int_equal(e->kv.pages.n_free, pages[i]);
+        assert_int_equal(lp_engine_can_grow(e), pages[i] < MOST);
+        OK(lp_engine_grow(e, err));
+    }
+    assert_int_equal(e->kv.pool.n_slots, MOST * LP_PAGE_POSITIONS);
+    assert_int_equal(e->counters.peak_bytes, MOST * lp_engine_page_bytes(&f->model));
+    assert_true((int64_t)e->counters.peak_bytes <= e->limit);
+    lp_engine_free_pools(e);
+    lp_backend_free(cpu);
+    fixture_free(f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_admission), cmocka_unit_test(test_no_room),
-                                       cmocka_unit_test(test_turns), cmocka_unit_test(test_preemption),
-                                       cmocka_unit_test(test_least)};
+                                       cmocka_unit_test(test_turns),     cmocka_unit_test(test_preemption),
+                                       cmocka_unit_test(test_least),     cmocka_unit_test(test_growth)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
