@@ -5,16 +5,17 @@
 #include "stage/check.h"
 #include "stage/estimate.h"
 
-/* "less than 1 s", "about 42 s", "about 3 min", "about 2 h" */
+/* "about 1 s", "at least 42 s", "at least 3 min", "at least 2 h": of matrix products alone, which small models spend
+ * less time on than on everything else. */
 static const char *time_words(double seconds, char out[32]) {
     if (seconds < 1)
-        snprintf(out, 32, "less than 1 s");
+        snprintf(out, 32, "about 1 s");
     else if (seconds < 90)
-        snprintf(out, 32, "about %.0f s", seconds);
+        snprintf(out, 32, "at least %.0f s", seconds);
     else if (seconds < 5400)
-        snprintf(out, 32, "about %.0f min", seconds / 60);
+        snprintf(out, 32, "at least %.0f min", seconds / 60);
     else
-        snprintf(out, 32, "about %.0f h", seconds / 3600);
+        snprintf(out, 32, "at least %.0f h", seconds / 3600);
     return out;
 }
 

@@ -14,6 +14,7 @@ static void let_threads_sleep(char **argv) {
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n <= 0 || setenv("OMP_WAIT_POLICY", "passive", 1) != 0) return;
     self[n] = '\0';
+    lp_signals_before_exec();
     (void)execv(self, argv);
 }
 

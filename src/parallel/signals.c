@@ -62,23 +62,44 @@ static lp_status set_handlers(const int *numbers, size_t n, void (*handler)(int)
     return LP_OK;
 }
 
-static const int urgent[] = {SIGTERM, SIGINT, SIGHUP}, patient[] = {SIGUSR1, SIGUSR2};
+static const int urgent[] = {SIGTERM, SIGINT, SIGHUP /* last */}, patient[] = {SIGUSR1, SIGUSR2};
+
+/* nohup's choice stays. It is looked at before the libraries that this program is linked with begin, because one of
+ * them (UCX, of Open MPI 5) takes SIGHUP for itself. The sanitizer's functions cannot be called so early. */
+static bool hangup_ignored;
+
+static void look_at_hangup(void) {
+    struct sigaction hangup;
+    hangup_ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
+__attribute__((constructor)) static void look_first(void) {
+    look_at_hangup();
+}
+#else
+__attribute__((section(".preinit_array"), used)) static void (*const look_first)(void) = look_at_hangup;
+#endif
+
+void lp_signals_before_exec(void) {
+    if (hangup_ignored) signal(SIGHUP, SIG_IGN);
+}
+
+static lp_status set_urgent(void (*handler)(int), lp_error *err) {
+    lp_status status = set_handlers(urgent, 2, handler, err);
+    return status == LP_OK ? set_handlers(&urgent[2], 1, hangup_ignored ? SIG_IGN : handler, err) : status;
+}
 
 lp_status lp_signals_end(lp_error *err) {
-    /* nohup's choice stays. */
-    struct sigaction hangup;
-    bool ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
     lp_status status = lp_file_watch_maps(err);
-    return status == LP_OK ? set_handlers(urgent, ignored ? 2 : 3, end_by, err) : status;
+    return status == LP_OK ? set_urgent(end_by, err) : status;
 }
 
 lp_status lp_signals_install(lp_error *err) {
-    struct sigaction hangup;
     int started = 0, rank = 0;
-    bool ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
     MPI_Initialized(&started);
     if (started && MPI_Comm_rank(MPI_COMM_WORLD, &rank) == MPI_SUCCESS) speaks = rank == 0;
-    lp_status status = set_handlers(urgent, ignored ? 2 : 3, on_urgent_signal, err);
+    lp_status status = set_urgent(on_urgent_signal, err);
     if (status == LP_OK) status = set_handlers(patient, 2, on_signal, err);
     if (status == LP_OK) status = set_handlers((const int[]){SIGALRM}, 1, end_now, err);
     if (status == LP_OK) status = set_handlers((const int[]){SIGXFSZ}, 1, SIG_IGN, err);

@@ -12,6 +12,8 @@
 /* For commands that are no jobs, and until lp_signals_install: SIGTERM, SIGINT and SIGHUP end the process at once, and
  * its temporary files go with it. */
 lp_status lp_signals_end(lp_error *err);
+/* Before this process executes a program: SIGHUP is ignored again, where it was when this one started. */
+void lp_signals_before_exec(void);
 /* Local; call after lp_parallel_start, because MPI may set handlers of its own. */
 lp_status lp_signals_install(lp_error *err);
 /* Names the file whose existence is a request to stop (`<output>.stop`); NULL for none. Copied. */

@@ -46,6 +46,10 @@ class Hosts:
         for tool in ("ip", "unshare", "hostname"):
             if not shutil.which(tool):
                 skip(f"no program {tool}")
+        # In a chroot whose / is no mount point there are none.
+        mounts = subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True, text=True)
+        if mounts.returncode != 0:
+            skip(f"cannot make a mount namespace: {mounts.stderr.strip()}")
         for name in self.names:
             made = ip("netns", "add", name)
             if made.returncode != 0:
