@@ -16,6 +16,7 @@ typedef struct {
     lp_backend *backend;       /* borrowed */
     const lp_weights *weights; /* borrowed, of that backend; NULL: made for this execution */
     int64_t memory_limit;      /* bytes for pages, saved logits and workspace */
+    int64_t memory_most;       /* what the limit is raised to at most where one run needs it; 0: it is not */
     int32_t
         rows_wanted; /* rows that a batch should have before no more units are taken in; 0: the backend's batch_rows */
     int32_t expected_tokens; /* that answers are taken to have when parts are made; 0: as those before had */

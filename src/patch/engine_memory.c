@@ -147,6 +147,7 @@ out:
 static lp_status size_within_limit(lp_engine *e, const lp_unit_need *unit, lp_error *err) {
     const lp_model *model = e->options->model;
     int64_t least = lp_engine_least_bytes(e->be, model, unit);
+    if (least > e->limit && least <= e->engine->memory_most && !e->halved) e->limit = least;
     if (least > e->limit)
         return lp_fail(
             err, LP_ERR_MEMORY,

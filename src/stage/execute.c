@@ -11,10 +11,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Half of what the weights leave of the device, or of what the node lets each of its ranks have. */
-static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
+/* What the weights leave of the device; 0: there is none, or nothing is left. */
+static int64_t device_memory_left(const lp_backend *backend) {
     int64_t left = backend->memory_bytes - (int64_t)backend->counters.weight_bytes;
-    if (backend->memory_bytes > 0) return left > 0 ? left / 2 : 0;
+    return backend->memory_bytes > 0 && left > 0 ? left : 0;
+}
+
+/* Seven eighths of what the weights leave of the device: lists, results on their way and the libraries take some. Or
+ * half of what the node lets each of its ranks have. The engine takes no more of it than is of use. */
+static int64_t default_memory_limit(const lp_session *session, const lp_backend *backend) {
+    if (backend->memory_bytes > 0) return device_memory_left(backend) / 8 * 7;
     lp_host_sources host = lp_host_here();
     int64_t limit = lp_host_memory_limit(&host), memory = lp_host_memory();
     if (memory < limit) limit = memory;
@@ -30,7 +36,10 @@ lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp
     lp_engine_options engine = {.backend = backend,
                                 .weights = session->weights,
                                 .memory_limit = job->engine.memory_limit > 0 ? job->engine.memory_limit
-                                                                             : default_memory_limit(session, backend)};
+                                                                             : default_memory_limit(session, backend),
+                                /* One run that needs a little more is not refused while the device has room. */
+                                .memory_most =
+                                    job->engine.memory_limit > 0 ? 0 : device_memory_left(backend) / 32 * 31};
     lp_status status = LP_OK;
     lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", backend->description,
            lp_stage_threads(session), (long long)(engine.memory_limit >> 20));

@@ -110,6 +110,37 @@ class Device(Case):
         self.assertRegex(run.lines[1], r"error: device 0 .* wanted, .*; expected that with engine.memory_limit 48 MiB")
         self.assertEqual([name for name in self.files() if name.startswith("none/")], [])
 
+    def test_devices(self) -> None:
+        """One device a rank by local rank, of those that are visible; more ranks than devices take turns and are told."""
+        job = self.small_job()
+        for ranks, visible, sharing in ((2, None, []), (2, "1", ["2"]), (3, "1,0", ["2"])):
+            with self.subTest(ranks=ranks, visible=visible):
+                environment = self.worse("devices=2")["environment"]
+                if visible:
+                    environment["CUDA_VISIBLE_DEVICES"] = visible
+                run = self.succeed("cache", job, ranks=ranks, environment=environment)
+                self.assertEqual(re.findall(r"(\d) ranks share one GPU", run.err), sharing, run.err)
+        none = self.latentpatch("plan", job, environment={"CUDA_VISIBLE_DEVICES": "7"})
+        self.assertEqual(none.code, 1)
+        self.assertIn('none is visible to this process (CUDA_VISIBLE_DEVICES is "7")', none.err)
+
+    def test_room(self) -> None:
+        """One run that needs more than the usual share of the free memory is not refused while there is room."""
+        job = self.small_job()
+        plan = self.succeed("plan", job).out
+        units = {"KiB": 1024.0, "MiB": 1048576.0}
+        sizes = [
+            float(n) * units[unit]
+            for what in ("least memory limit of the engine", "weights on the device")
+            for n, unit in re.findall(what + r" +([\d.]+) (\w+)", plan)
+        ]
+        for share, code in ((1.05, 1), (0.92, 0)):  # of what the weights leave
+            free = int(sizes[0] / share + sizes[1])
+            run = self.latentpatch("run", job, **self.worse(f"free={free}"))
+            self.assertEqual(run.code, code, run.err)
+            if code:
+                self.assertIn("engine.memory_limit: expected at least", run.err)
+
     def test_device_dies(self) -> None:
         """One line, exit code 1, with other ranks too; a second run goes on to the same table."""
         self.succeed("run", self.small_job(out="whole"))

@@ -2,13 +2,19 @@
 # run_on_gpu.sh PACKED OUT SECTION...: the checks that need a GPU, on a machine that has one and little else.
 #
 # PACKED is a folder made by pack.sh. Sections, each bounded in time, none ends the others:
-#   conformance  every operation in fp32, tf32 and bf16 against double precision, and row independence (3 min)
+#   conformance  every operation in each dtype against double precision, and row independence (3 min)
 #   sanitizer    compute-sanitizer memcheck, racecheck, synccheck on the small sizes (6 min)
 #   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes, no graphs: the same bytes (4 min)
 #   bench        bench/compare_cuda.py: LLaMA-3.2-1B shape, 64 pairs, in fp32, tf32 and bf16 beside the peer (9 min;
 #                BENCH_PARTS and BENCH_DTYPES choose some of it)
 #   many         the same sweep over 500 pairs with 8 new tokens, fp32 and bf16 (6 min)
+#   rival        bench/peer_batched.py, all conditions of 16 pairs in one batch, beside ours: the same texts, seconds a
+#                condition in fp32, tf32, bf16 (2 min; RIVAL_DTYPES chooses)
+#   kernels      device seconds by kernel over a sweep of 64 pairs in fp32, fp32-tc and bf16 (2 min; needs a C compiler
+#                and CUPTI)
+#   split        errors of fp32-tc's products against float64, and their rates, at the shapes of LLaMA-1B (1 min)
 #   profile      nsys over a short sweep, where it is installed (2 min)
+# bench, many, rival, kernels and profile make a checkpoint first (1 min).
 # LP_GPU_WORK names a folder that stays, so that the next call finds the checkpoint of bench and many.
 # Everything goes to OUT; OUT/summary.txt has a line a check. Exit code 1 when one failed.
 set -uo pipefail
@@ -20,7 +26,7 @@ packed=$(cd "$1" && pwd)
 mkdir -p "$2"
 out=$(cd "$2" && pwd)
 shift 2
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 # shellcheck source=/dev/null
 source "$packed/environment"
 if [[ -n ${LP_GPU_WORK:-} ]]; then
@@ -56,7 +62,7 @@ sweep() {
 }
 
 section_conformance() {
-  for dtype in fp32 tf32 bf16; do check "conformance-$dtype" 180 "$packed/lp_conformance" cuda $dtype verbose; done
+  for dtype in fp32 tf32 bf16 fp32-tc; do check "conformance-$dtype" 180 "$packed/lp_conformance" cuda "$dtype" verbose; done
 }
 
 section_sanitizer() {
@@ -83,7 +89,7 @@ section_demo() {
     check "demo-$model-any-batch" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-little.csv"
     sweep "demo-$model-cuda-plain" 60 "jobs/demo-$model.json" "$model-plain" --set engine.device=cuda --set engine.graphs=false
     check "demo-$model-without-graphs" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-plain.csv"
-    for dtype in tf32 bf16; do
+    for dtype in fp32-tc tf32 bf16; do
       sweep "demo-$model-$dtype" 60 "jobs/demo-$model.json" "$model-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
       check "demo-$model-$dtype-differences" 20 python3 tests/cuda/differ.py "$work/demo-$model-cuda.csv" "$work/demo-$model-$dtype.csv"
     done
@@ -101,6 +107,45 @@ section_many() {
   check many 570 python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
     --work "$work/bench" --out "$out/many" --parts many --dtypes fp32,bf16
   cat "$out/many.log"
+}
+
+# compare NAME SECONDS PART DTYPES OPTION...: a part of bench/compare_cuda.py, which makes what is missing.
+compare() {
+  local name=$1 limit=$2 parts=$3 dtypes=$4
+  shift 4
+  check "$name" "$limit" python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
+    --work "$work/bench" --out "$out/$name" --parts "$parts" --dtypes "$dtypes" "$@"
+}
+
+section_rival() {
+  local model=$work/bench/llama-3.2-1b dtypes=${RIVAL_DTYPES:-fp32,tf32,bf16}
+  compare rival-ours 150 sweep "$dtypes" --pairs 32 --many-pairs 0
+  check rival 120 python3 bench/peer_batched.py --base "$model/base" --codi "$model/codi" \
+    --pairs "$work/bench/pairs-32.json" --dtypes "$dtypes" --csv "$work/rival"
+  check rival-texts 20 python3 tests/cuda/differ.py --texts "$work/bench/32-fp32.csv" "$work/rival.fp32.csv"
+  cat "$out/rival.log" "$out/rival-texts.log"
+}
+
+section_kernels() {
+  local library=$work/libkernel_times.so cuda=${CUDA_HOME:-/usr/local/cuda} dtype
+  if ! cc -O2 -shared -fPIC bench/kernel_times.c -o "$library" -I "$cuda/include" -I "$cuda/extras/CUPTI/include" \
+    -L "$cuda/lib64" -L "$cuda/extras/CUPTI/lib64" -lcupti >"$out/kernels.log" 2>&1; then
+    say "skipped: kernels ($(grep -v '^$' "$out/kernels.log" | head -n 1))"
+    return
+  fi
+  for dtype in fp32 fp32-tc bf16; do
+    compare "kernels-$dtype" 100 sweep "$dtype" --many-pairs 0
+    rm -f "$work/bench/64-$dtype.results.h5"
+    check "kernels-$dtype-times" 60 env CUDA_INJECTION64_PATH="$library" KERNEL_TIMES="$out/kernels-$dtype.txt" \
+      LD_LIBRARY_PATH="$cuda/extras/CUPTI/lib64:$cuda/lib64:${LD_LIBRARY_PATH:-}" \
+      "$packed/latentpatch" sweep "$work/bench/64-$dtype.json"
+    head -n 12 "$out/kernels-$dtype.txt"
+  done
+}
+
+section_split() {
+  check split 60 python3 bench/split_gemm.py
+  cat "$out/split.log"
 }
 
 section_profile() {

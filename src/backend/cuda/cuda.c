@@ -253,6 +253,7 @@ static lp_status choose_device(lp_backend_cuda *cuda, const lp_cuda_options *opt
              cuda->device_name, properties.major, properties.minor, properties.multiProcessorCount,
              (double)total / 1073741824.0, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10,
              cublasLtGetVersion(), dtypes[options->dtype]);
+    cuda->log(LP_LOG_DEBUG, "device %d of %d for rank %d of this node", cuda->device, n_devices, options->node_rank);
     cuda->base.memory_bytes = (int64_t)available;
     for (size_t i = 0; i < sizeof properties.uuid.bytes; i++)
         snprintf(cuda->device_id + 2 * i, 3, "%02x", (unsigned)(unsigned char)properties.uuid.bytes[i]);

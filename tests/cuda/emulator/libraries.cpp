@@ -3,7 +3,8 @@
 // that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
 // product depends on the number of rows: the backend's probe must refuse it. While the stream is captured, what a device
 // refuses then is refused. LATENTPATCH_EMULATOR makes a worse device: "no_graphs" captures nothing, "memory=N" gives no
-// more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued.
+// more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued; "devices=N" makes a
+// node with N of them, "free=N" says that N bytes are free.
 #include "cuda/emulator/device.h"
 
 #include <cmath>
@@ -164,20 +165,42 @@ const char *cudaGetErrorName(cudaError_t error) {
     return "cudaErrorEmulated";
 }
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
-    *available = *total = size_t(4) << 30;
+    static const uint64_t most = wish("free=");
+    *available = *total = most < UINT64_MAX ? most : size_t(4) << 30;
     return cudaSuccess;
 }
+// The node's devices that this process sees, by CUDA_VISIBLE_DEVICES as a driver reads it: up to the first number that
+// names none.
+static std::vector<int> visible_devices() {
+    const uint64_t wanted = wish("devices="), n = wanted == UINT64_MAX ? 1 : wanted;
+    const char *at = getenv("CUDA_VISIBLE_DEVICES");
+    std::vector<int> out;
+    if (!at)
+        for (uint64_t i = 0; i < n; i++) out.push_back(static_cast<int>(i));
+    while (at && *at) {
+        char *end = nullptr;
+        const uint64_t device = strtoull(at, &end, 10);
+        if (end == at || device >= n) break;
+        out.push_back(static_cast<int>(device));
+        at = *end == ',' ? end + 1 : end;
+    }
+    return out;
+}
+
 cudaError_t cudaGetDeviceCount(int *n) {
-    *n = 1;
+    const size_t found = visible_devices().size();
+    if (found == 0) return last_error = cudaErrorNoDevice; // and nothing is written
+    *n = static_cast<int>(found);
     return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) {
-    return cudaSuccess;
+cudaError_t cudaSetDevice(int device) {
+    return device < static_cast<int>(visible_devices().size()) ? cudaSuccess : last_error = cudaErrorInvalidDevice;
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "emulated device");
     p->major = 8;
+    p->uuid.bytes[0] = static_cast<char>('A' + visible_devices().at(static_cast<size_t>(device)));
     return cudaSuccess;
 }
 cudaError_t cudaDriverGetVersion(int *v) {
