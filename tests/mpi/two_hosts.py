@@ -73,7 +73,9 @@ class Hosts:
     def run(self, mpiexec: str, ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
         environment = dict(os.environ, OMPI_MCA_orte_tmpdir_base=str(self.folder))
         slots = ",".join(f"{name}:{ranks // 2}" for name in self.names)
-        options = ["--host", slots, "--mca", "plm_rsh_agent", str(self.agent), "--mca", "plm", "^slurm", "--mca", "ras", "^slurm"]
+        # Half of the ranks on each: with more ranks than cores allowed, Open MPI 5 fills the first host.
+        options = ["--host", slots, "--map-by", f"ppr:{ranks // 2}:node:oversubscribe"]
+        options += ["--mca", "plm_rsh_agent", str(self.agent), "--mca", "plm", "^slurm", "--mca", "ras", "^slurm"]
         return subprocess.run(
             [str(self.agent), self.names[0], mpiexec, "-n", str(ranks), *options, *command],
             env=environment, capture_output=True, text=True, timeout=100,
