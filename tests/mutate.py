@@ -13,6 +13,7 @@ faster. What needs MPI and an engine, cache, sweep and plan, is read by the prog
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -204,9 +205,11 @@ def damage_json(path: Path, draw: random.Random) -> str:
         elif how == "rename" and isinstance(holder, dict):
             holder[where[-1] + "x"] = holder.pop(where[-1])
         elif how == "twice" and isinstance(holder, list):
-            holder.extend(holder[:] * draw.randrange(1, 50))
+            # At most a hundred thousand entries, or several such changes of one list take all memory here.
+            times = draw.randrange(1, 50)
+            holder.extend(holder[:] * min(times, 100_000 // (len(holder) + 1)))
         else:
-            holder[where[-1]] = draw.choice(STRANGE)
+            holder[where[-1]] = copy.deepcopy(draw.choice(STRANGE))
         told.append(f"{'.'.join(map(str, where))}: {how}")
     path.write_text(json.dumps(value))
     return f"{path.name}: " + "; ".join(told)
