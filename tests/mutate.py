@@ -315,7 +315,7 @@ class Driver:
         self.process.kill()
         code = self.process.wait()
         self.process = None
-        return f"answer {said!r}, exit code {code} (-14: longer than {LIMIT_S} s): {told[-1500:]}"
+        return f"answer {said!r}, exit code {code} (-27: {LIMIT_S} s of processor time): {told[-1500:]}"
 
     def end(self) -> None:
         if self.process is not None and self.process.stdin:
