@@ -36,7 +36,9 @@ typedef struct {
     int32_t most_units;                               /* in flight at once */
     uint64_t n_parts, n_requests;                     /* parts that requests went through in */
     uint64_t n_preemptions;                           /* branches set back, with what hung on them */
-    uint64_t row_layers_lost;                         /* computed for them, or again for later parts; of row_layers */
+    uint64_t row_layers_lost;                         /* computed for them, or again for later parts; of row_layers.
+                                                         Layers that a row would have shared with a row of another part
+                                                         are not among them */
     double seconds;                                   /* in all */
     double seconds_first;                             /* until the first unit was done */
     uint64_t bytes_up, bytes_down, n_waits, n_graphs; /* as lp_backend_counters */

@@ -367,6 +367,20 @@ static int32_t chunk_of(const lp_request *request, const sum *s) {
     return n > 1 ? (int32_t)n : 1;
 }
 
+/* The ancestors that the first run of the part has in common with the last one that is done are made again: as whole
+ * branches, or, where they forked in another place in the earlier part, up to there. */
+static void mark_known(lp_request *request) {
+    const lp_run_order *order = &request->order;
+    int32_t first = request->n_done;
+    if (first == 0) return;
+    int32_t common = lp_run_order_common(order, first - 1, first);
+    for (int32_t i = 0; i < request->tree.n && request->tree.branches[i].first_in_order == first; i++) {
+        const lp_branch *b = &request->tree.branches[i];
+        int32_t n_items = b->n_edits + (b->n_steps < request->options->protocol.n_steps);
+        request->branches[i].known_until = n_items <= common ? INT32_MAX : lp_run_order_position(order, first, common);
+    }
+}
+
 lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err) {
     lp_tree *tree = &request->tree;
     bool with_prompt = needs_prompt(request);
@@ -395,6 +409,7 @@ lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err)
         if (i < tree->n) b->plan = tree->branches[i];
         for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
     }
+    mark_known(request);
     request->position = with_prompt ? 0 : request->group->n_prompt;
     if (!with_prompt) start_branch(request, 0);
     request->is_active = *begun = true;
@@ -520,9 +535,6 @@ void lp_request_end_part(lp_request *request, int64_t *n_answers, int64_t *n_tok
         }
     }
     for (int32_t i = 0; i < request->n_branches; i++) lp_branch_give_pages(request, i);
-    /* The ancestors of a part are made again by the next. */
-    if (request->n_parts > 1 && request->tree.branches[0].first_run < 0)
-        request->row_layers_lost += request->branches[0].row_layers;
     give_early_rows(request);
     request->is_active = request->is_single = false;
     request->n_done = lp_run_order_settle(&request->order, request->n_done, request->part_end);
@@ -579,7 +591,9 @@ static void add_row(lp_request *request, int32_t i, int32_t position) {
     }
     int32_t at = request->n_rows;
     lp_share_row(request, i, &row);
-    b->row_layers += (uint64_t)(request->options->model->config.n_layers - row.first_layer);
+    uint64_t row_layers = (uint64_t)(request->options->model->config.n_layers - row.first_layer);
+    b->row_layers += row_layers;
+    if (position < b->known_until) request->row_layers_lost += row_layers;
     request->rows[at] = row;
     if (request->first_row[i] < 0) request->first_row[i] = at;
     request->n_rows++;

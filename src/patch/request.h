@@ -37,8 +37,9 @@ typedef struct {
     lp_branch_kind kind;
     int32_t base; /* forced branches: the branch whose metrics they fill; otherwise itself */
     bool started, alive;
-    bool is_set_back; /* its runs are made in a later part */
-    bool holds_pages; /* those of its tail */
+    bool is_set_back;    /* its runs are made in a later part */
+    bool holds_pages;    /* those of its tail */
+    int32_t known_until; /* an earlier part computed its rows at the positions below */
     lp_sharing sharing;
     int32_t prompt_length;       /* shared prompt slots */
     int32_t n_tail;              /* slots after those */

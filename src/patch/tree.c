@@ -154,6 +154,20 @@ int32_t lp_run_order_settle(lp_run_order *order, int32_t first, int32_t end) {
     return place;
 }
 
+int32_t lp_run_order_common(const lp_run_order *order, int32_t a, int32_t b) {
+    const sequence *x = (const sequence *)order->sequences + a, *y = (const sequence *)order->sequences + b;
+    int32_t n = 0;
+    while (n < x->n && n < y->n && compare_items(x, y, n) == 0) n++;
+    return n;
+}
+
+int32_t lp_run_order_position(const lp_run_order *order, int32_t place, int32_t item) {
+    const sequence *s = (const sequence *)order->sequences + place;
+    if (item >= s->n) return INT32_MAX;
+    const lp_timed_edit *edit = edit_of(s, item);
+    return edit ? edit->position : s->stop_position;
+}
+
 lp_status lp_tree_build(lp_tree *tree, const lp_run_order *order, int32_t first, int32_t end, lp_error *err) {
     LP_ASSERT(0 <= first && first < end && end <= order->n);
     build b = {.tree = tree, .sorted = order->sequences, .n_steps = order->n_steps};

@@ -48,6 +48,12 @@ void lp_run_order_release(lp_run_order *order);
  * after them. Those that are not stay in order, also with the places from `end` on. */
 int32_t lp_run_order_settle(lp_run_order *order, int32_t first, int32_t end);
 
+/* How many of its edits, and of its early stop, the run at place b begins with that the run at place a begins with,
+ * too. */
+int32_t lp_run_order_common(const lp_run_order *order, int32_t a, int32_t b);
+/* Position of edit or stop `item` of the run at a place; INT32_MAX after the last. */
+int32_t lp_run_order_position(const lp_run_order *order, int32_t place, int32_t item);
+
 /* Builds the tree of the runs at the places [first, end) into *tree ({0} or an earlier one, whose memory is used
  * again).
  */

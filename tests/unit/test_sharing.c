@@ -273,8 +273,45 @@ static void test_chunks(void **state) {
     }
 }
 
+/* The second part makes again what its run shares with the last one of the first: the unpatched thoughts up to the
+ * fork (3 rows of 4 layers), and the row of the fork up to the second edit (2 layers). */
+static void test_border_of_parts(void **state) {
+    (void)state;
+    enum { N = 3 };
+    static const int picked[N] = {UNPATCHED, LAST_STEP, THEN_ABOVE};
+    const lp_request_need limits = {64, 2, 1};
+    lp_run_wanted runs[N];
+    fixture f;
+    int64_t n_answers = 0, n_tokens = 0;
+    fixture_make(&f, LP_PROTOCOL_CODI);
+    lp_request *request = &f.request;
+    for (int i = 0; i < N; i++) runs[i] = f.runs[picked[i]];
+    f.group.runs = runs;
+    f.group.n_runs = N;
+    OK(lp_request_open(request, &f.options, &f.group, &f.pages, &f.saved, err));
+    while (!lp_request_is_done(request)) {
+        lp_request_need need;
+        bool begun = false;
+        OK(lp_request_plan_part(request, &limits, TOKENS, &need, err));
+        OK(lp_request_begin_part(request, &begun, err));
+        assert_true(begun);
+        while (lp_request_count_rows(request, NULL) > 0) {
+            lp_request_make_rows(request);
+            for (int32_t r = 0; r < request->n_rows; r++)
+                if (request->rows[r].chooses) lp_request_accept_token(request, request->rows[r].branch, USUAL, NULL);
+            lp_request_end_step(request);
+        }
+        lp_request_end_part(request, &n_answers, &n_tokens);
+    }
+    assert_int_equal(n_answers, N);
+    assert_int_equal(request->n_parts, 2);
+    assert_int_equal(request->row_layers_lost, 3 * LAYERS + 2);
+    fixture_release(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rows), cmocka_unit_test(test_first_input),
-                                       cmocka_unit_test(test_reference_ends), cmocka_unit_test(test_chunks)};
+                                       cmocka_unit_test(test_reference_ends), cmocka_unit_test(test_chunks),
+                                       cmocka_unit_test(test_border_of_parts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
