@@ -40,8 +40,11 @@ typedef struct {
     int32_t width;
     int32_t operation;
     float factor;
-    int64_t vector; /* floats into the vectors of the batch */
+    int64_t vector;       /* floats into the vectors of the batch */
+    int64_t directions;   /* the same: [n_directions, width] orthonormal rows, of the operations with a subspace */
+    int32_t n_directions; /* at most LP_MAX_EDIT_DIRECTIONS */
 } lp_row_edit;
+enum { LP_MAX_EDIT_DIRECTIONS = 64 };
 
 /* A part of a row that is wanted: x[row, offset .. offset + width) goes to `out` floats into the result. */
 typedef struct {

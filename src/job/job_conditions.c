@@ -429,7 +429,7 @@ static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *g, lp
     static const char *const names[] = {"steps", "index", "factor", "vector"};
     bool thought = g->phase == LP_PHASE_THOUGHT, file = false;
     for (size_t i = 0; i < g->n_donors; i++) file |= g->donors[i] == LP_DONOR_FILE;
-    const bool unused[] = {!thought, thought, g->operation == LP_OP_REPLACE, !file};
+    const bool unused[] = {!thought, thought, !lp_operation_has_factor(g->operation), !file};
     static const char *const reasons[] = {"only for phase thought", "only for the phases prompt and answer",
                                           "only for the operations add, scale and lerp", "only for donor file"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -444,8 +444,8 @@ static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *g, lp
 
 /* Keys that say how a site is changed, where none is. */
 static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
-    static const char *const names[] = {"phase",     "steps",  "index", "heads",   "donor",
-                                        "operation", "factor", "from",  "defects", "vector"};
+    static const char *const names[] = {"phase",  "steps", "index",   "heads",  "donor",   "operation",
+                                        "factor", "from",  "defects", "vector", "subspace"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         lp_json value;
         lp_status status = lp_json_find(entry, names[i], &value, err);
@@ -455,11 +455,39 @@ static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
     return LP_OK;
 }
 
+/* What the operations within a subspace need, and the others have not. */
+static lp_status read_subspace(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
+    lp_sweep_group *g = r->group;
+    lp_json value, donor;
+    int64_t index = 0;
+    bool has_subspace = lp_operation_has_subspace(g->operation);
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_find(entry, "subspace", &value, err));
+    if (value.node && !has_subspace)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: only for the operations remove, keep and swap", value.file, value.path);
+    if (!has_subspace) goto out;
+    LP_TRY(lp_json_get(entry, "subspace", &value, err));
+    if (job->sweep.n_vectors == 0)
+        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
+    LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
+    g->subspace = (int32_t)index + 1;
+    if (lp_operation_takes_vector(g->operation)) goto out;
+    LP_TRY(lp_json_find(entry, "donor", &donor, err));
+    if (donor.node) LP_FAIL(LP_ERR_VALUE, "%s: %s: the operations remove and keep take none", donor.file, donor.path);
+    g->donors[0] = LP_DONOR_ZERO;
+    g->n_donors = 1;
+    g->other_run = false;
+out:
+    return status;
+}
+
 static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
-    static const char *const keys[] = {"phase",  "site",      "layers",  "steps", "index",   "heads",
-                                       "donor",  "operation", "factor",  "from",  "defects", "stop_after",
-                                       "vector", "forbid",    "comment", NULL};
-    static const char *const operations[] = {"replace", "add", "scale", "lerp", NULL};
+    static const char *const keys[] = {"phase",  "site",      "layers",   "steps",   "index",   "heads",
+                                       "donor",  "operation", "factor",   "from",    "defects", "stop_after",
+                                       "vector", "forbid",    "subspace", "comment", NULL};
+    static const char *const operations[] = {"replace", "add", "scale", "lerp", "remove", "keep", "swap", NULL};
+    static const lp_operation operation_of[] = {LP_OP_REPLACE, LP_OP_ADD,  LP_OP_SCALE, LP_OP_LERP,
+                                                LP_OP_REMOVE,  LP_OP_KEEP, LP_OP_SWAP};
     lp_sweep_group *g = r->group;
     lp_json value;
     int choice = 0;
@@ -500,7 +528,8 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     choice = LP_OP_REPLACE;
     LP_TRY(lp_json_find(entry, "operation", &value, err));
     if (value.node) LP_TRY(lp_json_choice(&value, operations, &choice, err));
-    g->operation = (lp_operation)choice;
+    g->operation = operation_of[choice];
+    LP_TRY(read_subspace(job, entry, r, err));
     LP_TRY(read_from(entry, r, err));
     LP_TRY(for_each(entry, "defects", read_defect, r, NULL, err));
     LP_TRY(lp_json_find(entry, "stop_after", &value, err));

@@ -12,8 +12,20 @@ const char *const *lp_phase_names(void) {
 }
 
 const char *const *lp_operation_names(void) {
-    static const char *const names[] = {"replace", "add", "scale", "lerp", "forbid", NULL};
+    static const char *const names[] = {"replace", "add", "scale", "lerp", "forbid", "remove", "keep", "swap", NULL};
     return names;
+}
+
+bool lp_operation_takes_vector(lp_operation operation) {
+    return operation == LP_OP_REPLACE || operation == LP_OP_ADD || operation == LP_OP_LERP || operation == LP_OP_SWAP;
+}
+
+bool lp_operation_has_factor(lp_operation operation) {
+    return operation == LP_OP_ADD || operation == LP_OP_SCALE || operation == LP_OP_LERP;
+}
+
+bool lp_operation_has_subspace(lp_operation operation) {
+    return operation == LP_OP_REMOVE || operation == LP_OP_KEEP || operation == LP_OP_SWAP;
 }
 
 bool lp_site_has_layer(lp_site site) {
@@ -56,6 +68,26 @@ int32_t lp_address_depth(const lp_model_config *config, const lp_address *addres
     return address->layer * LP_N_SITES + (int32_t)address->site;
 }
 
+/* All coordinates come from x as it was. */
+static void apply_in_subspace(const lp_edit *edit, float *x, int32_t width) {
+    const lp_subspace *s = edit->subspace;
+    double at[LP_MAX_DIRECTIONS];
+    LP_ASSERT(s->width == width && s->n <= LP_MAX_DIRECTIONS);
+    for (int32_t j = 0; j < s->n; j++) {
+        const float *direction = s->directions + (size_t)j * (size_t)width;
+        at[j] = 0;
+        for (int32_t i = 0; i < width; i++) {
+            double from = edit->operation == LP_OP_SWAP ? (double)x[i] - (double)edit->vector[i] : (double)x[i];
+            at[j] += from * (double)direction[i];
+        }
+    }
+    for (int32_t i = 0; i < width; i++) {
+        double part = 0;
+        for (int32_t j = 0; j < s->n; j++) part += at[j] * (double)s->directions[(size_t)j * (size_t)width + (size_t)i];
+        x[i] = (float)(edit->operation == LP_OP_KEEP ? part : (double)x[i] - part);
+    }
+}
+
 void lp_edit_apply(const lp_edit *edit, float *x, int32_t width) {
     const float *v = edit->vector;
     float factor = edit->factor;
@@ -70,6 +102,9 @@ void lp_edit_apply(const lp_edit *edit, float *x, int32_t width) {
     case LP_OP_LERP:
         for (int32_t i = 0; i < width; i++) x[i] = (1.0f - factor) * x[i] + factor * v[i];
         break;
+    case LP_OP_REMOVE:
+    case LP_OP_KEEP:
+    case LP_OP_SWAP: apply_in_subspace(edit, x, width); break;
     case LP_OP_FORBID: LP_ASSERT(false); break;
     }
 }

@@ -50,16 +50,29 @@ typedef enum {
     LP_OP_ADD,     /* x = x + factor v */
     LP_OP_SCALE,   /* x = factor x */
     LP_OP_LERP,    /* x = (1 - factor) x + factor v */
-    LP_OP_FORBID   /* site z: the head attends to what is left without some positions */
+    LP_OP_FORBID,  /* site z: the head attends to what is left without some positions */
+    /* with P, the projection onto a subspace */
+    LP_OP_REMOVE, /* x = x - P x */
+    LP_OP_KEEP,   /* x = P x */
+    LP_OP_SWAP    /* x = x + P (v - x) */
 } lp_operation;
+
+/* Directions that span a subspace: orthonormal rows. */
+typedef struct {
+    const float *directions; /* [n, width] borrowed */
+    int32_t n;               /* 1 .. LP_MAX_DIRECTIONS */
+    int32_t width;
+} lp_subspace;
+enum { LP_MAX_DIRECTIONS = 64 };
 
 /* One change of one vector of a run. */
 typedef struct {
     lp_address at; /* index as in the run (not negative) or LP_INDEX_ALL */
     lp_operation operation;
     float factor;
-    const float *vector;        /* [lp_site_width] borrowed; NULL for SCALE and FORBID */
-    int32_t key_begin, key_end; /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
+    const float *vector;         /* [lp_site_width] borrowed; NULL where the operation takes none */
+    const lp_subspace *subspace; /* borrowed; NULL where the operation has none */
+    int32_t key_begin, key_end;  /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
 } lp_edit;
 
 /* A copy of one vector of a run, taken after the edits there. */
@@ -71,6 +84,11 @@ typedef struct {
 const char *const *lp_site_names(void);      /* NULL-terminated, in the order of the enum */
 const char *const *lp_phase_names(void);     /* NULL-terminated */
 const char *const *lp_operation_names(void); /* NULL-terminated */
+
+/* Has the operation a value v? */
+bool lp_operation_takes_vector(lp_operation operation);
+bool lp_operation_has_factor(lp_operation operation);
+bool lp_operation_has_subspace(lp_operation operation);
 
 /* True for sites that exist once per layer. */
 bool lp_site_has_layer(lp_site site);

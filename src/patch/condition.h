@@ -66,6 +66,7 @@ typedef struct {
     lp_address from; /* in the donor's run; equal to `at` by default */
     int32_t vector; /* FILE: index of the file in the job; SHUFFLED: number of the draw; MEAN, NOISE: index of the set's
                        details, beyond them stands for {0}; otherwise 0 */
+    int32_t subspace; /* operations with one: index of its file in the job + 1; otherwise 0 */
 } lp_replacement;
 
 typedef struct {
@@ -89,6 +90,7 @@ typedef struct {
     int32_t layer;           /* -1: none or several */
     const char *layers;      /* in words: "2", "0-3" */
     const char *steps;       /* the step set as the job writes it; attention edges in words */
+    int32_t subspace;        /* index of its file in the job + 1; 0: none */
     const char *donor_words; /* the donor, with its detail: "mean(same answer)"; NULL: none */
     const char *defects;     /* comma-separated switches that are on, "" by default */
     uint64_t mask;           /* thought steps that are targets */

@@ -102,6 +102,7 @@ int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b) {
     if (!order) order = compare_floats(a->what.factor, b->what.factor);
     if (!order) order = compare_i64(a->what.donor, b->what.donor);
     if (!order) order = compare_i64(a->what.vector, b->what.vector);
+    if (!order) order = compare_i64(a->what.subspace, b->what.subspace);
     if (!order) order = compare_address(&a->what.from, &b->what.from);
     if (!order) order = compare_i64(a->key_begin, b->key_begin);
     if (!order) order = compare_i64(a->key_end, b->key_end);
@@ -168,10 +169,10 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     lp_address_canonical(&what->from);
     if (what->donor == LP_DONOR_SELF)
         what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
-    if (what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || what->operation == LP_OP_SCALE)
-        what->from = what->at;
-    if (what->operation == LP_OP_SCALE) what->donor = LP_DONOR_ZERO;
-    if (what->operation == LP_OP_REPLACE) what->factor = 1.0f;
+    bool takes_none = what->operation != LP_OP_FORBID && !lp_operation_takes_vector(what->operation);
+    if (what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || takes_none) what->from = what->at;
+    if (takes_none) what->donor = LP_DONOR_ZERO;
+    if (!lp_operation_has_factor(what->operation)) what->factor = 1.0f;
     edit.depth = lp_address_depth(shape->config, &what->at);
     *out = edit;
     return LP_OK;

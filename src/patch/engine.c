@@ -138,6 +138,28 @@ lp_status lp_engine_read_lenses(lp_engine *e, const lp_work_unit *unit, lp_error
 /* ---- Batches -------------------------------------------------------------------------------------------------------
  */
 
+static lp_status add_floats(lp_engine *e, const float *floats, size_t n, lp_error *err) {
+    lp_status status = lp_mem_grow(&e->host.vectors, &e->host.vector_capacity, e->host.n_vectors + n, sizeof(float),
+                                   "donor vectors", err);
+    if (status != LP_OK) return status;
+    memcpy(e->host.vectors + e->host.n_vectors, floats, n * sizeof(float));
+    e->host.n_vectors += n;
+    return LP_OK;
+}
+
+/* Edits of one subspace share its directions, where no other comes between. */
+static lp_status add_directions(lp_engine *e, const lp_subspace *s, lp_row_edit *edit, lp_error *err) {
+    if (e->host.directions != s->directions) {
+        e->host.directions = s->directions;
+        e->host.directions_at = (int64_t)e->host.n_vectors;
+        lp_status status = add_floats(e, s->directions, (size_t)s->n * (size_t)s->width, err);
+        if (status != LP_OK) return status;
+    }
+    edit->directions = e->host.directions_at;
+    edit->n_directions = s->n;
+    return LP_OK;
+}
+
 static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_request_row *row, int32_t place, int32_t k,
                           lp_error *err) {
     const lp_model_config *c = &e->options->model->config;
@@ -153,15 +175,12 @@ static lp_status add_edit(lp_engine *e, const lp_request *request, const lp_requ
                                                                   .offset = lp_site_offset(c, what->at.head),
                                                                   .width = width,
                                                                   .operation = (int32_t)what->operation,
-                                                                  .factor = what->factor,
-                                                                  .vector = (int64_t)e->host.n_vectors}};
-    if (!vector) return LP_OK;
-    status = lp_mem_grow(&e->host.vectors, &e->host.vector_capacity, e->host.n_vectors + (size_t)width, sizeof(float),
-                         "donor vectors", err);
-    if (status != LP_OK) return status;
-    memcpy(e->host.vectors + e->host.n_vectors, vector, (size_t)width * sizeof(float));
-    e->host.n_vectors += (size_t)width;
-    return LP_OK;
+                                                                  .factor = what->factor}};
+    lp_row_edit *added = &e->host.edits[e->host.n_edits - 1].edit;
+    if (what->subspace > 0) status = add_directions(e, &request->group->subspaces[what->subspace - 1], added, err);
+    if (status != LP_OK || !vector) return status;
+    added->vector = (int64_t)e->host.n_vectors;
+    return add_floats(e, vector, (size_t)width, err);
 }
 
 /* Does the row itself have to make the edit? It is at the row's position, and the source's vector does not hold it yet.
@@ -321,6 +340,7 @@ static lp_status fill_batch(lp_engine *e, lp_step_batch *batch, lp_error *err) {
     lp_status status = LP_OK;
     e->host.n_tail = e->host.n_edits = e->host.n_captures = e->host.n_choices = e->host.n_chosen = 0;
     e->host.n_vectors = batch->n_captured = 0;
+    e->host.directions = NULL;
     for (int32_t at = 0; at < batch->n_rows; at++) {
         const lp_batch_row *from = &batch->rows[batch->order[at]];
         const lp_request_row *row = &from->request->rows[from->request_row];

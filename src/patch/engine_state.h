@@ -36,6 +36,8 @@ typedef struct {
     size_t tail_capacity;
     lp_forward_edit *edits;
     size_t edit_capacity;
+    const float *directions; /* of the last subspace whose directions are in the batch's vectors; NULL: none are */
+    int64_t directions_at;   /* there */
     lp_forward_capture *captures;
     size_t capture_capacity;
     float *vectors;

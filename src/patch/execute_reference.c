@@ -128,6 +128,7 @@ static lp_status execute_run(worker *w, const lp_run_group *group, size_t i, run
                                 .operation = what->operation,
                                 .factor = what->factor,
                                 .vector = wanted->vectors[k],
+                                .subspace = what->subspace > 0 ? &group->subspaces[what->subspace - 1] : NULL,
                                 .key_begin = wanted->edits[k].key_begin,
                                 .key_end = wanted->edits[k].key_end};
     }

@@ -72,6 +72,7 @@ typedef struct {
     lp_run_result *results;    /* [n_runs] filled by the executor; tokens provided by the caller. Unused where the
                                   source takes results one by one */
     size_t n_runs;
+    const lp_subspace *subspaces;        /* edits name the i-th as i + 1 */
     const lp_metric_position *metric_at; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
 } lp_run_group;
 

@@ -161,7 +161,8 @@ static void cell_name(const cell *c, char *out, size_t size) {
     if (c->donor == LP_DONOR_FILE) add_word(out, size, "%d", g->vector);
     if (c->draw > 0) add_word(out, size, "%d", c->draw);
     add_word(out, size, "/%s", lp_operation_names()[g->operation]);
-    if (g->operation != LP_OP_REPLACE) add_factor(c->factor, out, size);
+    if (g->subspace > 0) add_word(out, size, "(%d)", g->subspace - 1);
+    if (lp_operation_has_factor(g->operation)) add_factor(c->factor, out, size);
     add_word(out, size, "/%s", lp_site_names()[c->site]);
     if (c->head != LP_ALL_HEADS) add_word(out, size, ".h%d", c->head);
     if (c->layers) add_word(out, size, "/L%s", c->layers->words);
@@ -227,6 +228,7 @@ static lp_replacement make_replacement(const cell *c, int32_t layer, lp_phase ph
     lp_replacement r = {.at = {.phase = phase, .index = index, .site = c->site, .layer = layer, .head = c->head},
                         .operation = g->operation,
                         .factor = c->factor,
+                        .subspace = g->subspace,
                         .donor = c->donor,
                         .vector = c->vector};
     r.from = r.at;
@@ -367,6 +369,7 @@ static lp_status add_cell(building *b, cell *c, int32_t n_steps, lp_error *err) 
     condition->site = c->site;
     condition->phase = g->phase;
     condition->operation = g->operation;
+    condition->subspace = g->subspace;
     condition->factor = c->factor;
     condition->donor = c->donor;
     condition->index = c->index;

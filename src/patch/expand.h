@@ -102,6 +102,7 @@ typedef struct {
     size_t n_edges;
     lp_defects defects;
     int32_t vector;     /* index of the file for LP_DONOR_FILE */
+    int32_t subspace;   /* of operations with one: index of its file + 1 */
     int32_t stop_after; /* 0: all steps; otherwise the run makes this many thought steps */
 } lp_sweep_group;
 void lp_sweep_group_release(lp_sweep_group *group);

@@ -76,10 +76,61 @@ static int side_of(const lp_donor_table *table, lp_donor donor) {
     return table->source_side;
 }
 
+/* The orthonormal rows of a file's directions, by Gram and Schmidt, twice, in double precision. */
+static lp_status make_subspace(lp_donor_table *table, const lp_condition *condition, const lp_replacement *r,
+                               lp_error *err) {
+    const lp_session *s = table->session;
+    size_t file = (size_t)r->subspace - 1;
+    const char *name = s->job.sweep.vectors[file];
+    size_t width = (size_t)lp_site_width(&s->model.config, r->at.site, r->at.head);
+    size_t n = table->file_sizes[file] / width;
+    const float *rows = table->files + table->file_offsets[file];
+    lp_subspace *out = &table->subspaces[file];
+    double *basis = NULL;
+    float *directions = NULL;
+    lp_status status = LP_OK;
+    if (out->n > 0 && out->width == (int32_t)width) return LP_OK;
+    if (out->n > 0)
+        LP_FAIL(LP_ERR_MISMATCH, "%s: condition %s: directions of %d numbers cannot span a part of %s, which has %zu",
+                name, condition->name, out->width, lp_site_names()[r->at.site], width);
+    if (n == 0 || n > LP_MAX_DIRECTIONS || n * width != table->file_sizes[file])
+        LP_FAIL(LP_ERR_MISMATCH, "%s: condition %s: expected 1 to %d directions of %zu numbers (%s), found %zu numbers",
+                name, condition->name, LP_MAX_DIRECTIONS, width, lp_site_names()[r->at.site], table->file_sizes[file]);
+    LP_TRY(lp_mem_new(&basis, n * width, sizeof *basis, "directions", err));
+    LP_TRY(lp_mem_new(&directions, n * width, sizeof *directions, "directions", err));
+    for (size_t j = 0; j < n; j++) {
+        double *x = basis + j * width, before = 0, after = 0;
+        for (size_t i = 0; i < width; i++) x[i] = (double)rows[j * width + i];
+        for (size_t i = 0; i < width; i++) before += x[i] * x[i];
+        for (size_t k = 0; k < 2 * j; k++) {
+            const double *y = basis + k % j * width;
+            double dot = 0;
+            for (size_t i = 0; i < width; i++) dot += x[i] * y[i];
+            for (size_t i = 0; i < width; i++) x[i] -= dot * y[i];
+        }
+        for (size_t i = 0; i < width; i++) after += x[i] * x[i];
+        if (!(after > 1e-10 * before))
+            LP_FAIL(LP_ERR_VALUE, "%s: direction %zu is zero, or a sum of multiples of those before it", name, j);
+        double length = sqrt(after);
+        for (size_t i = 0; i < width; i++) x[i] /= length;
+        for (size_t i = 0; i < width; i++) directions[j * width + i] = (float)x[i];
+    }
+    *out = (lp_subspace){.directions = directions, .n = (int32_t)n, .width = (int32_t)width};
+    directions = NULL;
+out:
+    lp_mem_free(basis);
+    lp_mem_free(directions);
+    return status;
+}
+
 static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, const lp_condition *condition,
                             const lp_replacement *r, lp_error *err) {
     const lp_session *s = table->session;
-    if (r->operation == LP_OP_SCALE || r->operation == LP_OP_FORBID) return LP_OK;
+    if (lp_operation_has_subspace(r->operation)) {
+        lp_status status = make_subspace(table, condition, r, err);
+        if (status != LP_OK) return status;
+    }
+    if (!lp_operation_takes_vector(r->operation)) return LP_OK;
     lp_donor_vector v = {.donor = r->donor,
                          .from = r->from,
                          .vector = r->vector,
@@ -178,6 +229,7 @@ static lp_status read_files(lp_donor_table *table, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&table->file_offsets, n, sizeof(size_t), "vectors", err));
     LP_TRY(lp_mem_new(&table->file_sizes, n, sizeof(size_t), "vectors", err));
+    LP_TRY(lp_mem_new(&table->subspaces, n, sizeof *table->subspaces, "vectors", err));
     for (size_t i = 0; i < n; i++) {
         float *values = NULL;
         size_t count = 0;
@@ -316,6 +368,9 @@ void lp_donor_table_release(lp_donor_table *table) {
         lp_mem_free(table->labels[i].has_text);
     }
     lp_mem_free(table->files);
+    for (size_t i = 0; table->subspaces && i < table->session->job.sweep.n_vectors; i++)
+        lp_mem_free((void *)(uintptr_t)table->subspaces[i].directions);
+    lp_mem_free(table->subspaces);
     lp_mem_free(table->file_offsets);
     lp_mem_free(table->file_sizes);
     *table = (lp_donor_table){0};
@@ -557,7 +612,7 @@ bool lp_donor_has(const float *vector) {
 }
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
-    if (what->operation == LP_OP_SCALE || what->operation == LP_OP_FORBID) return NULL;
+    if (!lp_operation_takes_vector(what->operation)) return NULL;
     const lp_donor_vector *v = find_vector(table, what);
     LP_ASSERT(v != NULL);
     return gathering + v->offset;

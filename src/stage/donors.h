@@ -55,6 +55,7 @@ typedef struct {
     float *files;         /* vectors read from files, one after the other */
     size_t *file_offsets; /* [n_vectors of the job] */
     size_t *file_sizes;
+    lp_subspace *subspaces; /* [n_vectors of the job] those of the files that hold directions; directions owned */
 } lp_donor_table;
 
 /* Lists what the conditions of a direction need, at any of the prompt lengths, and checks that the store keeps it: the

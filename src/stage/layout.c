@@ -100,8 +100,7 @@ static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_e
     LP_TRY(lp_job_conditions(job, &session->model.config, &set, err));
     for (size_t i = 0; i < set.n_replacements; i++) {
         const lp_replacement *r = &set.replacements[i];
-        if (r->donor == LP_DONOR_ZERO || r->donor == LP_DONOR_FILE || r->operation == LP_OP_SCALE ||
-            r->operation == LP_OP_FORBID)
+        if (r->donor == LP_DONOR_ZERO || r->donor == LP_DONOR_FILE || !lp_operation_takes_vector(r->operation))
             continue;
         LP_TRY(want_address(list, &r->from, err));
     }

@@ -25,7 +25,8 @@ typedef struct {
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
     lp_result_condition *conditions;
-    char (*indices)[12]; /* [C] of the conditions, in words */
+    char (*indices)[12];    /* [C] of the conditions, in words */
+    char (*operations)[24]; /* [C] the same */
     lp_sweep_identity *identity;
     const char **texts[4]; /* id, source, clean and corrupted question */
     char **answers[2];     /* texts of the unpatched answers, by side */
@@ -148,9 +149,12 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&w->conditions, set->n, sizeof *w->conditions, "conditions", err));
     LP_TRY(lp_mem_new(&w->indices, set->n, sizeof *w->indices, "conditions", err));
+    LP_TRY(lp_mem_new(&w->operations, set->n, sizeof *w->operations, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *c = &set->conditions[i];
         char *index = w->indices[i];
+        snprintf(w->operations[i], sizeof w->operations[i], c->subspace > 0 ? "%s(%d)" : "%s",
+                 lp_operation_names()[c->operation], c->subspace - 1);
         bool unpatched = c->role == LP_ROLE_UNPATCHED, edges = c->operation == LP_OP_FORBID;
         if (!unpatched && c->phase != LP_PHASE_THOUGHT && c->index == LP_INDEX_ALL)
             snprintf(index, sizeof w->indices[i], "all");
@@ -176,7 +180,7 @@ static lp_status describe_conditions(sweep *w, lp_error *err) {
                                                  .from_site = c->from_other_site ? lp_site_names()[c->from_site] : "",
                                                  .from_layer = c->from_layer,
                                                  .from_step = c->from_step,
-                                                 .operation = unpatched ? "" : lp_operation_names()[c->operation],
+                                                 .operation = unpatched ? "" : w->operations[i],
                                                  .factor = c->factor,
                                                  .stop_after = c->stop_after,
                                                  .defects = c->defects,
@@ -481,6 +485,7 @@ static void release(sweep *w) {
     lp_mem_free(w->skip);
     lp_mem_free(w->conditions);
     lp_mem_free(w->indices);
+    lp_mem_free(w->operations);
     if (w->identity) lp_sweep_identity_release(w->identity);
     lp_mem_free(w->identity);
     lp_mem_free(w->context.counts);

@@ -202,6 +202,7 @@ static lp_status prepare_direction(lp_sweep_context *w, lp_sweep_unit *u, int64_
     u->groups[d].prompt = u->prompts[d].ids;
     u->groups[d].n_prompt = (int32_t)u->prompts[d].n;
     u->groups[d].runs = u->runs[d];
+    u->groups[d].subspaces = w->donors[d].subspaces;
     u->groups[d].metric_at = NULL;
     if (w->n_answer_metrics > 0) {
         const int32_t *tokens =

@@ -99,6 +99,48 @@ class Donors(Case):
                     )
         self.assertTrue(rows["changed"][:, 1 : 1 + len(donors)].any())
 
+    def test_subspaces(self) -> None:
+        """Within a subspace: what is removed and swapped at the first place that is changed equals numpy's numbers."""
+        self.pairs(n=4)
+        sections: dict[str, Any] = {"decode": {"max_new_tokens": 6}, "metrics": ["logits"]}
+        self.succeed("cache", self.job(**sections))
+        with h5py.File(self.folder / "out/a.store.h5") as file:
+            sides = (file[f"runs/{side}/resid_post"][:, LAYER, STEP].astype(np.float64) for side in ("clean", "corrupted"))
+            clean, own = sides
+        rows = np.random.default_rng(1).normal(size=(3, own.shape[1])).astype(np.float32)
+        np.save(self.folder / "span.npy", rows)
+        part = np.linalg.pinv(rows.astype(np.float64)) @ rows
+        wanted = {"zero/remove(0)": own - own @ part, "zero/keep(0)": own @ part, "clean/swap(0)": own + (clean - own) @ part}
+        vectors, groups = ["span.npy"], [PLACE | {"operation": o, "subspace": 0} for o in ("remove", "keep", "swap")]
+        for x in wanted.values():
+            for i in range(len(x)):
+                np.save(self.folder / f"{len(vectors)}.npy", x[i].astype(np.float32))
+                groups.append(PLACE | {"donor": "file", "vector": len(vectors)})
+                vectors.append(f"{len(vectors)}.npy")
+        self.succeed("sweep", self.job(sweep={"conditions": groups, "vectors": vectors, "controls": False}, **sections))
+        place, found, _ = self.read("out")
+        vector = 1
+        for words in wanted:
+            ours = place[f"denoise/{words}/resid_post/L{LAYER}/single:{STEP}"]
+            for i in range(len(own)):
+                by_hand = place[f"denoise/file{vector}/replace/resid_post/L{LAYER}/single:{STEP}"]
+                vector += 1
+                for name, row in found.items():
+                    message = f"{words}, pair {i}: {name}"
+                    np.testing.assert_allclose(row[i, ours], row[i, by_hand], rtol=1e-4, atol=1e-4, err_msg=message)
+        np.save(self.folder / "twice.npy", np.stack([rows[0], rows[1], 2 * rows[0]]))
+        for name, words in (("twice.npy", "direction 2 is zero, or a sum of"), ("1.npy", "")):
+            sweep = {"conditions": [PLACE | {"operation": "remove", "subspace": 0}], "vectors": [name]}
+            run = self.latentpatch("sweep", self.job(sweep=sweep, results={"file": f"{name}.results.h5"}, **sections))
+            if words:
+                self.assert_error(run, "twice.npy: direction 2 is zero")
+            else:
+                self.assertEqual(run.code, 0, run.err)
+        np.save(self.folder / "odd.npy", rows[:, :-1])
+        sweep = {"conditions": [PLACE | {"operation": "remove", "subspace": 0}], "vectors": ["odd.npy"]}
+        run = self.latentpatch("sweep", self.job(sweep=sweep, results={"file": "odd.results.h5"}, **sections))
+        self.assert_error(run, "odd.npy: condition", "expected 1 to 64 directions of 96 numbers (resid_post), found 285")
+
     def test_noise(self) -> None:
         """Noise of no size is what it is put around; any other size changes the run, the same way each time."""
         self.pairs(n=5)

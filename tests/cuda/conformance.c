@@ -532,12 +532,27 @@ static void check_edits(conformance *c) {
         {.row = 3, .offset = 5, .width = 33, .operation = 1, .factor = -0.5f, .vector = 100},
         {.row = 3, .offset = 40, .width = 30, .operation = 2, .factor = 0.25f, .vector = 0},
         {.row = 8, .offset = 1, .width = 64, .operation = 3, .factor = 0.3f, .vector = 64},
+        {.row = 4, .offset = 0, .width = 70, .operation = 5, .directions = 10, .n_directions = 1},
+        {.row = 5, .offset = 6, .width = 60, .operation = 6, .directions = 2, .n_directions = 3},
+        {.row = 6, .offset = 3, .width = 33, .operation = 7, .vector = 7, .directions = 90, .n_directions = 2},
     };
     float *x = conformance_normal(50, N * STRIDE), *vectors = conformance_normal(51, VECTORS);
     float *got = conformance_zeros(N * STRIDE * sizeof(float));
     double *want = conformance_zeros(N * STRIDE * sizeof(double));
     for (size_t i = 0; i < N * STRIDE; i++) want[i] = x[i];
-    for (size_t e = 0; e < sizeof edits / sizeof edits[0]; e++)
+    for (size_t e = 4; e < sizeof edits / sizeof edits[0]; e++)
+        for (int32_t j = 0; j < edits[e].n_directions; j++) {
+            const float *direction = vectors + edits[e].directions + j * edits[e].width;
+            float *row = x + edits[e].row * STRIDE + edits[e].offset;
+            double *to = want + edits[e].row * STRIDE + edits[e].offset, at = 0;
+            for (int32_t i = 0; i < edits[e].width; i++)
+                at += direction[i] * (row[i] - (edits[e].operation == 7 ? (double)vectors[edits[e].vector + i] : 0));
+            for (int32_t i = 0; i < edits[e].width; i++) {
+                if (edits[e].operation == 6 && j == 0) to[i] = 0;
+                to[i] += edits[e].operation == 6 ? at * direction[i] : -at * direction[i];
+            }
+        }
+    for (size_t e = 0; e < 4; e++)
         for (int32_t i = 0; i < edits[e].width; i++) {
             size_t at = (size_t)(edits[e].row * STRIDE + edits[e].offset + i);
             double v = vectors[edits[e].vector + i], f = edits[e].factor;

@@ -50,10 +50,11 @@ class Target:
     donor: Donor | None  # None for scale
     seed: int = 0  # of an explicit vector
     head: int | None = None  # KV head of k and v, query head of q and z, the donor's too; None: all
+    seeds: tuple[int, ...] = ()  # of the directions of a subspace
 
     def flat(self, width: int) -> dict[str, Any]:
         """As JSON."""
-        out = {k: v for k, v in asdict(self).items() if k not in ("donor", "seed")}
+        out = {k: v for k, v in asdict(self).items() if k not in ("donor", "seed", "seeds")}
         if self.head is None:
             del out["head"]
         if self.donor is not None:
@@ -61,6 +62,8 @@ class Target:
             if self.donor.run in ("clean", "corrupted"):
                 d = self.donor
                 out |= {"donor_phase": d.phase, "donor_index": d.index, "donor_site": d.site, "donor_layer": d.layer}
+            if self.seeds:
+                out["directions"] = [list(map(float, x)) for x in directions(self.seeds, width).double()]
             if self.donor.run == "vector":
                 out["vector"] = [round(float(x), 6) for x in explicit(self.seed, width)]
         return out
@@ -70,6 +73,11 @@ def explicit(seed: int, width: int) -> Tensor:
     """A vector that the file spells out: six decimals, so that it reads back the same."""
     noise = torch.randn(width, generator=torch.Generator().manual_seed(seed))
     return torch.tensor([round(float(x), 6) for x in noise])
+
+
+def directions(seeds: tuple[int, ...], width: int) -> Tensor:
+    """Orthonormal rows, as near as float32 comes."""
+    return torch.linalg.qr(torch.stack([explicit(s, width) for s in seeds]).double().T)[0].T.float()
 
 
 @dataclass(frozen=True)
@@ -283,6 +291,38 @@ def attention_conditions(n_layers: int, thoughts: int, n_heads: int, n_kv_heads:
     return out
 
 
+def subspace_conditions(n_layers: int, thoughts: int, _n_heads: int, n_kv_heads: int) -> list[Condition]:
+    """The operations within a subspace, at each kind of site."""
+    last_layer, mid = n_layers - 1, n_layers // 2
+    steps = range(thoughts)
+    out: list[Condition] = []
+
+    def add(name: str, direction: str, *targets: Target) -> None:
+        out.append(Condition(name, direction, targets))
+
+    def within(operation: str, seeds: tuple[int, ...], target: Target) -> Target:
+        return replace(target, operation=operation, seeds=seeds)
+
+    def remove(seeds: tuple[int, ...], *at: Any) -> Target:
+        return within("remove", seeds, constant(*at))
+
+    add("remove one resid_post all", "denoise", *(remove((11,), "thought", t, "resid_post", mid) for t in steps))
+    add("remove three latent_in", "noise", remove((11, 12, 13), "thought", 1, "latent_in", None))
+    add(
+        "keep six latent_raw",
+        "denoise",
+        within("keep", tuple(range(20, 26)), constant("thought", 0, "latent_raw", None)),
+    )
+    add("keep four resid_pre prompt", "noise", within("keep", (1, 2, 3, 4), constant("prompt", -1, "resid_pre", mid)))
+    swapped = (within("swap", (30, 31), same("thought", t, "resid_post", 0, "clean")) for t in steps)
+    add("swap two resid_post all", "denoise", *swapped)
+    add("swap one mlp_out", "noise", within("swap", (32,), same("thought", 2, "mlp_out", last_layer, "corrupted")))
+    head = n_kv_heads - 1
+    add("swap v of a head", "denoise", one_head(head, within("swap", (33, 34), same("thought", 1, "v", mid, "clean"))))
+    add("remove answer *", "denoise", remove((35, 36), "answer", "*", "resid_mid", mid))
+    return out
+
+
 def head_width(m: Loaded) -> int:
     """Width of one head."""
     config = m.codi.base().config
@@ -313,9 +353,11 @@ def replacements(condition: Condition, donors: dict[str, Run], width_of_head: in
     for t in condition.targets:
         vector = vector_of(t, donors, width_of(t, donors["clean"]))
         columns = None if t.head is None else slice(t.head * width_of_head, (t.head + 1) * width_of_head)
+        width = width_of(t, donors["clean"]) if columns is None else width_of_head
+        span = directions(t.seeds, width) if t.seeds else None
         if columns is not None and vector is not None:
             vector = vector[columns]
-        out.append(Replacement(t.phase, t.index, t.site, t.layer, t.operation, t.factor, vector, columns))
+        out.append(Replacement(t.phase, t.index, t.site, t.layer, t.operation, t.factor, vector, columns, span))
     return out
 
 
@@ -484,7 +526,11 @@ def patched_file(
             continue
         if not flat:
             for c in all_conditions:
-                targets = [t.flat(width_of(t, p.runs["clean"])) for t in c.targets]
+                widths = (
+                    width_of(t, p.runs["clean"]) if not (t.seeds and t.head is not None) else head_width(m)
+                    for t in c.targets
+                )
+                targets = [t.flat(w) for t, w in zip(c.targets, widths, strict=True)]
                 flat.append({"name": c.name, "direction": c.direction, "replacements": targets})
                 if c.edges:
                     flat[-1]["edges"] = [{k: v for k, v in asdict(e).items() if v is not None} for e in c.edges]

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
 from codi_hf import Loaded, Run, coconut_generate, load, run  # noqa: E402
-from golden_cases import attention_conditions, exact_run, patched_file, state_error  # noqa: E402
+from golden_cases import attention_conditions, exact_run, patched_file, state_error, subspace_conditions  # noqa: E402
 from golden_lens import lens_file  # noqa: E402
 
 DATA = HERE / "data"
@@ -179,6 +179,16 @@ def make_attention(m: Loaded, exact: Loaded, source: Source) -> None:
     (DATA / f"{source.name}.{protocol}.attention.json").write_text(text)
 
 
+def make_subspaces(m: Loaded, exact: Loaded, source: Source) -> None:
+    """Runs that are changed within a subspace; two models do."""
+    if source.name not in ("demo-gpt2", "llama-gqa"):
+        return
+    pairs = demo_pairs()[:40] if source.demo else None
+    sizes = (source.thoughts, source.max_new_tokens)
+    text = patched_file(m, exact, source.name, "codi", *sizes, pairs, MARGIN, subspace_conditions)
+    (DATA / f"{source.name}.codi.subspace.json").write_text(text)
+
+
 def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
     """The logit lens of the questions whose every state is kept."""
     asked = json.loads((DATA / f"{source.name}.questions.json").read_text())["protocols"]
@@ -188,7 +198,13 @@ def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
         (DATA / f"{source.name}.{protocol}.lens.json").write_text(lens_file(m, exact, about, questions))
 
 
-PARTS = {"states": make_states, "patched": make_patched, "attention": make_attention, "lens": make_lens}
+PARTS = {
+    "states": make_states,
+    "patched": make_patched,
+    "attention": make_attention,
+    "subspace": make_subspaces,
+    "lens": make_lens,
+}
 
 
 def make(source: Source, lora: tuple[int, float] | None, parts: list[str]) -> None:

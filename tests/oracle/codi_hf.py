@@ -228,6 +228,7 @@ class Replacement:
     """One value of a run replaced while it runs.
 
     replace: x = v; add: x = x + factor v; scale: x = factor x; lerp: x = (1 - factor) x + factor v.
+    With P, the projection onto the span of `directions`: remove: x = x - P x; keep: x = P x; swap: x = x + P (v - x).
     """
 
     phase: str  # prompt, thought or answer
@@ -238,6 +239,7 @@ class Replacement:
     factor: float = 1.0
     vector: Tensor | None = None  # [width], or as many as there are columns
     columns: slice | None = None  # of the vector: one KV head; None: all
+    directions: Tensor | None = None  # [k, width]
 
     def apply(self, x: Tensor) -> Tensor:
         """The new value for x [width]."""
@@ -246,6 +248,8 @@ class Replacement:
             return x
         if self.operation == "scale":
             return self.factor * x
+        if self.operation in ("remove", "keep"):
+            return self.project(x) if self.operation == "keep" else x - self.project(x)
         if self.vector is None:
             raise ValueError("a replacement without a vector")
         if self.operation == "replace":
@@ -254,7 +258,16 @@ class Replacement:
             return x + self.factor * self.vector
         if self.operation == "lerp":
             return (1 - self.factor) * x + self.factor * self.vector
+        if self.operation == "swap":
+            return x + self.project(self.vector - x)
         raise ValueError(f"operation {self.operation}")
+
+    def project(self, x: Tensor) -> Tensor:
+        """x's part in the span of the directions, by least squares."""
+        if self.directions is None:
+            raise ValueError("a subspace without directions")
+        basis = self.directions.to(x.dtype).T
+        return basis @ torch.linalg.lstsq(basis, x[:, None]).solution[:, 0]
 
 
 @dataclass(frozen=True)

@@ -416,6 +416,10 @@ static void test_conditions(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":[\"zero\",{\"mean\":{\"by\":\"answer\"}},{\"mean\":{\"steps\":\"all\","
          "\"by\":\"source\",\"value\":\"different\",\"least\":5}}]}",
          3, "denoise/mean(all steps, different source, least 5)/replace/k/L1/all"},
+        {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"remove\",\"subspace\":1}", 1,
+         "denoise/zero/remove(1)/k/L1/all"},
+        {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"swap\",\"subspace\":0}", 1,
+         "denoise/clean/swap(0)/k/L1/all"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":{\"noise\":{\"sigma\":[1,0.1]}},\"operation\":\"add\"}",
          2, "denoise/noise(0.1)/add:1/k/L1/all"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":{\"noise\":{\"sigma\":2,\"around\":\"mean\",\"in\":\"rms\","

@@ -30,7 +30,7 @@ enum { N_EXECUTORS = sizeof executors / sizeof executors[0] };
 enum { CLEAN, CORRUPTED, N_SIDES };
 static const char *const side_names[N_SIDES] = {"clean", "corrupted"};
 
-enum { MAX_PAIRS = 8, MAX_IDS = 128 };
+enum { MAX_PAIRS = 8, MAX_IDS = 128, MAX_SUBSPACES = 64 };
 #ifdef __SANITIZE_ADDRESS__
 enum { EVERY = 10 }; /* rows: the sanitizers want every path, and take their time */
 #else
@@ -87,6 +87,8 @@ typedef struct {
     lp_executor_options options;
     lp_condition_set set;
     float **explicit_vectors;
+    lp_subspace subspaces[MAX_SUBSPACES];
+    size_t n_subspaces;
     size_t n_explicit, explicit_capacity;
     pair_work pairs[MAX_PAIRS];
     size_t n_pairs;
@@ -169,13 +171,36 @@ static int32_t read_vector(fixture *f, const lp_json *json, int32_t width) {
     return (int32_t)f->n_explicit++;
 }
 
+static int32_t read_directions(fixture *f, const lp_json *rows, int32_t width) {
+    float *directions = NULL;
+    size_t n = 0, at = 0;
+    lp_json row, element;
+    OK(lp_json_array_size(rows, &n, err));
+    OK(lp_mem_new(&directions, n * (size_t)width, sizeof *directions, "directions", err));
+    for (lp_json_first(rows, &row); row.node; lp_json_next(rows, &row))
+        for (lp_json_first(&row, &element); element.node; lp_json_next(&row, &element)) {
+            double value = 0;
+            OK(lp_json_number(&element, -1, 1, &value, err));
+            assert_true(at < n * (size_t)width);
+            directions[at++] = (float)value;
+        }
+    assert_int_equal(at, n * (size_t)width);
+    assert_true(f->n_subspaces < MAX_SUBSPACES);
+    f->subspaces[f->n_subspaces] = (lp_subspace){.directions = directions, .n = (int32_t)n, .width = width};
+    return (int32_t)++f->n_subspaces;
+}
+
 static void read_replacement(fixture *f, const lp_json *json) {
     static const char *const target[4] = {"phase", "index", "site", "layer"};
     static const char *const source[4] = {"donor_phase", "donor_index", "donor_site", "donor_layer"};
     lp_replacement r = {.at = address(json, target), .factor = (float)number(json, "factor")};
     r.operation = (lp_operation)choice(json, "operation", lp_operation_names());
     r.from = r.at;
-    if (r.operation != LP_OP_SCALE) {
+    lp_json directions;
+    OK(lp_json_find(json, "directions", &directions, err));
+    if (directions.node)
+        r.subspace = read_directions(f, &directions, lp_site_width(&f->model.model.config, r.at.site, r.at.head));
+    if (lp_operation_takes_vector(r.operation)) {
         const char *donor = text(json, "donor");
         if (strcmp(donor, "vector") == 0) {
             r.donor = LP_DONOR_FILE;
@@ -239,7 +264,7 @@ static int recipient(const lp_condition *condition) {
 /* The donor's vector, asked for where it is not yet: it is filled when the unpatched runs are made. */
 static const float *donor(fixture *f, pair_work *p, const lp_replacement *what) {
     static const float zeros[4096];
-    if (what->operation == LP_OP_SCALE || what->operation == LP_OP_FORBID) return NULL;
+    if (!lp_operation_takes_vector(what->operation)) return NULL;
     if (what->donor == LP_DONOR_FILE) return f->explicit_vectors[what->vector];
     int32_t width = lp_site_width(&f->model.model.config, what->from.site, what->from.head);
     assert_true(width <= 4096);
@@ -323,6 +348,7 @@ static void prepare_patched(fixture *f, pair_work *p) {
         p->groups[s].runs = p->runs[s];
         p->groups[s].results = p->results[s];
         p->groups[s].n_runs = n;
+        p->groups[s].subspaces = f->subspaces;
         p->groups[s].metric_at = p->sides[s].metrics.usable ? &p->sides[s].metrics.position : NULL;
     }
 }
@@ -509,6 +535,7 @@ static void close_file(fixture *f) {
     }
     for (size_t i = 0; i < f->n_explicit; i++) lp_mem_free(f->explicit_vectors[i]);
     lp_mem_free(f->explicit_vectors);
+    for (size_t i = 0; i < f->n_subspaces; i++) lp_mem_free((void *)(uintptr_t)f->subspaces[i].directions);
     lp_condition_set_release(&f->set);
     cJSON_Delete(f->document);
     golden_model_close(&f->model);
@@ -517,6 +544,7 @@ static void close_file(fixture *f) {
 static void check_files(const char *suffix) {
     golden_file files[GOLDEN_MAX];
     size_t n = golden_files(suffix, files);
+    assert_true(n > 0);
     static fixture f;
     int n_wrong = 0;
     for (size_t i = 0; i < n; i++) {
@@ -556,7 +584,14 @@ static void test_attention(void **state) {
     check_files(".attention.json");
 }
 
+/* Operations within a subspace. */
+static void test_subspaces(void **state) {
+    (void)state;
+    check_files(".subspace.json");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_patched_runs), cmocka_unit_test(test_attention)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_patched_runs), cmocka_unit_test(test_attention),
+                                       cmocka_unit_test(test_subspaces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,7 +138,7 @@ static lp_status cpu_edit_rows(lp_backend *be, float *x, int32_t stride, const l
     (void)be;
     (void)err;
     for (int32_t i = 0; i < n; i++)
-        lp_cpu_edit(x + (int64_t)edits[i].row * stride + edits[i].offset, &edits[i], vectors + edits[i].vector);
+        lp_cpu_edit(x + (int64_t)edits[i].row * stride + edits[i].offset, &edits[i], vectors);
     return LP_OK;
 }
 

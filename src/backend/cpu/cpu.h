@@ -35,7 +35,7 @@ void lp_cpu_layer_norm(const float *x, const float *weight, const float *bias, f
 void lp_cpu_rms_norm(const float *x, const float *weight, float eps, int32_t width, float *y);
 void lp_cpu_activate(lp_activation kind, bool gated, const float *x, int32_t width, float *y);
 void lp_cpu_add(float *x, const float *y, int32_t width);
-void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector);
+void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vectors);
 int32_t lp_cpu_argmax(const float *x, int32_t n);
 /* x, base [n] (base NULL: no divergence); token [2] */
 /* One row of `top`. */

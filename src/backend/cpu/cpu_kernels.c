@@ -132,9 +132,33 @@ LP_VERSIONS void lp_cpu_add(float *x, const float *y, int32_t width) {
     for (int32_t i = 0; i < width; i++) x[i] += y[i];
 }
 
-/* The four operations of lp_operation, in its order: replace, add, scale, lerp. */
-void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vector) {
+/* remove, keep, swap: 5, 6, 7 */
+static void edit_in_subspace(float *x, const lp_row_edit *edit, const float *vector, const float *directions) {
+    int32_t n = edit->n_directions, width = edit->width;
+    double at[LP_MAX_EDIT_DIRECTIONS];
+    for (int32_t j = 0; j < n; j++) {
+        const float *direction = directions + (int64_t)j * width;
+        at[j] = 0;
+        for (int32_t i = 0; i < width; i++) {
+            double from = edit->operation == 7 ? (double)x[i] - (double)vector[i] : (double)x[i];
+            at[j] += from * (double)direction[i];
+        }
+    }
+    for (int32_t i = 0; i < width; i++) {
+        double part = 0;
+        for (int32_t j = 0; j < n; j++) part += at[j] * (double)directions[(int64_t)j * width + i];
+        x[i] = (float)(edit->operation == 6 ? part : (double)x[i] - part);
+    }
+}
+
+/* The operations of lp_operation, by their number: replace, add, scale, lerp; remove, keep, swap from 5 on. */
+void lp_cpu_edit(float *x, const lp_row_edit *edit, const float *vectors) {
+    const float *vector = vectors + edit->vector;
     float f = edit->factor;
+    if (edit->operation >= 5) {
+        edit_in_subspace(x, edit, vector, vectors + edit->directions);
+        return;
+    }
     switch (edit->operation) {
     case 0: memcpy(x, vector, (size_t)edit->width * sizeof *x); break;
     case 1:

@@ -242,11 +242,39 @@ template <int KIND> __global__ void activate_split_kernel(bool gated, const floa
                          y + row * row_stride<split_row>(width), shared);
 }
 
+// remove, keep, swap: 5, 6, 7. at [LP_MAX_EDIT_DIRECTIONS], sums [BLOCK]: shared.
+__device__ void edit_in_subspace(const lp_row_edit &edit, float *to, const float *vector, const float *directions,
+                                 double *at, double *sums) {
+    for (int32_t j = 0; j < edit.n_directions; j++) {
+        const float *direction = directions + static_cast<int64_t>(j) * edit.width;
+        double sum = 0;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < edit.width; i += BLOCK) {
+            double from = static_cast<double>(to[i]);
+            if (edit.operation == 7) from -= static_cast<double>(vector[i]);
+            sum += from * static_cast<double>(direction[i]);
+        }
+        double total = block_sum(sum, sums);
+        if (threadIdx.x == 0) at[j] = total;
+    }
+    __syncthreads();
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < edit.width; i += BLOCK) {
+        double part = 0;
+        for (int32_t j = 0; j < edit.n_directions; j++)
+            part += at[j] * static_cast<double>(directions[static_cast<int64_t>(j) * edit.width + i]);
+        to[i] = static_cast<float>(edit.operation == 6 ? part : static_cast<double>(to[i]) - part);
+    }
+}
+
 __global__ void edit_kernel(float *x, int32_t stride, const lp_row_edit *edits, const float *vectors) {
     lp_row_edit edit = edits[blockIdx.x];
     float *to = x + static_cast<int64_t>(edit.row) * stride + edit.offset;
     const float *vector = vectors + edit.vector;
     float f = edit.factor;
+    __shared__ double at[LP_MAX_EDIT_DIRECTIONS], sums[BLOCK];
+    if (edit.operation >= 5) {
+        edit_in_subspace(edit, to, vector, vectors + edit.directions, at, sums);
+        return;
+    }
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < edit.width; i += BLOCK) {
         switch (edit.operation) {
         case 0: to[i] = vector[i]; break;
