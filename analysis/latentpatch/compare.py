@@ -19,6 +19,20 @@ from .load import CLASSES, NOT_RUN, Results
 BOSCHLOO_CONDITIONS = 120  # Boschloo's test takes up to 0.1 s; above this many conditions only Fisher's is run
 
 
+QUANTITIES = {  # of series over N
+    "threshold": "N*",
+    "plateau": "the N from which the share stays (plateau)",
+    "area": "the mean share over N",
+}
+
+
+def quantity(name: str, value: float, n_max: float) -> str:
+    """N*, plateau or mean share as text."""
+    if name == "area":
+        return f"{100 * value:.1f} %"
+    return "not reached" if value > n_max else f"{value:.0f}"
+
+
 @dataclass
 class Comparison:
     """tests: one line per matched condition; flips: one line per (pair, condition) whose class differs."""
@@ -311,6 +325,13 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
         name = "Fisher's exact test" if one_each else "Welch's test over sources"
         name += ", unpaired"
 
+    def places(layer_a: int, layer_b: int) -> str:
+        if layer_a < 0 or layer_b < 0:
+            return "in both files"
+        if layer_a == layer_b:
+            return f"at layer {layer_a} of both"
+        return f"at layer {layer_a} of {c.a.label} and layer {layer_b} of {c.b.label}"
+
     def numbers(row: pd.Series) -> str:
         if c.paired:
             k = f"{int(row['shared_k_a'])} of {int(row['shared'])} against {int(row['shared_k_b'])} of {int(row['shared'])}"
@@ -318,7 +339,7 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
             k = f"{int(row['k_a'])} of {int(row['n_a'])} against {int(row['k_b'])} of {int(row['n_b'])}"
         low, high = 100 * row[f"{prefix}low"], 100 * row[f"{prefix}high"]
         points = f"{100 * row[f'{prefix}difference']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
-        return f"{words.steps(row['steps'])} at L{row['layer_a']} and L{row['layer_b']}, {k}, difference {points}"
+        return f"{words.steps(row['steps'])} {places(row['layer_a'], row['layer_b'])}, {k}, difference {points}"
 
     hit = effect[effect[kind] <= stats.ALPHA]
     largest = (hit if len(hit) else effect)[f"{prefix}difference"].abs().idxmax()
@@ -343,16 +364,23 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
         drawn = "the same sources drawn in both" if c.paired else "sources of each file drawn on their own"
         if len(moved):
             said = "; ".join(
-                f"{row.quantity.replace('threshold', 'N*')} at L{row.layer_a} and L{row.layer_b} {row.a:.3g} against {row.b:.3g}"
-                for row in moved.head(4).itertuples()
+                f"{QUANTITIES[row.quantity]} is {quantity(row.quantity, row.a, row.n_max)} against "
+                f"{quantity(row.quantity, row.b, row.n_max)} {places(row.layer_a, row.layer_b)}"
+                for row in moved.sort_values("quantity", key=lambda q: q == "plateau", kind="stable")
+                .head(2)
+                .itertuples()
             )
-            text = f"{len(moved)} of {len(c.thresholds)} differences in N*, plateau and area exclude zero: {said}"
+            text = (
+                f"{c.a.label} against {c.b.label}: {len(moved)} of {len(c.thresholds)} differences in N*, plateau and mean "
+                f"share over N exclude zero. For example, {said}"
+            )
             out.append((strength, f"{text} (bootstrap, {drawn}, Bonferroni over all of them).{caution}"))
         else:
             out.append(
                 (
                     "none",
-                    f"None of {len(c.thresholds)} differences in N*, plateau and area excludes zero (bootstrap, {drawn}, "
+                    f"None of {len(c.thresholds)} differences in N*, plateau and mean share over N excludes zero "
+                    f"(bootstrap, {drawn}, "
                     "Bonferroni over all of them).",
                 )
             )

@@ -40,6 +40,13 @@ def share(k: float, n: int, low: float | None = None, high: float | None = None)
     return f"{k:.4g} of {n} ({100 * k / n:.1f} %, 95 % interval {low:.1f} to {high:.1f} %)"
 
 
+def _reference(row: pd.Series) -> str:
+    """'12 of 60'; with several draws of the reference their mean."""
+    if row.draws > 1:
+        return f"{row.k_reference:.1f} of {int(row.n)} on average over {int(row.draws)} draws"
+    return f"{row.k_reference:.4g} of {int(row.n)}"
+
+
 def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
@@ -199,7 +206,7 @@ def _effects(a: Analysis) -> list[Finding]:
                 "null",
                 "none",
                 "family",
-                f"In {sum(map(len, spans.values()))} series ({silent} conditions) no test rejects: {names}. This is "
+                f"In {sum(map(len, spans.values()))} series ({silent} conditions) no test finds an effect: {names}. This is "
                 f"not evidence of no effect: with {a.clusters} {unit} and this family, {power}.",
             )
         )
@@ -249,9 +256,9 @@ def _positive(
     conditions, verb = ("condition", "gives") if len(ids) == 1 else ("conditions", "gives" if len(up) == 1 else "give")
     said = "" if len(up) == 1 else f" {words.steps(steps[best])},"
     text = (
-        f"{where}: {len(up)} of {len(ids)} {conditions} ({', '.join(words.steps(steps[j]) for j in up)}) {verb} the "
+        f"{where}: {len(up)} of {len(ids)} {conditions} ({words.step_list([steps[j] for j in up])}) {verb} the "
         f"donor's ({word}) answer more often than {reference}.{most}{said} "
-        f"{_own_share(a, best, row)} pairs, {reference} {row.k_reference:.4g} of {int(row.n)}; {_against(row)} "
+        f"{_own_share(a, best, row)} pairs, {reference} {_reference(row)}; {_against(row)} "
         f"({_family(a)})."
     )
     if confirmed and tested:
@@ -260,10 +267,10 @@ def _positive(
         if len(up) == 1:
             which = "It also beats"
         elif len(confirmed) < len(up):
-            which = f"{len(confirmed)} of them ({', '.join(words.steps(steps[j]) for j in confirmed)}) also beat"
+            which = f"{len(confirmed)} of them ({words.step_list([steps[j] for j in confirmed])}) also beat"
         text += (
             f" {which} the shuffled donor, which gives that answer at {words.steps(steps[best])} in "
-            f"{c.k_reference:.4g} of {int(c.n)} pairs; {_against(c)}."
+            f"{_reference(c)} pairs; {_against(c)}."
         )
         if len(confirmed) < len(up):
             text += " For the other conditions the test does not show this."
@@ -275,7 +282,7 @@ def _positive(
         text += " So the effect depends on whose activations they are."
     defects = a.results.defects(best)
     if defects:
-        text += f" Defects of the published scripts were on ({', '.join(defects)}): the numbers may owe to them."
+        text += f" Defects of the published scripts were on ({', '.join(defects)}): the numbers may come from these defects."
     where_best = words.condition(a.table["place"][best], steps[best])
     headline = (
         f"{words.panel(a.table.loc[best])}: the donor's answer in {100 * row.k / row.n:.0f} % of the pairs at {where_best}, "
@@ -316,6 +323,7 @@ def _damage(a: Analysis, where: str, ids: list[int], damage: pd.DataFrame) -> li
     else:
         claim, test = "more pairs than without a patch", _against(row)
     gibberish = int(line["gibberish"])
+    shown = f"{gibberish} of {int(row.n)} gibberish" if gibberish else "none of them gibberish"
     defects = a.results.defects(best)
     lost = share(int(row.k), int(row.n), 100 * row.low, 100 * row.high)
     return [
@@ -324,12 +332,12 @@ def _damage(a: Analysis, where: str, ids: list[int], damage: pd.DataFrame) -> li
             "partial" if defects else "supported",
             where,
             f"Damage. {where}: in {len(hit)} of {len(ids)} conditions {claim} lose the recipient's answer and do not "
-            f"give the donor's. Most: {words.steps(line['steps'])}, {lost} pairs, {gibberish} of them with gibberish; "
+            f"give the donor's. Most: {words.steps(line['steps'])}, {lost} pairs, {gibberish or 'none'} of them with gibberish; "
             f"{test} ({_family(a)})."
             + (f" Defects of the published scripts were on ({', '.join(defects)})." if defects else ""),
             headline=f"Damage: at {words.condition(line['place'], line['steps'])}, {100 * row.k / row.n:.0f} % of the pairs "
-            f"give neither answer (95 % interval {100 * row.low:.0f} to {100 * row.high:.0f} %), {gibberish} of "
-            f"{int(row.n)} gibberish ({test}).",
+            f"give neither answer (95 % interval {100 * row.low:.0f} to {100 * row.high:.0f} %), {shown} "
+            f"({test}).",
         )
     ]
 

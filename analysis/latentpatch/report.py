@@ -30,7 +30,7 @@ from .analyse import (
     series_rows,
     sources,
 )
-from .compare import Comparison, compare, sentences
+from .compare import QUANTITIES, Comparison, compare, quantity, sentences
 from .effects import Effects, effects
 from .export import latex_table, long_format
 from .load import CLASSES, LABELS, Results
@@ -784,6 +784,8 @@ def build(
         "max_flips": MAX_FLIPS_SHOWN,
         "max_compared": MAX_COMPARED_SHOWN,
         "metric_units": METRIC_UNITS,
+        "quantities": QUANTITIES,
+        "quantity": quantity,
         "donor_class": donor_class,
         "script": Markup(_template_text("report.js")),
         "style": Markup(_template_text("report.css")),
@@ -834,6 +836,7 @@ def _tables(
             ("tests", c.comparison.tests),
             ("flips", c.comparison.flips),
             ("transitions", c.comparison.flip_counts),
+            ("thresholds", c.comparison.thresholds),
         ):
             if len(frame):
                 out[f"{c.key}-comparison-{name}.csv"] = frame.to_csv(index=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -140,6 +140,17 @@ def steps(text: str) -> str:
     if kind == "answer":
         return f"answer position {value}"
     return "all thoughts" if kind == "all" else text
+
+
+def step_list(texts: Sequence[str]) -> str:
+    """Several step sets: 'first 4 to 6 thoughts' where they follow each other, else one after the other."""
+    parts = [text.partition(":") for text in texts]
+    kind, values = parts[0][0], [value for _, _, value in parts]
+    if kind in ("first", "last") and all(p[0] == kind for p in parts) and all(v.isdigit() for v in values):
+        numbers = [int(v) for v in values]
+        if len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return f"{kind} {numbers[0]} to {numbers[-1]} thoughts"
+    return ", ".join(map(steps, texts))
 
 
 def place(text: str) -> str:

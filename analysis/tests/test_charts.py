@@ -10,7 +10,7 @@ import make_results
 import numpy as np
 import pytest
 
-from latentpatch import analyse, charts, load_results, stats, words
+from latentpatch import analyse, charts, figures, load_results, stats, words
 from latentpatch import effects as effects_of
 
 
@@ -136,6 +136,12 @@ def test_words_for_edges():
     )
 
 
+def test_words_for_several_step_sets():
+    assert words.step_list(["first:4", "first:5", "first:6"]) == "first 4 to 6 thoughts"
+    assert words.step_list(["first:4", "first:6"]) == "first 4 thoughts, first 6 thoughts"
+    assert words.step_list(["single:2"]) == "thought 2"
+
+
 def test_clustered_mean_by_hand():
     # Two sources of two pairs, means 1 and 3: residual sums -2 and 2, variance (4 + 4) * 2 / 1 / 16 = 1, t(1) = 12.706.
     mean, low, high = stats.clustered_mean(np.array([0.0, 2, 2, 4]), np.array([0, 0, 1, 1]))
@@ -153,3 +159,17 @@ def test_joint_effects(results):
     assert "both 90.0 %, the sum of the parts 50.0 %, n = 20" in tip
     assert "interaction +40.0 points, 95 % interval " in tip
     assert "layer 0, thought 0 with layer 0, thought 1" in html.unescape(chart.pictures[0].svg)
+
+
+def test_a_deep_map_has_every_label_inside():
+    rows, columns = [f"{n} from L{n + 1}" for n in range(32)], [str(n) for n in range(1, 7)]
+    map_cells = {(i, j): figures.Cell(50.0, "tip", "50") for i in range(32) for j in range(6)}
+    picture = figures.heat_map("x", "clean answer", rows, columns, map_cells, "first N thoughts patched")
+    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', picture.svg).groups())
+    shown = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="end">([^<]+)</text>', picture.svg)
+    assert [text for _, _, text in shown] == rows
+    for x, y, text in shown:
+        assert float(x) - figures.text_width(text) >= 0
+        assert 0 < float(y) < height
+    assert height > 32 * figures.ROW
+    assert width >= figures.NARROW
