@@ -10,8 +10,9 @@ lp_unit_test(test_gemm LINKS lp_base)
 lp_unit_test(test_backend LINKS lp_test_support lp_nn)
 lp_unit_test(test_records LINKS lp_test_support lp_nn)
 
-# Parity with the kernel set of the oldest processors. The others give the same bits as each other (test_gemm).
-foreach(program test_golden test_patched_golden test_same_conditions)
+# Parity and invariance with the kernel set of the oldest processors. The others give the same bits as each other
+# (test_gemm).
+foreach(program test_golden test_patched_golden test_same_conditions test_engine test_engine_work)
   add_test(NAME unit.${program}.baseline COMMAND ${program} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   set_tests_properties(unit.${program}.baseline PROPERTIES ENVIRONMENT "OMP_WAIT_POLICY=passive;LATENTPATCH_KERNELS=baseline")
 endforeach()
