@@ -39,15 +39,36 @@ out:
     return status;
 }
 
+/* What is known of conditions before they are made: by family, or each of them. */
+static lp_status print_families(const lp_sweep_plan *plan, bool all, lp_error *err) {
+    lp_text families = {0};
+    bool any = false;
+    lp_status status = LP_OK;
+    for (size_t i = 0; i < plan->set.n; i++) any |= plan->family[i] != LP_FAMILY_NONE;
+    if (!any) return LP_OK;
+    printf("known beforehand%s:\n", all ? "" : " (--all lists each)");
+    LP_TRY(lp_sweep_plan_families(plan, &families, err));
+    LP_TRY(lp_print(lp_text_get(&families), LP_PRINT_BLOCK, err));
+    for (size_t i = 0; i < plan->set.n && all; i++) {
+        int32_t like = lp_sweep_plan_like(plan, i);
+        if (plan->family[i] == LP_FAMILY_NONE) continue;
+        const char *reason = lp_condition_family_reason(plan->family[i]);
+        printf("%.*s: %s%s%s\n", (int)strcspn(reason, ":"), reason, plan->set.conditions[i].name, like < 0 ? "" : " = ",
+               like < 0 ? "" : plan->set.conditions[like].name);
+    }
+out:
+    lp_text_release(&families);
+    return status;
+}
+
 static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
-    (void)options;
     lp_sweep_plan plan = {0};
     lp_standing standing;
     lp_estimate e;
     lp_text words = {0};
     char label[32];
     double rate = 1;
-    enum { ASSUMED_ANSWER = 8, MOST_LISTED = 20 };
+    enum { ASSUMED_ANSWER = 8 };
     lp_status status = LP_OK;
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     if (lp_parallel_rank(session->parallel) != 0) goto out;
@@ -77,17 +98,7 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     print_bytes("store", e.store_bytes);
     print_bytes("rows while the sweep runs", e.results_bytes);
     LP_TRY(print_standing(session, &standing, err));
-    size_t listed = 0;
-    for (size_t i = 0; i < plan.set.n; i++) {
-        bool equal = !plan.dead[i] && plan.same_as[i] != (int32_t)i;
-        if ((!plan.dead[i] && !equal) || ++listed > MOST_LISTED) continue;
-        if (equal)
-            printf("equal: %s = %s\n", plan.set.conditions[i].name, plan.set.conditions[plan.same_as[i]].name);
-        else
-            printf("dead: %s\n", plan.set.conditions[i].name);
-    }
-    if (listed > MOST_LISTED)
-        printf("... and %zu more cells that are dead or equal to another\n", listed - MOST_LISTED);
+    LP_TRY(print_families(&plan, options->all, err));
 out:
     lp_text_release(&words);
     lp_sweep_plan_release(&plan);
@@ -101,5 +112,5 @@ const lp_command lp_cmd_plan = {
         "A dry run. Reads the job, its pairs and its model, and says what `cache` and `sweep` would do: conditions, dead and equal "
         "cells, forward passes with and without sharing, memory, bytes, and how the store stands. It runs no "
         "pair, writes nothing, and does not start MPI. What `run` would refuse before its first pair is an error here too.",
-    LP_JOB_COMMAND(body, LP_JOB_WITHOUT_MPI, LP_N_JOB_OPTIONS - 1),
+    LP_JOB_COMMAND(body, LP_JOB_WITHOUT_MPI, LP_N_JOB_OPTIONS),
 };

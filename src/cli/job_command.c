@@ -48,7 +48,8 @@ const lp_option lp_job_option_table[LP_N_JOB_OPTIONS] = {
     {.name = "--all",
      .kind = LP_OPTION_FLAG,
      .offset = offsetof(lp_job_options, all),
-     .help = "a line for every condition, with intervals, instead of the grid"},
+     .help =
+         "a line for every condition, with intervals, instead of the grid; of plan: each cell that is known beforehand"},
 };
 
 int lp_job_command(const lp_command *command, int argc, char **argv) {

@@ -159,6 +159,10 @@ typedef struct {
     lp_timed_edit *edits; /* [n] in order of time */
     size_t n;
     bool absent; /* the condition cannot be applied: the recipient's run lacks one of its positions; n is 0 */
+    /* why something of the condition is not among the edits */
+    bool unread;      /* no later position reads it */
+    bool causal;      /* edges to later positions */
+    bool overwritten; /* a later replacement takes its place */
 } lp_edit_sequence;
 
 /* True where the recipient's unpatched run lacks one of the positions that the condition names, in the prompt or in the
@@ -189,12 +193,29 @@ typedef struct {
  * through prompt positions other than the last. */
 size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shapes *shapes, lp_direction direction);
 
+/* Why a condition is known to do nothing, or the same as an earlier one. */
+typedef enum {
+    LP_FAMILY_NONE,
+    LP_FAMILY_DEAD_UNREAD,
+    LP_FAMILY_DEAD_CAUSAL,
+    LP_FAMILY_EQUAL_UNREAD,
+    LP_FAMILY_EQUAL_OVERWRITTEN,
+    LP_FAMILY_EQUAL_CAUSAL,
+    LP_FAMILY_EQUAL_WORDS,
+    LP_FAMILY_SELF, /* a control that is made, and must change nothing */
+    LP_FAMILY_FED   /* is made, and differs from the earlier one in its rounding at most */
+} lp_condition_family;
+enum { LP_N_FAMILIES = 9 };
+/* The reason in one sentence, without its full stop; NULL for NONE. */
+const char *lp_condition_family_reason(lp_condition_family family);
+
 /* For every condition, over all prompt lengths that occur: dead[i] = nothing of it acts although it names replacements
  * (and it makes all thought steps: stopping early acts);
  * same_as[i] = the first condition with the same recipient, the same number of steps run and the same edits, or absent
- * like it, at every length (i itself where none). Both [set->n]. Fails on a condition that is absent at every length.
- */
+ * like it, at every length (i itself where none); family[i] = why, of dead and equal conditions, and FED with
+ * fed_as[i], the first condition that feeds every step the same (i itself where none). All [set->n]. Fails on a
+ * condition that is absent at every length. */
 lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,
-                                lp_error *err);
+                                lp_condition_family *family, int32_t *fed_as, lp_error *err);
 
 #endif

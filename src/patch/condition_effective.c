@@ -120,7 +120,7 @@ static int32_t count_positions(const lp_condition *condition, const lp_run_shape
 }
 
 /* The positions that an edge edit forbids, and from which position on; an empty range where it forbids nothing. */
-static lp_status set_keys(const lp_condition *condition, const lp_run_shape *shape, lp_timed_edit *edit,
+static lp_status set_keys(const lp_condition *condition, const lp_run_shape *shape, lp_timed_edit *edit, bool *causal,
                           lp_error *err) {
     lp_address *from = &edit->what.from;
     bool all = from->index == LP_INDEX_ALL;
@@ -138,13 +138,17 @@ static lp_status set_keys(const lp_condition *condition, const lp_run_shape *sha
     edit->key_begin = all ? begin : begin + from->index;
     edit->key_end = all ? end : edit->key_begin + 1;
     if (edit->all && edit->key_begin > edit->position) edit->position = edit->key_begin;
-    if (!edit->all && edit->key_end > edit->position) edit->key_end = edit->position + 1;
-    *from = edit->what.at;
+    if (!edit->all && edit->key_end > edit->position + 1) {
+        edit->key_end = edit->position + 1;
+        *causal = true;
+    }
+    *from = edit->what.at; /* keys say all: the same for edges of one head and of all */
+    from->head = LP_ALL_HEADS;
     return LP_OK;
 }
 
 static lp_status make_edit(const lp_condition *condition, const lp_run_shape *shape, const lp_replacement *replacement,
-                           int32_t offset, lp_timed_edit *out, lp_error *err) {
+                           int32_t offset, lp_timed_edit *out, bool *causal, lp_error *err) {
     lp_timed_edit edit = {.what = *replacement};
     lp_replacement *what = &edit.what;
     bool spread = what->at.index == LP_INDEX_ALL && what->at.phase != LP_PHASE_ANSWER;
@@ -162,7 +166,7 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     case LP_PHASE_ANSWER: edit.position = shape->n_prompt + condition->n_steps_run + index; break;
     }
     if (what->operation == LP_OP_FORBID) {
-        status = set_keys(condition, shape, &edit, err);
+        status = set_keys(condition, shape, &edit, causal, err);
         if (status != LP_OK) return status;
     }
     lp_address_canonical(&what->at);
@@ -170,7 +174,8 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     if (what->donor == LP_DONOR_SELF)
         what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
     bool takes_none = what->operation != LP_OP_FORBID && !lp_operation_takes_vector(what->operation);
-    if (what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || takes_none) what->from = what->at;
+    bool without_place = what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || takes_none;
+    if (without_place && what->operation != LP_OP_FORBID) what->from = what->at;
     if (takes_none) what->donor = LP_DONOR_ZERO;
     if (!lp_operation_has_factor(what->operation)) what->factor = 1.0f;
     edit.depth = lp_address_depth(shape->config, &what->at);
@@ -232,13 +237,13 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
     }
     for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
     LP_TRY(lp_mem_grow(&edits, &capacity, wanted + 1, sizeof *edits, "edits", err));
-    bool has_edges = false;
+    bool has_edges = false, causal = false, unread = false, overwritten = false;
     for (size_t i = 0; i < condition->n; i++) {
         int32_t positions = count_positions(condition, shape, &replacements[i].at);
         bool edge = replacements[i].operation == LP_OP_FORBID;
         has_edges |= edge;
         for (int32_t k = 0; k < positions; k++) {
-            LP_TRY(make_edit(condition, shape, &replacements[i], k, &edits[n], err));
+            LP_TRY(make_edit(condition, shape, &replacements[i], k, &edits[n], &causal, err));
             n += !edge || edits[n].key_begin < edits[n].key_end;
         }
     }
@@ -253,13 +258,16 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
         }
     if (has_edges) LP_TRY(refuse_empty(condition, shape, edits, n, err));
     for (size_t i = 0; i < n; i++) {
-        bool acts = !is_dead(shape, condition->n_steps_run, &edits[i]);
+        bool dead = is_dead(shape, condition->n_steps_run, &edits[i]), acts = !dead;
         for (size_t k = i + 1; k < n && acts && edits[k].position <= edits[i].position + 1; k++)
             acts = !wipes_out(shape, &edits[i], &edits[k]);
+        unread |= dead;
+        overwritten |= !dead && !acts;
         if (acts) edits[kept++] = edits[i];
     }
     lp_mem_free(out->edits);
-    *out = (lp_edit_sequence){.edits = edits, .n = kept};
+    *out =
+        (lp_edit_sequence){.edits = edits, .n = kept, .unread = unread, .causal = causal, .overwritten = overwritten};
     return LP_OK;
 out:
     lp_mem_free(edits);
@@ -301,6 +309,20 @@ static int compare_keyed(const void *pa, const void *pb) {
     return order ? order : compare_i64((int64_t)a->index, (int64_t)b->index);
 }
 
+const char *lp_condition_family_reason(lp_condition_family family) {
+    static const char *const reasons[LP_N_FAMILIES] = {
+        [LP_FAMILY_DEAD_UNREAD] = "dead: no later position reads what is changed",
+        [LP_FAMILY_DEAD_CAUSAL] = "dead: causality forbids these attention edges anyway",
+        [LP_FAMILY_EQUAL_UNREAD] = "equal: no later position reads the part in which the two differ",
+        [LP_FAMILY_EQUAL_OVERWRITTEN] =
+            "equal: a later replacement takes the place of the part in which the two differ",
+        [LP_FAMILY_EQUAL_CAUSAL] = "equal: causality forbids the attention edges in which the two differ",
+        [LP_FAMILY_EQUAL_WORDS] = "equal: the two name the same replacements or edges in different words",
+        [LP_FAMILY_SELF] = "control: the run's own values are written back, which must change nothing",
+        [LP_FAMILY_FED] = "equal but for rounding: the last output of a step is read by the next step's input alone"};
+    return reasons[family];
+}
+
 size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shapes *shapes, lp_direction direction) {
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
@@ -319,10 +341,47 @@ typedef struct {
     const lp_condition_set *set;
     bool *dead;
     int32_t *same_as;
-    bool *present; /* at some length */
+    bool *present;                       /* at some length */
+    bool *unread, *overwritten, *causal; /* something of it, at some length */
+    int32_t *fed_as;
     lp_edit_sequence *lists;
     keyed *order;
 } comparison;
+
+/* Is the replaced vector read by nothing but the input of the step after it, and the new one as what some step of
+ * another run was fed? Its projection is what that step was fed. */
+static bool is_fed_forward(const lp_run_shape *shape, int32_t n_steps, const lp_timed_edit *edit) {
+    const lp_replacement *what = &edit->what;
+    const lp_address *at = &what->at, *from = &what->from;
+    bool of_a_run =
+        what->donor == LP_DONOR_CLEAN || what->donor == LP_DONOR_CORRUPTED || what->donor == LP_DONOR_SHUFFLED;
+    bool same_place = at->site == from->site && at->layer == from->layer && at->head == LP_ALL_HEADS;
+    return of_a_run && what->operation == LP_OP_REPLACE && !edit->all && same_place && after_last_keys(shape, at) &&
+           (at->site == LP_SITE_RESID_POST || at->site == LP_SITE_LATENT_RAW) && at->phase == LP_PHASE_THOUGHT &&
+           from->phase == LP_PHASE_THOUGHT && at->index < n_steps - 1 && from->index < shape->protocol.n_steps - 1;
+}
+
+/* Names such replacements by the input that they become. */
+static void feed_forward(const lp_run_shape *shape, int32_t n_steps, lp_edit_sequence *list) {
+    for (size_t i = 0; i < list->n; i++) {
+        lp_timed_edit *edit = &list->edits[i];
+        if (!is_fed_forward(shape, n_steps, edit)) continue;
+        edit->position++;
+        edit->what.at = (lp_address){LP_PHASE_THOUGHT, edit->what.at.index + 1, LP_SITE_LATENT_IN, 0, LP_ALL_HEADS};
+        edit->what.from = (lp_address){LP_PHASE_THOUGHT, edit->what.from.index + 1, LP_SITE_LATENT_IN, 0, LP_ALL_HEADS};
+        edit->depth = lp_address_depth(shape->config, &edit->what.at);
+    }
+    if (list->n > 1) qsort(list->edits, list->n, sizeof *list->edits, compare_for_sort);
+}
+
+static lp_condition_family family_of(const comparison *c, size_t i) {
+    size_t other = (size_t)c->same_as[i];
+    if (c->dead[i]) return c->causal[i] && !c->unread[i] ? LP_FAMILY_DEAD_CAUSAL : LP_FAMILY_DEAD_UNREAD;
+    if (other == i) return c->fed_as[i] != (int32_t)i ? LP_FAMILY_FED : LP_FAMILY_NONE;
+    if (c->unread[i] || c->unread[other]) return LP_FAMILY_EQUAL_UNREAD;
+    if (c->overwritten[i] || c->overwritten[other]) return LP_FAMILY_EQUAL_OVERWRITTEN;
+    return c->causal[i] || c->causal[other] ? LP_FAMILY_EQUAL_CAUSAL : LP_FAMILY_EQUAL_WORDS;
+}
 
 static lp_status compare_at(comparison *c, const lp_run_shape *shape, lp_direction direction, lp_error *err) {
     size_t n = 0;
@@ -333,6 +392,9 @@ static lp_status compare_at(comparison *c, const lp_run_shape *shape, lp_directi
         LP_TRY(lp_condition_effective(c->set, i, shape, &c->lists[i], err));
         c->order[n++] = (keyed){&c->lists[i], direction, condition->n_steps_run, c->same_as[i], i};
         if (!c->lists[i].absent) c->present[i] = true;
+        c->unread[i] |= c->lists[i].unread;
+        c->overwritten[i] |= c->lists[i].overwritten;
+        c->causal[i] |= c->lists[i].causal;
         if (c->lists[i].n > 0) c->dead[i] = false;
     }
     if (n > 1) qsort(c->order, n, sizeof *c->order, compare_keyed);
@@ -341,21 +403,36 @@ static lp_status compare_at(comparison *c, const lp_run_shape *shape, lp_directi
         bool repeats = k > 0 && compare_lists(&c->order[k - 1], &c->order[k]) == 0;
         c->same_as[i] = repeats ? c->same_as[c->order[k - 1].index] : (int32_t)i;
     }
+    /* The same comparison of what the steps are fed. */
+    for (size_t k = 0; k < n; k++) {
+        size_t i = c->order[k].index;
+        feed_forward(shape, c->set->conditions[i].n_steps_run, &c->lists[i]);
+        c->order[k].before = c->fed_as[i];
+    }
+    if (n > 1) qsort(c->order, n, sizeof *c->order, compare_keyed);
+    for (size_t k = 0; k < n; k++) {
+        size_t i = c->order[k].index;
+        bool repeats = k > 0 && compare_lists(&c->order[k - 1], &c->order[k]) == 0;
+        c->fed_as[i] = repeats ? c->fed_as[c->order[k - 1].index] : (int32_t)i;
+    }
 out:
     return status;
 }
 
 lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,
-                                lp_error *err) {
-    comparison c = {.set = set, .dead = dead, .same_as = same_as};
+                                lp_condition_family *family, int32_t *fed_as, lp_error *err) {
+    comparison c = {.set = set, .dead = dead, .same_as = same_as, .fed_as = fed_as};
     lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&c.present, set->n, sizeof *c.present, "edit lists", err));
+    LP_TRY(lp_mem_new(&c.unread, set->n, sizeof *c.unread, "edit lists", err));
+    LP_TRY(lp_mem_new(&c.overwritten, set->n, sizeof *c.overwritten, "edit lists", err));
+    LP_TRY(lp_mem_new(&c.causal, set->n, sizeof *c.causal, "edit lists", err));
     LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "edit lists", err));
     LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "edit lists", err));
     for (size_t i = 0; i < set->n; i++) {
         dead[i] = set->conditions[i].n > 0 && set->conditions[i].n_steps_run == shapes->protocol.n_steps;
-        same_as[i] = 0;
+        same_as[i] = fed_as[i] = 0;
     }
     int32_t longest[2] = {0};
     for (int d = 0; d < 2; d++)
@@ -371,9 +448,13 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
         status = refuse_index(condition, LP_PHASE_PROMPT, *find_absent(set, i, &shape), shape.n_prompt, err);
         goto out;
     }
+    for (size_t i = 0; i < set->n; i++) family[i] = family_of(&c, i);
 out:
     for (size_t i = 0; c.lists && i < set->n; i++) lp_edit_sequence_release(&c.lists[i]);
     lp_mem_free(c.present);
+    lp_mem_free(c.unread);
+    lp_mem_free(c.overwritten);
+    lp_mem_free(c.causal);
     lp_mem_free(c.lists);
     lp_mem_free(c.order);
     return status;

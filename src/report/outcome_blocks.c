@@ -122,7 +122,7 @@ static lp_status add_count(long long n, const char *what, lp_text *out, lp_error
 }
 
 lp_status lp_outcome_conclusion(lp_results *results, lp_text *out, lp_error *err) {
-    lp_text filter = {0};
+    lp_text filter = {0}, families = {0};
     lp_status status = LP_OK;
     int32_t dead = 0, n_self = 0;
     long long differ = 0, self_differ = 0, n_included = (long long)lp_results_n_included(results);
@@ -148,6 +148,8 @@ lp_status lp_outcome_conclusion(lp_results *results, lp_text *out, lp_error *err
     if (dead > 0)
         LP_TRY(lp_text_format(out, err, "dead: %d condition%s that nothing reads; left out of the statistics\n", dead,
                               dead == 1 ? "" : "s"));
+    LP_TRY(lp_results_provenance(results, "known_beforehand", &families, err));
+    LP_TRY(lp_text_format(out, err, "%s", lp_text_get(&families)));
     if (differ || self_differ)
         LP_TRY(
             lp_text_format(out, err, "NOT SOUND: a control that must change nothing did. Do not use these numbers.\n"));
@@ -157,5 +159,6 @@ lp_status lp_outcome_conclusion(lp_results *results, lp_text *out, lp_error *err
         LP_TRY(lp_text_format(out, err, "Sound: every control that must change nothing changed nothing.\n"));
 out:
     lp_text_release(&filter);
+    lp_text_release(&families);
     return status;
 }

@@ -49,10 +49,15 @@ lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_e
     LP_TRY(lp_mem_new(&plan.dead, plan.set.n, sizeof *plan.dead, "conditions", err));
     LP_TRY(lp_mem_new(&plan.same_as, plan.set.n, sizeof *plan.same_as, "conditions", err));
     LP_TRY(make_shapes(&plan, err));
-    LP_TRY(lp_conditions_compare(&plan.set, &plan.shapes, plan.dead, plan.same_as, err));
+    LP_TRY(lp_mem_new(&plan.family, plan.set.n, sizeof *plan.family, "conditions", err));
+    LP_TRY(lp_mem_new(&plan.fed_as, plan.set.n, sizeof *plan.fed_as, "conditions", err));
+    LP_TRY(lp_conditions_compare(&plan.set, &plan.shapes, plan.dead, plan.same_as, plan.family, plan.fed_as, err));
     LP_TRY(lp_mem_new(&plan.identity, plan.set.n, sizeof *plan.identity, "conditions", err));
     for (size_t i = 0; i < plan.set.n; i++)
         plan.identity[i] = is_identity(&plan.set, &plan.set.conditions[i], session->job.protocol.n_steps);
+    for (size_t i = 0; i < plan.set.n; i++)
+        if (plan.identity[i] && (plan.family[i] == LP_FAMILY_NONE || plan.family[i] == LP_FAMILY_FED))
+            plan.family[i] = LP_FAMILY_SELF;
     for (size_t i = 0; i < plan.set.n; i++) plan.n_distinct += plan.same_as[i] == (int32_t)i;
     *out = plan;
     return LP_OK;
@@ -69,5 +74,37 @@ void lp_sweep_plan_release(lp_sweep_plan *plan) {
     lp_mem_free(plan->dead);
     lp_mem_free(plan->same_as);
     lp_mem_free(plan->identity);
+    lp_mem_free(plan->family);
+    lp_mem_free(plan->fed_as);
     *plan = (lp_sweep_plan){0};
+}
+
+int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition) {
+    switch (plan->family[condition]) {
+    case LP_FAMILY_EQUAL_UNREAD:
+    case LP_FAMILY_EQUAL_OVERWRITTEN:
+    case LP_FAMILY_EQUAL_CAUSAL:
+    case LP_FAMILY_EQUAL_WORDS: return plan->same_as[condition];
+    case LP_FAMILY_FED: return plan->fed_as[condition];
+    default: return -1;
+    }
+}
+
+lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_text *out, lp_error *err) {
+    size_t count[LP_N_FAMILIES] = {0}, example[LP_N_FAMILIES] = {0};
+    lp_status status = LP_OK;
+    for (size_t i = plan->set.n; i-- > 0;) {
+        count[plan->family[i]]++;
+        example[plan->family[i]] = i;
+    }
+    for (int f = LP_FAMILY_NONE + 1; f < LP_N_FAMILIES && status == LP_OK; f++) {
+        if (count[f] == 0) continue;
+        int32_t like = lp_sweep_plan_like(plan, example[f]);
+        const char *reason = lp_condition_family_reason((lp_condition_family)f);
+        size_t kind = strcspn(reason, ":");
+        status = lp_text_format(out, err, "%.*s, %zu condition%s%s, such as %s%s%s\n", (int)kind, reason, count[f],
+                                count[f] == 1 ? "" : "s", reason + kind, plan->set.conditions[example[f]].name,
+                                like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name);
+    }
+    return status;
 }

@@ -9,16 +9,22 @@ typedef struct {
     const lp_session *session;
     lp_store_layout *layout;
     lp_condition_set set;
-    int32_t *lengths[2];  /* by direction: prompt lengths of its recipients, ascending, each once */
-    lp_run_shapes shapes; /* borrows them */
-    bool *dead;           /* [set.n] */
-    int32_t *same_as;     /* [set.n] */
-    bool *identity;       /* [set.n] controls that must change nothing: self, replaced at its own address */
+    int32_t *lengths[2];         /* by direction: prompt lengths of its recipients, ascending, each once */
+    lp_run_shapes shapes;        /* borrows them */
+    bool *dead;                  /* [set.n] */
+    int32_t *same_as;            /* [set.n] */
+    bool *identity;              /* [set.n] controls that must change nothing: self, replaced at its own address */
+    lp_condition_family *family; /* [set.n] why it is dead or equal, or what it must give */
+    int32_t *fed_as;             /* [set.n] */
     size_t n_distinct;
 } lp_sweep_plan;
 
 /* Local. */
 lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_error *err);
 void lp_sweep_plan_release(lp_sweep_plan *plan);
+/* The condition that one of a family of pairs is like; -1: none. */
+int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition);
+/* Appends a line for each family that the plan has: its reason, how many, and an example. */
+lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_text *out, lp_error *err);
 
 #endif

@@ -28,6 +28,7 @@ typedef struct {
     char (*indices)[12];    /* [C] of the conditions, in words */
     char (*operations)[24]; /* [C] the same */
     lp_sweep_identity *identity;
+    lp_text families;      /* what is known of conditions beforehand, in words */
     const char **texts[4]; /* id, source, clean and corrupted question */
     char **answers[2];     /* texts of the unpatched answers, by side */
     double *numbers[2];
@@ -210,6 +211,8 @@ static lp_status describe(sweep *w, lp_error *err) {
     lp_provenance *provenance = &w->identity->provenance;
     lp_provenance_add(provenance, "device", s->device, false);
     lp_provenance_add(provenance, "store.file", s->job.store.file, false);
+    LP_TRY(lp_sweep_plan_families(&w->plan, &w->families, err));
+    if (w->families.length > 0) lp_provenance_add(provenance, "known_beforehand", lp_text_get(&w->families), false);
     static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
                                               {"revision", "store.revision"}, {"ranks", "store.ranks"},
                                               {"n_pairs", "store.n_pairs"},   {"device", "store.device"}};
@@ -487,6 +490,7 @@ static void release(sweep *w) {
     lp_mem_free(w->indices);
     lp_mem_free(w->operations);
     if (w->identity) lp_sweep_identity_release(w->identity);
+    lp_text_release(&w->families);
     lp_mem_free(w->identity);
     lp_mem_free(w->context.counts);
     lp_mem_free(w->context.next_same);

@@ -335,14 +335,15 @@ static void test_prompt_lengths(void **state) {
         lp_condition_set set = {0};
         lp_error err = {0};
         bool dead[2];
-        int32_t same_as[2];
+        int32_t same_as[2], fed_as[2];
+        lp_condition_family family[2];
         char found[2][3] = {"", ""};
         for (int k = 0; k < 2; k++) {
             lp_replacement r = zero(PROMPT(cases[i].at[k].index, RESID_POST, cases[i].at[k].layer));
             add(&set, k == 0 ? "0" : "1", LP_DENOISE, &r, 1);
         }
         lp_run_shapes shapes = shapes_of(CODI, cases[i].n_prompt, cases[i].n);
-        lp_status status = lp_conditions_compare(&set, &shapes, dead, same_as, &err);
+        lp_status status = lp_conditions_compare(&set, &shapes, dead, same_as, family, fed_as, &err);
         if (cases[i].message) {
             if (status != LP_ERR_VALUE || strcmp(err.text, cases[i].message) != 0)
                 fail_msg("case %zu: expected \"%s\", found \"%s\"", i, cases[i].message, err.text);
@@ -471,10 +472,12 @@ static void test_compare(void **state) {
 
     for (int kind = 0; kind < 2; kind++) {
         bool dead[32];
-        int32_t same_as[32];
+        int32_t same_as[32], fed_as[32];
+        lp_condition_family family[32];
         const int32_t lengths[] = {P, P + 2};
         lp_run_shapes shapes = shapes_of((lp_protocol_kind)kind, lengths, 2);
-        if (lp_conditions_compare(&set, &shapes, dead, same_as, &err) != LP_OK) fail_msg("%s", err.text);
+        if (lp_conditions_compare(&set, &shapes, dead, same_as, family, fed_as, &err) != LP_OK)
+            fail_msg("%s", err.text);
         for (size_t i = 0; i < set.n; i++) {
             assert_string_equal(set.conditions[i].name, wanted[i].name);
             if (dead[i] != wanted[i].dead) fail_msg("%s: dead is %d", wanted[i].name, dead[i]);
@@ -501,11 +504,116 @@ static void test_most_conditions(void **state) {
     lp_condition_set_release(&set);
 }
 
+static lp_replacement edge(int32_t row, int32_t to) {
+    lp_replacement r = put(LP_PHASE_THOUGHT, row, LP_SITE_Z, 1);
+    r.operation = LP_OP_FORBID;
+    r.donor = LP_DONOR_ZERO;
+    r.from.index = to;
+    return r;
+}
+
+static lp_replacement of(lp_replacement r, lp_donor donor) {
+    r.donor = donor;
+    return r;
+}
+
+/* What is known of the second of two conditions, and whether it is like the first. */
+static void test_families(void **state) {
+    (void)state;
+    const struct {
+        const char *what;
+        lp_replacement first[3], second[3];
+        size_t n_first, n_second;
+        lp_condition_family family;
+        bool is_like;
+    } cases[] = {
+        {"different", {THOUGHT(0, K, 0)}, {THOUGHT(0, V, 0)}, 1, 1, LP_FAMILY_NONE, false},
+        {"nobody reads it", {THOUGHT(0, K, 0)}, {THOUGHT(T - 1, Z, L - 1)}, 1, 1, LP_FAMILY_DEAD_UNREAD, false},
+        {"an edge to a later step", {THOUGHT(0, K, 0)}, {edge(1, 3)}, 1, 1, LP_FAMILY_DEAD_CAUSAL, false},
+        {"a step more that nobody reads",
+         {THOUGHT(0, RESID_POST, L - 1)},
+         {THOUGHT(0, RESID_POST, L - 1), THOUGHT(T - 1, RESID_POST, L - 1)},
+         1,
+         2,
+         LP_FAMILY_EQUAL_UNREAD,
+         true},
+        {"written over",
+         {THOUGHT(0, RESID_POST, 1), THOUGHT(0, MLP_OUT, 1)},
+         {THOUGHT(0, RESID_POST, 1)},
+         2,
+         1,
+         LP_FAMILY_EQUAL_OVERWRITTEN,
+         true},
+        {"a joint condition with a later edge",
+         {THOUGHT(0, RESID_POST, 1)},
+         {THOUGHT(0, RESID_POST, 1), edge(1, 3)},
+         1,
+         2,
+         LP_FAMILY_EQUAL_CAUSAL,
+         true},
+        {"all steps, as far as they come",
+         {edge(1, 0), edge(1, 1)},
+         {edge(1, LP_INDEX_ALL)},
+         2,
+         1,
+         LP_FAMILY_EQUAL_CAUSAL,
+         true},
+        {"in different words",
+         {of_head(edge(2, 0), 0), of_head(edge(2, 0), 1)},
+         {edge(2, 0)},
+         2,
+         1,
+         LP_FAMILY_EQUAL_WORDS,
+         true},
+        {"fed to the next step", {THOUGHT(1, LATENT_RAW, 0)}, {THOUGHT(2, LATENT_IN, 0)}, 1, 1, LP_FAMILY_FED, true},
+        {"two outputs and two inputs",
+         {THOUGHT(2, LATENT_IN, 0), THOUGHT(3, LATENT_IN, 0)},
+         {THOUGHT(1, RESID_POST, L - 1), THOUGHT(2, LATENT_RAW, 0)},
+         2,
+         2,
+         LP_FAMILY_FED,
+         true},
+        {"the mean of outputs is not fed",
+         {of(THOUGHT(2, LATENT_IN, 0), LP_DONOR_MEAN)},
+         {of(THOUGHT(1, LATENT_RAW, 0), LP_DONOR_MEAN)},
+         1,
+         1,
+         LP_FAMILY_NONE,
+         false},
+        {"nor is what is added",
+         {with(THOUGHT(2, LATENT_IN, 0), LP_OP_ADD, 1)},
+         {with(THOUGHT(1, LATENT_RAW, 0), LP_OP_ADD, 1)},
+         1,
+         1,
+         LP_FAMILY_NONE,
+         false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        static const int32_t lengths[] = {P};
+        lp_condition_set set = {0};
+        lp_error err = {0};
+        bool dead[2];
+        int32_t same_as[2], fed_as[2];
+        lp_condition_family family[2];
+        const lp_run_shapes shapes = shapes_of(CODI, lengths, 1);
+        add(&set, "first", LP_DENOISE, cases[i].first, cases[i].n_first);
+        add(&set, "second", LP_DENOISE, cases[i].second, cases[i].n_second);
+        if (lp_conditions_compare(&set, &shapes, dead, same_as, family, fed_as, &err) != LP_OK)
+            fail_msg("%s: %s", cases[i].what, err.text);
+        bool is_like = same_as[1] == 0 || fed_as[1] == 0;
+        if (family[1] != cases[i].family || is_like != cases[i].is_like)
+            fail_msg("%s: expected %s, found %s", cases[i].what, lp_condition_family_reason(cases[i].family),
+                     lp_condition_family_reason(family[1]));
+        assert_int_equal(dead[1], family[1] == LP_FAMILY_DEAD_UNREAD || family[1] == LP_FAMILY_DEAD_CAUSAL);
+        lp_condition_set_release(&set);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_most_conditions), cmocka_unit_test(test_dead_and_wiped),
                                        cmocka_unit_test(test_resolution),      cmocka_unit_test(test_all_positions),
                                        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_compare),
                                        cmocka_unit_test(test_prompt_lengths),  cmocka_unit_test(test_absent),
-                                       cmocka_unit_test(test_absent_answer)};
+                                       cmocka_unit_test(test_absent_answer),   cmocka_unit_test(test_families)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -136,13 +136,14 @@ typedef struct {
 
 static void check_drawing(drawing *w, uint64_t seed, tally *t) {
     bool dead[N_CONDITIONS];
-    int32_t same_as[N_CONDITIONS];
+    int32_t same_as[N_CONDITIONS], fed_as[N_CONDITIONS];
+    lp_condition_family family[N_CONDITIONS];
     lp_reference *reference = NULL;
     const lp_run_shapes shapes = {.config = &w->model->model.config,
                                   .protocol = w->protocol,
                                   .n_prompt = {w->lengths, w->lengths},
                                   .n = {N_LENGTHS, N_LENGTHS}};
-    OK(lp_conditions_compare(&w->set, &shapes, dead, same_as, err));
+    OK(lp_conditions_compare(&w->set, &shapes, dead, same_as, family, fed_as, err));
     lp_vocabulary vocabulary = w->model->vocabulary;
     golden_resolve_roles(&w->protocol, &vocabulary);
     OK(lp_reference_new(&w->model->model, &w->protocol, &vocabulary, w->model->model.config.n_context, &reference,
