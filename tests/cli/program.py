@@ -200,6 +200,7 @@ class Outputs(Case):
         """Columns of the CSV and of the summary, heading and line of the table: none is that of two conditions."""
         self.pairs(n=2)
         post = {"site": "resid_post", "layers": 0, "steps": "single:0"}
+        edge = {"from": {"phase": "answer"}, "to": {"steps": "single:0"}}
         groups = [
             post,
             post | {"operation": "add", "factor": [-4, 0.1]},
@@ -216,6 +217,11 @@ class Outputs(Case):
             {"site": "k", "layers": 0, "steps": "single:0", "heads": [0, 1]},
             {"site": "k", "layers": 0, "steps": "single:0"},
             {"site": "resid_post", "layers": 0, "phase": "prompt", "index": [-1, -2]},
+            {"site": "z", "layers": 0, "steps": "single:0", "heads": 0},
+            {"forbid": edge | {"heads": [0, 1, "together:0-1"]}, "layers": 0},
+            {"forbid": edge | {"kv_heads": 0}, "layers": [0, "together:0-1"]},
+            {"forbid": [edge, edge | {"to": {"steps": "single:1"}}], "layers": 0},
+            post | {"forbid": edge},
         ]
         sites = ["k", {"phase": "prompt", "site": "resid_post", "index": [-1, -2]}]
         for name in ("u", "v"):
@@ -226,7 +232,7 @@ class Outputs(Case):
         sweep = {"conditions": groups, "vectors": ["u.npy", "v.npy"], "filter": "all"}
         run = self.succeed("run", self.job(sweep=sweep, store={"sites": sites}), "--all")
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
-        self.assertEqual(len(summary), 1 + 18)
+        self.assertEqual(len(summary), 1 + 18 + 8)
         with (self.folder / "out" / "a.csv").open(newline="") as f:
             rows = [row for row in csv.DictReader(f) if row["pair"] == "p00000"]
         results = ("dead", "class", "number", "changed", "text")

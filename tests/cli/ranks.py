@@ -194,6 +194,39 @@ class Invariants(Case):
                 changed = rows["changed"][:, [c["donor"] == "random" for c in conditions]]
                 self.assertTrue(changed.any(), "no patch changed anything: the test shows nothing")
 
+    def test_edges(self) -> None:
+        """Attention edges: the same bytes for any ranks and memory, the same answers by the reference executor."""
+        self.pairs(n=5)
+        answer, thought = {"phase": "answer"}, {"steps": "all"}
+        edges = {"from": answer, "to": {"steps": ["single:5", "all"]}, "heads": [0, "together:1-3"]}
+        groups = [
+            {"forbid": edges, "layers": ["all", "together:all"]},
+            {"forbid": {"from": thought, "to": {"phase": "prompt"}, "kv_heads": "all"}, "layers": "together:1-2"},
+            {"forbid": {"from": {"steps": "single:1"}, "to": {"steps": "single:2"}, "layers": 0}},
+            {"site": ["q", "z"], "layers": 1, "steps": "all", "heads": 2, "forbid": {"from": answer, "to": thought}},
+        ]
+        sweep = {"filter": "all", "controls": ["self"], "conditions": groups}
+        found = {}
+        ways = {
+            "one": (1, {}),
+            "three": (3, {"threads": 1}),
+            "least": (1, {"memory_limit": "6.5MB"}),
+            "plain": (1, {"executor": "reference"}),
+        }
+        for name, (ranks, engine) in ways.items():
+            self.succeed("run", self.job(out=name, sweep=sweep, engine=engine | {"device": "cpu"}), ranks=ranks)
+            found[name] = (self.folder / name / "a.csv").read_bytes()
+            self.assertEqual(found[name], found["one"], name)
+        with h5py.File(self.folder / "one" / "a.results.h5") as file:
+            dead, changed = file["conditions/dead"][()] == 1, file["rows/changed"][()]
+            words = file["conditions/steps"].asstr()[()]
+        self.assertEqual(list(words[dead]), ["single:1>single:2"])
+        self.assertFalse(changed[:, dead].any())
+        self.assertTrue(changed.any(axis=0)[words == "h1-3.answer:all>thought:all"].any(), "no edge changed anything")
+        nothing = [{"from": answer, "to": {"phase": phase}, "layers": 2} for phase in ("prompt", "thought", "answer")]
+        refused = self.latentpatch("plan", self.job(out="none", sweep={"conditions": [{"forbid": nothing}]}))
+        self.assert_error(refused, "answer 0 may attend to nothing (layer 2, query head 0)")
+
     def test_dead_cell(self) -> None:
         """The last layer of the last step alone: named as dead, and nothing changes."""
         self.pairs(n=4)
