@@ -47,7 +47,7 @@ static lp_status print_families(const lp_sweep_plan *plan, bool all, lp_error *e
     for (size_t i = 0; i < plan->set.n; i++) any |= plan->family[i] != LP_FAMILY_NONE;
     if (!any) return LP_OK;
     printf("known beforehand%s:\n", all ? "" : " (--all lists each)");
-    LP_TRY(lp_sweep_plan_families(plan, &families, err));
+    LP_TRY(lp_sweep_plan_families(plan, LP_FAMILIES_WITH_EXAMPLES, &families, err));
     LP_TRY(lp_print(lp_text_get(&families), LP_PRINT_BLOCK, err));
     for (size_t i = 0; i < plan->set.n && all; i++) {
         int32_t like = lp_sweep_plan_like(plan, i);

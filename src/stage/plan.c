@@ -90,21 +90,25 @@ int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition) {
     }
 }
 
-lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_text *out, lp_error *err) {
+lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail detail, lp_text *out, lp_error *err) {
     size_t count[LP_N_FAMILIES] = {0}, example[LP_N_FAMILIES] = {0};
     lp_status status = LP_OK;
     for (size_t i = plan->set.n; i-- > 0;) {
         count[plan->family[i]]++;
         example[plan->family[i]] = i;
     }
-    for (int f = LP_FAMILY_NONE + 1; f < LP_N_FAMILIES && status == LP_OK; f++) {
+    for (int f = LP_FAMILY_NONE + 1; f < LP_N_FAMILIES; f++) {
         if (count[f] == 0) continue;
         int32_t like = lp_sweep_plan_like(plan, example[f]);
         const char *reason = lp_condition_family_reason((lp_condition_family)f);
         size_t kind = strcspn(reason, ":");
-        status = lp_text_format(out, err, "%.*s, %zu condition%s%s, such as %s%s%s\n", (int)kind, reason, count[f],
-                                count[f] == 1 ? "" : "s", reason + kind, plan->set.conditions[example[f]].name,
-                                like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name);
+        LP_TRY(lp_text_format(out, err, "%.*s, %zu condition%s%s", (int)kind, reason, count[f],
+                              count[f] == 1 ? "" : "s", reason + kind));
+        if (detail == LP_FAMILIES_WITH_EXAMPLES)
+            LP_TRY(lp_text_format(out, err, ", such as %s%s%s", plan->set.conditions[example[f]].name,
+                                  like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name));
+        LP_TRY(lp_text_add(out, "\n", 1, err));
     }
+out:
     return status;
 }

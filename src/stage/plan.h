@@ -24,7 +24,8 @@ lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_e
 void lp_sweep_plan_release(lp_sweep_plan *plan);
 /* The condition that one of a family of pairs is like; -1: none. */
 int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition);
-/* Appends a line for each family that the plan has: its reason, how many, and an example. */
-lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_text *out, lp_error *err);
+/* Appends a line for each family that the plan has: its reason, how many, and an example where these are wanted. */
+typedef enum { LP_FAMILIES_ALONE, LP_FAMILIES_WITH_EXAMPLES } lp_family_detail;
+lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail detail, lp_text *out, lp_error *err);
 
 #endif

@@ -211,7 +211,7 @@ static lp_status describe(sweep *w, lp_error *err) {
     lp_provenance *provenance = &w->identity->provenance;
     lp_provenance_add(provenance, "device", s->device, false);
     lp_provenance_add(provenance, "store.file", s->job.store.file, false);
-    LP_TRY(lp_sweep_plan_families(&w->plan, &w->families, err));
+    LP_TRY(lp_sweep_plan_families(&w->plan, LP_FAMILIES_ALONE, &w->families, err));
     if (w->families.length > 0) lp_provenance_add(provenance, "known_beforehand", lp_text_get(&w->families), false);
     static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
                                               {"revision", "store.revision"}, {"ranks", "store.ranks"},
