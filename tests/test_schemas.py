@@ -283,7 +283,7 @@ BAD: list[tuple[Any, str]] = [
     (with_group(operation="keep", subspace=0, donor="zero"), "the operations remove and keep take none"),
     (with_group(operation="keep", subspace=0, factor=2), ".factor: only for the operations add, scale and lerp"),
     (with_group(subspace=0), ".subspace: only for the operations remove, keep and swap"),
-    (with_group(operation="swap", subspace=9), ".subspace: expected an integer from 0"),
+    (with_group(operation="swap", subspace=-1), ".subspace: expected an integer from 0"),
     (with_group(operation="mul"), ".operation: expected one of"),
     (with_group(factor=2), ".factor: only for the operations add, scale and lerp"),
     (with_group(operation="add", factor="2"), ".factor: expected a number"),
