@@ -146,111 +146,113 @@ typedef struct {
     int64_t rows, tile, depth;
     lp_gemm_view w;       /* from the run's first row on */
     int64_t panel_floats; /* of a whole panel of W; 0: W does not lie in panels */
-} block;
+} gemm_block;
 
 /* Asks for part number `part` of n_parts of the panel of W at `w`, which is copied after the one at work: its vectors
  * lie in pages of their own, where the processor does not see them coming. */
-static void want_panel(const block *b, const float *w, int64_t part, int64_t n_parts) {
+static void want_panel(const gemm_block *block, const float *w, int64_t part, int64_t n_parts) {
     enum { LINE = 16 };
-    bool turned = b->w.column_stride != 1;
-    int64_t n = turned ? b->set->panel : b->depth, length = turned ? b->depth : b->set->panel;
-    int64_t between = turned ? b->w.column_stride : b->w.row_stride, share = (n + n_parts - 1) / n_parts;
+    bool turned = block->w.column_stride != 1;
+    int64_t n = turned ? block->set->panel : block->depth, length = turned ? block->depth : block->set->panel;
+    int64_t between = turned ? block->w.column_stride : block->w.row_stride, share = (n + n_parts - 1) / n_parts;
     for (int64_t i = part * share; i < smaller((part + 1) * share, n); i++)
         for (int64_t at = 0; at < length; at += LINE) __builtin_prefetch(w + i * between + at, 0, 2);
 }
 
 /* The block's columns of one panel: t.c = t.start + t.scale * packed t.b. next: the panel after it, or NULL. */
-static void multiply_panel(const block *b, tile_arguments t, const float *next) {
-    int64_t n_tiles = (b->rows + b->tile - 1) / b->tile;
+static void multiply_panel(const gemm_block *block, tile_arguments arguments, const float *next) {
+    int64_t n_tiles = (block->rows + block->tile - 1) / block->tile;
     for (int64_t i = 0; i < n_tiles; i++) {
-        int64_t row = i * b->tile, m = smaller(b->tile, b->rows - row);
-        if (next) want_panel(b, next, i, n_tiles);
-        t.a = b->packed + row * b->depth;
-        b->set->tiles[m](&t);
-        t.c += m * t.c_stride;
-        t.start += m * t.start_stride;
+        int64_t row = i * block->tile, m = smaller(block->tile, block->rows - row);
+        if (next) want_panel(block, next, i, n_tiles);
+        arguments.a = block->packed + row * block->depth;
+        block->set->tiles[m](&arguments);
+        arguments.c += m * arguments.c_stride;
+        arguments.start += m * arguments.start_stride;
     }
 }
 
 /* The same for a last panel of n columns: the result is made beside its place, which is narrower than a tile. */
-static void multiply_part(const block *b, int64_t n, tile_arguments t) {
+static void multiply_part(const gemm_block *block, int64_t n, tile_arguments arguments) {
     float result[MOST_TILE_ROWS * MOST_PANEL], start[MOST_TILE_ROWS * MOST_PANEL] = {0};
-    for (int64_t row = 0; row < b->rows; row += b->tile) {
-        int64_t m = smaller(b->tile, b->rows - row);
-        tile_arguments beside = t;
+    for (int64_t row = 0; row < block->rows; row += block->tile) {
+        int64_t m = smaller(block->tile, block->rows - row);
+        tile_arguments beside = arguments;
         for (int64_t i = 0; i < m; i++)
-            memcpy(start + i * MOST_PANEL, t.start + i * t.start_stride, (size_t)n * sizeof *start);
-        beside.a = b->packed + row * b->depth;
+            memcpy(start + i * MOST_PANEL, arguments.start + i * arguments.start_stride, (size_t)n * sizeof *start);
+        beside.a = block->packed + row * block->depth;
         beside.start = start;
         beside.c = result;
         beside.start_stride = beside.c_stride = MOST_PANEL;
-        b->set->tiles[m](&beside);
+        block->set->tiles[m](&beside);
         for (int64_t i = 0; i < m; i++)
-            memcpy(t.c + i * t.c_stride, result + i * MOST_PANEL, (size_t)n * sizeof *result);
-        t.c += m * t.c_stride;
-        t.start += m * t.start_stride;
+            memcpy(arguments.c + i * arguments.c_stride, result + i * MOST_PANEL, (size_t)n * sizeof *result);
+        arguments.c += m * arguments.c_stride;
+        arguments.start += m * arguments.start_stride;
     }
 }
 
 /* W from `column` on, where a panel of the kernel set begins. */
-static const float *columns_of(const block *b, int64_t column) {
-    if (!b->panel_floats) return b->w.data + column * b->w.column_stride;
-    return b->w.data + column / LP_GEMM_PANEL * b->panel_floats + column % LP_GEMM_PANEL;
+static const float *columns_of(const gemm_block *block, int64_t column) {
+    if (!block->panel_floats) return block->w.data + column * block->w.column_stride;
+    return block->w.data + column / LP_GEMM_PANEL * block->panel_floats + column % LP_GEMM_PANEL;
 }
 
 /* t: of the block's first element, without what a panel sets. */
-static void multiply_block(const block *b, int64_t columns, tile_arguments t, float *panel) {
-    int64_t width = b->set->panel;
-    bool few = b->rows <= 2 * b->tile; /* too few to copy W for */
+static void multiply_block(const gemm_block *block, int64_t columns, tile_arguments arguments, float *panel) {
+    int64_t width = block->set->panel;
+    bool few = block->rows <= 2 * block->tile; /* too few to copy W for */
     for (int64_t column = 0; column < columns; column += width) {
         int64_t n = smaller(width, columns - column);
-        const float *w = columns_of(b, column);
-        bool copied = !b->panel_floats && (!few || n < width || b->w.column_stride != 1);
-        if (copied) interleave(w, b->w.column_stride, b->w.row_stride, n, width, b->depth, panel);
-        tile_arguments here = t;
+        const float *w = columns_of(block, column);
+        bool copied = !block->panel_floats && (!few || n < width || block->w.column_stride != 1);
+        if (copied) interleave(w, block->w.column_stride, block->w.row_stride, n, width, block->depth, panel);
+        tile_arguments here = arguments;
         here.b = copied ? panel : w;
-        here.b_step = copied ? width : b->w.row_stride;
+        here.b_step = copied ? width : block->w.row_stride;
         here.c += column;
-        if (t.start != zeros) here.start += column;
+        if (arguments.start != zeros) here.start += column;
         if (n < width)
-            multiply_part(b, n, here);
+            multiply_part(block, n, here);
         else
-            multiply_panel(b, here, !few && column + 2 * width <= columns ? columns_of(b, column + width) : NULL);
+            multiply_panel(block, here,
+                           !few && column + 2 * width <= columns ? columns_of(block, column + width) : NULL);
     }
 }
 
-void lp_gemm(const lp_gemm_product *p, float *workspace) {
+void lp_gemm(const lp_gemm_product *product, float *workspace) {
     const kernel_set *set = kernels();
     float *packed = workspace, *panel = workspace + LP_GEMM_RUN * LP_GEMM_BLOCK;
-    if (p->rows <= 0) return;
-    int64_t n_tiles = (p->rows + set->tile_rows - 1) / set->tile_rows;
-    int64_t tile = (p->rows + n_tiles - 1) / n_tiles;
+    if (product->rows <= 0) return;
+    int64_t n_tiles = (product->rows + set->tile_rows - 1) / set->tile_rows;
+    int64_t tile = (product->rows + n_tiles - 1) / n_tiles;
     int64_t n_blocks = (n_tiles + BLOCK_TILES - 1) / BLOCK_TILES;
     int64_t most = (n_tiles + n_blocks - 1) / n_blocks * tile; /* rows of a block */
-    for (int64_t row = 0; row < p->rows; row += most)
-        for (int64_t k = 0; k < p->depth; k += LP_GEMM_RUN) {
-            block b = {.set = set,
-                       .packed = packed,
-                       .rows = smaller(most, p->rows - row),
-                       .tile = tile,
-                       .depth = smaller(LP_GEMM_RUN, p->depth - k),
-                       .w = p->w};
-            if (p->w_in_panels) {
-                b.panel_floats = p->depth * LP_GEMM_PANEL;
-                b.w.row_stride = LP_GEMM_PANEL;
-                b.w.column_stride = 1;
+    for (int64_t row = 0; row < product->rows; row += most)
+        for (int64_t k = 0; k < product->depth; k += LP_GEMM_RUN) {
+            gemm_block block = {.set = set,
+                                .packed = packed,
+                                .rows = smaller(most, product->rows - row),
+                                .tile = tile,
+                                .depth = smaller(LP_GEMM_RUN, product->depth - k),
+                                .w = product->w};
+            if (product->w_in_panels) {
+                block.panel_floats = product->depth * LP_GEMM_PANEL;
+                block.w.row_stride = LP_GEMM_PANEL;
+                block.w.column_stride = 1;
             }
-            b.w.data += k * b.w.row_stride;
-            const float *x = p->x.data + row * p->x.row_stride + k * p->x.column_stride;
-            for (int64_t r = 0; r < b.rows; r += tile) {
-                int64_t m = smaller(tile, b.rows - r);
-                interleave(x + r * p->x.row_stride, p->x.row_stride, p->x.column_stride, m, m, b.depth,
-                           packed + r * b.depth);
+            block.w.data += k * block.w.row_stride;
+            const float *x = product->x.data + row * product->x.row_stride + k * product->x.column_stride;
+            for (int64_t r = 0; r < block.rows; r += tile) {
+                int64_t m = smaller(tile, block.rows - r);
+                interleave(x + r * product->x.row_stride, product->x.row_stride, product->x.column_stride, m, m,
+                           block.depth, packed + r * block.depth);
             }
-            float *y = p->y + row * p->y_stride;
-            tile_arguments t = {.depth = b.depth, .scale = p->scale, .c = y, .c_stride = p->y_stride};
-            t.start = k > 0 ? y : p->start ? p->start + row * p->start_stride : zeros;
-            t.start_stride = k > 0 ? p->y_stride : p->start ? p->start_stride : 0;
-            multiply_block(&b, p->columns, t, panel);
+            float *y = product->y + row * product->y_stride;
+            tile_arguments arguments = {
+                .depth = block.depth, .scale = product->scale, .c = y, .c_stride = product->y_stride};
+            arguments.start = k > 0 ? y : product->start ? product->start + row * product->start_stride : zeros;
+            arguments.start_stride = k > 0 ? product->y_stride : product->start ? product->start_stride : 0;
+            multiply_block(&block, product->columns, arguments, panel);
         }
 }

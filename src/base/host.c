@@ -57,22 +57,22 @@ typedef struct {
     const char *controller; /* of version 1; "" for version 2 */
     void (*visit)(const lp_host_sources *sources, const char *folder, bool v2, double *limit);
     double *limit;
-} walk;
+} group_walk;
 
 /* Path of the process's group in the hierarchy, from /proc/self/cgroup: lines of id:controllers:path. */
-static const char *group_of(const walk *w, char *groups) {
+static const char *group_of(const group_walk *walk, char *groups) {
     for (char *line; (line = next_line(&groups)) != NULL;) {
         char *controllers = strchr(line, ':');
         char *path = controllers ? strchr(++controllers, ':') : NULL;
         if (!path) continue;
         *path++ = '\0';
-        if (*w->controller ? has_word(controllers, w->controller) : strncmp(line, "0:", 2) == 0) return path;
+        if (*walk->controller ? has_word(controllers, walk->controller) : strncmp(line, "0:", 2) == 0) return path;
     }
     return NULL;
 }
 
 /* A mount: `root` of the hierarchy is seen at `point`. */
-static void walk_up(const walk *w, const char *root, const char *point, const char *group) {
+static void walk_up(const group_walk *walk, const char *root, const char *point, const char *group) {
     lp_text folder = {0};
     size_t skipped = strcmp(root, "/") == 0 ? 0 : strlen(root);
     /* A container may see its group by another name than the mount's: then the mount point is its group. */
@@ -80,7 +80,7 @@ static void walk_up(const walk *w, const char *root, const char *point, const ch
     if (lp_text_format(&folder, NULL, "%s%s", point, strcmp(below, "/") == 0 ? "" : below) != LP_OK) return;
     size_t shortest = strlen(point);
     for (;;) {
-        w->visit(w->sources, folder.data, !*w->controller, w->limit);
+        walk->visit(walk->sources, folder.data, !*walk->controller, walk->limit);
         char *slash = strrchr(folder.data + shortest, '/');
         if (!slash) break;
         *slash = '\0';
@@ -90,26 +90,26 @@ static void walk_up(const walk *w, const char *root, const char *point, const ch
 
 /* Every mount of the hierarchy, from /proc/self/mountinfo: id parent device root point options ... - type source
  * super-options. */
-static void walk_mounts(const walk *w, char *mounts, const char *group) {
+static void walk_mounts(const group_walk *walk, char *mounts, const char *group) {
     for (char *line; (line = next_line(&mounts)) != NULL;) {
         char *rest = strstr(line, " - ");
         char root[4096], point[4096], type[64], options[4096] = "";
         if (!rest || sscanf(line, "%*s %*s %*s %4095s %4095s", root, point) != 2) continue;
         if (sscanf(rest + 3, "%63s %*s %4095s", type, options) < 1) continue;
-        bool wanted = *w->controller ? strcmp(type, "cgroup") == 0 && has_word(options, w->controller)
-                                     : strcmp(type, "cgroup2") == 0;
-        if (wanted) walk_up(w, root, point, group);
+        bool wanted = *walk->controller ? strcmp(type, "cgroup") == 0 && has_word(options, walk->controller)
+                                        : strcmp(type, "cgroup2") == 0;
+        if (wanted) walk_up(walk, root, point, group);
     }
 }
 
-static void walk_groups(const walk *w) {
+static void walk_groups(const group_walk *walk) {
     char *groups = NULL, *mounts = NULL;
     if (lp_mem_new(&groups, SMALL_FILE, 1, "control groups", NULL) == LP_OK &&
         lp_mem_new(&mounts, SMALL_FILE, 1, "mounts", NULL) == LP_OK &&
-        read_below(w->sources, "/proc/self/cgroup", groups, SMALL_FILE) &&
-        read_below(w->sources, "/proc/self/mountinfo", mounts, SMALL_FILE)) {
-        const char *group = group_of(w, groups);
-        if (group) walk_mounts(w, mounts, group);
+        read_below(walk->sources, "/proc/self/cgroup", groups, SMALL_FILE) &&
+        read_below(walk->sources, "/proc/self/mountinfo", mounts, SMALL_FILE)) {
+        const char *group = group_of(walk, groups);
+        if (group) walk_mounts(walk, mounts, group);
     }
     lp_mem_free(groups);
     lp_mem_free(mounts);
@@ -163,20 +163,20 @@ static double slurm_bytes(const lp_host_sources *sources) {
 
 int64_t lp_host_memory_limit(const lp_host_sources *sources) {
     double limit = INFINITY;
-    walk w = {.sources = sources, .controller = "memory", .visit = visit_memory, .limit = &limit};
-    walk_groups(&w);
-    w.controller = "";
-    walk_groups(&w);
+    group_walk walk = {.sources = sources, .controller = "memory", .visit = visit_memory, .limit = &limit};
+    walk_groups(&walk);
+    walk.controller = "";
+    walk_groups(&walk);
     least(&limit, slurm_bytes(sources));
     return limit < 0x1p62 ? (int64_t)limit : INT64_MAX;
 }
 
 double lp_host_cpu_quota(const lp_host_sources *sources) {
     double limit = INFINITY;
-    walk w = {.sources = sources, .controller = "cpu", .visit = visit_cpu, .limit = &limit};
-    walk_groups(&w);
-    w.controller = "";
-    walk_groups(&w);
+    group_walk walk = {.sources = sources, .controller = "cpu", .visit = visit_cpu, .limit = &limit};
+    walk_groups(&walk);
+    walk.controller = "";
+    walk_groups(&walk);
     return limit < INFINITY ? limit : 0;
 }
 

@@ -269,27 +269,27 @@ static bool is_same(const lp_named_file *a, const lp_named_file *b) {
 }
 
 /* Adds the file, which is taken, where no earlier output is the same; `where` is a text of this call's. */
-static lp_status add(lp_outputs *o, const char *where, lp_named_file *file, lp_error *err) {
+static lp_status add(lp_outputs *outputs, const char *where, lp_named_file *file, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&file->where, where, strlen(where), err));
-    for (size_t i = 0; i < o->n; i++)
-        if (is_same(&o->files[i], file))
-            LP_FAIL(LP_ERR_VALUE, "%s: expected a file of its own, found %s (%s)", where, o->files[i].word,
-                    o->files[i].path);
-    LP_TRY(lp_mem_grow(&o->files, &o->capacity, o->n + 1, sizeof *o->files, "outputs", err));
-    o->files[o->n++] = *file;
+    for (size_t i = 0; i < outputs->n; i++)
+        if (is_same(&outputs->files[i], file))
+            LP_FAIL(LP_ERR_VALUE, "%s: expected a file of its own, found %s (%s)", where, outputs->files[i].word,
+                    outputs->files[i].path);
+    LP_TRY(lp_mem_grow(&outputs->files, &outputs->capacity, outputs->n + 1, sizeof *outputs->files, "outputs", err));
+    outputs->files[outputs->n++] = *file;
     *file = (lp_named_file){0};
 out:
     release(file);
     return status;
 }
 
-lp_status lp_outputs_add(lp_outputs *o, const char *where, const char *word, const char *path,
+lp_status lp_outputs_add(lp_outputs *outputs, const char *where, const char *word, const char *path,
                          const lp_derived_name *derived, lp_error *err) {
     lp_named_file file = {0};
     lp_text name = {0}, place = {0};
     lp_status status = LP_OK;
-    size_t first = o->n;
+    size_t first = outputs->n;
     LP_TRY(look(word, path, &file, err));
     size_t length = strlen(file.resolved);
     if (length > LP_OUTPUT_PATH_BYTES) {
@@ -302,17 +302,18 @@ lp_status lp_outputs_add(lp_outputs *o, const char *where, const char *word, con
         release(&file);
         goto out;
     }
-    LP_TRY(add(o, where, &file, err));
+    LP_TRY(add(outputs, where, &file, err));
     struct stat there;
     bool is_link = lstat(path, &there) == 0 && S_ISLNK(there.st_mode);
-    for (const lp_derived_name *d = derived; d && d->suffix; d++) {
+    for (const lp_derived_name *derived_name = derived; derived_name && derived_name->suffix; derived_name++) {
         lp_text_clear(&name);
         lp_text_clear(&place);
         /* They lie beside the file that a link points to. */
-        LP_TRY(lp_text_format(&name, err, "%s%s", is_link ? o->files[first].resolved : path, d->suffix));
-        LP_TRY(lp_text_format(&place, err, "%s: %s (%s)", where, d->word, lp_text_get(&name)));
-        LP_TRY(look(d->word, lp_text_get(&name), &file, err));
-        LP_TRY(add(o, lp_text_get(&place), &file, err));
+        LP_TRY(
+            lp_text_format(&name, err, "%s%s", is_link ? outputs->files[first].resolved : path, derived_name->suffix));
+        LP_TRY(lp_text_format(&place, err, "%s: %s (%s)", where, derived_name->word, lp_text_get(&name)));
+        LP_TRY(look(derived_name->word, lp_text_get(&name), &file, err));
+        LP_TRY(add(outputs, lp_text_get(&place), &file, err));
     }
 out:
     lp_text_release(&name);
@@ -320,26 +321,26 @@ out:
     return status;
 }
 
-static lp_status check_file(const lp_outputs *o, const char *word, const char *path, lp_error *err) {
+static lp_status check_file(const lp_outputs *outputs, const char *word, const char *path, lp_error *err) {
     lp_named_file input = {0};
     lp_status status = look(word, path, &input, err);
-    for (size_t i = 0; status == LP_OK && i < o->n; i++)
-        if (is_same(&o->files[i], &input))
-            status = lp_fail(err, LP_ERR_VALUE, "%s: expected a file of its own, found %s (%s)", o->files[i].where,
-                             word, path);
+    for (size_t i = 0; status == LP_OK && i < outputs->n; i++)
+        if (is_same(&outputs->files[i], &input))
+            status = lp_fail(err, LP_ERR_VALUE, "%s: expected a file of its own, found %s (%s)",
+                             outputs->files[i].where, word, path);
     release(&input);
     return status;
 }
 
-lp_status lp_outputs_check_input(const lp_outputs *o, const char *word, const char *path, lp_error *err) {
+lp_status lp_outputs_check_input(const lp_outputs *outputs, const char *word, const char *path, lp_error *err) {
     lp_text file = {0};
     lp_status status = LP_OK;
     DIR *folder = opendir(path);
-    if (!folder) return check_file(o, word, path, err);
+    if (!folder) return check_file(outputs, word, path, err);
     for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
         lp_text_clear(&file);
         LP_TRY(lp_text_format(&file, err, "%s/%s", path, entry->d_name));
-        LP_TRY(check_file(o, word, lp_text_get(&file), err));
+        LP_TRY(check_file(outputs, word, lp_text_get(&file), err));
     }
 out:
     closedir(folder);
@@ -347,8 +348,8 @@ out:
     return status;
 }
 
-void lp_outputs_release(lp_outputs *o) {
-    for (size_t i = 0; i < o->n; i++) release(&o->files[i]);
-    lp_mem_free(o->files);
-    *o = (lp_outputs){0};
+void lp_outputs_release(lp_outputs *outputs) {
+    for (size_t i = 0; i < outputs->n; i++) release(&outputs->files[i]);
+    lp_mem_free(outputs->files);
+    *outputs = (lp_outputs){0};
 }

@@ -20,34 +20,36 @@ typedef struct {
     float *logits;
     lp_capture *captures; /* [1 + T, L] */
     int32_t n_positions;  /* 1 + T; 0 without CODI parts */
-} generation;
+} generate_state;
 
-static void release(generation *g) {
-    lp_reference_free(g->reference);
-    lp_tokenizer_free(g->tokenizer);
-    lp_model_close(&g->model);
-    lp_token_list_release(&g->prompt);
-    lp_mem_free(g->answer);
-    lp_mem_free(g->vectors);
-    lp_mem_free(g->logits);
-    lp_mem_free(g->captures);
-    lp_job_release(&g->job);
+static void release(generate_state *generation) {
+    lp_reference_free(generation->reference);
+    lp_tokenizer_free(generation->tokenizer);
+    lp_model_close(&generation->model);
+    lp_token_list_release(&generation->prompt);
+    lp_mem_free(generation->answer);
+    lp_mem_free(generation->vectors);
+    lp_mem_free(generation->logits);
+    lp_mem_free(generation->captures);
+    lp_job_release(&generation->job);
 }
 
 /* U+FFFD: what a token that is only a part of a character is shown as; its id then tells it from the others. */
 #define REPLACEMENT "\xef\xbf\xbd"
 
-static lp_status print_top(generation *g, int32_t at, int32_t top, lp_error *err) {
+static lp_status print_top(generate_state *generation, int32_t at, int32_t top, lp_error *err) {
     int32_t best[LP_MAX_LENS_TOP];
     float log_probability[LP_MAX_LENS_TOP];
     lp_text text = {0};
     lp_status status = LP_OK;
-    lp_reference_lens(g->reference, g->vectors + (size_t)at * (size_t)g->model.config.d_model, LP_LENS_NORM, g->logits);
-    if (top > g->vocabulary.n_candidates) top = g->vocabulary.n_candidates;
-    lp_lens_rank(g->logits, g->vocabulary.n_candidates, top, best, log_probability);
+    lp_reference_lens(generation->reference,
+                      generation->vectors + (size_t)at * (size_t)generation->model.config.d_model, LP_LENS_NORM,
+                      generation->logits);
+    if (top > generation->vocabulary.n_candidates) top = generation->vocabulary.n_candidates;
+    lp_lens_rank(generation->logits, generation->vocabulary.n_candidates, top, best, log_probability);
     for (int32_t i = 0; i < top; i++) {
         lp_text_clear(&text);
-        LP_TRY(lp_lens_show(g->tokenizer, &g->vocabulary, best[i], &text, err));
+        LP_TRY(lp_lens_show(generation->tokenizer, &generation->vocabulary, best[i], &text, err));
         printf("  %6.2f \"", (double)log_probability[i]);
         LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
         printf("\"");
@@ -59,76 +61,82 @@ out:
     return status;
 }
 
-static lp_status open_all(generation *g, const lp_model_source *source, int32_t max_new, lp_error *err) {
-    const char *folder = g->job.model.tokenizer ? g->job.model.tokenizer : source->base;
+static lp_status open_all(generate_state *generation, const lp_model_source *source, int32_t max_new, lp_error *err) {
+    const char *folder = generation->job.model.tokenizer ? generation->job.model.tokenizer : source->base;
     lp_status status = LP_OK;
-    LP_TRY(lp_tokenizer_load(folder, &g->tokenizer, err));
-    LP_TRY(lp_model_load(source, &g->model, err));
-    lp_protocol *protocol = &g->job.protocol;
-    if (!g->model.has_thoughts) *protocol = lp_protocol_plain();
-    LP_TRY(lp_vocabulary_init(&g->model, g->tokenizer, folder, g->job.decode.eos, protocol, &g->vocabulary, err));
-    const lp_model_config *c = &g->model.config;
-    g->n_positions = protocol->n_steps > 0 ? lp_lens_positions(protocol->n_steps) : 0;
-    size_t n = (size_t)g->n_positions * (size_t)c->n_layers;
-    LP_TRY(lp_mem_new(&g->vectors, n * (size_t)c->d_model, sizeof(float), "states", err));
-    LP_TRY(lp_mem_new(&g->captures, n, sizeof *g->captures, "captures", err));
-    LP_TRY(lp_mem_new(&g->logits, (size_t)c->n_embedded, sizeof(float), "logits", err));
-    LP_TRY(lp_mem_new(&g->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
+    LP_TRY(lp_tokenizer_load(folder, &generation->tokenizer, err));
+    LP_TRY(lp_model_load(source, &generation->model, err));
+    lp_protocol *protocol = &generation->job.protocol;
+    if (!generation->model.has_thoughts) *protocol = lp_protocol_plain();
+    LP_TRY(lp_vocabulary_init(&generation->model, generation->tokenizer, folder, generation->job.decode.eos, protocol,
+                              &generation->vocabulary, err));
+    const lp_model_config *config = &generation->model.config;
+    generation->n_positions = protocol->n_steps > 0 ? lp_lens_positions(protocol->n_steps) : 0;
+    size_t n = (size_t)generation->n_positions * (size_t)config->n_layers;
+    LP_TRY(lp_mem_new(&generation->vectors, n * (size_t)config->d_model, sizeof(float), "states", err));
+    LP_TRY(lp_mem_new(&generation->captures, n, sizeof *generation->captures, "captures", err));
+    LP_TRY(lp_mem_new(&generation->logits, (size_t)config->n_embedded, sizeof(float), "logits", err));
+    LP_TRY(lp_mem_new(&generation->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
 out:
     return status;
 }
 
 /* The prompt of a question, and an executor with room for it. */
-static lp_status open_question(generation *g, const char *question, int32_t max_new, lp_error *err) {
-    const lp_protocol *protocol = &g->job.protocol;
+static lp_status open_question(generate_state *generation, const char *question, int32_t max_new, lp_error *err) {
+    const lp_protocol *protocol = &generation->job.protocol;
     lp_status status = LP_OK;
-    lp_reference_free(g->reference);
-    g->reference = NULL;
-    LP_TRY(lp_protocol_prompt(protocol, &g->model, g->tokenizer, &g->vocabulary, question, &g->prompt, err));
-    int32_t wanted = (int32_t)g->prompt.n + protocol->n_steps + g->vocabulary.n_answer_start + 1 + max_new;
-    LP_TRY(lp_reference_new(&g->model, protocol, &g->vocabulary, wanted, &g->reference, err));
-    if (g->n_positions > 0)
-        lp_lens_captures(&g->model.config, (int32_t)g->prompt.n, protocol->n_steps, g->vectors, g->captures);
+    lp_reference_free(generation->reference);
+    generation->reference = NULL;
+    LP_TRY(lp_protocol_prompt(protocol, &generation->model, generation->tokenizer, &generation->vocabulary, question,
+                              &generation->prompt, err));
+    int32_t wanted =
+        (int32_t)generation->prompt.n + protocol->n_steps + generation->vocabulary.n_answer_start + 1 + max_new;
+    LP_TRY(
+        lp_reference_new(&generation->model, protocol, &generation->vocabulary, wanted, &generation->reference, err));
+    if (generation->n_positions > 0)
+        lp_lens_captures(&generation->model.config, (int32_t)generation->prompt.n, protocol->n_steps,
+                         generation->vectors, generation->captures);
 out:
     return status;
 }
 
 static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static lp_status answer(generation *g, int32_t max_new, int32_t top, bool layers, lp_error *err) {
-    const lp_model_config *c = &g->model.config;
+static lp_status answer(generate_state *generation, int32_t max_new, int32_t top, bool layers, lp_error *err) {
+    const lp_model_config *config = &generation->model.config;
     lp_text text = {0};
-    lp_run_request request = {.prompt = g->prompt.ids,
-                              .n_prompt = (int32_t)g->prompt.n,
-                              .n_steps = g->job.protocol.n_steps,
-                              .captures = g->captures,
-                              .n_captures = g->n_positions * c->n_layers,
+    lp_run_request request = {.prompt = generation->prompt.ids,
+                              .n_prompt = (int32_t)generation->prompt.n,
+                              .n_steps = generation->job.protocol.n_steps,
+                              .captures = generation->captures,
+                              .n_captures = generation->n_positions * config->n_layers,
                               .max_new_tokens = max_new};
     lp_run_answer result;
     double start = seconds();
     lp_status status = LP_OK;
-    int32_t room = c->n_context - request.n_prompt - request.n_steps - g->vocabulary.n_answer_start;
+    int32_t room = config->n_context - request.n_prompt - request.n_steps - generation->vocabulary.n_answer_start;
     if (request.max_new_tokens > room) request.max_new_tokens = room > 0 ? room : 1;
-    LP_TRY(lp_reference_run(g->reference, &request, g->answer, &result, err));
+    LP_TRY(lp_reference_run(generation->reference, &request, generation->answer, &result, err));
     double took = seconds() - start;
-    for (int32_t p = 0; p < g->n_positions; p++)
-        for (int32_t l = layers ? 0 : c->n_layers - 1; l < c->n_layers; l++) {
+    for (int32_t p = 0; p < generation->n_positions; p++)
+        for (int32_t l = layers ? 0 : config->n_layers - 1; l < config->n_layers; l++) {
             if (p == 0)
                 printf("question ");
             else
                 printf("thought %d", p - 1);
             if (layers) printf(" layer %-2d", l);
-            LP_TRY(print_top(g, p * c->n_layers + l, top, err));
+            LP_TRY(print_top(generation, p * config->n_layers + l, top, err));
         }
-    LP_TRY(lp_tokenizer_decode(g->tokenizer, g->answer, (size_t)result.n_tokens, LP_DECODE_ANSWER, &text, err));
+    LP_TRY(lp_tokenizer_decode(generation->tokenizer, generation->answer, (size_t)result.n_tokens, LP_DECODE_ANSWER,
+                               &text, err));
     printf("answer: ");
     LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
     printf("\n");
-    int32_t positions = request.n_prompt + request.n_steps + g->vocabulary.n_answer_start + result.n_tokens;
+    int32_t positions = request.n_prompt + request.n_steps + generation->vocabulary.n_answer_start + result.n_tokens;
     fprintf(stderr, "%d prompt tokens, %d answer tokens%s, %.1f positions/s (reference executor)\n", request.n_prompt,
             result.n_tokens, result.ended ? "" : " (limit reached)", positions / took);
 out:
@@ -159,7 +167,8 @@ static const lp_option table[] = {
 
 /* A question a line, each answered at once, so that one load of the model serves many tries. Empty lines are passed
  * over. */
-static lp_status answer_input(generation *g, int32_t max_new, const generate_options *o, lp_error *err) {
+static lp_status answer_input(generate_state *generation, int32_t max_new, const generate_options *options,
+                              lp_error *err) {
     char *line = NULL;
     size_t room = 0;
     ssize_t length = 0;
@@ -177,8 +186,8 @@ static lp_status answer_input(generation *g, int32_t max_new, const generate_opt
         printf("question: ");
         LP_TRY(lp_print(line, LP_PRINT_LINE, err));
         printf("\n");
-        status = open_question(g, line, max_new, err);
-        if (status == LP_OK) status = answer(g, max_new, (int32_t)o->top, o->layers, err);
+        status = open_question(generation, line, max_new, err);
+        if (status == LP_OK) status = answer(generation, max_new, (int32_t)options->top, options->layers, err);
         if (status != LP_OK) {
             lp_error_prefix(err, "standard input line %lld", (long long)number);
             goto out;
@@ -192,30 +201,30 @@ out:
 }
 
 static int run(const lp_command *command, int argc, char **argv) {
-    generate_options o = {.top = 5};
+    generate_options options = {.top = 5};
     lp_texts operands;
     lp_error error = {0}, *err = &error;
-    generation g = {0};
+    generate_state generation = {0};
     lp_model_source source;
     int32_t max_new = 64;
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    bool from_input = operands.n == (o.model.base ? 0 : 1);
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    bool from_input = operands.n == (options.model.base ? 0 : 1);
     lp_status status =
-        lp_model_options_check(&o.model, operands.n, from_input ? 0 : 1, "at most one question in quotes", err);
+        lp_model_options_check(&options.model, operands.n, from_input ? 0 : 1, "at most one question in quotes", err);
     if (status != LP_OK) return lp_exit_usage(command, err);
-    g.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
-    LP_TRY(lp_model_options_source(&o.model, operands.items[0], &g.job, &source, err));
-    if (!o.model.base) max_new = g.job.decode.max_new_tokens;
-    LP_TRY(open_all(&g, &source, max_new, err));
+    generation.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
+    LP_TRY(lp_model_options_source(&options.model, operands.items[0], &generation.job, &source, err));
+    if (!options.model.base) max_new = generation.job.decode.max_new_tokens;
+    LP_TRY(open_all(&generation, &source, max_new, err));
     if (from_input) {
-        status = answer_input(&g, max_new, &o, err);
+        status = answer_input(&generation, max_new, &options, err);
         goto out;
     }
-    LP_TRY(open_question(&g, operands.items[operands.n - 1], max_new, err));
-    LP_TRY(answer(&g, max_new, (int32_t)o.top, o.layers, err));
+    LP_TRY(open_question(&generation, operands.items[operands.n - 1], max_new, err));
+    LP_TRY(answer(&generation, max_new, (int32_t)options.top, options.layers, err));
 out:
-    release(&g);
+    release(&generation);
     return lp_exit_with(NULL, status, err);
 }
 

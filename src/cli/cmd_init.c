@@ -32,31 +32,31 @@ typedef struct {
     int64_t lora_rank, projection_width; /* 0: none */
     int32_t longest;                     /* prompt positions of the longest question */
     int32_t max_new_tokens;
-} findings;
+} init_findings;
 
-static void release(findings *f) {
-    lp_pairs_release(&f->pairs);
-    lp_tokenizer_free(f->tokenizer);
-    lp_model_close(&f->model);
+static void release(init_findings *findings) {
+    lp_pairs_release(&findings->pairs);
+    lp_tokenizer_free(findings->tokenizer);
+    lp_model_close(&findings->model);
 }
 
 /* What `inspect` says of the checkpoint's parts. */
-static lp_status look_at_model(findings *f, lp_error *err) {
+static lp_status look_at_model(init_findings *findings, lp_error *err) {
     lp_text text = {0};
     cJSON *document = NULL;
     lp_json root, part, value;
     lp_status status = LP_OK;
-    LP_TRY(lp_model_inspect(&f->model, LP_INSPECT_JSON, &text, err));
+    LP_TRY(lp_model_inspect(&findings->model, LP_INSPECT_JSON, &text, err));
     LP_TRY(lp_json_parse(lp_text_get(&text), text.length, "inspect", &document, &root, err));
     LP_TRY(lp_json_find(&root, "lora", &part, err));
     if (part.node) {
         LP_TRY(lp_json_get(&part, "rank", &value, err));
-        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &f->lora_rank, err));
+        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &findings->lora_rank, err));
     }
     LP_TRY(lp_json_find(&root, "projection", &part, err));
     if (part.node) {
         LP_TRY(lp_json_get(&part, "width", &value, err));
-        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &f->projection_width, err));
+        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &findings->projection_width, err));
     }
 out:
     cJSON_Delete(document);
@@ -65,41 +65,46 @@ out:
 }
 
 /* The longest prompt, and how many tokens of an answer fit the model's context after it. */
-static lp_status measure(findings *f, const char *file, lp_error *err) {
+static lp_status measure(init_findings *findings, const char *file, lp_error *err) {
     lp_token_list ids = {0};
     size_t longest = 0;
     lp_status status = LP_OK;
-    for (size_t i = 0; i < f->pairs.n; i++)
+    for (size_t i = 0; i < findings->pairs.n; i++)
         for (int side = 0; side < 2; side++) {
-            const lp_pair *pair = &f->pairs.pairs[i];
+            const lp_pair *pair = &findings->pairs.pairs[i];
             const char *question = side == 0 ? pair->clean.question : pair->corrupted.question;
-            LP_TRY(lp_protocol_prompt(&f->protocol, &f->model, f->tokenizer, &f->vocabulary, question, &ids, err));
-            if (ids.n <= (size_t)f->longest) continue;
-            f->longest = (int32_t)ids.n;
+            LP_TRY(lp_protocol_prompt(&findings->protocol, &findings->model, findings->tokenizer, &findings->vocabulary,
+                                      question, &ids, err));
+            if (ids.n <= (size_t)findings->longest) continue;
+            findings->longest = (int32_t)ids.n;
             longest = i;
         }
-    int32_t room = f->model.config.n_context - f->longest - STEPS - f->vocabulary.n_answer_start + 1;
+    int32_t room =
+        findings->model.config.n_context - findings->longest - STEPS - findings->vocabulary.n_answer_start + 1;
     if (room < 1)
         LP_FAIL(LP_ERR_VALUE, "%s: pair %s: %d prompt tokens leave no room for an answer in a context of %d", file,
-                f->pairs.pairs[longest].id, f->longest, f->model.config.n_context);
-    f->max_new_tokens = room < MOST_NEW_TOKENS ? room : MOST_NEW_TOKENS;
+                findings->pairs.pairs[longest].id, findings->longest, findings->model.config.n_context);
+    findings->max_new_tokens = room < MOST_NEW_TOKENS ? room : MOST_NEW_TOKENS;
 out:
     lp_token_list_release(&ids);
     return status;
 }
 
-static lp_status look(const init_options *o, const lp_model_source *source, findings *f, lp_error *err) {
+static lp_status look(const init_options *options, const lp_model_source *source, init_findings *findings,
+                      lp_error *err) {
     lp_pairs_options strict = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_pairs_load(o->pairs, &strict, &f->pairs, err));
-    LP_TRY(lp_tokenizer_load(source->base, &f->tokenizer, err));
-    LP_TRY(lp_model_load(source, &f->model, err));
-    if (!f->model.has_thoughts)
+    LP_TRY(lp_pairs_load(options->pairs, &strict, &findings->pairs, err));
+    LP_TRY(lp_tokenizer_load(source->base, &findings->tokenizer, err));
+    LP_TRY(lp_model_load(source, &findings->model, err));
+    if (!findings->model.has_thoughts)
         LP_FAIL(LP_ERR_VALUE, "%s: no parts of a CODI checkpoint: expected its three added tokens", source->codi);
-    LP_TRY(look_at_model(f, err));
-    f->protocol = lp_protocol_preset(f->projection_width > 0 ? LP_PROTOCOL_CODI : LP_PROTOCOL_COCONUT, STEPS);
-    LP_TRY(lp_vocabulary_init(&f->model, f->tokenizer, source->base, NULL, &f->protocol, &f->vocabulary, err));
-    LP_TRY(measure(f, o->pairs, err));
+    LP_TRY(look_at_model(findings, err));
+    findings->protocol =
+        lp_protocol_preset(findings->projection_width > 0 ? LP_PROTOCOL_CODI : LP_PROTOCOL_COCONUT, STEPS);
+    LP_TRY(lp_vocabulary_init(&findings->model, findings->tokenizer, source->base, NULL, &findings->protocol,
+                              &findings->vocabulary, err));
+    LP_TRY(measure(findings, options->pairs, err));
 out:
     return status;
 }
@@ -186,38 +191,39 @@ static lp_status add_comment(lp_text *out, lp_error *err, const char *format, ..
     return status == LP_OK ? lp_text_format(out, err, ",\n") : status;
 }
 
-static lp_status write_model(const findings *f, const init_options *o, const char *folder, lp_text *out,
-                             lp_error *err) {
-    const lp_model_config *c = &f->model.config;
+static lp_status write_model(const init_findings *findings, const init_options *options, const char *folder,
+                             lp_text *out, lp_error *err) {
+    const lp_model_config *config = &findings->model.config;
     lp_status status = LP_OK;
     char lora[256] = "It has no LoRA.";
-    if (f->lora_rank > 0 && o->model.lora_alpha > 0)
-        snprintf(lora, sizeof lora, "LoRA of rank %lld.", (long long)f->lora_rank);
-    else if (f->lora_rank > 0)
+    if (findings->lora_rank > 0 && options->model.lora_alpha > 0)
+        snprintf(lora, sizeof lora, "LoRA of rank %lld.", (long long)findings->lora_rank);
+    else if (findings->lora_rank > 0)
         snprintf(
             lora, sizeof lora,
             "LoRA of rank %lld. The checkpoint does not record alpha: 32 is a guess, so check it. A wrong alpha gives a "
             "model that answers worse, and no error.",
-            (long long)f->lora_rank);
+            (long long)findings->lora_rank);
     LP_TRY(lp_text_format(out, err, "  \"model\": {\n"));
-    LP_TRY(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s", lp_family_name(c->family),
-                       c->n_layers, c->d_model, c->n_context, lora));
+    LP_TRY(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s",
+                       lp_family_name(config->family), config->n_layers, config->d_model, config->n_context, lora));
     LP_TRY(lp_text_format(out, err, "    \"base\": "));
-    LP_TRY(add_path(o->model.base, folder, out, err));
+    LP_TRY(add_path(options->model.base, folder, out, err));
     LP_TRY(lp_text_format(out, err, ",\n    \"codi\": "));
-    LP_TRY(add_path(o->model.codi, folder, out, err));
-    if (f->lora_rank > 0)
-        LP_TRY(lp_text_format(out, err, ",\n    \"lora\": {\"rank\": %lld, \"alpha\": %.15g}", (long long)f->lora_rank,
-                              o->model.lora_alpha > 0 ? o->model.lora_alpha : 32.0));
+    LP_TRY(add_path(options->model.codi, folder, out, err));
+    if (findings->lora_rank > 0)
+        LP_TRY(lp_text_format(out, err, ",\n    \"lora\": {\"rank\": %lld, \"alpha\": %.15g}",
+                              (long long)findings->lora_rank,
+                              options->model.lora_alpha > 0 ? options->model.lora_alpha : 32.0));
     LP_TRY(lp_text_format(out, err, "\n  },\n"));
 out:
     return status;
 }
 
 /* name: of the outputs, without ending. */
-static lp_status write_job(const findings *f, const init_options *o, const char *folder, const char *name, lp_text *out,
-                           lp_error *err) {
-    bool projection = f->projection_width > 0;
+static lp_status write_job(const init_findings *findings, const init_options *options, const char *folder,
+                           const char *name, lp_text *out, lp_error *err) {
+    bool projection = findings->projection_width > 0;
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(out, err, "{\n"));
     LP_TRY(add_schema(out, err));
@@ -225,19 +231,19 @@ static lp_status write_job(const findings *f, const init_options *o, const char 
         out, err,
         "  \"comment\": \"A starter job. `latentpatch plan` says what it will do, `latentpatch run` does "
         "it. Paths are relative to this file.\",\n"));
-    LP_TRY(write_model(f, o, folder, out, err));
+    LP_TRY(write_model(findings, options, folder, out, err));
     LP_TRY(lp_text_format(out, err, "  \"protocol\": {\n"));
     LP_TRY(add_comment(out, err, "%s. `bot-first` is how the published patching scripts run a CODI model.",
                        projection ? "The checkpoint has a projection: CODI's own evaluation fits it"
                                   : "The checkpoint has no projection: the hidden state itself is the next input"));
     LP_TRY(lp_text_format(out, err, "    \"name\": \"%s\",\n    \"steps\": %d\n  },\n",
-                          lp_protocol_names()[f->protocol.kind], STEPS));
+                          lp_protocol_names()[findings->protocol.kind], STEPS));
     LP_TRY(lp_text_format(out, err, "  \"pairs\": {\n"));
     LP_TRY(add_comment(out, err,
                        "%zu pairs; the longest prompt takes %d positions. A \"limit\" takes the first ones only.",
-                       f->pairs.n, f->longest));
+                       findings->pairs.n, findings->longest));
     LP_TRY(lp_text_format(out, err, "    \"file\": "));
-    LP_TRY(add_path(o->pairs, folder, out, err));
+    LP_TRY(add_path(options->pairs, folder, out, err));
     LP_TRY(lp_text_format(out, err, "\n  },\n  \"store\": {\"file\": "));
     lp_text path = {0};
     status = lp_text_format(&path, err, "out/%s.store.h5", name);
@@ -248,24 +254,24 @@ static lp_status write_job(const findings *f, const init_options *o, const char 
                              "At each of the %d layers, the clean values of the first 1 to %d thoughts are "
                              "written into the corrupted run. Only pairs that the model answers right both ways "
                              "count. Controls are added: the run's own values, %s",
-                             f->model.config.n_layers, STEPS,
-                             f->pairs.n > 1 ? "and those of another pair."
-                                            : "but no other pair's, since there is one pair.");
+                             findings->model.config.n_layers, STEPS,
+                             findings->pairs.n > 1 ? "and those of another pair."
+                                                   : "but no other pair's, since there is one pair.");
     if (status == LP_OK)
         status = lp_text_format(
             out, err,
             "    \"filter\": \"both-correct\",\n    \"directions\": [\"denoise\"],\n    \"controls\": "
             "[\"self\"%s],\n    \"conditions\": [\n      {\"site\": \"resid_post\", \"layers\": \"all\", "
             "\"steps\": \"first:1-%d\", \"donor\": \"clean\"}\n    ]\n  },\n  \"decode\": {\n",
-            f->pairs.n > 1 ? ", \"shuffled\"" : "", STEPS);
+            findings->pairs.n > 1 ? ", \"shuffled\"" : "", STEPS);
     if (status == LP_OK)
         status = add_comment(out, err,
-                             f->max_new_tokens < MOST_NEW_TOKENS
+                             findings->max_new_tokens < MOST_NEW_TOKENS
                                  ? "The longest answer that fits the model's context after the longest prompt."
                                  : "The longest answer. Most answers end far earlier.");
     if (status == LP_OK)
-        status =
-            lp_text_format(out, err, "    \"max_new_tokens\": %d\n  },\n  \"results\": {\"file\": ", f->max_new_tokens);
+        status = lp_text_format(
+            out, err, "    \"max_new_tokens\": %d\n  },\n  \"results\": {\"file\": ", findings->max_new_tokens);
     lp_text_clear(&path);
     if (status == LP_OK) status = lp_text_format(&path, err, "out/%s.results.h5", name);
     if (status == LP_OK) status = add_json_text(lp_text_get(&path), out, err);
@@ -326,8 +332,8 @@ static lp_status check_job(const char *path, const lp_model_config *config, size
     return status;
 }
 
-static lp_status init(const init_options *o, const char *path, lp_error *err) {
-    findings f = {0};
+static lp_status init(const init_options *options, const char *path, lp_error *err) {
+    init_findings findings = {0};
     lp_job none = {0};
     lp_model_source source;
     lp_text text = {0};
@@ -340,20 +346,20 @@ static lp_status init(const init_options *o, const char *path, lp_error *err) {
     LP_TRY(lp_mem_text(&name, last, dot && dot > last ? (size_t)(dot - last) : strlen(last), err));
     LP_TRY(lp_path_folder(path, &folder, err));
     LP_TRY(refuse_outputs(folder, name, err));
-    LP_TRY(lp_model_options_source(&o->model, NULL, &none, &source, err));
-    LP_TRY(look(o, &source, &f, err));
-    LP_TRY(write_job(&f, o, folder, name, &text, err));
+    LP_TRY(lp_model_options_source(&options->model, NULL, &none, &source, err));
+    LP_TRY(look(options, &source, &findings, err));
+    LP_TRY(write_job(&findings, options, folder, name, &text, err));
     LP_TRY(write_new(path, &text, err));
-    status = check_job(path, &f.model.config, &n_conditions, err);
+    status = check_job(path, &findings.model.config, &n_conditions, err);
     if (status != LP_OK) {
         (void)unlink(path);
         goto out;
     }
     LP_TRY(lp_print_path("job", path, err));
-    printf("%s, %d layers; protocol %s; %zu pairs, %zu conditions\n", lp_family_name(f.model.config.family),
-           f.model.config.n_layers, lp_protocol_names()[f.protocol.kind], f.pairs.n, n_conditions);
+    printf("%s, %d layers; protocol %s; %zu pairs, %zu conditions\n", lp_family_name(findings.model.config.family),
+           findings.model.config.n_layers, lp_protocol_names()[findings.protocol.kind], findings.pairs.n, n_conditions);
 out:
-    release(&f);
+    release(&findings);
     lp_job_release(&none);
     lp_text_release(&text);
     lp_mem_free(folder);
@@ -362,16 +368,16 @@ out:
 }
 
 static int run(const lp_command *command, int argc, char **argv) {
-    init_options o = {0};
+    init_options options = {0};
     lp_texts operands;
     lp_error err = {0};
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    if (!o.model.base || !o.model.codi || !o.pairs) {
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    if (!options.model.base || !options.model.codi || !options.pairs) {
         lp_fail(&err, LP_ERR_USAGE, "expected --base FOLDER, --codi PATH and --pairs FILE");
         return lp_exit_usage(command, &err);
     }
-    return lp_exit_with(NULL, init(&o, operands.items[0], &err), &err);
+    return lp_exit_with(NULL, init(&options, operands.items[0], &err), &err);
 }
 
 static const lp_option table[] = {

@@ -39,7 +39,7 @@ static const lp_option table[] = {
 };
 
 static int run(const lp_command *command, int argc, char **argv) {
-    inspect_options o = {0};
+    inspect_options options = {0};
     lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_job job = {0};
@@ -47,14 +47,14 @@ static int run(const lp_command *command, int argc, char **argv) {
     lp_model_source source;
     lp_text text = {0};
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    lp_status status = lp_model_options_check(&o.model, operands.n, 0, "", err);
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    lp_status status = lp_model_options_check(&options.model, operands.n, 0, "", err);
     if (status != LP_OK) return lp_exit_usage(command, err);
-    LP_TRY(lp_model_options_source(&o.model, operands.items[0], &job, &source, err));
+    LP_TRY(lp_model_options_source(&options.model, operands.items[0], &job, &source, err));
     source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
-    LP_TRY(lp_model_inspect(&model, o.json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
-    if (!o.model.base) LP_TRY(add_protocol(&job, &model, o.json, &text, err));
+    LP_TRY(lp_model_inspect(&model, options.json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
+    if (!options.model.base) LP_TRY(add_protocol(&job, &model, options.json, &text, err));
     LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
 out:
     lp_text_release(&text);

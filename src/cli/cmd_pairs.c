@@ -93,32 +93,34 @@ typedef struct {
     int form;
 } make_command;
 
-static lp_status parse_make(const make_options *o, make_command *out, lp_error *err) {
+static lp_status parse_make(const make_options *options, make_command *out, lp_error *err) {
     lp_make_options *make = &out->make;
     lp_status status = LP_OK;
-    if (!o->source || o->format < 0 || !o->output) LP_FAIL(LP_ERR_USAGE, "expected --source, --format and -o");
-    if (o->tune && o->tune_share <= 0) LP_FAIL(LP_ERR_USAGE, "--tune needs --tune-share");
-    if (o->same_tokens && o->tokenizers.n == 0) LP_FAIL(LP_ERR_USAGE, "--same-tokens needs --tokenizer");
-    if (o->delta)
-        LP_TRY(parse_range("--delta", o->delta, strlen(o->delta), 99, &make->min_delta, &make->max_delta, err));
-    LP_TRY(parse_strata(o->strata, make, err));
-    make->path = o->source;
-    make->prefix = o->prefix;
-    make->count = (size_t)o->count;
-    make->per_problem = (size_t)o->per_problem;
-    make->tune_share = o->tune_share;
-    make->format = (lp_source_format)o->format;
-    make->seed = (uint64_t)o->seed;
-    make->which = (lp_change_which)o->change;
-    make->digits = (lp_digits_rule)o->digits;
-    make->side = (lp_template_side)o->side;
-    make->tokens = o->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE;
-    out->output = o->output;
-    out->tune = o->tune;
-    out->rejected = o->rejected;
-    out->strict = o->strict;
-    out->form = o->form;
-    LP_TRY(load_tokenizers(o->tokenizers.items, o->tokenizers.n, &out->tokenizers, err));
+    if (!options->source || options->format < 0 || !options->output)
+        LP_FAIL(LP_ERR_USAGE, "expected --source, --format and -o");
+    if (options->tune && options->tune_share <= 0) LP_FAIL(LP_ERR_USAGE, "--tune needs --tune-share");
+    if (options->same_tokens && options->tokenizers.n == 0) LP_FAIL(LP_ERR_USAGE, "--same-tokens needs --tokenizer");
+    if (options->delta)
+        LP_TRY(parse_range("--delta", options->delta, strlen(options->delta), 99, &make->min_delta, &make->max_delta,
+                           err));
+    LP_TRY(parse_strata(options->strata, make, err));
+    make->path = options->source;
+    make->prefix = options->prefix;
+    make->count = (size_t)options->count;
+    make->per_problem = (size_t)options->per_problem;
+    make->tune_share = options->tune_share;
+    make->format = (lp_source_format)options->format;
+    make->seed = (uint64_t)options->seed;
+    make->which = (lp_change_which)options->change;
+    make->digits = (lp_digits_rule)options->digits;
+    make->side = (lp_template_side)options->side;
+    make->tokens = options->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE;
+    out->output = options->output;
+    out->tune = options->tune;
+    out->rejected = options->rejected;
+    out->strict = options->strict;
+    out->form = options->form;
+    LP_TRY(load_tokenizers(options->tokenizers.items, options->tokenizers.n, &out->tokenizers, err));
     memcpy(make->tokenizers, out->tokenizers.items, sizeof make->tokenizers);
     make->n_tokenizers = out->tokenizers.n;
 out:
@@ -165,13 +167,14 @@ static lp_status write_pairs(const lp_pair_set *set, const make_command *command
     return status;
 }
 
-static lp_status make_pairs(const make_options *o, bool *short_of, lp_error *err) {
+static lp_status make_pairs(const make_options *options, bool *short_of, lp_error *err) {
     make_command command = {0};
     lp_made made = {0};
     lp_text rejected = {0};
     lp_status status = LP_OK;
-    LP_TRY(parse_make(o, &command, err));
-    LP_TRY(check_outputs(o->source, (const char *const[]){o->output, o->tune, o->rejected}, 3, err));
+    LP_TRY(parse_make(options, &command, err));
+    LP_TRY(check_outputs(options->source, (const char *const[]){options->output, options->tune, options->rejected}, 3,
+                         err));
     if (command.rejected) command.make.rejected = &rejected;
     LP_TRY(lp_pairs_make(&command.make, &made, err));
     print_summary(&made, &command);
@@ -200,13 +203,13 @@ static int exit_code(const lp_command *command, lp_status status, const lp_error
 }
 
 static int run_make(const lp_command *command, int argc, char **argv) {
-    make_options o = {.format = -1};
+    make_options options = {.format = -1};
     lp_texts operands;
     lp_error err = {0};
     bool short_of = false;
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    lp_status status = make_pairs(&o, &short_of, &err);
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    lp_status status = make_pairs(&options, &short_of, &err);
     return exit_code(command, status, &err, short_of);
 }
 
@@ -339,22 +342,22 @@ typedef struct {
     bool same_tokens, verified;
 } check_options;
 
-static lp_status check_pairs(const check_options *o, const char *path, bool *unsound, lp_error *err) {
-    lp_check_options check = {.training_path = o->training,
-                              .training_format = (lp_source_format)o->training_format,
-                              .max_tokens = (size_t)o->max_tokens,
-                              .tokens = o->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE,
-                              .unverified = o->verified ? LP_UNVERIFIED_REFUSE : LP_UNVERIFIED_ALLOW};
+static lp_status check_pairs(const check_options *options, const char *path, bool *unsound, lp_error *err) {
+    lp_check_options check = {.training_path = options->training,
+                              .training_format = (lp_source_format)options->training_format,
+                              .max_tokens = (size_t)options->max_tokens,
+                              .tokens = options->same_tokens ? LP_TOKENS_EQUAL : LP_TOKENS_IGNORE,
+                              .unverified = options->verified ? LP_UNVERIFIED_REFUSE : LP_UNVERIFIED_ALLOW};
     lp_pairs_options load = {.mode = LP_PAIRS_AUDIT};
     tokenizers list = {0};
     lp_pair_set set = {0};
     lp_check_report report = {0};
     lp_text text = {0}, table = {0};
     lp_status status = LP_OK;
-    if (o->tokenizers.n == 0 && (o->max_tokens || o->same_tokens))
+    if (options->tokenizers.n == 0 && (options->max_tokens || options->same_tokens))
         LP_FAIL(LP_ERR_USAGE, "--max-tokens and --same-tokens need --tokenizer");
-    LP_TRY(check_outputs(path, (const char *const[]){o->list, o->fix}, 2, err));
-    LP_TRY(load_tokenizers(o->tokenizers.items, o->tokenizers.n, &list, err));
+    LP_TRY(check_outputs(path, (const char *const[]){options->list, options->fix}, 2, err));
+    LP_TRY(load_tokenizers(options->tokenizers.items, options->tokenizers.n, &list, err));
     memcpy(check.tokenizers, list.items, sizeof check.tokenizers);
     check.n_tokenizers = list.n;
     LP_TRY(lp_file_read(path, (size_t)1 << 30, &text, err));
@@ -363,16 +366,16 @@ static lp_status check_pairs(const check_options *o, const char *path, bool *uns
     LP_TRY(lp_check_print(&set, &check, &report, &table, err));
     LP_TRY(lp_print(lp_text_get(&table), LP_PRINT_BLOCK, err));
     *unsound = report.n_sound < set.n;
-    if (o->list) {
+    if (options->list) {
         lp_text_clear(&table);
         LP_TRY(lp_check_list(&set, &report, &table, err));
-        LP_TRY(lp_output_write(o->list, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
+        LP_TRY(lp_output_write(options->list, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     }
-    if (!o->fix) goto out;
+    if (!options->fix) goto out;
     if (report.n_sound == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is sound; nothing was written", path);
     lp_text_clear(&table);
     LP_TRY(lp_check_fix(&set, &report, path, lp_text_get(&text), text.length, &table, err));
-    LP_TRY(lp_output_write(o->fix, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
+    LP_TRY(lp_output_write(options->fix, lp_text_get(&table), table.length, LP_OUTPUT_NEW, err));
     *unsound = false;
 out:
     lp_check_release(&report);
@@ -384,13 +387,13 @@ out:
 }
 
 static int run_check(const lp_command *command, int argc, char **argv) {
-    check_options o = {.training_format = LP_SOURCE_GSM8K};
+    check_options options = {.training_format = LP_SOURCE_GSM8K};
     lp_texts operands;
     lp_error err = {0};
     bool unsound = false;
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    lp_status status = check_pairs(&o, operands.items[0], &unsound, &err);
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    lp_status status = check_pairs(&options, operands.items[0], &unsound, &err);
     return exit_code(command, status, &err, unsound);
 }
 
@@ -462,18 +465,19 @@ typedef struct {
     const char *output;
 } convert_options;
 
-static lp_status convert_pairs(const convert_options *o, const char *path, lp_error *err) {
+static lp_status convert_pairs(const convert_options *options, const char *path, lp_error *err) {
     lp_pair_set set = {0};
     lp_text text = {0};
     lp_status status = LP_OK;
-    if (o->form < 0 || !o->output) LP_FAIL(LP_ERR_USAGE, "expected one pair file, --to and -o");
-    LP_TRY(check_outputs(path, &o->output, 1, err));
+    if (options->form < 0 || !options->output) LP_FAIL(LP_ERR_USAGE, "expected one pair file, --to and -o");
+    LP_TRY(check_outputs(path, &options->output, 1, err));
     const char *slash = strrchr(path, '/');
     lp_pairs_options load = {.equal_answers = LP_EQUAL_ANSWERS_ALLOW};
     LP_TRY(lp_pairs_load(path, &load, &set, err));
-    lp_pairs_print_options print = {.format = (lp_pairs_format)o->form, .source = slash ? slash + 1 : path, .seed = -1};
+    lp_pairs_print_options print = {
+        .format = (lp_pairs_format)options->form, .source = slash ? slash + 1 : path, .seed = -1};
     LP_TRY(lp_pairs_print(&set, &print, &text, err));
-    LP_TRY(lp_output_write(o->output, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err));
+    LP_TRY(lp_output_write(options->output, lp_text_get(&text), text.length, LP_OUTPUT_NEW, err));
     printf("%zu pairs written\n", set.n);
 out:
     lp_pairs_release(&set);
@@ -482,12 +486,12 @@ out:
 }
 
 static int run_convert(const lp_command *command, int argc, char **argv) {
-    convert_options o = {.form = -1};
+    convert_options options = {.form = -1};
     lp_texts operands;
     lp_error err = {0};
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    return exit_code(command, convert_pairs(&o, operands.items[0], &err), &err, false);
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    return exit_code(command, convert_pairs(&options, operands.items[0], &err), &err, false);
 }
 
 static const lp_option convert_table[] = {

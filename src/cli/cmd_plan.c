@@ -64,7 +64,7 @@ out:
 static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
     lp_sweep_plan plan = {0};
     lp_standing standing;
-    lp_estimate e;
+    lp_estimate estimate;
     lp_text words = {0};
     char label[32];
     double rate = 1;
@@ -73,30 +73,30 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
-    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
+    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
     LP_TRY(lp_measure_rate(session, 0.1, &rate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
-           (long long)e.n_pairs, e.n_conditions);
+           (long long)estimate.n_pairs, estimate.n_conditions);
     LP_TRY(lp_protocol_describe(&session->job.protocol, &session->vocabulary, &words, err));
     LP_TRY(lp_print(lp_text_get(&words), LP_PRINT_BLOCK, err));
-    printf("  %-34s %12zu\n  %-34s %12zu\n  %-34s %12zu\n  %-34s %12d\n", "distinct runs of a pair", e.n_distinct,
-           "dead cells (can change nothing)", e.n_dead, "cells equal to another", e.n_equal, "branches of a pair",
-           e.branches);
+    printf("  %-34s %12zu\n  %-34s %12zu\n  %-34s %12zu\n  %-34s %12d\n", "distinct runs of a pair",
+           estimate.n_distinct, "dead cells (can change nothing)", estimate.n_dead, "cells equal to another",
+           estimate.n_equal, "branches of a pair", estimate.branches);
     printf("row-layers (one position through one block), all pairs, answers of %d tokens that all differ:\n",
-           e.answer_tokens);
+           estimate.answer_tokens);
     printf("  %-34s %12.3g\n  %-34s %12.3g\n  %-34s %12.3g  (%.1f times fewer than the scripts)\n",
-           "as the published scripts", e.row_layers_scripts, "one run a condition", e.row_layers_unshared, "shared",
-           e.row_layers_shared, e.row_layers_scripts / e.row_layers_shared);
-    printf("  %-34s %12.3g GFLOP\n", "matrix products", e.gemm_flops * 1e-9);
-    print_time(session, e.gemm_flops, rate);
-    print_bytes("least memory limit of the engine", e.least_bytes);
-    print_bytes("memory limit for full speed", e.useful_bytes);
+           "as the published scripts", estimate.row_layers_scripts, "one run a condition", estimate.row_layers_unshared,
+           "shared", estimate.row_layers_shared, estimate.row_layers_scripts / estimate.row_layers_shared);
+    printf("  %-34s %12.3g GFLOP\n", "matrix products", estimate.gemm_flops * 1e-9);
+    print_time(session, estimate.gemm_flops, rate);
+    print_bytes("least memory limit of the engine", estimate.least_bytes);
+    print_bytes("memory limit for full speed", estimate.useful_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);
     if (session->backend && session->backend->counters.weight_bytes > 0)
         print_bytes("weights on the device", (int64_t)session->backend->counters.weight_bytes);
-    print_bytes("store", e.store_bytes);
-    print_bytes("rows while the sweep runs", e.results_bytes);
+    print_bytes("store", estimate.store_bytes);
+    print_bytes("rows while the sweep runs", estimate.results_bytes);
     LP_TRY(print_standing(session, &standing, err));
     LP_TRY(print_families(&plan, options->all, err));
 out:

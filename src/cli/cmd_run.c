@@ -23,22 +23,22 @@ static const char *time_words(double seconds, char out[32]) {
 static lp_status say_what(const lp_session *session, const lp_standing *standing, lp_error *err) {
     enum { ASSUMED_ANSWER = 8 };
     lp_sweep_plan plan = {0};
-    lp_estimate e;
+    lp_estimate estimate;
     double rate = 1;
     char label[32], words[32];
     lp_status status = LP_OK;
     if (!lp_log_shows(LP_LOG_INFO) || standing->results_complete) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
-    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &e, err));
+    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
     LP_TRY(lp_measure_rate(session, 0.02, &rate, err));
     double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
     int ranks = lp_parallel_size(session->parallel);
-    double seconds = (e.gemm_flops + to_cache * e.cache_flops) / rate / ranks;
+    double seconds = (estimate.gemm_flops + to_cache * estimate.cache_flops) / rate / ranks;
     lp_log(LP_LOG_INFO, "%.100s, protocol %s: %lld pairs, %zu conditions each, %zu of them distinct",
-           session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)e.n_pairs,
-           e.n_conditions, e.n_distinct);
+           session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)estimate.n_pairs,
+           estimate.n_conditions, estimate.n_distinct);
     lp_log(LP_LOG_INFO, "expected: %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
-           time_words(seconds, words), ranks, ranks == 1 ? "" : "s", e.answer_tokens);
+           time_words(seconds, words), ranks, ranks == 1 ? "" : "s", estimate.answer_tokens);
 out:
     lp_sweep_plan_release(&plan);
     return status;

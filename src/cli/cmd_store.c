@@ -13,47 +13,47 @@ typedef struct {
 typedef lp_status (*store_work)(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err);
 
 static int run_on_files(const lp_command *command, int argc, char **argv, store_work work) {
-    store_options o = {0};
+    store_options options = {0};
     lp_texts files;
     lp_error error = {0};
     lp_text out = {0};
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &files, &code)) return code;
-    lp_status status = work(&files, &o, &out, &error);
+    if (!lp_command_begin(command, argc, argv, &options, &files, &code)) return code;
+    lp_status status = work(&files, &options, &out, &error);
     lp_status printed = lp_print(lp_text_get(&out), LP_PRINT_BLOCK, status == LP_OK ? &error : NULL);
     if (status == LP_OK) status = printed;
     lp_text_release(&out);
     return status == LP_ERR_USAGE ? lp_exit_usage(command, &error) : lp_exit_with(NULL, status, &error);
 }
 
-static lp_status info(const lp_texts *files, const store_options *o, lp_text *out, lp_error *err) {
-    return lp_store_info(files->items[0], o->json ? LP_REPORT_JSON : LP_REPORT_TEXT, out, err);
+static lp_status info(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err) {
+    return lp_store_info(files->items[0], options->json ? LP_REPORT_JSON : LP_REPORT_TEXT, out, err);
 }
 
-static lp_status verify(const lp_texts *files, const store_options *o, lp_text *out, lp_error *err) {
+static lp_status verify(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err) {
     lp_verify_counts counts;
-    return lp_store_verify(files->items[0], o->quick ? LP_VERIFY_QUICK : LP_VERIFY_FULL, &counts, out, err);
+    return lp_store_verify(files->items[0], options->quick ? LP_VERIFY_QUICK : LP_VERIFY_FULL, &counts, out, err);
 }
 
-static lp_status archive(const lp_texts *files, const store_options *o, lp_text *out, lp_error *err) {
-    (void)o;
+static lp_status archive(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err) {
+    (void)options;
     return lp_store_archive(files->items[0], files->items[1], out, err);
 }
 
-static lp_status export(const lp_texts *files, const store_options *o, lp_text *out, lp_error *err) {
+static lp_status export(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err) {
     int32_t layers[LP_MAX_OPERANDS];
-    for (size_t i = 0; i < o->layers.n; i++) layers[i] = (int32_t)o->layers.items[i];
-    lp_export_options wanted = {.fields = o->fields.items,
-                                .n_fields = o->fields.n,
+    for (size_t i = 0; i < options->layers.n; i++) layers[i] = (int32_t)options->layers.items[i];
+    lp_export_options wanted = {.fields = options->fields.items,
+                                .n_fields = options->fields.n,
                                 .layers = layers,
-                                .n_layers = o->layers.n,
-                                .pairs = o->pairs.items,
-                                .n_pairs = o->pairs.n};
+                                .n_layers = options->layers.n,
+                                .pairs = options->pairs.items,
+                                .n_pairs = options->pairs.n};
     return lp_store_export(files->items[0], files->items[1], &wanted, out, err);
 }
 
-static lp_status merge(const lp_texts *files, const store_options *o, lp_text *out, lp_error *err) {
-    return lp_store_merge(files->items + 1, files->n - 1, files->items[0], o->digest, out, err);
+static lp_status merge(const lp_texts *files, const store_options *options, lp_text *out, lp_error *err) {
+    return lp_store_merge(files->items + 1, files->n - 1, files->items[0], options->digest, out, err);
 }
 
 static int run_info(const lp_command *command, int argc, char **argv) {

@@ -51,24 +51,25 @@ static const lp_option table[] = {
 };
 
 static int run(const lp_command *command, int argc, char **argv) {
-    summary_options o = {0};
+    summary_options options = {0};
     lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_results *results = NULL;
     lp_status status = LP_OK;
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    if ((o.lens && o.all) || (!o.lens && (o.csv || o.pair)) || (o.csv && o.pair)) {
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    if ((options.lens && options.all) || (!options.lens && (options.csv || options.pair)) ||
+        (options.csv && options.pair)) {
         lp_fail(err, LP_ERR_USAGE, "expected --all, or --lens with --pair ID or --csv");
         return lp_exit_usage(command, err);
     }
     LP_TRY(lp_results_open(operands.items[0], &results, err));
-    if (o.lens) {
-        status = print_lens(results, o.pair, o.csv, err);
+    if (options.lens) {
+        status = print_lens(results, options.pair, options.csv, err);
         if (status != LP_OK) lp_error_prefix(err, "%s", operands.items[0]);
         goto out;
     }
-    status = lp_print_outcomes(results, o.all, err);
+    status = lp_print_outcomes(results, options.all, err);
 out:
     lp_results_free(results);
     return lp_exit_with(NULL, status, err);

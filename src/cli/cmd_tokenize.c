@@ -10,20 +10,20 @@ typedef struct {
     lp_token_special special;
     lp_token_list ids;
     size_t n_texts, n_tokens;
-} printer;
+} token_printer;
 
-static lp_status print_text(printer *p, const char *text, size_t length, lp_error *err) {
-    p->ids.n = 0;
-    lp_status status = lp_tokenizer_encode(p->tokenizer, text, length, p->special, &p->ids, err);
+static lp_status print_text(token_printer *printer, const char *text, size_t length, lp_error *err) {
+    printer->ids.n = 0;
+    lp_status status = lp_tokenizer_encode(printer->tokenizer, text, length, printer->special, &printer->ids, err);
     if (status != LP_OK) return status;
-    for (size_t i = 0; i < p->ids.n; i++) printf(i ? " %d" : "%d", p->ids.ids[i]);
+    for (size_t i = 0; i < printer->ids.n; i++) printf(i ? " %d" : "%d", printer->ids.ids[i]);
     printf("\n");
-    p->n_texts++;
-    p->n_tokens += p->ids.n;
+    printer->n_texts++;
+    printer->n_tokens += printer->ids.n;
     return LP_OK;
 }
 
-static lp_status print_jsonl(printer *p, const char *file, const char *field, lp_error *err) {
+static lp_status print_jsonl(token_printer *printer, const char *file, const char *field, lp_error *err) {
     lp_mapped_file mapped = {0};
     lp_status status = lp_file_map(file, &mapped, err);
     if (status != LP_OK) return status;
@@ -45,7 +45,7 @@ static lp_status print_jsonl(printer *p, const char *file, const char *field, lp
             LP_TRY(lp_json_get(&root, field, &value, err));
             const char *text = NULL;
             LP_TRY(lp_json_string(&value, &text, err));
-            LP_TRY(print_text(p, text, strlen(text), err));
+            LP_TRY(print_text(printer, text, strlen(text), err));
             cJSON_Delete(document);
             document = NULL;
         }
@@ -86,26 +86,27 @@ static const lp_option table[] = {
 };
 
 static int run(const lp_command *command, int argc, char **argv) {
-    tokenize_options o = {0};
+    tokenize_options options = {0};
     lp_texts operands;
     lp_error error = {0}, *err = &error;
     lp_tokenizer *tokenizer = NULL;
     lp_status status = LP_OK;
     int code = 0;
-    if (!lp_command_begin(command, argc, argv, &o, &operands, &code)) return code;
-    if (!o.tokenizer || !o.jsonl != !o.field || (o.jsonl ? operands.n > 0 : operands.n == 0)) {
+    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
+    if (!options.tokenizer || !options.jsonl != !options.field || (options.jsonl ? operands.n > 0 : operands.n == 0)) {
         lp_fail(err, LP_ERR_USAGE, "expected --tokenizer FILE and texts, or --jsonl FILE with --field NAME");
         return lp_exit_usage(command, err);
     }
-    printer p = {.special = o.no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
-    LP_TRY(lp_tokenizer_load(o.tokenizer, &tokenizer, err));
-    p.tokenizer = tokenizer;
-    if (o.jsonl) LP_TRY(print_jsonl(&p, o.jsonl, o.field, err));
-    for (size_t i = 0; i < operands.n; i++) LP_TRY(print_text(&p, operands.items[i], strlen(operands.items[i]), err));
-    fprintf(stderr, "%zu %s, %zu %s\n", p.n_texts, p.n_texts == 1 ? "text" : "texts", p.n_tokens,
-            p.n_tokens == 1 ? "token" : "tokens");
+    token_printer printer = {.special = options.no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
+    LP_TRY(lp_tokenizer_load(options.tokenizer, &tokenizer, err));
+    printer.tokenizer = tokenizer;
+    if (options.jsonl) LP_TRY(print_jsonl(&printer, options.jsonl, options.field, err));
+    for (size_t i = 0; i < operands.n; i++)
+        LP_TRY(print_text(&printer, operands.items[i], strlen(operands.items[i]), err));
+    fprintf(stderr, "%zu %s, %zu %s\n", printer.n_texts, printer.n_texts == 1 ? "text" : "texts", printer.n_tokens,
+            printer.n_tokens == 1 ? "token" : "tokens");
 out:
-    lp_token_list_release(&p.ids);
+    lp_token_list_release(&printer.ids);
     lp_tokenizer_free(tokenizer);
     return lp_exit_with(NULL, status, err);
 }

@@ -80,19 +80,19 @@ static lp_status add_bash(lp_text *out, lp_error *err) {
     LP_TRY(lp_text_format(out, err, "    esac\n    case \"$command $before\" in\n"));
     for (size_t i = 0; i < lp_n_commands; i++)
         for (size_t k = 0; k < lp_commands[i]->n_options; k++) {
-            const lp_option *o = &lp_commands[i]->options[k];
-            if (o->kind == LP_OPTION_FLAG) continue;
-            LP_TRY(lp_text_format(out, err, "    '%s %s') kind=", lp_commands[i]->name, o->name));
-            if (o->kind == LP_OPTION_CHOICE) {
+            const lp_option *option = &lp_commands[i]->options[k];
+            if (option->kind == LP_OPTION_FLAG) continue;
+            LP_TRY(lp_text_format(out, err, "    '%s %s') kind=", lp_commands[i]->name, option->name));
+            if (option->kind == LP_OPTION_CHOICE) {
                 LP_TRY(lp_text_format(out, err, "words options='"));
-                LP_TRY(add_choices(o, out, err));
+                LP_TRY(add_choices(option, out, err));
                 LP_TRY(lp_text_format(out, err, "' ;;\n"));
             } else {
-                bool file = o->kind == LP_OPTION_FILE || o->kind == LP_OPTION_PATH;
+                bool file = option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH;
                 LP_TRY(lp_text_format(out, err, "%s ;;\n",
-                                      file                          ? "files"
-                                      : o->kind == LP_OPTION_FOLDER ? "folders"
-                                                                    : "none"));
+                                      file                               ? "files"
+                                      : option->kind == LP_OPTION_FOLDER ? "folders"
+                                                                         : "none"));
             }
         }
     LP_TRY(lp_text_format(out, err, "    *)\n        case $command in\n"));
@@ -126,17 +126,18 @@ static lp_status add_zsh_arguments(const lp_command *command, lp_text *out, lp_e
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(out, err, "_arguments '--help[describe the command]' '--version[print the version]'"));
     for (size_t i = 0; i < command->n_options; i++) {
-        const lp_option *o = &command->options[i];
-        bool repeated = o->kind == LP_OPTION_TEXTS || o->kind == LP_OPTION_INTEGERS;
-        LP_TRY(lp_text_format(out, err, " \\\n            '%s%s[", repeated ? "*" : "", o->name));
-        LP_TRY(add_quoted(o->help, "'\\''", "[]:", out, err));
+        const lp_option *option = &command->options[i];
+        bool repeated = option->kind == LP_OPTION_TEXTS || option->kind == LP_OPTION_INTEGERS;
+        LP_TRY(lp_text_format(out, err, " \\\n            '%s%s[", repeated ? "*" : "", option->name));
+        LP_TRY(add_quoted(option->help, "'\\''", "[]:", out, err));
         LP_TRY(lp_text_add(out, "]", 1, err));
-        if (o->kind != LP_OPTION_FLAG) LP_TRY(lp_text_format(out, err, ":%s:", o->value));
-        if (o->kind == LP_OPTION_FILE || o->kind == LP_OPTION_PATH) LP_TRY(lp_text_format(out, err, "_files"));
-        if (o->kind == LP_OPTION_FOLDER) LP_TRY(lp_text_format(out, err, "_files -/"));
-        if (o->kind == LP_OPTION_CHOICE) {
+        if (option->kind != LP_OPTION_FLAG) LP_TRY(lp_text_format(out, err, ":%s:", option->value));
+        if (option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH)
+            LP_TRY(lp_text_format(out, err, "_files"));
+        if (option->kind == LP_OPTION_FOLDER) LP_TRY(lp_text_format(out, err, "_files -/"));
+        if (option->kind == LP_OPTION_CHOICE) {
             LP_TRY(lp_text_add(out, "(", 1, err));
-            LP_TRY(add_choices(o, out, err));
+            LP_TRY(add_choices(option, out, err));
             LP_TRY(lp_text_add(out, ")", 1, err));
         }
         LP_TRY(lp_text_add(out, "'", 1, err));
@@ -209,23 +210,23 @@ static lp_status add_fish_condition(const lp_command *command, lp_text *out, lp_
     return status == LP_OK ? lp_text_format(out, err, "'") : status;
 }
 
-static lp_status add_fish_option(const lp_command *command, const lp_option *o, lp_text *out, lp_error *err) {
-    bool is_long = strncmp(o->name, "--", 2) == 0;
+static lp_status add_fish_option(const lp_command *command, const lp_option *option, lp_text *out, lp_error *err) {
+    bool is_long = strncmp(option->name, "--", 2) == 0;
     lp_status status = LP_OK;
     LP_TRY(add_fish_condition(command, out, err));
-    LP_TRY(lp_text_format(out, err, " -%s %s", is_long ? "l" : "s", o->name + (is_long ? 2 : 1)));
-    if (o->kind == LP_OPTION_FILE || o->kind == LP_OPTION_PATH)
+    LP_TRY(lp_text_format(out, err, " -%s %s", is_long ? "l" : "s", option->name + (is_long ? 2 : 1)));
+    if (option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH)
         LP_TRY(lp_text_format(out, err, " -r -F"));
-    else if (o->kind == LP_OPTION_FOLDER)
+    else if (option->kind == LP_OPTION_FOLDER)
         LP_TRY(lp_text_format(out, err, " -x -a '(__fish_complete_directories)'"));
-    else if (o->kind == LP_OPTION_CHOICE) {
+    else if (option->kind == LP_OPTION_CHOICE) {
         LP_TRY(lp_text_format(out, err, " -x -a '"));
-        LP_TRY(add_choices(o, out, err));
+        LP_TRY(add_choices(option, out, err));
         LP_TRY(lp_text_format(out, err, "'"));
-    } else if (o->kind != LP_OPTION_FLAG)
+    } else if (option->kind != LP_OPTION_FLAG)
         LP_TRY(lp_text_format(out, err, " -x"));
     LP_TRY(lp_text_format(out, err, " -d '"));
-    LP_TRY(add_quoted(o->help, "\\'", "\\", out, err));
+    LP_TRY(add_quoted(option->help, "\\'", "\\", out, err));
     LP_TRY(lp_text_format(out, err, "'\n"));
 out:
     return status;
@@ -238,37 +239,39 @@ static lp_status add_fish(lp_text *out, lp_error *err) {
                           "complete -c latentpatch -l help -d 'describe the program or the command'\n"
                           "complete -c latentpatch -l version -d 'print the version'\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
-        const lp_command *c = lp_commands[i];
-        int n = first_word(c);
+        const lp_command *command = lp_commands[i];
+        int n = first_word(command);
         if (is_first_of_group(i))
-            LP_TRY(lp_text_format(out, err, "complete -c latentpatch -n __fish_use_subcommand -f -a %.*s", n, c->name));
-        if (is_first_of_group(i) && !verb_of(c)) {
+            LP_TRY(lp_text_format(out, err, "complete -c latentpatch -n __fish_use_subcommand -f -a %.*s", n,
+                                  command->name));
+        if (is_first_of_group(i) && !verb_of(command)) {
             LP_TRY(lp_text_format(out, err, " -d '"));
-            LP_TRY(add_quoted(c->summary, "\\'", "\\", out, err));
+            LP_TRY(add_quoted(command->summary, "\\'", "\\", out, err));
             LP_TRY(lp_text_format(out, err, "'"));
         }
-        if (is_first_of_group(i) && verb_of(c)) {
+        if (is_first_of_group(i) && verb_of(command)) {
             LP_TRY(lp_text_format(out, err, " -d '"));
             for (size_t k = i; k < lp_n_commands && (k == i || !is_first_of_group(k)); k++)
                 LP_TRY(lp_text_format(out, err, "%s%s", k > i ? ", " : "", verb_of(lp_commands[k])));
             LP_TRY(lp_text_format(out, err, "'"));
         }
         if (is_first_of_group(i)) LP_TRY(lp_text_format(out, err, "\n"));
-        if (verb_of(c)) {
+        if (verb_of(command)) {
             LP_TRY(lp_text_format(
                 out, err,
                 "complete -c latentpatch -n '__fish_seen_subcommand_from %.*s; and test (count (commandline "
                 "-opc)) -eq 2' -f -a %s -d '",
-                n, c->name, verb_of(c)));
-            LP_TRY(add_quoted(c->summary, "\\'", "\\", out, err));
+                n, command->name, verb_of(command)));
+            LP_TRY(add_quoted(command->summary, "\\'", "\\", out, err));
             LP_TRY(lp_text_format(out, err, "'\n"));
         }
-        if (c->operand_kind != LP_OPERANDS_FILES) {
-            LP_TRY(add_fish_condition(c, out, err));
-            LP_TRY(
-                lp_text_format(out, err, c->operand_kind == LP_OPERANDS_SHELLS ? " -f -a 'bash zsh fish'\n" : " -f\n"));
+        if (command->operand_kind != LP_OPERANDS_FILES) {
+            LP_TRY(add_fish_condition(command, out, err));
+            LP_TRY(lp_text_format(out, err,
+                                  command->operand_kind == LP_OPERANDS_SHELLS ? " -f -a 'bash zsh fish'\n" : " -f\n"));
         }
-        for (size_t k = 0; k < c->n_options; k++) LP_TRY(add_fish_option(c, &c->options[k], out, err));
+        for (size_t k = 0; k < command->n_options; k++)
+            LP_TRY(add_fish_option(command, &command->options[k], out, err));
     }
 out:
     return status;

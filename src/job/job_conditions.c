@@ -28,31 +28,32 @@ typedef struct {
     const lp_model_config *config;
     int32_t n_steps;
     size_t capacity, detail_capacity;
-} reading;
+} condition_reading;
 
 #define APPEND(array, count, value, what)                                                                              \
     do {                                                                                                               \
-        lp_status grown = lp_mem_grow(&(array), &r->capacity, (count) + 1, sizeof *(array), what, err);                \
+        lp_status grown = lp_mem_grow(&(array), &reading->capacity, (count) + 1, sizeof *(array), what, err);          \
         if (grown != LP_OK) return grown;                                                                              \
         (array)[(count)++] = (value);                                                                                  \
     } while (0)
 
 static lp_status read_site(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     int choice = 0;
     lp_status status = lp_json_choice(value, lp_site_names(), &choice, err);
     if (status != LP_OK) return status;
-    APPEND(r->group->sites, r->group->n_sites, (lp_site)choice, "sites");
+    APPEND(reading->group->sites, reading->group->n_sites, (lp_site)choice, "sites");
     return LP_OK;
 }
 
-static lp_status append_donor(reading *r, lp_donor donor, const lp_donor_detail *detail, lp_error *err) {
-    size_t n = r->group->n_donors;
-    lp_status status =
-        lp_mem_grow(&r->group->details, &r->detail_capacity, n + 1, sizeof *r->group->details, "donors", err);
+static lp_status append_donor(condition_reading *reading, lp_donor donor, const lp_donor_detail *detail,
+                              lp_error *err) {
+    size_t n = reading->group->n_donors;
+    lp_status status = lp_mem_grow(&reading->group->details, &reading->detail_capacity, n + 1,
+                                   sizeof *reading->group->details, "donors", err);
     if (status != LP_OK) return status;
-    r->group->details[n] = *detail;
-    APPEND(r->group->donors, r->group->n_donors, donor, "donors");
+    reading->group->details[n] = *detail;
+    APPEND(reading->group->donors, reading->group->n_donors, donor, "donors");
     return LP_OK;
 }
 
@@ -84,7 +85,7 @@ out:
 }
 
 /* One donor for each sigma. */
-static lp_status read_noise(const lp_json *object, reading *r, lp_error *err) {
+static lp_status read_noise(const lp_json *object, condition_reading *reading, lp_error *err) {
     static const char *const units[] = {"deviation", "rms", NULL};
     lp_donor_detail detail = {0};
     lp_json value, sigma, entry;
@@ -113,7 +114,7 @@ static lp_status read_noise(const lp_json *object, reading *r, lp_error *err) {
     while (entry.node) {
         LP_TRY(lp_json_number(&entry, 0, 1e6, &number, err));
         detail.sigma = (float)number;
-        LP_TRY(append_donor(r, LP_DONOR_NOISE, &detail, err));
+        LP_TRY(append_donor(reading, LP_DONOR_NOISE, &detail, err));
         if (n == 0) break;
         lp_json_next(&sigma, &entry);
     }
@@ -121,7 +122,7 @@ out:
     return status;
 }
 
-static lp_status read_donor_object(const lp_json *value, reading *r, lp_error *err) {
+static lp_status read_donor_object(const lp_json *value, condition_reading *reading, lp_error *err) {
     static const char *const kinds[] = {"mean", "noise", NULL};
     static const char *const mean_keys[] = {"by", "value", "least", "steps", NULL};
     static const char *const noise_keys[] = {"sigma", "around", "in", "by", "value", "least", "steps", NULL};
@@ -134,25 +135,25 @@ static lp_status read_donor_object(const lp_json *value, reading *r, lp_error *e
     if (!mean.node == !noise.node) LP_TRY(lp_json_fail(value, err, "one of the keys \"mean\" and \"noise\""));
     LP_TRY(lp_json_only(mean.node ? &mean : &noise, mean.node ? mean_keys : noise_keys, err));
     if (noise.node) {
-        status = read_noise(&noise, r, err);
+        status = read_noise(&noise, reading, err);
     } else {
         LP_TRY(read_mean(&mean, &detail, err));
-        status = append_donor(r, LP_DONOR_MEAN, &detail, err);
+        status = append_donor(reading, LP_DONOR_MEAN, &detail, err);
     }
 out:
     return status;
 }
 
 static lp_status read_donor(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     lp_donor_detail plain = {0};
     int choice = 0;
-    if (lp_json_is_object(value)) return read_donor_object(value, r, err);
+    if (lp_json_is_object(value)) return read_donor_object(value, reading, err);
     lp_status status = lp_json_choice(value, lp_donor_names(), &choice, err);
     if (status == LP_OK && choice == LP_DONOR_NOISE)
         status = lp_json_fail(value, err, "an object with its size, such as {\"noise\": {\"sigma\": 1}}");
     if (status != LP_OK) return status;
-    return append_donor(r, (lp_donor)choice, &plain, err);
+    return append_donor(reading, (lp_donor)choice, &plain, err);
 }
 
 static void place_of(const lp_json *value, char *out, size_t size) {
@@ -160,107 +161,110 @@ static void place_of(const lp_json *value, char *out, size_t size) {
 }
 
 static lp_status read_steps(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     const char *text = NULL;
     char where[1024];
     place_of(value, where, sizeof where);
     lp_status status = lp_json_string(value, &text, err);
     if (status != LP_OK) return status;
-    return lp_step_sets_parse(text, r->n_steps, where, &r->group->steps, &r->group->n_steps, &r->capacity, err);
+    return lp_step_sets_parse(text, reading->n_steps, where, &reading->group->steps, &reading->group->n_steps,
+                              &reading->capacity, err);
 }
 
 static lp_status read_layers(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     char where[1024], number[32];
     const char *text = number;
     int64_t layer = 0;
     lp_status status = LP_OK;
     place_of(value, where, sizeof where);
     if (lp_json_is_number(value)) {
-        status = lp_json_int(value, 0, r->config->n_layers - 1, &layer, err);
+        status = lp_json_int(value, 0, reading->config->n_layers - 1, &layer, err);
         snprintf(number, sizeof number, "%lld", (long long)layer);
     } else {
         status = lp_json_string(value, &text, err);
     }
     if (status != LP_OK) return status;
-    return lp_layer_sets_parse(text, r->config->n_layers, where, &r->group->layers, &r->group->n_layers, &r->capacity,
-                               err);
+    return lp_layer_sets_parse(text, reading->config->n_layers, where, &reading->group->layers,
+                               &reading->group->n_layers, &reading->capacity, err);
 }
 
 static lp_status read_index(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     int64_t index = LP_INDEX_ALL;
     bool all = lp_json_is_string(value) && strcmp(value->node->valuestring, "all") == 0;
     if (!all) {
-        lp_status status = lp_json_int(value, r->group->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
+        lp_status status =
+            lp_json_int(value, reading->group->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
         if (status != LP_OK) return status;
     }
-    APPEND(r->group->indices, r->group->n_indices, (int32_t)index, "indices");
+    APPEND(reading->group->indices, reading->group->n_indices, (int32_t)index, "indices");
     return LP_OK;
 }
 
 static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     int64_t head = 0;
     int32_t n_heads = 0; /* of the site with the fewest */
-    for (size_t i = 0; i < r->group->n_sites; i++) {
-        int32_t of_site = lp_site_n_heads(r->config, r->group->sites[i]);
+    for (size_t i = 0; i < reading->group->n_sites; i++) {
+        int32_t of_site = lp_site_n_heads(reading->config, reading->group->sites[i]);
         if (of_site > 0 && (n_heads == 0 || of_site < n_heads)) n_heads = of_site;
     }
-    lp_status status = lp_json_int(value, 0, (n_heads > 0 ? n_heads : r->config->n_kv_heads) - 1, &head, err);
+    lp_status status = lp_json_int(value, 0, (n_heads > 0 ? n_heads : reading->config->n_kv_heads) - 1, &head, err);
     if (status != LP_OK) return status;
-    APPEND(r->group->heads, r->group->n_heads, (int32_t)head, "heads");
+    APPEND(reading->group->heads, reading->group->n_heads, (int32_t)head, "heads");
     return LP_OK;
 }
 
 static lp_status read_factor(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     double factor = 0;
     lp_status status = lp_json_number(value, -1e6, 1e6, &factor, err);
     if (status != LP_OK) return status;
-    APPEND(r->group->factors, r->group->n_factors, (float)factor, "factors");
+    APPEND(reading->group->factors, reading->group->n_factors, (float)factor, "factors");
     return LP_OK;
 }
 
 static lp_status read_from_layer(const lp_json *value, void *user, lp_error *err) {
-    reading *r = user;
+    condition_reading *reading = user;
     int64_t layer = 0;
-    lp_status status = lp_json_int(value, 0, r->config->n_layers - 1, &layer, err);
+    lp_status status = lp_json_int(value, 0, reading->config->n_layers - 1, &layer, err);
     if (status != LP_OK) return status;
-    r->group->from_layers[r->capacity++] = (int32_t)layer;
+    reading->group->from_layers[reading->capacity++] = (int32_t)layer;
     return LP_OK;
 }
 
-static lp_status read_from(const lp_json *group, reading *r, lp_error *err) {
+static lp_status read_from(const lp_json *group, condition_reading *reading, lp_error *err) {
     static const char *const keys[] = {"site", "layers", "step", NULL};
     lp_json from, value;
-    lp_sweep_group *g = r->group;
+    lp_sweep_group *sweep_group = reading->group;
     int64_t step = -1;
     int choice = 0;
     lp_status status = LP_OK;
-    g->from_step = -1;
+    sweep_group->from_step = -1;
     LP_TRY(lp_json_find(group, "from", &from, err));
     if (!from.node) goto out;
     LP_TRY(lp_json_only(&from, keys, err));
     LP_TRY(lp_json_find(&from, "site", &value, err));
     if (value.node) {
         LP_TRY(lp_json_choice(&value, lp_site_names(), &choice, err));
-        g->from_other_site = true;
-        g->from_site = (lp_site)choice;
+        sweep_group->from_other_site = true;
+        sweep_group->from_site = (lp_site)choice;
     }
     LP_TRY(lp_json_find(&from, "step", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, 0, r->n_steps - 1, &step, err));
-    g->from_step = (int32_t)step;
+    if (value.node) LP_TRY(lp_json_int(&value, 0, reading->n_steps - 1, &step, err));
+    sweep_group->from_step = (int32_t)step;
     LP_TRY(lp_json_find(&from, "layers", &value, err));
     if (value.node) {
-        LP_TRY(lp_mem_new(&g->from_layers, g->n_layers, sizeof *g->from_layers, "donor layers", err));
-        r->capacity = 0;
+        LP_TRY(lp_mem_new(&sweep_group->from_layers, sweep_group->n_layers, sizeof *sweep_group->from_layers,
+                          "donor layers", err));
+        reading->capacity = 0;
         size_t n = 1;
         if (lp_json_is_array(&value)) LP_TRY(lp_json_array_size(&value, &n, err));
-        if (n != g->n_layers)
+        if (n != sweep_group->n_layers)
             LP_FAIL(LP_ERR_VALUE, "%s: %s: expected as many layers as the targets have (%zu), found %zu", value.file,
-                    value.path, g->n_layers, n);
-        LP_TRY(for_each(&from, "layers", read_from_layer, r, NULL, err));
+                    value.path, sweep_group->n_layers, n);
+        LP_TRY(for_each(&from, "layers", read_from_layer, reading, NULL, err));
     }
 out:
     return status;
@@ -273,12 +277,12 @@ typedef struct {
     lp_position_set **sets; /* where positions go */
     size_t *n_sets;
     lp_phase phase;
-    const reading *group;
+    const condition_reading *group;
     size_t capacity;
 } edge_reading;
 
 static lp_status read_position_steps(const lp_json *value, void *user, lp_error *err) {
-    edge_reading *r = user;
+    edge_reading *edge = user;
     const char *text = NULL;
     char where[1024];
     lp_step_set *steps = NULL;
@@ -286,10 +290,10 @@ static lp_status read_position_steps(const lp_json *value, void *user, lp_error 
     place_of(value, where, sizeof where);
     lp_status status = LP_OK;
     LP_TRY(lp_json_string(value, &text, err));
-    LP_TRY(lp_step_sets_parse(text, r->group->n_steps, where, &steps, &n, &capacity, err));
-    LP_TRY(lp_mem_grow(r->sets, &r->capacity, *r->n_sets + n, sizeof **r->sets, "position sets", err));
+    LP_TRY(lp_step_sets_parse(text, edge->group->n_steps, where, &steps, &n, &capacity, err));
+    LP_TRY(lp_mem_grow(edge->sets, &edge->capacity, *edge->n_sets + n, sizeof **edge->sets, "position sets", err));
     for (size_t i = 0; i < n; i++) {
-        lp_position_set *set = &(*r->sets)[(*r->n_sets)++];
+        lp_position_set *set = &(*edge->sets)[(*edge->n_sets)++];
         *set = (lp_position_set){.phase = LP_PHASE_THOUGHT, .mask = steps[i].mask};
         snprintf(set->words, sizeof set->words, "%s%.240s", strcmp(steps[i].words, "all") == 0 ? "thought:" : "",
                  steps[i].words);
@@ -300,7 +304,7 @@ out:
 }
 
 static lp_status read_position_index(const lp_json *value, void *user, lp_error *err) {
-    edge_reading *r = user;
+    edge_reading *edge = user;
     const char *text = NULL;
     char where[1024], number[32];
     int64_t index = 0;
@@ -309,17 +313,17 @@ static lp_status read_position_index(const lp_json *value, void *user, lp_error 
     if (lp_json_is_string(value)) {
         status = lp_json_string(value, &text, err);
     } else {
-        status = lp_json_int(value, r->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
+        status = lp_json_int(value, edge->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err);
         snprintf(number, sizeof number, "%lld", (long long)index);
         text = number;
     }
     if (status != LP_OK) return status;
-    return lp_position_sets_parse(text, r->phase, where, r->sets, r->n_sets, &r->capacity, err);
+    return lp_position_sets_parse(text, edge->phase, where, edge->sets, edge->n_sets, &edge->capacity, err);
 }
 
 /* {"phase": ..., "steps": ...} or {"phase": ..., "index": ...}; without either, the whole phase. */
-static lp_status read_positions(const lp_json *edge, const char *key, const reading *group, lp_position_set **sets,
-                                size_t *n_sets, lp_error *err) {
+static lp_status read_positions(const lp_json *edge, const char *key, const condition_reading *group,
+                                lp_position_set **sets, size_t *n_sets, lp_error *err) {
     static const char *const keys[] = {"phase", "steps", "index", NULL};
     edge_reading r = {.sets = sets, .n_sets = n_sets, .group = group};
     lp_json place, value;
@@ -354,22 +358,22 @@ out:
 }
 
 static lp_status read_edge_layers(const lp_json *value, void *user, lp_error *err) {
-    edge_reading *r = user;
-    reading like = *r->group;
-    lp_sweep_group layers = {.layers = r->edge->layers, .n_layers = r->edge->n_layers};
+    edge_reading *edge = user;
+    condition_reading like = *edge->group;
+    lp_sweep_group layers = {.layers = edge->edge->layers, .n_layers = edge->edge->n_layers};
     like.group = &layers;
-    like.capacity = r->capacity;
+    like.capacity = edge->capacity;
     lp_status status = read_layers(value, &like, err);
-    r->edge->layers = layers.layers;
-    r->edge->n_layers = layers.n_layers;
-    r->capacity = like.capacity;
+    edge->edge->layers = layers.layers;
+    edge->edge->n_layers = layers.n_layers;
+    edge->capacity = like.capacity;
     return status;
 }
 
 static lp_status read_edge_heads(const lp_json *value, void *user, lp_error *err) {
-    edge_reading *r = user;
-    const lp_model_config *config = r->group->config;
-    int32_t n_heads = r->edge->by_kv_head ? config->n_kv_heads : config->n_heads;
+    edge_reading *edge = user;
+    const lp_model_config *config = edge->group->config;
+    int32_t n_heads = edge->edge->by_kv_head ? config->n_kv_heads : config->n_heads;
     char where[1024], number[32];
     const char *text = number;
     int64_t head = 0;
@@ -381,25 +385,25 @@ static lp_status read_edge_heads(const lp_json *value, void *user, lp_error *err
     } else {
         LP_TRY(lp_json_string(value, &text, err));
     }
-    LP_TRY(lp_head_sets_parse(text, n_heads, where, &r->edge->heads, &r->edge->n_heads, &r->capacity, err));
+    LP_TRY(lp_head_sets_parse(text, n_heads, where, &edge->edge->heads, &edge->edge->n_heads, &edge->capacity, err));
 out:
     return status;
 }
 
 static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
     static const char *const keys[] = {"from", "to", "layers", "heads", "kv_heads", "comment", NULL};
-    reading *r = user;
+    condition_reading *reading = user;
     lp_json other;
     bool by_query = false;
     lp_status status = LP_OK;
     LP_TRY(lp_json_only(value, keys, err));
-    LP_TRY(lp_mem_grow(&r->group->edges, &r->capacity, r->group->n_edges + 1, sizeof *r->group->edges,
-                       "attention edges", err));
-    lp_edge_words *edge = &r->group->edges[r->group->n_edges++];
+    LP_TRY(lp_mem_grow(&reading->group->edges, &reading->capacity, reading->group->n_edges + 1,
+                       sizeof *reading->group->edges, "attention edges", err));
+    lp_edge_words *edge = &reading->group->edges[reading->group->n_edges++];
     *edge = (lp_edge_words){.n_from = 0};
-    edge_reading e = {.edge = edge, .group = r};
-    LP_TRY(read_positions(value, "from", r, &edge->from, &edge->n_from, err));
-    LP_TRY(read_positions(value, "to", r, &edge->to, &edge->n_to, err));
+    edge_reading e = {.edge = edge, .group = reading};
+    LP_TRY(read_positions(value, "from", reading, &edge->from, &edge->n_from, err));
+    LP_TRY(read_positions(value, "to", reading, &edge->to, &edge->n_to, err));
     LP_TRY(for_each(value, "layers", read_edge_layers, &e, NULL, err));
     e.capacity = 0;
     LP_TRY(for_each(value, "heads", read_edge_heads, &e, &by_query, err));
@@ -414,22 +418,22 @@ out:
 
 static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
     static const char *const names[] = {"off_by_one", "prefill_leak", "decode_leak", NULL};
-    reading *r = user;
+    condition_reading *reading = user;
     int choice = 0;
     lp_status status = lp_json_choice(value, names, &choice, err);
     if (status != LP_OK) return status;
-    r->group->defects.off_by_one |= choice == 0;
-    r->group->defects.prefill_leak |= choice == 1;
-    r->group->defects.decode_leak |= choice == 2;
+    reading->group->defects.off_by_one |= choice == 0;
+    reading->group->defects.prefill_leak |= choice == 1;
+    reading->group->defects.decode_leak |= choice == 2;
     return LP_OK;
 }
 
 /* Keys that would be passed over without a word. */
-static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *g, lp_error *err) {
+static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *group, lp_error *err) {
     static const char *const names[] = {"steps", "index", "factor", "vector"};
-    bool thought = g->phase == LP_PHASE_THOUGHT, file = false;
-    for (size_t i = 0; i < g->n_donors; i++) file |= g->donors[i] == LP_DONOR_FILE;
-    const bool unused[] = {!thought, thought, !lp_operation_has_factor(g->operation), !file};
+    bool thought = group->phase == LP_PHASE_THOUGHT, file = false;
+    for (size_t i = 0; i < group->n_donors; i++) file |= group->donors[i] == LP_DONOR_FILE;
+    const bool unused[] = {!thought, thought, !lp_operation_has_factor(group->operation), !file};
     static const char *const reasons[] = {"only for phase thought", "only for the phases prompt and answer",
                                           "only for the operations add, scale and lerp", "only for donor file"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -456,11 +460,11 @@ static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
 }
 
 /* What the operations within a subspace need, and the others have not. */
-static lp_status read_subspace(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
-    lp_sweep_group *g = r->group;
+static lp_status read_subspace(const lp_job *job, const lp_json *entry, condition_reading *reading, lp_error *err) {
+    lp_sweep_group *group = reading->group;
     lp_json value, donor;
     int64_t index = 0;
-    bool has_subspace = lp_operation_has_subspace(g->operation);
+    bool has_subspace = lp_operation_has_subspace(group->operation);
     lp_status status = LP_OK;
     LP_TRY(lp_json_find(entry, "subspace", &value, err));
     if (value.node && !has_subspace)
@@ -470,25 +474,25 @@ static lp_status read_subspace(const lp_job *job, const lp_json *entry, reading 
     if (job->sweep.n_vectors == 0)
         LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
     LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
-    g->subspace = (int32_t)index + 1;
-    if (lp_operation_takes_vector(g->operation)) goto out;
+    group->subspace = (int32_t)index + 1;
+    if (lp_operation_takes_vector(group->operation)) goto out;
     LP_TRY(lp_json_find(entry, "donor", &donor, err));
     if (donor.node) LP_FAIL(LP_ERR_VALUE, "%s: %s: the operations remove and keep take none", donor.file, donor.path);
-    g->donors[0] = LP_DONOR_ZERO;
-    g->n_donors = 1;
-    g->other_run = false;
+    group->donors[0] = LP_DONOR_ZERO;
+    group->n_donors = 1;
+    group->other_run = false;
 out:
     return status;
 }
 
-static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r, lp_error *err) {
+static lp_status read_group(const lp_job *job, const lp_json *entry, condition_reading *reading, lp_error *err) {
     static const char *const keys[] = {"phase",  "site",      "layers",   "steps",   "index",   "heads",
                                        "donor",  "operation", "factor",   "from",    "defects", "stop_after",
                                        "vector", "forbid",    "subspace", "comment", NULL};
     static const char *const operations[] = {"replace", "add", "scale", "lerp", "remove", "keep", "swap", NULL};
     static const lp_operation operation_of[] = {LP_OP_REPLACE, LP_OP_ADD,  LP_OP_SCALE, LP_OP_LERP,
                                                 LP_OP_REMOVE,  LP_OP_KEEP, LP_OP_SWAP};
-    lp_sweep_group *g = r->group;
+    lp_sweep_group *group = reading->group;
     lp_json value;
     int choice = 0;
     bool present = false, edges = false;
@@ -498,57 +502,57 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, reading *r,
     LP_TRY(lp_json_find(entry, "phase", &value, err));
     choice = LP_PHASE_THOUGHT;
     if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
-    g->phase = (lp_phase)choice;
-    LP_TRY(for_each(entry, "forbid", read_edge, r, &edges, err));
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "site", read_site, r, &present, err));
-    r->capacity = 0;
+    group->phase = (lp_phase)choice;
+    LP_TRY(for_each(entry, "forbid", read_edge, reading, &edges, err));
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "site", read_site, reading, &present, err));
+    reading->capacity = 0;
     if (!present && edges) LP_TRY(refuse_without_site(entry, err));
     if (!present && !edges) LP_TRY(lp_json_get(entry, "site", &value, err));
-    LP_TRY(for_each(entry, "layers", read_layers, r, NULL, err));
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "steps", read_steps, r, NULL, err));
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "index", read_index, r, NULL, err));
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "heads", read_head, r, &present, err));
-    if (!present) APPEND(g->heads, g->n_heads, LP_ALL_HEADS, "heads");
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "donor", read_donor, r, &present, err));
+    LP_TRY(for_each(entry, "layers", read_layers, reading, NULL, err));
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "steps", read_steps, reading, NULL, err));
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "index", read_index, reading, NULL, err));
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "heads", read_head, reading, &present, err));
+    if (!present) APPEND(group->heads, group->n_heads, LP_ALL_HEADS, "heads");
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "donor", read_donor, reading, &present, err));
     if (!present) {
-        r->capacity = 0;
+        reading->capacity = 0;
         lp_donor_detail plain = {0};
-        LP_TRY(append_donor(r, LP_DONOR_CLEAN, &plain, err));
-        LP_TRY(append_donor(r, LP_DONOR_CORRUPTED, &plain, err));
-        g->other_run = true;
+        LP_TRY(append_donor(reading, LP_DONOR_CLEAN, &plain, err));
+        LP_TRY(append_donor(reading, LP_DONOR_CORRUPTED, &plain, err));
+        group->other_run = true;
     }
-    r->capacity = 0;
-    LP_TRY(for_each(entry, "factor", read_factor, r, &present, err));
-    if (!present) APPEND(g->factors, g->n_factors, 1.0f, "factors");
+    reading->capacity = 0;
+    LP_TRY(for_each(entry, "factor", read_factor, reading, &present, err));
+    if (!present) APPEND(group->factors, group->n_factors, 1.0f, "factors");
     choice = LP_OP_REPLACE;
     LP_TRY(lp_json_find(entry, "operation", &value, err));
     if (value.node) LP_TRY(lp_json_choice(&value, operations, &choice, err));
-    g->operation = operation_of[choice];
-    LP_TRY(read_subspace(job, entry, r, err));
-    LP_TRY(read_from(entry, r, err));
-    LP_TRY(for_each(entry, "defects", read_defect, r, NULL, err));
+    group->operation = operation_of[choice];
+    LP_TRY(read_subspace(job, entry, reading, err));
+    LP_TRY(read_from(entry, reading, err));
+    LP_TRY(for_each(entry, "defects", read_defect, reading, NULL, err));
     LP_TRY(lp_json_find(entry, "stop_after", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, 1, r->n_steps, &number, err));
-    g->stop_after = (int32_t)number;
+    if (value.node) LP_TRY(lp_json_int(&value, 1, reading->n_steps, &number, err));
+    group->stop_after = (int32_t)number;
     number = 0;
     LP_TRY(lp_json_find(entry, "vector", &value, err));
     if (value.node && job->sweep.n_vectors == 0)
         LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
     if (value.node) LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
-    g->vector = (int32_t)number;
-    for (size_t i = 0; i < g->n_donors; i++)
-        if (g->donors[i] == LP_DONOR_FILE && !value.node) {
+    group->vector = (int32_t)number;
+    for (size_t i = 0; i < group->n_donors; i++)
+        if (group->donors[i] == LP_DONOR_FILE && !value.node) {
             status = lp_fail(err, LP_ERR_VALUE,
                              "%s: %s: donor \"file\" needs the key \"vector\" (an index into sweep.vectors)",
                              entry->file, entry->path);
             goto out;
         }
-    status = refuse_unused(entry, g, err);
+    status = refuse_unused(entry, group, err);
 out:
     return status;
 }
@@ -563,8 +567,8 @@ lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp
     LP_TRY(lp_json_array_size(&groups, &n, err));
     LP_TRY(lp_mem_new(&read, n, sizeof *read, "sweep", err));
     for (lp_json_first(&groups, &entry); entry.node; lp_json_next(&groups, &entry)) {
-        reading r = {.group = &read[i++], .config = config, .n_steps = job->protocol.n_steps};
-        LP_TRY(read_group(job, &entry, &r, err));
+        condition_reading reading = {.group = &read[i++], .config = config, .n_steps = job->protocol.n_steps};
+        LP_TRY(read_group(job, &entry, &reading, err));
     }
     lp_sweep_words words = {.groups = read,
                             .n_groups = n,

@@ -211,11 +211,11 @@ static void add_slot(slot_adder *adder, lp_slot_role role, lp_part part, lp_slot
         snprintf(slot->name, sizeof slot->name, "%s%s", prefix, name);
 }
 
-static void add_gpt2_slots(slot_adder *adder, const lp_model_config *c) {
-    int64_t d = c->d_model, f = c->d_ff;
-    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wte.weight", c->n_embedded, d);
-    add_slot(adder, LP_SLOT_POSITIONS, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wpe.weight", c->n_context, d);
-    for (adder->layer = 0; adder->layer < c->n_layers; adder->layer++) {
+static void add_gpt2_slots(slot_adder *adder, const lp_model_config *config) {
+    int64_t d = config->d_model, f = config->d_ff;
+    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wte.weight", config->n_embedded, d);
+    add_slot(adder, LP_SLOT_POSITIONS, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "wpe.weight", config->n_context, d);
+    for (adder->layer = 0; adder->layer < config->n_layers; adder->layer++) {
         add_slot(adder, LP_SLOT_NORM_ATTN_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_1.weight", 1, d);
         add_slot(adder, LP_SLOT_NORM_ATTN_BIAS, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_1.bias", 1, d);
         add_slot(adder, LP_SLOT_QKV, LP_PART_ATTENTION, LP_SHAPE_CONV1D, "attn.c_attn.weight", d, 3 * d);
@@ -234,27 +234,27 @@ static void add_gpt2_slots(slot_adder *adder, const lp_model_config *c) {
     add_slot(adder, LP_SLOT_FINAL_NORM_BIAS, LP_PART_NORM, LP_SHAPE_VECTOR, "ln_f.bias", 1, d);
 }
 
-static void add_llama_slots(slot_adder *adder, const lp_model_config *c) {
-    int64_t d = c->d_model, f = c->d_ff;
-    int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "embed_tokens.weight", c->n_embedded, d);
-    for (adder->layer = 0; adder->layer < c->n_layers; adder->layer++) {
+static void add_llama_slots(slot_adder *adder, const lp_model_config *config) {
+    int64_t d = config->d_model, f = config->d_ff;
+    int64_t q = (int64_t)config->n_heads * config->head_dim, kv = (int64_t)config->n_kv_heads * config->head_dim;
+    add_slot(adder, LP_SLOT_EMBEDDING, LP_PART_EMBEDDING, LP_SHAPE_TABLE, "embed_tokens.weight", config->n_embedded, d);
+    for (adder->layer = 0; adder->layer < config->n_layers; adder->layer++) {
         add_slot(adder, LP_SLOT_NORM_ATTN_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "input_layernorm.weight", 1, d);
         add_slot(adder, LP_SLOT_Q, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.q_proj.weight", q, d);
         add_slot(adder, LP_SLOT_K, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.k_proj.weight", kv, d);
         add_slot(adder, LP_SLOT_V, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.v_proj.weight", kv, d);
-        if (c->qkv_bias) {
+        if (config->qkv_bias) {
             add_slot(adder, LP_SLOT_Q_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.q_proj.bias", 1, q);
             add_slot(adder, LP_SLOT_K_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.k_proj.bias", 1, kv);
             add_slot(adder, LP_SLOT_V_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.v_proj.bias", 1, kv);
         }
-        if (c->head_norm) {
-            int64_t hd = c->head_dim;
+        if (config->head_norm) {
+            int64_t hd = config->head_dim;
             add_slot(adder, LP_SLOT_Q_NORM, LP_PART_NORM, LP_SHAPE_VECTOR, "self_attn.q_norm.weight", 1, hd);
             add_slot(adder, LP_SLOT_K_NORM, LP_PART_NORM, LP_SHAPE_VECTOR, "self_attn.k_norm.weight", 1, hd);
         }
         add_slot(adder, LP_SLOT_ATTN_OUT, LP_PART_ATTENTION, LP_SHAPE_LINEAR, "self_attn.o_proj.weight", d, q);
-        if (c->attn_out_bias)
+        if (config->attn_out_bias)
             add_slot(adder, LP_SLOT_ATTN_OUT_BIAS, LP_PART_ATTENTION, LP_SHAPE_VECTOR, "self_attn.o_proj.bias", 1, d);
         add_slot(adder, LP_SLOT_NORM_MLP_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "post_attention_layernorm.weight", 1,
                  d);
@@ -266,21 +266,23 @@ static void add_llama_slots(slot_adder *adder, const lp_model_config *c) {
     add_slot(adder, LP_SLOT_FINAL_NORM_WEIGHT, LP_PART_NORM, LP_SHAPE_VECTOR, "norm.weight", 1, d);
 }
 
-static lp_status add_base_slots(const lp_model_config *c, lp_layout_table *table, lp_error *err) {
-    slot_adder adder = {.table = table, .arch = c->arch, .layer = -1, .err = err};
-    if (c->arch == LP_ARCH_GPT2)
-        add_gpt2_slots(&adder, c);
+static lp_status add_base_slots(const lp_model_config *config, lp_layout_table *table, lp_error *err) {
+    slot_adder adder = {.table = table, .arch = config->arch, .layer = -1, .err = err};
+    if (config->arch == LP_ARCH_GPT2)
+        add_gpt2_slots(&adder, config);
     else
-        add_llama_slots(&adder, c);
-    if (!c->tied_head)
-        add_slot(&adder, LP_SLOT_HEAD, LP_PART_HEAD, LP_SHAPE_TABLE, "lm_head.weight", c->n_embedded, c->d_model);
+        add_llama_slots(&adder, config);
+    if (!config->tied_head)
+        add_slot(&adder, LP_SLOT_HEAD, LP_PART_HEAD, LP_SHAPE_TABLE, "lm_head.weight", config->n_embedded,
+                 config->d_model);
     return adder.status;
 }
 
-static lp_status add_projection_slots(const lp_model_config *c, int64_t width, lp_layout_table *table, lp_error *err) {
-    slot_adder adder = {.table = table, .arch = c->arch, .layer = -1, .err = err};
+static lp_status add_projection_slots(const lp_model_config *config, int64_t width, lp_layout_table *table,
+                                      lp_error *err) {
+    slot_adder adder = {.table = table, .arch = config->arch, .layer = -1, .err = err};
     const lp_part part = LP_PART_PROJECTION;
-    int64_t d = c->d_model;
+    int64_t d = config->d_model;
     add_slot(&adder, LP_SLOT_PRJ_IN, part, LP_SHAPE_LINEAR, "prj.1.weight", width, d);
     add_slot(&adder, LP_SLOT_PRJ_IN_BIAS, part, LP_SHAPE_VECTOR, "prj.1.bias", 1, width);
     add_slot(&adder, LP_SLOT_PRJ_OUT, part, LP_SHAPE_LINEAR, "prj.3.weight", d, width);
@@ -302,18 +304,18 @@ typedef struct {
     lp_layout_table *table;
     size_t n_missing;
     char first_missing[MAX_KEY];
-} binder;
+} layout_binder;
 
-static const char *plain_slot_name(const binder *b, const lp_slot *slot) {
-    return skip_prefix(slot->name, backbone(b->config->arch));
+static const char *plain_slot_name(const layout_binder *binder, const lp_slot *slot) {
+    return skip_prefix(slot->name, backbone(binder->config->arch));
 }
 
 static bool is_linear(const lp_slot *slot) {
     return slot->part != LP_PART_PROJECTION && (slot->shape == LP_SHAPE_CONV1D || slot->shape == LP_SHAPE_LINEAR);
 }
 
-static void note_missing(binder *b, const char *name) {
-    if (b->n_missing++ == 0) snprintf(b->first_missing, sizeof b->first_missing, "%s", name);
+static void note_missing(layout_binder *binder, const char *name) {
+    if (binder->n_missing++ == 0) snprintf(binder->first_missing, sizeof binder->first_missing, "%s", name);
 }
 
 static lp_status check_float(const lp_tensor *tensor, lp_error *err) {
@@ -340,26 +342,26 @@ static lp_status check_shape(const lp_tensor *tensor, int n_dims, int64_t rows, 
                    tensor->name, expected, why, found);
 }
 
-static lp_status bind_lora(binder *b, lp_slot *slot, bool wrapped, int32_t wanted_rank, lp_error *err) {
+static lp_status bind_lora(layout_binder *binder, lp_slot *slot, bool wrapped, int32_t wanted_rank, lp_error *err) {
     char module[LP_SLOT_NAME], name[LP_SLOT_NAME + 32];
-    const char *plain = plain_slot_name(b, slot);
+    const char *plain = plain_slot_name(binder, slot);
     snprintf(module, sizeof module, "%.*s", (int)(strlen(plain) - strlen(".weight")), plain);
     snprintf(name, sizeof name, "%s.lora_A", module);
-    key *a = index_find(&b->codi, name);
+    key *a = index_find(&binder->codi, name);
     snprintf(name, sizeof name, "%s.lora_B", module);
-    key *bb = index_find(&b->codi, name);
+    key *bb = index_find(&binder->codi, name);
     if (!a && !bb && !wrapped) return LP_OK;
     if (!a || !bb) {
         snprintf(name, sizeof name, "%s.%s.default.weight", module, a ? "lora_B" : "lora_A");
-        note_missing(b, name);
+        note_missing(binder, name);
         return LP_OK;
     }
     a->used = bb->used = true;
     bool conv = slot->shape == LP_SHAPE_CONV1D;
     int64_t n_in = conv ? slot->rows : slot->columns, n_out = conv ? slot->columns : slot->rows;
     lp_status status = LP_OK;
-    LP_TRY(check_shape(a->tensor, 2, b->table->lora_rank, n_in,
-                       b->table->lora_rank ? " (the rank of the other LoRA tensors)" : "", err));
+    LP_TRY(check_shape(a->tensor, 2, binder->table->lora_rank, n_in,
+                       binder->table->lora_rank ? " (the rank of the other LoRA tensors)" : "", err));
     int64_t rank = a->tensor->shape[0];
     if (rank > INT32_MAX)
         LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": a LoRA rank of %lld", a->tensor->file, a->tensor->name,
@@ -368,7 +370,7 @@ static lp_status bind_lora(binder *b, lp_slot *slot, bool wrapped, int32_t wante
         LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected LoRA rank %d, found %lld", a->tensor->file,
                 a->tensor->name, wanted_rank, (long long)rank);
     LP_TRY(check_shape(bb->tensor, 2, n_out, rank, "", err));
-    b->table->lora_rank = (int32_t)rank;
+    binder->table->lora_rank = (int32_t)rank;
     slot->lora_a = a->tensor;
     slot->lora_b = bb->tensor;
 out:
@@ -377,30 +379,30 @@ out:
 
 /* A tied head is one parameter with two names. Where a file has both, with other values, torch's load_state_dict copies
  * the head's last, since its module is: so do we, and say it. */
-static key *choose_tied(const binder *b, const char *plain, key *embedding) {
-    key *head = index_find(&b->codi, "lm_head.weight");
-    if (!head && !index_find(&b->codi, plain)) head = index_find(&b->base, "lm_head.weight");
+static key *choose_tied(const layout_binder *binder, const char *plain, key *embedding) {
+    key *head = index_find(&binder->codi, "lm_head.weight");
+    if (!head && !index_find(&binder->codi, plain)) head = index_find(&binder->base, "lm_head.weight");
     if (!head || !embedding) return embedding;
-    const lp_tensor *x = embedding->tensor, *y = head->tensor;
-    bool same = x->dtype == y->dtype && x->n_elements == y->n_elements &&
-                memcmp(x->data, y->data, (size_t)x->n_elements * lp_dtype_bytes(x->dtype)) == 0;
+    const lp_tensor *tensor = embedding->tensor, *y = head->tensor;
+    bool same = tensor->dtype == y->dtype && tensor->n_elements == y->n_elements &&
+                memcmp(tensor->data, y->data, (size_t)tensor->n_elements * lp_dtype_bytes(tensor->dtype)) == 0;
     if (same) return embedding;
     lp_log(
         LP_LOG_WARN,
         "%s: tensor \"%.200s\" differs from \"%.200s\", although the head is tied to the embedding: it is used for both, "
         "as PyTorch does when it loads them",
-        y->file, y->name, x->name);
+        y->file, y->name, tensor->name);
     embedding->used = true;
     return head;
 }
 
-static lp_status bind_slot(binder *b, lp_slot *slot, int32_t wanted_rank, lp_error *err) {
-    const char *plain = plain_slot_name(b, slot);
-    key *found = index_find(&b->codi, plain);
-    if (!found) found = index_find(&b->base, plain);
-    if (slot->role == LP_SLOT_EMBEDDING && b->config->tied_head) found = choose_tied(b, plain, found);
+static lp_status bind_slot(layout_binder *binder, lp_slot *slot, int32_t wanted_rank, lp_error *err) {
+    const char *plain = plain_slot_name(binder, slot);
+    key *found = index_find(&binder->codi, plain);
+    if (!found) found = index_find(&binder->base, plain);
+    if (slot->role == LP_SLOT_EMBEDDING && binder->config->tied_head) found = choose_tied(binder, plain, found);
     if (!found) {
-        note_missing(b, slot->name);
+        note_missing(binder, slot->name);
         return LP_OK;
     }
     found->used = true;
@@ -408,7 +410,7 @@ static lp_status bind_slot(binder *b, lp_slot *slot, int32_t wanted_rank, lp_err
     bool tokens = slot->role == LP_SLOT_HEAD;
     lp_status status = check_shape(found->tensor, slot->shape == LP_SHAPE_VECTOR ? 1 : 2, slot->rows, slot->columns,
                                    tokens ? " (as many rows as the embedding)" : "", err);
-    if (status == LP_OK && is_linear(slot)) status = bind_lora(b, slot, found->wrapped, wanted_rank, err);
+    if (status == LP_OK && is_linear(slot)) status = bind_lora(binder, slot, found->wrapped, wanted_rank, err);
     return status;
 }
 
@@ -438,12 +440,12 @@ static const key *key_of(const key_index *index, const lp_tensor *tensor, lp_arc
     return plain_name(arch, &index->layout, with_lora, tensor->name, plain, &wrapped) ? index_find(index, plain) : NULL;
 }
 
-static lp_unused_reason why_unused(const binder *b, const key_index *index, const key *k, bool is_codi,
+static lp_unused_reason why_unused(const layout_binder *binder, const key_index *index, const key *k, bool is_codi,
                                    const char *name) {
     char clean[MAX_KEY];
     if (k && is_buffer(k->plain)) return LP_UNUSED_BUFFER;
-    if (k && b->config->tied_head && strcmp(k->plain, "lm_head.weight") == 0) return LP_UNUSED_TIED_HEAD;
-    if (k && !is_codi && index_find(&b->codi, k->plain)) return LP_UNUSED_CODI_WINS;
+    if (k && binder->config->tied_head && strcmp(k->plain, "lm_head.weight") == 0) return LP_UNUSED_TIED_HEAD;
+    if (k && !is_codi && index_find(&binder->codi, k->plain)) return LP_UNUSED_CODI_WINS;
     if (k || !clean_name(&index->layout, name, clean)) return LP_UNUSED_UNEXPECTED;
     if (is_for_training(clean)) return LP_UNUSED_TRAINING;
     if (index->layout.kind == LP_LAYOUT_COCONUT && strcmp(clean, "embedding.weight") == 0) return LP_UNUSED_SECOND_NAME;
@@ -463,19 +465,19 @@ static lp_status refuse_lora(const lp_tensor *tensor, bool is_codi, lp_error *er
     return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: tensor \"%.200s\": %s", tensor->file, tensor->name, what);
 }
 
-static lp_status list_unused(binder *b, const lp_tensor_list *list, const key_index *index, bool is_codi,
+static lp_status list_unused(layout_binder *binder, const lp_tensor_list *list, const key_index *index, bool is_codi,
                              lp_error *err) {
-    lp_layout_table *table = b->table;
+    lp_layout_table *table = binder->table;
     lp_status status = LP_OK;
     for (size_t i = 0; list && i < list->n; i++) {
         const lp_tensor *tensor = &list->items[i];
-        const key *k = key_of(index, tensor, b->config->arch, is_codi);
+        const key *k = key_of(index, tensor, binder->config->arch, is_codi);
         if (k && k->used) continue;
         if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save")) {
             status = refuse_lora(tensor, is_codi, err);
             goto out;
         }
-        lp_unused_tensor unused = {.tensor = tensor, .reason = why_unused(b, index, k, is_codi, tensor->name)};
+        lp_unused_tensor unused = {.tensor = tensor, .reason = why_unused(binder, index, k, is_codi, tensor->name)};
         LP_TRY(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
                            "unused tensors", err));
         table->unused[table->n_unused++] = unused;
@@ -498,101 +500,101 @@ const char *lp_layout_foreign(const lp_tensor_list *list) {
     return "";
 }
 
-static lp_status fail_missing(const binder *b, lp_error *err) {
+static lp_status fail_missing(const layout_binder *binder, lp_error *err) {
     char more[64] = "";
-    const char *hint = lp_layout_foreign(b->codi_list ? b->codi_list : b->base_list);
-    if (b->n_missing > 1) snprintf(more, sizeof more, " (and %zu more)", b->n_missing - 1);
-    for (size_t i = 0; !b->codi_list && i < b->base_list->n; i++)
-        if (starts_with(b->base_list->items[i].name, "codi.") ||
-            starts_with(b->base_list->items[i].name, "base_causallm."))
+    const char *hint = lp_layout_foreign(binder->codi_list ? binder->codi_list : binder->base_list);
+    if (binder->n_missing > 1) snprintf(more, sizeof more, " (and %zu more)", binder->n_missing - 1);
+    for (size_t i = 0; !binder->codi_list && i < binder->base_list->n; i++)
+        if (starts_with(binder->base_list->items[i].name, "codi.") ||
+            starts_with(binder->base_list->items[i].name, "base_causallm."))
             hint = "; it holds tensors of a thought checkpoint: name it as the CODI checkpoint (model.codi)";
-    if (!b->base_list)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", b->codi_file, b->first_missing, more,
-                       hint);
-    if (!b->codi_list)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", b->base_file, b->first_missing, more,
-                       hint);
-    return lp_fail(err, LP_ERR_MISMATCH, "missing tensor \"%s\"%s: it is neither in %s nor in %s%s", b->first_missing,
-                   more, b->codi_file, b->base_file, hint);
+    if (!binder->base_list)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", binder->codi_file, binder->first_missing,
+                       more, hint);
+    if (!binder->codi_list)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: missing tensor \"%s\"%s%s", binder->base_file, binder->first_missing,
+                       more, hint);
+    return lp_fail(err, LP_ERR_MISMATCH, "missing tensor \"%s\"%s: it is neither in %s nor in %s%s",
+                   binder->first_missing, more, binder->codi_file, binder->base_file, hint);
 }
 
 /* The projection is the thought checkpoint's, or, where that has none, the base's (a merged model in one folder). */
-static lp_status look_at_projection(binder *b, int64_t *width, lp_error *err) {
-    const key_index *index = b->codi.layout.n_projection ? &b->codi : &b->base;
+static lp_status look_at_projection(layout_binder *binder, int64_t *width, lp_error *err) {
+    const key_index *index = binder->codi.layout.n_projection ? &binder->codi : &binder->base;
     *width = 0;
     if (!index->layout.n_projection) return LP_OK;
-    b->table->has_projection = true;
+    binder->table->has_projection = true;
     for (size_t i = 0; i < index->n; i++)
-        if (starts_with(index->keys[i].plain, "prj.ln.")) b->table->has_projection_norm = true;
+        if (starts_with(index->keys[i].plain, "prj.ln.")) binder->table->has_projection_norm = true;
     const key *first = index_find(index, "prj.1.weight");
     if (!first)
         return lp_fail(err, LP_ERR_MISMATCH,
                        "%s: missing tensor \"prj.1.weight\", although there are other tensors of prj",
-                       index == &b->codi ? b->codi_file : b->base_file);
+                       index == &binder->codi ? binder->codi_file : binder->base_file);
     if (first->tensor->n_dims == 2) *width = first->tensor->shape[0];
-    if (*width == 0) *width = b->config->d_model;
+    if (*width == 0) *width = binder->config->d_model;
     return LP_OK;
 }
 
 /* The thought checkpoint must bring something that belongs to the model. */
-static lp_status check_brings(const binder *b, lp_error *err) {
-    if (!b->codi_list) return LP_OK;
-    const lp_name_layout *layout = &b->codi.layout;
-    bool bare = layout->kind == LP_LAYOUT_PLAIN && !layout->n_projection && b->config->latent_start_id < 0 &&
-                b->config->n_embedded == b->config->n_vocab;
-    for (size_t i = 0; i < b->codi.n && !bare; i++)
-        if (b->codi.keys[i].used) return LP_OK;
+static lp_status check_brings(const layout_binder *binder, lp_error *err) {
+    if (!binder->codi_list) return LP_OK;
+    const lp_name_layout *layout = &binder->codi.layout;
+    bool bare = layout->kind == LP_LAYOUT_PLAIN && !layout->n_projection && binder->config->latent_start_id < 0 &&
+                binder->config->n_embedded == binder->config->n_vocab;
+    for (size_t i = 0; i < binder->codi.n && !bare; i++)
+        if (binder->codi.keys[i].used) return LP_OK;
     return lp_fail(err, LP_ERR_MISMATCH,
                    "%s: not a CODI checkpoint: none of its %zu tensors is named codi.*, base_causallm.*, prj.* or "
                    "projector.*, and it has no rows for thought tokens%s",
-                   b->codi_file, b->codi_list->n, lp_layout_foreign(b->codi_list));
+                   binder->codi_file, binder->codi_list->n, lp_layout_foreign(binder->codi_list));
 }
 
 lp_status lp_layout_bind(lp_model_config *config, const lp_tensor_list *base, const char *base_file,
                          const lp_tensor_list *codi, const char *codi_file, int32_t lora_rank, lp_layout_table *out,
                          lp_error *err) {
     lp_layout_table table = {0};
-    binder b = {.config = config,
-                .base_list = base,
-                .codi_list = codi,
-                .base_file = base_file,
-                .codi_file = codi_file,
-                .table = &table};
+    layout_binder binder = {.config = config,
+                            .base_list = base,
+                            .codi_list = codi,
+                            .base_file = base_file,
+                            .codi_file = codi_file,
+                            .table = &table};
     int64_t width = 0;
     lp_status status = LP_OK;
-    LP_TRY(index_build(config->arch, base, false, &b.base, err));
-    LP_TRY(index_build(config->arch, codi, true, &b.codi, err));
-    LP_TRY(look_at_projection(&b, &width, err));
-    table.layout = codi ? b.codi.layout : b.base.layout;
+    LP_TRY(index_build(config->arch, base, false, &binder.base, err));
+    LP_TRY(index_build(config->arch, codi, true, &binder.codi, err));
+    LP_TRY(look_at_projection(&binder, &width, err));
+    table.layout = codi ? binder.codi.layout : binder.base.layout;
 
     /* Thought checkpoints have as many rows as their training gave them; a base model, its config's or CODI's. */
     const char *embedding = config->arch == LP_ARCH_GPT2 ? "wte.weight" : "embed_tokens.weight";
-    const key *rows = index_find(&b.codi, embedding);
+    const key *rows = index_find(&binder.codi, embedding);
     bool any = rows != NULL;
-    if (!rows) rows = index_find(&b.base, embedding);
+    if (!rows) rows = index_find(&binder.base, embedding);
     int64_t n_rows = rows && rows->tensor->n_dims == 2 ? rows->tensor->shape[0] : 0;
     bool fits = (any && n_rows > 0 && n_rows <= INT32_MAX / 2) || n_rows == (int64_t)config->n_vocab + 3;
     config->n_embedded = fits ? (int32_t)n_rows : config->n_vocab;
 
     LP_TRY(add_base_slots(config, &table, err));
     if (table.has_projection) LP_TRY(add_projection_slots(config, width, &table, err));
-    for (size_t i = 0; i < table.n_slots; i++) LP_TRY(bind_slot(&b, &table.slots[i], lora_rank, err));
-    LP_TRY(check_brings(&b, err));
-    if (b.n_missing) {
-        status = fail_missing(&b, err);
+    for (size_t i = 0; i < table.n_slots; i++) LP_TRY(bind_slot(&binder, &table.slots[i], lora_rank, err));
+    LP_TRY(check_brings(&binder, err));
+    if (binder.n_missing) {
+        status = fail_missing(&binder, err);
         goto out;
     }
     if (lora_rank && !table.lora_rank && codi)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected LoRA tensors of rank %d, found none", codi_file, lora_rank);
     LP_TRY(check_lora_in_all_layers(&table, err));
-    LP_TRY(list_unused(&b, base, &b.base, false, err));
-    LP_TRY(list_unused(&b, codi, &b.codi, true, err));
+    LP_TRY(list_unused(&binder, base, &binder.base, false, err));
+    LP_TRY(list_unused(&binder, codi, &binder.codi, true, err));
     *out = table;
     table = (lp_layout_table){0};
 out:
     lp_layout_release(&table);
-    index_release(&b.base);
-    index_release(&b.codi);
+    index_release(&binder.base);
+    index_release(&binder.codi);
     return status;
 }
 

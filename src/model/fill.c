@@ -18,10 +18,10 @@ typedef struct {
     int64_t first, n; /* rows of the file's tensor */
     const unsigned char *bytes;
     size_t n_bytes; /* 0 where the rows are not one run of bytes */
-} piece;
+} fill_piece;
 
 typedef struct {
-    piece *items; /* [n] */
+    fill_piece *items; /* [n] */
     size_t n, capacity;
 } piece_list;
 
@@ -43,17 +43,17 @@ static lp_status add_pieces(const lp_model_files *files, size_t i, piece_list *l
         if (status != LP_OK) return status;
         int64_t n = slot->rows - first < step ? slot->rows - first : step;
         bool run = lp_tensor_is_contiguous(tensor);
-        list->items[list->n++] = (piece){.slot = i,
-                                         .first = first,
-                                         .n = n,
-                                         .bytes = tensor->data + (run ? (size_t)first * row_bytes : 0),
-                                         .n_bytes = run ? (size_t)n * row_bytes : 0};
+        list->items[list->n++] = (fill_piece){.slot = i,
+                                              .first = first,
+                                              .n = n,
+                                              .bytes = tensor->data + (run ? (size_t)first * row_bytes : 0),
+                                              .n_bytes = run ? (size_t)n * row_bytes : 0};
     }
     return LP_OK;
 }
 
 static int compare_pieces(const void *a, const void *b) {
-    const piece *left = a, *right = b;
+    const fill_piece *left = a, *right = b;
     if (left->bytes != right->bytes) return left->bytes < right->bytes ? -1 : 1;
     if (left->slot != right->slot) return left->slot < right->slot ? -1 : 1;
     return left->first < right->first ? -1 : left->first > right->first;
@@ -72,20 +72,21 @@ static void ask_for_memory(float *arena, size_t bytes, int64_t part) {
 #endif
 }
 
-static lp_status compute_piece(const lp_model_files *files, const piece *p, float *arena, float *scratch,
+static lp_status compute_piece(const lp_model_files *files, const fill_piece *piece, float *arena, float *scratch,
                                lp_error *err) {
-    const lp_slot *slot = &files->table.slots[p->slot];
-    const lp_placement *place = &files->places[p->slot];
+    const lp_slot *slot = &files->table.slots[piece->slot];
+    const lp_placement *place = &files->places[piece->slot];
     lp_pulse();
     if (place->where == LP_PLACE_MAPPED) {
         const float *mapped = (const float *)(const void *)slot->tensor->data;
-        return lp_merge_check_finite(slot, mapped + p->first * slot->columns, 1, p->n * slot->columns, 0, err);
+        return lp_merge_check_finite(slot, mapped + piece->first * slot->columns, 1, piece->n * slot->columns, 0, err);
     }
-    const lp_weight_source *source = &files->sources[p->slot];
+    const lp_weight_source *source = &files->sources[piece->slot];
     const lp_merge_target target = {
         .data = arena + place->offset, .ld = place->ld, .packed = place->packed, .column = place->column};
-    lp_status status = lp_merge_rows(slot, source->scale, source->rounding, p->first, p->n, &target, scratch, err);
-    lp_pages_let_go(p->bytes, p->n_bytes);
+    lp_status status =
+        lp_merge_rows(slot, source->scale, source->rounding, piece->first, piece->n, &target, scratch, err);
+    lp_pages_let_go(piece->bytes, piece->n_bytes);
     return status;
 }
 
@@ -94,24 +95,24 @@ typedef struct {
     size_t slot;
     lp_status status;
     lp_error *err;
-} verdict;
+} fill_verdict;
 
-static void note(verdict *v, size_t slot, lp_status status, const lp_error *err) {
+static void note(fill_verdict *verdict, size_t slot, lp_status status, const lp_error *err) {
 #pragma omp critical(lp_fill_verdict)
-    if (status != LP_OK && (v->status == LP_OK || slot < v->slot)) {
-        v->slot = slot;
-        v->status = status;
-        if (v->err) *v->err = *err;
+    if (status != LP_OK && (verdict->status == LP_OK || slot < verdict->slot)) {
+        verdict->slot = slot;
+        verdict->status = status;
+        if (verdict->err) *verdict->err = *err;
     }
 }
 
 static void take_turns(const lp_model_files *files, const piece_list *list, float *arena, size_t arena_bytes,
-                       lp_model_turns *turns, verdict *v) {
+                       lp_model_turns *turns, fill_verdict *verdict) {
     lp_error err = {0};
     float *scratch = NULL;
     lp_status status = lp_mem_new(&scratch, LP_MERGE_SCRATCH, sizeof *scratch, "merge", &err);
     if (status != LP_OK) {
-        note(v, 0, status, &err);
+        note(verdict, 0, status, &err);
         return;
     }
     int64_t n = (int64_t)list->n, n_parts = (int64_t)((arena_bytes + TOUCH_BYTES - 1) / TOUCH_BYTES);
@@ -122,20 +123,20 @@ static void take_turns(const lp_model_files *files, const piece_list *list, floa
             continue;
         }
         if (i + AHEAD < n) lp_pages_want(list->items[i + AHEAD].bytes, list->items[i + AHEAD].n_bytes);
-        note(v, list->items[i].slot, compute_piece(files, &list->items[i], arena, scratch, &err), &err);
+        note(verdict, list->items[i].slot, compute_piece(files, &list->items[i], arena, scratch, &err), &err);
     }
     lp_mem_free(scratch);
 }
 
 lp_status lp_fill_arena(lp_model_files *files, float *arena, size_t arena_bytes, lp_model_turns *turns, lp_error *err) {
     piece_list list = {0};
-    verdict v = {.err = err};
+    fill_verdict verdict = {.err = err};
     lp_status status = LP_OK;
     for (size_t i = 0; i < files->table.n_slots; i++) LP_TRY(add_pieces(files, i, &list, err));
     if (list.n) qsort(list.items, list.n, sizeof *list.items, compare_pieces);
 #pragma omp parallel
-    take_turns(files, &list, arena, arena_bytes, turns, &v);
-    status = v.status;
+    take_turns(files, &list, arena, arena_bytes, turns, &verdict);
+    status = verdict.status;
 out:
     lp_mem_free(list.items);
     return status;

@@ -41,34 +41,34 @@ typedef struct {
     int64_t integer;  /* V_INT, V_BOOL; index into objects, storages or tensors */
     const char *text; /* V_STRING, borrowed */
     size_t length;
-} value;
+} pickle_value;
 
 typedef struct {
-    value *items; /* a dict's: key, value, key, value, ... */
+    pickle_value *items; /* a dict's: key, value, key, value, ... */
     size_t n, capacity;
-} object;
+} pickle_object;
 
 typedef struct {
     lp_pickle_storage storage;
     int64_t offset;
     lp_tensor shape;
-} tensor_value;
+} pickle_tensor;
 
 typedef struct {
     lp_reader reader;
     const char *file;
-    value *stack;
+    pickle_value *stack;
     size_t depth, stack_capacity;
-    value *memo;
+    pickle_value *memo;
     bool *memo_set;
     size_t memo_capacity, memo_set_capacity, n_memo;
-    object *objects;
+    pickle_object *objects;
     size_t n_objects, object_capacity;
     lp_pickle_storage *storages;
     size_t n_storages, storage_capacity;
-    tensor_value *tensors;
+    pickle_tensor *tensors;
     size_t n_tensors, tensor_capacity;
-} machine;
+} pickle_machine;
 
 static const struct {
     const char *name;
@@ -90,137 +90,149 @@ static const struct {
     {"torch.BoolStorage", G_STORAGE, LP_BOOL},
 };
 
-static lp_status push(machine *m, value v, lp_error *err) {
-    lp_status status = lp_mem_grow(&m->stack, &m->stack_capacity, m->depth + 1, sizeof *m->stack, "pickle stack", err);
-    if (status == LP_OK) m->stack[m->depth++] = v;
+static lp_status push(pickle_machine *machine, pickle_value value, lp_error *err) {
+    lp_status status = lp_mem_grow(&machine->stack, &machine->stack_capacity, machine->depth + 1,
+                                   sizeof *machine->stack, "pickle stack", err);
+    if (status == LP_OK) machine->stack[machine->depth++] = value;
     return status;
 }
 
-static lp_status damaged(const machine *m, const char *what, lp_error *err) {
-    return lp_fail(err, LP_ERR_FORMAT, "%s: damaged pickle before byte %zu: %s", m->file, m->reader.offset, what);
+static lp_status damaged(const pickle_machine *machine, const char *what, lp_error *err) {
+    return lp_fail(err, LP_ERR_FORMAT, "%s: damaged pickle before byte %zu: %s", machine->file, machine->reader.offset,
+                   what);
 }
 
 /* Takes the top value; a mark is none. */
-static lp_status pop(machine *m, value *out, lp_error *err) {
-    if (m->depth == 0 || m->stack[m->depth - 1].kind == V_MARK) return damaged(m, "the stack is empty", err);
-    *out = m->stack[--m->depth];
+static lp_status pop(pickle_machine *machine, pickle_value *out, lp_error *err) {
+    if (machine->depth == 0 || machine->stack[machine->depth - 1].kind == V_MARK)
+        return damaged(machine, "the stack is empty", err);
+    *out = machine->stack[--machine->depth];
     return LP_OK;
 }
 
-static lp_status top(machine *m, value **out, lp_error *err) {
-    if (m->depth == 0 || m->stack[m->depth - 1].kind == V_MARK) return damaged(m, "the stack is empty", err);
-    *out = &m->stack[m->depth - 1];
+static lp_status top(pickle_machine *machine, pickle_value **out, lp_error *err) {
+    if (machine->depth == 0 || machine->stack[machine->depth - 1].kind == V_MARK)
+        return damaged(machine, "the stack is empty", err);
+    *out = &machine->stack[machine->depth - 1];
     return LP_OK;
 }
 
 /* The values above the highest mark: stack[*first .. depth). The mark is at *first - 1. */
-static lp_status above_mark(machine *m, size_t *first, lp_error *err) {
-    for (size_t i = m->depth; i-- > 0;)
-        if (m->stack[i].kind == V_MARK) {
+static lp_status above_mark(pickle_machine *machine, size_t *first, lp_error *err) {
+    for (size_t i = machine->depth; i-- > 0;)
+        if (machine->stack[i].kind == V_MARK) {
             *first = i + 1;
             return LP_OK;
         }
-    return damaged(m, "a mark is missing", err);
+    return damaged(machine, "a mark is missing", err);
 }
 
-static lp_status new_object(machine *m, value_kind kind, value *out, lp_error *err) {
-    lp_status status =
-        lp_mem_grow(&m->objects, &m->object_capacity, m->n_objects + 1, sizeof *m->objects, "pickle objects", err);
+static lp_status new_object(pickle_machine *machine, value_kind kind, pickle_value *out, lp_error *err) {
+    lp_status status = lp_mem_grow(&machine->objects, &machine->object_capacity, machine->n_objects + 1,
+                                   sizeof *machine->objects, "pickle objects", err);
     if (status != LP_OK) return status;
-    *out = (value){.kind = kind, .integer = (int64_t)m->n_objects};
-    m->objects[m->n_objects++] = (object){0};
+    *out = (pickle_value){.kind = kind, .integer = (int64_t)machine->n_objects};
+    machine->objects[machine->n_objects++] = (pickle_object){0};
     return LP_OK;
 }
 
-static lp_status append(machine *m, const value *container, const value *items, size_t n, lp_error *err) {
-    object *o = &m->objects[container->integer];
-    lp_status status = lp_mem_grow(&o->items, &o->capacity, o->n + n, sizeof *o->items, "pickle items", err);
+static lp_status append(pickle_machine *machine, const pickle_value *container, const pickle_value *items, size_t n,
+                        lp_error *err) {
+    pickle_object *object = &machine->objects[container->integer];
+    lp_status status =
+        lp_mem_grow(&object->items, &object->capacity, object->n + n, sizeof *object->items, "pickle items", err);
     if (status != LP_OK) return status;
-    if (n) memcpy(o->items + o->n, items, n * sizeof *items);
-    o->n += n;
+    if (n) memcpy(object->items + object->n, items, n * sizeof *items);
+    object->n += n;
     return LP_OK;
 }
 
 /* ---- memo ---- */
 
-static lp_status memo_put(machine *m, uint64_t at, lp_error *err) {
-    value *v = NULL;
+static lp_status memo_put(pickle_machine *machine, uint64_t at, lp_error *err) {
+    pickle_value *value = NULL;
     lp_status status = LP_OK;
-    LP_TRY(top(m, &v, err));
+    LP_TRY(top(machine, &value, err));
     /* torch numbers the memo from 0 on; a far index would only be a way to ask for memory. */
-    if (at > m->n_memo + 1) {
-        status = damaged(m, "the memo is not numbered in order", err);
+    if (at > machine->n_memo + 1) {
+        status = damaged(machine, "the memo is not numbered in order", err);
         goto out;
     }
-    LP_TRY(lp_mem_grow(&m->memo, &m->memo_capacity, (size_t)at + 1, sizeof *m->memo, "pickle memo", err));
-    LP_TRY(lp_mem_grow(&m->memo_set, &m->memo_set_capacity, (size_t)at + 1, sizeof *m->memo_set, "pickle memo", err));
-    m->memo[at] = *v;
-    m->memo_set[at] = true;
-    if (at >= m->n_memo) m->n_memo = (size_t)at + 1;
+    LP_TRY(lp_mem_grow(&machine->memo, &machine->memo_capacity, (size_t)at + 1, sizeof *machine->memo, "pickle memo",
+                       err));
+    LP_TRY(lp_mem_grow(&machine->memo_set, &machine->memo_set_capacity, (size_t)at + 1, sizeof *machine->memo_set,
+                       "pickle memo", err));
+    machine->memo[at] = *value;
+    machine->memo_set[at] = true;
+    if (at >= machine->n_memo) machine->n_memo = (size_t)at + 1;
 out:
     return status;
 }
 
-static lp_status memo_get(machine *m, uint64_t at, lp_error *err) {
-    if (at >= m->n_memo || !m->memo_set[at]) return damaged(m, "it refers to a value that was never stored", err);
-    return push(m, m->memo[at], err);
+static lp_status memo_get(pickle_machine *machine, uint64_t at, lp_error *err) {
+    if (at >= machine->n_memo || !machine->memo_set[at])
+        return damaged(machine, "it refers to a value that was never stored", err);
+    return push(machine, machine->memo[at], err);
 }
 
 /* ---- globals, storages, tensors ---- */
 
-static lp_status push_global(machine *m, const char *module, size_t module_length, const char *name, size_t name_length,
-                             lp_error *err) {
+static lp_status push_global(pickle_machine *machine, const char *module, size_t module_length, const char *name,
+                             size_t name_length, lp_error *err) {
     char full[MAX_GLOBAL_NAME];
     bool fits = module_length + name_length + 2 <= sizeof full;
     snprintf(full, sizeof full, "%.*s.%.*s", (int)(module_length < 60 ? module_length : 60), module,
              (int)(name_length < 58 ? name_length : 58), name);
     for (size_t i = 0; fits && i < sizeof GLOBALS / sizeof *GLOBALS; i++)
         if (strcmp(GLOBALS[i].name, full) == 0)
-            return push(m, (value){.kind = V_GLOBAL, .global = GLOBALS[i].kind, .dtype = GLOBALS[i].dtype}, err);
+            return push(machine, (pickle_value){.kind = V_GLOBAL, .global = GLOBALS[i].kind, .dtype = GLOBALS[i].dtype},
+                        err);
     return lp_fail(err, LP_ERR_FORMAT,
                    "%s: the pickle asks for \"%s\", which a checkpoint of plain tensors does not need: refused",
-                   m->file, full);
+                   machine->file, full);
 }
 
-static const value *tuple_items(const machine *m, const value *v, size_t *n) {
+static const pickle_value *tuple_items(const pickle_machine *machine, const pickle_value *value, size_t *n) {
     *n = 0;
-    if (v->kind != V_TUPLE) return NULL;
-    *n = m->objects[v->integer].n;
-    return m->objects[v->integer].items;
+    if (value->kind != V_TUPLE) return NULL;
+    *n = machine->objects[value->integer].n;
+    return machine->objects[value->integer].items;
 }
 
 /* ('storage', <storage type>, key, location, number of elements) */
-static lp_status push_storage(machine *m, lp_error *err) {
-    value id = {0};
+static lp_status push_storage(pickle_machine *machine, lp_error *err) {
+    pickle_value id = {0};
     size_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &id, err));
-    const value *part = tuple_items(m, &id, &n);
+    LP_TRY(pop(machine, &id, err));
+    const pickle_value *part = tuple_items(machine, &id, &n);
     bool good = n == 5 && part[0].kind == V_STRING && part[0].length == 7 && memcmp(part[0].text, "storage", 7) == 0 &&
                 part[1].kind == V_GLOBAL && part[1].global == G_STORAGE && part[2].kind == V_STRING &&
                 part[3].kind == V_STRING && part[4].kind == V_INT && part[4].integer >= 0;
     if (!good) {
-        status = damaged(m, "a persistent id that is not ('storage', type, key, location, size)", err);
+        status = damaged(machine, "a persistent id that is not ('storage', type, key, location, size)", err);
         goto out;
     }
-    LP_TRY(lp_mem_grow(&m->storages, &m->storage_capacity, m->n_storages + 1, sizeof *m->storages, "storages", err));
-    m->storages[m->n_storages] = (lp_pickle_storage){.key = part[2].text,
-                                                     .key_length = part[2].length,
-                                                     .dtype = part[1].dtype,
-                                                     .n_elements = (uint64_t)part[4].integer};
-    status = push(m, (value){.kind = V_STORAGE, .integer = (int64_t)m->n_storages++}, err);
+    LP_TRY(lp_mem_grow(&machine->storages, &machine->storage_capacity, machine->n_storages + 1,
+                       sizeof *machine->storages, "storages", err));
+    machine->storages[machine->n_storages] = (lp_pickle_storage){.key = part[2].text,
+                                                                 .key_length = part[2].length,
+                                                                 .dtype = part[1].dtype,
+                                                                 .n_elements = (uint64_t)part[4].integer};
+    status = push(machine, (pickle_value){.kind = V_STORAGE, .integer = (int64_t)machine->n_storages++}, err);
 out:
     return status;
 }
 
-static lp_status read_extents(const machine *m, const value *v, int64_t *out, int *n_dims, lp_error *err) {
+static lp_status read_extents(const pickle_machine *machine, const pickle_value *value, int64_t *out, int *n_dims,
+                              lp_error *err) {
     size_t n = 0;
-    const value *items = tuple_items(m, v, &n);
-    if (v->kind != V_TUPLE || n > LP_TENSOR_MAX_DIMS)
-        return damaged(m, "a tensor's size or stride is not a tuple of at most 8 integers", err);
+    const pickle_value *items = tuple_items(machine, value, &n);
+    if (value->kind != V_TUPLE || n > LP_TENSOR_MAX_DIMS)
+        return damaged(machine, "a tensor's size or stride is not a tuple of at most 8 integers", err);
     for (size_t i = 0; i < n; i++) {
         if (items[i].kind != V_INT || items[i].integer < 0)
-            return damaged(m, "a tensor's size or stride is not a tuple of non-negative integers", err);
+            return damaged(machine, "a tensor's size or stride is not a tuple of non-negative integers", err);
         out[i] = items[i].integer;
     }
     *n_dims = (int)n;
@@ -228,12 +240,12 @@ static lp_status read_extents(const machine *m, const value *v, int64_t *out, in
 }
 
 /* The last element that shape and strides reach must lie in the storage. */
-static bool lies_inside(const lp_tensor *t, int64_t offset, uint64_t n_elements) {
+static bool lies_inside(const lp_tensor *tensor, int64_t offset, uint64_t n_elements) {
     uint64_t last = (uint64_t)offset;
-    if (t->n_elements == 0) return last <= n_elements;
-    for (int d = 0; d < t->n_dims; d++) {
+    if (tensor->n_elements == 0) return last <= n_elements;
+    for (int d = 0; d < tensor->n_dims; d++) {
         uint64_t reach = 0;
-        if (!lp_mul_u64((uint64_t)(t->shape[d] - 1), (uint64_t)t->strides[d], &reach) ||
+        if (!lp_mul_u64((uint64_t)(tensor->shape[d] - 1), (uint64_t)tensor->strides[d], &reach) ||
             !lp_add_u64(last, reach, &last))
             return false;
     }
@@ -241,222 +253,225 @@ static bool lies_inside(const lp_tensor *t, int64_t offset, uint64_t n_elements)
 }
 
 /* _rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks[, metadata]) */
-static lp_status rebuild_tensor(machine *m, const value *args, size_t n, value *out, lp_error *err) {
+static lp_status rebuild_tensor(pickle_machine *machine, const pickle_value *args, size_t n, pickle_value *out,
+                                lp_error *err) {
     lp_status status = LP_OK;
     if (n < 6 || n > 7 || args[0].kind != V_STORAGE || args[1].kind != V_INT || args[1].integer < 0) {
-        status = damaged(m, "_rebuild_tensor_v2 with other arguments than a storage, an offset, ...", err);
+        status = damaged(machine, "_rebuild_tensor_v2 with other arguments than a storage, an offset, ...", err);
         goto out;
     }
-    tensor_value t = {.storage = m->storages[args[0].integer], .offset = args[1].integer};
+    pickle_tensor value = {.storage = machine->storages[args[0].integer], .offset = args[1].integer};
     int64_t strides[LP_TENSOR_MAX_DIMS] = {0};
     int n_strides = 0;
-    t.shape.dtype = t.storage.dtype;
-    LP_TRY(read_extents(m, &args[2], t.shape.shape, &t.shape.n_dims, err));
-    LP_TRY(read_extents(m, &args[3], strides, &n_strides, err));
-    if (n_strides != t.shape.n_dims) {
-        status = damaged(m, "a tensor has a size and a stride of different lengths", err);
+    value.shape.dtype = value.storage.dtype;
+    LP_TRY(read_extents(machine, &args[2], value.shape.shape, &value.shape.n_dims, err));
+    LP_TRY(read_extents(machine, &args[3], strides, &n_strides, err));
+    if (n_strides != value.shape.n_dims) {
+        status = damaged(machine, "a tensor has a size and a stride of different lengths", err);
         goto out;
     }
-    status = lp_tensor_set_shape(&t.shape, err);
+    status = lp_tensor_set_shape(&value.shape, err);
     if (status != LP_OK) {
-        status = damaged(m, "the product of a tensor's shape overflows", err);
+        status = damaged(machine, "the product of a tensor's shape overflows", err);
         goto out;
     }
-    memcpy(t.shape.strides, strides, sizeof strides);
-    if (!lies_inside(&t.shape, t.offset, t.storage.n_elements)) {
+    memcpy(value.shape.strides, strides, sizeof strides);
+    if (!lies_inside(&value.shape, value.offset, value.storage.n_elements)) {
         char shape[128];
-        lp_tensor_shape_text(&t.shape, shape, sizeof shape);
+        lp_tensor_shape_text(&value.shape, shape, sizeof shape);
         LP_FAIL(LP_ERR_FORMAT, "%s: a tensor of shape %s at offset %lld reaches past its storage of %llu elements",
-                m->file, shape, (long long)t.offset, (unsigned long long)t.storage.n_elements);
+                machine->file, shape, (long long)value.offset, (unsigned long long)value.storage.n_elements);
     }
-    LP_TRY(lp_mem_grow(&m->tensors, &m->tensor_capacity, m->n_tensors + 1, sizeof *m->tensors, "tensors", err));
-    m->tensors[m->n_tensors] = t;
-    *out = (value){.kind = V_TENSOR, .integer = (int64_t)m->n_tensors++};
+    LP_TRY(lp_mem_grow(&machine->tensors, &machine->tensor_capacity, machine->n_tensors + 1, sizeof *machine->tensors,
+                       "tensors", err));
+    machine->tensors[machine->n_tensors] = value;
+    *out = (pickle_value){.kind = V_TENSOR, .integer = (int64_t)machine->n_tensors++};
 out:
     return status;
 }
 
-static lp_status reduce(machine *m, lp_error *err) {
-    value args = {0}, callable = {0}, result = {0};
+static lp_status reduce(pickle_machine *machine, lp_error *err) {
+    pickle_value args = {0}, callable = {0}, result = {0};
     size_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &args, err));
-    LP_TRY(pop(m, &callable, err));
-    const value *items = tuple_items(m, &args, &n);
+    LP_TRY(pop(machine, &args, err));
+    LP_TRY(pop(machine, &callable, err));
+    const pickle_value *items = tuple_items(machine, &args, &n);
     if (callable.kind != V_GLOBAL || args.kind != V_TUPLE) {
-        status = damaged(m, "a call of something that is not callable", err);
+        status = damaged(machine, "a call of something that is not callable", err);
         goto out;
     }
     switch (callable.global) {
     case G_ORDERED_DICT:
         if (n != 0) {
-            status = damaged(m, "OrderedDict with arguments", err);
+            status = damaged(machine, "OrderedDict with arguments", err);
             goto out;
         }
-        LP_TRY(new_object(m, V_DICT, &result, err));
+        LP_TRY(new_object(machine, V_DICT, &result, err));
         break;
-    case G_REBUILD_TENSOR: LP_TRY(rebuild_tensor(m, items, n, &result, err)); break;
+    case G_REBUILD_TENSOR: LP_TRY(rebuild_tensor(machine, items, n, &result, err)); break;
     case G_REBUILD_PARAMETER:
         if (n != 3 || items[0].kind != V_TENSOR) {
-            status = damaged(m, "_rebuild_parameter with other arguments than a tensor, a flag and hooks", err);
+            status = damaged(machine, "_rebuild_parameter with other arguments than a tensor, a flag and hooks", err);
             goto out;
         }
         result = items[0];
         break;
-    case G_STORAGE: status = damaged(m, "a storage type is called", err); goto out;
+    case G_STORAGE: status = damaged(machine, "a storage type is called", err); goto out;
     }
-    status = push(m, result, err);
+    status = push(machine, result, err);
 out:
     return status;
 }
 
 /* ---- opcodes ---- */
 
-static lp_status push_text(machine *m, uint64_t n, lp_error *err) {
+static lp_status push_text(pickle_machine *machine, uint64_t n, lp_error *err) {
     const unsigned char *bytes = NULL;
     size_t bad = 0;
-    if (n > lp_reader_left(&m->reader)) return damaged(m, "a string reaches past the end", err);
-    lp_status status = lp_read_bytes(&m->reader, (size_t)n, &bytes, err);
+    if (n > lp_reader_left(&machine->reader)) return damaged(machine, "a string reaches past the end", err);
+    lp_status status = lp_read_bytes(&machine->reader, (size_t)n, &bytes, err);
     if (status != LP_OK) return status;
-    if (!lp_utf8_valid((const char *)bytes, (size_t)n, &bad)) return damaged(m, "a string is not valid UTF-8", err);
-    return push(m, (value){.kind = V_STRING, .text = (const char *)bytes, .length = (size_t)n}, err);
+    if (!lp_utf8_valid((const char *)bytes, (size_t)n, &bad))
+        return damaged(machine, "a string is not valid UTF-8", err);
+    return push(machine, (pickle_value){.kind = V_STRING, .text = (const char *)bytes, .length = (size_t)n}, err);
 }
 
 /* LONG1: little-endian two's complement of n bytes. */
-static lp_status push_long(machine *m, lp_error *err) {
+static lp_status push_long(pickle_machine *machine, lp_error *err) {
     uint8_t n = 0;
     const unsigned char *bytes = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_read_u8(&m->reader, &n, err));
-    LP_TRY(lp_read_bytes(&m->reader, n, &bytes, err));
+    LP_TRY(lp_read_u8(&machine->reader, &n, err));
+    LP_TRY(lp_read_bytes(&machine->reader, n, &bytes, err));
     if (n > 8) {
-        status = damaged(m, "an integer of more than 64 bits", err);
+        status = damaged(machine, "an integer of more than 64 bits", err);
         goto out;
     }
     uint64_t bits = n > 0 && (bytes[n - 1] & 0x80) ? UINT64_MAX : 0;
     for (size_t i = n; i-- > 0;) bits = bits << 8 | bytes[i];
-    status = push(m, (value){.kind = V_INT, .integer = (int64_t)bits}, err);
+    status = push(machine, (pickle_value){.kind = V_INT, .integer = (int64_t)bits}, err);
 out:
     return status;
 }
 
-static lp_status make_tuple(machine *m, size_t n, bool from_mark, lp_error *err) {
-    value tuple = {0};
+static lp_status make_tuple(pickle_machine *machine, size_t n, bool from_mark, lp_error *err) {
+    pickle_value tuple = {0};
     size_t first = 0;
     lp_status status = LP_OK;
     if (from_mark) {
-        LP_TRY(above_mark(m, &first, err));
-        n = m->depth - first;
-    } else if (m->depth < n) {
-        status = damaged(m, "the stack is empty", err);
+        LP_TRY(above_mark(machine, &first, err));
+        n = machine->depth - first;
+    } else if (machine->depth < n) {
+        status = damaged(machine, "the stack is empty", err);
         goto out;
     } else {
-        first = m->depth - n;
-        for (size_t i = first; i < m->depth; i++)
-            if (m->stack[i].kind == V_MARK) {
-                status = damaged(m, "a tuple across a mark", err);
+        first = machine->depth - n;
+        for (size_t i = first; i < machine->depth; i++)
+            if (machine->stack[i].kind == V_MARK) {
+                status = damaged(machine, "a tuple across a mark", err);
                 goto out;
             }
     }
-    LP_TRY(new_object(m, V_TUPLE, &tuple, err));
+    LP_TRY(new_object(machine, V_TUPLE, &tuple, err));
     if (n) {
-        object *o = &m->objects[tuple.integer];
-        LP_TRY(lp_mem_new(&o->items, n, sizeof *o->items, "pickle tuple", err));
-        memcpy(o->items, m->stack + first, n * sizeof *o->items);
-        o->n = o->capacity = n;
+        pickle_object *object = &machine->objects[tuple.integer];
+        LP_TRY(lp_mem_new(&object->items, n, sizeof *object->items, "pickle tuple", err));
+        memcpy(object->items, machine->stack + first, n * sizeof *object->items);
+        object->n = object->capacity = n;
     }
-    m->depth = first - (from_mark ? 1 : 0);
-    status = push(m, tuple, err);
+    machine->depth = first - (from_mark ? 1 : 0);
+    status = push(machine, tuple, err);
 out:
     return status;
 }
 
 /* SETITEMS, APPENDS: everything above the mark goes into the container below it. */
-static lp_status fill_container(machine *m, value_kind kind, lp_error *err) {
+static lp_status fill_container(pickle_machine *machine, value_kind kind, lp_error *err) {
     size_t first = 0;
     lp_status status = LP_OK;
-    LP_TRY(above_mark(m, &first, err));
-    size_t n = m->depth - first;
-    if (first < 2 || m->stack[first - 2].kind != kind || (kind == V_DICT && n % 2 != 0)) {
-        status = damaged(m, kind == V_DICT ? "items without a dict" : "items without a list", err);
+    LP_TRY(above_mark(machine, &first, err));
+    size_t n = machine->depth - first;
+    if (first < 2 || machine->stack[first - 2].kind != kind || (kind == V_DICT && n % 2 != 0)) {
+        status = damaged(machine, kind == V_DICT ? "items without a dict" : "items without a list", err);
         goto out;
     }
-    LP_TRY(append(m, &m->stack[first - 2], m->stack + first, n, err));
-    m->depth = first - 1;
+    LP_TRY(append(machine, &machine->stack[first - 2], machine->stack + first, n, err));
+    machine->depth = first - 1;
 out:
     return status;
 }
 
-static lp_status set_item(machine *m, lp_error *err) {
-    value pair[2] = {0}, *dict = NULL;
+static lp_status set_item(pickle_machine *machine, lp_error *err) {
+    pickle_value pair[2] = {0}, *dict = NULL;
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &pair[1], err));
-    LP_TRY(pop(m, &pair[0], err));
-    LP_TRY(top(m, &dict, err));
+    LP_TRY(pop(machine, &pair[1], err));
+    LP_TRY(pop(machine, &pair[0], err));
+    LP_TRY(top(machine, &dict, err));
     if (dict->kind != V_DICT) {
-        status = damaged(m, "an item without a dict", err);
+        status = damaged(machine, "an item without a dict", err);
         goto out;
     }
-    status = append(m, dict, pair, 2, err);
+    status = append(machine, dict, pair, 2, err);
 out:
     return status;
 }
 
-static lp_status append_one(machine *m, lp_error *err) {
-    value item = {0}, *list = NULL;
+static lp_status append_one(pickle_machine *machine, lp_error *err) {
+    pickle_value item = {0}, *list = NULL;
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &item, err));
-    LP_TRY(top(m, &list, err));
+    LP_TRY(pop(machine, &item, err));
+    LP_TRY(top(machine, &list, err));
     if (list->kind != V_LIST) {
-        status = damaged(m, "an item without a list", err);
+        status = damaged(machine, "an item without a list", err);
         goto out;
     }
-    status = append(m, list, &item, 1, err);
+    status = append(machine, list, &item, 1, err);
 out:
     return status;
 }
 
 /* BUILD sets attributes. A state dict has one, `_metadata`, which says nothing about the weights: dropped. */
-static lp_status build(machine *m, lp_error *err) {
-    value attributes = {0}, *target = NULL;
+static lp_status build(pickle_machine *machine, lp_error *err) {
+    pickle_value attributes = {0}, *target = NULL;
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &attributes, err));
-    LP_TRY(top(m, &target, err));
+    LP_TRY(pop(machine, &attributes, err));
+    LP_TRY(top(machine, &target, err));
     if (target->kind != V_DICT || attributes.kind != V_DICT)
-        status = damaged(m, "attributes are set on something that is not a state dict", err);
+        status = damaged(machine, "attributes are set on something that is not a state dict", err);
 out:
     return status;
 }
 
-static lp_status read_global(machine *m, lp_error *err) {
+static lp_status read_global(pickle_machine *machine, lp_error *err) {
     const char *module = NULL, *name = NULL;
     size_t module_length = 0, name_length = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_read_line(&m->reader, &module, &module_length, err));
-    LP_TRY(lp_read_line(&m->reader, &name, &name_length, err));
-    status = push_global(m, module, module_length, name, name_length, err);
+    LP_TRY(lp_read_line(&machine->reader, &module, &module_length, err));
+    LP_TRY(lp_read_line(&machine->reader, &name, &name_length, err));
+    status = push_global(machine, module, module_length, name, name_length, err);
 out:
     return status;
 }
 
-static lp_status stack_global(machine *m, lp_error *err) {
-    value module = {0}, name = {0};
+static lp_status stack_global(pickle_machine *machine, lp_error *err) {
+    pickle_value module = {0}, name = {0};
     lp_status status = LP_OK;
-    LP_TRY(pop(m, &name, err));
-    LP_TRY(pop(m, &module, err));
+    LP_TRY(pop(machine, &name, err));
+    LP_TRY(pop(machine, &module, err));
     if (module.kind != V_STRING || name.kind != V_STRING) {
-        status = damaged(m, "the name of a global is not a string", err);
+        status = damaged(machine, "the name of a global is not a string", err);
         goto out;
     }
-    status = push_global(m, module.text, module.length, name.text, name.length, err);
+    status = push_global(machine, module.text, module.length, name.text, name.length, err);
 out:
     return status;
 }
 
-static lp_status push_new(machine *m, value_kind kind, lp_error *err) {
-    value made = {0};
-    lp_status status = new_object(m, kind, &made, err);
-    return status == LP_OK ? push(m, made, err) : status;
+static lp_status push_new(pickle_machine *machine, value_kind kind, lp_error *err) {
+    pickle_value made = {0};
+    lp_status status = new_object(machine, kind, &made, err);
+    return status == LP_OK ? push(machine, made, err) : status;
 }
 
 typedef enum {
@@ -538,9 +553,9 @@ static const char *opcode_name(uint8_t code) {
 }
 
 /* Reads an unsigned operand of `width` bytes. */
-static lp_status operand(machine *m, size_t width, uint64_t *out, lp_error *err) {
+static lp_status operand(pickle_machine *machine, size_t width, uint64_t *out, lp_error *err) {
     const unsigned char *bytes = NULL;
-    lp_status status = lp_read_bytes(&m->reader, width, &bytes, err);
+    lp_status status = lp_read_bytes(&machine->reader, width, &bytes, err);
     if (status != LP_OK) return status;
     uint64_t number = 0;
     for (size_t i = width; i-- > 0;) number = number << 8 | bytes[i];
@@ -548,125 +563,126 @@ static lp_status operand(machine *m, size_t width, uint64_t *out, lp_error *err)
     return LP_OK;
 }
 
-static lp_status push_int(machine *m, size_t width, lp_error *err) {
+static lp_status push_int(pickle_machine *machine, size_t width, lp_error *err) {
     uint64_t number = 0;
-    lp_status status = operand(m, width, &number, err);
+    lp_status status = operand(machine, width, &number, err);
     if (status != LP_OK) return status;
     int64_t signed_number = width == 4 ? (int64_t)(int32_t)(uint32_t)number : (int64_t)number;
-    return push(m, (value){.kind = V_INT, .integer = signed_number}, err);
+    return push(machine, (pickle_value){.kind = V_INT, .integer = signed_number}, err);
 }
 
-static lp_status push_text_of(machine *m, size_t width, lp_error *err) {
+static lp_status push_text_of(pickle_machine *machine, size_t width, lp_error *err) {
     uint64_t n = 0;
-    lp_status status = operand(m, width, &n, err);
-    return status == LP_OK ? push_text(m, n, err) : status;
+    lp_status status = operand(machine, width, &n, err);
+    return status == LP_OK ? push_text(machine, n, err) : status;
 }
 
-static lp_status memo_op(machine *m, size_t width, bool put, lp_error *err) {
+static lp_status memo_op(pickle_machine *machine, size_t width, bool put, lp_error *err) {
     uint64_t at = 0;
-    lp_status status = operand(m, width, &at, err);
+    lp_status status = operand(machine, width, &at, err);
     if (status != LP_OK) return status;
-    return put ? memo_put(m, at, err) : memo_get(m, at, err);
+    return put ? memo_put(machine, at, err) : memo_get(machine, at, err);
 }
 
-static lp_status check_protocol(machine *m, lp_error *err) {
+static lp_status check_protocol(pickle_machine *machine, lp_error *err) {
     uint64_t protocol = 0;
-    lp_status status = operand(m, 1, &protocol, err);
+    lp_status status = operand(machine, 1, &protocol, err);
     if (status == LP_OK && (protocol < 2 || protocol > 5))
-        status = lp_fail(err, LP_ERR_FORMAT, "%s: pickle protocol %llu: expected 2 to 5", m->file,
+        status = lp_fail(err, LP_ERR_FORMAT, "%s: pickle protocol %llu: expected 2 to 5", machine->file,
                          (unsigned long long)protocol);
     return status;
 }
 
-static lp_status step(machine *m, uint8_t code, lp_error *err) {
+static lp_status step(pickle_machine *machine, uint8_t code, lp_error *err) {
     uint64_t ignored = 0;
     switch ((opcode)code) {
-    case OP_PROTO: return check_protocol(m, err);
-    case OP_FRAME: return operand(m, 8, &ignored, err);
+    case OP_PROTO: return check_protocol(machine, err);
+    case OP_FRAME: return operand(machine, 8, &ignored, err);
     case OP_STOP: return LP_OK;
-    case OP_MARK: return push(m, (value){.kind = V_MARK}, err);
-    case OP_NONE: return push(m, (value){.kind = V_NONE}, err);
-    case OP_NEWTRUE: return push(m, (value){.kind = V_BOOL, .integer = 1}, err);
-    case OP_NEWFALSE: return push(m, (value){.kind = V_BOOL}, err);
-    case OP_BININT: return push_int(m, 4, err);
-    case OP_BININT1: return push_int(m, 1, err);
-    case OP_BININT2: return push_int(m, 2, err);
-    case OP_LONG1: return push_long(m, err);
+    case OP_MARK: return push(machine, (pickle_value){.kind = V_MARK}, err);
+    case OP_NONE: return push(machine, (pickle_value){.kind = V_NONE}, err);
+    case OP_NEWTRUE: return push(machine, (pickle_value){.kind = V_BOOL, .integer = 1}, err);
+    case OP_NEWFALSE: return push(machine, (pickle_value){.kind = V_BOOL}, err);
+    case OP_BININT: return push_int(machine, 4, err);
+    case OP_BININT1: return push_int(machine, 1, err);
+    case OP_BININT2: return push_int(machine, 2, err);
+    case OP_LONG1: return push_long(machine, err);
     case OP_BINFLOAT: {
-        lp_status status = operand(m, 8, &ignored, err);
-        return status == LP_OK ? push(m, (value){.kind = V_FLOAT}, err) : status;
+        lp_status status = operand(machine, 8, &ignored, err);
+        return status == LP_OK ? push(machine, (pickle_value){.kind = V_FLOAT}, err) : status;
     }
-    case OP_SHORT_BINUNICODE: return push_text_of(m, 1, err);
-    case OP_BINUNICODE: return push_text_of(m, 4, err);
-    case OP_BINUNICODE8: return push_text_of(m, 8, err);
-    case OP_EMPTY_TUPLE: return make_tuple(m, 0, false, err);
-    case OP_TUPLE1: return make_tuple(m, 1, false, err);
-    case OP_TUPLE2: return make_tuple(m, 2, false, err);
-    case OP_TUPLE3: return make_tuple(m, 3, false, err);
-    case OP_TUPLE: return make_tuple(m, 0, true, err);
-    case OP_EMPTY_LIST: return push_new(m, V_LIST, err);
-    case OP_EMPTY_DICT: return push_new(m, V_DICT, err);
-    case OP_APPEND: return append_one(m, err);
-    case OP_APPENDS: return fill_container(m, V_LIST, err);
-    case OP_SETITEM: return set_item(m, err);
-    case OP_SETITEMS: return fill_container(m, V_DICT, err);
-    case OP_BINPUT: return memo_op(m, 1, true, err);
-    case OP_LONG_BINPUT: return memo_op(m, 4, true, err);
-    case OP_MEMOIZE: return memo_put(m, m->n_memo, err);
-    case OP_BINGET: return memo_op(m, 1, false, err);
-    case OP_LONG_BINGET: return memo_op(m, 4, false, err);
-    case OP_GLOBAL: return read_global(m, err);
-    case OP_STACK_GLOBAL: return stack_global(m, err);
-    case OP_BINPERSID: return push_storage(m, err);
-    case OP_REDUCE: return reduce(m, err);
-    case OP_BUILD: return build(m, err);
+    case OP_SHORT_BINUNICODE: return push_text_of(machine, 1, err);
+    case OP_BINUNICODE: return push_text_of(machine, 4, err);
+    case OP_BINUNICODE8: return push_text_of(machine, 8, err);
+    case OP_EMPTY_TUPLE: return make_tuple(machine, 0, false, err);
+    case OP_TUPLE1: return make_tuple(machine, 1, false, err);
+    case OP_TUPLE2: return make_tuple(machine, 2, false, err);
+    case OP_TUPLE3: return make_tuple(machine, 3, false, err);
+    case OP_TUPLE: return make_tuple(machine, 0, true, err);
+    case OP_EMPTY_LIST: return push_new(machine, V_LIST, err);
+    case OP_EMPTY_DICT: return push_new(machine, V_DICT, err);
+    case OP_APPEND: return append_one(machine, err);
+    case OP_APPENDS: return fill_container(machine, V_LIST, err);
+    case OP_SETITEM: return set_item(machine, err);
+    case OP_SETITEMS: return fill_container(machine, V_DICT, err);
+    case OP_BINPUT: return memo_op(machine, 1, true, err);
+    case OP_LONG_BINPUT: return memo_op(machine, 4, true, err);
+    case OP_MEMOIZE: return memo_put(machine, machine->n_memo, err);
+    case OP_BINGET: return memo_op(machine, 1, false, err);
+    case OP_LONG_BINGET: return memo_op(machine, 4, false, err);
+    case OP_GLOBAL: return read_global(machine, err);
+    case OP_STACK_GLOBAL: return stack_global(machine, err);
+    case OP_BINPERSID: return push_storage(machine, err);
+    case OP_REDUCE: return reduce(machine, err);
+    case OP_BUILD: return build(machine, err);
     }
     return lp_fail(err, LP_ERR_FORMAT, "%s: pickle opcode 0x%02x (%s) at byte %zu, which torch.save does not write",
-                   m->file, code, opcode_name(code), m->reader.offset - 1);
+                   machine->file, code, opcode_name(code), machine->reader.offset - 1);
 }
 
 /* ---- the result ---- */
 
-static lp_status collect(machine *m, const value *root, lp_pickle_state *out, lp_error *err) {
+static lp_status collect(pickle_machine *machine, const pickle_value *root, lp_pickle_state *out, lp_error *err) {
     lp_status status = LP_OK;
     if (root->kind != V_DICT)
-        LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found %s", m->file, KIND_NAMES[root->kind]);
-    const object *dict = &m->objects[root->integer];
+        LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found %s", machine->file,
+                KIND_NAMES[root->kind]);
+    const pickle_object *dict = &machine->objects[root->integer];
     for (size_t i = 0; i + 1 < dict->n; i += 2) {
-        const value *name = &dict->items[i], *v = &dict->items[i + 1];
+        const pickle_value *name = &dict->items[i], *v = &dict->items[i + 1];
         if (name->kind != V_STRING || name->length == 0 || memchr(name->text, 0, name->length))
-            LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found a key that is %s", m->file,
+            LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found a key that is %s", machine->file,
                     name->kind == V_STRING ? "an empty or broken string" : KIND_NAMES[name->kind]);
         if (v->kind != V_TENSOR)
             LP_FAIL(LP_ERR_FORMAT,
-                    "%s: entry \"%.*s\": expected a tensor, found %s: save the model's state_dict() alone", m->file,
-                    (int)(name->length < 200 ? name->length : 200), name->text, KIND_NAMES[v->kind]);
+                    "%s: entry \"%.*s\": expected a tensor, found %s: save the model's state_dict() alone",
+                    machine->file, (int)(name->length < 200 ? name->length : 200), name->text, KIND_NAMES[v->kind]);
         LP_TRY(lp_mem_grow(&out->tensors, &out->capacity, out->n + 1, sizeof *out->tensors, "state dict", err));
-        const tensor_value *t = &m->tensors[v->integer];
+        const pickle_tensor *value = &machine->tensors[v->integer];
         out->tensors[out->n++] = (lp_pickle_tensor){.name = name->text,
                                                     .name_length = name->length,
-                                                    .storage = t->storage,
-                                                    .offset = t->offset,
-                                                    .shape = t->shape};
+                                                    .storage = value->storage,
+                                                    .offset = value->offset,
+                                                    .shape = value->shape};
     }
 out:
     return status;
 }
 
-static void machine_release(machine *m) {
-    for (size_t i = 0; i < m->n_objects; i++) lp_mem_free(m->objects[i].items);
-    lp_mem_free(m->objects);
-    lp_mem_free(m->stack);
-    lp_mem_free(m->memo);
-    lp_mem_free(m->memo_set);
-    lp_mem_free(m->storages);
-    lp_mem_free(m->tensors);
+static void machine_release(pickle_machine *machine) {
+    for (size_t i = 0; i < machine->n_objects; i++) lp_mem_free(machine->objects[i].items);
+    lp_mem_free(machine->objects);
+    lp_mem_free(machine->stack);
+    lp_mem_free(machine->memo);
+    lp_mem_free(machine->memo_set);
+    lp_mem_free(machine->storages);
+    lp_mem_free(machine->tensors);
 }
 
 lp_status lp_pickle_parse(const void *data, size_t size, const char *file, lp_pickle_state *out, lp_error *err) {
-    machine m = {.reader = lp_reader_make(data, size, file), .file = file};
+    pickle_machine machine = {.reader = lp_reader_make(data, size, file), .file = file};
     lp_pickle_state state = {0};
-    value root = {0};
+    pickle_value root = {0};
     uint8_t code = 0;
     lp_status status = LP_OK;
     if (size < 2 || ((const unsigned char *)data)[0] != OP_PROTO)
@@ -674,24 +690,24 @@ lp_status lp_pickle_parse(const void *data, size_t size, const char *file, lp_pi
     if (size > MAX_PICKLE) LP_FAIL(LP_ERR_FORMAT, "%s: a pickle of %zu bytes, at most %d", file, size, MAX_PICKLE);
     const size_t before = lp_mem_count().live_bytes, most = PICKLE_MEMORY * size + PICKLE_MEMORY_FLOOR;
     do {
-        LP_TRY(lp_read_u8(&m.reader, &code, err));
-        LP_TRY(step(&m, code, err));
+        LP_TRY(lp_read_u8(&machine.reader, &code, err));
+        LP_TRY(step(&machine, code, err));
         if (lp_mem_count().live_bytes - before > most)
             LP_FAIL(LP_ERR_FORMAT,
                     "%s: a pickle of %zu bytes that needs more than %zu bytes of memory lists no tensors", file, size,
                     most);
     } while (code != OP_STOP);
-    if (lp_reader_left(&m.reader) != 0) {
-        status = damaged(&m, "bytes after its end", err);
+    if (lp_reader_left(&machine.reader) != 0) {
+        status = damaged(&machine, "bytes after its end", err);
         goto out;
     }
-    LP_TRY(pop(&m, &root, err));
-    LP_TRY(collect(&m, &root, &state, err));
+    LP_TRY(pop(&machine, &root, err));
+    LP_TRY(collect(&machine, &root, &state, err));
     *out = state;
     state = (lp_pickle_state){0};
 out:
     lp_pickle_release(&state);
-    machine_release(&m);
+    machine_release(&machine);
     return status;
 }
 

@@ -76,11 +76,11 @@ static void round_all(float *values, int64_t n) {
 }
 
 /* Rows whose elements lie side by side in the file. */
-static void widen_rows(const lp_tensor *t, int64_t rows, int64_t columns, int64_t row_stride,
+static void widen_rows(const lp_tensor *tensor, int64_t rows, int64_t columns, int64_t row_stride,
                        lp_widen_rounding rounding, float *dst, int64_t ld) {
-    size_t item = lp_dtype_bytes(t->dtype);
+    size_t item = lp_dtype_bytes(tensor->dtype);
     for (int64_t i = 0; i < rows; i++) {
-        lp_to_f32(t->data + (size_t)(i * row_stride) * item, t->dtype, dst + i * ld, (size_t)columns);
+        lp_to_f32(tensor->data + (size_t)(i * row_stride) * item, tensor->dtype, dst + i * ld, (size_t)columns);
         if (rounding == LP_WIDEN_THROUGH_F16) round_all(dst + i * ld, columns);
     }
 }
@@ -99,18 +99,18 @@ static void turn_tile(const float *tile, int64_t n_i, int64_t n_j, float *dst, i
 }
 
 /* Columns whose elements lie side by side: through a tile, so that reads and writes are both in runs. */
-static void widen_columns(const lp_tensor *t, int64_t rows, int64_t columns, int64_t column_stride,
+static void widen_columns(const lp_tensor *tensor, int64_t rows, int64_t columns, int64_t column_stride,
                           lp_widen_rounding rounding, float *dst, int64_t ld) {
     float tile[TILE * TILE_STRIDE];
-    size_t item = lp_dtype_bytes(t->dtype);
+    size_t item = lp_dtype_bytes(tensor->dtype);
     for (int64_t i0 = 0; i0 < rows; i0 += TILE) {
         int64_t n_i = rows - i0 < TILE ? rows - i0 : TILE;
         for (int64_t j0 = 0; j0 < columns; j0 += TILE) {
             int64_t n_j = columns - j0 < TILE ? columns - j0 : TILE;
             for (int64_t j = 0; j < n_j; j++) {
                 float *row = tile + j * TILE_STRIDE;
-                const unsigned char *src = t->data + (size_t)((j0 + j) * column_stride + i0) * item;
-                lp_to_f32(src, t->dtype, row, (size_t)n_i);
+                const unsigned char *src = tensor->data + (size_t)((j0 + j) * column_stride + i0) * item;
+                lp_to_f32(src, tensor->dtype, row, (size_t)n_i);
                 if (rounding == LP_WIDEN_THROUGH_F16) round_all(row, n_i);
             }
             turn_tile(tile, n_i, n_j, dst + i0 * ld + j0, ld);
@@ -118,12 +118,13 @@ static void widen_columns(const lp_tensor *t, int64_t rows, int64_t columns, int
     }
 }
 
-void lp_tensor_widen(const lp_tensor *t, lp_widen_order order, lp_widen_rounding rounding, float *dst, int64_t ld) {
-    LP_ASSERT(t->n_dims == 1 || t->n_dims == 2);
-    int row_dim = t->n_dims - 2, column_dim = t->n_dims - 1;
-    int64_t rows = row_dim < 0 ? 1 : t->shape[row_dim];
-    int64_t row_stride = row_dim < 0 ? 0 : t->strides[row_dim];
-    int64_t columns = t->shape[column_dim], column_stride = t->strides[column_dim];
+void lp_tensor_widen(const lp_tensor *tensor, lp_widen_order order, lp_widen_rounding rounding, float *dst,
+                     int64_t ld) {
+    LP_ASSERT(tensor->n_dims == 1 || tensor->n_dims == 2);
+    int row_dim = tensor->n_dims - 2, column_dim = tensor->n_dims - 1;
+    int64_t rows = row_dim < 0 ? 1 : tensor->shape[row_dim];
+    int64_t row_stride = row_dim < 0 ? 0 : tensor->strides[row_dim];
+    int64_t columns = tensor->shape[column_dim], column_stride = tensor->strides[column_dim];
     if (order == LP_WIDEN_TRANSPOSED) {
         int64_t kept = rows, kept_stride = row_stride;
         rows = columns;
@@ -132,15 +133,15 @@ void lp_tensor_widen(const lp_tensor *t, lp_widen_order order, lp_widen_rounding
         column_stride = kept_stride;
     }
     if (column_stride == 1 || columns == 1) {
-        widen_rows(t, rows, columns, row_stride, rounding, dst, ld);
+        widen_rows(tensor, rows, columns, row_stride, rounding, dst, ld);
     } else if (row_stride == 1) {
-        widen_columns(t, rows, columns, column_stride, rounding, dst, ld);
+        widen_columns(tensor, rows, columns, column_stride, rounding, dst, ld);
     } else {
-        size_t item = lp_dtype_bytes(t->dtype);
+        size_t item = lp_dtype_bytes(tensor->dtype);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < columns; j++) {
                 float *value = dst + i * ld + j;
-                lp_to_f32(t->data + (size_t)(i * row_stride + j * column_stride) * item, t->dtype, value, 1);
+                lp_to_f32(tensor->data + (size_t)(i * row_stride + j * column_stride) * item, tensor->dtype, value, 1);
                 if (rounding == LP_WIDEN_THROUGH_F16) round_all(value, 1);
             }
     }

@@ -41,16 +41,16 @@ int32_t lp_forward_key(int32_t depth, int32_t first_layer) {
     return 2 * depth + (taken_over ? 1 : 0);
 }
 
-static int32_t q_width(const lp_model_config *c) {
-    return c->n_heads * c->head_dim;
+static int32_t q_width(const lp_model_config *config) {
+    return config->n_heads * config->head_dim;
 }
 
-static int32_t kv_width(const lp_model_config *c) {
-    return c->n_kv_heads * c->head_dim;
+static int32_t kv_width(const lp_model_config *config) {
+    return config->n_kv_heads * config->head_dim;
 }
 
-static int32_t mlp_width(const lp_model_config *c) {
-    return c->arch == LP_ARCH_LLAMA ? 2 * c->d_ff : c->d_ff;
+static int32_t mlp_width(const lp_model_config *config) {
+    return config->arch == LP_ARCH_LLAMA ? 2 * config->d_ff : config->d_ff;
 }
 
 /* Floats of a row that is one of floats and one of an operand by turns. */
@@ -61,10 +61,10 @@ static int32_t operand_floats(const lp_backend *be, int32_t width) {
 }
 
 static size_t floats_per_row(const lp_backend *be, const lp_model *model) {
-    const lp_model_config *c = &model->config;
+    const lp_model_config *config = &model->config;
     size_t projected = model->projection.present ? (size_t)model->projection.in.n_out : 1;
-    return 3 * (size_t)c->d_model + (size_t)operand_floats(be, c->d_model) +
-           (size_t)(2 * q_width(c) + 2 * kv_width(c)) + projected;
+    return 3 * (size_t)config->d_model + (size_t)operand_floats(be, config->d_model) +
+           (size_t)(2 * q_width(config) + 2 * kv_width(config)) + projected;
 }
 
 /* The MLP's inner activations are wide: they are made for a part of a large batch at a time. */
@@ -75,122 +75,127 @@ static int32_t mlp_rows(const lp_backend *be) {
 }
 
 size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max_rows) {
-    const lp_model_config *c = &model->config;
+    const lp_model_config *config = &model->config;
     size_t rows = (size_t)max_rows + LP_ROW_PADDING;
-    size_t mlp = (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(c) + operand_floats(be, c->d_ff));
+    size_t mlp =
+        (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(config) + operand_floats(be, config->d_ff));
     return (rows * floats_per_row(be, model) + mlp) * sizeof(float) + rows * 64;
 }
 
-static void take_weights(lp_forward *f, const lp_weights *w) {
-    f->be = w->be;
-    f->model = w->model;
-    f->blocks = w->blocks;
-    f->final_norm = w->final_norm;
-    f->projection_norm = w->projection_norm;
-    f->projection_in = w->projection_in;
-    f->projection_out = w->projection_out;
-    f->head = w->head;
-    f->embedding = w->embedding;
-    f->positions = w->positions;
+static void take_weights(lp_forward *forward, const lp_weights *weights) {
+    forward->be = weights->be;
+    forward->model = weights->model;
+    forward->blocks = weights->blocks;
+    forward->final_norm = weights->final_norm;
+    forward->projection_norm = weights->projection_norm;
+    forward->projection_in = weights->projection_in;
+    forward->projection_out = weights->projection_out;
+    forward->head = weights->head;
+    forward->embedding = weights->embedding;
+    forward->positions = weights->positions;
 }
 
-static lp_status make_rope(lp_forward *f, int32_t max_positions, lp_error *err) {
-    lp_status status = lp_rope_init(&f->model->config, max_positions, &f->rope, err);
-    if (status != LP_OK || f->rope.half == 0) return status;
-    size_t n = (size_t)f->rope.n_positions * (size_t)f->rope.half;
-    LP_TRY(f->be->vector_new(f->be, f->rope.cosine, n, &f->cosine, err));
-    LP_TRY(f->be->vector_new(f->be, f->rope.sine, n, &f->sine, err));
+static lp_status make_rope(lp_forward *forward, int32_t max_positions, lp_error *err) {
+    lp_status status = lp_rope_init(&forward->model->config, max_positions, &forward->rope, err);
+    if (status != LP_OK || forward->rope.half == 0) return status;
+    size_t n = (size_t)forward->rope.n_positions * (size_t)forward->rope.half;
+    LP_TRY(forward->be->vector_new(forward->be, forward->rope.cosine, n, &forward->cosine, err));
+    LP_TRY(forward->be->vector_new(forward->be, forward->rope.sine, n, &forward->sine, err));
 out:
     return status;
 }
 
-static lp_status matrix_new(lp_forward *f, float **out, size_t rows, int32_t width, const char *what, lp_error *err) {
+static lp_status matrix_new(lp_forward *forward, float **out, size_t rows, int32_t width, const char *what,
+                            lp_error *err) {
     void *dev = NULL;
-    lp_status status = f->be->alloc(f->be, (rows + LP_ROW_PADDING) * (size_t)width * sizeof(float), what, &dev, err);
+    lp_status status =
+        forward->be->alloc(forward->be, (rows + LP_ROW_PADDING) * (size_t)width * sizeof(float), what, &dev, err);
     if (status == LP_OK) *out = dev;
     return status;
 }
 
 /* Does the MLP's activation need no memory of its own? */
-static bool in_place(const lp_forward *f) {
-    return f->model->config.arch != LP_ARCH_LLAMA && f->be->operand_item_bytes == 0;
+static bool in_place(const lp_forward *forward) {
+    return forward->model->config.arch != LP_ARCH_LLAMA && forward->be->operand_item_bytes == 0;
 }
 
-static lp_status make_workspace(lp_forward *f, lp_error *err) {
-    const lp_model_config *c = &f->model->config;
-    size_t rows = (size_t)f->max_rows;
-    int32_t d = c->d_model;
-    int32_t inner = f->model->projection.present ? (int32_t)f->model->projection.in.n_out : 1;
+static lp_status make_workspace(lp_forward *forward, lp_error *err) {
+    const lp_model_config *config = &forward->model->config;
+    size_t rows = (size_t)forward->max_rows;
+    int32_t d = config->d_model;
+    int32_t inner = forward->model->projection.present ? (int32_t)forward->model->projection.in.n_out : 1;
     lp_status status = LP_OK;
-    LP_TRY(matrix_new(f, &f->x, rows, d, "residual stream", err));
-    LP_TRY(matrix_new(f, &f->x_out, rows, d, "residual stream", err));
-    LP_TRY(matrix_new(f, &f->h, rows, operand_floats(f->be, d), "normed input", err));
-    LP_TRY(matrix_new(f, &f->sum, rows, d, "block output", err));
-    LP_TRY(matrix_new(f, &f->qkv, rows, q_width(c) + 2 * kv_width(c), "q, k, v", err));
-    LP_TRY(matrix_new(f, &f->attention, rows, q_width(c), "attention", err));
-    LP_TRY(matrix_new(f, &f->mlp, (size_t)f->mlp_rows, mlp_width(c), "MLP", err));
-    if (!in_place(f))
-        LP_TRY(matrix_new(f, &f->active, (size_t)f->mlp_rows, operand_floats(f->be, c->d_ff), "MLP", err));
-    LP_TRY(matrix_new(f, &f->projected, rows, inner, "projection", err));
-    LP_TRY(lp_mem_new(&f->input, (size_t)d, sizeof(float), "rows", err));
+    LP_TRY(matrix_new(forward, &forward->x, rows, d, "residual stream", err));
+    LP_TRY(matrix_new(forward, &forward->x_out, rows, d, "residual stream", err));
+    LP_TRY(matrix_new(forward, &forward->h, rows, operand_floats(forward->be, d), "normed input", err));
+    LP_TRY(matrix_new(forward, &forward->sum, rows, d, "block output", err));
+    LP_TRY(matrix_new(forward, &forward->qkv, rows, q_width(config) + 2 * kv_width(config), "q, k, v", err));
+    LP_TRY(matrix_new(forward, &forward->attention, rows, q_width(config), "attention", err));
+    LP_TRY(matrix_new(forward, &forward->mlp, (size_t)forward->mlp_rows, mlp_width(config), "MLP", err));
+    if (!in_place(forward))
+        LP_TRY(matrix_new(forward, &forward->active, (size_t)forward->mlp_rows,
+                          operand_floats(forward->be, config->d_ff), "MLP", err));
+    LP_TRY(matrix_new(forward, &forward->projected, rows, inner, "projection", err));
+    LP_TRY(lp_mem_new(&forward->input, (size_t)d, sizeof(float), "rows", err));
 out:
     return status;
 }
 
-static void free_workspace(lp_forward *f) {
-    float **matrices[] = {&f->x, &f->x_out, &f->h, &f->sum, &f->qkv, &f->attention, &f->mlp, &f->active, &f->projected};
+static void free_workspace(lp_forward *forward) {
+    float **matrices[] = {&forward->x,         &forward->x_out, &forward->h,      &forward->sum,      &forward->qkv,
+                          &forward->attention, &forward->mlp,   &forward->active, &forward->projected};
     for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
-        if (*matrices[i]) f->be->release(f->be, *matrices[i]);
+        if (*matrices[i]) forward->be->release(forward->be, *matrices[i]);
         *matrices[i] = NULL;
     }
-    lp_mem_free(f->input);
-    f->input = NULL;
+    lp_mem_free(forward->input);
+    forward->input = NULL;
 }
 
-lp_status lp_forward_resize(lp_forward *f, int32_t max_rows, lp_error *err) {
-    free_workspace(f);
-    f->max_rows = max_rows;
-    return make_workspace(f, err);
+lp_status lp_forward_resize(lp_forward *forward, int32_t max_rows, lp_error *err) {
+    free_workspace(forward);
+    forward->max_rows = max_rows;
+    return make_workspace(forward, err);
 }
 
 lp_status lp_forward_new(const lp_weights *weights, int32_t max_rows, int32_t max_positions, lp_forward **out,
                          lp_error *err) {
-    lp_forward *f = NULL;
-    lp_status status = lp_mem_new(&f, 1, sizeof *f, "forward pass", err);
+    lp_forward *forward = NULL;
+    lp_status status = lp_mem_new(&forward, 1, sizeof *forward, "forward pass", err);
     if (status != LP_OK) return status;
-    take_weights(f, weights);
-    f->max_rows = max_rows;
-    f->mlp_rows = mlp_rows(f->be);
-    LP_TRY(make_rope(f, max_positions, err));
-    LP_TRY(make_workspace(f, err));
-    *out = f;
+    take_weights(forward, weights);
+    forward->max_rows = max_rows;
+    forward->mlp_rows = mlp_rows(forward->be);
+    LP_TRY(make_rope(forward, max_positions, err));
+    LP_TRY(make_workspace(forward, err));
+    *out = forward;
     return LP_OK;
 out:
-    lp_forward_free(f);
+    lp_forward_free(forward);
     return status;
 }
 
-void lp_forward_free(lp_forward *f) {
-    if (!f) return;
-    lp_backend *be = f->be;
-    if (f->cosine) be->vector_free(be, f->cosine);
-    if (f->sine) be->vector_free(be, f->sine);
-    free_workspace(f);
-    lp_batch_lists_release(&f->lists, be);
-    lp_mem_free(f->edits);
-    lp_mem_free(f->captures);
-    lp_mem_free(f->choices);
-    lp_rope_release(&f->rope);
-    lp_mem_free(f);
+void lp_forward_free(lp_forward *forward) {
+    if (!forward) return;
+    lp_backend *be = forward->be;
+    if (forward->cosine) be->vector_free(be, forward->cosine);
+    if (forward->sine) be->vector_free(be, forward->sine);
+    free_workspace(forward);
+    lp_batch_lists_release(&forward->lists, be);
+    lp_mem_free(forward->edits);
+    lp_mem_free(forward->captures);
+    lp_mem_free(forward->choices);
+    lp_rope_release(&forward->rope);
+    lp_mem_free(forward);
 }
 
-uint64_t lp_forward_row_layers(const lp_forward *f) {
-    return f->row_layers;
+uint64_t lp_forward_row_layers(const lp_forward *forward) {
+    return forward->row_layers;
 }
 
-void lp_forward_set_hook(lp_forward *f, lp_row_layer_hook hook, void *user) {
-    f->hook = hook;
-    f->hook_user = user;
+void lp_forward_set_hook(lp_forward *forward, lp_row_layer_hook hook, void *user) {
+    forward->hook = hook;
+    forward->hook_user = user;
 }
 
 enum { KEY_SIZES = 8 }; /* words of a record's key in front of the rows by layer */
@@ -204,62 +209,67 @@ typedef struct {
     const lp_batch_lists *lists;
     int32_t next_edit, next_capture, next_choice;
     int32_t n_normed; /* rows whose input of the next block is normed already */
-} pass;
+} forward_pass;
 
 /* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
  */
-static lp_status visit(pass *p, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
-    lp_forward *f = p->f;
-    const lp_forward_batch *b = p->batch;
+static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
+    lp_forward *forward = pass->f;
+    const lp_forward_batch *batch = pass->batch;
     lp_status status = LP_OK;
-    LP_ASSERT(p->next_edit == b->n_edits || b->edits[p->next_edit].key >= key);
-    LP_ASSERT(p->next_capture == b->n_captures || b->captures[p->next_capture].key >= key);
+    LP_ASSERT(pass->next_edit == batch->n_edits || batch->edits[pass->next_edit].key >= key);
+    LP_ASSERT(pass->next_capture == batch->n_captures || batch->captures[pass->next_capture].key >= key);
     int32_t n = 0;
-    while (p->next_edit + n < b->n_edits && b->edits[p->next_edit + n].key == key) n++;
+    while (pass->next_edit + n < batch->n_edits && batch->edits[pass->next_edit + n].key == key) n++;
     if (n > 0) {
-        LP_TRY(lp_mem_grow(&f->edits, &f->edits_capacity, (size_t)n, sizeof *f->edits, "edits", err));
+        LP_TRY(lp_mem_grow(&forward->edits, &forward->edits_capacity, (size_t)n, sizeof *forward->edits, "edits", err));
         for (int32_t i = 0; i < n; i++) {
-            f->edits[i] = b->edits[p->next_edit + i].edit;
-            if (compact) f->edits[i].row = p->lists->compact[f->edits[i].row];
-            LP_ASSERT(f->edits[i].row >= 0);
+            forward->edits[i] = batch->edits[pass->next_edit + i].edit;
+            if (compact) forward->edits[i].row = pass->lists->compact[forward->edits[i].row];
+            LP_ASSERT(forward->edits[i].row >= 0);
         }
-        LP_TRY(f->be->edit_rows(f->be, x, stride, f->edits, n, b->vectors, err));
-        p->next_edit += n;
+        LP_TRY(forward->be->edit_rows(forward->be, x, stride, forward->edits, n, batch->vectors, err));
+        pass->next_edit += n;
     }
     n = 0;
-    while (p->next_capture + n < b->n_captures && b->captures[p->next_capture + n].key == key) n++;
+    while (pass->next_capture + n < batch->n_captures && batch->captures[pass->next_capture + n].key == key) n++;
     if (n > 0) {
-        LP_TRY(lp_mem_grow(&f->captures, &f->captures_capacity, (size_t)n, sizeof *f->captures, "captures", err));
+        LP_TRY(lp_mem_grow(&forward->captures, &forward->captures_capacity, (size_t)n, sizeof *forward->captures,
+                           "captures", err));
         for (int32_t i = 0; i < n; i++) {
-            const lp_forward_capture *c = &b->captures[p->next_capture + i];
-            int32_t row = compact ? p->lists->compact[c->row] : c->row;
+            const lp_forward_capture *capture = &batch->captures[pass->next_capture + i];
+            int32_t row = compact ? pass->lists->compact[capture->row] : capture->row;
             LP_ASSERT(row >= 0);
-            f->captures[i] = (lp_row_capture){.row = row, .offset = c->offset, .width = c->width, .out = c->out};
+            forward->captures[i] =
+                (lp_row_capture){.row = row, .offset = capture->offset, .width = capture->width, .out = capture->out};
         }
-        LP_TRY(f->be->capture_rows(f->be, x, stride, f->captures, n, b->captured, err));
-        p->next_capture += n;
+        LP_TRY(forward->be->capture_rows(forward->be, x, stride, forward->captures, n, batch->captured, err));
+        pass->next_capture += n;
     }
 out:
     return status;
 }
 
 /* What the rows' heads attend to, over all their slots or over those that are left to them. */
-static lp_status attend(pass *p, int32_t layer, int32_t n_rows, lp_error *err) {
-    lp_forward *f = p->f;
-    const lp_forward_batch *b = p->batch;
-    const lp_model_config *c = &f->model->config;
+static lp_status attend(forward_pass *pass, int32_t layer, int32_t n_rows, lp_error *err) {
+    lp_forward *forward = pass->f;
+    const lp_forward_batch *batch = pass->batch;
+    const lp_model_config *config = &forward->model->config;
     int32_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(f->be->attend(f->be, c, f->qkv, &p->lists->rows, n_rows, b->pool, layer, f->attention, err));
-    while (p->next_choice + n < b->n_choices && b->choices[p->next_choice + n].layer == layer) n++;
+    LP_TRY(forward->be->attend(forward->be, config, forward->qkv, &pass->lists->rows, n_rows, batch->pool, layer,
+                               forward->attention, err));
+    while (pass->next_choice + n < batch->n_choices && batch->choices[pass->next_choice + n].layer == layer) n++;
     if (n == 0) return LP_OK;
-    LP_TRY(lp_mem_grow(&f->choices, &f->choices_capacity, (size_t)n, sizeof *f->choices, "attention edges", err));
+    LP_TRY(lp_mem_grow(&forward->choices, &forward->choices_capacity, (size_t)n, sizeof *forward->choices,
+                       "attention edges", err));
     for (int32_t i = 0; i < n; i++) {
-        f->choices[i] = b->choices[p->next_choice + i].choice;
-        LP_ASSERT(f->choices[i].row < n_rows && f->choices[i].length > 0);
+        forward->choices[i] = batch->choices[pass->next_choice + i].choice;
+        LP_ASSERT(forward->choices[i].row < n_rows && forward->choices[i].length > 0);
     }
-    LP_TRY(f->be->attend_chosen(f->be, c, f->qkv, f->choices, n, p->lists->chosen, b->pool, layer, f->attention, err));
-    p->next_choice += n;
+    LP_TRY(forward->be->attend_chosen(forward->be, config, forward->qkv, forward->choices, n, pass->lists->chosen,
+                                      batch->pool, layer, forward->attention, err));
+    pass->next_choice += n;
 out:
     return status;
 }
@@ -268,264 +278,277 @@ static int32_t key_of(int32_t layer, lp_site site) {
     return 2 * (layer * LP_N_SITES + (int32_t)site);
 }
 
-static lp_status begin(pass *p, lp_error *err) {
-    lp_forward *f = p->f;
-    lp_backend *be = f->be;
-    int32_t d = f->model->config.d_model;
+static lp_status begin(forward_pass *pass, lp_error *err) {
+    lp_forward *forward = pass->f;
+    lp_backend *be = forward->be;
+    int32_t d = forward->model->config.d_model;
     lp_status status = LP_OK;
-    const lp_batch_lists *lists = p->lists;
-    if (f->model->embedding.layout == LP_PANELS)
-        LP_TRY(be->copy_columns(be, f->x, lists->token_rows, f->embedding, lists->token_ids, lists->n_tokens, d, err));
+    const lp_batch_lists *lists = pass->lists;
+    if (forward->model->embedding.layout == LP_PANELS)
+        LP_TRY(be->copy_columns(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids,
+                                lists->n_tokens, d, err));
     else
-        LP_TRY(be->copy_rows(be, f->x, lists->token_rows, f->embedding, lists->token_ids, lists->n_tokens, d, err));
-    LP_TRY(be->copy_rows(be, f->x, p->lists->latent_rows, p->batch->latents, p->lists->latent_ids, p->lists->n_latents,
-                         d, err));
-    LP_TRY(visit(p, -2, f->x, d, false, err));
-    if (f->positions) LP_TRY(be->add_rows(be, f->x, f->positions, p->lists->rows.position, p->lists->n_fresh, d, err));
-    LP_TRY(visit(p, key_of(0, LP_SITE_RESID_PRE), f->x, d, false, err));
+        LP_TRY(be->copy_rows(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids, lists->n_tokens,
+                             d, err));
+    LP_TRY(be->copy_rows(be, forward->x, pass->lists->latent_rows, pass->batch->latents, pass->lists->latent_ids,
+                         pass->lists->n_latents, d, err));
+    LP_TRY(visit(pass, -2, forward->x, d, false, err));
+    if (forward->positions)
+        LP_TRY(
+            be->add_rows(be, forward->x, forward->positions, pass->lists->rows.position, pass->lists->n_fresh, d, err));
+    LP_TRY(visit(pass, key_of(0, LP_SITE_RESID_PRE), forward->x, d, false, err));
 out:
     return status;
 }
 
 /* Rows whose first layer is `layer` take over their sources' streams. Returns the number of rows from there on in *n.
  */
-static lp_status begin_rows(pass *p, int32_t layer, int32_t *n, lp_error *err) {
-    lp_forward *f = p->f;
-    int32_t d = f->model->config.d_model;
+static lp_status begin_rows(forward_pass *pass, int32_t layer, int32_t *n, lp_error *err) {
+    lp_forward *forward = pass->f;
+    int32_t d = forward->model->config.d_model;
     int32_t first = *n, last = first;
-    while (last < p->batch->n_rows && p->batch->first_layer[last] == layer) last++;
+    while (last < pass->batch->n_rows && pass->batch->first_layer[last] == layer) last++;
     *n = last;
     if (layer == 0 || last == first) return LP_OK;
-    lp_status status =
-        f->be->copy_rows(f->be, f->x + (int64_t)first * d, NULL, f->x, p->lists->source + first, last - first, d, err);
-    if (status == LP_OK) status = visit(p, key_of(layer - 1, LP_SITE_RESID_POST) + 1, f->x, d, false, err);
+    lp_status status = forward->be->copy_rows(forward->be, forward->x + (int64_t)first * d, NULL, forward->x,
+                                              pass->lists->source + first, last - first, d, err);
+    if (status == LP_OK) status = visit(pass, key_of(layer - 1, LP_SITE_RESID_POST) + 1, forward->x, d, false, err);
     return status;
 }
 
-static lp_status report_inputs(const pass *p, int32_t layer, int32_t n, lp_error *err) {
-    lp_forward *f = p->f;
-    int32_t d = f->model->config.d_model;
+static lp_status report_inputs(const forward_pass *pass, int32_t layer, int32_t n, lp_error *err) {
+    lp_forward *forward = pass->f;
+    int32_t d = forward->model->config.d_model;
     for (int32_t r = 0; r < n; r++) {
-        lp_status status = f->be->download(f->be, f->input, f->x + (int64_t)r * d, (size_t)d * sizeof(float), err);
+        lp_status status = forward->be->download(forward->be, forward->input, forward->x + (int64_t)r * d,
+                                                 (size_t)d * sizeof(float), err);
         if (status != LP_OK) return status;
-        f->hook(f->hook_user, p->batch, r, layer, f->input);
+        forward->hook(forward->hook_user, pass->batch, r, layer, forward->input);
     }
     return LP_OK;
 }
 
 /* Row `row` of h, which the layers' products read. */
-static float *operand_row(const lp_forward *f, int64_t row) {
-    size_t bytes = lp_operand_bytes(f->be, LP_OPERAND, f->model->config.d_model);
-    return (float *)(void *)((char *)f->h + (size_t)row * bytes);
+static float *operand_row(const lp_forward *forward, int64_t row) {
+    size_t bytes = lp_operand_bytes(forward->be, LP_OPERAND, forward->model->config.d_model);
+    return (float *)(void *)((char *)forward->h + (size_t)row * bytes);
 }
 
-static lp_status mlp(lp_forward *f, const lp_block_weights *w, int32_t n, lp_error *err) {
-    lp_backend *be = f->be;
-    const lp_model_config *c = &f->model->config;
-    bool gated = c->arch == LP_ARCH_LLAMA;
+static lp_status mlp(lp_forward *forward, const lp_block_weights *weights, int32_t n, lp_error *err) {
+    lp_backend *be = forward->be;
+    const lp_model_config *config = &forward->model->config;
+    bool gated = config->arch == LP_ARCH_LLAMA;
     lp_status status = LP_OK;
     if (n == 0) return LP_OK;
-    int32_t part = lp_equal_part(n, f->mlp_rows);
+    int32_t part = lp_equal_part(n, forward->mlp_rows);
     for (int32_t first = 0; first < n && status == LP_OK; first += part) {
         int32_t rows = n - first < part ? n - first : part;
-        float *active = in_place(f) ? f->mlp : f->active;
+        float *active = in_place(forward) ? forward->mlp : forward->active;
         lp_pulse();
-        status = be->linear(be, w->mlp_in, LP_OPERAND, operand_row(f, first), rows, f->mlp, err);
+        status = be->linear(be, weights->mlp_in, LP_OPERAND, operand_row(forward, first), rows, forward->mlp, err);
         if (status == LP_OK)
-            status = be->activate(be, c->activation, gated, f->mlp, rows, c->d_ff, LP_OPERAND, active, err);
+            status =
+                be->activate(be, config->activation, gated, forward->mlp, rows, config->d_ff, LP_OPERAND, active, err);
         if (status == LP_OK)
-            status = be->linear(be, w->mlp_out, LP_OPERAND, active, rows, f->sum + (int64_t)first * c->d_model, err);
+            status = be->linear(be, weights->mlp_out, LP_OPERAND, active, rows,
+                                forward->sum + (int64_t)first * config->d_model, err);
     }
     return status;
 }
 
-static bool has_edits(const pass *p, int32_t key) {
-    return p->next_edit < p->batch->n_edits && p->batch->edits[p->next_edit].key == key;
+static bool has_edits(const forward_pass *pass, int32_t key) {
+    return pass->next_edit < pass->batch->n_edits && pass->batch->edits[pass->next_edit].key == key;
 }
 
 /* x [n, D] += f->sum, with the edits and captures of `key`; f->h = norm of x. */
-static lp_status add_and_norm(pass *p, int32_t key, float *x, int32_t n, const lp_norm_weights *w, bool compact,
-                              lp_error *err) {
-    lp_forward *f = p->f;
-    lp_backend *be = f->be;
-    const lp_model_config *c = &f->model->config;
-    bool changes = has_edits(p, key);
+static lp_status add_and_norm(forward_pass *pass, int32_t key, float *x, int32_t n, const lp_norm_weights *weights,
+                              bool compact, lp_error *err) {
+    lp_forward *forward = pass->f;
+    lp_backend *be = forward->be;
+    const lp_model_config *config = &forward->model->config;
+    bool changes = has_edits(pass, key);
     lp_status status = LP_OK;
     if (changes)
-        LP_TRY(be->add_rows(be, x, f->sum, NULL, n, c->d_model, err));
+        LP_TRY(be->add_rows(be, x, forward->sum, NULL, n, config->d_model, err));
     else
-        LP_TRY(be->add_norm(be, x, f->sum, w->weight, w->bias, c->norm_eps, n, c->d_model, LP_OPERAND, f->h, err));
-    LP_TRY(visit(p, key, x, c->d_model, compact, err));
-    if (changes) LP_TRY(be->norm(be, x, w->weight, w->bias, c->norm_eps, n, c->d_model, LP_OPERAND, f->h, err));
+        LP_TRY(be->add_norm(be, x, forward->sum, weights->weight, weights->bias, config->norm_eps, n, config->d_model,
+                            LP_OPERAND, forward->h, err));
+    LP_TRY(visit(pass, key, x, config->d_model, compact, err));
+    if (changes)
+        LP_TRY(be->norm(be, x, weights->weight, weights->bias, config->norm_eps, n, config->d_model, LP_OPERAND,
+                        forward->h, err));
 out:
     return status;
 }
 
 /* One block over the first n rows; after the last layer's K and V only the rows with output go on, in x_out. */
-static lp_status run_layer(pass *p, int32_t layer, int32_t n, lp_error *err) {
-    lp_forward *f = p->f;
-    lp_backend *be = f->be;
-    const lp_model_config *c = &f->model->config;
-    const lp_block_weights *w = &f->blocks[layer];
-    int32_t d = c->d_model, q = q_width(c), kv = kv_width(c), stride = q + 2 * kv;
-    bool last = layer == c->n_layers - 1;
+static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_error *err) {
+    lp_forward *forward = pass->f;
+    lp_backend *be = forward->be;
+    const lp_model_config *config = &forward->model->config;
+    const lp_block_weights *weights = &forward->blocks[layer];
+    int32_t d = config->d_model, q = q_width(config), kv = kv_width(config), stride = q + 2 * kv;
+    bool last = layer == config->n_layers - 1;
     lp_status status = LP_OK;
-    f->row_layers += (uint64_t)n;
+    forward->row_layers += (uint64_t)n;
     lp_pulse();
-    LP_TRY(be->norm(be, f->x + (int64_t)p->n_normed * d, w->norm_attn.weight, w->norm_attn.bias, c->norm_eps,
-                    n - p->n_normed, d, LP_OPERAND, operand_row(f, p->n_normed), err));
-    LP_TRY(be->linear(be, w->qkv, LP_OPERAND, f->h, n, f->qkv, err));
-    if (w->norm_q) LP_TRY(be->norm_heads(be, c, f->qkv, n, w->norm_q, w->norm_k, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_Q), f->qkv, stride, false, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_K), f->qkv + q, stride, false, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_V), f->qkv + q + kv, stride, false, err));
-    LP_TRY(be->store_kv(be, c, f->qkv, &p->lists->rows, n, f->cosine, f->sine, p->batch->pool, layer, err));
-    int32_t first_copy = p->lists->copy_begin[layer];
-    LP_TRY(be->copy_kv(be, p->batch->pool, layer, p->lists->copy_from + first_copy, p->lists->copy_to + first_copy,
-                       p->lists->copy_begin[layer + 1] - first_copy, err));
-    if (f->hook) LP_TRY(report_inputs(p, layer, n, err));
-    LP_TRY(attend(p, layer, n, err));
-    float *x = f->x, *attention = f->attention;
+    LP_TRY(be->norm(be, forward->x + (int64_t)pass->n_normed * d, weights->norm_attn.weight, weights->norm_attn.bias,
+                    config->norm_eps, n - pass->n_normed, d, LP_OPERAND, operand_row(forward, pass->n_normed), err));
+    LP_TRY(be->linear(be, weights->qkv, LP_OPERAND, forward->h, n, forward->qkv, err));
+    if (weights->norm_q) LP_TRY(be->norm_heads(be, config, forward->qkv, n, weights->norm_q, weights->norm_k, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_Q), forward->qkv, stride, false, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_K), forward->qkv + q, stride, false, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_V), forward->qkv + q + kv, stride, false, err));
+    LP_TRY(be->store_kv(be, config, forward->qkv, &pass->lists->rows, n, forward->cosine, forward->sine,
+                        pass->batch->pool, layer, err));
+    int32_t first_copy = pass->lists->copy_begin[layer];
+    LP_TRY(be->copy_kv(be, pass->batch->pool, layer, pass->lists->copy_from + first_copy,
+                       pass->lists->copy_to + first_copy, pass->lists->copy_begin[layer + 1] - first_copy, err));
+    if (forward->hook) LP_TRY(report_inputs(pass, layer, n, err));
+    LP_TRY(attend(pass, layer, n, err));
+    float *x = forward->x, *attention = forward->attention;
     if (last) {
         /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
         int32_t computed = 0;
-        while (computed < p->lists->n_out && p->lists->host_out_rows[computed] < n) computed++;
-        x = f->x_out;
-        attention = f->qkv;
-        LP_TRY(be->copy_rows(be, x, NULL, f->x, p->lists->out_rows, computed, d, err));
-        LP_TRY(be->copy_rows(be, attention, NULL, f->attention, p->lists->out_rows, computed, q, err));
+        while (computed < pass->lists->n_out && pass->lists->host_out_rows[computed] < n) computed++;
+        x = forward->x_out;
+        attention = forward->qkv;
+        LP_TRY(be->copy_rows(be, x, NULL, forward->x, pass->lists->out_rows, computed, d, err));
+        LP_TRY(be->copy_rows(be, attention, NULL, forward->attention, pass->lists->out_rows, computed, q, err));
         n = computed;
     }
-    LP_TRY(visit(p, key_of(layer, LP_SITE_Z), attention, q, last, err));
-    LP_TRY(be->linear(be, w->attn_out, LP_FLOATS, attention, n, f->sum, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_ATTN_OUT), f->sum, d, last, err));
-    LP_TRY(add_and_norm(p, key_of(layer, LP_SITE_RESID_MID), x, n, &w->norm_mlp, last, err));
-    LP_TRY(mlp(f, w, n, err));
-    LP_TRY(visit(p, key_of(layer, LP_SITE_MLP_OUT), f->sum, d, last, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_Z), attention, q, last, err));
+    LP_TRY(be->linear(be, weights->attn_out, LP_FLOATS, attention, n, forward->sum, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_ATTN_OUT), forward->sum, d, last, err));
+    LP_TRY(add_and_norm(pass, key_of(layer, LP_SITE_RESID_MID), x, n, &weights->norm_mlp, last, err));
+    LP_TRY(mlp(forward, weights, n, err));
+    LP_TRY(visit(pass, key_of(layer, LP_SITE_MLP_OUT), forward->sum, d, last, err));
     int32_t post = key_of(layer, LP_SITE_RESID_POST);
     if (last) {
-        LP_TRY(be->add_rows(be, x, f->sum, NULL, n, d, err));
-        LP_TRY(visit(p, post, x, d, true, err));
+        LP_TRY(be->add_rows(be, x, forward->sum, NULL, n, d, err));
+        LP_TRY(visit(pass, post, x, d, true, err));
     } else {
-        LP_TRY(add_and_norm(p, post, x, n, &f->blocks[layer + 1].norm_attn, false, err));
-        p->n_normed = n;
+        LP_TRY(add_and_norm(pass, post, x, n, &forward->blocks[layer + 1].norm_attn, false, err));
+        pass->n_normed = n;
     }
 out:
     return status;
 }
 
 /* Rows that share everything with their source take its stream over after the last layer. */
-static lp_status copy_outputs(pass *p, lp_error *err) {
-    lp_forward *f = p->f;
-    int32_t d = f->model->config.d_model, n_layers = f->model->config.n_layers;
-    lp_status status = f->be->copy_rows(f->be, f->x_out, p->lists->output_to, f->x_out, p->lists->output_from,
-                                        p->lists->n_output_copies, d, err);
-    if (status == LP_OK) status = visit(p, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, f->x_out, d, true, err);
+static lp_status copy_outputs(forward_pass *pass, lp_error *err) {
+    lp_forward *forward = pass->f;
+    int32_t d = forward->model->config.d_model, n_layers = forward->model->config.n_layers;
+    lp_status status = forward->be->copy_rows(forward->be, forward->x_out, pass->lists->output_to, forward->x_out,
+                                              pass->lists->output_from, pass->lists->n_output_copies, d, err);
+    if (status == LP_OK)
+        status = visit(pass, key_of(n_layers - 1, LP_SITE_RESID_POST) + 1, forward->x_out, d, true, err);
     return status;
 }
 
 /* From the inputs to the normed final states. */
-static lp_status run_layers(pass *p, lp_error *err) {
-    lp_forward *f = p->f;
-    const lp_model_config *c = &f->model->config;
+static lp_status run_layers(forward_pass *pass, lp_error *err) {
+    lp_forward *forward = pass->f;
+    const lp_model_config *config = &forward->model->config;
     int32_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(begin_rows(p, 0, &n, err));
-    LP_TRY(begin(p, err));
-    for (int32_t l = 0; l < c->n_layers; l++) {
-        if (l > 0) LP_TRY(begin_rows(p, l, &n, err));
-        LP_TRY(run_layer(p, l, n, err));
+    LP_TRY(begin_rows(pass, 0, &n, err));
+    LP_TRY(begin(pass, err));
+    for (int32_t l = 0; l < config->n_layers; l++) {
+        if (l > 0) LP_TRY(begin_rows(pass, l, &n, err));
+        LP_TRY(run_layer(pass, l, n, err));
     }
-    LP_TRY(copy_outputs(p, err));
-    LP_TRY(lp_forward_final_norm(f, f->x_out, p->lists->n_out, f->h, err));
-    LP_TRY(visit(p, 2 * c->n_layers * LP_N_SITES, f->h, c->d_model, true, err));
+    LP_TRY(copy_outputs(pass, err));
+    LP_TRY(lp_forward_final_norm(forward, forward->x_out, pass->lists->n_out, forward->h, err));
+    LP_TRY(visit(pass, 2 * config->n_layers * LP_N_SITES, forward->h, config->d_model, true, err));
 out:
     return status;
 }
 
 /* A batch without edits and captures, as most of decoding is, issues the same calls whenever these are equal: the
  * number of rows by layer gives that of the rows that begin and of the slots that are copied there. */
-static lp_record_key record_key(const pass *p) {
-    const lp_forward_batch *b = p->batch;
-    lp_record_key key = {{(uint64_t)(uintptr_t)p->f, (uint64_t)(uintptr_t)b->pool->keys,
-                          (uint64_t)(uintptr_t)b->latents, (uint64_t)p->lists->n_tokens, (uint64_t)p->lists->n_latents,
-                          (uint64_t)p->lists->n_out, (uint64_t)p->lists->n_output_copies,
-                          (uint64_t)p->lists->rows.n_groups}};
-    for (int32_t r = 0; r < b->n_rows; r++) key.words[KEY_SIZES + b->first_layer[r]]++;
+static lp_record_key record_key(const forward_pass *pass) {
+    const lp_forward_batch *batch = pass->batch;
+    lp_record_key key = {{(uint64_t)(uintptr_t)pass->f, (uint64_t)(uintptr_t)batch->pool->keys,
+                          (uint64_t)(uintptr_t)batch->latents, (uint64_t)pass->lists->n_tokens,
+                          (uint64_t)pass->lists->n_latents, (uint64_t)pass->lists->n_out,
+                          (uint64_t)pass->lists->n_output_copies, (uint64_t)pass->lists->rows.n_groups}};
+    for (int32_t r = 0; r < batch->n_rows; r++) key.words[KEY_SIZES + batch->first_layer[r]]++;
     return key;
 }
 
-static lp_status run_recorded(pass *p, lp_error *err) {
-    lp_forward *f = p->f;
-    const lp_record_key key = record_key(p);
-    const pass before = *p;
-    uint64_t computed = f->row_layers, row_layers = 0;
+static lp_status run_recorded(forward_pass *pass, lp_error *err) {
+    lp_forward *forward = pass->f;
+    const lp_record_key key = record_key(pass);
+    const forward_pass before = *pass;
+    uint64_t computed = forward->row_layers, row_layers = 0;
     lp_status status = LP_OK;
-    for (int32_t r = 0; r < p->batch->n_rows; r++)
-        row_layers += (uint64_t)(f->model->config.n_layers - p->batch->first_layer[r]);
+    for (int32_t r = 0; r < pass->batch->n_rows; r++)
+        row_layers += (uint64_t)(forward->model->config.n_layers - pass->batch->first_layer[r]);
     for (bool again = true, replayed = false; again;) {
-        *p = before;
-        f->row_layers = computed;
-        LP_TRY(f->be->record_begin(f->be, &key, &replayed, err));
+        *pass = before;
+        forward->row_layers = computed;
+        LP_TRY(forward->be->record_begin(forward->be, &key, &replayed, err));
         if (replayed) {
             lp_pulse();
-            f->row_layers += row_layers;
+            forward->row_layers += row_layers;
             break;
         }
-        status = run_layers(p, err);
-        LP_TRY(f->be->record_end(f->be, status, &again, err));
+        status = run_layers(pass, err);
+        LP_TRY(forward->be->record_end(forward->be, status, &again, err));
     }
 out:
     return status;
 }
 
-lp_status lp_forward_run(lp_forward *f, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
+lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err) {
-    pass p = {.f = f, .batch = batch, .lists = &f->lists};
+    forward_pass pass = {.f = forward, .batch = batch, .lists = &forward->lists};
     lp_status status = LP_OK;
-    LP_ASSERT(batch->n_rows <= f->max_rows);
-    LP_TRY(lp_batch_lists_make(&f->lists, f->be, batch, f->model->config.n_layers, err));
-    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && batch->n_choices == 0 && !f->hook &&
-                 KEY_SIZES + f->model->config.n_layers < LP_RECORD_WORDS;
-    if (plain && batch->n_rows <= f->be->record_rows)
-        LP_TRY(run_recorded(&p, err));
+    LP_ASSERT(batch->n_rows <= forward->max_rows);
+    LP_TRY(lp_batch_lists_make(&forward->lists, forward->be, batch, forward->model->config.n_layers, err));
+    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && batch->n_choices == 0 && !forward->hook &&
+                 KEY_SIZES + forward->model->config.n_layers < LP_RECORD_WORDS;
+    if (plain && batch->n_rows <= forward->be->record_rows)
+        LP_TRY(run_recorded(&pass, err));
     else
-        LP_TRY(run_layers(&p, err));
-    LP_ASSERT(p.next_edit == batch->n_edits && p.next_capture == batch->n_captures &&
-              p.next_choice == batch->n_choices);
-    *hidden = f->h;
-    *n_out = p.lists->n_out;
+        LP_TRY(run_layers(&pass, err));
+    LP_ASSERT(pass.next_edit == batch->n_edits && pass.next_capture == batch->n_captures &&
+              pass.next_choice == batch->n_choices);
+    *hidden = forward->h;
+    *n_out = pass.lists->n_out;
 out:
     return status;
 }
 
-lp_status lp_forward_project(lp_forward *f, const float *hidden, int32_t n, float *out, lp_error *err) {
-    lp_backend *be = f->be;
-    int32_t d = f->model->config.d_model;
-    const lp_projection *p = &f->model->projection;
-    if (!p->present) return be->copy_rows(be, out, NULL, hidden, NULL, n, d, err);
+lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n, float *out, lp_error *err) {
+    lp_backend *be = forward->be;
+    int32_t d = forward->model->config.d_model;
+    const lp_projection *projection = &forward->model->projection;
+    if (!projection->present) return be->copy_rows(be, out, NULL, hidden, NULL, n, d, err);
     lp_status status = LP_OK;
-    LP_TRY(be->linear(be, f->projection_in, LP_FLOATS, hidden, n, f->projected, err));
-    LP_TRY(
-        be->activate(be, LP_ACT_GELU_ERF, false, f->projected, n, (int32_t)p->in.n_out, LP_FLOATS, f->projected, err));
-    if (!p->has_norm) {
-        LP_TRY(be->linear(be, f->projection_out, LP_FLOATS, f->projected, n, f->sum, err));
-        status = be->copy_rows(be, out, NULL, f->sum, NULL, n, d, err);
+    LP_TRY(be->linear(be, forward->projection_in, LP_FLOATS, hidden, n, forward->projected, err));
+    LP_TRY(be->activate(be, LP_ACT_GELU_ERF, false, forward->projected, n, (int32_t)projection->in.n_out, LP_FLOATS,
+                        forward->projected, err));
+    if (!projection->has_norm) {
+        LP_TRY(be->linear(be, forward->projection_out, LP_FLOATS, forward->projected, n, forward->sum, err));
+        status = be->copy_rows(be, out, NULL, forward->sum, NULL, n, d, err);
         goto out;
     }
-    LP_TRY(be->linear(be, f->projection_out, LP_FLOATS, f->projected, n, f->sum, err));
-    LP_TRY(be->norm(be, f->sum, f->projection_norm.weight, f->projection_norm.bias, 1e-5f, n, d, LP_FLOATS, out, err));
+    LP_TRY(be->linear(be, forward->projection_out, LP_FLOATS, forward->projected, n, forward->sum, err));
+    LP_TRY(be->norm(be, forward->sum, forward->projection_norm.weight, forward->projection_norm.bias, 1e-5f, n, d,
+                    LP_FLOATS, out, err));
 out:
     return status;
 }
 
-lp_status lp_forward_final_norm(lp_forward *f, const float *x, int32_t n, float *out, lp_error *err) {
-    const lp_model_config *c = &f->model->config;
-    return f->be->norm(f->be, x, f->final_norm.weight, f->final_norm.bias, c->norm_eps, n, c->d_model, LP_FLOATS, out,
-                       err);
+lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, float *out, lp_error *err) {
+    const lp_model_config *config = &forward->model->config;
+    return forward->be->norm(forward->be, x, forward->final_norm.weight, forward->final_norm.bias, config->norm_eps, n,
+                             config->d_model, LP_FLOATS, out, err);
 }
 
-lp_status lp_forward_head(lp_forward *f, const float *hidden, int32_t n, float *logits, lp_error *err) {
+lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, float *logits, lp_error *err) {
     lp_pulse();
-    return f->be->linear(f->be, f->head, LP_FLOATS, hidden, n, logits, err);
+    return forward->be->linear(forward->be, forward->head, LP_FLOATS, hidden, n, logits, err);
 }

@@ -70,11 +70,11 @@ int32_t lp_address_depth(const lp_model_config *config, const lp_address *addres
 
 /* All coordinates come from x as it was. */
 static void apply_in_subspace(const lp_edit *edit, float *x, int32_t width) {
-    const lp_subspace *s = edit->subspace;
+    const lp_subspace *subspace = edit->subspace;
     double at[LP_MAX_DIRECTIONS];
-    LP_ASSERT(s->width == width && s->n <= LP_MAX_DIRECTIONS);
-    for (int32_t j = 0; j < s->n; j++) {
-        const float *direction = s->directions + (size_t)j * (size_t)width;
+    LP_ASSERT(subspace->width == width && subspace->n <= LP_MAX_DIRECTIONS);
+    for (int32_t j = 0; j < subspace->n; j++) {
+        const float *direction = subspace->directions + (size_t)j * (size_t)width;
         at[j] = 0;
         for (int32_t i = 0; i < width; i++) {
             double from = edit->operation == LP_OP_SWAP ? (double)x[i] - (double)edit->vector[i] : (double)x[i];
@@ -83,7 +83,8 @@ static void apply_in_subspace(const lp_edit *edit, float *x, int32_t width) {
     }
     for (int32_t i = 0; i < width; i++) {
         double part = 0;
-        for (int32_t j = 0; j < s->n; j++) part += at[j] * (double)s->directions[(size_t)j * (size_t)width + (size_t)i];
+        for (int32_t j = 0; j < subspace->n; j++)
+            part += at[j] * (double)subspace->directions[(size_t)j * (size_t)width + (size_t)i];
         x[i] = (float)(edit->operation == LP_OP_KEEP ? part : (double)x[i] - part);
     }
 }

@@ -35,9 +35,9 @@ static void linear_free(lp_backend *be, lp_backend_linear *linear) {
     if (linear) be->linear_free(be, linear);
 }
 
-static lp_status make_block(lp_backend *be, const lp_block *from, const lp_model_config *c, lp_block_weights *to,
+static lp_status make_block(lp_backend *be, const lp_block *from, const lp_model_config *config, lp_block_weights *to,
                             lp_error *err) {
-    int32_t d = c->d_model;
+    int32_t d = config->d_model;
     const lp_linear *linears[] = {&from->qkv, &from->attn_out, &from->mlp_in, &from->mlp_out};
     lp_backend_linear **made[] = {&to->qkv, &to->attn_out, &to->mlp_in, &to->mlp_out};
     lp_status status = LP_OK;
@@ -45,61 +45,63 @@ static lp_status make_block(lp_backend *be, const lp_block *from, const lp_model
     LP_TRY(norm_new(be, &from->norm_attn, d, &to->norm_attn, err));
     LP_TRY(norm_new(be, &from->norm_mlp, d, &to->norm_mlp, err));
     if (from->norm_q.weight) {
-        LP_TRY(be->vector_new(be, from->norm_q.weight, (size_t)c->head_dim, &to->norm_q, err));
-        LP_TRY(be->vector_new(be, from->norm_k.weight, (size_t)c->head_dim, &to->norm_k, err));
+        LP_TRY(be->vector_new(be, from->norm_q.weight, (size_t)config->head_dim, &to->norm_q, err));
+        LP_TRY(be->vector_new(be, from->norm_k.weight, (size_t)config->head_dim, &to->norm_k, err));
     }
     for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) LP_TRY(linear_new(be, linears[i], made[i], err));
 out:
     return status;
 }
 
-static lp_status make_projection(lp_weights *w, lp_error *err) {
-    const lp_projection *projection = &w->model->projection;
+static lp_status make_projection(lp_weights *weights, lp_error *err) {
+    const lp_projection *projection = &weights->model->projection;
     lp_status status = LP_OK;
     if (!projection->present) return LP_OK;
-    LP_TRY(linear_new(w->be, &projection->in, &w->projection_in, err));
-    LP_TRY(linear_new(w->be, &projection->out, &w->projection_out, err));
+    LP_TRY(linear_new(weights->be, &projection->in, &weights->projection_in, err));
+    LP_TRY(linear_new(weights->be, &projection->out, &weights->projection_out, err));
     if (projection->has_norm)
-        status = norm_new(w->be, &projection->norm, w->model->config.d_model, &w->projection_norm, err);
+        status =
+            norm_new(weights->be, &projection->norm, weights->model->config.d_model, &weights->projection_norm, err);
 out:
     return status;
 }
 
 lp_status lp_weights_new(lp_backend *be, const lp_model *model, lp_weights **out, lp_error *err) {
-    const lp_model_config *c = &model->config;
+    const lp_model_config *config = &model->config;
     double start = lp_seconds_now();
     uint64_t bytes_before = be->counters.bytes_up;
-    lp_weights *w = NULL;
-    lp_status status = lp_mem_new(&w, 1, sizeof *w, "weights", err);
+    lp_weights *weights = NULL;
+    lp_status status = lp_mem_new(&weights, 1, sizeof *weights, "weights", err);
     if (status != LP_OK) return status;
-    w->be = be;
-    w->model = model;
-    LP_TRY(lp_mem_new(&w->blocks, (size_t)c->n_layers, sizeof *w->blocks, "blocks", err));
+    weights->be = be;
+    weights->model = model;
+    LP_TRY(lp_mem_new(&weights->blocks, (size_t)config->n_layers, sizeof *weights->blocks, "blocks", err));
     /* The embedding first: a head that is the same then shares it. */
     if (model->embedding.source) lp_weight_source_want(model->embedding.source);
-    LP_TRY(be->matrix_new(be, &model->embedding, &w->embedding, err));
+    LP_TRY(be->matrix_new(be, &model->embedding, &weights->embedding, err));
     lp_linear head = {.part = {model->head},
                       .n_parts = 1,
                       .n_in = model->head.n_in,
                       .n_out = model->head.n_out,
-                      .stride = lp_logits_stride(c)};
+                      .stride = lp_logits_stride(config)};
     want(&head);
-    LP_TRY(linear_new(be, &head, &w->head, err));
+    LP_TRY(linear_new(be, &head, &weights->head, err));
     if (model->embedding.source) lp_weight_source_let_go(model->embedding.source);
     if (model->positions) {
-        size_t n = (size_t)c->n_context * (size_t)c->d_model;
-        LP_TRY(be->vector_new(be, model->positions, n, &w->positions, err));
+        size_t n = (size_t)config->n_context * (size_t)config->d_model;
+        LP_TRY(be->vector_new(be, model->positions, n, &weights->positions, err));
     }
-    for (int32_t l = 0; l < c->n_layers; l++) LP_TRY(make_block(be, &model->blocks[l], c, &w->blocks[l], err));
-    LP_TRY(norm_new(be, &model->final_norm, c->d_model, &w->final_norm, err));
-    LP_TRY(make_projection(w, err));
+    for (int32_t l = 0; l < config->n_layers; l++)
+        LP_TRY(make_block(be, &model->blocks[l], config, &weights->blocks[l], err));
+    LP_TRY(norm_new(be, &model->final_norm, config->d_model, &weights->final_norm, err));
+    LP_TRY(make_projection(weights, err));
     LP_TRY(be->sync(be, err));
     lp_log(LP_LOG_DEBUG, "weights in %.3f s, %.1f MiB up, %.1f MiB held", lp_seconds_now() - start,
            (double)(be->counters.bytes_up - bytes_before) / 1048576.0, (double)be->counters.weight_bytes / 1048576.0);
-    *out = w;
+    *out = weights;
     return LP_OK;
 out:
-    lp_weights_free(w);
+    lp_weights_free(weights);
     return status;
 }
 
@@ -107,15 +109,15 @@ void lp_weights_free(lp_weights *w) {
     if (!w) return;
     lp_backend *be = w->be;
     for (int32_t l = 0; w->blocks && l < w->model->config.n_layers; l++) {
-        const lp_block_weights *b = &w->blocks[l];
-        norm_free(be, &b->norm_attn);
-        norm_free(be, &b->norm_mlp);
-        if (b->norm_q) be->vector_free(be, b->norm_q);
-        if (b->norm_k) be->vector_free(be, b->norm_k);
-        linear_free(be, b->qkv);
-        linear_free(be, b->attn_out);
-        linear_free(be, b->mlp_in);
-        linear_free(be, b->mlp_out);
+        const lp_block_weights *block_weights = &w->blocks[l];
+        norm_free(be, &block_weights->norm_attn);
+        norm_free(be, &block_weights->norm_mlp);
+        if (block_weights->norm_q) be->vector_free(be, block_weights->norm_q);
+        if (block_weights->norm_k) be->vector_free(be, block_weights->norm_k);
+        linear_free(be, block_weights->qkv);
+        linear_free(be, block_weights->attn_out);
+        linear_free(be, block_weights->mlp_in);
+        linear_free(be, block_weights->mlp_out);
     }
     norm_free(be, &w->final_norm);
     norm_free(be, &w->projection_norm);

@@ -49,9 +49,10 @@ static bool has_position(const lp_address *at, const lp_run_shape *shape) {
 static const int32_t *find_absent(const lp_condition_set *set, size_t index, const lp_run_shape *shape) {
     const lp_condition *condition = &set->conditions[index];
     for (size_t i = 0; i < condition->n; i++) {
-        const lp_replacement *r = &set->replacements[condition->first + i];
-        if (!has_position(&r->at, shape)) return &r->at.index;
-        if (r->operation == LP_OP_FORBID && !has_position(&r->from, shape)) return &r->from.index;
+        const lp_replacement *replacement = &set->replacements[condition->first + i];
+        if (!has_position(&replacement->at, shape)) return &replacement->at.index;
+        if (replacement->operation == LP_OP_FORBID && !has_position(&replacement->from, shape))
+            return &replacement->from.index;
     }
     return NULL;
 }
@@ -186,19 +187,19 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
 /* Everything that reads the first vector goes through the second, which is written over. */
 static bool wipes_out(const lp_run_shape *shape, const lp_timed_edit *first, const lp_timed_edit *second) {
     if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
-    lp_site a = first->what.at.site, b = second->what.at.site;
+    lp_site site = first->what.at.site, b = second->what.at.site;
     bool same_head = b == LP_SITE_Z && first->what.at.head == second->what.at.head;
     if (second->what.at.head != LP_ALL_HEADS && !same_head) return false;
     if (first->position != second->position) /* a thought's input is all that reads the output before it */
         return first->position + 1 == second->position && after_last_keys(shape, &first->what.at) &&
                b == LP_SITE_LATENT_IN && second->what.at.phase == LP_PHASE_THOUGHT;
     if (b == LP_SITE_LATENT_RAW) return after_last_keys(shape, &first->what.at);
-    if (a == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE;
+    if (site == LP_SITE_LATENT_IN) return b == LP_SITE_RESID_PRE;
     if (first->what.at.layer != second->what.at.layer) return false;
-    bool of_heads = a == LP_SITE_Q || a == LP_SITE_Z;
+    bool of_heads = site == LP_SITE_Q || site == LP_SITE_Z;
     if (b == LP_SITE_Z || b == LP_SITE_ATTN_OUT) return of_heads;
-    if (b == LP_SITE_RESID_MID) return of_heads || a == LP_SITE_ATTN_OUT;
-    return b == LP_SITE_RESID_POST && lp_site_is_after_keys(a);
+    if (b == LP_SITE_RESID_MID) return of_heads || site == LP_SITE_ATTN_OUT;
+    return b == LP_SITE_RESID_POST && lp_site_is_after_keys(site);
 }
 
 static bool same_address(const lp_timed_edit *a, const lp_timed_edit *b) {
@@ -327,10 +328,11 @@ size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shap
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         for (size_t k = 0; k < condition->n && condition->direction == direction; k++) {
-            const lp_replacement *r = &set->replacements[condition->first + k];
-            bool many_keys = r->operation == LP_OP_FORBID && r->from.phase == LP_PHASE_PROMPT && r->from.index != -1 &&
-                             r->from.index != LP_INDEX_ALL;
-            if ((r->at.phase == LP_PHASE_PROMPT && r->at.index != -1) || many_keys) return shapes->n[direction];
+            const lp_replacement *replacement = &set->replacements[condition->first + k];
+            bool many_keys = replacement->operation == LP_OP_FORBID && replacement->from.phase == LP_PHASE_PROMPT &&
+                             replacement->from.index != -1 && replacement->from.index != LP_INDEX_ALL;
+            if ((replacement->at.phase == LP_PHASE_PROMPT && replacement->at.index != -1) || many_keys)
+                return shapes->n[direction];
         }
     }
     return shapes->n[direction] > 0 ? 1 : 0;
@@ -346,7 +348,7 @@ typedef struct {
     int32_t *fed_as;
     lp_edit_sequence *lists;
     keyed *order;
-} comparison;
+} condition_comparison;
 
 /* Is the replaced vector read by nothing but the input of the step after it, and the new one as what some step of
  * another run was fed? Its projection is what that step was fed. */
@@ -374,46 +376,49 @@ static void feed_forward(const lp_run_shape *shape, int32_t n_steps, lp_edit_seq
     if (list->n > 1) qsort(list->edits, list->n, sizeof *list->edits, compare_for_sort);
 }
 
-static lp_condition_family family_of(const comparison *c, size_t i) {
-    size_t other = (size_t)c->same_as[i];
-    if (c->dead[i]) return c->causal[i] && !c->unread[i] ? LP_FAMILY_DEAD_CAUSAL : LP_FAMILY_DEAD_UNREAD;
-    if (other == i) return c->fed_as[i] != (int32_t)i ? LP_FAMILY_FED : LP_FAMILY_NONE;
-    if (c->unread[i] || c->unread[other]) return LP_FAMILY_EQUAL_UNREAD;
-    if (c->overwritten[i] || c->overwritten[other]) return LP_FAMILY_EQUAL_OVERWRITTEN;
-    return c->causal[i] || c->causal[other] ? LP_FAMILY_EQUAL_CAUSAL : LP_FAMILY_EQUAL_WORDS;
+static lp_condition_family family_of(const condition_comparison *comparison, size_t i) {
+    size_t other = (size_t)comparison->same_as[i];
+    if (comparison->dead[i])
+        return comparison->causal[i] && !comparison->unread[i] ? LP_FAMILY_DEAD_CAUSAL : LP_FAMILY_DEAD_UNREAD;
+    if (other == i) return comparison->fed_as[i] != (int32_t)i ? LP_FAMILY_FED : LP_FAMILY_NONE;
+    if (comparison->unread[i] || comparison->unread[other]) return LP_FAMILY_EQUAL_UNREAD;
+    if (comparison->overwritten[i] || comparison->overwritten[other]) return LP_FAMILY_EQUAL_OVERWRITTEN;
+    return comparison->causal[i] || comparison->causal[other] ? LP_FAMILY_EQUAL_CAUSAL : LP_FAMILY_EQUAL_WORDS;
 }
 
-static lp_status compare_at(comparison *c, const lp_run_shape *shape, lp_direction direction, lp_error *err) {
+static lp_status compare_at(condition_comparison *comparison, const lp_run_shape *shape, lp_direction direction,
+                            lp_error *err) {
     size_t n = 0;
     lp_status status = LP_OK;
-    for (size_t i = 0; i < c->set->n; i++) {
-        const lp_condition *condition = &c->set->conditions[i];
+    for (size_t i = 0; i < comparison->set->n; i++) {
+        const lp_condition *condition = &comparison->set->conditions[i];
         if (condition->direction != direction) continue;
-        LP_TRY(lp_condition_effective(c->set, i, shape, &c->lists[i], err));
-        c->order[n++] = (keyed){&c->lists[i], direction, condition->n_steps_run, c->same_as[i], i};
-        if (!c->lists[i].absent) c->present[i] = true;
-        c->unread[i] |= c->lists[i].unread;
-        c->overwritten[i] |= c->lists[i].overwritten;
-        c->causal[i] |= c->lists[i].causal;
-        if (c->lists[i].n > 0) c->dead[i] = false;
+        LP_TRY(lp_condition_effective(comparison->set, i, shape, &comparison->lists[i], err));
+        comparison->order[n++] =
+            (keyed){&comparison->lists[i], direction, condition->n_steps_run, comparison->same_as[i], i};
+        if (!comparison->lists[i].absent) comparison->present[i] = true;
+        comparison->unread[i] |= comparison->lists[i].unread;
+        comparison->overwritten[i] |= comparison->lists[i].overwritten;
+        comparison->causal[i] |= comparison->lists[i].causal;
+        if (comparison->lists[i].n > 0) comparison->dead[i] = false;
     }
-    if (n > 1) qsort(c->order, n, sizeof *c->order, compare_keyed);
+    if (n > 1) qsort(comparison->order, n, sizeof *comparison->order, compare_keyed);
     for (size_t k = 0; k < n; k++) {
-        size_t i = c->order[k].index;
-        bool repeats = k > 0 && compare_lists(&c->order[k - 1], &c->order[k]) == 0;
-        c->same_as[i] = repeats ? c->same_as[c->order[k - 1].index] : (int32_t)i;
+        size_t i = comparison->order[k].index;
+        bool repeats = k > 0 && compare_lists(&comparison->order[k - 1], &comparison->order[k]) == 0;
+        comparison->same_as[i] = repeats ? comparison->same_as[comparison->order[k - 1].index] : (int32_t)i;
     }
     /* The same comparison of what the steps are fed. */
     for (size_t k = 0; k < n; k++) {
-        size_t i = c->order[k].index;
-        feed_forward(shape, c->set->conditions[i].n_steps_run, &c->lists[i]);
-        c->order[k].before = c->fed_as[i];
+        size_t i = comparison->order[k].index;
+        feed_forward(shape, comparison->set->conditions[i].n_steps_run, &comparison->lists[i]);
+        comparison->order[k].before = comparison->fed_as[i];
     }
-    if (n > 1) qsort(c->order, n, sizeof *c->order, compare_keyed);
+    if (n > 1) qsort(comparison->order, n, sizeof *comparison->order, compare_keyed);
     for (size_t k = 0; k < n; k++) {
-        size_t i = c->order[k].index;
-        bool repeats = k > 0 && compare_lists(&c->order[k - 1], &c->order[k]) == 0;
-        c->fed_as[i] = repeats ? c->fed_as[c->order[k - 1].index] : (int32_t)i;
+        size_t i = comparison->order[k].index;
+        bool repeats = k > 0 && compare_lists(&comparison->order[k - 1], &comparison->order[k]) == 0;
+        comparison->fed_as[i] = repeats ? comparison->fed_as[comparison->order[k - 1].index] : (int32_t)i;
     }
 out:
     return status;
@@ -421,15 +426,15 @@ out:
 
 lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,
                                 lp_condition_family *family, int32_t *fed_as, lp_error *err) {
-    comparison c = {.set = set, .dead = dead, .same_as = same_as, .fed_as = fed_as};
+    condition_comparison comparison = {.set = set, .dead = dead, .same_as = same_as, .fed_as = fed_as};
     lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&c.present, set->n, sizeof *c.present, "edit lists", err));
-    LP_TRY(lp_mem_new(&c.unread, set->n, sizeof *c.unread, "edit lists", err));
-    LP_TRY(lp_mem_new(&c.overwritten, set->n, sizeof *c.overwritten, "edit lists", err));
-    LP_TRY(lp_mem_new(&c.causal, set->n, sizeof *c.causal, "edit lists", err));
-    LP_TRY(lp_mem_new(&c.lists, set->n, sizeof *c.lists, "edit lists", err));
-    LP_TRY(lp_mem_new(&c.order, set->n, sizeof *c.order, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.present, set->n, sizeof *comparison.present, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.unread, set->n, sizeof *comparison.unread, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.overwritten, set->n, sizeof *comparison.overwritten, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.causal, set->n, sizeof *comparison.causal, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.lists, set->n, sizeof *comparison.lists, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.order, set->n, sizeof *comparison.order, "edit lists", err));
     for (size_t i = 0; i < set->n; i++) {
         dead[i] = set->conditions[i].n > 0 && set->conditions[i].n_steps_run == shapes->protocol.n_steps;
         same_as[i] = fed_as[i] = 0;
@@ -439,23 +444,23 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
         for (size_t k = 0; k < lp_conditions_count_shapes(set, shapes, (lp_direction)d); k++) {
             shape.n_prompt = shapes->n_prompt[d][k];
             if (shape.n_prompt > longest[d]) longest[d] = shape.n_prompt;
-            LP_TRY(compare_at(&c, &shape, (lp_direction)d, err));
+            LP_TRY(compare_at(&comparison, &shape, (lp_direction)d, err));
         }
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         shape.n_prompt = longest[condition->direction];
-        if (c.present[i] || shape.n_prompt == 0) continue;
+        if (comparison.present[i] || shape.n_prompt == 0) continue;
         status = refuse_index(condition, LP_PHASE_PROMPT, *find_absent(set, i, &shape), shape.n_prompt, err);
         goto out;
     }
-    for (size_t i = 0; i < set->n; i++) family[i] = family_of(&c, i);
+    for (size_t i = 0; i < set->n; i++) family[i] = family_of(&comparison, i);
 out:
-    for (size_t i = 0; c.lists && i < set->n; i++) lp_edit_sequence_release(&c.lists[i]);
-    lp_mem_free(c.present);
-    lp_mem_free(c.unread);
-    lp_mem_free(c.overwritten);
-    lp_mem_free(c.causal);
-    lp_mem_free(c.lists);
-    lp_mem_free(c.order);
+    for (size_t i = 0; comparison.lists && i < set->n; i++) lp_edit_sequence_release(&comparison.lists[i]);
+    lp_mem_free(comparison.present);
+    lp_mem_free(comparison.unread);
+    lp_mem_free(comparison.overwritten);
+    lp_mem_free(comparison.causal);
+    lp_mem_free(comparison.lists);
+    lp_mem_free(comparison.order);
     return status;
 }

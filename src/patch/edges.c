@@ -8,13 +8,13 @@ static int order(int64_t a, int64_t b) {
 
 /* By row and layer, then by head and range. */
 static int compare_edges(const void *pa, const void *pb) {
-    const lp_timed_edit *a = pa, *b = pb;
-    int o = order(a->position, b->position);
-    if (!o) o = order(a->depth, b->depth);
-    if (!o) o = order(a->all, b->all);
-    if (!o) o = order(a->what.at.head, b->what.at.head);
-    if (!o) o = order(a->key_begin, b->key_begin);
-    return o ? o : order(a->key_end, b->key_end);
+    const lp_timed_edit *edit = pa, *b = pb;
+    int o = order(edit->position, b->position);
+    if (!o) o = order(edit->depth, b->depth);
+    if (!o) o = order(edit->all, b->all);
+    if (!o) o = order(edit->what.at.head, b->what.at.head);
+    if (!o) o = order(edit->key_begin, b->key_begin);
+    return o ? o : order(edit->key_end, b->key_end);
 }
 
 static bool same_row(const lp_timed_edit *a, const lp_timed_edit *b) {
@@ -131,16 +131,17 @@ static bool is_empty(const lp_timed_edit *edits, size_t n, int32_t depth, int32_
 
 const lp_timed_edit *lp_edges_find_empty(const lp_timed_edit *edits, size_t n, int32_t n_heads, int32_t *head) {
     for (size_t i = 0; i < n; i++) {
-        const lp_timed_edit *e = &edits[i];
+        const lp_timed_edit *edit = &edits[i];
         bool by_head = false; /* one of all heads may meet edges of single heads at the same row */
-        if (!lp_is_edge(e)) continue;
-        for (size_t k = 0; k < n && e->what.at.head == LP_ALL_HEADS && edits[k].position <= e->position; k++)
-            by_head |= lp_is_edge(&edits[k]) && edits[k].depth == e->depth && edits[k].what.at.head != LP_ALL_HEADS;
-        int32_t first = e->what.at.head == LP_ALL_HEADS ? 0 : e->what.at.head, last = by_head ? n_heads - 1 : first;
+        if (!lp_is_edge(edit)) continue;
+        for (size_t k = 0; k < n && edit->what.at.head == LP_ALL_HEADS && edits[k].position <= edit->position; k++)
+            by_head |= lp_is_edge(&edits[k]) && edits[k].depth == edit->depth && edits[k].what.at.head != LP_ALL_HEADS;
+        int32_t first = edit->what.at.head == LP_ALL_HEADS ? 0 : edit->what.at.head,
+                last = by_head ? n_heads - 1 : first;
         for (int32_t h = first; h <= last; h++) {
-            if (!is_empty(edits, n, e->depth, h, e->position)) continue;
+            if (!is_empty(edits, n, edit->depth, h, edit->position)) continue;
             *head = h;
-            return e;
+            return edit;
         }
     }
     return NULL;

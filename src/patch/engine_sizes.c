@@ -50,16 +50,16 @@ int32_t lp_engine_head_rows(const lp_backend *be, int32_t rows) {
 }
 
 int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_t rows) {
-    const lp_model_config *c = &model->config;
-    int64_t gathered = 2 * ((int64_t)rows + LP_ROW_PADDING) * c->d_model;
-    int64_t logits = (lp_engine_head_rows(be, rows) + LP_ROW_PADDING) * (int64_t)lp_logits_stride(c);
+    const lp_model_config *config = &model->config;
+    int64_t gathered = 2 * ((int64_t)rows + LP_ROW_PADDING) * config->d_model;
+    int64_t logits = (lp_engine_head_rows(be, rows) + LP_ROW_PADDING) * (int64_t)lp_logits_stride(config);
     return (int64_t)lp_forward_bytes(be, model, rows) + (gathered + logits) * (int64_t)sizeof(float);
 }
 
 int64_t lp_engine_page_bytes(const lp_model *model) {
-    const lp_model_config *c = &model->config;
-    int64_t position = 2 * (int64_t)c->n_layers * c->n_kv_heads * c->head_dim;
-    return (LP_PAGE_POSITIONS * position + c->d_model) * (int64_t)sizeof(float);
+    const lp_model_config *config = &model->config;
+    int64_t position = 2 * (int64_t)config->n_layers * config->n_kv_heads * config->head_dim;
+    return (LP_PAGE_POSITIONS * position + config->d_model) * (int64_t)sizeof(float);
 }
 
 int64_t lp_engine_saved_bytes(const lp_model *model) {

@@ -106,38 +106,38 @@ typedef struct {
 /* ---- engine_schedule.c ------------------------------------------------------------------------------------------- */
 
 /* Begins parts, and takes in units, until the batches are full, memory is, or the source gives none. */
-lp_status lp_engine_admit(lp_engine *e, lp_error *err);
+lp_status lp_engine_admit(lp_engine *engine, lp_error *err);
 /* Is some part begun and not at its end? */
-bool lp_engine_is_active(const lp_engine *e);
+bool lp_engine_is_active(const lp_engine *engine);
 /* Gathers rows of as many requests as fit, beginning with another unit each time. Where none of them has the pages that
  * it needs, and no batch is under way, others are set back for the oldest. */
-void lp_engine_gather_rows(lp_engine *e, lp_step_batch *batch);
+void lp_engine_gather_rows(lp_engine *engine, lp_step_batch *batch);
 /* Ends parts that have no rows left, and hands units over that are done. */
-lp_status lp_engine_finish_units(lp_engine *e, lp_error *err);
+lp_status lp_engine_finish_units(lp_engine *engine, lp_error *err);
 void lp_engine_free_inflight(lp_inflight_pair *pair);
 
 /* ---- engine.c ---------------------------------------------------------------------------------------------------- */
 
 /* Reads the lenses of a unit whose captures are there. */
-lp_status lp_engine_read_lenses(lp_engine *e, const lp_work_unit *unit, lp_error *err);
+lp_status lp_engine_read_lenses(lp_engine *engine, const lp_work_unit *unit, lp_error *err);
 
 /* ---- engine_memory.c --------------------------------------------------------------------------------------------- */
 
 /* Of a clock that only goes on. */
 double lp_engine_seconds(void);
 /* *out, a pointer of any type = new dev memory. */
-lp_status lp_engine_alloc(lp_engine *e, void *out, size_t bytes, const char *what, lp_error *err);
+lp_status lp_engine_alloc(lp_engine *engine, void *out, size_t bytes, const char *what, lp_error *err);
 /* NULL is accepted. */
-void lp_engine_release(lp_engine *e, void *dev);
+void lp_engine_release(lp_engine *engine, void *dev);
 /* Makes workspace and pools those of units like this one. Called while nothing is in flight. A device that has less
  * free than the limit promised gets a second try with half of it, once. */
-lp_status lp_engine_size_for(lp_engine *e, const lp_unit_need *unit, lp_error *err);
+lp_status lp_engine_size_for(lp_engine *engine, const lp_unit_need *unit, lp_error *err);
 /* Does the limit allow more pages? */
-bool lp_engine_can_grow(const lp_engine *e);
+bool lp_engine_can_grow(const lp_engine *engine);
 /* Twice as many pages, or as many as the limit allows. Called while none is in use. */
-lp_status lp_engine_grow(lp_engine *e, lp_error *err);
-void lp_engine_free_forward(lp_engine *e);
-void lp_engine_free_workspace(lp_engine *e);
-void lp_engine_free_pools(lp_engine *e);
+lp_status lp_engine_grow(lp_engine *engine, lp_error *err);
+void lp_engine_free_forward(lp_engine *engine);
+void lp_engine_free_workspace(lp_engine *engine);
+void lp_engine_free_pools(lp_engine *engine);
 
 #endif

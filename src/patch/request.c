@@ -64,10 +64,10 @@ static int32_t last_fed(const lp_request *request, int32_t n_steps, int32_t n_to
 }
 
 /* Pages of a branch's own positions, but for the root's in the prompt. */
-static int32_t own_pages(const lp_request *request, const lp_branch *b, int32_t n_tokens) {
-    int32_t first = b->parent < 0 ? request->group->n_prompt : b->fork_position, last = b->last_fork;
-    if (b->first_run >= 0) {
-        int32_t end = last_fed(request, b->n_steps, n_tokens);
+static int32_t own_pages(const lp_request *request, const lp_branch *branch, int32_t n_tokens) {
+    int32_t first = branch->parent < 0 ? request->group->n_prompt : branch->fork_position, last = branch->last_fork;
+    if (branch->first_run >= 0) {
+        int32_t end = last_fed(request, branch->n_steps, n_tokens);
         if (end > last) last = end;
     }
     return lp_pages_for(last - first + 1);
@@ -81,8 +81,9 @@ static int32_t forced_pages(const lp_metric_position *metric_at) {
 }
 
 /* Does a branch yield metrics? One that others fork from in the answer stands for them until then. */
-static bool yields_metrics(const lp_request *request, const lp_branch *b) {
-    return request->group->metric_at && (b->first_run >= 0 || b->last_fork >= request->group->n_prompt + b->n_steps);
+static bool yields_metrics(const lp_request *request, const lp_branch *branch) {
+    return request->group->metric_at &&
+           (branch->first_run >= 0 || branch->last_fork >= request->group->n_prompt + branch->n_steps);
 }
 
 static int32_t n_forced_branches(const lp_metric_position *metric_at) {
@@ -136,40 +137,40 @@ static bool needs_prompt(const lp_request *request) {
     return false;
 }
 
-static bool is_unpatched(const lp_request *request, const lp_branch *b) {
-    return b->first_run >= 0 && b->n_edits == 0 && b->n_steps == request->options->protocol.n_steps;
+static bool is_unpatched(const lp_request *request, const lp_branch *branch) {
+    return branch->first_run >= 0 && branch->n_edits == 0 && branch->n_steps == request->options->protocol.n_steps;
 }
 
 /* What branches of the tree take, added up. */
 typedef struct {
     int64_t pages, prompt_rows, rows, saved;
     int64_t in_prompt; /* branches that have rows there */
-} sum;
+} need_sum;
 
-static sum sum_of_none(const lp_request *request) {
+static need_sum sum_of_none(const lp_request *request) {
     bool with_prompt = needs_prompt(request);
-    return (sum){.pages = request->prompt_page < 0 ? prompt_pages(request) : 0,
-                 .prompt_rows = with_prompt ? request->group->n_prompt : 0,
-                 .in_prompt = with_prompt};
+    return (need_sum){.pages = request->prompt_page < 0 ? prompt_pages(request) : 0,
+                      .prompt_rows = with_prompt ? request->group->n_prompt : 0,
+                      .in_prompt = with_prompt};
 }
 
-static void add_branch(const lp_request *request, int32_t i, int32_t n_tokens, sum *s) {
-    const lp_branch *b = &request->tree.branches[i];
+static void add_branch(const lp_request *request, int32_t i, int32_t n_tokens, need_sum *sum) {
+    const lp_branch *branch = &request->tree.branches[i];
     const lp_metric_position *metric_at = request->group->metric_at;
     int32_t p = request->group->n_prompt;
-    s->pages += own_pages(request, b, n_tokens);
-    s->rows++;
-    if (b->parent >= 0 && b->fork_position < p) {
-        s->prompt_rows += p - b->fork_position;
-        s->in_prompt++;
+    sum->pages += own_pages(request, branch, n_tokens);
+    sum->rows++;
+    if (branch->parent >= 0 && branch->fork_position < p) {
+        sum->prompt_rows += p - branch->fork_position;
+        sum->in_prompt++;
     }
-    if (yields_metrics(request, b)) {
-        s->pages += forced_pages(metric_at);
-        s->rows += n_forced_branches(metric_at);
+    if (yields_metrics(request, branch)) {
+        sum->pages += forced_pages(metric_at);
+        sum->rows += n_forced_branches(metric_at);
     }
-    bool is_early = b->first_run >= 0 && b->n_steps < request->options->protocol.n_steps;
+    bool is_early = branch->first_run >= 0 && branch->n_steps < request->options->protocol.n_steps;
     bool waits = is_early && !request->has_unpatched && is_unpatched(request, &request->tree.branches[0]);
-    s->saved += metric_at && waits;
+    sum->saved += metric_at && waits;
 }
 
 static int32_t bounded(int64_t n) {
@@ -177,15 +178,15 @@ static int32_t bounded(int64_t n) {
 }
 
 /* rows: of a batch, into which the prompt is cut. */
-static lp_request_need need_of(const sum *s, int32_t rows) {
-    int64_t prompt_rows = s->prompt_rows < rows ? s->prompt_rows : rows;
-    return (lp_request_need){.pages = bounded(s->pages),
-                             .rows = bounded(s->rows > prompt_rows ? s->rows : prompt_rows),
-                             .saved = bounded(s->saved)};
+static lp_request_need need_of(const need_sum *sum, int32_t rows) {
+    int64_t prompt_rows = sum->prompt_rows < rows ? sum->prompt_rows : rows;
+    return (lp_request_need){.pages = bounded(sum->pages),
+                             .rows = bounded(sum->rows > prompt_rows ? sum->rows : prompt_rows),
+                             .saved = bounded(sum->saved)};
 }
 
-static bool fits(const sum *s, const lp_request_need *limits) {
-    lp_request_need need = need_of(s, limits->rows);
+static bool fits(const need_sum *sum, const lp_request_need *limits) {
+    lp_request_need need = need_of(sum, limits->rows);
     return need.pages <= limits->pages && need.rows <= limits->rows && need.saved <= limits->saved;
 }
 
@@ -199,7 +200,7 @@ lp_status lp_request_plan_part(lp_request *request, const lp_request_need *limit
     request->part_end = request->n_done + lp_smaller(left, limits->rows > 1 && !request->is_single ? limits->rows : 1);
     lp_status status = lp_tree_build(tree, &request->order, request->n_done, request->part_end, err);
     if (status != LP_OK) return status;
-    sum total = sum_of_none(request), before = total;
+    need_sum total = sum_of_none(request), before = total;
     int32_t n = 0, n_with_runs = 0;
     for (; n < tree->n; n++) {
         before = total;
@@ -232,69 +233,72 @@ static int32_t next_page(const int32_t *tail, int32_t n, int32_t *at) {
 }
 
 void lp_branch_hold_pages(lp_request *request, int32_t branch) {
-    lp_request_branch *b = &request->branches[branch];
+    lp_request_branch *request_branch = &request->branches[branch];
     const int32_t *tail = lp_tail_of(request, branch);
-    for (int32_t at = 0; at < b->n_tail;) lp_pages_share(request->pages, next_page(tail, b->n_tail, &at));
-    b->holds_pages = true;
+    for (int32_t at = 0; at < request_branch->n_tail;)
+        lp_pages_share(request->pages, next_page(tail, request_branch->n_tail, &at));
+    request_branch->holds_pages = true;
 }
 
 void lp_branch_give_pages(lp_request *request, int32_t branch) {
-    lp_request_branch *b = &request->branches[branch];
+    lp_request_branch *request_branch = &request->branches[branch];
     const int32_t *tail = lp_tail_of(request, branch);
-    if (!b->holds_pages) return;
-    for (int32_t at = 0; at < b->n_tail;) lp_pages_give(request->pages, next_page(tail, b->n_tail, &at));
-    b->holds_pages = false;
+    if (!request_branch->holds_pages) return;
+    for (int32_t at = 0; at < request_branch->n_tail;)
+        lp_pages_give(request->pages, next_page(tail, request_branch->n_tail, &at));
+    request_branch->holds_pages = false;
 }
 
 static int32_t take_slot(lp_request *request, int32_t branch) {
-    lp_request_branch *b = &request->branches[branch];
-    if (b->next_slot == b->end_slot) {
+    lp_request_branch *request_branch = &request->branches[branch];
+    if (request_branch->next_slot == request_branch->end_slot) {
         int32_t page = lp_pages_take_one(request->pages);
         LP_ASSERT(page >= 0);
-        b->next_slot = page * LP_PAGE_POSITIONS;
-        b->end_slot = b->next_slot + LP_PAGE_POSITIONS;
-        if (b->latent < 0) b->latent = page;
+        request_branch->next_slot = page * LP_PAGE_POSITIONS;
+        request_branch->end_slot = request_branch->next_slot + LP_PAGE_POSITIONS;
+        if (request_branch->latent < 0) request_branch->latent = page;
     }
-    LP_ASSERT(b->n_tail < request->tail_stride);
-    lp_tail_of(request, branch)[b->n_tail++] = b->next_slot;
-    return b->next_slot++;
+    LP_ASSERT(request_branch->n_tail < request->tail_stride);
+    lp_tail_of(request, branch)[request_branch->n_tail++] = request_branch->next_slot;
+    return request_branch->next_slot++;
 }
 
 /* ---- Branches in time -------------------------------------------------------------------------------------------- */
 
 /* A branch begins: it inherits its parent's state as of the position before. */
 static void start_branch(lp_request *request, int32_t i) {
-    lp_request_branch *b = &request->branches[i];
-    b->started = b->alive = true;
-    b->sharing.dirty = request->options->model->config.n_layers;
-    b->prompt_length = request->group->n_prompt;
-    if (b->plan.parent >= 0) {
-        const lp_request_branch *parent = &request->branches[b->plan.parent];
-        b->sharing.ref = b->plan.stops ? -1 : b->plan.parent;
-        b->prompt_length = lp_smaller(parent->prompt_length, b->plan.fork_position);
-        b->n_tail = 0;
-        if (b->plan.fork_position > parent->prompt_length) {
-            b->n_tail = b->plan.fork_position - parent->prompt_length;
-            memcpy(lp_tail_of(request, i), lp_tail_of(request, b->plan.parent), (size_t)b->n_tail * sizeof(int32_t));
+    lp_request_branch *branch = &request->branches[i];
+    branch->started = branch->alive = true;
+    branch->sharing.dirty = request->options->model->config.n_layers;
+    branch->prompt_length = request->group->n_prompt;
+    if (branch->plan.parent >= 0) {
+        const lp_request_branch *parent = &request->branches[branch->plan.parent];
+        branch->sharing.ref = branch->plan.stops ? -1 : branch->plan.parent;
+        branch->prompt_length = lp_smaller(parent->prompt_length, branch->plan.fork_position);
+        branch->n_tail = 0;
+        if (branch->plan.fork_position > parent->prompt_length) {
+            branch->n_tail = branch->plan.fork_position - parent->prompt_length;
+            memcpy(lp_tail_of(request, i), lp_tail_of(request, branch->plan.parent),
+                   (size_t)branch->n_tail * sizeof(int32_t));
         }
-        b->next_token = parent->next_token;
-        b->n_tokens = parent->n_tokens;
-        memcpy(lp_tokens_of(request, i), lp_tokens_of(request, b->plan.parent),
+        branch->next_token = parent->next_token;
+        branch->n_tokens = parent->n_tokens;
+        memcpy(lp_tokens_of(request, i), lp_tokens_of(request, branch->plan.parent),
                (size_t)parent->n_tokens * sizeof(int32_t));
     }
     lp_branch_hold_pages(request, i);
 }
 
 /* True while the branch has a row at the position. */
-static bool goes_on(const lp_request_branch *b, int32_t position) {
-    if (!b->alive) return false;
-    return b->plan.first_run >= 0 || b->kind != LP_BRANCH_RUN || position <= b->plan.last_fork;
+static bool goes_on(const lp_request_branch *branch, int32_t position) {
+    if (!branch->alive) return false;
+    return branch->plan.first_run >= 0 || branch->kind != LP_BRANCH_RUN || position <= branch->plan.last_fork;
 }
 
 /* A branch may begin at `position` when its parent is there too (or was, for a branch that stops thinking). */
-static bool begins(const lp_request *request, const lp_request_branch *b, int32_t position) {
-    if (b->started || b->kind != LP_BRANCH_RUN || b->plan.fork_position != position) return false;
-    return b->plan.parent < 0 || goes_on(&request->branches[b->plan.parent], position);
+static bool begins(const lp_request *request, const lp_request_branch *branch, int32_t position) {
+    if (branch->started || branch->kind != LP_BRANCH_RUN || branch->plan.fork_position != position) return false;
+    return branch->plan.parent < 0 || goes_on(&request->branches[branch->plan.parent], position);
 }
 
 /* The branch whose state one that has not begun would inherit. */
@@ -306,9 +310,9 @@ static int32_t stands_for(const lp_request *request, int32_t branch) {
 /* ---- Parts ------------------------------------------------------------------------------------------------------- */
 
 int32_t lp_request_most_rows(const lp_request *request) {
-    sum s = {0};
-    for (int32_t i = 0; i < request->tree.n; i++) add_branch(request, i, 0, &s);
-    return bounded(s.rows);
+    need_sum sum = {0};
+    for (int32_t i = 0; i < request->tree.n; i++) add_branch(request, i, 0, &sum);
+    return bounded(sum.rows);
 }
 
 bool lp_request_reserve_saved(lp_request *request) {
@@ -340,14 +344,14 @@ static void give_prompt(lp_request *request) {
 }
 
 static lp_status make_room_for_part(lp_request *request, int32_t most_rows, lp_error *err) {
-    const lp_executor_options *o = request->options;
+    const lp_executor_options *options = request->options;
     const lp_run_group *group = request->group;
     const lp_metric_position *metric_at = group->metric_at;
     size_t n = (size_t)request->max_branches;
     int32_t forced = metric_at ? metric_at->index + lp_longer_answer(metric_at) : 0;
-    int32_t longest = o->max_new_tokens > forced ? o->max_new_tokens : forced;
+    int32_t longest = options->max_new_tokens > forced ? options->max_new_tokens : forced;
     lp_status status = LP_OK;
-    request->tail_stride = group->n_prompt + o->protocol.n_steps + request->n_start + longest;
+    request->tail_stride = group->n_prompt + options->protocol.n_steps + request->n_start + longest;
     request->token_stride = longest + 1;
     LP_TRY(lp_mem_grow(&request->branches, &request->branch_capacity, n, sizeof *request->branches, "branches", err));
     LP_TRY(lp_mem_grow(&request->tails, &request->tail_capacity, n * (size_t)request->tail_stride, sizeof(int32_t),
@@ -361,9 +365,9 @@ out:
 }
 
 /* Prompt positions whose rows, of every branch that has some there, fit a batch. */
-static int32_t chunk_of(const lp_request *request, const sum *s) {
-    if (s->prompt_rows <= request->batch_rows) return request->group->n_prompt;
-    int64_t n = request->batch_rows / s->in_prompt;
+static int32_t chunk_of(const lp_request *request, const need_sum *sum) {
+    if (sum->prompt_rows <= request->batch_rows) return request->group->n_prompt;
+    int64_t n = request->batch_rows / sum->in_prompt;
     return n > 1 ? (int32_t)n : 1;
 }
 
@@ -375,8 +379,8 @@ static void mark_known(lp_request *request) {
     if (first == 0) return;
     int32_t common = lp_run_order_common(order, first - 1, first);
     for (int32_t i = 0; i < request->tree.n && request->tree.branches[i].first_in_order == first; i++) {
-        const lp_branch *b = &request->tree.branches[i];
-        int32_t n_items = b->n_edits + (b->n_steps < request->options->protocol.n_steps);
+        const lp_branch *branch = &request->tree.branches[i];
+        int32_t n_items = branch->n_edits + (branch->n_steps < request->options->protocol.n_steps);
         request->branches[i].known_until = n_items <= common ? INT32_MAX : lp_run_order_position(order, first, common);
     }
 }
@@ -384,30 +388,30 @@ static void mark_known(lp_request *request) {
 lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err) {
     lp_tree *tree = &request->tree;
     bool with_prompt = needs_prompt(request);
-    sum s = sum_of_none(request);
+    need_sum sum = sum_of_none(request);
     LP_ASSERT(!request->group->metric_at || request->saved_row >= 0);
-    for (int32_t i = 0; i < tree->n; i++) add_branch(request, i, 0, &s);
-    request->max_branches = (int32_t)s.rows;
+    for (int32_t i = 0; i < tree->n; i++) add_branch(request, i, 0, &sum);
+    request->max_branches = (int32_t)sum.rows;
     *begun = false;
-    request->chunk = chunk_of(request, &s);
-    lp_status status = make_room_for_part(request, need_of(&s, request->batch_rows).rows, err);
+    request->chunk = chunk_of(request, &sum);
+    lp_status status = make_room_for_part(request, need_of(&sum, request->batch_rows).rows, err);
     if (status != LP_OK) return status;
     if (request->prompt_page < 0) request->prompt_page = lp_pages_take(request->pages, prompt_pages(request));
     if (request->prompt_page < 0) return LP_OK;
-    status = take_early_rows(request, s.saved, err);
+    status = take_early_rows(request, sum.saved, err);
     if (status != LP_OK) return status;
     request->n_branches = tree->n;
     request->n_pending = request->n_pending_rows = request->n_rows = 0;
     for (int32_t i = 0; i < request->max_branches; i++) {
-        lp_request_branch *b = &request->branches[i];
-        *b = (lp_request_branch){.base = i,
-                                 .sharing = {.ref = -1},
-                                 .prefix_branch = -1,
-                                 .answer_branch = {-1, -1},
-                                 .latent = -1,
-                                 .next_token = -1};
-        if (i < tree->n) b->plan = tree->branches[i];
-        for (int m = 0; m < LP_N_METRICS; m++) b->metrics[m] = NAN;
+        lp_request_branch *branch = &request->branches[i];
+        *branch = (lp_request_branch){.base = i,
+                                      .sharing = {.ref = -1},
+                                      .prefix_branch = -1,
+                                      .answer_branch = {-1, -1},
+                                      .latent = -1,
+                                      .next_token = -1};
+        if (i < tree->n) branch->plan = tree->branches[i];
+        for (int m = 0; m < LP_N_METRICS; m++) branch->metrics[m] = NAN;
     }
     mark_known(request);
     request->position = with_prompt ? 0 : request->group->n_prompt;
@@ -422,30 +426,30 @@ int32_t lp_request_pages_to_come(const lp_request *request, int32_t expected_tok
     int32_t tokens = lp_smaller(expected_tokens, request->options->max_new_tokens);
     if (!request->is_active) return 0;
     for (int32_t i = 0; i < request->n_branches; i++) {
-        const lp_request_branch *b = &request->branches[i];
-        if (b->is_set_back || (b->started && !b->alive)) continue;
-        if (!b->started) {
-            n += own_pages(request, &b->plan, tokens);
+        const lp_request_branch *branch = &request->branches[i];
+        if (branch->is_set_back || (branch->started && !branch->alive)) continue;
+        if (!branch->started) {
+            n += own_pages(request, &branch->plan, tokens);
         } else {
-            int32_t last = b->plan.last_fork;
-            if (b->kind != LP_BRANCH_RUN)
-                last = request->position + b->n_forced - b->n_forced_used;
-            else if (b->plan.first_run >= 0 && last_fed(request, b->plan.n_steps, tokens) > last)
-                last = last_fed(request, b->plan.n_steps, tokens);
-            n += lp_pages_for(last - request->position + 1 - (b->end_slot - b->next_slot));
+            int32_t last = branch->plan.last_fork;
+            if (branch->kind != LP_BRANCH_RUN)
+                last = request->position + branch->n_forced - branch->n_forced_used;
+            else if (branch->plan.first_run >= 0 && last_fed(request, branch->plan.n_steps, tokens) > last)
+                last = last_fed(request, branch->plan.n_steps, tokens);
+            n += lp_pages_for(last - request->position + 1 - (branch->end_slot - branch->next_slot));
         }
-        if (b->kind == LP_BRANCH_RUN && !b->has_metrics && yields_metrics(request, &b->plan))
+        if (branch->kind == LP_BRANCH_RUN && !branch->has_metrics && yields_metrics(request, &branch->plan))
             n += forced_pages(request->group->metric_at);
     }
     return bounded(n);
 }
 
 static void set_back(lp_request *request, int32_t i) {
-    lp_request_branch *b = &request->branches[i];
+    lp_request_branch *branch = &request->branches[i];
     lp_branch_give_pages(request, i);
-    request->row_layers_lost += b->row_layers;
-    b->started = b->is_set_back = true;
-    b->alive = false;
+    request->row_layers_lost += branch->row_layers;
+    branch->started = branch->is_set_back = true;
+    branch->alive = false;
 }
 
 /* Sets tree branch `base` back: with its forced branches, and with those that would fork from it. */
@@ -477,8 +481,9 @@ static void set_back_all_of(lp_request *request, int32_t base) {
 }
 
 /* Does the branch still do something for runs of its own, or that will fork from it? */
-static bool is_of_use(const lp_request *request, const lp_request_branch *b) {
-    return b->alive && (b->plan.first_run >= 0 || b->kind != LP_BRANCH_RUN || b->plan.last_fork >= request->position);
+static bool is_of_use(const lp_request *request, const lp_request_branch *branch) {
+    return branch->alive && (branch->plan.first_run >= 0 || branch->kind != LP_BRANCH_RUN ||
+                             branch->plan.last_fork >= request->position);
 }
 
 bool lp_request_shed(lp_request *request) {
@@ -494,9 +499,9 @@ bool lp_request_shed(lp_request *request) {
     if (last < 0 || !others) return false;
     set_back_all_of(request, last);
     for (int32_t i = 0; i < request->n_branches; i++) {
-        lp_request_branch *b = &request->branches[i];
-        if (!b->alive || goes_on(b, request->position)) continue;
-        b->alive = false;
+        lp_request_branch *branch = &request->branches[i];
+        if (!branch->alive || goes_on(branch, request->position)) continue;
+        branch->alive = false;
         lp_branch_give_pages(request, i);
     }
     return true;
@@ -524,14 +529,15 @@ void lp_request_end_part(lp_request *request, int64_t *n_answers, int64_t *n_tok
         if (request->branches[i].is_set_back) continue;
         /* A branch that never forked did what its parent did: its first edit lies after the end of the answer. */
         int32_t of = stands_for(request, i);
-        const lp_request_branch *b = &request->branches[of];
+        const lp_request_branch *branch = &request->branches[of];
         for (int32_t run = request->tree.branches[i].first_run; run >= 0; run = request->tree.next_run[run]) {
-            lp_run_result result = {.tokens = lp_tokens_of(request, of), .n_tokens = b->n_tokens, .ended = b->ended};
+            lp_run_result result = {
+                .tokens = lp_tokens_of(request, of), .n_tokens = branch->n_tokens, .ended = branch->ended};
             memcpy(result.metrics, request->branches[i].metrics, sizeof result.metrics);
             hand_out(request, run, &result);
             request->order.is_done[run] = true;
             ++*n_answers;
-            *n_tokens += b->n_tokens + b->ended;
+            *n_tokens += branch->n_tokens + branch->ended;
         }
     }
     for (int32_t i = 0; i < request->n_branches; i++) lp_branch_give_pages(request, i);
@@ -569,31 +575,31 @@ static int32_t input_latent(const lp_request *request, int32_t i, int32_t positi
 }
 
 static void add_row(lp_request *request, int32_t i, int32_t position) {
-    lp_request_branch *b = &request->branches[i];
-    int32_t p = request->group->n_prompt, begin = lp_answer_begin(request, b);
+    lp_request_branch *branch = &request->branches[i];
+    int32_t p = request->group->n_prompt, begin = lp_answer_begin(request, branch);
     lp_request_row row = {.branch = i, .position = position, .token = -1};
-    bool root_prompt = b->plan.parent < 0 && position < p;
+    bool root_prompt = branch->plan.parent < 0 && position < p;
     row.slot = root_prompt ? request->prompt_page * LP_PAGE_POSITIONS + position : take_slot(request, i);
-    row.prompt_length = root_prompt ? position + 1 : b->prompt_length;
-    row.n_tail = root_prompt ? 0 : b->n_tail;
-    row.next_latent = root_prompt ? request->prompt_page : b->latent;
+    row.prompt_length = root_prompt ? position + 1 : branch->prompt_length;
+    row.n_tail = root_prompt ? 0 : branch->n_tail;
+    row.next_latent = root_prompt ? request->prompt_page : branch->latent;
     if (position < p) {
         row.token = request->group->prompt[position];
-        row.output = row.feeds_step = position == p - 1 && lp_thoughts_read_prompt(request) && b->plan.n_steps > 0;
+        row.output = row.feeds_step = position == p - 1 && lp_thoughts_read_prompt(request) && branch->plan.n_steps > 0;
     } else if (position < begin) {
         if (position == p && !lp_thoughts_read_prompt(request)) row.token = request->options->vocabulary.first_input;
         row.latent = input_latent(request, i, position);
         row.output = row.feeds_step = position < begin - 1;
     } else {
         int32_t k = position - begin;
-        row.token = k < request->n_start ? request->options->vocabulary.answer_start[k] : b->next_token;
+        row.token = k < request->n_start ? request->options->vocabulary.answer_start[k] : branch->next_token;
         row.output = row.chooses = k >= request->n_start - 1;
     }
     int32_t at = request->n_rows;
     lp_share_row(request, i, &row);
     uint64_t row_layers = (uint64_t)(request->options->model->config.n_layers - row.first_layer);
-    b->row_layers += row_layers;
-    if (position < b->known_until) request->row_layers_lost += row_layers;
+    branch->row_layers += row_layers;
+    if (position < branch->known_until) request->row_layers_lost += row_layers;
     request->rows[at] = row;
     if (request->first_row[i] < 0) request->first_row[i] = at;
     request->n_rows++;
@@ -638,11 +644,11 @@ static void mark_captured_outputs(lp_request *request) {
         lp_request_row *row = &request->rows[i];
         for (int32_t at = lp_request_first_carried(request, row); at >= 0 && !row->output;
              at = lp_request_next_carried(request, row, at)) {
-            const lp_branch *b = &request->branches[at].plan;
-            for (int32_t i_run = b->first_run; i_run >= 0; i_run = request->tree.next_run[i_run]) {
+            const lp_branch *branch = &request->branches[at].plan;
+            for (int32_t i_run = branch->first_run; i_run >= 0; i_run = request->tree.next_run[i_run]) {
                 const lp_run_wanted *run = &request->group->runs[i_run];
                 for (int32_t k = 0; k < run->n_captures && !row->output; k++)
-                    row->output = lp_request_is_place(request, b, &run->captures[k].at, row->position);
+                    row->output = lp_request_is_place(request, branch, &run->captures[k].at, row->position);
             }
         }
     }
@@ -654,27 +660,28 @@ static int32_t end_of_step(const lp_request *request) {
 }
 
 /* Will a branch that has not begun begin at `position`? Its ancestors may begin there too. */
-static bool will_begin(const lp_request *request, const lp_request_branch *b, int32_t position) {
-    while (!b->started && b->plan.fork_position == position && b->plan.parent >= 0)
-        b = &request->branches[b->plan.parent];
-    return b->started ? goes_on(b, position) : b->plan.fork_position == position;
+static bool will_begin(const lp_request *request, const lp_request_branch *branch, int32_t position) {
+    while (!branch->started && branch->plan.fork_position == position && branch->plan.parent >= 0)
+        branch = &request->branches[branch->plan.parent];
+    return branch->started ? goes_on(branch, position) : branch->plan.fork_position == position;
 }
 
 int32_t lp_request_count_rows(const lp_request *request, int32_t *pages) {
     int32_t n = 0, n_pages = 0, end = end_of_step(request);
     bool in_prompt = request->position < request->group->n_prompt;
     for (int32_t i = 0; request->is_active && i < request->n_branches; i++) {
-        const lp_request_branch *b = &request->branches[i];
-        if (b->started) {
-            if (!goes_on(b, request->position)) continue;
+        const lp_request_branch *branch = &request->branches[i];
+        if (branch->started) {
+            if (!goes_on(branch, request->position)) continue;
             int32_t rows = end - request->position;
             n += rows;
-            if (!in_prompt || b->plan.parent >= 0) n_pages += lp_pages_for(rows - (b->end_slot - b->next_slot));
-        } else if (b->kind == LP_BRANCH_RUN && b->plan.fork_position < end &&
-                   (in_prompt || will_begin(request, b, request->position))) {
-            int32_t rows = end - b->plan.fork_position;
+            if (!in_prompt || branch->plan.parent >= 0)
+                n_pages += lp_pages_for(rows - (branch->end_slot - branch->next_slot));
+        } else if (branch->kind == LP_BRANCH_RUN && branch->plan.fork_position < end &&
+                   (in_prompt || will_begin(request, branch, request->position))) {
+            int32_t rows = end - branch->plan.fork_position;
             n += rows;
-            if (b->plan.parent >= 0) n_pages += lp_pages_for(rows);
+            if (branch->plan.parent >= 0) n_pages += lp_pages_for(rows);
         }
     }
     if (pages) *pages = n_pages;
@@ -686,10 +693,10 @@ void lp_request_make_rows(lp_request *request) {
     request->n_rows = 0;
     for (int32_t i = 0; i < request->n_branches; i++) request->first_row[i] = -1;
     for (int32_t i = 0; i < request->n_branches; i++) {
-        lp_request_branch *b = &request->branches[i];
+        lp_request_branch *branch = &request->branches[i];
         for (int32_t q = request->position; q < end; q++) {
-            if (begins(request, b, q)) start_branch(request, i);
-            if (b->started && goes_on(b, q)) add_row(request, i, q);
+            if (begins(request, branch, q)) start_branch(request, i);
+            if (branch->started && goes_on(branch, q)) add_row(request, i, q);
         }
     }
     mark_captured_outputs(request);
@@ -697,8 +704,8 @@ void lp_request_make_rows(lp_request *request) {
     request->position = end;
     request->in_batch = true;
     for (int32_t i = 0; i < request->n_branches; i++) {
-        lp_request_branch *b = &request->branches[i];
-        if (b->alive && !goes_on(b, end)) b->alive = false;
+        lp_request_branch *branch = &request->branches[i];
+        if (branch->alive && !goes_on(branch, end)) branch->alive = false;
     }
 }
 

@@ -14,8 +14,8 @@ static inline bool lp_thoughts_read_prompt(const lp_request *request) {
 }
 
 /* First answer position of a branch. */
-static inline int32_t lp_answer_begin(const lp_request *request, const lp_request_branch *b) {
-    return request->group->n_prompt + b->plan.n_steps;
+static inline int32_t lp_answer_begin(const lp_request *request, const lp_request_branch *branch) {
+    return request->group->n_prompt + branch->plan.n_steps;
 }
 
 static inline int32_t *lp_tail_of(const lp_request *request, int32_t branch) {

@@ -10,18 +10,18 @@ static bool matches_prefix(const lp_request *request, int32_t branch, int32_t n)
 }
 
 /* True when a run, of the branch or of one that forks from it later, has its metrics still to come. */
-static bool has_metrics_to_come(const lp_request *request, const lp_request_branch *b) {
-    return request->group->metric_at && b->kind == LP_BRANCH_RUN && !b->has_metrics &&
-           (b->plan.first_run >= 0 || b->plan.last_fork >= request->position);
+static bool has_metrics_to_come(const lp_request *request, const lp_request_branch *branch) {
+    return request->group->metric_at && branch->kind == LP_BRANCH_RUN && !branch->has_metrics &&
+           (branch->plan.first_run >= 0 || branch->plan.last_fork >= request->position);
 }
 
 /* True when the logits at hand are those that metrics are read from. */
 static bool is_metric_position(const lp_request *request, int32_t branch) {
-    const lp_request_branch *b = &request->branches[branch];
+    const lp_request_branch *request_branch = &request->branches[branch];
     const lp_metric_position *metric_at = request->group->metric_at;
-    if (!metric_at || b->n_tokens != metric_at->index) return false;
-    return b->kind == LP_BRANCH_FORCED_PREFIX ||
-           (has_metrics_to_come(request, b) && matches_prefix(request, branch, metric_at->index));
+    if (!metric_at || request_branch->n_tokens != metric_at->index) return false;
+    return request_branch->kind == LP_BRANCH_FORCED_PREFIX ||
+           (has_metrics_to_come(request, request_branch) && matches_prefix(request, branch, metric_at->index));
 }
 
 /* Next branch after i (first: i = branch) that has done the same as `branch` so far: itself, and those after it that
@@ -42,38 +42,38 @@ static int32_t spawn(lp_request *request, int32_t from, int32_t of, int32_t ref,
                      const int32_t *forced, int32_t n_forced) {
     LP_ASSERT(request->n_branches < request->max_branches);
     int32_t i = request->n_branches++;
-    lp_request_branch *b = &request->branches[i];
+    lp_request_branch *branch = &request->branches[i];
     bool is_own = request->branches[from].base == of;
-    *b = request->branches[from];
-    b->plan = request->branches[of].plan;
-    b->kind = kind;
-    b->base = of;
-    b->started = b->alive = true;
-    b->ended = false;
-    b->prefix_branch = b->answer_branch[0] = b->answer_branch[1] = -1;
-    b->sharing.ref = ref;
-    if (!is_own) b->sharing.dirty = request->options->model->config.n_layers;
-    if (ref < 0) b->sharing.dirty = 0;
-    b->row_layers = 0;
-    b->plan.parent = from;
-    b->plan.fork_position = request->position;
-    b->plan.first_run = -1;
-    memcpy(lp_tail_of(request, i), lp_tail_of(request, from), (size_t)b->n_tail * sizeof(int32_t));
-    memcpy(lp_tokens_of(request, i), lp_tokens_of(request, from), (size_t)b->n_tokens * sizeof(int32_t));
-    b->forced = forced;
-    b->n_forced = n_forced;
-    b->n_forced_used = 1;
-    b->next_token = forced[0];
-    b->log_probability = 0;
-    lp_tokens_of(request, i)[b->n_tokens++] = forced[0];
-    b->next_slot = b->end_slot = 0;
+    *branch = request->branches[from];
+    branch->plan = request->branches[of].plan;
+    branch->kind = kind;
+    branch->base = of;
+    branch->started = branch->alive = true;
+    branch->ended = false;
+    branch->prefix_branch = branch->answer_branch[0] = branch->answer_branch[1] = -1;
+    branch->sharing.ref = ref;
+    if (!is_own) branch->sharing.dirty = request->options->model->config.n_layers;
+    if (ref < 0) branch->sharing.dirty = 0;
+    branch->row_layers = 0;
+    branch->plan.parent = from;
+    branch->plan.fork_position = request->position;
+    branch->plan.first_run = -1;
+    memcpy(lp_tail_of(request, i), lp_tail_of(request, from), (size_t)branch->n_tail * sizeof(int32_t));
+    memcpy(lp_tokens_of(request, i), lp_tokens_of(request, from), (size_t)branch->n_tokens * sizeof(int32_t));
+    branch->forced = forced;
+    branch->n_forced = n_forced;
+    branch->n_forced_used = 1;
+    branch->next_token = forced[0];
+    branch->log_probability = 0;
+    lp_tokens_of(request, i)[branch->n_tokens++] = forced[0];
+    branch->next_slot = branch->end_slot = 0;
     lp_branch_hold_pages(request, i);
     return i;
 }
 
 /* Runs that do nothing to the recipient: divergences are taken from theirs. */
-static bool is_unpatched(const lp_request *request, const lp_branch *b) {
-    return b->first_run >= 0 && b->n_edits == 0 && b->n_steps == request->options->protocol.n_steps;
+static bool is_unpatched(const lp_request *request, const lp_branch *branch) {
+    return branch->first_run >= 0 && branch->n_edits == 0 && branch->n_steps == request->options->protocol.n_steps;
 }
 
 bool lp_request_queries_unpatched(const lp_request *request, int32_t branch) {
@@ -117,11 +117,11 @@ out:
 
 lp_status lp_request_add_queries(lp_request *request, int32_t branch, int32_t row, lp_query_list *list, lp_error *err) {
     const lp_metric_position *metric_at = request->group->metric_at;
-    const lp_request_branch *b = &request->branches[branch];
+    const lp_request_branch *request_branch = &request->branches[branch];
     lp_logit_query query = {.row = row, .saved_row = -1, .base = -1, .token = {-1, -1}};
     lp_status status = LP_OK;
-    if (b->kind == LP_BRANCH_FORCED_CLEAN || b->kind == LP_BRANCH_FORCED_CORRUPTED) {
-        query.token[0] = b->forced[b->n_forced_used];
+    if (request_branch->kind == LP_BRANCH_FORCED_CLEAN || request_branch->kind == LP_BRANCH_FORCED_CORRUPTED) {
+        query.token[0] = request_branch->forced[request_branch->n_forced_used];
         return add_query(request, branch, &query, false, list, err);
     }
     if (!is_metric_position(request, branch)) return LP_OK;
@@ -146,8 +146,8 @@ out:
     return status;
 }
 
-static void set_divergence(lp_request_branch *b, double kl) {
-    b->metrics[LP_METRIC_KL] = (float)(kl < 0 ? 0 : kl);
+static void set_divergence(lp_request_branch *branch, double kl) {
+    branch->metrics[LP_METRIC_KL] = (float)(kl < 0 ? 0 : kl);
 }
 
 void lp_request_accept_late(lp_request *request, int32_t branch, const lp_logit_stats *stats) {
@@ -156,15 +156,16 @@ void lp_request_accept_late(lp_request *request, int32_t branch, const lp_logit_
 
 /* The metrics of the runs of tree branch i, but for those of whole answers. */
 static void set_metrics(lp_request *request, int32_t i, const lp_logit_stats *stats) {
-    lp_request_branch *b = &request->branches[i];
-    b->has_metrics = true;
-    if (b->plan.first_run < 0) return;
-    b->metrics[LP_METRIC_LOGIT_CLEAN] = (float)stats->logit[0];
-    b->metrics[LP_METRIC_LOGIT_CORRUPTED] = (float)stats->logit[1];
-    b->metrics[LP_METRIC_LOGPROB_CLEAN] = (float)(stats->logit[0] - stats->log_sum);
-    b->metrics[LP_METRIC_LOGPROB_CORRUPTED] = (float)(stats->logit[1] - stats->log_sum);
-    b->metrics[LP_METRIC_LOGIT_DIFF] = b->metrics[LP_METRIC_LOGIT_CLEAN] - b->metrics[LP_METRIC_LOGIT_CORRUPTED];
-    set_divergence(b, stats->kl);
+    lp_request_branch *branch = &request->branches[i];
+    branch->has_metrics = true;
+    if (branch->plan.first_run < 0) return;
+    branch->metrics[LP_METRIC_LOGIT_CLEAN] = (float)stats->logit[0];
+    branch->metrics[LP_METRIC_LOGIT_CORRUPTED] = (float)stats->logit[1];
+    branch->metrics[LP_METRIC_LOGPROB_CLEAN] = (float)(stats->logit[0] - stats->log_sum);
+    branch->metrics[LP_METRIC_LOGPROB_CORRUPTED] = (float)(stats->logit[1] - stats->log_sum);
+    branch->metrics[LP_METRIC_LOGIT_DIFF] =
+        branch->metrics[LP_METRIC_LOGIT_CLEAN] - branch->metrics[LP_METRIC_LOGIT_CORRUPTED];
+    set_divergence(branch, stats->kl);
 }
 
 static const lp_metric answer_metrics[2] = {LP_METRIC_ANSWER_CLEAN, LP_METRIC_ANSWER_CORRUPTED};
@@ -203,51 +204,54 @@ static void leave_prefix(lp_request *request, int32_t branch) {
     const lp_metric_position *metric_at = request->group->metric_at;
     int32_t n_tokens = request->branches[branch].n_tokens;
     for (int32_t i = branch; i >= 0; i = next_together(request, branch, i)) {
-        lp_request_branch *b = &request->branches[i];
-        int32_t ref = i == branch ? b->sharing.ref : request->branches[b->plan.parent].prefix_branch;
-        b->has_metrics = true;
-        b->prefix_branch = spawn(request, branch, i, ref, LP_BRANCH_FORCED_PREFIX, metric_at->prefix + n_tokens,
-                                 metric_at->index - n_tokens);
+        lp_request_branch *request_branch = &request->branches[i];
+        int32_t ref =
+            i == branch ? request_branch->sharing.ref : request->branches[request_branch->plan.parent].prefix_branch;
+        request_branch->has_metrics = true;
+        request_branch->prefix_branch = spawn(request, branch, i, ref, LP_BRANCH_FORCED_PREFIX,
+                                              metric_at->prefix + n_tokens, metric_at->index - n_tokens);
     }
 }
 
 static void accept_forced(lp_request *request, int32_t branch, const lp_logit_stats *stats) {
-    lp_request_branch *b = &request->branches[branch];
-    if (b->kind == LP_BRANCH_FORCED_PREFIX) {
+    lp_request_branch *request_branch = &request->branches[branch];
+    if (request_branch->kind == LP_BRANCH_FORCED_PREFIX) {
         if (is_metric_position(request, branch)) {
-            b->alive = false;
+            request_branch->alive = false;
             set_metrics_here(request, branch, stats);
             return;
         }
     } else {
-        b->log_probability += stats->logit[0] - stats->log_sum;
-        if (b->n_forced_used == b->n_forced) {
-            request->branches[b->base].metrics[answer_metrics[b->kind == LP_BRANCH_FORCED_CLEAN ? 0 : 1]] =
-                (float)b->log_probability;
-            b->alive = false;
+        request_branch->log_probability += stats->logit[0] - stats->log_sum;
+        if (request_branch->n_forced_used == request_branch->n_forced) {
+            request->branches[request_branch->base]
+                .metrics[answer_metrics[request_branch->kind == LP_BRANCH_FORCED_CLEAN ? 0 : 1]] =
+                (float)request_branch->log_probability;
+            request_branch->alive = false;
             return;
         }
     }
-    b->next_token = b->forced[b->n_forced_used++];
-    lp_tokens_of(request, branch)[b->n_tokens++] = b->next_token;
+    request_branch->next_token = request_branch->forced[request_branch->n_forced_used++];
+    lp_tokens_of(request, branch)[request_branch->n_tokens++] = request_branch->next_token;
 }
 
 void lp_request_accept_token(lp_request *request, int32_t branch, int32_t token, const lp_logit_stats *here) {
     const lp_metric_position *metric_at = request->group->metric_at;
-    lp_request_branch *b = &request->branches[branch];
-    if (b->kind != LP_BRANCH_RUN) {
+    lp_request_branch *request_branch = &request->branches[branch];
+    if (request_branch->kind != LP_BRANCH_RUN) {
         accept_forced(request, branch, here);
         return;
     }
     if (is_metric_position(request, branch)) set_metrics_here(request, branch, here);
-    if (has_metrics_to_come(request, b) && b->n_tokens < metric_at->index && token != metric_at->prefix[b->n_tokens])
+    if (has_metrics_to_come(request, request_branch) && request_branch->n_tokens < metric_at->index &&
+        token != metric_at->prefix[request_branch->n_tokens])
         leave_prefix(request, branch);
     if (lp_vocabulary_stops(&request->options->vocabulary, token)) {
-        b->ended = true;
-        b->alive = false;
+        request_branch->ended = true;
+        request_branch->alive = false;
         return;
     }
-    lp_tokens_of(request, branch)[b->n_tokens++] = token;
-    b->next_token = token;
-    if (b->n_tokens == request->options->max_new_tokens) b->alive = false;
+    lp_tokens_of(request, branch)[request_branch->n_tokens++] = token;
+    request_branch->next_token = token;
+    if (request_branch->n_tokens == request->options->max_new_tokens) request_branch->alive = false;
 }

@@ -27,18 +27,18 @@ static int32_t first_changed_kv(const lp_timed_edit *edit, int32_t n_layers) {
 }
 
 /* Is the branch fed at `position` what its reference is fed? The reference has a row there. */
-static bool same_input(const lp_request *request, const lp_request_branch *b, int32_t position) {
-    const lp_request_branch *ref = &request->branches[b->sharing.ref];
+static bool same_input(const lp_request *request, const lp_request_branch *branch, int32_t position) {
+    const lp_request_branch *ref = &request->branches[branch->sharing.ref];
     int32_t p = request->group->n_prompt;
     if (position < p) return true;
-    if (position < lp_answer_begin(request, b)) {
+    if (position < lp_answer_begin(request, branch)) {
         if (position >= lp_answer_begin(request, ref)) return false;
         if (position == p && !lp_thoughts_read_prompt(request)) return true;
-        return position == b->plan.fork_position || !b->sharing.output_differs;
+        return position == branch->plan.fork_position || !branch->sharing.output_differs;
     }
-    if (lp_answer_begin(request, b) != lp_answer_begin(request, ref)) return false;
-    if (position - lp_answer_begin(request, b) < request->n_start) return true;
-    return b->next_token == ref->next_token;
+    if (lp_answer_begin(request, branch) != lp_answer_begin(request, ref)) return false;
+    if (position - lp_answer_begin(request, branch) < request->n_start) return true;
+    return branch->next_token == ref->next_token;
 }
 
 static bool has_row(const lp_request *request, int32_t branch, int32_t position) {
@@ -55,53 +55,54 @@ static int32_t row_at(const lp_request *request, int32_t branch, int32_t positio
 
 /* Points the branch at the nearest ancestor that has a row here and is fed the same; drops sharing where there is none.
  */
-static void find_reference(const lp_request *request, lp_request_branch *b, int32_t position) {
-    if (b->kind != LP_BRANCH_RUN && b->plan.fork_position == position && has_row(request, b->plan.parent, position) &&
-        request->branches[b->plan.parent].next_token == b->next_token) {
-        b->sharing.ref = b->plan.parent;
-        b->sharing.dirty = request->options->model->config.n_layers;
+static void find_reference(const lp_request *request, lp_request_branch *branch, int32_t position) {
+    if (branch->kind != LP_BRANCH_RUN && branch->plan.fork_position == position &&
+        has_row(request, branch->plan.parent, position) &&
+        request->branches[branch->plan.parent].next_token == branch->next_token) {
+        branch->sharing.ref = branch->plan.parent;
+        branch->sharing.dirty = request->options->model->config.n_layers;
         return;
     }
-    while (b->sharing.ref >= 0 && !has_row(request, b->sharing.ref, position)) {
-        const lp_request_branch *ref = &request->branches[b->sharing.ref];
-        b->sharing.dirty = lp_smaller(b->sharing.dirty, ref->sharing.dirty);
-        b->sharing.output_differs |= ref->sharing.output_differs;
-        b->sharing.ref = ref->sharing.ref;
+    while (branch->sharing.ref >= 0 && !has_row(request, branch->sharing.ref, position)) {
+        const lp_request_branch *ref = &request->branches[branch->sharing.ref];
+        branch->sharing.dirty = lp_smaller(branch->sharing.dirty, ref->sharing.dirty);
+        branch->sharing.output_differs |= ref->sharing.output_differs;
+        branch->sharing.ref = ref->sharing.ref;
     }
-    if (b->sharing.ref >= 0 && same_input(request, b, position)) return;
+    if (branch->sharing.ref >= 0 && same_input(request, branch, position)) return;
     /* Where both leave the prefix at once, the branches that are forced along it go on together. */
-    b->sharing.ref = b->sharing.ref >= 0 && b->kind == LP_BRANCH_FORCED_PREFIX
-                         ? request->branches[b->sharing.ref].prefix_branch
-                         : -1;
-    if (b->sharing.ref >= 0 && request->branches[b->sharing.ref].plan.fork_position == position &&
-        has_row(request, b->sharing.ref, position) && same_input(request, b, position))
+    branch->sharing.ref = branch->sharing.ref >= 0 && branch->kind == LP_BRANCH_FORCED_PREFIX
+                              ? request->branches[branch->sharing.ref].prefix_branch
+                              : -1;
+    if (branch->sharing.ref >= 0 && request->branches[branch->sharing.ref].plan.fork_position == position &&
+        has_row(request, branch->sharing.ref, position) && same_input(request, branch, position))
         return;
-    b->sharing.ref = -1;
-    b->sharing.dirty = 0;
+    branch->sharing.ref = -1;
+    branch->sharing.dirty = 0;
 }
 
 /* At which layer the row of a branch begins, and what that means for its later positions. */
 void lp_share_row(lp_request *request, int32_t i, lp_request_row *row) {
-    lp_request_branch *b = &request->branches[i];
+    lp_request_branch *branch = &request->branches[i];
     int32_t n_layers = request->options->model->config.n_layers;
-    find_reference(request, b, row->position);
-    int32_t ref = b->sharing.ref;
+    find_reference(request, branch, row->position);
+    int32_t ref = branch->sharing.ref;
     if (ref < 0) {
         row->first_layer = 0;
-        b->sharing.output_differs = true;
+        branch->sharing.output_differs = true;
     } else {
-        int32_t first_layer = b->sharing.dirty, changed = b->sharing.dirty;
+        int32_t first_layer = branch->sharing.dirty, changed = branch->sharing.dirty;
         bool own_edit = false;
-        for (int32_t k = edits_of(request, ref); k < b->plan.n_edits; k++) {
-            const lp_timed_edit *edit = lp_tree_edit(request->group, &b->plan, k, NULL);
+        for (int32_t k = edits_of(request, ref); k < branch->plan.n_edits; k++) {
+            const lp_timed_edit *edit = lp_tree_edit(request->group, &branch->plan, k, NULL);
             if (!is_at(edit, row->position)) continue;
             own_edit = true;
             first_layer = lp_smaller(first_layer, lp_timed_edit_first_layer(edit, n_layers));
             changed = lp_smaller(changed, first_changed_kv(edit, n_layers));
         }
         row->first_layer = first_layer;
-        b->sharing.output_differs = first_layer < n_layers || own_edit;
-        b->sharing.dirty = changed;
+        branch->sharing.output_differs = first_layer < n_layers || own_edit;
+        branch->sharing.dirty = changed;
     }
     row->source = -1;
     row->first_own_edit = 0;

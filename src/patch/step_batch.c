@@ -11,14 +11,14 @@ int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output,
     /* What others' divergences are taken from comes first. */
     for (int first = 1; first >= 0; first--)
         for (int32_t at = 0, hidden = 0; at < batch->n_rows; at++) {
-            const lp_batch_row *r = &batch->rows[batch->order[at]];
-            const lp_request_row *row = lp_batch_row_of(r);
+            const lp_batch_row *batch_row = &batch->rows[batch->order[at]];
+            const lp_request_row *row = lp_batch_row_of(batch_row);
             if (!output[at]) continue;
             if (row->feeds_step && first) {
                 step_from[n_steps] = hidden;
                 step_to[n_steps++] = row->next_latent;
             }
-            if (row->chooses && lp_request_queries_unpatched(r->request, row->branch) == (first == 1)) {
+            if (row->chooses && lp_request_queries_unpatched(batch_row->request, row->branch) == (first == 1)) {
                 token_from[batch->n_tokens] = hidden;
                 batch->choosing[batch->n_tokens++] = at;
             }
@@ -27,10 +27,10 @@ int32_t lp_step_batch_list_outcomes(lp_step_batch *batch, const uint8_t *output,
     return n_steps;
 }
 
-bool lp_step_batch_queries_for(const lp_step_batch *batch, size_t k, const lp_batch_row *r) {
+bool lp_step_batch_queries_for(const lp_step_batch *batch, size_t k, const lp_batch_row *row) {
     return k < batch->queries.n && !batch->queries.owners[k].is_late &&
-           batch->queries.owners[k].request == r->request &&
-           batch->queries.owners[k].branch == lp_batch_row_of(r)->branch;
+           batch->queries.owners[k].request == row->request &&
+           batch->queries.owners[k].branch == lp_batch_row_of(row)->branch;
 }
 
 lp_status lp_step_batch_list_queries(lp_step_batch *batch, int32_t most, lp_error *err) {
@@ -38,9 +38,9 @@ lp_status lp_step_batch_list_queries(lp_step_batch *batch, int32_t most, lp_erro
     batch->queries.n = 0;
     batch->head_rows = batch->n_tokens > 0 ? lp_equal_part(batch->n_tokens, most) : most;
     for (int32_t i = 0; i < batch->n_tokens && status == LP_OK; i++) {
-        const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
-        status =
-            lp_request_add_queries(r->request, lp_batch_row_of(r)->branch, i % batch->head_rows, &batch->queries, err);
+        const lp_batch_row *row = &batch->rows[batch->order[batch->choosing[i]]];
+        status = lp_request_add_queries(row->request, lp_batch_row_of(row)->branch, i % batch->head_rows,
+                                        &batch->queries, err);
     }
     return status;
 }
@@ -65,9 +65,10 @@ void lp_step_batch_hand_out(lp_step_batch *batch) {
     const int32_t *best = (const int32_t *)(void *)(batch->host_results + lp_step_batch_tokens_at(batch));
     size_t at_query = 0;
     for (int32_t i = 0; i < batch->n_tokens; i++) {
-        const lp_batch_row *r = &batch->rows[batch->order[batch->choosing[i]]];
-        bool has_stats = lp_step_batch_queries_for(batch, at_query, r);
-        lp_request_accept_token(r->request, lp_batch_row_of(r)->branch, best[i], has_stats ? &stats[at_query] : NULL);
+        const lp_batch_row *row = &batch->rows[batch->order[batch->choosing[i]]];
+        bool has_stats = lp_step_batch_queries_for(batch, at_query, row);
+        lp_request_accept_token(row->request, lp_batch_row_of(row)->branch, best[i],
+                                has_stats ? &stats[at_query] : NULL);
         at_query += has_stats;
         for (; at_query < batch->queries.n && batch->queries.owners[at_query].is_late; at_query++)
             lp_request_accept_late(batch->queries.owners[at_query].request, batch->queries.owners[at_query].branch,

@@ -26,51 +26,53 @@ typedef struct {
     int32_t stop_at;       /* item number of the stop; -1: none */
     int32_t n;             /* items */
     int32_t stop_position; /* of the run */
-} sequence;
+} edit_sequence;
 
-static const lp_timed_edit *edit_of(const sequence *s, int32_t item) {
-    if (s->stop_at >= 0 && item == s->stop_at) return NULL;
-    return &s->run->edits[s->stop_at >= 0 && item > s->stop_at ? item - 1 : item];
+static const lp_timed_edit *edit_of(const edit_sequence *sequence, int32_t item) {
+    if (sequence->stop_at >= 0 && item == sequence->stop_at) return NULL;
+    return &sequence->run->edits[sequence->stop_at >= 0 && item > sequence->stop_at ? item - 1 : item];
 }
 
-static int compare_items(const sequence *a, const sequence *b, int32_t item) {
-    const lp_timed_edit *x = edit_of(a, item), *y = edit_of(b, item);
-    if (!x || !y) {
-        if (!x && !y) return (a->stop_position > b->stop_position) - (a->stop_position < b->stop_position);
-        return x ? 1 : -1;
+static int compare_items(const edit_sequence *sequence, const edit_sequence *b, int32_t item) {
+    const lp_timed_edit *edit = edit_of(sequence, item), *y = edit_of(b, item);
+    if (!edit || !y) {
+        if (!edit && !y)
+            return (sequence->stop_position > b->stop_position) - (sequence->stop_position < b->stop_position);
+        return edit ? 1 : -1;
     }
-    return lp_timed_edit_compare(x, y);
+    return lp_timed_edit_compare(edit, y);
 }
 
 static int compare_sequences(const void *pa, const void *pb) {
-    const sequence *a = pa, *b = pb;
-    for (int32_t i = 0; i < a->n && i < b->n; i++) {
-        int order = compare_items(a, b, i);
+    const edit_sequence *sequence = pa, *b = pb;
+    for (int32_t i = 0; i < sequence->n && i < b->n; i++) {
+        int order = compare_items(sequence, b, i);
         if (order) return order;
     }
-    int order = (a->n > b->n) - (a->n < b->n);
-    return order ? order : (a->index > b->index) - (a->index < b->index);
+    int order = (sequence->n > b->n) - (sequence->n < b->n);
+    return order ? order : (sequence->index > b->index) - (sequence->index < b->index);
 }
 
 typedef struct {
     lp_tree *tree;
-    const sequence *sorted;
+    const edit_sequence *sorted;
     int32_t n_steps;
-} build;
+} tree_build;
 
-static int32_t edits_before(const sequence *s, int32_t item) {
-    return s->stop_at >= 0 && item > s->stop_at ? item - 1 : item;
+static int32_t edits_before(const edit_sequence *sequence, int32_t item) {
+    return sequence->stop_at >= 0 && item > sequence->stop_at ? item - 1 : item;
 }
 
 /* The branch of the sorted runs [low, high), which share their first `shared` items with the parent. */
-static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared, int32_t parent, lp_error *err) {
-    lp_tree *tree = b->tree;
-    const sequence *first = &b->sorted[low];
+static lp_status add_branch(tree_build *build, int32_t low, int32_t high, int32_t shared, int32_t parent,
+                            lp_error *err) {
+    lp_tree *tree = build->tree;
+    const edit_sequence *first = &build->sorted[low];
     int32_t depth = shared;
     /* How far all of them go together: to the end of the shortest (which sorts first) or to the first difference. The
      * root stays without edits: what it holds of the prompt then serves every tree of the group. */
-    while (parent >= 0 && depth < first->n && compare_items(first, &b->sorted[high - 1], depth) == 0 &&
-           b->sorted[high - 1].n > depth)
+    while (parent >= 0 && depth < first->n && compare_items(first, &build->sorted[high - 1], depth) == 0 &&
+           build->sorted[high - 1].n > depth)
         depth++;
     lp_status status =
         lp_mem_grow(&tree->branches, &tree->capacity, (size_t)tree->n + 1, sizeof *tree->branches, "branches", err);
@@ -82,7 +84,7 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
                         .first_run = -1,
                         .n_edits = edits_before(first, depth),
                         .n_inherited = parent < 0 ? 0 : tree->branches[parent].n_edits,
-                        .n_steps = stopped ? first->run->n_steps : b->n_steps,
+                        .n_steps = stopped ? first->run->n_steps : build->n_steps,
                         .last_fork = -1,
                         .first_in_order = low};
     if (parent >= 0) {
@@ -94,14 +96,14 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
     }
     tree->branches[self] = branch;
     int32_t at = low;
-    for (; at < high && b->sorted[at].n == depth; at++) {
-        tree->next_run[b->sorted[at].index] = tree->branches[self].first_run;
-        tree->branches[self].first_run = b->sorted[at].index;
+    for (; at < high && build->sorted[at].n == depth; at++) {
+        tree->next_run[build->sorted[at].index] = tree->branches[self].first_run;
+        tree->branches[self].first_run = build->sorted[at].index;
     }
     while (at < high) {
         int32_t end = at + 1;
-        while (end < high && compare_items(&b->sorted[at], &b->sorted[end], depth) == 0) end++;
-        status = add_branch(b, at, end, depth, self, err);
+        while (end < high && compare_items(&build->sorted[at], &build->sorted[end], depth) == 0) end++;
+        status = add_branch(build, at, end, depth, self, err);
         if (status != LP_OK) return status;
         at = end;
     }
@@ -111,24 +113,25 @@ static lp_status add_branch(build *b, int32_t low, int32_t high, int32_t shared,
 lp_status lp_run_order_make(lp_run_order *order, const lp_run_group *group, int32_t n_steps, lp_error *err) {
     LP_ASSERT(group->n_runs > 0 && group->n_runs < INT32_MAX);
     lp_status status =
-        lp_mem_grow(&order->sequences, &order->capacity, 2 * group->n_runs, sizeof(sequence), "runs", err);
+        lp_mem_grow(&order->sequences, &order->capacity, 2 * group->n_runs, sizeof(edit_sequence), "runs", err);
     if (status == LP_OK)
         status = lp_mem_grow(&order->is_done, &order->done_capacity, group->n_runs, sizeof(bool), "runs", err);
     if (status != LP_OK) return status;
     memset(order->is_done, 0, group->n_runs * sizeof(bool));
-    sequence *sorted = order->sequences;
+    edit_sequence *sorted = order->sequences;
     order->group = group;
     order->n_steps = n_steps;
     order->n = (int32_t)group->n_runs;
     for (size_t i = 0; i < group->n_runs; i++) {
         const lp_run_wanted *run = &group->runs[i];
-        sequence *s = &sorted[i];
-        *s = (sequence){.run = run, .index = (int32_t)i, .stop_at = -1, .n = (int32_t)run->n_edits};
+        edit_sequence *sequence = &sorted[i];
+        *sequence = (edit_sequence){.run = run, .index = (int32_t)i, .stop_at = -1, .n = (int32_t)run->n_edits};
         if (run->n_steps < n_steps) {
-            s->stop_position = group->n_prompt + run->n_steps;
-            s->stop_at = 0;
-            while (s->stop_at < s->n && run->edits[s->stop_at].position < s->stop_position) s->stop_at++;
-            s->n++;
+            sequence->stop_position = group->n_prompt + run->n_steps;
+            sequence->stop_at = 0;
+            while (sequence->stop_at < sequence->n && run->edits[sequence->stop_at].position < sequence->stop_position)
+                sequence->stop_at++;
+            sequence->n++;
         }
     }
     if (group->n_runs > 1) qsort(sorted, group->n_runs, sizeof *sorted, compare_sequences);
@@ -142,7 +145,7 @@ void lp_run_order_release(lp_run_order *order) {
 }
 
 int32_t lp_run_order_settle(lp_run_order *order, int32_t first, int32_t end) {
-    sequence *sorted = order->sequences, *left = sorted + order->n;
+    edit_sequence *sorted = order->sequences, *left = sorted + order->n;
     int32_t n_left = 0, place = first;
     for (int32_t i = first; i < end; i++) {
         if (order->is_done[sorted[i].index])
@@ -155,27 +158,28 @@ int32_t lp_run_order_settle(lp_run_order *order, int32_t first, int32_t end) {
 }
 
 int32_t lp_run_order_common(const lp_run_order *order, int32_t a, int32_t b) {
-    const sequence *x = (const sequence *)order->sequences + a, *y = (const sequence *)order->sequences + b;
+    const edit_sequence *sequence = (const edit_sequence *)order->sequences + a,
+                        *y = (const edit_sequence *)order->sequences + b;
     int32_t n = 0;
-    while (n < x->n && n < y->n && compare_items(x, y, n) == 0) n++;
+    while (n < sequence->n && n < y->n && compare_items(sequence, y, n) == 0) n++;
     return n;
 }
 
 int32_t lp_run_order_position(const lp_run_order *order, int32_t place, int32_t item) {
-    const sequence *s = (const sequence *)order->sequences + place;
-    if (item >= s->n) return INT32_MAX;
-    const lp_timed_edit *edit = edit_of(s, item);
-    return edit ? edit->position : s->stop_position;
+    const edit_sequence *sequence = (const edit_sequence *)order->sequences + place;
+    if (item >= sequence->n) return INT32_MAX;
+    const lp_timed_edit *edit = edit_of(sequence, item);
+    return edit ? edit->position : sequence->stop_position;
 }
 
 lp_status lp_tree_build(lp_tree *tree, const lp_run_order *order, int32_t first, int32_t end, lp_error *err) {
     LP_ASSERT(0 <= first && first < end && end <= order->n);
-    build b = {.tree = tree, .sorted = order->sequences, .n_steps = order->n_steps};
+    tree_build build = {.tree = tree, .sorted = order->sequences, .n_steps = order->n_steps};
     lp_status status = lp_mem_grow(&tree->next_run, &tree->next_capacity, order->group->n_runs, sizeof *tree->next_run,
                                    "branches", err);
     if (status != LP_OK) return status;
     tree->n = 0;
-    return add_branch(&b, first, end, 0, -1, err);
+    return add_branch(&build, first, end, 0, -1, err);
 }
 
 void lp_tree_truncate(lp_tree *tree, int32_t n) {

@@ -44,10 +44,10 @@ typedef struct {
     lp_check_report *report;
     lp_graph graph;
     lp_recomputed changed;
-} checker;
+} pair_checker;
 
-static void mark(checker *c, size_t i, lp_defect defect) {
-    lp_check_report *report = c->report;
+static void mark(pair_checker *checker, size_t i, lp_defect defect) {
+    lp_check_report *report = checker->report;
     if (report->found[i] & 1u << defect) return;
     report->found[i] |= 1u << defect;
     if (report->counts[defect]++ == 0) report->first[defect] = i;
@@ -73,11 +73,11 @@ static int compare_occurrences(const void *a, const void *b) {
     return order != 0 ? order : left->index < right->index ? -1 : left->index > right->index;
 }
 
-static lp_status find_repeats(checker *c, lp_error *err) {
+static lp_status find_repeats(pair_checker *checker, lp_error *err) {
     lp_status status = LP_OK;
     occurrence *order = NULL;
-    const lp_pair *pairs = c->set->pairs;
-    size_t n = c->set->n;
+    const lp_pair *pairs = checker->set->pairs;
+    size_t n = checker->set->n;
     LP_TRY(lp_mem_new(&order, n, sizeof *order, "order of pairs", err));
     for (lp_defect defect = LP_DEFECT_REPEATED_ID; defect <= LP_DEFECT_REPEATED_QUESTION; defect++) {
         for (size_t i = 0; i < n; i++)
@@ -89,7 +89,7 @@ static lp_status find_repeats(checker *c, lp_error *err) {
             bool other_source = strcmp(pairs[a->index].source, pairs[b->index].source) != 0;
             if (strcmp(a->first, b->first) == 0 && strcmp(a->second, b->second) == 0 &&
                 (defect != LP_DEFECT_REPEATED_QUESTION || other_source))
-                mark(c, b->index, defect);
+                mark(checker, b->index, defect);
         }
     }
 out:
@@ -128,10 +128,10 @@ static size_t count_changes(const char *text) {
     return n;
 }
 
-static void check_change(checker *c, size_t i) {
-    const lp_pair *pair = &c->set->pairs[i];
+static void check_change(pair_checker *checker, size_t i) {
+    const lp_pair *pair = &checker->set->pairs[i];
     if (strcmp(pair->clean.question, pair->corrupted.question) == 0) {
-        mark(c, i, LP_DEFECT_UNUSED_CHANGE);
+        mark(checker, i, LP_DEFECT_UNUSED_CHANGE);
         return;
     }
     size_t n_stated = 1, n_changed = 0;
@@ -141,22 +141,22 @@ static void check_change(checker *c, size_t i) {
             const char *text = pair->clean.question;
             size_t length = strlen(pair->change_from);
             if (is_joined(text, at, length, ".,") || (at > 0 && text[at - 1] == '.'))
-                mark(c, i, LP_DEFECT_SPLIT_NUMBER);
+                mark(checker, i, LP_DEFECT_SPLIT_NUMBER);
             else if (is_joined(text, at, length, "/:"))
-                mark(c, i, LP_DEFECT_SPLIT_FRACTION);
+                mark(checker, i, LP_DEFECT_SPLIT_FRACTION);
             return;
         }
         n_stated = count_changes(pair->change_from);
     }
-    lp_graph *graph = &c->graph;
+    lp_graph *graph = &checker->graph;
     graph->question = pair->clean.question;
     graph->question_length = strlen(pair->clean.question);
     lp_numbers_find(graph->question, graph->question_length, LP_TEXT_QUESTION, &graph->numbers);
-    bool alike = lp_graph_take_variant(graph, pair->corrupted.question, &c->changed) == LP_REASON_NONE;
+    bool alike = lp_graph_take_variant(graph, pair->corrupted.question, &checker->changed) == LP_REASON_NONE;
     for (size_t k = 0; alike && k < graph->numbers.n; k++)
-        n_changed += !lp_rational_equal(graph->numbers.items[k].value, c->changed.numbers[k].value);
+        n_changed += !lp_rational_equal(graph->numbers.items[k].value, checker->changed.numbers[k].value);
     bool stated_once = n_stated == 1 && pair->change_from;
-    if (!alike || n_changed != n_stated || stated_once) mark(c, i, LP_DEFECT_OTHER_CHANGE);
+    if (!alike || n_changed != n_stated || stated_once) mark(checker, i, LP_DEFECT_OTHER_CHANGE);
 }
 
 /* ---- answers ---- */
@@ -165,53 +165,53 @@ static bool same_number(double a, double b) {
     return fabs(a - b) <= 1e-9 * fmax(1.0, fabs(b));
 }
 
-static void check_answers(checker *c, size_t i) {
-    const lp_pair *pair = &c->set->pairs[i];
+static void check_answers(pair_checker *checker, size_t i) {
+    const lp_pair *pair = &checker->set->pairs[i];
     double clean = pair->clean.answer, corrupted = pair->corrupted.answer;
-    if (isnan(clean) || isnan(corrupted)) mark(c, i, LP_DEFECT_MISSING_ANSWER);
-    if (clean == corrupted) mark(c, i, LP_DEFECT_EQUAL_ANSWERS);
-    if (corrupted < 0) mark(c, i, LP_DEFECT_NEGATIVE_ANSWER);
+    if (isnan(clean) || isnan(corrupted)) mark(checker, i, LP_DEFECT_MISSING_ANSWER);
+    if (clean == corrupted) mark(checker, i, LP_DEFECT_EQUAL_ANSWERS);
+    if (corrupted < 0) mark(checker, i, LP_DEFECT_NEGATIVE_ANSWER);
     if ((!isnan(clean) && clean != floor(clean)) || (!isnan(corrupted) && corrupted != floor(corrupted)))
-        mark(c, i, LP_NOTE_FRACTIONAL_ANSWER);
+        mark(checker, i, LP_NOTE_FRACTIONAL_ANSWER);
     lp_rational stated = {0, 1};
     if (!pair->clean.solution || isnan(clean) || !lp_solution_answer(pair->clean.solution, &stated)) return;
     if (same_number(clean, lp_rational_to_double(stated))) return;
     /* 1,234 read as 1: what is left of the first comma. */
     double cut = lp_rational_to_double(stated);
     while (fabs(cut) >= 1000) cut = trunc(cut / 1000);
-    mark(c, i, cut == clean ? LP_DEFECT_CUT_ANSWER : LP_DEFECT_CLEAN_ANSWER);
+    mark(checker, i, cut == clean ? LP_DEFECT_CUT_ANSWER : LP_DEFECT_CLEAN_ANSWER);
 }
 
 /* Recomputes the corrupted answer from the clean solution and the changed numbers. */
-static void check_derivation(checker *c, size_t i) {
-    const lp_pair *pair = &c->set->pairs[i];
+static void check_derivation(pair_checker *checker, size_t i) {
+    const lp_pair *pair = &checker->set->pairs[i];
     lp_rational answer = {0, 1};
     bool known =
         pair->clean.solution && !isnan(pair->corrupted.answer) && lp_solution_answer(pair->clean.solution, &answer);
-    lp_reason reason =
-        known ? lp_graph_build(pair->clean.question, pair->clean.solution, answer, &c->graph) : LP_REASON_NO_ANSWER;
+    lp_reason reason = known ? lp_graph_build(pair->clean.question, pair->clean.solution, answer, &checker->graph)
+                             : LP_REASON_NO_ANSWER;
     if (reason == LP_REASON_CONDITIONAL) reason = LP_REASON_NONE;
     if (reason == LP_REASON_NONE) {
-        lp_graph_unchanged(&c->graph, &c->changed);
-        reason = lp_graph_take_variant(&c->graph, pair->corrupted.question, &c->changed);
+        lp_graph_unchanged(&checker->graph, &checker->changed);
+        reason = lp_graph_take_variant(&checker->graph, pair->corrupted.question, &checker->changed);
     }
-    if (reason == LP_REASON_NONE) reason = lp_graph_recompute(&c->graph, &c->changed);
-    if (reason == LP_REASON_NONE && !lp_graph_equations_hold(&c->graph, c->changed.places))
+    if (reason == LP_REASON_NONE) reason = lp_graph_recompute(&checker->graph, &checker->changed);
+    if (reason == LP_REASON_NONE && !lp_graph_equations_hold(&checker->graph, checker->changed.places))
         reason = LP_REASON_TEXT_EQUATION;
-    c->report->recomputed[i] = reason == LP_REASON_NONE ? lp_rational_to_double(c->changed.answer) : NAN;
+    checker->report->recomputed[i] = reason == LP_REASON_NONE ? lp_rational_to_double(checker->changed.answer) : NAN;
     if (reason != LP_REASON_NONE)
-        mark(c, i, LP_NOTE_UNVERIFIED);
-    else if (same_number(pair->corrupted.answer, c->report->recomputed[i]))
-        c->report->n_verified++;
+        mark(checker, i, LP_NOTE_UNVERIFIED);
+    else if (same_number(pair->corrupted.answer, checker->report->recomputed[i]))
+        checker->report->n_verified++;
     else
-        mark(c, i, LP_DEFECT_CORRUPTED_ANSWER);
+        mark(checker, i, LP_DEFECT_CORRUPTED_ANSWER);
 }
 
 /* ---- tokens ---- */
 
-static lp_status check_tokens(checker *c, size_t i, lp_token_list *list, lp_error *err) {
-    const lp_check_options *options = c->options;
-    const lp_pair *pair = &c->set->pairs[i];
+static lp_status check_tokens(pair_checker *checker, size_t i, lp_token_list *list, lp_error *err) {
+    const lp_check_options *options = checker->options;
+    const lp_pair *pair = &checker->set->pairs[i];
     lp_status status = LP_OK;
     for (size_t t = 0; t < options->n_tokenizers; t++) {
         const char *const texts[] = {pair->clean.question, pair->corrupted.question};
@@ -221,25 +221,26 @@ static lp_status check_tokens(checker *c, size_t i, lp_token_list *list, lp_erro
             LP_TRY(lp_tokenizer_encode(options->tokenizers[t].tokenizer, texts[k], strlen(texts[k]),
                                        LP_TOKENS_WITH_SPECIAL, list, err));
             counts[k] = list->n;
-            lp_check_report *report = c->report;
+            lp_check_report *report = checker->report;
             if (list->n > report->max_tokens[t]) report->max_tokens[t] = list->n;
             if (list->n < report->min_tokens[t] || report->min_tokens[t] == 0) report->min_tokens[t] = list->n;
-            if (options->max_tokens > 0 && list->n > options->max_tokens) mark(c, i, LP_DEFECT_TOO_LONG);
+            if (options->max_tokens > 0 && list->n > options->max_tokens) mark(checker, i, LP_DEFECT_TOO_LONG);
         }
         if (counts[0] != counts[1])
-            mark(c, i, options->tokens == LP_TOKENS_EQUAL ? LP_DEFECT_TOKEN_COUNT : LP_NOTE_TOKEN_COUNT);
+            mark(checker, i, options->tokens == LP_TOKENS_EQUAL ? LP_DEFECT_TOKEN_COUNT : LP_NOTE_TOKEN_COUNT);
     }
 out:
     return status;
 }
 
-static lp_status check_training(checker *c, lp_error *err) {
+static lp_status check_training(pair_checker *checker, lp_error *err) {
     lp_status status = LP_OK;
     lp_overlap *overlap = NULL;
-    if (!c->options->training_path) return LP_OK;
-    LP_TRY(lp_overlap_load(c->options->training_path, c->options->training_format, &overlap, err));
-    for (size_t i = 0; i < c->set->n; i++)
-        if (lp_overlap_is_close(overlap, c->set->pairs[i].clean.question)) mark(c, i, LP_DEFECT_IN_TRAINING);
+    if (!checker->options->training_path) return LP_OK;
+    LP_TRY(lp_overlap_load(checker->options->training_path, checker->options->training_format, &overlap, err));
+    for (size_t i = 0; i < checker->set->n; i++)
+        if (lp_overlap_is_close(overlap, checker->set->pairs[i].clean.question))
+            mark(checker, i, LP_DEFECT_IN_TRAINING);
 out:
     lp_overlap_free(overlap);
     return status;
@@ -261,30 +262,30 @@ lp_status lp_pairs_check(const lp_pair_set *set, const lp_check_options *options
     lp_status status = LP_OK;
     lp_check_report report = {.n = set->n, .unverified = options->unverified};
     lp_token_list list = {0};
-    checker *c = NULL;
-    LP_TRY(lp_mem_new(&c, 1, sizeof *c, "pair checker", err));
+    pair_checker *checker = NULL;
+    LP_TRY(lp_mem_new(&checker, 1, sizeof *checker, "pair checker", err));
     LP_TRY(lp_mem_new(&report.found, set->n, sizeof *report.found, "defects", err));
     LP_TRY(lp_mem_new(&report.recomputed, set->n, sizeof *report.recomputed, "recomputed answers", err));
-    c->set = set;
-    c->options = options;
-    c->report = &report;
-    LP_TRY(find_repeats(c, err));
+    checker->set = set;
+    checker->options = options;
+    checker->report = &report;
+    LP_TRY(find_repeats(checker, err));
     for (size_t i = 0; i < set->n; i++) {
         if (is_blank(set->pairs[i].clean.question) || is_blank(set->pairs[i].corrupted.question))
-            mark(c, i, LP_DEFECT_EMPTY_QUESTION);
-        check_change(c, i);
-        check_answers(c, i);
-        check_derivation(c, i);
-        LP_TRY(check_tokens(c, i, &list, err));
+            mark(checker, i, LP_DEFECT_EMPTY_QUESTION);
+        check_change(checker, i);
+        check_answers(checker, i);
+        check_derivation(checker, i);
+        LP_TRY(check_tokens(checker, i, &list, err));
     }
-    LP_TRY(check_training(c, err));
+    LP_TRY(check_training(checker, err));
     for (size_t i = 0; i < set->n; i++) report.n_sound += lp_check_is_sound(&report, i);
     *out = report;
     report = (lp_check_report){0};
 out:
     lp_token_list_release(&list);
     lp_check_release(&report);
-    lp_mem_free(c);
+    lp_mem_free(checker);
     return status;
 }
 

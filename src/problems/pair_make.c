@@ -20,11 +20,11 @@ typedef struct {
     size_t capacity;                              /* of made->set.pairs */
     char *prefix, *file_name;
     size_t source; /* the first record with the question at hand: variants of one question have one source */
-} maker;
+} pair_maker;
 
-static lp_status log_rejected(const maker *m, const lp_problem *problem, const char *number, const char *to,
+static lp_status log_rejected(const pair_maker *maker, const lp_problem *problem, const char *number, const char *to,
                               lp_reason reason, lp_error *err) {
-    lp_text *out = m->options->rejected;
+    lp_text *out = maker->options->rejected;
     lp_status status = LP_OK;
     if (!out) return LP_OK;
     LP_TRY(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
@@ -39,7 +39,7 @@ static lp_status log_rejected(const maker *m, const lp_problem *problem, const c
     /* The recomputed solution lets a reader see whose answer is right. */
     if (reason == LP_REASON_OTHER_ANSWER) {
         LP_TRY(lp_text_put(out, ", \"solution\": ", err));
-        LP_TRY(lp_json_quote(lp_text_get(&m->solution), out, err));
+        LP_TRY(lp_json_quote(lp_text_get(&maker->solution), out, err));
     }
     LP_TRY(lp_text_put(out, "}\n", err));
 out:
@@ -71,32 +71,32 @@ out:
 }
 
 /* Adds the pair whose new texts are in m->question and m->solution. */
-static lp_status add_pair(maker *m, const lp_problem *problem, size_t nth, const char *from, const char *to,
+static lp_status add_pair(pair_maker *maker, const lp_problem *problem, size_t nth, const char *from, const char *to,
                           lp_error *err) {
     lp_status status = LP_OK;
-    lp_pair_set *set = &m->made->set;
-    lp_text *extra = &m->extra;
+    lp_pair_set *set = &maker->made->set;
+    lp_text *extra = &maker->extra;
     lp_text text = {0};
-    LP_TRY(lp_mem_grow(&set->pairs, &m->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
+    LP_TRY(lp_mem_grow(&set->pairs, &maker->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
     lp_pair *pair = &set->pairs[set->n];
-    *pair = (lp_pair){.n_steps = m->graph.n_steps, .place = problem->index};
+    *pair = (lp_pair){.n_steps = maker->graph.n_steps, .place = problem->index};
     set->n++;
-    LP_TRY(lp_text_format(&text, err, "%s-%05zu", m->prefix, problem->index));
+    LP_TRY(lp_text_format(&text, err, "%s-%05zu", maker->prefix, problem->index));
     if (nth > 0) LP_TRY(lp_text_format(&text, err, "-%zu", nth + 1));
     LP_TRY(lp_mem_strdup(&pair->id, lp_text_get(&text), err));
     lp_text_clear(&text);
-    LP_TRY(lp_text_format(&text, err, "%s#%zu", m->file_name, m->source));
+    LP_TRY(lp_text_format(&text, err, "%s#%zu", maker->file_name, maker->source));
     LP_TRY(lp_mem_strdup(&pair->source, lp_text_get(&text), err));
     LP_TRY(lp_mem_strdup(&pair->clean.question, problem->question, err));
-    LP_TRY(lp_mem_strdup(&pair->clean.solution, m->graph.solution, err));
-    LP_TRY(lp_mem_strdup(&pair->corrupted.question, lp_text_get(&m->question), err));
-    LP_TRY(lp_mem_strdup(&pair->corrupted.solution, lp_text_get(&m->solution), err));
+    LP_TRY(lp_mem_strdup(&pair->clean.solution, maker->graph.solution, err));
+    LP_TRY(lp_mem_strdup(&pair->corrupted.question, lp_text_get(&maker->question), err));
+    LP_TRY(lp_mem_strdup(&pair->corrupted.solution, lp_text_get(&maker->solution), err));
     pair->clean.answer = lp_rational_to_double(problem->answer);
-    pair->corrupted.answer = lp_rational_to_double(m->changed.answer);
+    pair->corrupted.answer = lp_rational_to_double(maker->changed.answer);
     if (from) LP_TRY(lp_mem_strdup(&pair->change_from, from, err));
     if (to) LP_TRY(lp_mem_strdup(&pair->change_to, to, err));
     LP_TRY(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
-    LP_TRY(add_graph(&m->graph, &m->changed, extra, err));
+    LP_TRY(add_graph(&maker->graph, &maker->changed, extra, err));
     LP_TRY(lp_mem_strdup(&pair->extra, lp_text_get(extra), err));
 out:
     lp_text_release(&text);
@@ -104,19 +104,19 @@ out:
 }
 
 /* Makes the new texts and asks the tokenizers; *reason says whether the pair stands. */
-static lp_status write_texts(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
-    const lp_make_options *options = m->options;
+static lp_status write_texts(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+    const lp_make_options *options = maker->options;
     lp_status status = LP_OK;
     bool equal = true;
-    lp_text_clear(&m->question);
-    lp_text_clear(&m->solution);
-    lp_text_clear(&m->extra);
-    LP_TRY(lp_graph_question(&m->graph, &m->changed, &m->question, err));
-    LP_TRY(lp_graph_solution(&m->graph, &m->changed, &m->solution, err));
+    lp_text_clear(&maker->question);
+    lp_text_clear(&maker->solution);
+    lp_text_clear(&maker->extra);
+    LP_TRY(lp_graph_question(&maker->graph, &maker->changed, &maker->question, err));
+    LP_TRY(lp_graph_solution(&maker->graph, &maker->changed, &maker->solution, err));
     if (options->n_tokenizers > 0) {
-        LP_TRY(lp_text_put(&m->extra, ", \"tokens\": ", err));
+        LP_TRY(lp_text_put(&maker->extra, ", \"tokens\": ", err));
         LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
-                                    lp_text_get(&m->question), &equal, &m->extra, err));
+                                    lp_text_get(&maker->question), &equal, &maker->extra, err));
     }
     if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
 out:
@@ -165,12 +165,12 @@ typedef struct {
     size_t n;
 } value_list;
 
-static void list_values(const maker *m, const lp_problem *problem, size_t i, value_list *out) {
-    const lp_make_options *options = m->options;
-    const lp_number *number = &m->graph.numbers.items[i];
+static void list_values(const pair_maker *maker, const lp_problem *problem, size_t i, value_list *out) {
+    const lp_make_options *options = maker->options;
+    const lp_number *number = &maker->graph.numbers.items[i];
     int min_delta = options->max_delta > 0 ? options->min_delta : 1;
     int max_delta = options->max_delta > 0 ? options->max_delta : 5;
-    int64_t scaled = 0, scale = power_of_ten(number->decimals), limit = lp_graph_limit(&m->graph, i);
+    int64_t scaled = 0, scale = power_of_ten(number->decimals), limit = lp_graph_limit(&maker->graph, i);
     bool word = number->kind == LP_NUMBER_WORD;
     out->n = 0;
     if (!scaled_value(number, &scaled)) return;
@@ -187,7 +187,7 @@ static void list_values(const maker *m, const lp_problem *problem, size_t i, val
             if (limit > 0 && value > limit * scale) continue;
             if (out->n < sizeof out->values / sizeof *out->values) out->values[out->n++] = value;
         }
-        lp_random_key key = {m->options->seed, STREAM_VALUE, (uint32_t)problem->index, (uint32_t)i * 32 + tier};
+        lp_random_key key = {maker->options->seed, STREAM_VALUE, (uint32_t)problem->index, (uint32_t)i * 32 + tier};
         shuffle(out->values, start, out->n, key);
     }
 }
@@ -195,32 +195,33 @@ static void list_values(const maker *m, const lp_problem *problem, size_t i, val
 /* ---- one problem ---- */
 
 /* Tries one value of number i. */
-static lp_reason try_value(maker *m, size_t i, lp_rational value) {
-    lp_graph_unchanged(&m->graph, &m->changed);
-    for (size_t k = 0; k < m->graph.numbers.n; k++)
-        if (k != i && lp_rational_equal(m->graph.numbers.items[k].value, value)) return LP_REASON_REPEATED_VALUE;
-    if (!lp_graph_article_fits(&m->graph, i, value)) return LP_REASON_ARTICLE;
-    m->changed.numbers[i].value = value;
-    lp_reason reason = lp_graph_recompute(&m->graph, &m->changed);
-    if (reason == LP_REASON_NONE) reason = lp_graph_sound(&m->graph, &m->changed);
-    return reason == LP_REASON_NONE && m->changed.answer.n < 0 ? LP_REASON_NOT_POSITIVE : reason;
+static lp_reason try_value(pair_maker *maker, size_t i, lp_rational value) {
+    lp_graph_unchanged(&maker->graph, &maker->changed);
+    for (size_t k = 0; k < maker->graph.numbers.n; k++)
+        if (k != i && lp_rational_equal(maker->graph.numbers.items[k].value, value)) return LP_REASON_REPEATED_VALUE;
+    if (!lp_graph_article_fits(&maker->graph, i, value)) return LP_REASON_ARTICLE;
+    maker->changed.numbers[i].value = value;
+    lp_reason reason = lp_graph_recompute(&maker->graph, &maker->changed);
+    if (reason == LP_REASON_NONE) reason = lp_graph_sound(&maker->graph, &maker->changed);
+    return reason == LP_REASON_NONE && maker->changed.answer.n < 0 ? LP_REASON_NOT_POSITIVE : reason;
 }
 
 /* Tries number i; *found when it gave a pair. */
-static lp_status try_number(maker *m, const lp_problem *problem, size_t i, size_t nth, bool *found, lp_error *err) {
-    const lp_number *number = &m->graph.numbers.items[i];
+static lp_status try_number(pair_maker *maker, const lp_problem *problem, size_t i, size_t nth, bool *found,
+                            lp_error *err) {
+    const lp_number *number = &maker->graph.numbers.items[i];
     lp_status status = LP_OK;
     lp_text from = {0}, to = {0};
     value_list values;
     LP_TRY(lp_text_add(&from, problem->question + number->at, number->length, err));
-    lp_reason reason = lp_graph_changeable(&m->graph, i);
+    lp_reason reason = lp_graph_changeable(&maker->graph, i);
     if (reason == LP_REASON_NONE) {
-        list_values(m, problem, i, &values);
+        list_values(maker, problem, i, &values);
         if (values.n == 0) reason = LP_REASON_NO_ROOM;
     }
     if (reason != LP_REASON_NONE) {
-        m->made->candidates[reason]++;
-        LP_TRY(log_rejected(m, problem, lp_text_get(&from), NULL, reason, err));
+        maker->made->candidates[reason]++;
+        LP_TRY(log_rejected(maker, problem, lp_text_get(&from), NULL, reason, err));
         goto out;
     }
     for (size_t k = 0; k < values.n && !*found; k++) {
@@ -228,14 +229,14 @@ static lp_status try_number(maker *m, const lp_problem *problem, size_t i, size_
         lp_text_clear(&to);
         if (lp_rational_make(values.values[k], power_of_ten(number->decimals), &value) != LP_RATIONAL_OK) continue;
         LP_TRY(lp_number_print(number, problem->question, value, &to, err));
-        reason = try_value(m, i, value);
-        if (reason == LP_REASON_NONE) LP_TRY(write_texts(m, problem, &reason, err));
-        m->made->candidates[reason]++;
+        reason = try_value(maker, i, value);
+        if (reason == LP_REASON_NONE) LP_TRY(write_texts(maker, problem, &reason, err));
+        maker->made->candidates[reason]++;
         if (reason == LP_REASON_NONE) {
-            LP_TRY(add_pair(m, problem, nth, lp_text_get(&from), lp_text_get(&to), err));
+            LP_TRY(add_pair(maker, problem, nth, lp_text_get(&from), lp_text_get(&to), err));
             *found = true;
         } else {
-            LP_TRY(log_rejected(m, problem, lp_text_get(&from), lp_text_get(&to), reason, err));
+            LP_TRY(log_rejected(maker, problem, lp_text_get(&from), lp_text_get(&to), reason, err));
         }
         /* Every value of an ambiguous number is refused for the same cause. */
         if (reason == LP_REASON_AMBIGUOUS_LINK) break;
@@ -246,23 +247,23 @@ out:
     return status;
 }
 
-static void order_numbers(const maker *m, const lp_problem *problem, int64_t order[LP_MAX_NUMBERS]) {
-    size_t n = m->graph.numbers.n;
-    for (size_t i = 0; i < n; i++) order[i] = (int64_t)(m->options->which == LP_CHANGE_LAST ? n - 1 - i : i);
-    if (m->options->which != LP_CHANGE_ANY) return;
-    lp_random_key key = {m->options->seed, STREAM_NUMBER, (uint32_t)problem->index, 0};
+static void order_numbers(const pair_maker *maker, const lp_problem *problem, int64_t order[LP_MAX_NUMBERS]) {
+    size_t n = maker->graph.numbers.n;
+    for (size_t i = 0; i < n; i++) order[i] = (int64_t)(maker->options->which == LP_CHANGE_LAST ? n - 1 - i : i);
+    if (maker->options->which != LP_CHANGE_ANY) return;
+    lp_random_key key = {maker->options->seed, STREAM_NUMBER, (uint32_t)problem->index, 0};
     shuffle(order, 0, n, key);
 }
 
-static lp_status make_by_rule(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+static lp_status make_by_rule(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     lp_status status = LP_OK;
     int64_t order[LP_MAX_NUMBERS];
     size_t n_found = 0;
-    size_t wanted = m->options->per_problem > 0 ? m->options->per_problem : 1;
-    order_numbers(m, problem, order);
-    for (size_t i = 0; i < m->graph.numbers.n && n_found < wanted; i++) {
+    size_t wanted = maker->options->per_problem > 0 ? maker->options->per_problem : 1;
+    order_numbers(maker, problem, order);
+    for (size_t i = 0; i < maker->graph.numbers.n && n_found < wanted; i++) {
         bool found = false;
-        LP_TRY(try_number(m, problem, (size_t)order[i], n_found, &found, err));
+        LP_TRY(try_number(maker, problem, (size_t)order[i], n_found, &found, err));
         n_found += found;
     }
     if (n_found == 0) *reason = LP_REASON_NO_NUMBER;
@@ -272,43 +273,44 @@ out:
 
 /* ---- problems that come with a variant ---- */
 
-static lp_status make_from_variant(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+static lp_status make_from_variant(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     lp_status status = LP_OK;
     lp_text from = {0}, to = {0};
     const char *comma = "";
-    lp_graph_unchanged(&m->graph, &m->changed);
-    *reason = lp_graph_take_variant(&m->graph, problem->variant_question, &m->changed);
-    if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&m->graph, &m->changed);
+    lp_graph_unchanged(&maker->graph, &maker->changed);
+    *reason = lp_graph_take_variant(&maker->graph, problem->variant_question, &maker->changed);
+    if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&maker->graph, &maker->changed);
     if (*reason == LP_REASON_NONE && !problem->has_variant_answer) *reason = LP_REASON_NO_ANSWER;
-    if (*reason == LP_REASON_NONE) *reason = lp_graph_sound(&m->graph, &m->changed);
+    if (*reason == LP_REASON_NONE) *reason = lp_graph_sound(&maker->graph, &maker->changed);
     /* An equal answer makes no pair, but it can be compared with the stated one. */
     if (*reason == LP_REASON_NONE || *reason == LP_REASON_EQUAL_ANSWER) {
-        bool agreeing = lp_rational_equal(m->changed.answer, problem->variant_answer);
-        m->made->n_linked++;
-        m->made->n_agreeing += agreeing;
+        bool agreeing = lp_rational_equal(maker->changed.answer, problem->variant_answer);
+        maker->made->n_linked++;
+        maker->made->n_agreeing += agreeing;
         if (!agreeing) *reason = LP_REASON_OTHER_ANSWER;
         LP_TRY(lp_rational_print(problem->variant_answer, 0, LP_COMMAS_NO, &from, err));
-        LP_TRY(lp_rational_print(m->changed.answer, 0, LP_COMMAS_NO, &to, err));
+        LP_TRY(lp_rational_print(maker->changed.answer, 0, LP_COMMAS_NO, &to, err));
     }
-    if (*reason == LP_REASON_NONE || *reason == LP_REASON_OTHER_ANSWER) LP_TRY(write_texts(m, problem, reason, err));
-    m->made->candidates[*reason]++;
+    if (*reason == LP_REASON_NONE || *reason == LP_REASON_OTHER_ANSWER)
+        LP_TRY(write_texts(maker, problem, reason, err));
+    maker->made->candidates[*reason]++;
     if (*reason != LP_REASON_NONE) {
-        LP_TRY(log_rejected(m, problem, from.length ? lp_text_get(&from) : NULL, to.length ? lp_text_get(&to) : NULL,
-                            *reason, err));
+        LP_TRY(log_rejected(maker, problem, from.length ? lp_text_get(&from) : NULL,
+                            to.length ? lp_text_get(&to) : NULL, *reason, err));
         goto out;
     }
     lp_text_clear(&from);
     lp_text_clear(&to);
-    for (size_t i = 0; i < m->graph.numbers.n; i++) {
-        const lp_number *before = &m->graph.numbers.items[i], *after = &m->changed.numbers[i];
+    for (size_t i = 0; i < maker->graph.numbers.n; i++) {
+        const lp_number *before = &maker->graph.numbers.items[i], *after = &maker->changed.numbers[i];
         if (lp_rational_equal(before->value, after->value)) continue;
         LP_TRY(lp_text_format(&from, err, "%s%.*s", comma, (int)before->length, problem->question + before->at));
         LP_TRY(lp_text_format(&to, err, "%s%.*s", comma, (int)after->length, problem->variant_question + after->at));
         comma = "; ";
     }
-    lp_text_clear(&m->question);
-    LP_TRY(lp_text_put(&m->question, problem->variant_question, err));
-    LP_TRY(add_pair(m, problem, 0, lp_text_get(&from), lp_text_get(&to), err));
+    lp_text_clear(&maker->question);
+    LP_TRY(lp_text_put(&maker->question, problem->variant_question, err));
+    LP_TRY(add_pair(maker, problem, 0, lp_text_get(&from), lp_text_get(&to), err));
 out:
     lp_text_release(&from);
     lp_text_release(&to);
@@ -343,51 +345,51 @@ out:
 
 /* The graph of the problem; where its annotations alone do not derive the answer, the equations that the text writes
  * out count as steps, too. */
-static lp_status build_graph(maker *m, const lp_problem *problem, lp_reason *reason, lp_error *err) {
+static lp_status build_graph(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     lp_status status = LP_OK;
     size_t n_added = 0;
-    *reason = lp_graph_build(problem->question, problem->solution, problem->answer, &m->graph);
+    *reason = lp_graph_build(problem->question, problem->solution, problem->answer, &maker->graph);
     if (*reason != LP_REASON_NO_ANNOTATION && *reason != LP_REASON_ANSWER_NOT_DERIVED &&
         *reason != LP_REASON_UNEXPLAINED_OPERAND)
         goto out;
-    lp_text_clear(&m->annotated);
-    LP_TRY(lp_solution_annotate(problem->solution, &m->annotated, &n_added, err));
+    lp_text_clear(&maker->annotated);
+    LP_TRY(lp_solution_annotate(problem->solution, &maker->annotated, &n_added, err));
     if (n_added == 0) goto out;
-    lp_reason again = lp_graph_build(problem->question, lp_text_get(&m->annotated), problem->answer, &m->graph);
+    lp_reason again = lp_graph_build(problem->question, lp_text_get(&maker->annotated), problem->answer, &maker->graph);
     if (again == LP_REASON_NONE || again == LP_REASON_CONDITIONAL) *reason = again;
 out:
     return status;
 }
 
-static lp_status make_from_problem(maker *m, const lp_problem *problem, bool repeated, lp_error *err) {
+static lp_status make_from_problem(pair_maker *maker, const lp_problem *problem, bool repeated, lp_error *err) {
     lp_status status = LP_OK;
     lp_reason reason = !problem->has_answer ? LP_REASON_NO_ANSWER : repeated ? LP_REASON_DUPLICATE : LP_REASON_NONE;
-    if (reason == LP_REASON_NONE) LP_TRY(build_graph(m, problem, &reason, err));
+    if (reason == LP_REASON_NONE) LP_TRY(build_graph(maker, problem, &reason, err));
     if (reason == LP_REASON_CONDITIONAL && problem->variant_question) reason = LP_REASON_NONE;
     if (reason != LP_REASON_NONE)
-        LP_TRY(log_rejected(m, problem, NULL, NULL, reason, err));
+        LP_TRY(log_rejected(maker, problem, NULL, NULL, reason, err));
     else if (problem->variant_question)
-        LP_TRY(make_from_variant(m, problem, &reason, err));
+        LP_TRY(make_from_variant(maker, problem, &reason, err));
     else
-        LP_TRY(make_by_rule(m, problem, &reason, err));
-    m->made->problems[reason]++;
+        LP_TRY(make_by_rule(maker, problem, &reason, err));
+    maker->made->problems[reason]++;
 out:
     return status;
 }
 
-static lp_status make_from_problems(maker *m, lp_error *err) {
+static lp_status make_from_problems(pair_maker *maker, lp_error *err) {
     lp_status status = LP_OK;
     lp_problem_list list = {0};
     size_t *first = NULL, *seed = NULL;
-    LP_TRY(lp_problems_load(m->options->path, m->options->format, &list, err));
-    m->made->n_problems = list.n;
+    LP_TRY(lp_problems_load(maker->options->path, maker->options->format, &list, err));
+    maker->made->n_problems = list.n;
     LP_TRY(lp_mem_new(&first, list.n, sizeof *first, "repeated questions", err));
     LP_TRY(lp_mem_new(&seed, list.n, sizeof *seed, "seed questions", err));
     LP_TRY(find_first(&list, true, first, err));
     LP_TRY(find_first(&list, false, seed, err));
     for (size_t i = 0; i < list.n; i++) {
-        m->source = seed[i];
-        LP_TRY(make_from_problem(m, &list.items[i], first[i] != i, err));
+        maker->source = seed[i];
+        LP_TRY(make_from_problem(maker, &list.items[i], first[i] != i, err));
     }
 out:
     lp_mem_free(first);
@@ -496,33 +498,33 @@ out:
 lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_made made = {0};
-    maker *m = NULL;
+    pair_maker *maker = NULL;
     const char *name = strrchr(options->path, '/');
     name = name ? name + 1 : options->path;
-    LP_TRY(lp_mem_new(&m, 1, sizeof *m, "pair maker", err));
-    m->options = options;
-    m->made = &made;
-    LP_TRY(lp_mem_strdup(&m->file_name, name, err));
+    LP_TRY(lp_mem_new(&maker, 1, sizeof *maker, "pair maker", err));
+    maker->options = options;
+    maker->made = &made;
+    LP_TRY(lp_mem_strdup(&maker->file_name, name, err));
     if (options->prefix)
-        LP_TRY(lp_mem_strdup(&m->prefix, options->prefix, err));
+        LP_TRY(lp_mem_strdup(&maker->prefix, options->prefix, err));
     else
-        LP_TRY(lp_mem_text(&m->prefix, name, strcspn(name, "."), err));
+        LP_TRY(lp_mem_text(&maker->prefix, name, strcspn(name, "."), err));
     LP_TRY(options->format == LP_SOURCE_TEMPLATES ? lp_pairs_make_from_templates(options, &made, err)
-                                                  : make_from_problems(m, err));
+                                                  : make_from_problems(maker, err));
     LP_TRY(select_pairs(options, &made, err));
     split_pairs(options, &made.set);
     *out = made;
     made = (lp_made){0};
 out:
     lp_made_release(&made);
-    if (m) {
-        lp_text_release(&m->question);
-        lp_text_release(&m->solution);
-        lp_text_release(&m->extra);
-        lp_text_release(&m->annotated);
-        lp_mem_free(m->prefix);
-        lp_mem_free(m->file_name);
+    if (maker) {
+        lp_text_release(&maker->question);
+        lp_text_release(&maker->solution);
+        lp_text_release(&maker->extra);
+        lp_text_release(&maker->annotated);
+        lp_mem_free(maker->prefix);
+        lp_mem_free(maker->file_name);
     }
-    lp_mem_free(m);
+    lp_mem_free(maker);
     return status;
 }

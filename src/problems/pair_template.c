@@ -360,12 +360,12 @@ typedef struct {
     const char *name; /* of the file, without folders */
 } template_maker;
 
-static lp_status on_side(const template_maker *m, const lp_template *item, const int64_t *values, bool *out,
+static lp_status on_side(const template_maker *maker, const lp_template *item, const int64_t *values, bool *out,
                          lp_error *err) {
     bool held_out = false;
-    lp_status status = lp_template_held_out(&m->file, item, values, &held_out, err);
-    *out = m->options->side == LP_SIDE_ALL || m->file.held_out_modulus == 0 ||
-           held_out == (m->options->side == LP_SIDE_HELD_OUT);
+    lp_status status = lp_template_held_out(&maker->file, item, values, &held_out, err);
+    *out = maker->options->side == LP_SIDE_ALL || maker->file.held_out_modulus == 0 ||
+           held_out == (maker->options->side == LP_SIDE_HELD_OUT);
     return status;
 }
 
@@ -391,17 +391,17 @@ typedef struct {
 } template_draw;
 
 /* The draw with this number, *reason NONE when it makes a pair. */
-static lp_status draw_pair(const template_maker *m, const lp_template *item, uint32_t template_index, uint32_t number,
-                           template_draw *out, lp_reason *reason, lp_error *err) {
-    uint64_t seed = m->options->seed;
+static lp_status draw_pair(const template_maker *maker, const lp_template *item, uint32_t template_index,
+                           uint32_t number, template_draw *out, lp_reason *reason, lp_error *err) {
+    uint64_t seed = maker->options->seed;
     lp_status status = LP_OK;
     bool good = false;
     *reason = LP_REASON_NOT_WHOLE;
     lp_random_key key = {seed, STREAM_VALUES, template_index, number};
     for (int i = 0; i < item->n_variables; i++) out->clean[i] = draw_value(item, i, key, (uint32_t)i);
-    if (!lp_template_solve(&m->file, item, out->clean)) goto out;
+    if (!lp_template_solve(&maker->file, item, out->clean)) goto out;
     *reason = LP_REASON_NO_ROOM;
-    LP_TRY(on_side(m, item, out->clean, &good, err));
+    LP_TRY(on_side(maker, item, out->clean, &good, err));
     if (!good) goto out;
     key.stream = STREAM_VARIABLE;
     out->variable = (int)lp_random_below(key, 0, (uint32_t)item->n_variables);
@@ -411,11 +411,11 @@ static lp_status draw_pair(const template_maker *m, const lp_template *item, uin
     key.stream = STREAM_NEW_VALUE;
     out->corrupted[out->variable] = draw_value(item, out->variable, key, 0);
     *reason = LP_REASON_NOT_WHOLE;
-    if (!lp_template_solve(&m->file, item, out->corrupted)) goto out;
+    if (!lp_template_solve(&maker->file, item, out->corrupted)) goto out;
     *reason = LP_REASON_EQUAL_ANSWER;
     if (out->clean[item->answer] == out->corrupted[item->answer]) goto out;
     *reason = LP_REASON_NO_ROOM;
-    LP_TRY(on_side(m, item, out->corrupted, &good, err));
+    LP_TRY(on_side(maker, item, out->corrupted, &good, err));
     if (!good) goto out;
     key.stream = STREAM_WORDS;
     for (size_t w = 0; w < item->n_words; w++)
@@ -432,10 +432,10 @@ static lp_status take(lp_text *text, char **out, lp_error *err) {
 }
 
 /* Adds the drawn pair unless its clean question is there already or its token counts differ. */
-static lp_status add_drawn(template_maker *m, const lp_template *item, const template_draw *draw, lp_reason *reason,
+static lp_status add_drawn(template_maker *maker, const lp_template *item, const template_draw *draw, lp_reason *reason,
                            lp_error *err) {
-    const lp_make_options *options = m->options;
-    lp_pair_set *set = &m->made->set;
+    const lp_make_options *options = maker->options;
+    lp_pair_set *set = &maker->made->set;
     lp_status status = LP_OK;
     lp_text text = {0}, extra = {0};
     lp_pair pair = {.n_steps = item->n_equations, .place = set->n};
@@ -467,10 +467,10 @@ static lp_status add_drawn(template_maker *m, const lp_template *item, const tem
     LP_TRY(take(&text, &pair.change_to, err));
     LP_TRY(lp_text_format(&text, err, "%s-%05zu", options->prefix ? options->prefix : item->id, set->n));
     LP_TRY(take(&text, &pair.id, err));
-    LP_TRY(lp_text_format(&text, err, "%s#%s", m->name, item->id)); /* what statistics take as the unit */
+    LP_TRY(lp_text_format(&text, err, "%s#%s", maker->name, item->id)); /* what statistics take as the unit */
     LP_TRY(take(&text, &pair.source, err));
     LP_TRY(take(&extra, &pair.extra, err));
-    LP_TRY(lp_mem_grow(&set->pairs, &m->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
+    LP_TRY(lp_mem_grow(&set->pairs, &maker->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
     set->pairs[set->n++] = pair;
     pair = (lp_pair){0};
 out:
@@ -483,24 +483,24 @@ out:
 lp_status lp_pairs_make_from_templates(const lp_make_options *options, lp_made *out, lp_error *err) {
     lp_status status = LP_OK;
     const char *slash = strrchr(options->path, '/');
-    template_maker m = {.options = options, .made = out, .name = slash ? slash + 1 : options->path};
-    LP_TRY(lp_templates_load(options->path, &m.file, err));
-    out->n_problems = m.file.n;
+    template_maker maker = {.options = options, .made = out, .name = slash ? slash + 1 : options->path};
+    LP_TRY(lp_templates_load(options->path, &maker.file, err));
+    out->n_problems = maker.file.n;
     /* Four times its share from each template, so that strata of few templates can be filled. */
-    size_t wanted = options->count > 0 ? 4 * (options->count / m.file.n + 1) : 100;
-    for (size_t t = 0; t < m.file.n; t++) {
+    size_t wanted = options->count > 0 ? 4 * (options->count / maker.file.n + 1) : 100;
+    for (size_t t = 0; t < maker.file.n; t++) {
         size_t made = 0;
         for (size_t number = 0; number < MAX_TRIES * wanted && made < wanted; number++) {
             template_draw draw;
             lp_reason reason = LP_REASON_NONE;
-            LP_TRY(draw_pair(&m, &m.file.items[t], (uint32_t)t, (uint32_t)number, &draw, &reason, err));
-            if (reason == LP_REASON_NONE) LP_TRY(add_drawn(&m, &m.file.items[t], &draw, &reason, err));
+            LP_TRY(draw_pair(&maker, &maker.file.items[t], (uint32_t)t, (uint32_t)number, &draw, &reason, err));
+            if (reason == LP_REASON_NONE) LP_TRY(add_drawn(&maker, &maker.file.items[t], &draw, &reason, err));
             out->candidates[reason]++;
             made += reason == LP_REASON_NONE;
         }
         out->problems[made > 0 ? LP_REASON_NONE : LP_REASON_NO_NUMBER]++;
     }
 out:
-    lp_templates_release(&m.file);
+    lp_templates_release(&maker.file);
     return status;
 }

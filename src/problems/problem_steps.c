@@ -243,7 +243,7 @@ static lp_reason read_text_numbers(lp_graph *graph) {
 /* The text is cut at '=' and line ends, annotations left out, and each part read as tokens. */
 typedef struct {
     int code; /* an index of places, an operator (< 0), or one of the two below */
-} token;
+} step_token;
 enum { TOKEN_WORD = LP_MAX_PLACES, TOKEN_STOP, MAX_TOKENS = 64 };
 
 /* The place that starts at this byte and is no operand or result; -1 when there is none. */
@@ -256,7 +256,7 @@ static int place_at(const lp_graph *graph, size_t at) {
 }
 
 /* Reads text[at..end) as tokens; the last MAX_TOKENS when there are more. Returns how many. */
-static int read_tokens(const lp_graph *graph, size_t at, size_t end, token tokens[MAX_TOKENS]) {
+static int read_tokens(const lp_graph *graph, size_t at, size_t end, step_token tokens[MAX_TOKENS]) {
     const char *text = graph->solution;
     int n = 0;
     while (at < end) {
@@ -290,15 +290,15 @@ static int read_tokens(const lp_graph *graph, size_t at, size_t end, token token
     return n;
 }
 
-static bool is_number(token t) {
-    return t.code >= 0 && t.code < LP_MAX_PLACES;
+static bool is_number(step_token token) {
+    return token.code >= 0 && token.code < LP_MAX_PLACES;
 }
-static bool is_operator(token t) {
-    return t.code < 0 && t.code >= OP_DIVIDE;
+static bool is_operator(step_token token) {
+    return token.code < 0 && token.code >= OP_DIVIDE;
 }
 
 /* Compiles numbers and operators, words passed over, products before sums. False when they do not alternate. */
-static bool compile(lp_graph *graph, const token *tokens, int n) {
+static bool compile(lp_graph *graph, const step_token *tokens, int n) {
     int pending_sum = 0, pending_product = 0;
     bool number_next = true;
     for (int i = 0; i < n; i++) {
@@ -328,7 +328,7 @@ static bool compile(lp_graph *graph, const token *tokens, int n) {
 }
 
 /* The first of the tokens at the end that make an expression: back over number, operator, number ... */
-static int expression_start(const token *tokens, int n) {
+static int expression_start(const step_token *tokens, int n) {
     int start = n, i = n;
     for (;;) {
         while (i > 0 && (tokens[i - 1].code == TOKEN_WORD || tokens[i - 1].code == OP_PERCENT)) i--;
@@ -341,7 +341,7 @@ static int expression_start(const token *tokens, int n) {
 }
 
 /* One past the last of the tokens at the front that make an expression. */
-static int expression_end(const token *tokens, int n) {
+static int expression_end(const step_token *tokens, int n) {
     int end = 0, i = 0;
     for (;;) {
         while (i < n && tokens[i].code == TOKEN_WORD) i++;
@@ -356,7 +356,7 @@ static int expression_end(const token *tokens, int n) {
 
 /* Adds the equation of text[at..middle) and text[middle + 1..end) where it has an operator and holds. */
 static lp_reason add_equation(lp_graph *graph, size_t at, size_t middle, size_t end) {
-    token left[MAX_TOKENS], right[MAX_TOKENS];
+    step_token left[MAX_TOKENS], right[MAX_TOKENS];
     int n_left = read_tokens(graph, at, middle, left), n_right = read_tokens(graph, middle + 1, end, right);
     int start = expression_start(left, n_left), stop = expression_end(right, n_right), saved = graph->n_code;
     if (start == n_left || stop == 0) return LP_REASON_NONE;
@@ -367,11 +367,11 @@ static lp_reason add_equation(lp_graph *graph, size_t at, size_t middle, size_t 
     equation.end = graph->n_code;
     lp_rational values[LP_MAX_PLACES];
     for (int i = 0; i < graph->n_places; i++) values[i] = graph->places[i].number.value;
-    lp_evaluation a, b;
+    lp_evaluation evaluation, b;
     good = good && equation.end - saved > 2 &&
-           lp_graph_evaluate(graph, saved, equation.right_start, values, &a) == LP_REASON_NONE &&
+           lp_graph_evaluate(graph, saved, equation.right_start, values, &evaluation) == LP_REASON_NONE &&
            lp_graph_evaluate(graph, equation.right_start, equation.end, values, &b) == LP_REASON_NONE &&
-           lp_rational_equal(a.value, b.value);
+           lp_rational_equal(evaluation.value, b.value);
     if (!good) {
         graph->n_code = saved;
         return LP_REASON_NONE;
@@ -406,10 +406,11 @@ lp_reason lp_graph_read_text(lp_graph *graph) {
 bool lp_graph_equations_hold(const lp_graph *graph, const lp_rational *places) {
     for (int i = 0; i < graph->n_equations; i++) {
         const lp_text_equation *equation = &graph->equations[i];
-        lp_evaluation a, b;
-        if (lp_graph_evaluate(graph, equation->left_start, equation->right_start, places, &a) != LP_REASON_NONE ||
+        lp_evaluation evaluation, b;
+        if (lp_graph_evaluate(graph, equation->left_start, equation->right_start, places, &evaluation) !=
+                LP_REASON_NONE ||
             lp_graph_evaluate(graph, equation->right_start, equation->end, places, &b) != LP_REASON_NONE ||
-            !lp_rational_equal(a.value, b.value))
+            !lp_rational_equal(evaluation.value, b.value))
             return false;
     }
     return true;

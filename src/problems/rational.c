@@ -57,15 +57,15 @@ int lp_rational_compare(lp_rational a, lp_rational b) {
     return left < right ? -1 : left > right;
 }
 
-int lp_rational_decimals(lp_rational a) {
+int lp_rational_decimals(lp_rational rational) {
     int decimals = 0;
     for (wide scale = 1; decimals <= MAX_DECIMALS; decimals++, scale *= 10)
-        if (scale % a.d == 0) return decimals;
+        if (scale % rational.d == 0) return decimals;
     return -1;
 }
 
-double lp_rational_to_double(lp_rational a) {
-    return (double)a.n / (double)a.d;
+double lp_rational_to_double(lp_rational rational) {
+    return (double)rational.n / (double)rational.d;
 }
 
 static size_t count_digits(const char *text, size_t length) {
@@ -104,13 +104,13 @@ bool lp_rational_parse(const char *text, size_t length, lp_rational *out) {
     return true;
 }
 
-lp_status lp_rational_print(lp_rational a, int min_decimals, lp_commas commas, lp_text *out, lp_error *err) {
-    int decimals = lp_rational_decimals(a);
-    if (decimals < 0) return lp_text_format(out, err, "%lld/%lld", (long long)a.n, (long long)a.d);
+lp_status lp_rational_print(lp_rational rational, int min_decimals, lp_commas commas, lp_text *out, lp_error *err) {
+    int decimals = lp_rational_decimals(rational);
+    if (decimals < 0) return lp_text_format(out, err, "%lld/%lld", (long long)rational.n, (long long)rational.d);
     if (decimals < min_decimals) decimals = min_decimals;
     wide scale = 1;
     for (int i = 0; i < decimals && i < MAX_DECIMALS; i++) scale *= 10;
-    wide scaled = (a.n < 0 ? -(wide)a.n : (wide)a.n) * scale / a.d;
+    wide scaled = (rational.n < 0 ? -(wide)rational.n : (wide)rational.n) * scale / rational.d;
     /* Backwards into a buffer: at most 19 + 18 digits, their commas, a point and a sign. */
     char text[64];
     size_t at = sizeof text;
@@ -120,6 +120,6 @@ lp_status lp_rational_print(lp_rational a, int min_decimals, lp_commas commas, l
         text[--at] = (char)('0' + (int)(scaled % 10));
         scaled /= 10;
     }
-    if (a.n < 0) text[--at] = '-';
+    if (rational.n < 0) text[--at] = '-';
     return lp_text_add(out, text + at, sizeof text - at, err);
 }

@@ -29,12 +29,12 @@ int lp_rational_compare(lp_rational a, lp_rational b);
 static inline bool lp_rational_equal(lp_rational a, lp_rational b) {
     return a.n == b.n && a.d == b.d;
 }
-static inline bool lp_rational_is_whole(lp_rational a) {
-    return a.d == 1;
+static inline bool lp_rational_is_whole(lp_rational rational) {
+    return rational.d == 1;
 }
 /* How many decimals the value has; -1 when its decimal expansion does not end, or not within 18 digits. */
-int lp_rational_decimals(lp_rational a);
-double lp_rational_to_double(lp_rational a);
+int lp_rational_decimals(lp_rational rational);
+double lp_rational_to_double(lp_rational rational);
 
 /* The unsigned number that starts text[0..length): digits, with commas between groups of three, with decimals, or
  * decimals alone (".05"). *used = its length, 0 when no number starts there or it does not fit. A comma or point
@@ -45,6 +45,6 @@ bool lp_rational_parse(const char *text, size_t length, lp_rational *out);
 
 typedef enum { LP_COMMAS_NO, LP_COMMAS_THOUSANDS } lp_commas;
 /* Adds the value with at least min_decimals decimals ("2.50"); as "n/d" where its decimals do not end. */
-lp_status lp_rational_print(lp_rational a, int min_decimals, lp_commas commas, lp_text *out, lp_error *err);
+lp_status lp_rational_print(lp_rational rational, int min_decimals, lp_commas commas, lp_text *out, lp_error *err);
 
 #endif

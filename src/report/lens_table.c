@@ -14,22 +14,22 @@ typedef struct {
     size_t n;        /* numbers of it */
     int32_t *tokens; /* [positions, layers, top] */
     float *log_probability;
-} reading;
+} lens_reading;
 
-static void release(reading *r) {
-    lp_mem_free(r->tokens);
-    lp_mem_free(r->log_probability);
+static void release(lens_reading *reading) {
+    lp_mem_free(reading->tokens);
+    lp_mem_free(reading->log_probability);
 }
 
-static lp_status begin(lp_results *results, reading *r, lp_error *err) {
-    lp_status status = lp_results_lens(results, &r->shape, err);
-    if (status == LP_OK && r->shape.top == 0)
+static lp_status begin(lp_results *results, lens_reading *reading, lp_error *err) {
+    lp_status status = lp_results_lens(results, &reading->shape, err);
+    if (status == LP_OK && reading->shape.top == 0)
         status = lp_fail(err, LP_ERR_VALUE,
                          "no logit lens in this file: run the sweep with \"readout\": \"logit_lens top 5\"");
     if (status != LP_OK) return status;
-    r->n = (size_t)r->shape.n_positions * (size_t)r->shape.n_layers * (size_t)r->shape.top;
-    status = lp_mem_new(&r->tokens, r->n, sizeof *r->tokens, "logit lens", err);
-    if (status == LP_OK) status = lp_mem_new(&r->log_probability, r->n, sizeof(float), "logit lens", err);
+    reading->n = (size_t)reading->shape.n_positions * (size_t)reading->shape.n_layers * (size_t)reading->shape.top;
+    status = lp_mem_new(&reading->tokens, reading->n, sizeof *reading->tokens, "logit lens", err);
+    if (status == LP_OK) status = lp_mem_new(&reading->log_probability, reading->n, sizeof(float), "logit lens", err);
     return status;
 }
 
@@ -88,15 +88,15 @@ static void count_first(tally *cell, int64_t *n, int32_t token) {
 }
 
 /* first [cells, included]: the first token of each cell in each included pair. */
-static lp_status read_first(lp_results *results, int side, reading *r, int32_t *first, lp_error *err) {
+static lp_status read_first(lp_results *results, int side, lens_reading *reading, int32_t *first, lp_error *err) {
     const uint8_t *included = lp_results_included(results);
     int64_t n = lp_results_n_included(results), at = 0;
     lp_status status = LP_OK;
     for (int64_t i = 0; i < lp_results_n_pairs(results); i++) {
         if (!included[i]) continue;
-        LP_TRY(lp_results_lens_pair(results, side, i, r->tokens, r->log_probability, err));
-        for (size_t cell = 0; cell * (size_t)r->shape.top < r->n; cell++)
-            first[cell * (size_t)n + (size_t)at] = r->tokens[cell * (size_t)r->shape.top];
+        LP_TRY(lp_results_lens_pair(results, side, i, reading->tokens, reading->log_probability, err));
+        for (size_t cell = 0; cell * (size_t)reading->shape.top < reading->n; cell++)
+            first[cell * (size_t)n + (size_t)at] = reading->tokens[cell * (size_t)reading->shape.top];
         at++;
     }
 out:
@@ -104,25 +104,25 @@ out:
 }
 
 lp_status lp_lens_table(lp_results *results, lp_text *out, lp_error *err) {
-    reading r = {0};
+    lens_reading reading = {0};
     int32_t *first = NULL;
     tally *cell = NULL;
     int64_t n = lp_results_n_included(results);
     lp_status status = LP_OK;
-    LP_TRY(begin(results, &r, err));
+    LP_TRY(begin(results, &reading, err));
     if (n == 0) LP_FAIL(LP_ERR_VALUE, "no pair of this file was run");
-    LP_TRY(lp_mem_new(&first, r.n / (size_t)r.shape.top * (size_t)n, sizeof *first, "logit lens", err));
+    LP_TRY(lp_mem_new(&first, reading.n / (size_t)reading.shape.top * (size_t)n, sizeof *first, "logit lens", err));
     LP_TRY(lp_mem_new(&cell, (size_t)n, sizeof *cell, "logit lens", err));
     for (int side = 0; side < 2; side++) {
-        LP_TRY(read_first(results, side, &r, first, err));
+        LP_TRY(read_first(results, side, &reading, first, err));
         LP_TRY(lp_text_format(out, err, "%slogit lens, %s runs of %lld pairs: ", side ? "\n" : "", side_names[side],
                               (long long)n));
-        LP_TRY(
-            add_heading(&r.shape, "the token that most of them have first, and in how many per cent it is", out, err));
-        for (int32_t l = 0; l < r.shape.n_layers; l++) {
+        LP_TRY(add_heading(&reading.shape, "the token that most of them have first, and in how many per cent it is",
+                           out, err));
+        for (int32_t l = 0; l < reading.shape.n_layers; l++) {
             LP_TRY(lp_text_format(out, err, "  %-5d", l));
-            for (int32_t p = 0; p < r.shape.n_positions; p++) {
-                size_t at = place_of(&r.shape, p, l) / (size_t)r.shape.top * (size_t)n;
+            for (int32_t p = 0; p < reading.shape.n_positions; p++) {
+                size_t at = place_of(&reading.shape, p, l) / (size_t)reading.shape.top * (size_t)n;
                 int64_t n_tokens = 0, best = 0;
                 for (int64_t i = 0; i < n; i++) count_first(cell, &n_tokens, first[at + (size_t)i]);
                 for (int64_t i = 1; i < n_tokens; i++)
@@ -133,41 +133,41 @@ lp_status lp_lens_table(lp_results *results, lp_text *out, lp_error *err) {
         }
     }
 out:
-    release(&r);
+    release(&reading);
     lp_mem_free(first);
     lp_mem_free(cell);
     return status;
 }
 
 lp_status lp_lens_pair_table(lp_results *results, const char *id, lp_text *out, lp_error *err) {
-    reading r = {0};
+    lens_reading reading = {0};
     int64_t pair = 0, n = lp_results_n_pairs(results);
     lp_status status = LP_OK;
-    LP_TRY(begin(results, &r, err));
+    LP_TRY(begin(results, &reading, err));
     while (pair < n && strcmp(lp_results_pair_id(results, pair), id) != 0) pair++;
     if (pair == n) LP_FAIL(LP_ERR_VALUE, "no pair \"%s\" in this file", id);
     if (!lp_results_included(results)[pair])
         LP_FAIL(LP_ERR_VALUE, "pair \"%s\" did not pass the sweep's filter and was not run", id);
     for (int side = 0; side < 2; side++) {
         const char *answer = side ? lp_results_corrupted_text(results, pair) : lp_results_clean_text(results, pair);
-        LP_TRY(lp_results_lens_pair(results, side, pair, r.tokens, r.log_probability, err));
+        LP_TRY(lp_results_lens_pair(results, side, pair, reading.tokens, reading.log_probability, err));
         LP_TRY(lp_text_format(out, err, "%slogit lens, %s run of ", side ? "\n" : "", side_names[side]));
         LP_TRY(lp_text_add_printable(out, id, LP_PRINT_LINE, err));
         LP_TRY(lp_text_format(out, err, ", which answered \""));
         LP_TRY(lp_text_add_printable(out, answer, LP_PRINT_LINE, err));
         LP_TRY(lp_text_format(out, err, "\": "));
-        LP_TRY(add_heading(&r.shape, "the likeliest token and its probability in per cent", out, err));
-        for (int32_t l = 0; l < r.shape.n_layers; l++) {
+        LP_TRY(add_heading(&reading.shape, "the likeliest token and its probability in per cent", out, err));
+        for (int32_t l = 0; l < reading.shape.n_layers; l++) {
             LP_TRY(lp_text_format(out, err, "  %-5d", l));
-            for (int32_t p = 0; p < r.shape.n_positions; p++) {
-                size_t at = place_of(&r.shape, p, l);
-                LP_TRY(add_cell(results, r.tokens[at], 100 * exp((double)r.log_probability[at]), out, err));
+            for (int32_t p = 0; p < reading.shape.n_positions; p++) {
+                size_t at = place_of(&reading.shape, p, l);
+                LP_TRY(add_cell(results, reading.tokens[at], 100 * exp((double)reading.log_probability[at]), out, err));
             }
             LP_TRY(lp_text_format(out, err, "\n"));
         }
     }
 out:
-    release(&r);
+    release(&reading);
     return status;
 }
 
@@ -176,25 +176,26 @@ lp_status lp_lens_csv_heading(lp_text *out, lp_error *err) {
 }
 
 lp_status lp_lens_csv_pair(lp_results *results, int64_t pair, lp_text *out, lp_error *err) {
-    reading r = {0};
+    lens_reading reading = {0};
     lp_status status = LP_OK;
-    LP_TRY(begin(results, &r, err));
+    LP_TRY(begin(results, &reading, err));
     for (int side = 0; side < 2 && lp_results_included(results)[pair]; side++) {
-        LP_TRY(lp_results_lens_pair(results, side, pair, r.tokens, r.log_probability, err));
-        for (size_t i = 0; i < r.n; i++) {
-            size_t cell = i / (size_t)r.shape.top, layers = (size_t)r.shape.n_layers;
+        LP_TRY(lp_results_lens_pair(results, side, pair, reading.tokens, reading.log_probability, err));
+        for (size_t i = 0; i < reading.n; i++) {
+            size_t cell = i / (size_t)reading.shape.top, layers = (size_t)reading.shape.n_layers;
             const char *text = NULL;
-            LP_TRY(text_of(results, r.tokens[i], &text, err));
+            LP_TRY(text_of(results, reading.tokens[i], &text, err));
             LP_TRY(lp_csv_quote(lp_results_pair_id(results, pair), out, err));
             LP_TRY(lp_text_format(out, err, ",%s,", side_names[side]));
             LP_TRY(cell < layers ? lp_text_format(out, err, "question")
                                  : lp_text_format(out, err, "thought:%zu", cell / layers - 1));
-            LP_TRY(lp_text_format(out, err, ",%zu,%zu,%d,", cell % layers, i % (size_t)r.shape.top, r.tokens[i]));
+            LP_TRY(lp_text_format(out, err, ",%zu,%zu,%d,", cell % layers, i % (size_t)reading.shape.top,
+                                  reading.tokens[i]));
             LP_TRY(lp_csv_quote(text, out, err));
-            LP_TRY(lp_text_format(out, err, ",%.9g\n", (double)r.log_probability[i]));
+            LP_TRY(lp_text_format(out, err, ",%.9g\n", (double)reading.log_probability[i]));
         }
     }
 out:
-    release(&r);
+    release(&reading);
     return status;
 }

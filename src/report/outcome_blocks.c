@@ -35,18 +35,18 @@ lp_status lp_outcome_blocks(lp_results *results, lp_outcome_block **out, size_t 
         const lp_result_condition *head = lp_results_condition(results, i);
         if (taken[i] || strcmp(head->role, "unpatched") == 0) continue;
         LP_TRY(lp_mem_grow(&blocks, &capacity, n_blocks + 1, sizeof *blocks, "table", err));
-        lp_outcome_block *b = &blocks[n_blocks++];
-        *b = (lp_outcome_block){.results = results, .width = 14};
+        lp_outcome_block *block = &blocks[n_blocks++];
+        *block = (lp_outcome_block){.results = results, .width = 14};
         size_t members = 0;
         for (int32_t k = i; k < n; k++) members += !taken[k] && same_block(head, lp_results_condition(results, k));
-        LP_TRY(lp_mem_new(&b->members, members, sizeof *b->members, "table", err));
+        LP_TRY(lp_mem_new(&block->members, members, sizeof *block->members, "table", err));
         for (int32_t k = i; k < n; k++) {
-            const lp_result_condition *c = lp_results_condition(results, k);
-            if (taken[k] || !same_block(head, c)) continue;
+            const lp_result_condition *condition = lp_results_condition(results, k);
+            if (taken[k] || !same_block(head, condition)) continue;
             taken[k] = true;
-            b->members[b->n++] = k;
-            LP_TRY(lp_outcome_words(c, &words, err));
-            if ((int)words.length > b->width) b->width = (int)words.length;
+            block->members[block->n++] = k;
+            LP_TRY(lp_outcome_words(condition, &words, err));
+            if ((int)words.length > block->width) block->width = (int)words.length;
         }
     }
     *out = blocks;
@@ -64,41 +64,42 @@ void lp_outcome_blocks_free(lp_outcome_block *blocks, size_t n) {
     lp_mem_free(blocks);
 }
 
-lp_status lp_outcome_words(const lp_result_condition *c, lp_text *out, lp_error *err) {
+lp_status lp_outcome_words(const lp_result_condition *condition, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_text_clear(out);
-    LP_TRY(lp_text_format(out, err, "%s", c->steps));
-    if (c->head >= 0) LP_TRY(lp_text_format(out, err, " head %d", c->head));
-    if (c->from_site[0] || c->from_layer >= 0 || c->from_step >= 0) {
+    LP_TRY(lp_text_format(out, err, "%s", condition->steps));
+    if (condition->head >= 0) LP_TRY(lp_text_format(out, err, " head %d", condition->head));
+    if (condition->from_site[0] || condition->from_layer >= 0 || condition->from_step >= 0) {
         LP_TRY(lp_text_format(out, err, " from"));
-        if (c->from_site[0]) LP_TRY(lp_text_format(out, err, " %s", c->from_site));
-        if (c->from_layer >= 0) LP_TRY(lp_text_format(out, err, " L%d", c->from_layer));
-        if (c->from_step >= 0) LP_TRY(lp_text_format(out, err, " step %d", c->from_step));
+        if (condition->from_site[0]) LP_TRY(lp_text_format(out, err, " %s", condition->from_site));
+        if (condition->from_layer >= 0) LP_TRY(lp_text_format(out, err, " L%d", condition->from_layer));
+        if (condition->from_step >= 0) LP_TRY(lp_text_format(out, err, " step %d", condition->from_step));
     }
-    if (c->stop_after > 0) LP_TRY(lp_text_format(out, err, " stop after %d", c->stop_after));
+    if (condition->stop_after > 0) LP_TRY(lp_text_format(out, err, " stop after %d", condition->stop_after));
 out:
     return status;
 }
 
-lp_status lp_outcome_heading(const lp_outcome_block *b, const char *columns, lp_text *out, lp_error *err) {
-    const lp_result_condition *c = lp_outcome_member(b, 0);
-    const char *run = strcmp(c->direction, "denoise") == 0 ? "corrupted run" : "clean run";
-    bool scale = strcmp(c->operation, "scale") == 0, edges = strcmp(c->operation, "forbid") == 0;
+lp_status lp_outcome_heading(const lp_outcome_block *block, const char *columns, lp_text *out, lp_error *err) {
+    const lp_result_condition *condition = lp_outcome_member(block, 0);
+    const char *run = strcmp(condition->direction, "denoise") == 0 ? "corrupted run" : "clean run";
+    bool scale = strcmp(condition->operation, "scale") == 0, edges = strcmp(condition->operation, "forbid") == 0;
     lp_text line = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(&line, err, "%s%s: %s", strcmp(c->role, "control") == 0 ? "control, " : "", c->direction,
-                          c->operation));
-    if (strcmp(c->operation, "replace") != 0 && !edges) {
+    LP_TRY(lp_text_format(&line, err, "%s%s: %s", strcmp(condition->role, "control") == 0 ? "control, " : "",
+                          condition->direction, condition->operation));
+    if (strcmp(condition->operation, "replace") != 0 && !edges) {
         LP_TRY(lp_text_format(&line, err, " x"));
-        LP_TRY(lp_text_add_number((double)c->factor, true, &line, err));
+        LP_TRY(lp_text_add_number((double)condition->factor, true, &line, err));
     }
-    LP_TRY(lp_text_format(&line, err, " %s", c->site));
-    if (!scale && c->vector >= 0)
-        LP_TRY(lp_text_format(&line, err, " from file %d", c->vector));
+    LP_TRY(lp_text_format(&line, err, " %s", condition->site));
+    if (!scale && condition->vector >= 0)
+        LP_TRY(lp_text_format(&line, err, " from file %d", condition->vector));
     else if (!scale && !edges)
-        LP_TRY(lp_text_format(&line, err, " from the %s donor", c->donor));
+        LP_TRY(lp_text_format(&line, err, " from the %s donor", condition->donor));
     LP_TRY(lp_text_format(&line, err, " %s the %s", scale || edges ? "in" : "into", run));
-    LP_TRY(lp_text_format(&line, err, "%s%s%s", c->defects[0] ? ", defects: " : "", c->defects, columns));
+    LP_TRY(
+        lp_text_format(&line, err, "%s%s%s", condition->defects[0] ? ", defects: " : "", condition->defects, columns));
     LP_TRY(lp_text_add(out, "\n", 1, err));
     LP_TRY(lp_text_add_printable(out, lp_text_get(&line), LP_PRINT_LINE, err));
     LP_TRY(lp_text_add(out, "\n", 1, err));
@@ -135,9 +136,9 @@ lp_status lp_outcome_conclusion(lp_results *results, lp_text *out, lp_error *err
         goto out;
     }
     for (int32_t i = 0; i < lp_results_n_conditions(results); i++) {
-        const lp_result_condition *c = lp_results_condition(results, i);
-        dead += c->dead;
-        n_self += c->identity;
+        const lp_result_condition *condition = lp_results_condition(results, i);
+        dead += condition->dead;
+        n_self += condition->identity;
     }
     LP_TRY(noted(results, "control.unpatched_differ", &differ, err));
     LP_TRY(noted(results, "control.self_differ", &self_differ, err));

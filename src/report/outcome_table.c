@@ -64,20 +64,23 @@ out:
     return status;
 }
 
-static lp_status add_lines(const lp_outcome_block *b, const double *mean, lp_text *words, lp_text *out, lp_error *err) {
+static lp_status add_lines(const lp_outcome_block *block, const double *mean, lp_text *words, lp_text *out,
+                           lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_outcome_heading(b, "", out, err));
-    LP_TRY(lp_text_format(out, err, "  %-9s %-*s", "layer", b->width, "steps"));
+    LP_TRY(lp_outcome_heading(block, "", out, err));
+    LP_TRY(lp_text_format(out, err, "  %-9s %-*s", "layer", block->width, "steps"));
     LP_TRY(add_class_headings(out, err));
     LP_TRY(lp_text_format(out, err, "%s\n", mean ? "  mean KL" : ""));
-    for (int32_t i = 0; i < b->n; i++) {
-        const lp_result_condition *c = lp_outcome_member(b, i);
-        LP_TRY(lp_outcome_words(c, words, err));
-        LP_TRY(lp_text_format(out, err, "  %-9s %-*s", c->layers[0] ? c->layers : "-", b->width, lp_text_get(words)));
-        LP_TRY(add_shares(lp_outcome_counts(b, i), out, err));
-        if (mean && isnan(mean[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7s", "-"));
-        if (mean && !isnan(mean[b->members[i]])) LP_TRY(lp_text_format(out, err, "  %7.4f", mean[b->members[i]]));
-        LP_TRY(lp_text_format(out, err, "%s\n", c->dead ? "  dead" : ""));
+    for (int32_t i = 0; i < block->n; i++) {
+        const lp_result_condition *condition = lp_outcome_member(block, i);
+        LP_TRY(lp_outcome_words(condition, words, err));
+        LP_TRY(lp_text_format(out, err, "  %-9s %-*s", condition->layers[0] ? condition->layers : "-", block->width,
+                              lp_text_get(words)));
+        LP_TRY(add_shares(lp_outcome_counts(block, i), out, err));
+        if (mean && isnan(mean[block->members[i]])) LP_TRY(lp_text_format(out, err, "  %7s", "-"));
+        if (mean && !isnan(mean[block->members[i]]))
+            LP_TRY(lp_text_format(out, err, "  %7.4f", mean[block->members[i]]));
+        LP_TRY(lp_text_format(out, err, "%s\n", condition->dead ? "  dead" : ""));
     }
 out:
     return status;
@@ -102,10 +105,11 @@ static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
     LP_TRY(lp_text_format(out, err, "\n"));
     const int64_t *counts = lp_results_counts(results);
     for (int32_t i = 0; i < lp_results_n_conditions(results); i++) {
-        const lp_result_condition *c = lp_results_condition(results, i);
-        if (strcmp(c->role, "unpatched") != 0) continue;
-        LP_TRY(lp_text_format(out, err, "%-*s", UNPATCHED_WIDTH,
-                              strcmp(c->direction, "denoise") == 0 ? "unpatched corrupted" : "unpatched clean"));
+        const lp_result_condition *condition = lp_results_condition(results, i);
+        if (strcmp(condition->role, "unpatched") != 0) continue;
+        LP_TRY(
+            lp_text_format(out, err, "%-*s", UNPATCHED_WIDTH,
+                           strcmp(condition->direction, "denoise") == 0 ? "unpatched corrupted" : "unpatched clean"));
         LP_TRY(add_shares(counts + (size_t)i * LP_N_OUTCOMES, out, err));
         LP_TRY(lp_text_format(out, err, "\n"));
     }

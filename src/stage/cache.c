@@ -23,7 +23,7 @@ typedef struct {
     lp_capture *captures; /* clean's, then corrupted's */
     int32_t n_captures;   /* of one side */
     void **data;          /* [n_fields] */
-} record;
+} cache_record;
 
 typedef struct {
     lp_session *session;
@@ -34,16 +34,16 @@ typedef struct {
     int64_t n_taken; /* pairs dealt to this rank and not done yet */
 } cache_work;
 
-static void record_free(const cache_work *w, record *r) {
-    if (!r) return;
+static void record_free(const cache_work *work, cache_record *record) {
+    if (!record) return;
     for (int side = 0; side < 2; side++) {
-        lp_token_list_release(&r->prompts[side]);
-        lp_mem_free(r->results[side].tokens);
+        lp_token_list_release(&record->prompts[side]);
+        lp_mem_free(record->results[side].tokens);
     }
-    for (size_t i = 0; r->data && i < w->layout->n_fields; i++) lp_mem_free(r->data[i]);
-    lp_mem_free(r->data);
-    lp_mem_free(r->captures);
-    lp_mem_free(r);
+    for (size_t i = 0; record->data && i < work->layout->n_fields; i++) lp_mem_free(record->data[i]);
+    lp_mem_free(record->data);
+    lp_mem_free(record->captures);
+    lp_mem_free(record);
 }
 
 static size_t field_items(const lp_field *field) {
@@ -58,54 +58,54 @@ static int32_t captures_of_one_side(const lp_store_layout *layout) {
     return n;
 }
 
-static lp_status record_new(const cache_work *w, record **out, lp_error *err) {
-    const lp_store_layout *layout = w->layout;
-    record *r = NULL;
+static lp_status record_new(const cache_work *work, cache_record **out, lp_error *err) {
+    const lp_store_layout *layout = work->layout;
+    cache_record *record = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&r, 1, sizeof *r, "pair record", err));
-    r->n_captures = captures_of_one_side(layout);
-    LP_TRY(lp_mem_new(&r->captures, 2 * (size_t)r->n_captures, sizeof *r->captures, "captures", err));
-    LP_TRY(lp_mem_new(&r->data, layout->n_fields, sizeof *r->data, "pair record", err));
+    LP_TRY(lp_mem_new(&record, 1, sizeof *record, "pair record", err));
+    record->n_captures = captures_of_one_side(layout);
+    LP_TRY(lp_mem_new(&record->captures, 2 * (size_t)record->n_captures, sizeof *record->captures, "captures", err));
+    LP_TRY(lp_mem_new(&record->data, layout->n_fields, sizeof *record->data, "pair record", err));
     for (size_t i = 0; i < layout->n_fields; i++) {
         const lp_field *field = &layout->fields[i];
-        LP_TRY(lp_mem_new(&r->data[i], field_items(field), lp_h5_item_bytes(field->type, field->text_bytes),
+        LP_TRY(lp_mem_new(&record->data[i], field_items(field), lp_h5_item_bytes(field->type, field->text_bytes),
                           field->path, err));
     }
     for (int side = 0; side < 2; side++)
-        LP_TRY(lp_mem_new(&r->results[side].tokens, (size_t)w->session->job.decode.max_new_tokens, sizeof(int32_t),
-                          "answer", err));
-    *out = r;
+        LP_TRY(lp_mem_new(&record->results[side].tokens, (size_t)work->session->job.decode.max_new_tokens,
+                          sizeof(int32_t), "answer", err));
+    *out = record;
     return LP_OK;
 out:
-    record_free(w, r);
+    record_free(work, record);
     return status;
 }
 
-static lp_status record_take(cache_work *w, record **out, lp_error *err) {
-    record *r = lp_stage_pool_take(&w->records);
+static lp_status record_take(cache_work *work, cache_record **out, lp_error *err) {
+    cache_record *record = lp_stage_pool_take(&work->records);
     lp_status status = LP_OK;
-    if (!r) {
-        LP_TRY(record_new(w, &r, err));
-        status = lp_stage_pool_add(&w->records, r, err);
-        if (status != LP_OK) record_free(w, r);
+    if (!record) {
+        LP_TRY(record_new(work, &record, err));
+        status = lp_stage_pool_add(&work->records, record, err);
+        if (status != LP_OK) record_free(work, record);
     }
-    *out = r;
+    *out = record;
 out:
     return status;
 }
 
-static void prepare_captures(const cache_work *w, record *r, int side) {
-    const lp_store_layout *layout = w->layout;
-    lp_capture *capture = r->captures + (size_t)side * (size_t)r->n_captures;
+static void prepare_captures(const cache_work *work, cache_record *record, int side) {
+    const lp_store_layout *layout = work->layout;
+    lp_capture *capture = record->captures + (size_t)side * (size_t)record->n_captures;
     for (size_t i = 0; i < layout->n_captured; i++) {
         const lp_captured_site *captured = &layout->captured[i];
-        float *out = r->data[lp_store_layout_site_field(layout, side, i)];
+        float *out = record->data[lp_store_layout_site_field(layout, side, i)];
         /* Positions that the run does not have stay so; the record may hold another pair's. */
         for (size_t k = 0; k < field_items(&layout->fields[i]); k++) out[k] = NAN;
         for (int32_t l = 0; l < captured->n_layers; l++)
             for (int32_t k = 0; k < captured->n_indices; k++, out += captured->width) {
                 int32_t index = captured->indices[k];
-                if (captured->phase == LP_PHASE_PROMPT && index < 0) index += (int32_t)r->prompts[side].n;
+                if (captured->phase == LP_PHASE_PROMPT && index < 0) index += (int32_t)record->prompts[side].n;
                 *capture++ = (lp_capture){.at = {.phase = captured->phase,
                                                  .index = index,
                                                  .site = captured->site,
@@ -117,53 +117,53 @@ static void prepare_captures(const cache_work *w, record *r, int side) {
 }
 
 static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
-    cache_work *w = user;
+    cache_work *work = user;
     const int64_t *ids = NULL;
     int64_t n = 0;
-    record *r = NULL;
+    cache_record *record = NULL;
     lp_status status = LP_OK;
     *unit = NULL;
-    if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
-    LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
+    if (work->n_taken > 0 && work->n_taken >= lp_stage_share(work->session, lp_deal_total(work->deal))) return LP_OK;
+    LP_TRY(lp_deal_next(work->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    LP_TRY(record_take(w, &r, err));
+    LP_TRY(record_take(work, &record, err));
     for (int side = 0; side < 2; side++) {
-        LP_TRY(lp_session_prompt(w->session, ids[0], side, &r->prompts[side], err));
-        prepare_captures(w, r, side);
-        r->runs[side] = (lp_run_wanted){.n_steps = w->session->job.protocol.n_steps,
-                                        .captures = r->captures + (size_t)side * (size_t)r->n_captures,
-                                        .n_captures = r->n_captures};
-        r->groups[side] = (lp_run_group){.prompt = r->prompts[side].ids,
-                                         .n_prompt = (int32_t)r->prompts[side].n,
-                                         .runs = &r->runs[side],
-                                         .results = &r->results[side],
-                                         .n_runs = 1};
+        LP_TRY(lp_session_prompt(work->session, ids[0], side, &record->prompts[side], err));
+        prepare_captures(work, record, side);
+        record->runs[side] = (lp_run_wanted){.n_steps = work->session->job.protocol.n_steps,
+                                             .captures = record->captures + (size_t)side * (size_t)record->n_captures,
+                                             .n_captures = record->n_captures};
+        record->groups[side] = (lp_run_group){.prompt = record->prompts[side].ids,
+                                              .n_prompt = (int32_t)record->prompts[side].n,
+                                              .runs = &record->runs[side],
+                                              .results = &record->results[side],
+                                              .n_runs = 1};
     }
-    r->unit = (lp_work_unit){.id = ids[0], .groups = r->groups, .n_groups = 2, .user = r};
-    *unit = &r->unit;
-    w->n_taken++;
+    record->unit = (lp_work_unit){.id = ids[0], .groups = record->groups, .n_groups = 2, .user = record};
+    *unit = &record->unit;
+    work->n_taken++;
 out:
     return status;
 }
 
-static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) {
-    const lp_session *s = w->session;
-    const lp_store_layout *layout = w->layout;
-    const lp_run_result *result = &r->results[side];
-    const lp_pair *pair = &s->pairs.pairs[r->unit.id];
+static lp_status fill_answer(cache_work *work, cache_record *record, int side, lp_error *err) {
+    const lp_session *session = work->session;
+    const lp_store_layout *layout = work->layout;
+    const lp_run_result *result = &record->results[side];
+    const lp_pair *pair = &session->pairs.pairs[record->unit.id];
     lp_text text = {0};
     lp_status status =
-        lp_tokenizer_decode(s->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text, err);
+        lp_tokenizer_decode(session->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text, err);
     if (status != LP_OK) {
         lp_text_release(&text);
         return status;
     }
-    lp_answer_outcome found =
-        lp_classify(s->job.classifier, lp_text_get(&text), text.length, pair->clean.answer, pair->corrupted.answer);
-#define STORED(what, type) ((type *)r->data[lp_store_layout_stored_field(layout, side, what)])
-    *STORED(LP_STORED_PROMPT_TOKENS, int32_t) = (int32_t)r->prompts[side].n;
+    lp_answer_outcome found = lp_classify(session->job.classifier, lp_text_get(&text), text.length, pair->clean.answer,
+                                          pair->corrupted.answer);
+#define STORED(what, type) ((type *)record->data[lp_store_layout_stored_field(layout, side, what)])
+    *STORED(LP_STORED_PROMPT_TOKENS, int32_t) = (int32_t)record->prompts[side].n;
     int32_t *tokens = STORED(LP_STORED_ANSWER_TOKENS, int32_t);
-    for (int32_t i = 0; i < s->job.decode.max_new_tokens; i++)
+    for (int32_t i = 0; i < session->job.decode.max_new_tokens; i++)
         tokens[i] = i < result->n_tokens ? result->tokens[i] : -1;
     *STORED(LP_STORED_ANSWER_LEN, int32_t) = result->n_tokens;
     *STORED(LP_STORED_ANSWER_ENDED, uint8_t) = result->ended;
@@ -180,28 +180,28 @@ static lp_status fill_answer(cache_work *w, record *r, int side, lp_error *err) 
 }
 
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
-    cache_work *w = user;
-    record *r = unit->user;
+    cache_work *work = user;
+    cache_record *record = unit->user;
     lp_status status = LP_OK;
-    w->n_taken--;
-    for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(w, r, side, err);
-    if (status == LP_OK) status = lp_record_file_write(w->store, unit->id, (const void *const *)r->data, err);
-    if (status == LP_OK) lp_deal_done(w->deal, 1);
-    lp_stage_pool_give(&w->records, r);
+    work->n_taken--;
+    for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(work, record, side, err);
+    if (status == LP_OK) status = lp_record_file_write(work->store, unit->id, (const void *const *)record->data, err);
+    if (status == LP_OK) lp_deal_done(work->deal, 1);
+    lp_stage_pool_give(&work->records, record);
     return status;
 }
 
 /* Reads every pair's answers. Rank 0. */
-static lp_status count_right(const cache_work *w, lp_cache_report *report, lp_error *err) {
-    const lp_session *s = w->session;
+static lp_status count_right(const cache_work *work, lp_cache_report *report, lp_error *err) {
+    const lp_session *session = work->session;
     lp_record_file *reader = NULL;
     lp_text text = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_record_file_open_read(s->job.store.file, &reader, err));
-    for (int64_t i = 0; i < s->n_pairs; i++) {
+    LP_TRY(lp_record_file_open_read(session->job.store.file, &reader, err));
+    for (int64_t i = 0; i < session->n_pairs; i++) {
         bool right[2];
         for (int side = 0; side < 2; side++)
-            LP_TRY(lp_store_answer(s, w->layout, reader, i, side, &text, &right[side], err));
+            LP_TRY(lp_store_answer(session, work->layout, reader, i, side, &text, &right[side], err));
         report->n_clean_right += right[LP_CLEAN];
         report->n_corrupted_right += right[LP_CORRUPTED];
         report->n_both_right += right[LP_CLEAN] && right[LP_CORRUPTED];
@@ -214,10 +214,10 @@ out:
 
 /* A store that is whole and cannot be written, nor locked, is used as it is: there is nothing to do. Rank 0; *finished
  * says whether it is one, and then the report is filled in. */
-static lp_status use_read_only(const cache_work *w, const lp_record_file_spec *spec, lp_cache_report *report,
+static lp_status use_read_only(const cache_work *work, const lp_record_file_spec *spec, lp_cache_report *report,
                                int64_t *finished, lp_error *err) {
-    const lp_session *s = w->session;
-    const char *path = s->job.store.file;
+    const lp_session *session = work->session;
+    const char *path = session->job.store.file;
     lp_record_file *reader = NULL;
     char *folder = NULL;
     lp_status status = LP_OK;
@@ -227,9 +227,9 @@ static lp_status use_read_only(const cache_work *w, const lp_record_file_spec *s
     if (access(path, W_OK) == 0 && access(folder, W_OK) == 0) goto out;
     LP_TRY(lp_record_file_open_read(path, &reader, err));
     LP_TRY(lp_record_file_compare(reader, spec, err));
-    report->n_done_before = lp_record_file_n_done_of(reader, s->n_pairs);
-    if (report->n_done_before < s->n_pairs) goto out; /* what follows fails, with the reason */
-    LP_TRY(count_right(w, report, err));
+    report->n_done_before = lp_record_file_n_done_of(reader, session->n_pairs);
+    if (report->n_done_before < session->n_pairs) goto out; /* what follows fails, with the reason */
+    LP_TRY(count_right(work, report, err));
     lp_log(LP_LOG_INFO, "%s is complete and cannot be written: used as it is", path);
     *finished = 1;
 out:
@@ -238,8 +238,8 @@ out:
     return status;
 }
 
-lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) {
-    cache_work w = {.session = s};
+lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error *err) {
+    cache_work w = {.session = session};
     lp_store_layout *layout = NULL;
     lp_provenance *provenance = NULL;
     lp_store_tables tables = {0};
@@ -249,50 +249,50 @@ lp_status lp_stage_cache(lp_session *s, lp_cache_report *report, lp_error *err) 
     int64_t n_bad = 0;
     bool created = false;
     lp_status status = LP_OK;
-    *report = (lp_cache_report){.n_pairs = s->n_pairs};
+    *report = (lp_cache_report){.n_pairs = session->n_pairs};
     LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
     LP_TRY(lp_mem_new(&provenance, 1, sizeof *provenance, "provenance", err));
-    LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
-    LP_TRY(lp_parallel_agree(s->parallel, lp_store_layout_init(s, layout, err), err));
+    LP_TRY(lp_mem_new(&costs, (size_t)session->n_pairs, sizeof *costs, "costs", err));
+    LP_TRY(lp_parallel_agree(session->parallel, lp_store_layout_init(session, layout, err), err));
     w.layout = layout;
-    for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
-    LP_TRY(lp_parallel_agree(s->parallel, lp_store_spec(s, layout, provenance, &tables, &spec, err), err));
+    for (int64_t i = 0; i < session->n_pairs; i++) costs[i] = session->n_prompt[0][i] + session->n_prompt[1][i];
+    LP_TRY(lp_parallel_agree(session->parallel, lp_store_spec(session, layout, provenance, &tables, &spec, err), err));
     int64_t finished = 0;
-    status = lp_parallel_rank(s->parallel) == 0 ? use_read_only(&w, &spec, report, &finished, err) : LP_OK;
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
-    LP_TRY(lp_parallel_max_i64(s->parallel, &finished, 1, err));
+    status = lp_parallel_rank(session->parallel) == 0 ? use_read_only(&w, &spec, report, &finished, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
+    LP_TRY(lp_parallel_max_i64(session->parallel, &finished, 1, err));
     if (finished) goto out;
-    status = lp_parallel_rank(s->parallel) == 0 ? lp_path_make_folder_for(s->job.store.file, err) : LP_OK;
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
-    LP_TRY(lp_lock_take_all(s->parallel, s->job.store.file, &lock, err));
-    LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.store.file, err), err));
-    LP_TRY(lp_record_file_open(s->parallel, s->job.store.file, &spec, &w.store, &created, err));
+    status = lp_parallel_rank(session->parallel) == 0 ? lp_path_make_folder_for(session->job.store.file, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
+    LP_TRY(lp_lock_take_all(session->parallel, session->job.store.file, &lock, err));
+    LP_TRY(lp_parallel_agree(session->parallel, lp_stage_watch(session->job.store.file, err), err));
+    LP_TRY(lp_record_file_open(session->parallel, session->job.store.file, &spec, &w.store, &created, err));
     if (!created) {
         LP_TRY(lp_record_file_recheck(w.store, &n_bad, err));
         if (n_bad > 0)
-            lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", s->job.store.file,
+            lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", session->job.store.file,
                    (long long)n_bad);
     }
-    report->n_done_before = lp_record_file_n_done_of(w.store, s->n_pairs);
+    report->n_done_before = lp_record_file_n_done_of(w.store, session->n_pairs);
     lp_stage_work work = {.label = "cache",
-                          .output = s->job.store.file,
+                          .output = session->job.store.file,
                           .costs = costs,
                           .skip = lp_record_file_state(w.store),
-                          .total = s->n_pairs,
+                          .total = session->n_pairs,
                           .before = report->n_done_before,
                           .file = w.store,
                           .created = created,
                           .source = {.user = &w, .next = next_pair, .done = pair_done},
                           .deal = &w.deal};
-    LP_TRY(lp_stage_run(s, &work, err));
-    if (report->n_done_before < s->n_pairs) {
+    LP_TRY(lp_stage_run(session, &work, err));
+    if (report->n_done_before < session->n_pairs) {
         char now[LP_UTC_TEXT];
         lp_utc_now(now);
         LP_TRY(lp_record_file_note(w.store, "end", now, err));
     }
     LP_TRY(lp_record_file_flush(w.store, err));
-    status = lp_parallel_rank(s->parallel) == 0 ? count_right(&w, report, err) : LP_OK;
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    status = lp_parallel_rank(session->parallel) == 0 ? count_right(&w, report, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
 out:
     for (size_t i = 0; i < w.records.n_made; i++) record_free(&w, w.records.made[i]);
     lp_stage_pool_release(&w.records);

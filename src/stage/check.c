@@ -8,13 +8,13 @@
 
 /* The donors of every direction, as the sweep will list them. */
 static lp_status check_donors(const lp_sweep_plan *plan, lp_error *err) {
-    const lp_session *s = plan->session;
-    const bool used[2] = {[LP_DENOISE] = s->job.sweep.denoise, [LP_NOISE] = s->job.sweep.noise};
+    const lp_session *session = plan->session;
+    const bool used[2] = {[LP_DENOISE] = session->job.sweep.denoise, [LP_NOISE] = session->job.sweep.noise};
     lp_status status = LP_OK;
     for (int d = 0; status == LP_OK && d < 2; d++) {
         lp_donor_table donors = {0};
         if (!used[d]) continue;
-        status = lp_donor_table_init(s, plan->layout, &plan->set, &plan->shapes, (lp_direction)d, &donors, err);
+        status = lp_donor_table_init(session, plan->layout, &plan->set, &plan->shapes, (lp_direction)d, &donors, err);
         lp_donor_table_release(&donors);
     }
     return status;
@@ -27,19 +27,20 @@ static bool vectors_are_there(const lp_job *job) {
     return true;
 }
 
-static lp_status check_store(const lp_session *s, const lp_store_layout *layout, lp_standing *out, lp_error *err) {
+static lp_status check_store(const lp_session *session, const lp_store_layout *layout, lp_standing *out,
+                             lp_error *err) {
     lp_record_file *store = NULL;
     lp_provenance *expected = NULL;
     lp_store_tables tables = {0};
     lp_record_file_spec spec;
     lp_status status = LP_OK;
-    if (lp_path_look(s->job.store.file) == LP_PATH_MISSING) return LP_OK;
-    LP_TRY(lp_record_file_open_read(s->job.store.file, &store, err));
+    if (lp_path_look(session->job.store.file) == LP_PATH_MISSING) return LP_OK;
+    LP_TRY(lp_record_file_open_read(session->job.store.file, &store, err));
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
-    LP_TRY(lp_store_spec(s, layout, expected, &tables, &spec, err));
+    LP_TRY(lp_store_spec(session, layout, expected, &tables, &spec, err));
     LP_TRY(lp_record_file_compare(store, &spec, err));
     out->store_exists = true;
-    out->n_done = lp_record_file_n_done_of(store, s->n_pairs);
+    out->n_done = lp_record_file_n_done_of(store, session->n_pairs);
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
@@ -59,18 +60,18 @@ out:
     return status;
 }
 
-static lp_status check_alone(const lp_session *s, lp_check_for what, lp_standing *out, lp_error *err) {
+static lp_status check_alone(const lp_session *session, lp_check_for what, lp_standing *out, lp_error *err) {
     lp_store_layout *layout = NULL;
     lp_sweep_plan plan = {0};
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
-    LP_TRY(lp_store_layout_init(s, layout, err));
-    if (s->job.sweep.present) {
-        LP_TRY(lp_sweep_plan_init(s, &plan, err));
-        if (what == LP_CHECK_RESULTS || vectors_are_there(&s->job)) LP_TRY(check_donors(&plan, err));
+    LP_TRY(lp_store_layout_init(session, layout, err));
+    if (session->job.sweep.present) {
+        LP_TRY(lp_sweep_plan_init(session, &plan, err));
+        if (what == LP_CHECK_RESULTS || vectors_are_there(&session->job)) LP_TRY(check_donors(&plan, err));
     }
-    LP_TRY(check_store(s, layout, out, err));
-    if (s->job.sweep.present && what == LP_CHECK_RESULTS) LP_TRY(check_results(&plan, out, err));
+    LP_TRY(check_store(session, layout, out, err));
+    if (session->job.sweep.present && what == LP_CHECK_RESULTS) LP_TRY(check_results(&plan, out, err));
 out:
     lp_sweep_plan_release(&plan);
     if (layout) lp_store_layout_release(layout);
@@ -78,10 +79,10 @@ out:
     return status;
 }
 
-lp_status lp_stage_check(lp_session *s, lp_check_for what, lp_standing *out, lp_error *err) {
+lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_standing *out, lp_error *err) {
     lp_standing standing = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_parallel_agree(s->parallel, check_alone(s, what, &standing, err), err));
+    LP_TRY(lp_parallel_agree(session->parallel, check_alone(session, what, &standing, err), err));
     *out = standing;
 out:
     return status;

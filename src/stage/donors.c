@@ -35,15 +35,15 @@ static int32_t *place_of(const lp_donor_table *table, const vector_key *key) {
     for (size_t at = (size_t)hash % table->n_places;; at = at + 1 == table->n_places ? 0 : at + 1) {
         int32_t *place = &table->places[at];
         if (*place == 0) return place;
-        const lp_donor_vector *v = &table->vectors[*place - 1];
-        vector_key other = vector_key_of(v->donor, v->vector, &v->from);
+        const lp_donor_vector *vector = &table->vectors[*place - 1];
+        vector_key other = vector_key_of(vector->donor, vector->vector, &vector->from);
         if (memcmp(&other, key, sizeof other) == 0) return place;
     }
 }
 
-static const lp_donor_vector *find_vector(const lp_donor_table *table, const lp_replacement *r) {
+static const lp_donor_vector *find_vector(const lp_donor_table *table, const lp_replacement *replacement) {
     if (table->n == 0) return NULL;
-    vector_key key = vector_key_of(r->donor, r->vector, &r->from);
+    vector_key key = vector_key_of(replacement->donor, replacement->vector, &replacement->from);
     int32_t place = *place_of(table, &key);
     return place > 0 ? &table->vectors[place - 1] : NULL;
 }
@@ -62,8 +62,8 @@ static lp_status index_last(lp_donor_table *table, lp_error *err) {
         first = 0;
     }
     for (size_t i = first; i < table->n; i++) {
-        const lp_donor_vector *v = &table->vectors[i];
-        vector_key key = vector_key_of(v->donor, v->vector, &v->from);
+        const lp_donor_vector *vector = &table->vectors[i];
+        vector_key key = vector_key_of(vector->donor, vector->vector, &vector->from);
         *place_of(table, &key) = (int32_t)i + 1;
     }
     return LP_OK;
@@ -77,12 +77,12 @@ static int side_of(const lp_donor_table *table, lp_donor donor) {
 }
 
 /* The orthonormal rows of a file's directions, by Gram and Schmidt, twice, in double precision. */
-static lp_status make_subspace(lp_donor_table *table, const lp_condition *condition, const lp_replacement *r,
+static lp_status make_subspace(lp_donor_table *table, const lp_condition *condition, const lp_replacement *replacement,
                                lp_error *err) {
-    const lp_session *s = table->session;
-    size_t file = (size_t)r->subspace - 1;
-    const char *name = s->job.sweep.vectors[file];
-    size_t width = (size_t)lp_site_width(&s->model.config, r->at.site, r->at.head);
+    const lp_session *session = table->session;
+    size_t file = (size_t)replacement->subspace - 1;
+    const char *name = session->job.sweep.vectors[file];
+    size_t width = (size_t)lp_site_width(&session->model.config, replacement->at.site, replacement->at.head);
     size_t n = table->file_sizes[file] / width;
     const float *rows = table->files + table->file_offsets[file];
     lp_subspace *out = &table->subspaces[file];
@@ -92,10 +92,11 @@ static lp_status make_subspace(lp_donor_table *table, const lp_condition *condit
     if (out->n > 0 && out->width == (int32_t)width) return LP_OK;
     if (out->n > 0)
         LP_FAIL(LP_ERR_MISMATCH, "%s: condition %s: directions of %d numbers cannot span a part of %s, which has %zu",
-                name, condition->name, out->width, lp_site_names()[r->at.site], width);
+                name, condition->name, out->width, lp_site_names()[replacement->at.site], width);
     if (n == 0 || n > LP_MAX_DIRECTIONS || n * width != table->file_sizes[file])
         LP_FAIL(LP_ERR_MISMATCH, "%s: condition %s: expected 1 to %d directions of %zu numbers (%s), found %zu numbers",
-                name, condition->name, LP_MAX_DIRECTIONS, width, lp_site_names()[r->at.site], table->file_sizes[file]);
+                name, condition->name, LP_MAX_DIRECTIONS, width, lp_site_names()[replacement->at.site],
+                table->file_sizes[file]);
     LP_TRY(lp_mem_new(&basis, n * width, sizeof *basis, "directions", err));
     LP_TRY(lp_mem_new(&directions, n * width, sizeof *directions, "directions", err));
     for (size_t j = 0; j < n; j++) {
@@ -124,60 +125,65 @@ out:
 }
 
 static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, const lp_condition *condition,
-                            const lp_replacement *r, lp_error *err) {
-    const lp_session *s = table->session;
-    if (lp_operation_has_subspace(r->operation)) {
-        lp_status status = make_subspace(table, condition, r, err);
+                            const lp_replacement *replacement, lp_error *err) {
+    const lp_session *session = table->session;
+    if (lp_operation_has_subspace(replacement->operation)) {
+        lp_status status = make_subspace(table, condition, replacement, err);
         if (status != LP_OK) return status;
     }
-    if (!lp_operation_takes_vector(r->operation)) return LP_OK;
-    lp_donor_vector v = {.donor = r->donor,
-                         .from = r->from,
-                         .vector = r->vector,
-                         .width = lp_site_width(&s->model.config, r->from.site, r->from.head),
-                         .offset = table->n_floats};
-    if (r->donor == LP_DONOR_MEAN || r->donor == LP_DONOR_NOISE) v.detail = *lp_replacement_detail(set, r);
-    int32_t target = lp_site_width(&s->model.config, r->at.site, r->at.head);
-    if (v.width != target)
+    if (!lp_operation_takes_vector(replacement->operation)) return LP_OK;
+    lp_donor_vector vector = {.donor = replacement->donor,
+                              .from = replacement->from,
+                              .vector = replacement->vector,
+                              .width =
+                                  lp_site_width(&session->model.config, replacement->from.site, replacement->from.head),
+                              .offset = table->n_floats};
+    if (replacement->donor == LP_DONOR_MEAN || replacement->donor == LP_DONOR_NOISE)
+        vector.detail = *lp_replacement_detail(set, replacement);
+    int32_t target = lp_site_width(&session->model.config, replacement->at.site, replacement->at.head);
+    if (vector.width != target)
         return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: a vector of %d numbers (%s) cannot go to %s, which has %d",
-                       s->job.file, condition->name, v.width, lp_site_names()[r->from.site],
-                       lp_site_names()[r->at.site], target);
+                       session->job.file, condition->name, vector.width, lp_site_names()[replacement->from.site],
+                       lp_site_names()[replacement->at.site], target);
     /* Only now: a target of another width may want a vector that is listed. */
-    if (find_vector(table, r)) return LP_OK;
-    bool stored = r->donor != LP_DONOR_ZERO && r->donor != LP_DONOR_FILE;
+    if (find_vector(table, replacement)) return LP_OK;
+    bool stored = replacement->donor != LP_DONOR_ZERO && replacement->donor != LP_DONOR_FILE;
     /* Prompt indices are matched as the job writes them; a place in the middle of the longest prompt stands for any
      * length. */
-    if (stored && !lp_store_layout_find(table->layout, s, &r->from, 1 << 20, &v.captured, &v.at))
+    if (stored &&
+        !lp_store_layout_find(table->layout, session, &replacement->from, 1 << 20, &vector.captured, &vector.at))
         return lp_fail(
             err, LP_ERR_VALUE,
             "%s: condition %s: the store does not keep %s of %s positions (index %d): add {\"phase\": \"%s\", \"site\": "
             "\"%s\"%s} to store.sites (a store that is there cannot be extended: name another store.file)",
-            s->job.file, condition->name, lp_site_names()[r->from.site], lp_phase_names()[r->from.phase], r->from.index,
-            lp_phase_names()[r->from.phase], lp_site_names()[r->from.site],
-            r->from.phase == LP_PHASE_THOUGHT ? "" : ", \"index\": [...]");
-    if (r->donor == LP_DONOR_FILE && table->file_sizes[r->vector] != (size_t)v.width)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %d numbers (%s), found %zu", s->job.sweep.vectors[r->vector],
-                       v.width, lp_site_names()[r->from.site], table->file_sizes[r->vector]);
+            session->job.file, condition->name, lp_site_names()[replacement->from.site],
+            lp_phase_names()[replacement->from.phase], replacement->from.index,
+            lp_phase_names()[replacement->from.phase], lp_site_names()[replacement->from.site],
+            replacement->from.phase == LP_PHASE_THOUGHT ? "" : ", \"index\": [...]");
+    if (replacement->donor == LP_DONOR_FILE && table->file_sizes[replacement->vector] != (size_t)vector.width)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %d numbers (%s), found %zu",
+                       session->job.sweep.vectors[replacement->vector], vector.width,
+                       lp_site_names()[replacement->from.site], table->file_sizes[replacement->vector]);
     lp_status status =
         lp_mem_grow(&table->vectors, &table->capacity, table->n + 1, sizeof *table->vectors, "donor vectors", err);
     if (status != LP_OK) return status;
-    table->vectors[table->n++] = v;
-    table->n_floats += (size_t)v.width;
+    table->vectors[table->n++] = vector;
+    table->n_floats += (size_t)vector.width;
     return index_last(table, err);
 }
 
 /* Two kinds of donors come from other pairs. */
-static lp_status need_other_pairs(const lp_session *s, const lp_condition *condition, lp_error *err) {
+static lp_status need_other_pairs(const lp_session *session, const lp_condition *condition, lp_error *err) {
     bool shuffled = condition->donor == LP_DONOR_SHUFFLED;
     bool measured = condition->donor == LP_DONOR_MEAN || condition->donor == LP_DONOR_NOISE;
-    if (s->n_pairs > 1 || (!shuffled && !measured)) return LP_OK;
-    if (shuffled && s->job.sweep.controls.shuffled)
+    if (session->n_pairs > 1 || (!shuffled && !measured)) return LP_OK;
+    if (shuffled && session->job.sweep.controls.shuffled)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: $.sweep.controls: the control \"shuffled\" needs at least 2 pairs, found 1 (sweep.controls "
                        "[\"self\"] leaves it out)",
-                       s->job.file);
-    return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: the donor \"%s\" needs at least 2 pairs, found 1", s->job.file,
-                   condition->name, lp_donor_names()[condition->donor]);
+                       session->job.file);
+    return lp_fail(err, LP_ERR_VALUE, "%s: condition %s: the donor \"%s\" needs at least 2 pairs, found 1",
+                   session->job.file, condition->name, lp_donor_names()[condition->donor]);
 }
 
 static bool same_side(const lp_pair_side *a, const lp_pair_side *b) {
@@ -211,15 +217,15 @@ static uint32_t draw_pair(const lp_pair_set *set, uint32_t n, uint32_t own, uint
 }
 
 static lp_status draw_pairs(lp_donor_table *table, lp_error *err) {
-    const lp_session *s = table->session;
-    size_t n = (size_t)s->n_pairs;
-    table->n_draws = s->job.sweep.n_draws;
+    const lp_session *session = table->session;
+    size_t n = (size_t)session->n_pairs;
+    table->n_draws = session->job.sweep.n_draws;
     lp_status status =
         lp_mem_new(&table->other_pair, n * (size_t)table->n_draws, sizeof(uint32_t), "shuffled pairs", err);
     for (int32_t d = 0; status == LP_OK && d < table->n_draws; d++)
         for (size_t i = 0; i < n; i++)
             table->other_pair[(size_t)d * n + i] =
-                draw_pair(&s->pairs, (uint32_t)n, (uint32_t)i, s->job.sweep.shuffled_seeds[d]);
+                draw_pair(&session->pairs, (uint32_t)n, (uint32_t)i, session->job.sweep.shuffled_seeds[d]);
     return status;
 }
 
@@ -336,13 +342,13 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
     }
     if (shuffles) LP_TRY(draw_pairs(&table, err));
     for (size_t i = 0; i < table.n; i++) {
-        lp_donor_vector *v = &table.vectors[i];
-        if (v->detail.label == LP_LABEL_NONE) continue;
-        LP_TRY(make_labels(&table, v->detail.label, err));
-        size_t n_groups = (size_t)table.labels[v->detail.label].n_groups;
-        v->group_sums = table.n_group_sums;
-        v->group_counts = table.n_group_counts;
-        table.n_group_sums += n_groups * (size_t)v->width;
+        lp_donor_vector *vector = &table.vectors[i];
+        if (vector->detail.label == LP_LABEL_NONE) continue;
+        LP_TRY(make_labels(&table, vector->detail.label, err));
+        size_t n_groups = (size_t)table.labels[vector->detail.label].n_groups;
+        vector->group_sums = table.n_group_sums;
+        vector->group_counts = table.n_group_counts;
+        table.n_group_sums += n_groups * (size_t)vector->width;
         table.n_group_counts += n_groups;
     }
     lp_edit_sequence_release(&edits);
@@ -377,9 +383,9 @@ void lp_donor_table_release(lp_donor_table *table) {
 }
 
 /* Do the vector's numbers depend on all pairs? */
-static bool is_summed(const lp_donor_vector *v) {
-    if (v->donor == LP_DONOR_MEAN) return true;
-    return v->donor == LP_DONOR_NOISE && (v->detail.around == LP_AROUND_MEAN || !v->detail.in_rms);
+static bool is_summed(const lp_donor_vector *vector) {
+    if (vector->donor == LP_DONOR_MEAN) return true;
+    return vector->donor == LP_DONOR_NOISE && (vector->detail.around == LP_AROUND_MEAN || !vector->detail.in_rms);
 }
 
 bool lp_donor_table_needs_sums(const lp_donor_table *table) {
@@ -389,14 +395,15 @@ bool lp_donor_table_needs_sums(const lp_donor_table *table) {
 }
 
 /* The vector in a pair of the store, of the run of that side. */
-static const float *vector_of_side(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v,
-                                   int side) {
-    size_t field = lp_store_layout_site_field(table->layout, side, v->captured);
-    return (const float *)lp_pair_record_field(record, field) + v->at;
+static const float *vector_of_side(const lp_donor_table *table, const lp_pair_record *record,
+                                   const lp_donor_vector *vector, int side) {
+    size_t field = lp_store_layout_site_field(table->layout, side, vector->captured);
+    return (const float *)lp_pair_record_field(record, field) + vector->at;
 }
 
-static const float *vector_of(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
-    return vector_of_side(table, record, v, side_of(table, v->donor));
+static const float *vector_of(const lp_donor_table *table, const lp_pair_record *record,
+                              const lp_donor_vector *vector) {
+    return vector_of_side(table, record, vector, side_of(table, vector->donor));
 }
 
 /* The store marks positions that a run does not have by NaN. */
@@ -405,45 +412,47 @@ static bool is_there(const float *x) {
 }
 
 /* Positions that a mean takes together: one, or all thought steps, whose vectors lie a step apart. */
-static int32_t steps_of(const lp_donor_table *table, const lp_donor_vector *v) {
-    return v->detail.all_steps ? table->session->job.protocol.n_steps : 1;
+static int32_t steps_of(const lp_donor_table *table, const lp_donor_vector *vector) {
+    return vector->detail.all_steps ? table->session->job.protocol.n_steps : 1;
 }
 
 /* Number k of a pair's vector, or of its mean over the steps. */
-static double number_of(const lp_donor_table *table, const lp_donor_vector *v, const float *x, int32_t k) {
-    int32_t n_steps = steps_of(table, v), stride = table->layout->captured[v->captured].width;
+static double number_of(const lp_donor_table *table, const lp_donor_vector *vector, const float *x, int32_t k) {
+    int32_t n_steps = steps_of(table, vector), stride = table->layout->captured[vector->captured].width;
     double sum = 0;
     for (int32_t t = 0; t < n_steps; t++) sum += (double)x[(size_t)t * (size_t)stride + (size_t)k];
     return sum / n_steps;
 }
 
-static const float *summed_vector(const lp_donor_table *table, const lp_pair_record *record, const lp_donor_vector *v) {
-    const float *x = vector_of(table, record, v);
-    if (!v->detail.all_steps) return x;
-    return x - (size_t)v->from.index * (size_t)table->layout->captured[v->captured].width;
+static const float *summed_vector(const lp_donor_table *table, const lp_pair_record *record,
+                                  const lp_donor_vector *vector) {
+    const float *x = vector_of(table, record, vector);
+    if (!vector->detail.all_steps) return x;
+    return x - (size_t)vector->from.index * (size_t)table->layout->captured[vector->captured].width;
 }
 
 /* Index of a pair's group in the table's counts of a labelled vector; -1: none. */
-static int64_t group_at(const lp_donor_table *table, const lp_donor_vector *v, int64_t pair) {
-    const lp_pair_labels *labels = &table->labels[v->detail.label];
-    return v->detail.label == LP_LABEL_NONE ? -1 : labels->group[pair];
+static int64_t group_at(const lp_donor_table *table, const lp_donor_vector *vector, int64_t pair) {
+    const lp_pair_labels *labels = &table->labels[vector->detail.label];
+    return vector->detail.label == LP_LABEL_NONE ? -1 : labels->group[pair];
 }
 
 static void add_pair(lp_donor_table *table, size_t i, const lp_pair_record *record) {
-    const lp_donor_vector *v = &table->vectors[i];
-    const float *x = summed_vector(table, record, v);
+    const lp_donor_vector *vector = &table->vectors[i];
+    const float *x = summed_vector(table, record, vector);
     if (!is_there(x)) return;
-    int64_t group = group_at(table, v, record->pair);
+    int64_t group = group_at(table, vector, record->pair);
     table->n_summed[i]++;
-    if (group >= 0) table->n_in_group[v->group_counts + (size_t)group]++;
-    for (int32_t k = 0; k < v->width; k++) {
-        double number = number_of(table, v, x, k);
-        table->sums[v->offset + (size_t)k] += number;
-        if (group >= 0) table->group_sums[v->group_sums + (size_t)group * (size_t)v->width + (size_t)k] += number;
+    if (group >= 0) table->n_in_group[vector->group_counts + (size_t)group]++;
+    for (int32_t k = 0; k < vector->width; k++) {
+        double number = number_of(table, vector, x, k);
+        table->sums[vector->offset + (size_t)k] += number;
+        if (group >= 0)
+            table->group_sums[vector->group_sums + (size_t)group * (size_t)vector->width + (size_t)k] += number;
     }
-    int32_t n_steps = steps_of(table, v), stride = table->layout->captured[v->captured].width;
+    int32_t n_steps = steps_of(table, vector), stride = table->layout->captured[vector->captured].width;
     for (int32_t t = 0; t < n_steps; t++)
-        for (int32_t k = 0; k < v->width; k++) {
+        for (int32_t k = 0; k < vector->width; k++) {
             double number = (double)x[(size_t)t * (size_t)stride + (size_t)k];
             table->squares[i] += number * number / n_steps;
         }
@@ -477,23 +486,24 @@ static uint32_t random_number_of(lp_site site) {
 }
 
 /* *out = number k of the mean over the other pairs that the detail means; false where these are too few. */
-static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *own, const lp_donor_vector *v, int32_t k,
-                           double *out) {
-    const lp_donor_detail *detail = &v->detail;
-    size_t i = (size_t)(v - table->vectors);
-    const float *x = summed_vector(table, own, v);
+static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *own, const lp_donor_vector *vector,
+                           int32_t k, double *out) {
+    const lp_donor_detail *detail = &vector->detail;
+    size_t i = (size_t)(vector - table->vectors);
+    const float *x = summed_vector(table, own, vector);
     bool with_own = is_there(x);
-    double own_number = with_own ? number_of(table, v, x, k) : 0;
-    double sum = table->sums[v->offset + (size_t)k] - own_number;
-    int64_t n = table->n_summed[i] - with_own, group = group_at(table, v, own->pair);
+    double own_number = with_own ? number_of(table, vector, x, k) : 0;
+    double sum = table->sums[vector->offset + (size_t)k] - own_number;
+    int64_t n = table->n_summed[i] - with_own, group = group_at(table, vector, own->pair);
     if (detail->label != LP_LABEL_NONE) {
         /* of the others with the same text */
         double same = 0;
         int64_t n_same = 0;
         if (!table->labels[detail->label].has_text[own->pair]) return false;
         if (group >= 0) {
-            same = table->group_sums[v->group_sums + (size_t)group * (size_t)v->width + (size_t)k] - own_number;
-            n_same = table->n_in_group[v->group_counts + (size_t)group] - with_own;
+            same =
+                table->group_sums[vector->group_sums + (size_t)group * (size_t)vector->width + (size_t)k] - own_number;
+            n_same = table->n_in_group[vector->group_counts + (size_t)group] - with_own;
         }
         sum = detail->is_different ? sum - same : same;
         n = detail->is_different ? n - n_same : n_same;
@@ -503,56 +513,57 @@ static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *ow
 }
 
 /* The root of the mean over the vector's numbers of their variance over the pairs of the store. */
-static double deviation_of(const lp_donor_table *table, const lp_donor_vector *v) {
-    size_t i = (size_t)(v - table->vectors);
+static double deviation_of(const lp_donor_table *table, const lp_donor_vector *vector) {
+    size_t i = (size_t)(vector - table->vectors);
     double n = (double)table->n_summed[i], sum = 0;
     if (n == 0) return NAN;
-    for (int32_t k = 0; k < v->width; k++) {
-        double mean = table->sums[v->offset + (size_t)k] / n;
+    for (int32_t k = 0; k < vector->width; k++) {
+        double mean = table->sums[vector->offset + (size_t)k] / n;
         sum += mean * mean;
     }
-    double variance = (table->squares[i] / n - sum) / v->width;
+    double variance = (table->squares[i] / n - sum) / vector->width;
     return variance > 0 ? sqrt(variance) : 0;
 }
 
-static lp_random_key key_of(const lp_donor_table *table, uint32_t stream, const lp_donor_vector *v, int64_t pair) {
-    const lp_address *a = &v->from;
+static lp_random_key key_of(const lp_donor_table *table, uint32_t stream, const lp_donor_vector *vector, int64_t pair) {
+    const lp_address *address = &vector->from;
     return (lp_random_key){.seed = table->session->job.sweep.seed,
-                           .stream = stream | (uint32_t)a->phase << 8 | random_number_of(a->site) << 12,
+                           .stream = stream | (uint32_t)address->phase << 8 | random_number_of(address->site) << 12,
                            .a = (uint32_t)pair,
-                           .b = (uint32_t)a->layer << 16 ^ (uint32_t)a->index ^ (uint32_t)(a->head + 1) << 26};
+                           .b = (uint32_t)address->layer << 16 ^ (uint32_t)address->index ^
+                                (uint32_t)(address->head + 1) << 26};
 }
 
 /* Independent Gaussian numbers around the centre; around the run's own vector only what is added to it. Noise of any
  * size at one place of a pair is the same up to its size. */
-static void measured_noise(const lp_donor_table *table, const lp_donor_vector *v, const lp_pair_record *own,
+static void measured_noise(const lp_donor_table *table, const lp_donor_vector *vector, const lp_pair_record *own,
                            float *out) {
-    const lp_donor_detail *detail = &v->detail;
-    const float *x = vector_of_side(table, own, v, 1 - table->source_side);
+    const lp_donor_detail *detail = &vector->detail;
+    const float *x = vector_of_side(table, own, vector, 1 - table->source_side);
     double square = 0, scale = 0;
     bool is_good = true;
-    lp_random_normal(key_of(table, STREAM_NOISE, v, own->pair), out, (size_t)v->width);
-    if (!detail->in_rms) scale = deviation_of(table, v);
-    for (int32_t k = 0; k < v->width && detail->in_rms; k++) {
+    lp_random_normal(key_of(table, STREAM_NOISE, vector, own->pair), out, (size_t)vector->width);
+    if (!detail->in_rms) scale = deviation_of(table, vector);
+    for (int32_t k = 0; k < vector->width && detail->in_rms; k++) {
         double number = (double)x[k];
-        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, v, k, &number);
+        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, vector, k, &number);
         square += number * number;
     }
-    if (detail->in_rms) scale = sqrt(square / v->width);
-    for (int32_t k = 0; k < v->width; k++) {
+    if (detail->in_rms) scale = sqrt(square / vector->width);
+    for (int32_t k = 0; k < vector->width; k++) {
         double centre = 0;
-        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, v, k, &centre);
+        if (detail->around == LP_AROUND_MEAN) is_good &= mean_of_others(table, own, vector, k, &centre);
         out[k] = is_good ? (float)(centre + (double)detail->sigma * scale * (double)out[k]) : NAN;
     }
 }
 
 /* Gaussian numbers, standardised and then given the mean and the standard deviation of x: so the mean and the norm are
  * those of x exactly. The key holds pair and address, so the order of asking does not matter. */
-static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v, int64_t pair, const float *x,
+static void matched_noise(const lp_donor_table *table, const lp_donor_vector *vector, int64_t pair, const float *x,
                           float *out) {
-    int32_t n = v->width;
+    int32_t n = vector->width;
     double mean = 0, square = 0, noise_mean = 0, noise_square = 0;
-    lp_random_normal(key_of(table, STREAM_RANDOM, v, pair), out, (size_t)n);
+    lp_random_normal(key_of(table, STREAM_RANDOM, vector, pair), out, (size_t)n);
     for (int32_t i = 0; i < n; i++) {
         mean += (double)x[i] / n;
         noise_mean += (double)out[i] / n;
@@ -565,30 +576,31 @@ static void matched_noise(const lp_donor_table *table, const lp_donor_vector *v,
     for (int32_t i = 0; i < n; i++) out[i] = (float)(((double)out[i] - noise_mean) * scale + mean);
 }
 
-static void gather_one(const lp_donor_table *table, const lp_pair_record *from, const lp_donor_vector *v, float *out) {
-    size_t bytes = (size_t)v->width * sizeof(float);
-    switch (v->donor) {
+static void gather_one(const lp_donor_table *table, const lp_pair_record *from, const lp_donor_vector *vector,
+                       float *out) {
+    size_t bytes = (size_t)vector->width * sizeof(float);
+    switch (vector->donor) {
     case LP_DONOR_ZERO: memset(out, 0, bytes); break;
-    case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[v->vector], bytes); break;
-    case LP_DONOR_RANDOM: matched_noise(table, v, from->pair, vector_of(table, from, v), out); break;
-    case LP_DONOR_NOISE: measured_noise(table, v, from, out); break;
+    case LP_DONOR_FILE: memcpy(out, table->files + table->file_offsets[vector->vector], bytes); break;
+    case LP_DONOR_RANDOM: matched_noise(table, vector, from->pair, vector_of(table, from, vector), out); break;
+    case LP_DONOR_NOISE: measured_noise(table, vector, from, out); break;
     case LP_DONOR_MEAN:
-        for (int32_t k = 0; k < v->width; k++) {
+        for (int32_t k = 0; k < vector->width; k++) {
             double mean = 0;
-            out[k] = mean_of_others(table, from, v, k, &mean) ? (float)mean : NAN;
+            out[k] = mean_of_others(table, from, vector, k, &mean) ? (float)mean : NAN;
         }
         break;
     case LP_DONOR_CLEAN:
     case LP_DONOR_CORRUPTED:
     case LP_DONOR_SELF:
-    case LP_DONOR_SHUFFLED: memcpy(out, vector_of(table, from, v), bytes); break;
+    case LP_DONOR_SHUFFLED: memcpy(out, vector_of(table, from, vector), bytes); break;
     }
 }
 
 void lp_donor_table_gather(const lp_donor_table *table, const lp_pair_record *own, float *out) {
     for (size_t i = 0; i < table->n; i++) {
-        const lp_donor_vector *v = &table->vectors[i];
-        if (v->donor != LP_DONOR_SHUFFLED) gather_one(table, own, v, out + v->offset);
+        const lp_donor_vector *vector = &table->vectors[i];
+        if (vector->donor != LP_DONOR_SHUFFLED) gather_one(table, own, vector, out + vector->offset);
     }
 }
 
@@ -598,12 +610,12 @@ uint32_t lp_donor_table_other(const lp_donor_table *table, int32_t draw, int64_t
 
 void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const lp_pair_record *other, float *out) {
     for (size_t i = 0; i < table->n; i++) {
-        const lp_donor_vector *v = &table->vectors[i];
-        if (v->donor != LP_DONOR_SHUFFLED || v->vector != draw) continue;
+        const lp_donor_vector *vector = &table->vectors[i];
+        if (vector->donor != LP_DONOR_SHUFFLED || vector->vector != draw) continue;
         if (other)
-            gather_one(table, other, v, out + v->offset);
+            gather_one(table, other, vector, out + vector->offset);
         else
-            for (int32_t k = 0; k < v->width; k++) out[v->offset + (size_t)k] = NAN;
+            for (int32_t k = 0; k < vector->width; k++) out[vector->offset + (size_t)k] = NAN;
     }
 }
 
@@ -613,7 +625,7 @@ bool lp_donor_has(const float *vector) {
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
     if (!lp_operation_takes_vector(what->operation)) return NULL;
-    const lp_donor_vector *v = find_vector(table, what);
-    LP_ASSERT(v != NULL);
-    return gathering + v->offset;
+    const lp_donor_vector *vector = find_vector(table, what);
+    LP_ASSERT(vector != NULL);
+    return gathering + vector->offset;
 }

@@ -88,9 +88,9 @@ lp_status lp_stage_watch(const char *output, lp_error *err) {
     return status;
 }
 
-void lp_stage_stopped(const lp_session *s, const char *output, lp_status status) {
+void lp_stage_stopped(const lp_session *session, const char *output, lp_status status) {
     char path[4096];
-    if (status != LP_ERR_STOPPED || lp_parallel_rank(s->parallel) != 0) return;
+    if (status != LP_ERR_STOPPED || lp_parallel_rank(session->parallel) != 0) return;
     struct stat there;
     if (snprintf(path, sizeof path, "%s.stop", output) < (int)sizeof path && lstat(path, &there) == 0 &&
         is_request(&there))
@@ -109,69 +109,70 @@ typedef struct {
     size_t n, capacity;
 } watched_source;
 
-static void tell_watch(const watched_source *w) {
+static void tell_watch(const watched_source *source) {
     char text[160] = "";
-    if (w->n > 0) {
-        int used = snprintf(text, sizeof text, "pair %.100s", w->session->pairs.pairs[w->in_hand[0]].id);
-        if (w->n > 1) snprintf(text + used, sizeof text - (size_t)used, " and %zu more", w->n - 1);
+    if (source->n > 0) {
+        int used = snprintf(text, sizeof text, "pair %.100s", source->session->pairs.pairs[source->in_hand[0]].id);
+        if (source->n > 1) snprintf(text + used, sizeof text - (size_t)used, " and %zu more", source->n - 1);
     }
-    lp_watch_doing(w->session->watch, text);
+    lp_watch_doing(source->session->watch, text);
 }
 
 static lp_status watched_next(void *user, lp_work_unit **unit, lp_error *err) {
-    watched_source *w = user;
-    lp_status status = lp_mem_grow(&w->in_hand, &w->capacity, w->n + 1, sizeof *w->in_hand, "pairs in hand", err);
-    if (status == LP_OK) status = w->inner->next(w->inner->user, unit, err);
+    watched_source *source = user;
+    lp_status status =
+        lp_mem_grow(&source->in_hand, &source->capacity, source->n + 1, sizeof *source->in_hand, "pairs in hand", err);
+    if (status == LP_OK) status = source->inner->next(source->inner->user, unit, err);
     if (status != LP_OK || !*unit) return status;
-    w->in_hand[w->n++] = (*unit)->id;
-    tell_watch(w);
+    source->in_hand[source->n++] = (*unit)->id;
+    tell_watch(source);
     return LP_OK;
 }
 
 static lp_status watched_run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
                                   lp_error *err) {
-    watched_source *w = user;
-    return w->inner->run_done(w->inner->user, unit, group, run, result, err);
+    watched_source *source = user;
+    return source->inner->run_done(source->inner->user, unit, group, run, result, err);
 }
 
 static lp_status watched_done(void *user, lp_work_unit *unit, lp_error *err) {
-    watched_source *w = user;
+    watched_source *source = user;
     int64_t id = unit->id;
     size_t kept = 0;
-    lp_status status = w->inner->done(w->inner->user, unit, err);
-    for (size_t i = 0; i < w->n; i++)
-        if (w->in_hand[i] != id) w->in_hand[kept++] = w->in_hand[i];
-    w->n = kept;
-    tell_watch(w);
+    lp_status status = source->inner->done(source->inner->user, unit, err);
+    for (size_t i = 0; i < source->n; i++)
+        if (source->in_hand[i] != id) source->in_hand[kept++] = source->in_hand[i];
+    source->n = kept;
+    tell_watch(source);
     return status;
 }
 
-static lp_status execute_watched(lp_session *s, const lp_work_source *inner, lp_error *err) {
-    watched_source w = {.session = s, .inner = inner};
+static lp_status execute_watched(lp_session *session, const lp_work_source *inner, lp_error *err) {
+    watched_source w = {.session = session, .inner = inner};
     lp_work_source source = {
         .user = &w, .next = watched_next, .run_done = inner->run_done ? watched_run_done : NULL, .done = watched_done};
-    lp_status status = lp_stage_execute(s, &source, err);
-    lp_watch_doing(s->watch, "");
+    lp_status status = lp_stage_execute(session, &source, err);
+    lp_watch_doing(session->watch, "");
     lp_mem_free(w.in_hand);
     return status;
 }
 
 /* Nothing of a job that fails before its first pair, such as one whose memory limit is too small, stays behind. */
-static void remove_unused(const lp_session *s, const lp_stage_work *work) {
+static void remove_unused(const lp_session *session, const lp_stage_work *work) {
     int64_t most = lp_record_file_n_done(work->file); /* that this rank knows of */
     lp_error ignored;
-    if (lp_parallel_max_i64(s->parallel, &most, 1, &ignored) != LP_OK || most > 0) return;
-    if (lp_parallel_rank(s->parallel) == 0) unlink(lp_record_file_path(work->file));
+    if (lp_parallel_max_i64(session->parallel, &most, 1, &ignored) != LP_OK || most > 0) return;
+    if (lp_parallel_rank(session->parallel) == 0) unlink(lp_record_file_path(work->file));
 }
 
-lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) {
+lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err) {
     lp_progress *progress = NULL;
     lp_deal *deal = NULL;
     lp_status status = LP_OK;
-    lp_deal_options options = {.costs = work->costs, .done = work->skip, .n_units = s->n_pairs};
-    LP_TRY(lp_deal_new(s->parallel, &options, &deal, err));
+    lp_deal_options options = {.costs = work->costs, .done = work->skip, .n_units = session->n_pairs};
+    LP_TRY(lp_deal_new(session->parallel, &options, &deal, err));
     *work->deal = deal;
-    if (lp_parallel_rank(s->parallel) == 0) {
+    if (lp_parallel_rank(session->parallel) == 0) {
         lp_progress_options shown = {.label = work->label,
                                      .unit = "pairs",
                                      .total = work->total,
@@ -181,11 +182,11 @@ lp_status lp_stage_run(lp_session *s, const lp_stage_work *work, lp_error *err) 
                                      .quiet = !lp_log_shows(LP_LOG_INFO)};
         status = lp_progress_start(&shown, &progress, err);
     }
-    if (status == LP_OK) status = execute_watched(s, &work->source, err);
+    if (status == LP_OK) status = execute_watched(session, &work->source, err);
     status = lp_deal_join(deal, status, err);
     lp_progress_stop(progress);
-    lp_stage_stopped(s, work->output, status);
-    if (status != LP_OK && status != LP_ERR_STOPPED && work->created) remove_unused(s, work);
+    lp_stage_stopped(session, work->output, status);
+    if (status != LP_OK && status != LP_ERR_STOPPED && work->created) remove_unused(session, work);
 out:
     *work->deal = NULL;
     lp_deal_free(deal);

@@ -99,10 +99,11 @@ static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_e
     if (!job->sweep.present) goto out;
     LP_TRY(lp_job_conditions(job, &session->model.config, &set, err));
     for (size_t i = 0; i < set.n_replacements; i++) {
-        const lp_replacement *r = &set.replacements[i];
-        if (r->donor == LP_DONOR_ZERO || r->donor == LP_DONOR_FILE || !lp_operation_takes_vector(r->operation))
+        const lp_replacement *replacement = &set.replacements[i];
+        if (replacement->donor == LP_DONOR_ZERO || replacement->donor == LP_DONOR_FILE ||
+            !lp_operation_takes_vector(replacement->operation))
             continue;
-        LP_TRY(want_address(list, &r->from, err));
+        LP_TRY(want_address(list, &replacement->from, err));
     }
 out:
     lp_condition_set_release(&set);

@@ -6,10 +6,11 @@
 static bool is_identity(const lp_condition_set *set, const lp_condition *condition, int32_t n_steps) {
     if (condition->n == 0 || condition->n_steps_run != n_steps) return false;
     for (size_t i = 0; i < condition->n; i++) {
-        const lp_replacement *r = &set->replacements[condition->first + i];
-        const lp_address *a = &r->at, *b = &r->from;
-        bool same_place = a->phase == b->phase && a->index == b->index && a->site == b->site && a->layer == b->layer;
-        if (r->donor != LP_DONOR_SELF || r->operation != LP_OP_REPLACE || !same_place) return false;
+        const lp_replacement *replacement = &set->replacements[condition->first + i];
+        const lp_address *address = &replacement->at, *b = &replacement->from;
+        bool same_place = address->phase == b->phase && address->index == b->index && address->site == b->site &&
+                          address->layer == b->layer;
+        if (replacement->donor != LP_DONOR_SELF || replacement->operation != LP_OP_REPLACE || !same_place) return false;
     }
     return true;
 }
@@ -20,11 +21,12 @@ static int compare_i32(const void *a, const void *b) {
 }
 
 static lp_status make_shapes(lp_sweep_plan *plan, lp_error *err) {
-    const lp_session *s = plan->session;
-    const int32_t *n_prompt[2] = {s->n_prompt[LP_CORRUPTED], s->n_prompt[LP_CLEAN]}; /* recipients, by direction */
-    size_t n = (size_t)s->n_pairs;
+    const lp_session *session = plan->session;
+    const int32_t *n_prompt[2] = {session->n_prompt[LP_CORRUPTED],
+                                  session->n_prompt[LP_CLEAN]}; /* recipients, by direction */
+    size_t n = (size_t)session->n_pairs;
     lp_status status = LP_OK;
-    plan->shapes = (lp_run_shapes){.config = &s->model.config, .protocol = s->job.protocol};
+    plan->shapes = (lp_run_shapes){.config = &session->model.config, .protocol = session->job.protocol};
     for (int d = 0; d < 2; d++) {
         LP_TRY(lp_mem_new(&plan->lengths[d], n, sizeof(int32_t), "prompt lengths", err));
         int32_t *lengths = plan->lengths[d];

@@ -78,9 +78,9 @@ void lp_store_tables_release(lp_store_tables *tables) {
     *tables = (lp_store_tables){0};
 }
 
-lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp_record_file *store, int64_t pair,
+lp_status lp_store_answer(const lp_session *session, const lp_store_layout *layout, lp_record_file *store, int64_t pair,
                           int side, lp_text *text, bool *right, lp_error *err) {
-    int32_t most = s->job.decode.max_new_tokens, n = 0;
+    int32_t most = session->job.decode.max_new_tokens, n = 0;
     int32_t *tokens = NULL;
     lp_status status = LP_OK;
     lp_text_clear(text);
@@ -89,11 +89,12 @@ lp_status lp_store_answer(const lp_session *s, const lp_store_layout *layout, lp
                                err));
     LP_TRY(lp_record_file_read(store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN), &n, err));
     if (n < 0 || n > most)
-        LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", s->job.store.file, s->pairs.pairs[pair].id, n);
-    LP_TRY(lp_tokenizer_decode(s->tokenizer, tokens, (size_t)n, LP_DECODE_ANSWER, text, err));
+        LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", session->job.store.file, session->pairs.pairs[pair].id,
+                n);
+    LP_TRY(lp_tokenizer_decode(session->tokenizer, tokens, (size_t)n, LP_DECODE_ANSWER, text, err));
     double number = 0;
-    *right = lp_extract_number(s->job.classifier, lp_text_get(text), text->length, &number) &&
-             lp_answers_match(s->job.classifier, number, lp_session_side(s, pair, side)->answer);
+    *right = lp_extract_number(session->job.classifier, lp_text_get(text), text->length, &number) &&
+             lp_answers_match(session->job.classifier, number, lp_session_side(session, pair, side)->answer);
 out:
     lp_mem_free(tokens);
     return status;

@@ -35,77 +35,78 @@ typedef struct {
     uint8_t *correct[2];
     uint8_t *included;
     uint8_t *skip; /* pairs that are not dealt */
-} sweep;
+} sweep_work;
 
 /* ---- Units ------------------------------------------------------------------------------------------------------- */
 
-static lp_status take_unit(sweep *w, lp_sweep_unit **out, lp_error *err) {
-    lp_sweep_unit *u = lp_stage_pool_take(&w->units);
+static lp_status take_unit(sweep_work *sweep, lp_sweep_unit **out, lp_error *err) {
+    lp_sweep_unit *unit = lp_stage_pool_take(&sweep->units);
     lp_status status = LP_OK;
-    if (!u) {
-        LP_TRY(lp_sweep_unit_new(&w->context, &u, err));
-        status = lp_stage_pool_add(&w->units, u, err);
-        if (status != LP_OK) lp_sweep_unit_free(u);
+    if (!unit) {
+        LP_TRY(lp_sweep_unit_new(&sweep->context, &unit, err));
+        status = lp_stage_pool_add(&sweep->units, unit, err);
+        if (status != LP_OK) lp_sweep_unit_free(unit);
     }
-    *out = u;
+    *out = unit;
 out:
     return status;
 }
 
 static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
-    sweep *w = user;
+    sweep_work *sweep = user;
     const int64_t *ids = NULL;
     int64_t n = 0;
-    lp_sweep_unit *u = NULL;
+    lp_sweep_unit *sweep_unit = NULL;
     lp_status status = LP_OK;
     *unit = NULL;
     /* Taking everything at once would leave nothing to the other ranks. */
-    if (w->n_taken > 0 && w->n_taken >= lp_stage_share(w->session, lp_deal_total(w->deal))) return LP_OK;
-    LP_TRY(lp_deal_next(w->deal, 1, &ids, &n, err));
+    if (sweep->n_taken > 0 && sweep->n_taken >= lp_stage_share(sweep->session, lp_deal_total(sweep->deal)))
+        return LP_OK;
+    LP_TRY(lp_deal_next(sweep->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    LP_TRY(take_unit(w, &u, err));
-    LP_TRY(lp_sweep_unit_prepare(&w->context, u, ids[0], err));
-    *unit = &u->unit;
-    w->n_taken++;
+    LP_TRY(take_unit(sweep, &sweep_unit, err));
+    LP_TRY(lp_sweep_unit_prepare(&sweep->context, sweep_unit, ids[0], err));
+    *unit = &sweep_unit->unit;
+    sweep->n_taken++;
 out:
     return status;
 }
 
 static lp_status run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
                           lp_error *err) {
-    sweep *w = user;
-    return lp_sweep_unit_take(&w->context, unit->user, group, run, result, err);
+    sweep_work *sweep = user;
+    return lp_sweep_unit_take(&sweep->context, unit->user, group, run, result, err);
 }
 
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
-    sweep *w = user;
-    lp_sweep_unit *u = unit->user;
-    w->n_taken--;
-    lp_status status = lp_sweep_unit_end(&w->context, u, err);
-    if (status == LP_OK) lp_deal_done(w->deal, 1);
-    lp_stage_pool_give(&w->units, u);
+    sweep_work *sweep = user;
+    lp_sweep_unit *sweep_unit = unit->user;
+    sweep->n_taken--;
+    lp_status status = lp_sweep_unit_end(&sweep->context, sweep_unit, err);
+    if (status == LP_OK) lp_deal_done(sweep->deal, 1);
+    lp_stage_pool_give(&sweep->units, sweep_unit);
     return status;
 }
 
 /* ---- The store --------------------------------------------------------------------------------------------------- */
 
 /* Opens the store for reading on this rank, checks that it belongs to this job and that every pair is there. */
-static lp_status open_store(sweep *w, lp_error *err) {
-    lp_session *s = w->session;
+static lp_status open_store(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
     lp_store_tables tables = {0};
     lp_record_file_spec spec;
     lp_provenance *expected = NULL;
     lp_status status = LP_OK;
-    if (lp_path_look(s->job.store.file) != LP_PATH_FILE)
-        LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", s->job.store.file);
-    LP_TRY(lp_record_file_open_read(s->job.store.file, &w->context.store, err));
+    if (lp_path_look(session->job.store.file) != LP_PATH_FILE)
+        LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", session->job.store.file);
+    LP_TRY(lp_record_file_open_read(session->job.store.file, &sweep->context.store, err));
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
-    LP_TRY(lp_store_spec(s, w->plan.layout, expected, &tables, &spec, err));
-    LP_TRY(lp_record_file_compare(w->context.store, &spec, err));
-    int64_t done = lp_record_file_n_done_of(w->context.store, s->n_pairs);
-    if (done != s->n_pairs)
+    LP_TRY(lp_store_spec(session, sweep->plan.layout, expected, &tables, &spec, err));
+    LP_TRY(lp_record_file_compare(sweep->context.store, &spec, err));
+    int64_t done = lp_record_file_n_done_of(sweep->context.store, session->n_pairs);
+    if (done != session->n_pairs)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
-                s->job.store.file, (long long)s->n_pairs, (long long)done);
+                session->job.store.file, (long long)session->n_pairs, (long long)done);
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
@@ -114,29 +115,30 @@ out:
 
 /* What the unpatched runs answered, and which pairs the filter lets in. Each rank reads for itself: it is a few numbers
  * a pair. */
-static lp_status read_answers(sweep *w, lp_error *err) {
-    lp_session *s = w->session;
-    size_t p = (size_t)s->n_pairs;
+static lp_status read_answers(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
+    size_t p = (size_t)session->n_pairs;
     lp_text text = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&w->included, p, 1, "included pairs", err));
-    LP_TRY(lp_mem_new(&w->skip, p, 1, "included pairs", err));
+    LP_TRY(lp_mem_new(&sweep->included, p, 1, "included pairs", err));
+    LP_TRY(lp_mem_new(&sweep->skip, p, 1, "included pairs", err));
     for (int side = 0; side < 2; side++) {
-        LP_TRY(lp_mem_new(&w->answers[side], p, sizeof(char *), "answers", err));
-        LP_TRY(lp_mem_new(&w->numbers[side], p, sizeof(double), "answers", err));
-        LP_TRY(lp_mem_new(&w->correct[side], p, 1, "answers", err));
+        LP_TRY(lp_mem_new(&sweep->answers[side], p, sizeof(char *), "answers", err));
+        LP_TRY(lp_mem_new(&sweep->numbers[side], p, sizeof(double), "answers", err));
+        LP_TRY(lp_mem_new(&sweep->correct[side], p, 1, "answers", err));
         for (size_t i = 0; i < p; i++) {
             bool right = false;
-            LP_TRY(lp_store_answer(s, w->plan.layout, w->context.store, (int64_t)i, side, &text, &right, err));
-            LP_TRY(lp_mem_text(&w->answers[side][i], lp_text_get(&text), text.length, err));
-            w->numbers[side][i] = lp_session_side(s, (int64_t)i, side)->answer;
-            w->correct[side][i] = right;
+            LP_TRY(lp_store_answer(session, sweep->plan.layout, sweep->context.store, (int64_t)i, side, &text, &right,
+                                   err));
+            LP_TRY(lp_mem_text(&sweep->answers[side][i], lp_text_get(&text), text.length, err));
+            sweep->numbers[side][i] = lp_session_side(session, (int64_t)i, side)->answer;
+            sweep->correct[side][i] = right;
         }
     }
     for (size_t i = 0; i < p; i++) {
-        bool clean = w->correct[LP_CLEAN][i], corrupted = w->correct[LP_CORRUPTED][i];
-        w->included[i] = s->job.sweep.filter == LP_FILTER_ALL ||
-                         (clean && (corrupted || s->job.sweep.filter == LP_FILTER_CLEAN_CORRECT));
+        bool clean = sweep->correct[LP_CLEAN][i], corrupted = sweep->correct[LP_CORRUPTED][i];
+        sweep->included[i] = session->job.sweep.filter == LP_FILTER_ALL ||
+                             (clean && (corrupted || session->job.sweep.filter == LP_FILTER_CLEAN_CORRECT));
     }
 out:
     lp_text_release(&text);
@@ -145,191 +147,195 @@ out:
 
 /* ---- What the results say about themselves ----------------------------------------------------------------------- */
 
-static lp_status describe_conditions(sweep *w, lp_error *err) {
-    const lp_condition_set *set = &w->plan.set;
+static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
+    const lp_condition_set *set = &sweep->plan.set;
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&w->conditions, set->n, sizeof *w->conditions, "conditions", err));
-    LP_TRY(lp_mem_new(&w->indices, set->n, sizeof *w->indices, "conditions", err));
-    LP_TRY(lp_mem_new(&w->operations, set->n, sizeof *w->operations, "conditions", err));
+    LP_TRY(lp_mem_new(&sweep->conditions, set->n, sizeof *sweep->conditions, "conditions", err));
+    LP_TRY(lp_mem_new(&sweep->indices, set->n, sizeof *sweep->indices, "conditions", err));
+    LP_TRY(lp_mem_new(&sweep->operations, set->n, sizeof *sweep->operations, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
-        const lp_condition *c = &set->conditions[i];
-        char *index = w->indices[i];
-        snprintf(w->operations[i], sizeof w->operations[i], c->subspace > 0 ? "%s(%d)" : "%s",
-                 lp_operation_names()[c->operation], c->subspace - 1);
-        bool unpatched = c->role == LP_ROLE_UNPATCHED, edges = c->operation == LP_OP_FORBID;
-        if (!unpatched && c->phase != LP_PHASE_THOUGHT && c->index == LP_INDEX_ALL)
-            snprintf(index, sizeof w->indices[i], "all");
-        else if (!unpatched && c->phase != LP_PHASE_THOUGHT)
-            snprintf(index, sizeof w->indices[i], "%d", c->index);
-        w->conditions[i] = (lp_result_condition){.name = c->name,
-                                                 .role = lp_role_names()[c->role],
-                                                 .direction = lp_direction_names()[c->direction],
-                                                 .phase = unpatched ? "" : lp_phase_names()[c->phase],
-                                                 .site = unpatched ? ""
-                                                         : edges   ? "attn_edge"
-                                                                   : lp_site_names()[c->site],
-                                                 .layer = c->layer,
-                                                 .layers = c->layers,
-                                                 .head = c->head == LP_ALL_HEADS ? -1 : c->head,
-                                                 .steps = c->steps,
-                                                 .step_mask = c->mask,
-                                                 .n_steps = __builtin_popcountll(c->mask),
-                                                 .index = index,
-                                                 .donor = c->donor_words ? c->donor_words : "",
-                                                 .vector = c->vector,
-                                                 .draw = c->draw,
-                                                 .from_site = c->from_other_site ? lp_site_names()[c->from_site] : "",
-                                                 .from_layer = c->from_layer,
-                                                 .from_step = c->from_step,
-                                                 .operation = unpatched ? "" : w->operations[i],
-                                                 .factor = c->factor,
-                                                 .stop_after = c->stop_after,
-                                                 .defects = c->defects,
-                                                 .dead = w->plan.dead[i],
-                                                 .identity = w->plan.identity[i],
-                                                 .same_as = w->plan.same_as[i]};
+        const lp_condition *condition = &set->conditions[i];
+        char *index = sweep->indices[i];
+        snprintf(sweep->operations[i], sizeof sweep->operations[i], condition->subspace > 0 ? "%s(%d)" : "%s",
+                 lp_operation_names()[condition->operation], condition->subspace - 1);
+        bool unpatched = condition->role == LP_ROLE_UNPATCHED, edges = condition->operation == LP_OP_FORBID;
+        if (!unpatched && condition->phase != LP_PHASE_THOUGHT && condition->index == LP_INDEX_ALL)
+            snprintf(index, sizeof sweep->indices[i], "all");
+        else if (!unpatched && condition->phase != LP_PHASE_THOUGHT)
+            snprintf(index, sizeof sweep->indices[i], "%d", condition->index);
+        sweep->conditions[i] =
+            (lp_result_condition){.name = condition->name,
+                                  .role = lp_role_names()[condition->role],
+                                  .direction = lp_direction_names()[condition->direction],
+                                  .phase = unpatched ? "" : lp_phase_names()[condition->phase],
+                                  .site = unpatched ? ""
+                                          : edges   ? "attn_edge"
+                                                    : lp_site_names()[condition->site],
+                                  .layer = condition->layer,
+                                  .layers = condition->layers,
+                                  .head = condition->head == LP_ALL_HEADS ? -1 : condition->head,
+                                  .steps = condition->steps,
+                                  .step_mask = condition->mask,
+                                  .n_steps = __builtin_popcountll(condition->mask),
+                                  .index = index,
+                                  .donor = condition->donor_words ? condition->donor_words : "",
+                                  .vector = condition->vector,
+                                  .draw = condition->draw,
+                                  .from_site = condition->from_other_site ? lp_site_names()[condition->from_site] : "",
+                                  .from_layer = condition->from_layer,
+                                  .from_step = condition->from_step,
+                                  .operation = unpatched ? "" : sweep->operations[i],
+                                  .factor = condition->factor,
+                                  .stop_after = condition->stop_after,
+                                  .defects = condition->defects,
+                                  .dead = sweep->plan.dead[i],
+                                  .identity = sweep->plan.identity[i],
+                                  .same_as = sweep->plan.same_as[i]};
     }
 out:
     return status;
 }
 
-static lp_status describe(sweep *w, lp_error *err) {
-    lp_session *s = w->session;
-    size_t p = (size_t)s->n_pairs;
+static lp_status describe(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
+    size_t p = (size_t)session->n_pairs;
     lp_status status = LP_OK;
-    LP_TRY(describe_conditions(w, err));
-    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&w->texts[i], p, sizeof(char *), "pairs", err));
+    LP_TRY(describe_conditions(sweep, err));
+    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&sweep->texts[i], p, sizeof(char *), "pairs", err));
     for (size_t i = 0; i < p; i++) {
-        const lp_pair *pair = &s->pairs.pairs[i];
-        w->texts[0][i] = pair->id;
-        w->texts[1][i] = pair->source;
-        w->texts[2][i] = pair->clean.question;
-        w->texts[3][i] = pair->corrupted.question;
+        const lp_pair *pair = &session->pairs.pairs[i];
+        sweep->texts[0][i] = pair->id;
+        sweep->texts[1][i] = pair->source;
+        sweep->texts[2][i] = pair->clean.question;
+        sweep->texts[3][i] = pair->corrupted.question;
     }
-    LP_TRY(lp_mem_new(&w->identity, 1, sizeof *w->identity, "provenance", err));
-    LP_TRY(lp_sweep_identity_init(s, &w->plan.set, w->identity, err));
-    lp_provenance *provenance = &w->identity->provenance;
-    lp_provenance_add(provenance, "device", s->device, false);
-    lp_provenance_add(provenance, "store.file", s->job.store.file, false);
-    LP_TRY(lp_sweep_plan_families(&w->plan, LP_FAMILIES_ALONE, &w->families, err));
-    if (w->families.length > 0) lp_provenance_add(provenance, "known_beforehand", lp_text_get(&w->families), false);
+    LP_TRY(lp_mem_new(&sweep->identity, 1, sizeof *sweep->identity, "provenance", err));
+    LP_TRY(lp_sweep_identity_init(session, &sweep->plan.set, sweep->identity, err));
+    lp_provenance *provenance = &sweep->identity->provenance;
+    lp_provenance_add(provenance, "device", session->device, false);
+    lp_provenance_add(provenance, "store.file", session->job.store.file, false);
+    LP_TRY(lp_sweep_plan_families(&sweep->plan, LP_FAMILIES_ALONE, &sweep->families, err));
+    if (sweep->families.length > 0)
+        lp_provenance_add(provenance, "known_beforehand", lp_text_get(&sweep->families), false);
     static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
                                               {"revision", "store.revision"}, {"ranks", "store.ranks"},
                                               {"n_pairs", "store.n_pairs"},   {"device", "store.device"}};
     for (size_t i = 0; i < sizeof of_store / sizeof of_store[0]; i++) {
-        const char *value = lp_record_file_provenance(w->context.store, of_store[i][0]);
+        const char *value = lp_record_file_provenance(sweep->context.store, of_store[i][0]);
         if (value) lp_provenance_add(provenance, of_store[i][1], value, false);
     }
-    w->described = (lp_results_plan){.n_pairs = s->n_pairs,
-                                     .pair_id = w->texts[0],
-                                     .pair_source = w->texts[1],
-                                     .clean_question = w->texts[2],
-                                     .corrupted_question = w->texts[3],
-                                     .clean_answer = w->numbers[LP_CLEAN],
-                                     .corrupted_answer = w->numbers[LP_CORRUPTED],
-                                     .clean_text = (const char *const *)w->answers[LP_CLEAN],
-                                     .corrupted_text = (const char *const *)w->answers[LP_CORRUPTED],
-                                     .clean_correct = w->correct[LP_CLEAN],
-                                     .corrupted_correct = w->correct[LP_CORRUPTED],
-                                     .included = w->included,
-                                     .conditions = w->conditions,
-                                     .n_conditions = (int32_t)w->plan.set.n,
-                                     .max_new_tokens = s->job.decode.max_new_tokens,
-                                     .metrics = w->context.metric_names,
-                                     .n_metrics = w->context.n_metrics,
-                                     .lens = w->context.lens,
-                                     .provenance = provenance->items,
-                                     .n_provenance = provenance->n};
+    sweep->described = (lp_results_plan){.n_pairs = session->n_pairs,
+                                         .pair_id = sweep->texts[0],
+                                         .pair_source = sweep->texts[1],
+                                         .clean_question = sweep->texts[2],
+                                         .corrupted_question = sweep->texts[3],
+                                         .clean_answer = sweep->numbers[LP_CLEAN],
+                                         .corrupted_answer = sweep->numbers[LP_CORRUPTED],
+                                         .clean_text = (const char *const *)sweep->answers[LP_CLEAN],
+                                         .corrupted_text = (const char *const *)sweep->answers[LP_CORRUPTED],
+                                         .clean_correct = sweep->correct[LP_CLEAN],
+                                         .corrupted_correct = sweep->correct[LP_CORRUPTED],
+                                         .included = sweep->included,
+                                         .conditions = sweep->conditions,
+                                         .n_conditions = (int32_t)sweep->plan.set.n,
+                                         .max_new_tokens = session->job.decode.max_new_tokens,
+                                         .metrics = sweep->context.metric_names,
+                                         .n_metrics = sweep->context.n_metrics,
+                                         .lens = sweep->context.lens,
+                                         .provenance = provenance->items,
+                                         .n_provenance = provenance->n};
 out:
     return status;
 }
 
 static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
-    const lp_session *s = state;
+    const lp_session *session = state;
     LP_ASSERT(n == 1);
-    return lp_lens_show(s->tokenizer, &s->vocabulary, tokens[0], out, err);
+    return lp_lens_show(session->tokenizer, &session->vocabulary, tokens[0], out, err);
 }
 
 /* Conditions with the same run, one after the other. */
-static lp_status link_same(sweep *w, lp_error *err) {
+static lp_status link_same(sweep_work *sweep, lp_error *err) {
     int32_t *next = NULL;
-    lp_status status = lp_mem_new(&next, w->plan.set.n, sizeof *next, "conditions", err);
-    for (size_t i = 0; status == LP_OK && i < w->plan.set.n; i++) next[i] = -1;
-    for (size_t i = w->plan.set.n; status == LP_OK && i-- > 0;) {
-        size_t first = (size_t)w->plan.same_as[i];
+    lp_status status = lp_mem_new(&next, sweep->plan.set.n, sizeof *next, "conditions", err);
+    for (size_t i = 0; status == LP_OK && i < sweep->plan.set.n; i++) next[i] = -1;
+    for (size_t i = sweep->plan.set.n; status == LP_OK && i-- > 0;) {
+        size_t first = (size_t)sweep->plan.same_as[i];
         if (first == i) continue;
         next[i] = next[first];
         next[first] = (int32_t)i;
     }
-    w->context.next_same = next;
+    sweep->context.next_same = next;
     return status;
 }
 
 /* All that one rank can prepare by itself. */
-static lp_status prepare(sweep *w, lp_error *err) {
-    lp_session *s = w->session;
+static lp_status prepare(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
     lp_status status = LP_OK;
-    LP_TRY(lp_sweep_plan_init(s, &w->plan, err));
-    w->context = (lp_sweep_context){.session = s, .plan = &w->plan};
-    w->context.used[LP_DENOISE] = s->job.sweep.denoise;
-    w->context.used[LP_NOISE] = s->job.sweep.noise;
-    w->context.n_answer_metrics = lp_sweep_answer_metrics(&s->job);
-    w->context.n_metrics = lp_sweep_metrics(&s->job, w->context.metric_names);
-    if (s->job.lens_top > 0)
-        w->context.lens = (lp_lens_shape){.n_positions = lp_lens_positions(s->job.protocol.n_steps),
-                                          .n_layers = s->model.config.n_layers,
-                                          .top = s->job.lens_top,
-                                          .show = show_token};
-    LP_TRY(open_store(w, err));
+    LP_TRY(lp_sweep_plan_init(session, &sweep->plan, err));
+    sweep->context = (lp_sweep_context){.session = session, .plan = &sweep->plan};
+    sweep->context.used[LP_DENOISE] = session->job.sweep.denoise;
+    sweep->context.used[LP_NOISE] = session->job.sweep.noise;
+    sweep->context.n_answer_metrics = lp_sweep_answer_metrics(&session->job);
+    sweep->context.n_metrics = lp_sweep_metrics(&session->job, sweep->context.metric_names);
+    if (session->job.lens_top > 0)
+        sweep->context.lens = (lp_lens_shape){.n_positions = lp_lens_positions(session->job.protocol.n_steps),
+                                              .n_layers = session->model.config.n_layers,
+                                              .top = session->job.lens_top,
+                                              .show = show_token};
+    LP_TRY(open_store(sweep, err));
     for (int d = 0; d < 2; d++) {
-        if (!w->context.used[d]) continue;
-        LP_TRY(lp_donor_table_init(s, w->plan.layout, &w->plan.set, &w->plan.shapes, (lp_direction)d,
-                                   &w->context.donors[d], err));
-        if (lp_donor_table_needs_sums(&w->context.donors[d]))
-            LP_TRY(lp_donor_table_sum(&w->context.donors[d], w->context.store, err));
+        if (!sweep->context.used[d]) continue;
+        LP_TRY(lp_donor_table_init(session, sweep->plan.layout, &sweep->plan.set, &sweep->plan.shapes, (lp_direction)d,
+                                   &sweep->context.donors[d], err));
+        if (lp_donor_table_needs_sums(&sweep->context.donors[d]))
+            LP_TRY(lp_donor_table_sum(&sweep->context.donors[d], sweep->context.store, err));
     }
-    LP_TRY(read_answers(w, err));
-    LP_TRY(describe(w, err));
-    LP_TRY(link_same(w, err));
-    LP_TRY(lp_mem_new(&w->context.counts, w->plan.set.n * LP_N_OUTCOMES, sizeof *w->context.counts, "counts", err));
+    LP_TRY(read_answers(sweep, err));
+    LP_TRY(describe(sweep, err));
+    LP_TRY(link_same(sweep, err));
+    LP_TRY(lp_mem_new(&sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, sizeof *sweep->context.counts,
+                      "counts", err));
 out:
     return status;
 }
 
 /* ---- The stage --------------------------------------------------------------------------------------------------- */
 
-static lp_status run_all(sweep *w, const int64_t *costs, bool created, lp_sweep_report *report, lp_error *err) {
-    lp_session *s = w->session;
-    const uint8_t *state = lp_record_file_state(w->context.partial);
-    for (int64_t i = 0; i < s->n_pairs; i++) {
-        w->skip[i] = state[i] || !w->included[i];
-        report->n_included += w->included[i];
-        report->n_done_before += state[i] && w->included[i];
+static lp_status run_all(sweep_work *sweep, const int64_t *costs, bool created, lp_sweep_report *report,
+                         lp_error *err) {
+    lp_session *session = sweep->session;
+    const uint8_t *state = lp_record_file_state(sweep->context.partial);
+    for (int64_t i = 0; i < session->n_pairs; i++) {
+        sweep->skip[i] = state[i] || !sweep->included[i];
+        report->n_included += sweep->included[i];
+        report->n_done_before += state[i] && sweep->included[i];
     }
     lp_stage_work work = {.label = "sweep",
-                          .output = s->job.results.file,
+                          .output = session->job.results.file,
                           .costs = costs,
-                          .skip = w->skip,
+                          .skip = sweep->skip,
                           .total = report->n_included,
                           .before = report->n_done_before,
-                          .file = w->context.partial,
+                          .file = sweep->context.partial,
                           .created = created,
-                          .source = {.user = w, .next = next_pair, .run_done = run_done, .done = pair_done},
-                          .deal = &w->deal};
-    return lp_stage_run(s, &work, err);
+                          .source = {.user = sweep, .next = next_pair, .run_done = run_done, .done = pair_done},
+                          .deal = &sweep->deal};
+    return lp_stage_run(session, &work, err);
 }
 
 static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
-    const lp_session *s = state;
-    return lp_tokenizer_decode(s->tokenizer, tokens, n, LP_DECODE_ANSWER, out, err);
+    const lp_session *session = state;
+    return lp_tokenizer_decode(session->tokenizer, tokens, n, LP_DECODE_ANSWER, out, err);
 }
 
 /* Why the row was not run; shapes: of the pair's unpatched run in each direction. */
-static void count_not_run(sweep *w, int64_t pair, const lp_run_shape shapes[2], size_t condition) {
-    const lp_condition *c = &w->plan.set.conditions[condition];
-    const lp_donor_table *donors = &w->context.donors[c->direction];
-    lp_result_condition *counted = &w->conditions[condition];
-    if (lp_condition_is_absent(&w->plan.set, condition, &shapes[c->direction]))
+static void count_not_run(sweep_work *sweep, int64_t pair, const lp_run_shape shapes[2], size_t condition) {
+    const lp_condition *c = &sweep->plan.set.conditions[condition];
+    const lp_donor_table *donors = &sweep->context.donors[c->direction];
+    lp_result_condition *counted = &sweep->conditions[condition];
+    if (lp_condition_is_absent(&sweep->plan.set, condition, &shapes[c->direction]))
         counted->n_no_position++;
     else if (c->donor == LP_DONOR_SHUFFLED && lp_donor_table_other(donors, c->draw, pair) == LP_NO_PAIR)
         counted->n_no_pair++;
@@ -337,12 +343,12 @@ static void count_not_run(sweep *w, int64_t pair, const lp_run_shape shapes[2], 
         counted->n_no_donor++;
 }
 
-static void say_not_run(const sweep *w) {
+static void say_not_run(const sweep_work *sweep) {
     int64_t n_no_position = 0, n_no_donor = 0, n_no_pair = 0;
-    for (size_t i = 0; i < w->plan.set.n; i++) {
-        n_no_position += w->conditions[i].n_no_position;
-        n_no_donor += w->conditions[i].n_no_donor;
-        n_no_pair += w->conditions[i].n_no_pair;
+    for (size_t i = 0; i < sweep->plan.set.n; i++) {
+        n_no_position += sweep->conditions[i].n_no_position;
+        n_no_donor += sweep->conditions[i].n_no_donor;
+        n_no_pair += sweep->conditions[i].n_no_pair;
     }
     if (n_no_position + n_no_donor > 0)
         lp_log(LP_LOG_WARN,
@@ -360,44 +366,44 @@ static void say_not_run(const sweep *w) {
 /* How often controls that must change nothing changed something, over all rows, whichever life of the job made them:
  * differ[0] counts unpatched runs that differ from the store's answers, differ[1] rows of identity controls; and rows
  * that were not run. Rank 0, after the partial file was closed. */
-static lp_status count_failed_controls(sweep *w, int64_t differ[2], lp_error *err) {
-    lp_session *s = w->session;
-    size_t c = w->plan.set.n, a = (size_t)s->job.decode.max_new_tokens;
+static lp_status count_failed_controls(sweep_work *sweep, int64_t differ[2], lp_error *err) {
+    lp_session *session = sweep->session;
+    size_t c = sweep->plan.set.n, a = (size_t)session->job.decode.max_new_tokens;
     lp_text path = {0};
     lp_record_file *rows = NULL;
     uint8_t *outcome = NULL, *changed = NULL;
     int32_t *stored = NULL, *tokens = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_results_partial_path(s->job.results.file, &path, err));
+    LP_TRY(lp_results_partial_path(session->job.results.file, &path, err));
     LP_TRY(lp_record_file_open_read(path.data, &rows, err));
     LP_TRY(lp_mem_new(&stored, a, sizeof *stored, "answer", err));
     LP_TRY(lp_mem_new(&tokens, a, sizeof *tokens, "answer", err));
     LP_TRY(lp_mem_new(&outcome, c, 1, "outcomes", err));
     LP_TRY(lp_mem_new(&changed, c, 1, "outcomes", err));
-    for (int64_t i = 0; i < s->n_pairs; i++) {
-        if (!w->included[i]) continue;
+    for (int64_t i = 0; i < session->n_pairs; i++) {
+        if (!sweep->included[i]) continue;
         lp_run_shape shapes[2] = {{0}};
         for (int d = 0; d < 2; d++)
-            if (w->context.used[d]) LP_TRY(lp_sweep_unit_shape(&w->context, i, d, &shapes[d], err));
+            if (sweep->context.used[d]) LP_TRY(lp_sweep_unit_shape(&sweep->context, i, d, &shapes[d], err));
         LP_TRY(lp_record_file_read(rows, i, LP_ROW_CHANGED, changed, err));
         LP_TRY(lp_record_file_read(rows, i, LP_ROW_OUTCOME, outcome, err));
         for (size_t k = 0; k < c; k++) {
-            const lp_condition *condition = &w->plan.set.conditions[k];
-            differ[1] += w->plan.identity[k] && changed[k];
-            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(w, i, shapes, k);
+            const lp_condition *condition = &sweep->plan.set.conditions[k];
+            differ[1] += sweep->plan.identity[k] && changed[k];
+            if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(sweep, i, shapes, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
-            LP_TRY(lp_record_file_read(w->context.store, i,
-                                       lp_store_layout_stored_field(w->plan.layout, side, LP_STORED_ANSWER_TOKENS),
+            LP_TRY(lp_record_file_read(sweep->context.store, i,
+                                       lp_store_layout_stored_field(sweep->plan.layout, side, LP_STORED_ANSWER_TOKENS),
                                        stored, err));
             LP_TRY(lp_record_file_read_part(rows, i, LP_ROW_ANSWER_TOKENS, (int64_t)k, 1, tokens, err));
             if (memcmp(stored, tokens, a * sizeof *stored) != 0) {
                 differ[0]++;
-                lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's", s->pairs.pairs[i].id);
+                lp_log(LP_LOG_WARN, "pair %s: the unpatched run differs from the store's", session->pairs.pairs[i].id);
             }
         }
     }
-    say_not_run(w);
+    say_not_run(sweep);
 out:
     lp_record_file_close(rows);
     lp_mem_free(outcome);
@@ -413,13 +419,14 @@ typedef struct {
     char pages[24], preemptions[24], parts[24], rows[24], again[24];
 } engine_texts;
 
-static lp_status count_engine(const lp_session *s, engine_texts *out, lp_error *err) {
-    const lp_engine_counters *c = &s->counters;
-    int64_t most = c->most_pages;
-    int64_t n[] = {(int64_t)c->n_preemptions, (int64_t)c->n_parts,         (int64_t)c->n_requests, (int64_t)c->rows,
-                   (int64_t)c->batches,       (int64_t)c->row_layers_lost, (int64_t)c->row_layers};
-    lp_status status = lp_parallel_sum_i64(s->parallel, n, sizeof n / sizeof n[0], err);
-    if (status == LP_OK) status = lp_parallel_max_i64(s->parallel, &most, 1, err);
+static lp_status count_engine(const lp_session *session, engine_texts *out, lp_error *err) {
+    const lp_engine_counters *counters = &session->counters;
+    int64_t most = counters->most_pages;
+    int64_t n[] = {(int64_t)counters->n_preemptions, (int64_t)counters->n_parts, (int64_t)counters->n_requests,
+                   (int64_t)counters->rows,          (int64_t)counters->batches, (int64_t)counters->row_layers_lost,
+                   (int64_t)counters->row_layers};
+    lp_status status = lp_parallel_sum_i64(session->parallel, n, sizeof n / sizeof n[0], err);
+    if (status == LP_OK) status = lp_parallel_max_i64(session->parallel, &most, 1, err);
     if (status != LP_OK) return status;
     snprintf(out->pages, sizeof out->pages, "%lld", (long long)most);
     snprintf(out->preemptions, sizeof out->preemptions, "%lld", (long long)n[0]);
@@ -429,21 +436,21 @@ static lp_status count_engine(const lp_session *s, engine_texts *out, lp_error *
     return LP_OK;
 }
 
-static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
-    lp_session *s = w->session;
-    lp_provenance *provenance = &w->identity->provenance;
+static lp_status finish(sweep_work *sweep, lp_sweep_report *report, lp_error *err) {
+    lp_session *session = sweep->session;
+    lp_provenance *provenance = &sweep->identity->provenance;
     lp_results_paths paths = {
-        .results = s->job.results.file, .csv = s->job.results.csv, .summary = s->job.results.summary};
+        .results = session->job.results.file, .csv = session->job.results.csv, .summary = session->job.results.summary};
     lp_status status = LP_OK;
     engine_texts engine;
-    LP_TRY(lp_parallel_sum_i64(s->parallel, w->context.counts, w->plan.set.n * LP_N_OUTCOMES, err));
-    LP_TRY(count_engine(s, &engine, err));
-    lp_record_file_close(w->context.partial);
-    w->context.partial = NULL;
-    if (lp_parallel_rank(s->parallel) == 0) {
+    LP_TRY(lp_parallel_sum_i64(session->parallel, sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, err));
+    LP_TRY(count_engine(session, &engine, err));
+    lp_record_file_close(sweep->context.partial);
+    sweep->context.partial = NULL;
+    if (lp_parallel_rank(session->parallel) == 0) {
         char now[LP_UTC_TEXT];
         int64_t failed[2] = {0};
-        status = count_failed_controls(w, failed, err);
+        status = count_failed_controls(sweep, failed, err);
         report->n_unpatched_differ = failed[0];
         report->n_self_differ = failed[1];
         lp_utc_now(now);
@@ -458,43 +465,43 @@ static lp_status finish(sweep *w, lp_sweep_report *report, lp_error *err) {
         lp_provenance_add(provenance, "engine.parts_per_request", engine.parts, false);
         lp_provenance_add(provenance, "engine.rows_per_batch", engine.rows, false);
         lp_provenance_add(provenance, "engine.recomputed", engine.again, false);
-        w->described.n_provenance = provenance->n;
+        sweep->described.n_provenance = provenance->n;
         if (status == LP_OK)
-            status = lp_results_finish(&paths, &w->described, w->context.counts, decode_answer, s, err);
+            status = lp_results_finish(&paths, &sweep->described, sweep->context.counts, decode_answer, session, err);
     }
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
 out:
     return status;
 }
 
-static void release(sweep *w) {
-    for (size_t i = 0; i < w->units.n_made; i++) lp_sweep_unit_free(w->units.made[i]);
-    lp_stage_pool_release(&w->units);
-    lp_record_file_close(w->context.partial);
-    lp_lock_release(w->lock);
-    lp_pair_record_release(&w->context.own);
-    lp_pair_record_release(&w->context.other);
-    lp_record_file_close(w->context.store);
-    for (int d = 0; d < 2; d++) lp_donor_table_release(&w->context.donors[d]);
-    size_t p = (size_t)w->session->n_pairs;
+static void release(sweep_work *sweep) {
+    for (size_t i = 0; i < sweep->units.n_made; i++) lp_sweep_unit_free(sweep->units.made[i]);
+    lp_stage_pool_release(&sweep->units);
+    lp_record_file_close(sweep->context.partial);
+    lp_lock_release(sweep->lock);
+    lp_pair_record_release(&sweep->context.own);
+    lp_pair_record_release(&sweep->context.other);
+    lp_record_file_close(sweep->context.store);
+    for (int d = 0; d < 2; d++) lp_donor_table_release(&sweep->context.donors[d]);
+    size_t p = (size_t)sweep->session->n_pairs;
     for (int side = 0; side < 2; side++) {
-        for (size_t i = 0; w->answers[side] && i < p; i++) lp_mem_free(w->answers[side][i]);
-        lp_mem_free(w->answers[side]);
-        lp_mem_free(w->numbers[side]);
-        lp_mem_free(w->correct[side]);
+        for (size_t i = 0; sweep->answers[side] && i < p; i++) lp_mem_free(sweep->answers[side][i]);
+        lp_mem_free(sweep->answers[side]);
+        lp_mem_free(sweep->numbers[side]);
+        lp_mem_free(sweep->correct[side]);
     }
-    for (int i = 0; i < 4; i++) lp_mem_free(w->texts[i]);
-    lp_mem_free(w->included);
-    lp_mem_free(w->skip);
-    lp_mem_free(w->conditions);
-    lp_mem_free(w->indices);
-    lp_mem_free(w->operations);
-    if (w->identity) lp_sweep_identity_release(w->identity);
-    lp_text_release(&w->families);
-    lp_mem_free(w->identity);
-    lp_mem_free(w->context.counts);
-    lp_mem_free(w->context.next_same);
-    lp_sweep_plan_release(&w->plan);
+    for (int i = 0; i < 4; i++) lp_mem_free(sweep->texts[i]);
+    lp_mem_free(sweep->included);
+    lp_mem_free(sweep->skip);
+    lp_mem_free(sweep->conditions);
+    lp_mem_free(sweep->indices);
+    lp_mem_free(sweep->operations);
+    if (sweep->identity) lp_sweep_identity_release(sweep->identity);
+    lp_text_release(&sweep->families);
+    lp_mem_free(sweep->identity);
+    lp_mem_free(sweep->context.counts);
+    lp_mem_free(sweep->context.next_same);
+    lp_sweep_plan_release(&sweep->plan);
 }
 
 /* Of all three outputs: better refused now than when the work is done. */
@@ -506,53 +513,56 @@ static lp_status make_folders(const lp_job *job, lp_error *err) {
 }
 
 /* The two other outputs are written with the results file, and only then. */
-static void say_missing(const lp_session *s) {
-    const char *const outputs[] = {s->job.results.csv, s->job.results.summary};
+static void say_missing(const lp_session *session) {
+    const char *const outputs[] = {session->job.results.csv, session->job.results.summary};
     for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
-        if (lp_parallel_rank(s->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
+        if (lp_parallel_rank(session->parallel) == 0 && lp_path_look(outputs[i]) == LP_PATH_MISSING)
             lp_log(LP_LOG_WARN,
                    "%s is missing: it is made together with %s; remove that file and run again to get both", outputs[i],
-                   s->job.results.file);
+                   session->job.results.file);
 }
 
-lp_status lp_stage_sweep(lp_session *s, lp_sweep_report *report, lp_error *err) {
-    sweep w = {.session = s};
+lp_status lp_stage_sweep(lp_session *session, lp_sweep_report *report, lp_error *err) {
+    sweep_work sweep = {.session = session};
     int64_t *costs = NULL;
     int64_t n_bad = 0;
     uint8_t complete = 0;
     bool created = false;
     lp_status status = LP_OK;
-    *report = (lp_sweep_report){.n_pairs = s->n_pairs};
-    LP_TRY(lp_parallel_agree(s->parallel, prepare(&w, err), err));
-    LP_TRY(lp_mem_new(&costs, (size_t)s->n_pairs, sizeof *costs, "costs", err));
-    for (int64_t i = 0; i < s->n_pairs; i++) costs[i] = s->n_prompt[0][i] + s->n_prompt[1][i];
-    status = lp_parallel_rank(s->parallel) == 0 ? make_folders(&s->job, err) : LP_OK;
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
-    LP_TRY(lp_lock_take_all(s->parallel, s->job.results.file, &w.lock, err));
-    LP_TRY(lp_parallel_agree(s->parallel, lp_stage_watch(s->job.results.file, err), err));
+    *report = (lp_sweep_report){.n_pairs = session->n_pairs};
+    LP_TRY(lp_parallel_agree(session->parallel, prepare(&sweep, err), err));
+    LP_TRY(lp_mem_new(&costs, (size_t)session->n_pairs, sizeof *costs, "costs", err));
+    for (int64_t i = 0; i < session->n_pairs; i++) costs[i] = session->n_prompt[0][i] + session->n_prompt[1][i];
+    status = lp_parallel_rank(session->parallel) == 0 ? make_folders(&session->job, err) : LP_OK;
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
+    LP_TRY(lp_lock_take_all(session->parallel, session->job.results.file, &sweep.lock, err));
+    LP_TRY(lp_parallel_agree(session->parallel, lp_stage_watch(session->job.results.file, err), err));
     bool is_complete = false;
-    if (lp_parallel_rank(s->parallel) == 0) status = lp_sweep_look_at_results(s, w.identity, &is_complete, err);
-    LP_TRY(lp_parallel_agree(s->parallel, status, err));
+    if (lp_parallel_rank(session->parallel) == 0)
+        status = lp_sweep_look_at_results(session, sweep.identity, &is_complete, err);
+    LP_TRY(lp_parallel_agree(session->parallel, status, err));
     complete = is_complete;
-    LP_TRY(lp_parallel_broadcast(s->parallel, &complete, sizeof complete, err));
+    LP_TRY(lp_parallel_broadcast(session->parallel, &complete, sizeof complete, err));
     if (complete) {
         report->was_complete = true;
-        say_missing(s);
-        for (int64_t i = 0; i < s->n_pairs; i++) report->n_included += w.included[i];
+        say_missing(session);
+        for (int64_t i = 0; i < session->n_pairs; i++) report->n_included += sweep.included[i];
         goto out;
     }
-    LP_TRY(lp_results_partial_open(s->parallel, s->job.results.file, &w.described, &w.context.partial, &created, err));
+    LP_TRY(lp_results_partial_open(session->parallel, session->job.results.file, &sweep.described,
+                                   &sweep.context.partial, &created, err));
     if (!created) {
-        LP_TRY(lp_record_file_recheck(w.context.partial, &n_bad, err));
+        LP_TRY(lp_record_file_recheck(sweep.context.partial, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s.partial: the rows of %lld pairs were torn; they are made again",
-                   s->job.results.file, (long long)n_bad);
-        LP_TRY(lp_parallel_agree(s->parallel, lp_results_partial_count(w.context.partial, w.context.counts, err), err));
+                   session->job.results.file, (long long)n_bad);
+        LP_TRY(lp_parallel_agree(session->parallel,
+                                 lp_results_partial_count(sweep.context.partial, sweep.context.counts, err), err));
     }
-    LP_TRY(run_all(&w, costs, created, report, err));
-    LP_TRY(finish(&w, report, err));
+    LP_TRY(run_all(&sweep, costs, created, report, err));
+    LP_TRY(finish(&sweep, report, err));
 out:
-    release(&w);
+    release(&sweep);
     lp_mem_free(costs);
     return status;
 }

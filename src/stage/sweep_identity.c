@@ -50,28 +50,28 @@ out:
     return status;
 }
 
-lp_status lp_sweep_identity_init(const lp_session *s, const lp_condition_set *set, lp_sweep_identity *out,
+lp_status lp_sweep_identity_init(const lp_session *session, const lp_condition_set *set, lp_sweep_identity *out,
                                  lp_error *err) {
-    lp_provenance *p = &out->provenance;
+    lp_provenance *provenance = &out->provenance;
     char text[32];
     lp_status status = LP_OK;
     out->metrics = out->vectors = out->seeds = (lp_text){0};
     LP_TRY(digest_conditions(set, out, err));
-    LP_TRY(name_inputs(&s->job, out, err));
-    lp_session_provenance(s, p);
-    snprintf(text, sizeof text, "%lld", (long long)s->n_pairs);
-    lp_provenance_add(p, "n_pairs", text, true);
-    snprintf(text, sizeof text, "%llu", (unsigned long long)s->job.sweep.seed);
-    lp_provenance_add(p, "seed", text, true);
-    lp_provenance_add(p, "filter", lp_filter_names()[s->job.sweep.filter], true);
-    lp_provenance_add(p, "conditions", out->conditions, true);
-    lp_provenance_add(p, "classifier", lp_classifier_names[s->job.classifier], true);
-    lp_provenance_add(p, "metrics", out->metrics.length ? lp_text_get(&out->metrics) : "none", true);
-    lp_provenance_add(p, "vectors", out->vectors.length ? lp_text_get(&out->vectors) : "none", true);
-    if (out->seeds.length) lp_provenance_add(p, "shuffled_seeds", lp_text_get(&out->seeds), true);
-    if (s->job.lens_top > 0) {
-        snprintf(text, sizeof text, "logit_lens top %d", s->job.lens_top);
-        lp_provenance_add(p, "readout", text, true);
+    LP_TRY(name_inputs(&session->job, out, err));
+    lp_session_provenance(session, provenance);
+    snprintf(text, sizeof text, "%lld", (long long)session->n_pairs);
+    lp_provenance_add(provenance, "n_pairs", text, true);
+    snprintf(text, sizeof text, "%llu", (unsigned long long)session->job.sweep.seed);
+    lp_provenance_add(provenance, "seed", text, true);
+    lp_provenance_add(provenance, "filter", lp_filter_names()[session->job.sweep.filter], true);
+    lp_provenance_add(provenance, "conditions", out->conditions, true);
+    lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], true);
+    lp_provenance_add(provenance, "metrics", out->metrics.length ? lp_text_get(&out->metrics) : "none", true);
+    lp_provenance_add(provenance, "vectors", out->vectors.length ? lp_text_get(&out->vectors) : "none", true);
+    if (out->seeds.length) lp_provenance_add(provenance, "shuffled_seeds", lp_text_get(&out->seeds), true);
+    if (session->job.lens_top > 0) {
+        snprintf(text, sizeof text, "logit_lens top %d", session->job.lens_top);
+        lp_provenance_add(provenance, "readout", text, true);
     }
     return LP_OK;
 out:
@@ -85,9 +85,9 @@ void lp_sweep_identity_release(lp_sweep_identity *identity) {
     lp_text_release(&identity->seeds);
 }
 
-static lp_status compare_results(const lp_session *s, const lp_sweep_identity *identity, lp_error *err) {
+static lp_status compare_results(const lp_session *session, const lp_sweep_identity *identity, lp_error *err) {
     static const char advice[] = "name another results.file, or remove it";
-    const char *path = s->job.results.file;
+    const char *path = session->job.results.file;
     lp_results *results = NULL;
     lp_text found = {0}, filter = {0};
     lp_status status = LP_OK;
@@ -133,9 +133,10 @@ out:
 /* The CSV and the summary are written with the results file. Where that is not there, what has their names must be of
  * the same results: left by a life that ended between the three, or the results file was removed to make it again. The
  * CSV does not say whose it is; it is compared byte by byte when the new one is whole. */
-static lp_status check_texts(const lp_session *s, const lp_sweep_identity *identity, bool has_rows, lp_error *err) {
+static lp_status check_texts(const lp_session *session, const lp_sweep_identity *identity, bool has_rows,
+                             lp_error *err) {
     static const char advice[] = "is there already and is not of these results: name another, or remove it";
-    const char *csv = s->job.results.csv, *summary = s->job.results.summary;
+    const char *csv = session->job.results.csv, *summary = session->job.results.summary;
     bool has_summary = lp_path_look(summary) == LP_PATH_FILE;
     if (has_summary && !lp_summary_is_of(summary, identity->provenance.items, identity->provenance.n))
         return lp_fail(err, LP_ERR_MISMATCH, "%s: %s", summary, advice);
@@ -144,20 +145,20 @@ static lp_status check_texts(const lp_session *s, const lp_sweep_identity *ident
     return LP_OK;
 }
 
-lp_status lp_sweep_look_at_results(const lp_session *s, const lp_sweep_identity *identity, bool *complete,
+lp_status lp_sweep_look_at_results(const lp_session *session, const lp_sweep_identity *identity, bool *complete,
                                    lp_error *err) {
     lp_text partial = {0};
     lp_status status = LP_OK;
     *complete = false;
-    if (lp_path_look(s->job.results.file) == LP_PATH_FILE) {
-        status = compare_results(s, identity, err);
+    if (lp_path_look(session->job.results.file) == LP_PATH_FILE) {
+        status = compare_results(session, identity, err);
         *complete = status == LP_OK;
         return status;
     }
-    LP_TRY(lp_results_partial_path(s->job.results.file, &partial, err));
+    LP_TRY(lp_results_partial_path(session->job.results.file, &partial, err));
     bool has_rows = lp_path_look(partial.data) == LP_PATH_FILE;
     if (has_rows) LP_TRY(compare_rows(partial.data, identity, err));
-    status = check_texts(s, identity, has_rows, err);
+    status = check_texts(session, identity, has_rows, err);
 out:
     lp_text_release(&partial);
     return status;

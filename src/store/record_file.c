@@ -356,55 +356,55 @@ typedef struct {
     lp_open_tables *tables;
     lp_error *err;
     lp_status status;
-} visit;
+} table_visit;
 
 static bool is_field(const lp_record_file *file, const char *path) {
     size_t index = 0;
     return lp_record_file_find(file, path, &index);
 }
 
-static lp_status add_table(visit *v, const char *path, lp_error *err) {
+static lp_status add_table(table_visit *visit, const char *path, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_table *grown = NULL;
     lp_dtype type = LP_U8;
-    hid_t dataset = H5Dopen2(v->file->file, path, H5P_DEFAULT);
-    LP_TRY(lp_h5_type_of(dataset, &type, NULL, v->file->path, path, err));
-    LP_TRY(lp_mem_new(&grown, v->tables->n + 1, sizeof *grown, "tables", err));
-    if (v->tables->n) memcpy(grown, v->tables->table, v->tables->n * sizeof *grown);
-    lp_mem_free(v->tables->table);
-    v->tables->table = grown;
-    lp_open_table *table = &grown[v->tables->n++];
+    hid_t dataset = H5Dopen2(visit->file->file, path, H5P_DEFAULT);
+    LP_TRY(lp_h5_type_of(dataset, &type, NULL, visit->file->path, path, err));
+    LP_TRY(lp_mem_new(&grown, visit->tables->n + 1, sizeof *grown, "tables", err));
+    if (visit->tables->n) memcpy(grown, visit->tables->table, visit->tables->n * sizeof *grown);
+    lp_mem_free(visit->tables->table);
+    visit->tables->table = grown;
+    lp_open_table *table = &grown[visit->tables->n++];
     table->type = type;
     LP_TRY(lp_mem_text(&table->path, path, strlen(path), err));
-    status = lp_record_file_table(v->file, path, type, &table->block, &table->n, &table->item_bytes, err);
+    status = lp_record_file_table(visit->file, path, type, &table->block, &table->n, &table->item_bytes, err);
 out:
     lp_h5_close(dataset);
     return status;
 }
 
 static herr_t look_at(hid_t group, const char *path, const H5L_info_t *info, void *state) {
-    visit *v = state;
+    table_visit *visit = state;
     if (info->type != H5L_TYPE_HARD) {
-        v->status = lp_record_check_links(group, path, v->file->path, v->err);
+        visit->status = lp_record_check_links(group, path, visit->file->path, visit->err);
         return 1;
     }
-    if (strncmp(path, "journal/", 8) == 0 || is_field(v->file, path)) return 0;
+    if (strncmp(path, "journal/", 8) == 0 || is_field(visit->file, path)) return 0;
     hid_t object = H5Oopen(group, path, H5P_DEFAULT);
     bool is_dataset = object >= 0 && H5Iget_type(object) == H5I_DATASET;
-    if (object < 0) v->status = lp_h5_fail(v->err, v->file->path, "open /%s", path);
+    if (object < 0) visit->status = lp_h5_fail(visit->err, visit->file->path, "open /%s", path);
     lp_h5_close(object);
-    if (is_dataset) v->status = add_table(v, path, v->err);
-    return v->status == LP_OK ? 0 : 1;
+    if (is_dataset) visit->status = add_table(visit, path, visit->err);
+    return visit->status == LP_OK ? 0 : 1;
 }
 
 lp_status lp_record_file_read_tables(lp_record_file *file, lp_open_tables *out, lp_error *err) {
     lp_open_tables tables = {0};
-    visit v = {.file = file, .tables = &tables, .err = err};
-    if (H5Lvisit(file->file, H5_INDEX_NAME, H5_ITER_INC, look_at, &v) < 0 && v.status == LP_OK)
-        v.status = lp_h5_fail(err, file->path, "list the datasets");
-    if (v.status != LP_OK) {
+    table_visit visit = {.file = file, .tables = &tables, .err = err};
+    if (H5Lvisit(file->file, H5_INDEX_NAME, H5_ITER_INC, look_at, &visit) < 0 && visit.status == LP_OK)
+        visit.status = lp_h5_fail(err, file->path, "list the datasets");
+    if (visit.status != LP_OK) {
         lp_open_tables_release(&tables);
-        return v.status;
+        return visit.status;
     }
     *out = tables;
     return LP_OK;

@@ -38,17 +38,18 @@ typedef struct {
     size_t n_columns;
     void *held[LP_MAX_ROW_COLUMNS]; /* each [block, C] */
     hid_t set[LP_MAX_ROW_COLUMNS];
-} finisher;
+} results_finisher;
 
-static lp_status put_numbers(const finisher *f, const char *path, lp_dtype type, int64_t n, const void *data,
-                             const char *description, lp_error *err) {
+static lp_status put_numbers(const results_finisher *finisher, const char *path, lp_dtype type, int64_t n,
+                             const void *data, const char *description, lp_error *err) {
     return lp_h5_make_dataset(
-        f->file, &(lp_h5_dataset){.path = path, .type = type, .n_dims = 1, .dims = {n}, .description = description},
-        data, NULL, f->path, err);
+        finisher->file,
+        &(lp_h5_dataset){.path = path, .type = type, .n_dims = 1, .dims = {n}, .description = description}, data, NULL,
+        finisher->path, err);
 }
 
-static lp_status put_pairs(const finisher *f, lp_error *err) {
-    const lp_results_plan *plan = f->plan;
+static lp_status put_pairs(const results_finisher *finisher, lp_error *err) {
+    const lp_results_plan *plan = finisher->plan;
     lp_status status = LP_OK;
     const struct {
         const char *path;
@@ -60,41 +61,42 @@ static lp_status put_pairs(const finisher *f, lp_error *err) {
                  {"pairs/clean_text", plan->clean_text},
                  {"pairs/corrupted_text", plan->corrupted_text}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        LP_TRY(lp_h5_put_strings(f->file, texts[i].path, texts[i].texts, plan->n_pairs, NULL, f->path, err));
-    LP_TRY(put_numbers(f, "pairs/clean_answer", LP_F64, plan->n_pairs, plan->clean_answer, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/corrupted_answer", LP_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/clean_correct", LP_U8, plan->n_pairs, plan->clean_correct, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/corrupted_correct", LP_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
-    LP_TRY(put_numbers(f, "pairs/included", LP_U8, plan->n_pairs, plan->included,
+        LP_TRY(
+            lp_h5_put_strings(finisher->file, texts[i].path, texts[i].texts, plan->n_pairs, NULL, finisher->path, err));
+    LP_TRY(put_numbers(finisher, "pairs/clean_answer", LP_F64, plan->n_pairs, plan->clean_answer, NULL, err));
+    LP_TRY(put_numbers(finisher, "pairs/corrupted_answer", LP_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
+    LP_TRY(put_numbers(finisher, "pairs/clean_correct", LP_U8, plan->n_pairs, plan->clean_correct, NULL, err));
+    LP_TRY(put_numbers(finisher, "pairs/corrupted_correct", LP_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
+    LP_TRY(put_numbers(finisher, "pairs/included", LP_U8, plan->n_pairs, plan->included,
                        "1: the pair passes the sweep's filter", err));
 out:
     return status;
 }
 
 /* Name of a column's dataset below `rows`; "": it is not published. */
-static const char *published_name(const finisher *f, size_t index) {
+static const char *published_name(const results_finisher *finisher, size_t index) {
     const char *name = lp_row_column_at(index)->published;
-    return name ? name : f->plan->metrics[index - LP_N_ROW_COLUMNS];
+    return name ? name : finisher->plan->metrics[index - LP_N_ROW_COLUMNS];
 }
 
-static lp_status begin_column(finisher *f, size_t index, lp_error *err) {
+static lp_status begin_column(results_finisher *finisher, size_t index, lp_error *err) {
     const lp_row_column *column = lp_row_column_at(index);
-    const char *name = published_name(f, index);
+    const char *name = published_name(finisher, index);
     lp_text path = {0};
     lp_status status = LP_OK;
     if (!*name) return LP_OK;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
-    LP_TRY(lp_h5_make_dataset(f->file,
+    LP_TRY(lp_h5_make_dataset(finisher->file,
                               &(lp_h5_dataset){.path = path.data,
                                                .type = column->type,
                                                .n_dims = 2,
-                                               .dims = {f->plan->n_pairs, f->plan->n_conditions},
+                                               .dims = {finisher->plan->n_pairs, finisher->plan->n_conditions},
                                                .description = column->description,
-                                               .chunk_first = f->block},
-                              NULL, &f->set[index], f->path, err));
+                                               .chunk_first = finisher->block},
+                              NULL, &finisher->set[index], finisher->path, err));
     if (index == LP_ROW_OUTCOME)
-        LP_TRY(lp_h5_put_texts(f->set[index], "classes", lp_outcome_names, LP_N_OUTCOMES, f->path, err));
-    status = lp_mem_new(&f->held[index], (size_t)f->block * (size_t)f->plan->n_conditions,
+        LP_TRY(lp_h5_put_texts(finisher->set[index], "classes", lp_outcome_names, LP_N_OUTCOMES, finisher->path, err));
+    status = lp_mem_new(&finisher->held[index], (size_t)finisher->block * (size_t)finisher->plan->n_conditions,
                         lp_h5_item_bytes(column->type, 0), "rows", err);
 out:
     lp_text_release(&path);
@@ -107,149 +109,153 @@ static size_t answers_at_once(const lp_results_plan *plan) {
     return n < (size_t)plan->n_conditions ? n : (size_t)plan->n_conditions;
 }
 
-static lp_status begin_rows(finisher *f, lp_error *err) {
-    const lp_results_plan *plan = f->plan;
+static lp_status begin_rows(results_finisher *finisher, lp_error *err) {
+    const lp_results_plan *plan = finisher->plan;
     const size_t n = (size_t)plan->n_conditions;
     lp_status status = LP_OK;
-    f->block = BLOCK_NUMBERS / plan->n_conditions;
-    if (f->block < 1) f->block = 1;
-    if (f->block > plan->n_pairs) f->block = plan->n_pairs;
-    for (size_t k = 0; k < f->n_columns; k++) LP_TRY(begin_column(f, k, err));
+    finisher->block = BLOCK_NUMBERS / plan->n_conditions;
+    if (finisher->block < 1) finisher->block = 1;
+    if (finisher->block > plan->n_pairs) finisher->block = plan->n_pairs;
+    for (size_t k = 0; k < finisher->n_columns; k++) LP_TRY(begin_column(finisher, k, err));
     const size_t lens = 2 * (size_t)plan->lens.n_positions * (size_t)plan->lens.n_layers * (size_t)plan->lens.top;
-    LP_TRY(lp_mem_new(&f->lengths, n, sizeof *f->lengths, "answers", err));
-    LP_TRY(lp_mem_new(&f->tokens, answers_at_once(plan) * (size_t)plan->max_new_tokens, sizeof *f->tokens, "answers",
-                      err));
-    LP_TRY(lp_mem_new(&f->lens_tokens, lens, sizeof *f->lens_tokens, "logit lens", err));
-    LP_TRY(lp_mem_new(&f->lens_log_probability, lens, sizeof *f->lens_log_probability, "logit lens", err));
-    LP_TRY(lp_mem_new(&f->counts, n * LP_N_OUTCOMES, sizeof *f->counts, "counts", err));
-    LP_TRY(lp_mem_new(&f->sums.changed, n, sizeof *f->sums.changed, "sums", err));
-    LP_TRY(lp_mem_new(&f->sums.metric_sum, n * plan->n_metrics, sizeof *f->sums.metric_sum, "sums", err));
-    LP_TRY(lp_mem_new(&f->sums.metric_n, n * plan->n_metrics, sizeof *f->sums.metric_n, "sums", err));
-    LP_TRY(lp_mem_new(&f->sums.recovery, n, sizeof *f->sums.recovery, "sums", err));
+    LP_TRY(lp_mem_new(&finisher->lengths, n, sizeof *finisher->lengths, "answers", err));
+    LP_TRY(lp_mem_new(&finisher->tokens, answers_at_once(plan) * (size_t)plan->max_new_tokens, sizeof *finisher->tokens,
+                      "answers", err));
+    LP_TRY(lp_mem_new(&finisher->lens_tokens, lens, sizeof *finisher->lens_tokens, "logit lens", err));
+    LP_TRY(
+        lp_mem_new(&finisher->lens_log_probability, lens, sizeof *finisher->lens_log_probability, "logit lens", err));
+    LP_TRY(lp_mem_new(&finisher->counts, n * LP_N_OUTCOMES, sizeof *finisher->counts, "counts", err));
+    LP_TRY(lp_mem_new(&finisher->sums.changed, n, sizeof *finisher->sums.changed, "sums", err));
+    LP_TRY(lp_mem_new(&finisher->sums.metric_sum, n * plan->n_metrics, sizeof *finisher->sums.metric_sum, "sums", err));
+    LP_TRY(lp_mem_new(&finisher->sums.metric_n, n * plan->n_metrics, sizeof *finisher->sums.metric_n, "sums", err));
+    LP_TRY(lp_mem_new(&finisher->sums.recovery, n, sizeof *finisher->sums.recovery, "sums", err));
 out:
     return status;
 }
 
-static lp_status flush_rows(finisher *f, lp_error *err) {
+static lp_status flush_rows(results_finisher *finisher, lp_error *err) {
     lp_status status = LP_OK;
-    for (size_t k = 0; k < f->n_columns; k++)
-        if (f->held[k])
-            LP_TRY(lp_h5_write_part(f->set[k], f->first, f->n_held, f->held[k], f->path, published_name(f, k), err));
-    f->first += f->n_held;
-    f->n_held = 0;
+    for (size_t k = 0; k < finisher->n_columns; k++)
+        if (finisher->held[k])
+            LP_TRY(lp_h5_write_part(finisher->set[k], finisher->first, finisher->n_held, finisher->held[k],
+                                    finisher->path, published_name(finisher, k), err));
+    finisher->first += finisher->n_held;
+    finisher->n_held = 0;
 out:
     return status;
 }
 
 /* Where the rows of the next pair are held. */
-static void *held_at(const finisher *f, size_t index) {
+static void *held_at(const results_finisher *finisher, size_t index) {
     size_t bytes = lp_h5_item_bytes(lp_row_column_at(index)->type, 0);
-    return (char *)f->held[index] + (size_t)f->n_held * (size_t)f->plan->n_conditions * bytes;
+    return (char *)finisher->held[index] + (size_t)finisher->n_held * (size_t)finisher->plan->n_conditions * bytes;
 }
 
-static lp_status hold_not_run(finisher *f, lp_error *err) {
-    for (size_t k = 0; k < f->n_columns; k++)
-        if (f->held[k]) lp_row_column_fill(lp_row_column_at(k), held_at(f, k), (size_t)f->plan->n_conditions);
-    return f->plan->lens.top > 0 ? lp_lens_writer_add(&f->lens, NULL, NULL, err) : LP_OK;
+static lp_status hold_not_run(results_finisher *finisher, lp_error *err) {
+    for (size_t k = 0; k < finisher->n_columns; k++)
+        if (finisher->held[k])
+            lp_row_column_fill(lp_row_column_at(k), held_at(finisher, k), (size_t)finisher->plan->n_conditions);
+    return finisher->plan->lens.top > 0 ? lp_lens_writer_add(&finisher->lens, NULL, NULL, err) : LP_OK;
 }
 
 /* Numbers the answers of a pair, and counts its outcomes. */
-static lp_status hold_answers(finisher *f, int64_t pair, lp_error *err) {
-    const lp_results_plan *plan = f->plan;
-    const uint8_t *outcome = held_at(f, LP_ROW_OUTCOME), *changed = held_at(f, LP_ROW_CHANGED);
-    const int32_t *lengths = f->lengths;
+static lp_status hold_answers(results_finisher *finisher, int64_t pair, lp_error *err) {
+    const lp_results_plan *plan = finisher->plan;
+    const uint8_t *outcome = held_at(finisher, LP_ROW_OUTCOME), *changed = held_at(finisher, LP_ROW_CHANGED);
+    const int32_t *lengths = finisher->lengths;
     const size_t at_once = answers_at_once(plan), n = (size_t)plan->n_conditions;
-    int32_t *answer = held_at(f, LP_ROW_ANSWER_TOKENS);
+    int32_t *answer = held_at(finisher, LP_ROW_ANSWER_TOKENS);
     lp_status status = LP_OK;
     for (size_t c = 0; c < n; c++) {
         if (c % at_once == 0)
-            LP_TRY(lp_record_file_read_part(f->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)c,
-                                            (int64_t)(n - c < at_once ? n - c : at_once), f->tokens, err));
+            LP_TRY(lp_record_file_read_part(finisher->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)c,
+                                            (int64_t)(n - c < at_once ? n - c : at_once), finisher->tokens, err));
         bool not_run = outcome[c] == LP_OUTCOME_NOT_RUN;
         if (lengths[c] < 0 || lengths[c] > plan->max_new_tokens || (outcome[c] >= LP_N_OUTCOMES && !not_run))
-            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", f->path,
+            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", finisher->path,
                     plan->pair_id[pair], plan->conditions[c].name, outcome[c], lengths[c]);
         answer[c] = -1;
         if (not_run) continue;
-        LP_TRY(lp_answers_add(&f->answers, f->tokens + c % at_once * (size_t)plan->max_new_tokens, (size_t)lengths[c],
-                              &answer[c], err));
-        f->counts[c * LP_N_OUTCOMES + outcome[c]]++;
-        f->sums.changed[c] += changed[c] != 0;
+        LP_TRY(lp_answers_add(&finisher->answers, finisher->tokens + c % at_once * (size_t)plan->max_new_tokens,
+                              (size_t)lengths[c], &answer[c], err));
+        finisher->counts[c * LP_N_OUTCOMES + outcome[c]]++;
+        finisher->sums.changed[c] += changed[c] != 0;
     }
 out:
     return status;
 }
 
-static void sum_metric(finisher *f, size_t m) {
-    const size_t n = (size_t)f->plan->n_conditions;
-    const float *values = held_at(f, LP_N_ROW_COLUMNS + m);
+static void sum_metric(results_finisher *finisher, size_t m) {
+    const size_t n = (size_t)finisher->plan->n_conditions;
+    const float *values = held_at(finisher, LP_N_ROW_COLUMNS + m);
     for (size_t c = 0; c < n; c++) {
         if (isnan(values[c])) continue;
-        f->sums.metric_sum[m * n + c] += (double)values[c];
-        f->sums.metric_n[m * n + c]++;
+        finisher->sums.metric_sum[m * n + c] += (double)values[c];
+        finisher->sums.metric_n[m * n + c]++;
     }
-    if (strcmp(f->plan->metrics[m], "logit_diff") == 0) lp_recovery_add(f->plan, values, &f->sums);
+    if (strcmp(finisher->plan->metrics[m], "logit_diff") == 0) lp_recovery_add(finisher->plan, values, &finisher->sums);
 }
 
-static lp_status hold_pair(finisher *f, int64_t pair, lp_error *err) {
-    const lp_results_plan *plan = f->plan;
+static lp_status hold_pair(results_finisher *finisher, int64_t pair, lp_error *err) {
+    const lp_results_plan *plan = finisher->plan;
     const void *columns[LP_MAX_ROW_COLUMNS] = {NULL};
     size_t lens = 0;
     bool good = false;
     lp_status status = LP_OK;
-    LP_TRY(lp_record_file_verify(f->partial, pair, &good, err));
+    LP_TRY(lp_record_file_verify(finisher->partial, pair, &good, err));
     if (!good)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered",
-                lp_record_file_path(f->partial), (long long)pair);
-    LP_TRY(lp_record_file_read(f->partial, pair, LP_ROW_ANSWER_LEN, f->lengths, err));
-    for (size_t k = 0; k < f->n_columns; k++) {
-        if (!f->held[k]) continue;
-        columns[k] = held_at(f, k);
-        if (!lp_row_column_at(k)->per_token) LP_TRY(lp_record_file_read(f->partial, pair, k, held_at(f, k), err));
+                lp_record_file_path(finisher->partial), (long long)pair);
+    LP_TRY(lp_record_file_read(finisher->partial, pair, LP_ROW_ANSWER_LEN, finisher->lengths, err));
+    for (size_t k = 0; k < finisher->n_columns; k++) {
+        if (!finisher->held[k]) continue;
+        columns[k] = held_at(finisher, k);
+        if (!lp_row_column_at(k)->per_token)
+            LP_TRY(lp_record_file_read(finisher->partial, pair, k, held_at(finisher, k), err));
     }
-    LP_TRY(hold_answers(f, pair, err));
-    for (size_t m = 0; m < plan->n_metrics; m++) sum_metric(f, m);
-    if (plan->lens.top > 0 && lp_results_partial_lens(f->partial, &lens)) {
-        LP_TRY(lp_record_file_read(f->partial, pair, lens, f->lens_tokens, err));
-        LP_TRY(lp_record_file_read(f->partial, pair, lens + 1, f->lens_log_probability, err));
-        LP_TRY(lp_lens_writer_add(&f->lens, f->lens_tokens, f->lens_log_probability, err));
+    LP_TRY(hold_answers(finisher, pair, err));
+    for (size_t m = 0; m < plan->n_metrics; m++) sum_metric(finisher, m);
+    if (plan->lens.top > 0 && lp_results_partial_lens(finisher->partial, &lens)) {
+        LP_TRY(lp_record_file_read(finisher->partial, pair, lens, finisher->lens_tokens, err));
+        LP_TRY(lp_record_file_read(finisher->partial, pair, lens + 1, finisher->lens_log_probability, err));
+        LP_TRY(lp_lens_writer_add(&finisher->lens, finisher->lens_tokens, finisher->lens_log_probability, err));
     }
-    if (f->csv.stream) status = lp_csv_pair(&f->csv, plan, pair, columns, &f->answers, err);
+    if (finisher->csv.stream) status = lp_csv_pair(&finisher->csv, plan, pair, columns, &finisher->answers, err);
 out:
     return status;
 }
 
-static lp_status stream_rows(finisher *f, lp_error *err) {
+static lp_status stream_rows(results_finisher *finisher, lp_error *err) {
     lp_status status = LP_OK;
-    for (int64_t pair = 0; pair < f->plan->n_pairs; pair++) {
-        if (f->plan->included[pair])
-            LP_TRY(hold_pair(f, pair, err));
+    for (int64_t pair = 0; pair < finisher->plan->n_pairs; pair++) {
+        if (finisher->plan->included[pair])
+            LP_TRY(hold_pair(finisher, pair, err));
         else
-            LP_TRY(hold_not_run(f, err));
-        if (++f->n_held == f->block) LP_TRY(flush_rows(f, err));
+            LP_TRY(hold_not_run(finisher, err));
+        if (++finisher->n_held == finisher->block) LP_TRY(flush_rows(finisher, err));
     }
-    status = flush_rows(f, err);
+    status = flush_rows(finisher, err);
 out:
     return status;
 }
 
-static lp_status check_counts(const finisher *f, const int64_t *counts, lp_error *err) {
-    for (int32_t c = 0; c < f->plan->n_conditions; c++)
+static lp_status check_counts(const results_finisher *finisher, const int64_t *counts, lp_error *err) {
+    for (int32_t c = 0; c < finisher->plan->n_conditions; c++)
         for (int k = 0; k < LP_N_OUTCOMES; k++) {
             size_t at = (size_t)c * LP_N_OUTCOMES + (size_t)k;
-            if (counts[at] != f->counts[at])
+            if (counts[at] != finisher->counts[at])
                 return lp_fail(err, LP_ERR_MISMATCH, "%s: condition %s, %s: the ranks counted %lld, the rows say %lld",
-                               f->path, f->plan->conditions[c].name, lp_outcome_names[k], (long long)counts[at],
-                               (long long)f->counts[at]);
+                               finisher->path, finisher->plan->conditions[c].name, lp_outcome_names[k],
+                               (long long)counts[at], (long long)finisher->counts[at]);
         }
     return LP_OK;
 }
 
-static lp_status put_answer_texts(const finisher *f, lp_error *err) {
+static lp_status put_answer_texts(const results_finisher *finisher, lp_error *err) {
     enum { AT_ONCE = 4096 };
     const char *texts[AT_ONCE];
     lp_status status = LP_OK;
-    const hsize_t dims[1] = {(hsize_t)f->answers.n};
+    const hsize_t dims[1] = {(hsize_t)finisher->answers.n};
     hid_t dataset = H5I_INVALID_HID;
     hid_t memory = H5I_INVALID_HID;
     hid_t space = H5Screate_simple(1, dims, NULL);
@@ -257,18 +263,18 @@ static lp_status put_answer_texts(const finisher *f, lp_error *err) {
     hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
     if (space < 0 || type < 0 || H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0 ||
         creation < 0 || H5Pset_obj_track_times(creation, 0) < 0 ||
-        (dataset = H5Dcreate2(f->file, "answers/text", type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
-        status = lp_h5_fail(err, f->path, "make /answers/text");
+        (dataset = H5Dcreate2(finisher->file, "answers/text", type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
+        status = lp_h5_fail(err, finisher->path, "make /answers/text");
         goto out;
     }
-    for (int32_t first = 0; first < f->answers.n; first += AT_ONCE) {
+    for (int32_t first = 0; first < finisher->answers.n; first += AT_ONCE) {
         hsize_t start[1] = {(hsize_t)first};
-        hsize_t n[1] = {(hsize_t)(f->answers.n - first < AT_ONCE ? f->answers.n - first : AT_ONCE)};
-        for (int32_t i = 0; i < (int32_t)n[0]; i++) texts[i] = lp_answers_text(&f->answers, first + i);
+        hsize_t n[1] = {(hsize_t)(finisher->answers.n - first < AT_ONCE ? finisher->answers.n - first : AT_ONCE)};
+        for (int32_t i = 0; i < (int32_t)n[0]; i++) texts[i] = lp_answers_text(&finisher->answers, first + i);
         memory = H5Screate_simple(1, n, NULL);
         if (memory < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, n, NULL) < 0 ||
             H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, texts) < 0) {
-            status = lp_h5_fail(err, f->path, "write /answers/text");
+            status = lp_h5_fail(err, finisher->path, "write /answers/text");
             goto out;
         }
         lp_h5_close(memory);
@@ -283,13 +289,13 @@ out:
     return status;
 }
 
-static lp_status put_answers(const finisher *f, lp_error *err) {
+static lp_status put_answers(const results_finisher *finisher, lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(put_numbers(f, "answers/tokens", LP_I32, (int64_t)f->answers.n_tokens, f->answers.tokens,
-                       "all distinct answers, one after the other", err));
-    LP_TRY(put_numbers(f, "answers/offset", LP_I64, f->answers.n + INT64_C(1), f->answers.offset,
+    LP_TRY(put_numbers(finisher, "answers/tokens", LP_I32, (int64_t)finisher->answers.n_tokens,
+                       finisher->answers.tokens, "all distinct answers, one after the other", err));
+    LP_TRY(put_numbers(finisher, "answers/offset", LP_I64, finisher->answers.n + INT64_C(1), finisher->answers.offset,
                        "answer i is tokens[offset[i] : offset[i+1]]", err));
-    status = put_answer_texts(f, err);
+    status = put_answer_texts(finisher, err);
 out:
     return status;
 }
@@ -305,84 +311,86 @@ static uint64_t file_bytes(const lp_results_plan *plan) {
     return pair * (uint64_t)plan->n_pairs + 2 * texts + (1 << 20);
 }
 
-static lp_status write_file(finisher *f, const int64_t *counts, void *state, lp_error *err) {
-    const lp_results_plan *plan = f->plan;
+static lp_status write_file(results_finisher *finisher, const int64_t *counts, void *state, lp_error *err) {
+    const lp_results_plan *plan = finisher->plan;
     const int32_t version = LP_RESULTS_VERSION;
     lp_status status = LP_OK;
     hid_t root = H5I_INVALID_HID;
-    LP_TRY(lp_h5_rehearse(f->path, f->output.fd, file_bytes(plan), 0, err));
-    f->file = lp_h5_make_file(f->output.temporary);
-    if (f->file < 0) {
-        status = lp_h5_fail(err, f->path, "make the file");
+    LP_TRY(lp_h5_rehearse(finisher->path, finisher->output.fd, file_bytes(plan), 0, err));
+    finisher->file = lp_h5_make_file(finisher->output.temporary);
+    if (finisher->file < 0) {
+        status = lp_h5_fail(err, finisher->path, "make the file");
         goto out;
     }
-    root = H5Gopen2(f->file, "/", H5P_DEFAULT);
-    LP_TRY(lp_h5_put_text(root, "format", "latentpatch-results", 0, f->path, err));
-    LP_TRY(lp_h5_put_i32(root, "version", &version, 1, f->path, err));
-    LP_TRY(lp_provenance_make(f->file, plan->provenance, plan->n_provenance, f->path, err));
-    LP_TRY(put_pairs(f, err));
-    LP_TRY(lp_result_columns_write(f->file, plan->conditions, plan->n_conditions, f->path, err));
-    LP_TRY(begin_rows(f, err));
-    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_begin(&f->lens, f->file, plan, f->path, err));
-    LP_TRY(stream_rows(f, err));
-    LP_TRY(check_counts(f, counts, err));
-    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_end(&f->lens, state, err));
-    LP_TRY(put_answers(f, err));
-    status = lp_h5_make_dataset(f->file,
+    root = H5Gopen2(finisher->file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_put_text(root, "format", "latentpatch-results", 0, finisher->path, err));
+    LP_TRY(lp_h5_put_i32(root, "version", &version, 1, finisher->path, err));
+    LP_TRY(lp_provenance_make(finisher->file, plan->provenance, plan->n_provenance, finisher->path, err));
+    LP_TRY(put_pairs(finisher, err));
+    LP_TRY(lp_result_columns_write(finisher->file, plan->conditions, plan->n_conditions, finisher->path, err));
+    LP_TRY(begin_rows(finisher, err));
+    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_begin(&finisher->lens, finisher->file, plan, finisher->path, err));
+    LP_TRY(stream_rows(finisher, err));
+    LP_TRY(check_counts(finisher, counts, err));
+    if (plan->lens.top > 0) LP_TRY(lp_lens_writer_end(&finisher->lens, state, err));
+    LP_TRY(put_answers(finisher, err));
+    status = lp_h5_make_dataset(finisher->file,
                                 &(lp_h5_dataset){.path = "counts",
                                                  .type = LP_I64,
                                                  .n_dims = 2,
                                                  .dims = {plan->n_conditions, LP_N_OUTCOMES},
                                                  .description = "class counts over the included pairs"},
-                                counts, NULL, f->path, err);
+                                counts, NULL, finisher->path, err);
     /* Chunks that wait in memory are written here: closing a dataset would lose them without a word. */
-    if (status == LP_OK && H5Fflush(f->file, H5F_SCOPE_GLOBAL) < 0) status = lp_h5_fail(err, f->path, "write the rows");
+    if (status == LP_OK && H5Fflush(finisher->file, H5F_SCOPE_GLOBAL) < 0)
+        status = lp_h5_fail(err, finisher->path, "write the rows");
 out:
-    for (size_t k = 0; k < f->n_columns; k++) lp_h5_close(f->set[k]);
-    lp_lens_writer_release(&f->lens);
+    for (size_t k = 0; k < finisher->n_columns; k++) lp_h5_close(finisher->set[k]);
+    lp_lens_writer_release(&finisher->lens);
     lp_h5_close(root);
-    if (status == LP_OK) status = lp_h5_finish(&f->file, f->path, f->output.temporary, err);
+    if (status == LP_OK) status = lp_h5_finish(&finisher->file, finisher->path, finisher->output.temporary, err);
     return status;
 }
 
-static lp_status check_complete(const finisher *f, lp_error *err) {
+static lp_status check_complete(const results_finisher *finisher, lp_error *err) {
     int64_t missing = 0;
-    if (lp_record_file_n_pairs(f->partial) != f->plan->n_pairs)
-        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld", lp_record_file_path(f->partial),
-                       (long long)f->plan->n_pairs, (long long)lp_record_file_n_pairs(f->partial));
-    for (int64_t i = 0; i < f->plan->n_pairs; i++)
-        missing += f->plan->included[i] && lp_record_file_state(f->partial)[i] != 1;
+    if (lp_record_file_n_pairs(finisher->partial) != finisher->plan->n_pairs)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %lld pairs, found %lld",
+                       lp_record_file_path(finisher->partial), (long long)finisher->plan->n_pairs,
+                       (long long)lp_record_file_n_pairs(finisher->partial));
+    for (int64_t i = 0; i < finisher->plan->n_pairs; i++)
+        missing += finisher->plan->included[i] && lp_record_file_state(finisher->partial)[i] != 1;
     if (missing)
-        return lp_fail(err, LP_ERR_VALUE, "%s: rows of %lld pairs are missing", lp_record_file_path(f->partial),
+        return lp_fail(err, LP_ERR_VALUE, "%s: rows of %lld pairs are missing", lp_record_file_path(finisher->partial),
                        (long long)missing);
     return LP_OK;
 }
 
-static void release(finisher *f) {
-    lp_h5_close(f->file);
-    lp_mem_free(f->lengths);
-    lp_mem_free(f->tokens);
-    lp_mem_free(f->lens_tokens);
-    lp_mem_free(f->lens_log_probability);
-    lp_record_file_close(f->partial);
-    lp_answers_release(&f->answers);
-    lp_csv_release(&f->csv);
-    lp_output_discard(&f->output);
-    lp_output_discard(&f->summary);
-    lp_mem_free(f->sums.changed);
-    lp_mem_free(f->sums.metric_sum);
-    lp_mem_free(f->sums.metric_n);
-    lp_mem_free(f->sums.recovery);
-    lp_mem_free(f->counts);
-    for (size_t k = 0; k < f->n_columns; k++) lp_mem_free(f->held[k]);
+static void release(results_finisher *finisher) {
+    lp_h5_close(finisher->file);
+    lp_mem_free(finisher->lengths);
+    lp_mem_free(finisher->tokens);
+    lp_mem_free(finisher->lens_tokens);
+    lp_mem_free(finisher->lens_log_probability);
+    lp_record_file_close(finisher->partial);
+    lp_answers_release(&finisher->answers);
+    lp_csv_release(&finisher->csv);
+    lp_output_discard(&finisher->output);
+    lp_output_discard(&finisher->summary);
+    lp_mem_free(finisher->sums.changed);
+    lp_mem_free(finisher->sums.metric_sum);
+    lp_mem_free(finisher->sums.metric_n);
+    lp_mem_free(finisher->sums.recovery);
+    lp_mem_free(finisher->counts);
+    for (size_t k = 0; k < finisher->n_columns; k++) lp_mem_free(finisher->held[k]);
 }
 
 /* Under its temporary name. */
-static lp_status write_summary(finisher *f, const char *path, const int64_t *counts, lp_error *err) {
+static lp_status write_summary(results_finisher *finisher, const char *path, const int64_t *counts, lp_error *err) {
     FILE *stream = NULL;
-    lp_status status = lp_text_output_begin(path, &f->summary, &stream, err);
+    lp_status status = lp_text_output_begin(path, &finisher->summary, &stream, err);
     if (status != LP_OK) return status;
-    status = lp_summary_write(f->plan, counts, &f->sums, stream, path, err);
+    status = lp_summary_write(finisher->plan, counts, &finisher->sums, stream, path, err);
     if (fclose(stream) != 0 && status == LP_OK)
         status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
     return status;
@@ -392,34 +400,34 @@ lp_status lp_results_finish(const lp_results_paths *paths, const lp_results_plan
                             lp_decode_answer *decode, void *state, lp_error *err) {
     lp_status status = LP_OK;
     lp_text partial = {0};
-    finisher f = {.plan = plan,
-                  .path = paths->results,
-                  .output = {.fd = -1},
-                  .csv = {.output = {.fd = -1}},
-                  .summary = {.fd = -1},
-                  .file = H5I_INVALID_HID,
-                  .n_columns = LP_N_ROW_COLUMNS + plan->n_metrics};
-    for (size_t k = 0; k < LP_MAX_ROW_COLUMNS; k++) f.set[k] = H5I_INVALID_HID;
+    results_finisher finisher = {.plan = plan,
+                                 .path = paths->results,
+                                 .output = {.fd = -1},
+                                 .csv = {.output = {.fd = -1}},
+                                 .summary = {.fd = -1},
+                                 .file = H5I_INVALID_HID,
+                                 .n_columns = LP_N_ROW_COLUMNS + plan->n_metrics};
+    for (size_t k = 0; k < LP_MAX_ROW_COLUMNS; k++) finisher.set[k] = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
     LP_TRY(lp_results_partial_path(paths->results, &partial, err));
-    LP_TRY(lp_record_file_open_read(partial.data, &f.partial, err));
-    LP_TRY(check_complete(&f, err));
-    LP_TRY(lp_answers_init(&f.answers, decode, state, err));
-    LP_TRY(lp_output_begin(paths->results, &f.output, err));
-    if (paths->csv) LP_TRY(lp_csv_begin(&f.csv, paths->csv, plan, err));
-    LP_TRY(write_file(&f, counts, state, err));
-    if (paths->csv) LP_TRY(lp_csv_finish(&f.csv, err));
-    if (paths->summary) LP_TRY(write_summary(&f, paths->summary, counts, err));
-    if (paths->csv) LP_TRY(lp_csv_commit(&f.csv, err));
+    LP_TRY(lp_record_file_open_read(partial.data, &finisher.partial, err));
+    LP_TRY(check_complete(&finisher, err));
+    LP_TRY(lp_answers_init(&finisher.answers, decode, state, err));
+    LP_TRY(lp_output_begin(paths->results, &finisher.output, err));
+    if (paths->csv) LP_TRY(lp_csv_begin(&finisher.csv, paths->csv, plan, err));
+    LP_TRY(write_file(&finisher, counts, state, err));
+    if (paths->csv) LP_TRY(lp_csv_finish(&finisher.csv, err));
+    if (paths->summary) LP_TRY(write_summary(&finisher, paths->summary, counts, err));
+    if (paths->csv) LP_TRY(lp_csv_commit(&finisher.csv, err));
     if (paths->summary) {
         /* A life that ended between the three names wrote it with its own times. */
         bool own = lp_summary_is_of(paths->summary, plan->provenance, plan->n_provenance);
-        LP_TRY(lp_output_publish(&f.summary, own ? LP_OUTPUT_OWN : LP_OUTPUT_NEW, err));
+        LP_TRY(lp_output_publish(&finisher.summary, own ? LP_OUTPUT_OWN : LP_OUTPUT_NEW, err));
     }
-    LP_TRY(lp_output_publish(&f.output, LP_OUTPUT_NEW, err));
+    LP_TRY(lp_output_publish(&finisher.output, LP_OUTPUT_NEW, err));
     unlink(partial.data);
 out:
-    release(&f);
+    release(&finisher);
     lp_text_release(&partial);
     return status;
 }

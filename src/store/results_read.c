@@ -43,18 +43,19 @@ struct lp_results {
 };
 
 /* *block = the whole dataset `path` [n, ...] of n_dims dimensions; *n and *second (may be NULL) from its shape. */
-static lp_status read_numbers(lp_results *r, const char *path, lp_dtype type, int n_dims, void *block, int64_t *n,
+static lp_status read_numbers(lp_results *results, const char *path, lp_dtype type, int n_dims, void *block, int64_t *n,
                               int64_t *second, lp_error *err) {
     lp_status status = LP_OK;
     int64_t dims[2] = {0, 1};
     hid_t dataset = H5I_INVALID_HID;
     void *data = NULL;
-    LP_TRY(lp_h5_open_dataset(r->file, path, type, n_dims, dims, NULL, &dataset, r->path, err));
+    LP_TRY(lp_h5_open_dataset(results->file, path, type, n_dims, dims, NULL, &dataset, results->path, err));
     if (n_dims == 2 && dims[1] > 0 && dims[0] > INT64_MAX / dims[1])
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", r->path, path);
-    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)(dims[0] * dims[1]), lp_h5_item_bytes(type, 0), r->path, path, err));
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: too large", results->path, path);
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)(dims[0] * dims[1]), lp_h5_item_bytes(type, 0), results->path, path,
+                              err));
     LP_TRY(lp_mem_new(&data, (size_t)(dims[0] * dims[1]), lp_h5_item_bytes(type, 0), path, err));
-    LP_TRY(lp_h5_read_part(dataset, 0, dims[0], data, r->path, path, err));
+    LP_TRY(lp_h5_read_part(dataset, 0, dims[0], data, results->path, path, err));
     *n = dims[0];
     if (second) *second = dims[1];
     memcpy(block, &data, sizeof data);
@@ -65,20 +66,20 @@ out:
     return status;
 }
 
-static lp_status read_column(lp_results *r, const char *path, int64_t n, column *out, lp_error *err) {
+static lp_status read_column(lp_results *results, const char *path, int64_t n, column *out, lp_error *err) {
     lp_status status = LP_OK;
     int64_t found = 0;
     size_t width = 0;
     char *packed = NULL;
     hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_h5_open_dataset(r->file, path, LP_TEXT, 1, &found, &width, &dataset, r->path, err));
+    LP_TRY(lp_h5_open_dataset(results->file, path, LP_TEXT, 1, &found, &width, &dataset, results->path, err));
     if (found != n)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path, (long long)n,
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", results->path, path, (long long)n,
                 (long long)found);
-    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)n, width, r->path, path, err));
+    LP_TRY(lp_h5_check_stored(dataset, (uint64_t)n, width, results->path, path, err));
     LP_TRY(lp_mem_new(&packed, (size_t)n, width, path, err));
     LP_TRY(lp_mem_new(&out->block, (size_t)n, width + 1, path, err));
-    LP_TRY(lp_h5_read_part(dataset, 0, n, packed, r->path, path, err));
+    LP_TRY(lp_h5_read_part(dataset, 0, n, packed, results->path, path, err));
     for (int64_t i = 0; i < n; i++) memcpy(out->block + (size_t)i * (width + 1), packed + (size_t)i * width, width);
     out->width = width;
 out:
@@ -87,120 +88,123 @@ out:
     return status;
 }
 
-static lp_status read_text_members(lp_results *r, const char *path, const lp_result_column *member, column *texts,
+static lp_status read_text_members(lp_results *results, const char *path, const lp_result_column *member, column *texts,
                                    lp_error *err) {
-    lp_status status = read_column(r, path, r->n_conditions, texts, err);
-    for (int32_t i = 0; status == LP_OK && i < r->n_conditions; i++) {
+    lp_status status = read_column(results, path, results->n_conditions, texts, err);
+    for (int32_t i = 0; status == LP_OK && i < results->n_conditions; i++) {
         const char *text = texts->block + (size_t)i * (texts->width + 1);
-        memcpy((char *)&r->conditions[i] + member->offset, &text, sizeof text);
+        memcpy((char *)&results->conditions[i] + member->offset, &text, sizeof text);
     }
     return status;
 }
 
-static lp_status read_number_members(lp_results *r, const char *path, const lp_result_column *member, lp_error *err) {
+static lp_status read_number_members(lp_results *results, const char *path, const lp_result_column *member,
+                                     lp_error *err) {
     size_t bytes = lp_h5_item_bytes(member->type, 0);
     char *numbers = NULL;
     int64_t n = 0;
     lp_status status = LP_OK;
-    LP_TRY(read_numbers(r, path, member->type, 1, &numbers, &n, NULL, err));
-    if (n != r->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %d entries, found %lld", r->path, path, r->n_conditions,
+    LP_TRY(read_numbers(results, path, member->type, 1, &numbers, &n, NULL, err));
+    if (n != results->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %d entries, found %lld", results->path, path, results->n_conditions,
                 (long long)n);
-    for (int32_t i = 0; i < r->n_conditions; i++) {
+    for (int32_t i = 0; i < results->n_conditions; i++) {
         char *at = numbers + (size_t)i * bytes;
         if (member->type == LP_U8) *at = *at != 0; /* any other byte is no bool */
-        memcpy((char *)&r->conditions[i] + member->offset, at, bytes);
+        memcpy((char *)&results->conditions[i] + member->offset, at, bytes);
     }
 out:
     lp_mem_free(numbers);
     return status;
 }
 
-static lp_status read_conditions(lp_results *r, lp_error *err) {
+static lp_status read_conditions(lp_results *results, lp_error *err) {
     lp_text path = {0};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&r->conditions, (size_t)r->n_conditions, sizeof *r->conditions, "conditions", err));
+    LP_TRY(lp_mem_new(&results->conditions, (size_t)results->n_conditions, sizeof *results->conditions, "conditions",
+                      err));
     for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) {
         const lp_result_column *member = &lp_result_columns[k];
         lp_text_clear(&path);
         LP_TRY(lp_text_format(&path, err, "conditions/%s", member->name));
-        if (member->is_optional && H5Lexists(r->file, path.data, H5P_DEFAULT) <= 0) continue;
+        if (member->is_optional && H5Lexists(results->file, path.data, H5P_DEFAULT) <= 0) continue;
         if (member->type == LP_TEXT)
-            LP_TRY(read_text_members(r, path.data, member, &r->texts[k], err));
+            LP_TRY(read_text_members(results, path.data, member, &results->texts[k], err));
         else
-            LP_TRY(read_number_members(r, path.data, member, err));
+            LP_TRY(read_number_members(results, path.data, member, err));
     }
-    for (int32_t i = 0; i < r->n_conditions; i++) {
-        int32_t same_as = r->conditions[i].same_as;
-        if (same_as < 0 || same_as >= r->n_conditions)
-            LP_FAIL(LP_ERR_FORMAT, "%s: /conditions/same_as: expected 0 to %d, found %d", r->path, r->n_conditions - 1,
-                    same_as);
+    for (int32_t i = 0; i < results->n_conditions; i++) {
+        int32_t same_as = results->conditions[i].same_as;
+        if (same_as < 0 || same_as >= results->n_conditions)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /conditions/same_as: expected 0 to %d, found %d", results->path,
+                    results->n_conditions - 1, same_as);
     }
 out:
     lp_text_release(&path);
     return status;
 }
 
-static lp_status read_number_column(lp_results *r, const char *path, double **out, lp_error *err) {
+static lp_status read_number_column(lp_results *results, const char *path, double **out, lp_error *err) {
     int64_t n = 0;
-    lp_status status = read_numbers(r, path, LP_F64, 1, out, &n, NULL, err);
-    if (status == LP_OK && n != r->n_pairs)
-        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", r->path, path,
-                         (long long)r->n_pairs, (long long)n);
+    lp_status status = read_numbers(results, path, LP_F64, 1, out, &n, NULL, err);
+    if (status == LP_OK && n != results->n_pairs)
+        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", results->path, path,
+                         (long long)results->n_pairs, (long long)n);
     return status;
 }
 
 /* What is counted are pairs of the sweep, so that sums of counts are small. */
-static lp_status check_counts(const lp_results *r, lp_error *err) {
+static lp_status check_counts(const lp_results *results, lp_error *err) {
     int64_t most = 0;
-    for (int64_t i = 0; i < r->n_pairs; i++) most += r->included[i] != 0;
-    for (int32_t i = 0; i < r->n_conditions; i++) {
+    for (int64_t i = 0; i < results->n_pairs; i++) most += results->included[i] != 0;
+    for (int32_t i = 0; i < results->n_conditions; i++) {
         int64_t left = most;
         for (int k = 0; k < LP_N_OUTCOMES; k++) {
-            int64_t count = r->counts[(size_t)i * LP_N_OUTCOMES + (size_t)k];
+            int64_t count = results->counts[(size_t)i * LP_N_OUTCOMES + (size_t)k];
             if (count < 0 || count > left)
                 return lp_fail(err, LP_ERR_FORMAT, "%s: /counts[%d, %d]: expected 0 to %lld of %lld pairs, found %lld",
-                               r->path, i, k, (long long)left, (long long)most, (long long)count);
+                               results->path, i, k, (long long)left, (long long)most, (long long)count);
             left -= count;
         }
     }
     return LP_OK;
 }
 
-static lp_status read_all(lp_results *r, lp_error *err) {
+static lp_status read_all(lp_results *results, lp_error *err) {
     lp_status status = LP_OK;
     lp_text format = {0};
     int32_t version = 0;
     int64_t n = 0;
     int64_t n_outcomes = 0;
     int64_t shape[2];
-    hid_t root = H5Gopen2(r->file, "/", H5P_DEFAULT);
-    LP_TRY(lp_h5_get_text(root, "format", &format, r->path, err));
+    hid_t root = H5Gopen2(results->file, "/", H5P_DEFAULT);
+    LP_TRY(lp_h5_get_text(root, "format", &format, results->path, err));
     if (strcmp(lp_text_get(&format), "latentpatch-results") != 0)
-        LP_FAIL(LP_ERR_FORMAT, "%s: expected a file of format latentpatch-results, found %.100s", r->path,
+        LP_FAIL(LP_ERR_FORMAT, "%s: expected a file of format latentpatch-results, found %.100s", results->path,
                 lp_text_get(&format));
-    LP_TRY(lp_h5_get_i32(root, "version", &version, r->path, err));
+    LP_TRY(lp_h5_get_i32(root, "version", &version, results->path, err));
     if (version != LP_RESULTS_VERSION)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version %d of its format, found %d", r->path, LP_RESULTS_VERSION,
-                version);
-    LP_TRY(read_numbers(r, "counts", LP_I64, 2, &r->counts, &n, &n_outcomes, err));
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: expected version %d of its format, found %d", results->path,
+                LP_RESULTS_VERSION, version);
+    LP_TRY(read_numbers(results, "counts", LP_I64, 2, &results->counts, &n, &n_outcomes, err));
     if (n < 1 || n > INT32_MAX || n_outcomes != LP_N_OUTCOMES)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", r->path, LP_N_OUTCOMES,
+        LP_FAIL(LP_ERR_FORMAT, "%s: /counts: expected %d classes, found %lld", results->path, LP_N_OUTCOMES,
                 (long long)n_outcomes);
-    r->n_conditions = (int32_t)n;
-    LP_TRY(read_conditions(r, err));
-    LP_TRY(read_numbers(r, "pairs/included", LP_U8, 1, &r->included, &r->n_pairs, NULL, err));
-    LP_TRY(read_column(r, "pairs/id", r->n_pairs, &r->id, err));
-    LP_TRY(read_column(r, "pairs/source", r->n_pairs, &r->source, err));
-    LP_TRY(read_column(r, "pairs/clean_text", r->n_pairs, &r->clean_text, err));
-    LP_TRY(read_column(r, "pairs/corrupted_text", r->n_pairs, &r->corrupted_text, err));
-    LP_TRY(read_number_column(r, "pairs/clean_answer", &r->clean_answers, err));
-    LP_TRY(read_number_column(r, "pairs/corrupted_answer", &r->corrupted_answers, err));
-    LP_TRY(lp_h5_open_dataset(r->file, "rows/class", LP_U8, 2, shape, NULL, &r->outcomes, r->path, err));
-    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", r->path, (long long)r->n_pairs,
-                r->n_conditions, (long long)shape[0], (long long)shape[1]);
-    status = check_counts(r, err);
+    results->n_conditions = (int32_t)n;
+    LP_TRY(read_conditions(results, err));
+    LP_TRY(read_numbers(results, "pairs/included", LP_U8, 1, &results->included, &results->n_pairs, NULL, err));
+    LP_TRY(read_column(results, "pairs/id", results->n_pairs, &results->id, err));
+    LP_TRY(read_column(results, "pairs/source", results->n_pairs, &results->source, err));
+    LP_TRY(read_column(results, "pairs/clean_text", results->n_pairs, &results->clean_text, err));
+    LP_TRY(read_column(results, "pairs/corrupted_text", results->n_pairs, &results->corrupted_text, err));
+    LP_TRY(read_number_column(results, "pairs/clean_answer", &results->clean_answers, err));
+    LP_TRY(read_number_column(results, "pairs/corrupted_answer", &results->corrupted_answers, err));
+    LP_TRY(
+        lp_h5_open_dataset(results->file, "rows/class", LP_U8, 2, shape, NULL, &results->outcomes, results->path, err));
+    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", results->path,
+                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = check_counts(results, err);
 out:
     lp_text_release(&format);
     lp_h5_close(root);
@@ -209,140 +213,142 @@ out:
 
 lp_status lp_results_open(const char *path, lp_results **out, lp_error *err) {
     lp_status status = LP_OK;
-    lp_results *r = NULL;
+    lp_results *results = NULL;
     hid_t list = H5I_INVALID_HID;
     LP_TRY(lp_h5_begin(err));
     LP_TRY(lp_file_check(path, err));
-    LP_TRY(lp_mem_new(&r, 1, sizeof *r, "results", err));
-    r->file = H5I_INVALID_HID;
-    r->outcomes = H5I_INVALID_HID;
-    LP_TRY(lp_mem_text(&r->path, path, strlen(path), err));
+    LP_TRY(lp_mem_new(&results, 1, sizeof *results, "results", err));
+    results->file = H5I_INVALID_HID;
+    results->outcomes = H5I_INVALID_HID;
+    LP_TRY(lp_mem_text(&results->path, path, strlen(path), err));
     list = lp_h5_access();
-    r->file = H5Fopen(path, H5F_ACC_RDONLY, list);
-    if (r->file < 0) {
+    results->file = H5Fopen(path, H5F_ACC_RDONLY, list);
+    if (results->file < 0) {
         status = lp_h5_fail(err, path, "open");
         goto out;
     }
-    LP_TRY(read_all(r, err));
-    *out = r;
-    r = NULL;
+    LP_TRY(read_all(results, err));
+    *out = results;
+    results = NULL;
 out:
     lp_h5_close(list);
-    lp_results_free(r);
+    lp_results_free(results);
     return status;
 }
 
-void lp_results_free(lp_results *r) {
-    if (!r) return;
-    lp_h5_close(r->outcomes);
-    lp_h5_close(r->file);
-    for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) lp_mem_free(r->texts[k].block);
-    lp_mem_free(r->id.block);
-    lp_mem_free(r->source.block);
-    lp_mem_free(r->clean_answers);
-    lp_mem_free(r->corrupted_answers);
-    lp_mem_free(r->clean_text.block);
-    lp_mem_free(r->corrupted_text.block);
-    for (int64_t i = 0; r->answer_texts && i < r->n_answers; i++) free(r->answer_texts[i]);
-    lp_mem_free(r->answer_texts);
-    lp_mem_free(r->answer_tokens);
-    lp_mem_free(r->answer_offsets);
-    lp_mem_free(r->lens_tokens);
-    lp_mem_free(r->lens_texts.block);
-    lp_mem_free(r->conditions);
-    lp_mem_free(r->counts);
-    lp_mem_free(r->included);
-    lp_mem_free(r->path);
-    lp_mem_free(r);
+void lp_results_free(lp_results *results) {
+    if (!results) return;
+    lp_h5_close(results->outcomes);
+    lp_h5_close(results->file);
+    for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) lp_mem_free(results->texts[k].block);
+    lp_mem_free(results->id.block);
+    lp_mem_free(results->source.block);
+    lp_mem_free(results->clean_answers);
+    lp_mem_free(results->corrupted_answers);
+    lp_mem_free(results->clean_text.block);
+    lp_mem_free(results->corrupted_text.block);
+    for (int64_t i = 0; results->answer_texts && i < results->n_answers; i++) free(results->answer_texts[i]);
+    lp_mem_free(results->answer_texts);
+    lp_mem_free(results->answer_tokens);
+    lp_mem_free(results->answer_offsets);
+    lp_mem_free(results->lens_tokens);
+    lp_mem_free(results->lens_texts.block);
+    lp_mem_free(results->conditions);
+    lp_mem_free(results->counts);
+    lp_mem_free(results->included);
+    lp_mem_free(results->path);
+    lp_mem_free(results);
 }
 
-int64_t lp_results_n_pairs(const lp_results *r) {
-    return r->n_pairs;
+int64_t lp_results_n_pairs(const lp_results *results) {
+    return results->n_pairs;
 }
 
-int64_t lp_results_n_included(const lp_results *r) {
+int64_t lp_results_n_included(const lp_results *results) {
     int64_t n = 0;
-    for (int64_t i = 0; i < r->n_pairs; i++) n += r->included[i] != 0;
+    for (int64_t i = 0; i < results->n_pairs; i++) n += results->included[i] != 0;
     return n;
 }
 
-int32_t lp_results_n_conditions(const lp_results *r) {
-    return r->n_conditions;
+int32_t lp_results_n_conditions(const lp_results *results) {
+    return results->n_conditions;
 }
 
-const lp_result_condition *lp_results_condition(const lp_results *r, int32_t index) {
-    LP_ASSERT(index >= 0 && index < r->n_conditions);
-    return &r->conditions[index];
+const lp_result_condition *lp_results_condition(const lp_results *results, int32_t index) {
+    LP_ASSERT(index >= 0 && index < results->n_conditions);
+    return &results->conditions[index];
 }
 
-const int64_t *lp_results_counts(const lp_results *r) {
-    return r->counts;
+const int64_t *lp_results_counts(const lp_results *results) {
+    return results->counts;
 }
 
-const uint8_t *lp_results_included(const lp_results *r) {
-    return r->included;
+const uint8_t *lp_results_included(const lp_results *results) {
+    return results->included;
 }
 
-const char *lp_results_pair_id(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->id.block + (size_t)pair * (r->id.width + 1);
+const char *lp_results_pair_id(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->id.block + (size_t)pair * (results->id.width + 1);
 }
 
-const char *lp_results_pair_source(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->source.block + (size_t)pair * (r->source.width + 1);
+const char *lp_results_pair_source(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->source.block + (size_t)pair * (results->source.width + 1);
 }
 
-const char *lp_results_clean_text(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->clean_text.block + (size_t)pair * (r->clean_text.width + 1);
+const char *lp_results_clean_text(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->clean_text.block + (size_t)pair * (results->clean_text.width + 1);
 }
 
-const char *lp_results_corrupted_text(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->corrupted_text.block + (size_t)pair * (r->corrupted_text.width + 1);
+const char *lp_results_corrupted_text(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->corrupted_text.block + (size_t)pair * (results->corrupted_text.width + 1);
 }
 
-double lp_results_clean_answer(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->clean_answers[pair];
+double lp_results_clean_answer(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->clean_answers[pair];
 }
 
-double lp_results_corrupted_answer(const lp_results *r, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs);
-    return r->corrupted_answers[pair];
+double lp_results_corrupted_answer(const lp_results *results, int64_t pair) {
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
+    return results->corrupted_answers[pair];
 }
 
-lp_status lp_results_answers(lp_results *r, int64_t first, int64_t n, int32_t *out, lp_error *err) {
+lp_status lp_results_answers(lp_results *results, int64_t first, int64_t n, int32_t *out, lp_error *err) {
     lp_status status = LP_OK;
     int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_h5_open_dataset(r->file, "rows/answer", LP_I32, 2, shape, NULL, &dataset, r->path, err));
-    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/answer: expected %lld x %d, found %lld x %lld", r->path,
-                (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
-    status = lp_h5_read_part(dataset, first, n, out, r->path, "rows/answer", err);
+    LP_TRY(lp_h5_open_dataset(results->file, "rows/answer", LP_I32, 2, shape, NULL, &dataset, results->path, err));
+    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/answer: expected %lld x %d, found %lld x %lld", results->path,
+                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = lp_h5_read_part(dataset, first, n, out, results->path, "rows/answer", err);
 out:
     lp_h5_close(dataset);
     return status;
 }
 
 /* Texts of variable length: HDF5 allocates each. */
-static lp_status read_answer_texts(lp_results *r, lp_error *err) {
+static lp_status read_answer_texts(lp_results *results, lp_error *err) {
     lp_status status = LP_OK;
-    hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID, dataset = H5Dopen2(r->file, "answers/text", H5P_DEFAULT);
-    if (dataset < 0) return lp_h5_fail(err, r->path, "open /answers/text");
+    hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID,
+          dataset = H5Dopen2(results->file, "answers/text", H5P_DEFAULT);
+    if (dataset < 0) return lp_h5_fail(err, results->path, "open /answers/text");
     if ((type = H5Dget_type(dataset)) < 0 || (space = H5Dget_space(dataset)) < 0) {
-        status = lp_h5_fail(err, r->path, "look at /answers/text");
+        status = lp_h5_fail(err, results->path, "look at /answers/text");
         goto out;
     }
     hssize_t n = H5Sget_simple_extent_npoints(space);
-    if (H5Tis_variable_str(type) <= 0 || n != r->n_answers)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/text: expected %lld texts of variable length, found %lld items", r->path,
-                (long long)r->n_answers, (long long)n);
-    LP_TRY(lp_mem_new(&r->answer_texts, (size_t)r->n_answers, sizeof *r->answer_texts, "answers", err));
-    if (r->n_answers > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, r->answer_texts) < 0)
-        status = lp_h5_fail(err, r->path, "read /answers/text");
+    if (H5Tis_variable_str(type) <= 0 || n != results->n_answers)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/text: expected %lld texts of variable length, found %lld items",
+                results->path, (long long)results->n_answers, (long long)n);
+    LP_TRY(
+        lp_mem_new(&results->answer_texts, (size_t)results->n_answers, sizeof *results->answer_texts, "answers", err));
+    if (results->n_answers > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, results->answer_texts) < 0)
+        status = lp_h5_fail(err, results->path, "read /answers/text");
 out:
     lp_h5_close(space);
     lp_h5_close(type);
@@ -350,141 +356,146 @@ out:
     return status;
 }
 
-static lp_status load_answers(lp_results *r, lp_error *err) {
+static lp_status load_answers(lp_results *results, lp_error *err) {
     lp_status status = LP_OK;
     int64_t n_tokens = 0, n_offsets = 0;
-    LP_TRY(read_numbers(r, "answers/tokens", LP_I32, 1, &r->answer_tokens, &n_tokens, NULL, err));
-    LP_TRY(read_numbers(r, "answers/offset", LP_I64, 1, &r->answer_offsets, &n_offsets, NULL, err));
-    bool good = n_offsets >= 1 && r->answer_offsets[0] == 0 && r->answer_offsets[n_offsets - 1] == n_tokens;
-    for (int64_t i = 1; good && i < n_offsets; i++) good = r->answer_offsets[i - 1] <= r->answer_offsets[i];
+    LP_TRY(read_numbers(results, "answers/tokens", LP_I32, 1, &results->answer_tokens, &n_tokens, NULL, err));
+    LP_TRY(read_numbers(results, "answers/offset", LP_I64, 1, &results->answer_offsets, &n_offsets, NULL, err));
+    bool good = n_offsets >= 1 && results->answer_offsets[0] == 0 && results->answer_offsets[n_offsets - 1] == n_tokens;
+    for (int64_t i = 1; good && i < n_offsets; i++) good = results->answer_offsets[i - 1] <= results->answer_offsets[i];
     if (!good)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", r->path, (long long)n_tokens);
-    r->n_answers = n_offsets - 1;
-    LP_TRY(read_answer_texts(r, err));
-    r->has_answers = true;
+        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", results->path,
+                (long long)n_tokens);
+    results->n_answers = n_offsets - 1;
+    LP_TRY(read_answer_texts(results, err));
+    results->has_answers = true;
 out:
     return status;
 }
 
-lp_status lp_results_answer(lp_results *r, int32_t index, lp_result_answer *out, lp_error *err) {
-    lp_status status = r->has_answers ? LP_OK : load_answers(r, err);
+lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err) {
+    lp_status status = results->has_answers ? LP_OK : load_answers(results, err);
     if (status != LP_OK) return status;
-    if (index < 0 || index >= r->n_answers)
-        return lp_fail(err, LP_ERR_FORMAT, "%s: /rows/answer: expected 0 to %lld, found %d", r->path,
-                       (long long)r->n_answers - 1, index);
-    const int64_t *offset = r->answer_offsets + index;
-    *out = (lp_result_answer){.text = r->answer_texts[index] ? r->answer_texts[index] : "",
-                              .tokens = r->answer_tokens + offset[0],
+    if (index < 0 || index >= results->n_answers)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /rows/answer: expected 0 to %lld, found %d", results->path,
+                       (long long)results->n_answers - 1, index);
+    const int64_t *offset = results->answer_offsets + index;
+    *out = (lp_result_answer){.text = results->answer_texts[index] ? results->answer_texts[index] : "",
+                              .tokens = results->answer_tokens + offset[0],
                               .n_tokens = offset[1] - offset[0]};
     return LP_OK;
 }
 
-lp_status lp_results_outcomes(lp_results *r, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
-    return lp_h5_read_part(r->outcomes, first, n, out, r->path, "rows/class", err);
+lp_status lp_results_outcomes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
+    return lp_h5_read_part(results->outcomes, first, n, out, results->path, "rows/class", err);
 }
 
-bool lp_results_has_metric(const lp_results *r, const char *name) {
+bool lp_results_has_metric(const lp_results *results, const char *name) {
     char path[128];
     snprintf(path, sizeof path, "rows/%s", name);
-    return H5Lexists(r->file, path, H5P_DEFAULT) > 0;
+    return H5Lexists(results->file, path, H5P_DEFAULT) > 0;
 }
 
-lp_status lp_results_metric(lp_results *r, const char *name, int64_t first, int64_t n, float *out, lp_error *err) {
+lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out,
+                            lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
     int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
-    if (!lp_results_has_metric(r, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", r->path, name);
-    LP_TRY(lp_h5_open_dataset(r->file, path.data, LP_F32, 2, shape, NULL, &dataset, r->path, err));
-    if (shape[0] != r->n_pairs || shape[1] != r->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", r->path, path.data,
-                (long long)r->n_pairs, r->n_conditions, (long long)shape[0], (long long)shape[1]);
-    status = lp_h5_read_part(dataset, first, n, out, r->path, path.data, err);
+    if (!lp_results_has_metric(results, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", results->path, name);
+    LP_TRY(lp_h5_open_dataset(results->file, path.data, LP_F32, 2, shape, NULL, &dataset, results->path, err));
+    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", results->path, path.data,
+                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
+    status = lp_h5_read_part(dataset, first, n, out, results->path, path.data, err);
 out:
     lp_h5_close(dataset);
     lp_text_release(&path);
     return status;
 }
 
-static lp_status open_lens(lp_results *r, int side, const char *what, lp_dtype type, int64_t dims[4], hid_t *out,
+static lp_status open_lens(lp_results *results, int side, const char *what, lp_dtype type, int64_t dims[4], hid_t *out,
                            lp_error *err) {
     char path[64];
     snprintf(path, sizeof path, "readout/logit_lens/%s/%s", side == 0 ? "clean" : "corrupted", what);
-    lp_status status = lp_h5_open_dataset(r->file, path, type, 4, dims, NULL, out, r->path, err);
+    lp_status status = lp_h5_open_dataset(results->file, path, type, 4, dims, NULL, out, results->path, err);
     if (status != LP_OK) return status;
-    bool good = dims[0] == r->n_pairs;
+    bool good = dims[0] == results->n_pairs;
     for (int i = 1; i < 4; i++) good = good && dims[i] >= 1 && dims[i] <= 65536;
-    if (good && r->lens.top > 0)
-        good = dims[1] == r->lens.n_positions && dims[2] == r->lens.n_layers && dims[3] == r->lens.top;
+    if (good && results->lens.top > 0)
+        good =
+            dims[1] == results->lens.n_positions && dims[2] == results->lens.n_layers && dims[3] == results->lens.top;
     if (good) return LP_OK;
     lp_h5_close(*out);
     return lp_fail(err, LP_ERR_FORMAT,
-                   "%s: /%s: found %lld x %lld x %lld x %lld, which does not fit a lens of %lld pairs", r->path, path,
-                   (long long)dims[0], (long long)dims[1], (long long)dims[2], (long long)dims[3],
-                   (long long)r->n_pairs);
+                   "%s: /%s: found %lld x %lld x %lld x %lld, which does not fit a lens of %lld pairs", results->path,
+                   path, (long long)dims[0], (long long)dims[1], (long long)dims[2], (long long)dims[3],
+                   (long long)results->n_pairs);
 }
 
-lp_status lp_results_lens(lp_results *r, lp_lens_shape *out, lp_error *err) {
+lp_status lp_results_lens(lp_results *results, lp_lens_shape *out, lp_error *err) {
     int64_t dims[4];
     hid_t dataset = H5I_INVALID_HID;
     lp_status status = LP_OK;
-    *out = r->lens;
-    if (r->lens.top > 0) return LP_OK;
-    if (H5Lexists(r->file, "readout", H5P_DEFAULT) <= 0) return LP_OK;
-    LP_TRY(open_lens(r, 0, "token", LP_I32, dims, &dataset, err));
+    *out = results->lens;
+    if (results->lens.top > 0) return LP_OK;
+    if (H5Lexists(results->file, "readout", H5P_DEFAULT) <= 0) return LP_OK;
+    LP_TRY(open_lens(results, 0, "token", LP_I32, dims, &dataset, err));
     lp_h5_close(dataset);
-    lp_mem_free(r->lens_tokens);
-    r->lens_tokens = NULL;
-    LP_TRY(read_numbers(r, "readout/logit_lens/token_id", LP_I32, 1, &r->lens_tokens, &r->n_lens_tokens, NULL, err));
-    for (int64_t i = 1; i < r->n_lens_tokens; i++)
-        if (r->lens_tokens[i - 1] >= r->lens_tokens[i])
-            LP_FAIL(LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", r->path);
-    lp_mem_free(r->lens_texts.block);
-    r->lens_texts = (column){0};
-    LP_TRY(read_column(r, "readout/logit_lens/token_text", r->n_lens_tokens, &r->lens_texts, err));
-    r->lens = (lp_lens_shape){.n_positions = (int32_t)dims[1], .n_layers = (int32_t)dims[2], .top = (int32_t)dims[3]};
-    *out = r->lens;
+    lp_mem_free(results->lens_tokens);
+    results->lens_tokens = NULL;
+    LP_TRY(read_numbers(results, "readout/logit_lens/token_id", LP_I32, 1, &results->lens_tokens,
+                        &results->n_lens_tokens, NULL, err));
+    for (int64_t i = 1; i < results->n_lens_tokens; i++)
+        if (results->lens_tokens[i - 1] >= results->lens_tokens[i])
+            LP_FAIL(LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", results->path);
+    lp_mem_free(results->lens_texts.block);
+    results->lens_texts = (column){0};
+    LP_TRY(read_column(results, "readout/logit_lens/token_text", results->n_lens_tokens, &results->lens_texts, err));
+    results->lens =
+        (lp_lens_shape){.n_positions = (int32_t)dims[1], .n_layers = (int32_t)dims[2], .top = (int32_t)dims[3]};
+    *out = results->lens;
 out:
     return status;
 }
 
-lp_status lp_results_lens_pair(lp_results *r, int side, int64_t pair, int32_t *tokens, float *log_probability,
+lp_status lp_results_lens_pair(lp_results *results, int side, int64_t pair, int32_t *tokens, float *log_probability,
                                lp_error *err) {
     int64_t dims[4];
     hid_t token = H5I_INVALID_HID, probability = H5I_INVALID_HID;
     lp_status status = LP_OK;
-    LP_ASSERT(pair >= 0 && pair < r->n_pairs && r->lens.top > 0);
-    LP_TRY(open_lens(r, side, "token", LP_I32, dims, &token, err));
-    LP_TRY(open_lens(r, side, "log_probability", LP_F32, dims, &probability, err));
-    LP_TRY(lp_h5_read_part(token, pair, 1, tokens, r->path, "readout/logit_lens", err));
-    LP_TRY(lp_h5_read_part(probability, pair, 1, log_probability, r->path, "readout/logit_lens", err));
+    LP_ASSERT(pair >= 0 && pair < results->n_pairs && results->lens.top > 0);
+    LP_TRY(open_lens(results, side, "token", LP_I32, dims, &token, err));
+    LP_TRY(open_lens(results, side, "log_probability", LP_F32, dims, &probability, err));
+    LP_TRY(lp_h5_read_part(token, pair, 1, tokens, results->path, "readout/logit_lens", err));
+    LP_TRY(lp_h5_read_part(probability, pair, 1, log_probability, results->path, "readout/logit_lens", err));
 out:
     lp_h5_close(token);
     lp_h5_close(probability);
     return status;
 }
 
-const char *lp_results_lens_text(const lp_results *r, int32_t token) {
-    int64_t low = 0, high = r->n_lens_tokens;
+const char *lp_results_lens_text(const lp_results *results, int32_t token) {
+    int64_t low = 0, high = results->n_lens_tokens;
     while (low < high) {
         int64_t middle = low + (high - low) / 2;
-        if (r->lens_tokens[middle] < token)
+        if (results->lens_tokens[middle] < token)
             low = middle + 1;
         else
             high = middle;
     }
-    if (low == r->n_lens_tokens || r->lens_tokens[low] != token) return NULL;
-    return r->lens_texts.block + (size_t)low * (r->lens_texts.width + 1);
+    if (low == results->n_lens_tokens || results->lens_tokens[low] != token) return NULL;
+    return results->lens_texts.block + (size_t)low * (results->lens_texts.width + 1);
 }
 
-lp_status lp_results_provenance(lp_results *r, const char *key, lp_text *out, lp_error *err) {
-    hid_t group = H5Gopen2(r->file, "provenance", H5P_DEFAULT);
+lp_status lp_results_provenance(lp_results *results, const char *key, lp_text *out, lp_error *err) {
+    hid_t group = H5Gopen2(results->file, "provenance", H5P_DEFAULT);
     lp_status status = LP_OK;
     if (group < 0)
-        status = lp_h5_fail(err, r->path, "open /provenance");
+        status = lp_h5_fail(err, results->path, "open /provenance");
     else if (H5Aexists(group, key) > 0)
-        status = lp_h5_get_text(group, key, out, r->path, err);
+        status = lp_h5_get_text(group, key, out, results->path, err);
     lp_h5_close(group);
     return status;
 }

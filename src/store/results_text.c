@@ -136,35 +136,35 @@ void lp_csv_release(lp_csv *csv) {
 /* cJSON reports a lack of memory by NULL: collected in one flag. */
 typedef struct {
     bool good;
-} builder;
+} summary_builder;
 
-static cJSON *put(builder *b, cJSON *object, const char *key, cJSON *value) {
+static cJSON *put(summary_builder *builder, cJSON *object, const char *key, cJSON *value) {
     if (!value || !object || !cJSON_AddItemToObject(object, key, value)) {
         cJSON_Delete(value);
-        b->good = false;
+        builder->good = false;
         return NULL;
     }
     return value;
 }
 
-static void put_text(builder *b, cJSON *object, const char *key, const char *value) {
-    put(b, object, key, cJSON_CreateString(value));
+static void put_text(summary_builder *builder, cJSON *object, const char *key, const char *value) {
+    put(builder, object, key, cJSON_CreateString(value));
 }
 
-static void put_number(builder *b, cJSON *object, const char *key, double value) {
-    put(b, object, key, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
+static void put_number(summary_builder *builder, cJSON *object, const char *key, double value) {
+    put(builder, object, key, isfinite(value) ? cJSON_CreateNumber(value) : cJSON_CreateNull());
 }
 
-static void put_classes(builder *b, cJSON *object, const int64_t *counts, int64_t n) {
-    cJSON *count = put(b, object, "counts", cJSON_CreateObject());
-    cJSON *share = put(b, object, "share", cJSON_CreateObject());
-    cJSON *interval = put(b, object, "wilson95", cJSON_CreateObject());
+static void put_classes(summary_builder *builder, cJSON *object, const int64_t *counts, int64_t n) {
+    cJSON *count = put(builder, object, "counts", cJSON_CreateObject());
+    cJSON *share = put(builder, object, "share", cJSON_CreateObject());
+    cJSON *interval = put(builder, object, "wilson95", cJSON_CreateObject());
     for (int k = 0; k < LP_N_OUTCOMES; k++) {
         const char *name = lp_outcome_names[k];
         lp_interval bounds = lp_wilson95(counts[k], n);
-        put_number(b, count, name, (double)counts[k]);
-        put_number(b, share, name, n ? (double)counts[k] / (double)n : (double)NAN);
-        put(b, interval, name, cJSON_CreateDoubleArray((const double[]){bounds.low, bounds.high}, 2));
+        put_number(builder, count, name, (double)counts[k]);
+        put_number(builder, share, name, n ? (double)counts[k] / (double)n : (double)NAN);
+        put(builder, interval, name, cJSON_CreateDoubleArray((const double[]){bounds.low, bounds.high}, 2));
     }
 }
 
@@ -192,18 +192,18 @@ void lp_recovery_add(const lp_results_plan *plan, const float *logit_diff, lp_re
     }
 }
 
-static void put_metrics(builder *b, cJSON *object, const lp_results_plan *plan, const lp_result_sums *sums,
-                        int32_t condition) {
+static void put_metrics(summary_builder *builder, cJSON *object, const lp_results_plan *plan,
+                        const lp_result_sums *sums, int32_t condition) {
     if (plan->n_metrics == 0) return;
     bool both = find_unpatched(plan, "noise") >= 0 && find_unpatched(plan, "denoise") >= 0;
-    cJSON *metrics = put(b, object, "metrics", cJSON_CreateObject());
+    cJSON *metrics = put(builder, object, "metrics", cJSON_CreateObject());
     for (size_t m = 0; m < plan->n_metrics; m++) {
-        cJSON *metric = put(b, metrics, plan->metrics[m], cJSON_CreateObject());
-        put_number(b, metric, "mean", mean_of(plan, sums, m, condition));
-        put_number(b, metric, "n", (double)sums->metric_n[m * (size_t)plan->n_conditions + (size_t)condition]);
+        cJSON *metric = put(builder, metrics, plan->metrics[m], cJSON_CreateObject());
+        put_number(builder, metric, "mean", mean_of(plan, sums, m, condition));
+        put_number(builder, metric, "n", (double)sums->metric_n[m * (size_t)plan->n_conditions + (size_t)condition]);
         if (strcmp(plan->metrics[m], "logit_diff") != 0 || !both) continue;
         const double *of = sums->recovery[condition];
-        put_number(b, metric, "recovery", (of[0] - of[1]) / (of[2] - of[1]));
+        put_number(builder, metric, "recovery", (of[0] - of[1]) / (of[2] - of[1]));
     }
 }
 
@@ -213,50 +213,50 @@ static int64_t total_of(const int64_t *counts) {
     return n;
 }
 
-static void put_column(builder *b, cJSON *object, const lp_results_plan *plan, const lp_result_column *column,
-                       const lp_result_condition *condition) {
+static void put_column(summary_builder *builder, cJSON *object, const lp_results_plan *plan,
+                       const lp_result_column *column, const lp_result_condition *condition) {
     const void *at = (const char *)condition + column->offset;
     lp_text words = {0};
     lp_error ignored;
     switch (column->type) {
-    case LP_TEXT: put_text(b, object, column->name, *(const char *const *)at); break;
-    case LP_U8: put(b, object, column->name, cJSON_CreateBool(*(const bool *)at)); break;
+    case LP_TEXT: put_text(builder, object, column->name, *(const char *const *)at); break;
+    case LP_U8: put(builder, object, column->name, cJSON_CreateBool(*(const bool *)at)); break;
     case LP_F32: /* as the double nearest to its shortest decimal: 0.1, not 0.10000000149 */
-        b->good &= lp_result_column_words(column, condition, &words, &ignored) == LP_OK;
-        put_number(b, object, column->name, strtod(lp_text_get(&words), NULL));
+        builder->good &= lp_result_column_words(column, condition, &words, &ignored) == LP_OK;
+        put_number(builder, object, column->name, strtod(lp_text_get(&words), NULL));
         break;
     case LP_I32:
         if (column->offset == offsetof(lp_result_condition, same_as))
-            put_text(b, object, column->name, plan->conditions[condition->same_as].name);
+            put_text(builder, object, column->name, plan->conditions[condition->same_as].name);
         else
-            put_number(b, object, column->name, (double)*(const int32_t *)at);
+            put_number(builder, object, column->name, (double)*(const int32_t *)at);
         break;
     default: /* the mask is for programs, which read the results file */ break;
     }
     lp_text_release(&words);
 }
 
-static cJSON *new_condition(builder *b, const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums,
-                            int32_t index) {
+static cJSON *new_condition(summary_builder *builder, const lp_results_plan *plan, const int64_t *counts,
+                            const lp_result_sums *sums, int32_t index) {
     const lp_result_condition *condition = &plan->conditions[index];
     cJSON *object = cJSON_CreateObject();
-    b->good &= object != NULL;
+    builder->good &= object != NULL;
     int64_t n = total_of(counts);
-    for (int k = 0; k < LP_N_RESULT_COLUMNS; k++) put_column(b, object, plan, &lp_result_columns[k], condition);
-    put_number(b, object, "n", (double)n);
-    put_number(b, object, "n_changed", (double)sums->changed[index]);
-    cJSON *not_run = put(b, object, "not_run", cJSON_CreateObject());
-    put_number(b, not_run, "no_position", (double)condition->n_no_position);
-    put_number(b, not_run, "no_donor", (double)condition->n_no_donor);
-    put_number(b, not_run, "no_pair", (double)condition->n_no_pair);
-    put_classes(b, object, counts, n);
-    put_metrics(b, object, plan, sums, index);
+    for (int k = 0; k < LP_N_RESULT_COLUMNS; k++) put_column(builder, object, plan, &lp_result_columns[k], condition);
+    put_number(builder, object, "n", (double)n);
+    put_number(builder, object, "n_changed", (double)sums->changed[index]);
+    cJSON *not_run = put(builder, object, "not_run", cJSON_CreateObject());
+    put_number(builder, not_run, "no_position", (double)condition->n_no_position);
+    put_number(builder, not_run, "no_donor", (double)condition->n_no_donor);
+    put_number(builder, not_run, "no_pair", (double)condition->n_no_pair);
+    put_classes(builder, object, counts, n);
+    put_metrics(builder, object, plan, sums, index);
     return object;
 }
 
 /* What must not change an answer, and whether it did. */
-static void put_check(builder *b, cJSON *root, const char *key, const lp_results_plan *plan, const int64_t *counts,
-                      const lp_result_sums *sums, bool (*picked)(const lp_result_condition *)) {
+static void put_check(summary_builder *builder, cJSON *root, const char *key, const lp_results_plan *plan,
+                      const int64_t *counts, const lp_result_sums *sums, bool (*picked)(const lp_result_condition *)) {
     int64_t n_conditions = 0;
     int64_t n_rows = 0;
     int64_t n_changed = 0;
@@ -266,10 +266,10 @@ static void put_check(builder *b, cJSON *root, const char *key, const lp_results
         n_rows += total_of(counts + (size_t)c * LP_N_OUTCOMES);
         n_changed += sums->changed[c];
     }
-    cJSON *object = put(b, root, key, cJSON_CreateObject());
-    put_number(b, object, "n_conditions", (double)n_conditions);
-    put_number(b, object, "n_rows", (double)n_rows);
-    put_number(b, object, "n_changed", (double)n_changed);
+    cJSON *object = put(builder, root, key, cJSON_CreateObject());
+    put_number(builder, object, "n_conditions", (double)n_conditions);
+    put_number(builder, object, "n_rows", (double)n_rows);
+    put_number(builder, object, "n_changed", (double)n_changed);
 }
 
 static bool is_identity(const lp_result_condition *condition) {
@@ -287,26 +287,26 @@ static const char *provenance_of(const lp_results_plan *plan, const char *key) {
 }
 
 /* The unpatched runs, made again by the sweep, against those of the store. */
-static void put_again(builder *b, cJSON *controls, const lp_results_plan *plan, int64_t n_included) {
+static void put_again(summary_builder *builder, cJSON *controls, const lp_results_plan *plan, int64_t n_included) {
     int64_t n = 0;
     for (int32_t c = 0; c < plan->n_conditions; c++) n += strcmp(plan->conditions[c].role, "unpatched") == 0;
-    cJSON *object = put(b, controls, "unpatched", cJSON_CreateObject());
-    put_number(b, object, "n_conditions", (double)n);
-    put_number(b, object, "n_rows", (double)(n * n_included));
-    put_number(b, object, "n_changed", strtod(provenance_of(plan, "control.unpatched_differ"), NULL));
+    cJSON *object = put(builder, controls, "unpatched", cJSON_CreateObject());
+    put_number(builder, object, "n_conditions", (double)n);
+    put_number(builder, object, "n_rows", (double)(n * n_included));
+    put_number(builder, object, "n_changed", strtod(provenance_of(plan, "control.unpatched_differ"), NULL));
 }
 
 /* Every item as the text that the results file has; the job as the JSON that it is. */
-static void put_provenance(builder *b, cJSON *root, const lp_results_plan *plan) {
-    cJSON *object = put(b, root, "provenance", cJSON_CreateObject());
+static void put_provenance(summary_builder *builder, cJSON *root, const lp_results_plan *plan) {
+    cJSON *object = put(builder, root, "provenance", cJSON_CreateObject());
     for (size_t i = 0; i < plan->n_provenance; i++) {
         const lp_provenance_item *item = &plan->provenance[i];
         cJSON *job = strcmp(item->key, "job") == 0 ? cJSON_Parse(item->value) : NULL;
-        put(b, object, item->key, job ? job : cJSON_CreateString(item->value));
+        put(builder, object, item->key, job ? job : cJSON_CreateString(item->value));
     }
 }
 
-static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) {
+static void put_unpatched(summary_builder *builder, cJSON *root, const lp_results_plan *plan) {
     int64_t clean = 0;
     int64_t corrupted = 0;
     int64_t both = 0;
@@ -315,10 +315,10 @@ static void put_unpatched(builder *b, cJSON *root, const lp_results_plan *plan) 
         corrupted += plan->corrupted_correct[i] != 0;
         both += plan->clean_correct[i] && plan->corrupted_correct[i];
     }
-    cJSON *object = put(b, root, "unpatched", cJSON_CreateObject());
-    put_number(b, object, "clean_correct", (double)clean);
-    put_number(b, object, "corrupted_correct", (double)corrupted);
-    put_number(b, object, "both_correct", (double)both);
+    cJSON *object = put(builder, root, "unpatched", cJSON_CreateObject());
+    put_number(builder, object, "clean_correct", (double)clean);
+    put_number(builder, object, "corrupted_correct", (double)corrupted);
+    put_number(builder, object, "both_correct", (double)both);
 }
 
 bool lp_summary_is_of(const char *path, const lp_provenance_item *items, size_t n) {
@@ -362,9 +362,9 @@ static lp_status write_conditions(const lp_results_plan *plan, const int64_t *co
                                   FILE *stream, const char *path, lp_error *err) {
     lp_status status = LP_OK;
     for (int32_t c = 0; status == LP_OK && c < plan->n_conditions; c++) {
-        builder b = {.good = true};
-        cJSON *object = new_condition(&b, plan, counts + (size_t)c * LP_N_OUTCOMES, sums, c);
-        char *text = b.good ? cJSON_Print(object) : NULL;
+        summary_builder builder = {.good = true};
+        cJSON *object = new_condition(&builder, plan, counts + (size_t)c * LP_N_OUTCOMES, sums, c);
+        char *text = builder.good ? cJSON_Print(object) : NULL;
         status = text ? write_condition(text, c == 0, stream, path, err)
                       : lp_fail(err, LP_ERR_MEMORY, "summary: out of memory");
         cJSON_free(text);
@@ -379,26 +379,26 @@ lp_status lp_summary_write(const lp_results_plan *plan, const int64_t *counts, c
                            const char *path, lp_error *err) {
     static const char list[] = "\n\t\"conditions\":\t[";
     lp_status status = LP_OK;
-    builder b = {.good = true};
+    summary_builder builder = {.good = true};
     char *text = NULL, *at = NULL;
     int64_t n_included = 0;
     for (int64_t i = 0; i < plan->n_pairs; i++) n_included += plan->included[i] != 0;
     cJSON *root = cJSON_CreateObject();
-    put_text(&b, root, "format", "latentpatch-summary");
-    put_number(&b, root, "version", 2);
-    put_text(&b, root, "model", provenance_of(plan, "model"));
-    put_text(&b, root, "protocol", provenance_of(plan, "protocol"));
-    put_text(&b, root, "classifier", provenance_of(plan, "classifier"));
-    put_number(&b, root, "n_pairs", (double)plan->n_pairs);
-    put_number(&b, root, "n_included", (double)n_included);
-    put_unpatched(&b, root, plan);
-    cJSON *controls = put(&b, root, "controls", cJSON_CreateObject());
-    put_again(&b, controls, plan, n_included);
-    put_check(&b, controls, "self", plan, counts, sums, is_identity);
-    put_check(&b, controls, "dead", plan, counts, sums, is_dead);
-    put(&b, root, "conditions", cJSON_CreateArray());
-    put_provenance(&b, root, plan);
-    if (b.good) text = cJSON_Print(root);
+    put_text(&builder, root, "format", "latentpatch-summary");
+    put_number(&builder, root, "version", 2);
+    put_text(&builder, root, "model", provenance_of(plan, "model"));
+    put_text(&builder, root, "protocol", provenance_of(plan, "protocol"));
+    put_text(&builder, root, "classifier", provenance_of(plan, "classifier"));
+    put_number(&builder, root, "n_pairs", (double)plan->n_pairs);
+    put_number(&builder, root, "n_included", (double)n_included);
+    put_unpatched(&builder, root, plan);
+    cJSON *controls = put(&builder, root, "controls", cJSON_CreateObject());
+    put_again(&builder, controls, plan, n_included);
+    put_check(&builder, controls, "self", plan, counts, sums, is_identity);
+    put_check(&builder, controls, "dead", plan, counts, sums, is_dead);
+    put(&builder, root, "conditions", cJSON_CreateArray());
+    put_provenance(&builder, root, plan);
+    if (builder.good) text = cJSON_Print(root);
     if (!text) LP_FAIL(LP_ERR_MEMORY, "summary: out of memory");
     at = strstr(text, list); /* the first: a line break in a text is escaped, and the job comes later */
     LP_ASSERT(at != NULL);

@@ -20,70 +20,70 @@ typedef struct {
     char **blocks;         /* [n_tables] the texts with their NULs */
 } borrowed_spec;
 
-static void release_spec(borrowed_spec *b) {
-    for (size_t i = 0; i < b->spec.n_tables; i++) {
-        lp_mem_free(b->columns ? b->columns[i] : NULL);
-        lp_mem_free(b->blocks ? b->blocks[i] : NULL);
+static void release_spec(borrowed_spec *spec) {
+    for (size_t i = 0; i < spec->spec.n_tables; i++) {
+        lp_mem_free(spec->columns ? spec->columns[i] : NULL);
+        lp_mem_free(spec->blocks ? spec->blocks[i] : NULL);
     }
-    lp_mem_free(b->columns);
-    lp_mem_free(b->blocks);
-    lp_mem_free(b->fields);
-    lp_mem_free(b->tables);
-    lp_mem_free(b->provenance);
-    *b = (borrowed_spec){0};
+    lp_mem_free(spec->columns);
+    lp_mem_free(spec->blocks);
+    lp_mem_free(spec->fields);
+    lp_mem_free(spec->tables);
+    lp_mem_free(spec->provenance);
+    *spec = (borrowed_spec){0};
 }
 
-static lp_status spec_texts(borrowed_spec *b, size_t index, const lp_open_table *table, lp_error *err) {
+static lp_status spec_texts(borrowed_spec *spec, size_t index, const lp_open_table *table, lp_error *err) {
     lp_status status = LP_OK;
     size_t width = table->item_bytes;
-    LP_TRY(lp_mem_new(&b->blocks[index], (size_t)table->n, width + 1, "texts", err));
-    LP_TRY(lp_mem_new(&b->columns[index], (size_t)table->n, sizeof(char *), "texts", err));
+    LP_TRY(lp_mem_new(&spec->blocks[index], (size_t)table->n, width + 1, "texts", err));
+    LP_TRY(lp_mem_new(&spec->columns[index], (size_t)table->n, sizeof(char *), "texts", err));
     for (int64_t i = 0; i < table->n; i++) {
-        char *at = b->blocks[index] + (size_t)i * (width + 1);
+        char *at = spec->blocks[index] + (size_t)i * (width + 1);
         memcpy(at, (const char *)table->block + (size_t)i * width, width);
-        b->columns[index][i] = at;
+        spec->columns[index][i] = at;
     }
-    b->tables[index].data = b->columns[index];
+    spec->tables[index].data = spec->columns[index];
 out:
     return status;
 }
 
 /* The spec of a file like `file`, of n_pairs pairs with these tables. */
-static lp_status make_spec(const lp_record_file *file, int64_t n_pairs, const lp_open_tables *tables, borrowed_spec *b,
-                           lp_error *err) {
+static lp_status make_spec(const lp_record_file *file, int64_t n_pairs, const lp_open_tables *tables,
+                           borrowed_spec *spec, lp_error *err) {
     lp_status status = LP_OK;
-    *b = (borrowed_spec){0};
-    LP_TRY(lp_mem_new(&b->fields, file->n_fields, sizeof *b->fields, "spec", err));
-    LP_TRY(lp_mem_new(&b->tables, tables->n, sizeof *b->tables, "spec", err));
-    LP_TRY(lp_mem_new(&b->provenance, file->n_provenance, sizeof *b->provenance, "spec", err));
-    LP_TRY(lp_mem_new(&b->columns, tables->n, sizeof *b->columns, "spec", err));
-    LP_TRY(lp_mem_new(&b->blocks, tables->n, sizeof *b->blocks, "spec", err));
-    for (size_t i = 0; i < file->n_fields; i++) b->fields[i] = file->fields[i].field;
-    for (size_t i = 0; i < file->n_provenance; i++) b->provenance[i] = file->provenance[i];
-    b->spec =
+    *spec = (borrowed_spec){0};
+    LP_TRY(lp_mem_new(&spec->fields, file->n_fields, sizeof *spec->fields, "spec", err));
+    LP_TRY(lp_mem_new(&spec->tables, tables->n, sizeof *spec->tables, "spec", err));
+    LP_TRY(lp_mem_new(&spec->provenance, file->n_provenance, sizeof *spec->provenance, "spec", err));
+    LP_TRY(lp_mem_new(&spec->columns, tables->n, sizeof *spec->columns, "spec", err));
+    LP_TRY(lp_mem_new(&spec->blocks, tables->n, sizeof *spec->blocks, "spec", err));
+    for (size_t i = 0; i < file->n_fields; i++) spec->fields[i] = file->fields[i].field;
+    for (size_t i = 0; i < file->n_provenance; i++) spec->provenance[i] = file->provenance[i];
+    spec->spec =
         (lp_record_file_spec){.format = file->format,
                               .version = strcmp(file->format, LP_STORE_FORMAT) == 0 ? LP_STORE_VERSION : file->version,
                               .n_pairs = n_pairs,
-                              .fields = b->fields,
+                              .fields = spec->fields,
                               .n_fields = file->n_fields,
-                              .tables = b->tables,
+                              .tables = spec->tables,
                               .n_tables = tables->n,
-                              .provenance = b->provenance,
+                              .provenance = spec->provenance,
                               .n_provenance = file->n_provenance};
     for (size_t i = 0; i < tables->n; i++) {
         const lp_open_table *table = &tables->table[i];
         size_t number = lp_h5_item_bytes(table->type, table->item_bytes);
-        b->tables[i] =
+        spec->tables[i] =
             (lp_table){.path = table->path, .type = table->type, .n_dims = 1, .dims = {table->n}, .data = table->block};
         if (table->type == LP_TEXT) {
-            LP_TRY(spec_texts(b, i, table, err));
+            LP_TRY(spec_texts(spec, i, table, err));
         } else if (table->item_bytes != number) {
-            b->tables[i].n_dims = 2;
-            b->tables[i].dims[1] = (int64_t)(table->item_bytes / number);
+            spec->tables[i].n_dims = 2;
+            spec->tables[i].dims[1] = (int64_t)(table->item_bytes / number);
         }
     }
 out:
-    if (status != LP_OK) release_spec(b);
+    if (status != LP_OK) release_spec(spec);
     return status;
 }
 
@@ -231,15 +231,15 @@ out:
 static lp_status archive_to(lp_record_file *file, const lp_output *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
-    borrowed_spec b = {0};
+    borrowed_spec spec = {0};
     lp_record_file *copy = NULL;
     lp_pair_record record = {0};
     const void **data = NULL;
     LP_TRY(lp_record_file_read_tables(file, &tables, err));
-    LP_TRY(make_spec(file, file->n_pairs, &tables, &b, err));
+    LP_TRY(make_spec(file, file->n_pairs, &tables, &spec, err));
     LP_TRY(lp_mem_new(&data, file->n_fields, sizeof *data, "fields", err));
     LP_TRY(check_room(file, out, lp_record_file_n_done(file), err));
-    LP_TRY(lp_record_file_fill(out->target, out, &b.spec, LP_COMPRESSED, err));
+    LP_TRY(lp_record_file_fill(out->target, out, &spec.spec, LP_COMPRESSED, err));
     LP_TRY(lp_record_file_open_alone(out->temporary, &copy, err));
     for (int64_t i = 0; i < file->n_pairs; i++)
         if (file->state[i]) LP_TRY(copy_pair(file, i, &record, copy, i, data, err));
@@ -253,7 +253,7 @@ out:
     lp_record_file_close(copy);
     lp_pair_record_release(&record);
     lp_mem_free(data);
-    release_spec(&b);
+    release_spec(&spec);
     lp_open_tables_release(&tables);
     return status;
 }
@@ -299,7 +299,7 @@ typedef struct {
     int64_t *slots; /* [n_slots] index + 1 */
     size_t n_slots;
     int64_t **at; /* [n][pairs of the input] index in `pairs` */
-} merger;
+} store_merger;
 
 static uint64_t hash_id(const char *id, size_t width) {
     uint64_t hash = UINT64_C(14695981039346656037);
@@ -307,31 +307,31 @@ static uint64_t hash_id(const char *id, size_t width) {
     return hash ^ hash >> 29;
 }
 
-static bool same_id(const merged_pair *a, const char *id, size_t width) {
+static bool same_id(const merged_pair *pair, const char *id, size_t width) {
     size_t length = strnlen(id, width);
-    return strnlen(a->id, a->width) == length && memcmp(a->id, id, length) == 0;
+    return strnlen(pair->id, pair->width) == length && memcmp(pair->id, id, length) == 0;
 }
 
-static int64_t find_or_add(merger *m, size_t input, int64_t pair) {
-    const lp_open_table *ids = m->ids[input];
+static int64_t find_or_add(store_merger *merger, size_t input, int64_t pair) {
+    const lp_open_table *ids = merger->ids[input];
     const char *id = (const char *)ids->block + (size_t)pair * ids->item_bytes;
-    size_t slot = hash_id(id, ids->item_bytes) & (m->n_slots - 1);
-    while (m->slots[slot] && !same_id(&m->pairs[m->slots[slot] - 1], id, ids->item_bytes))
-        slot = (slot + 1) & (m->n_slots - 1);
-    if (m->slots[slot]) return m->slots[slot] - 1;
-    m->pairs[m->n_pairs] =
+    size_t slot = hash_id(id, ids->item_bytes) & (merger->n_slots - 1);
+    while (merger->slots[slot] && !same_id(&merger->pairs[merger->slots[slot] - 1], id, ids->item_bytes))
+        slot = (slot + 1) & (merger->n_slots - 1);
+    if (merger->slots[slot]) return merger->slots[slot] - 1;
+    merger->pairs[merger->n_pairs] =
         (merged_pair){.id = id, .width = ids->item_bytes, .input = input, .pair = pair, .holder_pair = -1};
-    m->slots[slot] = ++m->n_pairs;
-    return m->n_pairs - 1;
+    merger->slots[slot] = ++merger->n_pairs;
+    return merger->n_pairs - 1;
 }
 
 /* A pair that is there twice has the same values in both. */
-static lp_status check_twin(merger *m, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
+static lp_status check_twin(store_merger *merger, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
     lp_status status = LP_OK;
-    lp_record_file *first = m->files[held->holder], *other = m->files[input];
-    LP_TRY(lp_record_file_load(first, held->holder_pair, &m->records[held->holder], err));
-    LP_TRY(lp_record_file_load(other, pair, &m->records[input], err));
-    size_t f = first_difference(&m->records[held->holder], &m->records[input]);
+    lp_record_file *first = merger->files[held->holder], *other = merger->files[input];
+    LP_TRY(lp_record_file_load(first, held->holder_pair, &merger->records[held->holder], err));
+    LP_TRY(lp_record_file_load(other, pair, &merger->records[input], err));
+    size_t f = first_difference(&merger->records[held->holder], &merger->records[input]);
     if (f < first->n_fields)
         LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width, held->id,
                 first->path, first->fields[f].field.path);
@@ -339,22 +339,22 @@ out:
     return status;
 }
 
-static lp_status match_pairs(merger *m, lp_error *err) {
+static lp_status match_pairs(store_merger *merger, lp_error *err) {
     lp_status status = LP_OK;
     size_t total = 0;
-    for (size_t k = 0; k < m->n; k++) total += (size_t)m->files[k]->n_pairs;
-    for (m->n_slots = 1024; m->n_slots < 2 * total; m->n_slots *= 2) {
+    for (size_t k = 0; k < merger->n; k++) total += (size_t)merger->files[k]->n_pairs;
+    for (merger->n_slots = 1024; merger->n_slots < 2 * total; merger->n_slots *= 2) {
     }
-    LP_TRY(lp_mem_new(&m->pairs, total, sizeof *m->pairs, "pairs", err));
-    LP_TRY(lp_mem_new(&m->slots, m->n_slots, sizeof *m->slots, "pairs", err));
-    for (size_t k = 0; k < m->n; k++) {
-        LP_TRY(lp_mem_new(&m->at[k], (size_t)m->files[k]->n_pairs, sizeof(int64_t), "pairs", err));
-        for (int64_t i = 0; i < m->files[k]->n_pairs; i++) {
-            m->at[k][i] = find_or_add(m, k, i);
-            merged_pair *pair = &m->pairs[m->at[k][i]];
-            if (!m->files[k]->state[i]) continue;
+    LP_TRY(lp_mem_new(&merger->pairs, total, sizeof *merger->pairs, "pairs", err));
+    LP_TRY(lp_mem_new(&merger->slots, merger->n_slots, sizeof *merger->slots, "pairs", err));
+    for (size_t k = 0; k < merger->n; k++) {
+        LP_TRY(lp_mem_new(&merger->at[k], (size_t)merger->files[k]->n_pairs, sizeof(int64_t), "pairs", err));
+        for (int64_t i = 0; i < merger->files[k]->n_pairs; i++) {
+            merger->at[k][i] = find_or_add(merger, k, i);
+            merged_pair *pair = &merger->pairs[merger->at[k][i]];
+            if (!merger->files[k]->state[i]) continue;
             if (pair->holder_pair >= 0) {
-                LP_TRY(check_twin(m, pair, k, i, err));
+                LP_TRY(check_twin(merger, pair, k, i, err));
                 continue;
             }
             pair->holder = k;
@@ -389,107 +389,109 @@ out:
 }
 
 /* The tables of the result, gathered from the inputs row by row. */
-static lp_status merge_tables(const merger *m, lp_open_tables *out, lp_error *err) {
+static lp_status merge_tables(const store_merger *merger, lp_open_tables *out, lp_error *err) {
     lp_status status = LP_OK;
-    const lp_open_tables *first = &m->tables[0];
+    const lp_open_tables *first = &merger->tables[0];
     LP_TRY(lp_mem_new(&out->table, first->n, sizeof *out->table, "tables", err));
     for (size_t t = 0; t < first->n; t++) {
         lp_open_table *made = &out->table[out->n++];
         made->type = first->table[t].type;
-        made->n = m->n_pairs;
+        made->n = merger->n_pairs;
         LP_TRY(lp_mem_text(&made->path, first->table[t].path, strlen(first->table[t].path), err));
-        for (size_t k = 0; k < m->n; k++) {
-            const lp_open_table *table = &m->tables[k].table[t];
-            bool fits = m->tables[k].n == first->n && strcmp(table->path, made->path) == 0 &&
-                        table->type == made->type && table->n == m->files[k]->n_pairs &&
+        for (size_t k = 0; k < merger->n; k++) {
+            const lp_open_table *table = &merger->tables[k].table[t];
+            bool fits = merger->tables[k].n == first->n && strcmp(table->path, made->path) == 0 &&
+                        table->type == made->type && table->n == merger->files[k]->n_pairs &&
                         (made->type == LP_TEXT || table->item_bytes == first->table[t].item_bytes);
             if (!fits)
-                LP_FAIL(LP_ERR_MISMATCH, "%s: its tables differ from those of %s", m->files[k]->path,
-                        m->files[0]->path);
+                LP_FAIL(LP_ERR_MISMATCH, "%s: its tables differ from those of %s", merger->files[k]->path,
+                        merger->files[0]->path);
             if (table->item_bytes > made->item_bytes) made->item_bytes = table->item_bytes;
         }
-        LP_TRY(lp_mem_new(&made->block, (size_t)m->n_pairs, made->item_bytes, made->path, err));
-        for (int64_t i = 0; i < m->n_pairs; i++) {
-            const lp_open_table *table = &m->tables[m->pairs[i].input].table[t];
+        LP_TRY(lp_mem_new(&made->block, (size_t)merger->n_pairs, made->item_bytes, made->path, err));
+        for (int64_t i = 0; i < merger->n_pairs; i++) {
+            const lp_open_table *table = &merger->tables[merger->pairs[i].input].table[t];
             memcpy((char *)made->block + (size_t)i * made->item_bytes,
-                   (const char *)table->block + (size_t)m->pairs[i].pair * table->item_bytes, table->item_bytes);
+                   (const char *)table->block + (size_t)merger->pairs[i].pair * table->item_bytes, table->item_bytes);
         }
     }
 out:
     return status;
 }
 
-static lp_status write_merged(merger *m, const lp_output *out, const char *pair_file, lp_error *err) {
+static lp_status write_merged(store_merger *merger, const lp_output *out, const char *pair_file, lp_error *err) {
     lp_status status = LP_OK;
     lp_open_tables tables = {0};
-    borrowed_spec b = {0};
+    borrowed_spec spec = {0};
     lp_record_file *made = NULL;
     const void **data = NULL;
     char n_pairs[24];
-    LP_TRY(merge_tables(m, &tables, err));
-    LP_TRY(make_spec(m->files[0], m->n_pairs, &tables, &b, err));
-    snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)m->n_pairs);
-    for (size_t i = 0; i < b.spec.n_provenance; i++) {
-        if (pair_file && strcmp(b.provenance[i].key, "pair_file") == 0) b.provenance[i].value = pair_file;
-        if (strcmp(b.provenance[i].key, "n_pairs") == 0) b.provenance[i].value = n_pairs;
+    LP_TRY(merge_tables(merger, &tables, err));
+    LP_TRY(make_spec(merger->files[0], merger->n_pairs, &tables, &spec, err));
+    snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)merger->n_pairs);
+    for (size_t i = 0; i < spec.spec.n_provenance; i++) {
+        if (pair_file && strcmp(spec.provenance[i].key, "pair_file") == 0) spec.provenance[i].value = pair_file;
+        if (strcmp(spec.provenance[i].key, "n_pairs") == 0) spec.provenance[i].value = n_pairs;
     }
-    LP_TRY(lp_mem_new(&data, m->files[0]->n_fields, sizeof *data, "fields", err));
-    LP_TRY(check_room(m->files[0], out, m->n_pairs, err));
-    LP_TRY(lp_record_file_fill(out->target, out, &b.spec, LP_PLAIN, err));
+    LP_TRY(lp_mem_new(&data, merger->files[0]->n_fields, sizeof *data, "fields", err));
+    LP_TRY(check_room(merger->files[0], out, merger->n_pairs, err));
+    LP_TRY(lp_record_file_fill(out->target, out, &spec.spec, LP_PLAIN, err));
     LP_TRY(lp_record_file_open_alone(out->temporary, &made, err));
-    for (int64_t i = 0; i < m->n_pairs; i++)
-        if (m->pairs[i].holder_pair >= 0)
-            LP_TRY(copy_pair(m->files[m->pairs[i].holder], m->pairs[i].holder_pair, &m->records[m->pairs[i].holder],
-                             made, i, data, err));
+    for (int64_t i = 0; i < merger->n_pairs; i++)
+        if (merger->pairs[i].holder_pair >= 0)
+            LP_TRY(copy_pair(merger->files[merger->pairs[i].holder], merger->pairs[i].holder_pair,
+                             &merger->records[merger->pairs[i].holder], made, i, data, err));
     status = lp_record_file_finish_alone(made, err);
     made = NULL;
     if (status != LP_OK) goto out;
     LP_TRY(lp_record_file_open_read(out->temporary, &made, err));
-    for (size_t k = 0; k < m->n; k++) LP_TRY(compare_pairs(m->files[k], made, m->at[k], err));
+    for (size_t k = 0; k < merger->n; k++) LP_TRY(compare_pairs(merger->files[k], made, merger->at[k], err));
 out:
     lp_record_file_close(made);
     lp_mem_free(data);
-    release_spec(&b);
+    release_spec(&spec);
     lp_open_tables_release(&tables);
     return status;
 }
 
-static lp_status open_inputs(merger *m, const char *const *paths, size_t n, bool same_pair_file, lp_error *err) {
+static lp_status open_inputs(store_merger *merger, const char *const *paths, size_t n, bool same_pair_file,
+                             lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&m->files, n, sizeof *m->files, "inputs", err));
-    LP_TRY(lp_mem_new(&m->records, n, sizeof *m->records, "inputs", err));
-    LP_TRY(lp_mem_new(&m->tables, n, sizeof *m->tables, "inputs", err));
-    LP_TRY(lp_mem_new(&m->ids, n, sizeof *m->ids, "inputs", err));
-    LP_TRY(lp_mem_new(&m->at, n, sizeof *m->at, "inputs", err));
-    for (; m->n < n; m->n++) {
-        lp_open_tables *tables = &m->tables[m->n];
-        LP_TRY(lp_record_file_open_read(paths[m->n], &m->files[m->n], err));
-        LP_TRY(lp_record_file_read_tables(m->files[m->n], tables, err));
+    LP_TRY(lp_mem_new(&merger->files, n, sizeof *merger->files, "inputs", err));
+    LP_TRY(lp_mem_new(&merger->records, n, sizeof *merger->records, "inputs", err));
+    LP_TRY(lp_mem_new(&merger->tables, n, sizeof *merger->tables, "inputs", err));
+    LP_TRY(lp_mem_new(&merger->ids, n, sizeof *merger->ids, "inputs", err));
+    LP_TRY(lp_mem_new(&merger->at, n, sizeof *merger->at, "inputs", err));
+    for (; merger->n < n; merger->n++) {
+        lp_open_tables *tables = &merger->tables[merger->n];
+        LP_TRY(lp_record_file_open_read(paths[merger->n], &merger->files[merger->n], err));
+        LP_TRY(lp_record_file_read_tables(merger->files[merger->n], tables, err));
         for (size_t t = 0; t < tables->n; t++)
-            if (strcmp(tables->table[t].path, "pairs/id") == 0) m->ids[m->n] = &tables->table[t];
-        if (!m->ids[m->n] || m->ids[m->n]->type != LP_TEXT || m->ids[m->n]->n != m->files[m->n]->n_pairs)
-            LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", paths[m->n]);
-        LP_TRY(check_alike(m->files[0], m->files[m->n], same_pair_file, err));
+            if (strcmp(tables->table[t].path, "pairs/id") == 0) merger->ids[merger->n] = &tables->table[t];
+        if (!merger->ids[merger->n] || merger->ids[merger->n]->type != LP_TEXT ||
+            merger->ids[merger->n]->n != merger->files[merger->n]->n_pairs)
+            LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", paths[merger->n]);
+        LP_TRY(check_alike(merger->files[0], merger->files[merger->n], same_pair_file, err));
     }
 out:
-    if (status != LP_OK && m->files && m->n < n) m->n++;
+    if (status != LP_OK && merger->files && merger->n < n) merger->n++;
     return status;
 }
 
-static void release_merger(merger *m) {
-    for (size_t k = 0; k < m->n; k++) {
-        if (m->records) lp_pair_record_release(&m->records[k]);
-        lp_record_file_close(m->files[k]);
-        if (m->tables) lp_open_tables_release(&m->tables[k]);
-        if (m->at) lp_mem_free(m->at[k]);
+static void release_merger(store_merger *merger) {
+    for (size_t k = 0; k < merger->n; k++) {
+        if (merger->records) lp_pair_record_release(&merger->records[k]);
+        lp_record_file_close(merger->files[k]);
+        if (merger->tables) lp_open_tables_release(&merger->tables[k]);
+        if (merger->at) lp_mem_free(merger->at[k]);
     }
-    lp_mem_free(m->files);
-    lp_mem_free(m->records);
-    lp_mem_free(m->tables);
-    lp_mem_free(m->ids);
-    lp_mem_free(m->at);
-    lp_mem_free(m->pairs);
-    lp_mem_free(m->slots);
+    lp_mem_free(merger->files);
+    lp_mem_free(merger->records);
+    lp_mem_free(merger->tables);
+    lp_mem_free(merger->ids);
+    lp_mem_free(merger->at);
+    lp_mem_free(merger->pairs);
+    lp_mem_free(merger->slots);
 }
 
 lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *merged, const char *pair_file,
@@ -497,19 +499,19 @@ lp_status lp_store_merge(const char *const *paths, size_t n_paths, const char *m
     lp_status status = LP_OK;
     lp_output made = {.fd = -1};
     lp_lock *lock = NULL;
-    merger m = {0};
+    store_merger merger = {0};
     int64_t n_done = 0;
     if (n_paths == 0) LP_FAIL(LP_ERR_USAGE, "merge: no stores named");
     LP_TRY(begin_copy(merged, "the merged store", lp_names_locked, paths, n_paths, &lock, &made, err));
-    LP_TRY(open_inputs(&m, paths, n_paths, pair_file == NULL, err));
-    LP_TRY(match_pairs(&m, err));
-    LP_TRY(write_merged(&m, &made, pair_file, err));
+    LP_TRY(open_inputs(&merger, paths, n_paths, pair_file == NULL, err));
+    LP_TRY(match_pairs(&merger, err));
+    LP_TRY(write_merged(&merger, &made, pair_file, err));
     LP_TRY(lp_output_publish(&made, LP_OUTPUT_NEW, err));
-    for (int64_t i = 0; i < m.n_pairs; i++) n_done += m.pairs[i].holder_pair >= 0;
+    for (int64_t i = 0; i < merger.n_pairs; i++) n_done += merger.pairs[i].holder_pair >= 0;
     status = lp_text_format(out, err, "%s: %lld of %lld pairs from %zu stores, read back and compared\n", merged,
-                            (long long)n_done, (long long)m.n_pairs, n_paths);
+                            (long long)n_done, (long long)merger.n_pairs, n_paths);
 out:
-    release_merger(&m);
+    release_merger(&merger);
     lp_output_discard(&made);
     lp_lock_release(lock);
     return status;

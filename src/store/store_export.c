@@ -14,24 +14,24 @@ typedef struct {
     int64_t *pairs; /* [n_pairs] */
     int64_t n_pairs;
     const lp_export_options *options;
-} exporter;
+} store_exporter;
 
-static lp_status choose_pairs(exporter *e, lp_error *err) {
+static lp_status choose_pairs(store_exporter *exporter, lp_error *err) {
     lp_status status = LP_OK;
-    const lp_export_options *options = e->options;
-    size_t n = options->n_pairs ? options->n_pairs : (size_t)e->file->n_pairs;
-    LP_TRY(lp_mem_new(&e->pairs, n, sizeof *e->pairs, "pairs", err));
+    const lp_export_options *options = exporter->options;
+    size_t n = options->n_pairs ? options->n_pairs : (size_t)exporter->file->n_pairs;
+    LP_TRY(lp_mem_new(&exporter->pairs, n, sizeof *exporter->pairs, "pairs", err));
     for (size_t i = 0; i < n; i++) {
         int64_t pair = options->n_pairs ? options->pairs[i] : (int64_t)i;
-        if (pair < 0 || pair >= e->file->n_pairs)
-            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld: expected 0 to %lld", e->file->path, (long long)pair,
-                    (long long)e->file->n_pairs - 1);
-        if (e->file->state[pair])
-            e->pairs[e->n_pairs++] = pair;
+        if (pair < 0 || pair >= exporter->file->n_pairs)
+            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld: expected 0 to %lld", exporter->file->path, (long long)pair,
+                    (long long)exporter->file->n_pairs - 1);
+        if (exporter->file->state[pair])
+            exporter->pairs[exporter->n_pairs++] = pair;
         else if (options->n_pairs)
-            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", e->file->path, (long long)pair);
+            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", exporter->file->path, (long long)pair);
     }
-    if (e->n_pairs == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is written yet", e->file->path);
+    if (exporter->n_pairs == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is written yet", exporter->file->path);
 out:
     return status;
 }
@@ -43,39 +43,44 @@ static bool is_named(const char *path, const char *name) {
     return end < length && path[length - end - 1] == '/' && strcmp(path + length - end, name) == 0;
 }
 
-static lp_status check_names(const exporter *e, lp_error *err) {
-    for (size_t k = 0; k < e->options->n_fields; k++) {
+static lp_status check_names(const store_exporter *exporter, lp_error *err) {
+    for (size_t k = 0; k < exporter->options->n_fields; k++) {
         bool found = false;
-        for (size_t i = 0; !found && i < e->file->n_fields; i++)
-            found = is_named(e->file->fields[i].field.path, e->options->fields[k]);
-        if (!found) return lp_fail(err, LP_ERR_VALUE, "%s: has no dataset %s", e->file->path, e->options->fields[k]);
+        for (size_t i = 0; !found && i < exporter->file->n_fields; i++)
+            found = is_named(exporter->file->fields[i].field.path, exporter->options->fields[k]);
+        if (!found)
+            return lp_fail(err, LP_ERR_VALUE, "%s: has no dataset %s", exporter->file->path,
+                           exporter->options->fields[k]);
     }
     return LP_OK;
 }
 
-static bool is_chosen(const exporter *e, const char *path) {
-    for (size_t k = 0; k < e->options->n_fields; k++)
-        if (is_named(path, e->options->fields[k])) return true;
-    return e->options->n_fields == 0;
+static bool is_chosen(const store_exporter *exporter, const char *path) {
+    for (size_t k = 0; k < exporter->options->n_fields; k++)
+        if (is_named(path, exporter->options->fields[k])) return true;
+    return exporter->options->n_fields == 0;
 }
 
 /* *index [n_layers] = where the wanted layers lie in the field; *n is 0 for a field that has no layers. */
-static lp_status choose_layers(const exporter *e, const lp_field *field, int64_t **index, size_t *n, lp_error *err) {
+static lp_status choose_layers(const store_exporter *exporter, const lp_field *field, int64_t **index, size_t *n,
+                               lp_error *err) {
     lp_status status = LP_OK;
     int64_t *chosen = NULL;
     *n = 0;
-    if (e->options->n_layers == 0 || field->n_dims != 3) return LP_OK;
-    LP_TRY(lp_mem_new(&chosen, e->options->n_layers, sizeof *chosen, "layers", err));
-    for (size_t k = 0; k < e->options->n_layers; k++) {
+    if (exporter->options->n_layers == 0 || field->n_dims != 3) return LP_OK;
+    LP_TRY(lp_mem_new(&chosen, exporter->options->n_layers, sizeof *chosen, "layers", err));
+    for (size_t k = 0; k < exporter->options->n_layers; k++) {
         int64_t at = -1;
         for (int64_t l = 0; l < field->dims[0]; l++) {
             int32_t layer = field->layers && (size_t)l < field->n_layers ? field->layers[l] : (int32_t)l;
-            if (layer == e->options->layers[k]) at = l;
+            if (layer == exporter->options->layers[k]) at = l;
         }
-        if (at < 0) LP_FAIL(LP_ERR_VALUE, "%s: /%s has no layer %d", e->file->path, field->path, e->options->layers[k]);
+        if (at < 0)
+            LP_FAIL(LP_ERR_VALUE, "%s: /%s has no layer %d", exporter->file->path, field->path,
+                    exporter->options->layers[k]);
         chosen[k] = at;
     }
-    *n = e->options->n_layers;
+    *n = exporter->options->n_layers;
     *index = chosen;
     chosen = NULL;
 out:
@@ -109,90 +114,92 @@ typedef struct {
     lp_text path;
     lp_output file;
     FILE *stream;
-} output;
+} npy_output;
 
-static lp_status begin_output(output *o, const char *folder, const char *name, const char *end, lp_error *err) {
+static lp_status begin_output(npy_output *output, const char *folder, const char *name, const char *end,
+                              lp_error *err) {
     lp_status status = LP_OK;
-    LP_TRY(lp_text_format(&o->path, err, "%s/", folder));
-    size_t start = o->path.length;
-    LP_TRY(lp_text_format(&o->path, err, "%s%s", name, end));
-    for (char *c = o->path.data + start; *c; c++)
+    LP_TRY(lp_text_format(&output->path, err, "%s/", folder));
+    size_t start = output->path.length;
+    LP_TRY(lp_text_format(&output->path, err, "%s%s", name, end));
+    for (char *c = output->path.data + start; *c; c++)
         if (*c == '/') *c = '.';
-    LP_TRY(lp_path_make_folder_for(o->path.data, err));
-    LP_TRY(lp_output_begin(o->path.data, &o->file, err));
-    int fd = fcntl(o->file.fd, F_DUPFD_CLOEXEC, 0);
-    o->stream = fd >= 0 ? fdopen(fd, "w") : NULL;
-    if (o->stream) goto out;
-    status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+    LP_TRY(lp_path_make_folder_for(output->path.data, err));
+    LP_TRY(lp_output_begin(output->path.data, &output->file, err));
+    int fd = fcntl(output->file.fd, F_DUPFD_CLOEXEC, 0);
+    output->stream = fd >= 0 ? fdopen(fd, "w") : NULL;
+    if (output->stream) goto out;
+    status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", output->path.data, strerror(errno));
     if (fd >= 0) close(fd);
 out:
     return status;
 }
 
-static lp_status put(output *o, const void *data, size_t size, lp_error *err) {
-    if (fwrite(data, 1, size, o->stream) == size) return LP_OK;
-    return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
+static lp_status put(npy_output *output, const void *data, size_t size, lp_error *err) {
+    if (fwrite(data, 1, size, output->stream) == size) return LP_OK;
+    return lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", output->path.data, strerror(errno));
 }
 
-static lp_status end_output(output *o, lp_status status, lp_error *err) {
-    if (o->stream && fclose(o->stream) != 0 && status == LP_OK)
-        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", o->path.data, strerror(errno));
-    if (o->stream && status == LP_OK) status = lp_output_publish(&o->file, LP_OUTPUT_NEW, err);
-    lp_output_discard(&o->file);
-    lp_text_release(&o->path);
+static lp_status end_output(npy_output *output, lp_status status, lp_error *err) {
+    if (output->stream && fclose(output->stream) != 0 && status == LP_OK)
+        status = lp_fail(err, LP_ERR_IO, "%s: cannot write: %s", output->path.data, strerror(errno));
+    if (output->stream && status == LP_OK) status = lp_output_publish(&output->file, LP_OUTPUT_NEW, err);
+    lp_output_discard(&output->file);
+    lp_text_release(&output->path);
     return status;
 }
 
-static lp_status export_field(exporter *e, size_t index, lp_text *out, lp_error *err) {
+static lp_status export_field(store_exporter *exporter, size_t index, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    output o = {.file = {.fd = -1}};
+    npy_output output = {.file = {.fd = -1}};
     lp_text header = {0};
     int64_t *layers = NULL;
     size_t n_layers = 0;
     unsigned char *values = NULL;
-    const lp_field *field = &e->file->fields[index].field;
-    const size_t bytes = e->file->fields[index].bytes;
-    LP_TRY(choose_layers(e, field, &layers, &n_layers, err));
+    const lp_field *field = &exporter->file->fields[index].field;
+    const size_t bytes = exporter->file->fields[index].bytes;
+    LP_TRY(choose_layers(exporter, field, &layers, &n_layers, err));
     LP_TRY(lp_mem_new(&values, bytes, 1, "one pair", err));
-    LP_TRY(begin_output(&o, e->folder, field->path, ".npy", err));
-    LP_TRY(npy_header(field, e->n_pairs, n_layers, &header, err));
-    LP_TRY(put(&o, header.data, header.length, err));
-    for (int64_t i = 0; i < e->n_pairs; i++) {
-        LP_TRY(lp_record_file_read(e->file, e->pairs[i], index, values, err));
-        if (n_layers == 0) LP_TRY(put(&o, values, bytes, err));
+    LP_TRY(begin_output(&output, exporter->folder, field->path, ".npy", err));
+    LP_TRY(npy_header(field, exporter->n_pairs, n_layers, &header, err));
+    LP_TRY(put(&output, header.data, header.length, err));
+    for (int64_t i = 0; i < exporter->n_pairs; i++) {
+        LP_TRY(lp_record_file_read(exporter->file, exporter->pairs[i], index, values, err));
+        if (n_layers == 0) LP_TRY(put(&output, values, bytes, err));
         for (size_t k = 0; k < n_layers; k++) {
             size_t one = bytes / (size_t)field->dims[0];
-            LP_TRY(put(&o, values + (size_t)layers[k] * one, one, err));
+            LP_TRY(put(&output, values + (size_t)layers[k] * one, one, err));
         }
     }
-    LP_TRY(lp_text_format(out, err, "%s\n", o.path.data));
+    LP_TRY(lp_text_format(out, err, "%s\n", output.path.data));
 out:
-    status = end_output(&o, status, err);
+    status = end_output(&output, status, err);
     lp_text_release(&header);
     lp_mem_free(values);
     lp_mem_free(layers);
     return status;
 }
 
-static lp_status export_ids(exporter *e, lp_text *out, lp_error *err) {
+static lp_status export_ids(store_exporter *exporter, lp_text *out, lp_error *err) {
     lp_status status = LP_OK;
-    output o = {.file = {.fd = -1}};
+    npy_output output = {.file = {.fd = -1}};
     lp_text line = {0};
     char *ids = NULL;
     int64_t n = 0;
     size_t width = 0;
-    LP_TRY(lp_record_file_table(e->file, "pairs/id", LP_TEXT, (void **)&ids, &n, &width, err));
-    if (n != e->file->n_pairs) LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", e->file->path);
-    LP_TRY(begin_output(&o, e->folder, "pairs", ".txt", err));
-    for (int64_t i = 0; i < e->n_pairs; i++) {
+    LP_TRY(lp_record_file_table(exporter->file, "pairs/id", LP_TEXT, (void **)&ids, &n, &width, err));
+    if (n != exporter->file->n_pairs)
+        LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected one id a pair", exporter->file->path);
+    LP_TRY(begin_output(&output, exporter->folder, "pairs", ".txt", err));
+    for (int64_t i = 0; i < exporter->n_pairs; i++) {
         lp_text_clear(&line);
-        LP_TRY(lp_text_format(&line, err, "%lld\t%.*s\n", (long long)e->pairs[i], (int)width,
-                              ids + (size_t)e->pairs[i] * width));
-        LP_TRY(put(&o, line.data, line.length, err));
+        LP_TRY(lp_text_format(&line, err, "%lld\t%.*s\n", (long long)exporter->pairs[i], (int)width,
+                              ids + (size_t)exporter->pairs[i] * width));
+        LP_TRY(put(&output, line.data, line.length, err));
     }
-    LP_TRY(lp_text_format(out, err, "%s\n", o.path.data));
+    LP_TRY(lp_text_format(out, err, "%s\n", output.path.data));
 out:
-    status = end_output(&o, status, err);
+    status = end_output(&output, status, err);
     lp_text_release(&line);
     lp_mem_free(ids);
     return status;
@@ -201,19 +208,20 @@ out:
 lp_status lp_store_export(const char *path, const char *folder, const lp_export_options *options, lp_text *out,
                           lp_error *err) {
     lp_status status = LP_OK;
-    exporter e = {.folder = folder, .options = options};
+    store_exporter exporter = {.folder = folder, .options = options};
     lp_pair_record record = {0};
-    LP_TRY(lp_record_file_open_read(path, &e.file, err));
-    LP_TRY(check_names(&e, err));
-    LP_TRY(choose_pairs(&e, err));
+    LP_TRY(lp_record_file_open_read(path, &exporter.file, err));
+    LP_TRY(check_names(&exporter, err));
+    LP_TRY(choose_pairs(&exporter, err));
     /* The whole pair is verified once, before any of its fields is taken out. */
-    for (int64_t i = 0; i < e.n_pairs; i++) LP_TRY(lp_record_file_load(e.file, e.pairs[i], &record, err));
-    for (size_t i = 0; i < e.file->n_fields; i++)
-        if (is_chosen(&e, e.file->fields[i].field.path)) LP_TRY(export_field(&e, i, out, err));
-    status = export_ids(&e, out, err);
+    for (int64_t i = 0; i < exporter.n_pairs; i++)
+        LP_TRY(lp_record_file_load(exporter.file, exporter.pairs[i], &record, err));
+    for (size_t i = 0; i < exporter.file->n_fields; i++)
+        if (is_chosen(&exporter, exporter.file->fields[i].field.path)) LP_TRY(export_field(&exporter, i, out, err));
+    status = export_ids(&exporter, out, err);
 out:
-    lp_mem_free(e.pairs);
+    lp_mem_free(exporter.pairs);
     lp_pair_record_release(&record);
-    lp_record_file_close(e.file);
+    lp_record_file_close(exporter.file);
     return status;
 }

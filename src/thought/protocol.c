@@ -234,63 +234,68 @@ typedef struct {
     const lp_vocabulary *vocabulary;
     const char *field;
     lp_error *err;
-} resolver;
+} token_resolver;
 
 /* The id of a marker that is one token. */
-static lp_status resolve_token(const resolver *r, const lp_marker *marker, int32_t *out) {
-    const lp_vocabulary *v = r->vocabulary;
-    int32_t rows = r->model->config.n_embedded, id = marker->id;
+static lp_status resolve_token(const token_resolver *resolver, const lp_marker *marker, int32_t *out) {
+    const lp_vocabulary *vocabulary = resolver->vocabulary;
+    int32_t rows = resolver->model->config.n_embedded, id = marker->id;
     switch (marker->kind) {
-    case LP_MARKER_EOS: id = v->eos; break;
-    case LP_MARKER_PAD: id = v->pad; break;
-    case LP_MARKER_BOT: id = v->bot; break;
-    case LP_MARKER_EOT: id = v->eot; break;
+    case LP_MARKER_EOS: id = vocabulary->eos; break;
+    case LP_MARKER_PAD: id = vocabulary->pad; break;
+    case LP_MARKER_BOT: id = vocabulary->bot; break;
+    case LP_MARKER_EOT: id = vocabulary->eot; break;
     case LP_MARKER_TOKEN:
-        if (marker->text[0]) id = lp_tokenizer_find(r->tokenizer, marker->text);
+        if (marker->text[0]) id = lp_tokenizer_find(resolver->tokenizer, marker->text);
         if (marker->text[0] && id < 0)
-            return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: \"%s\" is not a token of the tokenizer", r->field,
-                           marker->text);
+            return lp_fail(resolver->err, LP_ERR_VALUE, "protocol.%s: \"%s\" is not a token of the tokenizer",
+                           resolver->field, marker->text);
         break;
-    case LP_MARKER_TEXT: return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: expected a token, found a text", r->field);
+    case LP_MARKER_TEXT:
+        return lp_fail(resolver->err, LP_ERR_VALUE, "protocol.%s: expected a token, found a text", resolver->field);
     }
     if (id < 0)
         return lp_fail(
-            r->err, LP_ERR_VALUE,
+            resolver->err, LP_ERR_VALUE,
             "protocol.%s names the %s token, which was not found: config.json and the tokenizer name none, and the "
             "embedding has %d rows for a vocabulary of %d; expected a thought checkpoint (model.codi), or its id "
             "in protocol.tokens",
-            r->field, lp_marker_names()[marker->kind], r->model->config.n_embedded, r->model->config.n_vocab);
+            resolver->field, lp_marker_names()[marker->kind], resolver->model->config.n_embedded,
+            resolver->model->config.n_vocab);
     if (id >= rows)
-        return lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: token id %d lies outside the model's embedding of %d rows",
-                       r->field, id, rows);
+        return lp_fail(resolver->err, LP_ERR_VALUE,
+                       "protocol.%s: token id %d lies outside the model's embedding of %d rows", resolver->field, id,
+                       rows);
     *out = id;
     return LP_OK;
 }
 
 /* Appends the ids of markers [first, n) to *out. */
-static lp_status resolve_list(const resolver *r, const lp_marker_list *list, int32_t first, lp_token_list *out) {
+static lp_status resolve_list(const token_resolver *resolver, const lp_marker_list *list, int32_t first,
+                              lp_token_list *out) {
     lp_status status = LP_OK;
     for (int32_t i = first; i < list->n && status == LP_OK; i++) {
         const lp_marker *marker = &list->items[i];
         int32_t id = -1;
         if (marker->kind == LP_MARKER_TEXT) {
-            status =
-                lp_tokenizer_encode(r->tokenizer, marker->text, strlen(marker->text), LP_TOKENS_PLAIN, out, r->err);
+            status = lp_tokenizer_encode(resolver->tokenizer, marker->text, strlen(marker->text), LP_TOKENS_PLAIN, out,
+                                         resolver->err);
         } else {
-            status = resolve_token(r, marker, &id);
-            if (status == LP_OK) status = lp_token_list_add(out, &id, 1, r->err);
+            status = resolve_token(resolver, marker, &id);
+            if (status == LP_OK) status = lp_token_list_add(out, &id, 1, resolver->err);
         }
     }
     return status;
 }
 
 /* The ids of a list, at most `most` of them, into out. */
-static lp_status resolve_into(const resolver *r, const lp_marker_list *list, int32_t most, int32_t *out, int32_t *n) {
+static lp_status resolve_into(const token_resolver *resolver, const lp_marker_list *list, int32_t most, int32_t *out,
+                              int32_t *n) {
     lp_token_list ids = {0};
-    lp_status status = resolve_list(r, list, 0, &ids);
+    lp_status status = resolve_list(resolver, list, 0, &ids);
     if (status == LP_OK && ids.n > (size_t)most)
-        status =
-            lp_fail(r->err, LP_ERR_VALUE, "protocol.%s: expected at most %d tokens, found %zu", r->field, most, ids.n);
+        status = lp_fail(resolver->err, LP_ERR_VALUE, "protocol.%s: expected at most %d tokens, found %zu",
+                         resolver->field, most, ids.n);
     if (status == LP_OK) {
         if (ids.n) memcpy(out, ids.ids, ids.n * sizeof *out);
         *n = (int32_t)ids.n;
@@ -301,12 +306,12 @@ static lp_status resolve_into(const resolver *r, const lp_marker_list *list, int
 
 /* Greedy decoding chooses among the ids below the first that no token has, less those at the end that may not be
  * chosen. */
-static lp_status find_candidates(resolver *r, const lp_protocol *protocol, lp_vocabulary *v) {
-    const lp_model_config *config = &r->model->config;
+static lp_status find_candidates(token_resolver *resolver, const lp_protocol *protocol, lp_vocabulary *vocabulary) {
+    const lp_model_config *config = &resolver->model->config;
     int32_t forbidden[LP_MAX_ANSWER_START], n_forbidden = 0, n = config->n_vocab;
-    const int32_t roles[] = {v->pad, v->bot, v->eot, v->latent};
-    r->field = "not_chosen";
-    lp_status status = resolve_into(r, &protocol->not_chosen, LP_MAX_ANSWER_START, forbidden, &n_forbidden);
+    const int32_t roles[] = {vocabulary->pad, vocabulary->bot, vocabulary->eot, vocabulary->latent};
+    resolver->field = "not_chosen";
+    lp_status status = resolve_into(resolver, &protocol->not_chosen, LP_MAX_ANSWER_START, forbidden, &n_forbidden);
     if (status != LP_OK) return status;
     for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
         if (roles[i] >= n) n = roles[i] + 1;
@@ -315,11 +320,11 @@ static lp_status find_candidates(resolver *r, const lp_protocol *protocol, lp_vo
     for (int32_t i = 0; i < n_forbidden; i++)
         if (forbidden[i] < n)
             return lp_fail(
-                r->err, LP_ERR_UNSUPPORTED,
+                resolver->err, LP_ERR_UNSUPPORTED,
                 "protocol.not_chosen: id %d lies below ids that may be chosen (up to %d), which is not supported",
                 forbidden[i], n - 1);
-    if (n < 2) return lp_fail(r->err, LP_ERR_VALUE, "protocol.not_chosen leaves %d tokens to choose from", n);
-    v->n_candidates = n;
+    if (n < 2) return lp_fail(resolver->err, LP_ERR_VALUE, "protocol.not_chosen leaves %d tokens to choose from", n);
+    vocabulary->n_candidates = n;
     return LP_OK;
 }
 
@@ -391,11 +396,12 @@ static void roles_of_rows(const lp_model *model, const lp_protocol *protocol, ro
 static lp_status find_roles(const lp_model *model, const lp_tokenizer *tokenizer, const lp_protocol *protocol,
                             int32_t ids[LP_N_ROLES], lp_error *err) {
     enum { JOB, CONFIG, NAMES, ROWS, N_SOURCES };
-    const lp_model_config *c = &model->config;
-    role_ids sources[N_SOURCES] = {{"the job", {-1, -1, -1, -1}},
-                                   {"config.json", {-1, c->latent_start_id, c->latent_end_id, c->latent_id}},
-                                   {"the tokenizer", {-1, -1, -1, -1}},
-                                   {"the rows of the embedding", {-1, -1, -1, -1}}};
+    const lp_model_config *model_config = &model->config;
+    role_ids sources[N_SOURCES] = {
+        {"the job", {-1, -1, -1, -1}},
+        {"config.json", {-1, model_config->latent_start_id, model_config->latent_end_id, model_config->latent_id}},
+        {"the tokenizer", {-1, -1, -1, -1}},
+        {"the rows of the embedding", {-1, -1, -1, -1}}};
     lp_status status = roles_of_job(model, tokenizer, protocol, &sources[JOB], err);
     bool both = sources[JOB].ids[LP_ROLE_BOT] >= 0 && sources[JOB].ids[LP_ROLE_EOT] >= 0;
     if (status == LP_OK && !both) status = roles_of_names(model, tokenizer, &sources[NAMES], err);
@@ -418,7 +424,7 @@ lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenize
                              const char *eos_token, lp_protocol *protocol, lp_vocabulary *out, lp_error *err) {
     int32_t roles[LP_N_ROLES];
     lp_vocabulary vocabulary = {.pad = -1, .bot = -1, .eot = -1, .latent = -1, .first_input = -1};
-    resolver r = {.model = model, .tokenizer = tokenizer, .vocabulary = &vocabulary, .err = err};
+    token_resolver resolver = {.model = model, .tokenizer = tokenizer, .vocabulary = &vocabulary, .err = err};
     lp_status status = LP_OK;
     LP_TRY(find_roles(model, tokenizer, protocol, roles, err));
     vocabulary.pad = roles[LP_ROLE_PAD];
@@ -426,17 +432,17 @@ lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenize
     vocabulary.eot = roles[LP_ROLE_EOT];
     vocabulary.latent = roles[LP_ROLE_LATENT];
     LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary, err));
-    r.field = "stop";
-    LP_TRY(resolve_into(&r, &protocol->stop, LP_MAX_STOP - LP_MAX_EOS, vocabulary.stop, &vocabulary.n_stop));
+    resolver.field = "stop";
+    LP_TRY(resolve_into(&resolver, &protocol->stop, LP_MAX_STOP - LP_MAX_EOS, vocabulary.stop, &vocabulary.n_stop));
     if (lp_vocabulary_stops(&vocabulary, vocabulary.eos))
         for (int32_t i = 1; i < vocabulary.n_eos; i++) vocabulary.stop[vocabulary.n_stop++] = vocabulary.eos_ids[i];
-    r.field = "first_input";
+    resolver.field = "first_input";
     if (!protocol->first_reads_prompt && protocol->n_steps > 0)
-        LP_TRY(resolve_token(&r, &protocol->first_input, &vocabulary.first_input));
-    r.field = "answer_start";
-    LP_TRY(resolve_into(&r, &protocol->answer_start, LP_MAX_ANSWER_START, vocabulary.answer_start,
+        LP_TRY(resolve_token(&resolver, &protocol->first_input, &vocabulary.first_input));
+    resolver.field = "answer_start";
+    LP_TRY(resolve_into(&resolver, &protocol->answer_start, LP_MAX_ANSWER_START, vocabulary.answer_start,
                         &vocabulary.n_answer_start));
-    LP_TRY(find_candidates(&r, protocol, &vocabulary));
+    LP_TRY(find_candidates(&resolver, protocol, &vocabulary));
     protocol->n_answer_start = vocabulary.n_answer_start;
     *out = vocabulary;
 out:
@@ -470,7 +476,7 @@ static lp_status normalised(const char *question, lp_text *out, lp_error *err) {
 lp_status lp_protocol_prompt(const lp_protocol *protocol, const lp_model *model, const lp_tokenizer *tokenizer,
                              const lp_vocabulary *vocabulary, const char *question, lp_token_list *out, lp_error *err) {
     const lp_marker_list *after = &protocol->after_question;
-    resolver r = {
+    token_resolver resolver = {
         .model = model, .tokenizer = tokenizer, .vocabulary = vocabulary, .field = "after_question", .err = err};
     lp_text text = {0};
     lp_status status = LP_OK;
@@ -485,7 +491,7 @@ lp_status lp_protocol_prompt(const lp_protocol *protocol, const lp_model *model,
         LP_TRY(lp_text_add(&text, more, strlen(more), err));
     }
     LP_TRY(lp_tokenizer_encode(tokenizer, lp_text_get(&text), text.length, LP_TOKENS_WITH_SPECIAL, out, err));
-    LP_TRY(resolve_list(&r, after, n_texts, out));
+    LP_TRY(resolve_list(&resolver, after, n_texts, out));
     for (size_t i = 0; i < out->n; i++)
         if (out->ids[i] < 0 || out->ids[i] >= model->config.n_embedded)
             LP_FAIL(LP_ERR_MISMATCH, "tokenizer gives id %d, but the model's embedding has %d rows", out->ids[i],
@@ -544,13 +550,13 @@ const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size
     return out;
 }
 
-const char *lp_vocabulary_text(const lp_vocabulary *v, char *out, size_t size) {
+const char *lp_vocabulary_text(const lp_vocabulary *vocabulary, char *out, size_t size) {
     out[0] = '\0';
-    append(out, size, "pad %d, bot %d, eot %d, answer", v->pad, v->bot, v->eot);
-    append_ids(v->answer_start, v->n_answer_start, out, size);
+    append(out, size, "pad %d, bot %d, eot %d, answer", vocabulary->pad, vocabulary->bot, vocabulary->eot);
+    append_ids(vocabulary->answer_start, vocabulary->n_answer_start, out, size);
     append(out, size, ", stop");
-    append_ids(v->stop, v->n_stop, out, size);
-    append(out, size, ", below %d", v->n_candidates);
+    append_ids(vocabulary->stop, vocabulary->n_stop, out, size);
+    append(out, size, ", below %d", vocabulary->n_candidates);
     return out;
 }
 
@@ -611,8 +617,8 @@ static void add_id(cJSON *object, const char *key, int32_t id) {
         cJSON_AddNumberToObject(object, key, id);
 }
 
-void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *v, cJSON *object) {
-    const int32_t roles[LP_N_ROLES] = {v->pad, v->bot, v->eot, v->latent};
+void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *vocabulary, cJSON *object) {
+    const int32_t roles[LP_N_ROLES] = {vocabulary->pad, vocabulary->bot, vocabulary->eot, vocabulary->latent};
     cJSON_AddStringToObject(object, "name", lp_protocol_names()[protocol->kind]);
     cJSON_AddBoolToObject(object, "changed", protocol->changed);
     cJSON_AddNumberToObject(object, "steps", protocol->n_steps);
@@ -627,9 +633,10 @@ void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *v, cJSON
     add_list(object, "stop", &protocol->stop);
     cJSON *ids = cJSON_AddObjectToObject(object, "ids");
     for (int role = 0; role < LP_N_ROLES; role++) add_id(ids, lp_token_role_names()[role], roles[role]);
-    cJSON_AddNumberToObject(ids, "eos", v->eos);
-    cJSON_AddStringToObject(ids, "eos_source", v->eos_source);
-    cJSON_AddItemToObject(ids, "answer_start", cJSON_CreateIntArray(v->answer_start, v->n_answer_start));
-    cJSON_AddItemToObject(ids, "stop", cJSON_CreateIntArray(v->stop, v->n_stop));
-    cJSON_AddNumberToObject(ids, "n_candidates", v->n_candidates);
+    cJSON_AddNumberToObject(ids, "eos", vocabulary->eos);
+    cJSON_AddStringToObject(ids, "eos_source", vocabulary->eos_source);
+    cJSON_AddItemToObject(ids, "answer_start",
+                          cJSON_CreateIntArray(vocabulary->answer_start, vocabulary->n_answer_start));
+    cJSON_AddItemToObject(ids, "stop", cJSON_CreateIntArray(vocabulary->stop, vocabulary->n_stop));
+    cJSON_AddNumberToObject(ids, "n_candidates", vocabulary->n_candidates);
 }

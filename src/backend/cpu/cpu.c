@@ -183,10 +183,11 @@ static lp_status cpu_read_logits(lp_backend *be, const float *logits, float *sav
                    (size_t)width * sizeof(float));
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, n_candidates)) schedule(dynamic)
     for (int32_t i = 0; i < n; i++) {
-        const lp_logit_query *r = &reads[i];
-        const float *row = r->row >= 0 ? logits + (int64_t)r->row * width : saved + (int64_t)r->saved_row * width;
-        lp_cpu_read_logits(row, r->base >= 0 ? saved + (int64_t)r->base * width : NULL, n_candidates, r->token,
-                           &out[i]);
+        const lp_logit_query *query = &reads[i];
+        const float *row =
+            query->row >= 0 ? logits + (int64_t)query->row * width : saved + (int64_t)query->saved_row * width;
+        lp_cpu_read_logits(row, query->base >= 0 ? saved + (int64_t)query->base * width : NULL, n_candidates,
+                           query->token, &out[i]);
     }
     return LP_OK;
 }

@@ -27,8 +27,8 @@ static inline int32_t lp_cpu_team(const lp_backend *be, int32_t n, int64_t width
 /* cpu_linear.c */
 lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
 void lp_cpu_linear_free(lp_backend *be, lp_backend_linear *linear);
-lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
-                        lp_error *err);
+lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *linear, lp_form form, const float *x, int32_t n,
+                        float *y, lp_error *err);
 
 /* cpu_kernels.c: loops over rows, without a backend. Shapes as in backend.h. */
 void lp_cpu_layer_norm(const float *x, const float *weight, const float *bias, float eps, int32_t width, float *y);

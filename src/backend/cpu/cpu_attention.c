@@ -110,25 +110,25 @@ typedef struct {
 } value_rows;
 
 /* out [width] = weighted sum of columns [at, at + width) of the values, width a constant of at most CHUNK. */
-static inline __attribute__((always_inline)) void weigh_chunk(const float *weights, const value_rows *v, int32_t at,
+static inline __attribute__((always_inline)) void weigh_chunk(const float *weights, const value_rows *rows, int32_t at,
                                                               int32_t width, float *out) {
     float sums[CHUNK] = {0};
-    for (int32_t p = 0; p < v->n_prompt; p++) {
-        const float *value = v->prompt + p * v->prompt_stride + at;
+    for (int32_t p = 0; p < rows->n_prompt; p++) {
+        const float *value = rows->prompt + p * rows->prompt_stride + at;
         for (int32_t i = 0; i < width; i++) sums[i] += weights[p] * value[i];
     }
-    for (int32_t t = 0; t < v->n_tail; t++) {
-        const float *value = v->all + v->tail[t] * v->stride + at;
-        for (int32_t i = 0; i < width; i++) sums[i] += weights[v->n_prompt + t] * value[i];
+    for (int32_t t = 0; t < rows->n_tail; t++) {
+        const float *value = rows->all + rows->tail[t] * rows->stride + at;
+        for (int32_t i = 0; i < width; i++) sums[i] += weights[rows->n_prompt + t] * value[i];
     }
     for (int32_t i = 0; i < width; i++) out[at + i] = sums[i];
 }
 
-LP_VERSIONS static void weigh_values(const float *weights, const value_rows *v, int32_t head_dim, float *out) {
+LP_VERSIONS static void weigh_values(const float *weights, const value_rows *rows, int32_t head_dim, float *out) {
     int32_t at = 0;
-    for (; at + CHUNK <= head_dim; at += CHUNK) weigh_chunk(weights, v, at, CHUNK, out);
-    for (; at + LANES <= head_dim; at += LANES) weigh_chunk(weights, v, at, LANES, out);
-    for (; at < head_dim; at++) weigh_chunk(weights, v, at, 1, out);
+    for (; at + CHUNK <= head_dim; at += CHUNK) weigh_chunk(weights, rows, at, CHUNK, out);
+    for (; at + LANES <= head_dim; at += LANES) weigh_chunk(weights, rows, at, LANES, out);
+    for (; at < head_dim; at++) weigh_chunk(weights, rows, at, 1, out);
 }
 
 /* The arguments of one call, for the loops inside. */
@@ -140,31 +140,34 @@ typedef struct {
     int32_t stride; /* of scores */
     const float *qkv, *keys, *values;
     float *out;
-} attention;
+} cpu_attention;
 
 /* Scores [n_rows, n_queries, stride] of the prompt's keys with all queries of the rows, one by one. */
-static void score_rows(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, const float *keys,
-                       float *scores) {
+static void score_rows(const cpu_attention *attention, const int32_t *row, int32_t n_rows, int32_t head,
+                       const float *keys, float *scores) {
     for (int32_t i = 0; i < n_rows; i++) {
-        const float *q = a->qkv + row[i] * a->qkv_width + (int64_t)head * a->n_queries * a->head_dim;
-        score_keys(q, a->n_queries, a->head_dim, keys, a->kv_width, NULL, a->rows->prompt_length[row[i]], a->scale,
-                   scores + (int64_t)i * a->n_queries * a->stride, a->stride);
+        const float *q =
+            attention->qkv + row[i] * attention->qkv_width + (int64_t)head * attention->n_queries * attention->head_dim;
+        score_keys(q, attention->n_queries, attention->head_dim, keys, attention->kv_width, NULL,
+                   attention->rows->prompt_length[row[i]], attention->scale,
+                   scores + (int64_t)i * attention->n_queries * attention->stride, attention->stride);
     }
 }
 
 /* The same, with the keys transposed: `longest` of them. */
-static void score_together(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, const float *keys,
-                           int32_t longest, float *transposed, float *scores) {
-    const lp_row_table *t = a->rows;
-    int32_t hd = a->head_dim;
+static void score_together(const cpu_attention *attention, const int32_t *row, int32_t n_rows, int32_t head,
+                           const float *keys, int32_t longest, float *transposed, float *scores) {
+    const lp_row_table *table = attention->rows;
+    int32_t hd = attention->head_dim;
     for (int32_t first = 0; first < longest; first += KEY_BLOCK) {
         int32_t n = longest - first < KEY_BLOCK ? longest - first : KEY_BLOCK;
-        transpose_keys(keys + first * a->kv_width, a->kv_width, n, hd, transposed);
-        for (int32_t i = 0; i < n_rows * a->n_queries; i++) {
-            int32_t r = row[i / a->n_queries];
-            int32_t seen = t->prompt_length[r] - first < n ? t->prompt_length[r] - first : n;
-            const float *q = a->qkv + r * a->qkv_width + ((int64_t)head * a->n_queries + i % a->n_queries) * hd;
-            score_block(q, hd, transposed, seen, a->scale, scores + (int64_t)i * a->stride + first);
+        transpose_keys(keys + first * attention->kv_width, attention->kv_width, n, hd, transposed);
+        for (int32_t i = 0; i < n_rows * attention->n_queries; i++) {
+            int32_t r = row[i / attention->n_queries];
+            int32_t seen = table->prompt_length[r] - first < n ? table->prompt_length[r] - first : n;
+            const float *q = attention->qkv + r * attention->qkv_width +
+                             ((int64_t)head * attention->n_queries + i % attention->n_queries) * hd;
+            score_block(q, hd, transposed, seen, attention->scale, scores + (int64_t)i * attention->stride + first);
         }
     }
 }
@@ -176,66 +179,69 @@ LP_VERSIONS static void gather_values(const float *values, int64_t value_stride,
 }
 
 /* Rows [n_rows <= LP_GROUP_ROWS] that share a prompt, one KV head. scratch: see scratch_floats. */
-static void attend_group(const attention *a, const int32_t *row, int32_t n_rows, int32_t head, float *scratch) {
-    const lp_row_table *t = a->rows;
-    int32_t hd = a->head_dim, longest = 0;
-    int64_t prompt = t->prompt_begin[row[0]] * a->kv_width + (int64_t)head * hd, prompt_stride = a->kv_width;
-    const float *prompt_values = a->values + prompt;
-    float *scores = scratch + hd * (KEY_BLOCK + (int64_t)a->stride);
+static void attend_group(const cpu_attention *attention, const int32_t *row, int32_t n_rows, int32_t head,
+                         float *scratch) {
+    const lp_row_table *table = attention->rows;
+    int32_t hd = attention->head_dim, longest = 0;
+    int64_t prompt = table->prompt_begin[row[0]] * attention->kv_width + (int64_t)head * hd,
+            prompt_stride = attention->kv_width;
+    const float *prompt_values = attention->values + prompt;
+    float *scores = scratch + hd * (KEY_BLOCK + (int64_t)attention->stride);
     for (int32_t i = 0; i < n_rows; i++)
-        if (t->prompt_length[row[i]] > longest) longest = t->prompt_length[row[i]];
-    if (n_rows * a->n_queries >= LEAST_QUERIES) {
+        if (table->prompt_length[row[i]] > longest) longest = table->prompt_length[row[i]];
+    if (n_rows * attention->n_queries >= LEAST_QUERIES) {
         float *together = scratch + (int64_t)hd * KEY_BLOCK;
-        score_together(a, row, n_rows, head, a->keys + prompt, longest, scratch, scores);
-        gather_values(prompt_values, a->kv_width, longest, hd, together);
+        score_together(attention, row, n_rows, head, attention->keys + prompt, longest, scratch, scores);
+        gather_values(prompt_values, attention->kv_width, longest, hd, together);
         prompt_values = together;
         prompt_stride = hd;
     } else {
-        score_rows(a, row, n_rows, head, a->keys + prompt, scores);
+        score_rows(attention, row, n_rows, head, attention->keys + prompt, scores);
     }
     for (int32_t i = 0; i < n_rows; i++) {
-        int32_t r = row[i], n_prompt = t->prompt_length[r], n_tail = t->tail_length[r];
-        int64_t first_query = (int64_t)head * a->n_queries * hd;
-        float *mine = scores + (int64_t)i * a->n_queries * a->stride;
+        int32_t r = row[i], n_prompt = table->prompt_length[r], n_tail = table->tail_length[r];
+        int64_t first_query = (int64_t)head * attention->n_queries * hd;
+        float *mine = scores + (int64_t)i * attention->n_queries * attention->stride;
         const value_rows values = {.prompt = prompt_values,
-                                   .all = a->values + (int64_t)head * hd,
-                                   .tail = t->tail + t->tail_begin[r],
+                                   .all = attention->values + (int64_t)head * hd,
+                                   .tail = table->tail + table->tail_begin[r],
                                    .n_prompt = n_prompt,
                                    .n_tail = n_tail,
                                    .prompt_stride = prompt_stride,
-                                   .stride = a->kv_width};
-        score_keys(a->qkv + r * a->qkv_width + first_query, a->n_queries, hd, a->keys + (int64_t)head * hd, a->kv_width,
-                   values.tail, n_tail, a->scale, mine + n_prompt, a->stride);
-        for (int32_t g = 0; g < a->n_queries; g++) {
-            soften(mine + (int64_t)g * a->stride, n_prompt + n_tail);
-            weigh_values(mine + (int64_t)g * a->stride, &values, hd,
-                         a->out + r * a->q_width + first_query + (int64_t)g * hd);
+                                   .stride = attention->kv_width};
+        score_keys(attention->qkv + r * attention->qkv_width + first_query, attention->n_queries, hd,
+                   attention->keys + (int64_t)head * hd, attention->kv_width, values.tail, n_tail, attention->scale,
+                   mine + n_prompt, attention->stride);
+        for (int32_t g = 0; g < attention->n_queries; g++) {
+            soften(mine + (int64_t)g * attention->stride, n_prompt + n_tail);
+            weigh_values(mine + (int64_t)g * attention->stride, &values, hd,
+                         attention->out + r * attention->q_width + first_query + (int64_t)g * hd);
         }
     }
 }
 
 /* Of rows that see at most `longest` slots; without the row table. */
-static attention attention_of(const lp_model_config *config, const float *qkv, const lp_kv_pool *pool, int32_t layer,
-                              int32_t longest, float *out) {
+static cpu_attention attention_of(const lp_model_config *config, const float *qkv, const lp_kv_pool *pool,
+                                  int32_t layer, int32_t longest, float *out) {
     int64_t q_width = (int64_t)config->n_heads * config->head_dim;
     int64_t layer_at = (int64_t)layer * pool->n_slots * pool->width;
-    return (attention){.head_dim = config->head_dim,
-                       .n_queries = config->n_heads / config->n_kv_heads,
-                       .q_width = q_width,
-                       .qkv_width = q_width + 2 * (int64_t)pool->width,
-                       .kv_width = pool->width,
-                       .scale = 1.0f / sqrtf((float)config->head_dim),
-                       .stride = (longest + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE,
-                       .qkv = qkv,
-                       .keys = pool->keys + layer_at,
-                       .values = pool->values + layer_at,
-                       .out = out};
+    return (cpu_attention){.head_dim = config->head_dim,
+                           .n_queries = config->n_heads / config->n_kv_heads,
+                           .q_width = q_width,
+                           .qkv_width = q_width + 2 * (int64_t)pool->width,
+                           .kv_width = pool->width,
+                           .scale = 1.0f / sqrtf((float)config->head_dim),
+                           .stride = (longest + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE,
+                           .qkv = qkv,
+                           .keys = pool->keys + layer_at,
+                           .values = pool->values + layer_at,
+                           .out = out};
 }
 
 /* Of one thread: transposed keys [head_dim, KEY_BLOCK], values [stride, head_dim], scores [rows, n_queries, stride]. */
-static size_t scratch_floats(const attention *a) {
-    return (size_t)a->head_dim * (KEY_BLOCK + (size_t)a->stride) +
-           (size_t)LP_GROUP_ROWS * (size_t)a->n_queries * (size_t)a->stride;
+static size_t scratch_floats(const cpu_attention *attention) {
+    return (size_t)attention->head_dim * (KEY_BLOCK + (size_t)attention->stride) +
+           (size_t)LP_GROUP_ROWS * (size_t)attention->n_queries * (size_t)attention->stride;
 }
 
 lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
@@ -246,39 +252,44 @@ lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const flo
         int32_t length = rows->prompt_length[r] + rows->tail_length[r];
         if (length > longest) longest = length;
     }
-    attention a = attention_of(config, qkv, pool, layer, longest, out);
-    a.rows = rows;
-    size_t each = scratch_floats(&a);
+    cpu_attention attention = attention_of(config, qkv, pool, layer, longest, out);
+    attention.rows = rows;
+    size_t each = scratch_floats(&attention);
     int32_t n_groups = rows->group_row ? rows->n_groups : n;
     lp_status status = lp_mem_grow(&cpu->scratch, &cpu->scratch_capacity, each * (size_t)cpu->threads, sizeof(float),
                                    "attention scores", err);
     if (status != LP_OK) return status;
-#pragma omp parallel for collapse(2) num_threads(lp_cpu_team(be, n, a.q_width *longest / 8)) schedule(dynamic)
+#pragma omp parallel for collapse(2) num_threads(lp_cpu_team(be, n, attention.q_width *longest / 8)) schedule(dynamic)
     for (int32_t g = 0; g < n_groups; g++)
         for (int32_t head = 0; head < config->n_kv_heads; head++) {
             const int32_t *row = rows->group_row ? rows->group_row + rows->group_begin[g] : &g;
             int32_t n_rows = rows->group_row ? rows->group_begin[g + 1] - rows->group_begin[g] : 1;
             while (n_rows > 0 && row[n_rows - 1] >= n) n_rows--; /* rows that begin later; a group's rows ascend */
-            if (n_rows > 0) attend_group(&a, row, n_rows, head, cpu->scratch + each * (size_t)omp_get_thread_num());
+            if (n_rows > 0)
+                attend_group(&attention, row, n_rows, head, cpu->scratch + each * (size_t)omp_get_thread_num());
         }
     return LP_OK;
 }
 
 /* The query heads of one choice, by KV head. scores [query heads of a KV head, stride] */
-static void attend_choice(const attention *a, const lp_row_choice *choice, const int32_t *slots, float *scores) {
-    int32_t hd = a->head_dim, end = choice->first_head + choice->n_heads;
+static void attend_choice(const cpu_attention *attention, const lp_row_choice *choice, const int32_t *slots,
+                          float *scores) {
+    int32_t hd = attention->head_dim, end = choice->first_head + choice->n_heads;
     const int32_t *list = slots + choice->begin;
     for (int32_t first = choice->first_head, next; first < end; first = next) {
-        int32_t head = first / a->n_queries;
-        next = (head + 1) * a->n_queries < end ? (head + 1) * a->n_queries : end;
-        const value_rows values = {
-            .all = a->values + (int64_t)head * hd, .tail = list, .n_tail = choice->length, .stride = a->kv_width};
-        score_keys(a->qkv + choice->row * a->qkv_width + (int64_t)first * hd, next - first, hd,
-                   a->keys + (int64_t)head * hd, a->kv_width, list, choice->length, a->scale, scores, a->stride);
+        int32_t head = first / attention->n_queries;
+        next = (head + 1) * attention->n_queries < end ? (head + 1) * attention->n_queries : end;
+        const value_rows values = {.all = attention->values + (int64_t)head * hd,
+                                   .tail = list,
+                                   .n_tail = choice->length,
+                                   .stride = attention->kv_width};
+        score_keys(attention->qkv + choice->row * attention->qkv_width + (int64_t)first * hd, next - first, hd,
+                   attention->keys + (int64_t)head * hd, attention->kv_width, list, choice->length, attention->scale,
+                   scores, attention->stride);
         for (int32_t h = first; h < next; h++) {
-            float *mine = scores + (int64_t)(h - first) * a->stride;
+            float *mine = scores + (int64_t)(h - first) * attention->stride;
             soften(mine, choice->length);
-            weigh_values(mine, &values, hd, a->out + choice->row * a->q_width + (int64_t)h * hd);
+            weigh_values(mine, &values, hd, attention->out + choice->row * attention->q_width + (int64_t)h * hd);
         }
     }
 }
@@ -290,14 +301,14 @@ lp_status lp_cpu_attend_chosen(lp_backend *be, const lp_model_config *config, co
     int32_t longest = 1;
     for (int32_t i = 0; i < n; i++)
         if (choices[i].length > longest) longest = choices[i].length;
-    const attention a = attention_of(config, qkv, pool, layer, longest, out);
-    size_t each = (size_t)a.n_queries * (size_t)a.stride;
+    const cpu_attention attention = attention_of(config, qkv, pool, layer, longest, out);
+    size_t each = (size_t)attention.n_queries * (size_t)attention.stride;
     lp_status status = lp_mem_grow(&cpu->scratch, &cpu->scratch_capacity, each * (size_t)cpu->threads, sizeof(float),
                                    "attention scores", err);
     if (status != LP_OK) return status;
-#pragma omp parallel for num_threads(lp_cpu_team(be, n, a.q_width *longest / 8)) schedule(dynamic)
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, attention.q_width *longest / 8)) schedule(dynamic)
     for (int32_t i = 0; i < n; i++)
-        attend_choice(&a, &choices[i], slots, cpu->scratch + each * (size_t)omp_get_thread_num());
+        attend_choice(&attention, &choices[i], slots, cpu->scratch + each * (size_t)omp_get_thread_num());
     return LP_OK;
 }
 

@@ -375,10 +375,10 @@ cudaError_t start_chosen(const lp_cuda_attention &a, const float *qkv, const lp_
 
 } // namespace
 
-cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, const float *cosine, const float *sine,
-                             cudaStream_t stream) {
+cudaError_t lp_cuda_store_kv(const lp_cuda_attention *attention, float *qkv, int32_t n, const float *cosine,
+                             const float *sine, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    store_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(*a, qkv, cosine, sine);
+    store_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(*attention, qkv, cosine, sine);
     return cudaGetLastError();
 }
 
@@ -389,19 +389,21 @@ cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
+cudaError_t lp_cuda_attend(const lp_cuda_attention *attention, const float *qkv, int32_t n, float *out,
+                           cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    if (a->head_dim <= 32) return choose_alignment<1>(*a, qkv, n, out, stream);
-    if (a->head_dim <= 64) return choose_alignment<2>(*a, qkv, n, out, stream);
-    if (a->head_dim <= 128) return choose_alignment<4>(*a, qkv, n, out, stream);
-    return choose_alignment<8>(*a, qkv, n, out, stream);
+    if (attention->head_dim <= 32) return choose_alignment<1>(*attention, qkv, n, out, stream);
+    if (attention->head_dim <= 64) return choose_alignment<2>(*attention, qkv, n, out, stream);
+    if (attention->head_dim <= 128) return choose_alignment<4>(*attention, qkv, n, out, stream);
+    return choose_alignment<8>(*attention, qkv, n, out, stream);
 }
 
-cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices, int32_t n,
-                                  int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream) {
+cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *attention, const float *qkv, const lp_row_choice *choices,
+                                  int32_t n, int32_t most_heads, const int32_t *slots, float *out,
+                                  cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    if (a->head_dim <= 32) return start_chosen<1>(*a, qkv, choices, n, most_heads, slots, out, stream);
-    if (a->head_dim <= 64) return start_chosen<2>(*a, qkv, choices, n, most_heads, slots, out, stream);
-    if (a->head_dim <= 128) return start_chosen<4>(*a, qkv, choices, n, most_heads, slots, out, stream);
-    return start_chosen<8>(*a, qkv, choices, n, most_heads, slots, out, stream);
+    if (attention->head_dim <= 32) return start_chosen<1>(*attention, qkv, choices, n, most_heads, slots, out, stream);
+    if (attention->head_dim <= 64) return start_chosen<2>(*attention, qkv, choices, n, most_heads, slots, out, stream);
+    if (attention->head_dim <= 128) return start_chosen<4>(*attention, qkv, choices, n, most_heads, slots, out, stream);
+    return start_chosen<8>(*attention, qkv, choices, n, most_heads, slots, out, stream);
 }

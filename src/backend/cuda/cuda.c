@@ -86,9 +86,9 @@ static lp_status cuda_store_kv(lp_backend *be, const lp_model_config *config, fl
                                int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
                                lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_attention a = attention_of(config, rows, pool, layer);
+    lp_cuda_attention attention = attention_of(config, rows, pool, layer);
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_store_kv(&a, qkv, n, cosine, sine, cuda->stream));
+    LP_CUDA(lp_cuda_store_kv(&attention, qkv, n, cosine, sine, cuda->stream));
 out:
     return status;
 }
@@ -112,8 +112,8 @@ static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, cons
             LP_ERR_UNSUPPORTED,
             "cuda backend: expected heads of at most %d numbers and at most %d query heads of a KV head, found %d and %d",
             LP_CUDA_MAX_HEAD_DIM, LP_CUDA_MAX_QUERIES, config->head_dim, config->n_heads / config->n_kv_heads);
-    lp_cuda_attention a = attention_of(config, rows, pool, layer);
-    LP_CUDA(lp_cuda_attend(&a, qkv, n, out, cuda->stream));
+    lp_cuda_attention attention = attention_of(config, rows, pool, layer);
+    LP_CUDA(lp_cuda_attend(&attention, qkv, n, out, cuda->stream));
 out:
     return status;
 }
@@ -131,14 +131,14 @@ static lp_status cuda_attend_chosen(lp_backend *be, const lp_model_config *confi
                                     const lp_row_choice *choices, int32_t n, const int32_t *slots,
                                     const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    const lp_cuda_attention a = attention_of(config, &(lp_row_table){.n_groups = 0}, pool, layer);
+    const lp_cuda_attention attention = attention_of(config, &(lp_row_table){.n_groups = 0}, pool, layer);
     int32_t most_heads = 1;
     lp_status status = LP_OK;
     for (int32_t i = 0; i < n; i++)
         if (choices[i].n_heads > most_heads) most_heads = choices[i].n_heads;
     for (int32_t done = 0, some = 0; done < n; done += some) {
         LP_TRY(send_list(cuda, choices, n, sizeof *choices, done, &some, err));
-        LP_CUDA(lp_cuda_attend_chosen(&a, qkv, cuda->list, some, most_heads, slots, out, cuda->stream));
+        LP_CUDA(lp_cuda_attend_chosen(&attention, qkv, cuda->list, some, most_heads, slots, out, cuda->stream));
     }
 out:
     return status;

@@ -126,7 +126,7 @@ lp_status lp_cuda_hold(lp_backend_cuda *cuda, const void *key, size_t bytes, voi
 /* cuda_weights.c */
 lp_status lp_cuda_matrix_new(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err);
 /* to = the matrix's rows, in its layout, `stride` elements apart; float32, or rounded to bf16. */
-lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *m, void *to, int64_t stride, bool to_bf16,
+lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *matrix, void *to, int64_t stride, bool to_bf16,
                               lp_error *err);
 
 /* cuda_record.c */
@@ -138,7 +138,7 @@ void lp_cuda_record_forget(lp_backend_cuda *cuda);
 /* cuda_linear.c */
 lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear);
-lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
-                         lp_error *err);
+lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *linear, lp_form form, const float *x, int32_t n,
+                         float *y, lp_error *err);
 
 #endif

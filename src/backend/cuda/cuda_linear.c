@@ -30,7 +30,7 @@ typedef struct {
     float alpha, beta; /* y = alpha x W + beta y */
     cublasLtMatrixLayout_t weights, x;
     int32_t shape; /* of the backend's shapes */
-} term;
+} product_term;
 
 struct lp_backend_linear {
     int64_t n_in, n_out;
@@ -47,7 +47,7 @@ struct lp_backend_linear {
     size_t own_bytes;    /* of all three */
     cublasLtMatmulDesc_t operation;
     cublasLtMatrixLayout_t y;
-    term terms[MOST_TERMS];
+    product_term terms[MOST_TERMS];
     int n_terms;
 };
 
@@ -74,10 +74,10 @@ static int64_t filled_up(int64_t width) {
 
 /* ---- Making weights known ---------------------------------------------------------------------------------------- */
 
-static lp_status own_memory(lp_backend_cuda *cuda, lp_backend_linear *w, size_t bytes, void **out, lp_error *err) {
+static lp_status own_memory(lp_backend_cuda *cuda, lp_backend_linear *linear, size_t bytes, void **out, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_cuda_alloc(&cuda->base, bytes, "weights", out, err));
-    w->own_bytes += bytes;
+    linear->own_bytes += bytes;
     cuda->base.counters.weight_bytes += bytes;
     LP_CUDA(cudaMemsetAsync(*out, 0, bytes, cuda->stream));
 out:
@@ -85,100 +85,104 @@ out:
 }
 
 /* Rows first .. of the split weights, of one part: of its float32, which are held or made for this. */
-static lp_status split_part(lp_backend_cuda *cuda, const lp_matrix *m, int64_t first, lp_backend_linear *w,
+static lp_status split_part(lp_backend_cuda *cuda, const lp_matrix *matrix, int64_t first, lp_backend_linear *linear,
                             lp_error *err) {
-    const bool out_in = m->layout == LP_OUT_IN;
-    const int64_t row_step = out_in ? m->n_in : 1, column_step = out_in ? 1 : m->n_out;
+    const bool out_in = matrix->layout == LP_OUT_IN;
+    const int64_t row_step = out_in ? matrix->n_in : 1, column_step = out_in ? 1 : matrix->n_out;
     const float *floats = NULL;
     lp_status status = LP_OK;
-    LP_TRY(lp_cuda_matrix_new(&cuda->base, m, &floats, err));
-    LP_CUDA(lp_cuda_split_weights((char *)w->own + (size_t)(first * 2 * w->depth) * 2, w->exponents + first, floats,
-                                  m->n_out, (int32_t)m->n_in, row_step, column_step, cuda->stream));
+    LP_TRY(lp_cuda_matrix_new(&cuda->base, matrix, &floats, err));
+    LP_CUDA(lp_cuda_split_weights((char *)linear->own + (size_t)(first * 2 * linear->depth) * 2,
+                                  linear->exponents + first, floats, matrix->n_out, (int32_t)matrix->n_in, row_step,
+                                  column_step, cuda->stream));
 out:
     if (floats) lp_cuda_vector_free(&cuda->base, floats);
     return status;
 }
 
 /* *stride = elements between rows of the stored matrix, which has all parts in their common layout. */
-static lp_status hold_weights(lp_backend_cuda *cuda, const lp_linear *host, lp_backend_linear *w, int64_t *stride,
+static lp_status hold_weights(lp_backend_cuda *cuda, const lp_linear *host, lp_backend_linear *linear, int64_t *stride,
                               lp_error *err) {
-    const bool out_in = w->layout == LP_OUT_IN, split = is_split(cuda);
-    const int64_t rows = out_in || split ? w->width : w->depth;
+    const bool out_in = linear->layout == LP_OUT_IN, split = is_split(cuda);
+    const int64_t rows = out_in || split ? linear->width : linear->depth;
     int64_t first = 0;
     lp_status status = LP_OK;
-    *stride = split ? 2 * w->depth : out_in ? w->depth : w->width;
+    *stride = split ? 2 * linear->depth : out_in ? linear->depth : linear->width;
     /* A held matrix of rows that are aligned has as many as its product is wide. */
-    bool fits = out_in ? w->depth == w->n_in : w->width == w->n_out && w->depth == w->n_in;
+    bool fits =
+        out_in ? linear->depth == linear->n_in : linear->width == linear->n_out && linear->depth == linear->n_in;
     if (item_bytes(cuda) == sizeof(float) && host->n_parts == 1 && fits)
-        return lp_cuda_matrix_new(&cuda->base, &host->part[0], &w->shared, err);
-    LP_TRY(own_memory(cuda, w, (size_t)(rows * *stride) * item_bytes(cuda), &w->own, err));
+        return lp_cuda_matrix_new(&cuda->base, &host->part[0], &linear->shared, err);
+    LP_TRY(own_memory(cuda, linear, (size_t)(rows * *stride) * item_bytes(cuda), &linear->own, err));
     if (split) {
         void *exponents = NULL;
-        status = own_memory(cuda, w, (size_t)w->width * sizeof(int32_t), &exponents, err);
-        w->exponents = exponents;
+        status = own_memory(cuda, linear, (size_t)linear->width * sizeof(int32_t), &exponents, err);
+        linear->exponents = exponents;
         LP_TRY(status);
     }
     for (int p = 0; p < host->n_parts; p++) {
         int64_t at = out_in ? first * *stride : first;
         if (split)
-            LP_TRY(split_part(cuda, &host->part[p], first, w, err));
+            LP_TRY(split_part(cuda, &host->part[p], first, linear, err));
         else
-            LP_TRY(lp_cuda_make_matrix(cuda, &host->part[p], (char *)w->own + (size_t)at * item_bytes(cuda), *stride,
-                                       is_bf16(cuda), err));
+            LP_TRY(lp_cuda_make_matrix(cuda, &host->part[p], (char *)linear->own + (size_t)at * item_bytes(cuda),
+                                       *stride, is_bf16(cuda), err));
         first += host->part[p].n_out;
     }
 out:
     return status;
 }
 
-static lp_status hold_bias(lp_backend_cuda *cuda, const float *bias, lp_backend_linear *w, lp_error *err) {
+static lp_status hold_bias(lp_backend_cuda *cuda, const float *bias, lp_backend_linear *linear, lp_error *err) {
     void *own = NULL;
     if (!bias) return LP_OK;
-    lp_status status = own_memory(cuda, w, (size_t)w->width * sizeof(float), &own, err);
-    w->bias = own;
+    lp_status status = own_memory(cuda, linear, (size_t)linear->width * sizeof(float), &own, err);
+    linear->bias = own;
     if (status != LP_OK) return status;
-    return lp_cuda_upload(&cuda->base, own, bias, (size_t)w->n_out * sizeof(float), err);
+    return lp_cuda_upload(&cuda->base, own, bias, (size_t)linear->n_out * sizeof(float), err);
 }
 
-static void make_terms(const lp_backend_cuda *cuda, lp_backend_linear *w) {
-    const int64_t piece = w->depth < PIECE ? w->depth : PIECE, rest = w->depth % piece, whole = w->depth - rest;
+static void make_terms(const lp_backend_cuda *cuda, lp_backend_linear *linear) {
+    const int64_t piece = linear->depth < PIECE ? linear->depth : PIECE, rest = linear->depth % piece,
+                  whole = linear->depth - rest;
     if (!is_split(cuda)) {
-        w->terms[w->n_terms++] = (term){.depth = w->depth, .count = 1, .alpha = 1.0f};
+        linear->terms[linear->n_terms++] = (product_term){.depth = linear->depth, .count = 1, .alpha = 1.0f};
         return;
     }
-    w->terms[w->n_terms++] = (term){.depth = 2 * w->depth, .count = 1, .alpha = 1.0f / 2048.0f};
-    w->terms[w->n_terms++] =
-        (term){.depth = piece, .w_at = w->depth, .count = (int32_t)(whole / piece), .alpha = 1.0f, .beta = 1.0f};
+    linear->terms[linear->n_terms++] = (product_term){.depth = 2 * linear->depth, .count = 1, .alpha = 1.0f / 2048.0f};
+    linear->terms[linear->n_terms++] = (product_term){
+        .depth = piece, .w_at = linear->depth, .count = (int32_t)(whole / piece), .alpha = 1.0f, .beta = 1.0f};
     if (rest > 0)
-        w->terms[w->n_terms++] =
-            (term){.depth = rest, .x_at = whole, .w_at = w->depth + whole, .count = 1, .alpha = 1.0f, .beta = 1.0f};
+        linear->terms[linear->n_terms++] = (product_term){
+            .depth = rest, .x_at = whole, .w_at = linear->depth + whole, .count = 1, .alpha = 1.0f, .beta = 1.0f};
 }
 
 /* Row-major y [rows, width] = x W is column-major y' [width, rows] = W' x', which is how the library sees it. */
-static lp_status describe(lp_backend_cuda *cuda, lp_backend_linear *w, int64_t stride, lp_error *err) {
+static lp_status describe(lp_backend_cuda *cuda, lp_backend_linear *linear, int64_t stride, lp_error *err) {
     const cudaDataType_t type = is_split(cuda) ? CUDA_R_16F : is_bf16(cuda) ? CUDA_R_16BF : CUDA_R_32F;
     const cublasComputeType_t compute = cuda->dtype == LP_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-    const bool turned = w->layout == LP_OUT_IN || is_split(cuda);
+    const bool turned = linear->layout == LP_OUT_IN || is_split(cuda);
     const cublasOperation_t turn = turned ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
-    const uint64_t out = (uint64_t)w->width;
+    const uint64_t out = (uint64_t)linear->width;
     lp_status status = LP_OK;
-    LP_CUDA_BLAS(cublasLtMatmulDescCreate(&w->operation, compute, CUDA_R_32F));
-    LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn));
-    if (w->bias && !is_split(cuda)) {
-        LP_CUDA_BLAS(
-            cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
-        LP_CUDA_BLAS(
-            cublasLtMatmulDescSetAttribute(w->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &w->bias, sizeof w->bias));
+    LP_CUDA_BLAS(cublasLtMatmulDescCreate(&linear->operation, compute, CUDA_R_32F));
+    LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn));
+    if (linear->bias && !is_split(cuda)) {
+        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                                    sizeof epilogue));
+        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &linear->bias,
+                                                    sizeof linear->bias));
     }
-    make_terms(cuda, w);
-    for (int i = 0; i < w->n_terms; i++) {
-        term *t = &w->terms[i];
-        const uint64_t depth = (uint64_t)t->depth;
-        LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&t->weights, type, turned ? depth : out, turned ? out : depth, stride));
-        LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&t->x, type, depth, LP_CUDA_TILE_ROWS, w->x_stride));
+    make_terms(cuda, linear);
+    for (int i = 0; i < linear->n_terms; i++) {
+        product_term *term = &linear->terms[i];
+        const uint64_t depth = (uint64_t)term->depth;
+        LP_CUDA_BLAS(
+            cublasLtMatrixLayoutCreate(&term->weights, type, turned ? depth : out, turned ? out : depth, stride));
+        LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&term->x, type, depth, LP_CUDA_TILE_ROWS, linear->x_stride));
     }
-    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&w->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, w->out_stride));
+    LP_CUDA_BLAS(cublasLtMatrixLayoutCreate(&linear->y, CUDA_R_32F, out, LP_CUDA_TILE_ROWS, linear->out_stride));
 out:
     return status;
 }
@@ -186,14 +190,14 @@ out:
 /* ---- Multiplying ------------------------------------------------------------------------------------------------- */
 
 /* Prepares the layouts for products of `rows` rows, n_batch of them. */
-static lp_status set_rows(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t rows,
-                          int32_t n_batch, lp_error *err) {
+static lp_status set_rows(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
+                          int32_t rows, int32_t n_batch, lp_error *err) {
     uint64_t columns = (uint64_t)rows;
-    int64_t x_step = rows * w->x_stride, y_step = rows * w->out_stride, w_step = 0;
+    int64_t x_step = rows * linear->x_stride, y_step = rows * linear->out_stride, w_step = 0;
     struct {
         cublasLtMatrixLayout_t layout;
         int64_t step;
-    } all[] = {{t->weights, w_step}, {t->x, x_step}, {w->y, y_step}};
+    } all[] = {{term->weights, w_step}, {term->x, x_step}, {linear->y, y_step}};
     lp_status status = LP_OK;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (i > 0)
@@ -209,30 +213,30 @@ out:
 }
 
 /* Product i of a term; x and y as the layouts have them. */
-static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t i,
-                                   const char *x, float *y, const cublasLtMatmulAlgo_t *algorithm) {
-    const char *weights = w->shared ? (const char *)w->shared : w->own;
-    const size_t along = (size_t)(i * t->depth), item = item_bytes(cuda);
-    return cublasLtMatmul(cuda->blas, w->operation, &t->alpha, weights + ((size_t)t->w_at + along) * item, t->weights,
-                          x + ((size_t)t->x_at + along) * item, t->x, &t->beta, y, w->y, y, w->y, algorithm,
-                          cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
+static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
+                                   int32_t i, const char *x, float *y, const cublasLtMatmulAlgo_t *algorithm) {
+    const char *weights = linear->shared ? (const char *)linear->shared : linear->own;
+    const size_t along = (size_t)(i * term->depth), item = item_bytes(cuda);
+    return cublasLtMatmul(cuda->blas, linear->operation, &term->alpha, weights + ((size_t)term->w_at + along) * item,
+                          term->weights, x + ((size_t)term->x_at + along) * item, term->x, &term->beta, y, linear->y, y,
+                          linear->y, algorithm, cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
 }
 
 /* The first n products of a term, in one call: rows is a multiple of the tile; x [rows, x_stride] as products take it.
  * *refused: the library does not do this shape with this algorithm; without it that is an error. */
-static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t n, const void *x,
-                          int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode,
-                          bool *refused, lp_error *err) {
+static lp_status multiply(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term, int32_t n,
+                          const void *x, int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm,
+                          lp_cuda_rows_mode mode, bool *refused, lp_error *err) {
     int32_t tiles = rows / LP_CUDA_TILE_ROWS;
     int32_t calls = mode == LP_CUDA_ROWS_BY_TILE ? tiles : 1;
-    size_t x_bytes = (size_t)LP_CUDA_TILE_ROWS * (size_t)w->x_stride * item_bytes(cuda);
+    size_t x_bytes = (size_t)LP_CUDA_TILE_ROWS * (size_t)linear->x_stride * item_bytes(cuda);
     lp_status status = LP_OK;
-    LP_TRY(set_rows(cuda, w, t, mode == LP_CUDA_ROWS_TOGETHER ? rows : LP_CUDA_TILE_ROWS,
+    LP_TRY(set_rows(cuda, linear, term, mode == LP_CUDA_ROWS_TOGETHER ? rows : LP_CUDA_TILE_ROWS,
                     mode == LP_CUDA_ROWS_BATCHED ? tiles : 1, err));
     for (int32_t i = 0; i < n; i++)
         for (int32_t k = 0; k < calls; k++) {
-            cublasStatus_t code = call_library(cuda, w, t, i, (const char *)x + (size_t)k * x_bytes,
-                                               y + (int64_t)k * LP_CUDA_TILE_ROWS * w->out_stride, algorithm);
+            cublasStatus_t code = call_library(cuda, linear, term, i, (const char *)x + (size_t)k * x_bytes,
+                                               y + (int64_t)k * LP_CUDA_TILE_ROWS * linear->out_stride, algorithm);
             if (refused && code != CUBLAS_STATUS_SUCCESS) {
                 *refused = true;
                 return LP_OK;
@@ -243,16 +247,17 @@ out:
     return status;
 }
 
-static bool is_packed(const lp_backend_cuda *cuda, const lp_backend_linear *w, lp_form form) {
+static bool is_packed(const lp_backend_cuda *cuda, const lp_backend_linear *linear, lp_form form) {
     if (cuda->base.operand_item_bytes > 0) return form == LP_OPERAND;
-    return w->depth == w->n_in;
+    return linear->depth == linear->n_in;
 }
 
 /* to [rows, x_stride] = x [rows, n_in] floats, as the products take them. */
-static cudaError_t pack(lp_backend_cuda *cuda, const lp_backend_linear *w, const float *x, int64_t rows, void *to) {
-    if (is_split(cuda)) return lp_cuda_split_rows(to, x, rows, (int32_t)w->n_in, cuda->stream);
-    if (is_bf16(cuda)) return lp_cuda_to_bf16(to, w->x_stride, x, rows, w->n_in, cuda->stream);
-    return lp_cuda_pad_rows(to, w->x_stride, x, rows, w->n_in, cuda->stream);
+static cudaError_t pack(lp_backend_cuda *cuda, const lp_backend_linear *linear, const float *x, int64_t rows,
+                        void *to) {
+    if (is_split(cuda)) return lp_cuda_split_rows(to, x, rows, (int32_t)linear->n_in, cuda->stream);
+    if (is_bf16(cuda)) return lp_cuda_to_bf16(to, linear->x_stride, x, rows, linear->n_in, cuda->stream);
+    return lp_cuda_pad_rows(to, linear->x_stride, x, rows, linear->n_in, cuda->stream);
 }
 
 /* ---- Choosing the algorithm -------------------------------------------------------------------------------------- */
@@ -263,61 +268,63 @@ typedef struct {
     int32_t *differs; /* dev */
     int32_t rows;     /* of the largest call */
     int64_t words;    /* of a row of x */
-} probe;
+} linear_probe;
 
-static void probe_release(probe *p) {
-    void *all[] = {p->x, p->moved, p->whole, p->y, p->differs};
+static void probe_release(linear_probe *probe) {
+    void *all[] = {probe->x, probe->moved, probe->whole, probe->y, probe->differs};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) (void)cudaFree(all[i]);
 }
 
-static lp_status probe_init(lp_backend_cuda *cuda, const lp_backend_linear *w, int32_t rows, probe *p, lp_error *err) {
-    const size_t x_bytes = (size_t)(rows * w->x_stride) * item_bytes(cuda),
-                 y_bytes = (size_t)rows * (size_t)w->out_stride * sizeof(float);
+static lp_status probe_init(lp_backend_cuda *cuda, const lp_backend_linear *linear, int32_t rows, linear_probe *probe,
+                            lp_error *err) {
+    const size_t x_bytes = (size_t)(rows * linear->x_stride) * item_bytes(cuda),
+                 y_bytes = (size_t)rows * (size_t)linear->out_stride * sizeof(float);
     const size_t bytes[] = {x_bytes, x_bytes, y_bytes, y_bytes, sizeof(int32_t)};
     void *all[5] = {NULL};
     lp_status status = LP_OK;
-    *p = (probe){.rows = rows, .words = w->x_stride * (int64_t)item_bytes(cuda) / 4};
+    *probe = (linear_probe){.rows = rows, .words = linear->x_stride * (int64_t)item_bytes(cuda) / 4};
     for (size_t i = 0; i < 5 && status == LP_OK; i++)
         status = lp_cuda_alloc(&cuda->base, bytes[i], "probe of a matrix product", &all[i], err);
-    p->x = all[0];
-    p->moved = all[1];
-    p->whole = all[2];
-    p->y = all[3];
-    p->differs = all[4];
+    probe->x = all[0];
+    probe->moved = all[1];
+    probe->whole = all[2];
+    probe->y = all[3];
+    probe->differs = all[4];
     LP_TRY(status);
-    LP_CUDA(lp_cuda_fill(p->x, rows * w->x_stride, element_type(cuda), 1, cuda->stream));
+    LP_CUDA(lp_cuda_fill(probe->x, rows * linear->x_stride, element_type(cuda), 1, cuda->stream));
 out:
     return status;
 }
 
-static lp_status probe_multiply(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, const float *x,
-                                int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode,
-                                bool *refused, lp_error *err) {
+static lp_status probe_multiply(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
+                                const float *x, int32_t rows, float *y, const cublasLtMatmulAlgo_t *algorithm,
+                                lp_cuda_rows_mode mode, bool *refused, lp_error *err) {
     lp_status status = LP_OK;
     /* What is added to, and what lies between rows, which is not written and compared. */
-    LP_CUDA(cudaMemsetAsync(y, 0, (size_t)(rows * w->out_stride) * sizeof(float), cuda->stream));
-    status = multiply(cuda, w, t, 1, x, rows, y, algorithm, mode, refused, err);
+    LP_CUDA(cudaMemsetAsync(y, 0, (size_t)(rows * linear->out_stride) * sizeof(float), cuda->stream));
+    status = multiply(cuda, linear, term, 1, x, rows, y, algorithm, mode, refused, err);
 out:
     return status;
 }
 
 /* *passed: rows have the same bits in calls of 1 .. call_tiles tiles, in another order and company. */
-static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, const probe *p,
-                                 const cublasLtMatmulAlgo_t *algorithm, lp_cuda_rows_mode mode, bool *passed,
-                                 lp_error *err) {
+static lp_status probe_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
+                                 const linear_probe *probe, const cublasLtMatmulAlgo_t *algorithm,
+                                 lp_cuda_rows_mode mode, bool *passed, lp_error *err) {
     enum { STRIDE = 37 }; /* prime, so that i * STRIDE + shift meets each of the power-of-two many tiles' places */
     int32_t differs = 0;
     bool refused = false;
     lp_status status = LP_OK;
     *passed = false;
-    LP_CUDA(cudaMemsetAsync(p->differs, 0, sizeof differs, cuda->stream));
-    LP_TRY(probe_multiply(cuda, w, t, p->x, p->rows, p->whole, algorithm, mode, &refused, err));
-    for (int32_t rows = LP_CUDA_TILE_ROWS; rows <= p->rows && !refused && !differs; rows += LP_CUDA_TILE_ROWS) {
+    LP_CUDA(cudaMemsetAsync(probe->differs, 0, sizeof differs, cuda->stream));
+    LP_TRY(probe_multiply(cuda, linear, term, probe->x, probe->rows, probe->whole, algorithm, mode, &refused, err));
+    for (int32_t rows = LP_CUDA_TILE_ROWS; rows <= probe->rows && !refused && !differs; rows += LP_CUDA_TILE_ROWS) {
         int32_t shift = rows / LP_CUDA_TILE_ROWS * 5;
-        LP_CUDA(lp_cuda_permute(p->moved, rows, p->x, p->rows, STRIDE, shift, p->words, cuda->stream));
-        LP_TRY(probe_multiply(cuda, w, t, p->moved, rows, p->y, algorithm, mode, &refused, err));
-        LP_CUDA(lp_cuda_compare(p->y, rows, p->whole, p->rows, STRIDE, shift, w->out_stride, p->differs, cuda->stream));
-        LP_TRY(lp_cuda_download(&cuda->base, &differs, p->differs, sizeof differs, err));
+        LP_CUDA(lp_cuda_permute(probe->moved, rows, probe->x, probe->rows, STRIDE, shift, probe->words, cuda->stream));
+        LP_TRY(probe_multiply(cuda, linear, term, probe->moved, rows, probe->y, algorithm, mode, &refused, err));
+        LP_CUDA(lp_cuda_compare(probe->y, rows, probe->whole, probe->rows, STRIDE, shift, linear->out_stride,
+                                probe->differs, cuda->stream));
+        LP_TRY(lp_cuda_download(&cuda->base, &differs, probe->differs, sizeof differs, err));
     }
     if (refused) LP_CUDA(cudaStreamSynchronize(cuda->stream));
     *passed = !refused && differs == 0;
@@ -338,8 +345,8 @@ static bool splits(const cublasLtMatmulAlgo_t *algorithm) {
 }
 
 /* Candidates for calls of `rows` rows in `mode`, the library's favourite first. */
-static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t, int32_t rows,
-                                lp_cuda_rows_mode mode, cublasLtMatmulHeuristicResult_t *results, int *n,
+static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
+                                int32_t rows, lp_cuda_rows_mode mode, cublasLtMatmulHeuristicResult_t *results, int *n,
                                 lp_error *err) {
     cublasLtMatmulPreference_t wish = NULL;
     uint64_t workspace = LP_CUDA_WORKSPACE_BYTES;
@@ -357,10 +364,10 @@ static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *
     for (size_t i = 0; i < sizeof operands / sizeof operands[0]; i++)
         LP_CUDA_BLAS(cublasLtMatmulPreferenceSetAttribute(wish, operands[i], &alignment, sizeof alignment));
     bool together = mode == LP_CUDA_ROWS_TOGETHER;
-    LP_TRY(set_rows(cuda, w, t, together ? rows : LP_CUDA_TILE_ROWS,
+    LP_TRY(set_rows(cuda, linear, term, together ? rows : LP_CUDA_TILE_ROWS,
                     mode == LP_CUDA_ROWS_BATCHED ? rows / LP_CUDA_TILE_ROWS : 1, err));
-    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, w->operation, t->weights, t->x, w->y, w->y, wish,
-                                                         CANDIDATES, results, n);
+    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, linear->operation, term->weights, term->x,
+                                                         linear->y, linear->y, wish, CANDIDATES, results, n);
     if (code == CUBLAS_STATUS_NOT_SUPPORTED) {
         *n = 0;
     } else {
@@ -390,10 +397,10 @@ static int32_t configuration(const cublasLtMatmulAlgo_t *algorithm, cublasLtMatm
  */
 static void report_algorithm(lp_backend_cuda *cuda, const lp_cuda_shape *shape, int candidate) {
     static const char *const modes[] = {"all rows at once", "batched by tile", "tile by tile"};
-    const cublasLtMatmulAlgo_t *a = &shape->algorithm;
-    const uint64_t flags = capability(a, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS);
-    const uint64_t of_weights = capability(a, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_A_BYTES),
-                   of_x = capability(a, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_B_BYTES);
+    const cublasLtMatmulAlgo_t *cublasLtMatmulAlgo = &shape->algorithm;
+    const uint64_t flags = capability(cublasLtMatmulAlgo, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS);
+    const uint64_t of_weights = capability(cublasLtMatmulAlgo, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_A_BYTES),
+                   of_x = capability(cublasLtMatmulAlgo, CUBLASLT_ALGO_CAP_MIN_ALIGNMENT_B_BYTES);
     const bool tensor_cores = (flags & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) != 0;
     const uint64_t least = of_weights < of_x ? of_weights : of_x;
     if (tensor_cores && least > 0 && least < ALIGNMENT) cuda->base.counters.n_unaligned_products++;
@@ -401,29 +408,30 @@ static void report_algorithm(lp_backend_cuda *cuda, const lp_cuda_shape *shape, 
               "product %lld x %lld: candidate %d, algorithm %d, tile %d, %s, operands at multiples of %llu bytes, %s, "
               "up to %d rows a call",
               (long long)shape->depth, (long long)shape->width, candidate,
-              (int)configuration(a, CUBLASLT_ALGO_CONFIG_ID), (int)configuration(a, CUBLASLT_ALGO_CONFIG_TILE_ID),
+              (int)configuration(cublasLtMatmulAlgo, CUBLASLT_ALGO_CONFIG_ID),
+              (int)configuration(cublasLtMatmulAlgo, CUBLASLT_ALGO_CONFIG_TILE_ID),
               tensor_cores ? "tensor cores" : "ordinary units", (unsigned long long)least, modes[shape->mode],
               (int)shape->call_tiles * LP_CUDA_TILE_ROWS);
 }
 
-static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *w, const term *t,
+static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
                                   lp_cuda_shape *shape, lp_error *err) {
     static const lp_cuda_rows_mode modes[] = {LP_CUDA_ROWS_TOGETHER, LP_CUDA_ROWS_BATCHED, LP_CUDA_ROWS_BY_TILE};
-    probe p = {0};
+    linear_probe probe = {0};
     bool passed = false;
     int tried = 0;
     lp_status status = LP_OK;
-    LP_TRY(probe_init(cuda, w, shape->call_tiles * LP_CUDA_TILE_ROWS, &p, err));
+    LP_TRY(probe_init(cuda, linear, shape->call_tiles * LP_CUDA_TILE_ROWS, &probe, err));
     for (size_t m = 0; m < sizeof modes / sizeof modes[0] && !passed; m++) {
         cublasLtMatmulHeuristicResult_t results[CANDIDATES];
         int n = 0;
-        LP_TRY(ask_candidates(cuda, w, t, p.rows, modes[m], results, &n, err));
+        LP_TRY(ask_candidates(cuda, linear, term, probe.rows, modes[m], results, &n, err));
         for (int i = 0; i < n && !passed; i++) {
             if (results[i].state != CUBLAS_STATUS_SUCCESS || results[i].workspaceSize > LP_CUDA_WORKSPACE_BYTES ||
                 splits(&results[i].algo))
                 continue;
             tried++;
-            LP_TRY(probe_algorithm(cuda, w, t, &p, &results[i].algo, modes[m], &passed, err));
+            LP_TRY(probe_algorithm(cuda, linear, term, &probe, &results[i].algo, modes[m], &passed, err));
             shape->algorithm = results[i].algo;
             shape->mode = modes[m];
         }
@@ -432,10 +440,10 @@ static lp_status choose_algorithm(lp_backend_cuda *cuda, const lp_backend_linear
         LP_FAIL(
             LP_ERR_DEVICE,
             "device %d (%s): no algorithm of cuBLASLt gives a row of a %lld x %lld product the same bits whatever else is in the batch (%d tried)",
-            cuda->device, cuda->device_name, (long long)t->depth, (long long)w->width, tried);
+            cuda->device, cuda->device_name, (long long)term->depth, (long long)linear->width, tried);
     report_algorithm(cuda, shape, tried);
 out:
-    probe_release(&p);
+    probe_release(&probe);
     return status;
 }
 
@@ -444,21 +452,22 @@ static bool same_shape(const lp_cuda_shape *a, const lp_cuda_shape *b) {
            a->y_stride == b->y_stride && a->layout == b->layout && a->bias == b->bias && a->adds == b->adds;
 }
 
-static lp_status find_shape(lp_backend_cuda *cuda, const lp_backend_linear *w, int64_t stride, term *t, lp_error *err) {
-    lp_cuda_shape shape = {.depth = t->depth,
-                           .width = w->width,
-                           .x_stride = w->x_stride,
+static lp_status find_shape(lp_backend_cuda *cuda, const lp_backend_linear *linear, int64_t stride, product_term *term,
+                            lp_error *err) {
+    lp_cuda_shape shape = {.depth = term->depth,
+                           .width = linear->width,
+                           .x_stride = linear->x_stride,
                            .w_stride = stride,
-                           .y_stride = w->out_stride,
-                           .layout = is_split(cuda) ? LP_OUT_IN : w->layout,
-                           .bias = w->bias && !is_split(cuda),
-                           .adds = t->beta != 0.0f,
-                           .call_tiles = lp_cuda_call_tiles(w->out_stride, CALL_BYTES)};
-    for (t->shape = 0; t->shape < cuda->n_shapes; t->shape++)
-        if (same_shape(&cuda->shapes[t->shape], &shape)) return LP_OK;
+                           .y_stride = linear->out_stride,
+                           .layout = is_split(cuda) ? LP_OUT_IN : linear->layout,
+                           .bias = linear->bias && !is_split(cuda),
+                           .adds = term->beta != 0.0f,
+                           .call_tiles = lp_cuda_call_tiles(linear->out_stride, CALL_BYTES)};
+    for (term->shape = 0; term->shape < cuda->n_shapes; term->shape++)
+        if (same_shape(&cuda->shapes[term->shape], &shape)) return LP_OK;
     if (cuda->n_shapes == LP_CUDA_SHAPES)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "cuda backend: more than %d shapes of matrix products", LP_CUDA_SHAPES);
-    lp_status status = choose_algorithm(cuda, w, t, &shape, err);
+    lp_status status = choose_algorithm(cuda, linear, term, &shape, err);
     if (status == LP_OK) cuda->shapes[cuda->n_shapes++] = shape;
     return status;
 }
@@ -474,111 +483,116 @@ static lp_status make_room(lp_backend_cuda *cuda, lp_cuda_room *room, size_t byt
     return status;
 }
 
-static lp_status make_rooms(lp_backend_cuda *cuda, const lp_backend_linear *w, lp_error *err) {
-    const size_t rows = (size_t)cuda->shapes[w->terms[0].shape].call_tiles * LP_CUDA_TILE_ROWS;
+static lp_status make_rooms(lp_backend_cuda *cuda, const lp_backend_linear *linear, lp_error *err) {
+    const size_t rows = (size_t)cuda->shapes[linear->terms[0].shape].call_tiles * LP_CUDA_TILE_ROWS;
     lp_status status = LP_OK;
-    if (!is_packed(cuda, w, LP_FLOATS))
-        status = make_room(cuda, &cuda->packed, rows * (size_t)w->x_stride * item_bytes(cuda), "operands", err);
-    if (status == LP_OK && w->out_stride != w->y_stride)
-        status = make_room(cuda, &cuda->result, rows * (size_t)w->out_stride * sizeof(float), "results", err);
+    if (!is_packed(cuda, linear, LP_FLOATS))
+        status = make_room(cuda, &cuda->packed, rows * (size_t)linear->x_stride * item_bytes(cuda), "operands", err);
+    if (status == LP_OK && linear->out_stride != linear->y_stride)
+        status = make_room(cuda, &cuda->result, rows * (size_t)linear->out_stride * sizeof(float), "results", err);
     return status;
 }
 
 lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_backend_linear *w = NULL;
+    lp_backend_linear *linear = NULL;
     int64_t stride = 0;
     lp_status status = LP_OK;
     for (int p = 1; p < host->n_parts; p++)
         if (host->part[p].layout != host->part[0].layout)
             return lp_fail(err, LP_ERR_UNSUPPORTED, "cuda backend: the parts of a linear layer differ in layout");
-    LP_TRY(lp_mem_new(&w, 1, sizeof *w, "linear layer", err));
-    w->n_in = host->n_in;
-    w->n_out = host->n_out;
-    w->depth = filled_up(host->n_in);
-    w->width = lp_cuda_padded_width(host->n_out);
-    w->y_stride = lp_linear_stride(host);
-    w->out_stride = w->y_stride % STEP == 0 && w->y_stride >= w->width ? w->y_stride : w->width;
-    w->x_stride = is_split(cuda) ? (int64_t)lp_operand_bytes(be, LP_OPERAND, (int32_t)w->n_in) / 2 : w->depth;
-    w->layout = host->part[0].layout;
-    LP_TRY(hold_bias(cuda, host->bias, w, err));
-    LP_TRY(hold_weights(cuda, host, w, &stride, err));
-    LP_TRY(describe(cuda, w, stride, err));
-    for (int i = 0; i < w->n_terms; i++) LP_TRY(find_shape(cuda, w, stride, &w->terms[i], err));
-    LP_TRY(make_rooms(cuda, w, err));
-    *out = w;
+    LP_TRY(lp_mem_new(&linear, 1, sizeof *linear, "linear layer", err));
+    linear->n_in = host->n_in;
+    linear->n_out = host->n_out;
+    linear->depth = filled_up(host->n_in);
+    linear->width = lp_cuda_padded_width(host->n_out);
+    linear->y_stride = lp_linear_stride(host);
+    linear->out_stride =
+        linear->y_stride % STEP == 0 && linear->y_stride >= linear->width ? linear->y_stride : linear->width;
+    linear->x_stride =
+        is_split(cuda) ? (int64_t)lp_operand_bytes(be, LP_OPERAND, (int32_t)linear->n_in) / 2 : linear->depth;
+    linear->layout = host->part[0].layout;
+    LP_TRY(hold_bias(cuda, host->bias, linear, err));
+    LP_TRY(hold_weights(cuda, host, linear, &stride, err));
+    LP_TRY(describe(cuda, linear, stride, err));
+    for (int i = 0; i < linear->n_terms; i++) LP_TRY(find_shape(cuda, linear, stride, &linear->terms[i], err));
+    LP_TRY(make_rooms(cuda, linear, err));
+    *out = linear;
     return LP_OK;
 out:
-    lp_cuda_linear_free(be, w);
+    lp_cuda_linear_free(be, linear);
     return status;
 }
 
-void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *w) {
-    if (!w) return;
-    if (w->shared) lp_cuda_vector_free(be, w->shared);
+void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear) {
+    if (!linear) return;
+    if (linear->shared) lp_cuda_vector_free(be, linear->shared);
     lp_cuda_record_forget(lp_cuda_of(be));
-    (void)cudaFree(w->own);
-    (void)cudaFree(w->exponents);
-    (void)cudaFree(w->bias);
-    be->counters.weight_bytes -= w->own_bytes;
-    if (w->operation) (void)cublasLtMatmulDescDestroy(w->operation);
-    if (w->y) (void)cublasLtMatrixLayoutDestroy(w->y);
-    for (int i = 0; i < w->n_terms; i++) {
-        if (w->terms[i].weights) (void)cublasLtMatrixLayoutDestroy(w->terms[i].weights);
-        if (w->terms[i].x) (void)cublasLtMatrixLayoutDestroy(w->terms[i].x);
+    (void)cudaFree(linear->own);
+    (void)cudaFree(linear->exponents);
+    (void)cudaFree(linear->bias);
+    be->counters.weight_bytes -= linear->own_bytes;
+    if (linear->operation) (void)cublasLtMatmulDescDestroy(linear->operation);
+    if (linear->y) (void)cublasLtMatrixLayoutDestroy(linear->y);
+    for (int i = 0; i < linear->n_terms; i++) {
+        if (linear->terms[i].weights) (void)cublasLtMatrixLayoutDestroy(linear->terms[i].weights);
+        if (linear->terms[i].x) (void)cublasLtMatrixLayoutDestroy(linear->terms[i].x);
     }
-    lp_mem_free(w);
+    lp_mem_free(linear);
 }
 
 /* y [rows, y_stride] = result [rows, out_stride] and what is left to do. */
-static lp_status finish(lp_backend_cuda *cuda, const lp_backend_linear *w, const void *x, const float *result,
+static lp_status finish(lp_backend_cuda *cuda, const lp_backend_linear *linear, const void *x, const float *result,
                         int32_t rows, float *y, lp_error *err) {
     lp_status status = LP_OK;
     if (is_split(cuda)) {
         const lp_cuda_finish last = {.to = y,
-                                     .to_stride = w->y_stride,
+                                     .to_stride = linear->y_stride,
                                      .from = result,
-                                     .from_stride = w->out_stride,
+                                     .from_stride = linear->out_stride,
                                      .rows = rows,
-                                     .n_out = w->n_out,
-                                     .n_in = (int32_t)w->n_in,
+                                     .n_out = linear->n_out,
+                                     .n_in = (int32_t)linear->n_in,
                                      .x = x,
-                                     .weights = w->own,
-                                     .exponents = w->exponents,
-                                     .bias = w->bias};
+                                     .weights = linear->own,
+                                     .exponents = linear->exponents,
+                                     .bias = linear->bias};
         LP_CUDA(lp_cuda_finish_split(&last, cuda->stream));
     } else if (result != y) {
-        LP_CUDA(cudaMemcpy2DAsync(y, (size_t)w->y_stride * sizeof *y, result, (size_t)w->out_stride * sizeof *y,
-                                  (size_t)w->n_out * sizeof *y, (size_t)rows, cudaMemcpyDeviceToDevice, cuda->stream));
+        LP_CUDA(cudaMemcpy2DAsync(y, (size_t)linear->y_stride * sizeof *y, result,
+                                  (size_t)linear->out_stride * sizeof *y, (size_t)linear->n_out * sizeof *y,
+                                  (size_t)rows, cudaMemcpyDeviceToDevice, cuda->stream));
     }
 out:
     return status;
 }
 
-lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *w, lp_form form, const float *x, int32_t n, float *y,
-                         lp_error *err) {
+lp_status lp_cuda_linear(lp_backend *be, const lp_backend_linear *linear, lp_form form, const float *x, int32_t n,
+                         float *y, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    const size_t row_bytes = lp_operand_bytes(be, form, (int32_t)w->n_in);
-    const int32_t call_tiles = cuda->shapes[w->terms[0].shape].call_tiles;
+    const size_t row_bytes = lp_operand_bytes(be, form, (int32_t)linear->n_in);
+    const int32_t call_tiles = cuda->shapes[linear->terms[0].shape].call_tiles;
     lp_status status = LP_OK;
     LP_ASSERT((uintptr_t)x % ALIGNMENT == 0 && (uintptr_t)y % ALIGNMENT == 0);
     int32_t first = 0, rows = 0;
     for (int32_t i = 0; lp_cuda_call(n, call_tiles, i, &first, &rows); i++) {
         const void *from = (const char *)x + (size_t)first * row_bytes;
-        float *to = y + first * w->y_stride, *result = w->out_stride == w->y_stride ? to : cuda->result.dev;
-        if (!is_packed(cuda, w, form)) {
-            LP_CUDA(pack(cuda, w, from, rows, cuda->packed.dev));
+        float *to = y + first * linear->y_stride,
+              *result = linear->out_stride == linear->y_stride ? to : cuda->result.dev;
+        if (!is_packed(cuda, linear, form)) {
+            LP_CUDA(pack(cuda, linear, from, rows, cuda->packed.dev));
             from = cuda->packed.dev;
         }
-        for (int k = 0; k < w->n_terms; k++) {
-            const term *t = &w->terms[k];
-            const lp_cuda_shape *shape = &cuda->shapes[t->shape];
-            LP_TRY(multiply(cuda, w, t, t->count, from, rows, result, &shape->algorithm, shape->mode, NULL, err));
+        for (int k = 0; k < linear->n_terms; k++) {
+            const product_term *term = &linear->terms[k];
+            const lp_cuda_shape *shape = &cuda->shapes[term->shape];
+            LP_TRY(multiply(cuda, linear, term, term->count, from, rows, result, &shape->algorithm, shape->mode, NULL,
+                            err));
         }
-        LP_TRY(finish(cuda, w, from, result, rows, to, err));
-        be->counters.padded_flops += 2 * (uint64_t)rows * (uint64_t)w->n_in * (uint64_t)w->n_out;
+        LP_TRY(finish(cuda, linear, from, result, rows, to, err));
+        be->counters.padded_flops += 2 * (uint64_t)rows * (uint64_t)linear->n_in * (uint64_t)linear->n_out;
     }
-    be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)w->n_in * (uint64_t)w->n_out;
+    be->counters.gemm_flops += 2 * (uint64_t)n * (uint64_t)linear->n_in * (uint64_t)linear->n_out;
 out:
     return status;
 }

@@ -159,8 +159,8 @@ out:
 }
 
 lp_cuda_held *lp_cuda_find_held(lp_backend_cuda *cuda, const void *key, size_t bytes) {
-    for (lp_cuda_held *h = cuda->held; h; h = h->next)
-        if (h->key == key && h->bytes == bytes) return h;
+    for (lp_cuda_held *held = cuda->held; held; held = held->next)
+        if (held->key == key && held->bytes == bytes) return held;
     return NULL;
 }
 

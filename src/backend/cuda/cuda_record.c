@@ -18,60 +18,60 @@ void lp_cuda_record_forget(lp_backend_cuda *cuda) {
 static lp_cuda_record *find(lp_backend_cuda *cuda, const lp_record_key *key) {
     lp_cuda_record *oldest = &cuda->records[0];
     for (int32_t i = 0; i < LP_CUDA_RECORDS; i++) {
-        lp_cuda_record *r = &cuda->records[i];
-        if (r->last_use > 0 && memcmp(&r->key, key, sizeof *key) == 0) return r;
-        if (r->last_use < oldest->last_use) oldest = r;
+        lp_cuda_record *record = &cuda->records[i];
+        if (record->last_use > 0 && memcmp(&record->key, key, sizeof *key) == 0) return record;
+        if (record->last_use < oldest->last_use) oldest = record;
     }
     return oldest;
 }
 
 lp_status lp_cuda_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_record *r = find(cuda, key);
-    bool is_known = r->last_use > 0 && memcmp(&r->key, key, sizeof *key) == 0;
+    lp_cuda_record *record = find(cuda, key);
+    bool is_known = record->last_use > 0 && memcmp(&record->key, key, sizeof *key) == 0;
     lp_status status = LP_OK;
     LP_ASSERT(!cuda->recording);
     *replayed = false;
     if (be->record_rows == 0) return LP_OK;
-    if (is_known && r->graph) {
-        LP_CUDA(cudaGraphLaunch(r->graph, cuda->stream));
-        be->counters.gemm_flops += r->gemm_flops;
-        be->counters.padded_flops += r->padded_flops;
+    if (is_known && record->graph) {
+        LP_CUDA(cudaGraphLaunch(record->graph, cuda->stream));
+        be->counters.gemm_flops += record->gemm_flops;
+        be->counters.padded_flops += record->padded_flops;
         be->counters.n_graphs++;
         *replayed = true;
     } else if (is_known) {
         cuda->before = be->counters;
         LP_CUDA(cudaStreamBeginCapture(cuda->stream, cudaStreamCaptureModeThreadLocal));
-        cuda->recording = r;
+        cuda->recording = record;
     } else {
-        if (r->graph) LP_CUDA(cudaStreamSynchronize(cuda->stream));
-        if (r->graph) LP_CUDA(cudaGraphExecDestroy(r->graph));
-        *r = (lp_cuda_record){.key = *key};
+        if (record->graph) LP_CUDA(cudaStreamSynchronize(cuda->stream));
+        if (record->graph) LP_CUDA(cudaGraphExecDestroy(record->graph));
+        *record = (lp_cuda_record){.key = *key};
     }
-    r->last_use = ++cuda->n_uses;
+    record->last_use = ++cuda->n_uses;
 out:
     return status;
 }
 
 /* Ends the capture; r->graph stays NULL where there is none. */
-static cudaError_t instantiate(lp_backend_cuda *cuda, lp_cuda_record *r, bool is_whole) {
+static cudaError_t instantiate(lp_backend_cuda *cuda, lp_cuda_record *record, bool is_whole) {
     cudaGraph_t graph = NULL;
     cudaError_t code = cudaStreamEndCapture(cuda->stream, &graph);
-    if (code == cudaSuccess && is_whole) code = cudaGraphInstantiate(&r->graph, graph, 0);
-    if (code != cudaSuccess) r->graph = NULL;
+    if (code == cudaSuccess && is_whole) code = cudaGraphInstantiate(&record->graph, graph, 0);
+    if (code != cudaSuccess) record->graph = NULL;
     if (graph) (void)cudaGraphDestroy(graph);
     return code;
 }
 
 lp_status lp_cuda_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_record *r = cuda->recording;
+    lp_cuda_record *record = cuda->recording;
     lp_status status = LP_OK;
     *again = false;
-    if (!r) return issued;
+    if (!record) return issued;
     cuda->recording = NULL;
-    cudaError_t code = instantiate(cuda, r, issued == LP_OK);
-    if (!r->graph) {
+    cudaError_t code = instantiate(cuda, record, issued == LP_OK);
+    if (!record->graph) {
         /* A call that failed because it was captured fails again when it is issued plainly if it must. */
         cuda->log(LP_LOG_WARN, "device %d (%s): batches are issued call by call: they cannot be captured (%s)",
                   cuda->device, cuda->device_name, code != cudaSuccess ? cudaGetErrorName(code) : "a call failed");
@@ -82,9 +82,9 @@ lp_status lp_cuda_record_end(lp_backend *be, lp_status issued, bool *again, lp_e
         *again = true;
         return LP_OK;
     }
-    r->gemm_flops = be->counters.gemm_flops - cuda->before.gemm_flops;
-    r->padded_flops = be->counters.padded_flops - cuda->before.padded_flops;
-    LP_CUDA(cudaGraphLaunch(r->graph, cuda->stream));
+    record->gemm_flops = be->counters.gemm_flops - cuda->before.gemm_flops;
+    record->padded_flops = be->counters.padded_flops - cuda->before.padded_flops;
+    LP_CUDA(cudaGraphLaunch(record->graph, cuda->stream));
     be->counters.n_graphs++;
 out:
     return status;

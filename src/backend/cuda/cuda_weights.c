@@ -13,14 +13,14 @@ typedef struct {
     void *lora[2];  /* A, B, whole */
     int32_t *flag;  /* not finite */
     float *widened; /* host: rows that do not lie one after the other in the file */
-} workspace;
+} merge_workspace;
 
-static void release_workspace(workspace *w) {
-    (void)cudaFree(w->piece);
-    (void)cudaFree(w->lora[0]);
-    (void)cudaFree(w->lora[1]);
-    (void)cudaFree(w->flag);
-    lp_mem_free(w->widened);
+static void release_workspace(merge_workspace *workspace) {
+    (void)cudaFree(workspace->piece);
+    (void)cudaFree(workspace->lora[0]);
+    (void)cudaFree(workspace->lora[1]);
+    (void)cudaFree(workspace->flag);
+    lp_mem_free(workspace->widened);
 }
 
 static lp_cuda_stored stored_type(lp_dtype type) {
@@ -65,14 +65,16 @@ out:
 }
 
 /* OUT_IN: W + scale B A. IN_OUT: W + scale A^T B^T. */
-static lp_status upload_lora(lp_backend_cuda *cuda, const lp_weight_source *source, lp_layout layout, workspace *w,
-                             lp_cuda_merge *merge, lp_error *err) {
+static lp_status upload_lora(lp_backend_cuda *cuda, const lp_weight_source *source, lp_layout layout,
+                             merge_workspace *workspace, lp_cuda_merge *merge, lp_error *err) {
     bool in_out = layout == LP_IN_OUT;
     lp_status status = LP_OK;
     merge->rank = source->lora_a->shape[0];
     merge->scale = source->scale;
-    LP_TRY(upload_factor(cuda, source->lora_a, in_out, &w->lora[0], in_out ? &merge->left : &merge->right, err));
-    LP_TRY(upload_factor(cuda, source->lora_b, in_out, &w->lora[1], in_out ? &merge->right : &merge->left, err));
+    LP_TRY(
+        upload_factor(cuda, source->lora_a, in_out, &workspace->lora[0], in_out ? &merge->left : &merge->right, err));
+    LP_TRY(
+        upload_factor(cuda, source->lora_b, in_out, &workspace->lora[1], in_out ? &merge->right : &merge->left, err));
 out:
     return status;
 }
@@ -90,77 +92,77 @@ static lp_status make_of_source(lp_backend_cuda *cuda, const lp_weight_source *s
     const size_t row_bytes = (size_t)merge->columns * element_bytes(tensor), item = merge->to_bf16 ? 2 : sizeof(float);
     const int64_t step = rows_of_piece(rows, row_bytes);
     char *const to = merge->to;
-    workspace w = {0};
+    merge_workspace workspace = {0};
     void *flag = NULL;
     int32_t seen = 0;
     lp_status status = LP_OK;
-    LP_TRY(lp_cuda_alloc(&cuda->base, (size_t)step * row_bytes, "stored weights", &w.piece, err));
+    LP_TRY(lp_cuda_alloc(&cuda->base, (size_t)step * row_bytes, "stored weights", &workspace.piece, err));
     LP_TRY(lp_cuda_alloc(&cuda->base, sizeof seen, "weights", &flag, err));
-    w.flag = flag;
-    LP_CUDA(cudaMemsetAsync(w.flag, 0, sizeof seen, cuda->stream));
+    workspace.flag = flag;
+    LP_CUDA(cudaMemsetAsync(workspace.flag, 0, sizeof seen, cuda->stream));
     if (!lp_tensor_is_contiguous(tensor))
-        LP_TRY(lp_mem_new(&w.widened, (size_t)(step * merge->columns), sizeof(float), tensor->name, err));
-    merge->w = w.piece;
+        LP_TRY(lp_mem_new(&workspace.widened, (size_t)(step * merge->columns), sizeof(float), tensor->name, err));
+    merge->w = workspace.piece;
     merge->through_f16 = source->rounding == LP_WIDEN_THROUGH_F16;
-    merge->not_finite = w.flag;
-    if (source->lora_a) LP_TRY(upload_lora(cuda, source, layout, &w, merge, err));
+    merge->not_finite = workspace.flag;
+    if (source->lora_a) LP_TRY(upload_lora(cuda, source, layout, &workspace, merge, err));
     const char *const left = merge->left.data;
     const size_t left_step = (size_t)merge->left.row_step * (merge->left.type == LP_CUDA_STORED_F32 ? 4 : 2);
     for (int64_t first = 0; first < rows; first += step) {
         merge->rows = rows - first < step ? rows - first : step;
         merge->to = to + (size_t)(first * merge->stride) * item;
         if (left) merge->left.data = left + (size_t)first * left_step;
-        LP_TRY(upload_stored(cuda, tensor, first, merge->rows, w.widened, w.piece, &merge->type, err));
+        LP_TRY(upload_stored(cuda, tensor, first, merge->rows, workspace.widened, workspace.piece, &merge->type, err));
         LP_CUDA(lp_cuda_merge_weights(merge, cuda->stream));
     }
-    LP_TRY(lp_cuda_download(&cuda->base, &seen, w.flag, sizeof seen, err));
+    LP_TRY(lp_cuda_download(&cuda->base, &seen, workspace.flag, sizeof seen, err));
     *not_finite = seen != 0;
 out:
-    release_workspace(&w);
+    release_workspace(&workspace);
     return status;
 }
 
-static size_t matrix_bytes(const lp_matrix *m) {
-    return (size_t)m->n_in * (size_t)m->n_out * sizeof(float);
+static size_t matrix_bytes(const lp_matrix *matrix) {
+    return (size_t)matrix->n_in * (size_t)matrix->n_out * sizeof(float);
 }
 
 /* A matrix has as many rows as a product with it is wide, zeros from its own end on. */
-static size_t held_bytes(const lp_matrix *m) {
-    if (m->layout == LP_IN_OUT) return matrix_bytes(m);
-    return (size_t)m->n_in * (size_t)lp_cuda_padded_width(m->n_out) * sizeof(float);
+static size_t held_bytes(const lp_matrix *matrix) {
+    if (matrix->layout == LP_IN_OUT) return matrix_bytes(matrix);
+    return (size_t)matrix->n_in * (size_t)lp_cuda_padded_width(matrix->n_out) * sizeof(float);
 }
 
-static const void *key_of(const lp_matrix *m) {
-    return m->data ? (const void *)m->data : (const void *)m->source;
+static const void *key_of(const lp_matrix *matrix) {
+    return matrix->data ? (const void *)matrix->data : (const void *)matrix->source;
 }
 
-lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *m, void *to, int64_t stride, bool to_bf16,
+lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *matrix, void *to, int64_t stride, bool to_bf16,
                               lp_error *err) {
-    bool out_in = m->layout == LP_OUT_IN, not_finite = false;
-    lp_cuda_merge merge = {.rows = out_in ? m->n_out : m->n_in,
-                           .columns = out_in ? m->n_in : m->n_out,
+    bool out_in = matrix->layout == LP_OUT_IN, not_finite = false;
+    lp_cuda_merge merge = {.rows = out_in ? matrix->n_out : matrix->n_in,
+                           .columns = out_in ? matrix->n_in : matrix->n_out,
                            .to = to,
                            .stride = stride,
                            .to_bf16 = to_bf16};
-    const lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(m), held_bytes(m));
+    const lp_cuda_held *held = lp_cuda_find_held(cuda, key_of(matrix), held_bytes(matrix));
     lp_status status = LP_OK;
     if (held) {
         merge.w = held->dev;
         merge.type = LP_CUDA_STORED_F32;
         LP_CUDA(lp_cuda_merge_weights(&merge, cuda->stream));
-    } else if (m->data) {
+    } else if (matrix->data) {
         lp_tensor tensor = {.name = "weights",
                             .dtype = LP_F32,
                             .n_dims = 2,
                             .shape = {merge.rows, merge.columns},
                             .strides = {merge.columns, 1},
                             .n_elements = merge.rows * merge.columns,
-                            .data = (const unsigned char *)m->data};
+                            .data = (const unsigned char *)matrix->data};
         const lp_weight_source source = {.tensor = &tensor};
-        status = make_of_source(cuda, &source, m->layout, &merge, &not_finite, err);
+        status = make_of_source(cuda, &source, matrix->layout, &merge, &not_finite, err);
     } else {
-        LP_TRY(make_of_source(cuda, m->source, m->layout, &merge, &not_finite, err));
-        if (not_finite) status = lp_weight_source_refuse(m->source, err);
+        LP_TRY(make_of_source(cuda, matrix->source, matrix->layout, &merge, &not_finite, err));
+        if (not_finite) status = lp_weight_source_refuse(matrix->source, err);
     }
 out:
     return status;

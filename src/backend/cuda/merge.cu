@@ -77,16 +77,17 @@ __global__ void merge_kernel(lp_cuda_merge m, int64_t tiles_wide) {
 } // namespace
 
 cudaError_t lp_cuda_merge_weights(const lp_cuda_merge *merge, cudaStream_t stream) {
-    lp_cuda_merge m = *merge;
-    int64_t n = m.rows * m.columns;
+    lp_cuda_merge cuda_merge = *merge;
+    int64_t n = cuda_merge.rows * cuda_merge.columns;
     if (n == 0) return cudaSuccess;
-    if (m.rank > 0) {
-        int64_t wide = (m.columns + TILE - 1) / TILE, high = (m.rows + TILE - 1) / TILE;
-        merge_kernel<<<static_cast<unsigned>(wide * high), BLOCK, 0, stream>>>(m, wide);
+    if (cuda_merge.rank > 0) {
+        int64_t wide = (cuda_merge.columns + TILE - 1) / TILE, high = (cuda_merge.rows + TILE - 1) / TILE;
+        merge_kernel<<<static_cast<unsigned>(wide * high), BLOCK, 0, stream>>>(cuda_merge, wide);
     } else {
         constexpr int64_t MOST_BLOCKS = 4096;
         int64_t blocks = (n + BLOCK - 1) / BLOCK;
-        widen_kernel<<<static_cast<unsigned>(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS), BLOCK, 0, stream>>>(m, n);
+        widen_kernel<<<static_cast<unsigned>(blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS), BLOCK, 0, stream>>>(
+            cuda_merge, n);
     }
     return cudaGetLastError();
 }
