@@ -363,12 +363,10 @@ def sentences(c: Comparison) -> list[tuple[str, str]]:
         moved = c.thresholds[c.thresholds["adjusted"]]
         drawn = "the same sources drawn in both" if c.paired else "sources of each file drawn on their own"
         if len(moved):
-            said = "; ".join(
-                f"{QUANTITIES[row.quantity]} is {quantity(row.quantity, row.a, row.n_max)} against "
-                f"{quantity(row.quantity, row.b, row.n_max)} {places(row.layer_a, row.layer_b)}"
-                for row in moved.sort_values("quantity", key=lambda q: q == "plateau", kind="stable")
-                .head(2)
-                .itertuples()
+            first = moved.sort_values("quantity", key=lambda q: q == "plateau", kind="stable").iloc[0]
+            said = (
+                f"{QUANTITIES[first['quantity']]} is {quantity(first['quantity'], first['a'], first['n_max'])} against "
+                f"{quantity(first['quantity'], first['b'], first['n_max'])} {places(first['layer_a'], first['layer_b'])}"
             )
             text = (
                 f"{c.a.label} against {c.b.label}: {len(moved)} of {len(c.thresholds)} differences in N*, plateau and mean "
