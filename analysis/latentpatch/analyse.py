@@ -209,8 +209,9 @@ def find_series(table: pd.DataFrame, panels: pd.DataFrame) -> list[Series]:
     return sorted(out, key=lambda s: (s.panel, s.kind, s.layer, s.place))
 
 
-def series_rows(table: pd.DataFrame, s: Series) -> pd.DataFrame:
-    """The conditions of a series by N, also those that equal another one: lines reach the same N as the map."""
+def series_rows(table: pd.DataFrame, s: Series | pd.Series) -> pd.DataFrame:
+    """The conditions of a series (or of the series of a line of the table) by N, also those that equal another one:
+    lines reach the same N as the map."""
     part = table[(table["panel"] == s.panel) & (table["kind"] == s.kind) & (table["place"] == s.place)]
     return part[part["n"] > 0].sort_values("n_steps")
 

@@ -646,30 +646,31 @@ def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str
     )
 
 
-def _compare_section(key: str, c: Comparison) -> CompareSection:
+def _compare_section(key: str, c: Comparison, a: Analysis, b: Analysis) -> CompareSection:
+    """a, b: of the files that are compared, whose class tables have the lines."""
     pictures = []
     if len(c.tests):
         effect = c.tests[(c.tests["role"] == "effect") & c.tests["steps"].str.startswith("first:")]
         for (*_, la, lb), part in effect.groupby([*PANEL_KEYS, "layer_a", "layer_b"], sort=True):
             direction, panel = part["direction"].iloc[0], panel_title(part.iloc[0])
-            part = part.assign(n=[int(s.partition(":")[2]) for s in part["steps"]]).sort_values("n")
             if len(part) < 2 or len(pictures) >= 36:
                 continue
-            word, lines = LABELS[CLASSES[donor_class(direction)]], []
-            for side, r, layer in (("a", c.a, la), ("b", c.b, lb)):
-                k, n = part[f"k_{side}"].to_numpy(), part[f"n_{side}"].to_numpy()
-                interval = 100 * stats.proportion_interval(k, n)
-                i = 0 if side == "a" else 1
-                name = f"{short(r.label)} L{layer}"
-                tips = [_point(name, *values) for values in zip(k, n, *interval.T, strict=True)]
+            outcome = CLASSES[donor_class(direction)]
+            word, lines = LABELS[outcome], []
+            for i, (analysis, name, layer) in enumerate(((a, "condition_a", la), (b, "condition_b", lb))):
+                table = analysis.table
+                rows = series_rows(table, table[table["name"] == part[name].iloc[0]].iloc[0])
+                k, n = rows[outcome].to_numpy(), rows["n"].to_numpy()
+                low, high = rows[f"{outcome}_low"], rows[f"{outcome}_high"]
+                label = f"{short(analysis.results.label)} L{layer}"
                 lines.append(
                     figures.Line(
-                        name,
-                        part["n"].tolist(),
+                        label,
+                        rows["n_steps"].tolist(),
                         (100 * k / n).tolist(),
-                        interval[:, 0].tolist(),
-                        interval[:, 1].tolist(),
-                        tips,
+                        low.tolist(),
+                        high.tolist(),
+                        [_point(label, *values) for values in zip(k, n, low, high, strict=True)],
                         figures.FILE_COLOURS[i],
                         figures.FILE_MARKS[i],
                         "-" if i == 0 else "--",
@@ -681,7 +682,7 @@ def _compare_section(key: str, c: Comparison) -> CompareSection:
                     f"{key}-{_slug(title.replace('×-', '×minus '))}-{direction}-{la}-{lb}",
                     title,
                     lines,
-                    [f"{word}, {x}" for x in part["steps"]],
+                    [f"{word}, {words.steps(f'first:{x}')}" for x in sorted({x for line in lines for x in line.x})],
                     words.AXES["first"],
                     "% of pairs",
                 )
@@ -732,7 +733,8 @@ def build(
     comparisons = []
     for i, j in pairs:
         progress(f"comparison of {results[i].label} and {results[j].label}")
-        comparisons.append(_compare_section(f"c{i}{j}", compare(results[i], results[j])))
+        both = compare(results[i], results[j])
+        comparisons.append(_compare_section(f"c{i}{j}", both, files[i].analysis, files[j].analysis))
     claims = original.claims(original_dir) if original_dir else []
     published = original.published_differences(original_dir) if original_dir else pd.DataFrame()
 

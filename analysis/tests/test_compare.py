@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from latentpatch import load_results
+from latentpatch.analyse import analyse
 from latentpatch.compare import compare, match_conditions, sentences, shared_pairs
+from latentpatch.report import _compare_section
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,16 @@ def test_a_file_equals_itself(pair_of_files):
     assert (c.tests["paired_p"] == 1).all()
     assert "0 of" in sentences(c)[0][1]
     assert sentences(c)[1][0] == "none"
+
+
+def test_lines_reach_the_n_of_the_map_with_intervals_over_sources(pair_of_files, compared):
+    a, b = (analyse(r, 20) for r in pair_of_files)
+    effect = a.table[(a.table["role"] == "effect") & (a.table["layer"] == a.table["layer"].max())]
+    assert (effect["copy_of"] >= 0).any()  # at the last layer, the last N is the run of the one before
+    picture = _compare_section("c01", compared, a, b).pictures[-1]
+    last = effect.sort_values("n_steps").iloc[-1]
+    assert f">{last['n_steps']}</text>" in picture.svg
+    assert f"{last['clean_answer_low']:.1f}" in picture.svg and f"{last['clean_answer_high']:.1f}" in picture.svg
 
 
 def test_planted_difference(compared):
