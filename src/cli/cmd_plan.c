@@ -74,7 +74,7 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
-    LP_TRY(lp_measure_rate(session, 0.1, &rate, err));
+    if (!session->without_weights) LP_TRY(lp_measure_rate(session, 0.1, &rate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
            (long long)estimate.n_pairs, estimate.n_conditions);
@@ -89,7 +89,7 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
            "as the published scripts", estimate.row_layers_scripts, "one run a condition", estimate.row_layers_unshared,
            "shared", estimate.row_layers_shared, estimate.row_layers_scripts / estimate.row_layers_shared);
     printf("  %-34s %12.3g GFLOP\n", "matrix products", estimate.gemm_flops * 1e-9);
-    print_time(session, estimate.gemm_flops, rate);
+    if (!session->without_weights) print_time(session, estimate.gemm_flops, rate);
     print_bytes("least memory limit of the engine", estimate.least_bytes);
     print_bytes("memory limit for full speed", estimate.useful_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);

@@ -75,7 +75,8 @@ int lp_job_command(const lp_command *command, int argc, char **argv) {
         warn_of_singletons(parallel, rank, launched);
         LP_TRY(lp_parallel_agree(parallel, lp_signals_install(err), err));
     }
-    LP_TRY(lp_session_open(parallel, operands.items[0], options.settings.items, options.settings.n, &session, err));
+    LP_TRY(lp_session_open(parallel, mpi == LP_JOB_WITH_MPI ? LP_FOR_COMPUTING : LP_FOR_PLANNING, operands.items[0],
+                           options.settings.items, options.settings.n, &session, err));
     LP_TRY(command->job->body(&session, &options, err));
 out:
     explain_busy(parallel, launched, status, err);

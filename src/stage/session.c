@@ -30,7 +30,24 @@ static void mark(lp_session *session, const char *what) {
              lp_seconds_now() - session->opened);
 }
 
-static lp_status open_model(lp_session *session, lp_error *err) {
+/* Room for the arena; *there is false where a plan has to do without. */
+static lp_status make_room(lp_session *session, lp_session_use use, bool *there, lp_error *err) {
+    lp_error why = {0};
+    size_t bytes = session->model.arena_bytes + sizeof(lp_model_turns);
+    lp_status status = lp_shared_new(session->parallel, bytes, &session->arena, &why);
+    *there = status == LP_OK;
+    if (use == LP_FOR_PLANNING && status == LP_ERR_MEMORY) {
+        lp_log(
+            LP_LOG_WARN,
+            "%s: there is no memory for the weights (%.1f GiB): they are not loaded, and so neither checked nor timed",
+            session->job.file, (double)bytes / 1073741824.0);
+        return LP_OK;
+    }
+    if (status != LP_OK) *err = why;
+    return status;
+}
+
+static lp_status open_model(lp_session *session, lp_session_use use, lp_error *err) {
     lp_model_source source = {.base = session->job.model.base,
                               .codi = session->job.model.codi,
                               .lora_rank = session->job.model.lora_rank,
@@ -49,8 +66,10 @@ static lp_status open_model(lp_session *session, lp_error *err) {
     /* The ranks of a node fill their arena together. Whose turn it is stands in the same memory, after the arena. */
     size_t arena_bytes = session->model.arena_bytes;
     /* A node may have no room for it where others have. */
-    status = lp_shared_new(session->parallel, arena_bytes + sizeof(lp_model_turns), &session->arena, err);
-    LP_TRY(lp_parallel_agree(session->parallel, status, err));
+    bool there = false;
+    LP_TRY(lp_parallel_agree(session->parallel, make_room(session, use, &there, err), err));
+    session->without_weights = !there;
+    if (!there) goto out;
     unsigned char *arena = lp_shared_data(session->arena);
     lp_model_turns *turns = (void *)(arena + arena_bytes);
     if (lp_parallel_node_rank(session->parallel) == 0) *turns = (lp_model_turns){0};
@@ -150,14 +169,14 @@ out:
     return status;
 }
 
-lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
-                          size_t n_settings, lp_session *session, lp_error *err) {
+lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const char *job_file,
+                          const char *const *settings, size_t n_settings, lp_session *session, lp_error *err) {
     lp_status status = LP_OK;
     *session = (lp_session){.parallel = parallel, .opened = lp_seconds_now()};
     LP_TRY(lp_parallel_agree(parallel, open_local(session, job_file, settings, n_settings, err), err));
     mark(session, "job and pairs");
     LP_TRY(lp_watch_start(parallel, INT64_C(1000) * session->job.engine.hang_limit_s, &session->watch, err));
-    LP_TRY(open_model(session, err));
+    LP_TRY(open_model(session, use, err));
     status = lp_vocabulary_init(&session->model, session->tokenizer, session->job.model.tokenizer,
                                 session->job.decode.eos, &session->job.protocol, &session->vocabulary, err);
     if (status == LP_OK) status = check_conditions(session, err);

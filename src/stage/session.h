@@ -22,7 +22,8 @@ typedef struct {
     int64_t n_pairs; /* of the job's limit */
     lp_tokenizer *tokenizer;
     lp_model model;
-    lp_shared *arena; /* of the model, one a node */
+    lp_shared *arena;     /* of the model, one a node */
+    bool without_weights; /* there was no memory for the arena; see lp_session_open */
     lp_vocabulary vocabulary;
     int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
@@ -37,10 +38,14 @@ typedef struct {
     lp_watch *watch;             /* runs as long as the session; NULL: engine.hang_limit is 0 */
 } lp_session;
 
+/* What a session is for. PLANNING goes on, with a warning, where there is no memory for the weights: then the model has
+ * its shapes alone, and nothing can be computed with it. */
+typedef enum { LP_FOR_COMPUTING, LP_FOR_PLANNING } lp_session_use;
+
 /* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).
  * Parts of a session point to others: it stays where it was opened. After a failure it is {0}. */
-lp_status lp_session_open(const lp_parallel *parallel, const char *job_file, const char *const *settings,
-                          size_t n_settings, lp_session *session, lp_error *err);
+lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const char *job_file,
+                          const char *const *settings, size_t n_settings, lp_session *session, lp_error *err);
 void lp_session_close(lp_session *session);
 
 /* Local. The prompt of one side of a pair; *out is cleared first. */

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import resource
 import signal
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -272,6 +275,52 @@ class AddressSpace(Files):
                 "cache", self.job(), before=lambda limit=limit: resource.setrlimit(resource.RLIMIT_AS, limit), timeout=30
             )
             self.assert_error(run, f"the address space of a process is limited to {kib // 1024} MiB (ulimit -v)")
+
+    def test_plan_without_room_for_the_weights(self) -> None:
+        """A login node need not hold the model: plan says that the weights were not looked at, and the rest."""
+        base = self.folder / "base"
+        base.mkdir()
+        width, vocabulary = 4096, 100_000
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (base / name).symlink_to(harness.DEMO / "llama" / "base" / name)
+        config = json.loads((harness.DEMO / "llama" / "base" / "config.json").read_text())
+        config |= {"hidden_size": width, "num_hidden_layers": 1, "num_attention_heads": 32, "num_key_value_heads": 1}
+        config |= {"intermediate_size": 64, "vocab_size": vocabulary, "head_dim": 128}
+        (base / "config.json").write_text(json.dumps(config))
+        block = "model.layers.0."
+        shapes = {
+            "model.embed_tokens.weight": [vocabulary, width],
+            "model.norm.weight": [width],
+            block + "self_attn.q_proj.weight": [width, width],
+            block + "self_attn.k_proj.weight": [128, width],
+            block + "self_attn.v_proj.weight": [128, width],
+            block + "self_attn.o_proj.weight": [width, width],
+            block + "mlp.gate_proj.weight": [64, width],
+            block + "mlp.up_proj.weight": [64, width],
+            block + "mlp.down_proj.weight": [width, 64],
+            block + "input_layernorm.weight": [width],
+            block + "post_attention_layernorm.weight": [width],
+        }
+        header, end = {}, 0
+        for name, shape in shapes.items():
+            begin, end = end, end + 2 * math.prod(shape)
+            header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        text = json.dumps(header).encode()
+        with (base / "model.safetensors").open("wb") as file:  # sparse: all weights are 0
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + end)
+        self.pairs(n=3)
+        job = json.loads(Path(self.job()).read_text())
+        job["model"] = {"base": str(base)}
+        job["protocol"] = {"name": "coconut", "tokens": {"bot": 621, "eot": 622}}
+        (self.folder / "job.json").write_text(json.dumps(job))
+        limit = (2 << 30, 2 << 30)
+        run = self.latentpatch("plan", self.folder / "job.json", before=lambda: resource.setrlimit(resource.RLIMIT_AS, limit))
+        self.assertEqual(run.code, 0, run.err)
+        self.assertIn("there is no memory for the weights (1.7 GiB): they are not loaded", run.err)
+        self.assertRegex(run.out, r"weights in memory \(arena\) +1697\.5 MiB")  # the shapes' floats
+        self.assertNotIn("expected", run.out)
+        self.assertFalse((self.folder / "out").exists())
 
 
 if __name__ == "__main__":
