@@ -45,7 +45,7 @@ def test_lines_reach_the_n_of_the_map_with_intervals_over_sources(pair_of_files,
     picture = _compare_section("c01", compared, a, b).pictures[-1]
     last = effect.sort_values("n_steps").iloc[-1]
     assert f">{last['n_steps']}</text>" in picture.svg
-    assert f"{last['clean_answer_low']:.1f}" in picture.svg and f"{last['clean_answer_high']:.1f}" in picture.svg
+    assert f"{last['clean_answer_low']:.1f} to {last['clean_answer_high']:.1f} %" in picture.svg
 
 
 def test_planted_difference(compared):
