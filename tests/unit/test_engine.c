@@ -461,11 +461,13 @@ static void test_invariance(void **state) {
     }
     printf("%d cases, %d of them in parts at some limit, %d with preemptions\n", seen.n_cases, seen.n_in_parts,
            seen.n_preempted);
-    assert_true(2 * seen.n_in_parts > seen.n_cases && 3 * seen.n_preempted >= seen.n_cases);
+    assert_true(2 * seen.n_in_parts > seen.n_cases);
 #if defined(LP_TEST_CUDA)
+    assert_true(seen.n_preempted > 0); /* of few cases */
     printf("%llu batches were issued as a graph\n", (unsigned long long)two->counters.n_graphs);
     assert_true(two->counters.n_graphs > 0);
 #else
+    assert_true(2 * seen.n_preempted > seen.n_cases);
     for (int i = 0; i < LIMITS; i++) assert_true(seen.n_at_limit[i] > 0);
 #endif
     lp_backend_free(two);
