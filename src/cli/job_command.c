@@ -81,6 +81,7 @@ int lp_job_command(const lp_command *command, int argc, char **argv) {
 out:
     explain_busy(parallel, launched, status, err);
     code = lp_exit_with(parallel, status, err);
+    lp_signals_outcome(code);
     lp_session_close(&session);
     lp_parallel_finish(parallel);
     return code;

@@ -16,6 +16,7 @@ struct lp_progress {
     bool ending; /* under lock */
     bool terminal;
     struct timespec start;
+    char shown[LINE]; /* the last line; of one thread at a time */
 };
 
 static double seconds_since(const struct timespec *start) {
@@ -58,15 +59,16 @@ void lp_progress_line(char *out, size_t size, const lp_progress_options *options
     }
 }
 
-static void show(const lp_progress *progress, bool last) {
+static void show(lp_progress *progress, bool last) {
     char line[LINE];
     const lp_progress_options *options = &progress->options;
     lp_progress_line(line, sizeof line, options, options->count(options->state), seconds_since(&progress->start));
     if (progress->terminal)
         fprintf(stderr, "\r\033[K%s%s", line, last ? "\n" : "");
-    else
+    else if (strcmp(line, progress->shown) != 0)
         fprintf(stderr, "%s\n", line);
     fflush(stderr);
+    memcpy(progress->shown, line, sizeof line);
 }
 
 static void *progress_main(void *argument) {

@@ -12,7 +12,7 @@
 
 enum { EXIT_STOPPED = 75 };
 static volatile sig_atomic_t caught; /* number of the signal, or 0 */
-static volatile sig_atomic_t speaks = 1;
+static volatile sig_atomic_t speaks = 1, end_code = EXIT_STOPPED;
 static char *stop_path;
 static bool stop_seen;
 static time_t looked_at = -1;
@@ -25,7 +25,7 @@ static void end_now(int number) {
     (void)number;
     lp_output_discard_all();
     if (speaks && write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(EXIT_FAILURE);
-    _exit(EXIT_STOPPED);
+    _exit(end_code);
 }
 
 static void on_signal(int number) {
@@ -106,6 +106,12 @@ lp_status lp_signals_install(lp_error *err) {
     /* MPI has a handler of its own. */
     if (status == LP_OK) status = lp_file_watch_maps(err);
     return status;
+}
+
+void lp_signals_outcome(int code) {
+    if (code == 0) return;
+    speaks = 0;
+    end_code = code;
 }
 
 lp_status lp_stop_watch(const char *path, lp_error *err) {

@@ -16,6 +16,10 @@ lp_status lp_signals_end(lp_error *err);
 void lp_signals_before_exec(void);
 /* Local; call after lp_parallel_start, because MPI may set handlers of its own. */
 lp_status lp_signals_install(lp_error *err);
+/* The ranks agree how the job ends, and one of them said why. Where the exit code is not 0, a signal from now on ends
+ * the process with that code and without a word: the first rank that exits with an error makes mpiexec send SIGTERM to
+ * the others. */
+void lp_signals_outcome(int code);
 /* Names the file whose existence is a request to stop (`<output>.stop`); NULL for none. Copied. */
 lp_status lp_stop_watch(const char *path, lp_error *err);
 /* True once a signal came or the file was seen; stays true. The file is looked at once a second at most. */

@@ -5,6 +5,7 @@
  *   LP_FAULT=sync:N     the Nth fsync or fdatasync below the folder and all after it fail with EIO
  *   LP_FAULT=stop:N     at the Nth write below the folder the process is stopped (SIGSTOP)
  *   LP_FAULT=stuck:N    the Nth write below the folder never returns
+ *   LP_FAULT=late       SIGTERM comes twice while MPI ends, as from mpiexec when another rank has ended with an error
  *   LP_FAULT=clock      the time of day jumps years to and fro between two looks; the monotonic clock goes on as ever
  */
 #include <dlfcn.h>
@@ -135,6 +136,15 @@ int fdatasync(int fd) {
         return -1;
     }
     return original(fd);
+}
+
+int MPI_Finalize(void);
+
+int MPI_Finalize(void) {
+    NEXT(MPI_Finalize)
+    int result = original();
+    for (int i = 0; plan_of("late") && i < 2; i++) raise(SIGTERM);
+    return result;
 }
 
 static time_t jump(void) {

@@ -710,7 +710,36 @@ def stale_locks(lab: Lab) -> str:
     return f"{sum(bool(case[3]) for case in cases)} kinds taken over, {sum(not case[3] for case in cases)} refused with a way out"
 
 
-FAULTS = (bad_disk, kills, copy_kills, races, hung, full_disk, second_job, flips, truncated, clock, stale_locks, read_only, healed)
+def late_signal(lab: Lab) -> str:
+    """The first rank that ends with an error makes mpiexec send SIGTERM to the others: they have nothing to add."""
+    out = lab.folder / "late"
+    job = lab.job(out)
+    job.write_text(job.read_text().replace('"threads": 1', '"threads": 1, "memory_limit": "1000"'))
+    for command in ("cache", "run"):
+        end = lab.run(command, job, LD_PRELOAD=lab.shim, LP_FAULT="late")
+        line = lab.fails(end, f"{command} with too little memory", "engine.memory_limit")
+        last = end.err.splitlines()[-1]
+        expect(last == line, f"{command}: expected the error last, found: {last}")
+    shutil.rmtree(out)
+    return "SIGTERM after the last word: the exit code stays, and no second line"
+
+
+FAULTS = (
+    late_signal,
+    bad_disk,
+    kills,
+    copy_kills,
+    races,
+    hung,
+    full_disk,
+    second_job,
+    flips,
+    truncated,
+    clock,
+    stale_locks,
+    read_only,
+    healed,
+)
 
 
 def main() -> None:
