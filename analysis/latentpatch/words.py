@@ -87,7 +87,7 @@ def panel(first: Mapping[str, object]) -> str:
     done = OPERATIONS.get(str(first["operation"]), "written into").format(factor)
     text = f"{donor} {done} {RUNS[str(first['direction'])]}"
     if first["site"]:
-        text += f", {SITES.get(str(first['site']), first['site'])}"
+        text += f", {site(str(first['site']))}"
     if first["head"] >= 0:
         text += f", head {first['head']}"
     if first["from_site"]:
@@ -99,6 +99,11 @@ def panel(first: Mapping[str, object]) -> str:
     if first["defects"]:
         text += f" [{first['defects']}]"
     return text
+
+
+def site(name: str) -> str:
+    """'keys and values' from 'k+v'."""
+    return " and ".join(SITES.get(part, part) for part in name.split("+"))
 
 
 def phase(text: str) -> str:

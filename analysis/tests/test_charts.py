@@ -137,6 +137,7 @@ def test_words_for_edges():
 
 
 def test_words_for_several_step_sets():
+    assert words.site("k+v") == "keys and values"
     assert words.step_list(["first:4", "first:5", "first:6"]) == "first 4 to 6 thoughts"
     assert words.step_list(["first:4", "first:6"]) == "first 4 thoughts, first 6 thoughts"
     assert words.step_list(["single:2"]) == "thought 2"

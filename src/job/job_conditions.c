@@ -37,12 +37,41 @@ typedef struct {
         (array)[(count)++] = (value);                                                                                  \
     } while (0)
 
+/* The sites of a text such as "k+v". */
+static lp_status read_site_words(const lp_json *value, const char *text, uint32_t *out, lp_error *err) {
+    uint32_t sites = 0;
+    for (const char *word = text; word; word = strchr(word, '+') ? strchr(word, '+') + 1 : NULL) {
+        size_t length = strcspn(word, "+");
+        int site = 0;
+        while (site < LP_N_SITES &&
+               (strlen(lp_site_names()[site]) != length || strncmp(lp_site_names()[site], word, length) != 0))
+            site++;
+        if (site == LP_N_SITES || sites >> site & 1 || !lp_site_has_layer((lp_site)site))
+            return lp_json_fail(value, err, "different sites with layers and + between them, such as \"k+v\"");
+        sites |= 1u << site;
+    }
+    *out = sites;
+    return LP_OK;
+}
+
 static lp_status read_site(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
+    lp_sweep_group *group = reading->group;
+    uint32_t sites = 0;
     int choice = 0;
-    lp_status status = lp_json_choice(value, lp_site_names(), &choice, err);
+    lp_status status = LP_OK;
+    if (lp_json_is_string(value) && strchr(value->node->valuestring, '+')) {
+        status = read_site_words(value, value->node->valuestring, &sites, err);
+        choice = sites ? __builtin_ctz(sites) : 0;
+    } else {
+        status = lp_json_choice(value, lp_site_names(), &choice, err);
+    }
+    if (status == LP_OK)
+        status = lp_mem_grow(&group->beside, &reading->detail_capacity, group->n_sites + 1, sizeof *group->beside,
+                             "sites", err);
     if (status != LP_OK) return status;
-    APPEND(reading->group->sites, reading->group->n_sites, (lp_site)choice, "sites");
+    group->beside[group->n_sites] = sites & ~(1u << choice);
+    APPEND(group->sites, group->n_sites, (lp_site)choice, "sites");
     return LP_OK;
 }
 
@@ -206,9 +235,11 @@ static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
     int64_t head = 0;
     int32_t n_heads = 0; /* of the site with the fewest */
-    for (size_t i = 0; i < reading->group->n_sites; i++) {
-        int32_t of_site = lp_site_n_heads(reading->config, reading->group->sites[i]);
-        if (of_site > 0 && (n_heads == 0 || of_site < n_heads)) n_heads = of_site;
+    for (size_t i = 0; i < reading->group->n_sites * LP_N_SITES; i++) {
+        size_t at = i / LP_N_SITES, site = i % LP_N_SITES;
+        int32_t of_site = lp_site_n_heads(reading->config, (lp_site)site);
+        bool named = reading->group->sites[at] == site || reading->group->beside[at] >> site & 1;
+        if (named && of_site > 0 && (n_heads == 0 || of_site < n_heads)) n_heads = of_site;
     }
     lp_status status = lp_json_int(value, 0, (n_heads > 0 ? n_heads : reading->config->n_kv_heads) - 1, &head, err);
     if (status != LP_OK) return status;
@@ -504,9 +535,9 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
     group->phase = (lp_phase)choice;
     LP_TRY(for_each(entry, "forbid", read_edge, reading, &edges, err));
-    reading->capacity = 0;
+    reading->capacity = reading->detail_capacity = 0;
     LP_TRY(for_each(entry, "site", read_site, reading, &present, err));
-    reading->capacity = 0;
+    reading->capacity = reading->detail_capacity = 0;
     if (!present && edges) LP_TRY(refuse_without_site(entry, err));
     if (!present && !edges) LP_TRY(lp_json_get(entry, "site", &value, err));
     LP_TRY(for_each(entry, "layers", read_layers, reading, NULL, err));

@@ -88,6 +88,7 @@ typedef struct {
     int32_t from_step;       /* -1: the target's */
     int32_t stop_after;      /* as in the job; 0: all steps */
     int32_t layer;           /* -1: none or several */
+    const char *sites;       /* in words: "k", "k+v" */
     const char *layers;      /* in words: "2", "0-3" */
     const char *steps;       /* the step set as the job writes it; attention edges in words */
     int32_t subspace;        /* index of its file in the job + 1; 0: none */

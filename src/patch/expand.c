@@ -4,6 +4,7 @@
 
 void lp_sweep_group_release(lp_sweep_group *group) {
     lp_mem_free(group->sites);
+    lp_mem_free(group->beside);
     lp_mem_free(group->layers);
     lp_mem_free(group->steps);
     lp_mem_free(group->indices);
@@ -26,6 +27,7 @@ void lp_sweep_group_release(lp_sweep_group *group) {
 typedef struct {
     const lp_sweep_group *group;
     lp_site site;
+    uint32_t beside;            /* further sites */
     const lp_layer_set *layers; /* NULL for sites without layers */
     size_t i_layers;
     const lp_step_set *steps; /* NULL outside the thought phase */
@@ -134,6 +136,13 @@ static void place_words(const sweep_cell *cell, char *out, size_t size) {
     add_word(out, size, " without %s", edges);
 }
 
+/* "k", "k+v" */
+static void site_words(const sweep_cell *cell, char *out, size_t size) {
+    snprintf(out, size, "%s", lp_site_names()[cell->site]);
+    for (int s = 0; s < LP_N_SITES; s++)
+        if (cell->beside >> s & 1) add_word(out, size, "+%s", lp_site_names()[s]);
+}
+
 /* The shortest decimal that reads back as this factor: two factors never share a name. */
 static void add_factor(float factor, char *out, size_t size) {
     char text[32];
@@ -147,9 +156,10 @@ static void add_factor(float factor, char *out, size_t size) {
 /* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
 static void cell_name(const sweep_cell *cell, char *out, size_t size) {
     const lp_sweep_group *group = cell->group;
-    char place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS];
+    char place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS];
     place_words(cell, place, sizeof place);
     defect_words(cell, defects, sizeof defects);
+    site_words(cell, sites, sizeof sites);
     lp_donor_words(cell->donor, &cell->detail, donor, sizeof donor);
     out[0] = '\0';
     if (!cell->has_site) {
@@ -164,7 +174,7 @@ static void cell_name(const sweep_cell *cell, char *out, size_t size) {
     add_word(out, size, "/%s", lp_operation_names()[group->operation]);
     if (group->subspace > 0) add_word(out, size, "(%d)", group->subspace - 1);
     if (lp_operation_has_factor(group->operation)) add_factor(cell->factor, out, size);
-    add_word(out, size, "/%s", lp_site_names()[cell->site]);
+    add_word(out, size, "/%s", sites);
     if (cell->head != LP_ALL_HEADS) add_word(out, size, ".h%d", cell->head);
     if (cell->layers) add_word(out, size, "/L%s", cell->layers->words);
     add_word(out, size, "/%s", place);
@@ -224,11 +234,11 @@ static lp_status note_name(set_building *building, lp_error *err) {
     return LP_OK;
 }
 
-static lp_replacement make_replacement(const sweep_cell *cell, int32_t layer, lp_phase phase, int32_t index,
-                                       int32_t step) {
+static lp_replacement make_replacement(const sweep_cell *cell, lp_site site, int32_t layer, lp_phase phase,
+                                       int32_t index, int32_t step) {
     const lp_sweep_group *group = cell->group;
     lp_replacement replacement = {
-        .at = {.phase = phase, .index = index, .site = cell->site, .layer = layer, .head = cell->head},
+        .at = {.phase = phase, .index = index, .site = site, .layer = layer, .head = cell->head},
         .operation = group->operation,
         .factor = cell->factor,
         .subspace = group->subspace,
@@ -246,30 +256,39 @@ static lp_replacement make_replacement(const sweep_cell *cell, int32_t layer, lp
     return replacement;
 }
 
-/* The replacements of one layer of the cell. */
-static lp_status add_layer(lp_condition_set *set, const sweep_cell *cell, int32_t layer, int32_t n_steps,
-                           lp_error *err) {
+/* The replacements of one site and layer of the cell. */
+static lp_status add_site(lp_condition_set *set, const sweep_cell *cell, lp_site site, int32_t layer, int32_t n_steps,
+                          lp_error *err) {
     const lp_sweep_group *group = cell->group;
     lp_replacement replacement;
     lp_status status = LP_OK;
     if (!cell->steps) {
-        replacement = make_replacement(cell, layer, group->phase, cell->index, 0);
+        replacement = make_replacement(cell, site, layer, group->phase, cell->index, 0);
         return lp_condition_replace(set, &replacement, err);
     }
     if (group->defects.prefill_leak && (cell->steps->mask & 1)) {
-        replacement = make_replacement(cell, layer, LP_PHASE_PROMPT, -1, 0);
+        replacement = make_replacement(cell, site, layer, LP_PHASE_PROMPT, -1, 0);
         LP_TRY(lp_condition_replace(set, &replacement, err));
     }
     for (int32_t t = 0; t < n_steps; t++) {
         if (!(cell->steps->mask >> t & 1)) continue;
-        replacement = make_replacement(cell, layer, LP_PHASE_THOUGHT, t, t);
+        replacement = make_replacement(cell, site, layer, LP_PHASE_THOUGHT, t, t);
         LP_TRY(lp_condition_replace(set, &replacement, err));
     }
     if (group->defects.decode_leak && (cell->steps->mask >> (n_steps - 1) & 1)) {
-        replacement = make_replacement(cell, layer, LP_PHASE_ANSWER, LP_INDEX_ALL, n_steps - 1);
+        replacement = make_replacement(cell, site, layer, LP_PHASE_ANSWER, LP_INDEX_ALL, n_steps - 1);
         LP_TRY(lp_condition_replace(set, &replacement, err));
     }
 out:
+    return status;
+}
+
+/* The replacements of one layer of the cell. */
+static lp_status add_layer(lp_condition_set *set, const sweep_cell *cell, int32_t layer, int32_t n_steps,
+                           lp_error *err) {
+    lp_status status = add_site(set, cell, cell->site, layer, n_steps, err);
+    for (int s = 0; s < LP_N_SITES && status == LP_OK; s++)
+        if (cell->beside >> s & 1) status = add_site(set, cell, (lp_site)s, layer, n_steps, err);
     return status;
 }
 
@@ -338,7 +357,7 @@ static void describe_edges(const sweep_cell *cell, lp_condition *condition) {
 static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_steps, lp_error *err) {
     const lp_sweep_group *group = cell->group;
     lp_condition_set *set = &building->set;
-    char name[2 * LP_LONG_WORDS], place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS];
+    char name[2 * LP_LONG_WORDS], place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS];
     cell_name(cell, name, sizeof name);
     if (has_name(building, name)) return LP_OK;
     if (strlen(name) >= LP_LONG_WORDS)
@@ -372,6 +391,9 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
         LP_TRY(lp_condition_detail(set, &cell->detail, &cell->vector, err));
     const char *like = set->n > 1 ? set->conditions[set->n - 2].donor_words : NULL;
     LP_TRY(lp_condition_text(set, donor, like, &condition->donor_words, err));
+    like = set->n > 1 ? set->conditions[set->n - 2].sites : NULL;
+    site_words(cell, sites, sizeof sites);
+    LP_TRY(lp_condition_text(set, sites, like, &condition->sites, err));
     condition->site = cell->site;
     condition->phase = group->phase;
     condition->operation = group->operation;
@@ -416,7 +438,7 @@ static bool contains_site(const lp_sweep_group *group, bool with_layers) {
 
 /* The layer of the donor's vector is the target's, unless the group names its own. */
 static lp_status check_donor_layers(const lp_sweep_group *group, size_t index, lp_error *err) {
-    for (size_t i = 0; i < group->n_sites; i++) {
+    for (size_t i = 0; i < group->n_sites; i++) { /* those beside it have layers where it has */
         lp_site target = group->sites[i], from = group->from_other_site ? group->from_site : target;
         if (group->from_layers && !lp_site_has_layer(from))
             return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: %s has no layers", index,
@@ -469,7 +491,8 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
             return lp_fail(err, LP_ERR_VALUE,
                            "sweep.conditions[%zu].donor: \"steps\": \"all\" is only for thought steps", index);
     }
-    if (group->defects.off_by_one && (group->n_sites != 1 || group->sites[0] != LP_SITE_RESID_POST))
+    bool alone = group->n_sites == 1 && (!group->beside || group->beside[0] == 0);
+    if (group->defects.off_by_one && (!alone || group->sites[0] != LP_SITE_RESID_POST))
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: off_by_one is only for site resid_post",
                        index);
     if (group->stop_after > n_steps)
@@ -479,13 +502,18 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.step: expected 0 to %d, found %d", index,
                        n_steps - 1, group->from_step);
     for (size_t i = 0; i < group->n_heads * group->n_sites; i++) {
-        int32_t head = group->heads[i / group->n_sites],
-                n_heads = lp_site_n_heads(config, group->sites[i % group->n_sites]);
-        if (head == LP_ALL_HEADS || (head >= 0 && head < n_heads)) continue;
-        if (n_heads == 0)
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites q, k, v and z", index);
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected heads 0 to %d of %s, found %d", index,
-                       n_heads - 1, lp_site_names()[group->sites[i % group->n_sites]], head);
+        size_t at = i % group->n_sites;
+        uint32_t sites = 1u << group->sites[at] | (group->beside ? group->beside[at] : 0);
+        int32_t head = group->heads[i / group->n_sites];
+        for (int s = 0; s < LP_N_SITES; s++) {
+            int32_t n_heads = lp_site_n_heads(config, (lp_site)s);
+            if (!(sites >> s & 1) || head == LP_ALL_HEADS || (head >= 0 && head < n_heads)) continue;
+            if (n_heads == 0)
+                return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites q, k, v and z",
+                               index);
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected heads 0 to %d of %s, found %d",
+                           index, n_heads - 1, lp_site_names()[s], head);
+        }
     }
     for (size_t i = 0; i < group->n_layers && group->from_layers; i++)
         if (group->layers[i].n != 1)
@@ -511,6 +539,7 @@ static lp_status add_product(set_building *building, const lp_sweep_group *group
     for (cell.draw = 0; cell.draw < (donor == LP_DONOR_SHUFFLED ? building->n_draws : 1); cell.draw++)
         for (size_t s = 0; s < group->n_sites; s++) {
             cell.site = group->sites[s];
+            cell.beside = group->beside ? group->beside[s] : 0;
             size_t n_layers = lp_site_has_layer(cell.site) || group->from_layers ? group->n_layers : 1;
             for (size_t h = 0; h < group->n_heads; h++)
                 for (size_t l = 0; l < n_layers; l++)

@@ -77,6 +77,8 @@ typedef struct {
     lp_phase phase;
     lp_site *sites; /* none: attention edges alone */
     size_t n_sites;
+    uint32_t
+        *beside; /* [n_sites] bit s: site s, with layers, is changed beside it in the same conditions; NULL: none */
     lp_layer_set *layers; /* of sites with layers */
     size_t n_layers;
     lp_step_set *steps; /* phase thought */

@@ -170,7 +170,7 @@ static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
                                   .phase = unpatched ? "" : lp_phase_names()[condition->phase],
                                   .site = unpatched ? ""
                                           : edges   ? "attn_edge"
-                                                    : lp_site_names()[condition->site],
+                                                    : condition->sites,
                                   .layer = condition->layer,
                                   .layers = condition->layers,
                                   .head = condition->head == LP_ALL_HEADS ? -1 : condition->head,

@@ -427,6 +427,37 @@ static void test_other_donor_addresses(void **state) {
     drop(&w);
 }
 
+/* Keys and values in one condition, beside a site by itself; a leak takes both too. */
+static void test_sites_together(void **state) {
+    (void)state;
+    words w;
+    lp_condition_set set = {0};
+    lp_error err = {0};
+    lp_sweep_words denoise = {.denoise = true, .controls = {.self = true}};
+    uint32_t beside[2] = {1u << LP_SITE_V, 0};
+    make(&w, "together:0-1", "single:0", 6);
+    w.sites[0] = LP_SITE_K;
+    w.sites[1] = LP_SITE_V;
+    w.group.n_sites = 2;
+    w.group.beside = beside;
+    assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_OK);
+    CHECK(&set, "denoise/unpatched [unpatched]",
+          "denoise/clean/replace/k+v/L0-1/single:0 [effect] t0.k.0<t0.k.0 t0.v.0<t0.v.0 t0.k.1<t0.k.1 t0.v.1<t0.v.1",
+          "denoise/clean/replace/v/L0-1/single:0 [effect] t0.v.0<t0.v.0 t0.v.1<t0.v.1",
+          "denoise/self/replace/k+v/L0-1/single:0 [control] t0.k.0<t0.k.0 t0.v.0<t0.v.0 t0.k.1<t0.k.1 t0.v.1<t0.v.1",
+          "denoise/self/replace/v/L0-1/single:0 [control] t0.v.0<t0.v.0 t0.v.1<t0.v.1");
+    assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_OK);
+    assert_string_equal(set.conditions[1].sites, "k+v");
+    assert_string_equal(set.conditions[2].sites, "v");
+    lp_condition_set_release(&set);
+    /* Heads are those that each of the sites has. */
+    beside[0] = 1u << LP_SITE_ATTN_OUT;
+    w.heads[0] = 0;
+    assert_int_equal(expand(&w, 1, denoise, 6, &set, &err), LP_ERR_VALUE);
+    assert_string_equal(err.text, "sweep.conditions[0].heads: only for the sites q, k, v and z");
+    drop(&w);
+}
+
 /* The file of a group is that of its donor `file` alone: a zero is the same zero beside any of them. */
 static void test_vector_of_the_file_donor(void **state) {
     (void)state;
@@ -678,6 +709,7 @@ int main(void) {
                                        cmocka_unit_test(test_layer_sets),
                                        cmocka_unit_test(test_product_and_controls),
                                        cmocka_unit_test(test_other_donor_addresses),
+                                       cmocka_unit_test(test_sites_together),
                                        cmocka_unit_test(test_vector_of_the_file_donor),
                                        cmocka_unit_test(test_defects),
                                        cmocka_unit_test(test_early_stop),
