@@ -45,7 +45,8 @@ static lp_status print_top(generate_state *generation, int32_t at, int32_t top, 
     lp_reference_lens(generation->reference,
                       generation->vectors + (size_t)at * (size_t)generation->model.config.d_model, LP_LENS_NORM,
                       generation->logits);
-    if (top > generation->vocabulary.n_candidates) top = generation->vocabulary.n_candidates;
+    int32_t n_candidates = generation->vocabulary.n_candidates - generation->vocabulary.n_not_chosen;
+    if (top > n_candidates) top = n_candidates;
     lp_lens_rank(generation->logits, generation->vocabulary.n_candidates, top, best, log_probability);
     for (int32_t i = 0; i < top; i++) {
         lp_text_clear(&text);

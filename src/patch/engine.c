@@ -3,6 +3,43 @@
 #include "base/memory.h"
 #include "patch/edges.h"
 
+/* ---- Logits ---------------------------------------------------------------------------------------------------- */
+
+static lp_status make_bars(lp_engine *engine, int32_t n, lp_error *err) {
+    const lp_vocabulary *vocabulary = &engine->options->vocabulary;
+    const float never = LP_NEVER_LOGIT;
+    lp_status status = LP_OK;
+    lp_mem_free(engine->out.barred);
+    engine->out.barred = NULL;
+    engine->out.barred_rows = 0;
+    LP_TRY(lp_mem_new(&engine->out.barred, (size_t)n * (size_t)vocabulary->n_not_chosen, sizeof(lp_row_edit),
+                      "tokens never chosen", err));
+    lp_row_edit *edit = engine->out.barred;
+    for (int32_t row = 0; row < n; row++)
+        for (int32_t i = 0; i < vocabulary->n_not_chosen; i++)
+            *edit++ = (lp_row_edit){
+                .row = row, .offset = vocabulary->not_chosen[i], .width = 1, .operation = (int32_t)LP_OP_REPLACE};
+    if (!engine->out.never_logit) {
+        LP_TRY(lp_engine_alloc(engine, &engine->out.never_logit, sizeof never, "tokens never chosen", err));
+        LP_TRY(engine->be->upload(engine->be, engine->out.never_logit, &never, sizeof never, err));
+    }
+    engine->out.barred_rows = n;
+out:
+    return status;
+}
+
+/* engine->out.logits = the head's of x [n, D], of which tokens that are never chosen have none to speak of. */
+static lp_status read_head(lp_engine *engine, const float *x, int32_t n, lp_error *err) {
+    int32_t n_barred = engine->options->vocabulary.n_not_chosen;
+    lp_status status = lp_forward_head(engine->forward, x, n, engine->out.logits, err);
+    if (status != LP_OK || n_barred == 0) return status;
+    if (n > engine->out.barred_rows) LP_TRY(make_bars(engine, n, err));
+    LP_TRY(engine->be->edit_rows(engine->be, engine->out.logits, lp_logits_stride(&engine->options->model->config),
+                                 engine->out.barred, n * n_barred, engine->out.never_logit, err));
+out:
+    return status;
+}
+
 /* ---- Lenses ---------------------------------------------------------------------------------------------------- */
 
 /* The vectors lie on the host since their captures were taken. The workspace of the batches serves, after what the
@@ -31,7 +68,7 @@ static lp_status read_lens(lp_engine *engine, const lp_lens_wanted *lens, lp_err
         LP_TRY(be->upload(be, engine->out.gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float),
                           err));
         LP_TRY(lp_forward_final_norm(engine->forward, engine->out.gathered, n, engine->out.projected, err));
-        LP_TRY(lp_forward_head(engine->forward, engine->out.projected, n, engine->out.logits, err));
+        LP_TRY(read_head(engine, engine->out.projected, n, err));
         LP_TRY(be->top(be, engine->out.logits, n, lp_logits_stride(config), candidates, lens->top,
                        engine->out.ranked_tokens, engine->out.ranked_numbers, err));
         LP_TRY(be->download(be, lens->tokens + at, engine->out.ranked_tokens, found * sizeof(int32_t), err));
@@ -67,7 +104,7 @@ static lp_status read_step_states(lp_engine *engine, step_states *states, lp_err
     int32_t width = lp_logits_stride(&engine->options->model->config);
     lp_status status = LP_OK;
     if (states->n == 0) return LP_OK;
-    LP_TRY(lp_forward_head(engine->forward, engine->out.gathered, states->n, engine->out.logits, err));
+    LP_TRY(read_head(engine, engine->out.gathered, states->n, err));
     LP_TRY(be->read_logits(be, engine->out.logits, engine->out.step_logits, width,
                            engine->options->vocabulary.n_candidates, states->queries, states->n, engine->out.step_stats,
                            err));
@@ -443,8 +480,7 @@ static lp_status read_tokens(lp_engine *engine, lp_step_batch *batch, const floa
     for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
         int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
         size_t end = n_asked;
-        LP_TRY(
-            lp_forward_head(engine->forward, engine->out.gathered + (int64_t)first * d, rows, engine->out.logits, err));
+        LP_TRY(read_head(engine, engine->out.gathered + (int64_t)first * d, rows, err));
         LP_TRY(be->argmax(be, engine->out.logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {
             const lp_batch_row *row = &batch->rows[batch->order[batch->choosing[i]]];
@@ -549,6 +585,8 @@ static void release(lp_engine *engine) {
     lp_engine_release(engine, engine->out.ranked_numbers);
     lp_engine_release(engine, engine->out.step_logits);
     lp_engine_release(engine, engine->out.step_stats);
+    lp_engine_release(engine, engine->out.never_logit);
+    lp_mem_free(engine->out.barred);
     lp_mem_free(engine->host.tail);
     lp_mem_free(engine->host.edits);
     lp_mem_free(engine->host.captures);

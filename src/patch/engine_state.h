@@ -65,6 +65,9 @@ typedef struct {
     float *step_logits;         /* dev [n_steps, logits stride] of an unpatched run's thoughts; NULL: never asked for */
     lp_logit_stats *step_stats; /* dev, as many as rows of logits */
     size_t ranked_capacity;
+    lp_row_edit *barred; /* host [barred_rows, n_not_chosen]: what makes their logits LP_NEVER_LOGIT */
+    float *never_logit;  /* dev [1]; NULL: not needed so far */
+    int32_t barred_rows;
 } lp_engine_outputs;
 
 typedef struct {

@@ -143,10 +143,11 @@ out:
 /* A sweep that does not fit the model is refused before anything is computed. */
 static lp_status check_conditions(const lp_session *session, lp_error *err) {
     lp_condition_set set = {0};
-    if (session->job.lens_top > session->vocabulary.n_candidates)
+    int32_t n_candidates = session->vocabulary.n_candidates - session->vocabulary.n_not_chosen;
+    if (session->job.lens_top > n_candidates)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: $.readout: expected at most top %d (the tokens that may be chosen), found %d",
-                       session->job.file, session->vocabulary.n_candidates, session->job.lens_top);
+                       session->job.file, n_candidates, session->job.lens_top);
     if (!session->job.sweep.present) return LP_OK;
     lp_status status = lp_job_conditions(&session->job, &session->model.config, &set, err);
     lp_condition_set_release(&set);

@@ -304,8 +304,8 @@ static lp_status resolve_into(const token_resolver *resolver, const lp_marker_li
     return status;
 }
 
-/* Greedy decoding chooses among the ids below the first that no token has, less those at the end that may not be
- * chosen. */
+/* Greedy decoding chooses among the ids below the first that no token has. Those at its end that may not be chosen
+ * shorten it; others are listed. */
 static lp_status find_candidates(token_resolver *resolver, const lp_protocol *protocol, lp_vocabulary *vocabulary) {
     const lp_model_config *config = &resolver->model->config;
     int32_t forbidden[LP_MAX_ANSWER_START], n_forbidden = 0, n = config->n_vocab;
@@ -318,13 +318,11 @@ static lp_status find_candidates(token_resolver *resolver, const lp_protocol *pr
     if (n > config->n_embedded) n = config->n_embedded;
     while (n > 0 && holds(forbidden, n_forbidden, n - 1)) n--;
     for (int32_t i = 0; i < n_forbidden; i++)
-        if (forbidden[i] < n)
-            return lp_fail(
-                resolver->err, LP_ERR_UNSUPPORTED,
-                "protocol.not_chosen: id %d lies below ids that may be chosen (up to %d), which is not supported",
-                forbidden[i], n - 1);
-    if (n < 2) return lp_fail(resolver->err, LP_ERR_VALUE, "protocol.not_chosen leaves %d tokens to choose from", n);
+        if (forbidden[i] < n && !holds(vocabulary->not_chosen, vocabulary->n_not_chosen, forbidden[i]))
+            vocabulary->not_chosen[vocabulary->n_not_chosen++] = forbidden[i];
     vocabulary->n_candidates = n;
+    n -= vocabulary->n_not_chosen;
+    if (n < 2) return lp_fail(resolver->err, LP_ERR_VALUE, "protocol.not_chosen leaves %d tokens to choose from", n);
     return LP_OK;
 }
 
@@ -557,6 +555,8 @@ const char *lp_vocabulary_text(const lp_vocabulary *vocabulary, char *out, size_
     append(out, size, ", stop");
     append_ids(vocabulary->stop, vocabulary->n_stop, out, size);
     append(out, size, ", below %d", vocabulary->n_candidates);
+    if (vocabulary->n_not_chosen > 0) append(out, size, ", but not");
+    append_ids(vocabulary->not_chosen, vocabulary->n_not_chosen, out, size);
     return out;
 }
 
@@ -585,7 +585,8 @@ lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary 
     LP_TRY(lp_text_format(out, err, "  end          %s (%s) ends the answer; ",
                           lp_marker_list_text(&protocol->stop, words, sizeof words), ids + (ids[0] == ' ')));
     LP_TRY(lp_text_format(out, err, "never chosen: %s; %d ids to choose from\n",
-                          lp_marker_list_text(&protocol->not_chosen, words, sizeof words), vocabulary->n_candidates));
+                          lp_marker_list_text(&protocol->not_chosen, words, sizeof words),
+                          vocabulary->n_candidates - vocabulary->n_not_chosen));
     LP_TRY(lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d of %s (-1: none)\n", vocabulary->pad,
                           vocabulary->bot, vocabulary->eot, vocabulary->eos, vocabulary->eos_source));
 out:
@@ -639,4 +640,7 @@ void lp_protocol_json(const lp_protocol *protocol, const lp_vocabulary *vocabula
                           cJSON_CreateIntArray(vocabulary->answer_start, vocabulary->n_answer_start));
     cJSON_AddItemToObject(ids, "stop", cJSON_CreateIntArray(vocabulary->stop, vocabulary->n_stop));
     cJSON_AddNumberToObject(ids, "n_candidates", vocabulary->n_candidates);
+    if (vocabulary->n_not_chosen > 0)
+        cJSON_AddItemToObject(ids, "not_chosen",
+                              cJSON_CreateIntArray(vocabulary->not_chosen, vocabulary->n_not_chosen));
 }

@@ -102,8 +102,12 @@ typedef struct {
     int32_t stop[LP_MAX_STOP], n_stop;  /* ids that end the answer */
     int32_t first_input;                /* fed to step 0; -1: what the last prompt position computed */
     int32_t answer_start[LP_MAX_ANSWER_START], n_answer_start;
-    int32_t n_candidates; /* greedy decoding chooses among 0 .. n_candidates-1 */
+    int32_t n_candidates; /* greedy decoding chooses among 0 .. n_candidates-1, less the ids of not_chosen */
+    int32_t not_chosen[LP_MAX_ANSWER_START], n_not_chosen; /* each once, all below n_candidates */
 } lp_vocabulary;
+
+/* A logit as low as this makes a token that is never chosen as unlikely as one outside the candidates: exp gives 0. */
+#define LP_NEVER_LOGIT (-1e30f)
 
 /* True where the token ends an answer. */
 bool lp_vocabulary_stops(const lp_vocabulary *vocabulary, int32_t token);

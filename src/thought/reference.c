@@ -380,4 +380,6 @@ void lp_reference_lens(lp_reference *reference, const float *x, lp_lens lens, fl
         x = reference->h;
     }
     matrix_times(&model->head, x, logits);
+    const lp_vocabulary *vocabulary = &reference->vocabulary;
+    for (int32_t i = 0; i < vocabulary->n_not_chosen; i++) logits[vocabulary->not_chosen[i]] = LP_NEVER_LOGIT;
 }

@@ -48,7 +48,7 @@ lp_status lp_reference_run(lp_reference *reference, const lp_run_request *reques
                            lp_error *err);
 
 /* lens [n_embedded] = output head over the final norm of x [D] (for a vector that is already normed:
- * LP_LENS_PLAIN). */
+ * LP_LENS_PLAIN); LP_NEVER_LOGIT for tokens of the vocabulary's not_chosen. */
 typedef enum { LP_LENS_NORM, LP_LENS_PLAIN } lp_lens;
 void lp_reference_lens(lp_reference *reference, const float *x, lp_lens lens, float *logits);
 

@@ -103,6 +103,15 @@ class Layouts(Case):
         (base / "generation_config.json").write_text('{"eos_token_id": [258, 257]}')
         self.assertEqual(self.succeed("inspect", job).err, "")
 
+    def test_not_chosen(self) -> None:
+        """A token in the middle of the vocabulary that may not be chosen is in no answer."""
+        base, _, alpha = self.model("gpt2-ln")
+        codi = MODELS / "gpt2-ln" / "codi"
+        before = self.run_job(base, codi, alpha, name="codi", steps=2).split("answer: ")[1]
+        barred = {"name": "codi", "steps": 2, "not_chosen": ["eot", {"token": "3"}, {"token": "12"}]}
+        self.assertTrue("3" in before and "12" in before, before)
+        self.assertNotRegex(self.run_job(base, codi, alpha, **barred), '"(3|12)"|answer:.*(3|12)')
+
     def test_prefixes(self) -> None:
         for prefix in ("module.", "coconut.", "module.coconut."):
             with self.subTest(prefix=prefix):

@@ -85,7 +85,7 @@ static void listen(void *user, int32_t index, const float *logits) {
     double best = -INFINITY, second = -INFINITY, most = 0;
     for (int32_t i = 0; i < l->n; i++) {
         double x = (double)logits[i];
-        if (fabs(x) > most) most = fabs(x);
+        if (fabs(x) > most && x > (double)LP_NEVER_LOGIT) most = fabs(x);
         if (x > best) {
             second = best;
             best = x;

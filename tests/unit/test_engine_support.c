@@ -200,6 +200,16 @@ static void draw_group(engine_case *c, dice *d, size_t g, size_t first_run, int3
     c->groups[g] = (lp_run_group){.prompt = prompt, .n_prompt = n_prompt, .runs = first, .n_runs = (size_t)n_runs};
 }
 
+/* Tokens that are never chosen, among those that answers are made of. */
+static void bar_tokens(lp_vocabulary *vocabulary, uint64_t seed) {
+    enum { N_BARRED = 12, LETTERS = 96 };
+    dice d = {.key = {.seed = seed, .stream = 4}};
+    for (int32_t i = 0; i < N_BARRED; i++) {
+        int32_t id = i * (LETTERS / N_BARRED) + roll(&d, LETTERS / N_BARRED);
+        if (id != vocabulary->eos) vocabulary->not_chosen[vocabulary->n_not_chosen++] = id;
+    }
+}
+
 void case_make(engine_case *c, const char *name, const lp_model *model, const lp_vocabulary *vocabulary,
                uint64_t seed) {
     dice d = {.key = {.seed = seed, .stream = 1}};
@@ -212,6 +222,7 @@ void case_make(engine_case *c, const char *name, const lp_model *model, const lp
     c->options.max_new_tokens = 1 + roll(&d, 12);
     golden_resolve_roles(&c->options.protocol, &c->options.vocabulary);
     if (roll(&d, 2)) c->options.vocabulary.stop[c->options.vocabulary.n_stop++] = roll(&d, 200);
+    if ((seed / 2000 + seed) % 2) bar_tokens(&c->options.vocabulary, seed);
     int32_t sizes[8], groups_of[4];
     c->n_units = 1 + (size_t)roll(&d, 3);
     for (size_t u = 0; u < c->n_units; u++) {

@@ -252,6 +252,21 @@ static void test_fields(void **state) {
                            "protocol       codi (changed)\n  prompt       the question, then bot\n  "
                            "thoughts     3 steps; each is fed the projected final hidden state"));
 
+    /* Tokens that are never chosen, at the end of the vocabulary and within it. */
+    p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+    assert_true(lp_marker_add(&p.not_chosen, (lp_marker){.kind = LP_MARKER_TOKEN, .id = 9}));
+    assert_true(lp_marker_add(&p.not_chosen, (lp_marker){.kind = LP_MARKER_TOKEN, .text = "12"}));
+    assert_true(lp_marker_add(&p.not_chosen, (lp_marker){.kind = LP_MARKER_TOKEN, .id = 9}));
+    OK(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, err));
+    assert_int_equal(v.n_candidates, n + 2);
+    assert_int_equal(v.n_not_chosen, 2);
+    assert_int_equal(v.not_chosen[0], 9);
+    assert_int_equal(v.not_chosen[1], lp_tokenizer_find(m.tokenizer, "12"));
+    char ids[200];
+    lp_vocabulary_text(&v, ids, sizeof ids);
+    snprintf(text, sizeof text, "below %d, but not 9 %d", n + 2, v.not_chosen[1]);
+    assert_string_equal(ids + strlen(ids) - strlen(text), text);
+
     /* The tokens around thoughts by what the checkpoint has: rows, names, config.json, the job. */
     lp_model other = m.model;
     static const struct {
