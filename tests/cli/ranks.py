@@ -83,8 +83,8 @@ class Locking(Case):
             self.succeed("run", job, ranks=2, environment={"HDF5_USE_FILE_LOCKING": value})
 
 
-class Kill(Same):
-    """SIGKILL of a whole job, at moments spread over its life, then the same command again."""
+class Killing(Same):
+    """SIGKILL of a whole job."""
 
     def own_places(self) -> dict[str, str]:
         """A killed job leaves shared memory and session folders of Open MPI behind: here they go with the test's folder."""
@@ -96,9 +96,8 @@ class Kill(Same):
         )
         return {f"OMPI_MCA_{name}": str(self.folder) for name in names}
 
-    def kill_after(self, seconds: float, job: Path, ranks: int) -> bool:
-        """True when the job was still running and is now dead."""
-        process = subprocess.Popen(
+    def start(self, job: Path, ranks: int) -> subprocess.Popen:
+        return subprocess.Popen(
             command_of(("run", job), ranks),
             cwd=self.folder,
             env=os.environ | self.own_places(),
@@ -106,7 +105,9 @@ class Kill(Same):
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(seconds)
+
+    def kill(self, process: subprocess.Popen) -> bool:
+        """True when the job was still running and is now dead."""
         alive = process.poll() is None
         for pid in descendants(process.pid):
             with contextlib.suppress(ProcessLookupError):
@@ -114,18 +115,106 @@ class Kill(Same):
         process.wait()
         return alive
 
+
+class Kill(Killing):
+    """At moments spread over the job's life, then the same command again."""
+
     def test_kill_and_resume(self) -> None:
         self.pairs(n=24)
         start = time.monotonic()
         self.succeed("run", self.job(out="whole", sweep=SWEEP, readout=READOUT), ranks=2)
         whole = time.monotonic() - start
         job = self.job(out="killed", sweep=SWEEP, readout=READOUT)
-        killed = sum(self.kill_after(whole * share, job, ranks=2) for share in (0.3, 0.45, 0.6))
+        killed = 0
+        for share in (0.3, 0.45, 0.6):
+            process = self.start(job, ranks=2)
+            time.sleep(whole * share)
+            killed += self.kill(process)
         self.assertGreater(killed, 0, "no kill met a running job")
         self.succeed("run", job, ranks=2)
         self.same("whole", "killed")
         left = [path.name for path in (self.folder / "killed").iterdir()]
         self.assertEqual(sorted(left), ["a.csv", "a.results.h5", "a.store.h5", "a.summary.json"])
+
+
+class Kinds(Killing):
+    """Donors made of many pairs, subspaces, edges, joint conditions and the metrics of each step: the same bytes for any
+    ranks, threads, memory and batches, and after kills."""
+
+    METRICS = ("logits", "answer_logprob", "steps")
+
+    def sections(self) -> dict:
+        np.save(self.folder / "span.npy", np.random.default_rng(5).normal(size=(2, 96)).astype(np.float32))
+        block, latent = {"site": "resid_post", "layers": 1}, {"site": "latent_in", "steps": "single:2"}
+        answer = {"phase": "answer"}
+        means = [{"mean": {"by": by, "value": value}} for by in ("source", "answer") for value in ("same", "different")]
+        conditions = [
+            block | {"steps": "first:2-3", "donor": [*means, {"mean": {"steps": "all"}}]},
+            latent | {"donor": {"noise": {"sigma": [0.5, 2]}}, "operation": "add"},
+            latent | {"donor": {"noise": {"sigma": [0.5, 2], "around": "mean", "by": "source"}}},
+            *(block | {"steps": "all", "operation": how, "subspace": 0} for how in ("remove", "keep", "swap")),
+            block | {"steps": ["single:1", "single:3", "set:1,3"]},
+            {"forbid": {"from": answer, "to": {"steps": ["single:0", "all"]}}, "layers": ["all", "together:all"]},
+            {"forbid": {"from": {"steps": "single:4"}, "to": {"phase": "prompt"}, "heads": "all"}, "layers": 0},
+            block | {"steps": "all", "forbid": {"from": answer, "to": {"steps": "single:5"}}},
+        ]
+        sweep = {"filter": "all", "directions": ["denoise", "noise"], "controls": True, "conditions": conditions}
+        return {"sweep": sweep | {"vectors": ["span.npy"]}, "metrics": list(self.METRICS), "decode": {"max_new_tokens": 6}}
+
+    def some_pairs(self, n: int) -> None:
+        def change(pairs: list) -> None:
+            for i, pair in enumerate(pairs):
+                pair["source"] = f"source {i % 4}"
+
+        self.pairs(n=n, change=change)
+
+    def test_ranks_and_memory(self) -> None:
+        self.some_pairs(9)
+        sections = self.sections()
+        ways = {
+            "one": (1, {"threads": 1}),
+            "two": (2, {"threads": 1}),
+            "threads": (1, {"threads": 2}),
+            "middle": (1, {"memory_limit": "16MiB"}),
+            "least": (2, {"memory_limit": "6.5MB"}),
+        }
+        for name, (ranks, engine) in ways.items():
+            self.succeed("run", self.job(out=name, engine=engine | {"device": "cpu"}, **sections), ranks=ranks)
+            self.same("one", name)
+        with h5py.File(self.folder / "one/a.results.h5") as file:
+            rows = {name: file["rows"][name][()] for name in file["rows"]}
+            kinds = {donor for donor in file["conditions/donor"].asstr()[()]}
+        self.assertTrue({"mean(same source)", "noise(0.5)", "noise(2, around mean, same source)"} <= kinds, kinds)
+        self.assertTrue((rows["changed"].sum(axis=0) > 0).sum() > 20, "few conditions change an answer")
+        self.assertTrue((rows["step5_kl"] > 0).any())
+
+    def kill_when_done(self, n: int, job: Path, results: Path) -> int:
+        """Kills a job of two ranks as soon as n pairs are finished; how many are."""
+
+        def n_done() -> int:
+            try:
+                with h5py.File(results, locking=False) as file:
+                    return int(file["journal/state"][()].sum())
+            except (OSError, KeyError):
+                return 0
+
+        process = self.start(job, ranks=2)
+        while n_done() < n and process.poll() is None:
+            time.sleep(0.005)
+        self.kill(process)
+        return n_done()
+
+    def test_kills(self) -> None:
+        """In the middle of a sweep, with little memory, so that few pairs are under way together; then another way."""
+        n = 16
+        self.some_pairs(n)
+        sections = self.sections()
+        self.succeed("run", self.job(out="whole", **sections))
+        job = self.job(out="killed", engine={"memory_limit": "6.5MB", "threads": 1}, **sections)
+        done = [self.kill_when_done(least, job, self.folder / "killed/a.results.h5.partial") for least in (1, n // 2)]
+        self.assertTrue(any(0 < found < n for found in done), f"no kill met a sweep in its middle: {done} of {n} pairs done")
+        self.succeed("run", self.job(out="killed", **sections), ranks=2)
+        self.same("whole", "killed")
 
 
 def descendants(pid: int) -> list[int]:
