@@ -64,7 +64,7 @@ def prepare(a: argparse.Namespace) -> Path:
     model = a.work / a.shape
     if not (model / "lora.json").exists():
         run([sys.executable, str(HERE / "make_checkpoint.py"), "--shape", a.shape, str(model)], 300)
-    for n in sorted({a.pairs, a.many_pairs, a.few_pairs} - {0}):
+    for n in sorted({a.pairs, a.many_pairs} - {0}):
         path = a.work / f"pairs-{n}.json"
         if not path.exists():
             tokenizer = model / "base/tokenizer.json"
@@ -154,14 +154,11 @@ def write_job(a: argparse.Namespace, model: Path, n_pairs: int, max_new: int, dt
     return path
 
 
-def ours(
-    a: argparse.Namespace, r: Report, label: str, job: Path, conditions: int, seconds: float, *settings: str
-) -> float:
+def ours(a: argparse.Namespace, r: Report, label: str, job: Path, conditions: int, seconds: float) -> float:
     """Run store and sweep; the seconds of a condition."""
-    more = [word for setting in settings for word in ("--set", setting)]
-    cache = run([str(a.program), "cache", str(job), "--verbose", *more], seconds)
+    cache = run([str(a.program), "cache", str(job), "--verbose"], seconds)
     start = time.perf_counter()
-    sweep = run([str(a.program), "sweep", str(job), "--verbose", *more], seconds)
+    sweep = run([str(a.program), "sweep", str(job), "--verbose"], seconds)
     r.add(f"{label}.process_seconds", time.perf_counter() - start)
     r.add(f"{label}.cache_seconds", number(cache, r"all in ([\d.]+) s"))
     taken = number(sweep, r"all in ([\d.]+) s")
@@ -177,7 +174,6 @@ def ours(
         ("mib_to_device", r"([\d.]+) MiB to the device"),
         ("mib_back", r"([\d.]+) MiB back"),
         ("host_waits", r"waited (\d+) times"),
-        ("graphs", r"(\d+) batches were issued as a graph"),
     ):
         r.add(f"{label}.{what}", number(sweep, pattern))
     return taken / conditions
@@ -246,13 +242,12 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--dtypes", default="fp32,tf32,bf16")
     p.add_argument("--pairs", type=int, default=64)
     p.add_argument("--many-pairs", type=int, default=500, help="a second sweep with 8 new tokens; 0: none")
-    p.add_argument("--few-pairs", type=int, default=2, help="a sweep with graphs and without; 0: none")
     p.add_argument("--tokens", type=int, default=70)
     p.add_argument("--max-new-tokens", type=int, default=16)
     p.add_argument("--peer-conditions", type=int, default=10)
     p.add_argument("--forward-batch", type=int, default=256)
     p.add_argument("--lora", choices=("peft", "merged"), help="of the peer; default: peft where it is installed")
-    everything = "gemm,sweep,peer,agreement,forward,graphs,many"
+    everything = "gemm,sweep,peer,agreement,forward,many"
     p.add_argument("--parts", default=everything, help="which of these, in this order")
     return p.parse_args()
 
@@ -283,7 +278,6 @@ def main() -> None:
         "agreement": lambda d: agreement(a, r, model) if d == "fp32" else None,
         "forward": lambda d: forward(a, r, model, d),
         "many": lambda d: many(a, r, model, d, cells),
-        "graphs": lambda d: graphs(a, r, model, d, cells),
     }
     a.gemm_rows = 2048 if a.device == "cuda" else 512
     failed = 0
@@ -303,15 +297,6 @@ def many(a: argparse.Namespace, r: Report, model: Path, dtype: str, cells: int) 
     if a.many_pairs and dtype != "tf32":
         job = write_job(a, model, a.many_pairs, 8, dtype)
         ours(a, r, f"many.{dtype}", job, a.many_pairs * cells, 300)
-
-
-def graphs(a: argparse.Namespace, r: Report, model: Path, dtype: str, cells: int) -> None:
-    """A sweep of so few pairs that its batches are small, with CUDA graphs and without."""
-    if not a.few_pairs or dtype == "tf32":
-        return
-    for name, settings in (("graphs", ()), ("plain", ("engine.graphs=false",))):
-        job = write_job(a, model, a.few_pairs, a.max_new_tokens, dtype)
-        ours(a, r, f"few.{dtype}.{name}", job, a.few_pairs * cells, 200, *settings)
 
 
 def summary(r: Report, dtypes: list[str]) -> None:

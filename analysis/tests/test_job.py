@@ -126,7 +126,6 @@ def test_every_key_of_the_schema_is_a_field_with_its_default():
         ("Pairs", "equal_answers", Literal["refuse", "allow", None], "refuse"),
         ("Sweep", "filter", Literal["both-correct", "clean-correct", "all", None], "both-correct"),
         ("Decode", "max_new_tokens", int | None, 200),
-        ("Engine", "graphs", bool | None, True),
         ("Engine", "device", Literal["auto", "cpu", "cuda", None], "auto"),
         ("Model", "codi", str | None, None),
     ],

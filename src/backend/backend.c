@@ -6,21 +6,6 @@ static lp_status no_wait(lp_backend *be, lp_error *err) {
     return LP_OK;
 }
 
-static lp_status not_recorded(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
-    (void)be;
-    (void)key;
-    (void)err;
-    *replayed = false;
-    return LP_OK;
-}
-
-static lp_status issued_as_it_was(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
-    (void)be;
-    (void)err;
-    *again = false;
-    return issued;
-}
-
 static lp_status own_matrix(lp_backend *be, const lp_matrix *host, const float **out, lp_error *err) {
     (void)be;
     (void)err;
@@ -44,8 +29,6 @@ static void keep_own(lp_backend *be, const float *vector) {
 
 void lp_backend_use_defaults(lp_backend *be) {
     if (!be->sync) be->sync = no_wait;
-    if (!be->record_begin) be->record_begin = not_recorded;
-    if (!be->record_end) be->record_end = issued_as_it_was;
     if (!be->matrix_new) be->matrix_new = own_matrix;
     if (!be->vector_new) be->vector_new = own_vector;
     if (!be->vector_free) be->vector_free = keep_own;

@@ -46,19 +46,11 @@ typedef struct {
 /* Results under way to the host; see fetch_begin. */
 enum { LP_FETCHES = 2 };
 
-/* Names everything that the calls of a recorded sequence depend on: sizes, and memory that outlives the call. Words
- * that are not used are 0. */
-enum { LP_RECORD_WORDS = 96 };
-typedef struct {
-    uint64_t words[LP_RECORD_WORDS];
-} lp_record_key;
-
 typedef struct {
     uint64_t gemm_flops;           /* 2 x rows x in x out, without padding */
     uint64_t padded_flops;         /* the same with the rows that tiles were filled up with */
     uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
     uint64_t n_waits;              /* times that the host waited for the device */
-    uint64_t n_graphs;             /* recorded sequences that were issued as one */
     uint64_t n_unaligned_products; /* shapes of products that got a tensor core kernel for operands at any address */
     uint64_t weight_bytes;         /* held for linear_new, matrix_new and vector_new; 0 where they are the host's own */
 } lp_backend_counters;
@@ -73,7 +65,6 @@ struct lp_backend {
     bool is_asynchronous;       /* operations return before they are done */
     int32_t operand_item_bytes; /* of operands: bytes of a number, rows filled up to 8 of them; 0: they are floats */
     int32_t operand_tail_bytes; /* after each row */
-    int32_t record_rows;        /* sequences over at most so many rows gain from being recorded; 0: none do */
     bool makes_weights; /* linear_new and matrix_new take matrices without data, and make them of their sources */
     bool takes_panels;  /* linear_new and matrix_new take matrices in panels, and are faster with them */
     lp_backend_counters counters;
@@ -91,15 +82,6 @@ struct lp_backend {
      */
     lp_status (*fetch_begin)(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err);
     lp_status (*fetch_end)(lp_backend *be, int fetch, void *host, size_t bytes, lp_error *err);
-
-    /* A sequence of operations that comes again and again with the same arguments, over other contents. *replayed: all
-     * of it has been issued as it was under this key before. Otherwise the caller issues it now and ends with
-     * record_end, which gets the status of that and returns it, or a failure of its own; *again: nothing was done, as
-     * the sequence cannot be recorded here: from record_begin on once more. Between the two only operations from
-     * `linear` to `attend` are allowed. Memory that is released takes all records with it. Optional: nothing is
-     * recorded. */
-    lp_status (*record_begin)(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
-    lp_status (*record_end)(lp_backend *be, lp_status issued, bool *again, lp_error *err);
 
     /* *out refers to, or holds a copy of, the host's weights, which must outlive it. A matrix without data is made of
      * its source: widened and merged in float32, then kept as the backend computes with it. Fails with LP_ERR_VALUE

@@ -77,7 +77,6 @@ static lp_status open_cuda(const lp_device_options *options, lp_backend **out, b
                             .version = lp_build_version(),
                             .dtype = cuda_dtype(options->dtype),
                             .node_rank = options->node_rank,
-                            .graphs = options->graphs,
                             .log = lp_log};
     return open_backend(&cuda, out, err);
 }

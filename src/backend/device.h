@@ -17,7 +17,6 @@ typedef struct {
     lp_device_use device; /* auto: cuda where the module loads and a device is there, otherwise cpu */
     lp_dtype_use dtype;
     int32_t node_rank; /* of this process among those of its node */
-    bool graphs;       /* cuda: batches that come again are issued as CUDA graphs */
     int32_t threads;   /* cpu: OpenMP threads; 0: OpenMP's choice */
 } lp_device_options;
 

@@ -620,12 +620,10 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
 }
 
 static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
-    static const char *const keys[] = {"executor",     "device",     "dtype",  "threads",
-                                       "memory_limit", "hang_limit", "graphs", NULL};
+    static const char *const keys[] = {"executor", "device", "dtype", "threads", "memory_limit", "hang_limit", NULL};
     lp_json section, value;
     lp_status status = LP_OK;
     job->engine.hang_limit_s = 600;
-    job->engine.graphs = true;
     LP_TRY(opt_section(root, "engine", keys, &section, err));
     if (!section.node) goto out;
     int choice = LP_EXECUTOR_BATCHED;
@@ -641,7 +639,6 @@ static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
     LP_TRY(lp_json_find(&section, "memory_limit", &value, err));
     if (value.node) LP_TRY(read_bytes(&value, &job->engine.memory_limit, err));
     LP_TRY(opt_int32(&section, "hang_limit", 0, 604800, &job->engine.hang_limit_s, err));
-    LP_TRY(opt_bool(&section, "graphs", &job->engine.graphs, err));
 out:
     return status;
 }

@@ -85,7 +85,6 @@ typedef struct {
         int32_t threads;      /* 0: the CPUs that this rank is bound to */
         int64_t memory_limit; /* bytes for activations and KV; 0: half of what this rank may use */
         int32_t hang_limit_s; /* a rank that does not move for so long ends the job; 0: none does */
-        bool graphs;          /* cuda: batches that come again are issued as CUDA graphs */
     } engine;
 } lp_job;
 

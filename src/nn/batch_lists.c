@@ -3,8 +3,7 @@
 #include "backend/groups.h"
 #include "base/memory.h"
 
-/* In the order in which they lie in the block. The tail comes after those that recorded sequences read, because its
- * length changes at every step. */
+/* In the order in which they lie in the block. */
 typedef enum {
     POSITION,
     SLOT,

@@ -32,8 +32,7 @@ typedef struct {
     size_t group_keys_capacity;
 } lp_batch_lists;
 
-/* Makes the lists of a batch of a model with n_layers <= LP_MAX_LAYERS and uploads them. Where a list begins
- * depends on the numbers of rows, fresh rows and copies alone, so that a recorded sequence finds it again. */
+/* Makes the lists of a batch of a model with n_layers <= LP_MAX_LAYERS and uploads them. */
 lp_status lp_batch_lists_make(lp_batch_lists *lists, lp_backend *be, const lp_forward_batch *batch, int32_t n_layers,
                               lp_error *err);
 void lp_batch_lists_release(lp_batch_lists *lists, lp_backend *be);

@@ -198,8 +198,6 @@ void lp_forward_set_hook(lp_forward *forward, lp_row_layer_hook hook, void *user
     forward->hook_user = user;
 }
 
-enum { KEY_SIZES = 8 }; /* words of a record's key in front of the rows by layer */
-
 /* ---- One batch --------------------------------------------------------------------------------------------------- */
 
 /* The batch on its way through the layers. */
@@ -465,54 +463,13 @@ out:
     return status;
 }
 
-/* A batch without edits and captures, as most of decoding is, issues the same calls whenever these are equal: the
- * number of rows by layer gives that of the rows that begin and of the slots that are copied there. */
-static lp_record_key record_key(const forward_pass *pass) {
-    const lp_forward_batch *batch = pass->batch;
-    lp_record_key key = {{(uint64_t)(uintptr_t)pass->f, (uint64_t)(uintptr_t)batch->pool->keys,
-                          (uint64_t)(uintptr_t)batch->latents, (uint64_t)pass->lists->n_tokens,
-                          (uint64_t)pass->lists->n_latents, (uint64_t)pass->lists->n_out,
-                          (uint64_t)pass->lists->n_output_copies, (uint64_t)pass->lists->rows.n_groups}};
-    for (int32_t r = 0; r < batch->n_rows; r++) key.words[KEY_SIZES + batch->first_layer[r]]++;
-    return key;
-}
-
-static lp_status run_recorded(forward_pass *pass, lp_error *err) {
-    lp_forward *forward = pass->f;
-    const lp_record_key key = record_key(pass);
-    const forward_pass before = *pass;
-    uint64_t computed = forward->row_layers, row_layers = 0;
-    lp_status status = LP_OK;
-    for (int32_t r = 0; r < pass->batch->n_rows; r++)
-        row_layers += (uint64_t)(forward->model->config.n_layers - pass->batch->first_layer[r]);
-    for (bool again = true, replayed = false; again;) {
-        *pass = before;
-        forward->row_layers = computed;
-        LP_TRY(forward->be->record_begin(forward->be, &key, &replayed, err));
-        if (replayed) {
-            lp_pulse();
-            forward->row_layers += row_layers;
-            break;
-        }
-        status = run_layers(pass, err);
-        LP_TRY(forward->be->record_end(forward->be, status, &again, err));
-    }
-out:
-    return status;
-}
-
 lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err) {
     forward_pass pass = {.f = forward, .batch = batch, .lists = &forward->lists};
     lp_status status = LP_OK;
     LP_ASSERT(batch->n_rows <= forward->max_rows);
     LP_TRY(lp_batch_lists_make(&forward->lists, forward->be, batch, forward->model->config.n_layers, err));
-    bool plain = batch->n_edits == 0 && batch->n_captures == 0 && batch->n_choices == 0 && !forward->hook &&
-                 KEY_SIZES + forward->model->config.n_layers < LP_RECORD_WORDS;
-    if (plain && batch->n_rows <= forward->be->record_rows)
-        LP_TRY(run_recorded(&pass, err));
-    else
-        LP_TRY(run_layers(&pass, err));
+    LP_TRY(run_layers(&pass, err));
     LP_ASSERT(pass.next_edit == batch->n_edits && pass.next_capture == batch->n_captures &&
               pass.next_choice == batch->n_choices);
     *hidden = forward->h;

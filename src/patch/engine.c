@@ -637,7 +637,6 @@ lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine
     engine->counters.bytes_up = after.bytes_up - before.bytes_up;
     engine->counters.bytes_down = after.bytes_down - before.bytes_down;
     engine->counters.n_waits = after.n_waits - before.n_waits;
-    engine->counters.n_graphs = after.n_graphs - before.n_graphs;
     engine->counters.seconds = lp_engine_seconds() - engine->began;
     if (counters) *counters = engine->counters;
 out:

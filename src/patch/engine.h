@@ -28,20 +28,20 @@ typedef struct {
     uint64_t row_layers; /* (row, layer) pairs computed */
     uint64_t rows;       /* rows of all batches */
     uint64_t batches;
-    uint64_t gemm_flops;                              /* without padding */
-    uint64_t padded_flops;                            /* with the rows that tiles were filled up with */
-    size_t kv_bytes, saved_bytes, workspace_bytes;    /* at the end */
-    size_t peak_bytes;                                /* the most that they were together */
-    int32_t n_pages, most_pages;                      /* of keys and values: there are; in use at most */
-    int32_t most_units;                               /* in flight at once */
-    uint64_t n_parts, n_requests;                     /* parts that requests went through in */
-    uint64_t n_preemptions;                           /* branches set back, with what hung on them */
-    uint64_t row_layers_lost;                         /* computed for them, or again for later parts; of row_layers.
-                                                         Layers that a row would have shared with a row of another part
-                                                         are not among them */
-    double seconds;                                   /* in all */
-    double seconds_first;                             /* until the first unit was done */
-    uint64_t bytes_up, bytes_down, n_waits, n_graphs; /* as lp_backend_counters */
+    uint64_t gemm_flops;                           /* without padding */
+    uint64_t padded_flops;                         /* with the rows that tiles were filled up with */
+    size_t kv_bytes, saved_bytes, workspace_bytes; /* at the end */
+    size_t peak_bytes;                             /* the most that they were together */
+    int32_t n_pages, most_pages;                   /* of keys and values: there are; in use at most */
+    int32_t most_units;                            /* in flight at once */
+    uint64_t n_parts, n_requests;                  /* parts that requests went through in */
+    uint64_t n_preemptions;                        /* branches set back, with what hung on them */
+    uint64_t row_layers_lost;                      /* computed for them, or again for later parts; of row_layers.
+                                                      Layers that a row would have shared with a row of another part
+                                                      are not among them */
+    double seconds;                                /* in all */
+    double seconds_first;                          /* until the first unit was done */
+    uint64_t bytes_up, bytes_down, n_waits;        /* as lp_backend_counters */
 } lp_engine_counters;
 
 /* Runs everything that `source` gives. `next` is asked again after a NULL as long as units are in flight, so a source

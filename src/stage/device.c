@@ -14,7 +14,6 @@ static lp_status open_backend(const lp_session *session, lp_backend **out, lp_er
     lp_device_options device = {.device = (lp_device_use)job->engine.device,
                                 .dtype = (lp_dtype_use)job->engine.dtype,
                                 .node_rank = lp_parallel_node_rank(session->parallel),
-                                .graphs = job->engine.graphs,
                                 .threads = lp_stage_threads(session)};
     lp_status status = lp_backend_open(&device, out, err);
     if (status != LP_OK)

@@ -61,11 +61,9 @@ lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp
            (unsigned long long)counters.n_preemptions,
            counters.row_layers > 0 ? 100.0 * (double)counters.row_layers_lost / (double)counters.row_layers : 0.0);
     lp_log(LP_LOG_DEBUG,
-           "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times; "
-           "%llu batches were issued as a graph",
+           "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times",
            counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
-           (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits,
-           (unsigned long long)counters.n_graphs);
+           (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits);
 out:
     return status;
 }

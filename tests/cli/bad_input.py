@@ -47,6 +47,11 @@ class BadJob(Refusing):
         self.pairs()
         self.refused(self.job(decode={"max_tokens": 3}), "job.json", "$.decode", '"max_tokens"', "max_new_tokens")
 
+    def test_key_of_an_older_version(self) -> None:
+        """`engine.graphs` of version 0.1 is gone."""
+        self.pairs()
+        self.refused(self.job(engine={"graphs": False}), "job.json", "$.engine", '"graphs"', "hang_limit")
+
     def test_unknown_key_of_a_condition(self) -> None:
         self.pairs()
         job = self.job(sweep={"conditions": [{"site": "resid_post", "layer": 1, "steps": "first:1"}]})
@@ -59,7 +64,7 @@ class BadJob(Refusing):
     def test_out_of_range(self) -> None:
         self.pairs()
         self.refused(self.job(protocol={"steps": -1}), "job.json", "$.protocol.steps", "-1")
-        self.refused(self.job(engine={"graphs": 1}), "job.json", "$.engine.graphs", "true or false", "1")
+        self.refused(self.job(sweep={"controls": 1}), "job.json", "$.sweep.controls", "true or false", "1")
 
     def test_unknown_word(self) -> None:
         self.pairs()

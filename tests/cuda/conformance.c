@@ -1,6 +1,6 @@
-/* lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small] [no_graphs]: every operation of a backend
+/* lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small]: every operation of a backend
  * against plain loops in double precision, at odd and large sizes, and each row against the same row in other company,
- * bit for bit. Exit code 77 where there is no device. no_graphs: the device is one that captures nothing. */
+ * bit for bit. Exit code 77 where there is no device. */
 #include "cuda/conformance.h"
 
 #include "base/dtype.h"
@@ -749,51 +749,6 @@ static void check_memory(conformance *c) {
     lp_mem_free(back);
 }
 
-/* y += x as often as the sequence is issued, whichever way the backend does that. */
-static void check_records(conformance *c) {
-    enum { ROWS = 5, WIDTH = 70, TIMES = 6 };
-    float *x = conformance_normal(80, ROWS * WIDTH), *got = conformance_zeros(ROWS * WIDTH * sizeof *got),
-          *want = conformance_zeros(ROWS * WIDTH * sizeof *want);
-    float *dev = conformance_floats(c, x, ROWS * WIDTH, 0), *sum = conformance_floats(c, want, ROWS * WIDTH, 0),
-          *more = conformance_floats(c, x, ROWS * WIDTH, 0);
-    bool records = c->be->record_rows > 0;
-    uint64_t graphs = c->be->counters.n_graphs;
-    for (int32_t k = 0; k < 2 * TIMES; k++) {
-        /* What the memory holds changes in between, and at half time the memory does. */
-        if (k == TIMES) {
-            c->be->release(c->be, dev);
-            dev = more;
-        }
-        for (int32_t i = 0; i < ROWS * WIDTH; i++) x[i] += 1.0f;
-        RUN(c->be->upload(c->be, dev, x, ROWS * WIDTH * sizeof *x, &c->err));
-        for (int32_t n = 1; n <= ROWS; n += ROWS - 1) {
-            const lp_record_key key = {{80, (uint64_t)n}};
-            bool replayed = false, again = true;
-            while (again && !replayed) {
-                RUN(c->be->record_begin(c->be, &key, &replayed, &c->err));
-                again = false;
-                if (replayed) break;
-                lp_status issued = c->be->add_rows(c->be, sum, dev, NULL, n, WIDTH, &c->err);
-                RUN(c->be->record_end(c->be, issued, &again, &c->err));
-            }
-            for (int32_t i = 0; i < n * WIDTH; i++) want[i] = want[i] + x[i];
-        }
-    }
-    conformance_fetch(c, got, sum, ROWS * WIDTH * sizeof *got);
-    conformance_same(c, got, want, ROWS * WIDTH * sizeof *got, "recorded sequences");
-    graphs = c->be->counters.n_graphs - graphs;
-    records &= c->be->record_rows > 0;
-    /* The first is issued plainly, before the second there is a capture. */
-    conformance_true(c, graphs == (records ? 2 * 2 * (TIMES - 1) : 0), "recorded sequences: %llu graphs",
-                     (unsigned long long)graphs);
-    conformance_true(c, !c->no_graphs || c->be->record_rows == 0, "sequences that cannot be captured are recorded");
-    c->be->release(c->be, sum);
-    c->be->release(c->be, more);
-    lp_mem_free(x);
-    lp_mem_free(got);
-    lp_mem_free(want);
-}
-
 static void check_rows(conformance *c) {
     static const int32_t sizes[][2] = {{1, 1}, {3, 5}, {7, 64}, {33, 770}, {9, 4}, {5, 2049}, {70000, 4}};
     size_t n_sizes = sizeof sizes / sizeof sizes[0] - (c->small ? 1 : 0);
@@ -815,7 +770,6 @@ static void check_rows(conformance *c) {
     check_top(c, 9, 7, 5);
     check_top(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258, 50);
     check_captures(c);
-    check_records(c);
     check_argmax(c, c->small ? 3001 : 128259, c->small ? 3000 : 128258);
     check_memory(c);
 }
@@ -831,7 +785,7 @@ static int choice(const char *word, const char *const *words, int n) {
 int main(int argc, char **argv) {
     static const char *const devices[] = {"auto", "cpu", "cuda"}, *const dtypes[] = {"fp32", "tf32", "bf16",
                                                                                      "fp32-simt", "fp32-tc"};
-    lp_device_options options = {.device = LP_USE_CPU, .graphs = true};
+    lp_device_options options = {.device = LP_USE_CPU};
     conformance state = {0}, *c = &state;
     for (int i = 1; i < argc; i++) {
         int device = choice(argv[i], devices, 3), dtype = choice(argv[i], dtypes, 5);
@@ -841,14 +795,10 @@ int main(int argc, char **argv) {
             options.dtype = (lp_dtype_use)dtype;
         } else if (strcmp(argv[i], "small") == 0) {
             c->small = true;
-        } else if (strcmp(argv[i], "no_graphs") == 0) {
-            c->no_graphs = true;
         } else if (strcmp(argv[i], "verbose") == 0) {
             lp_log_setup(LP_LOG_DEBUG, 0, 1);
         } else {
-            fprintf(
-                stderr,
-                "usage: lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small] [no_graphs] [verbose]\n");
+            fprintf(stderr, "usage: lp_conformance [cpu|cuda] [fp32|tf32|bf16|fp32-simt|fp32-tc] [small] [verbose]\n");
             return 2;
         }
     }

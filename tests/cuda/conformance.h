@@ -9,8 +9,7 @@
 typedef struct {
     lp_backend *be;
     lp_dtype_use dtype;
-    bool small;     /* leave out the large sizes */
-    bool no_graphs; /* the device captures nothing */
+    bool small; /* leave out the large sizes */
     int n_checks, n_failed;
     lp_error err;
 } conformance;

@@ -4,7 +4,7 @@
 # PACKED is a folder made by pack.sh. Sections, each bounded in time, none ends the others:
 #   conformance  every operation in each dtype against double precision, and row independence (3 min)
 #   sanitizer    compute-sanitizer memcheck, racecheck, synccheck on the small sizes (6 min)
-#   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes, no graphs: the same bytes (4 min)
+#   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes: the same bytes (4 min)
 #   bench        bench/compare_cuda.py: LLaMA-3.2-1B shape, 64 pairs, in fp32, tf32 and bf16 beside the peer (9 min;
 #                BENCH_PARTS and BENCH_DTYPES choose some of it)
 #   many         the same sweep over 500 pairs with 8 new tokens, fp32 and bf16 (6 min)
@@ -87,8 +87,6 @@ section_demo() {
     sweep "demo-$model-cuda-little" 100 "jobs/demo-$model.json" "$model-little" --set engine.device=cuda \
       --set engine.memory_limit=96MiB
     check "demo-$model-any-batch" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-little.csv"
-    sweep "demo-$model-cuda-plain" 60 "jobs/demo-$model.json" "$model-plain" --set engine.device=cuda --set engine.graphs=false
-    check "demo-$model-without-graphs" 5 cmp "$work/demo-$model-cuda.csv" "$work/demo-$model-cuda-plain.csv"
     for dtype in fp32-tc tf32 bf16; do
       sweep "demo-$model-$dtype" 60 "jobs/demo-$model.json" "$model-$dtype" --set engine.device=cuda --set "engine.dtype=$dtype"
       check "demo-$model-$dtype-differences" 20 python3 tests/cuda/differ.py "$work/demo-$model-cuda.csv" "$work/demo-$model-$dtype.csv"
@@ -98,7 +96,7 @@ section_demo() {
 
 section_bench() {
   check bench 570 python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
-    --work "$work/bench" --out "$out" --parts "${BENCH_PARTS:-gemm,sweep,peer,agreement,forward,graphs}" \
+    --work "$work/bench" --out "$out" --parts "${BENCH_PARTS:-gemm,sweep,peer,agreement,forward}" \
     --dtypes "${BENCH_DTYPES:-fp32,tf32,bf16}"
   cat "$out/bench.log"
 }

@@ -44,7 +44,7 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   target_compile_options(lp_cuda_emulator PRIVATE -O3 -w -ffp-contract=off -U_FORTIFY_SOURCE)
   set(backend ${PROJECT_SOURCE_DIR}/src/backend/cuda)
   add_library(latentpatch_cuda_emulated MODULE $<TARGET_OBJECTS:lp_cuda_emulator>
-    ${backend}/cuda.c ${backend}/cuda_memory.c ${backend}/cuda_linear.c ${backend}/cuda_record.c
+    ${backend}/cuda.c ${backend}/cuda_memory.c ${backend}/cuda_linear.c
     ${backend}/cuda_weights.c ${backend}/plan.c ${PROJECT_SOURCE_DIR}/src/model/tensor_source.c
     ${PROJECT_SOURCE_DIR}/src/model/weight_source.c)
   foreach(target lp_cuda_emulator latentpatch_cuda_emulated)
@@ -66,8 +66,6 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
     add_test(NAME cuda.emulated.${dtype} COMMAND lp_conformance_emulated cuda ${dtype} small)
     set_tests_properties(cuda.emulated.${dtype} PROPERTIES TIMEOUT 900)
   endforeach()
-  add_test(NAME cuda.emulated.no_graphs COMMAND lp_conformance_emulated cuda fp32 small no_graphs)
-  set_tests_properties(cuda.emulated.no_graphs PROPERTIES TIMEOUT 900 ENVIRONMENT LATENTPATCH_EMULATOR=no_graphs)
   add_test(NAME cuda.emulated.demo COMMAND bash ${CMAKE_CURRENT_SOURCE_DIR}/cuda/emulated_demo.sh
     $<TARGET_FILE:latentpatch> ${emulated} ${PROJECT_SOURCE_DIR}/jobs/demo-gpt2.json)
   set_tests_properties(cuda.emulated.demo PROPERTIES TIMEOUT 900 ENVIRONMENT "${LP_MPI_ENVIRONMENT}")

@@ -8,7 +8,6 @@ lp_unit_test(test_engine_work LINKS lp_test_engine_support)
 lp_unit_test(test_same_conditions LINKS lp_test_engine_support)
 lp_unit_test(test_gemm LINKS lp_base)
 lp_unit_test(test_backend LINKS lp_test_support lp_nn)
-lp_unit_test(test_records LINKS lp_test_support lp_nn)
 
 # Parity and invariance with the kernel set of the oldest processors. The others give the same bits as each other
 # (test_gemm).

@@ -11,12 +11,6 @@ typedef struct {
     char what[32];
 } region;
 
-/* A recorded sequence: its calls' arguments. */
-typedef struct {
-    lp_record_key key;
-    uint64_t calls; /* digest */
-} record;
-
 typedef struct {
     lp_backend base;
     lp_backend *inner;
@@ -25,11 +19,6 @@ typedef struct {
     float *saved; /* rows that a call must not depend on, while they are poisoned */
     size_t saved_capacity;
     size_t fetch_bytes[LP_FETCHES]; /* under way */
-    record *records;                /* [n_records] the sequences so far */
-    size_t n_records, record_capacity;
-    record recording; /* valid while is_recording */
-    bool is_recording;
-    const char *misused; /* an operation that a recorded sequence may not hold */
 } checker;
 
 struct lp_backend_linear {
@@ -104,58 +93,6 @@ static lp_status no_nan(const char *operation, const float *x, int64_t rows, int
     return LP_OK;
 }
 
-/* ---- Recorded sequences ------------------------------------------------------------------------------------------ */
-
-/* A call with these arguments. */
-static void note_call(lp_backend *be, const uint64_t *arguments, size_t n) {
-    checker *c = of(be);
-    for (size_t i = 0; c->is_recording && i < n; i++)
-        c->recording.calls = (c->recording.calls ^ arguments[i]) * UINT64_C(0x100000001b3);
-}
-#define NOTE_CALL(be, ...)                                                                                             \
-    note_call(be, (const uint64_t[]){__VA_ARGS__}, sizeof((const uint64_t[]){__VA_ARGS__}) / sizeof(uint64_t))
-#define AT(pointer) (uint64_t)(uintptr_t)(pointer)
-
-static void note_misuse(lp_backend *be, const char *operation) {
-    if (of(be)->is_recording) of(be)->misused = operation;
-}
-
-static void forget_records(lp_backend *be) {
-    of(be)->n_records = 0;
-}
-
-static lp_status check_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err) {
-    checker *c = of(be);
-    if (c->is_recording)
-        return lp_fail(err, LP_ERR_DEVICE, "check: record_begin: a sequence is being recorded already");
-    c->is_recording = true;
-    c->misused = NULL;
-    c->recording = (record){.key = *key, .calls = UINT64_C(0xcbf29ce484222325)};
-    *replayed = false;
-    return LP_OK;
-}
-
-/* Sequences of one key have the same calls. */
-static lp_status check_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err) {
-    checker *c = of(be);
-    *again = false;
-    c->is_recording = false;
-    if (issued != LP_OK) return issued;
-    if (c->misused) return lp_fail(err, LP_ERR_DEVICE, "check: record_end: %s in a recorded sequence", c->misused);
-    for (size_t i = 0; i < c->n_records; i++) {
-        if (memcmp(&c->records[i].key, &c->recording.key, sizeof c->recording.key) != 0) continue;
-        if (c->records[i].calls == c->recording.calls) {
-            be->counters.n_graphs++;
-            return LP_OK;
-        }
-        return lp_fail(err, LP_ERR_DEVICE, "check: record_end: other calls than before under the same key");
-    }
-    lp_status status =
-        lp_mem_grow(&c->records, &c->record_capacity, c->n_records + 1, sizeof *c->records, "records", err);
-    if (status == LP_OK) c->records[c->n_records++] = c->recording;
-    return status;
-}
-
 /* ---- Memory ------------------------------------------------------------------------------------------------------ */
 
 static void check_free(lp_backend *be) {
@@ -163,7 +100,6 @@ static void check_free(lp_backend *be) {
     lp_backend_free(c->inner);
     lp_mem_free(c->regions);
     lp_mem_free(c->saved);
-    lp_mem_free(c->records);
     lp_mem_free(c);
 }
 
@@ -183,25 +119,20 @@ static lp_status check_alloc(lp_backend *be, size_t bytes, const char *what, voi
 
 static void check_release(lp_backend *be, void *dev) {
     if (dev) remove_region(of(be), dev);
-    note_misuse(be, "release");
-    forget_records(be);
     of(be)->inner->release(of(be)->inner, dev);
 }
 
 static lp_status check_upload(lp_backend *be, void *dev, const void *host, size_t bytes, lp_error *err) {
-    note_misuse(be, "upload");
     lp_status status = inside(be, "upload", "dev", dev, (int64_t)bytes, err);
     return status != LP_OK ? status : of(be)->inner->upload(of(be)->inner, dev, host, bytes, err);
 }
 
 static lp_status check_download(lp_backend *be, void *host, const void *dev, size_t bytes, lp_error *err) {
-    note_misuse(be, "download");
     lp_status status = inside(be, "download", "dev", dev, (int64_t)bytes, err);
     return status != LP_OK ? status : of(be)->inner->download(of(be)->inner, host, dev, bytes, err);
 }
 
 static lp_status check_sync(lp_backend *be, lp_error *err) {
-    note_misuse(be, "sync");
     return of(be)->inner->sync(of(be)->inner, err);
 }
 
@@ -222,7 +153,6 @@ static lp_status check_linear_new(lp_backend *be, const lp_linear *host, lp_back
 }
 
 static void check_linear_free(lp_backend *be, lp_backend_linear *w) {
-    forget_records(be);
     of(be)->inner->linear_free(of(be)->inner, w->inner);
     lp_mem_free(w);
 }
@@ -247,7 +177,6 @@ static lp_status check_vector_new(lp_backend *be, const float *host, size_t n, c
 }
 
 static void check_vector_free(lp_backend *be, const float *vector) {
-    forget_records(be);
     remove_region(of(be), vector);
     of(be)->inner->vector_free(of(be)->inner, vector);
 }
@@ -259,7 +188,6 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_for
     checker *c = of(be);
     int64_t padded = (int64_t)n + LP_ROW_PADDING;
     lp_status status = LP_OK;
-    NOTE_CALL(be, 1, AT(w), form, AT(x), (uint64_t)n, AT(y));
     if (n == 0) return LP_OK;
     LP_TRY(floats_inside(be, "linear", "x", x, padded, w->n_in, err));
     LP_TRY(floats_inside(be, "linear", "y", y, padded, w->y_stride, err));
@@ -272,9 +200,7 @@ static lp_status check_linear(lp_backend *be, const lp_backend_linear *w, lp_for
     poison(rest, (int64_t)behind);
     poison(y, padded * w->y_stride);
     status = c->inner->linear(c->inner, w->inner, form, x, n, y, err);
-    uint64_t n_graphs = be->counters.n_graphs;
     be->counters = c->inner->counters;
-    be->counters.n_graphs = n_graphs;
     memcpy(rest, c->saved, behind * sizeof(float));
     poison(y + (int64_t)n * w->y_stride, (int64_t)LP_ROW_PADDING * w->y_stride);
     if (status == LP_OK) status = no_nan("linear", y, n, w->n_out, w->y_stride, err);
@@ -292,7 +218,6 @@ static int64_t rows_needed(const int32_t *list, int32_t n) {
 static lp_status check_copy_rows(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                                  const int32_t *src_rows, int32_t n, int32_t width, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 2, AT(dst), AT(dst_rows), AT(src), AT(src_rows), (uint64_t)n, (uint64_t)width);
     LP_TRY(list_inside(be, "copy_rows", "dst_rows", dst_rows, n, INT32_MAX, err));
     LP_TRY(list_inside(be, "copy_rows", "src_rows", src_rows, n, INT32_MAX, err));
     LP_TRY(floats_inside(be, "copy_rows", "dst", dst, rows_needed(dst_rows, n), width, err));
@@ -307,7 +232,6 @@ out:
 static lp_status check_copy_columns(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
                                     const int32_t *columns, int32_t n, int32_t width, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 13, AT(dst), AT(dst_rows), AT(matrix), AT(columns), (uint64_t)n, (uint64_t)width);
     LP_TRY(list_inside(be, "copy_columns", "dst_rows", dst_rows, n, INT32_MAX, err));
     LP_TRY(list_inside(be, "copy_columns", "columns", columns, n, INT32_MAX, err));
     LP_TRY(floats_inside(be, "copy_columns", "dst", dst, rows_needed(dst_rows, n), width, err));
@@ -324,7 +248,6 @@ out:
 static lp_status check_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n,
                                 int32_t width, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 3, AT(x), AT(y), AT(y_rows), (uint64_t)n, (uint64_t)width);
     LP_TRY(list_inside(be, "add_rows", "y_rows", y_rows, n, INT32_MAX, err));
     LP_TRY(floats_inside(be, "add_rows", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "add_rows", "y", y, rows_needed(y_rows, n), width, err));
@@ -337,7 +260,6 @@ out:
 static lp_status check_norm(lp_backend *be, const float *x, const float *weight, const float *bias, float eps,
                             int32_t n, int32_t width, lp_form form, float *y, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 4, AT(x), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, form, AT(y));
     LP_TRY(floats_inside(be, "norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "norm", "weight", weight, 1, width, err));
     if (bias) LP_TRY(floats_inside(be, "norm", "bias", bias, 1, width, err));
@@ -353,7 +275,6 @@ static lp_status check_norm_heads(lp_backend *be, const lp_model_config *config,
                                   const float *q_weight, const float *k_weight, lp_error *err) {
     int64_t stride = (int64_t)config->head_dim * (config->n_heads + 2 * config->n_kv_heads);
     lp_status status = LP_OK;
-    NOTE_CALL(be, 12, AT(qkv), (uint64_t)n, AT(q_weight), AT(k_weight));
     LP_TRY(floats_inside(be, "norm_heads", "qkv", qkv, n, stride, err));
     LP_TRY(floats_inside(be, "norm_heads", "weight of q", q_weight, 1, config->head_dim, err));
     LP_TRY(floats_inside(be, "norm_heads", "weight of k", k_weight, 1, config->head_dim, err));
@@ -366,7 +287,6 @@ out:
 static lp_status check_add_norm(lp_backend *be, float *x, const float *y, const float *weight, const float *bias,
                                 float eps, int32_t n, int32_t width, lp_form form, float *h, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 5, AT(x), AT(y), AT(weight), AT(bias), (uint64_t)n, (uint64_t)width, form, AT(h));
     LP_TRY(floats_inside(be, "add_norm", "x", x, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "y", y, n, width, err));
     LP_TRY(floats_inside(be, "add_norm", "weight", weight, 1, width, err));
@@ -382,7 +302,6 @@ out:
 static lp_status check_activate(lp_backend *be, lp_activation kind, bool gated, const float *x, int32_t n,
                                 int32_t width, lp_form form, float *y, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 6, (uint64_t)kind, gated, AT(x), (uint64_t)n, (uint64_t)width, form, AT(y));
     LP_TRY(floats_inside(be, "activate", "x", x, n, gated ? 2 * (int64_t)width : width, err));
     LP_TRY(floats_inside(be, "activate", "y", y, n, width, err));
     if (gated && x == y) LP_FAIL(LP_ERR_DEVICE, "check: activate: gated in place");
@@ -408,8 +327,6 @@ static lp_status check_store_kv(lp_backend *be, const lp_model_config *config, f
     int64_t q = (int64_t)config->n_heads * config->head_dim, stride = q + 2 * (int64_t)pool->width;
     int32_t half = config->head_dim / 2;
     lp_status status = LP_OK;
-    NOTE_CALL(be, 7, AT(qkv), AT(rows->position), AT(rows->slot), (uint64_t)n, AT(cosine), AT(pool->keys),
-              AT(pool->values), (uint64_t)layer);
     LP_TRY(pool_inside(be, "store_kv", pool, layer, err));
     LP_TRY(floats_inside(be, "store_kv", "qkv", qkv, n, stride, err));
     LP_TRY(list_inside(be, "store_kv", "slot", rows->slot, n, pool->n_slots, err));
@@ -427,7 +344,6 @@ out:
 static lp_status check_copy_kv(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from,
                                const int32_t *to, int32_t n, lp_error *err) {
     lp_status status = LP_OK;
-    NOTE_CALL(be, 8, AT(pool->keys), (uint64_t)layer, AT(from), AT(to), (uint64_t)n);
     LP_TRY(pool_inside(be, "copy_kv", pool, layer, err));
     LP_TRY(list_inside(be, "copy_kv", "from", from, n, pool->n_slots, err));
     LP_TRY(list_inside(be, "copy_kv", "to", to, n, pool->n_slots, err));
@@ -463,9 +379,6 @@ static lp_status check_attend(lp_backend *be, const lp_model_config *config, con
                               int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     int64_t q = (int64_t)config->n_heads * config->head_dim;
     lp_status status = LP_OK;
-    NOTE_CALL(be, 9, AT(qkv), AT(rows->prompt_begin), AT(rows->prompt_length), AT(rows->tail_begin),
-              AT(rows->tail_length), AT(rows->tail), AT(rows->group_row), AT(rows->group_begin),
-              (uint64_t)rows->n_groups, (uint64_t)n, AT(pool->keys), (uint64_t)layer, AT(out));
     LP_TRY(pool_inside(be, "attend", pool, layer, err));
     LP_TRY(floats_inside(be, "attend", "qkv", qkv, n, q + 2 * (int64_t)pool->width, err));
     LP_TRY(floats_inside(be, "attend", "out", out, n, q, err));
@@ -482,7 +395,6 @@ static lp_status check_attend_chosen(lp_backend *be, const lp_model_config *conf
                                      const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     int64_t hd = config->head_dim, q = config->n_heads * hd;
     lp_status status = LP_OK;
-    note_misuse(be, "attend_chosen");
     LP_TRY(pool_inside(be, "attend_chosen", pool, layer, err));
     for (int32_t i = 0; i < n; i++) {
         const lp_row_choice *c = &choices[i];
@@ -506,7 +418,6 @@ out:
 static lp_status check_edit_rows(lp_backend *be, float *x, int32_t stride, const lp_row_edit *edits, int32_t n,
                                  const float *vectors, lp_error *err) {
     lp_status status = LP_OK;
-    note_misuse(be, "edit_rows");
     for (int32_t i = 0; i < n; i++) {
         const lp_row_edit *e = &edits[i];
         float *at = x + (int64_t)e->row * stride + e->offset;
@@ -528,7 +439,6 @@ out:
 static lp_status check_argmax(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                               int32_t *best, lp_error *err) {
     lp_status status = LP_OK;
-    note_misuse(be, "argmax");
     LP_TRY(floats_inside(be, "argmax", "logits", logits, n, width, err));
     LP_TRY(inside(be, "argmax", "best", best, n * (int64_t)sizeof *best, err));
     LP_TRY(no_nan("input of argmax", logits, n, n_candidates, width, err));
@@ -543,7 +453,6 @@ static lp_status check_top(lp_backend *be, const float *logits, int32_t n, int32
                            int32_t top, int32_t *tokens, float *log_probability, lp_error *err) {
     int64_t all = (int64_t)n * top;
     lp_status status = LP_OK;
-    note_misuse(be, "top");
     LP_TRY(floats_inside(be, "top", "logits", logits, n, width, err));
     LP_TRY(inside(be, "top", "tokens", tokens, all * (int64_t)sizeof *tokens, err));
     LP_TRY(floats_inside(be, "top", "log_probability", log_probability, n, top, err));
@@ -562,7 +471,6 @@ out:
 static lp_status check_fetch_begin(lp_backend *be, int fetch, const void *dev, size_t bytes, lp_error *err) {
     checker *c = of(be);
     lp_status status = LP_OK;
-    note_misuse(be, "fetch_begin");
     LP_TRY(inside(be, "fetch_begin", "dev", dev, (int64_t)bytes, err));
     if (fetch < 0 || fetch >= LP_FETCHES || c->fetch_bytes[fetch])
         LP_FAIL(LP_ERR_DEVICE, "check: fetch_begin: fetch %d is under way already, or none", fetch);
@@ -586,7 +494,6 @@ static lp_status check_read_logits(lp_backend *be, const float *logits, float *s
                                    int32_t n_candidates, const lp_logit_query *reads, int32_t n, lp_logit_stats *out,
                                    lp_error *err) {
     lp_status status = LP_OK;
-    note_misuse(be, "read_logits");
     LP_TRY(inside(be, "read_logits", "out", out, n * (int64_t)sizeof *out, err));
     for (int32_t i = 0; i < n; i++) {
         const lp_logit_query *r = &reads[i];
@@ -611,7 +518,6 @@ out:
 static lp_status check_capture_rows(lp_backend *be, const float *x, int32_t stride, const lp_row_capture *captures,
                                     int32_t n, float *out, lp_error *err) {
     lp_status status = LP_OK;
-    note_misuse(be, "capture_rows");
     for (int32_t i = 0; i < n; i++) {
         const lp_row_capture *t = &captures[i];
         const float *at = x + (int64_t)t->row * stride + t->offset;
@@ -636,7 +542,6 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .batch_rows = inner->batch_rows,
                            .wants_groups = inner->wants_groups,
                            .is_asynchronous = inner->is_asynchronous,
-                           .record_rows = INT32_MAX,
                            .makes_weights = inner->makes_weights,
                            .takes_panels = inner->takes_panels,
                            .free = check_free,
@@ -647,8 +552,6 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .sync = check_sync,
                            .fetch_begin = check_fetch_begin,
                            .fetch_end = check_fetch_end,
-                           .record_begin = check_record_begin,
-                           .record_end = check_record_end,
                            .linear_new = check_linear_new,
                            .linear_free = check_linear_free,
                            .matrix_new = check_matrix_new,

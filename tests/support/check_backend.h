@@ -3,8 +3,7 @@
  * that anybody needs.
  *
  * New memory, outputs before a call, and padding rows around a call are filled with NaN; a result with a NaN in it is
- * an error that names the operation. Recorded sequences of one key must make the same calls; nothing is replayed, and
- * n_graphs counts those that could have been. Values are the inner backend's, to the bit. */
+ * an error that names the operation. Values are the inner backend's, to the bit. */
 #ifndef LP_TESTS_CHECK_BACKEND_H
 #define LP_TESTS_CHECK_BACKEND_H
 

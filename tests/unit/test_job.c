@@ -67,7 +67,6 @@ static void test_defaults(void **state) {
     assert_int_equal(j.engine.threads, 0);
     assert_int_equal(j.engine.memory_limit, 0);
     assert_int_equal(j.engine.hang_limit_s, 600);
-    assert_true(j.engine.graphs);
     lp_job_release(&j);
     j = good("{" LEAST "," RESULTS ",\"sweep\":{\"conditions\":[" GROUP "]}}");
     assert_true(j.sweep.present && j.sweep.denoise && !j.sweep.noise);
@@ -125,7 +124,7 @@ static void test_every_key(void **state) {
         "{}]},\"decode\":{\"max_new_tokens\":1,\"eos\":\"<end>\"},\"metrics\":[\"logits\",\"answer_logprob\",\"steps\"],\"readout\":\"logit_lens top 50\","
         "\"classifier\":"
         "\"codi\",\"results\":{\"file\":\"r\",\"csv\":\"x\",\"summary\":\"/y\"},\"engine\":{\"executor\":\"reference\","
-        "\"device\":\"cuda\",\"dtype\":\"bf16\",\"threads\":1024,\"memory_limit\":\"1.5GiB\",\"graphs\":false}}");
+        "\"device\":\"cuda\",\"dtype\":\"bf16\",\"threads\":1024,\"memory_limit\":\"1.5GiB\"}}");
     assert_string_equal(j.model.name, "n");
     assert_string_equal(j.model.base, "/b");
     assert_int_equal(j.model.lora_rank, 3);
@@ -170,7 +169,6 @@ static void test_every_key(void **state) {
     assert_int_equal(j.engine.dtype, LP_COMPUTE_BF16);
     assert_int_equal(j.engine.threads, 1024);
     assert_int_equal(j.engine.memory_limit, 1610612736);
-    assert_false(j.engine.graphs);
     lp_job_release(&j);
 }
 

@@ -203,7 +203,6 @@ out:
 
 static void cuda_free(lp_backend *be) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_record_forget(cuda);
     lp_cuda_memory_release(cuda);
     if (cuda->blas) (void)cublasLtDestroy(cuda->blas);
     if (cuda->stream) (void)cudaStreamDestroy(cuda->stream);
@@ -301,7 +300,6 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                                                     : options->dtype == LP_CUDA_FP32_SPLIT ? 4
                                                                                            : 0,
                               .operand_tail_bytes = options->dtype == LP_CUDA_FP32_SPLIT ? LP_CUDA_SPLIT_TAIL : 0,
-                              .record_rows = options->graphs ? LP_CUDA_RECORD_ROWS : 0,
                               .makes_weights = true,
                               .free = cuda_free,
                               .alloc = lp_cuda_alloc,
@@ -311,8 +309,6 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .sync = lp_cuda_sync,
                               .fetch_begin = lp_cuda_fetch_begin,
                               .fetch_end = lp_cuda_fetch_end,
-                              .record_begin = lp_cuda_record_begin,
-                              .record_end = lp_cuda_record_end,
                               .linear_new = lp_cuda_linear_new,
                               .linear_free = lp_cuda_linear_free,
                               .matrix_new = lp_cuda_matrix_new,

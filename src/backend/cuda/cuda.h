@@ -1,9 +1,8 @@
 /* The cuda backend: cuBLASLt for matrix products (cuda_linear.c), our kernels for the rest (kernels.h), one stream.
  *
  * Everything is issued to the stream in order; the host waits in download and sync, when pinned memory is used again,
- * and while weights are made known. Operations allocate no device memory but
- * that of a recorded graph. Every CUDA and cuBLAS call is checked;
- * errors of kernels show at the next call that waits. */
+ * and while weights are made known. Operations allocate no device memory.
+ * Every CUDA and cuBLAS call is checked; errors of kernels show at the next call that waits. */
 #ifndef LP_BACKEND_CUDA_CUDA_H
 #define LP_BACKEND_CUDA_CUDA_H
 
@@ -19,9 +18,7 @@ enum {
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
     LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, captures or queries */
     LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
-    LP_CUDA_SHAPES = 512,
-    LP_CUDA_RECORDS = 32,
-    LP_CUDA_RECORD_ROWS = 1024 /* larger batches keep the device busy for longer than it takes to issue them */
+    LP_CUDA_SHAPES = 512
 };
 
 /* How the rows of a call are handed to the library; see cuda_linear.c. */
@@ -55,14 +52,6 @@ typedef struct lp_cuda_held {
     struct lp_cuda_held *next;
 } lp_cuda_held;
 
-/* A sequence of operations that was issued; see cuda_record.c. */
-typedef struct {
-    lp_record_key key;
-    cudaGraphExec_t graph; /* NULL: issued once so far */
-    uint64_t gemm_flops, padded_flops;
-    uint64_t last_use; /* 0: this place is free */
-} lp_cuda_record;
-
 typedef struct {
     lp_backend base;
     int device;
@@ -87,10 +76,6 @@ typedef struct {
     lp_cuda_held *held;
     lp_cuda_shape shapes[LP_CUDA_SHAPES];
     int32_t n_shapes;
-    lp_cuda_record records[LP_CUDA_RECORDS];
-    lp_cuda_record *recording;  /* being captured; NULL: none is */
-    lp_backend_counters before; /* when that began */
-    uint64_t n_uses;
 } lp_backend_cuda;
 
 static inline lp_backend_cuda *lp_cuda_of(lp_backend *be) {
@@ -128,12 +113,6 @@ lp_status lp_cuda_matrix_new(lp_backend *be, const lp_matrix *host, const float 
 /* to = the matrix's rows, in its layout, `stride` elements apart; float32, or rounded to bf16. */
 lp_status lp_cuda_make_matrix(lp_backend_cuda *cuda, const lp_matrix *matrix, void *to, int64_t stride, bool to_bf16,
                               lp_error *err);
-
-/* cuda_record.c */
-lp_status lp_cuda_record_begin(lp_backend *be, const lp_record_key *key, bool *replayed, lp_error *err);
-lp_status lp_cuda_record_end(lp_backend *be, lp_status issued, bool *again, lp_error *err);
-/* Before memory is freed that recorded calls may name. */
-void lp_cuda_record_forget(lp_backend_cuda *cuda);
 
 /* cuda_linear.c */
 lp_status lp_cuda_linear_new(lp_backend *be, const lp_linear *host, lp_backend_linear **out, lp_error *err);

@@ -475,7 +475,6 @@ static lp_status find_shape(lp_backend_cuda *cuda, const lp_backend_linear *line
 /* Makes room for one call. */
 static lp_status make_room(lp_backend_cuda *cuda, lp_cuda_room *room, size_t bytes, const char *what, lp_error *err) {
     if (bytes <= room->bytes) return LP_OK;
-    lp_cuda_record_forget(cuda);
     (void)cudaFree(room->dev); /* waits for what still reads it */
     *room = (lp_cuda_room){0};
     lp_status status = lp_cuda_alloc(&cuda->base, bytes, what, &room->dev, err);
@@ -527,7 +526,6 @@ out:
 void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear) {
     if (!linear) return;
     if (linear->shared) lp_cuda_vector_free(be, linear->shared);
-    lp_cuda_record_forget(lp_cuda_of(be));
     (void)cudaFree(linear->own);
     (void)cudaFree(linear->exponents);
     (void)cudaFree(linear->bias);

@@ -75,7 +75,7 @@ lp_status lp_cuda_alloc(lp_backend *be, size_t bytes, const char *what, void **o
 }
 
 void lp_cuda_release(lp_backend *be, void *dev) {
-    if (dev) lp_cuda_record_forget(lp_cuda_of(be));
+    (void)be;
     (void)cudaFree(dev);
 }
 
@@ -201,7 +201,6 @@ void lp_cuda_vector_free(lp_backend *be, const float *vector) {
         lp_cuda_held *held = *at;
         if (held->dev != vector) continue;
         if (--held->users > 0) return;
-        lp_cuda_record_forget(cuda);
         *at = held->next;
         be->counters.weight_bytes -= held->bytes;
         (void)cudaFree(held->dev);

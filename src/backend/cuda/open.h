@@ -15,7 +15,6 @@ typedef struct {
     const char *version;
     lp_cuda_dtype dtype; /* of the matrix products' operands; sums, the residual stream and norms are fp32 */
     int32_t node_rank;   /* rank among those of its node: chooses the device among those it sees */
-    bool graphs;         /* batches that come again are issued as CUDA graphs */
     void (*log)(lp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 } lp_cuda_options;
 

@@ -39,8 +39,6 @@ std::vector<float4> shared;
 int current;
 std::deque<std::function<void()>> queue;
 uint64_t n_enqueued, n_run;
-std::vector<std::function<void()>> captured;
-bool capturing;
 
 void yield() {
     if (!_setjmp(fibers[current].jump)) _longjmp(scheduler, 1);
@@ -103,26 +101,8 @@ void run_block(int threads) {
 } // namespace
 
 void enqueue(std::function<void()> work) {
-    if (capturing) {
-        captured.push_back(std::move(work));
-        return;
-    }
     queue.push_back(std::move(work));
     n_enqueued++;
-}
-
-void capture_begin() {
-    capturing = true;
-    captured.clear();
-}
-
-std::vector<std::function<void()>> capture_end() {
-    capturing = false;
-    return std::move(captured);
-}
-
-bool is_capturing() {
-    return capturing;
 }
 
 uint64_t last_enqueued() {

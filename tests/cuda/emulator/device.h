@@ -31,10 +31,6 @@ extern place here;
 // The stream: nothing runs before somebody waits for it, as late as a device might. Work is numbered from 1.
 void enqueue(std::function<void()> work);
 uint64_t last_enqueued();
-// While it is captured, work is kept instead.
-void capture_begin();
-std::vector<std::function<void()>> capture_end();
-bool is_capturing();
 void run_until(uint64_t number);
 
 // waits: threads of a block wait for each other.

@@ -1,9 +1,8 @@
 // The parts of the CUDA runtime and of cuBLASLt that the backend uses, on the host. Device memory is ordinary memory
 // that is handed out full of NaN. Everything that is issued to the stream runs only when somebody waits for it, so
 // that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
-// product depends on the number of rows: the backend's probe must refuse it. While the stream is captured, what a device
-// refuses then is refused. LATENTPATCH_EMULATOR makes a worse device: "no_graphs" captures nothing, "memory=N" gives no
-// more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued; "devices=N" makes a
+// product depends on the number of rows: the backend's probe must refuse it. LATENTPATCH_EMULATOR makes a worse
+// device: "memory=N" gives no more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued; "devices=N" makes a
 // node with N of them, "free=N" says that N bytes are free.
 #include "cuda/emulator/device.h"
 
@@ -18,8 +17,6 @@
 #include <vector>
 
 static cudaError_t last_error = cudaSuccess;
-#define NOT_CAPTURED() \
-    if (emulator::is_capturing()) return last_error = cudaErrorStreamCaptureUnsupported
 
 static std::unordered_map<void *, size_t> held;
 static size_t held_bytes;
@@ -40,7 +37,6 @@ static bool is_dead() {
 extern "C" {
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
-    NOT_CAPTURED();
     static const uint64_t most = wish("memory=");
     bool fits = bytes < (size_t(1) << 40) && held_bytes + bytes <= most;
     *out = fits ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
@@ -51,7 +47,6 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p) {
-    NOT_CAPTURED();
     emulator::run_until(emulator::last_enqueued());
     if (p) {
         held_bytes -= held[p];
@@ -61,7 +56,6 @@ cudaError_t cudaFree(void *p) {
     return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
-    NOT_CAPTURED();
     *out = malloc(bytes);
     return cudaSuccess;
 }
@@ -93,42 +87,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-    NOT_CAPTURED();
     ALIVE();
     emulator::run_until(emulator::last_enqueued());
-    return cudaSuccess;
-}
-struct graph {
-    std::vector<std::function<void()>> work;
-};
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-    NOT_CAPTURED();
-    emulator::capture_begin();
-    return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
-    const char *word = getenv("LATENTPATCH_EMULATOR");
-    *out = reinterpret_cast<cudaGraph_t>(new graph{emulator::capture_end()});
-    if (!word || strcmp(word, "no_graphs") != 0) return cudaSuccess;
-    delete reinterpret_cast<graph *>(*out);
-    *out = nullptr;
-    return last_error = cudaErrorStreamCaptureInvalidated;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t g, unsigned long long) {
-    *out = reinterpret_cast<cudaGraphExec_t>(new graph(*reinterpret_cast<graph *>(g)));
-    return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t g) {
-    delete reinterpret_cast<graph *>(g);
-    return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t g) {
-    delete reinterpret_cast<graph *>(g);
-    return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t g, cudaStream_t) {
-    NOT_CAPTURED();
-    for (const auto &work : reinterpret_cast<graph *>(g)->work) emulator::enqueue(work);
     return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
@@ -140,12 +100,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
     return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
-    NOT_CAPTURED();
     *reinterpret_cast<uint64_t *>(e) = emulator::last_enqueued();
     return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t e) {
-    NOT_CAPTURED();
     ALIVE();
     emulator::run_until(*reinterpret_cast<uint64_t *>(e));
     return cudaSuccess;
