@@ -304,7 +304,8 @@ def _joint(key: str, a: Analysis, joint: pd.DataFrame) -> Chart | None:
     title = "Both together, less the sum of the parts" + (
         f" (the {len(rows)} largest of {len(joint)})" if len(joint) > len(rows) else ""
     )
-    picture = figures.forest(f"{key}-joint", title, rows, "interaction in points of the donor's answer", zero=0.0)
+    label = "interaction in points of the donor's answer"
+    picture = figures.forest(f"{key}-joint", title, rows, label, zero=0.0, width=figures.WIDE)
     note = (
         "Two conditions, and a third one that patches what both patch. Above zero, the two do more together than each does "
         "alone. The intervals are over sources and not corrected for their number."

@@ -354,7 +354,8 @@ def forest(
         canvas.marker(at(value), y, "o", FILE_COLOURS[0])
         canvas.rect(0, y - height / 2, width, height, "#fff", f' fill-opacity="0"{_tip(tip)}')
         y += height / 2
-    canvas.text(left + (width - left - right) / 2, bottom + 33, xlabel, "middle")
+    middle, half = left + (width - left - right) / 2, text_width(xlabel) / 2
+    canvas.text(max(min(middle, width - half - 2), half + 2), bottom + 33, xlabel, "middle")
     return canvas.finish(name, title, bottom + 42)
 
 

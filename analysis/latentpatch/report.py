@@ -33,6 +33,7 @@ from .analyse import (
 from .compare import QUANTITIES, Comparison, compare, quantity, sentences
 from .effects import Effects, effects
 from .export import latex_table, long_format
+from .known import Known, known
 from .load import CLASSES, LABELS, Results
 from .output import write_folder
 
@@ -93,6 +94,7 @@ class FileSection:
     thresholds: list[figures.Picture]
     lens: list[figures.Picture]
     effects: Effects
+    known: Known
     provenance: list[tuple[str, str]]
     job: str
     data: str
@@ -639,6 +641,7 @@ def _file_section(key: str, a: Analysis, resamples: int, progress: Callable[[str
         _thresholds(key, a),
         _lens_maps(key, a.results),
         found,
+        known(a.results),
         provenance,
         json.dumps(a.results.job, indent=2, ensure_ascii=False) if a.results.job else "",
         data,

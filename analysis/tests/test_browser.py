@@ -54,6 +54,14 @@ def test_fits_the_width_and_can_be_shot(page, tmp_path):
     assert max(sizes) <= page.viewport_size["width"]
 
 
+def test_joint_effects_need_no_scrolling(page):
+    wide = page.locator(".fig:has(svg[aria-label^='Both together'])").evaluate_all(
+        "all => all.map((f) => f.scrollWidth - f.clientWidth)"
+    )
+    assert wide
+    assert max(wide) <= 0
+
+
 def test_hover_shows_n_share_and_interval(page):
     cell = page.locator("svg[aria-label='clean answer']:visible .tip").nth(4)
     cell.scroll_into_view_if_needed()

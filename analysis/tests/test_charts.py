@@ -159,7 +159,15 @@ def test_joint_effects(results):
     ((tip, _),) = cells(chart.pictures[0])
     assert "both 90.0 %, the sum of the parts 50.0 %, n = 20" in tip
     assert "interaction +40.0 points, 95 % interval " in tip
-    assert "layer 0, thought 0 with layer 0, thought 1" in html.unescape(chart.pictures[0].svg)
+    label = " ".join(re.findall(r'text-anchor="end">([^<]+)<', chart.pictures[0].svg))
+    assert label == "layer 0, thought 0 with layer 0, thought 1"
+    # On a phone of 390 px, figures of this width need no scrolling, and nothing is cut at their edges.
+    assert chart.pictures[0].width <= figures.WIDE
+    middles = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="middle">([^<]+)</text>', chart.pictures[0].svg)
+    assert "interaction in points of the donor's answer" in [html.unescape(text) for _, text in middles]
+    for x, text in middles:
+        half = figures.text_width(html.unescape(text)) / 2
+        assert half <= float(x) <= chart.pictures[0].width - half
 
 
 def test_a_deep_map_has_every_label_inside():

@@ -8,12 +8,13 @@ import types
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import make_results
 import numpy as np
 import pandas as pd
 import pytest
 
-from latentpatch import analyse, cli, export, load_results
+from latentpatch import analyse, cli, export, known, load_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -69,6 +70,40 @@ def test_markdown_and_files(report_dir):
     svg = next((report_dir / "figures").glob("*.svg")).read_text()
     assert svg.startswith("<?xml")
     assert "data-tip" not in svg
+
+
+def test_families_of_conditions_known_beforehand(tmp_path):
+    path = tmp_path / "x.results.h5"
+    make_results.write_results(path, make_results.Plan(pairs=20, layers=2, steps=3, step_sets=("single",), metrics=False))
+    told = (
+        "dead, 1 condition: no later position reads what is changed\n"
+        "equal, 7 conditions: the two name the same replacements or edges in different words\n"
+    )
+    with h5py.File(path, "r+") as file:
+        names = list(file["conditions/name"].asstr()[()])
+        file["conditions/dead"][...] = [int(i == 2) for i in range(len(names))]
+        file["conditions/same_as"][...] = [1 if i == 3 else i for i in range(len(names))]
+        file["rows/class"][:, 3] = file["rows/class"][:, 1]
+    found = known.known(load_results(path))
+    assert found.sentences == [
+        "1 condition is dead, so it can change nothing: no later position reads what is changed.",
+        "1 condition is equal to an earlier one, so its rows are copied: the two do the same.",
+    ]
+    with h5py.File(path, "r+") as file:
+        file["provenance"].attrs["known_beforehand"] = told
+    out = tmp_path / "report"
+    assert cli.main([str(path), "-o", str(out), "--quiet", "--resamples", "200"]) == 0
+    page, text = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    for sentence in (
+        found.sentences[0],
+        "7 conditions are each equal to an earlier one, so their rows are copied: "
+        "the two name the same replacements or edges in different words.",
+    ):
+        assert f"<li>{sentence}</li>" in page
+        assert f"- {sentence}" in text
+    folded = page[page.index("These conditions by name") :]
+    assert f"<b>Dead</b> (1): <code>{names[2]}</code>." in folded
+    assert f"<code>{names[3]} = {names[1]}</code>" in folded
 
 
 def test_latex_table(report_dir):
