@@ -115,6 +115,16 @@ def one_head(head: int, target: Target) -> Target:
     return replace(target, head=head)
 
 
+def layout_conditions(n_layers: int, thoughts: int, n_heads: int, n_kv_heads: int) -> list[Condition]:
+    """Every site once, and both directions."""
+    wanted = ("latent_", *(f"{site} L" for site in LAYER_SITES), "resid_post every layer", "k+v every layer")
+    out = [c for c in conditions(n_layers, thoughts, n_heads, n_kv_heads) if c.name.startswith(wanted)]
+    for site in HEAD_SITES:
+        targets = tuple(same("thought", t, site, n_layers - 1, "clean") for t in range(2))
+        out.append(Condition(f"{site} L{n_layers - 1} first:2", "denoise", targets))
+    return out
+
+
 def conditions(n_layers: int, thoughts: int, _n_heads: int, n_kv_heads: int) -> list[Condition]:
     """Every site, phase and operation, both directions, several layers at once, single KV heads, and the published
     defects."""

@@ -21,7 +21,7 @@ def log_probabilities(m: Loaded, r: Run, protocol: str) -> Tensor:
     states = r.values["resid_post"][begin : begin + 1 + r.thoughts]
     with torch.no_grad():
         logits = m.codi.base().get_output_embeddings()(m.codi.final_norm()(states))
-    return torch.log_softmax(logits[..., : m.n_candidates(protocol)].double(), dim=-1)
+    return torch.log_softmax(m.candidates(logits, protocol).double(), dim=-1)
 
 
 def cell(logp: Tensor, exact: Tensor) -> dict[str, Any]:

@@ -24,8 +24,16 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent / "oracle"))
-from codi_hf import Loaded, Run, coconut_generate, load, run  # noqa: E402
-from golden_cases import attention_conditions, exact_run, patched_file, state_error, subspace_conditions  # noqa: E402
+from codi_hf import WITHOUT_THOUGHTS, Loaded, Run, coconut_generate, load, run  # noqa: E402
+from golden_cases import (  # noqa: E402
+    attention_conditions,
+    conditions,
+    exact_run,
+    layout_conditions,
+    patched_file,
+    state_error,
+    subspace_conditions,
+)
 from golden_lens import lens_file  # noqa: E402
 
 DATA = HERE / "data"
@@ -45,11 +53,17 @@ class Source:
     max_new_tokens: int
     protocols: tuple[str, ...]
     full_sites: tuple[int, ...]  # the questions whose every site is stored
+    codi: Path
+    is_layout: bool = False  # of another published code; the runs are fewer
 
     @property
     def demo(self) -> bool:
         """True for the trained models."""
         return self.name.startswith("demo-")
+
+    def steps(self, protocol: str) -> int:
+        """Thought steps under a protocol."""
+        return 0 if protocol in WITHOUT_THOUGHTS else self.thoughts
 
 
 def sources() -> list[Source]:
@@ -60,11 +74,12 @@ def sources() -> list[Source]:
         given = json.loads((folder / "lora.json").read_text())
         protocols = tuple(given.get("protocols", ("codi", "codi-keep-eos", "bot-first")))
         full = (0,) if "protocols" in given else (0, 1)
-        found.append(Source(folder.name, folder, thoughts, 12, protocols, full))
+        codi = folder / given.get("codi", "codi")
+        found.append(Source(folder.name, folder, thoughts, 12, protocols, full, codi, "layout" in given))
     for arch in ("gpt2", "llama"):
         folder = ROOT / "jobs" / "demo" / arch
         if (folder / "codi").is_dir() and any((folder / "codi").iterdir()):
-            found.append(Source(f"demo-{arch}", folder, 6, 16, ("codi", "bot-first"), (0,)))
+            found.append(Source(f"demo-{arch}", folder, 6, 16, ("codi", "bot-first"), (0,), folder / "codi"))
     return found
 
 
@@ -96,7 +111,7 @@ def candidates(source: Source) -> list[str]:
 
 def runs(m: Loaded, exact: Loaded, source: Source, protocol: str) -> list[tuple[str, Run]]:
     """N_TOKENS questions whose greedy choices are clear, led by N_FULL whose every state float32 settles."""
-    how: dict[str, Any] = {"protocol": protocol, "thoughts": source.thoughts}
+    how: dict[str, Any] = {"protocol": protocol, "thoughts": source.steps(protocol)}
     full: list[tuple[str, Run]] = []
     rest: list[tuple[str, Run]] = []
     for q in dict.fromkeys(candidates(source)):
@@ -148,7 +163,7 @@ def make_states(m: Loaded, exact: Loaded, source: Source) -> None:
                 tensors |= {f"q{i}.{k}": x for k, x in full_tensors(r, i in source.full_sites).items()}
             tensors[f"t{i}.prompt_ids"] = torch.tensor(r.prompt_ids)
             tensors[f"t{i}.answer_ids"] = torch.tensor(r.answer_ids, dtype=torch.int64)
-        about = {"model": source.name, "protocol": protocol, "thoughts": source.thoughts}
+        about = {"model": source.name, "protocol": protocol, "thoughts": source.steps(protocol)}
         about["max_new_tokens"] = source.max_new_tokens
         path = DATA / f"{source.name}.{protocol}.safetensors"
         save_file(tensors, path, metadata={"about": json.dumps(about)})
@@ -162,16 +177,19 @@ def make_states(m: Loaded, exact: Loaded, source: Source) -> None:
 def make_patched(m: Loaded, exact: Loaded, source: Source) -> None:
     """The patched runs."""
     for protocol in source.protocols:
-        if protocol == "codi-keep-eos":
+        if protocol == "codi-keep-eos" or source.steps(protocol) == 0:
             continue
         pairs = demo_pairs()[:40] if source.demo else None
         sizes = (source.thoughts, source.max_new_tokens)
-        patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN)
+        make = layout_conditions if source.is_layout else conditions
+        patched = patched_file(m, exact, source.name, protocol, *sizes, pairs, MARGIN, make)
         (DATA / f"{source.name}.{protocol}.patched.json").write_text(patched)
 
 
 def make_attention(m: Loaded, exact: Loaded, source: Source) -> None:
     """Runs with changed queries, outputs of heads and attention edges, under the first protocol."""
+    if source.is_layout:
+        return
     protocol = source.protocols[0]
     sizes = (source.thoughts, source.max_new_tokens)
     pairs = demo_pairs()[:40] if source.demo else None
@@ -193,6 +211,8 @@ def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
     """The logit lens of the questions whose every state is kept."""
     asked = json.loads((DATA / f"{source.name}.questions.json").read_text())["protocols"]
     for protocol in source.protocols:
+        if source.steps(protocol) == 0:
+            continue
         about = {"model": source.name, "protocol": protocol, "thoughts": source.thoughts}
         questions = [entry["question"] for entry in asked[protocol][:N_FULL]]
         (DATA / f"{source.name}.{protocol}.lens.json").write_text(lens_file(m, exact, about, questions))
@@ -213,8 +233,8 @@ def make(source: Source, lora: tuple[int, float] | None, parts: list[str]) -> No
     if not sidecar.exists() and lora is None:
         raise SystemExit(f"{source.folder}: no lora.json; give --demo-lora")
     given = () if sidecar.exists() or lora is None else lora
-    m = load(source.folder / "base", source.folder / "codi", *given)
-    exact = load(source.folder / "base", source.folder / "codi", *given)
+    m = load(source.folder / "base", source.codi, *given)
+    exact = load(source.folder / "base", source.codi, *given)
     exact.codi.double()
     for name, part in PARTS.items():
         if name in parts:

@@ -54,6 +54,8 @@ class Tiny:
     base_weights: torch.dtype | None = None  # base/model.safetensors holds other weights than codi/, in this dtype
     merges: tuple[tuple[str, str], ...] = field(default=())
     protocols: tuple[str, ...] = ()  # of its golden runs; none: the three that the first models have
+    layout: str = ""  # of another published code; empty: the CODI module
+    rows: int = 3  # of the embedding beyond the config's vocabulary
 
 
 MODELS = {
@@ -223,6 +225,106 @@ MODELS |= {
         protocols=("bot-first",),
     ),
 }
+LAYOUT = {"num_hidden_layers": 2, "rms_norm_eps": 1e-6, "max_position_embeddings": 96, "vocab_size": 258}
+LAYOUT_GPT2 = {"n_embd": 12, "n_head": 3, "n_layer": 2, "n_inner": 20, "n_positions": 72}
+LATENTS = ("<|latent|>", "<|start-latent|>", "<|end-latent|>")
+# Checkpoints as other published codes save them (docs/checkpoints.md).
+MODELS |= {
+    # SIM-CoT: the CODI module beside a decoder and two projections for training; an empty config.json.
+    "simcot": Tiny(
+        seed=10,
+        config=LlamaConfig(
+            hidden_size=12,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            intermediate_size=20,
+            tie_word_embeddings=True,
+            **LAYOUT,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(2, 4.0),
+        prj=(12, True),
+        protocols=("codi",),
+        layout="simcot",
+    ),
+    # The fork whose tokens the tokenizer names: in the checkpoint's folder, fewer rows than the config's vocabulary.
+    "named-tokens": Tiny(
+        seed=11,
+        config=Qwen3Config(
+            hidden_size=12,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=6,
+            intermediate_size=20,
+            tie_word_embeddings=False,
+            use_sliding_window=False,
+            **(LAYOUT | {"vocab_size": 300}),
+        ),
+        specials=("<|endoftext|>", "<|im_end|>"),
+        lora=(2, 4.0),
+        prj=(8, True),
+        protocols=("codi-eos",),
+        layout="named-tokens",
+    ),
+    # Coconut: one file of torch.save without a suffix, with the embedding under two names.
+    "coconut": Tiny(
+        seed=12,
+        config=GPT2Config(vocab_size=257, **LAYOUT_GPT2),
+        specials=("<|endoftext|>",),
+        lora=(0, 1.0),
+        prj=(0, False),
+        protocols=("coconut",),
+        layout="coconut",
+    ),
+    # One checkpoint for three ways to answer; its two tokens come right after the vocabulary.
+    "multimode": Tiny(
+        seed=13,
+        config=LlamaConfig(
+            hidden_size=12,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=20,
+            tie_word_embeddings=True,
+            **(LAYOUT | {"vocab_size": 259}),
+        ),
+        specials=("<|bos|>", "<|eot_id|>", "<|end_of_text|>"),
+        lora=(2, 4.0),
+        prj=(12, True),
+        binary=True,
+        protocols=("multimode", "direct", "written"),
+        layout="multimode",
+        rows=2,
+    ),
+    # LatentTTS: one folder of from_pretrained with merged weights, an untied head, and the tokens' ids in config.json.
+    "latent-tts": Tiny(
+        seed=14,
+        config=GPT2Config(vocab_size=260, tie_word_embeddings=False, **LAYOUT_GPT2),
+        specials=(*LATENTS, "<|endoftext|>"),
+        lora=(0, 1.0),
+        prj=(10, True),
+        protocols=("codi-open", "codi-barred"),
+        layout="latent-tts",
+        rows=0,
+    ),
+    # Full weights under the names of transformers, in shards.
+    "plain": Tiny(
+        seed=25,
+        config=LlamaConfig(
+            hidden_size=12,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            intermediate_size=20,
+            tie_word_embeddings=False,
+            **LAYOUT,
+        ),
+        specials=("<|bos|>", "<|eos|>"),
+        lora=(0, 1.0),
+        prj=(0, False),
+        dtype=torch.float16,
+        protocols=("coconut",),
+        layout="plain",
+    ),
+}
 
 
 def make_tokenizer(t: Tiny, folder: Path) -> Tokenizer:
@@ -300,6 +402,70 @@ def fill(state: dict[str, Tensor], tok: Tokenizer, t: Tiny, generator: torch.Gen
                 p[k] *= 1.7
 
 
+def published(t: Tiny, state: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """The tensors of a CODI module under the names of another code, with what that saves beside them."""
+    if t.layout == "simcot":
+        extra = {"pj_in.weight": (12, 12), "pj_in.bias": (12,), "pj_out.weight": (12, 12), "pj_out.bias": (12,)}
+        extra |= {"decoder.model.norm.weight": (12,), "decoder.lm_head.weight": (258, 12)}
+        return state | {k: torch.randn(shape, generator=generator) for k, shape in extra.items()}
+    if t.layout == "coconut":
+        out = {k.replace("codi.", "base_causallm."): v for k, v in state.items()}
+        embedding = out["base_causallm.transformer.wte.weight"]
+        return out | {"base_causallm.lm_head.weight": embedding, "embedding.weight": embedding}
+    if t.layout == "multimode":
+        return {f"model.{k[5:]}" if k.startswith("codi.") else k: v for k, v in state.items()}
+    if t.layout == "latent-tts":
+        names = {"prj.1": "projector.1", "prj.3": "projector.3", "prj.ln": "projector.4"}
+        kind = {k: k.rsplit(".", 1)[0] for k in state}
+        return {f"{names[kind[k]]}{k[len(kind[k]) :]}" if kind[k] in names else k[5:]: v for k, v in state.items()}
+    return {k[5:]: v for k, v in state.items()} if t.layout == "plain" else state
+
+
+def write_shards(state: dict[str, Tensor], folder: Path) -> None:
+    """Two files and their index, as save_pretrained names them."""
+    names = sorted(state)
+    where = {}
+    for k, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :])):
+        file = f"model-{k + 1:05d}-of-00002.safetensors"
+        save_file({n: state[n] for n in part}, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    total = sum(v.numel() * v.element_size() for v in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def write_layout(t: Tiny, folder: Path, state: dict[str, Tensor], generator: torch.Generator) -> dict[str, Any]:
+    """Write the checkpoint as another code does; what lora.json says of it."""
+    base, codi = folder / "base", folder / "codi"
+    state = published(t, state, generator)
+    about: dict[str, Any] = {"layout": t.layout}
+    if t.layout == "latent-tts":
+        save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((base / "config.json").read_text())
+        v = config["vocab_size"]
+        ids = {"latent_id": v - 4, "latent_start_id": v - 3, "latent_end_id": v - 2}
+        (base / "config.json").write_text(json.dumps(config | ids, indent=2) + "\n")
+        codi.rmdir()
+        return about | {"codi": "base", "tokens": {"bot": v - 3, "eot": v - 2}}
+    if t.layout == "coconut":
+        torch.save(state, folder / "checkpoint_5")
+        codi.rmdir()
+        return about | {"codi": "checkpoint_5"}
+    if t.layout == "multimode":
+        torch.save(state, codi / "pytorch_model.bin")
+        v = t.config.vocab_size
+        return about | {"tokens": {"bot": v, "eot": v + 1}}
+    if t.layout == "plain":
+        write_shards(state, codi)
+        return about
+    save_file(state, codi / "model.safetensors", metadata={"format": "pt"})
+    if t.layout == "simcot":
+        (codi / "config.json").write_text("{}\n")
+    if t.layout == "named-tokens":
+        return about | {"tokenizer": "codi", "tokens": {"bot": 258, "eot": 259}}
+    return about
+
+
 @torch.no_grad()
 def make(name: str, t: Tiny) -> None:
     """Write models/NAME/{base,codi,lora.json}."""
@@ -310,7 +476,7 @@ def make(name: str, t: Tiny) -> None:
     codi.mkdir()
     tok = make_tokenizer(t, base)
     t.config.eos_token_id = tok.token_to_id(t.specials[-1])
-    if len(t.specials) == 3:
+    if len(t.specials) == 3 and not t.layout:
         t.config.eos_token_id = [tok.token_to_id(s) for s in t.specials[1:]]
     t.config.bos_token_id = None if qwen_like(t) else tok.token_to_id(t.specials[0])
     generator = torch.Generator().manual_seed(t.seed)
@@ -324,7 +490,15 @@ def make(name: str, t: Tiny) -> None:
         state.pop("lm_head.weight")
         save_file(state, base / "model.safetensors", metadata={"format": "pt"})
 
-    module = Codi(lm, t.lora[0], t.lora[1], *t.prj)
+    if t.layout == "named-tokens":
+        named = Tokenizer.from_file(str(base / "tokenizer.json"))
+        named.add_tokens([AddedToken("<|bocot|>", normalized=False), AddedToken("<|eocot|>", normalized=False)])
+        named.save(str(codi / "tokenizer.json"), pretty=False)
+        shutil.copy(base / "tokenizer_config.json", codi)
+        rows = named.get_vocab_size()
+    else:
+        rows = t.config.vocab_size + t.rows
+    module = Codi(lm, t.lora[0], t.lora[1], *t.prj, rows)
     state = dict(module.state_dict())
     heads = [k for k in state if k.endswith("lm_head.weight")]
     if t.config.tie_word_embeddings:
@@ -335,14 +509,16 @@ def make(name: str, t: Tiny) -> None:
     for key, value in state.items():
         added = "lora_" in key or key.startswith("prj.")
         stored[key] = value.detach().to(torch.float32 if added else t.dtype).clone().contiguous()
-    if t.binary:
+    lora: dict[str, Any] = {"r": t.lora[0], "alpha": t.lora[1]}
+    if t.layout:
+        lora |= write_layout(t, folder, stored, generator)
+    elif t.binary:
         embedding = next(v for k, v in stored.items() if k.endswith("embed_tokens.weight"))
         for key in heads:
             stored[key] = embedding
         torch.save(stored, codi / "pytorch_model.bin")
     else:
         save_file(stored, codi / "model.safetensors", metadata={"format": "pt"})
-    lora: dict[str, Any] = {"r": t.lora[0], "alpha": t.lora[1]}
     if t.protocols:
         lora["protocols"] = list(t.protocols)
     (folder / "lora.json").write_text(json.dumps(lora) + "\n")

@@ -44,7 +44,7 @@ POSITION_SITES = ("latent_in", "latent_raw")
 class Protocol:
     """How a thought run goes: roles of tokens, or a text."""
 
-    after: tuple[str, ...]  # behind the question; a text in front is tokenized with it
+    after: tuple[str, ...]  # after the question; a text in front is tokenized with it
     first: str  # what step 0 is fed: the last prompt position's state, or the embedding of a token
     projected: bool  # what is fed back goes through prj
     start: tuple[str, ...]  # what opens the answer
@@ -57,7 +57,15 @@ PROTOCOLS = {
     "bot-first": Protocol((), "bot", True, ("eot",)),
     "codi-eos": Protocol(("eos", "bot"), "prompt", True, ("eot",)),
     "coconut": Protocol(("\n", "bot"), "prompt", False, ("eot",), ()),
+    # Tokens by their spelling; ids that are never chosen in the middle of the vocabulary.
+    "codi-open": Protocol(("bot",), "prompt", True, ("eot",), ()),
+    "codi-barred": Protocol(("bot",), "prompt", True, ("eot",), ("<|latent|>", "q", "c")),
+    # One checkpoint that answers with latents, directly, or with written thoughts (no thought steps).
+    "multimode": Protocol(("<|eot_id|>", "bot"), "prompt", True, ("eot",), ()),
+    "direct": Protocol(("<|eot_id|>",), "prompt", True, ("eot",), ()),
+    "written": Protocol(("<|eot_id|>",), "prompt", True, ("bot",), ()),
 }
+WITHOUT_THOUGHTS = ("direct", "written")
 DIGIT = re.compile("[0-9]")
 
 
@@ -123,6 +131,8 @@ class Loaded:
         """The id of a role: eos, pad, bot, eot, latent."""
         if role == "eos":
             return self.eos
+        if role not in ("pad", "bot", "eot", "latent"):
+            return int(self.tok.convert_tokens_to_ids(role))
         v = self.codi.vocab
         usual = (
             {"bot": v, "eot": v + 1, "latent": v + 2}
@@ -138,6 +148,14 @@ class Loaded:
         while rows - 1 in never:
             rows -= 1
         return rows
+
+    def candidates(self, logits: Tensor, protocol: str) -> Tensor:
+        """logits [..., rows] of the ids that greedy decoding chooses among; -inf where an id among them is barred."""
+        n = self.n_candidates(protocol)
+        barred = [t for t in (self.token(role, protocol) for role in PROTOCOLS[protocol].never) if t < n]
+        out = logits[..., :n].clone()
+        out[..., barred] = float("-inf")
+        return out
 
     @property
     def n_layers(self) -> int:
@@ -156,12 +174,32 @@ class Loaded:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a CODI checkpoint: a folder with model.safetensors or pytorch_model.bin, or such a file."""
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        files = set(json.loads(index.read_text())["weight_map"].values())
+        return {k: v for name in sorted(files) for k, v in load_file(str(path / name)).items()}
     if path.is_dir():
         names = ("model.safetensors", "pytorch_model.bin")
         path = next((path / n for n in names if (path / n).exists()), path / names[0])
     if path.suffix == ".safetensors":
         return load_file(str(path))
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def module_state(state: dict[str, Tensor], layout: str) -> dict[str, Tensor]:
+    """The state dict of the module `Codi`, of what another published code saved."""
+    if layout == "simcot":  # beside the module, a decoder and two projections for training
+        return {k: v for k, v in state.items() if not k.startswith(("decoder.", "pj_in.", "pj_out."))}
+    if layout == "coconut":  # its embedding is a second name of the language model's
+        return {k.replace("base_causallm.", "codi.", 1): v for k, v in state.items() if k != "embedding.weight"}
+    if layout == "multimode":  # the language model is called `model`
+        return {k.replace("model.", "codi.", 1) if k.startswith("model.") else k: v for k, v in state.items()}
+    if layout == "plain":
+        return {f"codi.{k}": v for k, v in state.items()}
+    if layout == "latent-tts":  # a merged model with a projection in the same file
+        names = {"projector.1": "prj.1", "projector.3": "prj.3", "projector.4": "prj.ln"}
+        return {f"{names[k[:11]]}{k[11:]}" if k[:11] in names else f"codi.{k}": v for k, v in state.items()}
+    return state
 
 
 def merge_lora(state: dict[str, Tensor], lora_r: int, lora_alpha: float, transposed: bool) -> dict[str, Tensor]:
@@ -205,7 +243,8 @@ def load(
         with no_init_weights():
             config = AutoConfig.from_pretrained(str(base))
             lm = AutoModelForCausalLM.from_config(config, **{DTYPE: dtype}, attn_implementation=attention)
-    state = read_state(codi)
+    given = json.loads(sidecar.read_text()) if sidecar.exists() else {}
+    state = module_state(read_state(codi), given.get("layout", "codi"))
     if merged:
         state = merge_lora(state, lora_r, lora_alpha, lm.config.model_type == "gpt2")
         lora_r = 0
@@ -219,8 +258,9 @@ def load(
         raise SystemExit(f"{codi}: missing {missing}, unexpected {unexpected}")
     module.base().tie_weights()
     module.float().eval()
-    given = json.loads(sidecar.read_text()) if sidecar.exists() else {}
-    return Loaded(module, AutoTokenizer.from_pretrained(str(base)), given.get("tokens"))
+    words = codi.parent / given.get("tokenizer", "base")
+    tokenizer = AutoTokenizer.from_pretrained(str(words if sidecar.exists() else base))
+    return Loaded(module, tokenizer, given.get("tokens"))
 
 
 @dataclass(frozen=True)
@@ -438,13 +478,12 @@ def masks(
     return out
 
 
-def choose(logits: Tensor, n_candidates: int) -> tuple[int, float]:
-    """Greedy choice among ids 0 .. n_candidates-1, ties to the lowest id, and the margin to the next best."""
-    row = logits[:n_candidates]
+def choose(row: Tensor) -> tuple[int, float]:
+    """Greedy choice among the candidates, ties to the lowest id, and the margin to the next best."""
     best = row.max()
     token = int((row == best).nonzero()[0, 0])
     second = row.topk(2).values[1]
-    return token, float((best - second) / row.abs().max())
+    return token, float((best - second) / row[row.isfinite()].abs().max())
 
 
 @torch.no_grad()
@@ -527,7 +566,7 @@ def run(
                 position += 1
         else:
             while len(out.answer_ids) < max_new_tokens:
-                token, margin = choose(rows[-1][-1], m.n_candidates(protocol))
+                token, margin = choose(m.candidates(rows[-1][-1], protocol))
                 out.margin = min(out.margin, margin)
                 if token == m.eos:
                     break
@@ -610,13 +649,12 @@ def metrics(
     baseline: log-probabilities [V+2] of the unpatched run at the place (None: this is it, kl = 0). Returns also this
     run's own log-probabilities there.
     """
-    n = m.n_candidates(protocol)
 
     def whole(tokens: list[int]) -> tuple[float, Tensor]:
         ending = [*tokens, m.eos]
         got = forward([*place.prefix, *tokens])
         first = got.logits.shape[0] - len(tokens) - 1
-        rows = got.logits[first:, :n].double()
+        rows = m.candidates(got.logits[first:], protocol).double()
         logp = rows.log_softmax(-1)
         return float(sum(logp[i, t] for i, t in enumerate(ending))), rows[0]
 
@@ -624,7 +662,10 @@ def metrics(
     lp_corrupted, _ = whole(place.corrupted)
     nan = float("nan")
     logp = row.log_softmax(-1)
-    kl = 0.0 if baseline is None else float((baseline.exp() * (baseline - logp)).sum())
+    kl = 0.0
+    if baseline is not None:
+        likely = baseline.isfinite()
+        kl = float((baseline.exp() * (baseline - logp))[likely].sum())
     return (
         Metrics(
             float(row[place.clean[0]]) if place.clean else nan,

@@ -40,12 +40,16 @@ void golden_path(const char *name, const char *suffix, char *out, size_t size) {
     snprintf(out, size, "%s%s%s", DATA, name, suffix);
 }
 
-/* lora.json beside base/ and codi/, or the job of a demo model. */
-static double lora_alpha(const char *folder, const char *demo) {
+/* lora.json beside base/ and codi/, or the job of a demo model. Beside alpha, where the checkpoint and its tokenizer
+ * lie, [size] each. */
+static double lora_alpha(const char *folder, const char *demo, char *codi, char *tokenizer, size_t size) {
     char path[600];
     cJSON *document = NULL;
     lp_json root, model, lora, value;
     double alpha = 0;
+    const char *name = NULL;
+    snprintf(codi, size, "codi");
+    snprintf(tokenizer, size, "base");
     snprintf(path, sizeof path, "%.500s/lora.json", folder);
     if (demo) snprintf(path, sizeof path, "%s/jobs/%.60s.json", LP_SOURCE_DIR, demo);
     OK(lp_json_load(path, 1 << 20, &document, &root, err));
@@ -56,19 +60,28 @@ static double lora_alpha(const char *folder, const char *demo) {
     }
     OK(lp_json_get(&lora, "alpha", &value, err));
     OK(lp_json_number(&value, 0, 1e6, &alpha, err));
+    OK(lp_json_find(&lora, "codi", &value, err));
+    if (value.node) OK(lp_json_string(&value, &name, err));
+    if (value.node) snprintf(codi, size, "%s", name);
+    OK(lp_json_find(&lora, "tokenizer", &value, err));
+    if (value.node) OK(lp_json_string(&value, &name, err));
+    if (value.node) snprintf(tokenizer, size, "%s", name);
     cJSON_Delete(document);
     return alpha;
 }
 
 void golden_model_open(const char *name, golden_model *out) {
-    char folder[500], codi[520];
+    char folder[440], base[520], codi[520], codi_name[32], tokenizer_name[32];
     bool demo = strncmp(name, "demo-", 5) == 0;
     *out = (golden_model){0};
     snprintf(folder, sizeof folder, "%.400s/%s", LP_SOURCE_DIR, demo ? "jobs/demo/" : "tests/golden/models/");
     snprintf(folder + strlen(folder), sizeof folder - strlen(folder), "%s", demo ? name + 5 : name);
-    snprintf(out->base, sizeof out->base, "%s/base", folder);
-    snprintf(codi, sizeof codi, "%s/codi", folder);
-    lp_model_source source = {.base = out->base, .codi = codi, .lora_alpha = lora_alpha(folder, demo ? name : NULL)};
+    double alpha = lora_alpha(folder, demo ? name : NULL, codi_name, tokenizer_name, sizeof codi_name);
+    snprintf(base, sizeof base, "%s/base", folder);
+    snprintf(codi, sizeof codi, "%s/%s", folder, codi_name);
+    snprintf(out->base, sizeof out->base, "%s/%s", folder, tokenizer_name);
+    bool is_merged = strcmp(codi_name, "base") == 0; /* one folder has it all */
+    lp_model_source source = {.base = base, .codi = is_merged ? NULL : codi, .lora_alpha = alpha};
     OK(lp_model_load(&source, &out->model, err));
     OK(lp_tokenizer_load(out->base, &out->tokenizer, err));
     golden_vocabulary(out, "codi", &out->vocabulary);
@@ -99,14 +112,42 @@ void golden_model_close(golden_model *model) {
     *model = (golden_model){0};
 }
 
+static void add_token(lp_marker_list *list, const char *spelling) {
+    lp_marker marker = {.kind = LP_MARKER_TOKEN};
+    snprintf(marker.text, sizeof marker.text, "%s", spelling);
+    assert_true(lp_marker_add(list, marker));
+}
+
+/* Presets of which single fields are changed; false: not one of them. */
+static bool changed_protocol(const char *name, int32_t n_steps, lp_protocol *out) {
+    *out = lp_protocol_preset(LP_PROTOCOL_CODI, n_steps);
+    out->changed = true;
+    if (strcmp(name, "codi-keep-eos") == 0) {
+        lp_protocol_keep_eos(out);
+        return true;
+    }
+    out->not_chosen.n = 0;
+    if (strcmp(name, "codi-open") == 0) return true;
+    if (strcmp(name, "codi-barred") == 0) {
+        static const char *const barred[] = {"<|latent|>", "q", "c"};
+        for (int i = 0; i < 3; i++) add_token(&out->not_chosen, barred[i]);
+        return true;
+    }
+    out->after_question.n = 0;
+    add_token(&out->after_question, "<|eot_id|>");
+    if (strcmp(name, "multimode") == 0) return lp_marker_add(&out->after_question, (lp_marker){.kind = LP_MARKER_BOT});
+    out->n_steps = 0;
+    if (strcmp(name, "written") == 0) out->answer_start.items[0].kind = LP_MARKER_BOT;
+    return strcmp(name, "written") == 0 || strcmp(name, "direct") == 0;
+}
+
 lp_protocol golden_protocol(const char *name, int32_t n_steps) {
     const char *const *names = lp_protocol_names();
-    bool keep_eos = strcmp(name, "codi-keep-eos") == 0;
+    lp_protocol protocol;
     int kind = 0;
-    while (names[kind] && strcmp(names[kind], keep_eos ? "codi" : name) != 0) kind++;
-    if (!names[kind]) fail_msg("golden protocol %s: not known", name);
-    lp_protocol protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
-    if (keep_eos) lp_protocol_keep_eos(&protocol);
+    while (names[kind] && strcmp(names[kind], name) != 0) kind++;
+    if (names[kind]) return lp_protocol_preset((lp_protocol_kind)kind, n_steps);
+    if (!changed_protocol(name, n_steps, &protocol)) fail_msg("golden protocol %s: not known", name);
     return protocol;
 }
 

@@ -25,7 +25,7 @@ enum { GOLDEN_NAME = 64, GOLDEN_MAX = 64 };
 
 typedef struct {
     char model[GOLDEN_NAME];    /* "gpt2-ln", "demo-gpt2" */
-    char protocol[GOLDEN_NAME]; /* one of lp_protocol_names, or "codi-keep-eos": codi with remove_eos false */
+    char protocol[GOLDEN_NAME]; /* one that golden_protocol knows */
     char path[512];
 } golden_file;
 
@@ -35,7 +35,7 @@ size_t golden_files(const char *suffix, golden_file out[GOLDEN_MAX]);
 void golden_path(const char *name, const char *suffix, char *out, size_t size);
 
 typedef struct {
-    char base[512];
+    char base[512]; /* folder of the tokenizer */
     lp_model model;
     lp_tokenizer *tokenizer;
     lp_vocabulary vocabulary;
@@ -50,7 +50,9 @@ void golden_vocabulary(const golden_model *model, const char *protocol, lp_vocab
 /* *vocabulary with what the protocol's roles make of it, its texts left out: enough for an executor. */
 void golden_resolve_roles(const lp_protocol *protocol, lp_vocabulary *vocabulary);
 
-/* The protocol of that name with n_steps thought steps. */
+/* The protocol of that name with n_steps thought steps: one of lp_protocol_names, or "codi-keep-eos" (codi with
+ * remove_eos false), "codi-open" (nothing is barred), "codi-barred" (tokens in the middle are), "multimode", and,
+ * without steps, "direct" and "written". */
 lp_protocol golden_protocol(const char *name, int32_t n_steps);
 
 /* The member of a JSON object, which must be there. */
