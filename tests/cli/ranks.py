@@ -316,6 +316,63 @@ class Invariants(Case):
         refused = self.latentpatch("plan", self.job(out="none", sweep={"conditions": [{"forbid": nothing}]}))
         self.assert_error(refused, "answer 0 may attend to nothing (layer 2, query head 0)")
 
+    def test_families(self) -> None:
+        """`plan` names what is known beforehand, of each kind of condition, as families; what is run bears it out."""
+        self.pairs(n=4)
+        block, last = {"site": "resid_post", "layers": 1}, {"site": "resid_post", "layers": 2}
+        later = {"from": {"steps": "single:1"}, "to": {"steps": ["single:2", "single:0", "set:0,2"]}}
+        conditions = [
+            block | {"steps": "first:3"},
+            block | {"steps": "first:3", "stop_after": 6},
+            last | {"steps": "first:3", "stop_after": 3},
+            last | {"steps": "first:2", "stop_after": 3},
+            block | {"steps": "all", "donor": "self"},
+            {"site": "latent_in", "steps": "set:1,2"},
+            {"site": "latent_raw", "steps": "set:0,1"},
+            block | {"steps": "single:5"},
+            {"site": "resid_post", "layers": "together:1-2", "steps": "single:5"},
+            {"forbid": later, "layers": 1},
+        ]
+        job = self.job(sweep={"controls": False, "conditions": conditions}, metrics=["logits"])
+        told = self.succeed("plan", "--all", job).out.splitlines()
+        told = told[told.index("known beforehand:") + 1 :]
+        clean = "denoise/clean/replace"
+        step = f"{clean}/resid_post"
+        edge = "denoise/forbid/L1.single:1>"
+        reasons = {
+            "dead, 1 condition: causality forbids these attention edges anyway": f"{edge}single:2",
+            "equal, 2 conditions: no later position reads the part in which the two differ": (
+                f"{step}/L2/first:2/stop:3 = {step}/L2/first:3/stop:3"
+            ),
+            "equal, 1 condition: causality forbids the attention edges in which the two differ": (
+                f"{edge}set:0,2 = {edge}single:0"
+            ),
+            "equal, 1 condition: the two name the same replacements or edges in different words": (
+                f"{step}/L1/first:3/stop:6 = {step}/L1/first:3"
+            ),
+            "control, 1 condition: the run's own values are written back, which must change nothing": (
+                "denoise/self/replace/resid_post/L1/all"
+            ),
+            "equal but for rounding, 1 condition: a step's last output is read by the next step's input alone": (
+                f"{clean}/latent_raw/set:0,1 = {clean}/latent_in/set:1,2"
+            ),
+        }
+        self.assertEqual(told[: len(reasons)], [f"{family}, such as {example}" for family, example in reasons.items()])
+        # The early stop, the joint condition of which one part is dead, and the others, each by name.
+        each = sorted(f"{family.split(',')[0]}: {example}" for family, example in reasons.items())
+        joint = f"equal: {step}/L1-2/single:5 = {step}/L1/single:5"
+        self.assertEqual(sorted(told[len(reasons) :]), sorted([*each, joint]))
+        self.succeed("run", job)
+        with h5py.File(self.folder / "out" / "a.results.h5") as file:
+            place = {name: i for i, name in enumerate(file["conditions/name"].asstr()[()])}
+            rows = {name: file["rows"][name][()] for name in ("answer", "changed", "kl")}
+        one, other = place[f"{clean}/latent_raw/set:0,1"], place[f"{clean}/latent_in/set:1,2"]
+        self.assertEqual(list(rows["answer"][:, one]), list(rows["answer"][:, other]))
+        np.testing.assert_allclose(rows["kl"][:, one], rows["kl"][:, other], rtol=1e-3, atol=1e-5)
+        self.assertTrue(rows["changed"][:, one].any())
+        for name in (f"{edge}single:2", "denoise/self/replace/resid_post/L1/all"):
+            self.assertFalse(rows["changed"][:, place[name]].any(), name)
+
     def test_dead_cell(self) -> None:
         """The last layer of the last step alone: named as dead, and nothing changes."""
         self.pairs(n=4)
