@@ -203,10 +203,11 @@ typedef enum {
     LP_FAMILY_EQUAL_OVERWRITTEN,
     LP_FAMILY_EQUAL_CAUSAL,
     LP_FAMILY_EQUAL_WORDS,
-    LP_FAMILY_SELF, /* a control that is made, and must change nothing */
-    LP_FAMILY_FED   /* is made, and differs from the earlier one in its rounding at most */
+    LP_FAMILY_SELF,      /* a control that is made, and must change nothing */
+    LP_FAMILY_SELF_STOP, /* the same with an early stop: is made, and must be as the earlier one */
+    LP_FAMILY_FED        /* is made, and differs from the earlier one in its rounding at most */
 } lp_condition_family;
-enum { LP_N_FAMILIES = 9 };
+enum { LP_N_FAMILIES = 10 };
 /* The reason in one sentence, without its full stop; NULL for NONE. */
 const char *lp_condition_family_reason(lp_condition_family family);
 

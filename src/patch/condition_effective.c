@@ -320,6 +320,8 @@ const char *lp_condition_family_reason(lp_condition_family family) {
         [LP_FAMILY_EQUAL_CAUSAL] = "equal: causality forbids the attention edges in which the two differ",
         [LP_FAMILY_EQUAL_WORDS] = "equal: the two name the same replacements or edges in different words",
         [LP_FAMILY_SELF] = "control: the run's own values are written back, which must change nothing",
+        [LP_FAMILY_SELF_STOP] =
+            "control: the two stop equally early and write back the run's own values, so they must agree",
         [LP_FAMILY_FED] = "equal but for rounding: a step's last output is read by the next step's input alone"};
     return reasons[family];
 }

@@ -2,9 +2,9 @@
 
 #include "base/memory.h"
 
-/* Writes back what is there, into a run of full length: must change nothing. */
-static bool is_identity(const lp_condition_set *set, const lp_condition *condition, int32_t n_steps) {
-    if (condition->n == 0 || condition->n_steps_run != n_steps) return false;
+/* Writes back what is there. In a run of full length, this must change nothing. */
+static bool writes_back(const lp_condition_set *set, const lp_condition *condition) {
+    if (condition->n == 0) return false;
     for (size_t i = 0; i < condition->n; i++) {
         const lp_replacement *replacement = &set->replacements[condition->first + i];
         const lp_address *address = &replacement->at, *b = &replacement->from;
@@ -13,6 +13,32 @@ static bool is_identity(const lp_condition_set *set, const lp_condition *conditi
         if (replacement->donor != LP_DONOR_SELF || replacement->operation != LP_OP_REPLACE || !same_place) return false;
     }
     return true;
+}
+
+/* Families of conditions that write back what is there: controls, and of those that stop early each that is like an
+ * earlier one. */
+static lp_status find_written_back(lp_sweep_plan *plan, lp_error *err) {
+    int32_t n_steps = plan->session->job.protocol.n_steps, *first = NULL; /* [2, n_stops] 1 + condition; 0: none yet */
+    size_t n_stops = (size_t)n_steps + 1;
+    lp_status status = lp_mem_new(&first, 2 * n_stops, sizeof *first, "conditions", err);
+    for (size_t i = 0; status == LP_OK && i < plan->set.n; i++) {
+        const lp_condition *condition = &plan->set.conditions[i];
+        bool known = plan->family[i] != LP_FAMILY_NONE && plan->family[i] != LP_FAMILY_FED;
+        if (!writes_back(&plan->set, condition)) continue;
+        plan->identity[i] = condition->n_steps_run == n_steps;
+        if (known) continue;
+        int32_t *other = &first[(size_t)condition->direction * n_stops + (size_t)condition->n_steps_run];
+        if (plan->identity[i]) {
+            plan->family[i] = LP_FAMILY_SELF;
+        } else if (*other > 0) {
+            plan->family[i] = LP_FAMILY_SELF_STOP;
+            plan->fed_as[i] = *other - 1;
+        } else {
+            *other = (int32_t)i + 1;
+        }
+    }
+    lp_mem_free(first);
+    return status;
 }
 
 static int compare_i32(const void *a, const void *b) {
@@ -55,11 +81,7 @@ lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_e
     LP_TRY(lp_mem_new(&plan.fed_as, plan.set.n, sizeof *plan.fed_as, "conditions", err));
     LP_TRY(lp_conditions_compare(&plan.set, &plan.shapes, plan.dead, plan.same_as, plan.family, plan.fed_as, err));
     LP_TRY(lp_mem_new(&plan.identity, plan.set.n, sizeof *plan.identity, "conditions", err));
-    for (size_t i = 0; i < plan.set.n; i++)
-        plan.identity[i] = is_identity(&plan.set, &plan.set.conditions[i], session->job.protocol.n_steps);
-    for (size_t i = 0; i < plan.set.n; i++)
-        if (plan.identity[i] && (plan.family[i] == LP_FAMILY_NONE || plan.family[i] == LP_FAMILY_FED))
-            plan.family[i] = LP_FAMILY_SELF;
+    LP_TRY(find_written_back(&plan, err));
     for (size_t i = 0; i < plan.set.n; i++) plan.n_distinct += plan.same_as[i] == (int32_t)i;
     *out = plan;
     return LP_OK;
@@ -87,6 +109,7 @@ int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition) {
     case LP_FAMILY_EQUAL_OVERWRITTEN:
     case LP_FAMILY_EQUAL_CAUSAL:
     case LP_FAMILY_EQUAL_WORDS: return plan->same_as[condition];
+    case LP_FAMILY_SELF_STOP:
     case LP_FAMILY_FED: return plan->fed_as[condition];
     default: return -1;
     }

@@ -327,6 +327,7 @@ class Invariants(Case):
             last | {"steps": "first:3", "stop_after": 3},
             last | {"steps": "first:2", "stop_after": 3},
             block | {"steps": "all", "donor": "self"},
+            {"site": "resid_post", "layers": [0, 1], "steps": "single:1", "donor": "self", "stop_after": 2},
             {"site": "latent_in", "steps": "set:1,2"},
             {"site": "latent_raw", "steps": "set:0,1"},
             block | {"steps": "single:5"},
@@ -353,6 +354,9 @@ class Invariants(Case):
             "control, 1 condition: the run's own values are written back, which must change nothing": (
                 "denoise/self/replace/resid_post/L1/all"
             ),
+            "control, 1 condition: the two stop equally early and write back the run's own values, so they must agree": (
+                "denoise/self/replace/resid_post/L1/single:1/stop:2 = denoise/self/replace/resid_post/L0/single:1/stop:2"
+            ),
             "equal but for rounding, 1 condition: a step's last output is read by the next step's input alone": (
                 f"{clean}/latent_raw/set:0,1 = {clean}/latent_in/set:1,2"
             ),
@@ -370,6 +374,9 @@ class Invariants(Case):
         self.assertEqual(list(rows["answer"][:, one]), list(rows["answer"][:, other]))
         np.testing.assert_allclose(rows["kl"][:, one], rows["kl"][:, other], rtol=1e-3, atol=1e-5)
         self.assertTrue(rows["changed"][:, one].any())
+        one, other = (place[f"denoise/self/replace/resid_post/L{layer}/single:1/stop:2"] for layer in (0, 1))
+        for name, row in rows.items():
+            self.assertEqual(row[:, one].tobytes(), row[:, other].tobytes(), name)
         for name in (f"{edge}single:2", "denoise/self/replace/resid_post/L1/all"):
             self.assertFalse(rows["changed"][:, place[name]].any(), name)
 
