@@ -58,10 +58,14 @@ out:
     return status;
 }
 
-static bool same_ranges(const lp_timed_edit *a, size_t n_a, const lp_timed_edit *b, size_t n_b) {
-    bool same = n_a == n_b;
-    for (size_t i = 0; i < n_a && same; i++) same = a[i].key_begin == b[i].key_begin && a[i].key_end == b[i].key_end;
-    return same;
+/* The last edges of `list` from `b` have the ranges of the n edges from `a`. The list may be empty. */
+static bool same_ranges(const edge_list *list, size_t a, size_t n, size_t b) {
+    if (list->n - b != n) return false;
+    for (size_t i = 0; i < n; i++) {
+        const lp_timed_edit *one = &list->items[a + i], *other = &list->items[b + i];
+        if (one->key_begin != other->key_begin || one->key_end != other->key_end) return false;
+    }
+    return true;
 }
 
 /* Adds edges [n], which are all of one row and layer, in their form. */
@@ -74,7 +78,7 @@ static lp_status add_row(edge_list *list, const lp_timed_edit *edges, size_t n, 
         size_t first = list->n;
         LP_TRY(add_ranges(list, edges, n, h, err));
         if (h == 0) n_first = list->n - begin;
-        same &= same_ranges(list->items + begin, n_first, list->items + first, list->n - first);
+        same &= same_ranges(list, begin, n_first, first);
     }
     if (!same) return LP_OK;
     list->n = begin + n_first;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh [SECONDS [SEED]]: every libFuzzer target from its corpus for SECONDS (20) with a fixed seed, as many at once as there
-# are cores. Builds the preset fuzz (clang). 0 as SECONDS: until one fails, for a night. What a target found lies in
-# build-fuzz/found; exit code 1. 77: no clang.
+# are cores. The words of a schema are the dictionary of the target that reads such files. Builds the preset fuzz (clang).
+# 0 as SECONDS: until one fails, for a night. What a target found lies in build-fuzz/found; exit code 1. 77: no clang.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 seconds=${1:-20} seed=${2:-1}
@@ -22,9 +22,15 @@ mkdir -p "$found"
 one() {
   local target=$1 name=${1##*/fuzz_} work
   work=$(mktemp -d)
+  local schema=schemas/$name.schema.json options=()
+  if [[ -f $schema ]]; then
+    # "word" becomes "\"word\"", which is a string of JSON as the dictionary spells it.
+    grep -oE '"[A-Za-z_][A-Za-z_ -]*"' "$schema" | sort -u | sed 's/"/\\"/g; s/.*/"&"/' >"$found/$name.dict"
+    options=("-dict=$found/$name.dict")
+  fi
   # New inputs go to the first folder; the corpus of the repository is only read.
   if "$target" -seed="$seed" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
-    -artifact_prefix="$found/$name-" "$work" "tests/fuzz/corpus/$name" >"$found/$name.log" 2>&1; then
+    -artifact_prefix="$found/$name-" ${options[@]+"${options[@]}"} "$work" "tests/fuzz/corpus/$name" >"$found/$name.log" 2>&1; then
     printf '%-12s %s inputs\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$found/$name.log")"
     rm -rf "$work"
   else
