@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "jobs" / "demo"
 LIMIT_S, LIMIT_BYTES = 10, 1 << 30
+MOST_NODES = 50_000
 BAD = re.compile(r"Sanitizer|runtime error:|Signal:|\*\*\* Process|Assertion|core dumped", re.IGNORECASE)
 
 try:
@@ -205,9 +206,9 @@ def damage_json(path: Path, draw: random.Random) -> str:
         elif how == "rename" and isinstance(holder, dict):
             holder[where[-1] + "x"] = holder.pop(where[-1])
         elif how == "twice" and isinstance(holder, list):
-            # At most a hundred thousand entries, or several such changes of one list take all memory here.
-            times = draw.randrange(1, 50)
-            holder.extend(holder[:] * min(times, 100_000 // (len(holder) + 1)))
+            # What is repeated is counted with all that it holds: lists of lists, repeated several times, take all memory here.
+            times = min(draw.randrange(1, 50), MOST_NODES // len(nodes_of(holder)))
+            holder.extend(copy.deepcopy(item) for item in holder[:] * times)
         else:
             holder[where[-1]] = copy.deepcopy(draw.choice(STRANGE))
         told.append(f"{'.'.join(map(str, where))}: {how}")
@@ -215,6 +216,20 @@ def damage_json(path: Path, draw: random.Random) -> str:
     return f"{path.name}: " + "; ".join(told)
 
 
+# One small group for each kind of condition that a job can ask for.
+EVERY_KEY = [
+    {"site": "latent_in", "steps": "single:1",
+     "donor": {"noise": {"sigma": [0.5, 1], "in": "rms", "around": "mean", "by": "answer"}}},
+    {"site": "latent_in", "steps": "single:1", "donor": {"mean": {"by": "template", "value": "different", "least": 2}}},
+    {"site": "resid_post", "layers": 0, "steps": "set:0,2", "donor": "clean", "operation": "swap", "subspace": 0},
+    {"site": "resid_post", "layers": "together:all", "steps": "all", "operation": "remove", "subspace": 0},
+    {"site": "resid_mid", "layers": 1, "phase": "prompt", "index": -1, "donor": "file", "operation": "add", "vector": 1},
+    {"site": "z", "layers": 1, "heads": [0, 1], "steps": "single:0", "donor": "zero", "stop_after": 5},
+    {"site": "k+v", "layers": "window:2", "steps": "complement:single:0", "donor": "clean", "from": {"step": 0}},
+    {"layers": 0, "forbid": [
+        {"from": {"phase": "answer"}, "to": {"steps": "subset:all"}, "heads": "together:0-1"},
+        {"from": {"steps": "last:1"}, "to": {"phase": "prompt", "index": "together:-3--1"}, "kv_heads": 0}]},
+]  # fmt: skip
 NAMES = {"store": "a.store.h5", "results": "a.results.h5", "archive": "a.h5"}
 
 
@@ -232,7 +247,12 @@ class Lab:
         job["pairs"] = {"file": "pairs.json"}
         job["store"] = {"file": "a.store.h5"}
         job["results"] = {"file": "a.results.h5"}
-        job["sweep"]["filter"] = "all"
+        width = json.loads((self.sound / "gpt2/base/config.json").read_text())["n_embd"]
+        np.save(self.sound / "plane.npy", np.eye(2, width, dtype="f4"))
+        np.save(self.sound / "vector.npy", np.ones(width, dtype="f4"))
+        job["sweep"] |= {"filter": "all", "vectors": ["plane.npy", "vector.npy"], "shuffled_seeds": [1, 2]}
+        job["sweep"]["conditions"] += EVERY_KEY
+        job |= {"metrics": ["logits", "answer_logprob", "steps"], "readout": "logit_lens top 2"}
         (self.sound / "job.json").write_text(json.dumps(job))
         for words in (("run", "job.json"), ("store", "archive", "a.store.h5", "a.h5")):
             end = self.run(self.sound, *words, limit_s=300)
@@ -377,10 +397,10 @@ def main() -> None:
             driver.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    if most > LIMIT_BYTES:
+    most, own = (resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_CHILDREN, resource.RUSAGE_SELF))
+    if max(most, own) > LIMIT_BYTES:
         failures.append("memory")
-    print(f"{arguments.count} mutations, {len(failures)} failures, the largest process had {most >> 20} MiB")
+    print(f"{arguments.count} mutations, {len(failures)} failures, the largest process had {most >> 20} MiB, this {own >> 20} MiB")
     sys.exit(bool(failures))
 
 

@@ -68,6 +68,21 @@ out:
     return status;
 }
 
+/* The conditions are those of a small model. */
+static lp_status read_job(const char *path, lp_error *err) {
+    static const lp_model_config config = {
+        .n_layers = 3, .d_model = 8, .n_heads = 4, .n_kv_heads = 2, .head_dim = 2, .n_vocab = 10, .n_embedded = 13};
+    lp_job job = {0};
+    lp_condition_set set = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_job_load(path, NULL, 0, &job, err));
+    LP_TRY(lp_job_conditions(&job, &config, &set, err));
+out:
+    lp_condition_set_release(&set);
+    lp_job_release(&job);
+    return status;
+}
+
 static lp_status run(char **words, size_t n, lp_text *out, lp_error *err) {
     const char *verb = words[0], *path = n > 1 ? words[1] : "", *second = n > 2 ? words[2] : "";
     const lp_export_options everything = {0};
@@ -92,9 +107,7 @@ static lp_status run(char **words, size_t n, lp_text *out, lp_error *err) {
     } else if (strcmp(verb, "tokenize") == 0) {
         status = read_tokenizer(path, err);
     } else if (strcmp(verb, "job") == 0) {
-        lp_job job = {0};
-        status = lp_job_load(path, NULL, 0, &job, err);
-        lp_job_release(&job);
+        status = read_job(path, err);
     } else if (strcmp(verb, "pairs") == 0) {
         lp_pair_set pairs = {0};
         const lp_pairs_options options = {0};
