@@ -96,11 +96,7 @@ def case(classifier: str, text: str, clean: float, corrupted: float) -> str:
     row = {"classifier": classifier, "text": text, "clean": clean, "corrupted": corrupted, "number": number}
     row["outcome"] = outcome(classifier, text, number, clean, corrupted)
     # JSON has no infinity; 1e999 reads as one.
-    return (
-        json.dumps(row)
-        .replace('"number": Infinity', '"number": 1e999')
-        .replace('"number": -Infinity', '"number": -1e999')
-    )
+    return json.dumps(row).replace('"number": Infinity', '"number": 1e999').replace('"number": -Infinity', '"number": -1e999')
 
 
 def random_text(rng: random.Random) -> str:
@@ -136,9 +132,7 @@ def letter_table() -> None:
 def main() -> None:
     """Prints what the options ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--random", type=int, default=0, metavar="N", help="N random cases in place of the committed ones"
-    )
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="N random cases in place of the committed ones")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--letters", action="store_true")
     options = parser.parse_args()

@@ -1,4 +1,5 @@
-"""Sums the JUnit reports of a folder: one line a report, the reasons of skips, and the count of all as the last line.
+"""Sums the JUnit reports of a folder: one line a report, the reasons of skips, what failed with the last lines that it
+said, and the count of all as the last line.
 
 A ctest test counts as one, however many cases its program has. A file NAME.skipped stands for a runner that could not
 start.
@@ -32,9 +33,16 @@ def reason(case: ElementTree.Element) -> str:
     return (skipped.get("message") if skipped is not None else None) or "no reason given"
 
 
+def last_lines(case: ElementTree.Element, most: int = 12) -> list[str]:
+    """What a failed test said last: of ctest its output, of pytest the failure itself."""
+    failure = case.find("failure")
+    text = case.findtext("system-out") or (failure.text if failure is not None else None) or ""
+    return [line for line in text.splitlines() if line.strip()][-most:]
+
+
 def main(folder: Path) -> int:
     total = {"passed": 0, "failed": 0, "skipped": 0}
-    failures: list[str] = []
+    failures: dict[str, list[str]] = {}
     broken = 0
     print()
     for path in sorted(folder.glob("*.xml")):
@@ -49,7 +57,7 @@ def main(folder: Path) -> int:
             what = verdict(case)
             counts[what] += 1
             if what == "failed":
-                failures.append(f"{path.stem}: {case.get('name')}")
+                failures[f"{path.stem}: {case.get('name')}"] = last_lines(case)
             elif what == "skipped":
                 print(f"{path.stem}: {case.get('name')}: {reason(case)}")
             elif inner := SKIP_REASON.findall(case.findtext("system-out") or ""):
@@ -60,8 +68,8 @@ def main(folder: Path) -> int:
     for path in sorted(folder.glob("*.skipped")):
         print(f"{path.stem}: skipped: could not start")
         total["skipped"] += 1
-    for failure in failures:
-        print(f"FAILED {failure}")
+    for failure, said in failures.items():
+        print(f"FAILED {failure}", *said, sep="\n    ")
     total["failed"] += broken
     print(", ".join(f"{n} {what}" for what, n in total.items()))
     return int(total["failed"] > 0 or total["passed"] == 0)

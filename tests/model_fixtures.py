@@ -41,9 +41,7 @@ TARGETS = {
 
 def gpt2_config() -> GPT2Config:
     """A GPT-2 of odd sizes."""
-    return GPT2Config(
-        vocab_size=19, n_embd=12, n_layer=2, n_head=3, n_positions=10, bos_token_id=18, eos_token_id=18, n_inner=20
-    )
+    return GPT2Config(vocab_size=19, n_embd=12, n_layer=2, n_head=3, n_positions=10, bos_token_id=18, eos_token_id=18, n_inner=20)
 
 
 def llama_config(tied: bool) -> LlamaConfig:

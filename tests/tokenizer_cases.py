@@ -72,9 +72,7 @@ def tiny(kind: str) -> Tokenizer:
             [pre_tokenizers.Split(Regex(LLAMA_SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
         )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.add_tokens(ODD_ADDED if kind == "odd" else ADDED)
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -122,9 +120,7 @@ def main() -> None:
         ):
             decoded = tokenizer.decode(ids, skip_special_tokens=False).encode().hex()
             skipped = tokenizer.decode(ids, skip_special_tokens=True).encode().hex()
-            rows.append(
-                {"tokenizer": kind, "text": None, "plain": None, "special": ids, "all": decoded, "skip": skipped}
-            )
+            rows.append({"tokenizer": kind, "text": None, "plain": None, "special": ids, "all": decoded, "skip": skipped})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "tokenizer_cases.jsonl").write_text(lines, encoding="utf-8")
 

@@ -307,9 +307,7 @@ class Early(Case):
             {"phase": "prompt", "index": -2, "site": "attn_out", "layers": 0, "donor": "clean"},
         ]
         self.succeed("run", self.job(sweep={"conditions": taken}))
-        self.assert_error(
-            self.latentpatch("run", self.job(results={"file": "other.h5"})), "sites", "name another store.file"
-        )
+        self.assert_error(self.latentpatch("run", self.job(results={"file": "other.h5"})), "sites", "name another store.file")
 
     def test_width(self) -> None:
         """A vector does not go where vectors are longer, whatever else it goes to (keys of fewer heads than queries)."""

@@ -40,9 +40,7 @@ SWEEP = {
     "filter": "all",
     "directions": ["denoise", "noise"],
     "controls": True,
-    "conditions": [
-        {"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": DONORS}
-    ],
+    "conditions": [{"site": "resid_post", "layers": "all", "steps": "first:1-6", "donor": DONORS}],
 }
 
 
@@ -58,9 +56,7 @@ class Same(Case):
             different = [dataset for dataset in one if one[dataset] != two[dataset]]
             self.assertEqual(different, [], f"{first} and {second}: {name}")
         for name in ("a.csv",):
-            self.assertEqual(
-                (self.folder / first / name).read_bytes(), (self.folder / second / name).read_bytes(), name
-            )
+            self.assertEqual((self.folder / first / name).read_bytes(), (self.folder / second / name).read_bytes(), name)
 
 
 class Ranks(Same):
@@ -241,9 +237,7 @@ class Invariants(Case):
     def rows(self, model: str, protocol: str) -> tuple[list[dict], dict, str]:
         self.pairs(n=8)
         sweep = dict(SWEEP, directions=["denoise"])
-        job = self.job(
-            model=model, out=f"{model}-{protocol}", sweep=sweep, protocol={"name": protocol}, metrics=["logits"]
-        )
+        job = self.job(model=model, out=f"{model}-{protocol}", sweep=sweep, protocol={"name": protocol}, metrics=["logits"])
         self.succeed("cache", job, ranks=2)
         run = self.succeed("sweep", job, ranks=2)
         with h5py.File(self.folder / f"{model}-{protocol}" / "a.results.h5") as file:
@@ -275,9 +269,7 @@ class Invariants(Case):
                         self.assertFalse(rows["changed"][:, i].any(), condition["name"])
                 self.assertGreater(n_self, 0)
                 for donor in ("clean", "mean", "shuffled", "random"):
-                    place = {
-                        c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)
-                    }
+                    place = {c["steps"]: i for i, c in enumerate(conditions) if (c["donor"], c["layer"]) == (donor, last)}
                     self.equal(rows, place["first:6"], place["first:5"], f"{donor}, layer {last}")
                 self.assertIn("Sound: every control that must change nothing changed nothing.", out)
                 changed = rows["changed"][:, [c["donor"] == "random" for c in conditions]]

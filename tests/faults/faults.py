@@ -621,7 +621,7 @@ def healed(lab: Lab) -> str:
 
 def hang(lab: Lab, command: str, kind: str, victim: int, write: int) -> bool:
     """One of three ranks hangs at a write; the others end, say who, and the next start finishes. Was a pair in hand?"""
-    limit_s = 3
+    limit_s = 8  # more than a slow disk takes for one write
     out = lab.folder / "hung"
     job = lab.job(out, "reference")
     if command == "sweep":

@@ -9,9 +9,7 @@ from pathlib import Path
 
 def difference(first: Path, second: Path) -> str:
     """What differs, or nothing. The CSV beside results is compared byte for byte."""
-    run = subprocess.run(
-        ["h5diff", "--exclude-path", "/provenance", str(first), str(second)], capture_output=True, text=True
-    )
+    run = subprocess.run(["h5diff", "--exclude-path", "/provenance", str(first), str(second)], capture_output=True, text=True)
     if run.returncode != 0 or run.stdout:
         return f"{first} and {second}: h5diff says {run.returncode}: {(run.stdout + run.stderr).strip()[:500]}"
     if first.name.endswith(".results.h5"):

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# run.sh [SECONDS [SEED]]: every libFuzzer target from its corpus for SECONDS (20) with a fixed seed, as many at once as there
-# are cores. The words of a schema are the dictionary of the target that reads such files. Builds the preset fuzz (clang).
-# 0 as SECONDS: until one fails, for a night. What a target found lies in build-fuzz/found; exit code 1. 77: no clang.
+# run.sh [SECONDS [SEED]] | build: every libFuzzer target from its corpus for SECONDS (20) with a fixed seed, as many at once
+# as there are cores. The words of a schema are the dictionary of the target that reads such files. Builds the preset fuzz
+# (clang); `build` does no more than that. 0 as SECONDS: until one fails, for a night. What a target found lies in
+# build-fuzz/found; exit code 1. 77: no clang.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 seconds=${1:-20} seed=${2:-1}
@@ -17,6 +18,7 @@ if ! { cmake --preset fuzz && cmake --build --preset fuzz --target "${targets[@]
   exit 1
 fi
 rm -f "$log"
+[[ $seconds == build ]] && exit
 found=build-fuzz/found
 mkdir -p "$found"
 one() {

@@ -37,9 +37,7 @@ class Job:
 
     def start(self, file: Path, ranks: int, pause_us: int) -> subprocess.Popen[str]:
         command = [self.mpiexec, "-n", str(ranks), self.writer, "write", str(file), str(PAIRS), str(pause_us)]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def run(self, file: Path, ranks: int, pause_us: int = 0) -> tuple[int, str]:
         return self.finish(self.start(file, ranks, pause_us))
@@ -57,9 +55,7 @@ class Job:
 
     def check(self, file: Path) -> int:
         """Number of pairs that the journal holds; all of them, and all that were ever logged, must be right."""
-        found = subprocess.run(
-            [self.writer, "check", str(file), str(PAIRS)], env=self.environment, capture_output=True, text=True
-        )
+        found = subprocess.run([self.writer, "check", str(file), str(PAIRS)], env=self.environment, capture_output=True, text=True)
         if found.returncode != 0:
             sys.exit(f"FAILED: {found.stderr}")
         return int(found.stdout.split()[1])
@@ -121,9 +117,7 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[Path | None]:
     place = folder / "disk"
     place.mkdir()
     mounted = (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(place)], capture_output=True
-        ).returncode
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "none", str(place)], capture_output=True).returncode
         == 0
     )
     try:

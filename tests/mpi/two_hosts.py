@@ -32,10 +32,10 @@ class Hosts:
         self.agent = folder / "agent.sh"
         self.agent.write_text(
             "#!/bin/sh\n"
-            'host=$1; shift\n'
-            "exec ip netns exec \"$host\" unshare --uts --mount sh -c "
+            "host=$1; shift\n"
+            'exec ip netns exec "$host" unshare --uts --mount sh -c '
             '\'hostname "$0"; mount -t tmpfs -o size="$(cat "' + str(folder) + '/$0.shm" 2>/dev/null || echo 50%)" '
-            'tmpfs /dev/shm; '
+            "tmpfs /dev/shm; "
             'exec sh -c "$*"\' "$host" "$@"\n'
         )
         self.agent.chmod(self.agent.stat().st_mode | stat.S_IXUSR)
@@ -78,7 +78,10 @@ class Hosts:
         options += ["--mca", "plm_rsh_agent", str(self.agent), "--mca", "plm", "^slurm", "--mca", "ras", "^slurm"]
         return subprocess.run(
             [str(self.agent), self.names[0], mpiexec, "-n", str(ranks), *options, *command],
-            env=environment, capture_output=True, text=True, timeout=100,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
         )
 
 

@@ -122,6 +122,7 @@ class SlurmTest(unittest.TestCase):
     def hold(self, submitted: dict[str, str], stage: str, output: str) -> list[int]:
         """Waits until the job has begun with its output, and stops its ranks there: what comes next meets them in the
         middle, however fast the machine is."""
+
         def ready() -> bool:
             state = slurm.field(submitted[stage], "JobState")
             self.assertIn(state, ("PENDING", "RUNNING"), f"{stage} ended before it was met\n{self.logs(submitted)}")
@@ -197,9 +198,7 @@ class Chain(SlurmTest):
         submitted = self.submit(self.job("gpus"), *options)
         self.ends(submitted, cache="COMPLETED")
         found = {path.name: path.read_text().split() for path in seen.iterdir()}
-        self.assertEqual(
-            {name: words[0] for name, words in found.items()}, {"n1.0": "0", "n1.1": "1", "n2.0": "0", "n2.1": "1"}
-        )
+        self.assertEqual({name: words[0] for name, words in found.items()}, {"n1.0": "0", "n1.1": "1", "n2.0": "0", "n2.1": "1"})
         self.assertIn("engine.threads=3", found["n1.0"])
         self.assertNotIn("engine.device=cpu", found["n1.0"])
 
