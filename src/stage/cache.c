@@ -28,7 +28,10 @@ typedef struct {
 typedef struct {
     lp_session *session;
     const lp_store_layout *layout;
-    lp_record_file *store;
+    lp_provenance *provenance; /* of the store */
+    lp_record_file_spec spec;
+    lp_record_file *store; /* NULL: not open yet */
+    bool created;
     lp_deal *deal;
     lp_stage_pool records;
     int64_t n_taken; /* pairs dealt to this rank and not done yet */
@@ -179,10 +182,23 @@ static lp_status fill_answer(cache_work *work, cache_record *record, int side, l
     return LP_OK;
 }
 
+/* Collective. Opens the store for writing where it is not open: it says which files it was made from. */
+static lp_status open_store(cache_work *work, lp_error *err) {
+    lp_session *session = work->session;
+    lp_status status = LP_OK;
+    if (work->store) return LP_OK;
+    LP_TRY(lp_session_know_files(session, err));
+    lp_session_complete_provenance(session, work->provenance);
+    LP_TRY(lp_record_file_open(session->parallel, session->job.store.file, &work->spec, &work->store, &work->created,
+                               err));
+out:
+    return status;
+}
+
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     cache_work *work = user;
     cache_record *record = unit->user;
-    lp_status status = LP_OK;
+    lp_status status = open_store(work, err);
     work->n_taken--;
     for (int side = 0; side < 2 && status == LP_OK; side++) status = fill_answer(work, record, side, err);
     if (status == LP_OK) status = lp_record_file_write(work->store, unit->id, (const void *const *)record->data, err);
@@ -214,8 +230,7 @@ out:
 
 /* A store that is whole and cannot be written, nor locked, is used as it is: there is nothing to do. Rank 0; *finished
  * says whether it is one, and then the report is filled in. */
-static lp_status use_read_only(const cache_work *work, const lp_record_file_spec *spec, lp_cache_report *report,
-                               int64_t *finished, lp_error *err) {
+static lp_status use_read_only(const cache_work *work, lp_cache_report *report, int64_t *finished, lp_error *err) {
     const lp_session *session = work->session;
     const char *path = session->job.store.file;
     lp_record_file *reader = NULL;
@@ -226,7 +241,7 @@ static lp_status use_read_only(const cache_work *work, const lp_record_file_spec
     LP_TRY(lp_path_folder(path, &folder, err));
     if (access(path, W_OK) == 0 && access(folder, W_OK) == 0) goto out;
     LP_TRY(lp_record_file_open_read(path, &reader, err));
-    LP_TRY(lp_record_file_compare(reader, spec, err));
+    LP_TRY(lp_record_file_compare(reader, &work->spec, err));
     report->n_done_before = lp_record_file_n_done_of(reader, session->n_pairs);
     if (report->n_done_before < session->n_pairs) goto out; /* what follows fails, with the reason */
     LP_TRY(count_right(work, report, err));
@@ -241,24 +256,26 @@ out:
 lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error *err) {
     cache_work w = {.session = session};
     lp_store_layout *layout = NULL;
-    lp_provenance *provenance = NULL;
     lp_store_tables tables = {0};
-    lp_record_file_spec spec;
     lp_lock *lock = NULL;
     int64_t *costs = NULL;
     int64_t n_bad = 0;
-    bool created = false;
     lp_status status = LP_OK;
     *report = (lp_cache_report){.n_pairs = session->n_pairs};
     LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
-    LP_TRY(lp_mem_new(&provenance, 1, sizeof *provenance, "provenance", err));
+    LP_TRY(lp_mem_new(&w.provenance, 1, sizeof *w.provenance, "provenance", err));
     LP_TRY(lp_mem_new(&costs, (size_t)session->n_pairs, sizeof *costs, "costs", err));
     LP_TRY(lp_parallel_agree(session->parallel, lp_store_layout_init(session, layout, err), err));
     w.layout = layout;
     for (int64_t i = 0; i < session->n_pairs; i++) costs[i] = session->n_prompt[0][i] + session->n_prompt[1][i];
-    LP_TRY(lp_parallel_agree(session->parallel, lp_store_spec(session, layout, provenance, &tables, &spec, err), err));
+    /* A new store is opened when there is something to write: its first pairs may be computed before it is known what
+     * the model's files hold. */
+    bool exists = lp_path_look(session->job.store.file) != LP_PATH_MISSING;
+    if (exists) LP_TRY(lp_session_know_files(session, err));
+    LP_TRY(
+        lp_parallel_agree(session->parallel, lp_store_spec(session, layout, w.provenance, &tables, &w.spec, err), err));
     int64_t finished = 0;
-    status = lp_parallel_rank(session->parallel) == 0 ? use_read_only(&w, &spec, report, &finished, err) : LP_OK;
+    status = lp_parallel_rank(session->parallel) == 0 ? use_read_only(&w, report, &finished, err) : LP_OK;
     LP_TRY(lp_parallel_agree(session->parallel, status, err));
     LP_TRY(lp_parallel_max_i64(session->parallel, &finished, 1, err));
     if (finished) goto out;
@@ -266,25 +283,31 @@ lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error 
     LP_TRY(lp_parallel_agree(session->parallel, status, err));
     LP_TRY(lp_lock_take_all(session->parallel, session->job.store.file, &lock, err));
     LP_TRY(lp_parallel_agree(session->parallel, lp_stage_watch(session->job.store.file, err), err));
-    LP_TRY(lp_record_file_open(session->parallel, session->job.store.file, &spec, &w.store, &created, err));
-    if (!created) {
+    if (exists || session->model_digests) LP_TRY(open_store(&w, err));
+    if (w.store && !w.created) {
         LP_TRY(lp_record_file_recheck(w.store, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s: %lld pairs were torn or altered; they are made again", session->job.store.file,
                    (long long)n_bad);
     }
-    report->n_done_before = lp_record_file_n_done_of(w.store, session->n_pairs);
+    report->n_done_before = w.store ? lp_record_file_n_done_of(w.store, session->n_pairs) : 0;
     lp_stage_work work = {.label = "cache",
                           .output = session->job.store.file,
                           .costs = costs,
-                          .skip = lp_record_file_state(w.store),
+                          .skip = w.store ? lp_record_file_state(w.store) : NULL,
                           .total = session->n_pairs,
                           .before = report->n_done_before,
-                          .file = w.store,
-                          .created = created,
+                          .file = &w.store,
+                          .created = &w.created,
                           .source = {.user = &w, .next = next_pair, .done = pair_done},
                           .deal = &w.deal};
-    LP_TRY(lp_stage_run(session, &work, err));
+    status = lp_stage_run(session, &work, err);
+    /* A stage that was asked to stop leaves its file, also where no pair was done. */
+    if (status == LP_OK || status == LP_ERR_STOPPED) {
+        lp_status opened = open_store(&w, err);
+        if (opened != LP_OK) status = opened;
+    }
+    LP_TRY(status);
     if (report->n_done_before < session->n_pairs) {
         char now[LP_UTC_TEXT];
         lp_utc_now(now);
@@ -301,7 +324,7 @@ out:
     lp_store_tables_release(&tables);
     if (layout) lp_store_layout_release(layout);
     lp_mem_free(layout);
-    lp_mem_free(provenance);
+    lp_mem_free(w.provenance);
     lp_mem_free(costs);
     return status;
 }

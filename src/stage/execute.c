@@ -157,10 +157,10 @@ static lp_status execute_watched(lp_session *session, const lp_work_source *inne
 
 /* Nothing of a job that fails before its first pair, such as one whose memory limit is too small, stays behind. */
 static void remove_unused(const lp_session *session, const lp_stage_work *work) {
-    int64_t most = lp_record_file_n_done(work->file); /* that this rank knows of */
+    int64_t most = lp_record_file_n_done(*work->file); /* that this rank knows of */
     lp_error ignored;
     if (lp_parallel_max_i64(session->parallel, &most, 1, &ignored) != LP_OK || most > 0) return;
-    if (lp_parallel_rank(session->parallel) == 0) unlink(lp_record_file_path(work->file));
+    if (lp_parallel_rank(session->parallel) == 0) unlink(lp_record_file_path(*work->file));
 }
 
 lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err) {
@@ -184,7 +184,7 @@ lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error 
     status = lp_deal_join(deal, status, err);
     lp_progress_stop(progress);
     lp_stage_stopped(session, work->output, status);
-    if (status != LP_OK && status != LP_ERR_STOPPED && work->created) remove_unused(session, work);
+    if (status != LP_OK && status != LP_ERR_STOPPED && *work->file && *work->created) remove_unused(session, work);
 out:
     *work->deal = NULL;
     lp_deal_free(deal);

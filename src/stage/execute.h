@@ -21,13 +21,13 @@ int64_t lp_stage_share(const lp_session *session, int64_t n_units);
 
 /* Pairs to be done by all ranks together. */
 typedef struct {
-    const char *label;     /* "cache" */
-    const char *output;    /* file that the work goes to, for messages */
-    const int64_t *costs;  /* [n_pairs] */
-    const uint8_t *skip;   /* [n_pairs] not to be done */
-    int64_t total, before; /* for the progress: pairs in all, and those done by earlier lives of the job */
-    lp_record_file *file;  /* that the pairs are written to */
-    bool created;          /* by this life of the job */
+    const char *label;           /* "cache" */
+    const char *output;          /* file that the work goes to, for messages */
+    const int64_t *costs;        /* [n_pairs] */
+    const uint8_t *skip;         /* [n_pairs] not to be done */
+    int64_t total, before;       /* for the progress: pairs in all, and those done by earlier lives of the job */
+    lp_record_file *const *file; /* that the pairs are written to; opened before the first is written, or earlier */
+    const bool *created;         /* by this life of the job; valid where *file is open */
     lp_work_source source;
     lp_deal **deal; /* set while the work runs, for the source's functions; NULL again at the end */
 } lp_stage_work;

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "stage/device.h"
 #include "stage/job_files.h"
+#include "store/results.h"
 
 const lp_pair_side *lp_session_side(const lp_session *session, int64_t pair, int side) {
     const lp_pair *p = &session->pairs.pairs[pair];
@@ -85,15 +86,17 @@ out:
     return status;
 }
 
-/* The digests come last: they are made while the rest is prepared. Files that carry them are opened after this. */
-static lp_status take_digests(lp_session *session, lp_error *err) {
+lp_status lp_session_know_files(lp_session *session, lp_error *err) {
     lp_text digests = {0};
     uint64_t length = 0;
+    double began = lp_seconds_now();
     lp_status status = LP_OK;
+    if (session->model_digests) return LP_OK;
+    if (session->computes)
+        lp_log(LP_LOG_DEBUG, "first results after %.3f seconds: they wait for the digests of the model's files",
+               began - session->opened);
     if (lp_parallel_rank(session->parallel) == 0) {
-        lp_watch_doing(session->watch, "the digests of the model's files");
         status = lp_model_digests(&session->model, &digests, err);
-        lp_watch_doing(session->watch, "");
         length = digests.length;
     }
     LP_TRY(lp_parallel_agree(session->parallel, status, err));
@@ -101,12 +104,12 @@ static lp_status take_digests(lp_session *session, lp_error *err) {
     LP_TRY(lp_mem_new(&session->model_digests, (size_t)length + 1, 1, "digests", err));
     if (digests.data) memcpy(session->model_digests, digests.data, (size_t)length);
     LP_TRY(lp_parallel_broadcast(session->parallel, session->model_digests, (size_t)length, err));
-    mark(session, "digests");
     if (lp_parallel_rank(session->parallel) == 0) {
-        double longest = 0;
+        double longest = 0, now = lp_seconds_now();
         int n = lp_model_digest_threads(&session->model, &longest);
-        lp_log(LP_LOG_DEBUG, "ready after seconds: %s (of %d threads, the longest took %.3f)", session->timeline, n,
-               longest);
+        lp_log(LP_LOG_DEBUG,
+               "digests asked for after %.3f seconds, known after %.3f (of %d threads, the longest took %.3f)",
+               began - session->opened, now - session->opened, n, longest);
     }
 out:
     lp_text_release(&digests);
@@ -170,6 +173,24 @@ out:
     return status;
 }
 
+/* May a session begin without the digests? On several ranks they would meet again to open the file, and those with the
+ * shorter pairs would wait. Results that are there, or what belongs to them, are compared before anything is computed.
+ */
+static bool may_begin(const lp_session *session) {
+    const lp_job *job = &session->job;
+    lp_text partial = {0};
+    if (lp_parallel_size(session->parallel) > 1) return false;
+    bool nothing = true;
+    if (job->results.file) {
+        nothing = lp_results_partial_path(job->results.file, &partial, NULL) == LP_OK &&
+                  lp_path_look(lp_text_get(&partial)) == LP_PATH_MISSING &&
+                  lp_path_look(job->results.file) == LP_PATH_MISSING &&
+                  lp_path_look(job->results.summary) == LP_PATH_MISSING;
+        lp_text_release(&partial);
+    }
+    return nothing;
+}
+
 lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const char *job_file,
                           const char *const *settings, size_t n_settings, lp_session *session, lp_error *err) {
     lp_status status = LP_OK;
@@ -184,7 +205,14 @@ lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const
     if (status == LP_OK) status = measure_prompts(session, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
     mark(session, "prompts");
-    LP_TRY(take_digests(session, err));
+    if (lp_parallel_rank(parallel) == 0) lp_log(LP_LOG_DEBUG, "ready after seconds: %s", session->timeline);
+    if (use == LP_FOR_PLANNING || !may_begin(session)) {
+        lp_watch_doing(session->watch, "the digests of the model's files");
+        status = lp_session_know_files(session, err);
+        lp_watch_doing(session->watch, "");
+        LP_TRY(status);
+    }
+    session->computes = !session->model_digests;
     return LP_OK;
 out:
     lp_session_close(session);
@@ -260,6 +288,8 @@ static void add_protocol(const lp_session *session, lp_provenance *provenance) {
     lp_provenance_add(provenance, "token_ids", text, true);
 }
 
+static const char model_files[] = "model_files";
+
 void lp_session_provenance(const lp_session *session, lp_provenance *provenance) {
     char now[LP_UTC_TEXT];
     lp_utc_now(now);
@@ -277,7 +307,8 @@ void lp_session_provenance(const lp_session *session, lp_provenance *provenance)
     lp_provenance_add(provenance, "end", "", false);
     lp_provenance_add(provenance, "job", session->resolved_job, false);
     lp_provenance_add(provenance, "model", job->model.name, false);
-    lp_provenance_add(provenance, "model_files", session->model_digests, true);
+    bool known = session->model_digests != NULL;
+    lp_provenance_add(provenance, model_files, known ? session->model_digests : "", known);
     lp_provenance_add(provenance, "tokenizer", lp_tokenizer_digest(session->tokenizer), true);
     lp_provenance_add(provenance, "clean_up_spaces", lp_tokenizer_cleans_up(session->tokenizer) ? "true" : "false",
                       true);
@@ -289,4 +320,13 @@ void lp_session_provenance(const lp_session *session, lp_provenance *provenance)
     add_number(provenance, "eos", session->vocabulary.eos, true);
     lp_provenance_add(provenance, "dtype", lp_compute_names()[job->engine.dtype], true);
     lp_provenance_add(provenance, "executor", lp_executor_names()[job->engine.executor], false);
+}
+
+void lp_session_complete_provenance(const lp_session *session, lp_provenance *provenance) {
+    LP_ASSERT(session->model_digests);
+    for (size_t i = 0; i < provenance->n; i++)
+        if (strcmp(provenance->items[i].key, model_files) == 0) {
+            provenance->items[i].value = session->model_digests;
+            provenance->items[i].identity = true;
+        }
 }

@@ -31,7 +31,8 @@ typedef struct {
     lp_engine_counters counters; /* of the last execution on this rank */
     lp_weights *weights;         /* there; NULL with the reference executor, and where the engine makes them (cpu) */
     char device[320];            /* what this rank computes with; for provenance */
-    char *model_digests;         /* one line a file, see lp_model_digests */
+    char *model_digests;         /* one line a file, see lp_model_digests; NULL: not known yet */
+    bool computes;               /* without them */
     double opened;               /* when, lp_seconds_now */
     char timeline[256];          /* what was ready how long after that; for --verbose */
     char *resolved_job;          /* JSON */
@@ -43,10 +44,17 @@ typedef struct {
 typedef enum { LP_FOR_COMPUTING, LP_FOR_PLANNING } lp_session_use;
 
 /* Opens everything that the job names and checks that each run fits the model's context (the message names the pair).
- * Parts of a session point to others: it stays where it was opened. After a failure it is {0}. */
+ * Parts of a session point to others: it stays where it was opened. After a failure it is {0}.
+ *
+ * The digests of the model's files may take longer than everything else. A session of one rank that finds no results to
+ * be compared with opens before they are known. Its stages compute meanwhile, but write nothing: they call
+ * lp_session_know_files before they open a file for writing. */
 lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const char *job_file,
                           const char *const *settings, size_t n_settings, lp_session *session, lp_error *err);
 void lp_session_close(lp_session *session);
+/* Collective. Waits for the digests of the model's files where they are not known yet. Fails where a file cannot be
+ * read. */
+lp_status lp_session_know_files(lp_session *session, lp_error *err);
 
 /* Local. The prompt of one side of a pair; *out is cleared first. */
 lp_status lp_session_prompt(const lp_session *session, int64_t pair, int side, lp_token_list *out, lp_error *err);
@@ -63,8 +71,11 @@ typedef struct {
     char texts[LP_MAX_PROVENANCE][LP_PROVENANCE_TEXT]; /* backs short values */
     size_t n;
 } lp_provenance;
-/* What a file made in this session says about its origin; values are borrowed from the session. Local. */
+/* What a file made in this session says about its origin; values are borrowed from the session. The digests of the
+ * model's files are missing and belong to no identity as long as they are not known. Local. */
 void lp_session_provenance(const lp_session *session, lp_provenance *out);
+/* Adds to what lp_session_provenance made the digests, which are known now. Local. */
+void lp_session_complete_provenance(const lp_session *session, lp_provenance *provenance);
 /* Adds an item; long values (over LP_PROVENANCE_TEXT - 1 bytes) are borrowed, short ones copied. */
 void lp_provenance_add(lp_provenance *provenance, const char *key, const char *value, bool identity);
 

@@ -18,6 +18,7 @@ typedef struct {
     lp_session *session;
     lp_sweep_plan plan;
     lp_sweep_context context;
+    bool created; /* the file of the rows was; valid where it is open */
     lp_deal *deal;
     lp_lock *lock;
     lp_stage_pool units;
@@ -72,9 +73,42 @@ out:
     return status;
 }
 
+static lp_status compare_store(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
+    lp_store_tables tables = {0};
+    lp_record_file_spec spec;
+    lp_provenance *expected = NULL;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
+    LP_TRY(lp_store_spec(session, sweep->plan.layout, expected, &tables, &spec, err));
+    LP_TRY(lp_record_file_compare(sweep->context.store, &spec, err));
+out:
+    lp_store_tables_release(&tables);
+    lp_mem_free(expected);
+    return status;
+}
+
+/* Collective. Opens the file of the rows where it is not open: it says which files it was made from. Where that was not
+ * known when the store was compared, the store is compared once more. */
+static lp_status open_rows(sweep_work *sweep, lp_error *err) {
+    lp_session *session = sweep->session;
+    bool late = !session->model_digests;
+    lp_status status = LP_OK;
+    if (sweep->context.partial) return LP_OK;
+    LP_TRY(lp_session_know_files(session, err));
+    if (late) LP_TRY(compare_store(sweep, err));
+    lp_session_complete_provenance(session, &sweep->identity->provenance);
+    LP_TRY(lp_results_partial_open(session->parallel, session->job.results.file, &sweep->described,
+                                   &sweep->context.partial, &sweep->created, err));
+out:
+    return status;
+}
+
 static lp_status run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
                           lp_error *err) {
     sweep_work *sweep = user;
+    lp_status status = open_rows(sweep, err);
+    if (status != LP_OK) return status;
     return lp_sweep_unit_take(&sweep->context, unit->user, group, run, result, err);
 }
 
@@ -82,7 +116,8 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
     sweep_work *sweep = user;
     lp_sweep_unit *sweep_unit = unit->user;
     sweep->n_taken--;
-    lp_status status = lp_sweep_unit_end(&sweep->context, sweep_unit, err);
+    lp_status status = open_rows(sweep, err);
+    if (status == LP_OK) status = lp_sweep_unit_end(&sweep->context, sweep_unit, err);
     if (status == LP_OK) lp_deal_done(sweep->deal, 1);
     lp_stage_pool_give(&sweep->units, sweep_unit);
     return status;
@@ -93,23 +128,16 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
 /* Opens the store for reading on this rank, checks that it belongs to this job and that every pair is there. */
 static lp_status open_store(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
-    lp_store_tables tables = {0};
-    lp_record_file_spec spec;
-    lp_provenance *expected = NULL;
     lp_status status = LP_OK;
     if (lp_path_look(session->job.store.file) != LP_PATH_FILE)
         LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", session->job.store.file);
     LP_TRY(lp_record_file_open_read(session->job.store.file, &sweep->context.store, err));
-    LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
-    LP_TRY(lp_store_spec(session, sweep->plan.layout, expected, &tables, &spec, err));
-    LP_TRY(lp_record_file_compare(sweep->context.store, &spec, err));
+    LP_TRY(compare_store(sweep, err));
     int64_t done = lp_record_file_n_done_of(sweep->context.store, session->n_pairs);
     if (done != session->n_pairs)
         LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
                 session->job.store.file, (long long)session->n_pairs, (long long)done);
 out:
-    lp_store_tables_release(&tables);
-    lp_mem_free(expected);
     return status;
 }
 
@@ -303,14 +331,14 @@ out:
 
 /* ---- The stage --------------------------------------------------------------------------------------------------- */
 
-static lp_status run_all(sweep_work *sweep, const int64_t *costs, bool created, lp_sweep_report *report,
-                         lp_error *err) {
+static lp_status run_all(sweep_work *sweep, const int64_t *costs, lp_sweep_report *report, lp_error *err) {
     lp_session *session = sweep->session;
-    const uint8_t *state = lp_record_file_state(sweep->context.partial);
+    const uint8_t *state = sweep->context.partial ? lp_record_file_state(sweep->context.partial) : NULL;
     for (int64_t i = 0; i < session->n_pairs; i++) {
-        sweep->skip[i] = state[i] || !sweep->included[i];
+        bool done = state && state[i];
+        sweep->skip[i] = done || !sweep->included[i];
         report->n_included += sweep->included[i];
-        report->n_done_before += state[i] && sweep->included[i];
+        report->n_done_before += done && sweep->included[i];
     }
     lp_stage_work work = {.label = "sweep",
                           .output = session->job.results.file,
@@ -318,11 +346,17 @@ static lp_status run_all(sweep_work *sweep, const int64_t *costs, bool created, 
                           .skip = sweep->skip,
                           .total = report->n_included,
                           .before = report->n_done_before,
-                          .file = sweep->context.partial,
-                          .created = created,
+                          .file = &sweep->context.partial,
+                          .created = &sweep->created,
                           .source = {.user = sweep, .next = next_pair, .run_done = run_done, .done = pair_done},
                           .deal = &sweep->deal};
-    return lp_stage_run(session, &work, err);
+    lp_status status = lp_stage_run(session, &work, err);
+    /* A stage that was asked to stop leaves its file, also where no pair was done. */
+    if (status == LP_OK || status == LP_ERR_STOPPED) {
+        lp_status opened = open_rows(sweep, err);
+        if (opened != LP_OK) status = opened;
+    }
+    return status;
 }
 
 static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
@@ -527,7 +561,6 @@ lp_status lp_stage_sweep(lp_session *session, lp_sweep_report *report, lp_error 
     int64_t *costs = NULL;
     int64_t n_bad = 0;
     uint8_t complete = 0;
-    bool created = false;
     lp_status status = LP_OK;
     *report = (lp_sweep_report){.n_pairs = session->n_pairs};
     LP_TRY(lp_parallel_agree(session->parallel, prepare(&sweep, err), err));
@@ -549,9 +582,8 @@ lp_status lp_stage_sweep(lp_session *session, lp_sweep_report *report, lp_error 
         for (int64_t i = 0; i < session->n_pairs; i++) report->n_included += sweep.included[i];
         goto out;
     }
-    LP_TRY(lp_results_partial_open(session->parallel, session->job.results.file, &sweep.described,
-                                   &sweep.context.partial, &created, err));
-    if (!created) {
+    if (session->model_digests) LP_TRY(open_rows(&sweep, err));
+    if (sweep.context.partial && !sweep.created) {
         LP_TRY(lp_record_file_recheck(sweep.context.partial, &n_bad, err));
         if (n_bad > 0)
             lp_log(LP_LOG_WARN, "%s.partial: the rows of %lld pairs were torn; they are made again",
@@ -559,7 +591,7 @@ lp_status lp_stage_sweep(lp_session *session, lp_sweep_report *report, lp_error 
         LP_TRY(lp_parallel_agree(session->parallel,
                                  lp_results_partial_count(sweep.context.partial, sweep.context.counts, err), err));
     }
-    LP_TRY(run_all(&sweep, costs, created, report, err));
+    LP_TRY(run_all(&sweep, costs, report, err));
     LP_TRY(finish(&sweep, report, err));
 out:
     release(&sweep);

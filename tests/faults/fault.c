@@ -6,10 +6,12 @@
  *   LP_FAULT=stop:N     at the Nth write below the folder the process is stopped (SIGSTOP)
  *   LP_FAULT=stuck:N    the Nth write below the folder never returns
  *   LP_FAULT=late       SIGTERM comes twice while MPI ends, as from mpiexec when another rank has ended with an error
+ *   LP_FAULT=digest:FIFO  no digest that a thread beside the first makes ends before somebody writes to the FIFO
  *   LP_FAULT=clock      the time of day jumps years to and fro between two looks; the monotonic clock goes on as ever
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -23,6 +25,7 @@
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset);
 ssize_t pwritev64(int fd, const struct iovec *parts, int n, off_t offset);
+int EVP_DigestFinal_ex(void *context, unsigned char *out, unsigned int *length); /* of OpenSSL */
 
 enum { PASS, FAIL, HALF };
 
@@ -145,6 +148,16 @@ int MPI_Finalize(void) {
     int result = original();
     for (int i = 0; plan_of("late") && i < 2; i++) raise(SIGTERM);
     return result;
+}
+
+int EVP_DigestFinal_ex(void *context, unsigned char *out, unsigned int *length) {
+    NEXT(EVP_DigestFinal_ex)
+    const char *fifo = plan_of("digest:");
+    if (fifo && gettid() != getpid()) {
+        int fd = open(fifo, O_RDONLY); /* waits for the one who writes */
+        if (fd >= 0) close(fd);
+    }
+    return original(context, out, length);
 }
 
 static time_t jump(void) {

@@ -724,8 +724,54 @@ def late_signal(lab: Lab) -> str:
     return "SIGTERM after the last word: the exit code stays, and no second line"
 
 
+def late_digests(lab: Lab) -> str:
+    """The digests of the model's files are not known before this test says so: the job computes, and writes nothing."""
+    fifo = lab.folder / "fifo"
+    os.mkfifo(fifo)
+    variables = {"LD_PRELOAD": lab.shim, "LP_FAULT": f"digest:{fifo}"}
+
+    def held(command: str, job: Path) -> End:
+        process = lab.start_words([lab.program, command, str(job), "--verbose"], variables)
+        said = lab.errors[process.pid]
+        try:
+            end_of_wait = time.monotonic() + LIMIT_S
+            while "first results after" not in said.read_text():
+                expect(time.monotonic() < end_of_wait and process.poll() is None, f"{command}: {said.read_text()}")
+                time.sleep(0.02)
+            there = {path.name for path in job.parent.iterdir()} - before
+            expect(all(name.endswith(".lock") for name in there), f"{command}, before the digests: {there}")
+        finally:
+            writer = os.open(fifo, os.O_RDWR)
+            end = lab.finish(process)
+            os.close(writer)
+        expect("digests asked for after" in end.err, end.err)
+        return end
+
+    out = lab.folder / "late"
+    job = lab.job(out)
+    for command, store in (("run", ""), ("sweep", "own"), ("sweep", "of another model")):
+        if store:
+            shutil.copy(lab.whole["batched"] / "a.store.h5", out)
+        if store == "of another model":
+            with h5py.File(out / "a.store.h5", "r+") as file:
+                names = file["provenance"].attrs
+                names["model_files"] = type(names["model_files"])(names["model_files"][::-1])
+        before = {path.name for path in out.iterdir()}
+        end = held(command, job)
+        if store == "of another model":
+            lab.fails(end, "the store of another model", "made with other model files than this job's")
+            expect({path.name for path in out.iterdir()} == before, "something was written")
+        else:
+            expect(end.code == 0, f"{command}: {end.err}")
+            lab.same(out)
+        for path in out.glob("a.*"):
+            path.unlink()
+    return "run and sweep computed without them and wrote nothing; then equal files, and another model's store refused"
+
+
 FAULTS = (
     late_signal,
+    late_digests,
     bad_disk,
     kills,
     copy_kills,
