@@ -1,12 +1,14 @@
-"""Donors that are made of many pairs, against numpy's numbers from the store."""
+"""Donors that are made of many pairs, against numpy's numbers from the store and against transformers + peft."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import harness
-from harness import Case, need
+from harness import ROOT, Case, need
 
 h5py = need("h5py")
 np = need("numpy")
@@ -175,6 +177,75 @@ class Donors(Case):
         one, two = ((self.folder / f"out{ranks}/a.csv").read_bytes() for ranks in (1, 2))
         self.assertEqual(one, two)
 
+
+class Golden(Case):
+    """Whole jobs, from the pair file to the rows, against tests/golden/data/*.donors.json."""
+
+    METRICS = ("logit_clean", "logit_corrupted", "kl", "answer_logprob_clean", "answer_logprob_corrupted")
+    BY_LOGSUMEXP = ("logprob_clean", "logprob_corrupted")
+    # As in tests/unit/test_patched_golden.c: the bound follows the conditioning of the row.
+    LEAST_BOUND, ERROR_FACTOR = 1e-4, 8
+
+    def rows(self, golden: dict[str, Any], model: str, executor: str, direction: str) -> tuple[dict[int, int], dict, dict]:
+        """Place of each golden condition of a direction, rows, and answers."""
+        pair_file = {"format": "latentpatch-pairs", "version": 1, "pairs": golden["pairs"]}
+        (self.folder / "pairs.json").write_text(json.dumps(pair_file, ensure_ascii=False))
+        store = {"file": f"{model}-{direction}.store.h5", "sites": [{"phase": "prompt", "site": "attn_out", "index": [-1]}]}
+        own = [k for k, condition in enumerate(golden["conditions"]) if condition["direction"] == direction]
+        out = f"{executor}-{direction}"
+        job = self.job(
+            model=model,
+            out=out,
+            protocol={"name": golden["protocol"], "steps": golden["thoughts"]},
+            store=store,
+            engine={"executor": executor, "device": "cpu"},
+            sweep={
+                "directions": [direction],
+                "seed": golden["seed"],
+                "conditions": [golden["conditions"][k]["group"] for k in own],
+            },
+            decode={"max_new_tokens": golden["max_new_tokens"]},
+            metrics=["logits", "answer_logprob"],
+        )
+        self.succeed("run", job)
+        with h5py.File(self.folder / out / "a.results.h5") as file:
+            roles = list(file["conditions/role"].asstr()[()])
+            self.assertEqual(roles.count("effect"), len(own))
+            place = dict(zip(own, (i for i, role in enumerate(roles) if role == "effect"), strict=True))
+            rows = {name: file["rows"][name][()] for name in (*self.METRICS, *self.BY_LOGSUMEXP, "class", "answer")}
+            tokens, offset = file["answers/tokens"][()].tolist(), file["answers/offset"][()].tolist()
+            return place, rows, {i: tokens[offset[i] : offset[i + 1]] for i in range(len(offset) - 1)}
+
+    def compare(self, model: str, executor: str) -> None:
+        golden = json.loads((ROOT / f"tests/golden/data/demo-{model}.codi.donors.json").read_text())
+        found_rows = {direction: self.rows(golden, model, executor, direction) for direction in ("denoise", "noise")}
+        n_clear = n_not_run = 0
+        worst = 0.0
+        for row in golden["rows"]:
+            condition = golden["conditions"][row["condition"]]
+            place, rows, answers = found_rows[condition["direction"]]
+            at = row["pair"], place[row["condition"]]
+            where = f"{executor}, pair {row['pair']}, {condition}"
+            self.assertEqual(rows["class"][at] == 255, row.get("not_run", False), where)
+            if "not_run" in row:
+                n_not_run += 1
+                continue
+            if row["clear"]:
+                n_clear += 1
+                self.assertEqual(answers[int(rows["answer"][at])], row["answer_ids"], where)
+            logprobs = {name: row[name.replace("logprob", "logit")] - row["logsumexp"] for name in self.BY_LOGSUMEXP}
+            for name, wanted in ({name: row[name] for name in self.METRICS} | logprobs).items():
+                found = float(rows[name][at])
+                bound = (self.LEAST_BOUND + self.ERROR_FACTOR * row["float32_error"]) * (1 + abs(wanted))
+                worst = max(worst, abs(found - wanted) / bound)
+                self.assertTrue(math.isclose(found, wanted, rel_tol=0, abs_tol=bound), f"{where}: {name} {found}, not {wanted}")
+        print(f"{model}, {executor}: {len(golden['rows'])} rows, {n_clear} with tokens, worst {worst:.2f} of its bound")
+        self.assertGreater(n_clear, len(golden["rows"]) * 3 // 4)
+        self.assertGreater(n_not_run, 0)
+
+    def test_gpt2(self) -> None:
+        for executor in ("batched", "reference"):
+            self.compare("gpt2", executor)
 
 if __name__ == "__main__":
     harness.main()

@@ -3,7 +3,7 @@
     python make_golden.py [NAME ...] [--demo-lora R ALPHA] [--part PART ...]
 
 NAME: a tiny model of tests/golden/models or `demo-gpt2`, `demo-llama` (jobs/demo); all that are there by default.
-PART: states, patched, attention, lens; all by default. The lens takes its questions from the states.
+PART: states, patched, attention, subspace, donors, lens; all by default. The lens takes its questions from the states.
 README.md says what the files hold.
 """
 
@@ -34,6 +34,7 @@ from golden_cases import (  # noqa: E402
     state_error,
     subspace_conditions,
 )
+from golden_donors import donors_file  # noqa: E402
 from golden_lens import lens_file  # noqa: E402
 
 DATA = HERE / "data"
@@ -207,6 +208,14 @@ def make_subspaces(m: Loaded, exact: Loaded, source: Source) -> None:
     (DATA / f"{source.name}.codi.subspace.json").write_text(text)
 
 
+def make_donors(m: Loaded, exact: Loaded, source: Source) -> None:
+    """Runs whose donors are made of many pairs; the trained models do."""
+    if source.demo:
+        sizes = (source.thoughts, source.max_new_tokens)
+        text = donors_file(m, exact, source.name, *sizes, demo_pairs()[:120], MARGIN)
+        (DATA / f"{source.name}.codi.donors.json").write_text(text)
+
+
 def make_lens(m: Loaded, exact: Loaded, source: Source) -> None:
     """The logit lens of the questions whose every state is kept."""
     asked = json.loads((DATA / f"{source.name}.questions.json").read_text())["protocols"]
@@ -223,6 +232,7 @@ PARTS = {
     "patched": make_patched,
     "attention": make_attention,
     "subspace": make_subspaces,
+    "donors": make_donors,
     "lens": make_lens,
 }
 
