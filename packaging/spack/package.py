@@ -1,5 +1,6 @@
-# A recipe for Spack 1.0 and later. Copy it to packages/latentpatch/package.py of a repository of your own (`spack repo create`).
-# The address of the source that you use goes into packages.yaml:
+# A recipe for Spack 1.0 and later. Copy it to packages/latentpatch/package.py of a repository of
+# your own (`spack repo create`). The address of the source that you use goes into
+# packages.yaml:
 #     packages: {latentpatch: {package_attributes: {git: ADDRESS}}}
 from spack_repo.builtin.build_systems.cmake import CMakePackage
 from spack_repo.builtin.build_systems.cuda import CudaPackage
@@ -8,10 +9,10 @@ from spack.package import *
 
 
 class Latentpatch(CMakePackage, CudaPackage):
-    """Activation patching of continuous thoughts, as a batch program: it finds out which activations of a language model
-    cause its answer. MPI ranks share the problems, a GPU or the CPU does the arithmetic, HDF5 keeps the results."""
+    """Activation patching of continuous thoughts, as a batch program: it finds out which
+    activations of a language model cause its answer. MPI ranks share the problems, a GPU or the
+    CPU does the arithmetic, HDF5 keeps the results."""
 
-    tags = ["e4s"]
     license("MIT", checked_by="the latentpatch authors")
 
     version("main", branch="main")
@@ -37,13 +38,14 @@ class Latentpatch(CMakePackage, CudaPackage):
             self.define("LP_CUDA", "ON" if self.spec.satisfies("+cuda") else "OFF"),
             self.define("LP_WERROR", False),
         ]
-        archs = self.spec.variants["cuda_arch"].value if self.spec.satisfies("+cuda") else ("none",)
-        if "none" not in archs:
-            args.append(self.define("CMAKE_CUDA_ARCHITECTURES", ";".join(f"{arch}-real" for arch in archs)))
+        if self.spec.satisfies("+cuda") and not self.spec.satisfies("cuda_arch=none"):
+            archs = [f"{arch}-real" for arch in self.spec.variants["cuda_arch"].value]
+            args.append(self.define("CMAKE_CUDA_ARCHITECTURES", archs))
         return args
 
     def test_plan(self):
         """the installed program plans the installed demo job"""
-        program = which(self.prefix.bin.latentpatch)
-        out = program("plan", join_path(self.prefix.share, "latentpatch/jobs/demo-gpt2.json"), output=str.split, error=str.split)
+        program = which(self.prefix.bin.latentpatch, required=True)
+        job = join_path(self.prefix.share, "latentpatch", "jobs", "demo-gpt2.json")
+        out = program("plan", job, output=str.split, error=str.split)
         check_outputs(["conditions"], out)

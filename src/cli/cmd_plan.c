@@ -1,7 +1,6 @@
 #include "backend/backend.h"
 #include "cli/job_command.h"
 #include "cli/print.h"
-#include "cli/rate.h"
 #include "stage/check.h"
 #include "stage/device.h"
 #include "stage/estimate.h"
@@ -12,13 +11,26 @@ static void print_bytes(const char *label, int64_t bytes) {
     printf("  %-34s %12.1f %s\n", label, (double)bytes / scale, unit);
 }
 
-static void print_time(const lp_session *session, double flops, double rate) {
+/* Not of the reference executor, which is for comparisons on a few pairs. */
+static lp_status print_time(const lp_session *session, const lp_standing *standing, const lp_estimate *estimate,
+                            lp_error *err) {
     char threads[64] = "";
+    int32_t n = lp_stage_threads(session);
     bool device = session->backend && session->backend->is_asynchronous;
-    if (!device) snprintf(threads, sizeof threads, " of %d threads", lp_stage_threads(session));
-    printf(
-        "  %-34s %12.3g s on the %s, one rank%s at %.1f GFLOP/s (measured), if everything ran at the speed of matrix products\n",
-        "expected", flops / rate, device ? "GPU" : "cpu", threads, rate * 1e-9);
+    lp_speed speed;
+    if (session->without_weights || session->job.engine.executor == LP_EXECUTOR_REFERENCE) return LP_OK;
+    lp_error unmeasured = {0};
+    lp_status status = lp_speed_measure(session, estimate->n_prompt, 0.1, &speed, &unmeasured);
+    if (status == LP_ERR_MEMORY) {
+        printf("  %-34s %12s: %s\n", "expected, about", "not known", unmeasured.text);
+        return LP_OK;
+    }
+    if (status != LP_OK) return lp_fail(err, status, "%s", unmeasured.text);
+    if (!device) snprintf(threads, sizeof threads, " of %d thread%s", n, n == 1 ? "" : "s");
+    double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
+    printf("  %-34s %12.3g s on the %s, one rank%s: from the measured time of one block and of the output head\n",
+           "expected, about", lp_estimate_seconds(estimate, to_cache, &speed, 1), device ? "GPU" : "cpu", threads);
+    return LP_OK;
 }
 
 static lp_status print_standing(const lp_session *session, const lp_standing *standing, lp_error *err) {
@@ -67,14 +79,12 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     lp_estimate estimate;
     lp_text words = {0};
     char label[32];
-    double rate = 1;
     enum { ASSUMED_ANSWER = 8 };
     lp_status status = LP_OK;
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
-    if (!session->without_weights) LP_TRY(lp_measure_rate(session, 0.1, &rate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
            (long long)estimate.n_pairs, estimate.n_conditions);
@@ -89,7 +99,7 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
            "as the published scripts", estimate.row_layers_scripts, "one run a condition", estimate.row_layers_unshared,
            "shared", estimate.row_layers_shared, estimate.row_layers_scripts / estimate.row_layers_shared);
     printf("  %-34s %12.3g GFLOP\n", "matrix products", estimate.gemm_flops * 1e-9);
-    if (!session->without_weights) print_time(session, estimate.gemm_flops, rate);
+    LP_TRY(print_time(session, &standing, &estimate, err));
     print_bytes("least memory limit of the engine", estimate.least_bytes);
     print_bytes("memory limit for full speed", estimate.useful_bytes);
     print_bytes("weights in memory (arena)", (int64_t)session->model.arena_bytes);

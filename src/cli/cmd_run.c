@@ -1,21 +1,17 @@
 #include "base/log.h"
 #include "cli/job_command.h"
 #include "cli/outputs.h"
-#include "cli/rate.h"
 #include "stage/check.h"
 #include "stage/estimate.h"
 
-/* "about 1 s", "at least 42 s", "at least 3 min", "at least 2 h": of matrix products alone, which small models spend
- * less time on than on everything else. */
+/* "1 s", "42 s", "3 min", "2 h" */
 static const char *time_words(double seconds, char out[32]) {
-    if (seconds < 1)
-        snprintf(out, 32, "about 1 s");
-    else if (seconds < 90)
-        snprintf(out, 32, "at least %.0f s", seconds);
+    if (seconds < 90)
+        snprintf(out, 32, "%.0f s", seconds < 1 ? 1 : seconds);
     else if (seconds < 5400)
-        snprintf(out, 32, "at least %.0f min", seconds / 60);
+        snprintf(out, 32, "%.0f min", seconds / 60);
     else
-        snprintf(out, 32, "at least %.0f h", seconds / 3600);
+        snprintf(out, 32, "%.0f h", seconds / 3600);
     return out;
 }
 
@@ -24,21 +20,30 @@ static lp_status say_what(const lp_session *session, const lp_standing *standing
     enum { ASSUMED_ANSWER = 8 };
     lp_sweep_plan plan = {0};
     lp_estimate estimate;
-    double rate = 1;
+    lp_speed speed;
+    lp_error unmeasured = {0};
     char label[32], words[32];
     lp_status status = LP_OK;
     if (!lp_log_shows(LP_LOG_INFO) || standing->results_complete) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
-    LP_TRY(lp_measure_rate(session, 0.02, &rate, err));
     double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
     int ranks = lp_parallel_size(session->parallel);
-    double seconds = (estimate.gemm_flops + to_cache * estimate.cache_flops) / rate / ranks;
     lp_log(LP_LOG_INFO, "%.100s, protocol %s: %lld pairs, %zu conditions each, %zu of them distinct",
            session->job.model.name, lp_protocol_label(&session->job.protocol, label), (long long)estimate.n_pairs,
            estimate.n_conditions, estimate.n_distinct);
-    lp_log(LP_LOG_INFO, "expected: %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
-           time_words(seconds, words), ranks, ranks == 1 ? "" : "s", estimate.answer_tokens);
+    /* The reference executor is for comparisons on a few pairs; nobody waits for it. */
+    if (session->job.engine.executor == LP_EXECUTOR_REFERENCE) goto out;
+    status = lp_speed_measure(session, estimate.n_prompt, 0.015, &speed, &unmeasured);
+    if (status == LP_ERR_MEMORY) {
+        lp_log(LP_LOG_DEBUG, "expected: not known: %s", unmeasured.text);
+        status = LP_OK;
+        goto out;
+    }
+    if (status != LP_OK) LP_FAIL(status, "%s", unmeasured.text);
+    lp_log(LP_LOG_INFO, "expected: about %s on %d rank%s, if all pairs pass the filter and answers have %d tokens",
+           time_words(lp_estimate_seconds(&estimate, to_cache, &speed, ranks), words), ranks, ranks == 1 ? "" : "s",
+           estimate.answer_tokens);
 out:
     lp_sweep_plan_release(&plan);
     return status;

@@ -136,6 +136,7 @@ static lp_status count_direction(const lp_sweep_plan *plan, int direction, int32
     estimate->row_layers_unshared += runs * positions * config->n_layers;
     double thoughts_only = n_prompt + session->job.protocol.n_steps;
     estimate->row_layers_scripts += runs * (positions + thoughts_only) * config->n_layers;
+    estimate->head_rows += head_rows;
     estimate->gemm_flops += row_layers * block_flops(config) + head_rows * 2.0 * config->d_model * config->n_embedded;
 out:
     lp_request_release(&request);
@@ -187,6 +188,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     int32_t n_prompt = 0;
     lp_status status = LP_OK;
     LP_TRY(median_prompt(session, &n_prompt, err));
+    estimate.n_prompt = n_prompt;
     for (size_t i = 0; i < plan->set.n; i++) {
         estimate.n_dead += plan->dead[i];
         estimate.n_equal += plan->same_as[i] != (int32_t)i && !plan->dead[i];
@@ -197,13 +199,13 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     estimate.row_layers_scripts *= pairs;
     estimate.row_layers_unshared *= pairs;
     estimate.row_layers_shared *= pairs;
+    estimate.head_rows *= pairs;
     estimate.gemm_flops *= pairs;
     LP_TRY(size_memory(plan, &estimate, err));
     const lp_model_config *config = &session->model.config;
     double positions = n_prompt + session->job.protocol.n_steps + 1 + estimate.answer_tokens - 1;
-    estimate.cache_flops = 2 * pairs *
-                           (positions * config->n_layers * block_flops(config) +
-                            estimate.answer_tokens * 2.0 * config->d_model * config->n_embedded);
+    estimate.cache_row_layers = 2 * pairs * positions * config->n_layers;
+    estimate.cache_head_rows = 2 * pairs * estimate.answer_tokens;
     for (size_t i = 0; i < plan->layout->n_fields; i++) {
         const lp_field *field = &plan->layout->fields[i];
         int64_t bytes = (int64_t)lp_h5_item_bytes(field->type, field->text_bytes);
@@ -219,4 +221,10 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     *out = estimate;
 out:
     return status;
+}
+
+double lp_estimate_seconds(const lp_estimate *estimate, double to_cache, const lp_speed *speed, int ranks) {
+    double row_layers = estimate->row_layers_shared + to_cache * estimate->cache_row_layers;
+    double head_rows = estimate->head_rows + to_cache * estimate->cache_head_rows;
+    return (row_layers * speed->row_layer_s + head_rows * speed->head_row_s) / ranks;
 }

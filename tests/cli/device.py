@@ -53,7 +53,7 @@ class Device(Case):
         sizes = {name: float(kib) for name, kib in re.findall(r"(?m)^  (weights .*?) +([\d.]+) KiB$", run.out)}
         self.assertLess(sizes["weights in memory (arena)"], 8)
         self.assertAlmostEqual(sizes["weights on the device"], 4 * n / 1024, delta=0.1)
-        self.assertRegex(run.out, r"expected .* on the GPU, one rank at")
+        self.assertRegex(run.out, r"expected, about .* on the GPU, one rank: from")
 
     def test_reference_executor(self) -> None:
         """It computes on the cpu, whatever device the job names, and has its weights there."""

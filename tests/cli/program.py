@@ -141,9 +141,13 @@ class Outputs(Case):
         self.assertEqual(len(said), 2, run.err)
         self.assertRegex(said[0], r": demo-gpt2, protocol codi: 12 pairs, \d+ conditions each, \d+ of them distinct$")
         self.assertRegex(
-            said[1], r": expected: (about|at least) .* on 1 rank, if all pairs pass the filter and answers have 8 tokens$"
+            said[1], r": expected: about .* on 1 rank, if all pairs pass the filter and answers have 8 tokens$"
         )
         self.assertLess(run.err.index("expected"), run.err.index("cache: 0 of 12 pairs"))
+        plan = self.succeed("plan", self.job(sweep=sweep)).out
+        self.assertRegex(plan, r"\n  expected, about +\d[\d.e+-]* s on the cpu, one rank of \d+ threads?: from the measured")
+        reference = {"executor": "reference"}
+        self.assertNotIn("expected", self.succeed("plan", self.job(sweep=sweep, engine=reference)).out)
         summary = json.loads((self.folder / "out" / "a.summary.json").read_text())["conditions"]
         for direction, donor, outcome, rival in (
             ("denoise", "clean", "clean_answer", "corrupted_answer"),
