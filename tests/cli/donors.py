@@ -247,5 +247,9 @@ class Golden(Case):
         for executor in ("batched", "reference"):
             self.compare("gpt2", executor)
 
+    def test_llama(self) -> None:
+        self.compare("llama", "batched")
+
+
 if __name__ == "__main__":
     harness.main()
