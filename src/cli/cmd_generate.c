@@ -135,7 +135,7 @@ static lp_status answer(generate_state *generation, int32_t max_new, int32_t top
     LP_TRY(lp_tokenizer_decode(generation->tokenizer, generation->answer, (size_t)result.n_tokens, LP_DECODE_ANSWER,
                                &text, err));
     printf("answer: ");
-    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_LINE, err));
+    LP_TRY(lp_print_bytes(lp_text_get(&text), text.length, LP_PRINT_LINE, err));
     printf("\n");
     int32_t positions = request.n_prompt + request.n_steps + generation->vocabulary.n_answer_start + result.n_tokens;
     fprintf(stderr, "%d prompt tokens, %d answer tokens%s, %.1f positions/s (reference executor)\n", request.n_prompt,

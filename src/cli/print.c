@@ -1,5 +1,6 @@
 #include "cli/print.h"
 
+#include "base/memory.h"
 #include "cli/commands.h"
 
 #include <errno.h>
@@ -13,12 +14,17 @@ void lp_print_begin(void) {
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDONLY) < 0) return;
 }
 
-lp_status lp_print(const char *text, lp_print_layout layout, lp_error *err) {
-    lp_text shown = {0};
-    lp_status status = lp_text_add_printable(&shown, text, layout, err);
-    if (status == LP_OK && shown.length > 0) (void)fwrite(shown.data, 1, shown.length, stdout);
-    lp_text_release(&shown);
+lp_status lp_print_bytes(const char *bytes, size_t length, lp_print_layout layout, lp_error *err) {
+    char *shown = NULL;
+    size_t wanted = lp_printable(bytes, length, layout, NULL, 0);
+    lp_status status = lp_mem_new(&shown, wanted + 1, 1, "text", err);
+    if (status == LP_OK) (void)fwrite(shown, 1, lp_printable(bytes, length, layout, shown, wanted + 1), stdout);
+    lp_mem_free(shown);
     return status;
+}
+
+lp_status lp_print(const char *text, lp_print_layout layout, lp_error *err) {
+    return lp_print_bytes(text, strlen(text), layout, err);
 }
 
 void lp_print_ours(const char *text) {

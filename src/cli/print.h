@@ -10,6 +10,8 @@
 void lp_print_begin(void);
 /* Prints a text as base/printable.h shows it. Local. */
 lp_status lp_print(const char *text, lp_print_layout layout, lp_error *err);
+/* The same for bytes, which may hold NULs. Local. */
+lp_status lp_print_bytes(const char *bytes, size_t length, lp_print_layout layout, lp_error *err);
 /* Prints a text of ours as it is: what came from outside in it was escaped when it was made. Local. */
 void lp_print_ours(const char *text);
 /* Columns of the terminal that standard output is, or 100; and whether it knows the colours of xterm's 256 (NO_COLOR in

@@ -112,6 +112,20 @@ class Layouts(Case):
         self.assertTrue("3" in before and "12" in before, before)
         self.assertNotRegex(self.run_job(base, codi, alpha, **barred), '"(3|12)"|answer:.*(3|12)')
 
+    def test_nul(self) -> None:
+        """A token that is the byte 0 does not end the answer that is shown."""
+        base, _, alpha = self.model("gpt2-ln")
+        codi = MODELS / "gpt2-ln" / "codi"
+        before = self.run_job(base, codi, alpha, name="codi", steps=2)
+        path = base / "tokenizer.json"
+        tokenizer = json.loads(path.read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["3"], vocabulary["\u0100"] = vocabulary["\u0100"], vocabulary["3"]
+        path.write_text(json.dumps(tokenizer))
+        after = self.run_job(base, codi, alpha, name="codi", steps=2)
+        self.assertIn("3", before.split("answer: ")[1])
+        self.assertEqual(after.split("answer: ")[1], before.split("answer: ")[1].replace("3", "\\x00"))
+
     def test_prefixes(self) -> None:
         for prefix in ("module.", "coconut.", "module.coconut."):
             with self.subTest(prefix=prefix):
@@ -224,6 +238,219 @@ class Layouts(Case):
         (folder / "adapter_config.json").write_text(json.dumps({"r": 3, "use_rslora": True}))
         run = self.latentpatch("inspect", "--base", base, "--codi", folder, "--lora-alpha", alpha)
         self.assert_error(run, "adapter_config.json: $.use_rslora: rsLoRA (LoRA scaled by alpha / sqrt(rank)) is not")
+
+    def refused(self, model: str, change: Callable[[Path], dict[str, Any] | None], *words: str, **protocol: Any) -> None:
+        """`inspect` of a job on a changed copy of the model fails with one line that holds the words. The change gets the
+        folder with base/ and codi/, and may return members of the job's `model`."""
+        folder = self.folder / "refused"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(MODELS / model, folder)
+        given = change(folder) or {}
+        source = {"base": str(folder / "base"), "codi": str(folder / "codi")} | given
+        sections = {"model": source, "protocol": protocol, "pairs": {"file": "p"}, "store": {"file": "s"}}
+        job = self.folder / "refused.json"
+        job.write_text(json.dumps(sections))
+        self.assert_error(self.latentpatch("inspect", job), *words)
+
+    def test_checkpoints_refused(self) -> None:
+        """Weights that do not fit together."""
+        layer = "codi.base_model.model.transformer.h.0.attn.c_attn"
+
+        def tensors(change: Callable[[Tensors], Tensors]) -> Callable[[Path], None]:
+            def changed(folder: Path) -> None:
+                path = folder / "codi" / "model.safetensors"
+                save(path, change(load(path)))
+
+            return changed
+
+        def without_lora(t: Tensors) -> Tensors:
+            return {k.replace(f"{layer}.base_layer", layer): v for k, v in t.items() if f"{layer}.lora_" not in k}
+
+        def without_projection(t: Tensors) -> Tensors:
+            return {k: v for k, v in t.items() if k != "prj.1.weight"}
+
+        def enormous(folder: Path) -> dict[str, Any]:
+            path = folder / "base" / "model.safetensors"
+            t = load(path)
+            name = next(k for k in t if k.endswith("h.0.ln_1.weight"))
+            about, data = t[name]
+            n = len(data) // 2
+            save(path, t | {name: (about | {"dtype": "F32"}, struct.pack(f"<{n}f", *[1e30] * n))})
+            (folder / "codi" / "model.safetensors").unlink()
+            prj = {k: v for k, v in load(MODELS / "gpt2-plain" / "codi" / "model.safetensors").items() if "prj" in k or "wte" in k}
+            save(folder / "codi" / "model.safetensors", prj)
+            return {"base_rounding": "fp16"}
+
+        def index(text: str) -> Callable[[Path], None]:
+            def changed(folder: Path) -> None:
+                (folder / "codi" / "model.safetensors.index.json").write_text(text)
+
+            return changed
+
+        cases: list[tuple[str, Callable[[Path], dict[str, Any] | None], str]] = [
+            ("gpt2-ln", tensors(without_lora), 'attn.c_attn.weight" has no LoRA tensors, but "'),
+            ("gpt2-ln", tensors(without_projection), 'missing tensor "prj.1.weight", although'),
+            ("gpt2-plain", lambda _: {"lora": {"rank": 3}}, "expected LoRA tensors of rank 3, found none"),
+            ("gpt2-plain", enormous, "becomes infinite when it is rounded to fp16"),
+            ("plain", index('{"weight_map": []}'), "$.weight_map: expected an object: tensor name -> file name"),
+            ("plain", index('{"weight_map": {"a": "../b"}}'), '"../b"'),
+            ("plain", index('{"weight_map": {"a": "gone.safetensors"}}'), "gone.safetensors that it names is missing"),
+        ]
+        for model, change, words in cases:
+            with self.subTest(words=words):
+                self.refused(model, change, words, name="codi" if "gpt2" in model else "coconut")
+
+    def test_archives_refused(self) -> None:
+        """Files of torch.save whose directory does not say what lies in them."""
+
+        def bytes_of(change: Callable[[bytearray], None]) -> Callable[[Path], None]:
+            def changed(folder: Path) -> None:
+                path = folder / "codi" / "pytorch_model.bin"
+                data = bytearray(path.read_bytes())
+                change(data)
+                path.write_bytes(data)
+
+            return changed
+
+        def parts(data: bytearray) -> None:
+            data[data.rindex(b"PK\5\6") + 8] ^= 1
+
+        def sizes(data: bytearray) -> None:
+            data[data.rindex(b"PK\1\2") + 24] ^= 1
+
+        def zip64(lead: bytes) -> Callable[[bytearray], None]:
+            def changed(data: bytearray) -> None:
+                end = data.rindex(b"PK\5\6")
+                data[end + 8 : end + 12] = b"\xff" * 4
+                data[end:end] = lead
+
+            return changed
+
+        far = b"PK\6\7" + struct.pack("<IQI", 0, 0, 1)
+        torn = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 2, 0, 0)
+
+        def torn64(data: bytearray) -> None:
+            at = data.rindex(b"PK\5\6")
+            zip64(torn + b"PK\6\7" + struct.pack("<IQI", 0, at, 1))(data)
+
+        cases: list[tuple[Callable[[bytearray], None], str]] = [
+            (parts, "a zip archive in several parts"),
+            (sizes, "is stored, but has two sizes"),
+            (zip64(b"\0" * 20), "the zip64 end record is missing"),
+            (zip64(far), "no zip64 end record at byte 0"),
+            (torn64, "a zip archive in several parts"),
+        ]
+        for change, words in cases:
+            with self.subTest(words=words):
+                self.refused("multimode", bytes_of(change), "pytorch_model.bin: ", words)
+
+    def test_configs_refused(self) -> None:
+        """config.json and generation_config.json."""
+
+        def config(file: str = "config.json", **edits: Any) -> Callable[[Path], None]:
+            def changed(folder: Path) -> None:
+                path = folder / "base" / file
+                before = json.loads(path.read_text()) if path.exists() else {}
+                path.write_text(json.dumps(before | edits))
+                (folder / "base" / "tokenizer_config.json").unlink()
+
+            return changed
+
+        half, yarn = {"rope_type": "default", "partial_rotary_factor": 0.5}, {"rope_type": "yarn", "factor": 2.0}
+        many, generation = list(range(9)), "generation_config.json"
+        cases: list[tuple[str, Callable[[Path], None], str]] = [
+            ("simcot", config(eos_token_id=many), "$.eos_token_id: expected at most 8 ids"),
+            (
+                "simcot",
+                config(generation, eos_token_id=many),
+                f"{generation}: $.eos_token_id: expected at most 8 ids",
+            ),
+            (
+                "simcot",
+                config(hidden_size=13, head_dim=None),
+                "$.hidden_size: expected a multiple of num_attention_heads (3), found 13",
+            ),
+            ("simcot", config(head_dim=5), "$.head_dim: expected an even number"),
+            ("simcot", config(mlp_bias=True), "a bias in the MLP's linear layers is not supported"),
+            ("simcot", config(sliding_window=8), "attention in a sliding window is not supported"),
+            ("simcot", config(layer_types=["full_attention", "sliding_attention"]), '"sliding_attention" is not supported'),
+            ("simcot", config(partial_rotary_factor=0.5), "RoPE over a part of the head is not supported"),
+            (
+                "simcot",
+                config(rope_parameters=half),
+                "RoPE over a part of the head",
+            ),
+            (
+                "simcot",
+                config(rope_scaling=yarn),
+                "a supported RoPE scaling (default, linear, llama3)",
+            ),
+            ("simcot", config(pretraining_tp=2), "sliced linear layers are not supported"),
+            ("simcot", config(hidden_act="relu"), "a supported activation (silu, swish)"),
+            ("simcot", config(quantization_config={"quant_method": "gptq"}), "a quantised model is not supported"),
+            ("simcot", config(model_type="olmo2"), "a supported architecture (gpt2, llama, qwen2, qwen3, mistral)"),
+            ("named-tokens", config(use_sliding_window=True), "attention in a sliding window is not supported"),
+            ("mistral", config(sliding_window=4096), "attention in a sliding window is not supported"),
+            ("coconut", config(scale_attn_by_inverse_layer_idx=True), "scaling attention by the layer is not supported"),
+            ("coconut", config(activation_function="relu"), "a supported activation (gelu_new, gelu_pytorch_tanh, gelu)"),
+        ]
+        for model, change, words in cases:
+            with self.subTest(words=words, model=model):
+                self.refused(model, change, words)
+
+    def test_tokens_refused(self) -> None:
+        """Tokens that are ambiguous, not there, or not tokens; tokenizers of other kinds."""
+
+        def tokenizer(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+            def changed(folder: Path) -> None:
+                path = folder / "base" / "tokenizer.json"
+                data = json.loads(path.read_text())
+                change(data)
+                path.write_text(json.dumps(data))
+
+            return changed
+
+        def add(*spellings: str, **flags: Any) -> Callable[[dict[str, Any]], None]:
+            def changed(data: dict[str, Any]) -> None:
+                like = data["added_tokens"][-1]
+                first = like["id"] + 1
+                data["added_tokens"] += [like | {"id": first + i, "content": s} | flags for i, s in enumerate(spellings)]
+
+            return changed
+
+        def disagree(folder: Path) -> None:
+            path = folder / "base" / "config.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"latent_start_id": 3, "latent_end_id": 4}))
+            tokenizer(add("<|bocot|>", "<|eocot|>"))(folder)
+
+        def pre_tokenizer(*parts: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+            return lambda data: data.update(pre_tokenizer={"type": "Sequence", "pretokenizers": list(parts)})
+
+        def decoder(data: dict[str, Any]) -> None:
+            data["decoder"] = {"type": "Sequence", "decoders": []}
+
+        def twice(data: dict[str, Any]) -> None:
+            data["added_tokens"] += data["added_tokens"][-1:]
+
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        digits = {"type": "Digits", "individual_digits": True}
+        names = ("<|bocot|>", "<|eocot|>", "<|start-latent|>", "<|end-latent|>")
+        cases: list[tuple[Callable[[Path], None], str, dict[str, Any]]] = [
+            (disagree, "the bot token is 3 in config.json, but", {}),
+            (lambda _: None, 'protocol.tokens.bot: "<|no|>" is not a token of the tokenizer', {"tokens": {"bot": "<|no|>"}}),
+            (lambda _: None, "protocol.answer_start: expected at most 32 tokens, found", {"answer_start": [{"text": "0a" * 30}]}),
+            (lambda _: None, "$.protocol.first_input", {"first_input": {"text": "a"}}),
+            (tokenizer(twice), "occurs twice", {}),
+            (tokenizer(pre_tokenizer(*[digits] * 20, level)), "pre-tokenizers are not supported", {}),
+            (tokenizer(decoder), "expected one ByteLevel, found 0", {}),
+            (tokenizer(lambda d: d.update(normalizer={"type": "Lowercase"})), "$.normalizer", {}),
+            (tokenizer(lambda d: d["model"].update(type="WordPiece")), "$.model.type", {}),
+        ]
+        for change, words, protocol in cases:
+            with self.subTest(words=words):
+                self.refused("gpt2-ln", change, words, **protocol)
+        self.refused("llama-rope3", tokenizer(add(*names)), "the tokenizer has both <|bocot|>")
+        self.refused("qwen2", tokenizer(add("e\u0301", normalized=True)), "is not in form C")
 
 
 if __name__ == "__main__":
