@@ -158,8 +158,10 @@ def panel_title(first: pd.Series) -> str:
     title = f"{first['direction']}: {first['donor']}{vector} → {first['site']}"
     if first["head"] >= 0:
         title += f" head {first['head']}"
-    if first["operation"] not in ("", "replace"):
+    if words.bracket(first["operation"])[0] in words.OPERATIONS:
         title += f" ({first['operation']} ×{str(np.float32(first['factor'])).removesuffix('.0')})"
+    elif first["operation"] not in ("", "replace"):
+        title += f" ({first['operation']})"
     if first["from_site"] or first["from_step"] >= 0:
         title += " from" + (f" {first['from_site']}" if first["from_site"] else "")
         title += f" step {first['from_step']}" if first["from_step"] >= 0 else ""

@@ -15,6 +15,8 @@ DONORS = {
     "random": "Random vectors",
     "self": "The run's own activations",
     "file": "Vector",
+    "noise": "Noise",
+    "nearest_token": "Nearest token embedding",
 }
 SITES = {
     "resid_pre": "input of each block",
@@ -32,6 +34,11 @@ SITES = {
 }
 RUNS = {"denoise": "the corrupted run", "noise": "the clean run"}
 OPERATIONS = {"add": "added ({} times) to", "scale": "scaled by {} in", "lerp": "mixed (share {}) into"}
+SPANS = {
+    "remove": "Part in the span of {span} removed in {run}",
+    "keep": "Only the part in the span of {span} kept in {run}",
+    "swap": "{donor}, the part in the span of {span}, written into {run}",
+}
 EDGE = "edge"  # the kind of conditions that forbid attention edges
 KINDS = {
     EDGE: "attention edges",
@@ -76,16 +83,31 @@ def edge_panel(first: Mapping[str, object]) -> str:
     return text
 
 
+def bracket(text: str) -> tuple[str, str]:
+    """('keep', 'nearest_token top 5') from 'keep(nearest_token top 5)'."""
+    word, _, details = text.removesuffix(")").partition("(")
+    return word, details
+
+
 def panel(first: Mapping[str, object]) -> str:
     """What a panel's conditions share: 'Clean activations written into the corrupted run, output of each block'."""
     if first["operation"] == "forbid":
         return edge_panel(first)
-    donor = DONORS.get(str(first["donor"]), str(first["donor"]))
+    kind, details = bracket(str(first["donor"]))
+    donor = DONORS.get(kind, kind) + (f" ({details})" if details else "")
     if first["vector"] >= 0:
         donor += f" {first['vector']} of the job"
     factor = str(np.float32(first["factor"])).removesuffix(".0")
-    done = OPERATIONS.get(str(first["operation"]), "written into").format(factor)
-    text = f"{donor} {done} {RUNS[str(first['direction'])]}"
+    operation, details = bracket(str(first["operation"]))
+    span = details.removesuffix("numbers only").removesuffix(", ")
+    span = f"directions of file {span}" if span.isdigit() else span
+    run = RUNS[str(first["direction"])]
+    if operation in SPANS:
+        text = SPANS[operation].format(donor=donor, span=span, run=run)
+    else:
+        text = f"{donor} {OPERATIONS.get(operation, 'written into').format(factor)} {run}"
+    if details.endswith("numbers only"):
+        text += ", where the nearest token is a number"
     if first["site"]:
         text += f", {site(str(first['site']))}"
     if first["head"] >= 0:

@@ -138,6 +138,22 @@ def test_words_for_edges():
 
 def test_words_for_several_step_sets():
     assert words.site("k+v") == "keys and values"
+    cell = {
+        "direction": "denoise",
+        "donor": "zero",
+        "vector": -1,
+        "factor": 1.0,
+        "site": "latent_raw",
+        "head": -1,
+        "from_site": "",
+    }
+    cell |= {"from_step": -1, "stop_after": 0, "defects": "", "operation": "keep(nearest_token top 5, numbers only)"}
+    where = "the corrupted run, where the nearest token is a number, final hidden state before the projection"
+    assert words.panel(cell) == f"Only the part in the span of nearest_token top 5 kept in {where}"
+    cell |= {"donor": "nearest_token(cosine, +1)", "operation": "replace(numbers only)"}
+    assert words.panel(cell) == f"Nearest token embedding (cosine, +1) written into {where}"
+    cell |= {"operation": "remove(0)", "donor": "zero"}
+    assert words.panel(cell).startswith("Part in the span of directions of file 0 removed in the corrupted run, final")
     assert words.step_list(["first:4", "first:5", "first:6"]) == "first 4 to 6 thoughts"
     assert words.step_list(["first:4", "first:6"]) == "first 4 thoughts, first 6 thoughts"
     assert words.step_list(["single:2"]) == "thought 2"

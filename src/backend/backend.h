@@ -104,7 +104,8 @@ struct lp_backend {
      * lists do not overlap where dst == src. */
     lp_status (*copy_rows)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                            const int32_t *src_rows, int32_t n, int32_t width, lp_error *err);
-    /* dst [dst_rows[i]] = columns[i] of matrix, of LP_PANELS [width, .]; required where takes_panels, otherwise NULL */
+    /* dst [dst_rows[i]] (NULL: row i) = columns[i] of matrix, of LP_PANELS [width, .]; required where takes_panels,
+     * otherwise NULL */
     lp_status (*copy_columns)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
                               const int32_t *columns, int32_t n, int32_t width, lp_error *err);
     /* x [n, width] += y [y_rows[i]] (NULL: the same row) */
@@ -148,6 +149,9 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
+    /* x[i, j] *= scale[j] for j < n_columns of each row of x [n, width] */
+    lp_status (*scale_columns)(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
+                               const float *scale, lp_error *err);
     /* The `top` likeliest of the first n_candidates of each row of logits [n, width], ties to the lowest: tokens [n,
      * top] and log_probability [n, top] (dev), the log softmax over the candidates, its sum made in double precision.
      * NaN never wins; where nothing is left the token is 0 and its number NaN. */

@@ -151,17 +151,69 @@ out:
     return status;
 }
 
+/* {"nearest_token": {...}} of a donor or of a subspace; `keys`: those that it may have. */
+static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_token_rule *out, lp_error *err) {
+    static const char *const measures[] = {"dot", "cosine", NULL}, *const along_keys[] = {"token", "factor", NULL};
+    lp_json member, part;
+    const char *text = NULL;
+    int choice = 0;
+    int64_t number = 0;
+    double factor = 0;
+    lp_token_rule rule = {.chooses = true, .top = 1};
+    lp_status status = LP_OK;
+    LP_TRY(lp_json_only(value, keys, err));
+    LP_TRY(lp_json_find(value, "by", &member, err));
+    if (member.node) LP_TRY(lp_json_choice(&member, measures, &choice, err));
+    rule.by = (lp_nearest_by)choice;
+    LP_TRY(lp_json_find(value, "top", &member, err));
+    if (member.node) {
+        LP_TRY(lp_json_int(&member, 1, LP_MAX_NEAREST, &number, err));
+        rule.top = (int32_t)number;
+    }
+    LP_TRY(lp_json_find(value, "shift", &member, err));
+    if (member.node) {
+        LP_TRY(lp_json_int(&member, -1000000, 1000000, &number, err));
+        rule.shift = (int32_t)number;
+    }
+    LP_TRY(lp_json_find(value, "layer_norm", &member, err));
+    if (member.node) LP_TRY(lp_json_bool(&member, &rule.layer_norm, err));
+    LP_TRY(lp_json_find(value, "keep_norm", &member, err));
+    if (member.node) LP_TRY(lp_json_bool(&member, &rule.keep_norm, err));
+    LP_TRY(lp_json_find(value, "add_along", &member, err));
+    if (member.node) {
+        LP_TRY(lp_json_only(&member, along_keys, err));
+        LP_TRY(lp_json_get(&member, "token", &part, err));
+        LP_TRY(lp_json_string(&part, &text, err));
+        if (*text == '\0' || strlen(text) >= sizeof rule.along)
+            LP_TRY(lp_json_fail(&part, err, "a text of 1 to %zu bytes", sizeof rule.along - 1));
+        snprintf(rule.along, sizeof rule.along, "%s", text);
+        LP_TRY(lp_json_get(&member, "factor", &part, err));
+        LP_TRY(lp_json_number(&part, -1e6, 1e6, &factor, err));
+        rule.times = (float)factor;
+    }
+    *out = rule;
+out:
+    return status;
+}
+
 static lp_status read_donor_object(const lp_json *value, condition_reading *reading, lp_error *err) {
-    static const char *const kinds[] = {"mean", "noise", NULL};
+    static const char *const kinds[] = {"mean", "noise", "nearest_token", NULL};
+    static const char *const nearest_keys[] = {"by", "shift", "layer_norm", "keep_norm", NULL};
     static const char *const mean_keys[] = {"by", "value", "least", "steps", NULL};
     static const char *const noise_keys[] = {"sigma", "around", "in", "by", "value", "least", "steps", NULL};
     lp_donor_detail detail = {0};
-    lp_json mean, noise;
+    lp_json mean, noise, nearest;
     lp_status status = LP_OK;
     LP_TRY(lp_json_only(value, kinds, err));
+    LP_TRY(lp_json_find(value, "nearest_token", &nearest, err));
     LP_TRY(lp_json_find(value, "mean", &mean, err));
     LP_TRY(lp_json_find(value, "noise", &noise, err));
-    if (!mean.node == !noise.node) LP_TRY(lp_json_fail(value, err, "one of the keys \"mean\" and \"noise\""));
+    if ((mean.node != NULL) + (noise.node != NULL) + (nearest.node != NULL) != 1)
+        LP_TRY(lp_json_fail(value, err, "one of the keys \"mean\", \"noise\" and \"nearest_token\""));
+    if (nearest.node) {
+        LP_TRY(read_nearest(&nearest, nearest_keys, &detail.token, err));
+        return append_donor(reading, LP_DONOR_TOKEN, &detail, err);
+    }
     LP_TRY(lp_json_only(mean.node ? &mean : &noise, mean.node ? mean_keys : noise_keys, err));
     if (noise.node) {
         status = read_noise(&noise, reading, err);
@@ -181,6 +233,7 @@ static lp_status read_donor(const lp_json *value, void *user, lp_error *err) {
     lp_status status = lp_json_choice(value, lp_donor_names(), &choice, err);
     if (status == LP_OK && choice == LP_DONOR_NOISE)
         status = lp_json_fail(value, err, "an object with its size, such as {\"noise\": {\"sigma\": 1}}");
+    if (status == LP_OK && choice == LP_DONOR_TOKEN) plain.token = (lp_token_rule){.chooses = true, .top = 1};
     if (status != LP_OK) return status;
     return append_donor(reading, (lp_donor)choice, &plain, err);
 }
@@ -479,8 +532,8 @@ static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *group
 
 /* Keys that say how a site is changed, where none is. */
 static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
-    static const char *const names[] = {"phase",  "steps", "index",   "heads",  "donor",   "operation",
-                                        "factor", "from",  "defects", "vector", "subspace"};
+    static const char *const names[] = {"phase", "steps",   "index",  "heads",    "donor", "operation",  "factor",
+                                        "from",  "defects", "vector", "subspace", "only",  "last_prompt"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         lp_json value;
         lp_status status = lp_json_find(entry, names[i], &value, err);
@@ -493,7 +546,7 @@ static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
 /* What the operations within a subspace need, and the others have not. */
 static lp_status read_subspace(const lp_job *job, const lp_json *entry, condition_reading *reading, lp_error *err) {
     lp_sweep_group *group = reading->group;
-    lp_json value, donor;
+    lp_json value, donor, nearest;
     int64_t index = 0;
     bool has_subspace = lp_operation_has_subspace(group->operation);
     lp_status status = LP_OK;
@@ -502,10 +555,21 @@ static lp_status read_subspace(const lp_job *job, const lp_json *entry, conditio
         LP_FAIL(LP_ERR_VALUE, "%s: %s: only for the operations remove, keep and swap", value.file, value.path);
     if (!has_subspace) goto out;
     LP_TRY(lp_json_get(entry, "subspace", &value, err));
-    if (job->sweep.n_vectors == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
-    LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
-    group->subspace = (int32_t)index + 1;
+    if (lp_json_is_object(&value)) {
+        static const char *const kinds[] = {"nearest_token", NULL};
+        static const char *const remove_keys[] = {"by", "top", "add_along", NULL};
+        static const char *const keep_keys[] = {"by", "top", "keep_norm", NULL};
+        if (group->operation == LP_OP_SWAP)
+            LP_TRY(lp_json_fail(&value, err, "an index into sweep.vectors with the operation swap"));
+        LP_TRY(lp_json_only(&value, kinds, err));
+        LP_TRY(lp_json_get(&value, "nearest_token", &nearest, err));
+        LP_TRY(read_nearest(&nearest, group->operation == LP_OP_KEEP ? keep_keys : remove_keys, &group->token, err));
+    } else {
+        if (job->sweep.n_vectors == 0)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
+        LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
+        group->subspace = (int32_t)index + 1;
+    }
     if (lp_operation_takes_vector(group->operation)) goto out;
     LP_TRY(lp_json_find(entry, "donor", &donor, err));
     if (donor.node) LP_FAIL(LP_ERR_VALUE, "%s: %s: the operations remove and keep take none", donor.file, donor.path);
@@ -517,9 +581,10 @@ out:
 }
 
 static lp_status read_group(const lp_job *job, const lp_json *entry, condition_reading *reading, lp_error *err) {
-    static const char *const keys[] = {"phase",  "site",      "layers",   "steps",   "index",   "heads",
-                                       "donor",  "operation", "factor",   "from",    "defects", "stop_after",
-                                       "vector", "forbid",    "subspace", "comment", NULL};
+    static const char *const keys[] = {
+        "phase",   "site",       "layers", "steps",  "index",    "heads",   "donor", "operation",   "factor", "from",
+        "defects", "stop_after", "vector", "forbid", "subspace", "comment", "only",  "last_prompt", NULL};
+    static const char *const only[] = {"all", "numbers", NULL};
     static const char *const operations[] = {"replace", "add", "scale", "lerp", "remove", "keep", "swap", NULL};
     static const lp_operation operation_of[] = {LP_OP_REPLACE, LP_OP_ADD,  LP_OP_SCALE, LP_OP_LERP,
                                                 LP_OP_REMOVE,  LP_OP_KEEP, LP_OP_SWAP};
@@ -565,6 +630,12 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     if (value.node) LP_TRY(lp_json_choice(&value, operations, &choice, err));
     group->operation = operation_of[choice];
     LP_TRY(read_subspace(job, entry, reading, err));
+    LP_TRY(lp_json_find(entry, "only", &value, err));
+    choice = 0;
+    if (value.node) LP_TRY(lp_json_choice(&value, only, &choice, err));
+    group->token.only_numbers = choice == 1;
+    LP_TRY(lp_json_find(entry, "last_prompt", &value, err));
+    if (value.node) LP_TRY(lp_json_bool(&value, &group->defects.last_prompt, err));
     LP_TRY(read_from(entry, reading, err));
     LP_TRY(for_each(entry, "defects", read_defect, reading, NULL, err));
     LP_TRY(lp_json_find(entry, "stop_after", &value, err));

@@ -26,6 +26,9 @@ struct lp_forward {
     lp_batch_lists lists;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
+    lp_nearest_row *token_edits; /* host [token_edits_capacity] of one point */
+    size_t token_edits_capacity;
+    lp_nearest nearest;
     lp_row_capture *captures; /* host [captures_capacity] of one point */
     size_t captures_capacity;
     lp_row_choice *choices; /* host [choices_capacity] of one layer */
@@ -163,6 +166,7 @@ lp_status lp_forward_new(const lp_weights *weights, int32_t max_rows, int32_t ma
     lp_forward *forward = NULL;
     lp_status status = lp_mem_new(&forward, 1, sizeof *forward, "forward pass", err);
     if (status != LP_OK) return status;
+    forward->nearest.weights = weights;
     take_weights(forward, weights);
     forward->max_rows = max_rows;
     forward->mlp_rows = mlp_rows(forward->be);
@@ -182,7 +186,9 @@ void lp_forward_free(lp_forward *forward) {
     if (forward->sine) be->vector_free(be, forward->sine);
     free_workspace(forward);
     lp_batch_lists_release(&forward->lists, be);
+    lp_nearest_release(&forward->nearest);
     lp_mem_free(forward->edits);
+    lp_mem_free(forward->token_edits);
     lp_mem_free(forward->captures);
     lp_mem_free(forward->choices);
     lp_rope_release(&forward->rope);
@@ -209,6 +215,39 @@ typedef struct {
     int32_t n_normed; /* rows whose input of the next block is normed already */
 } forward_pass;
 
+/* The next n edits. */
+static lp_status edit(const forward_pass *pass, int32_t n, float *x, int32_t stride, bool compact, lp_error *err) {
+    lp_forward *forward = pass->f;
+    const lp_forward_batch *batch = pass->batch;
+    int32_t n_plain = 0, n_token = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_grow(&forward->edits, &forward->edits_capacity, (size_t)n, sizeof *forward->edits, "edits", err));
+    for (int32_t i = 0; i < n; i++) {
+        const lp_forward_edit *from = &batch->edits[pass->next_edit + i];
+        if (from->token.token) continue;
+        forward->edits[n_plain] = from->edit;
+        if (compact) forward->edits[n_plain].row = pass->lists->compact[from->edit.row];
+        LP_ASSERT(forward->edits[n_plain].row >= 0);
+        n_plain++;
+    }
+    LP_TRY(forward->be->edit_rows(forward->be, x, stride, forward->edits, n_plain, batch->vectors, err));
+    if (n_plain == n) return LP_OK;
+    LP_ASSERT(stride == forward->model->config.d_model);
+    LP_TRY(lp_mem_grow(&forward->token_edits, &forward->token_edits_capacity, (size_t)(n - n_plain),
+                       sizeof *forward->token_edits, "edits", err));
+    for (int by = LP_NEAREST_DOT; by <= LP_NEAREST_COSINE; by++)
+        for (int32_t i = 0; i < n; i++) {
+            const lp_forward_edit *from = &batch->edits[pass->next_edit + i];
+            if (!from->token.token || (int)from->token.token->by != by) continue;
+            int32_t row = compact ? pass->lists->compact[from->edit.row] : from->edit.row;
+            LP_ASSERT(row >= 0);
+            forward->token_edits[n_token++] = (lp_nearest_row){.row = row, .edit = &from->token};
+        }
+    status = lp_nearest_edit(&forward->nearest, &batch->room, x, forward->token_edits, n_token, err);
+out:
+    return status;
+}
+
 /* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
  */
 static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
@@ -219,16 +258,8 @@ static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride
     LP_ASSERT(pass->next_capture == batch->n_captures || batch->captures[pass->next_capture].key >= key);
     int32_t n = 0;
     while (pass->next_edit + n < batch->n_edits && batch->edits[pass->next_edit + n].key == key) n++;
-    if (n > 0) {
-        LP_TRY(lp_mem_grow(&forward->edits, &forward->edits_capacity, (size_t)n, sizeof *forward->edits, "edits", err));
-        for (int32_t i = 0; i < n; i++) {
-            forward->edits[i] = batch->edits[pass->next_edit + i].edit;
-            if (compact) forward->edits[i].row = pass->lists->compact[forward->edits[i].row];
-            LP_ASSERT(forward->edits[i].row >= 0);
-        }
-        LP_TRY(forward->be->edit_rows(forward->be, x, stride, forward->edits, n, batch->vectors, err));
-        pass->next_edit += n;
-    }
+    if (n > 0) LP_TRY(edit(pass, n, x, stride, compact, err));
+    pass->next_edit += n;
     n = 0;
     while (pass->next_capture + n < batch->n_captures && batch->captures[pass->next_capture + n].key == key) n++;
     if (n > 0) {

@@ -12,6 +12,7 @@
 #define LP_NN_FORWARD_H
 
 #include "backend/backend.h"
+#include "nn/nearest.h"
 #include "nn/rope.h"
 #include "nn/site.h"
 #include "nn/weights.h"
@@ -32,6 +33,7 @@ size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max
 typedef struct {
     int32_t key; /* 2 x depth of the address, + 1 when the row begins; see lp_forward_key */
     lp_row_edit edit;
+    lp_edit token; /* with a token edit, this is what is done to the row; otherwise `edit` is */
 } lp_forward_edit;
 
 typedef struct {
@@ -77,6 +79,7 @@ typedef struct {
     int32_t n_chosen;
     float *captured;      /* dev: where captures go */
     const float *vectors; /* dev: donors' vectors of the edits */
+    lp_nearest_room room; /* for token edits; unused without them */
     const float *latents; /* dev [., D]: inputs that are not tokens */
     const lp_kv_pool *pool;
 } lp_forward_batch;

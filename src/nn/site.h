@@ -70,9 +70,10 @@ typedef struct {
     lp_address at; /* index as in the run (not negative) or LP_INDEX_ALL */
     lp_operation operation;
     float factor;
-    const float *vector;         /* [lp_site_width] borrowed; NULL where the operation takes none */
-    const lp_subspace *subspace; /* borrowed; NULL where the operation has none */
-    int32_t key_begin, key_end;  /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
+    const float *vector;               /* [lp_site_width] borrowed; NULL where the operation takes none */
+    const lp_subspace *subspace;       /* borrowed; NULL where the operation has none */
+    const struct lp_token_edit *token; /* borrowed; depends on the tokens nearest to x (token_edit.h); NULL: does not */
+    int32_t key_begin, key_end; /* FORBID: positions of the run, [key_begin, key_end), that are not attended to */
 } lp_edit;
 
 /* A copy of one vector of a run, taken after the edits there. */
@@ -106,7 +107,8 @@ void lp_address_canonical(lp_address *address);
 /* Order within one position: (layer, site) as one number; smaller comes first. */
 int32_t lp_address_depth(const lp_model_config *config, const lp_address *address);
 
-/* x[width] changed in place by the edit, which is not FORBID. One definition for every executor on the host. */
+/* x[width] changed in place by the edit, which is not FORBID and whose vector and subspace are there. One definition
+ * for every executor on the host. */
 void lp_edit_apply(const lp_edit *edit, float *x, int32_t width);
 
 #endif

@@ -3,8 +3,8 @@
 #include "base/memory.h"
 
 const char *const *lp_donor_names(void) {
-    static const char *const names[] = {"clean",    "corrupted", "self", "zero",  "mean",
-                                        "shuffled", "random",    "file", "noise", NULL};
+    static const char *const names[] = {"clean",  "corrupted", "self",  "zero",          "mean", "shuffled",
+                                        "random", "file",      "noise", "nearest_token", NULL};
     return names;
 }
 
@@ -88,6 +88,15 @@ static void add_word(char *out, size_t size, const char *word) {
     snprintf(out + used, size - used, "%s%s", out[used - 1] == '(' ? "" : ", ", word);
 }
 
+/* Without the bracket where nothing is in it. */
+static void end_words(char *out, size_t size) {
+    size_t used = strlen(out);
+    if (out[used - 1] == '(')
+        out[used - 1] = '\0';
+    else
+        snprintf(out + used, size - used, ")");
+}
+
 /* The mean's part of the words. */
 static void mean_words(const lp_donor_detail *detail, char *out, size_t size) {
     char word[64];
@@ -98,6 +107,37 @@ static void mean_words(const lp_donor_detail *detail, char *out, size_t size) {
     if (detail->least <= 1) return;
     snprintf(word, sizeof word, "least %d", detail->least);
     add_word(out, size, word);
+}
+
+/* Of what is taken from the nearest token, or from the span of several. */
+static void token_words(const lp_token_rule *rule, char *out, size_t size) {
+    char word[LP_TOKEN_TEXT + 32];
+    if (rule->by == LP_NEAREST_COSINE) add_word(out, size, "cosine");
+    if (rule->shift) {
+        snprintf(word, sizeof word, "%+d", rule->shift);
+        add_word(out, size, word);
+    }
+    if (rule->layer_norm) add_word(out, size, "layer norm");
+    if (rule->keep_norm) add_word(out, size, "keep norm");
+    if (rule->along[0] == '\0') return;
+    snprintf(word, sizeof word, "%.6g along %s", (double)rule->times, rule->along);
+    add_word(out, size, word);
+}
+
+void lp_operation_words(lp_operation operation, int32_t subspace, const lp_token_rule *rule, char *out, size_t size) {
+    bool of_file = lp_operation_has_subspace(operation) && subspace > 0;
+    char word[32];
+    snprintf(out, size, "%s(", lp_operation_names()[operation]);
+    if (of_file) {
+        snprintf(word, sizeof word, "%d", subspace - 1);
+        add_word(out, size, word);
+    } else if (rule && lp_operation_has_subspace(operation)) {
+        snprintf(word, sizeof word, rule->top > 1 ? "nearest_token top %d" : "nearest_token", rule->top);
+        add_word(out, size, word);
+        token_words(rule, out, size);
+    }
+    if (rule && rule->only_numbers) add_word(out, size, "numbers only");
+    end_words(out, size);
 }
 
 void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size) {
@@ -116,16 +156,30 @@ void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, si
         }
     }
     if (donor == LP_DONOR_MEAN || is_noise) mean_words(detail, out, size);
-    size_t used = strlen(out);
-    if (out[used - 1] == '(')
-        out[used - 1] = '\0';
-    else
-        snprintf(out + used, size - used, ")");
+    if (donor == LP_DONOR_TOKEN) token_words(&detail->token, out, size);
+    end_words(out, size);
 }
 
 static bool same_detail(const lp_donor_detail *a, const lp_donor_detail *b) {
     return a->all_steps == b->all_steps && a->label == b->label && a->is_different == b->is_different &&
            a->least == b->least && a->around == b->around && a->sigma == b->sigma && a->in_rms == b->in_rms;
+}
+
+static bool same_rule(const lp_token_rule *a, const lp_token_rule *b) {
+    return a->chooses == b->chooses && a->by == b->by && a->top == b->top && a->only_numbers == b->only_numbers &&
+           a->shift == b->shift && a->layer_norm == b->layer_norm && a->keep_norm == b->keep_norm &&
+           strcmp(a->along, b->along) == 0 && a->times == b->times;
+}
+
+lp_status lp_condition_token_rule(lp_condition_set *set, const lp_token_rule *rule, int32_t *index, lp_error *err) {
+    size_t i = 0;
+    while (i < set->n_token_rules && !same_rule(&set->token_rules[i], rule)) i++;
+    *index = (int32_t)i + 1;
+    if (i < set->n_token_rules) return LP_OK;
+    lp_status status =
+        lp_mem_grow(&set->token_rules, &set->token_rule_capacity, i + 1, sizeof *set->token_rules, "token rules", err);
+    if (status == LP_OK) set->token_rules[set->n_token_rules++] = *rule;
+    return status;
 }
 
 lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *detail, int32_t *index, lp_error *err) {
@@ -167,5 +221,6 @@ void lp_condition_set_release(lp_condition_set *set) {
     lp_mem_free(set->conditions);
     lp_mem_free(set->replacements);
     lp_mem_free(set->details);
+    lp_mem_free(set->token_rules);
     *set = (lp_condition_set){0};
 }

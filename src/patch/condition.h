@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "nn/site.h"
+#include "nn/token_edit.h"
 #include "thought/protocol.h"
 
 typedef enum {
@@ -20,7 +21,8 @@ typedef enum {
     LP_DONOR_SHUFFLED,  /* the source run of another pair, drawn by a seed */
     LP_DONOR_RANDOM,    /* Gaussian with the mean and norm of the source run's vector */
     LP_DONOR_FILE,      /* a vector from a file */
-    LP_DONOR_NOISE      /* Gaussian numbers of a size measured in the store */
+    LP_DONOR_NOISE,     /* Gaussian numbers of a size measured in the store */
+    LP_DONOR_TOKEN      /* the embedding nearest to the vector that is changed */
 } lp_donor;
 
 /* What pairs have in common in a mean over some of them. Their texts are those of the source run. */
@@ -36,6 +38,21 @@ typedef enum {
 /* What noise is put around: the run's own vector (so it is added to what is there), zeros, or the donor mean's. */
 typedef enum { LP_AROUND_OWN, LP_AROUND_ZERO, LP_AROUND_MEAN } lp_noise_centre;
 
+enum { LP_TOKEN_TEXT = 64 };
+
+/* What an edit has to do with the tokens nearest to the vector that it changes, in words; see lp_token_edit. */
+typedef struct {
+    bool chooses; /* the donor TOKEN, or a subspace of nearest embeddings */
+    lp_nearest_by by;
+    int32_t top;               /* of a subspace; otherwise 1 */
+    bool only_numbers;         /* the vector is left as it is where the nearest token is no number */
+    int32_t shift;             /* TOKEN: the embedding is that of the number + shift */
+    bool layer_norm;           /* TOKEN */
+    bool keep_norm;            /* TOKEN and KEEP */
+    char along[LP_TOKEN_TEXT]; /* REMOVE: text of the token of lp_token_edit; "": none */
+    float times;
+} lp_token_rule;
+
 /* What MEAN and NOISE need to know beside the address. {0}: the mean over all other pairs at this very step. */
 typedef struct {
     bool all_steps;    /* over all thought steps as well */
@@ -43,9 +60,10 @@ typedef struct {
     bool is_different; /* over those with another label than the pair's own; otherwise those with the same */
     int32_t least;     /* smallest number of pairs to take a mean over; 0 is 1 */
     lp_noise_centre around;
-    float sigma; /* NOISE: its standard deviation, in units of */
-    bool in_rms; /* the root mean square of the vector it is put around (of the run's own one around zeros);
-                    otherwise the standard deviation of the place over the store */
+    float sigma;         /* NOISE: its standard deviation, in units of */
+    lp_token_rule token; /* TOKEN */
+    bool in_rms;         /* the root mean square of the vector it is put around (of the run's own one around zeros);
+                            otherwise the standard deviation of the place over the store */
 } lp_donor_detail;
 
 /* Which run is changed. The source run of MEAN, SHUFFLED and RANDOM is the other one. */
@@ -66,7 +84,8 @@ typedef struct {
     lp_address from; /* in the donor's run; equal to `at` by default */
     int32_t vector; /* FILE: index of the file in the job; SHUFFLED: number of the draw; MEAN, NOISE: index of the set's
                        details, beyond them stands for {0}; otherwise 0 */
-    int32_t subspace; /* operations with one: index of its file in the job + 1; otherwise 0 */
+    int32_t subspace; /* operations with one of a file: index of the file in the job + 1; otherwise 0 */
+    int32_t token;    /* index of the set's token rules + 1; 0: none */
 } lp_replacement;
 
 typedef struct {
@@ -83,20 +102,21 @@ typedef struct {
     int32_t vector; /* FILE: index of the file in the job; -1 otherwise */
     int32_t draw;   /* SHUFFLED: number of the draw; 0 otherwise */
     bool from_other_site;
-    lp_site from_site;       /* where from_other_site */
-    int32_t from_layer;      /* -1: the target's */
-    int32_t from_step;       /* -1: the target's */
-    int32_t stop_after;      /* as in the job; 0: all steps */
-    int32_t layer;           /* -1: none or several */
-    const char *sites;       /* in words: "k", "k+v" */
-    const char *layers;      /* in words: "2", "0-3" */
-    const char *steps;       /* the step set as the job writes it; attention edges in words */
-    int32_t subspace;        /* index of its file in the job + 1; 0: none */
-    const char *donor_words; /* the donor, with its detail: "mean(same answer)"; NULL: none */
-    const char *defects;     /* comma-separated switches that are on, "" by default */
-    uint64_t mask;           /* thought steps that are targets */
-    int32_t n_steps_run;     /* thought steps that the run makes; the protocol's unless stopped early */
-    size_t first;            /* replacements [first, first + n) of the set */
+    lp_site from_site;           /* where from_other_site */
+    int32_t from_layer;          /* -1: the target's */
+    int32_t from_step;           /* -1: the target's */
+    int32_t stop_after;          /* as in the job; 0: all steps */
+    int32_t layer;               /* -1: none or several */
+    const char *sites;           /* in words: "k", "k+v" */
+    const char *layers;          /* in words: "2", "0-3" */
+    const char *steps;           /* the step set as the job writes it; attention edges in words */
+    int32_t subspace;            /* index of its file in the job + 1; 0: none */
+    const char *operation_words; /* the operation, with its subspace and token rule; NULL: its name says it all */
+    const char *donor_words;     /* the donor, with its detail: "mean(same answer)"; NULL: none */
+    const char *defects;         /* comma-separated switches that are on, "" by default */
+    uint64_t mask;               /* thought steps that are targets */
+    int32_t n_steps_run;         /* thought steps that the run makes; the protocol's unless stopped early */
+    size_t first;                /* replacements [first, first + n) of the set */
     size_t n;
 } lp_condition;
 
@@ -110,6 +130,9 @@ typedef struct {
     lp_donor_detail *details; /* [n_details] each once */
     size_t n_details;
     size_t detail_capacity;
+    lp_token_rule *token_rules; /* [n_token_rules] each once */
+    size_t n_token_rules;
+    size_t token_rule_capacity;
     void *texts; /* all words of the conditions, in blocks: a job may have a million conditions */
     size_t text_room;
 } lp_condition_set;
@@ -127,6 +150,10 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
 lp_status lp_condition_text(lp_condition_set *set, const char *text, const char *like, const char **out, lp_error *err);
 /* "mean", "mean(all steps, same answer)", "noise(0.5, rms, around mean)": one text for each donor and detail. */
 void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size);
+/* "replace", "remove(1)", "keep(nearest_token top 5, keep norm, numbers only)"; rule NULL: none. */
+void lp_operation_words(lp_operation operation, int32_t subspace, const lp_token_rule *rule, char *out, size_t size);
+/* *index = 1 + the place of this rule in the set, which gets it where it has none like it. */
+lp_status lp_condition_token_rule(lp_condition_set *set, const lp_token_rule *rule, int32_t *index, lp_error *err);
 /* *index = of this detail in the set, which gets it where it has none like it. */
 lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *detail, int32_t *index, lp_error *err);
 /* Of a MEAN or NOISE replacement. */

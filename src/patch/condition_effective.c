@@ -104,6 +104,7 @@ int lp_timed_edit_compare(const lp_timed_edit *a, const lp_timed_edit *b) {
     if (!order) order = compare_i64(a->what.donor, b->what.donor);
     if (!order) order = compare_i64(a->what.vector, b->what.vector);
     if (!order) order = compare_i64(a->what.subspace, b->what.subspace);
+    if (!order) order = compare_i64(a->what.token, b->what.token);
     if (!order) order = compare_address(&a->what.from, &b->what.from);
     if (!order) order = compare_i64(a->key_begin, b->key_begin);
     if (!order) order = compare_i64(a->key_end, b->key_end);
@@ -175,7 +176,8 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     if (what->donor == LP_DONOR_SELF)
         what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
     bool takes_none = what->operation != LP_OP_FORBID && !lp_operation_takes_vector(what->operation);
-    bool without_place = what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || takes_none;
+    bool without_place =
+        what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || what->donor == LP_DONOR_TOKEN || takes_none;
     if (without_place && what->operation != LP_OP_FORBID) what->from = what->at;
     if (takes_none) what->donor = LP_DONOR_ZERO;
     if (!lp_operation_has_factor(what->operation)) what->factor = 1.0f;
@@ -186,7 +188,7 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
 
 /* Everything that reads the first vector goes through the second, which is written over. */
 static bool wipes_out(const lp_run_shape *shape, const lp_timed_edit *first, const lp_timed_edit *second) {
-    if (second->what.operation != LP_OP_REPLACE || first->all || second->all) return false;
+    if (second->what.operation != LP_OP_REPLACE || first->all || second->all || second->what.token > 0) return false;
     lp_site site = first->what.at.site, b = second->what.at.site;
     bool same_head = b == LP_SITE_Z && first->what.at.head == second->what.at.head;
     if (second->what.at.head != LP_ALL_HEADS && !same_head) return false;
@@ -360,9 +362,10 @@ static bool is_fed_forward(const lp_run_shape *shape, int32_t n_steps, const lp_
     bool of_a_run =
         what->donor == LP_DONOR_CLEAN || what->donor == LP_DONOR_CORRUPTED || what->donor == LP_DONOR_SHUFFLED;
     bool same_place = at->site == from->site && at->layer == from->layer && at->head == LP_ALL_HEADS;
-    return of_a_run && what->operation == LP_OP_REPLACE && !edit->all && same_place && after_last_keys(shape, at) &&
-           (at->site == LP_SITE_RESID_POST || at->site == LP_SITE_LATENT_RAW) && at->phase == LP_PHASE_THOUGHT &&
-           from->phase == LP_PHASE_THOUGHT && at->index < n_steps - 1 && from->index < shape->protocol.n_steps - 1;
+    return of_a_run && what->operation == LP_OP_REPLACE && what->token == 0 && !edit->all && same_place &&
+           after_last_keys(shape, at) && (at->site == LP_SITE_RESID_POST || at->site == LP_SITE_LATENT_RAW) &&
+           at->phase == LP_PHASE_THOUGHT && from->phase == LP_PHASE_THOUGHT && at->index < n_steps - 1 &&
+           from->index < shape->protocol.n_steps - 1;
 }
 
 /* Names such replacements by the input that they become. */

@@ -221,6 +221,15 @@ static lp_status add_edit(lp_engine *engine, const lp_request *request, const lp
                                    .operation = (int32_t)what->operation,
                                    .factor = what->factor}};
     lp_row_edit *added = &engine->host.edits[engine->host.n_edits - 1].edit;
+    if (what->token > 0) {
+        engine->host.edits[engine->host.n_edits - 1].token =
+            (lp_edit){.operation = what->operation,
+                      .factor = what->factor,
+                      .vector = vector,
+                      .subspace = what->subspace > 0 ? &request->group->subspaces[what->subspace - 1] : NULL,
+                      .token = &request->group->token_edits[what->token - 1]};
+        return status;
+    }
     if (what->subspace > 0) status = add_directions(engine, &request->group->subspaces[what->subspace - 1], added, err);
     if (status != LP_OK || !vector) return status;
     added->vector = (int64_t)engine->host.n_vectors;
@@ -538,6 +547,12 @@ static lp_status start_batch(lp_engine *engine, bool *started, lp_error *err) {
                               .n_chosen = engine->host.n_chosen,
                               .captured = (float *)(void *)batch->results,
                               .vectors = engine->host.dev_vectors,
+                              .room = {.x = engine->out.gathered,
+                                       .embeddings = engine->out.projected,
+                                       .n_rows = engine->max_rows,
+                                       .logits = engine->out.logits,
+                                       .n_logits = lp_engine_head_rows(engine->be, engine->max_rows),
+                                       .n_candidates = engine->options->vocabulary.n_candidates},
                               .latents = engine->kv.latents,
                               .pool = &engine->kv.pool};
     LP_TRY(lp_forward_run(engine->forward, &input, &hidden, &n_out, err));

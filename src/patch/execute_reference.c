@@ -136,6 +136,7 @@ static lp_status execute_run(reference_worker *worker, const lp_run_group *group
                                      .factor = what->factor,
                                      .vector = wanted->vectors[k],
                                      .subspace = what->subspace > 0 ? &group->subspaces[what->subspace - 1] : NULL,
+                                     .token = what->token > 0 ? &group->token_edits[what->token - 1] : NULL,
                                      .key_begin = wanted->edits[k].key_begin,
                                      .key_end = wanted->edits[k].key_end};
     }

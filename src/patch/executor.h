@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "nn/site.h"
+#include "nn/token_edit.h"
 #include "patch/condition.h"
 #include "patch/lens.h"
 #include "patch/step_change.h"
@@ -73,6 +74,7 @@ typedef struct {
                                   source takes results one by one */
     size_t n_runs;
     const lp_subspace *subspaces;        /* edits name the i-th as i + 1 */
+    const lp_token_edit *token_edits;    /* the same */
     const lp_metric_position *metric_at; /* NULL: no metrics. KL needs an unpatched run (no edits) among the runs */
 } lp_run_group;
 

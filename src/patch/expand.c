@@ -38,7 +38,9 @@ typedef struct {
     lp_donor donor;
     int32_t draw; /* of SHUFFLED; otherwise 0 */
     lp_donor_detail detail;
-    int32_t vector; /* of the replacements */
+    int32_t vector;      /* of the replacements */
+    lp_token_rule token; /* of the group and the donor */
+    int32_t i_token;     /* of the replacements */
     float factor;
     lp_direction direction;
     lp_role role;
@@ -59,6 +61,7 @@ static void defect_words(const sweep_cell *cell, char *out, size_t size) {
     if (defects->off_by_one) add_word(out, size, "off_by_one");
     if (defects->prefill_leak) add_word(out, size, "%sprefill_leak", out[0] ? "," : "");
     if (defects->decode_leak) add_word(out, size, "%sdecode_leak", out[0] ? "," : "");
+    if (defects->last_prompt) add_word(out, size, "%slast_prompt", out[0] ? "," : "");
 }
 
 /* One choice of the lists of an edge. */
@@ -136,6 +139,17 @@ static void place_words(const sweep_cell *cell, char *out, size_t size) {
     add_word(out, size, " without %s", edges);
 }
 
+/* The rule that the donor and the group make together. */
+static lp_token_rule rule_of(const sweep_cell *cell) {
+    lp_token_rule rule = cell->group->token;
+    if (cell->donor == LP_DONOR_TOKEN) {
+        rule = cell->detail.token;
+        rule.only_numbers |= cell->group->token.only_numbers;
+    }
+    if (rule.top == 0) rule.top = 1;
+    return rule;
+}
+
 /* "k", "k+v" */
 static void site_words(const sweep_cell *cell, char *out, size_t size) {
     snprintf(out, size, "%s", lp_site_names()[cell->site]);
@@ -156,7 +170,7 @@ static void add_factor(float factor, char *out, size_t size) {
 /* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
 static void cell_name(const sweep_cell *cell, char *out, size_t size) {
     const lp_sweep_group *group = cell->group;
-    char place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS];
+    char place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS], operation[LP_WORDS];
     place_words(cell, place, sizeof place);
     defect_words(cell, defects, sizeof defects);
     site_words(cell, sites, sizeof sites);
@@ -171,8 +185,8 @@ static void cell_name(const sweep_cell *cell, char *out, size_t size) {
     add_word(out, size, "%s/%s", lp_direction_names()[cell->direction], donor);
     if (cell->donor == LP_DONOR_FILE) add_word(out, size, "%d", group->vector);
     if (cell->draw > 0) add_word(out, size, "%d", cell->draw);
-    add_word(out, size, "/%s", lp_operation_names()[group->operation]);
-    if (group->subspace > 0) add_word(out, size, "(%d)", group->subspace - 1);
+    lp_operation_words(group->operation, group->subspace, &cell->token, operation, sizeof operation);
+    add_word(out, size, "/%s", operation);
     if (lp_operation_has_factor(group->operation)) add_factor(cell->factor, out, size);
     add_word(out, size, "/%s", sites);
     if (cell->head != LP_ALL_HEADS) add_word(out, size, ".h%d", cell->head);
@@ -242,6 +256,7 @@ static lp_replacement make_replacement(const sweep_cell *cell, lp_site site, int
         .operation = group->operation,
         .factor = cell->factor,
         .subspace = group->subspace,
+        .token = cell->i_token,
         .donor = cell->donor,
         .vector = cell->vector};
     replacement.from = replacement.at;
@@ -268,6 +283,14 @@ static lp_status add_site(lp_condition_set *set, const sweep_cell *cell, lp_site
     }
     if (group->defects.prefill_leak && (cell->steps->mask & 1)) {
         replacement = make_replacement(cell, site, layer, LP_PHASE_PROMPT, -1, 0);
+        LP_TRY(lp_condition_replace(set, &replacement, err));
+    }
+    if (group->defects.last_prompt) {
+        replacement = make_replacement(cell, site, layer, LP_PHASE_PROMPT, -1, 0);
+        if (group->from_step < 0) {
+            replacement.from.phase = LP_PHASE_PROMPT;
+            replacement.from.index = -1;
+        }
         LP_TRY(lp_condition_replace(set, &replacement, err));
     }
     for (int32_t t = 0; t < n_steps; t++) {
@@ -358,6 +381,7 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
     const lp_sweep_group *group = cell->group;
     lp_condition_set *set = &building->set;
     char name[2 * LP_LONG_WORDS], place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS];
+    cell->token = rule_of(cell);
     cell_name(cell, name, sizeof name);
     if (has_name(building, name)) return LP_OK;
     if (strlen(name) >= LP_LONG_WORDS)
@@ -394,6 +418,12 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
     like = set->n > 1 ? set->conditions[set->n - 2].sites : NULL;
     site_words(cell, sites, sizeof sites);
     LP_TRY(lp_condition_text(set, sites, like, &condition->sites, err));
+    like = set->n > 1 ? set->conditions[set->n - 2].operation_words : NULL;
+    lp_operation_words(group->operation, group->subspace, &cell->token, sites, sizeof sites);
+    LP_TRY(lp_condition_text(set, sites, like, &condition->operation_words, err));
+    cell->i_token = 0;
+    if (cell->token.chooses || cell->token.only_numbers)
+        LP_TRY(lp_condition_token_rule(set, &cell->token, &cell->i_token, err));
     condition->site = cell->site;
     condition->phase = group->phase;
     condition->operation = group->operation;
@@ -434,6 +464,32 @@ static bool contains_site(const lp_sweep_group *group, bool with_layers) {
     for (size_t i = 0; i < group->n_sites; i++)
         if (lp_site_has_layer(group->sites[i]) == with_layers) return true;
     return false;
+}
+
+/* Tokens are nearest to vectors as wide as an embedding. */
+static lp_status check_tokens(const lp_sweep_group *group, size_t index, const lp_model_config *config, lp_error *err) {
+    bool chooses = group->token.chooses, by_tokens = chooses || group->token.only_numbers;
+    for (size_t i = 0; i < group->n_donors; i++) {
+        if (group->donors[i] != LP_DONOR_TOKEN) continue;
+        by_tokens = true;
+        if (group->operation != LP_OP_REPLACE && group->operation != LP_OP_ADD && group->operation != LP_OP_LERP)
+            return lp_fail(
+                err, LP_ERR_VALUE,
+                "sweep.conditions[%zu].donor: nearest_token is only for the operations replace, add and lerp", index);
+        if (group->from_other_site || group->from_layers || group->from_step >= 0)
+            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from: not for the donor nearest_token", index);
+    }
+    for (size_t i = 0; by_tokens && i < group->n_sites; i++)
+        for (int s = 0; s < LP_N_SITES; s++) {
+            uint32_t sites = 1u << group->sites[i] | (group->beside ? group->beside[i] : 0);
+            if ((sites >> s & 1) && lp_site_n_heads(config, (lp_site)s) > 0)
+                return lp_fail(
+                    err, LP_ERR_VALUE,
+                    "sweep.conditions[%zu].site: expected sites as wide as an embedding beside nearest_token "
+                    "and \"only\", found %s",
+                    index, lp_site_names()[s]);
+        }
+    return LP_OK;
 }
 
 /* The layer of the donor's vector is the target's, unless the group names its own. */
@@ -477,6 +533,10 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
                        group->phase == LP_PHASE_THOUGHT ? "steps" : "index");
     if (group->n_heads == 0 || group->n_factors == 0)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index, group->n_heads ? "factor" : "heads");
+    if (group->defects.last_prompt && (group->phase != LP_PHASE_THOUGHT || group->defects.prefill_leak))
+        return lp_fail(err, LP_ERR_VALUE,
+                       "sweep.conditions[%zu].last_prompt: only for phase thought, without the defect prefill_leak",
+                       index);
     bool any_defect = group->defects.off_by_one || group->defects.prefill_leak || group->defects.decode_leak;
     if (any_defect && group->phase != LP_PHASE_THOUGHT)
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: only for phase thought", index);
@@ -519,7 +579,8 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
         if (group->layers[i].n != 1)
             return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: only for single target layers",
                            index);
-    return check_donor_layers(group, index, err);
+    lp_status tokens = check_tokens(group, index, config, err);
+    return tokens == LP_OK ? check_donor_layers(group, index, err) : tokens;
 }
 
 /* Calls add_cell for the whole product of a group in one direction, with one donor. `largest_only` keeps the largest

@@ -66,10 +66,11 @@ typedef struct {
 lp_status lp_head_sets_parse(const char *text, int32_t n_heads, const char *where, lp_layer_set **sets, size_t *n,
                              size_t *capacity, lp_error *err);
 
-/* Switches of the published scripts' defects (docs/design.md, Protocols). */
+/* Switches of the published scripts' defects (docs/design.md, Protocols), and what else changes more than the steps. */
 typedef struct {
     bool off_by_one;   /* the donor's vector is taken one block earlier: resid_pre[l] goes to resid_post[l] */
     bool prefill_leak; /* sets with step 0: the last prompt position gets the donor's step 0 too */
+    bool last_prompt;  /* the last prompt position is changed too, from the same place of the donor's run */
     bool decode_leak;  /* sets with the last step: every answer position gets the donor's last step too */
 } lp_defects;
 
@@ -103,9 +104,10 @@ typedef struct {
     lp_edge_words *edges; /* forbidden together, beside the replacements */
     size_t n_edges;
     lp_defects defects;
-    int32_t vector;     /* index of the file for LP_DONOR_FILE */
-    int32_t subspace;   /* of operations with one: index of its file + 1 */
-    int32_t stop_after; /* 0: all steps; otherwise the run makes this many thought steps */
+    int32_t vector;      /* index of the file for LP_DONOR_FILE */
+    int32_t subspace;    /* of operations with one of a file: index of the file + 1 */
+    lp_token_rule token; /* `chooses`: the subspace is that of the nearest embeddings; otherwise only_numbers alone */
+    int32_t stop_after;  /* 0: all steps; otherwise the run makes this many thought steps */
 } lp_sweep_group;
 void lp_sweep_group_release(lp_sweep_group *group);
 

@@ -80,24 +80,34 @@ out:
     return status;
 }
 
+/* Is the operation, whose name may be followed by details in brackets, one of the NULL-terminated list? */
+static bool is_one_of(const char *operation, const char *const *names) {
+    size_t length = strcspn(operation, "(");
+    for (; *names; names++)
+        if (strlen(*names) == length && strncmp(*names, operation, length) == 0) return true;
+    return false;
+}
+
 lp_status lp_outcome_heading(const lp_outcome_block *block, const char *columns, lp_text *out, lp_error *err) {
     const lp_result_condition *condition = lp_outcome_member(block, 0);
     const char *run = strcmp(condition->direction, "denoise") == 0 ? "corrupted run" : "clean run";
-    bool scale = strcmp(condition->operation, "scale") == 0, edges = strcmp(condition->operation, "forbid") == 0;
+    static const char *const with_factor[] = {"add", "scale", "lerp", NULL};
+    static const char *const without_donor[] = {"scale", "remove", "keep", "forbid", NULL};
+    bool in_place = is_one_of(condition->operation, without_donor);
     lp_text line = {0};
     lp_status status = LP_OK;
     LP_TRY(lp_text_format(&line, err, "%s%s: %s", strcmp(condition->role, "control") == 0 ? "control, " : "",
                           condition->direction, condition->operation));
-    if (strcmp(condition->operation, "replace") != 0 && !edges) {
+    if (is_one_of(condition->operation, with_factor)) {
         LP_TRY(lp_text_format(&line, err, " x"));
         LP_TRY(lp_text_add_number((double)condition->factor, true, &line, err));
     }
     LP_TRY(lp_text_format(&line, err, " %s", condition->site));
-    if (!scale && condition->vector >= 0)
+    if (!in_place && condition->vector >= 0)
         LP_TRY(lp_text_format(&line, err, " from file %d", condition->vector));
-    else if (!scale && !edges)
+    else if (!in_place)
         LP_TRY(lp_text_format(&line, err, " from the %s donor", condition->donor));
-    LP_TRY(lp_text_format(&line, err, " %s the %s", scale || edges ? "in" : "into", run));
+    LP_TRY(lp_text_format(&line, err, " %s the %s", in_place ? "in" : "into", run));
     LP_TRY(
         lp_text_format(&line, err, "%s%s%s", condition->defects[0] ? ", defects: " : "", condition->defects, columns));
     LP_TRY(lp_text_add(out, "\n", 1, err));

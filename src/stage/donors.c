@@ -127,11 +127,11 @@ out:
 static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, const lp_condition *condition,
                             const lp_replacement *replacement, lp_error *err) {
     const lp_session *session = table->session;
-    if (lp_operation_has_subspace(replacement->operation)) {
+    if (lp_operation_has_subspace(replacement->operation) && replacement->subspace > 0) {
         lp_status status = make_subspace(table, condition, replacement, err);
         if (status != LP_OK) return status;
     }
-    if (!lp_operation_takes_vector(replacement->operation)) return LP_OK;
+    if (!lp_operation_takes_vector(replacement->operation) || replacement->donor == LP_DONOR_TOKEN) return LP_OK;
     lp_donor_vector vector = {.donor = replacement->donor,
                               .from = replacement->from,
                               .vector = replacement->vector,
@@ -594,6 +594,7 @@ static void gather_one(const lp_donor_table *table, const lp_pair_record *from, 
     case LP_DONOR_CORRUPTED:
     case LP_DONOR_SELF:
     case LP_DONOR_SHUFFLED: memcpy(out, vector_of(table, from, vector), bytes); break;
+    case LP_DONOR_TOKEN: break; /* none of its vectors is listed */
     }
 }
 
@@ -624,7 +625,7 @@ bool lp_donor_has(const float *vector) {
 }
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
-    if (!lp_operation_takes_vector(what->operation)) return NULL;
+    if (!lp_operation_takes_vector(what->operation) || what->donor == LP_DONOR_TOKEN) return NULL;
     const lp_donor_vector *vector = find_vector(table, what);
     LP_ASSERT(vector != NULL);
     return gathering + vector->offset;

@@ -79,7 +79,7 @@ uint32_t lp_donor_table_other(const lp_donor_table *table, int32_t draw, int64_t
  */
 void lp_donor_table_gather_draw(const lp_donor_table *table, int32_t draw, const lp_pair_record *other, float *out);
 
-/* The vector of an effective replacement in a gathering; NULL for SCALE. */
+/* The vector of an effective replacement in a gathering; NULL where the operation takes none, and for TOKEN. */
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering);
 /* Is such a vector there? */
 bool lp_donor_has(const float *vector);

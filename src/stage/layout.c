@@ -101,7 +101,7 @@ static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_e
     for (size_t i = 0; i < set.n_replacements; i++) {
         const lp_replacement *replacement = &set.replacements[i];
         if (replacement->donor == LP_DONOR_ZERO || replacement->donor == LP_DONOR_FILE ||
-            !lp_operation_takes_vector(replacement->operation))
+            replacement->donor == LP_DONOR_TOKEN || !lp_operation_takes_vector(replacement->operation))
             continue;
         LP_TRY(want_address(list, &replacement->from, err));
     }

@@ -74,6 +74,7 @@ lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_e
     LP_TRY(lp_mem_new(&plan.layout, 1, sizeof *plan.layout, "store layout", err));
     LP_TRY(lp_store_layout_init(session, plan.layout, err));
     LP_TRY(lp_job_conditions(&session->job, &session->model.config, &plan.set, err));
+    LP_TRY(lp_token_edits_init(session, &plan.set, &plan.tokens, err));
     LP_TRY(lp_mem_new(&plan.dead, plan.set.n, sizeof *plan.dead, "conditions", err));
     LP_TRY(lp_mem_new(&plan.same_as, plan.set.n, sizeof *plan.same_as, "conditions", err));
     LP_TRY(make_shapes(&plan, err));
@@ -94,6 +95,7 @@ void lp_sweep_plan_release(lp_sweep_plan *plan) {
     if (plan->layout) lp_store_layout_release(plan->layout);
     lp_mem_free(plan->layout);
     lp_condition_set_release(&plan->set);
+    lp_token_edits_release(&plan->tokens);
     for (int d = 0; d < 2; d++) lp_mem_free(plan->lengths[d]);
     lp_mem_free(plan->dead);
     lp_mem_free(plan->same_as);

@@ -4,6 +4,7 @@
 #define LP_STAGE_PLAN_H
 
 #include "stage/layout.h"
+#include "stage/token_edits.h"
 
 typedef struct {
     const lp_session *session;
@@ -17,6 +18,7 @@ typedef struct {
     lp_condition_family *family; /* [set.n] why it is dead or equal, or what it must give */
     int32_t *fed_as;             /* [set.n] */
     size_t n_distinct;
+    lp_token_edits tokens; /* of the set's token rules */
 } lp_sweep_plan;
 
 /* Local. */

@@ -26,8 +26,7 @@ typedef struct {
     /* what the results file says about pairs and conditions */
     lp_results_plan described;
     lp_result_condition *conditions;
-    char (*indices)[12];    /* [C] of the conditions, in words */
-    char (*operations)[24]; /* [C] the same */
+    char (*indices)[12]; /* [C] of the conditions, in words */
     lp_sweep_identity *identity;
     lp_text families;      /* what is known of conditions beforehand, in words */
     const char **texts[4]; /* id, source, clean and corrupted question */
@@ -180,45 +179,44 @@ static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&sweep->conditions, set->n, sizeof *sweep->conditions, "conditions", err));
     LP_TRY(lp_mem_new(&sweep->indices, set->n, sizeof *sweep->indices, "conditions", err));
-    LP_TRY(lp_mem_new(&sweep->operations, set->n, sizeof *sweep->operations, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         char *index = sweep->indices[i];
-        snprintf(sweep->operations[i], sizeof sweep->operations[i], condition->subspace > 0 ? "%s(%d)" : "%s",
-                 lp_operation_names()[condition->operation], condition->subspace - 1);
         bool unpatched = condition->role == LP_ROLE_UNPATCHED, edges = condition->operation == LP_OP_FORBID;
         if (!unpatched && condition->phase != LP_PHASE_THOUGHT && condition->index == LP_INDEX_ALL)
             snprintf(index, sizeof sweep->indices[i], "all");
         else if (!unpatched && condition->phase != LP_PHASE_THOUGHT)
             snprintf(index, sizeof sweep->indices[i], "%d", condition->index);
-        sweep->conditions[i] =
-            (lp_result_condition){.name = condition->name,
-                                  .role = lp_role_names()[condition->role],
-                                  .direction = lp_direction_names()[condition->direction],
-                                  .phase = unpatched ? "" : lp_phase_names()[condition->phase],
-                                  .site = unpatched ? ""
-                                          : edges   ? "attn_edge"
-                                                    : condition->sites,
-                                  .layer = condition->layer,
-                                  .layers = condition->layers,
-                                  .head = condition->head == LP_ALL_HEADS ? -1 : condition->head,
-                                  .steps = condition->steps,
-                                  .step_mask = condition->mask,
-                                  .n_steps = __builtin_popcountll(condition->mask),
-                                  .index = index,
-                                  .donor = condition->donor_words ? condition->donor_words : "",
-                                  .vector = condition->vector,
-                                  .draw = condition->draw,
-                                  .from_site = condition->from_other_site ? lp_site_names()[condition->from_site] : "",
-                                  .from_layer = condition->from_layer,
-                                  .from_step = condition->from_step,
-                                  .operation = unpatched ? "" : sweep->operations[i],
-                                  .factor = condition->factor,
-                                  .stop_after = condition->stop_after,
-                                  .defects = condition->defects,
-                                  .dead = sweep->plan.dead[i],
-                                  .identity = sweep->plan.identity[i],
-                                  .same_as = sweep->plan.same_as[i]};
+        sweep->conditions[i] = (lp_result_condition){
+            .name = condition->name,
+            .role = lp_role_names()[condition->role],
+            .direction = lp_direction_names()[condition->direction],
+            .phase = unpatched ? "" : lp_phase_names()[condition->phase],
+            .site = unpatched ? ""
+                    : edges   ? "attn_edge"
+                              : condition->sites,
+            .layer = condition->layer,
+            .layers = condition->layers,
+            .head = condition->head == LP_ALL_HEADS ? -1 : condition->head,
+            .steps = condition->steps,
+            .step_mask = condition->mask,
+            .n_steps = __builtin_popcountll(condition->mask),
+            .index = index,
+            .donor = condition->donor_words ? condition->donor_words : "",
+            .vector = condition->vector,
+            .draw = condition->draw,
+            .from_site = condition->from_other_site ? lp_site_names()[condition->from_site] : "",
+            .from_layer = condition->from_layer,
+            .from_step = condition->from_step,
+            .operation = unpatched                    ? ""
+                         : condition->operation_words ? condition->operation_words
+                                                      : lp_operation_names()[condition->operation],
+            .factor = condition->factor,
+            .stop_after = condition->stop_after,
+            .defects = condition->defects,
+            .dead = sweep->plan.dead[i],
+            .identity = sweep->plan.identity[i],
+            .same_as = sweep->plan.same_as[i]};
     }
 out:
     return status;
@@ -529,7 +527,6 @@ static void release(sweep_work *sweep) {
     lp_mem_free(sweep->skip);
     lp_mem_free(sweep->conditions);
     lp_mem_free(sweep->indices);
-    lp_mem_free(sweep->operations);
     if (sweep->identity) lp_sweep_identity_release(sweep->identity);
     lp_text_release(&sweep->families);
     lp_mem_free(sweep->identity);

@@ -204,6 +204,7 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
     unit->groups[d].n_prompt = (int32_t)unit->prompts[d].n;
     unit->groups[d].runs = unit->runs[d];
     unit->groups[d].subspaces = context->donors[d].subspaces;
+    unit->groups[d].token_edits = context->plan->tokens.edits;
     unit->groups[d].metric_at = NULL;
     if (context->n_answer_metrics > 0) {
         const int32_t *tokens = lp_pair_record_field(

@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "base/pulse.h"
 #include "nn/rope.h"
+#include "nn/token_edit.h"
 
 #include <math.h>
 
@@ -36,6 +37,10 @@ struct lp_reference {
     float *scores;        /* [max_positions] */
     bool *allowed;        /* [max_positions] that the head at hand attends to */
     float *logits;        /* [n_embedded] */
+    /* for token edits; NULL before the first */
+    float *scales;     /* [n_embedded] */
+    float *embeddings; /* [LP_MAX_NEAREST + 1, D] */
+    double *work;      /* [(LP_MAX_NEAREST + 2) D] */
 };
 
 /* Sums are in double precision, so that what differs between an engine in float32 and this oracle is the engine's
@@ -156,6 +161,9 @@ void lp_reference_free(lp_reference *reference) {
     lp_mem_free(reference->scores);
     lp_mem_free(reference->allowed);
     lp_mem_free(reference->logits);
+    lp_mem_free(reference->scales);
+    lp_mem_free(reference->embeddings);
+    lp_mem_free(reference->work);
     lp_mem_free(reference);
 }
 
@@ -172,6 +180,47 @@ static bool is_here(const place *at, const lp_address *address, lp_site site, in
            (address->index == at->index || address->index == LP_INDEX_ALL);
 }
 
+/* tokens [top]: those with the largest of the scores [n], ties to the lowest. */
+static void choose_nearest(const float *scores, int32_t n, int32_t top, int32_t *tokens) {
+    int32_t found = 0;
+    for (int32_t id = 0; id < n; id++) {
+        if (found == top && !(scores[id] > scores[tokens[top - 1]])) continue;
+        int32_t at = found < top ? found++ : top - 1;
+        for (; at > 0 && scores[id] > scores[tokens[at - 1]]; at--) tokens[at] = tokens[at - 1];
+        tokens[at] = id;
+    }
+}
+
+/* Chooses the tokens nearest to x [D], and makes the edit. The logits are free while a position is computed. */
+static void edit_by_tokens(const lp_reference *reference, const lp_edit *edit, float *x) {
+    const lp_model *model = reference->model;
+    int32_t d = model->config.d_model, n = reference->vocabulary.n_candidates;
+    int32_t nearest[LP_MAX_NEAREST], wanted[LP_MAX_NEAREST + 1];
+    matrix_times(&model->embedding, x, reference->logits);
+    if (edit->token->by == LP_NEAREST_COSINE)
+        for (int32_t id = 0; id < n; id++) reference->logits[id] *= reference->scales[id];
+    choose_nearest(reference->logits, n, edit->token->top, nearest);
+    int32_t n_wanted = lp_token_edit_list(edit, nearest, wanted);
+    for (int32_t i = 0; i < n_wanted; i++)
+        memcpy(reference->embeddings + (int64_t)i * d, model->embedding.data + (int64_t)wanted[i] * d,
+               (size_t)d * sizeof(float));
+    if (n_wanted >= 0) lp_token_edit_apply(edit, reference->embeddings, n_wanted, x, d, reference->work);
+}
+
+static lp_status prepare_tokens(lp_reference *reference, lp_error *err) {
+    const lp_model *model = reference->model;
+    size_t d = (size_t)model->config.d_model, n = (size_t)model->config.n_embedded;
+    lp_status status = LP_OK;
+    if (reference->work) return LP_OK;
+    LP_TRY(lp_mem_new(&reference->scales, n, sizeof(float), "norms of the embedding", err));
+    for (size_t id = 0; id < n; id++)
+        reference->scales[id] = lp_token_scale(model->embedding.data + id * d, (int32_t)d);
+    LP_TRY(lp_mem_new(&reference->embeddings, (LP_MAX_NEAREST + 1) * d, sizeof(float), "embeddings", err));
+    LP_TRY(lp_mem_new(&reference->work, (LP_MAX_NEAREST + 2) * d, sizeof(double), "embeddings", err));
+out:
+    return status;
+}
+
 /* Edits, then captures, of one site; x is the site's whole vector. */
 static void visit(const lp_reference *reference, const place *at, lp_site site, int32_t layer, float *x) {
     const lp_model_config *config = &reference->model->config;
@@ -179,7 +228,10 @@ static void visit(const lp_reference *reference, const place *at, lp_site site, 
     for (int32_t i = 0; i < request->n_edits; i++) {
         const lp_edit *edit = &request->edits[i];
         if (edit->operation == LP_OP_FORBID || !is_here(at, &edit->at, site, layer)) continue;
-        lp_edit_apply(edit, x + lp_site_offset(config, edit->at.head), lp_site_width(config, site, edit->at.head));
+        if (edit->token)
+            edit_by_tokens(reference, edit, x);
+        else
+            lp_edit_apply(edit, x + lp_site_offset(config, edit->at.head), lp_site_width(config, site, edit->at.head));
     }
     for (int32_t i = 0; i < request->n_captures; i++) {
         const lp_capture *capture = &request->captures[i];
@@ -333,6 +385,10 @@ lp_status lp_reference_run(lp_reference *reference, const lp_run_request *reques
         return lp_fail(err, LP_ERR_VALUE,
                        "run of %d prompt + %d thought + %d answer positions: expected at most %d in all",
                        request->n_prompt, n_steps, n_start + request->max_new_tokens - 1, reference->max_positions);
+    for (int32_t i = 0; i < request->n_edits; i++) {
+        lp_status status = request->edits[i].token ? prepare_tokens(reference, err) : LP_OK;
+        if (status != LP_OK) return status;
+    }
     place at = {.request = request, .phase = LP_PHASE_PROMPT};
     for (at.index = 0; at.index < request->n_prompt; at.index++, at.position++) {
         embed(reference, request->prompt[at.index]);

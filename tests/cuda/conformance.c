@@ -427,6 +427,23 @@ static void check_copy_and_add(conformance *c, int32_t n, int32_t width) {
     for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
 }
 
+static void check_scale(conformance *c, int32_t n, int32_t width, int32_t n_columns) {
+    size_t all = (size_t)n * (size_t)width;
+    float *x = conformance_normal(23, all), *scale = conformance_normal(24, (size_t)n_columns),
+          *got = conformance_zeros(all * sizeof(float)), *want = conformance_zeros(all * sizeof(float));
+    float *dev_x = conformance_floats(c, x, all, (size_t)width),
+          *dev_scale = conformance_floats(c, scale, (size_t)n_columns, (size_t)n_columns);
+    for (size_t i = 0; i < all; i++)
+        want[i] = i % (size_t)width < (size_t)n_columns ? x[i] * scale[i % (size_t)width] : x[i];
+    RUN(c->be->scale_columns(c->be, dev_x, n, width, n_columns, dev_scale, &c->err));
+    conformance_fetch(c, got, dev_x, all * sizeof(float));
+    conformance_same(c, got, want, all * sizeof(float), "scale_columns %d x %d of %d", n, n_columns, width);
+    c->be->release(c->be, dev_x);
+    c->be->release(c->be, dev_scale);
+    void *blocks[] = {x, scale, got, want};
+    for (size_t i = 0; i < sizeof blocks / sizeof blocks[0]; i++) lp_mem_free(blocks[i]);
+}
+
 static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) {
     size_t all = (size_t)n * (size_t)width, w = (size_t)width;
     const float eps = 1e-5f;
@@ -763,6 +780,8 @@ static void check_rows(conformance *c) {
             if (!c->small) check_activation(c, (lp_activation)kind, gated, 513, 8192);
         }
     check_edits(c);
+    check_scale(c, 3, 7, 5);
+    check_scale(c, 65, 320, 301);
     check_argmax(c, 7, 5);
     check_argmax(c, 1000, 999);
     check_logit_queries(c, 7, 5);

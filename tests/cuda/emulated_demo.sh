@@ -8,7 +8,9 @@ trap 'rm -rf "$work"' EXIT
 # The module is looked for beside the executable.
 cp "$program" "$module/liblatentpatch_cuda.so" "$work"
 
-conditions='[{"site": "resid_post", "layers": "all", "steps": "first:1-3", "donor": "clean"}]'
+conditions='[{"site": "resid_post", "layers": "all", "steps": "first:1-3", "donor": "clean"},
+  {"site": "latent_raw", "steps": "all", "donor": ["nearest_token", {"nearest_token": {"by": "cosine", "shift": 1}}]},
+  {"site": "latent_in", "steps": "all", "operation": "keep", "subspace": {"nearest_token": {"by": "cosine", "top": 5}}}]'
 run() { # NAME SETTING...
   local name=$1 settings=()
   shift

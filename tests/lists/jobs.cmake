@@ -17,7 +17,7 @@ if(Python3_FOUND)
         continue()
       endif()
       set(limit 4)
-      if(name MATCHES "^(full|subsets|flip|positions|latents|steps|labels|ablation-.*|kv-.*|next-steps|attention-ablation|edits-.*|public-.*)$")
+      if(name MATCHES "^(full|subsets|flip|positions|latents|steps|labels|ablation-.*|kv-.*|next-steps|attention-ablation|edits|public-.*)$")
         set(limit 2)
       endif()
       add_test(NAME jobs.${name}.${model}

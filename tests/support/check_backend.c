@@ -240,7 +240,7 @@ static lp_status check_copy_columns(lp_backend *be, float *dst, const int32_t *d
                              1, err));
     LP_TRY(of(be)->inner->copy_columns(of(be)->inner, dst, dst_rows, matrix, columns, n, width, err));
     for (int32_t i = 0; i < n; i++)
-        LP_TRY(no_nan("copy_columns", dst + (int64_t)dst_rows[i] * width, 1, width, width, err));
+        LP_TRY(no_nan("copy_columns", dst + (int64_t)(dst_rows ? dst_rows[i] : i) * width, 1, width, width, err));
 out:
     return status;
 }
@@ -449,6 +449,18 @@ out:
     return status;
 }
 
+static lp_status check_scale_columns(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
+                                     const float *scale, lp_error *err) {
+    lp_status status = LP_OK;
+    LP_TRY(floats_inside(be, "scale_columns", "x", x, n, width, err));
+    LP_TRY(floats_inside(be, "scale_columns", "scale", scale, 1, n_columns, err));
+    LP_TRY(no_nan("scale of scale_columns", scale, 1, n_columns, n_columns, err));
+    LP_TRY(no_nan("input of scale_columns", x, n, n_columns, width, err));
+    LP_TRY(of(be)->inner->scale_columns(of(be)->inner, x, n, width, n_columns, scale, err));
+out:
+    return status;
+}
+
 static lp_status check_top(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                            int32_t top, int32_t *tokens, float *log_probability, lp_error *err) {
     int64_t all = (int64_t)n * top;
@@ -571,6 +583,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .attend_chosen = check_attend_chosen,
                            .edit_rows = check_edit_rows,
                            .argmax = check_argmax,
+                           .scale_columns = check_scale_columns,
                            .top = check_top,
                            .read_logits = check_read_logits,
                            .capture_rows = check_capture_rows};

@@ -414,6 +414,13 @@ static void test_conditions(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":[\"zero\",{\"mean\":{\"by\":\"answer\"}},{\"mean\":{\"steps\":\"all\","
          "\"by\":\"source\",\"value\":\"different\",\"least\":5}}]}",
          3, "denoise/mean(all steps, different source, least 5)/replace/k/L1/all"},
+        {"{\"site\":\"latent_in\",\"steps\":\"all\",\"donor\":[\"zero\",{\"nearest_token\":{\"by\":\"cosine\",\"shift\":-1,"
+         "\"layer_norm\":true,\"keep_norm\":true}}],\"only\":\"numbers\",\"last_prompt\":true}",
+         2,
+         "denoise/nearest_token(cosine, -1, layer norm, keep norm)/replace(numbers only)/latent_in/all/+last_prompt"},
+        {"{\"site\":\"latent_raw\",\"steps\":\"all\",\"operation\":\"remove\",\"subspace\":{\"nearest_token\":{\"top\":2,"
+         "\"add_along\":{\"token\":\"5\",\"factor\":3}}}}",
+         1, "denoise/zero/remove(nearest_token top 2, 3 along 5)/latent_raw/all"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"remove\",\"subspace\":1}", 1,
          "denoise/zero/remove(1)/k/L1/all"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"operation\":\"swap\",\"subspace\":0}", 1,
@@ -497,7 +504,7 @@ static void test_condition_refusals(void **state) {
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":{\"mean\":{\"by\":\"none\"}}}",
          AT ".donor.mean.by: expected one of \"answer\""},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":{\"mean\":{},\"noise\":{}}}",
-         AT ".donor: expected one of the keys \"mean\" and \"noise\""},
+         AT ".donor: expected one of the keys \"mean\", \"noise\" and \"nearest_token\""},
         {"{\"phase\":\"prompt\",\"site\":\"k\",\"layers\":1,\"index\":0,\"donor\":{\"mean\":{\"steps\":\"all\"}}}",
          "sweep.conditions[0].donor: \"steps\": \"all\" is only for thought steps"},
         {"{\"site\":\"k\",\"layers\":1,\"steps\":\"all\",\"donor\":\"file\"}",

@@ -51,8 +51,19 @@ static lp_status cpu_copy_columns(lp_backend *be, float *dst, const int32_t *dst
 #pragma omp parallel for num_threads(lp_cpu_team(be, n, width)) schedule(static)
     for (int32_t i = 0; i < n; i++) {
         const float *column = matrix + lp_gemm_panel_at(width, 0, columns[i]);
-        float *row = dst + (int64_t)dst_rows[i] * width;
+        float *row = dst + (int64_t)(dst_rows ? dst_rows[i] : i) * width;
         for (int32_t k = 0; k < width; k++) row[k] = column[(int64_t)k * LP_GEMM_PANEL];
+    }
+    return LP_OK;
+}
+
+static lp_status cpu_scale_columns(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
+                                   const float *scale, lp_error *err) {
+    (void)err;
+#pragma omp parallel for num_threads(lp_cpu_team(be, n, n_columns)) schedule(static)
+    for (int32_t i = 0; i < n; i++) {
+        float *row = x + (int64_t)i * width;
+        for (int32_t j = 0; j < n_columns; j++) row[j] *= scale[j];
     }
     return LP_OK;
 }
@@ -237,6 +248,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .attend_chosen = lp_cpu_attend_chosen,
                              .edit_rows = cpu_edit_rows,
                              .argmax = cpu_argmax,
+                             .scale_columns = cpu_scale_columns,
                              .top = cpu_top,
                              .read_logits = cpu_read_logits,
                              .capture_rows = cpu_capture_rows};

@@ -16,6 +16,15 @@ out:
     return status;
 }
 
+static lp_status cuda_scale_columns(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
+                                    const float *scale, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    LP_CUDA(lp_cuda_scale_columns(x, n, width, n_columns, scale, cuda->stream));
+out:
+    return status;
+}
+
 static lp_status cuda_add_rows(lp_backend *be, float *x, const float *y, const int32_t *y_rows, int32_t n,
                                int32_t width, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
@@ -327,6 +336,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .attend_chosen = cuda_attend_chosen,
                               .edit_rows = cuda_edit_rows,
                               .argmax = cuda_argmax,
+                              .scale_columns = cuda_scale_columns,
                               .top = cuda_top,
                               .read_logits = cuda_read_logits,
                               .capture_rows = cuda_capture_rows};

@@ -104,6 +104,8 @@ cudaError_t lp_cuda_edit_rows(float *x, int32_t stride, const lp_row_edit *edits
                               cudaStream_t stream);
 cudaError_t lp_cuda_argmax(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t *best,
                            cudaStream_t stream);
+cudaError_t lp_cuda_scale_columns(float *x, int32_t n, int32_t width, int32_t n_columns, const float *scale,
+                                  cudaStream_t stream);
 cudaError_t lp_cuda_top(const float *logits, int32_t n, int32_t width, int32_t n_candidates, int32_t top,
                         int32_t *tokens, float *log_probability, cudaStream_t stream);
 cudaError_t lp_cuda_read_logits(const float *logits, float *saved, int32_t width, int32_t n_candidates,

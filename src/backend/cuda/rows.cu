@@ -51,6 +51,13 @@ template <typename T> __global__ void add_kernel(T *x, const T *y, const int32_t
     }
 }
 
+__global__ void scale_kernel(float *x, int32_t n, int32_t width, int32_t n_columns, const float *scale) {
+    int32_t at = column();
+    if (at >= n_columns) return;
+    for (int32_t row = static_cast<int32_t>(blockIdx.y); row < n; row += static_cast<int32_t>(gridDim.y))
+        x[static_cast<int64_t>(row) * width + at] *= scale[at];
+}
+
 // The sum of one number per thread, the same on all threads. `shared` has BLOCK numbers.
 template <typename T> __device__ T block_sum(T value, T *shared) {
     shared[threadIdx.x] = value;
@@ -487,6 +494,13 @@ cudaError_t lp_cuda_copy_rows(float *dst, const int32_t *dst_rows, const float *
             reinterpret_cast<float4 *>(dst), dst_rows, reinterpret_cast<const float4 *>(src), src_rows, n, width / 4);
     else
         copy_kernel<<<grid_for(n, width), BLOCK, 0, stream>>>(dst, dst_rows, src, src_rows, n, width);
+    return cudaGetLastError();
+}
+
+cudaError_t lp_cuda_scale_columns(float *x, int32_t n, int32_t width, int32_t n_columns, const float *scale,
+                                  cudaStream_t stream) {
+    if (n == 0 || n_columns == 0) return cudaSuccess;
+    scale_kernel<<<grid_for(n, n_columns), BLOCK, 0, stream>>>(x, n, width, n_columns, scale);
     return cudaGetLastError();
 }
 
