@@ -86,8 +86,8 @@ def _edges(key: str, a: Analysis) -> Chart | None:
                 drawn.append((f"{name}-{fixed}-{end}", title, some, "where", other))
     pictures = [_edge_map(key, a, *entry, figures.fit(min(len(drawn), 4))) for entry in drawn]
     note = (
-        "Pairs (%) that no longer give the recipient's own answer when a position may not attend to another one. Hatched: "
-        "nothing can change there, because the position that is attended to comes later."
+        "The numbers are the pairs, in %, that no longer give the recipient's own answer when a position may not attend to "
+        "another one. In hatched cells nothing can change, because the position that is attended to comes later."
     )
     return Chart("Attention edges that are forbidden", note, pictures)
 
@@ -204,8 +204,8 @@ def _step_matrix(key: str, a: Analysis) -> Chart | None:
                 )
             )
     note = (
-        "One thought is patched (upwards); every thought of the run (to the right) is compared with the same thought of the "
-        "unpatched run. Before the patched thought nothing can change."
+        "Each row is a run in which one thought is patched. Each column compares a thought of that run with the same thought "
+        "of the unpatched run. Before the patched thought nothing can change."
     )
     return Chart("From step to step", note, out)
 
@@ -280,7 +280,8 @@ def _sets(key: str, a: Analysis) -> Chart | None:
         bars.sort(key=lambda b: (len(b.members), b.members))
         out.append(figures.set_chart(f"{key}-sets-{len(out)}", title, bars, f"% {LABELS[word]}"))
     note = (
-        "Below each bar the thoughts that are patched together; sets are in order of their size. Lines: 95 % intervals."
+        "The dots below each bar are the thoughts that are patched together. The sets are in order of their size. The lines "
+        "are 95 % intervals."
     )
     return Chart("Sets of thoughts", note, out)
 
@@ -307,7 +308,7 @@ def _joint(key: str, a: Analysis, joint: pd.DataFrame) -> Chart | None:
     label = "interaction in points of the donor's answer"
     picture = figures.forest(f"{key}-joint", title, rows, label, zero=0.0, width=figures.WIDE)
     note = (
-        "Two conditions, and a third one that patches what both patch. Above zero, the two do more together than each does "
-        "alone. The intervals are over sources and not corrected for their number."
+        "Each line is about two conditions and a third one that patches what both of them patch. Above zero, the two do more "
+        "together than the sum of what each does alone. The intervals are over sources and not corrected for their number."
     )
     return Chart("Joint effects", note, [picture])

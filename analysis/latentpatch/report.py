@@ -39,8 +39,8 @@ from .output import write_folder
 
 METRIC_UNITS = {"kl": "nats", "logit_diff": "logits", "recovery": "ratio of means"}
 MAP_NOTE = (
-    "Pairs (%) that give the donor's answer. Orange outline: the fewest thoughts with which the donor's answer outnumbers the "
-    "recipient's. A click on a cell opens its pairs."
+    "The numbers are % of the pairs with the donor's answer. The orange outline marks the fewest thoughts with which it "
+    "outnumbers the recipient's. A click on a cell opens its pairs."
 )
 SAID = {"other": "another answer", "gibberish": "gibberish"}
 TEXT_BUDGET_BYTES = 6_000_000
@@ -71,9 +71,9 @@ class Block:
     def notes(self) -> str:
         """What the signs on the block's maps mean, of those that are there."""
         marks = [row["mark"] for row in self.rows]
-        out = ["Hatched: nothing can change there."] if "dead" in marks else []
+        out = ["In hatched cells nothing can change."] if "dead" in marks else []
         if any(mark.startswith("=") for mark in marks):
-            out.append("*: the same replacements as another condition, counted once in the tests.")
+            out.append("A cell with * has the same replacements as another condition, and the tests count the two once.")
         return " ".join(out) if self.heat else ""
 
     @property

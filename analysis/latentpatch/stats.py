@@ -26,88 +26,93 @@ PERMUTATIONS = 9999
 
 ASSUMPTIONS = {
     "Wilson interval": (
-        "Wilson 1927; statsmodels proportion_confint(method='wilson'). Independent pairs with one success "
-        "probability; approximate coverage, good from small n on. Pointwise: it does not allow for many cells."
+        "Wilson 1927, by statsmodels proportion_confint(method='wilson'). It assumes independent pairs with one success "
+        "probability. Its coverage is approximate and good from small n on. It does not allow for many cells."
     ),
     "Clopper-Pearson interval": (
-        "Clopper and Pearson 1934; proportion_confint(method='beta'). Exact: coverage at least the stated level, "
-        "hence wider."
+        "Clopper and Pearson 1934, by proportion_confint(method='beta'). It is exact: its coverage is at least the stated "
+        "level, so it is wider."
     ),
     "Interval of a share, pairs in sources": (
-        "Where several pairs come from one source (a template, a problem), the Wilson interval with n divided by the "
-        "design effect (Kish 1965; Korn and Graubard 1998): the cluster-robust variance of the share over the variance "
-        "that independent pairs would have. What is known of that variance comes from the r sources that hold the rarer "
-        "kind of answer: its small-sample factor is r / (r - 1), and the quantile is Student's with 2 r degrees of "
-        "freedom, at most sources - 1. Where all answers agree, n is the number of sources. How often the interval "
-        "holds the truth: docs/statistics.md."
+        "Where several pairs come from one source (a template, a problem), this is the Wilson interval with n divided by the "
+        "design effect (Kish 1965; Korn and Graubard 1998). The design effect is the cluster-robust variance of the share "
+        "over the variance that independent pairs would have. What is known of that variance comes from the r sources that "
+        "hold the rarer kind of answer. So its small-sample factor is r / (r - 1), and the quantile is Student's with 2 r "
+        "degrees of freedom, at most sources - 1. Where all answers agree, n is the number of sources. docs/statistics.md "
+        "says how often the interval holds the truth."
     ),
     "Sign-flip test over sources": (
-        "Fisher 1935; exact, two-sided. Two conditions on the same pairs. Each source has the sum of its pairs' "
-        "differences; under the null hypothesis each sum is as likely with the other sign. The statistic is the total, "
+        "Fisher 1935. It compares two conditions on the same pairs, exactly and two-sided. Each source has the sum of its "
+        "pairs' differences. Under the null hypothesis each sum is as likely with the other sign. The statistic is the total, "
         "so that the test weighs pairs as the printed difference does. All sign patterns are counted, none are drawn. "
         "Where each pair has a source of its own this is the exact McNemar test (McNemar 1947)."
     ),
     "Interval of a difference": (
-        "Difference of two shares over the same pairs, plus or minus Student's quantile times the cluster-robust "
-        "standard error over sources; as many degrees of freedom as sources differ between the two conditions, at most "
-        "sources - 1."
+        "The interval is the difference of two shares over the same pairs, plus or minus Student's quantile times the "
+        "cluster-robust standard error over sources. It has as many degrees of freedom as there are sources that differ "
+        "between the two conditions, at most sources - 1."
     ),
     "Cochran's Q": (
-        "Cochran 1950; statsmodels cochrans_q. The same pairs under k conditions; asymptotic chi-squared with k-1"
-        " degrees of freedom, used only where (pairs that vary) x k >= 24 (Tate and Brown 1970). Where several pairs "
+        "Cochran 1950, by statsmodels cochrans_q. It compares the same pairs under k conditions by an asymptotic chi-squared "
+        "with k-1 degrees of freedom, only where (pairs that vary) x k >= 24 (Tate and Brown 1970). Where several pairs "
         "come from one source, the permutation test takes its place: the conditions of each source are permuted "
         "together, 9,999 times, and the statistic is the spread of the conditions' totals."
     ),
     "Majority test": (
-        "One-sided sign-flip test over sources of 'donor's answer' against 'recipient's answer' within one condition; "
-        "with one pair a source, the exact binomial (sign) test. Pairs with any other outcome are ties and drop out."
+        "This is the one-sided sign-flip test over sources of the donor's answer against the recipient's answer within one "
+        "condition. With one pair a source it is the exact binomial (sign) test. Pairs with any other outcome are ties and "
+        "drop out."
     ),
     "Damage test": (
-        "One-sided test that more than 5 % of the pairs lose the recipient's answer without giving the donor's. The "
-        "unpatched share is zero by construction where the filter keeps only right answers, so the reference is a "
-        "tolerance, not data. Exact binomial test; where several pairs come from one source, the score test with the "
-        "design effect (at least 1) and Student's quantile."
+        "This one-sided test asks whether more than 5 % of the pairs lose the recipient's answer without giving the donor's. "
+        "The unpatched share is zero by construction where the filter keeps only right answers, so the reference is a "
+        "tolerance, not data. The test is the exact binomial test. Where several pairs come from one source, it is the score "
+        "test with the design effect (at least 1) and Student's quantile."
     ),
     "Fisher's exact and Boschloo's test": (
-        "Fisher 1935, Boschloo 1970; scipy fisher_exact and boschloo_exact, two-sided. Two independent groups of "
-        "pairs, one pair per source. Where both models ran on the same pairs, the paired test is given beside it."
+        "Fisher 1935 and Boschloo 1970, by scipy fisher_exact and boschloo_exact, two-sided. They compare two independent "
+        "groups of pairs with one pair a source. Where both models ran on the same pairs, the paired test is given beside "
+        "them."
     ),
     "Welch's test over sources": (
-        "Welch 1947, on cluster-robust variances; two groups of pairs that do not share pairs, several pairs a source. Its "
-        "interval is of the same difference."
+        "Welch 1947, on cluster-robust variances. It compares two groups that do not share pairs and have several pairs a "
+        "source. Its interval is of the same difference."
     ),
     "Differences of thresholds": (
-        "Percentile bootstrap of the difference between two files in N*, plateau and area; the same sources are drawn in "
-        "both where the files share at least half of their pairs. Sentences use Bonferroni's level over all differences."
+        "This is a percentile bootstrap of the difference between two files in N*, plateau and area. The same sources are "
+        "drawn in both where the files share at least half of their pairs. Sentences use Bonferroni's level over all "
+        "differences."
     ),
     "Newcombe interval": (
-        "Newcombe 1998, method 10 (hybrid Wilson) for a difference of two independent proportions; statsmodels "
+        "Newcombe 1998, method 10 (hybrid Wilson), for a difference of two independent proportions, by statsmodels "
         "confint_proportions_2indep(method='newcomb')."
     ),
     "Cluster bootstrap, BCa": (
-        "Efron 1987; scipy bootstrap(method='BCa') over source problems (pairs where each has its own). Sources "
-        "are independent, the statistic is smooth enough. Where BCa is undefined (no spread, discrete quantity) "
-        "the percentile interval is given and marked."
+        "Efron 1987, by scipy bootstrap(method='BCa') over sources (over pairs where each has its own). It assumes that "
+        "sources are independent and that the statistic is smooth enough. Where BCa is undefined (no spread, or a discrete "
+        "quantity), the percentile interval is given and marked."
     ),
     "Cohen's h": (
-        "Cohen 1988; difference of arcsine-transformed shares. 0.2 small, 0.5 medium, 0.8 large by his convention."
+        "Cohen 1988. It is the difference of arcsine-transformed shares. By his convention 0.2 is small, 0.5 medium and 0.8 "
+        "large."
     ),
     "Odds ratio": (
-        "Paired: ratio of discordant counts with the exact interval from Clopper-Pearson. Unpaired (scipy "
-        "odds_ratio): conditional maximum likelihood with exact interval up to 300 units, above that (and "
-        "beyond 120 matched conditions) the sample odds ratio with its normal interval."
+        "For paired data it is the ratio of the discordant counts, with the exact interval of Clopper and Pearson. For "
+        "unpaired data (scipy odds_ratio) it is estimated by conditional maximum likelihood, with an exact interval, up to "
+        "300 units. Above that, and beyond 120 matched conditions, it is the sample odds ratio with its normal interval."
     ),
     "Holm and Benjamini-Hochberg": (
-        "Holm 1979 (chance of any false finding) and Benjamini and Hochberg 1995 (expected share of false "
-        "findings; valid under positive dependence); statsmodels multipletests. Findings use Holm."
+        "Holm 1979 limits the chance of any false finding. Benjamini and Hochberg 1995 limit the expected share of false "
+        "findings, under positive dependence. Both are by statsmodels multipletests. The findings use Holm."
     ),
     "Power": (
-        "Paired: exact unconditional power of the two-sided exact McNemar test under multinomial sampling. "
-        "Unpaired: normal approximation on Cohen's h (statsmodels NormalIndPower)."
+        "For paired data it is the exact unconditional power of the two-sided exact McNemar test under multinomial sampling. "
+        "For unpaired data it is the normal approximation on Cohen's h (statsmodels NormalIndPower)."
     ),
     "Stability": (
-        "Split-half: correlation over conditions of the donor-answer shares in two random halves of the sources, "
-        "Spearman-Brown corrected. Subsample: how often N* of a subsample equals N* of all pairs."
+        "Split-half reliability is the correlation over conditions of the shares of the donor's answer in two random halves "
+        "of the sources, with the correction of Spearman and Brown. The lines of subsamples say how often N* of a subsample "
+        "equals N* of all pairs."
     ),
 }
 
