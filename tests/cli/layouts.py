@@ -239,6 +239,36 @@ class Layouts(Case):
         run = self.latentpatch("inspect", "--base", base, "--codi", folder, "--lora-alpha", alpha)
         self.assert_error(run, "adapter_config.json: $.use_rslora: rsLoRA (LoRA scaled by alpha / sqrt(rank)) is not")
 
+    def test_family_jobs(self) -> None:
+        """The job of each family of public checkpoints, on a small stand-in with the same layout: planned and run."""
+        pair = {s: {"question": f"{n} pens, 4?", "answer": n + 4} for n, s in ((3, "clean"), (5, "corrupted"))}
+        pairs = [{"id": f"p{k}"} | pair for k in range(2)]
+        (self.folder / "pairs.json").write_text(json.dumps({"format": "latentpatch-pairs", "version": 1, "pairs": pairs}))
+        stop = [{"token": "<|eot_id|>"}]
+        families: list[tuple[str, str, str, dict[str, Any]]] = [
+            ("correct-gpt2", "gpt2-ln", "codi", {}),
+            ("correct-llama", "simcot", "codi", {}),
+            ("family-codi-eos", "named-tokens", "codi", {"model.tokenizer": str(MODELS / "named-tokens" / "codi")}),
+            ("family-coconut", "coconut", "checkpoint_5", {}),
+            ("family-multimode", "multimode", "codi", {"protocol.after_question": [*stop, "bot"]}),
+            ("family-direct", "multimode", "codi", {"protocol.after_question": stop}),
+            ("family-latent-tts", "latent-tts", "", {}),
+        ]
+        listed = {path.stem for pattern in ("family-*", "correct-*") for path in (ROOT / "jobs").glob(f"{pattern}.json")}
+        self.assertEqual({name for name, *_ in families}, listed)
+        for name, model, codi, settings in families:
+            with self.subTest(job=name):
+                out = {f"{kind}.file": str(self.folder / f"{name}.{kind}.h5") for kind in ("store", "results")}
+                settings |= out | {"pairs.file": str(self.folder / "pairs.json"), "model.base": str(MODELS / model / "base")}
+                settings |= {"sweep.filter": "all", "sweep.controls": ["self"], "decode.max_new_tokens": 4}
+                if codi:
+                    alpha = json.loads((MODELS / model / "lora.json").read_text())["alpha"]
+                    settings |= {"model.codi": str(MODELS / model / codi), "model.lora": {"alpha": alpha}}
+                words = [w for k, v in settings.items() for w in ("--set", f"{k}={json.dumps(v)}")]
+                job = ROOT / "jobs" / f"{name}.json"
+                self.assertIn("conditions", self.succeed("plan", job, *words).out)
+                self.assertIn("clean", self.succeed("run", job, *words).out)
+
     def refused(self, model: str, change: Callable[[Path], dict[str, Any] | None], *words: str, **protocol: Any) -> None:
         """`inspect` of a job on a changed copy of the model fails with one line that holds the words. The change gets the
         folder with base/ and codi/, and may return members of the job's `model`."""
