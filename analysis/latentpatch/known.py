@@ -10,7 +10,7 @@ import numpy as np
 from .load import Results
 
 MOST_NAMES = 400  # of one list on the page
-LINE = re.compile(r"(dead|equal|control|equal but for rounding), (\d+) conditions?: (.+)")
+LINE = re.compile(r"([^,:]+), (\d+) conditions?: (.+)")
 SAYS = {
     "dead": ("is dead, so it can change nothing", "are dead, so they can change nothing"),
     "equal": ("is equal to an earlier one, so its rows are copied", "are each equal to an earlier one, so their rows are copied"),
@@ -40,7 +40,8 @@ class Known:
 
 
 def _sentence(kind: str, n: int, reason: str) -> str:
-    return f"{n} {'condition' if n == 1 else 'conditions'} {SAYS[kind][n != 1]}: {reason}."
+    says = SAYS.get(kind, (f"is known beforehand ({kind})", f"are known beforehand ({kind})"))
+    return f"{n} {'condition' if n == 1 else 'conditions'} {says[n != 1]}: {reason}."
 
 
 def known(r: Results) -> Known:

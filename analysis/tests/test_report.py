@@ -106,6 +106,19 @@ def test_families_of_conditions_known_beforehand(tmp_path):
     assert f"<code>{names[3]} = {names[1]}</code>" in folded
 
 
+def test_every_family_of_the_program_has_words(planted):
+    source = (Path(__file__).parents[2] / "src/patch/condition_effective.c").read_text(encoding="utf-8")
+    found = re.findall(r'\[LP_FAMILY_\w+\] =\s*"([^":]+): ([^"]+)"', source)
+    assert len(found) > 5
+    assert {kind for kind, _ in found} == set(known.SAYS)
+    r = load_results(planted[0])
+    lines = [*(f"{kind}, 2 conditions: {reason}" for kind, reason in found), "odd, 1 condition: x"]
+    r.provenance["known_beforehand"] = "\n".join(lines)
+    told = known.known(r).sentences
+    assert len(told) == len(found) + 1
+    assert told[-1] == "1 condition is known beforehand (odd): x."
+
+
 def test_latex_table(report_dir):
     tables = sorted((report_dir / "tables").glob("*.tex"))
     assert tables
