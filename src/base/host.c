@@ -127,7 +127,7 @@ static void least(double *limit, double value) {
     if (value > 0 && value < *limit) *limit = value;
 }
 
-/* "max" and values beyond any machine are no limits. */
+/* "max" and values beyond any machine are not limits. */
 static void visit_memory(const lp_host_sources *sources, const char *folder, bool v2, double *limit) {
     char text[NUMBER_FILE];
     double bytes = 0;

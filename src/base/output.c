@@ -104,7 +104,7 @@ out:
     return status;
 }
 
-/* Some file systems and kinds of files cannot be flushed: that is no failure. */
+/* Some file systems and kinds of files cannot be flushed: that is not a failure. */
 static bool flushed(int fd) {
     return fsync(fd) == 0 || errno == EINVAL || errno == EROFS;
 }

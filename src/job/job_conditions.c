@@ -3,7 +3,7 @@
 #include "base/memory.h"
 #include "job/job.h"
 
-/* Calls `each` for every element of an array, or for the value itself where it is no array. */
+/* Calls `each` for every element of an array, or for the value itself where it is not an array. */
 typedef lp_status (*element_reader)(const lp_json *value, void *user, lp_error *err);
 
 static lp_status for_each(const lp_json *group, const char *key, element_reader each, void *user, bool *present,

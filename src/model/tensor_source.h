@@ -52,7 +52,7 @@ typedef enum { LP_WIDEN_EXACT, LP_WIDEN_THROUGH_F16 } lp_widen_rounding;
  * dtype F32, F16 or BF16. THROUGH_F16 rounds each value to the nearest f16 on the way. */
 void lp_tensor_widen(const lp_tensor *tensor, lp_widen_order order, lp_widen_rounding rounding, float *dst, int64_t ld);
 
-/* Recognises what is no checkpoint at all but is often found in its place: an empty file, a Git LFS pointer, an HTML
+/* Recognises what is not a checkpoint at all but is often found in its place: an empty file, a Git LFS pointer, an HTML
  * page. Fails saying so; LP_OK for anything else. */
 lp_status lp_checkpoint_sniff(const void *data, size_t size, const char *file, lp_error *err);
 

@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 
-/* For commands that are no jobs, and until lp_signals_install: SIGTERM, SIGINT and SIGHUP end the process at once, and
+/* For commands other than jobs, and until lp_signals_install: SIGTERM, SIGINT and SIGHUP end the process at once, and
  * its temporary files go with it. */
 lp_status lp_signals_end(lp_error *err);
 /* Before this process executes a program: SIGHUP is ignored again, where it was when this one started. */

@@ -39,7 +39,7 @@ static int read_tokens(const char *text, size_t at, size_t end, token tokens[MAX
         if (used > 0) {
             next.length = used;
             next.percent = text[at + used] == '%';
-            /* 12A and 20x + ... are no plain numbers. */
+            /* 12A and 20x + ... are not plain numbers. */
             bool plain = !lp_is_letter(text[at + used]) || (text[at + used] == 'x' && lp_is_digit(text[at + used + 1]));
             next.kind = plain ? TOKEN_NUMBER : TOKEN_STOP;
         } else if ((next.op = lp_text_operator(text, at, &sign)) != 0) {

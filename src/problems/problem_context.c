@@ -86,7 +86,7 @@ static unit_match match_source(const lp_graph *graph, const lp_source *source, c
     return unit.n == 0 || names(&unit, word) ? UNIT_UNKNOWN : UNIT_OTHER;
 }
 
-/* Words that follow a number and are no unit. */
+/* Words that follow a number and are not a unit. */
 static const char *const no_units[] = {"x",   "and", "more", "less", "times", "of",    "in",    "on",   "a",
                                        "an",  "the", "for",  "each", "per",   "to",    "is",    "or",   "from",
                                        "are", "by",  "at",   "was",  "so",    "fewer", "extra", "were", NULL};

@@ -285,7 +285,7 @@ void lp_numbers_find(const char *text, size_t length, lp_text_kind kind, lp_numb
             at++;
         }
     }
-    /* A mixed number (2 1/2, two thirds) is no two numbers: its parts stay as they are. */
+    /* A mixed number (2 1/2, two thirds) is not two numbers: its parts stay as they are. */
     for (size_t i = 1; i < out->n; i++) {
         lp_number *left = &out->items[i - 1], *right = &out->items[i];
         if (right->kind == LP_NUMBER_FRACTION && left->at + left->length + 1 == right->at) left->kind = LP_NUMBER_FIXED;

@@ -246,7 +246,7 @@ typedef struct {
 } step_token;
 enum { TOKEN_WORD = LP_MAX_PLACES, TOKEN_STOP, MAX_TOKENS = 64 };
 
-/* The place that starts at this byte and is no operand or result; -1 when there is none. */
+/* The place that starts at this byte and is neither an operand nor a result; -1 when there is none. */
 static int place_at(const lp_graph *graph, size_t at) {
     for (int i = 0; i < graph->n_places; i++)
         if (graph->places[i].number.at == at && graph->places[i].kind != LP_PLACE_OPERAND &&
@@ -271,7 +271,7 @@ static int read_tokens(const lp_graph *graph, size_t at, size_t end, step_token 
             continue;
         } else {
             char op = lp_text_operator(text, at, &length);
-            /* A dash between numbers is a range as often as a minus, so it is no operator here. */
+            /* A dash between numbers is a range as often as a minus, so it is not an operator here. */
             bool known = op != 0 && length < 3;
             if (known)
                 code = code_of(op);

@@ -55,7 +55,7 @@ static int row_of(grid_layout *grid, const char *layers) {
     return grid->n_rows++;
 }
 
-/* *fits: false where the block is no grid of that width. */
+/* *fits: false where the block is not a grid of that width. */
 static lp_status lay_out(const lp_outcome_block *block, int width, grid_layout *grid, bool *fits, lp_error *err) {
     lp_text words = {0};
     lp_status status = LP_OK;
@@ -138,7 +138,7 @@ out:
     return status;
 }
 
-/* ---- Blocks that are no grid: one line a layer ---------------------------------------------------------------------
+/* ---- Blocks that are not grids: one line a layer ------------------------------------------------------------------
  */
 
 typedef struct {

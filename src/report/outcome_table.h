@@ -17,7 +17,7 @@ typedef struct {
     bool shade; /* the terminal understands the colours of xterm's 256 */
 } lp_grid_options;
 
-/* Appends the same in short. Every combination that is no control is a grid, layers down and step sets across: the
+/* Appends the same in short. Every combination that is not a control is a grid, layers down and step sets across: the
  * share of the donor's answer where the donor is the other run, marked where it overtakes the recipient's, and
  * otherwise the share of the recipient's own answer. What does not fit the width has one line a layer: lowest, median
  * and highest share. A control is one line. Texts of the file are escaped; the shades are not, so print it as it is. */

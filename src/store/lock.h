@@ -1,8 +1,8 @@
 /* One job at a time on an output file: a lock file beside it, `<output>.lock`, links of the output followed. An output
  * with several hard links is locked itself as well.
  *
- * A file of that name that is no lock file is refused and left alone, and none is opened through a link. The lock file
- * is made with O_EXCL, held with flock() while the process lives and says in JSON who holds it. HDF5 over MPI-IO
+ * A file of that name that is not a lock file is refused and left alone, and none is opened through a link. The lock
+ * file is made with O_EXCL, held with flock() while the process lives and says in JSON who holds it. HDF5 over MPI-IO
  * takes no locks at all, so this is the only thing that keeps two jobs apart. A lock left by a dead process is taken
  * over with a warning where that is certain: on the same host (flock is free, or the process is gone where the file
  * system has no flock), or when it was left by an earlier life of the same Slurm job. */

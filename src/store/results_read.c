@@ -110,7 +110,7 @@ static lp_status read_number_members(lp_results *results, const char *path, cons
                 (long long)n);
     for (int32_t i = 0; i < results->n_conditions; i++) {
         char *at = numbers + (size_t)i * bytes;
-        if (member->type == LP_U8) *at = *at != 0; /* any other byte is no bool */
+        if (member->type == LP_U8) *at = *at != 0; /* any other byte is not a bool */
         memcpy((char *)&results->conditions[i] + member->offset, at, bytes);
     }
 out:

@@ -212,7 +212,7 @@ out:
     return status;
 }
 
-/* A copy with the names that belong to it is no input, and is not there yet; its lock is held until it is. */
+/* A copy with the names that belong to it is not an input, and does not exist yet; its lock is held until it is. */
 static lp_status begin_copy(const char *path, const char *word, const lp_derived_name *derived,
                             const char *const *inputs, size_t n_inputs, lp_lock **lock, lp_output *out, lp_error *err) {
     lp_outputs outputs = {0};

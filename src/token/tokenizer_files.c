@@ -104,7 +104,7 @@ out:
     return status;
 }
 
-/* The next token that is no part of the model; `from` is an entry of added_tokens_decoder, or NULL. */
+/* The next token that is not part of the model; `from` is an entry of added_tokens_decoder, or NULL. */
 static void add_token(cJSON *added, int64_t id, const char *content, const cJSON *from, bool special) {
     static const char *const flags[] = {"single_word", "lstrip", "rstrip", "normalized"};
     cJSON *token = cJSON_CreateObject();

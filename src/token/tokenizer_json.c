@@ -45,7 +45,7 @@ typedef struct {
     lp_json_cut vocab, merges;
 } long_parts;
 
-/* The entry that comes now: its token in stream->string, its id; -1 where that is no id. */
+/* The entry that comes now: its token in stream->string, its id; -1 where that is not an id. */
 static lp_status next_entry(lp_json_stream *stream, double *id, lp_error *err) {
     lp_status status = lp_json_stream_string(stream, err);
     if (status != LP_OK) return status;
