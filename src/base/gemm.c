@@ -1,5 +1,7 @@
 #include "base/gemm.h"
 
+#include "base/quad.h"
+
 #include <stdatomic.h>
 
 /* The product is made in this order, each loop inside the one above:
@@ -103,20 +105,6 @@ lp_status lp_gemm_check_setting(lp_error *err) {
                    name);
 }
 
-typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
-
-/* out [4, width] = the transpose of four vectors of four */
-static inline void transpose_quad(const float *m, int64_t between, int64_t width, float *out) {
-    quad a = *(const quad *)m, b = *(const quad *)(m + between);
-    quad c = *(const quad *)(m + 2 * between), d = *(const quad *)(m + 3 * between);
-    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(quad *)out = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    *(quad *)(out + width) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    *(quad *)(out + 2 * width) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    *(quad *)(out + 3 * width) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
-}
-
 /* out [depth, width] = n of the matrix's vectors side by side, filled up with zeros: vector i begins at m + i *
  * between, its terms are `step` apart, and one of the two is 1. */
 static void interleave(const float *m, int64_t between, int64_t step, int64_t n, int64_t width, int64_t depth,
@@ -124,7 +112,7 @@ static void interleave(const float *m, int64_t between, int64_t step, int64_t n,
     int64_t n_quads = step == 1 ? n / 4 * 4 : 0, k_quads = depth / 4 * 4;
     for (int64_t i = 0; i < n_quads; i += 4)
         for (int64_t k = 0; k < k_quads; k += 4)
-            transpose_quad(m + i * between + k, between, width, out + k * width + i);
+            lp_transpose_quad(m + i * between + k, between, width, out + k * width + i);
     for (int64_t k = 0; k < depth; k++) {
         int64_t i = k < k_quads ? n_quads : 0;
         if (between == 1)

@@ -7,6 +7,7 @@
 #include "backend/cpu/cpu.h"
 
 #include "base/memory.h"
+#include "base/quad.h"
 
 #include <math.h>
 #include <omp.h>
@@ -50,8 +51,13 @@ LP_VERSIONS static void score_keys(const float *q, int32_t n_queries, int32_t he
 
 /* out [head_dim, KEY_BLOCK] = the transpose of n keys, filled up with zeros. */
 LP_VERSIONS static void transpose_keys(const float *keys, int64_t key_stride, int32_t n, int32_t head_dim, float *out) {
+    int32_t n_quads = n / 4 * 4, i_quads = head_dim / 4 * 4;
+    for (int32_t p = 0; p < n_quads; p += 4)
+        for (int32_t i = 0; i < i_quads; i += 4)
+            lp_transpose_quad(keys + p * key_stride + i, key_stride, KEY_BLOCK, out + i * KEY_BLOCK + p);
     for (int32_t p = 0; p < n; p++)
-        for (int32_t i = 0; i < head_dim; i++) out[i * KEY_BLOCK + p] = keys[p * key_stride + i];
+        for (int32_t i = p < n_quads ? i_quads : 0; i < head_dim; i++)
+            out[i * KEY_BLOCK + p] = keys[p * key_stride + i];
     for (int32_t i = 0; i < head_dim; i++)
         for (int32_t p = n; p < KEY_BLOCK; p++) out[i * KEY_BLOCK + p] = 0;
 }
