@@ -33,6 +33,7 @@ from golden_cases import (  # noqa: E402
     patched_file,
     state_error,
     subspace_conditions,
+    token_conditions,
 )
 from golden_donors import donors_file  # noqa: E402
 from golden_lens import lens_file  # noqa: E402
@@ -208,6 +209,16 @@ def make_subspaces(m: Loaded, exact: Loaded, source: Source) -> None:
     (DATA / f"{source.name}.codi.subspace.json").write_text(text)
 
 
+def make_tokens(m: Loaded, exact: Loaded, source: Source) -> None:
+    """Runs whose edits depend on the nearest tokens; three models do."""
+    if source.name not in ("demo-gpt2", "demo-llama", "llama-rope3"):
+        return
+    pairs = demo_pairs()[:40] if source.demo else None
+    sizes = (source.thoughts, source.max_new_tokens)
+    text = patched_file(m, exact, source.name, "codi", *sizes, pairs, MARGIN, token_conditions)
+    (DATA / f"{source.name}.codi.tokens.json").write_text(text)
+
+
 def make_donors(m: Loaded, exact: Loaded, source: Source) -> None:
     """Runs whose donors are made of many pairs; the trained models do."""
     if source.demo:
@@ -232,6 +243,7 @@ PARTS = {
     "patched": make_patched,
     "attention": make_attention,
     "subspace": make_subspaces,
+    "tokens": make_tokens,
     "donors": make_donors,
     "lens": make_lens,
 }

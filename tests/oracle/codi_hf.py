@@ -280,9 +280,12 @@ class Replacement:
     vector: Tensor | None = None  # [width], or as many as there are columns
     columns: slice | None = None  # of the vector: one KV head; None: all
     directions: Tensor | None = None  # [k, width]
+    rule: Callable[[Tensor], Tensor] | None = None  # makes the new value instead
 
     def apply(self, x: Tensor) -> Tensor:
         """The new value for x [width]."""
+        if self.rule is not None:
+            return self.rule(x)
         if self.columns is not None:
             x[self.columns] = replace(self, columns=None).apply(x[self.columns].clone())
             return x

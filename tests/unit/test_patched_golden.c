@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "patch/metric_position.h"
+#include "stage/token_edits.h"
 #include "support/golden.h"
 #include "support/units.h"
 
@@ -89,6 +90,7 @@ typedef struct {
     float **explicit_vectors;
     lp_subspace subspaces[MAX_SUBSPACES];
     size_t n_subspaces;
+    lp_token_edits tokens;
     size_t n_explicit, explicit_capacity;
     pair_work pairs[MAX_PAIRS];
     size_t n_pairs;
@@ -190,6 +192,33 @@ static int32_t read_directions(fixture *f, const lp_json *rows, int32_t width) {
     return (int32_t)++f->n_subspaces;
 }
 
+static void read_token_rule(fixture *f, const lp_json *json, lp_replacement *r) {
+    static const char *const measures[] = {"dot", "cosine", NULL};
+    lp_token_rule rule = {.chooses = r->donor == LP_DONOR_TOKEN || lp_operation_has_subspace(r->operation), .top = 1};
+    lp_json value;
+    OK(lp_json_find(json, "by", &value, err));
+    if (value.node) rule.by = (lp_nearest_by)choice(json, "by", measures);
+    OK(lp_json_find(json, "top", &value, err));
+    if (value.node) rule.top = (int32_t)whole(json, "top", 1, LP_MAX_NEAREST);
+    OK(lp_json_find(json, "shift", &value, err));
+    if (value.node) rule.shift = (int32_t)whole(json, "shift", -10, 10);
+    OK(lp_json_find(json, "add_along", &value, err));
+    if (value.node) {
+        snprintf(rule.along, sizeof rule.along, "%s", text(json, "add_along"));
+        rule.times = (float)number(json, "factor");
+    }
+    struct {
+        const char *key;
+        bool *to;
+    } flags[] = {
+        {"layer_norm", &rule.layer_norm}, {"keep_norm", &rule.keep_norm}, {"only_numbers", &rule.only_numbers}};
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        OK(lp_json_find(json, flags[i].key, &value, err));
+        if (value.node) OK(lp_json_bool(&value, flags[i].to, err));
+    }
+    OK(lp_condition_token_rule(&f->set, &rule, &r->token, err));
+}
+
 static void read_replacement(fixture *f, const lp_json *json) {
     static const char *const target[4] = {"phase", "index", "site", "layer"};
     static const char *const source[4] = {"donor_phase", "donor_index", "donor_site", "donor_layer"};
@@ -210,6 +239,9 @@ static void read_replacement(fixture *f, const lp_json *json) {
         }
         if (r.donor == LP_DONOR_CLEAN || r.donor == LP_DONOR_CORRUPTED) r.from = address(json, source);
     }
+    lp_json token;
+    OK(lp_json_find(json, "token", &token, err));
+    if (token.node) read_token_rule(f, &token, &r);
     OK(lp_condition_replace(&f->set, &r, err));
 }
 
@@ -264,7 +296,7 @@ static int recipient(const lp_condition *condition) {
 /* The donor's vector, asked for where it is not yet: it is filled when the unpatched runs are made. */
 static const float *donor(fixture *f, pair_work *p, const lp_replacement *what) {
     static const float zeros[4096];
-    if (!lp_operation_takes_vector(what->operation)) return NULL;
+    if (!lp_operation_takes_vector(what->operation) || what->donor == LP_DONOR_TOKEN) return NULL;
     if (what->donor == LP_DONOR_FILE) return f->explicit_vectors[what->vector];
     int32_t width = lp_site_width(&f->model.model.config, what->from.site, what->from.head);
     assert_true(width <= 4096);
@@ -349,6 +381,7 @@ static void prepare_patched(fixture *f, pair_work *p) {
         p->groups[s].results = p->results[s];
         p->groups[s].n_runs = n;
         p->groups[s].subspaces = f->subspaces;
+        p->groups[s].token_edits = f->tokens.edits;
         p->groups[s].metric_at = p->sides[s].metrics.usable ? &p->sides[s].metrics.position : NULL;
     }
 }
@@ -488,6 +521,10 @@ static void open_file(fixture *f, const golden_file *file) {
     golden_vocabulary(&f->model, file->protocol, &f->model.vocabulary);
     f->options.vocabulary = f->model.vocabulary;
     read_conditions(f, &root);
+    static lp_session session; /* what a sweep takes the rules' words from */
+    session.tokenizer = f->model.tokenizer;
+    session.vocabulary = f->options.vocabulary;
+    OK(lp_token_edits_init(&session, &f->set, &f->tokens, err));
     list = golden_member(&root, "pairs");
     for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry)) {
         assert_true(f->n_pairs < MAX_PAIRS);
@@ -536,6 +573,7 @@ static void close_file(fixture *f) {
     for (size_t i = 0; i < f->n_explicit; i++) lp_mem_free(f->explicit_vectors[i]);
     lp_mem_free(f->explicit_vectors);
     for (size_t i = 0; i < f->n_subspaces; i++) lp_mem_free((void *)(uintptr_t)f->subspaces[i].directions);
+    lp_token_edits_release(&f->tokens);
     lp_condition_set_release(&f->set);
     cJSON_Delete(f->document);
     golden_model_close(&f->model);
@@ -590,8 +628,14 @@ static void test_subspaces(void **state) {
     check_files(".subspace.json");
 }
 
+/* Edits that depend on the nearest tokens. */
+static void test_tokens(void **state) {
+    (void)state;
+    check_files(".tokens.json");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_patched_runs), cmocka_unit_test(test_attention),
-                                       cmocka_unit_test(test_subspaces)};
+                                       cmocka_unit_test(test_subspaces), cmocka_unit_test(test_tokens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
