@@ -141,6 +141,7 @@ GOOD = [
     with_group(operation="lerp", factor=0.5, donor={"nearest_token": {}}),
     with_group(operation="keep", subspace={"nearest_token": {"top": 16, "keep_norm": True}}, last_prompt=None),
     with_group(operation="remove", subspace={"nearest_token": {"add_along": {"token": "5", "factor": -3}}}, only=None),
+    with_group(donor=[{"mean": {"by": "result:0", "least": 2}}, {"mean": {"by": "equation:-1", "value": "different"}}]),
     with_group(site="k+v"),
     with_group(site=["v+k", "attn_out+mlp_out+resid_pre", "latent_in"]),
     with_group(site=["k+v", "z"], heads=[0, 1]),
@@ -289,6 +290,10 @@ BAD: list[tuple[Any, str]] = [
     (with_group(donor="other"), ".donor: expected one of"),
     (with_group(donor=[]), ".donor: expected at least one"),
     (with_group(donor={"mean": {"by": "colour"}}), ".donor.mean.by: expected one of"),
+    *(
+        (with_group(donor={"mean": {"by": by}}), '.donor.mean.by: expected "result:I" or "equation:I" with a step')
+        for by in ("result:", "result:+1", "result:1.5", "equation:1001", "results:1", "answer:0")
+    ),
     (with_group(donor={"mean": {"least": 2}}), '.donor.mean.least: expected the key "by"'),
     (with_group(donor={"noise": {}}), 'the key "sigma" is missing'),
     (with_group(donor={"noise": {"sigma": -1}}, operation="add"), ".donor.noise.sigma: expected a number"),

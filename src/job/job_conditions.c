@@ -86,6 +86,30 @@ static lp_status append_donor(condition_reading *reading, lp_donor donor, const 
     return LP_OK;
 }
 
+/* "answer", or "result:0" and "equation:-1" with a step of the pairs' graph. */
+static lp_status read_label(const lp_json *value, lp_donor_detail *out, lp_error *err) {
+    static const char *const plain[] = {"answer", "source", "template", "steps", "change", NULL};
+    const char *text = lp_json_is_string(value) ? value->node->valuestring : "";
+    size_t length = strcspn(text, ":");
+    int choice = 0;
+    if (text[length] != ':') {
+        lp_status status = lp_json_choice(value, plain, &choice, err);
+        out->label = (lp_label)(choice + 1);
+        return status;
+    }
+    char *end = NULL;
+    long step = strtol(text + length + 1, &end, 10);
+    bool is_number =
+        strchr("-0123456789", text[length + 1]) && text[length + 1] && end != text + length + 1 && *end == '\0';
+    out->label = strncmp(text, "result", length) == 0 && length == 6     ? LP_LABEL_RESULT
+                 : strncmp(text, "equation", length) == 0 && length == 8 ? LP_LABEL_EQUATION
+                                                                         : LP_LABEL_NONE;
+    out->label_step = (int32_t)step;
+    if (out->label == LP_LABEL_NONE || !is_number || step < -1000 || step > 1000)
+        return lp_json_fail(value, err, "\"result:I\" or \"equation:I\" with a step from -1000 to 1000");
+    return LP_OK;
+}
+
 /* The part of a donor's object that says what a mean is taken over. */
 static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error *err) {
     static const char *const over[] = {"each", "all", NULL}, *const values[] = {"same", "different", NULL};
@@ -97,9 +121,7 @@ static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error
     if (value.node) LP_TRY(lp_json_choice(&value, over, &choice, err));
     out->all_steps = choice == 1;
     LP_TRY(lp_json_find(object, "by", &by, err));
-    choice = -1;
-    if (by.node) LP_TRY(lp_json_choice(&by, lp_label_names() + 1, &choice, err));
-    out->label = (lp_label)(choice + 1);
+    if (by.node) LP_TRY(read_label(&by, out, err));
     choice = 0;
     LP_TRY(lp_json_find(object, "value", &value, err));
     if (value.node && !by.node) LP_TRY(lp_json_fail(&value, err, "the key \"by\" beside it"));

@@ -99,6 +99,12 @@ void lp_pair_release(lp_pair *pair) {
     lp_mem_free(pair->change_from);
     lp_mem_free(pair->change_to);
     lp_mem_free(pair->extra);
+    for (size_t i = 0; i < pair->n_graph; i++) {
+        lp_mem_free(pair->graph[i].equation);
+        lp_mem_free(pair->graph[i].clean);
+        lp_mem_free(pair->graph[i].corrupted);
+    }
+    lp_mem_free(pair->graph);
     release_side(&pair->clean);
     release_side(&pair->corrupted);
 }
@@ -144,16 +150,24 @@ out:
 }
 
 /* The equation graph: one object a step, in the order of the solution. */
-static lp_status check_graph(const lp_json *pair, lp_error *err) {
+static lp_status read_graph(const lp_json *pair, lp_pair *out, lp_error *err) {
     static const char *const keys[] = {"equation", "clean", "corrupted", "uses", NULL};
     lp_json graph, step;
     const char *text = NULL;
+    size_t capacity = 0;
     lp_status status = lp_json_find(pair, "graph", &graph, err);
     if (status != LP_OK || !graph.node) return status;
     if (!lp_json_is_array(&graph)) return lp_json_fail(&graph, err, "an array");
     for (lp_json_first(&graph, &step); step.node; lp_json_next(&graph, &step)) {
         LP_TRY(only_keys(&step, keys, err));
-        for (size_t i = 0; i < 3; i++) LP_TRY(lp_json_get_string(&step, keys[i], &text, err));
+        LP_TRY(lp_mem_grow(&out->graph, &capacity, out->n_graph + 1, sizeof *out->graph, "graph", err));
+        lp_pair_step *of = &out->graph[out->n_graph++];
+        *of = (lp_pair_step){.equation = NULL};
+        char **const texts[] = {&of->equation, &of->clean, &of->corrupted};
+        for (size_t i = 0; i < 3; i++) {
+            LP_TRY(lp_json_get_string(&step, keys[i], &text, err));
+            LP_TRY(lp_mem_strdup(texts[i], text, err));
+        }
         lp_json uses, use;
         LP_TRY(lp_json_get(&step, "uses", &uses, err));
         if (!lp_json_is_array(&uses)) LP_TRY(lp_json_fail(&uses, err, "an array of steps"));
@@ -199,7 +213,7 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
         LP_TRY(read_optional_text(&change, "to", &out->change_to, err));
     }
     LP_TRY(check_tokens(value, err));
-    LP_TRY(check_graph(value, err));
+    LP_TRY(read_graph(value, out, err));
     LP_TRY(read_optional_text(value, "template", &out->template, err));
     if (!out->source && out->template) /* pairs of one template are not independent */
         LP_TRY(lp_mem_strdup(&out->source, out->template, err));

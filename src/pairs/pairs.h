@@ -23,6 +23,12 @@ typedef struct {
     char *solution; /* the worked solution; NULL when absent */
 } lp_pair_side;
 
+/* One step of the worked solution. */
+typedef struct {
+    char *equation;
+    char *clean, *corrupted; /* its results, as exact decimals */
+} lp_pair_step;
+
 typedef enum { LP_SPLIT_NONE, LP_SPLIT_TUNE, LP_SPLIT_TEST } lp_pair_split;
 
 typedef struct {
@@ -34,6 +40,8 @@ typedef struct {
     char *change_from, *change_to; /* the changed number as both questions spell it; NULL when absent */
     char *extra;                   /* what else is written with it: JSON members, each after ", "; NULL: nothing */
     int64_t n_steps;               /* steps of the worked solution; -1 when absent */
+    lp_pair_step *graph;           /* [n_graph] NULL when absent */
+    size_t n_graph;
     lp_pair_split split;
     size_t place; /* element of the file's array (flat rows: that of the clean one) */
 } lp_pair;

@@ -9,7 +9,8 @@ const char *const *lp_donor_names(void) {
 }
 
 const char *const *lp_label_names(void) {
-    static const char *const names[] = {"none", "answer", "source", "template", "steps", "change", NULL};
+    static const char *const names[] = {"none",   "answer", "source",   "template", "steps",
+                                        "change", "result", "equation", NULL};
     return names;
 }
 
@@ -97,12 +98,18 @@ static void end_words(char *out, size_t size) {
         snprintf(out + used, size - used, ")");
 }
 
+void lp_label_words(lp_label label, int32_t step, char *out, size_t size) {
+    bool of_graph = label == LP_LABEL_RESULT || label == LP_LABEL_EQUATION;
+    snprintf(out, size, of_graph ? "%s:%d" : "%s", lp_label_names()[label], step);
+}
+
 /* The mean's part of the words. */
 static void mean_words(const lp_donor_detail *detail, char *out, size_t size) {
-    char word[64];
+    char word[64], label[32];
     if (detail->all_steps) add_word(out, size, "all steps");
     if (detail->label == LP_LABEL_NONE) return;
-    snprintf(word, sizeof word, "%s %s", detail->is_different ? "different" : "same", lp_label_names()[detail->label]);
+    lp_label_words(detail->label, detail->label_step, label, sizeof label);
+    snprintf(word, sizeof word, "%s %s", detail->is_different ? "different" : "same", label);
     add_word(out, size, word);
     if (detail->least <= 1) return;
     snprintf(word, sizeof word, "least %d", detail->least);
@@ -161,8 +168,9 @@ void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, si
 }
 
 static bool same_detail(const lp_donor_detail *a, const lp_donor_detail *b) {
-    return a->all_steps == b->all_steps && a->label == b->label && a->is_different == b->is_different &&
-           a->least == b->least && a->around == b->around && a->sigma == b->sigma && a->in_rms == b->in_rms;
+    return a->all_steps == b->all_steps && a->label == b->label && a->label_step == b->label_step &&
+           a->is_different == b->is_different && a->least == b->least && a->around == b->around &&
+           a->sigma == b->sigma && a->in_rms == b->in_rms;
 }
 
 static bool same_rule(const lp_token_rule *a, const lp_token_rule *b) {

@@ -32,7 +32,9 @@ typedef enum {
     LP_LABEL_SOURCE,   /* what the pair was made from */
     LP_LABEL_TEMPLATE, /* the text that it was written from */
     LP_LABEL_STEPS,    /* steps of the worked solution */
-    LP_LABEL_CHANGE    /* the changed number as the run's question spells it */
+    LP_LABEL_CHANGE,   /* the changed number as the run's question spells it */
+    LP_LABEL_RESULT,   /* of the pair's graph: the result of a step */
+    LP_LABEL_EQUATION  /* of the pair's graph: the equation of a step */
 } lp_label;
 
 /* What noise is put around: the run's own vector (so it is added to what is there), zeros, or the donor mean's. */
@@ -55,10 +57,11 @@ typedef struct {
 
 /* What MEAN and NOISE need to know beside the address. {0}: the mean over all other pairs at this very step. */
 typedef struct {
-    bool all_steps;    /* over all thought steps as well */
-    lp_label label;    /* NONE: over all other pairs */
-    bool is_different; /* over those with another label than the pair's own; otherwise those with the same */
-    int32_t least;     /* smallest number of pairs to take a mean over; 0 is 1 */
+    bool all_steps;     /* over all thought steps as well */
+    lp_label label;     /* NONE: over all other pairs */
+    int32_t label_step; /* RESULT and EQUATION: the step, from 0; negative: from the last one */
+    bool is_different;  /* over those with another label than the pair's own; otherwise those with the same */
+    int32_t least;      /* smallest number of pairs to take a mean over; 0 is 1 */
     lp_noise_centre around;
     float sigma;         /* NOISE: its standard deviation, in units of */
     lp_token_rule token; /* TOKEN */
@@ -148,6 +151,8 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
                            const char *defects, lp_condition **out, lp_error *err);
 /* *out = a copy of the text that lives as long as the set; `like`, where it is such a copy of the same text. */
 lp_status lp_condition_text(lp_condition_set *set, const char *text, const char *like, const char **out, lp_error *err);
+/* "answer", "result:0" */
+void lp_label_words(lp_label label, int32_t step, char *out, size_t size);
 /* "mean", "mean(all steps, same answer)", "noise(0.5, rms, around mean)": one text for each donor and detail. */
 void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, size_t size);
 /* "replace", "remove(1)", "keep(nearest_token top 5, keep norm, numbers only)"; rule NULL: none. */

@@ -252,68 +252,20 @@ out:
     return status;
 }
 
-/* The text of a pair's label; NULL: it has none. */
-static const char *label_text(const lp_donor_table *table, lp_label label, int64_t pair, char *scratch, size_t size) {
-    const lp_pair *p = &table->session->pairs.pairs[pair];
-    bool clean = table->source_side == LP_CLEAN;
-    switch (label) {
-    case LP_LABEL_ANSWER:
-        snprintf(scratch, size, "%.17g", clean ? p->clean.answer : p->corrupted.answer);
-        return scratch;
-    case LP_LABEL_SOURCE: return p->source;
-    case LP_LABEL_TEMPLATE: return p->template;
-    case LP_LABEL_STEPS:
-        if (p->n_steps < 0) return NULL;
-        snprintf(scratch, size, "%lld", (long long)p->n_steps);
-        return scratch;
-    case LP_LABEL_CHANGE: return clean ? p->change_from : p->change_to;
-    case LP_LABEL_NONE: break;
-    }
-    return NULL;
-}
-
-typedef struct {
-    char *text;
-    int64_t pair;
-} labelled;
-
-static int compare_labelled(const void *pa, const void *pb) {
-    const labelled *a = pa, *b = pb;
-    int order = strcmp(a->text, b->text);
-    return order ? order : (a->pair > b->pair) - (a->pair < b->pair);
-}
-
-/* Groups of pairs with the same text; a pair that is alone needs no sum of its own. */
-static lp_status make_labels(lp_donor_table *table, lp_label label, lp_error *err) {
-    lp_pair_labels *out = &table->labels[label];
-    size_t n_pairs = (size_t)table->session->n_pairs, n = 0;
-    labelled *list = NULL;
-    char scratch[40];
+/* The place of the vector's label in the table, which gets it where it has none like it. */
+static lp_status find_labels(lp_donor_table *table, const lp_donor_detail *detail, int32_t *out, lp_error *err) {
+    size_t i = 0;
     lp_status status = LP_OK;
-    if (out->group) return LP_OK;
-    LP_TRY(lp_mem_new(&list, n_pairs, sizeof *list, "labels", err));
-    LP_TRY(lp_mem_new(&out->group, n_pairs, sizeof *out->group, "labels", err));
-    LP_TRY(lp_mem_new(&out->has_text, n_pairs, sizeof *out->has_text, "labels", err));
-    for (size_t i = 0; i < n_pairs; i++) {
-        const char *text = label_text(table, label, (int64_t)i, scratch, sizeof scratch);
-        out->group[i] = -1;
-        out->has_text[i] = text != NULL;
-        if (!text) continue;
-        LP_TRY(lp_mem_strdup(&list[n].text, text, err));
-        list[n++].pair = (int64_t)i;
-    }
-    if (n == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: donor mean by \"%s\": no pair of %s has it", table->session->job.file,
-                lp_label_names()[label], table->session->job.pairs.file);
-    if (n > 1) qsort(list, n, sizeof *list, compare_labelled);
-    for (size_t i = 0, end = 0; i < n; i = end) {
-        while (end < n && strcmp(list[i].text, list[end].text) == 0) end++;
-        for (size_t k = i; end - i > 1 && k < end; k++) out->group[list[k].pair] = out->n_groups;
-        out->n_groups += end - i > 1;
-    }
+    while (i < table->n_labels &&
+           (table->labels[i].label != detail->label || table->labels[i].step != detail->label_step))
+        i++;
+    *out = (int32_t)i;
+    if (i < table->n_labels) return LP_OK;
+    LP_TRY(lp_mem_grow(&table->labels, &table->label_capacity, i + 1, sizeof *table->labels, "labels", err));
+    LP_TRY(lp_pair_labels_init(table->session, table->source_side, detail->label, detail->label_step, &table->labels[i],
+                               err));
+    table->n_labels++;
 out:
-    for (size_t i = 0; list && i < n_pairs; i++) lp_mem_free(list[i].text);
-    lp_mem_free(list);
     return status;
 }
 
@@ -344,8 +296,8 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
     for (size_t i = 0; i < table.n; i++) {
         lp_donor_vector *vector = &table.vectors[i];
         if (vector->detail.label == LP_LABEL_NONE) continue;
-        LP_TRY(make_labels(&table, vector->detail.label, err));
-        size_t n_groups = (size_t)table.labels[vector->detail.label].n_groups;
+        LP_TRY(find_labels(&table, &vector->detail, &vector->labels, err));
+        size_t n_groups = (size_t)table.labels[vector->labels].n_groups;
         vector->group_sums = table.n_group_sums;
         vector->group_counts = table.n_group_counts;
         table.n_group_sums += n_groups * (size_t)vector->width;
@@ -369,10 +321,8 @@ void lp_donor_table_release(lp_donor_table *table) {
     lp_mem_free(table->n_summed);
     lp_mem_free(table->group_sums);
     lp_mem_free(table->n_in_group);
-    for (int i = 0; i < LP_N_LABELS; i++) {
-        lp_mem_free(table->labels[i].group);
-        lp_mem_free(table->labels[i].has_text);
-    }
+    for (size_t i = 0; i < table->n_labels; i++) lp_pair_labels_release(&table->labels[i]);
+    lp_mem_free(table->labels);
     lp_mem_free(table->files);
     for (size_t i = 0; table->subspaces && i < table->session->job.sweep.n_vectors; i++)
         lp_mem_free((void *)(uintptr_t)table->subspaces[i].directions);
@@ -433,8 +383,7 @@ static const float *summed_vector(const lp_donor_table *table, const lp_pair_rec
 
 /* Index of a pair's group in the table's counts of a labelled vector; -1: none. */
 static int64_t group_at(const lp_donor_table *table, const lp_donor_vector *vector, int64_t pair) {
-    const lp_pair_labels *labels = &table->labels[vector->detail.label];
-    return vector->detail.label == LP_LABEL_NONE ? -1 : labels->group[pair];
+    return vector->detail.label == LP_LABEL_NONE ? -1 : table->labels[vector->labels].group[pair];
 }
 
 static void add_pair(lp_donor_table *table, size_t i, const lp_pair_record *record) {
@@ -499,7 +448,7 @@ static bool mean_of_others(const lp_donor_table *table, const lp_pair_record *ow
         /* of the others with the same text */
         double same = 0;
         int64_t n_same = 0;
-        if (!table->labels[detail->label].has_text[own->pair]) return false;
+        if (!table->labels[vector->labels].has_text[own->pair]) return false;
         if (group >= 0) {
             same =
                 table->group_sums[vector->group_sums + (size_t)group * (size_t)vector->width + (size_t)k] - own_number;

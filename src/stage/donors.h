@@ -5,6 +5,7 @@
 #ifndef LP_STAGE_DONORS_H
 #define LP_STAGE_DONORS_H
 
+#include "stage/labels.h"
 #include "stage/layout.h"
 
 /* Every other pair has something in common with this one. */
@@ -20,18 +21,11 @@ typedef struct {
     size_t offset;   /* floats into the pair's gathering */
     size_t captured; /* store field and offset of the source vector; unused for ZERO and FILE */
     size_t at;
+    int32_t labels;      /* MEAN and NOISE with a label: place in the table's */
     size_t group_counts; /* the same into n_in_group, [n_groups] */
     size_t
         group_sums; /* means over labelled pairs: floats into the table's group_sums, [n_groups of the label, width] */
 } lp_donor_vector;
-
-/* The pairs by one label: pairs of one group have the same text. */
-typedef struct {
-    int32_t *group; /* [n_pairs]; -1: the pair has no such text, or no other pair has the same; NULL: not wanted */
-    bool *has_text; /* [n_pairs] */
-    int32_t n_groups;
-} lp_pair_labels;
-enum { LP_N_LABELS = LP_LABEL_CHANGE + 1 };
 
 typedef struct {
     const lp_session *session;
@@ -48,7 +42,8 @@ typedef struct {
     double *sums;      /* [n_floats] sums for MEAN and NOISE over the pairs that have the position; NULL: neither */
     double *squares;   /* [n] sums of the squares of all of a vector's numbers */
     int64_t *n_summed; /* [n] how many pairs these are */
-    lp_pair_labels labels[LP_N_LABELS];
+    lp_pair_labels *labels; /* [n_labels] */
+    size_t n_labels, label_capacity;
     double *group_sums;  /* sums over the pairs of a group; see lp_donor_vector */
     int64_t *n_in_group; /* [n_group_counts] pairs of these that have the position */
     size_t n_group_sums, n_group_counts;

@@ -21,6 +21,11 @@ def label_of(pair: dict[str, Any], by: str) -> Any:
     """Of a pair of the pair file, as the clean run has it."""
     if by == "answer":
         return pair["clean"]["answer"]
+    if ":" in by:
+        kind, _, step = by.partition(":")
+        graph = pair.get("graph", [])
+        there = -len(graph) <= int(step) < len(graph)
+        return graph[int(step)]["equation" if kind == "equation" else "clean"] if there else None
     return pair.get("change", {}).get("from") if by == "change" else pair.get(by)
 
 
@@ -35,7 +40,7 @@ class Donors(Case):
     def means(self, pairs: list[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, Callable]]:
         """Donors by their words; and for each which other pairs, at which steps, pair i's vector is the mean over."""
         donors: dict[str, dict[str, Any]] = {"mean(all steps)": {"steps": "all"}}
-        for by in ("answer", "source", "template", "steps", "change"):
+        for by in ("answer", "source", "template", "steps", "change", "result:1", "result:-1", "equation:0"):
             donors[f"mean(same {by})"] = {"by": by}
             donors[f"mean(different {by})"] = {"by": by, "value": "different"}
         donors["mean(all steps, same source, least 3)"] = {"steps": "all", "by": "source", "value": "same", "least": 3}
@@ -63,6 +68,9 @@ class Donors(Case):
             for i, pair in enumerate(pairs):
                 pair["source"] = f"s{i // 4}"
                 pair["clean"] = dict(pair["clean"], answer=pair["clean"]["answer"] if i % 3 else 7)
+                steps = [("+-"[i % 2], i % 3, i), ("*", i % 4, i)][: i % 5]  # some pairs have one step, or no graph
+                step = [{"equation": f"x{sign}y", "clean": str(a), "corrupted": str(b), "uses": []} for sign, a, b in steps]
+                pair |= {"graph": step} if step else {}
             del pairs[2]["template"], pairs[2]["change"]
             chosen.extend(pairs)
 
