@@ -86,6 +86,9 @@ class PrivateSlurm:
         self.environment["SLURM_CONF"] = str(self.folder / "slurm.conf")
         # PMIx's store in shared memory sometimes crashes while many ranks start at once (openpmix issue 1114).
         self.environment.setdefault("PMIX_MCA_gds", "hash")
+        # Two nodes of one machine have one address. Open MPI 5 asks the kernel for the way there, is told the loopback
+        # device, and takes the nodes for unreachable.
+        self.environment.setdefault("OMPI_MCA_reachable", "weighted")
 
     def __enter__(self) -> PrivateSlurm:
         try:
