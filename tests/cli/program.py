@@ -479,7 +479,9 @@ class Signals(Case):
                 process.send_signal(getattr(signal, name))
                 _, err = process.communicate(timeout=harness.TIMEOUT)
                 self.assertEqual(process.returncode, 75, err)
-                self.assertIn(f"latentpatch: stopped by {name}", err)
+                # The first three give the pair in hand 0.8 s, which a busy machine may not have.
+                words = "a signal before what was in hand was done" if name in ("SIGTERM", "SIGINT", "SIGHUP") else name
+                self.assertRegex(err, f"latentpatch: stopped by ({name}|{words})")
                 self.assertIn("the same command continues", err)
         self.assert_error(self.latentpatch("sweep", "SIGHUP.json"), "SIGHUP/a.store.h5", "expected 2000 finished pairs")
 
