@@ -33,11 +33,12 @@ typedef struct lp_backend_linear lp_backend_linear;
  * read; then rows of `width` numbers lie lp_operand_bytes apart. */
 typedef enum { LP_FLOATS, LP_OPERAND } lp_form;
 
-/* Keys and values of all positions in flight: dev [n_layers, n_slots, KV] each. A slot is one position of one branch.
- */
+/* Keys and values of all positions in flight: dev [n_layers, n_slots] slots each. A slot is one position of one branch:
+ * KV floats, or as the backend holds them (kv_item_bytes), for its own operations alone to read. */
 typedef struct {
     float *keys;
     float *values;
+    size_t slot_bytes; /* lp_kv_slot_bytes */
     int64_t n_slots;
     int32_t n_layers;
     int32_t width; /* KV */
@@ -65,6 +66,7 @@ struct lp_backend {
     bool is_asynchronous;       /* operations return before they are done */
     int32_t operand_item_bytes; /* of operands: bytes of a number, rows filled up to 8 of them; 0: they are floats */
     int32_t operand_tail_bytes; /* after each row */
+    int32_t kv_item_bytes;      /* of keys and values: bytes of a number, heads filled up to 8 of them; 0: floats */
     bool makes_weights; /* linear_new and matrix_new take matrices without data, and make them of their sources */
     bool takes_panels;  /* linear_new and matrix_new take matrices in panels, and are faster with them */
     lp_backend_counters counters;
@@ -171,6 +173,13 @@ static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_
     if (form == LP_OPERAND && be->operand_item_bytes > 0)
         return (size_t)((width + 7) / 8 * 8) * (size_t)be->operand_item_bytes + (size_t)be->operand_tail_bytes;
     return (size_t)width * sizeof(float);
+}
+
+/* Bytes of one slot of one layer: keys, or values. be NULL: the cpu's. */
+static inline size_t lp_kv_slot_bytes(const lp_backend *be, const lp_model_config *config) {
+    const size_t heads = (size_t)config->n_kv_heads, head_dim = (size_t)config->head_dim;
+    if (be && be->kv_item_bytes > 0) return heads * ((head_dim + 7) / 8 * 8) * (size_t)be->kv_item_bytes;
+    return heads * head_dim * sizeof(float);
 }
 
 /* Gives the optional slots that are NULL their defaults; the last step of a backend's `_new`. */

@@ -120,20 +120,22 @@ static void note_peak(lp_engine *engine) {
 static lp_status make_pages(lp_engine *engine, int32_t n, lp_error *err) {
     const lp_model_config *config = &engine->options->model->config;
     size_t width = (size_t)config->n_kv_heads * (size_t)config->head_dim, slots = (size_t)n * LP_PAGE_POSITIONS;
-    size_t bytes = slots * (size_t)config->n_layers * width * sizeof(float);
+    const size_t slot_bytes = lp_kv_slot_bytes(engine->be, config);
+    size_t bytes = slots * (size_t)config->n_layers * slot_bytes;
     int32_t most = engine->kv.pages.most_used;
     lp_status status = LP_OK;
     free_pages(engine);
     engine->kv.pool.n_slots = (int64_t)slots;
     engine->kv.pool.n_layers = config->n_layers;
     engine->kv.pool.width = (int32_t)width;
+    engine->kv.pool.slot_bytes = slot_bytes;
     LP_TRY(lp_engine_alloc(engine, &engine->kv.pool.keys, bytes, "keys", err));
     LP_TRY(lp_engine_alloc(engine, &engine->kv.pool.values, bytes, "values", err));
     LP_TRY(lp_engine_alloc(engine, &engine->kv.latents, (size_t)n * (size_t)config->d_model * sizeof(float), "latents",
                            err));
     LP_TRY(lp_pages_init(&engine->kv.pages, n, err));
     engine->kv.pages.most_used = most;
-    engine->counters.kv_bytes = (size_t)n * (size_t)lp_engine_page_bytes(engine->options->model);
+    engine->counters.kv_bytes = (size_t)n * (size_t)lp_engine_page_bytes(engine->be, engine->options->model);
     note_peak(engine);
 out:
     return status;
@@ -187,7 +189,8 @@ lp_status lp_engine_size_for(lp_engine *engine, const lp_unit_need *unit, lp_err
 
 static int32_t most_pages(const lp_engine *engine) {
     int64_t left = engine->limit - (int64_t)engine->counters.workspace_bytes - (int64_t)engine->counters.saved_bytes;
-    int64_t fit = left / lp_engine_page_bytes(engine->options->model), twice = 2 * (int64_t)engine->kv.pages.n;
+    int64_t fit = left / lp_engine_page_bytes(engine->be, engine->options->model),
+            twice = 2 * (int64_t)engine->kv.pages.n;
     int64_t most = INT32_MAX / 2 / LP_PAGE_POSITIONS;
     if (fit < twice) twice = fit;
     return (int32_t)(twice < most ? twice : most);

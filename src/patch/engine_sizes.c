@@ -56,10 +56,10 @@ int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_
     return (int64_t)lp_forward_bytes(be, model, rows) + (gathered + logits) * (int64_t)sizeof(float);
 }
 
-int64_t lp_engine_page_bytes(const lp_model *model) {
+int64_t lp_engine_page_bytes(const lp_backend *be, const lp_model *model) {
     const lp_model_config *config = &model->config;
-    int64_t position = 2 * (int64_t)config->n_layers * config->n_kv_heads * config->head_dim;
-    return (LP_PAGE_POSITIONS * position + config->d_model) * (int64_t)sizeof(float);
+    int64_t position = 2 * (int64_t)config->n_layers * (int64_t)lp_kv_slot_bytes(be, config);
+    return LP_PAGE_POSITIONS * position + config->d_model * (int64_t)sizeof(float);
 }
 
 int64_t lp_engine_saved_bytes(const lp_model *model) {
@@ -67,7 +67,7 @@ int64_t lp_engine_saved_bytes(const lp_model *model) {
 }
 
 static int64_t bytes_of(const lp_backend *be, const lp_model *model, int64_t rows, int64_t pages, int64_t saved) {
-    return lp_engine_work_bytes(be, model, (int32_t)rows) + pages * lp_engine_page_bytes(model) +
+    return lp_engine_work_bytes(be, model, (int32_t)rows) + pages * lp_engine_page_bytes(be, model) +
            saved * lp_engine_saved_bytes(model);
 }
 
@@ -99,7 +99,7 @@ lp_engine_sizes lp_engine_size(const lp_backend *be, const lp_model *model, cons
         saved += at_most(useful, at_least(left / 8, 0) / lp_engine_saved_bytes(model));
         left -= (saved - unit->least.saved) * lp_engine_saved_bytes(model);
     }
-    pages = at_most(pages, unit->least.pages + at_least(left, 0) / lp_engine_page_bytes(model));
+    pages = at_most(pages, unit->least.pages + at_least(left, 0) / lp_engine_page_bytes(be, model));
     pages = at_most(pages, INT32_MAX / 2 / LP_PAGE_POSITIONS);
     return (lp_engine_sizes){.rows = (int32_t)rows,
                              .pages = (int32_t)pages,

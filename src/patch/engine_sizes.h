@@ -30,7 +30,7 @@ int32_t lp_engine_head_rows(const lp_backend *be, int32_t rows);
 /* Bytes of everything but pages and saved logits, for batches of `rows`. */
 int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_t rows);
 /* One page: keys and values of all layers, and a row of latents. One row of saved logits. */
-int64_t lp_engine_page_bytes(const lp_model *model);
+int64_t lp_engine_page_bytes(const lp_backend *be, const lp_model *model);
 int64_t lp_engine_saved_bytes(const lp_model *model);
 
 /* The smallest memory with which units like this one can be run at all. */

@@ -28,6 +28,9 @@ float *conformance_floats(conformance *c, const float *host, size_t n, size_t ro
 int32_t *conformance_ints(conformance *c, const int32_t *host, size_t n);
 void conformance_fetch(conformance *c, void *host, const void *dev, size_t bytes);
 
+/* x rounded to what keys and values are held as. */
+float conformance_held(const conformance *c, float x);
+
 /* max |got - want| <= bound * max |want| */
 void conformance_near(conformance *c, const float *got, const double *want, size_t n, double bound, const char *format,
                       ...) __attribute__((format(printf, 6, 7)));

@@ -3,15 +3,61 @@
 #include "cuda/conformance.h"
 
 #include "backend/groups.h"
+#include "base/dtype.h"
 #include "base/memory.h"
 #include "base/random.h"
 
 #include <math.h>
 
+float conformance_held(const conformance *c, float x) {
+    return c->be->kv_item_bytes == 2 ? lp_bf16_to_f32(lp_f32_to_bf16(x)) : x;
+}
+
 typedef struct {
     int32_t n_heads, n_kv_heads, head_dim;
     bool rope, large;
 } attention_case;
+
+/* Between float32 [n, KV] and keys or values as the backend holds them: in bf16, heads filled up with zeros to a
+ * multiple of 8. */
+static void *held_form(const conformance *c, const lp_model_config *config, const float *x, size_t n) {
+    const size_t slot = lp_kv_slot_bytes(c->be, config), hd = (size_t)config->head_dim, step = (hd + 7) / 8 * 8;
+    char *out = conformance_zeros(n * slot);
+    for (size_t i = 0; i < n * (size_t)config->n_kv_heads; i++)
+        for (size_t d = 0; d < hd; d++) {
+            if (c->be->kv_item_bytes == 2)
+                ((uint16_t *)(void *)out)[i * step + d] = lp_f32_to_bf16(x[i * hd + d]);
+            else
+                ((float *)(void *)out)[i * hd + d] = x[i * hd + d];
+        }
+    return out;
+}
+
+static float *new_pool(conformance *c, const lp_model_config *config, const float *x, size_t n) {
+    void *held = held_form(c, config, x, n);
+    float *dev = conformance_to_device(c, held, n, lp_kv_slot_bytes(c->be, config), 0);
+    lp_mem_free(held);
+    return dev;
+}
+
+/* x [n, KV] = what is held; what fills heads up must be zeros. */
+static void fetch_pool(conformance *c, const lp_model_config *config, float *x, const float *dev, size_t n) {
+    const size_t slot = lp_kv_slot_bytes(c->be, config), hd = (size_t)config->head_dim, step = (hd + 7) / 8 * 8;
+    char *held = conformance_zeros(n * slot);
+    conformance_fetch(c, held, dev, n * slot);
+    bool right = true;
+    for (size_t i = 0; i < n * (size_t)config->n_kv_heads; i++)
+        for (size_t d = 0; d < (c->be->kv_item_bytes == 2 ? step : hd); d++) {
+            const float value = c->be->kv_item_bytes == 2 ? lp_bf16_to_f32(((uint16_t *)(void *)held)[i * step + d])
+                                                          : ((float *)(void *)held)[i * hd + d];
+            if (d < hd)
+                x[i * hd + d] = value;
+            else
+                right &= value == 0.0f;
+        }
+    conformance_true(c, right, "heads of %zu are filled up with zeros", hd);
+    lp_mem_free(held);
+}
 
 enum { N_PROMPTS = 3, MAX_TAIL = 40, LAYER = 1, N_LAYERS = 2, POSITIONS = 300 };
 static const int32_t prompt_lengths[N_PROMPTS] = {33, 70, 131};
@@ -215,11 +261,37 @@ static void check_chosen(attention_test *a, const row_table *from, const float *
     release_rows(c, &left);
 }
 
+/* One row's last slot holds NaN: it has NaN, and no other row has another bit. */
+static void check_poisoned(attention_test *a, const row_table *from, const float *qkv, const float *all, int32_t n) {
+    conformance *c = a->c;
+    const size_t q = (size_t)a->q;
+    const int32_t row = n / 2;
+    float *got = conformance_zeros((size_t)n * q * sizeof *got);
+    row_table t = move_border(from, 0);
+    if (t.tail_length[row] > 0) {
+        t.tail[t.tail_begin[row] + t.tail_length[row] - 1] = a->n_slots;
+        upload_rows(c, &t, true);
+        attend(a, &t, n, qkv, got);
+        for (int32_t r = 0; r < n; r++) {
+            bool is_nan = isnan(got[(size_t)r * q]);
+            conformance_true(c, is_nan == (r == row), "attend %d/%d heads of %d: row %d of %d beside NaN in row %d",
+                             a->config.n_heads, a->config.n_kv_heads, a->config.head_dim, r, n, row);
+            if (r != row)
+                conformance_same(c, got + (size_t)r * q, all + (size_t)r * q, q * sizeof *got,
+                                 "attend %d/%d heads of %d: row %d of %d beside NaN in row %d", a->config.n_heads,
+                                 a->config.n_kv_heads, a->config.head_dim, r, n, row);
+        }
+    }
+    release_rows(c, &t);
+    lp_mem_free(got);
+}
+
 static void check_attend(attention_test *a, int32_t n) {
     conformance *c = a->c;
     const attention_case *k = a->k;
     size_t q = (size_t)a->q, bytes = (size_t)n * q * sizeof(float);
     float *qkv = conformance_normal(80, (size_t)n * (size_t)a->stride);
+    for (size_t i = 0; i < (size_t)n * (size_t)a->stride; i++) qkv[i] = conformance_held(c, qkv[i]);
     float *grouped = conformance_zeros(bytes), *other = conformance_zeros(bytes);
     double *want = conformance_zeros(q * sizeof *want);
     row_table t = make_rows(n, a->n_slots);
@@ -227,11 +299,13 @@ static void check_attend(attention_test *a, int32_t n) {
     attend(a, &t, n, qkv, grouped);
     for (int32_t r = 0; r<n; r += n> 40 ? 7 : 1) {
         reference_attention(k, &t, r, qkv, a->keys, a->values, want);
-        conformance_near(c, grouped + (size_t)r * q, want, q, 1e-5,
+        /* In bf16 weights are rounded, by 2^-8 of each at most. */
+        conformance_near(c, grouped + (size_t)r * q, want, q, c->be->kv_item_bytes == 2 ? 0x1p-8 : 1e-5,
                          "attend %d/%d heads of %d: row %d of %d, %d + %d slots", k->n_heads, k->n_kv_heads,
                          k->head_dim, r, n, t.prompt_length[r], t.tail_length[r]);
     }
     check_chosen(a, &t, qkv, grouped, n);
+    check_poisoned(a, &t, qkv, grouped, n);
     lp_row_table with_groups = t.table;
     t.table.group_row = t.table.group_begin = NULL;
     t.table.n_groups = 0;
@@ -309,17 +383,19 @@ static void check_store(attention_test *a, int32_t n) {
         t.slot[r] = a->n_slots - 1 - r;
     }
     upload_rows(c, &t, false);
-    lp_kv_pool fresh = {.n_slots = a->n_slots, .n_layers = N_LAYERS, .width = a->kv};
-    fresh.keys = conformance_floats(c, keys, 2 * pool, 0);
-    fresh.values = conformance_floats(c, values, 2 * pool, 0);
+    const size_t n_held = N_LAYERS * (size_t)a->n_slots;
+    lp_kv_pool fresh = {
+        .slot_bytes = lp_kv_slot_bytes(c->be, &a->config), .n_slots = a->n_slots, .n_layers = N_LAYERS, .width = a->kv};
+    fresh.keys = new_pool(c, &a->config, keys, n_held);
+    fresh.values = new_pool(c, &a->config, values, n_held);
     float *dev = conformance_floats(c, qkv, (size_t)n * stride, 0);
     float *dev_cosine = conformance_floats(c, cosine, (size_t)(POSITIONS * half), 0);
     float *dev_sine = conformance_floats(c, sine, (size_t)(POSITIONS * half), 0);
     RUN(c->be->store_kv(c->be, &a->config, dev, &t.table, n, k->rope ? dev_cosine : NULL, dev_sine, &fresh, LAYER,
                         &c->err));
     conformance_fetch(c, got, dev, (size_t)n * stride * sizeof(float));
-    conformance_fetch(c, keys, fresh.keys, 2 * pool * sizeof(float));
-    conformance_fetch(c, values, fresh.values, 2 * pool * sizeof(float));
+    fetch_pool(c, &a->config, keys, fresh.keys, n_held);
+    fetch_pool(c, &a->config, values, fresh.values, n_held);
     check_norm_heads(c, a, qkv, n);
     for (int32_t r = 0; r < n; r++) {
         const float *from = qkv + (size_t)r * stride;
@@ -334,7 +410,9 @@ static void check_store(attention_test *a, int32_t n) {
         size_t slot = (size_t)t.slot[r] * kv;
         conformance_near(c, got + (size_t)r * stride, want, q, 1e-6, "store_kv: queries of row %d, rope %d", r,
                          k->rope);
-        conformance_near(c, keys + pool + slot, want + q, kv, 1e-6, "store_kv: keys of row %d, rope %d", r, k->rope);
+        conformance_near(c, keys + pool + slot, want + q, kv, c->be->kv_item_bytes == 2 ? 0x1p-8 : 1e-6,
+                         "store_kv: keys of row %d, rope %d", r, k->rope);
+        for (size_t i = q + kv; i < stride; i++) want[i] = conformance_held(c, from[i]);
         conformance_near(c, values + pool + slot, want + q + kv, kv, 0, "store_kv: values of row %d", r);
     }
     float *zero = conformance_zeros(pool * sizeof(float));
@@ -351,7 +429,7 @@ static void check_store(attention_test *a, int32_t n) {
         float *expected = side ? values : keys;
         for (int32_t r = 0; r < n; r++)
             memcpy(expected + pool + (size_t)to[r] * kv, expected + pool + (size_t)t.slot[r] * kv, kv * sizeof(float));
-        conformance_fetch(c, after, side ? fresh.values : fresh.keys, 2 * pool * sizeof(float));
+        fetch_pool(c, &a->config, after, side ? fresh.values : fresh.keys, n_held);
         conformance_same(c, after, expected, 2 * pool * sizeof(float), "copy_kv: %s", side ? "values" : "keys");
     }
     release_rows(c, &t);
@@ -383,11 +461,20 @@ void conformance_attention(conformance *c) {
         a.q = k->n_heads * k->head_dim;
         a.kv = k->n_kv_heads * k->head_dim;
         a.stride = a.q + 2 * a.kv;
-        size_t layer = (size_t)a.n_slots * (size_t)a.kv;
+        /* The last slot is for check_poisoned. */
+        const size_t n_slots = (size_t)a.n_slots + 1, layer = n_slots * (size_t)a.kv;
         float *keys = conformance_normal(70, N_LAYERS * layer), *values = conformance_normal(71, N_LAYERS * layer);
-        a.pool = (lp_kv_pool){.n_slots = a.n_slots, .n_layers = N_LAYERS, .width = a.kv};
-        a.pool.keys = conformance_floats(c, keys, N_LAYERS * layer, 0);
-        a.pool.values = conformance_floats(c, values, N_LAYERS * layer, 0);
+        for (size_t j = 0; j < N_LAYERS * layer; j++) {
+            keys[j] = conformance_held(c, keys[j]);
+            values[j] = conformance_held(c, values[j]);
+            if (j % layer >= layer - (size_t)a.kv) keys[j] = values[j] = NAN;
+        }
+        a.pool = (lp_kv_pool){.slot_bytes = lp_kv_slot_bytes(c->be, &a.config),
+                              .n_slots = (int64_t)n_slots,
+                              .n_layers = N_LAYERS,
+                              .width = a.kv};
+        a.pool.keys = new_pool(c, &a.config, keys, N_LAYERS * n_slots);
+        a.pool.values = new_pool(c, &a.config, values, N_LAYERS * n_slots);
         a.keys = keys + LAYER * layer;
         a.values = values + LAYER * layer;
         check_attend(&a, 2);

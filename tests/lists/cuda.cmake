@@ -31,7 +31,7 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   set(emulated ${CMAKE_BINARY_DIR}/emulated)
   set(emulator ${CMAKE_CURRENT_SOURCE_DIR}/cuda/emulator)
   set(emulated_kernels)
-  foreach(kernels rows split attention probe merge)
+  foreach(kernels rows split attention attention_bf16 probe merge)
     set(source ${PROJECT_SOURCE_DIR}/src/backend/cuda/${kernels}.cu)
     add_custom_command(OUTPUT ${emulated}/${kernels}.cpp
       COMMAND ${CMAKE_COMMAND} -E make_directory ${emulated}

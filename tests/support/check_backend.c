@@ -553,6 +553,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .memory_bytes = inner->memory_bytes,
                            .batch_rows = inner->batch_rows,
                            .wants_groups = inner->wants_groups,
+                           .kv_item_bytes = inner->kv_item_bytes,
                            .is_asynchronous = inner->is_asynchronous,
                            .makes_weights = inner->makes_weights,
                            .takes_panels = inner->takes_panels,

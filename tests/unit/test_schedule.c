@@ -240,7 +240,7 @@ static void test_growth(void **state) {
     lp_backend *cpu = NULL;
     OK(lp_backend_cpu_new(1, &cpu, err));
     e->be = cpu;
-    e->limit = MOST * lp_engine_page_bytes(&f->model) + lp_engine_page_bytes(&f->model) / 2;
+    e->limit = MOST * lp_engine_page_bytes(cpu, &f->model) + lp_engine_page_bytes(cpu, &f->model) / 2;
     static const int32_t pages[] = {FIRST, 2 * FIRST, MOST, MOST};
     for (size_t i = 0; i < sizeof pages / sizeof pages[0]; i++) {
         assert_int_equal(e->kv.pages.n, pages[i]);
@@ -249,7 +249,7 @@ static void test_growth(void **state) {
         OK(lp_engine_grow(e, err));
     }
     assert_int_equal(e->kv.pool.n_slots, MOST * LP_PAGE_POSITIONS);
-    assert_int_equal(e->counters.peak_bytes, MOST * lp_engine_page_bytes(&f->model));
+    assert_int_equal(e->counters.peak_bytes, MOST * lp_engine_page_bytes(cpu, &f->model));
     assert_true((int64_t)e->counters.peak_bytes <= e->limit);
     lp_engine_free_pools(e);
     lp_backend_free(cpu);

@@ -10,6 +10,8 @@
 // where its prompt ends and its tail begins.
 #include "backend/cuda/kernels.h"
 
+#include <cuda_bf16.h>
+
 namespace {
 
 constexpr int WARPS = 4, PER_WARP = 8, TILE = 32;
@@ -70,6 +72,7 @@ __global__ void __launch_bounds__(BLOCK)
     float *values = keys + TILE * stride;                   // [TILE, stride]
     float *queries = values + TILE * stride;                // [QUERIES, stride]
     float *weights = queries + QUERIES * stride;            // [QUERIES, TILE]
+    const float *pool_keys = static_cast<const float *>(a.keys), *pool_values = static_cast<const float *>(a.values);
     const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32, warp = static_cast<int32_t>(threadIdx.x) / 32;
     const int32_t head = static_cast<int32_t>(blockIdx.y);
     const int32_t g = static_cast<int32_t>(blockIdx.x) / parts, part = static_cast<int32_t>(blockIdx.x) % parts;
@@ -131,9 +134,11 @@ __global__ void __launch_bounds__(BLOCK)
             for (int32_t position = warp; position < TILE; position += WARPS) {
                 int64_t from =
                     static_cast<int64_t>(prompt_begin + base + position) * a.width + static_cast<int64_t>(head) * hd;
-                for (int32_t at = lane; at < stride; at += 32) {
-                    keys[position * stride + at] = at < hd ? a.keys[from + at] : 0.0f;
-                    values[position * stride + at] = at < hd ? a.values[from + at] : 0.0f;
+                for (int32_t at = 4 * lane; at < stride - 4; at += 128) {
+                    *reinterpret_cast<float4 *>(keys + position * stride + at) =
+                        load_four<ALIGNED>(pool_keys + from, at, hd);
+                    *reinterpret_cast<float4 *>(values + position * stride + at) =
+                        load_four<ALIGNED>(pool_values + from, at, hd);
                 }
             }
         }
@@ -196,7 +201,7 @@ __global__ void __launch_bounds__(BLOCK)
                 slot = position < in_prompt ? a.rows.prompt_begin[this_row] + position
                                             : a.rows.tail[a.rows.tail_begin[this_row] + position - in_prompt];
             const int64_t head_at = static_cast<int64_t>(head) * hd;
-            const float *key = a.keys + slot * a.width + head_at;
+            const float *key = pool_keys + slot * a.width + head_at;
             float4 sum[PER_WARP];
 #pragma unroll
             for (int i = 0; i < PER_WARP; i++) sum[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -225,7 +230,7 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
                 for (int c = 0; c < CHUNKS; c++) {
                     const int32_t d = lane + 32 * c;
-                    const float value = d < hd ? a.values[from + d] : 0.0f;
+                    const float value = d < hd ? pool_values[from + d] : 0.0f;
 #pragma unroll
                     for (int i = 0; i < PER_WARP; i++) {
                         const int32_t query = warp * PER_WARP + i;
@@ -275,7 +280,7 @@ __global__ void __launch_bounds__(32) chosen_kernel(lp_cuda_attention a, const f
     for (int32_t base = 0; base < choice.length; base += TILE) {
         const bool there = base + lane < choice.length;
         const int64_t slot = there ? slots[choice.begin + base + lane] : 0;
-        const float *key = a.keys + slot * a.width + head_at;
+        const float *key = static_cast<const float *>(a.keys) + slot * a.width + head_at;
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (there)
             for (int32_t d = 0; d < hd; d += 4)
@@ -284,7 +289,7 @@ __global__ void __launch_bounds__(32) chosen_kernel(lp_cuda_attention a, const f
         __syncwarp();
         const int32_t in_tile = choice.length - base < TILE ? choice.length - base : TILE;
         for (int32_t p = 0; p < in_tile; p++) {
-            const float *value = a.values + __shfl_sync(ALL, slot, p) * a.width + head_at;
+            const float *value = static_cast<const float *>(a.values) + __shfl_sync(ALL, slot, p) * a.width + head_at;
 #pragma unroll
             for (int c = 0; c < CHUNKS; c++) {
                 const int32_t d = lane + 32 * c;
@@ -305,7 +310,7 @@ __global__ void store_kernel(lp_cuda_attention a, float *qkv, const float *cosin
     const int32_t hd = a.head_dim, half = hd / 2, row = static_cast<int32_t>(blockIdx.x);
     const int64_t q_width = static_cast<int64_t>(a.n_heads) * hd;
     float *from = qkv + row * (q_width + 2 * static_cast<int64_t>(a.width));
-    const int64_t slot = static_cast<int64_t>(a.rows.slot[row]) * a.width;
+    const int64_t at_slot = static_cast<int64_t>(a.rows.slot[row]) * a.slot_bytes;
     if (cosine) {
         const float *c = cosine + static_cast<int64_t>(a.rows.position[row]) * half;
         const float *s = sine + static_cast<int64_t>(a.rows.position[row]) * half;
@@ -318,16 +323,31 @@ __global__ void store_kernel(lp_cuda_attention a, float *qkv, const float *cosin
         }
         __syncthreads();
     }
+    const float *kv = from + q_width;
+    if (a.is_bf16) {
+        __nv_bfloat16 *key = reinterpret_cast<__nv_bfloat16 *>(static_cast<char *>(a.keys) + at_slot);
+        __nv_bfloat16 *value = reinterpret_cast<__nv_bfloat16 *>(static_cast<char *>(a.values) + at_slot);
+        const int32_t width = (hd + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
+        for (int32_t i = static_cast<int32_t>(threadIdx.x); i < a.n_kv_heads * width; i += BLOCK) {
+            const int32_t head = i / width, at = i - head * width;
+            key[i] = __float2bfloat16_rn(at < hd ? kv[head * hd + at] : 0.0f);
+            value[i] = __float2bfloat16_rn(at < hd ? kv[a.width + head * hd + at] : 0.0f);
+        }
+        return;
+    }
+    float *key = reinterpret_cast<float *>(static_cast<char *>(a.keys) + at_slot);
+    float *value = reinterpret_cast<float *>(static_cast<char *>(a.values) + at_slot);
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < a.width; i += BLOCK) {
-        a.keys[slot + i] = from[q_width + i];
-        a.values[slot + i] = from[q_width + a.width + i];
+        key[i] = kv[i];
+        value[i] = kv[a.width + i];
     }
 }
 
-__global__ void copy_kernel(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to) {
-    const int64_t source = static_cast<int64_t>(from[blockIdx.x]) * width;
-    const int64_t target = static_cast<int64_t>(to[blockIdx.x]) * width;
-    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < width; i += BLOCK) {
+// In words of four bytes.
+__global__ void copy_kernel(uint32_t *keys, uint32_t *values, int32_t words, const int32_t *from, const int32_t *to) {
+    const int64_t source = static_cast<int64_t>(from[blockIdx.x]) * words;
+    const int64_t target = static_cast<int64_t>(to[blockIdx.x]) * words;
+    for (int32_t i = static_cast<int32_t>(threadIdx.x); i < words; i += BLOCK) {
         keys[target + i] = keys[source + i];
         values[target + i] = values[source + i];
     }
@@ -382,10 +402,11 @@ cudaError_t lp_cuda_store_kv(const lp_cuda_attention *attention, float *qkv, int
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to,
+cudaError_t lp_cuda_copy_kv(void *keys, void *values, int64_t slot_bytes, const int32_t *from, const int32_t *to,
                             int32_t n, cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    copy_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(keys, values, width, from, to);
+    copy_kernel<<<static_cast<unsigned>(n), BLOCK, 0, stream>>>(
+        static_cast<uint32_t *>(keys), static_cast<uint32_t *>(values), static_cast<int32_t>(slot_bytes / 4), from, to);
     return cudaGetLastError();
 }
 

@@ -79,12 +79,14 @@ out:
     return status;
 }
 
-static lp_cuda_attention attention_of(const lp_model_config *config, const lp_row_table *rows, const lp_kv_pool *pool,
-                                      int32_t layer) {
-    int64_t at = (int64_t)layer * pool->n_slots * pool->width;
+static lp_cuda_attention attention_of(const lp_backend_cuda *cuda, const lp_model_config *config,
+                                      const lp_row_table *rows, const lp_kv_pool *pool, int32_t layer) {
+    const size_t at = (size_t)layer * (size_t)pool->n_slots * pool->slot_bytes;
     return (lp_cuda_attention){.rows = *rows,
-                               .keys = pool->keys + at,
-                               .values = pool->values + at,
+                               .keys = (char *)pool->keys + at,
+                               .values = (char *)pool->values + at,
+                               .slot_bytes = (int64_t)pool->slot_bytes,
+                               .is_bf16 = cuda->dtype == LP_CUDA_BF16,
                                .width = pool->width,
                                .n_heads = config->n_heads,
                                .n_kv_heads = config->n_kv_heads,
@@ -95,7 +97,7 @@ static lp_status cuda_store_kv(lp_backend *be, const lp_model_config *config, fl
                                int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
                                lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
-    lp_cuda_attention attention = attention_of(config, rows, pool, layer);
+    lp_cuda_attention attention = attention_of(cuda, config, rows, pool, layer);
     lp_status status = LP_OK;
     LP_CUDA(lp_cuda_store_kv(&attention, qkv, n, cosine, sine, cuda->stream));
 out:
@@ -105,9 +107,10 @@ out:
 static lp_status cuda_copy_kv(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from,
                               const int32_t *to, int32_t n, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
-    int64_t at = (int64_t)layer * pool->n_slots * pool->width;
+    const size_t at = (size_t)layer * (size_t)pool->n_slots * pool->slot_bytes;
     lp_status status = LP_OK;
-    LP_CUDA(lp_cuda_copy_kv(pool->keys + at, pool->values + at, pool->width, from, to, n, cuda->stream));
+    LP_CUDA(lp_cuda_copy_kv((char *)pool->keys + at, (char *)pool->values + at, (int64_t)pool->slot_bytes, from, to, n,
+                            cuda->stream));
 out:
     return status;
 }
@@ -121,8 +124,8 @@ static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, cons
             LP_ERR_UNSUPPORTED,
             "cuda backend: expected heads of at most %d numbers and at most %d query heads of a KV head, found %d and %d",
             LP_CUDA_MAX_HEAD_DIM, LP_CUDA_MAX_QUERIES, config->head_dim, config->n_heads / config->n_kv_heads);
-    lp_cuda_attention attention = attention_of(config, rows, pool, layer);
-    LP_CUDA(lp_cuda_attend(&attention, qkv, n, out, cuda->stream));
+    lp_cuda_attention attention = attention_of(cuda, config, rows, pool, layer);
+    LP_CUDA((attention.is_bf16 ? lp_cuda_attend_bf16 : lp_cuda_attend)(&attention, qkv, n, out, cuda->stream));
 out:
     return status;
 }
@@ -140,14 +143,15 @@ static lp_status cuda_attend_chosen(lp_backend *be, const lp_model_config *confi
                                     const lp_row_choice *choices, int32_t n, const int32_t *slots,
                                     const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
     lp_backend_cuda *cuda = lp_cuda_of(be);
-    const lp_cuda_attention attention = attention_of(config, &(lp_row_table){.n_groups = 0}, pool, layer);
+    const lp_cuda_attention attention = attention_of(cuda, config, &(lp_row_table){.n_groups = 0}, pool, layer);
     int32_t most_heads = 1;
     lp_status status = LP_OK;
     for (int32_t i = 0; i < n; i++)
         if (choices[i].n_heads > most_heads) most_heads = choices[i].n_heads;
     for (int32_t done = 0, some = 0; done < n; done += some) {
         LP_TRY(send_list(cuda, choices, n, sizeof *choices, done, &some, err));
-        LP_CUDA(lp_cuda_attend_chosen(&attention, qkv, cuda->list, some, most_heads, slots, out, cuda->stream));
+        LP_CUDA((attention.is_bf16 ? lp_cuda_attend_chosen_bf16 : lp_cuda_attend_chosen)(
+            &attention, qkv, cuda->list, some, most_heads, slots, out, cuda->stream));
     }
 out:
     return status;
@@ -308,6 +312,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .operand_item_bytes = options->dtype == LP_CUDA_BF16         ? 2
                                                     : options->dtype == LP_CUDA_FP32_SPLIT ? 4
                                                                                            : 0,
+                              .kv_item_bytes = options->dtype == LP_CUDA_BF16 ? 2 : 0,
                               .operand_tail_bytes = options->dtype == LP_CUDA_FP32_SPLIT ? LP_CUDA_SPLIT_TAIL : 0,
                               .makes_weights = true,
                               .free = cuda_free,

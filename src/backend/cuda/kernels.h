@@ -18,8 +18,10 @@ extern "C" {
 
 /* The rows of a batch and one layer of the pool. */
 typedef struct {
-    lp_row_table rows;    /* without groups every row is a group of its own */
-    float *keys, *values; /* [n_slots, width] */
+    lp_row_table rows;   /* without groups every row is a group of its own */
+    void *keys, *values; /* [n_slots, width] floats, or [n_slots, KV heads, head_dim filled up to 8] in bf16 */
+    int64_t slot_bytes;
+    bool is_bf16;
     int32_t width;
     int32_t n_heads, n_kv_heads, head_dim;
 } lp_cuda_attention;
@@ -134,12 +136,19 @@ cudaError_t lp_cuda_merge_weights(const lp_cuda_merge *merge, cudaStream_t strea
 /* attention.cu */
 cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, const float *cosine, const float *sine,
                              cudaStream_t stream);
-cudaError_t lp_cuda_copy_kv(float *keys, float *values, int32_t width, const int32_t *from, const int32_t *to,
+cudaError_t lp_cuda_copy_kv(void *keys, void *values, int64_t slot_bytes, const int32_t *from, const int32_t *to,
                             int32_t n, cudaStream_t stream);
 cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream);
 /* choices [n], with at most most_heads heads each; a->rows is not used */
 cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices, int32_t n,
                                   int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream);
+
+/* attention_bf16.cu: of keys and values in bf16, 16 bytes aligned */
+cudaError_t lp_cuda_attend_bf16(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out,
+                                cudaStream_t stream);
+cudaError_t lp_cuda_attend_chosen_bf16(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices,
+                                       int32_t n, int32_t most_heads, const int32_t *slots, float *out,
+                                       cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -34,6 +34,7 @@ jmp_buf scheduler;
 barrier block_barrier, warp_barrier[MOST_THREADS / 32];
 uint64_t slots[MOST_THREADS / 32][2][32];
 unsigned shuffles[MOST_THREADS];
+uint32_t operands[MOST_THREADS / 32][2][32][6]; // of a matrix product: a, b
 const std::function<void()> *body;
 std::vector<float4> shared;
 int current;
@@ -156,6 +157,32 @@ uint64_t exchange(uint64_t value, int from) {
     slots[warp][turn][me % 32] = value;
     wait_at(warp_barrier[warp], 32);
     return slots[warp][turn][from];
+}
+
+static float bf16(uint32_t pair, int i) {
+    const uint32_t bits = i ? pair & 0xffff0000u : pair << 16;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// Lane 4 i + j has of a: rows i and i + 8, columns 2 j, 2 j + 1 and 8 more; of b: the rows like a's columns, column i;
+// of d: a's rows, columns 2 j, 2 j + 1.
+void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const int me = current, warp = me / 32, i = me % 32 / 4, j = me % 4;
+    const unsigned turn = shuffles[me]++ % 2;
+    uint32_t (*all)[6] = operands[warp][turn];
+    const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    std::memcpy(all[me % 32], mine, sizeof mine);
+    wait_at(warp_barrier[warp], 32);
+    for (int n = 0; n < 4; n++) {
+        const int column = 2 * j + n % 2;
+        double sum = 0;
+        for (int k = 0; k < 16; k++)
+            sum += static_cast<double>(bf16(all[4 * i + k % 8 / 2][n / 2 + k / 8 * 2], k % 2)) *
+                   static_cast<double>(bf16(all[4 * column + k % 8 / 2][4 + k / 8], k % 2));
+        d[n] = static_cast<float>(static_cast<double>(d[n]) + sum);
+    }
 }
 
 } // namespace emulator

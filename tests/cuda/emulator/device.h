@@ -18,7 +18,7 @@
 #define __global__
 #define __device__
 #define __host__
-#define __launch_bounds__(n)
+#define __launch_bounds__(...)
 
 namespace emulator {
 
@@ -38,6 +38,9 @@ void launch(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::f
 void *dynamic_shared();
 void sync_block();
 void sync_warp();
+// d [16, 8] += a [16, 16] b [16, 8] by the lanes of a warp: mma.m16n8k16 of bf16, as PTX spreads it over them. Products
+// and their sum are exact but for double precision.
+void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 // What lane `from` of the warp put in.
 uint64_t exchange(uint64_t value, int from);
 
@@ -64,6 +67,13 @@ inline int __float_as_int(float x) {
     int bits;
     std::memcpy(&bits, &x, sizeof bits);
     return bits;
+}
+
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
+    const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+    uint32_t out = 0;
+    for (int i = 0; i < 4; i++) out |= static_cast<uint32_t>(bytes >> (which >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+    return out;
 }
 
 inline float __int_as_float(int bits) {

@@ -24,8 +24,8 @@ def matching(text: str, at: int) -> int:
 def cooperating(text: str) -> set[str]:
     """Names of the kernels whose threads wait for each other; the others' can run one after the other."""
     parts = text.split("__global__ ")[1:]
-    names = (re.search(r"(\w+)\s*\(", re.sub(r"__launch_bounds__\(\w+\)", "", part)) for part in parts)
-    waits = r"sync|shfl|block_|take_scores"
+    names = (re.search(r"(\w+)\s*\(", re.sub(r"__launch_bounds__\([^)]*\)", "", part)) for part in parts)
+    waits = r"sync|shfl|block_|take_"
     return {name[1] for name, part in zip(names, parts, strict=True) if name and re.search(waits, part)}
 
 
