@@ -71,6 +71,31 @@ static bool is_for_training(const char *name) {
     return starts_with(name, "decoder.") || starts_with(name, "pj_in.") || starts_with(name, "pj_out.");
 }
 
+/* A module that holds CODI's or Coconut's as `model`. */
+static bool holds_module(const lp_tensor_list *list, const char *outer) {
+    size_t n = strlen(outer);
+    for (size_t i = 0; i < list->n; i++)
+        if (starts_with(list->items[i].name + n, "codi.") || starts_with(list->items[i].name + n, "base_causallm."))
+            return true;
+    return false;
+}
+
+enum { MAX_ADAPTER = sizeof((lp_name_layout *)0)->adapter };
+
+static char *lora_factor(const char *name) {
+    char *factor = strstr(name, ".lora_A.");
+    return factor ? factor : strstr(name, ".lora_B.");
+}
+
+/* "default" of X.lora_A.default.weight; false: another name. */
+static bool adapter_of(const char *name, char out[MAX_ADAPTER]) {
+    const char *factor = lora_factor(name), *begin = factor ? factor + strlen(".lora_A.") : NULL;
+    const char *end = begin ? strchr(begin, '.') : NULL;
+    if (!end || strcmp(end, ".weight") != 0 || end - begin >= MAX_ADAPTER) return false;
+    snprintf(out, MAX_ADAPTER, "%.*s", (int)(end - begin), begin);
+    return true;
+}
+
 static lp_name_layout recognise(const lp_tensor_list *list) {
     static const char *const outers[] = {"module.", "coconut."};
     lp_name_layout layout = {.body = ""};
@@ -83,6 +108,10 @@ static lp_name_layout recognise(const lp_tensor_list *list) {
         if (strlen(longer) < sizeof layout.outer && all_start_with(list, longer))
             memcpy(layout.outer, longer, strlen(longer) + 1);
     }
+    char within[64];
+    snprintf(within, sizeof within, "%smodel.", layout.outer);
+    if (strlen(within) < sizeof layout.outer && all_start_with(list, within) && holds_module(list, within))
+        memcpy(layout.outer, within, strlen(within) + 1);
     for (size_t i = 0; i < list->n; i++) {
         char name[MAX_KEY];
         if (!clean_name(&layout, list->items[i].name, name)) continue;
@@ -93,6 +122,9 @@ static lp_name_layout recognise(const lp_tensor_list *list) {
         layout.n_projection += is_projection(name);
         layout.n_training += is_for_training(name);
         layout.n_peft += strstr(name, "base_model.model.") != NULL;
+        char adapter[MAX_ADAPTER];
+        if (adapter_of(name, adapter) && (layout.adapter[0] == '\0' || strcmp(adapter, "default") == 0))
+            memcpy(layout.adapter, adapter, sizeof adapter);
     }
     layout.kind = n_codi      ? LP_LAYOUT_CODI
                   : n_coconut ? LP_LAYOUT_COCONUT
@@ -113,9 +145,8 @@ static bool plain_name(lp_arch arch, const lp_name_layout *layout, bool with_lor
     *wrapped = false;
     if (!clean_name(layout, raw, clean)) return false;
     if (is_projection(clean)) {
-        bool latent_tts = starts_with(clean, "projector.");
         const char *rest = strchr(clean, '.') + 1;
-        bool norm = latent_tts && starts_with(rest, "4.");
+        bool norm = starts_with(rest, "4.");
         snprintf(out, MAX_KEY, "prj.%s%s", norm ? "ln" : "", norm ? rest + 1 : rest);
         return true;
     }
@@ -130,9 +161,10 @@ static bool plain_name(lp_arch arch, const lp_name_layout *layout, bool with_lor
         size_t skip = strlen(".base_layer");
         memmove(layer, layer + skip, strlen(layer + skip) + 1);
         *wrapped = true;
-    } else if (ends_with(out, ".lora_A.default.weight") || ends_with(out, ".lora_B.default.weight")) {
-        out[n - strlen(".default.weight")] = '\0';
+        return true;
     }
+    char *factor = lora_factor(out), adapter[MAX_ADAPTER];
+    if (factor && adapter_of(out, adapter) && strcmp(adapter, layout->adapter) == 0) factor[strlen(".lora_A")] = '\0';
     return true;
 }
 
@@ -452,7 +484,8 @@ static lp_unused_reason why_unused(const layout_binder *binder, const key_index 
     return LP_UNUSED_UNEXPECTED;
 }
 
-static lp_status refuse_lora(const lp_tensor *tensor, bool is_codi, lp_error *err) {
+static lp_status refuse_lora(const lp_name_layout *layout, const lp_tensor *tensor, bool is_codi, lp_error *err) {
+    char adapter[MAX_ADAPTER];
     const char *what = "a LoRA tensor in the base model: name this checkpoint as the CODI one (model.codi)";
     if (strstr(tensor->name, "lora_magnitude_vector"))
         what = "DoRA (LoRA with magnitudes), which is not supported: merge it into the weights first";
@@ -460,6 +493,11 @@ static lp_status refuse_lora(const lp_tensor *tensor, bool is_codi, lp_error *er
         what = "LoRA on the embedding, which is not supported: merge it into the weights first";
     else if (ends_with(tensor->name, ".lora_A.weight") || ends_with(tensor->name, ".lora_B.weight"))
         what = "the names of a peft adapter file, not of a whole module: merge it into the weights first";
+    else if (strstr(tensor->name, "modules_to_save"))
+        what =
+            "a module that peft saved whole (modules_to_save), which is not supported: merge it into the weights first";
+    else if (is_codi && adapter_of(tensor->name, adapter) && strcmp(adapter, layout->adapter) != 0)
+        what = "a second LoRA adapter, which is not supported: merge what is used into the weights first";
     else if (is_codi)
         what = "LoRA on a part that cannot be merged (only the linear layers of the blocks can)";
     return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: tensor \"%.200s\": %s", tensor->file, tensor->name, what);
@@ -474,9 +512,14 @@ static lp_status list_unused(layout_binder *binder, const lp_tensor_list *list, 
         const key *k = key_of(index, tensor, binder->config->arch, is_codi);
         if (k && k->used) continue;
         if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save")) {
-            status = refuse_lora(tensor, is_codi, err);
+            status = refuse_lora(&index->layout, tensor, is_codi, err);
             goto out;
         }
+        char clean[MAX_KEY];
+        if (clean_name(&index->layout, tensor->name, clean) && is_projection(clean))
+            LP_FAIL(LP_ERR_UNSUPPORTED,
+                    "%s: tensor \"%.200s\": not a part of a projection that is known (1, 3, and 4 or ln)", tensor->file,
+                    tensor->name);
         lp_unused_tensor unused = {.tensor = tensor, .reason = why_unused(binder, index, k, is_codi, tensor->name)};
         LP_TRY(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
                            "unused tensors", err));
@@ -495,6 +538,10 @@ const char *lp_layout_foreign(const lp_tensor_list *list) {
             return "; it has the old names gamma and beta of norms: save it again with a current transformers";
         if (starts_with(name, "blk.") || strcmp(name, "token_embd.weight") == 0)
             return "; it has the names of a GGUF file: convert it to those of Hugging Face";
+        if (strstr(name, ".modules_to_save."))
+            return "; it has modules that peft saved whole (modules_to_save): merge them into the weights first";
+        if (ends_with(name, ".lora_A.weight"))
+            return "; it has the names of a peft adapter alone: merge it into the weights first";
         if (starts_with(name, "gpt_neox.")) return "; it is a GPT-NeoX model, which is not supported";
     }
     return "";

@@ -8,12 +8,14 @@
  *   Coconut       base_causallm.<plain>; embedding.weight is a second name of the input embedding
  *   wrapper       model.<plain>, of a module that holds the language model as `model`
  *   with peft     any of them with base_model.model. in front of <plain>, where a linear layer X with LoRA is
- *                 X.base_layer.{weight,bias}, X.lora_A.default.weight [r, in] and X.lora_B.default.weight [out, r]
+ *                 X.base_layer.{weight,bias}, X.lora_A.default.weight [r, in] and X.lora_B.default.weight [out, r],
+ *                 `default` being the adapter's name
  *   projection    prj.1.*, prj.3.*, prj.ln.* (nn.Sequential: dropout, linear, GELU, linear, "ln"), or projector.1.*,
- *                 projector.3.*, projector.4.*
- * module. and coconut. in front of all names are taken off, and _orig_mod. and _fsdp_wrapped_module. wherever they
- * stand. decoder.*, pj_in.* and pj_out.* are SIM-CoT's, for training only.
- * Shapes and dtypes are checked here. Tensors that nobody asked for are kept in a list with the reason. */
+ *                 projector.3.*, projector.4.*; nothing else may begin so
+ * module. and coconut. in front of all names are taken off, model. where a whole CODI or Coconut module comes after it,
+ * and _orig_mod. and _fsdp_wrapped_module. wherever they stand. decoder.*, pj_in.* and pj_out.* are SIM-CoT's, for
+ * training only. Shapes and dtypes are checked here. Tensors that nobody asked for are kept in a list with the reason.
+ */
 #ifndef LP_MODEL_CODI_LAYOUT_H
 #define LP_MODEL_CODI_LAYOUT_H
 
@@ -99,6 +101,7 @@ typedef enum { LP_LAYOUT_PLAIN, LP_LAYOUT_CODI, LP_LAYOUT_COCONUT, LP_LAYOUT_WRA
 typedef struct {
     lp_layout_kind kind;
     char outer[48];   /* in front of all names: "module.", "coconut.", both; taken off */
+    char adapter[32]; /* of LoRA, "default"; empty where there is none */
     const char *body; /* in front of the language model's names: "codi.", "base_causallm.", "model." or "" */
     size_t n_tensors, n_body, n_peft, n_projection, n_training;
 } lp_name_layout;

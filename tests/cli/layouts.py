@@ -132,6 +132,10 @@ class Layouts(Case):
                 text = self.same("gpt2-ln", lambda t, p=prefix: {p + k: v for k, v in t.items()})
                 self.assertIn("CODI module", text)
                 self.assertIn(f'"{prefix}" in front of all names', text)
+        held = self.same("gpt2-ln", lambda t: {"model." + k: v for k, v in t.items()})
+        self.assertIn('"model." in front of all names', held)
+        self.same("gpt2-ln", lambda t: {k.replace(".default.", ".mine."): v for k, v in t.items()})
+        self.same("gpt2-ln", lambda t: {k.replace("prj.ln.", "prj.4."): v for k, v in t.items()})
         compiled = self.same("gpt2-ln", lambda t: {k.replace("codi.", "codi._orig_mod."): v for k, v in t.items()})
         self.assertIn("CODI module", compiled)
         wrapped = self.same("qwen3", lambda t: {k.replace("codi.", "model."): v for k, v in t.items()}, name="codi-eos")
@@ -223,6 +227,19 @@ class Layouts(Case):
                 {k.replace("ln_1.weight", "ln_1.gamma"): t for k, t in tensors.items()},
                 "old names gamma and beta of norms",
             ),
+            (
+                tensors | {k.replace(".default.", ".other."): t for k, t in tensors.items() if ".lora_" in k},
+                "a second LoRA adapter, which is not supported",
+            ),
+            (
+                {k.replace("wte.weight", "wte.modules_to_save.default.weight"): t for k, t in tensors.items()},
+                "modules that peft saved whole (modules_to_save)",
+            ),
+            (
+                {k.replace(".default.", ".")[5:]: t for k, t in tensors.items() if ".lora_" in k},
+                "it has the names of a peft adapter alone",
+            ),
+            (tensors | {"prj.5.weight": vector(3)}, 'tensor "prj.5.weight": not a part of a projection that is known'),
             ({"layers.0.attention.wq.weight": vector(4)}, "the names of Meta's own LLaMA files"),
             ({"blk.0.attn_q.weight": vector(4)}, "the names of a GGUF file"),
         ]
