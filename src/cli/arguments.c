@@ -2,6 +2,7 @@
 
 #include "base/number.h"
 #include "cli/help.h"
+#include "cli/job_command.h"
 #include "cli/print.h"
 
 static const lp_option *find_option(const lp_command *command, const char *word, size_t length) {
@@ -148,6 +149,9 @@ int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *
 }
 
 int lp_exit_usage(const lp_command *command, const lp_error *err) {
+    /* All ranks of a launch have the same words. Rank 0 says what is wrong with them. A rank that ended with an error of
+     * its own could make the launcher end rank 0 before that. */
+    if (command->job && command->job->mpi == LP_JOB_WITH_MPI && lp_parallel_launched_rank() > 0) return LP_EXIT_OK;
     fprintf(stderr, "latentpatch: error: %s: %s (latentpatch %s --help)\n", command->name, err->text, command->name);
     return LP_EXIT_USAGE;
 }

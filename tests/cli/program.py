@@ -507,6 +507,13 @@ class Launch(Case):
         without_time = re.compile(r"(?m)^  expected, about .*\n")
         self.assertEqual(without_time.sub("", several), without_time.sub("", alone))
 
+    def test_wrong_words_on_several_ranks(self) -> None:
+        """One line, not one of each rank."""
+        for words in (("cache", "--frob"), ("sweep",), ("run", "a.json", "b.json"), ("run", "--quite", "a.json")):
+            run = self.latentpatch(*words, ranks=4)
+            self.assertEqual((run.code, len(run.lines)), (2, 1), run.err)
+            self.assertTrue(run.lines[0].startswith(f"latentpatch: error: {words[0]}: "), run.err)
+
     def test_processes_that_mpi_does_not_connect(self) -> None:
         """srun without PMIx: named at the start, and where they meet at a lock."""
         self.pairs(n=2000)
