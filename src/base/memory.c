@@ -43,15 +43,19 @@ void lp_mem_free(void *block) {
     free(header->raw);
 }
 
+enum { SMALL_ITEM_BYTES = 128 };
+
 lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item_bytes, const char *what,
                       lp_error *err) {
     void *old = NULL;
     memcpy(&old, block, sizeof old);
     if (old && n_items <= *capacity) return LP_OK;
-    size_t wanted = *capacity < 16 ? 16 : *capacity;
+    /* Many short lists of large items must not take memory for items that they never get. */
+    const size_t least = item_bytes < SMALL_ITEM_BYTES ? 16 : 1;
+    size_t wanted = *capacity < least ? least : *capacity;
     while (wanted < n_items) {
         if (wanted > SIZE_MAX / 2) return lp_fail(err, LP_ERR_MEMORY, "%s: too many items: %zu", what, n_items);
-        wanted += wanted / 2;
+        wanted += (wanted + 1) / 2;
     }
     void *fresh = NULL;
     lp_status status = lp_mem_new(&fresh, wanted, item_bytes, what, err);

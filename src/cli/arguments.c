@@ -122,6 +122,8 @@ static lp_status read_words(const lp_command *command, int argc, char **argv, vo
     if (operands->n < command->min_operands || operands->n > command->max_operands)
         LP_FAIL(LP_ERR_USAGE, "expected %s, found %zu operand%s", command->operands, operands->n,
                 operands->n == 1 ? "" : "s");
+    for (size_t i = 0; i < operands->n && command->min_operands > 0; i++)
+        if (operands->items[i][0] == '\0') LP_FAIL(LP_ERR_USAGE, "expected %s, found an empty name", command->operands);
 out:
     lp_text_release(&text);
     return status;
@@ -149,8 +151,8 @@ int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *
 }
 
 int lp_exit_usage(const lp_command *command, const lp_error *err) {
-    /* All ranks of a launch have the same words. Rank 0 says what is wrong with them. A rank that ended with an error of
-     * its own could make the launcher end rank 0 before that. */
+    /* All ranks of a launch have the same words. Rank 0 says what is wrong with them. A rank that ended with an error
+     * of its own could make the launcher end rank 0 before that. */
     if (command->job && command->job->mpi == LP_JOB_WITH_MPI && lp_parallel_launched_rank() > 0) return LP_EXIT_OK;
     fprintf(stderr, "latentpatch: error: %s: %s (latentpatch %s --help)\n", command->name, err->text, command->name);
     return LP_EXIT_USAGE;

@@ -196,6 +196,10 @@ lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *deta
             *index = (int32_t)i;
             return LP_OK;
         }
+    if (set->n_details == LP_MAX_DETAILS)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "sweep.conditions: expected at most %d kinds of donors mean and noise, found more",
+                       LP_MAX_DETAILS);
     lp_status status = lp_mem_grow(&set->details, &set->detail_capacity, set->n_details + 1, sizeof *set->details,
                                    "donor details", err);
     if (status != LP_OK) return status;

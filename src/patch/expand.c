@@ -235,6 +235,7 @@ typedef struct {
     lp_condition_set set;
     name_table names;
     const lp_model_config *config;
+    int64_t n_repeats; /* cells whose condition is in the set already */
 } set_building;
 
 static bool has_name(const set_building *building, const char *name) {
@@ -383,7 +384,13 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
     char name[2 * LP_LONG_WORDS], place[LP_LONG_WORDS], defects[LP_WORDS], donor[LP_WORDS], sites[LP_WORDS];
     cell->token = rule_of(cell);
     cell_name(cell, name, sizeof name);
-    if (has_name(building, name)) return LP_OK;
+    if (has_name(building, name)) {
+        if (building->n_repeats++ < LP_MAX_CONDITIONS) return LP_OK;
+        return lp_fail(
+            err, LP_ERR_VALUE,
+            "sweep.conditions: expected at most %d conditions that are there already, found more (one is %.100s)",
+            LP_MAX_CONDITIONS, name);
+    }
     if (strlen(name) >= LP_LONG_WORDS)
         return lp_fail(err, LP_ERR_VALUE,
                        "sweep.conditions: condition %.60s...: expected a name of less than %d bytes: "

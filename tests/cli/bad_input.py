@@ -57,6 +57,15 @@ class BadJob(Refusing):
         job = self.job(sweep={"conditions": [{"site": "resid_post", "layer": 1, "steps": "first:1"}]})
         self.refused(job, "job.json", "$.sweep.conditions[0]", '"layer"')
 
+    def test_lists_that_ask_for_the_same_again_and_again(self) -> None:
+        """Their product is bounded, not only what is left of it."""
+        self.pairs()
+        job = self.job(sweep={"conditions": [{"site": "latent_in", "steps": ["single:0"] * 2000, "donor": ["clean"] * 2000}]})
+        self.refused(job, "sweep.conditions: expected at most 500000 conditions that are there already", "latent_in")
+        donors = {"noise": {"sigma": [1 + i / 64 for i in range(3000)], "around": "zero"}}
+        job = self.job(sweep={"conditions": [{"site": "latent_in", "steps": "single:0", "donor": donors}]})
+        self.refused(job, "sweep.conditions: expected at most 1000 kinds of donors mean and noise")
+
     def test_wrong_type(self) -> None:
         self.pairs()
         self.refused(self.job(pairs={"limit": "ten"}), "job.json", "$.pairs.limit", "expected an integer", 'found "ten"')
@@ -376,6 +385,9 @@ class Usage(Case):
             (("inspect",), ("inspect",)),
             (("store",), ("store: expected one of info, verify, archive, export, merge, found nothing",)),
             (("store", "info"), ("store info: expected one store, found 0 operands",)),
+            (("store", "info", ""), ("store info: expected one store, found an empty name",)),
+            (("store", "export", "a.h5", ""), ("store export: expected", "found an empty name")),
+            (("pairs", "check", ""), ("pairs check: expected", "found an empty name")),
             (("store", "info", "a.h5", "--quick"), ("--quick: it is an option of store verify",)),
             (("store", "archive", "a.h5", "b.h5", "--pair", "1"), ("--pair: it is an option of summary, store export",)),
             (("store", "merge", "a", "b", "c", "--pair-file-digest", ""), ("--pair-file-digest: expected a value",)),

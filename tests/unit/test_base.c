@@ -228,6 +228,14 @@ static void test_grow(void **state) {
     assert_int_equal(lp_mem_grow(&x, &capacity, SIZE_MAX - 1, sizeof *x, "list", &err), LP_ERR_MEMORY);
     assert_true(capacity == kept && x == same);
     lp_mem_free(x);
+    /* A list of one large item holds one. */
+    char(*large)[1000] = NULL;
+    capacity = 0;
+    for (size_t n = 1; n <= 10; n++) {
+        assert_int_equal(lp_mem_grow(&large, &capacity, n, sizeof *large, "list", &err), LP_OK);
+        assert_true(n <= capacity && capacity <= n + n / 2);
+    }
+    lp_mem_free(large);
 }
 
 static void test_text(void **state) {
