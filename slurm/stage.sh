@@ -67,6 +67,8 @@ lp_run_stage() {
     exit 1
   fi
   mapfile -t share < <(lp_own_share)
+  # Slurm 23.11 hands down sbatch's --gpus-per-task under this name as well, and then refuses it beside the option itself.
+  unset SLURM_TRES_PER_TASK
   local command=(srun "${lp_srun[@]}" "$lp_program" "$stage" "$job" "${share[@]}" "${lp_settings[@]}")
   lp_say "$stage of $job: job $(lp_job_name), life $((${SLURM_RESTART_COUNT:-0} + 1)), nodes $SLURM_JOB_NODELIST"
   lp_say "${command[*]}"
