@@ -1,4 +1,4 @@
-"""Run peer_hf.py, gemm_peak and latentpatch side by side and print the ratios; called by compare.sh.
+"""Run peer_hf.py, peer_batched.py, gemm_peak and latentpatch side by side and print the ratios; called by compare.sh.
 
 Both sides get the same pairs, layers x first:1-6, one thread each, `--max-new-tokens` tokens. The peer runs only
 `--peer-conditions` of the conditions, because all of them take hours; its time per condition is taken from those. Times
@@ -6,6 +6,8 @@ are processor time of the process (user + system) beside wall time: on a shared 
 compared. The peer's time per condition is the difference of two runs, of N + 1 conditions and of one: neither its
 imports, nor loading, nor the pair's clean run (which 72 conditions share in a whole sweep, but few here) are charged to
 it. From ours a run of `latentpatch plan` is taken away, which starts the program but merges no weights: that stays in.
+The batched program (peer_batched.py) runs all conditions of `--batched-pairs` pairs, in one batch; its time is the
+processor time of its sweep, without imports, loading and a first small batch.
 """
 
 from __future__ import annotations
@@ -141,8 +143,19 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--work", type=Path, required=True)
     p.add_argument("--peer-conditions", type=int, default=12, help="timed ones, at most 71: those of one pair")
     p.add_argument("--max-new-tokens", type=int, default=16)
+    p.add_argument("--batched-pairs", type=int, default=8, help="of the batched program; 0: it does not run")
     p.add_argument("--repeat", type=int, default=1, help="rounds of all three programs; the best of each counts")
     return p.parse_args()
+
+
+def batched(a: argparse.Namespace) -> float:
+    """Processor seconds of a condition of peer_batched.py."""
+    model = a.work / "gpt2-124m"
+    command = [sys.executable, "bench/peer_batched.py", "--base", str(model / "base"), "--codi", str(model / "codi")]
+    command += ["--pairs", str(a.work / "pairs.json"), "--device", "cpu", "--threads", "1", "--group", "8"]
+    command += ["--limit", str(a.batched_pairs), "--max-new-tokens", str(a.max_new_tokens)]
+    out = run([*command, "--csv", str(a.work / "batched")]).out
+    return number(out, r"rival\.fp32\.processor_seconds_per_condition: ([\d.e+-]+)")
 
 
 def main() -> None:
@@ -193,6 +206,10 @@ def main() -> None:
     print(f"conditions: {n_conditions}; the peer's time is extrapolated from {a.peer_conditions} of them")
     print(f"wall_ratio: {best['peer_wall'] / best['ours_wall']:.1f}")
     print(f"ratio: {best['peer'] / best['ours']:.1f}")
+    if a.batched_pairs:
+        rival = batched(a)
+        print(f"batched_seconds: {rival:.4f}")
+        print(f"batched_ratio: {rival / best['ours']:.2f}")
     print(f"gemm_share: {max(r['rate'] for r in rounds) / max(r['peak'] for r in rounds):.2f}")
     print(f"row_layer_saving: {scripts_row_layers(a.work, rows) / rounds[0]['row_layers']:.1f}")
 

@@ -247,7 +247,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--peer-conditions", type=int, default=10)
     p.add_argument("--forward-batch", type=int, default=256)
     p.add_argument("--lora", choices=("peft", "merged"), help="of the peer; default: peft where it is installed")
-    everything = "gemm,sweep,peer,agreement,forward,many"
+    everything = "gemm,sweep,peer,rival,agreement,forward,many"
     p.add_argument("--parts", default=everything, help="which of these, in this order")
     return p.parse_args()
 
@@ -275,6 +275,7 @@ def main() -> None:
         "gemm": lambda d: r.add(f"gemm.{d}.gflop_per_s", gemm_rate(model, device, d, a.gemm_rows)),
         "sweep": lambda d: ours(a, r, f"ours.{d}", jobs[d], a.pairs * cells, 400),
         "peer": lambda d: peer(a, r, model, d),
+        "rival": lambda d: rival(a, r, model, d),
         "agreement": lambda d: agreement(a, r, model) if d == "fp32" else None,
         "forward": lambda d: forward(a, r, model, d),
         "many": lambda d: many(a, r, model, d, cells),
@@ -299,10 +300,22 @@ def many(a: argparse.Namespace, r: Report, model: Path, dtype: str, cells: int) 
         ours(a, r, f"many.{dtype}", job, a.many_pairs * cells, 300)
 
 
+def rival(a: argparse.Namespace, r: Report, model: Path, dtype: str) -> None:
+    """All conditions as one batch (peer_batched.py); its rows are in rival.DTYPE.csv."""
+    command = [sys.executable, str(HERE / "peer_batched.py"), "--base", str(model / "base")]
+    command += ["--codi", str(model / "codi"), "--pairs", str(a.work / f"pairs-{a.pairs}.json"), "--dtypes", dtype]
+    command += ["--device", a.device, "--max-new-tokens", str(a.max_new_tokens), "--csv", str(a.work / "rival")]
+    out = run(command, 150)
+    r.add(f"rival.{dtype}.seconds_per_condition", number(out, r"\.seconds_per_condition: ([\d.e+-]+)"))
+
+
 def summary(r: Report, dtypes: list[str]) -> None:
     """The ratios that the issue asks for."""
     for dtype in dtypes:
         mine, theirs = (r.values.get(f"{who}.{dtype}.seconds_per_condition") for who in ("ours", "peer"))
+        batched = r.values.get(f"rival.{dtype}.seconds_per_condition")
+        if mine and batched:
+            r.add(f"batched_ratio.{dtype}", batched / mine)
         rate, peak = r.values.get(f"ours.{dtype}.gflop_per_s"), r.values.get(f"gemm.{dtype}.gflop_per_s")
         if mine and theirs:
             r.add(f"ratio.{dtype}", theirs / mine)

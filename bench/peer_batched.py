@@ -180,13 +180,14 @@ def measure(rival: Rival, pairs: list[dict[str, Any]], dtype: str) -> None:
     wait = torch.cuda.synchronize if rival.device.type == "cuda" else lambda: None
     rival.run(pairs[:2])  # warm
     wait()
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     answers = [answer for k in range(0, len(pairs), a.group) for answer in rival.run(pairs[k : k + a.group])]
     wait()
-    seconds = time.perf_counter() - start
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor
     n = len(answers)
     print(f"rival.{dtype}.seconds: {seconds:.3f}  conditions: {n}")
     print(f"rival.{dtype}.seconds_per_condition: {seconds / n:.6g}", flush=True)
+    print(f"rival.{dtype}.processor_seconds_per_condition: {processor / n:.6g}", flush=True)
     with Path(f"{a.csv}.{dtype}.csv").open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         table.writerow(["pair", "condition", "text"])

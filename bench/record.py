@@ -65,7 +65,7 @@ def of_gpu(path: Path) -> list[dict[str, Any]]:
     lines = []
     for name in (key for key in r if key.startswith("ratio.")):
         dtype = name.removeprefix("ratio.")
-        one = r.get(f"sweep.{dtype}.seconds_per_condition")
+        one = r.get(f"ours.{dtype}.seconds_per_condition")
         lines.append(
             {
                 "processor": r["chip"],

@@ -833,6 +833,7 @@ int main(int argc, char **argv) {
     conformance_attention(c);
     check_linears(c);
     conformance_weights(c);
+    conformance_shapes(c);
     conformance_true(c, c->be->counters.n_unaligned_products == 0,
                      "%llu shapes of products got a kernel for operands at any address",
                      (unsigned long long)c->be->counters.n_unaligned_products);

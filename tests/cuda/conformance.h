@@ -41,5 +41,6 @@ void conformance_true(conformance *c, bool condition, const char *format, ...) _
 
 void conformance_attention(conformance *c);
 void conformance_weights(conformance *c);
+void conformance_shapes(conformance *c);
 
 #endif

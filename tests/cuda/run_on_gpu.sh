@@ -96,7 +96,7 @@ section_demo() {
 
 section_bench() {
   check bench 570 python3 bench/compare_cuda.py --program "$packed/latentpatch" --forward "$packed/bench_forward" \
-    --work "$work/bench" --out "$out" --parts "${BENCH_PARTS:-gemm,sweep,peer,agreement,forward}" \
+    --work "$work/bench" --out "$out" --parts "${BENCH_PARTS:-gemm,sweep,peer,rival,agreement,forward}" \
     --dtypes "${BENCH_DTYPES:-fp32,tf32,bf16}"
   cat "$out/bench.log"
 }
@@ -117,10 +117,8 @@ compare() {
 
 section_rival() {
   local model=$work/bench/llama-3.2-1b dtypes=${RIVAL_DTYPES:-fp32,tf32,bf16}
-  compare rival-ours 150 sweep "$dtypes" --pairs 32 --many-pairs 0
-  check rival 120 python3 bench/peer_batched.py --base "$model/base" --codi "$model/codi" \
-    --pairs "$work/bench/pairs-32.json" --dtypes "$dtypes" --csv "$work/rival"
-  check rival-texts 20 python3 tests/cuda/differ.py --texts "$work/bench/32-fp32.csv" "$work/rival.fp32.csv"
+  compare rival 270 sweep,rival "$dtypes" --pairs 32 --many-pairs 0
+  check rival-texts 20 python3 tests/cuda/differ.py --texts "$work/bench/32-fp32.csv" "$work/bench/rival.fp32.csv"
   cat "$out/rival.log" "$out/rival-texts.log"
 }
 

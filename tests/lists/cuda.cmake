@@ -1,6 +1,7 @@
 # The conformance program stands beside `latentpatch`, where the CUDA module is looked for. It needs no test library, so
 # that it can be carried to a GPU machine; tests/cuda/run_on_gpu.sh runs it there.
-add_executable(lp_conformance cuda/conformance.c cuda/conformance_attention.c cuda/conformance_weights.c)
+add_executable(lp_conformance cuda/conformance.c cuda/conformance_attention.c cuda/conformance_shapes.c
+  cuda/conformance_weights.c)
 target_link_libraries(lp_conformance PRIVATE lp_backend)
 target_include_directories(lp_conformance PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 if(TARGET latentpatch_cuda)
@@ -57,7 +58,8 @@ if(TARGET latentpatch_cuda AND Python3_FOUND)
   set_target_properties(latentpatch_cuda_emulated PROPERTIES C_VISIBILITY_PRESET hidden LINKER_LANGUAGE CXX
     OUTPUT_NAME latentpatch_cuda LIBRARY_OUTPUT_DIRECTORY ${emulated})
   # The module is looked for beside the executable.
-  add_executable(lp_conformance_emulated cuda/conformance.c cuda/conformance_attention.c cuda/conformance_weights.c)
+  add_executable(lp_conformance_emulated cuda/conformance.c cuda/conformance_attention.c cuda/conformance_shapes.c
+  cuda/conformance_weights.c)
   target_link_libraries(lp_conformance_emulated PRIVATE lp_backend)
   target_include_directories(lp_conformance_emulated PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   set_target_properties(lp_conformance_emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${emulated})

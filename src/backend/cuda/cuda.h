@@ -18,7 +18,7 @@ enum {
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
     LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, captures or queries */
     LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
-    LP_CUDA_SHAPES = 512
+    LP_CUDA_SHAPES = 1024
 };
 
 /* How the rows of a call are handed to the library; see cuda_linear.c. */
