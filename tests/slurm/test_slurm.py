@@ -243,13 +243,13 @@ class Stops(SlurmTest):
     def test_killed_rank(self) -> None:
         job = self.job("killed")
         submitted = self.submit(job, "--cpu")
-        ranks = self.hold(submitted, "cache", "killed/gpt2.store.h5")
+        ranks = self.hold(submitted, "sweep", "killed/gpt2.results.h5.partial")
         os.kill(ranks[0], signal.SIGKILL)
         self.let_go(ranks[1:])
-        self.ends(submitted, cache="FAILED", sweep="CANCELLED", report="CANCELLED")
-        self.until(lambda: not self.ranks_of(submitted["cache"]), "the other rank to end", 20)
+        self.ends(submitted, sweep="FAILED", report="CANCELLED")
+        self.until(lambda: not self.ranks_of(submitted["sweep"]), "the other rank to end", 20)
         # Its lock may be left, of a node that is gone for all that another node can know.
-        (self.folder / "killed" / "gpt2.store.h5.lock").unlink(missing_ok=True)
+        (self.folder / "killed" / "gpt2.results.h5.lock").unlink(missing_ok=True)
         self.ends(self.submit(job, "--cpu"), report="COMPLETED")
         self.same("killed")
 
