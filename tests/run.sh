@@ -25,14 +25,17 @@ rm -rf "$reports"
 mkdir -p "$reports"
 failed=0
 # Most tests wait for MPI's start and end more than they compute, and leave room for each other and for the other builds.
-at_once=$((2 * $(nproc)))
-lp_build debug-asan "${python[@]}" &
+at_once=$((2 * $(lp_cores)))
+{
+  renice -n 10 -p "$BASHPID" >/dev/null 2>&1 || true
+  lp_build debug-asan "${python[@]}"
+} &
 build=$!
 lp_say "ctest, preset default"
 ctest --test-dir build -j"$at_once" --output-on-failure --no-tests=error --output-junit "$PWD/$reports/ctest-default.xml" ||
   failed=1
 wait "$build"
-bash tests/fuzz/run.sh build &
+nice -n 10 bash tests/fuzz/run.sh build &
 build=$!
 lp_say "ctest, preset debug-asan: unit, fuzz and cli tests"
 ctest --test-dir build-asan -j"$at_once" --output-on-failure --no-tests=error -R '^(unit|fuzz|cli)\.' \

@@ -13,6 +13,9 @@ lp_test_needs=(ip=iproute2)
 # Developers' tools that a newer distribution does not have; their tests are skipped, with a word, where they are missing.
 lp_format_needs=(clang-format-14=clang-format-14)
 
+# nproc believes OMP_NUM_THREADS.
+lp_cores() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
+
 lp_say() { printf '%s\n' "$*" >&2; }
 
 lp_has() {
@@ -74,7 +77,7 @@ lp_mpi_environment() {
     export OMPI_ALLOW_RUN_AS_ROOT=${OMPI_ALLOW_RUN_AS_ROOT:-1}
     export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=${OMPI_ALLOW_RUN_AS_ROOT_CONFIRM:-1}
   fi
-  if (($(nproc) < $1)); then
+  if (($(lp_cores) < $1)); then
     export OMPI_MCA_rmaps_base_oversubscribe=${OMPI_MCA_rmaps_base_oversubscribe:-1}
     export OMPI_MCA_hwloc_base_binding_policy=${OMPI_MCA_hwloc_base_binding_policy:-none}
     # The same in Open MPI 5.

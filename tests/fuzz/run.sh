@@ -43,4 +43,4 @@ one() {
 }
 export -f one
 export seed seconds found
-printf '%s\0' "${targets[@]/#/build-fuzz/tests/}" | xargs -0 -P "$(nproc)" -I{} bash -c 'one {}'
+printf '%s\0' "${targets[@]/#/build-fuzz/tests/}" | xargs -0 -P "$(env -u OMP_NUM_THREADS nproc)" -I{} bash -c 'one {}'

@@ -2,10 +2,11 @@
 include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
 find_package(Python3 COMPONENTS Interpreter)
 
-# lp_ops_test(NAME SECONDS COMMAND...)
+# lp_ops_test(NAME SECONDS COMMAND...): tests that may take long begin first.
 function(lp_ops_test name seconds)
   add_test(NAME ${name} COMMAND ${ARGN})
-  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" SKIP_RETURN_CODE 77 TIMEOUT ${seconds})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" SKIP_RETURN_CODE 77
+    TIMEOUT ${seconds} COST ${seconds})
 endfunction()
 
 lp_ops_test(slurm.shellcheck 60 bash ${CMAKE_CURRENT_SOURCE_DIR}/slurm/shellcheck.sh)
