@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher import children_of, kill, ranks_of, wait_after_kill
 from same import difference
 
 try:
@@ -57,33 +58,12 @@ class End:
         return [line for line in self.err.splitlines() if line.startswith("latentpatch: error: ")]
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                    found.append(int(entry.name))
-    return found
-
-
 def state_of(pid: int) -> str:
     """A process in words, for the message about one that hangs."""
     with contextlib.suppress(OSError):
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
         return f"{pid} {status['Name']} {status['State']}, {status['Threads']} threads, in {Path(f'/proc/{pid}/wchan').read_text()}"
     return f"{pid} gone"
-
-
-def ranks_of(pid: int) -> list[int]:
-    """The children that are ranks by now: mpirun has others for a moment, and hangs when one of those is killed. One that
-    has ended is no rank any more: mpirun has been seen to sleep for ever on a lock of its own beside such a zombie."""
-    found = []
-    for child in children_of(pid):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{child}/comm").read_text() == "latentpatch\n":
-                found.append(child)
-    return found
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -161,7 +141,7 @@ class Lab:
             process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             states = "; ".join(state_of(pid) for pid in [process.pid, *children_of(process.pid)])
-            self.kill([*children_of(process.pid), process.pid])
+            kill([*children_of(process.pid), process.pid])
             process.wait()
             said = self.errors[process.pid].read_text(errors="replace")
             raise Failed(f"hangs: {process.args}: {states}; it said: {said[-500:]!r}") from None
@@ -169,20 +149,6 @@ class Lab:
         end = End(process.returncode, errors.read_text(errors="replace"))
         errors.unlink()
         return end
-
-    def finish_killed(self, process: subprocess.Popen[str]) -> bool:
-        """Waits for a job of which somebody was killed. False: no rank of it was left for 20 s, and mpirun still was."""
-        without = 0
-        for _ in range(LIMIT_S):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1)
-            if process.poll() is not None:
-                return True
-            without = 0 if ranks_of(process.pid) else without + 1
-            if without == 20:
-                self.kill([*children_of(process.pid), process.pid])
-                return False
-        return True
 
     def end_leftovers(self) -> None:
         """A program of one rank starts a daemon of Open MPI, which stays when the program is killed early; ours are known
@@ -192,7 +158,7 @@ class Lab:
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
                     if (entry / "comm").read_text() == "orted\n" and mark in (entry / "environ").read_bytes().split(b"\0"):
-                        self.kill([int(entry.name)])
+                        kill([int(entry.name)])
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
 
@@ -216,12 +182,6 @@ class Lab:
             [self.program, "store", verb, str(file)], env=self.environment, capture_output=True, text=True, timeout=LIMIT_S
         )
         return End(run.returncode, run.stderr)
-
-    @staticmethod
-    def kill(pids: list[int]) -> None:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
     def make_whole(self) -> None:
         for executor in ("batched", "reference"):
@@ -271,11 +231,11 @@ def kills(lab: Lab) -> str:
                     victims: list[int] = []
                     if alive:
                         children = children_of(process.pid) if ranks > 1 else []
-                        members = ranks_of(process.pid) if one else []
+                        members = ranks_of(process.pid, "latentpatch") if one else []
                         victims = [lab.draw.choice(members)] if members else [*children, process.pid]
-                        lab.kill(victims)
+                        kill(victims)
                         if ranks > 1:
-                            count["times mpirun itself stayed"] += not lab.finish_killed(process)
+                            count["times mpirun itself stayed"] += not wait_after_kill(process, "latentpatch", LIMIT_S)
                     try:
                         end = lab.finish(process)
                     except Failed as error:
@@ -357,7 +317,7 @@ def copy_kills(lab: Lab) -> str:
                 process = lab.start_words(copy.words(lab, out), {})
                 time.sleep(lab.draw.uniform(0.0, copy.seconds))
                 alive = process.poll() is None
-                lab.kill([process.pid] if alive else [])
+                kill([process.pid] if alive else [])
                 end = lab.finish(process)
                 expect([path.read_bytes() for path in copy.sources] == before, f"{copy.verb}: a source changed")
                 expect(not out.exists() or out.read_bytes() == copy.made, f"{copy.verb}: published, but not whole")
@@ -501,7 +461,7 @@ def clock(lab: Lab) -> str:
     for _ in range(n):
         process = lab.start("run", job, 1, **variables)
         time.sleep(lab.draw.uniform(0.0, lab.seconds["batched", "sweep", 1]))
-        lab.kill([process.pid])
+        kill([process.pid])
         lab.finish(process)
         lab.end_leftovers()
         lab.succeed("run", job, 1, **variables)

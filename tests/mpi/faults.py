@@ -19,6 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+from launcher import children_of, kill, wait_after_kill
+
 PAIRS = 150
 PAIR_BYTES = 24 * 1024 * 4 + 40
 
@@ -47,9 +50,7 @@ class Job:
         try:
             _, errors = process.communicate(timeout=180)
         except subprocess.TimeoutExpired:
-            for pid in [*children_of(process.pid), process.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill([*children_of(process.pid), process.pid])
             sys.exit(f"FAILED: hangs: {process.args}")
         return process.returncode, errors
 
@@ -61,17 +62,6 @@ class Job:
         return int(found.stdout.split()[1])
 
 
-def children_of(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found.append(int(entry.name))
-    return found
-
-
 def expect(condition: bool, text: str) -> None:
     if not condition:
         sys.exit(f"FAILED: {text}")
@@ -80,7 +70,7 @@ def expect(condition: bool, text: str) -> None:
 def kills(job: Job, folder: Path, count: int, seed: int) -> None:
     draw = random.Random(seed)
     file = folder / "kill.h5"
-    lives = files = 0
+    lives = files = slept = 0
     lost_time = 0.0
     for number in range(count):
         process = job.start(file, 2, 4000)
@@ -91,10 +81,9 @@ def kills(job: Job, folder: Path, count: int, seed: int) -> None:
         ranks = children_of(process.pid)
         # One rank alone every fourth time: mpirun then takes a second to end the others.
         victims = ranks[:1] if number % 4 == 0 else [*ranks, process.pid]
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill(victims)
         begin = time.monotonic()
+        slept += not wait_after_kill(process, Path(job.writer).name, 180)
         job.finish(process)
         lost_time = max(lost_time, time.monotonic() - begin)
         done = job.check(file)
@@ -107,7 +96,10 @@ def kills(job: Job, folder: Path, count: int, seed: int) -> None:
     code, errors = job.run(file, 2)
     expect(code == 0, f"the last life failed: {errors}")
     expect(job.check(file) == PAIRS, "pairs are missing")
-    print(f"kills: {lives} of {count}, {files + 1} files finished, nothing journalled lost, ended after {lost_time:.1f} s at most")
+    print(
+        f"kills: {lives} of {count}, {files + 1} files finished, nothing journalled lost, ended after {lost_time:.1f} s at most, "
+        f"mpiexec slept {slept} times"
+    )
     for path in folder.glob("kill.h5*"):
         path.unlink()
 

@@ -21,6 +21,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS / "faults"))
 sys.path.insert(0, str(TESTS / "mpi"))
 
+from launcher import SLEEP_S, is_running, kill  # noqa: E402
 from same import difference  # noqa: E402
 from two_hosts import Hosts, ip, skip  # noqa: E402
 
@@ -58,20 +59,26 @@ def dead_rank(hosts: Hosts, program: str, mpiexec: str, folder: Path) -> str:
     while not file.exists():
         expect(time.monotonic() < end and process.poll() is None, "the stage did not begin")
         time.sleep(0.02)
-    ranks = []
-    for pid in map(int, ip("netns", "pids", hosts.names[1]).stdout.split()):
-        if Path(f"/proc/{pid}/comm").read_text().strip() == Path(program).name:
-            ranks.append(pid)
+    name = Path(program).name
+
+    def processes(host: str) -> list[int]:
+        return [int(pid) for pid in ip("netns", "pids", host).stdout.split()]
+
+    ranks = [pid for pid in processes(hosts.names[1]) if is_running(pid, name)]
     expect(len(ranks) == 1, f"ranks on the second host: {ranks}")
     os.kill(ranks[0], signal.SIGKILL)
     begin = time.monotonic()
     try:
-        process.communicate(timeout=30)
+        process.communicate(timeout=SLEEP_S + 10)
+        expect(process.returncode != 0, "a job with a dead rank ended with 0")
     except subprocess.TimeoutExpired:
-        process.kill()
-        sys.exit("FAILED: the job outlives its dead rank")
+        everybody = [pid for host in hosts.names for pid in processes(host)]
+        left = [pid for pid in everybody if is_running(pid, name)]
+        launchers = [pid for pid in everybody if is_running(pid, Path(mpiexec).name) or is_running(pid, "orted")]
+        kill([*left, *launchers, process.pid])
+        process.wait()
+        expect(not left, f"the job outlives its dead rank: {left}")
     took = time.monotonic() - begin
-    expect(process.returncode != 0, "a job with a dead rank ended with 0")
     found = hosts.run(mpiexec, 2, program, "store", "verify", str(file))
     expect(found.returncode == 0, f"after the dead rank: {found.stdout}{found.stderr}")
     Path(f"{file}.lock").unlink(missing_ok=True)
