@@ -24,8 +24,8 @@ reports=build/reports
 rm -rf "$reports"
 mkdir -p "$reports"
 failed=0
-# Most tests wait for MPI's start and end more than they compute, and leave room for each other and for the other builds.
-at_once=$((2 * $(lp_cores)))
+# As many as there are cores: twice as many took as long. The builds of what comes next run beside the tests.
+at_once=$(lp_cores)
 {
   renice -n 10 -p "$BASHPID" >/dev/null 2>&1 || true
   lp_build debug-asan "${python[@]}"
