@@ -11,6 +11,18 @@ lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error 
     return LP_OK;
 }
 
+lp_status lp_text_add_without_nul(lp_text *text, const char *bytes, size_t length, lp_error *err) {
+    lp_status status = LP_OK;
+    for (size_t at = 0; at < length; at++) {
+        size_t n = strnlen(bytes + at, length - at);
+        LP_TRY(lp_text_add(text, bytes + at, n, err));
+        at += n;
+        if (at < length) LP_TRY(lp_text_put(text, "\xef\xbf\xbd", err));
+    }
+out:
+    return status;
+}
+
 lp_status lp_text_put(lp_text *text, const char *string, lp_error *err) {
     return lp_text_add(text, string, strlen(string), err);
 }

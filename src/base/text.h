@@ -13,6 +13,8 @@ typedef struct {
 /* {0} is an empty text. */
 lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error *err);
 /* The same for a C string. */
+/* The same with U+FFFD for each NUL, which would end the text in a C string, and so in one of HDF5. */
+lp_status lp_text_add_without_nul(lp_text *text, const char *bytes, size_t length, lp_error *err);
 lp_status lp_text_put(lp_text *text, const char *string, lp_error *err);
 lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Adds a JSON string, quotes included. */

@@ -154,13 +154,11 @@ static lp_status fill_answer(cache_work *work, cache_record *record, int side, l
     const lp_store_layout *layout = work->layout;
     const lp_run_result *result = &record->results[side];
     const lp_pair *pair = &session->pairs.pairs[record->unit.id];
-    lp_text text = {0};
-    lp_status status =
-        lp_tokenizer_decode(session->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text, err);
-    if (status != LP_OK) {
-        lp_text_release(&text);
-        return status;
-    }
+    lp_text text = {0}, kept = {0};
+    lp_status status = LP_OK;
+    LP_TRY(lp_tokenizer_decode(session->tokenizer, result->tokens, (size_t)result->n_tokens, LP_DECODE_ANSWER, &text,
+                               err));
+    LP_TRY(lp_text_add_without_nul(&kept, lp_text_get(&text), text.length, err));
     lp_answer_outcome found = lp_classify(session->job.classifier, lp_text_get(&text), text.length, pair->clean.answer,
                                           pair->corrupted.answer);
 #define STORED(what, type) ((type *)record->data[lp_store_layout_stored_field(layout, side, what)])
@@ -171,15 +169,17 @@ static lp_status fill_answer(cache_work *work, cache_record *record, int side, l
     *STORED(LP_STORED_ANSWER_LEN, int32_t) = result->n_tokens;
     *STORED(LP_STORED_ANSWER_ENDED, uint8_t) = result->ended;
     char *stored = STORED(LP_STORED_ANSWER_TEXT, char);
-    size_t length = text.length < LP_ANSWER_TEXT_BYTES ? text.length : LP_ANSWER_TEXT_BYTES;
-    while (length < text.length && length > 0 && ((unsigned char)text.data[length] & 0xc0) == 0x80) length--;
+    size_t length = kept.length < LP_ANSWER_TEXT_BYTES ? kept.length : LP_ANSWER_TEXT_BYTES;
+    while (length < kept.length && length > 0 && ((unsigned char)kept.data[length] & 0xc0) == 0x80) length--;
     memset(stored, 0, LP_ANSWER_TEXT_BYTES);
-    memcpy(stored, lp_text_get(&text), length);
+    memcpy(stored, lp_text_get(&kept), length);
     *STORED(LP_STORED_NUMBER, double) = found.has_number ? found.number : NAN;
     *STORED(LP_STORED_OUTCOME, uint8_t) = (uint8_t)found.outcome;
 #undef STORED
+out:
+    lp_text_release(&kept);
     lp_text_release(&text);
-    return LP_OK;
+    return status;
 }
 
 /* Collective. Opens the store for writing where it is not open: it says which files it was made from. */

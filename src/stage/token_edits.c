@@ -16,25 +16,27 @@ static const char *find_number(const char *text) {
 }
 
 /* The id of a text that is one token; -1: it is none, or several. */
-static lp_status find_token(const lp_tokenizer *tokenizer, const char *text, int32_t *out, lp_error *err) {
+static lp_status find_token(const lp_tokenizer *tokenizer, const char *text, size_t length, int32_t *out,
+                            lp_error *err) {
     lp_token_list ids = {0};
-    lp_status status = lp_tokenizer_encode(tokenizer, text, strlen(text), LP_TOKENS_PLAIN, &ids, err);
+    lp_status status = lp_tokenizer_encode(tokenizer, text, length, LP_TOKENS_PLAIN, &ids, err);
     if (status == LP_OK) *out = ids.n == 1 ? ids.ids[0] : -1;
     lp_token_list_release(&ids);
     return status;
 }
 
 /* The token of the text with its number changed by `shift`; -1: there is none. */
-static lp_status shift_number(const lp_tokenizer *tokenizer, const char *text, const char *digits, int32_t shift,
+static lp_status shift_number(const lp_tokenizer *tokenizer, const lp_text *text, const char *digits, int32_t shift,
                               int32_t *out, lp_error *err) {
-    size_t length = strspn(digits, "0123456789");
+    size_t length = strspn(digits, "0123456789"), before = (size_t)(digits - text->data);
     long long number = length <= MOST_DIGITS ? strtoll(digits, NULL, 10) + shift : -1;
     lp_text changed = {0};
     lp_status status = LP_OK;
     *out = -1;
     if (number < 0) return LP_OK;
-    LP_TRY(lp_text_format(&changed, err, "%.*s%lld%s", (int)(digits - text), text, number, digits + length));
-    status = find_token(tokenizer, lp_text_get(&changed), out, err);
+    LP_TRY(lp_text_format(&changed, err, "%.*s%lld", (int)before, text->data, number));
+    LP_TRY(lp_text_add(&changed, digits + length, text->length - before - length, err));
+    status = find_token(tokenizer, lp_text_get(&changed), changed.length, out, err);
 out:
     lp_text_release(&changed);
     return status;
@@ -53,7 +55,7 @@ static lp_status make_map(const lp_token_rule *rule, const lp_tokenizer *tokeniz
         const char *digits = text.length > 0 ? find_number(lp_text_get(&text)) : NULL;
         map[id] = digits ? id : -1;
         if (digits && rule->shift) {
-            LP_TRY(shift_number(tokenizer, lp_text_get(&text), digits, rule->shift, &map[id], err));
+            LP_TRY(shift_number(tokenizer, &text, digits, rule->shift, &map[id], err));
             if (map[id] >= n) map[id] = -1;
         }
     }
@@ -78,7 +80,7 @@ lp_status lp_token_edits_init(const lp_session *session, const lp_condition_set 
                                 .along = -1,
                                 .times = rule->times};
         if (rule->along[0]) {
-            LP_TRY(find_token(tokenizer, rule->along, &edit->along, err));
+            LP_TRY(find_token(tokenizer, rule->along, strlen(rule->along), &edit->along, err));
             if (edit->along < 0)
                 LP_FAIL(LP_ERR_VALUE, "%s: add_along.token: expected a text of one token, found \"%s\"",
                         session->job.file, rule->along);

@@ -62,6 +62,7 @@ static lp_status grow_slots(lp_answers *answers, lp_error *err) {
 }
 
 lp_status lp_answers_add(lp_answers *answers, const int32_t *tokens, size_t n, int32_t *index, lp_error *err) {
+    lp_text text = {0};
     lp_status status = LP_OK;
     if ((size_t)answers->n * 2 >= answers->n_slots) LP_TRY(grow_slots(answers, err));
     size_t slot = find_slot(answers, tokens, n);
@@ -77,7 +78,8 @@ lp_status lp_answers_add(lp_answers *answers, const int32_t *tokens, size_t n, i
     LP_TRY(lp_mem_grow(&answers->text_offset, &answers->text_capacity, next + 1, sizeof *answers->text_offset,
                        "answers", err));
     answers->text_offset[next] = answers->text.length;
-    LP_TRY(answers->decode(answers->state, tokens, n, &answers->text, err));
+    LP_TRY(answers->decode(answers->state, tokens, n, &text, err));
+    LP_TRY(lp_text_add_without_nul(&answers->text, lp_text_get(&text), text.length, err));
     LP_TRY(lp_text_add(&answers->text, "", 1, err));
     if (n) memcpy(answers->tokens + answers->n_tokens, tokens, n * sizeof *tokens);
     answers->n_tokens += n;
@@ -85,6 +87,7 @@ lp_status lp_answers_add(lp_answers *answers, const int32_t *tokens, size_t n, i
     answers->slots[slot] = answers->n + 1;
     *index = answers->n++;
 out:
+    lp_text_release(&text);
     return status;
 }
 

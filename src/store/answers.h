@@ -14,7 +14,7 @@ typedef struct {
     size_t token_capacity;
     int64_t *offset; /* [n + 1] into tokens */
     size_t offset_capacity;
-    lp_text text;         /* of all answers, each with its NUL */
+    lp_text text;         /* of all answers, each with its NUL at the end and U+FFFD for others */
     size_t *text_offset;  /* [n] */
     size_t text_capacity; /* of text_offset */
     int32_t n;

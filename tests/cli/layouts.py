@@ -5,6 +5,7 @@ nothing but the standard library is needed.
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import struct
@@ -125,6 +126,27 @@ class Layouts(Case):
         after = self.run_job(base, codi, alpha, name="codi", steps=2)
         self.assertIn("3", before.split("answer: ")[1])
         self.assertEqual(after.split("answer: ")[1], before.split("answer: ")[1].replace("3", "\\x00"))
+        texts = {}
+        condition = {"site": "resid_post", "layers": [0], "steps": "first:1", "donor": "clean"}
+        sides = {s: {"question": f"{n} pens, 12?", "answer": n} for n, s in ((7, "clean"), (5, "corrupted"))}
+        pairs = {"format": "latentpatch-pairs", "version": 1, "pairs": [{"id": "p"} | sides]}
+        (self.folder / "pairs.json").write_text(json.dumps(pairs))
+        for name, folder in (("digit", MODELS / "gpt2-ln" / "base"), ("nul", base)):
+            results = {"store": {"file": f"{name}.store.h5"}, "results": {"file": f"{name}.h5", "csv": f"{name}.csv"}}
+            sections = {
+                "model": {"base": str(folder), "codi": str(codi), "lora": {"alpha": alpha}},
+                "protocol": {"name": "codi", "steps": 2},
+                "pairs": {"file": "pairs.json"},
+                "sweep": {"filter": "all", "controls": ["self"], "conditions": [condition]},
+                "decode": {"max_new_tokens": 8},
+            }
+            job = self.folder / "job.json"
+            job.write_text(json.dumps(sections | results))
+            self.succeed("run", job)
+            with (self.folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+                texts[name] = [row["text"] for row in csv.DictReader(stream)]
+        self.assertIn("3", texts["digit"][0])
+        self.assertEqual(texts["nul"], [t.replace("3", "\ufffd") for t in texts["digit"]])
 
     def test_prefixes(self) -> None:
         for prefix in ("module.", "coconut.", "module.coconut."):
@@ -328,6 +350,10 @@ class Layouts(Case):
             save(folder / "codi" / "model.safetensors", prj)
             return {"base_rounding": "fp16"}
 
+        def long_index(folder: Path) -> None:
+            with (folder / "codi" / "model.safetensors.index.json").open("wb") as file:
+                file.truncate(100_000_001)  # takes no disk
+
         def index(text: str) -> Callable[[Path], None]:
             def changed(folder: Path) -> None:
                 (folder / "codi" / "model.safetensors.index.json").write_text(text)
@@ -339,6 +365,7 @@ class Layouts(Case):
             ("gpt2-ln", tensors(without_projection), 'missing tensor "prj.1.weight", although'),
             ("gpt2-plain", lambda _: {"lora": {"rank": 3}}, "expected LoRA tensors of rank 3, found none"),
             ("gpt2-plain", enormous, "becomes infinite when it is rounded to fp16"),
+            ("plain", long_index, "model.safetensors.index.json: too large for an index: 100000001 bytes"),
             ("plain", index('{"weight_map": []}'), "$.weight_map: expected an object: tensor name -> file name"),
             ("plain", index('{"weight_map": {"a": "../b"}}'), '"../b"'),
             ("plain", index('{"weight_map": {"a": "gone.safetensors"}}'), "gone.safetensors that it names is missing"),

@@ -2,6 +2,9 @@
  * asserts the line that a person gets to see. */
 #include "base/memory.h"
 #include "base/output.h"
+#include "model/checkpoint.h"
+#include "model/codi_layout.h"
+#include "model/hf_config.h"
 #include "model/model.h"
 
 #include <setjmp.h>
@@ -314,6 +317,33 @@ static void test_not_finite(void **state) {
     assert_int_equal(lp_mem_count().live_bytes, 0);
 }
 
+/* No file is so large: the shape is changed in the list. */
+static void test_rank_beyond_int32(void **state) {
+    (void)state;
+    static const char name[] = WHOLE "h.0.attn.c_attn.lora_A.default.weight";
+    lp_checkpoint codi = {0};
+    lp_model_config config;
+    lp_layout_table table = {0};
+    lp_error err = {0};
+    lp_text json = {0};
+    const char *file = FIXTURES "gpt2-base/config.json";
+    if (lp_file_read(file, 1 << 20, &json, &err) != LP_OK) fail_msg("%s", err.text);
+    if (lp_hf_config_parse(json.data, json.length, file, &config, &err) != LP_OK) fail_msg("%s", err.text);
+    lp_text_release(&json);
+    if (lp_checkpoint_add_weights(&codi, FIXTURES "gpt2-f32.safetensors", "codi", &err) != LP_OK)
+        fail_msg("%s", err.text);
+    size_t at = 0;
+    while (at < codi.tensors.n && strcmp(codi.tensors.items[at].name, name) != 0) at++;
+    assert_true(at < codi.tensors.n);
+    codi.tensors.items[at].shape[0] = INT64_C(1) << 31;
+    assert_int_equal(lp_layout_bind(&config, NULL, "base", &codi.tensors, "codi", 0, &table, &err), LP_ERR_MISMATCH);
+    assert_string_equal(err.text, FIXTURES "gpt2-f32.safetensors: tensor \"" WHOLE
+                                           "h.0.attn.c_attn.lora_A.default.weight\": a LoRA rank of 2147483648");
+    lp_layout_release(&table);
+    lp_checkpoint_release(&codi);
+    assert_int_equal(lp_mem_count().live_bytes, 0);
+}
+
 /* A base model that was saved after its vocabulary had grown by CODI's three tokens. */
 static void test_base_with_added_tokens(void **state) {
     (void)state;
@@ -339,6 +369,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_checkpoints),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_rank_beyond_int32),
         cmocka_unit_test(test_base_with_added_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

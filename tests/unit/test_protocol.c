@@ -316,6 +316,11 @@ static void test_fields(void **state) {
         assert_int_equal(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
         assert_string_equal(error.text, bad[i].message);
     }
+    p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+    p.first_reads_prompt = false;
+    p.first_input = (lp_marker){.kind = LP_MARKER_TEXT, .text = "7"};
+    assert_int_equal(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
+    assert_string_equal(error.text, "protocol.first_input: expected a token, found a text");
     lp_model bare = m.model;
     bare.has_thoughts = false;
     p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);

@@ -112,7 +112,10 @@ static const int64_t good_counts[C * LP_N_OUTCOMES] = {0, 3, 0, 0, 3, 0, 0, 0, 1
 static lp_status decode(void *state, const int32_t *ids_of, size_t n, lp_text *out, lp_error *err) {
     *(int *)state += 1;
     lp_status status = LP_OK;
-    for (size_t i = 0; i < n; i++) LP_TRY(lp_text_format(out, err, "%s%d", i ? ", " : "", ids_of[i]));
+    for (size_t i = 0; i < n; i++) {
+        LP_TRY(lp_text_format(out, err, "%s%d", i ? ", " : "", ids_of[i]));
+        if (n > 1 && ids_of[i] == 2) out->data[out->length - 1] = '\0'; /* a text is not a C string */
+    }
 out:
     return status;
 }
@@ -216,7 +219,7 @@ static void three_files_come_out(void **state) {
              "p1,s1," EFFECT "clean_answer,4,1,8,1,0.1\n"
              "\"p,2\",s1,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,4,0,9,-4,0\n"
              "\"p,2\",s1,unpatched/clean,unpatched,noise,," NONE "clean_answer,6,0,\"8, 9\",4,0\n"
-             "\"p,2\",s1," EFFECT "other,1.5,1,\"1, 2, 3\",2,0.25\n"
+             "\"p,2\",s1," EFFECT "other,1.5,1,\"1, \xef\xbf\xbd, 3\",2,0.25\n"
              "\"p\"\"4\",s4,unpatched/corrupted,unpatched,denoise,," NONE "corrupted_answer,8,0,7,-6,0\n"
              "\"p\"\"4\",s4,unpatched/clean,unpatched,noise,," NONE "clean_answer,7,0,8,9,0\n"
              "\"p\"\"4\",s4," EFFECT "gibberish,,1,,,1e-07\n");
