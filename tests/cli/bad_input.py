@@ -328,8 +328,8 @@ class BadFiles(Refusing):
 class FullDisk(Refusing):
     def test_file_size_limit(self) -> None:
         """The store does not fit: refused at once, and nothing of it stays."""
-        self.pairs(n=400)
-        limit = 6 << 20  # more than Open MPI's shared memory, less than the store
+        self.pairs(n=900)
+        limit = 20 << 20  # more than Open MPI's shared memory (16 MiB in Open MPI 5), less than the store
         job = self.job()
         (self.folder / "out").mkdir()
         before = self.files()

@@ -70,19 +70,17 @@ class Hosts:
         """To what is started there from now on."""
         (self.folder / f"{self.names[host]}.shm").write_text(size)
 
-    def run(self, mpiexec: str, ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
-        environment = dict(os.environ, OMPI_MCA_orte_tmpdir_base=str(self.folder))
+    def words(self, mpiexec: str, ranks: int, *command: str) -> list[str]:
         slots = ",".join(f"{name}:{ranks // 2}" for name in self.names)
         # Half of the ranks on each: with more ranks than cores allowed, Open MPI 5 fills the first host.
         options = ["--host", slots, "--map-by", f"ppr:{ranks // 2}:node:oversubscribe"]
         options += ["--mca", "plm_rsh_agent", str(self.agent), "--mca", "plm", "^slurm", "--mca", "ras", "^slurm"]
-        return subprocess.run(
-            [str(self.agent), self.names[0], mpiexec, "-n", str(ranks), *options, *command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        return [str(self.agent), self.names[0], mpiexec, "-n", str(ranks), *options, *command]
+
+    def run(self, mpiexec: str, ranks: int, *command: str) -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ, OMPI_MCA_orte_tmpdir_base=str(self.folder))
+        words = self.words(mpiexec, ranks, *command)
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100)
 
 
 def expect(result: subprocess.CompletedProcess[str], text: str) -> None:

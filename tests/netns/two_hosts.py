@@ -51,9 +51,7 @@ def job(folder: Path, model: str, out: str, pairs: int = 12) -> Path:
 def dead_rank(hosts: Hosts, program: str, mpiexec: str, folder: Path) -> str:
     """SIGKILL of the rank on the second host in the middle of a stage; the job ends, and goes on when started again."""
     file = folder / "dead" / "gpt2.store.h5"
-    words = [mpiexec, "-n", "2", "--host", ",".join(f"{name}:1" for name in hosts.names)]
-    words += ["--mca", "plm_rsh_agent", str(hosts.agent), "--mca", "plm", "^slurm", "--mca", "ras", "^slurm"]
-    words = [str(hosts.agent), hosts.names[0], *words, program, "cache", str(job(folder, "gpt2", "dead", 200))]
+    words = hosts.words(mpiexec, 2, program, "cache", str(job(folder, "gpt2", "dead", 200)))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + LIMIT_S
     while not file.exists():
@@ -74,7 +72,8 @@ def dead_rank(hosts: Hosts, program: str, mpiexec: str, folder: Path) -> str:
     except subprocess.TimeoutExpired:
         everybody = [pid for host in hosts.names for pid in processes(host)]
         left = [pid for pid in everybody if is_running(pid, name)]
-        launchers = [pid for pid in everybody if is_running(pid, Path(mpiexec).name) or is_running(pid, "orted")]
+        own = (Path(mpiexec).name, "orted", "prterun", "prted")  # the last two of Open MPI 5
+        launchers = [pid for pid in everybody if any(is_running(pid, name) for name in own)]
         kill([*left, *launchers, process.pid])
         process.wait()
         expect(not left, f"the job outlives its dead rank: {left}")
