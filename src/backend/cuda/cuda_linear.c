@@ -14,13 +14,17 @@
  * caller's rows have no room for are made elsewhere and copied.
  *
  * Split operands (split.cuh) take three products of fp16, x = h + l, W = h' + l': one of depth 2 n_in for h l' + l h',
- * then h h' in pieces of PIECE, each added to what is there, as tensor cores cut their running sum; then a kernel that
- * applies the powers of two and the bias. */
+ * then h h' in pieces of SPLIT_PIECE, each added to what is there, as tensor cores cut their running sum; then a kernel
+ * that applies the powers of two and the bias.
+ *
+ * On the ordinary units the library adds the n_in numbers of an element one by one in one float32 sum, whose rounding
+ * errors make nearly all of the distance from float64 (bench/RESULTS.md has the figures by step). In pieces of
+ * FLOAT_PIECE, each added to what is there, the error is about half as large. */
 #include "backend/cuda/cuda.h"
 
 #include "base/memory.h"
 
-enum { CANDIDATES = 16, STEP = LP_CUDA_STEP, ALIGNMENT = 16, PIECE = 1024, MOST_TERMS = 3 };
+enum { CANDIDATES = 16, STEP = LP_CUDA_STEP, ALIGNMENT = 16, SPLIT_PIECE = 1024, FLOAT_PIECE = 512, MOST_TERMS = 3 };
 static const size_t CALL_BYTES = (size_t)256 << 20; /* most result of one call: bounds the probe's memory */
 
 /* Products of one shape that are added up: `count` of them, from x_at on and w_at on, side by side along the depth. */
@@ -28,6 +32,7 @@ typedef struct {
     int64_t depth, x_at, w_at;
     int32_t count;
     float alpha, beta; /* y = alpha x W + beta y */
+    bool bias;         /* and the bias */
     cublasLtMatrixLayout_t weights, x;
     int32_t shape; /* of the backend's shapes */
 } product_term;
@@ -39,13 +44,14 @@ struct lp_backend_linear {
     int64_t y_stride;    /* floats between rows of y */
     int64_t out_stride;  /* the same of what the products write: y, or the backend's room for results */
     int64_t x_stride;    /* elements between rows of an operand as the products take it */
+    int64_t w_step;      /* elements between the weights of neighbouring inputs */
     lp_layout layout;    /* as lp_matrix has it; all parts in one */
     const float *shared; /* the weights where they are one held matrix: vector_free */
     void *own;           /* otherwise: cudaFree */
     int32_t *exponents;  /* split: dev [width]; cudaFree */
     float *bias;         /* dev [width] or NULL; cudaFree */
     size_t own_bytes;    /* of all three */
-    cublasLtMatmulDesc_t operation;
+    cublasLtMatmulDesc_t operation, with_bias; /* NULL: no product has it */
     cublasLtMatrixLayout_t y;
     product_term terms[MOST_TERMS];
     int n_terms;
@@ -142,38 +148,62 @@ static lp_status hold_bias(lp_backend_cuda *cuda, const float *bias, lp_backend_
     return lp_cuda_upload(&cuda->base, own, bias, (size_t)linear->n_out * sizeof(float), err);
 }
 
+/* Products of pieces of at most `most` numbers, whose weights begin at `w_from`: the first alone where it begins the
+ * sum, the other whole ones, and what is left. */
+static void add_pieces(lp_backend_linear *linear, int64_t most, int64_t w_from, bool begins) {
+    const int64_t piece = linear->depth < most ? linear->depth : most, rest = linear->depth % piece,
+                  whole = linear->depth - rest, first = begins ? piece : 0;
+    product_term *terms = linear->terms;
+    if (begins)
+        terms[linear->n_terms++] =
+            (product_term){.depth = piece, .w_at = w_from, .count = 1, .alpha = 1.0f, .bias = linear->bias != NULL};
+    if (whole > first)
+        terms[linear->n_terms++] = (product_term){.depth = piece,
+                                                  .x_at = first,
+                                                  .w_at = w_from + first,
+                                                  .count = (int32_t)((whole - first) / piece),
+                                                  .alpha = 1.0f,
+                                                  .beta = 1.0f};
+    if (rest > 0)
+        terms[linear->n_terms++] = (product_term){
+            .depth = rest, .x_at = whole, .w_at = w_from + whole, .count = 1, .alpha = 1.0f, .beta = 1.0f};
+}
+
 static void make_terms(const lp_backend_cuda *cuda, lp_backend_linear *linear) {
-    const int64_t piece = linear->depth < PIECE ? linear->depth : PIECE, rest = linear->depth % piece,
-                  whole = linear->depth - rest;
     if (!is_split(cuda)) {
-        linear->terms[linear->n_terms++] = (product_term){.depth = linear->depth, .count = 1, .alpha = 1.0f};
+        add_pieces(linear, cuda->dtype == LP_CUDA_FP32 ? FLOAT_PIECE : linear->depth, 0, true);
         return;
     }
     linear->terms[linear->n_terms++] = (product_term){.depth = 2 * linear->depth, .count = 1, .alpha = 1.0f / 2048.0f};
-    linear->terms[linear->n_terms++] = (product_term){
-        .depth = piece, .w_at = linear->depth, .count = (int32_t)(whole / piece), .alpha = 1.0f, .beta = 1.0f};
-    if (rest > 0)
-        linear->terms[linear->n_terms++] = (product_term){
-            .depth = rest, .x_at = whole, .w_at = linear->depth + whole, .count = 1, .alpha = 1.0f, .beta = 1.0f};
+    add_pieces(linear, SPLIT_PIECE, linear->depth, false);
+}
+
+static lp_status describe_operation(lp_backend_cuda *cuda, const lp_backend_linear *linear, bool bias,
+                                    cublasLtMatmulDesc_t *out, lp_error *err) {
+    const cublasComputeType_t compute = cuda->dtype == LP_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    const cublasOperation_t turn = linear->layout == LP_OUT_IN || is_split(cuda) ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    lp_status status = LP_OK;
+    LP_CUDA_BLAS(cublasLtMatmulDescCreate(out, compute, CUDA_R_32F));
+    LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(*out, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn));
+    if (bias) {
+        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(*out, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue));
+        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(*out, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &linear->bias,
+                                                    sizeof linear->bias));
+    }
+out:
+    return status;
 }
 
 /* Row-major y [rows, width] = x W is column-major y' [width, rows] = W' x', which is how the library sees it. */
 static lp_status describe(lp_backend_cuda *cuda, lp_backend_linear *linear, int64_t stride, lp_error *err) {
     const cudaDataType_t type = is_split(cuda) ? CUDA_R_16F : is_bf16(cuda) ? CUDA_R_16BF : CUDA_R_32F;
-    const cublasComputeType_t compute = cuda->dtype == LP_CUDA_TF32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     const bool turned = linear->layout == LP_OUT_IN || is_split(cuda);
-    const cublasOperation_t turn = turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     const uint64_t out = (uint64_t)linear->width;
     lp_status status = LP_OK;
-    LP_CUDA_BLAS(cublasLtMatmulDescCreate(&linear->operation, compute, CUDA_R_32F));
-    LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_TRANSA, &turn, sizeof turn));
-    if (linear->bias && !is_split(cuda)) {
-        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                                    sizeof epilogue));
-        LP_CUDA_BLAS(cublasLtMatmulDescSetAttribute(linear->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &linear->bias,
-                                                    sizeof linear->bias));
-    }
+    linear->w_step = turned ? 1 : stride;
+    LP_TRY(describe_operation(cuda, linear, false, &linear->operation, err));
+    if (linear->bias && !is_split(cuda)) LP_TRY(describe_operation(cuda, linear, true, &linear->with_bias, err));
     make_terms(cuda, linear);
     for (int i = 0; i < linear->n_terms; i++) {
         product_term *term = &linear->terms[i];
@@ -212,14 +242,19 @@ out:
     return status;
 }
 
+static cublasLtMatmulDesc_t operation_of(const lp_backend_linear *linear, const product_term *term) {
+    return term->bias ? linear->with_bias : linear->operation;
+}
+
 /* Product i of a term; x and y as the layouts have them. */
 static cublasStatus_t call_library(lp_backend_cuda *cuda, const lp_backend_linear *linear, const product_term *term,
                                    int32_t i, const char *x, float *y, const cublasLtMatmulAlgo_t *algorithm) {
     const char *weights = linear->shared ? (const char *)linear->shared : linear->own;
     const size_t along = (size_t)(i * term->depth), item = item_bytes(cuda);
-    return cublasLtMatmul(cuda->blas, linear->operation, &term->alpha, weights + ((size_t)term->w_at + along) * item,
-                          term->weights, x + ((size_t)term->x_at + along) * item, term->x, &term->beta, y, linear->y, y,
-                          linear->y, algorithm, cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
+    return cublasLtMatmul(cuda->blas, operation_of(linear, term), &term->alpha,
+                          weights + ((size_t)term->w_at + along) * (size_t)linear->w_step * item, term->weights,
+                          x + ((size_t)term->x_at + along) * item, term->x, &term->beta, y, linear->y, y, linear->y,
+                          algorithm, cuda->workspace, LP_CUDA_WORKSPACE_BYTES, cuda->stream);
 }
 
 /* The first n products of a term, in one call: rows is a multiple of the tile; x [rows, x_stride] as products take it.
@@ -366,7 +401,7 @@ static lp_status ask_candidates(lp_backend_cuda *cuda, const lp_backend_linear *
     bool together = mode == LP_CUDA_ROWS_TOGETHER;
     LP_TRY(set_rows(cuda, linear, term, together ? rows : LP_CUDA_TILE_ROWS,
                     mode == LP_CUDA_ROWS_BATCHED ? rows / LP_CUDA_TILE_ROWS : 1, err));
-    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, linear->operation, term->weights, term->x,
+    cublasStatus_t code = cublasLtMatmulAlgoGetHeuristic(cuda->blas, operation_of(linear, term), term->weights, term->x,
                                                          linear->y, linear->y, wish, CANDIDATES, results, n);
     if (code == CUBLAS_STATUS_NOT_SUPPORTED) {
         *n = 0;
@@ -460,7 +495,7 @@ static lp_status find_shape(lp_backend_cuda *cuda, const lp_backend_linear *line
                            .w_stride = stride,
                            .y_stride = linear->out_stride,
                            .layout = is_split(cuda) ? LP_OUT_IN : linear->layout,
-                           .bias = linear->bias && !is_split(cuda),
+                           .bias = term->bias,
                            .adds = term->beta != 0.0f,
                            .call_tiles = lp_cuda_call_tiles(linear->out_stride, CALL_BYTES)};
     for (term->shape = 0; term->shape < cuda->n_shapes; term->shape++)
@@ -531,6 +566,7 @@ void lp_cuda_linear_free(lp_backend *be, lp_backend_linear *linear) {
     (void)cudaFree(linear->bias);
     be->counters.weight_bytes -= linear->own_bytes;
     if (linear->operation) (void)cublasLtMatmulDescDestroy(linear->operation);
+    if (linear->with_bias) (void)cublasLtMatmulDescDestroy(linear->with_bias);
     if (linear->y) (void)cublasLtMatrixLayoutDestroy(linear->y);
     for (int i = 0; i < linear->n_terms; i++) {
         if (linear->terms[i].weights) (void)cublasLtMatrixLayoutDestroy(linear->terms[i].weights);
