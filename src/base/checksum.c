@@ -10,8 +10,7 @@ struct lp_checksum {
 
 lp_status lp_checksum_new(lp_checksum **out, lp_error *err) {
     lp_checksum *sum = NULL;
-    lp_status status = lp_mem_new(&sum, 1, sizeof *sum, "checksum", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&sum, 1, sizeof *sum, "checksum", err));
     sum->state = XXH3_createState();
     if (!sum->state) {
         lp_mem_free(sum);

@@ -16,8 +16,7 @@ static lp_status failed(lp_error *err) {
 
 lp_status lp_sha256_new(lp_sha256 **out, lp_error *err) {
     lp_sha256 *digest = NULL;
-    lp_status status = lp_mem_new(&digest, 1, sizeof *digest, "SHA-256", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&digest, 1, sizeof *digest, "SHA-256", err));
     digest->context = EVP_MD_CTX_new();
     if (!digest->context || EVP_DigestInit_ex(digest->context, EVP_sha256(), NULL) != 1) {
         lp_sha256_free(digest);

@@ -46,7 +46,14 @@ lp_status lp_error_prefix(lp_error *err, const char *format, ...) __attribute__(
 /* A short name of the status ("io", "format", ...). */
 const char *lp_status_name(lp_status status);
 
-/* LP_TRY(call): needs a local `lp_status status` and a label `out:`. */
+/* LP_CHECK(call): returns the call's status where it failed. For functions that have nothing to release. */
+#define LP_CHECK(call)                                                                                                 \
+    do {                                                                                                               \
+        const lp_status lp_checked = (call);                                                                           \
+        if (lp_checked != LP_OK) return lp_checked;                                                                    \
+    } while (0)
+
+/* LP_TRY(call): for those that have. Needs a local `lp_status status` and a label `out:`. */
 #define LP_TRY(call)                                                                                                   \
     do {                                                                                                               \
         status = (call);                                                                                               \

@@ -200,7 +200,6 @@ lp_status lp_path_folder(const char *path, char **out, lp_error *err) {
 
 /* Adds the components of `rest` to the resolved folder in *out. */
 static lp_status add_components(const char *rest, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     for (size_t length = 0; *rest; rest += length) {
         rest += strspn(rest, "/");
         length = strcspn(rest, "/");
@@ -210,11 +209,10 @@ static lp_status add_components(const char *rest, lp_text *out, lp_error *err) {
             if (out->length > 1) out->length--;
             out->data[out->length] = '\0';
         } else if (!stays) {
-            LP_TRY(lp_text_format(out, err, "%s%.*s", out->length > 1 ? "/" : "", (int)length, rest));
+            LP_CHECK(lp_text_format(out, err, "%s%.*s", out->length > 1 ? "/" : "", (int)length, rest));
         }
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status resolve_once(const char *path, char **out, lp_error *err) {

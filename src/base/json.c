@@ -359,8 +359,7 @@ lp_status lp_json_find(const lp_json *object, const char *key, lp_json *out, lp_
 
 lp_status lp_json_get(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
     lp_json found;
-    lp_status status = lp_json_find(object, key, &found, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_find(object, key, &found, err));
     if (!found.node)
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: the key \"%s\" is missing", object->file, object->path, key);
     *out = found;
@@ -401,8 +400,7 @@ static void element_path(const lp_json *array, size_t i, lp_json *out) {
 
 lp_status lp_json_at(const lp_json *array, size_t i, lp_json *out, lp_error *err) {
     size_t size = 0;
-    lp_status status = lp_json_array_size(array, &size, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_array_size(array, &size, err));
     LP_ASSERT(i < size);
     lp_json found = {.node = cJSON_GetArrayItem(array->node, (int)i)};
     element_path(array, i, &found);
@@ -507,11 +505,8 @@ lp_status lp_json_head(const lp_json *root, const char *format, int64_t version,
     lp_json value;
     int choice = 0;
     int64_t number = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(root, "format", &value, err));
-    LP_TRY(lp_json_choice(&value, formats, &choice, err));
-    LP_TRY(lp_json_get(root, "version", &value, err));
-    LP_TRY(lp_json_int(&value, version, version, &number, err));
-out:
-    return status;
+    LP_CHECK(lp_json_get(root, "format", &value, err));
+    LP_CHECK(lp_json_choice(&value, formats, &choice, err));
+    LP_CHECK(lp_json_get(root, "version", &value, err));
+    return lp_json_int(&value, version, version, &number, err);
 }

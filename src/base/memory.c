@@ -58,8 +58,7 @@ lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item
         wanted += (wanted + 1) / 2;
     }
     void *fresh = NULL;
-    lp_status status = lp_mem_new(&fresh, wanted, item_bytes, what, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&fresh, wanted, item_bytes, what, err));
     if (old) memcpy(fresh, old, *capacity * item_bytes);
     lp_mem_free(old);
     memcpy(block, &fresh, sizeof fresh);
@@ -69,8 +68,7 @@ lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item
 
 lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err) {
     char *copy = NULL;
-    lp_status status = lp_mem_new(&copy, length + 1, 1, "text", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&copy, length + 1, 1, "text", err));
     if (length) memcpy(copy, text, length);
     *out = copy;
     return LP_OK;

@@ -67,8 +67,7 @@ static lp_status parse_header(const char *header, size_t length, const char *nam
             fortran = take_word(&p, "True");
             if (!fortran && !take_word(&p, "False")) break;
         } else {
-            lp_status status = take_shape(&p, name, count, &flat, err);
-            if (status != LP_OK) return status;
+            LP_CHECK(take_shape(&p, name, count, &flat, err));
         }
         more = take_word(&p, ",");
     }

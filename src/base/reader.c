@@ -19,8 +19,7 @@ lp_status lp_read_bytes(lp_reader *reader, size_t n, const unsigned char **out, 
 
 static lp_status read_number(lp_reader *reader, size_t n, uint64_t *out, lp_error *err) {
     const unsigned char *bytes = NULL;
-    lp_status status = lp_read_bytes(reader, n, &bytes, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_read_bytes(reader, n, &bytes, err));
     uint64_t value = 0;
     for (size_t i = n; i-- > 0;) value = value << 8 | bytes[i];
     *out = value;

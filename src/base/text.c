@@ -3,8 +3,7 @@
 #include "base/memory.h"
 
 lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error *err) {
-    lp_status status = lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err));
     if (length) memcpy(text->data + text->length, bytes, length);
     text->length += length;
     text->data[text->length] = '\0';
@@ -12,15 +11,13 @@ lp_status lp_text_add(lp_text *text, const char *bytes, size_t length, lp_error 
 }
 
 lp_status lp_text_add_without_nul(lp_text *text, const char *bytes, size_t length, lp_error *err) {
-    lp_status status = LP_OK;
     for (size_t at = 0; at < length; at++) {
         size_t n = strnlen(bytes + at, length - at);
-        LP_TRY(lp_text_add(text, bytes + at, n, err));
+        LP_CHECK(lp_text_add(text, bytes + at, n, err));
         at += n;
-        if (at < length) LP_TRY(lp_text_put(text, "\xef\xbf\xbd", err));
+        if (at < length) LP_CHECK(lp_text_put(text, "\xef\xbf\xbd", err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_text_put(lp_text *text, const char *string, lp_error *err) {
@@ -50,41 +47,35 @@ lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) 
 }
 
 lp_status lp_json_quote(const char *text, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     const char *from = text;
-    LP_TRY(lp_text_put(out, "\"", err));
+    LP_CHECK(lp_text_put(out, "\"", err));
     for (const char *at = text;; at++) {
         unsigned char c = (unsigned char)*at;
         if (c >= 0x20 && c != '"' && c != '\\') continue;
-        LP_TRY(lp_text_add(out, from, (size_t)(at - from), err));
+        LP_CHECK(lp_text_add(out, from, (size_t)(at - from), err));
         from = at + 1;
         if (c == 0) break;
         if (c == '"' || c == '\\')
-            LP_TRY(lp_text_format(out, err, "\\%c", c));
+            LP_CHECK(lp_text_format(out, err, "\\%c", c));
         else if (c == '\n')
-            LP_TRY(lp_text_put(out, "\\n", err));
+            LP_CHECK(lp_text_put(out, "\\n", err));
         else
-            LP_TRY(lp_text_format(out, err, "\\u%04x", c));
+            LP_CHECK(lp_text_format(out, err, "\\u%04x", c));
     }
-    LP_TRY(lp_text_put(out, "\"", err));
-out:
-    return status;
+    return lp_text_put(out, "\"", err);
 }
 
 lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     if (!field[strcspn(field, "\",\r\n")]) return lp_text_put(out, field, err);
-    LP_TRY(lp_text_put(out, "\"", err));
+    LP_CHECK(lp_text_put(out, "\"", err));
     for (const char *at = field;;) {
         size_t plain = strcspn(at, "\"");
-        LP_TRY(lp_text_add(out, at, plain, err));
+        LP_CHECK(lp_text_add(out, at, plain, err));
         if (!at[plain]) break;
-        LP_TRY(lp_text_put(out, "\"\"", err));
+        LP_CHECK(lp_text_put(out, "\"\"", err));
         at += plain + 1;
     }
-    status = lp_text_put(out, "\"", err);
-out:
-    return status;
+    return lp_text_put(out, "\"", err);
 }
 
 const char *lp_text_get(const lp_text *text) {

@@ -64,41 +64,36 @@ out:
 
 static lp_status open_all(generate_state *generation, const lp_model_source *source, int32_t max_new, lp_error *err) {
     const char *folder = generation->job.model.tokenizer ? generation->job.model.tokenizer : source->base;
-    lp_status status = LP_OK;
-    LP_TRY(lp_tokenizer_load(folder, &generation->tokenizer, err));
-    LP_TRY(lp_model_load(source, &generation->model, err));
+    LP_CHECK(lp_tokenizer_load(folder, &generation->tokenizer, err));
+    LP_CHECK(lp_model_load(source, &generation->model, err));
     lp_protocol *protocol = &generation->job.protocol;
     if (!generation->model.has_thoughts) *protocol = lp_protocol_plain();
-    LP_TRY(lp_vocabulary_init(&generation->model, generation->tokenizer, folder, generation->job.decode.eos, protocol,
-                              &generation->vocabulary, err));
+    LP_CHECK(lp_vocabulary_init(&generation->model, generation->tokenizer, folder, generation->job.decode.eos, protocol,
+                                &generation->vocabulary, err));
     const lp_model_config *config = &generation->model.config;
     generation->n_positions = protocol->n_steps > 0 ? lp_lens_positions(protocol->n_steps) : 0;
     size_t n = (size_t)generation->n_positions * (size_t)config->n_layers;
-    LP_TRY(lp_mem_new(&generation->vectors, n * (size_t)config->d_model, sizeof(float), "states", err));
-    LP_TRY(lp_mem_new(&generation->captures, n, sizeof *generation->captures, "captures", err));
-    LP_TRY(lp_mem_new(&generation->logits, (size_t)config->n_embedded, sizeof(float), "logits", err));
-    LP_TRY(lp_mem_new(&generation->answer, (size_t)max_new, sizeof(int32_t), "answer", err));
-out:
-    return status;
+    LP_CHECK(lp_mem_new(&generation->vectors, n * (size_t)config->d_model, sizeof(float), "states", err));
+    LP_CHECK(lp_mem_new(&generation->captures, n, sizeof *generation->captures, "captures", err));
+    LP_CHECK(lp_mem_new(&generation->logits, (size_t)config->n_embedded, sizeof(float), "logits", err));
+    return lp_mem_new(&generation->answer, (size_t)max_new, sizeof(int32_t), "answer", err);
 }
 
 /* The prompt of a question, and an executor with room for it. */
 static lp_status open_question(generate_state *generation, const char *question, int32_t max_new, lp_error *err) {
     const lp_protocol *protocol = &generation->job.protocol;
-    lp_status status = LP_OK;
     lp_reference_free(generation->reference);
     generation->reference = NULL;
-    LP_TRY(lp_protocol_prompt(protocol, &generation->model, generation->tokenizer, &generation->vocabulary, question,
-                              &generation->prompt, err));
+    LP_CHECK(lp_protocol_prompt(protocol, &generation->model, generation->tokenizer, &generation->vocabulary, question,
+                                &generation->prompt, err));
     int32_t wanted =
         (int32_t)generation->prompt.n + protocol->n_steps + generation->vocabulary.n_answer_start + 1 + max_new;
-    LP_TRY(
+    LP_CHECK(
         lp_reference_new(&generation->model, protocol, &generation->vocabulary, wanted, &generation->reference, err));
     if (generation->n_positions > 0)
         lp_lens_captures(&generation->model.config, (int32_t)generation->prompt.n, protocol->n_steps,
                          generation->vectors, generation->captures);
-out:
-    return status;
+    return LP_OK;
 }
 
 static double seconds(void) {

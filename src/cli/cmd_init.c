@@ -93,20 +93,18 @@ out:
 static lp_status look(const init_options *options, const lp_model_source *source, init_findings *findings,
                       lp_error *err) {
     lp_pairs_options strict = {0};
-    lp_status status = LP_OK;
-    LP_TRY(lp_pairs_load(options->pairs, &strict, &findings->pairs, err));
-    LP_TRY(lp_tokenizer_load(source->base, &findings->tokenizer, err));
-    LP_TRY(lp_model_load(source, &findings->model, err));
+    LP_CHECK(lp_pairs_load(options->pairs, &strict, &findings->pairs, err));
+    LP_CHECK(lp_tokenizer_load(source->base, &findings->tokenizer, err));
+    LP_CHECK(lp_model_load(source, &findings->model, err));
     if (!findings->model.has_thoughts)
-        LP_FAIL(LP_ERR_VALUE, "%s: no parts of a CODI checkpoint: expected its three added tokens", source->codi);
-    LP_TRY(look_at_model(findings, err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: no parts of a CODI checkpoint: expected its three added tokens",
+                       source->codi);
+    LP_CHECK(look_at_model(findings, err));
     findings->protocol =
         lp_protocol_preset(findings->projection_width > 0 ? LP_PROTOCOL_CODI : LP_PROTOCOL_COCONUT, STEPS);
-    LP_TRY(lp_vocabulary_init(&findings->model, findings->tokenizer, source->base, NULL, &findings->protocol,
-                              &findings->vocabulary, err));
-    LP_TRY(measure(findings, options->pairs, err));
-out:
-    return status;
+    LP_CHECK(lp_vocabulary_init(&findings->model, findings->tokenizer, source->base, NULL, &findings->protocol,
+                                &findings->vocabulary, err));
+    return measure(findings, options->pairs, err);
 }
 
 /* ---- The job file ------------------------------------------------------------------------------------------------ */
@@ -194,7 +192,6 @@ static lp_status add_comment(lp_text *out, lp_error *err, const char *format, ..
 static lp_status write_model(const init_findings *findings, const init_options *options, const char *folder,
                              lp_text *out, lp_error *err) {
     const lp_model_config *config = &findings->model.config;
-    lp_status status = LP_OK;
     char lora[256] = "It has no LoRA.";
     if (findings->lora_rank > 0 && options->model.lora_alpha > 0)
         snprintf(lora, sizeof lora, "LoRA of rank %lld.", (long long)findings->lora_rank);
@@ -204,20 +201,18 @@ static lp_status write_model(const init_findings *findings, const init_options *
             "LoRA of rank %lld. The checkpoint does not record alpha: 32 is a guess, so check it. A wrong alpha gives a "
             "model that answers worse, and no error.",
             (long long)findings->lora_rank);
-    LP_TRY(lp_text_format(out, err, "  \"model\": {\n"));
-    LP_TRY(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s",
-                       lp_family_name(config->family), config->n_layers, config->d_model, config->n_context, lora));
-    LP_TRY(lp_text_format(out, err, "    \"base\": "));
-    LP_TRY(add_path(options->model.base, folder, out, err));
-    LP_TRY(lp_text_format(out, err, ",\n    \"codi\": "));
-    LP_TRY(add_path(options->model.codi, folder, out, err));
+    LP_CHECK(lp_text_format(out, err, "  \"model\": {\n"));
+    LP_CHECK(add_comment(out, err, "%s: %d layers of width %d, a context of %d positions. %s",
+                         lp_family_name(config->family), config->n_layers, config->d_model, config->n_context, lora));
+    LP_CHECK(lp_text_format(out, err, "    \"base\": "));
+    LP_CHECK(add_path(options->model.base, folder, out, err));
+    LP_CHECK(lp_text_format(out, err, ",\n    \"codi\": "));
+    LP_CHECK(add_path(options->model.codi, folder, out, err));
     if (findings->lora_rank > 0)
-        LP_TRY(lp_text_format(out, err, ",\n    \"lora\": {\"rank\": %lld, \"alpha\": %.15g}",
-                              (long long)findings->lora_rank,
-                              options->model.lora_alpha > 0 ? options->model.lora_alpha : 32.0));
-    LP_TRY(lp_text_format(out, err, "\n  },\n"));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, ",\n    \"lora\": {\"rank\": %lld, \"alpha\": %.15g}",
+                                (long long)findings->lora_rank,
+                                options->model.lora_alpha > 0 ? options->model.lora_alpha : 32.0));
+    return lp_text_format(out, err, "\n  },\n");
 }
 
 /* name: of the outputs, without ending. */

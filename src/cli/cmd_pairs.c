@@ -48,19 +48,18 @@ typedef struct {
 
 /* Loads every NAME=PATH. */
 static lp_status load_tokenizers(const char *const *values, size_t n, tokenizers *out, lp_error *err) {
-    lp_status status = LP_OK;
     for (size_t i = 0; i < n; i++) {
         const char *equal = strchr(values[i], '=');
         if (!equal || equal == values[i] || equal - values[i] >= 64)
-            LP_FAIL(LP_ERR_USAGE, "--tokenizer: expected NAME=PATH, found \"%.60s\"", values[i]);
-        if (out->n == LP_MAX_TOKENIZERS) LP_FAIL(LP_ERR_USAGE, "--tokenizer: more than %d", LP_MAX_TOKENIZERS);
+            return lp_fail(err, LP_ERR_USAGE, "--tokenizer: expected NAME=PATH, found \"%.60s\"", values[i]);
+        if (out->n == LP_MAX_TOKENIZERS)
+            return lp_fail(err, LP_ERR_USAGE, "--tokenizer: more than %d", LP_MAX_TOKENIZERS);
         snprintf(out->names[out->n], sizeof out->names[0], "%.*s", (int)(equal - values[i]), values[i]);
-        LP_TRY(lp_tokenizer_load(equal + 1, &out->owned[out->n], err));
+        LP_CHECK(lp_tokenizer_load(equal + 1, &out->owned[out->n], err));
         out->items[out->n] = (lp_named_tokenizer){out->names[out->n], out->owned[out->n]};
         out->n++;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static void release_tokenizers(tokenizers *list) {
@@ -95,15 +94,15 @@ typedef struct {
 
 static lp_status parse_make(const make_options *options, make_command *out, lp_error *err) {
     lp_make_options *make = &out->make;
-    lp_status status = LP_OK;
     if (!options->source || options->format < 0 || !options->output)
-        LP_FAIL(LP_ERR_USAGE, "expected --source, --format and -o");
-    if (options->tune && options->tune_share <= 0) LP_FAIL(LP_ERR_USAGE, "--tune needs --tune-share");
-    if (options->same_tokens && options->tokenizers.n == 0) LP_FAIL(LP_ERR_USAGE, "--same-tokens needs --tokenizer");
+        return lp_fail(err, LP_ERR_USAGE, "expected --source, --format and -o");
+    if (options->tune && options->tune_share <= 0) return lp_fail(err, LP_ERR_USAGE, "--tune needs --tune-share");
+    if (options->same_tokens && options->tokenizers.n == 0)
+        return lp_fail(err, LP_ERR_USAGE, "--same-tokens needs --tokenizer");
     if (options->delta)
-        LP_TRY(parse_range("--delta", options->delta, strlen(options->delta), 99, &make->min_delta, &make->max_delta,
-                           err));
-    LP_TRY(parse_strata(options->strata, make, err));
+        LP_CHECK(parse_range("--delta", options->delta, strlen(options->delta), 99, &make->min_delta, &make->max_delta,
+                             err));
+    LP_CHECK(parse_strata(options->strata, make, err));
     make->path = options->source;
     make->prefix = options->prefix;
     make->count = (size_t)options->count;
@@ -120,11 +119,10 @@ static lp_status parse_make(const make_options *options, make_command *out, lp_e
     out->rejected = options->rejected;
     out->strict = options->strict;
     out->form = options->form;
-    LP_TRY(load_tokenizers(options->tokenizers.items, options->tokenizers.n, &out->tokenizers, err));
+    LP_CHECK(load_tokenizers(options->tokenizers.items, options->tokenizers.n, &out->tokenizers, err));
     memcpy(make->tokenizers, out->tokenizers.items, sizeof make->tokenizers);
     make->n_tokenizers = out->tokenizers.n;
-out:
-    return status;
+    return LP_OK;
 }
 
 static void print_summary(const lp_made *made, const make_command *command) {

@@ -34,21 +34,19 @@ static lp_status print_time(const lp_session *session, const lp_standing *standi
 }
 
 static lp_status print_standing(const lp_session *session, const lp_standing *standing, lp_error *err) {
-    lp_status status = LP_OK;
     printf("store: ");
-    LP_TRY(lp_print(session->job.store.file, LP_PRINT_LINE, err));
+    LP_CHECK(lp_print(session->job.store.file, LP_PRINT_LINE, err));
     if (!standing->store_exists)
         printf(", not made yet\n");
     else if (standing->n_done == session->n_pairs)
         printf(", complete\n");
     else
         printf(", %lld of %lld pairs\n", (long long)standing->n_done, (long long)session->n_pairs);
-    if (!standing->results_complete) goto out;
+    if (!standing->results_complete) return LP_OK;
     printf("results: ");
-    LP_TRY(lp_print(session->job.results.file, LP_PRINT_LINE, err));
+    LP_CHECK(lp_print(session->job.results.file, LP_PRINT_LINE, err));
     printf(", complete\n");
-out:
-    return status;
+    return LP_OK;
 }
 
 /* What is known of conditions before they are made: by family, or each of them. */

@@ -14,8 +14,7 @@ typedef struct {
 
 static lp_status print_text(token_printer *printer, const char *text, size_t length, lp_error *err) {
     printer->ids.n = 0;
-    lp_status status = lp_tokenizer_encode(printer->tokenizer, text, length, printer->special, &printer->ids, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_tokenizer_encode(printer->tokenizer, text, length, printer->special, &printer->ids, err));
     for (size_t i = 0; i < printer->ids.n; i++) printf(i ? " %d" : "%d", printer->ids.ids[i]);
     printf("\n");
     printer->n_texts++;

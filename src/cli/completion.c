@@ -50,8 +50,7 @@ static lp_status add_quoted(const char *text, const char *quote, const char *mor
 /* ---- bash ---- */
 
 static lp_status add_bash(lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(
+    LP_CHECK(lp_text_format(
         out, err,
         "# bash completion of latentpatch: source it, or put it where bash-completion looks.\n"
         "_latentpatch() {\n"
@@ -62,48 +61,48 @@ static lp_status add_bash(lp_text *out, lp_error *err) {
         "        mapfile -t COMPREPLY < <(compgen -W '--help --version"));
     for (size_t i = 0; i < lp_n_commands; i++)
         if (is_first_of_group(i))
-            LP_TRY(lp_text_format(out, err, " %.*s", first_word(lp_commands[i]), lp_commands[i]->name));
-    LP_TRY(lp_text_format(out, err, "' -- \"$word\")\n        return\n    fi\n    case $command in\n"));
+            LP_CHECK(lp_text_format(out, err, " %.*s", first_word(lp_commands[i]), lp_commands[i]->name));
+    LP_CHECK(lp_text_format(out, err, "' -- \"$word\")\n        return\n    fi\n    case $command in\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
         if (!verb_of(lp_commands[i]) || !is_first_of_group(i)) continue;
         int n = first_word(lp_commands[i]);
-        LP_TRY(lp_text_format(out, err,
-                              "    %.*s)\n        if ((COMP_CWORD == 2)); then\n"
-                              "            mapfile -t COMPREPLY < <(compgen -W '--help",
-                              n, lp_commands[i]->name));
+        LP_CHECK(lp_text_format(out, err,
+                                "    %.*s)\n        if ((COMP_CWORD == 2)); then\n"
+                                "            mapfile -t COMPREPLY < <(compgen -W '--help",
+                                n, lp_commands[i]->name));
         for (size_t k = i; k < lp_n_commands && (k == i || !is_first_of_group(k)); k++)
-            LP_TRY(lp_text_format(out, err, " %s", verb_of(lp_commands[k])));
-        LP_TRY(lp_text_format(out, err,
-                              "' -- \"$word\")\n            return\n        fi\n"
-                              "        command+=\" ${COMP_WORDS[2]}\"\n        ;;\n"));
+            LP_CHECK(lp_text_format(out, err, " %s", verb_of(lp_commands[k])));
+        LP_CHECK(lp_text_format(out, err,
+                                "' -- \"$word\")\n            return\n        fi\n"
+                                "        command+=\" ${COMP_WORDS[2]}\"\n        ;;\n"));
     }
-    LP_TRY(lp_text_format(out, err, "    esac\n    case \"$command $before\" in\n"));
+    LP_CHECK(lp_text_format(out, err, "    esac\n    case \"$command $before\" in\n"));
     for (size_t i = 0; i < lp_n_commands; i++)
         for (size_t k = 0; k < lp_commands[i]->n_options; k++) {
             const lp_option *option = &lp_commands[i]->options[k];
             if (option->kind == LP_OPTION_FLAG) continue;
-            LP_TRY(lp_text_format(out, err, "    '%s %s') kind=", lp_commands[i]->name, option->name));
+            LP_CHECK(lp_text_format(out, err, "    '%s %s') kind=", lp_commands[i]->name, option->name));
             if (option->kind == LP_OPTION_CHOICE) {
-                LP_TRY(lp_text_format(out, err, "words options='"));
-                LP_TRY(add_choices(option, out, err));
-                LP_TRY(lp_text_format(out, err, "' ;;\n"));
+                LP_CHECK(lp_text_format(out, err, "words options='"));
+                LP_CHECK(add_choices(option, out, err));
+                LP_CHECK(lp_text_format(out, err, "' ;;\n"));
             } else {
                 bool file = option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH;
-                LP_TRY(lp_text_format(out, err, "%s ;;\n",
-                                      file                               ? "files"
-                                      : option->kind == LP_OPTION_FOLDER ? "folders"
-                                                                         : "none"));
+                LP_CHECK(lp_text_format(out, err, "%s ;;\n",
+                                        file                               ? "files"
+                                        : option->kind == LP_OPTION_FOLDER ? "folders"
+                                                                           : "none"));
             }
         }
-    LP_TRY(lp_text_format(out, err, "    *)\n        case $command in\n"));
+    LP_CHECK(lp_text_format(out, err, "    *)\n        case $command in\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
-        LP_TRY(lp_text_format(out, err, "        '%s') options='", lp_commands[i]->name));
-        LP_TRY(add_names(lp_commands[i], out, err));
-        if (lp_commands[i]->operand_kind == LP_OPERANDS_SHELLS) LP_TRY(lp_text_format(out, err, " bash zsh fish"));
-        LP_TRY(lp_text_format(out, err, "'%s ;;\n",
-                              lp_commands[i]->operand_kind == LP_OPERANDS_SHELLS ? " kind=words" : ""));
+        LP_CHECK(lp_text_format(out, err, "        '%s') options='", lp_commands[i]->name));
+        LP_CHECK(add_names(lp_commands[i], out, err));
+        if (lp_commands[i]->operand_kind == LP_OPERANDS_SHELLS) LP_CHECK(lp_text_format(out, err, " bash zsh fish"));
+        LP_CHECK(lp_text_format(out, err, "'%s ;;\n",
+                                lp_commands[i]->operand_kind == LP_OPERANDS_SHELLS ? " kind=words" : ""));
     }
-    LP_TRY(lp_text_format(
+    return lp_text_format(
         out, err,
         "        esac\n"
         "        [[ $word == -* ]] && kind=words\n"
@@ -115,42 +114,36 @@ static lp_status add_bash(lp_text *out, lp_error *err) {
         "    folders) compopt -o filenames 2>/dev/null || true; mapfile -t COMPREPLY < <(compgen -d -- \"$word\") ;;\n"
         "    esac\n"
         "}\n"
-        "complete -F _latentpatch latentpatch\n"));
-out:
-    return status;
+        "complete -F _latentpatch latentpatch\n");
 }
 
 /* ---- zsh ---- */
 
 static lp_status add_zsh_arguments(const lp_command *command, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "_arguments '--help[describe the command]' '--version[print the version]'"));
+    LP_CHECK(lp_text_format(out, err, "_arguments '--help[describe the command]' '--version[print the version]'"));
     for (size_t i = 0; i < command->n_options; i++) {
         const lp_option *option = &command->options[i];
         bool repeated = option->kind == LP_OPTION_TEXTS || option->kind == LP_OPTION_INTEGERS;
-        LP_TRY(lp_text_format(out, err, " \\\n            '%s%s[", repeated ? "*" : "", option->name));
-        LP_TRY(add_quoted(option->help, "'\\''", "[]:", out, err));
-        LP_TRY(lp_text_add(out, "]", 1, err));
-        if (option->kind != LP_OPTION_FLAG) LP_TRY(lp_text_format(out, err, ":%s:", option->value));
+        LP_CHECK(lp_text_format(out, err, " \\\n            '%s%s[", repeated ? "*" : "", option->name));
+        LP_CHECK(add_quoted(option->help, "'\\''", "[]:", out, err));
+        LP_CHECK(lp_text_add(out, "]", 1, err));
+        if (option->kind != LP_OPTION_FLAG) LP_CHECK(lp_text_format(out, err, ":%s:", option->value));
         if (option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH)
-            LP_TRY(lp_text_format(out, err, "_files"));
-        if (option->kind == LP_OPTION_FOLDER) LP_TRY(lp_text_format(out, err, "_files -/"));
+            LP_CHECK(lp_text_format(out, err, "_files"));
+        if (option->kind == LP_OPTION_FOLDER) LP_CHECK(lp_text_format(out, err, "_files -/"));
         if (option->kind == LP_OPTION_CHOICE) {
-            LP_TRY(lp_text_add(out, "(", 1, err));
-            LP_TRY(add_choices(option, out, err));
-            LP_TRY(lp_text_add(out, ")", 1, err));
+            LP_CHECK(lp_text_add(out, "(", 1, err));
+            LP_CHECK(add_choices(option, out, err));
+            LP_CHECK(lp_text_add(out, ")", 1, err));
         }
-        LP_TRY(lp_text_add(out, "'", 1, err));
+        LP_CHECK(lp_text_add(out, "'", 1, err));
     }
     static const char *const operands[] = {"_files", "", "(bash zsh fish)"};
-    status = lp_text_format(out, err, " \\\n            '*:operand:%s'\n", operands[command->operand_kind]);
-out:
-    return status;
+    return lp_text_format(out, err, " \\\n            '*:operand:%s'\n", operands[command->operand_kind]);
 }
 
 static lp_status add_zsh(lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(
+    LP_CHECK(lp_text_format(
         out, err,
         "#compdef latentpatch\n"
         "# zsh completion of latentpatch: put it as _latentpatch into a folder of $fpath, or source it.\n"
@@ -161,42 +154,41 @@ static lp_status add_zsh(lp_text *out, lp_error *err) {
     for (size_t i = 0; i < lp_n_commands; i++) {
         if (!is_first_of_group(i)) continue;
         int n = first_word(lp_commands[i]);
-        LP_TRY(lp_text_format(out, err, "            '%.*s:", n, lp_commands[i]->name));
+        LP_CHECK(lp_text_format(out, err, "            '%.*s:", n, lp_commands[i]->name));
         for (size_t k = i; verb_of(lp_commands[i]) && k < lp_n_commands && (k == i || !is_first_of_group(k)); k++)
-            LP_TRY(lp_text_format(out, err, "%s%s", k > i ? ", " : "", verb_of(lp_commands[k])));
-        if (!verb_of(lp_commands[i])) LP_TRY(add_quoted(lp_commands[i]->summary, "'\\''", ":", out, err));
-        LP_TRY(lp_text_format(out, err, "'\n"));
+            LP_CHECK(lp_text_format(out, err, "%s%s", k > i ? ", " : "", verb_of(lp_commands[k])));
+        if (!verb_of(lp_commands[i])) LP_CHECK(add_quoted(lp_commands[i]->summary, "'\\''", ":", out, err));
+        LP_CHECK(lp_text_format(out, err, "'\n"));
     }
-    LP_TRY(lp_text_format(out, err,
-                          "            '--help:describe the program' '--version:print the version'\n        )\n"
-                          "        _describe command commands\n        return\n    fi\n    case $command in\n"));
+    LP_CHECK(lp_text_format(out, err,
+                            "            '--help:describe the program' '--version:print the version'\n        )\n"
+                            "        _describe command commands\n        return\n    fi\n    case $command in\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
         if (!verb_of(lp_commands[i]) || !is_first_of_group(i)) continue;
-        LP_TRY(lp_text_format(out, err, "    %.*s)\n        if ((CURRENT == 3)); then\n            local -a verbs=(\n",
-                              first_word(lp_commands[i]), lp_commands[i]->name));
+        LP_CHECK(lp_text_format(out, err,
+                                "    %.*s)\n        if ((CURRENT == 3)); then\n            local -a verbs=(\n",
+                                first_word(lp_commands[i]), lp_commands[i]->name));
         for (size_t k = i; k < lp_n_commands && (k == i || !is_first_of_group(k)); k++) {
-            LP_TRY(lp_text_format(out, err, "                '%s:", verb_of(lp_commands[k])));
-            LP_TRY(add_quoted(lp_commands[k]->summary, "'\\''", ":", out, err));
-            LP_TRY(lp_text_format(out, err, "'\n"));
+            LP_CHECK(lp_text_format(out, err, "                '%s:", verb_of(lp_commands[k])));
+            LP_CHECK(add_quoted(lp_commands[k]->summary, "'\\''", ":", out, err));
+            LP_CHECK(lp_text_format(out, err, "'\n"));
         }
-        LP_TRY(lp_text_format(out, err,
-                              "            )\n            _describe verb verbs\n            return\n        fi\n"
-                              "        command+=\" $words[3]\"\n        shift 2 words\n"
-                              "        ((CURRENT -= 2))\n        ;;\n"));
+        LP_CHECK(lp_text_format(out, err,
+                                "            )\n            _describe verb verbs\n            return\n        fi\n"
+                                "        command+=\" $words[3]\"\n        shift 2 words\n"
+                                "        ((CURRENT -= 2))\n        ;;\n"));
     }
-    LP_TRY(lp_text_format(
+    LP_CHECK(lp_text_format(
         out, err, "    *)\n        shift words\n        ((CURRENT--))\n        ;;\n    esac\n    case $command in\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
-        LP_TRY(lp_text_format(out, err, "    '%s')\n        ", lp_commands[i]->name));
-        LP_TRY(add_zsh_arguments(lp_commands[i], out, err));
-        LP_TRY(lp_text_format(out, err, "        ;;\n"));
+        LP_CHECK(lp_text_format(out, err, "    '%s')\n        ", lp_commands[i]->name));
+        LP_CHECK(add_zsh_arguments(lp_commands[i], out, err));
+        LP_CHECK(lp_text_format(out, err, "        ;;\n"));
     }
-    LP_TRY(lp_text_format(out, err,
+    return lp_text_format(out, err,
                           "    esac\n}\n"
                           "if [[ $funcstack[1] == _latentpatch ]]; then _latentpatch \"$@\"; else compdef "
-                          "_latentpatch latentpatch; fi\n"));
-out:
-    return status;
+                          "_latentpatch latentpatch; fi\n");
 }
 
 /* ---- fish ---- */
@@ -212,69 +204,64 @@ static lp_status add_fish_condition(const lp_command *command, lp_text *out, lp_
 
 static lp_status add_fish_option(const lp_command *command, const lp_option *option, lp_text *out, lp_error *err) {
     bool is_long = strncmp(option->name, "--", 2) == 0;
-    lp_status status = LP_OK;
-    LP_TRY(add_fish_condition(command, out, err));
-    LP_TRY(lp_text_format(out, err, " -%s %s", is_long ? "l" : "s", option->name + (is_long ? 2 : 1)));
+    LP_CHECK(add_fish_condition(command, out, err));
+    LP_CHECK(lp_text_format(out, err, " -%s %s", is_long ? "l" : "s", option->name + (is_long ? 2 : 1)));
     if (option->kind == LP_OPTION_FILE || option->kind == LP_OPTION_PATH)
-        LP_TRY(lp_text_format(out, err, " -r -F"));
+        LP_CHECK(lp_text_format(out, err, " -r -F"));
     else if (option->kind == LP_OPTION_FOLDER)
-        LP_TRY(lp_text_format(out, err, " -x -a '(__fish_complete_directories)'"));
+        LP_CHECK(lp_text_format(out, err, " -x -a '(__fish_complete_directories)'"));
     else if (option->kind == LP_OPTION_CHOICE) {
-        LP_TRY(lp_text_format(out, err, " -x -a '"));
-        LP_TRY(add_choices(option, out, err));
-        LP_TRY(lp_text_format(out, err, "'"));
+        LP_CHECK(lp_text_format(out, err, " -x -a '"));
+        LP_CHECK(add_choices(option, out, err));
+        LP_CHECK(lp_text_format(out, err, "'"));
     } else if (option->kind != LP_OPTION_FLAG)
-        LP_TRY(lp_text_format(out, err, " -x"));
-    LP_TRY(lp_text_format(out, err, " -d '"));
-    LP_TRY(add_quoted(option->help, "\\'", "\\", out, err));
-    LP_TRY(lp_text_format(out, err, "'\n"));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, " -x"));
+    LP_CHECK(lp_text_format(out, err, " -d '"));
+    LP_CHECK(add_quoted(option->help, "\\'", "\\", out, err));
+    return lp_text_format(out, err, "'\n");
 }
 
 static lp_status add_fish(lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err,
-                          "# fish completion of latentpatch: put it into ~/.config/fish/completions.\n"
-                          "complete -c latentpatch -l help -d 'describe the program or the command'\n"
-                          "complete -c latentpatch -l version -d 'print the version'\n"));
+    LP_CHECK(lp_text_format(out, err,
+                            "# fish completion of latentpatch: put it into ~/.config/fish/completions.\n"
+                            "complete -c latentpatch -l help -d 'describe the program or the command'\n"
+                            "complete -c latentpatch -l version -d 'print the version'\n"));
     for (size_t i = 0; i < lp_n_commands; i++) {
         const lp_command *command = lp_commands[i];
         int n = first_word(command);
         if (is_first_of_group(i))
-            LP_TRY(lp_text_format(out, err, "complete -c latentpatch -n __fish_use_subcommand -f -a %.*s", n,
-                                  command->name));
+            LP_CHECK(lp_text_format(out, err, "complete -c latentpatch -n __fish_use_subcommand -f -a %.*s", n,
+                                    command->name));
         if (is_first_of_group(i) && !verb_of(command)) {
-            LP_TRY(lp_text_format(out, err, " -d '"));
-            LP_TRY(add_quoted(command->summary, "\\'", "\\", out, err));
-            LP_TRY(lp_text_format(out, err, "'"));
+            LP_CHECK(lp_text_format(out, err, " -d '"));
+            LP_CHECK(add_quoted(command->summary, "\\'", "\\", out, err));
+            LP_CHECK(lp_text_format(out, err, "'"));
         }
         if (is_first_of_group(i) && verb_of(command)) {
-            LP_TRY(lp_text_format(out, err, " -d '"));
+            LP_CHECK(lp_text_format(out, err, " -d '"));
             for (size_t k = i; k < lp_n_commands && (k == i || !is_first_of_group(k)); k++)
-                LP_TRY(lp_text_format(out, err, "%s%s", k > i ? ", " : "", verb_of(lp_commands[k])));
-            LP_TRY(lp_text_format(out, err, "'"));
+                LP_CHECK(lp_text_format(out, err, "%s%s", k > i ? ", " : "", verb_of(lp_commands[k])));
+            LP_CHECK(lp_text_format(out, err, "'"));
         }
-        if (is_first_of_group(i)) LP_TRY(lp_text_format(out, err, "\n"));
+        if (is_first_of_group(i)) LP_CHECK(lp_text_format(out, err, "\n"));
         if (verb_of(command)) {
-            LP_TRY(lp_text_format(
+            LP_CHECK(lp_text_format(
                 out, err,
                 "complete -c latentpatch -n '__fish_seen_subcommand_from %.*s; and test (count (commandline "
                 "-opc)) -eq 2' -f -a %s -d '",
                 n, command->name, verb_of(command)));
-            LP_TRY(add_quoted(command->summary, "\\'", "\\", out, err));
-            LP_TRY(lp_text_format(out, err, "'\n"));
+            LP_CHECK(add_quoted(command->summary, "\\'", "\\", out, err));
+            LP_CHECK(lp_text_format(out, err, "'\n"));
         }
         if (command->operand_kind != LP_OPERANDS_FILES) {
-            LP_TRY(add_fish_condition(command, out, err));
-            LP_TRY(lp_text_format(out, err,
-                                  command->operand_kind == LP_OPERANDS_SHELLS ? " -f -a 'bash zsh fish'\n" : " -f\n"));
+            LP_CHECK(add_fish_condition(command, out, err));
+            LP_CHECK(lp_text_format(
+                out, err, command->operand_kind == LP_OPERANDS_SHELLS ? " -f -a 'bash zsh fish'\n" : " -f\n"));
         }
         for (size_t k = 0; k < command->n_options; k++)
-            LP_TRY(add_fish_option(command, &command->options[k], out, err));
+            LP_CHECK(add_fish_option(command, &command->options[k], out, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_completion(lp_shell shell, lp_text *out, lp_error *err) {

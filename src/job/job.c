@@ -165,21 +165,20 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const lora_keys[] = {"rank", "alpha", NULL};
     static const char *const roundings[] = {"none", "fp16", NULL};
     lp_json section, lora;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(root, "model", &section, err));
-    LP_TRY(only_keys(&section, keys, err));
-    LP_TRY(need_path(job, &section, "model", "base", &job->model.base, err));
-    LP_TRY(opt_path(job, &section, "codi", &job->model.codi, err));
-    LP_TRY(opt_path(job, &section, "tokenizer", &job->model.tokenizer, err));
+    LP_CHECK(lp_json_get(root, "model", &section, err));
+    LP_CHECK(only_keys(&section, keys, err));
+    LP_CHECK(need_path(job, &section, "model", "base", &job->model.base, err));
+    LP_CHECK(opt_path(job, &section, "codi", &job->model.codi, err));
+    LP_CHECK(opt_path(job, &section, "tokenizer", &job->model.tokenizer, err));
     if (!job->model.tokenizer)
-        LP_TRY(lp_mem_text(&job->model.tokenizer, job->model.base, strlen(job->model.base), err));
-    LP_TRY(opt_text(&section, "name", &job->model.name, err));
-    LP_TRY(opt_section(&section, "lora", lora_keys, &lora, err));
-    LP_TRY(opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
+        LP_CHECK(lp_mem_text(&job->model.tokenizer, job->model.base, strlen(job->model.base), err));
+    LP_CHECK(opt_text(&section, "name", &job->model.name, err));
+    LP_CHECK(opt_section(&section, "lora", lora_keys, &lora, err));
+    LP_CHECK(opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
     job->model.lora_alpha = 32;
-    LP_TRY(opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
+    LP_CHECK(opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
     int rounding = 0;
-    LP_TRY(opt_choice(&section, "base_rounding", roundings, &rounding, err));
+    LP_CHECK(opt_choice(&section, "base_rounding", roundings, &rounding, err));
     job->model.base_rounding = rounding == 1 ? LP_BASE_FP16 : LP_BASE_AS_STORED;
     if (!job->model.name) {
         const char *path = job->model.codi ? job->model.codi : job->model.base;
@@ -187,10 +186,9 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
         while (end > 1 && path[end - 1] == '/') end--;
         size_t begin = end;
         while (begin > 0 && path[begin - 1] != '/') begin--;
-        LP_TRY(lp_mem_text(&job->model.name, path + begin, end - begin, err));
+        LP_CHECK(lp_mem_text(&job->model.name, path + begin, end - begin, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_marker(const lp_json *value, lp_marker *out, lp_error *err) {
@@ -250,18 +248,16 @@ out:
 
 static lp_status read_first_input(const lp_json *section, lp_protocol *protocol, bool *found, lp_error *err) {
     lp_json value;
-    lp_status status = LP_OK;
     *found = false;
     if (!section->node) return LP_OK;
-    LP_TRY(lp_json_find(section, "first_input", &value, err));
-    if (!value.node) goto out;
+    LP_CHECK(lp_json_find(section, "first_input", &value, err));
+    if (!value.node) return LP_OK;
     *found = true;
     protocol->first_reads_prompt = lp_json_is_string(&value) && strcmp(value.node->valuestring, "prompt") == 0;
-    if (protocol->first_reads_prompt) goto out;
-    LP_TRY(read_marker(&value, &protocol->first_input, err));
-    if (protocol->first_input.kind == LP_MARKER_TEXT) status = lp_json_fail(&value, err, "\"prompt\" or a token");
-out:
-    return status;
+    if (protocol->first_reads_prompt) return LP_OK;
+    LP_CHECK(read_marker(&value, &protocol->first_input, err));
+    if (protocol->first_input.kind == LP_MARKER_TEXT) return lp_json_fail(&value, err, "\"prompt\" or a token");
+    return LP_OK;
 }
 
 /* protocol.tokens: ids or spellings by role. */
@@ -307,55 +303,52 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
                  {"not_chosen", &protocol->not_chosen, false},
                  {"stop", &protocol->stop, false}};
     lp_json section;
-    lp_status status = LP_OK;
     int32_t n_steps = 6;
     int kind = LP_PROTOCOL_CODI, feedback = 0;
     bool remove_eos = true, found = false;
-    LP_TRY(opt_section(root, "protocol", keys, &section, err));
-    LP_TRY(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
-    LP_TRY(opt_int32(&section, "steps", 0, LP_MAX_STEPS, &n_steps, err));
+    LP_CHECK(opt_section(root, "protocol", keys, &section, err));
+    LP_CHECK(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
+    LP_CHECK(opt_int32(&section, "steps", 0, LP_MAX_STEPS, &n_steps, err));
     *protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
-    LP_TRY(opt_bool(&section, "remove_eos", &remove_eos, err));
-    LP_TRY(opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));
+    LP_CHECK(opt_bool(&section, "remove_eos", &remove_eos, err));
+    LP_CHECK(opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
-        LP_TRY(read_markers(&section, lists[i].key, lists[i].list, &lists[i].found, err));
+        LP_CHECK(read_markers(&section, lists[i].key, lists[i].list, &lists[i].found, err));
         protocol->changed |= lists[i].found;
     }
     if (!remove_eos && (lists[0].found || lists[1].found))
-        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.remove_eos: expected it to be left out where %s says what stands there",
-                job->file, lists[0].found ? "after_question" : "answer_start");
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: $.protocol.remove_eos: expected it to be left out where %s says what stands there",
+                       job->file, lists[0].found ? "after_question" : "answer_start");
     if (!remove_eos && kind != LP_PROTOCOL_CODI && kind != LP_PROTOCOL_BOT_FIRST)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.remove_eos: false belongs to codi and bot-first, found name %s",
-                job->file, lp_protocol_names()[kind]);
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: $.protocol.remove_eos: false belongs to codi and bot-first, found name %s", job->file,
+                       lp_protocol_names()[kind]);
     if (protocol->answer_start.n == 0 || protocol->stop.n == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.protocol.%s: expected at least one entry, found none", job->file,
-                protocol->stop.n == 0 ? "stop" : "answer_start");
+        return lp_fail(err, LP_ERR_VALUE, "%s: $.protocol.%s: expected at least one entry, found none", job->file,
+                       protocol->stop.n == 0 ? "stop" : "answer_start");
     protocol->n_answer_start = protocol->answer_start.n;
     if (!remove_eos) lp_protocol_keep_eos(protocol);
-    LP_TRY(read_first_input(&section, protocol, &found, err));
+    LP_CHECK(read_first_input(&section, protocol, &found, err));
     protocol->changed |= found;
     feedback = (int)protocol->feedback;
-    LP_TRY(opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
+    LP_CHECK(opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
     protocol->changed |= (lp_feedback)feedback != protocol->feedback;
     protocol->feedback = (lp_feedback)feedback;
-    status = read_tokens(&section, protocol, err);
-out:
-    return status;
+    return read_tokens(&section, protocol, err);
 }
 
 static lp_status read_pairs(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"file", "limit", "equal_answers", NULL};
     static const char *const equal[] = {"refuse", "allow", NULL};
     lp_json section;
-    lp_status status = LP_OK;
-    LP_TRY(opt_section(root, "pairs", keys, &section, err));
-    LP_TRY(need_path(job, &section, "pairs", "file", &job->pairs.file, err));
-    LP_TRY(opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
+    LP_CHECK(opt_section(root, "pairs", keys, &section, err));
+    LP_CHECK(need_path(job, &section, "pairs", "file", &job->pairs.file, err));
+    LP_CHECK(opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
     int choice = 0;
-    LP_TRY(opt_choice(&section, "equal_answers", equal, &choice, err));
+    LP_CHECK(opt_choice(&section, "equal_answers", equal, &choice, err));
     job->pairs.equal_answers = choice == 1 ? LP_EQUAL_ANSWERS_ALLOW : LP_EQUAL_ANSWERS_REFUSE;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_error *err) {
@@ -406,42 +399,38 @@ out:
 static lp_status read_store(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"file", "sites", NULL};
     lp_json section, sites, entry;
-    lp_status status = LP_OK;
-    LP_TRY(opt_section(root, "store", keys, &section, err));
-    LP_TRY(need_path(job, &section, "store", "file", &job->store.file, err));
-    LP_TRY(lp_json_find(&section, "sites", &sites, err));
-    if (!sites.node) goto out;
+    LP_CHECK(opt_section(root, "store", keys, &section, err));
+    LP_CHECK(need_path(job, &section, "store", "file", &job->store.file, err));
+    LP_CHECK(lp_json_find(&section, "sites", &sites, err));
+    if (!sites.node) return LP_OK;
     size_t n = 0;
-    LP_TRY(lp_json_array_size(&sites, &n, err));
-    LP_TRY(lp_mem_new(&job->store.sites, n, sizeof *job->store.sites, "cache sites", err));
+    LP_CHECK(lp_json_array_size(&sites, &n, err));
+    LP_CHECK(lp_mem_new(&job->store.sites, n, sizeof *job->store.sites, "cache sites", err));
     for (lp_json_first(&sites, &entry); entry.node; lp_json_next(&sites, &entry))
-        LP_TRY(read_cache_site(&job->store.sites[job->store.n_sites++], &entry, err));
-out:
-    return status;
+        LP_CHECK(read_cache_site(&job->store.sites[job->store.n_sites++], &entry, err));
+    return LP_OK;
 }
 
 static lp_status read_controls(lp_job *job, const lp_json *section, lp_error *err) {
     static const char *const names[] = {"self", "shuffled", NULL};
     lp_json value, entry;
     bool on = true;
-    lp_status status = LP_OK;
     job->sweep.controls = (lp_controls){true, true};
-    LP_TRY(lp_json_find(section, "controls", &value, err));
-    if (!value.node) goto out;
+    LP_CHECK(lp_json_find(section, "controls", &value, err));
+    if (!value.node) return LP_OK;
     if (!lp_json_is_array(&value)) {
-        LP_TRY(lp_json_bool(&value, &on, err));
+        LP_CHECK(lp_json_bool(&value, &on, err));
         job->sweep.controls = (lp_controls){on, on};
-        goto out;
+        return LP_OK;
     }
     job->sweep.controls = (lp_controls){false, false};
     for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
         int choice = 0;
-        LP_TRY(lp_json_choice(&entry, names, &choice, err));
+        LP_CHECK(lp_json_choice(&entry, names, &choice, err));
         job->sweep.controls.self |= choice == 0;
         job->sweep.controls.shuffled |= choice == 1;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Draws of the donor shuffled: one by default, with the sweep's seed. */
@@ -449,24 +438,22 @@ static lp_status read_draws(lp_job *job, const lp_json *section, lp_error *err) 
     lp_json list, entry;
     size_t n = 0;
     int32_t read = 0;
-    lp_status status = LP_OK;
     job->sweep.shuffled_seeds[0] = job->sweep.seed;
     job->sweep.n_draws = 1;
-    LP_TRY(lp_json_find(section, "shuffled_seeds", &list, err));
-    if (!list.node) goto out;
-    LP_TRY(lp_json_array_size(&list, &n, err));
-    if (n < 1 || n > LP_MAX_DRAWS) LP_TRY(lp_json_fail(&list, err, "1 to %d seeds", LP_MAX_DRAWS));
+    LP_CHECK(lp_json_find(section, "shuffled_seeds", &list, err));
+    if (!list.node) return LP_OK;
+    LP_CHECK(lp_json_array_size(&list, &n, err));
+    if (n < 1 || n > LP_MAX_DRAWS) return lp_json_fail(&list, err, "1 to %d seeds", LP_MAX_DRAWS);
     for (lp_json_first(&list, &entry); entry.node; lp_json_next(&list, &entry)) {
         int64_t seed = 0;
-        LP_TRY(lp_json_int(&entry, 0, INT64_C(1) << 53, &seed, err));
+        LP_CHECK(lp_json_int(&entry, 0, INT64_C(1) << 53, &seed, err));
         for (int32_t i = 0; i < read; i++)
             if (job->sweep.shuffled_seeds[i] == (uint64_t)seed)
-                LP_TRY(lp_json_fail(&entry, err, "a seed that is not in the list yet"));
+                return lp_json_fail(&entry, err, "a seed that is not in the list yet");
         job->sweep.shuffled_seeds[read++] = (uint64_t)seed;
     }
     job->sweep.n_draws = read;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
@@ -547,29 +534,27 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
     static const char *const metric_names[] = {"logits", "answer_logprob", "steps", NULL};
     static const char *const classifiers[] = {"seed", "codi", NULL};
     lp_json section, entry;
-    lp_status status = LP_OK;
     job->decode.max_new_tokens = 200;
-    LP_TRY(opt_section(root, "decode", decode_keys, &section, err));
-    LP_TRY(opt_int32(&section, "max_new_tokens", 1, 65536, &job->decode.max_new_tokens, err));
-    LP_TRY(opt_text(&section, "eos", &job->decode.eos, err));
-    LP_TRY(lp_json_find(root, "metrics", &section, err));
+    LP_CHECK(opt_section(root, "decode", decode_keys, &section, err));
+    LP_CHECK(opt_int32(&section, "max_new_tokens", 1, 65536, &job->decode.max_new_tokens, err));
+    LP_CHECK(opt_text(&section, "eos", &job->decode.eos, err));
+    LP_CHECK(lp_json_find(root, "metrics", &section, err));
     if (section.node) {
         size_t n = 0;
-        LP_TRY(lp_json_array_size(&section, &n, err));
+        LP_CHECK(lp_json_array_size(&section, &n, err));
         for (lp_json_first(&section, &entry); entry.node; lp_json_next(&section, &entry)) {
             int choice = 0;
-            LP_TRY(lp_json_choice(&entry, metric_names, &choice, err));
+            LP_CHECK(lp_json_choice(&entry, metric_names, &choice, err));
             job->metrics.logits |= choice == 0;
             job->metrics.answer_logprob |= choice == 1;
             job->metrics.steps |= choice == 2;
         }
     }
-    LP_TRY(read_readout(job, root, err));
+    LP_CHECK(read_readout(job, root, err));
     int classifier = 0;
-    LP_TRY(opt_choice(root, "classifier", classifiers, &classifier, err));
+    LP_CHECK(opt_choice(root, "classifier", classifiers, &classifier, err));
     job->classifier = (lp_classifier)classifier;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status with_suffix(const char *path, const char *suffix, char **out, lp_error *err) {
@@ -585,16 +570,14 @@ static lp_status with_suffix(const char *path, const char *suffix, char **out, l
 static lp_status read_results(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"file", "csv", "summary", NULL};
     lp_json section;
-    lp_status status = LP_OK;
-    LP_TRY(opt_section(root, "results", keys, &section, err));
-    if (!section.node && !job->sweep.present) goto out;
-    LP_TRY(need_path(job, &section, "results", "file", &job->results.file, err));
-    LP_TRY(opt_path(job, &section, "csv", &job->results.csv, err));
-    LP_TRY(opt_path(job, &section, "summary", &job->results.summary, err));
-    if (!job->results.csv) LP_TRY(with_suffix(job->results.file, ".csv", &job->results.csv, err));
-    if (!job->results.summary) LP_TRY(with_suffix(job->results.file, ".summary.json", &job->results.summary, err));
-out:
-    return status;
+    LP_CHECK(opt_section(root, "results", keys, &section, err));
+    if (!section.node && !job->sweep.present) return LP_OK;
+    LP_CHECK(need_path(job, &section, "results", "file", &job->results.file, err));
+    LP_CHECK(opt_path(job, &section, "csv", &job->results.csv, err));
+    LP_CHECK(opt_path(job, &section, "summary", &job->results.summary, err));
+    if (!job->results.csv) LP_CHECK(with_suffix(job->results.file, ".csv", &job->results.csv, err));
+    if (!job->results.summary) LP_CHECK(with_suffix(job->results.file, ".summary.json", &job->results.summary, err));
+    return LP_OK;
 }
 
 /* 8589934592, "8GiB", "500MB" */
@@ -622,25 +605,22 @@ static lp_status read_bytes(const lp_json *value, int64_t *out, lp_error *err) {
 static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"executor", "device", "dtype", "threads", "memory_limit", "hang_limit", NULL};
     lp_json section, value;
-    lp_status status = LP_OK;
     job->engine.hang_limit_s = 600;
-    LP_TRY(opt_section(root, "engine", keys, &section, err));
-    if (!section.node) goto out;
+    LP_CHECK(opt_section(root, "engine", keys, &section, err));
+    if (!section.node) return LP_OK;
     int choice = LP_EXECUTOR_BATCHED;
-    LP_TRY(opt_choice(&section, "executor", lp_executor_names(), &choice, err));
+    LP_CHECK(opt_choice(&section, "executor", lp_executor_names(), &choice, err));
     job->engine.executor = (lp_executor)choice;
     choice = LP_DEVICE_AUTO;
-    LP_TRY(opt_choice(&section, "device", lp_device_names(), &choice, err));
+    LP_CHECK(opt_choice(&section, "device", lp_device_names(), &choice, err));
     job->engine.device = (lp_device_choice)choice;
     choice = LP_COMPUTE_FP32;
-    LP_TRY(opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
+    LP_CHECK(opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
     job->engine.dtype = (lp_compute)choice;
-    LP_TRY(opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
-    LP_TRY(lp_json_find(&section, "memory_limit", &value, err));
-    if (value.node) LP_TRY(read_bytes(&value, &job->engine.memory_limit, err));
-    LP_TRY(opt_int32(&section, "hang_limit", 0, 604800, &job->engine.hang_limit_s, err));
-out:
-    return status;
+    LP_CHECK(opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
+    LP_CHECK(lp_json_find(&section, "memory_limit", &value, err));
+    if (value.node) LP_CHECK(read_bytes(&value, &job->engine.memory_limit, err));
+    return opt_int32(&section, "hang_limit", 0, 604800, &job->engine.hang_limit_s, err);
 }
 
 lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,

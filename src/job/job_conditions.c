@@ -78,9 +78,8 @@ static lp_status read_site(const lp_json *value, void *user, lp_error *err) {
 static lp_status append_donor(condition_reading *reading, lp_donor donor, const lp_donor_detail *detail,
                               lp_error *err) {
     size_t n = reading->group->n_donors;
-    lp_status status = lp_mem_grow(&reading->group->details, &reading->detail_capacity, n + 1,
-                                   sizeof *reading->group->details, "donors", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&reading->group->details, &reading->detail_capacity, n + 1, sizeof *reading->group->details,
+                         "donors", err));
     reading->group->details[n] = *detail;
     APPEND(reading->group->donors, reading->group->n_donors, donor, "donors");
     return LP_OK;
@@ -116,23 +115,21 @@ static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error
     lp_json value, by;
     int64_t least = 0;
     int choice = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(object, "steps", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, over, &choice, err));
+    LP_CHECK(lp_json_find(object, "steps", &value, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, over, &choice, err));
     out->all_steps = choice == 1;
-    LP_TRY(lp_json_find(object, "by", &by, err));
-    if (by.node) LP_TRY(read_label(&by, out, err));
+    LP_CHECK(lp_json_find(object, "by", &by, err));
+    if (by.node) LP_CHECK(read_label(&by, out, err));
     choice = 0;
-    LP_TRY(lp_json_find(object, "value", &value, err));
-    if (value.node && !by.node) LP_TRY(lp_json_fail(&value, err, "the key \"by\" beside it"));
-    if (value.node) LP_TRY(lp_json_choice(&value, values, &choice, err));
+    LP_CHECK(lp_json_find(object, "value", &value, err));
+    if (value.node && !by.node) return lp_json_fail(&value, err, "the key \"by\" beside it");
+    if (value.node) LP_CHECK(lp_json_choice(&value, values, &choice, err));
     out->is_different = choice == 1;
-    LP_TRY(lp_json_find(object, "least", &value, err));
-    if (value.node && !by.node) LP_TRY(lp_json_fail(&value, err, "the key \"by\" beside it"));
-    if (value.node) LP_TRY(lp_json_int(&value, 1, 1000000, &least, err));
+    LP_CHECK(lp_json_find(object, "least", &value, err));
+    if (value.node && !by.node) return lp_json_fail(&value, err, "the key \"by\" beside it");
+    if (value.node) LP_CHECK(lp_json_int(&value, 1, 1000000, &least, err));
     out->least = (int32_t)least;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* One donor for each sigma. */
@@ -143,34 +140,32 @@ static lp_status read_noise(const lp_json *object, condition_reading *reading, l
     size_t n = 0;
     double number = 0;
     int choice = 0;
-    lp_status status = LP_OK;
-    LP_TRY(read_mean(object, &detail, err));
-    LP_TRY(lp_json_find(object, "around", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, lp_noise_centre_names(), &choice, err));
+    LP_CHECK(read_mean(object, &detail, err));
+    LP_CHECK(lp_json_find(object, "around", &value, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, lp_noise_centre_names(), &choice, err));
     detail.around = (lp_noise_centre)choice;
     if (detail.around != LP_AROUND_MEAN && (detail.all_steps || detail.label != LP_LABEL_NONE))
-        LP_TRY(lp_json_fail(object, err, "\"around\": \"mean\" beside the keys \"steps\" and \"by\""));
+        return lp_json_fail(object, err, "\"around\": \"mean\" beside the keys \"steps\" and \"by\"");
     choice = 0;
-    LP_TRY(lp_json_find(object, "in", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, units, &choice, err));
+    LP_CHECK(lp_json_find(object, "in", &value, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, units, &choice, err));
     detail.in_rms = choice == 1;
-    LP_TRY(lp_json_get(object, "sigma", &sigma, err));
+    LP_CHECK(lp_json_get(object, "sigma", &sigma, err));
     if (lp_json_is_array(&sigma)) {
-        LP_TRY(lp_json_array_size(&sigma, &n, err));
-        if (n == 0) LP_TRY(lp_json_fail(&sigma, err, "at least one number"));
+        LP_CHECK(lp_json_array_size(&sigma, &n, err));
+        if (n == 0) return lp_json_fail(&sigma, err, "at least one number");
         lp_json_first(&sigma, &entry);
     } else {
         entry = sigma;
     }
     while (entry.node) {
-        LP_TRY(lp_json_number(&entry, 0, 1e6, &number, err));
+        LP_CHECK(lp_json_number(&entry, 0, 1e6, &number, err));
         detail.sigma = (float)number;
-        LP_TRY(append_donor(reading, LP_DONOR_NOISE, &detail, err));
+        LP_CHECK(append_donor(reading, LP_DONOR_NOISE, &detail, err));
         if (n == 0) break;
         lp_json_next(&sigma, &entry);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* {"nearest_token": {...}} of a donor or of a subspace; `keys`: those that it may have. */
@@ -182,40 +177,38 @@ static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_
     int64_t number = 0;
     double factor = 0;
     lp_token_rule rule = {.chooses = true, .top = 1};
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(value, keys, err));
-    LP_TRY(lp_json_find(value, "by", &member, err));
-    if (member.node) LP_TRY(lp_json_choice(&member, measures, &choice, err));
+    LP_CHECK(lp_json_only(value, keys, err));
+    LP_CHECK(lp_json_find(value, "by", &member, err));
+    if (member.node) LP_CHECK(lp_json_choice(&member, measures, &choice, err));
     rule.by = (lp_nearest_by)choice;
-    LP_TRY(lp_json_find(value, "top", &member, err));
+    LP_CHECK(lp_json_find(value, "top", &member, err));
     if (member.node) {
-        LP_TRY(lp_json_int(&member, 1, LP_MAX_NEAREST, &number, err));
+        LP_CHECK(lp_json_int(&member, 1, LP_MAX_NEAREST, &number, err));
         rule.top = (int32_t)number;
     }
-    LP_TRY(lp_json_find(value, "shift", &member, err));
+    LP_CHECK(lp_json_find(value, "shift", &member, err));
     if (member.node) {
-        LP_TRY(lp_json_int(&member, -1000000, 1000000, &number, err));
+        LP_CHECK(lp_json_int(&member, -1000000, 1000000, &number, err));
         rule.shift = (int32_t)number;
     }
-    LP_TRY(lp_json_find(value, "layer_norm", &member, err));
-    if (member.node) LP_TRY(lp_json_bool(&member, &rule.layer_norm, err));
-    LP_TRY(lp_json_find(value, "keep_norm", &member, err));
-    if (member.node) LP_TRY(lp_json_bool(&member, &rule.keep_norm, err));
-    LP_TRY(lp_json_find(value, "add_along", &member, err));
+    LP_CHECK(lp_json_find(value, "layer_norm", &member, err));
+    if (member.node) LP_CHECK(lp_json_bool(&member, &rule.layer_norm, err));
+    LP_CHECK(lp_json_find(value, "keep_norm", &member, err));
+    if (member.node) LP_CHECK(lp_json_bool(&member, &rule.keep_norm, err));
+    LP_CHECK(lp_json_find(value, "add_along", &member, err));
     if (member.node) {
-        LP_TRY(lp_json_only(&member, along_keys, err));
-        LP_TRY(lp_json_get(&member, "token", &part, err));
-        LP_TRY(lp_json_string(&part, &text, err));
+        LP_CHECK(lp_json_only(&member, along_keys, err));
+        LP_CHECK(lp_json_get(&member, "token", &part, err));
+        LP_CHECK(lp_json_string(&part, &text, err));
         if (*text == '\0' || strlen(text) >= sizeof rule.along)
-            LP_TRY(lp_json_fail(&part, err, "a text of 1 to %zu bytes", sizeof rule.along - 1));
+            return lp_json_fail(&part, err, "a text of 1 to %zu bytes", sizeof rule.along - 1);
         snprintf(rule.along, sizeof rule.along, "%s", text);
-        LP_TRY(lp_json_get(&member, "factor", &part, err));
-        LP_TRY(lp_json_number(&part, -1e6, 1e6, &factor, err));
+        LP_CHECK(lp_json_get(&member, "factor", &part, err));
+        LP_CHECK(lp_json_number(&part, -1e6, 1e6, &factor, err));
         rule.times = (float)factor;
     }
     *out = rule;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_donor_object(const lp_json *value, condition_reading *reading, lp_error *err) {
@@ -269,8 +262,7 @@ static lp_status read_steps(const lp_json *value, void *user, lp_error *err) {
     const char *text = NULL;
     char where[1024];
     place_of(value, where, sizeof where);
-    lp_status status = lp_json_string(value, &text, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_string(value, &text, err));
     return lp_step_sets_parse(text, reading->n_steps, where, &reading->group->steps, &reading->group->n_steps,
                               &reading->capacity, err);
 }
@@ -316,8 +308,7 @@ static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
         bool named = reading->group->sites[at] == site || reading->group->beside[at] >> site & 1;
         if (named && of_site > 0 && (n_heads == 0 || of_site < n_heads)) n_heads = of_site;
     }
-    lp_status status = lp_json_int(value, 0, (n_heads > 0 ? n_heads : reading->config->n_kv_heads) - 1, &head, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_int(value, 0, (n_heads > 0 ? n_heads : reading->config->n_kv_heads) - 1, &head, err));
     APPEND(reading->group->heads, reading->group->n_heads, (int32_t)head, "heads");
     return LP_OK;
 }
@@ -325,8 +316,7 @@ static lp_status read_head(const lp_json *value, void *user, lp_error *err) {
 static lp_status read_factor(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
     double factor = 0;
-    lp_status status = lp_json_number(value, -1e6, 1e6, &factor, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_number(value, -1e6, 1e6, &factor, err));
     APPEND(reading->group->factors, reading->group->n_factors, (float)factor, "factors");
     return LP_OK;
 }
@@ -334,8 +324,7 @@ static lp_status read_factor(const lp_json *value, void *user, lp_error *err) {
 static lp_status read_from_layer(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
     int64_t layer = 0;
-    lp_status status = lp_json_int(value, 0, reading->config->n_layers - 1, &layer, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_int(value, 0, reading->config->n_layers - 1, &layer, err));
     reading->group->from_layers[reading->capacity++] = (int32_t)layer;
     return LP_OK;
 }
@@ -346,34 +335,32 @@ static lp_status read_from(const lp_json *group, condition_reading *reading, lp_
     lp_sweep_group *sweep_group = reading->group;
     int64_t step = -1;
     int choice = 0;
-    lp_status status = LP_OK;
     sweep_group->from_step = -1;
-    LP_TRY(lp_json_find(group, "from", &from, err));
-    if (!from.node) goto out;
-    LP_TRY(lp_json_only(&from, keys, err));
-    LP_TRY(lp_json_find(&from, "site", &value, err));
+    LP_CHECK(lp_json_find(group, "from", &from, err));
+    if (!from.node) return LP_OK;
+    LP_CHECK(lp_json_only(&from, keys, err));
+    LP_CHECK(lp_json_find(&from, "site", &value, err));
     if (value.node) {
-        LP_TRY(lp_json_choice(&value, lp_site_names(), &choice, err));
+        LP_CHECK(lp_json_choice(&value, lp_site_names(), &choice, err));
         sweep_group->from_other_site = true;
         sweep_group->from_site = (lp_site)choice;
     }
-    LP_TRY(lp_json_find(&from, "step", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, 0, reading->n_steps - 1, &step, err));
+    LP_CHECK(lp_json_find(&from, "step", &value, err));
+    if (value.node) LP_CHECK(lp_json_int(&value, 0, reading->n_steps - 1, &step, err));
     sweep_group->from_step = (int32_t)step;
-    LP_TRY(lp_json_find(&from, "layers", &value, err));
+    LP_CHECK(lp_json_find(&from, "layers", &value, err));
     if (value.node) {
-        LP_TRY(lp_mem_new(&sweep_group->from_layers, sweep_group->n_layers, sizeof *sweep_group->from_layers,
-                          "donor layers", err));
+        LP_CHECK(lp_mem_new(&sweep_group->from_layers, sweep_group->n_layers, sizeof *sweep_group->from_layers,
+                            "donor layers", err));
         reading->capacity = 0;
         size_t n = 1;
-        if (lp_json_is_array(&value)) LP_TRY(lp_json_array_size(&value, &n, err));
+        if (lp_json_is_array(&value)) LP_CHECK(lp_json_array_size(&value, &n, err));
         if (n != sweep_group->n_layers)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected as many layers as the targets have (%zu), found %zu", value.file,
-                    value.path, sweep_group->n_layers, n);
-        LP_TRY(for_each(&from, "layers", read_from_layer, reading, NULL, err));
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected as many layers as the targets have (%zu), found %zu",
+                           value.file, value.path, sweep_group->n_layers, n);
+        LP_CHECK(for_each(&from, "layers", read_from_layer, reading, NULL, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- Attention edges --------------------------------------------------------------------------------------------- */
@@ -435,32 +422,30 @@ static lp_status read_positions(const lp_json *edge, const char *key, const cond
     lp_json place, value;
     int phase = LP_PHASE_THOUGHT;
     bool present = false;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(edge, key, &place, err));
-    LP_TRY(lp_json_only(&place, keys, err));
-    LP_TRY(lp_json_find(&place, "phase", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &phase, err));
+    LP_CHECK(lp_json_get(edge, key, &place, err));
+    LP_CHECK(lp_json_only(&place, keys, err));
+    LP_CHECK(lp_json_find(&place, "phase", &value, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, lp_phase_names(), &phase, err));
     r.phase = (lp_phase)phase;
     bool thought = r.phase == LP_PHASE_THOUGHT;
-    LP_TRY(lp_json_find(&place, thought ? "index" : "steps", &value, err));
+    LP_CHECK(lp_json_find(&place, thought ? "index" : "steps", &value, err));
     if (value.node)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: %s", value.file, value.path,
-                thought ? "only for the phases prompt and answer" : "only for phase thought");
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: %s", value.file, value.path,
+                       thought ? "only for the phases prompt and answer" : "only for phase thought");
     if (thought && group->n_steps == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected a phase of the run, found thought, and protocol.steps is 0", place.file,
-                place.path);
-    LP_TRY(for_each(&place, thought ? "steps" : "index", thought ? read_position_steps : read_position_index, &r,
-                    &present, err));
-    if (present) goto out;
-    LP_TRY(lp_mem_grow(sets, &r.capacity, 1, sizeof **sets, "position sets", err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a phase of the run, found thought, and protocol.steps is 0",
+                       place.file, place.path);
+    LP_CHECK(for_each(&place, thought ? "steps" : "index", thought ? read_position_steps : read_position_index, &r,
+                      &present, err));
+    if (present) return LP_OK;
+    LP_CHECK(lp_mem_grow(sets, &r.capacity, 1, sizeof **sets, "position sets", err));
     (*sets)[(*n_sets)++] = (lp_position_set){.phase = r.phase,
                                              .all = !thought,
                                              .mask = !thought               ? 0
                                                      : group->n_steps >= 64 ? UINT64_MAX
                                                                             : (UINT64_C(1) << group->n_steps) - 1};
     snprintf((*sets)[0].words, sizeof(*sets)[0].words, "%s:all", lp_phase_names()[r.phase]);
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_edge_layers(const lp_json *value, void *user, lp_error *err) {
@@ -483,17 +468,14 @@ static lp_status read_edge_heads(const lp_json *value, void *user, lp_error *err
     char where[1024], number[32];
     const char *text = number;
     int64_t head = 0;
-    lp_status status = LP_OK;
     place_of(value, where, sizeof where);
     if (lp_json_is_number(value)) {
-        LP_TRY(lp_json_int(value, 0, n_heads - 1, &head, err));
+        LP_CHECK(lp_json_int(value, 0, n_heads - 1, &head, err));
         snprintf(number, sizeof number, "%lld", (long long)head);
     } else {
-        LP_TRY(lp_json_string(value, &text, err));
+        LP_CHECK(lp_json_string(value, &text, err));
     }
-    LP_TRY(lp_head_sets_parse(text, n_heads, where, &edge->edge->heads, &edge->edge->n_heads, &edge->capacity, err));
-out:
-    return status;
+    return lp_head_sets_parse(text, n_heads, where, &edge->edge->heads, &edge->edge->n_heads, &edge->capacity, err);
 }
 
 static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
@@ -501,33 +483,29 @@ static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
     lp_json other;
     bool by_query = false;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(value, keys, err));
-    LP_TRY(lp_mem_grow(&reading->group->edges, &reading->capacity, reading->group->n_edges + 1,
-                       sizeof *reading->group->edges, "attention edges", err));
+    LP_CHECK(lp_json_only(value, keys, err));
+    LP_CHECK(lp_mem_grow(&reading->group->edges, &reading->capacity, reading->group->n_edges + 1,
+                         sizeof *reading->group->edges, "attention edges", err));
     lp_edge_words *edge = &reading->group->edges[reading->group->n_edges++];
     *edge = (lp_edge_words){.n_from = 0};
     edge_reading e = {.edge = edge, .group = reading};
-    LP_TRY(read_positions(value, "from", reading, &edge->from, &edge->n_from, err));
-    LP_TRY(read_positions(value, "to", reading, &edge->to, &edge->n_to, err));
-    LP_TRY(for_each(value, "layers", read_edge_layers, &e, NULL, err));
+    LP_CHECK(read_positions(value, "from", reading, &edge->from, &edge->n_from, err));
+    LP_CHECK(read_positions(value, "to", reading, &edge->to, &edge->n_to, err));
+    LP_CHECK(for_each(value, "layers", read_edge_layers, &e, NULL, err));
     e.capacity = 0;
-    LP_TRY(for_each(value, "heads", read_edge_heads, &e, &by_query, err));
-    LP_TRY(lp_json_find(value, "kv_heads", &other, err));
+    LP_CHECK(for_each(value, "heads", read_edge_heads, &e, &by_query, err));
+    LP_CHECK(lp_json_find(value, "kv_heads", &other, err));
     if (by_query && other.node)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected heads or kv_heads, found both", other.file, other.path);
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected heads or kv_heads, found both", other.file, other.path);
     edge->by_kv_head = !by_query && other.node != NULL;
-    LP_TRY(for_each(value, "kv_heads", read_edge_heads, &e, NULL, err));
-out:
-    return status;
+    return for_each(value, "kv_heads", read_edge_heads, &e, NULL, err);
 }
 
 static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
     static const char *const names[] = {"off_by_one", "prefill_leak", "decode_leak", NULL};
     condition_reading *reading = user;
     int choice = 0;
-    lp_status status = lp_json_choice(value, names, &choice, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_choice(value, names, &choice, err));
     reading->group->defects.off_by_one |= choice == 0;
     reading->group->defects.prefill_leak |= choice == 1;
     reading->group->defects.decode_leak |= choice == 2;
@@ -544,8 +522,7 @@ static lp_status refuse_unused(const lp_json *entry, const lp_sweep_group *group
                                           "only for the operations add, scale and lerp", "only for donor file"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         lp_json value;
-        lp_status status = lp_json_find(entry, names[i], &value, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_json_find(entry, names[i], &value, err));
         if (unused[i] && value.node)
             return lp_fail(err, LP_ERR_VALUE, "%s: %s: %s", value.file, value.path, reasons[i]);
     }
@@ -558,8 +535,7 @@ static lp_status refuse_without_site(const lp_json *entry, lp_error *err) {
                                         "from",  "defects", "vector", "subspace", "only",  "last_prompt"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         lp_json value;
-        lp_status status = lp_json_find(entry, names[i], &value, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_json_find(entry, names[i], &value, err));
         if (value.node) return lp_fail(err, LP_ERR_VALUE, "%s: %s: only together with a site", value.file, value.path);
     }
     return LP_OK;
@@ -571,35 +547,36 @@ static lp_status read_subspace(const lp_job *job, const lp_json *entry, conditio
     lp_json value, donor, nearest;
     int64_t index = 0;
     bool has_subspace = lp_operation_has_subspace(group->operation);
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(entry, "subspace", &value, err));
+    LP_CHECK(lp_json_find(entry, "subspace", &value, err));
     if (value.node && !has_subspace)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: only for the operations remove, keep and swap", value.file, value.path);
-    if (!has_subspace) goto out;
-    LP_TRY(lp_json_get(entry, "subspace", &value, err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: only for the operations remove, keep and swap", value.file,
+                       value.path);
+    if (!has_subspace) return LP_OK;
+    LP_CHECK(lp_json_get(entry, "subspace", &value, err));
     if (lp_json_is_object(&value)) {
         static const char *const kinds[] = {"nearest_token", NULL};
         static const char *const remove_keys[] = {"by", "top", "add_along", NULL};
         static const char *const keep_keys[] = {"by", "top", "keep_norm", NULL};
         if (group->operation == LP_OP_SWAP)
-            LP_TRY(lp_json_fail(&value, err, "an index into sweep.vectors with the operation swap"));
-        LP_TRY(lp_json_only(&value, kinds, err));
-        LP_TRY(lp_json_get(&value, "nearest_token", &nearest, err));
-        LP_TRY(read_nearest(&nearest, group->operation == LP_OP_KEEP ? keep_keys : remove_keys, &group->token, err));
+            return lp_json_fail(&value, err, "an index into sweep.vectors with the operation swap");
+        LP_CHECK(lp_json_only(&value, kinds, err));
+        LP_CHECK(lp_json_get(&value, "nearest_token", &nearest, err));
+        LP_CHECK(read_nearest(&nearest, group->operation == LP_OP_KEEP ? keep_keys : remove_keys, &group->token, err));
     } else {
         if (job->sweep.n_vectors == 0)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
-        LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file,
+                           value.path);
+        LP_CHECK(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &index, err));
         group->subspace = (int32_t)index + 1;
     }
-    if (lp_operation_takes_vector(group->operation)) goto out;
-    LP_TRY(lp_json_find(entry, "donor", &donor, err));
-    if (donor.node) LP_FAIL(LP_ERR_VALUE, "%s: %s: the operations remove and keep take none", donor.file, donor.path);
+    if (lp_operation_takes_vector(group->operation)) return LP_OK;
+    LP_CHECK(lp_json_find(entry, "donor", &donor, err));
+    if (donor.node)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: the operations remove and keep take none", donor.file, donor.path);
     group->donors[0] = LP_DONOR_ZERO;
     group->n_donors = 1;
     group->other_run = false;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_group(const lp_job *job, const lp_json *entry, condition_reading *reading, lp_error *err) {

@@ -40,8 +40,7 @@ static bool looks_like_safetensors(const char *path, const unsigned char *data, 
 
 static lp_status add_weight_file(lp_checkpoint *checkpoint, const char *path, const char *role, lp_error *err) {
     const lp_checkpoint_file *file = NULL;
-    lp_status status = lp_checkpoint_add_file(checkpoint, path, role, &file, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_checkpoint_add_file(checkpoint, path, role, &file, err));
     if (lp_torch_bin_recognise(file->map.data, file->map.size))
         return lp_torch_bin_parse(file->map.data, file->map.size, file->path, &checkpoint->tensors, err);
     if (looks_like_safetensors(path, file->map.data, file->map.size))

@@ -186,24 +186,23 @@ static lp_status index_build(lp_arch arch, const lp_tensor_list *list, bool with
         index->layout.kind = LP_LAYOUT_PLAIN;
         index->layout.body = "";
     }
-    lp_status status = LP_OK;
     for (size_t i = 0; list && i < list->n; i++) {
         char plain[MAX_KEY];
         key added = {.tensor = &list->items[i]};
         if (!plain_name(arch, &index->layout, with_lora, list->items[i].name, plain, &added.wrapped)) continue;
-        LP_TRY(lp_mem_grow(&index->keys, &index->capacity, index->n + 1, sizeof *index->keys, "tensor index", err));
-        LP_TRY(lp_mem_text(&added.plain, plain, strlen(plain), err));
+        LP_CHECK(lp_mem_grow(&index->keys, &index->capacity, index->n + 1, sizeof *index->keys, "tensor index", err));
+        LP_CHECK(lp_mem_text(&added.plain, plain, strlen(plain), err));
         index->keys[index->n++] = added;
     }
     if (index->n) qsort(index->keys, index->n, sizeof *index->keys, compare_keys);
     for (size_t i = 1; i < index->n; i++) {
         const key *left = &index->keys[i - 1], *right = &index->keys[i];
         if (strcmp(left->plain, right->plain) == 0)
-            LP_FAIL(LP_ERR_FORMAT, "%s: tensors \"%.200s\" and \"%.200s\" are two names for the same parameter",
-                    right->tensor->file, left->tensor->name, right->tensor->name);
+            return lp_fail(err, LP_ERR_FORMAT,
+                           "%s: tensors \"%.200s\" and \"%.200s\" are two names for the same parameter",
+                           right->tensor->file, left->tensor->name, right->tensor->name);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static int compare_name(const void *name, const void *item) {
@@ -391,22 +390,20 @@ static lp_status bind_lora(layout_binder *binder, lp_slot *slot, bool wrapped, i
     a->used = bb->used = true;
     bool conv = slot->shape == LP_SHAPE_CONV1D;
     int64_t n_in = conv ? slot->rows : slot->columns, n_out = conv ? slot->columns : slot->rows;
-    lp_status status = LP_OK;
-    LP_TRY(check_shape(a->tensor, 2, binder->table->lora_rank, n_in,
-                       binder->table->lora_rank ? " (the rank of the other LoRA tensors)" : "", err));
+    LP_CHECK(check_shape(a->tensor, 2, binder->table->lora_rank, n_in,
+                         binder->table->lora_rank ? " (the rank of the other LoRA tensors)" : "", err));
     int64_t rank = a->tensor->shape[0];
     if (rank > INT32_MAX)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": a LoRA rank of %lld", a->tensor->file, a->tensor->name,
-                (long long)rank);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: tensor \"%.200s\": a LoRA rank of %lld", a->tensor->file,
+                       a->tensor->name, (long long)rank);
     if (wanted_rank && rank != wanted_rank)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected LoRA rank %d, found %lld", a->tensor->file,
-                a->tensor->name, wanted_rank, (long long)rank);
-    LP_TRY(check_shape(bb->tensor, 2, n_out, rank, "", err));
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: tensor \"%.200s\": expected LoRA rank %d, found %lld",
+                       a->tensor->file, a->tensor->name, wanted_rank, (long long)rank);
+    LP_CHECK(check_shape(bb->tensor, 2, n_out, rank, "", err));
     binder->table->lora_rank = (int32_t)rank;
     slot->lora_a = a->tensor;
     slot->lora_b = bb->tensor;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* A tied head is one parameter with two names. Where a file has both, with other values, torch's load_state_dict copies

@@ -38,12 +38,10 @@ const char *lp_rope_name(lp_rope_kind kind) {
 static lp_status find_int(const lp_json *root, const char *key, int64_t min, int64_t max, int32_t *out, lp_error *err) {
     lp_json value;
     int64_t number = *out;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(root, key, &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, min, max, &number, err));
+    LP_CHECK(lp_json_find(root, key, &value, err));
+    if (value.node) LP_CHECK(lp_json_int(&value, min, max, &number, err));
     *out = (int32_t)number;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status get_int(const lp_json *root, const char *key, int64_t max, int32_t *out, lp_error *err) {
@@ -54,20 +52,16 @@ static lp_status get_int(const lp_json *root, const char *key, int64_t max, int3
 
 static lp_status find_number(const lp_json *root, const char *key, double min, double max, double *out, lp_error *err) {
     lp_json value;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(root, key, &value, err));
-    if (value.node) LP_TRY(lp_json_number(&value, min, max, out, err));
-out:
-    return status;
+    LP_CHECK(lp_json_find(root, key, &value, err));
+    if (value.node) LP_CHECK(lp_json_number(&value, min, max, out, err));
+    return LP_OK;
 }
 
 static lp_status find_bool(const lp_json *root, const char *key, bool *out, lp_error *err) {
     lp_json value;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(root, key, &value, err));
-    if (value.node) LP_TRY(lp_json_bool(&value, out, err));
-out:
-    return status;
+    LP_CHECK(lp_json_find(root, key, &value, err));
+    if (value.node) LP_CHECK(lp_json_bool(&value, out, err));
+    return LP_OK;
 }
 
 static lp_status require_bool(const lp_json *root, const char *key, bool wanted, const char *what, lp_error *err) {
@@ -124,12 +118,10 @@ static lp_status find_token(const lp_json *root, const char *key, int32_t n_voca
 static lp_status find_latent(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
     lp_json value;
     int64_t id = -1;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(root, key, &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, -100, (int64_t)n_vocab + 2, &id, err));
+    LP_CHECK(lp_json_find(root, key, &value, err));
+    if (value.node) LP_CHECK(lp_json_int(&value, -100, (int64_t)n_vocab + 2, &id, err));
     *out = id < 0 ? -1 : (int32_t)id;
-out:
-    return status;
+    return LP_OK;
 }
 
 typedef struct {
@@ -165,32 +157,29 @@ static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_err
     static const activation_name activations[] = {
         {"gelu_new", LP_ACT_GELU_TANH}, {"gelu_pytorch_tanh", LP_ACT_GELU_TANH}, {"gelu", LP_ACT_GELU_ERF}};
     double eps = 1e-5;
-    lp_status status = LP_OK;
     config->arch = LP_ARCH_GPT2;
     config->tied_head = true;
     config->activation = LP_ACT_GELU_TANH;
     config->rope = LP_ROPE_NONE;
-    LP_TRY(get_int(root, "n_embd", MAX_WIDTH, &config->d_model, err));
-    LP_TRY(get_int(root, "n_layer", LP_MAX_LAYERS, &config->n_layers, err));
-    LP_TRY(get_int(root, "n_head", MAX_WIDTH, &config->n_heads, err));
-    LP_TRY(get_int(root, "n_positions", MAX_CONTEXT, &config->n_context, err));
+    LP_CHECK(get_int(root, "n_embd", MAX_WIDTH, &config->d_model, err));
+    LP_CHECK(get_int(root, "n_layer", LP_MAX_LAYERS, &config->n_layers, err));
+    LP_CHECK(get_int(root, "n_head", MAX_WIDTH, &config->n_heads, err));
+    LP_CHECK(get_int(root, "n_positions", MAX_CONTEXT, &config->n_context, err));
     if (config->d_model % config->n_heads != 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.n_embd: expected a multiple of n_head (%d), found %d", root->file, config->n_heads,
-                config->d_model);
+        return lp_fail(err, LP_ERR_VALUE, "%s: $.n_embd: expected a multiple of n_head (%d), found %d", root->file,
+                       config->n_heads, config->d_model);
     config->n_kv_heads = config->n_heads;
     config->head_dim = config->d_model / config->n_heads;
     config->d_ff = 4 * config->d_model;
-    LP_TRY(find_int(root, "n_inner", 1, 4 * MAX_WIDTH, &config->d_ff, err));
-    LP_TRY(find_activation(root, "activation_function", activations, sizeof activations / sizeof *activations,
-                           &config->activation, err));
-    LP_TRY(find_number(root, "layer_norm_epsilon", 0, 1, &eps, err));
+    LP_CHECK(find_int(root, "n_inner", 1, 4 * MAX_WIDTH, &config->d_ff, err));
+    LP_CHECK(find_activation(root, "activation_function", activations, sizeof activations / sizeof *activations,
+                             &config->activation, err));
+    LP_CHECK(find_number(root, "layer_norm_epsilon", 0, 1, &eps, err));
     config->norm_eps = (float)eps;
-    LP_TRY(require_bool(root, "scale_attn_weights", true, "attention without the factor 1/sqrt(head size)", err));
-    LP_TRY(require_bool(root, "scale_attn_by_inverse_layer_idx", false, "scaling attention by the layer", err));
-    LP_TRY(require_bool(root, "reorder_and_upcast_attn", false, "reordered attention", err));
-    LP_TRY(require_bool(root, "add_cross_attention", false, "cross attention", err));
-out:
-    return status;
+    LP_CHECK(require_bool(root, "scale_attn_weights", true, "attention without the factor 1/sqrt(head size)", err));
+    LP_CHECK(require_bool(root, "scale_attn_by_inverse_layer_idx", false, "scaling attention by the layer", err));
+    LP_CHECK(require_bool(root, "reorder_and_upcast_attn", false, "reordered attention", err));
+    return require_bool(root, "add_cross_attention", false, "cross attention", err);
 }
 
 /* rope_scaling (transformers 4) or rope_parameters (transformers 5, which moved rope_theta into it). */
@@ -254,19 +243,17 @@ out:
 static lp_status check_layer_types(const lp_json *root, lp_error *err) {
     lp_json types, item;
     const char *type = NULL;
-    lp_status status = LP_OK;
     size_t n = 0;
-    LP_TRY(lp_json_find(root, "layer_types", &types, err));
-    if (!types.node) goto out;
-    LP_TRY(lp_json_array_size(&types, &n, err));
+    LP_CHECK(lp_json_find(root, "layer_types", &types, err));
+    if (!types.node) return LP_OK;
+    LP_CHECK(lp_json_array_size(&types, &n, err));
     for (lp_json_first(&types, &item); item.node; lp_json_next(&types, &item)) {
-        LP_TRY(lp_json_string(&item, &type, err));
+        LP_CHECK(lp_json_string(&item, &type, err));
         if (strcmp(type, "full_attention") != 0)
-            LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: \"%.40s\" is not supported (expected full_attention)", root->file,
-                    item.path, type);
+            return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: \"%.40s\" is not supported (expected full_attention)",
+                           root->file, item.path, type);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Qwen's window counts where use_sliding_window says so; Mistral's where there is a number, which is 4096 where the key
@@ -291,56 +278,56 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     static const activation_name activations[] = {{"silu", LP_ACT_SILU}, {"swish", LP_ACT_SILU}};
     double eps = 1e-6, rotary = 1.0;
     int32_t parallel = 1;
-    lp_status status = LP_OK;
     config->arch = LP_ARCH_LLAMA;
     config->activation = LP_ACT_SILU;
     config->n_context = FAMILIES[config->family].n_context;
     config->head_dim = FAMILIES[config->family].head_dim;
-    LP_TRY(get_int(root, "hidden_size", MAX_WIDTH, &config->d_model, err));
-    LP_TRY(get_int(root, "intermediate_size", 4 * MAX_WIDTH, &config->d_ff, err));
-    LP_TRY(get_int(root, "num_hidden_layers", LP_MAX_LAYERS, &config->n_layers, err));
-    LP_TRY(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
+    LP_CHECK(get_int(root, "hidden_size", MAX_WIDTH, &config->d_model, err));
+    LP_CHECK(get_int(root, "intermediate_size", 4 * MAX_WIDTH, &config->d_ff, err));
+    LP_CHECK(get_int(root, "num_hidden_layers", LP_MAX_LAYERS, &config->n_layers, err));
+    LP_CHECK(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
     config->n_kv_heads = FAMILIES[config->family].n_kv_heads ? FAMILIES[config->family].n_kv_heads : config->n_heads;
-    LP_TRY(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
+    LP_CHECK(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
     if (config->n_heads % config->n_kv_heads != 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.num_attention_heads: expected a multiple of num_key_value_heads (%d), found %d",
-                root->file, config->n_kv_heads, config->n_heads);
-    LP_TRY(find_int(root, "head_dim", 2, MAX_WIDTH, &config->head_dim, err));
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: $.num_attention_heads: expected a multiple of num_key_value_heads (%d), found %d",
+                       root->file, config->n_kv_heads, config->n_heads);
+    LP_CHECK(find_int(root, "head_dim", 2, MAX_WIDTH, &config->head_dim, err));
     if (config->head_dim == 0) {
         if (config->d_model % config->n_heads != 0)
-            LP_FAIL(LP_ERR_VALUE, "%s: $.hidden_size: expected a multiple of num_attention_heads (%d), found %d",
-                    root->file, config->n_heads, config->d_model);
+            return lp_fail(err, LP_ERR_VALUE,
+                           "%s: $.hidden_size: expected a multiple of num_attention_heads (%d), found %d", root->file,
+                           config->n_heads, config->d_model);
         config->head_dim = config->d_model / config->n_heads;
     }
     if (config->head_dim % 2 != 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.head_dim: expected an even number (RoPE turns pairs), found %d", root->file,
-                config->head_dim);
+        return lp_fail(err, LP_ERR_VALUE, "%s: $.head_dim: expected an even number (RoPE turns pairs), found %d",
+                       root->file, config->head_dim);
     if ((int64_t)config->n_heads * config->head_dim > 4 * MAX_WIDTH)
-        LP_FAIL(LP_ERR_VALUE, "%s: $.head_dim: %d heads of %d are more than %d in all", root->file, config->n_heads,
-                config->head_dim, 4 * MAX_WIDTH);
-    LP_TRY(find_int(root, "max_position_embeddings", 1, MAX_CONTEXT, &config->n_context, err));
-    LP_TRY(find_activation(root, "hidden_act", activations, sizeof activations / sizeof *activations,
-                           &config->activation, err));
-    LP_TRY(find_number(root, "rms_norm_eps", 0, 1, &eps, err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: $.head_dim: %d heads of %d are more than %d in all", root->file,
+                       config->n_heads, config->head_dim, 4 * MAX_WIDTH);
+    LP_CHECK(find_int(root, "max_position_embeddings", 1, MAX_CONTEXT, &config->n_context, err));
+    LP_CHECK(find_activation(root, "hidden_act", activations, sizeof activations / sizeof *activations,
+                             &config->activation, err));
+    LP_CHECK(find_number(root, "rms_norm_eps", 0, 1, &eps, err));
     config->norm_eps = (float)eps;
-    LP_TRY(parse_rope(root, config, err));
+    LP_CHECK(parse_rope(root, config, err));
     if (config->family == LP_FAMILY_LLAMA || config->family == LP_FAMILY_QWEN3)
-        LP_TRY(find_bool(root, "attention_bias", &config->attn_out_bias, err));
+        LP_CHECK(find_bool(root, "attention_bias", &config->attn_out_bias, err));
     config->qkv_bias = config->attn_out_bias || config->family == LP_FAMILY_QWEN2;
     config->head_norm = config->family == LP_FAMILY_QWEN3;
-    LP_TRY(require_bool(root, "mlp_bias", false, "a bias in the MLP's linear layers", err));
-    LP_TRY(check_window(root, config->family, err));
-    LP_TRY(find_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
+    LP_CHECK(require_bool(root, "mlp_bias", false, "a bias in the MLP's linear layers", err));
+    LP_CHECK(check_window(root, config->family, err));
+    LP_CHECK(find_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
     if (rotary < 1.0)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: $.partial_rotary_factor: RoPE over a part of the head is not supported",
-                root->file);
-    LP_TRY(find_int(root, "pretraining_tp", 1, MAX_WIDTH, &parallel, err));
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "%s: $.partial_rotary_factor: RoPE over a part of the head is not supported", root->file);
+    LP_CHECK(find_int(root, "pretraining_tp", 1, MAX_WIDTH, &parallel, err));
     if (parallel != 1)
-        LP_FAIL(LP_ERR_UNSUPPORTED,
-                "%s: $.pretraining_tp: sliced linear layers are not supported (expected 1, found %d)", root->file,
-                parallel);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "%s: $.pretraining_tp: sliced linear layers are not supported (expected 1, found %d)",
+                       root->file, parallel);
+    return LP_OK;
 }
 
 lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp_model_config *out, lp_error *err) {

@@ -56,8 +56,7 @@ static lp_status gather_slots(const lp_model *model, model_facts *facts, lp_erro
         facts->lora += slot->lora_a->n_elements + slot->lora_b->n_elements;
         facts->n_adapted++;
         double norm2 = 0;
-        lp_status status = lp_merge_update_norm2(slot, scale, &norm2, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_merge_update_norm2(slot, scale, &norm2, err));
         facts->update_norm[slot->layer] += norm2;
     }
     for (int32_t k = 0; k < model->config.n_layers; k++) facts->update_norm[k] = sqrt(facts->update_norm[k]);
@@ -65,13 +64,10 @@ static lp_status gather_slots(const lp_model *model, model_facts *facts, lp_erro
 }
 
 static lp_status gather(const lp_model *model, model_facts *facts, lp_error *err) {
-    lp_status status = LP_OK;
     facts->n_files = model->files->base.n_files + model->files->codi.n_files;
-    LP_TRY(lp_mem_new(&facts->update_norm, (size_t)model->config.n_layers, sizeof *facts->update_norm, "norms", err));
-    LP_TRY(gather_slots(model, facts, err));
-    LP_TRY(lp_digests_wait(model->files, err));
-out:
-    return status;
+    LP_CHECK(lp_mem_new(&facts->update_norm, (size_t)model->config.n_layers, sizeof *facts->update_norm, "norms", err));
+    LP_CHECK(gather_slots(model, facts, err));
+    return lp_digests_wait(model->files, err);
 }
 
 /* 144499200 as "144,499,200". */
@@ -91,127 +87,118 @@ static const char *grouped(int64_t number, char out[GROUPED]) {
 
 static lp_status text_config(const lp_model *model, lp_text *out, lp_error *err) {
     const lp_model_config *config = &model->config;
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "architecture   %s: %d layers of width %d, %d heads of %d",
-                          lp_family_name(config->family), config->n_layers, config->d_model, config->n_heads,
-                          config->head_dim));
+    LP_CHECK(lp_text_format(out, err, "architecture   %s: %d layers of width %d, %d heads of %d",
+                            lp_family_name(config->family), config->n_layers, config->d_model, config->n_heads,
+                            config->head_dim));
     if (config->n_kv_heads != config->n_heads)
-        LP_TRY(lp_text_format(out, err, " (%d for keys and values)", config->n_kv_heads));
-    LP_TRY(lp_text_format(out, err, ", MLP %d, %s, norm eps %g\n", config->d_ff, lp_activation_name(config->activation),
-                          (double)config->norm_eps));
+        LP_CHECK(lp_text_format(out, err, " (%d for keys and values)", config->n_kv_heads));
+    LP_CHECK(lp_text_format(out, err, ", MLP %d, %s, norm eps %g\n", config->d_ff,
+                            lp_activation_name(config->activation), (double)config->norm_eps));
     if (config->qkv_bias)
-        LP_TRY(lp_text_format(out, err, "               biases on q, k, v%s\n", config->attn_out_bias ? " and o" : ""));
-    if (config->head_norm) LP_TRY(lp_text_format(out, err, "               RMSNorm on each head of q and k\n"));
-    LP_TRY(lp_text_format(out, err, "context        %d positions", config->n_context));
+        LP_CHECK(
+            lp_text_format(out, err, "               biases on q, k, v%s\n", config->attn_out_bias ? " and o" : ""));
+    if (config->head_norm) LP_CHECK(lp_text_format(out, err, "               RMSNorm on each head of q and k\n"));
+    LP_CHECK(lp_text_format(out, err, "context        %d positions", config->n_context));
     if (config->rope == LP_ROPE_NONE)
-        LP_TRY(lp_text_format(out, err, ", learned\n"));
+        LP_CHECK(lp_text_format(out, err, ", learned\n"));
     else
-        LP_TRY(lp_text_format(out, err, ", RoPE %s, theta %g", lp_rope_name(config->rope), config->rope_theta));
+        LP_CHECK(lp_text_format(out, err, ", RoPE %s, theta %g", lp_rope_name(config->rope), config->rope_theta));
     if (config->rope == LP_ROPE_LINEAR || config->rope == LP_ROPE_LLAMA3)
-        LP_TRY(lp_text_format(out, err, ", factor %g", config->rope_factor));
+        LP_CHECK(lp_text_format(out, err, ", factor %g", config->rope_factor));
     if (config->rope == LP_ROPE_LLAMA3)
-        LP_TRY(lp_text_format(out, err, " (frequencies %g to %g, original context %d)", config->rope_low_freq_factor,
-                              config->rope_high_freq_factor, config->rope_original_context));
-    if (config->rope != LP_ROPE_NONE) LP_TRY(lp_text_format(out, err, "\n"));
-    LP_TRY(lp_text_format(out, err, "vocabulary     %d tokens, %d embedded", config->n_vocab, config->n_embedded));
-    LP_TRY(lp_text_format(out, err, "\n               config.json: "));
+        LP_CHECK(lp_text_format(out, err, " (frequencies %g to %g, original context %d)", config->rope_low_freq_factor,
+                                config->rope_high_freq_factor, config->rope_original_context));
+    if (config->rope != LP_ROPE_NONE) LP_CHECK(lp_text_format(out, err, "\n"));
+    LP_CHECK(lp_text_format(out, err, "vocabulary     %d tokens, %d embedded", config->n_vocab, config->n_embedded));
+    LP_CHECK(lp_text_format(out, err, "\n               config.json: "));
     if (config->bos_id >= 0)
-        LP_TRY(lp_text_format(out, err, "bos %d, ", config->bos_id));
+        LP_CHECK(lp_text_format(out, err, "bos %d, ", config->bos_id));
     else
-        LP_TRY(lp_text_format(out, err, "no bos, "));
+        LP_CHECK(lp_text_format(out, err, "no bos, "));
     if (config->eos_id >= 0)
-        LP_TRY(lp_text_format(out, err, "eos %d\n", config->eos_id));
+        LP_CHECK(lp_text_format(out, err, "eos %d\n", config->eos_id));
     else
-        LP_TRY(lp_text_format(out, err, "no eos\n"));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, "no eos\n"));
+    return LP_OK;
 }
 
 static lp_status text_parameters(const lp_model *model, const model_facts *facts, lp_text *out, lp_error *err) {
     char number[GROUPED];
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "parameters     %15s\n", grouped(facts->total, number)));
+    LP_CHECK(lp_text_format(out, err, "parameters     %15s\n", grouped(facts->total, number)));
     for (int p = 0; p < LP_N_PARTS; p++) {
         bool tied = p == LP_PART_HEAD && model->config.tied_head;
-        LP_TRY(lp_text_format(out, err, "  %-12s %15s%s\n", PART_NAMES[p], grouped(facts->part[p], number),
-                              tied ? "  (tied to the embedding)" : ""));
+        LP_CHECK(lp_text_format(out, err, "  %-12s %15s%s\n", PART_NAMES[p], grouped(facts->part[p], number),
+                                tied ? "  (tied to the embedding)" : ""));
     }
-    LP_TRY(lp_text_format(out, err, "  %-12s %15s\n", "LoRA", grouped(facts->lora, number)));
+    LP_CHECK(lp_text_format(out, err, "  %-12s %15s\n", "LoRA", grouped(facts->lora, number)));
     for (int d = 0; d < N_DTYPES; d++)
         if (facts->n_tensors_of[d])
-            LP_TRY(lp_text_format(out, err, "  %-12s %15s  in %lld tensors\n", lp_dtype_name((lp_dtype)d),
-                                  grouped(facts->n_elements_of[d], number), (long long)facts->n_tensors_of[d]));
-out:
-    return status;
+            LP_CHECK(lp_text_format(out, err, "  %-12s %15s  in %lld tensors\n", lp_dtype_name((lp_dtype)d),
+                                    grouped(facts->n_elements_of[d], number), (long long)facts->n_tensors_of[d]));
+    return LP_OK;
 }
 
 static lp_status text_codi(const lp_model *model, const model_facts *facts, lp_text *out, lp_error *err) {
     const lp_layout_table *table = &model->files->table;
-    lp_status status = LP_OK;
     const lp_name_layout *layout = &table->layout;
     static const char *const other[] = {
         "no codi.* (CODI), base_causallm.* (Coconut) or module that holds it as model.*", "codi.*", "base_causallm.*",
         "model.*"};
-    LP_TRY(lp_text_format(out, err, "layout         %s: ", lp_layout_name(layout->kind)));
-    if (layout->kind != LP_LAYOUT_PLAIN) LP_TRY(lp_text_format(out, err, "%zu of ", layout->n_body));
-    LP_TRY(lp_text_format(out, err,
-                          "%zu tensors%s%s, %zu with peft's names, %zu of a projection, %zu for training only\n",
-                          layout->n_tensors, layout->kind == LP_LAYOUT_PLAIN ? ", " : " are ", other[layout->kind],
-                          layout->n_peft, layout->n_projection, layout->n_training));
+    LP_CHECK(lp_text_format(out, err, "layout         %s: ", lp_layout_name(layout->kind)));
+    if (layout->kind != LP_LAYOUT_PLAIN) LP_CHECK(lp_text_format(out, err, "%zu of ", layout->n_body));
+    LP_CHECK(lp_text_format(out, err,
+                            "%zu tensors%s%s, %zu with peft's names, %zu of a projection, %zu for training only\n",
+                            layout->n_tensors, layout->kind == LP_LAYOUT_PLAIN ? ", " : " are ", other[layout->kind],
+                            layout->n_peft, layout->n_projection, layout->n_training));
     if (layout->outer[0])
-        LP_TRY(lp_text_format(out, err, "               \"%s\" in front of all names\n", layout->outer));
+        LP_CHECK(lp_text_format(out, err, "               \"%s\" in front of all names\n", layout->outer));
     if (!model->has_thoughts) return lp_text_format(out, err, "thoughts       none: a plain language model\n");
     if (table->has_projection)
-        LP_TRY(lp_text_format(out, err, "projection     %d -> %lld -> %d, GELU, %s\n", model->config.d_model,
-                              (long long)facts->projection_width, model->config.d_model,
-                              table->has_projection_norm ? "LayerNorm" : "no LayerNorm"));
+        LP_CHECK(lp_text_format(out, err, "projection     %d -> %lld -> %d, GELU, %s\n", model->config.d_model,
+                                (long long)facts->projection_width, model->config.d_model,
+                                table->has_projection_norm ? "LayerNorm" : "no LayerNorm"));
     else
-        LP_TRY(lp_text_format(out, err, "projection     none: the hidden state itself is the next input\n"));
+        LP_CHECK(lp_text_format(out, err, "projection     none: the hidden state itself is the next input\n"));
     if (!table->lora_rank) return lp_text_format(out, err, "LoRA           none\n");
-    LP_TRY(lp_text_format(out, err, "LoRA           rank %d, alpha %g (scale %g) on %zu linear layers\n",
-                          table->lora_rank, model->files->lora_alpha, model->files->lora_alpha / table->lora_rank,
-                          facts->n_adapted));
-    LP_TRY(lp_text_format(out, err, "               Frobenius norm of the update, by layer:\n"));
+    LP_CHECK(lp_text_format(out, err, "LoRA           rank %d, alpha %g (scale %g) on %zu linear layers\n",
+                            table->lora_rank, model->files->lora_alpha, model->files->lora_alpha / table->lora_rank,
+                            facts->n_adapted));
+    LP_CHECK(lp_text_format(out, err, "               Frobenius norm of the update, by layer:\n"));
     for (int32_t k = 0; k < model->config.n_layers; k++)
-        LP_TRY(lp_text_format(out, err, "  layer %-6d %15.6g\n", k, facts->update_norm[k]));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, "  layer %-6d %15.6g\n", k, facts->update_norm[k]));
+    return LP_OK;
 }
 
 static lp_status text_files(const lp_model *model, const model_facts *facts, lp_text *out, lp_error *err) {
     const lp_layout_table *table = &model->files->table;
     char number[GROUPED];
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "memory         %s bytes computed", grouped((int64_t)model->arena_bytes, number)));
-    LP_TRY(lp_text_format(out, err, ", %s used as they are mapped\n", grouped((int64_t)facts->mapped_bytes, number)));
+    LP_CHECK(
+        lp_text_format(out, err, "memory         %s bytes computed", grouped((int64_t)model->arena_bytes, number)));
+    LP_CHECK(lp_text_format(out, err, ", %s used as they are mapped\n", grouped((int64_t)facts->mapped_bytes, number)));
     if (model->files->base_rounding == LP_BASE_FP16)
-        LP_TRY(lp_text_format(out, err, "               the base weights are rounded to fp16\n"));
-    LP_TRY(lp_text_format(out, err, "files\n"));
+        LP_CHECK(lp_text_format(out, err, "               the base weights are rounded to fp16\n"));
+    LP_CHECK(lp_text_format(out, err, "files\n"));
     for (size_t i = 0; i < facts->n_files; i++) {
-        LP_TRY(lp_text_format(out, err, "  %s  %15s bytes  ", file_at(model, i)->sha256,
-                              grouped((int64_t)file_at(model, i)->map.size, number)));
-        LP_TRY(lp_text_add_printable(out, file_at(model, i)->label, LP_PRINT_LINE, err));
-        LP_TRY(lp_text_add(out, "\n", 1, err));
+        LP_CHECK(lp_text_format(out, err, "  %s  %15s bytes  ", file_at(model, i)->sha256,
+                                grouped((int64_t)file_at(model, i)->map.size, number)));
+        LP_CHECK(lp_text_add_printable(out, file_at(model, i)->label, LP_PRINT_LINE, err));
+        LP_CHECK(lp_text_add(out, "\n", 1, err));
     }
-    LP_TRY(lp_text_format(out, err, "missing        no tensor\nunused         %zu tensors\n", table->n_unused));
+    LP_CHECK(lp_text_format(out, err, "missing        no tensor\nunused         %zu tensors\n", table->n_unused));
     for (size_t i = 0; i < table->n_unused; i++) {
-        LP_TRY(lp_text_add(out, "  ", 2, err));
-        LP_TRY(lp_text_add_printable(out, table->unused[i].tensor->name, LP_PRINT_LINE, err));
-        LP_TRY(lp_text_format(out, err, " (%s): %s\n", lp_dtype_name(table->unused[i].tensor->dtype),
-                              UNUSED_REASONS[table->unused[i].reason]));
+        LP_CHECK(lp_text_add(out, "  ", 2, err));
+        LP_CHECK(lp_text_add_printable(out, table->unused[i].tensor->name, LP_PRINT_LINE, err));
+        LP_CHECK(lp_text_format(out, err, " (%s): %s\n", lp_dtype_name(table->unused[i].tensor->dtype),
+                                UNUSED_REASONS[table->unused[i].reason]));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status print_text(const lp_model *model, const model_facts *facts, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(text_config(model, out, err));
-    LP_TRY(text_parameters(model, facts, out, err));
-    LP_TRY(text_codi(model, facts, out, err));
-    LP_TRY(text_files(model, facts, out, err));
-out:
-    return status;
+    LP_CHECK(text_config(model, out, err));
+    LP_CHECK(text_parameters(model, facts, out, err));
+    LP_CHECK(text_codi(model, facts, out, err));
+    return text_files(model, facts, out, err);
 }
 
 /* ---- JSON ---- */

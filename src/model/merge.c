@@ -11,8 +11,7 @@ static lp_status as_matrix(const lp_tensor *tensor, float **copy, const float **
         *out = (const float *)(const void *)tensor->data;
         return LP_OK;
     }
-    lp_status status = lp_mem_new(copy, (size_t)tensor->n_elements, sizeof **copy, tensor->name, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(copy, (size_t)tensor->n_elements, sizeof **copy, tensor->name, err));
     lp_tensor_widen(tensor, LP_WIDEN_AS_STORED, LP_WIDEN_EXACT, *copy, tensor->shape[1]);
     *out = *copy;
     return LP_OK;
@@ -122,9 +121,8 @@ static lp_status merge_to_panels(const lp_slot *slot, float scale, lp_widen_roun
         for (int64_t column = 0; column < slot->columns; column += COLUMNS) {
             int64_t rows = first + n - row < ROWS ? first + n - row : ROWS;
             int64_t columns = slot->columns - column < COLUMNS ? slot->columns - column : COLUMNS;
-            lp_status status = merge_block(slot, scale, rounding, row, rows, column, columns, a, b, scratch, COLUMNS,
-                                           scratch + BLOCK * STRIDE, err);
-            if (status != LP_OK) return status;
+            LP_CHECK(merge_block(slot, scale, rounding, row, rows, column, columns, a, b, scratch, COLUMNS,
+                                 scratch + BLOCK * STRIDE, err));
             for (int64_t k = 0; k < rows; k++) put_row(target, row + k, column, columns, scratch + k * COLUMNS);
         }
     return LP_OK;

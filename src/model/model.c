@@ -65,23 +65,21 @@ out:
 static lp_status read_weights(const lp_model_source *source, lp_model *model, lp_error *err) {
     lp_model_files *files = model->files;
     char missing[LP_SLOT_NAME] = "";
-    lp_status status = LP_OK;
     if (source->codi) {
-        LP_TRY(check_adapter_config(source->codi, err));
-        LP_TRY(lp_checkpoint_add_weights(&files->codi, source->codi, "codi", err));
-        LP_TRY(lp_layout_codi_lacks(&model->config, &files->codi.tensors, missing, err));
+        LP_CHECK(check_adapter_config(source->codi, err));
+        LP_CHECK(lp_checkpoint_add_weights(&files->codi, source->codi, "codi", err));
+        LP_CHECK(lp_layout_codi_lacks(&model->config, &files->codi.tensors, missing, err));
     }
     bool whole = source->codi && !missing[0];
-    if (!whole) LP_TRY(read_base_weights(source, missing, &files->codi.tensors, &files->base, err));
-    LP_TRY(lp_layout_bind(&model->config, whole ? NULL : &files->base.tensors, source->base,
-                          source->codi ? &files->codi.tensors : NULL, source->codi, source->lora_rank, &files->table,
-                          err));
+    if (!whole) LP_CHECK(read_base_weights(source, missing, &files->codi.tensors, &files->base, err));
+    LP_CHECK(lp_layout_bind(&model->config, whole ? NULL : &files->base.tensors, source->base,
+                            source->codi ? &files->codi.tensors : NULL, source->codi, source->lora_rank, &files->table,
+                            err));
     if (files->table.lora_rank && !(source->lora_alpha > 0 && source->lora_alpha < 1e9))
-        LP_FAIL(LP_ERR_VALUE, "%s: has LoRA tensors: expected a positive LoRA alpha, found %g", source->codi,
-                source->lora_alpha);
+        return lp_fail(err, LP_ERR_VALUE, "%s: has LoRA tensors: expected a positive LoRA alpha, found %g",
+                       source->codi, source->lora_alpha);
     model->has_thoughts = source->codi != NULL || files->table.has_projection || model->config.latent_start_id >= 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- layout of the arena ---- */
@@ -321,14 +319,12 @@ void lp_model_close(lp_model *model) {
 
 lp_status lp_model_digests(const lp_model *model, lp_text *out, lp_error *err) {
     const lp_checkpoint *checkpoints[] = {&model->files->base, &model->files->codi};
-    lp_status status = LP_OK;
-    LP_TRY(lp_digests_wait(model->files, err));
+    LP_CHECK(lp_digests_wait(model->files, err));
     for (size_t c = 0; c < 2; c++)
         for (size_t i = 0; i < checkpoints[c]->n_files; i++)
-            LP_TRY(lp_text_format(out, err, "%s  %s\n", checkpoints[c]->files[i]->label,
-                                  checkpoints[c]->files[i]->sha256));
-out:
-    return status;
+            LP_CHECK(lp_text_format(out, err, "%s  %s\n", checkpoints[c]->files[i]->label,
+                                    checkpoints[c]->files[i]->sha256));
+    return LP_OK;
 }
 
 int lp_model_digest_threads(const lp_model *model, double *longest_seconds) {

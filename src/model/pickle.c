@@ -128,9 +128,8 @@ static lp_status above_mark(pickle_machine *machine, size_t *first, lp_error *er
 }
 
 static lp_status new_object(pickle_machine *machine, value_kind kind, pickle_value *out, lp_error *err) {
-    lp_status status = lp_mem_grow(&machine->objects, &machine->object_capacity, machine->n_objects + 1,
-                                   sizeof *machine->objects, "pickle objects", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&machine->objects, &machine->object_capacity, machine->n_objects + 1, sizeof *machine->objects,
+                         "pickle objects", err));
     *out = (pickle_value){.kind = kind, .integer = (int64_t)machine->n_objects};
     machine->objects[machine->n_objects++] = (pickle_object){0};
     return LP_OK;
@@ -330,8 +329,7 @@ static lp_status push_text(pickle_machine *machine, uint64_t n, lp_error *err) {
     const unsigned char *bytes = NULL;
     size_t bad = 0;
     if (n > lp_reader_left(&machine->reader)) return damaged(machine, "a string reaches past the end", err);
-    lp_status status = lp_read_bytes(&machine->reader, (size_t)n, &bytes, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_read_bytes(&machine->reader, (size_t)n, &bytes, err));
     if (!lp_utf8_valid((const char *)bytes, (size_t)n, &bad))
         return damaged(machine, "a string is not valid UTF-8", err);
     return push(machine, (pickle_value){.kind = V_STRING, .text = (const char *)bytes, .length = (size_t)n}, err);
@@ -446,12 +444,9 @@ out:
 static lp_status read_global(pickle_machine *machine, lp_error *err) {
     const char *module = NULL, *name = NULL;
     size_t module_length = 0, name_length = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_read_line(&machine->reader, &module, &module_length, err));
-    LP_TRY(lp_read_line(&machine->reader, &name, &name_length, err));
-    status = push_global(machine, module, module_length, name, name_length, err);
-out:
-    return status;
+    LP_CHECK(lp_read_line(&machine->reader, &module, &module_length, err));
+    LP_CHECK(lp_read_line(&machine->reader, &name, &name_length, err));
+    return push_global(machine, module, module_length, name, name_length, err);
 }
 
 static lp_status stack_global(pickle_machine *machine, lp_error *err) {
@@ -555,8 +550,7 @@ static const char *opcode_name(uint8_t code) {
 /* Reads an unsigned operand of `width` bytes. */
 static lp_status operand(pickle_machine *machine, size_t width, uint64_t *out, lp_error *err) {
     const unsigned char *bytes = NULL;
-    lp_status status = lp_read_bytes(&machine->reader, width, &bytes, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_read_bytes(&machine->reader, width, &bytes, err));
     uint64_t number = 0;
     for (size_t i = width; i-- > 0;) number = number << 8 | bytes[i];
     *out = number;
@@ -565,8 +559,7 @@ static lp_status operand(pickle_machine *machine, size_t width, uint64_t *out, l
 
 static lp_status push_int(pickle_machine *machine, size_t width, lp_error *err) {
     uint64_t number = 0;
-    lp_status status = operand(machine, width, &number, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(operand(machine, width, &number, err));
     int64_t signed_number = width == 4 ? (int64_t)(int32_t)(uint32_t)number : (int64_t)number;
     return push(machine, (pickle_value){.kind = V_INT, .integer = signed_number}, err);
 }
@@ -579,8 +572,7 @@ static lp_status push_text_of(pickle_machine *machine, size_t width, lp_error *e
 
 static lp_status memo_op(pickle_machine *machine, size_t width, bool put, lp_error *err) {
     uint64_t at = 0;
-    lp_status status = operand(machine, width, &at, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(operand(machine, width, &at, err));
     return put ? memo_put(machine, at, err) : memo_get(machine, at, err);
 }
 
@@ -643,21 +635,22 @@ static lp_status step(pickle_machine *machine, uint8_t code, lp_error *err) {
 /* ---- the result ---- */
 
 static lp_status collect(pickle_machine *machine, const pickle_value *root, lp_pickle_state *out, lp_error *err) {
-    lp_status status = LP_OK;
     if (root->kind != V_DICT)
-        LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found %s", machine->file,
-                KIND_NAMES[root->kind]);
+        return lp_fail(err, LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found %s", machine->file,
+                       KIND_NAMES[root->kind]);
     const pickle_object *dict = &machine->objects[root->integer];
     for (size_t i = 0; i + 1 < dict->n; i += 2) {
         const pickle_value *name = &dict->items[i], *v = &dict->items[i + 1];
         if (name->kind != V_STRING || name->length == 0 || memchr(name->text, 0, name->length))
-            LP_FAIL(LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found a key that is %s", machine->file,
-                    name->kind == V_STRING ? "an empty or broken string" : KIND_NAMES[name->kind]);
+            return lp_fail(err, LP_ERR_FORMAT, "%s: expected a state dict (name -> tensor), found a key that is %s",
+                           machine->file,
+                           name->kind == V_STRING ? "an empty or broken string" : KIND_NAMES[name->kind]);
         if (v->kind != V_TENSOR)
-            LP_FAIL(LP_ERR_FORMAT,
-                    "%s: entry \"%.*s\": expected a tensor, found %s: save the model's state_dict() alone",
-                    machine->file, (int)(name->length < 200 ? name->length : 200), name->text, KIND_NAMES[v->kind]);
-        LP_TRY(lp_mem_grow(&out->tensors, &out->capacity, out->n + 1, sizeof *out->tensors, "state dict", err));
+            return lp_fail(err, LP_ERR_FORMAT,
+                           "%s: entry \"%.*s\": expected a tensor, found %s: save the model's state_dict() alone",
+                           machine->file, (int)(name->length < 200 ? name->length : 200), name->text,
+                           KIND_NAMES[v->kind]);
+        LP_CHECK(lp_mem_grow(&out->tensors, &out->capacity, out->n + 1, sizeof *out->tensors, "state dict", err));
         const pickle_tensor *value = &machine->tensors[v->integer];
         out->tensors[out->n++] = (lp_pickle_tensor){.name = name->text,
                                                     .name_length = name->length,
@@ -665,8 +658,7 @@ static lp_status collect(pickle_machine *machine, const pickle_value *root, lp_p
                                                     .offset = value->offset,
                                                     .shape = value->shape};
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static void machine_release(pickle_machine *machine) {

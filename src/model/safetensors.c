@@ -18,17 +18,14 @@ static const struct {
 static lp_status read_dtype(const lp_json *entry, lp_dtype *out, lp_error *err) {
     lp_json value;
     const char *name = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(entry, "dtype", &value, err));
-    LP_TRY(lp_json_string(&value, &name, err));
+    LP_CHECK(lp_json_get(entry, "dtype", &value, err));
+    LP_CHECK(lp_json_string(&value, &name, err));
     for (size_t i = 0; i < sizeof DTYPES / sizeof *DTYPES; i++)
         if (strcmp(DTYPES[i].name, name) == 0) {
             *out = DTYPES[i].dtype;
             return LP_OK;
         }
-    status = lp_json_fail(&value, err, "a dtype that is supported (F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL)");
-out:
-    return status;
+    return lp_json_fail(&value, err, "a dtype that is supported (F32, F16, BF16, F64, I64, I32, I16, I8, U8, BOOL)");
 }
 
 static lp_status read_shape(const lp_json *entry, lp_tensor *tensor, lp_error *err) {
@@ -82,26 +79,23 @@ static lp_status read_entry(const lp_json *entry, const unsigned char *data, uin
                             data_range *range, lp_error *err) {
     static const char *const keys[] = {"dtype", "shape", "data_offsets", NULL};
     lp_tensor tensor = {.file = entry->file};
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(read_dtype(entry, &tensor.dtype, err));
-    LP_TRY(read_shape(entry, &tensor, err));
-    LP_TRY(read_offsets(entry, n_data, range, err));
+    LP_CHECK(lp_json_only(entry, keys, err));
+    LP_CHECK(read_dtype(entry, &tensor.dtype, err));
+    LP_CHECK(read_shape(entry, &tensor, err));
+    LP_CHECK(read_offsets(entry, n_data, range, err));
     uint64_t bytes = 0;
     const char *name = entry->node->string;
     if (!lp_mul_u64((uint64_t)tensor.n_elements, lp_dtype_bytes(tensor.dtype), &bytes) ||
         bytes != range->end - range->begin) {
         char shape[128];
         lp_tensor_shape_text(&tensor, shape, sizeof shape);
-        LP_FAIL(LP_ERR_FORMAT, "%s: tensor \"%.200s\": %s %s needs %llu bytes, its data_offsets hold %llu", entry->file,
-                name, shape, lp_dtype_name(tensor.dtype), (unsigned long long)bytes,
-                (unsigned long long)(range->end - range->begin));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: tensor \"%.200s\": %s %s needs %llu bytes, its data_offsets hold %llu",
+                       entry->file, name, shape, lp_dtype_name(tensor.dtype), (unsigned long long)bytes,
+                       (unsigned long long)(range->end - range->begin));
     }
     tensor.data = data + range->begin;
     range->tensor = list->n;
-    status = lp_tensor_list_add(list, &tensor, name, strlen(name), err);
-out:
-    return status;
+    return lp_tensor_list_add(list, &tensor, name, strlen(name), err);
 }
 
 static int compare_ranges(const void *a, const void *b) {
@@ -134,8 +128,7 @@ static lp_status check_metadata(const lp_json *metadata, lp_error *err) {
     const char *text = NULL;
     if (!lp_json_is_object(metadata)) return lp_json_fail(metadata, err, "an object of strings");
     for (lp_json_first(metadata, &item); item.node; lp_json_next(metadata, &item)) {
-        lp_status status = lp_json_string(&item, &text, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_json_string(&item, &text, err));
     }
     return LP_OK;
 }

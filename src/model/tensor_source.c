@@ -6,11 +6,9 @@
 
 lp_status lp_tensor_list_add(lp_tensor_list *list, const lp_tensor *tensor, const char *name, size_t name_length,
                              lp_error *err) {
-    lp_status status = lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "tensor list", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "tensor list", err));
     lp_tensor added = *tensor;
-    status = lp_mem_text(&added.name, name, name_length, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_text(&added.name, name, name_length, err));
     list->items[list->n++] = added;
     return LP_OK;
 }

@@ -87,13 +87,11 @@ static lp_status add_tensors(const lp_pickle_state *state, lp_zip *zip, const lp
     for (size_t i = 0; i < state->n; i++) {
         const lp_pickle_tensor *source = &state->tensors[i];
         const lp_zip_entry *storage = NULL;
-        lp_status status = find_storage(zip, &kept, prefix_length, source, file, &storage, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(find_storage(zip, &kept, prefix_length, source, file, &storage, err));
         lp_tensor tensor = source->shape;
         tensor.file = file;
         tensor.data = storage->data + (size_t)source->offset * lp_dtype_bytes(tensor.dtype);
-        status = lp_tensor_list_add(out, &tensor, source->name, source->name_length, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_tensor_list_add(out, &tensor, source->name, source->name_length, err));
     }
     return LP_OK;
 }

@@ -38,73 +38,71 @@ static lp_status read_end64(lp_reader *reader, size_t end_at, directory *out, lp
     uint32_t signature = 0, disk = 0;
     uint64_t at = 0, ignored64 = 0, n_here = 0;
     uint16_t ignored16 = 0;
-    lp_status status = LP_OK;
-    if (end_at < END64_LOCATOR_BYTES) LP_FAIL(LP_ERR_FORMAT, "%s: the zip64 end record is missing", reader->what);
-    LP_TRY(lp_reader_seek(reader, end_at - END64_LOCATOR_BYTES, err));
-    LP_TRY(lp_read_u32(reader, &signature, err));
-    if (signature != END64_LOCATOR) LP_FAIL(LP_ERR_FORMAT, "%s: the zip64 end record is missing", reader->what);
-    LP_TRY(lp_read_u32(reader, &disk, err));
-    LP_TRY(lp_read_u64(reader, &at, err));
-    LP_TRY(lp_reader_seek(reader, (size_t)at, err));
-    LP_TRY(lp_read_u32(reader, &signature, err));
+    if (end_at < END64_LOCATOR_BYTES)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: the zip64 end record is missing", reader->what);
+    LP_CHECK(lp_reader_seek(reader, end_at - END64_LOCATOR_BYTES, err));
+    LP_CHECK(lp_read_u32(reader, &signature, err));
+    if (signature != END64_LOCATOR)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: the zip64 end record is missing", reader->what);
+    LP_CHECK(lp_read_u32(reader, &disk, err));
+    LP_CHECK(lp_read_u64(reader, &at, err));
+    LP_CHECK(lp_reader_seek(reader, (size_t)at, err));
+    LP_CHECK(lp_read_u32(reader, &signature, err));
     if (signature != END64_SIGNATURE)
-        LP_FAIL(LP_ERR_FORMAT, "%s: no zip64 end record at byte %llu", reader->what, (unsigned long long)at);
-    LP_TRY(lp_read_u64(reader, &ignored64, err)); /* size of this record */
-    LP_TRY(lp_read_u16(reader, &ignored16, err)); /* made by */
-    LP_TRY(lp_read_u16(reader, &ignored16, err)); /* needed to extract */
-    LP_TRY(lp_read_u32(reader, &disk, err));
-    LP_TRY(lp_read_u32(reader, &disk, err));
-    LP_TRY(lp_read_u64(reader, &n_here, err));
-    LP_TRY(lp_read_u64(reader, &out->n_entries, err));
-    LP_TRY(lp_read_u64(reader, &out->size, err));
-    LP_TRY(lp_read_u64(reader, &out->offset, err));
-    if (n_here != out->n_entries) LP_FAIL(LP_ERR_FORMAT, "%s: a zip archive in several parts", reader->what);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_FORMAT, "%s: no zip64 end record at byte %llu", reader->what,
+                       (unsigned long long)at);
+    LP_CHECK(lp_read_u64(reader, &ignored64, err)); /* size of this record */
+    LP_CHECK(lp_read_u16(reader, &ignored16, err)); /* made by */
+    LP_CHECK(lp_read_u16(reader, &ignored16, err)); /* needed to extract */
+    LP_CHECK(lp_read_u32(reader, &disk, err));
+    LP_CHECK(lp_read_u32(reader, &disk, err));
+    LP_CHECK(lp_read_u64(reader, &n_here, err));
+    LP_CHECK(lp_read_u64(reader, &out->n_entries, err));
+    LP_CHECK(lp_read_u64(reader, &out->size, err));
+    LP_CHECK(lp_read_u64(reader, &out->offset, err));
+    if (n_here != out->n_entries)
+        return lp_fail(err, LP_ERR_FORMAT, "%s: a zip archive in several parts", reader->what);
+    return LP_OK;
 }
 
 static lp_status read_end(lp_reader *reader, directory *out, lp_error *err) {
     uint32_t signature = 0, size = 0, offset = 0;
     uint16_t disk = 0, first_disk = 0, n_here = 0, n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(find_end(reader, err));
+    LP_CHECK(find_end(reader, err));
     size_t end_at = reader->offset;
-    LP_TRY(lp_read_u32(reader, &signature, err));
-    LP_TRY(lp_read_u16(reader, &disk, err));
-    LP_TRY(lp_read_u16(reader, &first_disk, err));
-    LP_TRY(lp_read_u16(reader, &n_here, err));
-    LP_TRY(lp_read_u16(reader, &n, err));
-    LP_TRY(lp_read_u32(reader, &size, err));
-    LP_TRY(lp_read_u32(reader, &offset, err));
+    LP_CHECK(lp_read_u32(reader, &signature, err));
+    LP_CHECK(lp_read_u16(reader, &disk, err));
+    LP_CHECK(lp_read_u16(reader, &first_disk, err));
+    LP_CHECK(lp_read_u16(reader, &n_here, err));
+    LP_CHECK(lp_read_u16(reader, &n, err));
+    LP_CHECK(lp_read_u32(reader, &size, err));
+    LP_CHECK(lp_read_u32(reader, &offset, err));
     if (n == FOLLOWS_IN_ZIP64_16 || size == FOLLOWS_IN_ZIP64 || offset == FOLLOWS_IN_ZIP64)
         return read_end64(reader, end_at, out, err);
     if (disk != 0 || first_disk != 0 || n_here != n)
-        LP_FAIL(LP_ERR_FORMAT, "%s: a zip archive in several parts", reader->what);
+        return lp_fail(err, LP_ERR_FORMAT, "%s: a zip archive in several parts", reader->what);
     *out = (directory){.n_entries = n, .offset = offset, .size = size};
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Sizes and offset that did not fit into 32 bits stand in the zip64 extra field, in this order. */
 static lp_status read_zip64_extra(const unsigned char *extra, size_t n_extra, const char *file, uint64_t *size,
                                   uint64_t *stored, uint64_t *offset, lp_error *err) {
     lp_reader reader = lp_reader_make(extra, n_extra, file);
-    lp_status status = LP_OK;
     while (lp_reader_left(&reader) >= 4) {
         uint16_t id = 0, n = 0;
         const unsigned char *field = NULL;
-        LP_TRY(lp_read_u16(&reader, &id, err));
-        LP_TRY(lp_read_u16(&reader, &n, err));
-        LP_TRY(lp_read_bytes(&reader, n, &field, err));
+        LP_CHECK(lp_read_u16(&reader, &id, err));
+        LP_CHECK(lp_read_u16(&reader, &n, err));
+        LP_CHECK(lp_read_bytes(&reader, n, &field, err));
         if (id != ZIP64_EXTRA) continue;
         lp_reader values = lp_reader_make(field, n, file);
-        if (*size == FOLLOWS_IN_ZIP64) LP_TRY(lp_read_u64(&values, size, err));
-        if (*stored == FOLLOWS_IN_ZIP64) LP_TRY(lp_read_u64(&values, stored, err));
-        if (*offset == FOLLOWS_IN_ZIP64) LP_TRY(lp_read_u64(&values, offset, err));
+        if (*size == FOLLOWS_IN_ZIP64) LP_CHECK(lp_read_u64(&values, size, err));
+        if (*stored == FOLLOWS_IN_ZIP64) LP_CHECK(lp_read_u64(&values, stored, err));
+        if (*offset == FOLLOWS_IN_ZIP64) LP_CHECK(lp_read_u64(&values, offset, err));
         return LP_OK;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The local header repeats the name; its extra field (torch pads with it) may differ from the central one. */
@@ -114,27 +112,26 @@ static lp_status locate_data(const lp_reader *whole, uint64_t offset, uint64_t s
     uint32_t signature = 0;
     uint16_t n_name = 0, n_extra = 0;
     const unsigned char *skipped = NULL, *name = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_reader_seek(&reader, (size_t)offset, err));
-    LP_TRY(lp_read_u32(&reader, &signature, err));
+    LP_CHECK(lp_reader_seek(&reader, (size_t)offset, err));
+    LP_CHECK(lp_read_u32(&reader, &signature, err));
     if (signature != LOCAL_SIGNATURE)
-        LP_FAIL(LP_ERR_FORMAT, "%s: no zip entry at byte %llu", whole->what, (unsigned long long)offset);
-    LP_TRY(lp_read_bytes(&reader, 22, &skipped, err));
-    LP_TRY(lp_read_u16(&reader, &n_name, err));
-    LP_TRY(lp_read_u16(&reader, &n_extra, err));
-    LP_TRY(lp_read_bytes(&reader, n_name, &name, err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: no zip entry at byte %llu", whole->what, (unsigned long long)offset);
+    LP_CHECK(lp_read_bytes(&reader, 22, &skipped, err));
+    LP_CHECK(lp_read_u16(&reader, &n_name, err));
+    LP_CHECK(lp_read_u16(&reader, &n_extra, err));
+    LP_CHECK(lp_read_bytes(&reader, n_name, &name, err));
     if (n_name != entry->name_length || memcmp(name, entry->name, n_name) != 0)
-        LP_FAIL(LP_ERR_FORMAT, "%s: the zip entry at byte %llu and the directory name it differently", whole->what,
-                (unsigned long long)offset);
-    LP_TRY(lp_read_bytes(&reader, n_extra, &skipped, err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: the zip entry at byte %llu and the directory name it differently",
+                       whole->what, (unsigned long long)offset);
+    LP_CHECK(lp_read_bytes(&reader, n_extra, &skipped, err));
     if (reader.offset > limit || size > limit - reader.offset)
-        LP_FAIL(LP_ERR_FORMAT, "%s: zip entry \"%.*s\": %llu bytes at %zu reach past the last one's end, %llu",
-                whole->what, (int)entry->name_length, entry->name, (unsigned long long)size, reader.offset,
-                (unsigned long long)limit);
-    LP_TRY(lp_read_bytes(&reader, (size_t)size, &entry->data, err));
+        return lp_fail(err, LP_ERR_FORMAT,
+                       "%s: zip entry \"%.*s\": %llu bytes at %zu reach past the last one's end, %llu", whole->what,
+                       (int)entry->name_length, entry->name, (unsigned long long)size, reader.offset,
+                       (unsigned long long)limit);
+    LP_CHECK(lp_read_bytes(&reader, (size_t)size, &entry->data, err));
     entry->size = (size_t)size;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_entry(lp_reader *central, const lp_reader *whole, uint64_t limit, lp_zip_entry *entry,
@@ -142,43 +139,43 @@ static lp_status read_entry(lp_reader *central, const lp_reader *whole, uint64_t
     uint32_t signature = 0, ignored32 = 0, stored32 = 0, size32 = 0, offset32 = 0;
     uint16_t ignored16 = 0, flags = 0, method = 0, n_name = 0, n_extra = 0, n_comment = 0;
     const unsigned char *name = NULL, *extra = NULL, *comment = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_read_u32(central, &signature, err));
+    LP_CHECK(lp_read_u32(central, &signature, err));
     if (signature != CENTRAL_SIGNATURE)
-        LP_FAIL(LP_ERR_FORMAT, "%s: damaged zip directory at byte %zu of it", whole->what, central->offset - 4);
-    LP_TRY(lp_read_u32(central, &ignored32, err)); /* versions */
-    LP_TRY(lp_read_u16(central, &flags, err));
-    LP_TRY(lp_read_u16(central, &method, err));
-    LP_TRY(lp_read_u32(central, &ignored32, err)); /* time */
-    LP_TRY(lp_read_u32(central, &ignored32, err)); /* CRC-32, which torch can be told not to compute */
-    LP_TRY(lp_read_u32(central, &stored32, err));
-    LP_TRY(lp_read_u32(central, &size32, err));
-    LP_TRY(lp_read_u16(central, &n_name, err));
-    LP_TRY(lp_read_u16(central, &n_extra, err));
-    LP_TRY(lp_read_u16(central, &n_comment, err));
-    LP_TRY(lp_read_u16(central, &ignored16, err)); /* disk */
-    LP_TRY(lp_read_u16(central, &ignored16, err)); /* attributes */
-    LP_TRY(lp_read_u32(central, &ignored32, err));
-    LP_TRY(lp_read_u32(central, &offset32, err));
-    LP_TRY(lp_read_bytes(central, n_name, &name, err));
-    LP_TRY(lp_read_bytes(central, n_extra, &extra, err));
-    LP_TRY(lp_read_bytes(central, n_comment, &comment, err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: damaged zip directory at byte %zu of it", whole->what,
+                       central->offset - 4);
+    LP_CHECK(lp_read_u32(central, &ignored32, err)); /* versions */
+    LP_CHECK(lp_read_u16(central, &flags, err));
+    LP_CHECK(lp_read_u16(central, &method, err));
+    LP_CHECK(lp_read_u32(central, &ignored32, err)); /* time */
+    LP_CHECK(lp_read_u32(central, &ignored32, err)); /* CRC-32, which torch can be told not to compute */
+    LP_CHECK(lp_read_u32(central, &stored32, err));
+    LP_CHECK(lp_read_u32(central, &size32, err));
+    LP_CHECK(lp_read_u16(central, &n_name, err));
+    LP_CHECK(lp_read_u16(central, &n_extra, err));
+    LP_CHECK(lp_read_u16(central, &n_comment, err));
+    LP_CHECK(lp_read_u16(central, &ignored16, err)); /* disk */
+    LP_CHECK(lp_read_u16(central, &ignored16, err)); /* attributes */
+    LP_CHECK(lp_read_u32(central, &ignored32, err));
+    LP_CHECK(lp_read_u32(central, &offset32, err));
+    LP_CHECK(lp_read_bytes(central, n_name, &name, err));
+    LP_CHECK(lp_read_bytes(central, n_extra, &extra, err));
+    LP_CHECK(lp_read_bytes(central, n_comment, &comment, err));
     *entry = (lp_zip_entry){.name = (const char *)name, .name_length = n_name};
     if (flags & (FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTED))
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: zip entry \"%.*s\" is encrypted", whole->what, (int)n_name, entry->name);
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: zip entry \"%.*s\" is encrypted", whole->what, (int)n_name,
+                       entry->name);
     if (method != 0)
-        LP_FAIL(LP_ERR_UNSUPPORTED,
-                "%s: zip entry \"%.*s\" is compressed (method %u), which torch.save does not do: expected a PyTorch "
-                "checkpoint",
-                whole->what, (int)n_name, entry->name, method);
+        return lp_fail(
+            err, LP_ERR_UNSUPPORTED,
+            "%s: zip entry \"%.*s\" is compressed (method %u), which torch.save does not do: expected a PyTorch "
+            "checkpoint",
+            whole->what, (int)n_name, entry->name, method);
     uint64_t size = size32, stored = stored32, offset = offset32;
-    LP_TRY(read_zip64_extra(extra, n_extra, whole->what, &size, &stored, &offset, err));
+    LP_CHECK(read_zip64_extra(extra, n_extra, whole->what, &size, &stored, &offset, err));
     if (size != stored)
-        LP_FAIL(LP_ERR_FORMAT, "%s: zip entry \"%.*s\" is stored, but has two sizes: %llu and %llu", whole->what,
-                (int)n_name, entry->name, (unsigned long long)size, (unsigned long long)stored);
-    status = locate_data(whole, offset, size, limit, entry, err);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_FORMAT, "%s: zip entry \"%.*s\" is stored, but has two sizes: %llu and %llu",
+                       whole->what, (int)n_name, entry->name, (unsigned long long)size, (unsigned long long)stored);
+    return locate_data(whole, offset, size, limit, entry, err);
 }
 
 static int compare_data(const void *a, const void *b) {

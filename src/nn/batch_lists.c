@@ -114,8 +114,7 @@ static lp_status upload(lp_batch_lists *lists, lp_backend *be, size_t n, lp_erro
         if (lists->dev) be->release(be, lists->dev);
         lists->dev = NULL;
         lists->dev_capacity = 0;
-        lp_status status = be->alloc(be, 2 * n * sizeof(int32_t), "index lists", &dev, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(be->alloc(be, 2 * n * sizeof(int32_t), "index lists", &dev, err));
         lists->dev = dev;
         lists->dev_capacity = 2 * n;
     }
@@ -154,15 +153,14 @@ lp_status lp_batch_lists_make(lp_batch_lists *lists, lp_backend *be, const lp_fo
                               lp_error *err) {
     size_t n_copies = 0;
     int32_t n_groups = 0;
-    lp_status status = LP_OK;
     LP_ASSERT(n_layers <= LP_MAX_LAYERS);
     lists->n_fresh = lists->n_tokens = lists->n_latents = lists->n_out = lists->n_output_copies = 0;
     while (lists->n_fresh < batch->n_rows && batch->first_layer[lists->n_fresh] == 0) lists->n_fresh++;
     for (int32_t r = lists->n_fresh; r < batch->n_rows; r++) n_copies += (size_t)batch->first_layer[r];
     const layout at = lay_out(batch, lists->n_fresh, n_copies, be->wants_groups);
     size_t n = (size_t)batch->n_rows, n_all = at.begin[N_LISTS];
-    LP_TRY(lp_mem_grow(&lists->host, &lists->host_capacity, n_all, sizeof *lists->host, "index lists", err));
-    LP_TRY(lp_mem_grow(&lists->host_compact, &lists->compact_capacity, n, sizeof *lists->host_compact, "rows", err));
+    LP_CHECK(lp_mem_grow(&lists->host, &lists->host_capacity, n_all, sizeof *lists->host, "index lists", err));
+    LP_CHECK(lp_mem_grow(&lists->host_compact, &lists->compact_capacity, n, sizeof *lists->host_compact, "rows", err));
     const int32_t *const given[] = {[POSITION] = batch->position,
                                     [SLOT] = batch->slot,
                                     [PROMPT_BEGIN] = batch->prompt_begin,
@@ -177,14 +175,14 @@ lp_status lp_batch_lists_make(lp_batch_lists *lists, lp_backend *be, const lp_fo
     list_outputs(lists, &at, batch, n_layers);
     list_copies(lists, &at, batch, n_layers);
     if (be->wants_groups) {
-        LP_TRY(lp_mem_grow(&lists->group_keys, &lists->group_keys_capacity, n, sizeof *lists->group_keys, "rows", err));
+        LP_CHECK(
+            lp_mem_grow(&lists->group_keys, &lists->group_keys_capacity, n, sizeof *lists->group_keys, "rows", err));
         n_groups = lp_row_groups(batch->prompt_begin, batch->n_rows, LP_GROUP_ROWS, lists->host + at.begin[GROUP_ROW],
                                  lists->host + at.begin[GROUP_BEGIN], lists->group_keys);
     }
-    LP_TRY(upload(lists, be, n_all, err));
+    LP_CHECK(upload(lists, be, n_all, err));
     name_lists(lists, &at, n_groups);
-out:
-    return status;
+    return LP_OK;
 }
 
 void lp_batch_lists_release(lp_batch_lists *lists, lp_backend *be) {

@@ -127,21 +127,18 @@ static lp_status make_workspace(lp_forward *forward, lp_error *err) {
     size_t rows = (size_t)forward->max_rows;
     int32_t d = config->d_model;
     int32_t inner = forward->model->projection.present ? (int32_t)forward->model->projection.in.n_out : 1;
-    lp_status status = LP_OK;
-    LP_TRY(matrix_new(forward, &forward->x, rows, d, "residual stream", err));
-    LP_TRY(matrix_new(forward, &forward->x_out, rows, d, "residual stream", err));
-    LP_TRY(matrix_new(forward, &forward->h, rows, operand_floats(forward->be, d), "normed input", err));
-    LP_TRY(matrix_new(forward, &forward->sum, rows, d, "block output", err));
-    LP_TRY(matrix_new(forward, &forward->qkv, rows, q_width(config) + 2 * kv_width(config), "q, k, v", err));
-    LP_TRY(matrix_new(forward, &forward->attention, rows, q_width(config), "attention", err));
-    LP_TRY(matrix_new(forward, &forward->mlp, (size_t)forward->mlp_rows, mlp_width(config), "MLP", err));
+    LP_CHECK(matrix_new(forward, &forward->x, rows, d, "residual stream", err));
+    LP_CHECK(matrix_new(forward, &forward->x_out, rows, d, "residual stream", err));
+    LP_CHECK(matrix_new(forward, &forward->h, rows, operand_floats(forward->be, d), "normed input", err));
+    LP_CHECK(matrix_new(forward, &forward->sum, rows, d, "block output", err));
+    LP_CHECK(matrix_new(forward, &forward->qkv, rows, q_width(config) + 2 * kv_width(config), "q, k, v", err));
+    LP_CHECK(matrix_new(forward, &forward->attention, rows, q_width(config), "attention", err));
+    LP_CHECK(matrix_new(forward, &forward->mlp, (size_t)forward->mlp_rows, mlp_width(config), "MLP", err));
     if (!in_place(forward))
-        LP_TRY(matrix_new(forward, &forward->active, (size_t)forward->mlp_rows,
-                          operand_floats(forward->be, config->d_ff), "MLP", err));
-    LP_TRY(matrix_new(forward, &forward->projected, rows, inner, "projection", err));
-    LP_TRY(lp_mem_new(&forward->input, (size_t)d, sizeof(float), "rows", err));
-out:
-    return status;
+        LP_CHECK(matrix_new(forward, &forward->active, (size_t)forward->mlp_rows,
+                            operand_floats(forward->be, config->d_ff), "MLP", err));
+    LP_CHECK(matrix_new(forward, &forward->projected, rows, inner, "projection", err));
+    return lp_mem_new(&forward->input, (size_t)d, sizeof(float), "rows", err);
 }
 
 static void free_workspace(lp_forward *forward) {
@@ -220,8 +217,7 @@ static lp_status edit(const forward_pass *pass, int32_t n, float *x, int32_t str
     lp_forward *forward = pass->f;
     const lp_forward_batch *batch = pass->batch;
     int32_t n_plain = 0, n_token = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&forward->edits, &forward->edits_capacity, (size_t)n, sizeof *forward->edits, "edits", err));
+    LP_CHECK(lp_mem_grow(&forward->edits, &forward->edits_capacity, (size_t)n, sizeof *forward->edits, "edits", err));
     for (int32_t i = 0; i < n; i++) {
         const lp_forward_edit *from = &batch->edits[pass->next_edit + i];
         if (from->token.token) continue;
@@ -230,11 +226,11 @@ static lp_status edit(const forward_pass *pass, int32_t n, float *x, int32_t str
         LP_ASSERT(forward->edits[n_plain].row >= 0);
         n_plain++;
     }
-    LP_TRY(forward->be->edit_rows(forward->be, x, stride, forward->edits, n_plain, batch->vectors, err));
+    LP_CHECK(forward->be->edit_rows(forward->be, x, stride, forward->edits, n_plain, batch->vectors, err));
     if (n_plain == n) return LP_OK;
     LP_ASSERT(stride == forward->model->config.d_model);
-    LP_TRY(lp_mem_grow(&forward->token_edits, &forward->token_edits_capacity, (size_t)(n - n_plain),
-                       sizeof *forward->token_edits, "edits", err));
+    LP_CHECK(lp_mem_grow(&forward->token_edits, &forward->token_edits_capacity, (size_t)(n - n_plain),
+                         sizeof *forward->token_edits, "edits", err));
     for (int by = LP_NEAREST_DOT; by <= LP_NEAREST_COSINE; by++)
         for (int32_t i = 0; i < n; i++) {
             const lp_forward_edit *from = &batch->edits[pass->next_edit + i];
@@ -243,9 +239,7 @@ static lp_status edit(const forward_pass *pass, int32_t n, float *x, int32_t str
             LP_ASSERT(row >= 0);
             forward->token_edits[n_token++] = (lp_nearest_row){.row = row, .edit = &from->token};
         }
-    status = lp_nearest_edit(&forward->nearest, &batch->room, x, forward->token_edits, n_token, err);
-out:
-    return status;
+    return lp_nearest_edit(&forward->nearest, &batch->room, x, forward->token_edits, n_token, err);
 }
 
 /* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
@@ -253,18 +247,17 @@ out:
 static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
     lp_forward *forward = pass->f;
     const lp_forward_batch *batch = pass->batch;
-    lp_status status = LP_OK;
     LP_ASSERT(pass->next_edit == batch->n_edits || batch->edits[pass->next_edit].key >= key);
     LP_ASSERT(pass->next_capture == batch->n_captures || batch->captures[pass->next_capture].key >= key);
     int32_t n = 0;
     while (pass->next_edit + n < batch->n_edits && batch->edits[pass->next_edit + n].key == key) n++;
-    if (n > 0) LP_TRY(edit(pass, n, x, stride, compact, err));
+    if (n > 0) LP_CHECK(edit(pass, n, x, stride, compact, err));
     pass->next_edit += n;
     n = 0;
     while (pass->next_capture + n < batch->n_captures && batch->captures[pass->next_capture + n].key == key) n++;
     if (n > 0) {
-        LP_TRY(lp_mem_grow(&forward->captures, &forward->captures_capacity, (size_t)n, sizeof *forward->captures,
-                           "captures", err));
+        LP_CHECK(lp_mem_grow(&forward->captures, &forward->captures_capacity, (size_t)n, sizeof *forward->captures,
+                             "captures", err));
         for (int32_t i = 0; i < n; i++) {
             const lp_forward_capture *capture = &batch->captures[pass->next_capture + i];
             int32_t row = compact ? pass->lists->compact[capture->row] : capture->row;
@@ -272,11 +265,10 @@ static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride
             forward->captures[i] =
                 (lp_row_capture){.row = row, .offset = capture->offset, .width = capture->width, .out = capture->out};
         }
-        LP_TRY(forward->be->capture_rows(forward->be, x, stride, forward->captures, n, batch->captured, err));
+        LP_CHECK(forward->be->capture_rows(forward->be, x, stride, forward->captures, n, batch->captured, err));
         pass->next_capture += n;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* What the rows' heads attend to, over all their slots or over those that are left to them. */
@@ -285,22 +277,20 @@ static lp_status attend(forward_pass *pass, int32_t layer, int32_t n_rows, lp_er
     const lp_forward_batch *batch = pass->batch;
     const lp_model_config *config = &forward->model->config;
     int32_t n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(forward->be->attend(forward->be, config, forward->qkv, &pass->lists->rows, n_rows, batch->pool, layer,
-                               forward->attention, err));
+    LP_CHECK(forward->be->attend(forward->be, config, forward->qkv, &pass->lists->rows, n_rows, batch->pool, layer,
+                                 forward->attention, err));
     while (pass->next_choice + n < batch->n_choices && batch->choices[pass->next_choice + n].layer == layer) n++;
     if (n == 0) return LP_OK;
-    LP_TRY(lp_mem_grow(&forward->choices, &forward->choices_capacity, (size_t)n, sizeof *forward->choices,
-                       "attention edges", err));
+    LP_CHECK(lp_mem_grow(&forward->choices, &forward->choices_capacity, (size_t)n, sizeof *forward->choices,
+                         "attention edges", err));
     for (int32_t i = 0; i < n; i++) {
         forward->choices[i] = batch->choices[pass->next_choice + i].choice;
         LP_ASSERT(forward->choices[i].row < n_rows && forward->choices[i].length > 0);
     }
-    LP_TRY(forward->be->attend_chosen(forward->be, config, forward->qkv, forward->choices, n, pass->lists->chosen,
-                                      batch->pool, layer, forward->attention, err));
+    LP_CHECK(forward->be->attend_chosen(forward->be, config, forward->qkv, forward->choices, n, pass->lists->chosen,
+                                        batch->pool, layer, forward->attention, err));
     pass->next_choice += n;
-out:
-    return status;
+    return LP_OK;
 }
 
 static int32_t key_of(int32_t layer, lp_site site) {
@@ -311,23 +301,20 @@ static lp_status begin(forward_pass *pass, lp_error *err) {
     lp_forward *forward = pass->f;
     lp_backend *be = forward->be;
     int32_t d = forward->model->config.d_model;
-    lp_status status = LP_OK;
     const lp_batch_lists *lists = pass->lists;
     if (forward->model->embedding.layout == LP_PANELS)
-        LP_TRY(be->copy_columns(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids,
-                                lists->n_tokens, d, err));
+        LP_CHECK(be->copy_columns(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids,
+                                  lists->n_tokens, d, err));
     else
-        LP_TRY(be->copy_rows(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids, lists->n_tokens,
-                             d, err));
-    LP_TRY(be->copy_rows(be, forward->x, pass->lists->latent_rows, pass->batch->latents, pass->lists->latent_ids,
-                         pass->lists->n_latents, d, err));
-    LP_TRY(visit(pass, -2, forward->x, d, false, err));
+        LP_CHECK(be->copy_rows(be, forward->x, lists->token_rows, forward->embedding, lists->token_ids, lists->n_tokens,
+                               d, err));
+    LP_CHECK(be->copy_rows(be, forward->x, pass->lists->latent_rows, pass->batch->latents, pass->lists->latent_ids,
+                           pass->lists->n_latents, d, err));
+    LP_CHECK(visit(pass, -2, forward->x, d, false, err));
     if (forward->positions)
-        LP_TRY(
+        LP_CHECK(
             be->add_rows(be, forward->x, forward->positions, pass->lists->rows.position, pass->lists->n_fresh, d, err));
-    LP_TRY(visit(pass, key_of(0, LP_SITE_RESID_PRE), forward->x, d, false, err));
-out:
-    return status;
+    return visit(pass, key_of(0, LP_SITE_RESID_PRE), forward->x, d, false, err);
 }
 
 /* Rows whose first layer is `layer` take over their sources' streams. Returns the number of rows from there on in *n.
@@ -349,9 +336,8 @@ static lp_status report_inputs(const forward_pass *pass, int32_t layer, int32_t 
     lp_forward *forward = pass->f;
     int32_t d = forward->model->config.d_model;
     for (int32_t r = 0; r < n; r++) {
-        lp_status status = forward->be->download(forward->be, forward->input, forward->x + (int64_t)r * d,
-                                                 (size_t)d * sizeof(float), err);
-        if (status != LP_OK) return status;
+        LP_CHECK(forward->be->download(forward->be, forward->input, forward->x + (int64_t)r * d,
+                                       (size_t)d * sizeof(float), err));
         forward->hook(forward->hook_user, pass->batch, r, layer, forward->input);
     }
     return LP_OK;
@@ -396,18 +382,16 @@ static lp_status add_and_norm(forward_pass *pass, int32_t key, float *x, int32_t
     lp_backend *be = forward->be;
     const lp_model_config *config = &forward->model->config;
     bool changes = has_edits(pass, key);
-    lp_status status = LP_OK;
     if (changes)
-        LP_TRY(be->add_rows(be, x, forward->sum, NULL, n, config->d_model, err));
+        LP_CHECK(be->add_rows(be, x, forward->sum, NULL, n, config->d_model, err));
     else
-        LP_TRY(be->add_norm(be, x, forward->sum, weights->weight, weights->bias, config->norm_eps, n, config->d_model,
-                            LP_OPERAND, forward->h, err));
-    LP_TRY(visit(pass, key, x, config->d_model, compact, err));
+        LP_CHECK(be->add_norm(be, x, forward->sum, weights->weight, weights->bias, config->norm_eps, n, config->d_model,
+                              LP_OPERAND, forward->h, err));
+    LP_CHECK(visit(pass, key, x, config->d_model, compact, err));
     if (changes)
-        LP_TRY(be->norm(be, x, weights->weight, weights->bias, config->norm_eps, n, config->d_model, LP_OPERAND,
-                        forward->h, err));
-out:
-    return status;
+        LP_CHECK(be->norm(be, x, weights->weight, weights->bias, config->norm_eps, n, config->d_model, LP_OPERAND,
+                          forward->h, err));
+    return LP_OK;
 }
 
 /* One block over the first n rows; after the last layer's K and V only the rows with output go on, in x_out. */
@@ -418,23 +402,22 @@ static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_erro
     const lp_block_weights *weights = &forward->blocks[layer];
     int32_t d = config->d_model, q = q_width(config), kv = kv_width(config), stride = q + 2 * kv;
     bool last = layer == config->n_layers - 1;
-    lp_status status = LP_OK;
     forward->row_layers += (uint64_t)n;
     lp_pulse();
-    LP_TRY(be->norm(be, forward->x + (int64_t)pass->n_normed * d, weights->norm_attn.weight, weights->norm_attn.bias,
-                    config->norm_eps, n - pass->n_normed, d, LP_OPERAND, operand_row(forward, pass->n_normed), err));
-    LP_TRY(be->linear(be, weights->qkv, LP_OPERAND, forward->h, n, forward->qkv, err));
-    if (weights->norm_q) LP_TRY(be->norm_heads(be, config, forward->qkv, n, weights->norm_q, weights->norm_k, err));
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_Q), forward->qkv, stride, false, err));
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_K), forward->qkv + q, stride, false, err));
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_V), forward->qkv + q + kv, stride, false, err));
-    LP_TRY(be->store_kv(be, config, forward->qkv, &pass->lists->rows, n, forward->cosine, forward->sine,
-                        pass->batch->pool, layer, err));
+    LP_CHECK(be->norm(be, forward->x + (int64_t)pass->n_normed * d, weights->norm_attn.weight, weights->norm_attn.bias,
+                      config->norm_eps, n - pass->n_normed, d, LP_OPERAND, operand_row(forward, pass->n_normed), err));
+    LP_CHECK(be->linear(be, weights->qkv, LP_OPERAND, forward->h, n, forward->qkv, err));
+    if (weights->norm_q) LP_CHECK(be->norm_heads(be, config, forward->qkv, n, weights->norm_q, weights->norm_k, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_Q), forward->qkv, stride, false, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_K), forward->qkv + q, stride, false, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_V), forward->qkv + q + kv, stride, false, err));
+    LP_CHECK(be->store_kv(be, config, forward->qkv, &pass->lists->rows, n, forward->cosine, forward->sine,
+                          pass->batch->pool, layer, err));
     int32_t first_copy = pass->lists->copy_begin[layer];
-    LP_TRY(be->copy_kv(be, pass->batch->pool, layer, pass->lists->copy_from + first_copy,
-                       pass->lists->copy_to + first_copy, pass->lists->copy_begin[layer + 1] - first_copy, err));
-    if (forward->hook) LP_TRY(report_inputs(pass, layer, n, err));
-    LP_TRY(attend(pass, layer, n, err));
+    LP_CHECK(be->copy_kv(be, pass->batch->pool, layer, pass->lists->copy_from + first_copy,
+                         pass->lists->copy_to + first_copy, pass->lists->copy_begin[layer + 1] - first_copy, err));
+    if (forward->hook) LP_CHECK(report_inputs(pass, layer, n, err));
+    LP_CHECK(attend(pass, layer, n, err));
     float *x = forward->x, *attention = forward->attention;
     if (last) {
         /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
@@ -442,26 +425,25 @@ static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_erro
         while (computed < pass->lists->n_out && pass->lists->host_out_rows[computed] < n) computed++;
         x = forward->x_out;
         attention = forward->qkv;
-        LP_TRY(be->copy_rows(be, x, NULL, forward->x, pass->lists->out_rows, computed, d, err));
-        LP_TRY(be->copy_rows(be, attention, NULL, forward->attention, pass->lists->out_rows, computed, q, err));
+        LP_CHECK(be->copy_rows(be, x, NULL, forward->x, pass->lists->out_rows, computed, d, err));
+        LP_CHECK(be->copy_rows(be, attention, NULL, forward->attention, pass->lists->out_rows, computed, q, err));
         n = computed;
     }
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_Z), attention, q, last, err));
-    LP_TRY(be->linear(be, weights->attn_out, LP_FLOATS, attention, n, forward->sum, err));
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_ATTN_OUT), forward->sum, d, last, err));
-    LP_TRY(add_and_norm(pass, key_of(layer, LP_SITE_RESID_MID), x, n, &weights->norm_mlp, last, err));
-    LP_TRY(mlp(forward, weights, n, err));
-    LP_TRY(visit(pass, key_of(layer, LP_SITE_MLP_OUT), forward->sum, d, last, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_Z), attention, q, last, err));
+    LP_CHECK(be->linear(be, weights->attn_out, LP_FLOATS, attention, n, forward->sum, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_ATTN_OUT), forward->sum, d, last, err));
+    LP_CHECK(add_and_norm(pass, key_of(layer, LP_SITE_RESID_MID), x, n, &weights->norm_mlp, last, err));
+    LP_CHECK(mlp(forward, weights, n, err));
+    LP_CHECK(visit(pass, key_of(layer, LP_SITE_MLP_OUT), forward->sum, d, last, err));
     int32_t post = key_of(layer, LP_SITE_RESID_POST);
     if (last) {
-        LP_TRY(be->add_rows(be, x, forward->sum, NULL, n, d, err));
-        LP_TRY(visit(pass, post, x, d, true, err));
+        LP_CHECK(be->add_rows(be, x, forward->sum, NULL, n, d, err));
+        LP_CHECK(visit(pass, post, x, d, true, err));
     } else {
-        LP_TRY(add_and_norm(pass, post, x, n, &forward->blocks[layer + 1].norm_attn, false, err));
+        LP_CHECK(add_and_norm(pass, post, x, n, &forward->blocks[layer + 1].norm_attn, false, err));
         pass->n_normed = n;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Rows that share everything with their source take its stream over after the last layer. */
@@ -480,33 +462,28 @@ static lp_status run_layers(forward_pass *pass, lp_error *err) {
     lp_forward *forward = pass->f;
     const lp_model_config *config = &forward->model->config;
     int32_t n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(begin_rows(pass, 0, &n, err));
-    LP_TRY(begin(pass, err));
+    LP_CHECK(begin_rows(pass, 0, &n, err));
+    LP_CHECK(begin(pass, err));
     for (int32_t l = 0; l < config->n_layers; l++) {
-        if (l > 0) LP_TRY(begin_rows(pass, l, &n, err));
-        LP_TRY(run_layer(pass, l, n, err));
+        if (l > 0) LP_CHECK(begin_rows(pass, l, &n, err));
+        LP_CHECK(run_layer(pass, l, n, err));
     }
-    LP_TRY(copy_outputs(pass, err));
-    LP_TRY(lp_forward_final_norm(forward, forward->x_out, pass->lists->n_out, forward->h, err));
-    LP_TRY(visit(pass, 2 * config->n_layers * LP_N_SITES, forward->h, config->d_model, true, err));
-out:
-    return status;
+    LP_CHECK(copy_outputs(pass, err));
+    LP_CHECK(lp_forward_final_norm(forward, forward->x_out, pass->lists->n_out, forward->h, err));
+    return visit(pass, 2 * config->n_layers * LP_N_SITES, forward->h, config->d_model, true, err);
 }
 
 lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err) {
     forward_pass pass = {.f = forward, .batch = batch, .lists = &forward->lists};
-    lp_status status = LP_OK;
     LP_ASSERT(batch->n_rows <= forward->max_rows);
-    LP_TRY(lp_batch_lists_make(&forward->lists, forward->be, batch, forward->model->config.n_layers, err));
-    LP_TRY(run_layers(&pass, err));
+    LP_CHECK(lp_batch_lists_make(&forward->lists, forward->be, batch, forward->model->config.n_layers, err));
+    LP_CHECK(run_layers(&pass, err));
     LP_ASSERT(pass.next_edit == batch->n_edits && pass.next_capture == batch->n_captures &&
               pass.next_choice == batch->n_choices);
     *hidden = forward->h;
     *n_out = pass.lists->n_out;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n, float *out, lp_error *err) {

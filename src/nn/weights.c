@@ -40,17 +40,15 @@ static lp_status make_block(lp_backend *be, const lp_block *from, const lp_model
     int32_t d = config->d_model;
     const lp_linear *linears[] = {&from->qkv, &from->attn_out, &from->mlp_in, &from->mlp_out};
     lp_backend_linear **made[] = {&to->qkv, &to->attn_out, &to->mlp_in, &to->mlp_out};
-    lp_status status = LP_OK;
     for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) want(linears[i]);
-    LP_TRY(norm_new(be, &from->norm_attn, d, &to->norm_attn, err));
-    LP_TRY(norm_new(be, &from->norm_mlp, d, &to->norm_mlp, err));
+    LP_CHECK(norm_new(be, &from->norm_attn, d, &to->norm_attn, err));
+    LP_CHECK(norm_new(be, &from->norm_mlp, d, &to->norm_mlp, err));
     if (from->norm_q.weight) {
-        LP_TRY(be->vector_new(be, from->norm_q.weight, (size_t)config->head_dim, &to->norm_q, err));
-        LP_TRY(be->vector_new(be, from->norm_k.weight, (size_t)config->head_dim, &to->norm_k, err));
+        LP_CHECK(be->vector_new(be, from->norm_q.weight, (size_t)config->head_dim, &to->norm_q, err));
+        LP_CHECK(be->vector_new(be, from->norm_k.weight, (size_t)config->head_dim, &to->norm_k, err));
     }
-    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) LP_TRY(linear_new(be, linears[i], made[i], err));
-out:
-    return status;
+    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) LP_CHECK(linear_new(be, linears[i], made[i], err));
+    return LP_OK;
 }
 
 static lp_status make_projection(lp_weights *weights, lp_error *err) {

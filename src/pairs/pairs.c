@@ -19,8 +19,7 @@ static bool is_blank(const char *text) {
 static lp_status read_id(const lp_json *value, char **out, lp_error *err) {
     if (lp_json_is_number(value)) {
         int64_t number = 0;
-        lp_status status = lp_json_int(value, 0, (int64_t)max_count, &number, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_json_int(value, 0, (int64_t)max_count, &number, err));
         char text[32];
         snprintf(text, sizeof text, "%lld", (long long)number);
         return lp_mem_strdup(out, text, err);
@@ -40,8 +39,7 @@ static lp_status read_id(const lp_json *value, char **out, lp_error *err) {
 
 static lp_status read_answer(const lp_json *side, lp_pairs_mode mode, double *out, lp_error *err) {
     lp_json value;
-    lp_status status = lp_json_find(side, "answer", &value, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_find(side, "answer", &value, err));
     if (!value.node && mode == LP_PAIRS_AUDIT) {
         *out = NAN;
         return LP_OK;
@@ -79,8 +77,7 @@ static lp_status read_optional_count(const lp_json *object, const char *key, int
 
 /* lp_json_only, and no null: in our own format an absent key is the one way to say nothing. */
 static lp_status only_keys(const lp_json *object, const char *const *keys, lp_error *err) {
-    lp_status status = lp_json_only(object, keys, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_only(object, keys, err));
     lp_json member;
     for (lp_json_first(object, &member); member.node; lp_json_next(object, &member))
         if (cJSON_IsNull(member.node)) return lp_json_fail(&member, err, "a value (or leave the key out)");
@@ -121,14 +118,11 @@ static lp_status read_own_side(const lp_json *pair, const char *key, lp_pairs_mo
                                lp_error *err) {
     static const char *const keys[] = {"question", "answer", "solution", NULL};
     lp_json side;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(pair, key, &side, err));
-    LP_TRY(only_keys(&side, keys, err));
-    LP_TRY(read_question(&side, mode, &out->question, err));
-    LP_TRY(read_answer(&side, mode, &out->answer, err));
-    LP_TRY(read_optional_text(&side, "solution", &out->solution, err));
-out:
-    return status;
+    LP_CHECK(lp_json_get(pair, key, &side, err));
+    LP_CHECK(only_keys(&side, keys, err));
+    LP_CHECK(read_question(&side, mode, &out->question, err));
+    LP_CHECK(read_answer(&side, mode, &out->answer, err));
+    return read_optional_text(&side, "solution", &out->solution, err);
 }
 
 /* How many tokens a tokenizer gives the two questions: {"name": [clean, corrupted]}. */
@@ -287,21 +281,18 @@ typedef struct {
 static lp_status read_flat_row(const lp_json *value, lp_pairs_mode mode, flat_row *out, lp_error *err) {
     static const char *const variants[] = {"clean", "corrupted", NULL};
     lp_json id, variant;
-    lp_status status = LP_OK;
     out->value = *value;
     out->n_steps = -1;
-    LP_TRY(lp_json_find(value, "pair_id", &id, err));
-    if (!id.node && mode == LP_PAIRS_AUDIT) goto out;
-    LP_TRY(lp_json_get(value, "pair_id", &id, err));
-    LP_TRY(read_id(&id, &out->id, err));
-    LP_TRY(lp_json_get(value, "variant", &variant, err));
-    LP_TRY(lp_json_choice(&variant, variants, &out->variant, err));
-    LP_TRY(read_question(value, mode, &out->side.question, err));
-    LP_TRY(read_answer(value, mode, &out->side.answer, err));
-    LP_TRY(read_optional_text(value, "full_solution", &out->side.solution, err));
-    LP_TRY(read_optional_count(value, "reasoning_steps", &out->n_steps, err));
-out:
-    return status;
+    LP_CHECK(lp_json_find(value, "pair_id", &id, err));
+    if (!id.node && mode == LP_PAIRS_AUDIT) return LP_OK;
+    LP_CHECK(lp_json_get(value, "pair_id", &id, err));
+    LP_CHECK(read_id(&id, &out->id, err));
+    LP_CHECK(lp_json_get(value, "variant", &variant, err));
+    LP_CHECK(lp_json_choice(&variant, variants, &out->variant, err));
+    LP_CHECK(read_question(value, mode, &out->side.question, err));
+    LP_CHECK(read_answer(value, mode, &out->side.answer, err));
+    LP_CHECK(read_optional_text(value, "full_solution", &out->side.solution, err));
+    return read_optional_count(value, "reasoning_steps", &out->n_steps, err);
 }
 
 typedef struct {
@@ -425,37 +416,35 @@ static lp_status refuse_equal_answers(const lp_json *list, const lp_pair_set *se
 }
 
 static lp_status read_list(const lp_json *list, const lp_pairs_options *options, lp_pair_set *out, lp_error *err) {
-    lp_status status = LP_OK;
     size_t n = 0;
     lp_json value;
-    LP_TRY(lp_json_array_size(list, &n, err));
-    if (n == 0) LP_TRY(lp_json_fail(list, err, "at least one pair"));
+    LP_CHECK(lp_json_array_size(list, &n, err));
+    if (n == 0) return lp_json_fail(list, err, "at least one pair");
     if (out->format != LP_PAIRS_OWN) {
         lp_json_first(list, &value);
-        if (!lp_json_is_object(&value)) LP_TRY(lp_json_fail(&value, err, "a pair (an object)"));
+        if (!lp_json_is_object(&value)) return lp_json_fail(&value, err, "a pair (an object)");
         lp_json clean;
-        LP_TRY(lp_json_find(&value, "clean", &clean, err));
+        LP_CHECK(lp_json_find(&value, "clean", &clean, err));
         if (!clean.node) out->format = LP_PAIRS_ORIGINAL_FLAT;
     }
     if (out->format == LP_PAIRS_ORIGINAL_FLAT) {
-        LP_TRY(read_flat(list, n, options->mode, out, err));
+        LP_CHECK(read_flat(list, n, options->mode, out, err));
     } else {
-        LP_TRY(lp_mem_new(&out->pairs, n, sizeof *out->pairs, "pairs", err));
+        LP_CHECK(lp_mem_new(&out->pairs, n, sizeof *out->pairs, "pairs", err));
         for (lp_json_first(list, &value); value.node; lp_json_next(list, &value)) {
             lp_pair *pair = &out->pairs[out->n];
             *pair = (lp_pair){.n_steps = -1, .place = out->n};
             out->n++;
-            LP_TRY(out->format == LP_PAIRS_OWN ? read_own_pair(&value, options->mode, pair, err)
-                                               : read_original_pair(&value, options->mode, pair, err));
+            LP_CHECK(out->format == LP_PAIRS_OWN ? read_own_pair(&value, options->mode, pair, err)
+                                                 : read_original_pair(&value, options->mode, pair, err));
         }
     }
     for (size_t i = 0; i < out->n; i++)
-        if (!out->pairs[i].source) LP_TRY(lp_mem_strdup(&out->pairs[i].source, out->pairs[i].id, err));
-    if (options->mode == LP_PAIRS_AUDIT) goto out;
-    LP_TRY(refuse_repeated_ids(list, out, err));
-    if (options->equal_answers == LP_EQUAL_ANSWERS_REFUSE) LP_TRY(refuse_equal_answers(list, out, err));
-out:
-    return status;
+        if (!out->pairs[i].source) LP_CHECK(lp_mem_strdup(&out->pairs[i].source, out->pairs[i].id, err));
+    if (options->mode == LP_PAIRS_AUDIT) return LP_OK;
+    LP_CHECK(refuse_repeated_ids(list, out, err));
+    if (options->equal_answers == LP_EQUAL_ANSWERS_REFUSE) LP_CHECK(refuse_equal_answers(list, out, err));
+    return LP_OK;
 }
 
 lp_status lp_pairs_parse(const char *text, size_t size, const char *name, const lp_pairs_options *options,

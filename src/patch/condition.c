@@ -46,8 +46,7 @@ lp_status lp_condition_text(lp_condition_set *set, const char *text, const char 
     }
     if (bytes > set->text_room) {
         size_t room = bytes > BLOCK ? bytes : BLOCK;
-        lp_status status = lp_mem_new(&block, sizeof *block + room, 1, "conditions", err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_mem_new(&block, sizeof *block + room, 1, "conditions", err));
         block->before = set->texts;
         set->texts = block;
         set->text_room = room;
@@ -69,19 +68,18 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
                           .from_step = -1,
                           .factor = 1.0f,
                           .first = set->n_replacements};
-    lp_status status = LP_OK;
     if (set->n == LP_MAX_CONDITIONS)
-        LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at most %d conditions, found more (the last one is %.100s)",
-                LP_MAX_CONDITIONS, last->name);
-    LP_TRY(lp_condition_text(set, name, NULL, &fresh.name, err));
-    LP_TRY(lp_condition_text(set, layers, last->layers, &fresh.layers, err));
-    LP_TRY(lp_condition_text(set, steps, last->steps, &fresh.steps, err));
-    LP_TRY(lp_condition_text(set, defects, last->defects, &fresh.defects, err));
-    LP_TRY(lp_mem_grow(&set->conditions, &set->capacity, set->n + 1, sizeof *set->conditions, "conditions", err));
+        return lp_fail(err, LP_ERR_VALUE,
+                       "sweep.conditions: expected at most %d conditions, found more (the last one is %.100s)",
+                       LP_MAX_CONDITIONS, last->name);
+    LP_CHECK(lp_condition_text(set, name, NULL, &fresh.name, err));
+    LP_CHECK(lp_condition_text(set, layers, last->layers, &fresh.layers, err));
+    LP_CHECK(lp_condition_text(set, steps, last->steps, &fresh.steps, err));
+    LP_CHECK(lp_condition_text(set, defects, last->defects, &fresh.defects, err));
+    LP_CHECK(lp_mem_grow(&set->conditions, &set->capacity, set->n + 1, sizeof *set->conditions, "conditions", err));
     set->conditions[set->n] = fresh;
     *out = &set->conditions[set->n++];
-out:
-    return status;
+    return LP_OK;
 }
 
 static void add_word(char *out, size_t size, const char *word) {
@@ -200,9 +198,8 @@ lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *deta
         return lp_fail(err, LP_ERR_VALUE,
                        "sweep.conditions: expected at most %d kinds of donors mean and noise, found more",
                        LP_MAX_DETAILS);
-    lp_status status = lp_mem_grow(&set->details, &set->detail_capacity, set->n_details + 1, sizeof *set->details,
-                                   "donor details", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&set->details, &set->detail_capacity, set->n_details + 1, sizeof *set->details,
+                         "donor details", err));
     *index = (int32_t)set->n_details;
     set->details[set->n_details++] = *detail;
     return LP_OK;
@@ -216,9 +213,8 @@ const lp_donor_detail *lp_replacement_detail(const lp_condition_set *set, const 
 
 lp_status lp_condition_replace(lp_condition_set *set, const lp_replacement *replacement, lp_error *err) {
     LP_ASSERT(set->n > 0);
-    lp_status status = lp_mem_grow(&set->replacements, &set->replacement_capacity, set->n_replacements + 1,
-                                   sizeof *set->replacements, "replacements", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&set->replacements, &set->replacement_capacity, set->n_replacements + 1,
+                         sizeof *set->replacements, "replacements", err));
     set->replacements[set->n_replacements++] = *replacement;
     set->conditions[set->n - 1].n++;
     return LP_OK;

@@ -127,8 +127,7 @@ static lp_status set_keys(const lp_condition *condition, const lp_run_shape *sha
     lp_address *from = &edit->what.from;
     bool all = from->index == LP_INDEX_ALL;
     int32_t thoughts = shape->n_prompt, answer = thoughts + condition->n_steps_run, begin = 0, end = INT32_MAX;
-    lp_status status = all ? LP_OK : resolve_index(condition, shape, from->phase, &from->index, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(all ? LP_OK : resolve_index(condition, shape, from->phase, &from->index, err));
     switch (from->phase) {
     case LP_PHASE_PROMPT: end = thoughts; break;
     case LP_PHASE_THOUGHT:
@@ -158,8 +157,7 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
         if (what->from.index == LP_INDEX_ALL && what->operation != LP_OP_FORBID) what->from.index = offset;
         what->at.index = offset;
     }
-    lp_status status = resolve_index(condition, shape, what->at.phase, &what->at.index, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(resolve_index(condition, shape, what->at.phase, &what->at.index, err));
     edit.all = what->at.index == LP_INDEX_ALL;
     int32_t index = edit.all ? 0 : what->at.index;
     switch (what->at.phase) {
@@ -168,8 +166,7 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     case LP_PHASE_ANSWER: edit.position = shape->n_prompt + condition->n_steps_run + index; break;
     }
     if (what->operation == LP_OP_FORBID) {
-        status = set_keys(condition, shape, &edit, causal, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(set_keys(condition, shape, &edit, causal, err));
     }
     lp_address_canonical(&what->at);
     lp_address_canonical(&what->from);
@@ -394,11 +391,10 @@ static lp_condition_family family_of(const condition_comparison *comparison, siz
 static lp_status compare_at(condition_comparison *comparison, const lp_run_shape *shape, lp_direction direction,
                             lp_error *err) {
     size_t n = 0;
-    lp_status status = LP_OK;
     for (size_t i = 0; i < comparison->set->n; i++) {
         const lp_condition *condition = &comparison->set->conditions[i];
         if (condition->direction != direction) continue;
-        LP_TRY(lp_condition_effective(comparison->set, i, shape, &comparison->lists[i], err));
+        LP_CHECK(lp_condition_effective(comparison->set, i, shape, &comparison->lists[i], err));
         comparison->order[n++] =
             (keyed){&comparison->lists[i], direction, condition->n_steps_run, comparison->same_as[i], i};
         if (!comparison->lists[i].absent) comparison->present[i] = true;
@@ -425,8 +421,7 @@ static lp_status compare_at(condition_comparison *comparison, const lp_run_shape
         bool repeats = k > 0 && compare_lists(&comparison->order[k - 1], &comparison->order[k]) == 0;
         comparison->fed_as[i] = repeats ? comparison->fed_as[comparison->order[k - 1].index] : (int32_t)i;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes *shapes, bool *dead, int32_t *same_as,

@@ -39,10 +39,9 @@ static lp_status append(edge_list *list, const lp_timed_edit *edge, int32_t head
 /* Adds what edges [n] of a row forbid a head, those of all heads included, as ranges that neither touch nor overlap. */
 static lp_status add_ranges(edge_list *list, const lp_timed_edit *edges, size_t n, int32_t head, lp_error *err) {
     size_t first = list->n, last = 0;
-    lp_status status = LP_OK;
     for (size_t i = 0; i < n; i++)
         if (edges[i].what.at.head == head || edges[i].what.at.head == LP_ALL_HEADS)
-            LP_TRY(append(list, &edges[i], head, err));
+            LP_CHECK(append(list, &edges[i], head, err));
     if (list->n == first) return LP_OK;
     qsort(list->items + first, list->n - first, sizeof *list->items, compare_edges);
     last = first;
@@ -54,8 +53,7 @@ static lp_status add_ranges(edge_list *list, const lp_timed_edit *edges, size_t 
             before->key_end = list->items[i].key_end;
     }
     list->n = last + 1;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The last edges of `list` from `b` have the ranges of the n edges from `a`. The list may be empty. */
@@ -72,19 +70,17 @@ static bool same_ranges(const edge_list *list, size_t a, size_t n, size_t b) {
 static lp_status add_row(edge_list *list, const lp_timed_edit *edges, size_t n, int32_t n_heads, lp_error *err) {
     size_t begin = list->n, n_first = 0;
     bool same = true;
-    lp_status status = LP_OK;
     if (edges[n - 1].what.at.head == LP_ALL_HEADS) return add_ranges(list, edges, n, LP_ALL_HEADS, err);
     for (int32_t h = 0; h < n_heads; h++) {
         size_t first = list->n;
-        LP_TRY(add_ranges(list, edges, n, h, err));
+        LP_CHECK(add_ranges(list, edges, n, h, err));
         if (h == 0) n_first = list->n - begin;
         same &= same_ranges(list, begin, n_first, first);
     }
     if (!same) return LP_OK;
     list->n = begin + n_first;
     for (size_t i = begin; i < list->n; i++) list->items[i].what.at.head = LP_ALL_HEADS;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_edges_normalise(lp_timed_edit **edits, size_t *n, size_t *capacity, int32_t n_heads, lp_error *err) {

@@ -8,24 +8,22 @@
 static lp_status make_bars(lp_engine *engine, int32_t n, lp_error *err) {
     const lp_vocabulary *vocabulary = &engine->options->vocabulary;
     const float never = LP_NEVER_LOGIT;
-    lp_status status = LP_OK;
     lp_mem_free(engine->out.barred);
     engine->out.barred = NULL;
     engine->out.barred_rows = 0;
-    LP_TRY(lp_mem_new(&engine->out.barred, (size_t)n * (size_t)vocabulary->n_not_chosen, sizeof(lp_row_edit),
-                      "tokens never chosen", err));
+    LP_CHECK(lp_mem_new(&engine->out.barred, (size_t)n * (size_t)vocabulary->n_not_chosen, sizeof(lp_row_edit),
+                        "tokens never chosen", err));
     lp_row_edit *edit = engine->out.barred;
     for (int32_t row = 0; row < n; row++)
         for (int32_t i = 0; i < vocabulary->n_not_chosen; i++)
             *edit++ = (lp_row_edit){
                 .row = row, .offset = vocabulary->not_chosen[i], .width = 1, .operation = (int32_t)LP_OP_REPLACE};
     if (!engine->out.never_logit) {
-        LP_TRY(lp_engine_alloc(engine, &engine->out.never_logit, sizeof never, "tokens never chosen", err));
-        LP_TRY(engine->be->upload(engine->be, engine->out.never_logit, &never, sizeof never, err));
+        LP_CHECK(lp_engine_alloc(engine, &engine->out.never_logit, sizeof never, "tokens never chosen", err));
+        LP_CHECK(engine->be->upload(engine->be, engine->out.never_logit, &never, sizeof never, err));
     }
     engine->out.barred_rows = n;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* engine->out.logits = the head's of x [n, D], of which tokens that are never chosen have none to speak of. */
@@ -50,32 +48,30 @@ static lp_status read_lens(lp_engine *engine, const lp_lens_wanted *lens, lp_err
     size_t d = (size_t)config->d_model, top = (size_t)lens->top;
     int32_t candidates = engine->options->vocabulary.n_candidates;
     int32_t at_once = lp_engine_head_rows(engine->be, engine->max_rows);
-    lp_status status = LP_OK;
     if ((size_t)at_once * top > engine->out.ranked_capacity) {
         lp_engine_release(engine, engine->out.ranked_tokens);
         lp_engine_release(engine, engine->out.ranked_numbers);
         engine->out.ranked_tokens = NULL;
         engine->out.ranked_numbers = NULL;
-        LP_TRY(lp_engine_alloc(engine, &engine->out.ranked_tokens, (size_t)at_once * top * sizeof(int32_t),
-                               "logit lens", err));
-        LP_TRY(lp_engine_alloc(engine, &engine->out.ranked_numbers, (size_t)at_once * top * sizeof(float), "logit lens",
-                               err));
+        LP_CHECK(lp_engine_alloc(engine, &engine->out.ranked_tokens, (size_t)at_once * top * sizeof(int32_t),
+                                 "logit lens", err));
+        LP_CHECK(lp_engine_alloc(engine, &engine->out.ranked_numbers, (size_t)at_once * top * sizeof(float),
+                                 "logit lens", err));
         engine->out.ranked_capacity = (size_t)at_once * top;
     }
     for (int32_t first = 0; first < lens->n; first += at_once) {
         int32_t n = lens->n - first < at_once ? lens->n - first : at_once;
         size_t at = (size_t)first * top, found = (size_t)n * top;
-        LP_TRY(be->upload(be, engine->out.gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float),
-                          err));
-        LP_TRY(lp_forward_final_norm(engine->forward, engine->out.gathered, n, engine->out.projected, err));
-        LP_TRY(read_head(engine, engine->out.projected, n, err));
-        LP_TRY(be->top(be, engine->out.logits, n, lp_logits_stride(config), candidates, lens->top,
-                       engine->out.ranked_tokens, engine->out.ranked_numbers, err));
-        LP_TRY(be->download(be, lens->tokens + at, engine->out.ranked_tokens, found * sizeof(int32_t), err));
-        LP_TRY(be->download(be, lens->log_probability + at, engine->out.ranked_numbers, found * sizeof(float), err));
+        LP_CHECK(be->upload(be, engine->out.gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float),
+                            err));
+        LP_CHECK(lp_forward_final_norm(engine->forward, engine->out.gathered, n, engine->out.projected, err));
+        LP_CHECK(read_head(engine, engine->out.projected, n, err));
+        LP_CHECK(be->top(be, engine->out.logits, n, lp_logits_stride(config), candidates, lens->top,
+                         engine->out.ranked_tokens, engine->out.ranked_numbers, err));
+        LP_CHECK(be->download(be, lens->tokens + at, engine->out.ranked_tokens, found * sizeof(int32_t), err));
+        LP_CHECK(be->download(be, lens->log_probability + at, engine->out.ranked_numbers, found * sizeof(float), err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* States of other runs than the unpatched, gathered for one product of the head. */
@@ -89,48 +85,41 @@ typedef struct {
 
 static lp_status make_step_room(lp_engine *engine, int32_t n_steps, int32_t at_once, lp_error *err) {
     size_t row = (size_t)lp_logits_stride(&engine->options->model->config) * sizeof(float);
-    lp_status status = LP_OK;
     if (engine->out.step_logits) return LP_OK;
-    LP_TRY(lp_engine_alloc(engine, &engine->out.step_logits, (size_t)n_steps * row, "logits of steps", err));
-    LP_TRY(lp_engine_alloc(engine, &engine->out.step_stats, (size_t)at_once * sizeof(lp_logit_stats), "logits of steps",
-                           err));
-out:
-    return status;
+    LP_CHECK(lp_engine_alloc(engine, &engine->out.step_logits, (size_t)n_steps * row, "logits of steps", err));
+    return lp_engine_alloc(engine, &engine->out.step_stats, (size_t)at_once * sizeof(lp_logit_stats), "logits of steps",
+                           err);
 }
 
 /* Logits of the states that lie in e->out.gathered, and what is asked of them. */
 static lp_status read_step_states(lp_engine *engine, step_states *states, lp_error *err) {
     lp_backend *be = engine->be;
     int32_t width = lp_logits_stride(&engine->options->model->config);
-    lp_status status = LP_OK;
     if (states->n == 0) return LP_OK;
-    LP_TRY(read_head(engine, engine->out.gathered, states->n, err));
-    LP_TRY(be->read_logits(be, engine->out.logits, engine->out.step_logits, width,
-                           engine->options->vocabulary.n_candidates, states->queries, states->n, engine->out.step_stats,
-                           err));
-    LP_TRY(be->download(be, states->stats, engine->out.step_stats, (size_t)states->n * sizeof *states->stats, err));
+    LP_CHECK(read_head(engine, engine->out.gathered, states->n, err));
+    LP_CHECK(be->read_logits(be, engine->out.logits, engine->out.step_logits, width,
+                             engine->options->vocabulary.n_candidates, states->queries, states->n,
+                             engine->out.step_stats, err));
+    LP_CHECK(be->download(be, states->stats, engine->out.step_stats, (size_t)states->n * sizeof *states->stats, err));
     for (int32_t i = 0; i < states->n; i++) {
         if (!states->kl[i]) continue;
         double kl = states->stats[i].kl;
         *states->kl[i] = (float)(kl < 0 ? 0 : kl);
     }
     states->n = 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_step_state(lp_engine *engine, step_states *states, const float *vector, int32_t step, float *kl,
                                 lp_error *err) {
     int32_t d = engine->options->model->config.d_model;
-    lp_status status = LP_OK;
-    if (states->n == states->at_once) LP_TRY(read_step_states(engine, states, err));
-    LP_TRY(engine->be->upload(engine->be, engine->out.gathered + (int64_t)states->n * d, vector,
-                              (size_t)d * sizeof(float), err));
+    if (states->n == states->at_once) LP_CHECK(read_step_states(engine, states, err));
+    LP_CHECK(engine->be->upload(engine->be, engine->out.gathered + (int64_t)states->n * d, vector,
+                                (size_t)d * sizeof(float), err));
     states->queries[states->n] =
         (lp_logit_query){.row = states->n, .saved_row = kl ? -1 : step, .base = kl ? step : -1, .token = {-1, -1}};
     states->kl[states->n++] = kl;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_step_changes(lp_engine *engine, const lp_run_group *group, lp_error *err) {
@@ -182,9 +171,8 @@ lp_status lp_engine_read_lenses(lp_engine *engine, const lp_work_unit *unit, lp_
  */
 
 static lp_status add_floats(lp_engine *engine, const float *floats, size_t n, lp_error *err) {
-    lp_status status = lp_mem_grow(&engine->host.vectors, &engine->host.vector_capacity, engine->host.n_vectors + n,
-                                   sizeof(float), "donor vectors", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&engine->host.vectors, &engine->host.vector_capacity, engine->host.n_vectors + n,
+                         sizeof(float), "donor vectors", err));
     memcpy(engine->host.vectors + engine->host.n_vectors, floats, n * sizeof(float));
     engine->host.n_vectors += n;
     return LP_OK;
@@ -195,8 +183,7 @@ static lp_status add_directions(lp_engine *engine, const lp_subspace *subspace, 
     if (engine->host.directions != subspace->directions) {
         engine->host.directions = subspace->directions;
         engine->host.directions_at = (int64_t)engine->host.n_vectors;
-        lp_status status = add_floats(engine, subspace->directions, (size_t)subspace->n * (size_t)subspace->width, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(add_floats(engine, subspace->directions, (size_t)subspace->n * (size_t)subspace->width, err));
     }
     edit->directions = engine->host.directions_at;
     edit->n_directions = subspace->n;
@@ -255,9 +242,8 @@ static lp_status choose_slots(lp_engine *engine, const lp_request *request, cons
     const lp_forward_choice *before =
         engine->host.n_choices > 0 ? &engine->host.choices[engine->host.n_choices - 1] : NULL;
     int32_t prompt = request->prompt_page * LP_PAGE_POSITIONS, n = engine->host.n_chosen;
-    lp_status status = lp_mem_grow(&engine->host.chosen, &engine->host.chosen_capacity, (size_t)(n + row->position) + 1,
-                                   sizeof(int32_t), "attention edges", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&engine->host.chosen, &engine->host.chosen_capacity, (size_t)(n + row->position) + 1,
+                         sizeof(int32_t), "attention edges", err));
     for (int32_t p = 0; p <= row->position; p++)
         if (engine->host.allowed[p])
             engine->host.chosen[n++] = p < row->prompt_length ? prompt + p : tail[p - row->prompt_length];
@@ -278,22 +264,20 @@ static lp_status add_choices(lp_engine *engine, const lp_request *request, const
                              const lp_timed_edit *edits, int32_t n, int32_t layer, lp_error *err) {
     const lp_model_config *config = &engine->options->model->config;
     bool by_head = false;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&engine->host.allowed, &engine->host.allowed_capacity, (size_t)row->position + 1, sizeof(bool),
-                       "attention edges", err));
+    LP_CHECK(lp_mem_grow(&engine->host.allowed, &engine->host.allowed_capacity, (size_t)row->position + 1, sizeof(bool),
+                         "attention edges", err));
     for (int32_t k = 0; k < n; k++)
         by_head |= lp_is_edge(&edits[k]) && edits[k].what.at.layer == layer && edits[k].what.at.head != LP_ALL_HEADS;
     int32_t at_once = by_head ? 1 : config->n_heads;
     for (int32_t head = 0; head < config->n_heads; head += at_once) {
         lp_row_choice choice = {.row = place, .first_head = head, .n_heads = at_once};
         if (!lp_edges_allowed(edits, (size_t)n, layer, head, row->position, engine->host.allowed)) continue;
-        LP_TRY(choose_slots(engine, request, row, place, &choice, err));
-        LP_TRY(lp_mem_grow(&engine->host.choices, &engine->host.choice_capacity, (size_t)engine->host.n_choices + 1,
-                           sizeof *engine->host.choices, "attention edges", err));
+        LP_CHECK(choose_slots(engine, request, row, place, &choice, err));
+        LP_CHECK(lp_mem_grow(&engine->host.choices, &engine->host.choice_capacity, (size_t)engine->host.n_choices + 1,
+                             sizeof *engine->host.choices, "attention edges", err));
         engine->host.choices[engine->host.n_choices++] = (lp_forward_choice){.layer = layer, .choice = choice};
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* What the row itself has to change: the edits at its position that its source's vector does not hold yet. */
@@ -302,27 +286,24 @@ static lp_status add_edits(lp_engine *engine, const lp_request *request, const l
     const lp_branch *branch = &request->branches[row->branch].plan;
     int32_t n_layers = engine->options->model->config.n_layers;
     bool is_chosen[LP_MAX_LAYERS] = {false}, any = false;
-    lp_status status = LP_OK;
     for (int32_t k = 0; k < branch->n_edits; k++) {
         const lp_timed_edit *edit = lp_tree_edit(request->group, branch, k, NULL);
         if (!is_own_edit(engine, row, edit, k)) continue;
         if (lp_is_edge(edit))
             any = is_chosen[edit->what.at.layer] = true;
         else
-            LP_TRY(add_edit(engine, request, row, place, k, err));
+            LP_CHECK(add_edit(engine, request, row, place, k, err));
     }
     for (int32_t l = 0; any && l < n_layers; l++)
         if (is_chosen[l])
-            LP_TRY(add_choices(engine, request, row, place, lp_tree_edit(request->group, branch, 0, NULL),
-                               branch->n_edits, l, err));
-out:
-    return status;
+            LP_CHECK(add_choices(engine, request, row, place, lp_tree_edit(request->group, branch, 0, NULL),
+                                 branch->n_edits, l, err));
+    return LP_OK;
 }
 
 static lp_status add_captures_of(lp_engine *engine, const lp_request *request, const lp_run_wanted *run,
                                  const lp_branch *branch, const lp_request_row *row, int32_t place, lp_error *err) {
     const lp_model_config *config = &engine->options->model->config;
-    lp_status status = LP_OK;
     for (int32_t k = 0; k < run->n_captures; k++) {
         lp_address at = run->captures[k].at;
         if (!lp_request_is_place(request, branch, &at, row->position)) continue;
@@ -330,9 +311,9 @@ static lp_status add_captures_of(lp_engine *engine, const lp_request *request, c
         lp_step_batch *batch = engine->batch;
         size_t n = (size_t)engine->host.n_captures + 1;
         int32_t width = lp_site_width(config, at.site, at.head);
-        LP_TRY(lp_mem_grow(&engine->host.captures, &engine->host.capture_capacity, n, sizeof *engine->host.captures,
-                           "captures", err));
-        LP_TRY(lp_mem_grow(&batch->captures, &batch->capture_capacity, n, sizeof *batch->captures, "captures", err));
+        LP_CHECK(lp_mem_grow(&engine->host.captures, &engine->host.capture_capacity, n, sizeof *engine->host.captures,
+                             "captures", err));
+        LP_CHECK(lp_mem_grow(&batch->captures, &batch->capture_capacity, n, sizeof *batch->captures, "captures", err));
         batch->captures[n - 1] =
             (lp_batch_capture){.out = run->captures[k].out, .width = width, .at = (int64_t)batch->n_captured};
         engine->host.captures[engine->host.n_captures++] =
@@ -343,8 +324,7 @@ static lp_status add_captures_of(lp_engine *engine, const lp_request *request, c
                                  .out = (int64_t)batch->n_captured};
         batch->n_captured += (size_t)width;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_captures(lp_engine *engine, const lp_request *request, const lp_request_row *row, int32_t place,
@@ -392,7 +372,6 @@ static int compare_captures(const void *a, const void *b) {
 }
 
 static lp_status fill_batch(lp_engine *engine, lp_step_batch *batch, lp_error *err) {
-    lp_status status = LP_OK;
     engine->host.n_tail = engine->host.n_edits = engine->host.n_captures = engine->host.n_choices =
         engine->host.n_chosen = 0;
     engine->host.n_vectors = batch->n_captured = 0;
@@ -410,14 +389,14 @@ static lp_status fill_batch(lp_engine *engine, lp_step_batch *batch, lp_error *e
         engine->host.prompt_length[at] = row->prompt_length;
         engine->host.tail_begin[at] = engine->host.n_tail;
         engine->host.tail_length[at] = row->n_tail;
-        LP_TRY(lp_mem_grow(&engine->host.tail, &engine->host.tail_capacity,
-                           (size_t)(engine->host.n_tail + row->n_tail) + 1, sizeof(int32_t), "slots", err));
+        LP_CHECK(lp_mem_grow(&engine->host.tail, &engine->host.tail_capacity,
+                             (size_t)(engine->host.n_tail + row->n_tail) + 1, sizeof(int32_t), "slots", err));
         if (row->n_tail)
             memcpy(engine->host.tail + engine->host.n_tail, lp_request_tail(from->request, row),
                    (size_t)row->n_tail * sizeof(int32_t));
         engine->host.n_tail += row->n_tail;
-        LP_TRY(add_edits(engine, from->request, row, at, err));
-        LP_TRY(add_captures(engine, from->request, row, at, err));
+        LP_CHECK(add_edits(engine, from->request, row, at, err));
+        LP_CHECK(add_captures(engine, from->request, row, at, err));
     }
     /* A row that takes its source's final state needs it computed. */
     int32_t n_layers = engine->options->model->config.n_layers;
@@ -432,46 +411,39 @@ static lp_status fill_batch(lp_engine *engine, lp_step_batch *batch, lp_error *e
     if (engine->host.n_vectors > engine->host.dev_vector_capacity) {
         lp_engine_release(engine, engine->host.dev_vectors);
         engine->host.dev_vectors = NULL;
-        LP_TRY(lp_engine_alloc(engine, &engine->host.dev_vectors, 2 * engine->host.n_vectors * sizeof(float),
-                               "donor vectors", err));
+        LP_CHECK(lp_engine_alloc(engine, &engine->host.dev_vectors, 2 * engine->host.n_vectors * sizeof(float),
+                                 "donor vectors", err));
         engine->host.dev_vector_capacity = 2 * engine->host.n_vectors;
     }
-    LP_TRY(engine->be->upload(engine->be, engine->host.dev_vectors, engine->host.vectors,
-                              engine->host.n_vectors * sizeof(float), err));
-out:
-    return status;
+    return engine->be->upload(engine->be, engine->host.dev_vectors, engine->host.vectors,
+                              engine->host.n_vectors * sizeof(float), err);
 }
 
 /* ---- Reading out ------------------------------------------------------------------------------------------------- */
 
 static lp_status make_results(lp_engine *engine, lp_step_batch *batch, lp_error *err) {
     size_t bytes = lp_step_batch_results_bytes(batch);
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&batch->host_results, &batch->host_capacity, bytes, 1, "results", err));
+    LP_CHECK(lp_mem_grow(&batch->host_results, &batch->host_capacity, bytes, 1, "results", err));
     if (bytes <= batch->capacity) return LP_OK;
     lp_engine_release(engine, batch->results);
     batch->results = NULL;
     batch->capacity = 0;
-    LP_TRY(lp_engine_alloc(engine, &batch->results, 2 * bytes, "results", err));
+    LP_CHECK(lp_engine_alloc(engine, &batch->results, 2 * bytes, "results", err));
     batch->capacity = 2 * bytes;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_steps(lp_engine *engine, const float *hidden, int32_t n, lp_error *err) {
     lp_backend *be = engine->be;
     int32_t d = engine->options->model->config.d_model;
-    lp_status status = LP_OK;
     if (n == 0) return LP_OK;
-    LP_TRY(be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists, n, d, err));
+    LP_CHECK(be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists, n, d, err));
     const float *fed = engine->out.gathered;
     if (engine->options->protocol.feedback == LP_FEEDBACK_PROJECTION) {
-        LP_TRY(lp_forward_project(engine->forward, engine->out.gathered, n, engine->out.projected, err));
+        LP_CHECK(lp_forward_project(engine->forward, engine->out.gathered, n, engine->out.projected, err));
         fed = engine->out.projected;
     }
-    LP_TRY(be->copy_rows(be, engine->kv.latents, engine->out.dev_lists + engine->max_rows, fed, NULL, n, d, err));
-out:
-    return status;
+    return be->copy_rows(be, engine->kv.latents, engine->out.dev_lists + engine->max_rows, fed, NULL, n, d, err);
 }
 
 /* Logits never leave the device: tokens are chosen and numbers read there. */
@@ -482,27 +454,25 @@ static lp_status read_tokens(lp_engine *engine, lp_step_batch *batch, const floa
     lp_logit_stats *stats = (lp_logit_stats *)(void *)(batch->results + lp_step_batch_stats_at(batch));
     int32_t *best = (int32_t *)(void *)(batch->results + lp_step_batch_tokens_at(batch));
     size_t n_asked = 0;
-    lp_status status = LP_OK;
     if (n == 0) return LP_OK;
-    LP_TRY(
+    LP_CHECK(
         be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists + 2 * engine->max_rows, n, d, err));
     for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
         int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
         size_t end = n_asked;
-        LP_TRY(read_head(engine, engine->out.gathered + (int64_t)first * d, rows, err));
-        LP_TRY(be->argmax(be, engine->out.logits, rows, width, candidates, best + first, err));
+        LP_CHECK(read_head(engine, engine->out.gathered + (int64_t)first * d, rows, err));
+        LP_CHECK(be->argmax(be, engine->out.logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {
             const lp_batch_row *row = &batch->rows[batch->order[batch->choosing[i]]];
             if (lp_step_batch_queries_for(batch, end, row)) end++;
             while (end < batch->queries.n && batch->queries.owners[end].is_late) end++;
         }
-        LP_TRY(be->read_logits(be, engine->out.logits, engine->kv.saved, width, candidates,
-                               batch->queries.items + n_asked, (int32_t)(end - n_asked), stats + n_asked, err));
+        LP_CHECK(be->read_logits(be, engine->out.logits, engine->kv.saved, width, candidates,
+                                 batch->queries.items + n_asked, (int32_t)(end - n_asked), stats + n_asked, err));
         n_asked = end;
     }
     LP_ASSERT(n_asked == batch->queries.n);
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- The loop ---------------------------------------------------------------------------------------------------- */
@@ -512,18 +482,17 @@ static lp_status start_batch(lp_engine *engine, bool *started, lp_error *err) {
     lp_step_batch *batch = &engine->batches[engine->n_started % (uint64_t)engine->n_batches];
     const float *hidden = NULL;
     int32_t n_out = 0;
-    lp_status status = LP_OK;
     *started = false;
     if (engine->n_under_way == engine->n_batches) return LP_OK;
     engine->batch = batch;
     lp_engine_gather_rows(engine, batch);
     if (batch->n_rows == 0) return LP_OK;
     sort_rows(engine, batch);
-    LP_TRY(fill_batch(engine, batch, err));
+    LP_CHECK(fill_batch(engine, batch, err));
     batch->n_captures = engine->host.n_captures;
     int32_t n_steps = lp_step_batch_list_outcomes(batch, engine->host.output, engine->out.lists, engine->max_rows);
-    LP_TRY(lp_step_batch_list_queries(batch, lp_engine_head_rows(engine->be, engine->max_rows), err));
-    LP_TRY(make_results(engine, batch, err));
+    LP_CHECK(lp_step_batch_list_queries(batch, lp_engine_head_rows(engine->be, engine->max_rows), err));
+    LP_CHECK(make_results(engine, batch, err));
     lp_forward_batch input = {.n_rows = batch->n_rows,
                               .first_layer = engine->host.first_layer,
                               .source = engine->host.source_row,
@@ -555,35 +524,32 @@ static lp_status start_batch(lp_engine *engine, bool *started, lp_error *err) {
                                        .n_candidates = engine->options->vocabulary.n_candidates},
                               .latents = engine->kv.latents,
                               .pool = &engine->kv.pool};
-    LP_TRY(lp_forward_run(engine->forward, &input, &hidden, &n_out, err));
-    LP_TRY(engine->be->upload(engine->be, engine->out.dev_lists, engine->out.lists,
-                              3 * (size_t)engine->max_rows * sizeof(int32_t), err));
-    LP_TRY(read_steps(engine, hidden, n_steps, err));
-    LP_TRY(read_tokens(engine, batch, hidden, err));
+    LP_CHECK(lp_forward_run(engine->forward, &input, &hidden, &n_out, err));
+    LP_CHECK(engine->be->upload(engine->be, engine->out.dev_lists, engine->out.lists,
+                                3 * (size_t)engine->max_rows * sizeof(int32_t), err));
+    LP_CHECK(read_steps(engine, hidden, n_steps, err));
+    LP_CHECK(read_tokens(engine, batch, hidden, err));
     if (lp_step_batch_results_bytes(batch) > 0)
-        LP_TRY(engine->be->fetch_begin(engine->be, batch->number, batch->results, lp_step_batch_results_bytes(batch),
-                                       err));
+        LP_CHECK(engine->be->fetch_begin(engine->be, batch->number, batch->results, lp_step_batch_results_bytes(batch),
+                                         err));
     engine->counters.batches++;
     engine->counters.rows += (uint64_t)batch->n_rows;
     engine->n_started++;
     engine->n_under_way++;
     *started = true;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Waits for the oldest batch and hands its results out. */
 static lp_status finish_batch(lp_engine *engine, lp_error *err) {
     lp_step_batch *batch = &engine->batches[engine->n_finished % (uint64_t)engine->n_batches];
-    lp_status status = LP_OK;
     if (lp_step_batch_results_bytes(batch) > 0)
-        LP_TRY(engine->be->fetch_end(engine->be, batch->number, batch->host_results, lp_step_batch_results_bytes(batch),
-                                     err));
+        LP_CHECK(engine->be->fetch_end(engine->be, batch->number, batch->host_results,
+                                       lp_step_batch_results_bytes(batch), err));
     lp_step_batch_hand_out(batch);
     engine->n_finished++;
     engine->n_under_way--;
-out:
-    return status;
+    return LP_OK;
 }
 
 static void release(lp_engine *engine) {

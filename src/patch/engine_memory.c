@@ -57,43 +57,41 @@ static lp_status make_workspace(lp_engine *engine, int32_t rows, lp_error *err) 
     if (rows == engine->max_rows) return LP_OK;
     lp_engine_free_workspace(engine);
     size_t n = (size_t)rows, d = (size_t)engine->options->model->config.d_model;
-    lp_status status = LP_OK;
     if (engine->forward) {
-        LP_TRY(lp_forward_resize(engine->forward, rows, err));
+        LP_CHECK(lp_forward_resize(engine->forward, rows, err));
     } else {
         if (!engine->weights) {
-            LP_TRY(lp_weights_new(engine->be, engine->options->model, &engine->own_weights, err));
+            LP_CHECK(lp_weights_new(engine->be, engine->options->model, &engine->own_weights, err));
             engine->weights = engine->own_weights;
         }
-        LP_TRY(lp_forward_new(engine->weights, rows, engine->options->max_positions, &engine->forward, err));
+        LP_CHECK(lp_forward_new(engine->weights, rows, engine->options->max_positions, &engine->forward, err));
     }
     lp_forward_set_hook(engine->forward, engine->engine->hook, engine->engine->hook_user);
     for (int i = 0; i < engine->n_batches; i++) {
-        LP_TRY(lp_mem_new(&engine->batches[i].rows, n, sizeof *engine->batches[i].rows, "rows", err));
-        LP_TRY(lp_mem_new(&engine->batches[i].order, n, sizeof(int32_t), "rows", err));
-        LP_TRY(lp_mem_new(&engine->batches[i].choosing, n, sizeof(int32_t), "rows", err));
+        LP_CHECK(lp_mem_new(&engine->batches[i].rows, n, sizeof *engine->batches[i].rows, "rows", err));
+        LP_CHECK(lp_mem_new(&engine->batches[i].order, n, sizeof(int32_t), "rows", err));
+        LP_CHECK(lp_mem_new(&engine->batches[i].choosing, n, sizeof(int32_t), "rows", err));
     }
     int32_t **lists[] = {&engine->host.place,         &engine->host.first_layer, &engine->host.source_row,
                          &engine->host.position,      &engine->host.slot,        &engine->host.prompt_begin,
                          &engine->host.prompt_length, &engine->host.tail_begin,  &engine->host.tail_length};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
-        LP_TRY(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));
-    LP_TRY(lp_mem_new(&engine->host.input, n, sizeof *engine->host.input, "rows", err));
-    LP_TRY(lp_mem_new(&engine->host.output, n, sizeof *engine->host.output, "rows", err));
-    LP_TRY(lp_mem_new(&engine->out.lists, 3 * n, sizeof(int32_t), "rows", err));
-    LP_TRY(lp_engine_alloc(engine, &engine->out.dev_lists, 3 * n * sizeof(int32_t), "rows", err));
-    LP_TRY(
+        LP_CHECK(lp_mem_new(lists[i], n, sizeof(int32_t), "rows", err));
+    LP_CHECK(lp_mem_new(&engine->host.input, n, sizeof *engine->host.input, "rows", err));
+    LP_CHECK(lp_mem_new(&engine->host.output, n, sizeof *engine->host.output, "rows", err));
+    LP_CHECK(lp_mem_new(&engine->out.lists, 3 * n, sizeof(int32_t), "rows", err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->out.dev_lists, 3 * n * sizeof(int32_t), "rows", err));
+    LP_CHECK(
         lp_engine_alloc(engine, &engine->out.gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
-    LP_TRY(lp_engine_alloc(engine, &engine->out.projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states",
-                           err));
-    LP_TRY(lp_engine_alloc(engine, &engine->out.logits,
-                           (size_t)(lp_engine_head_rows(engine->be, rows) + LP_ROW_PADDING) *
-                               (size_t)lp_logits_stride(&engine->options->model->config) * sizeof(float),
-                           "logits", err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->out.projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states",
+                             err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->out.logits,
+                             (size_t)(lp_engine_head_rows(engine->be, rows) + LP_ROW_PADDING) *
+                                 (size_t)lp_logits_stride(&engine->options->model->config) * sizeof(float),
+                             "logits", err));
     engine->max_rows = rows;
     engine->counters.workspace_bytes = (size_t)lp_engine_work_bytes(engine->be, engine->options->model, rows);
-out:
-    return status;
+    return LP_OK;
 }
 
 static void free_pages(lp_engine *engine) {
@@ -123,33 +121,28 @@ static lp_status make_pages(lp_engine *engine, int32_t n, lp_error *err) {
     const size_t slot_bytes = lp_kv_slot_bytes(engine->be, config);
     size_t bytes = slots * (size_t)config->n_layers * slot_bytes;
     int32_t most = engine->kv.pages.most_used;
-    lp_status status = LP_OK;
     free_pages(engine);
     engine->kv.pool.n_slots = (int64_t)slots;
     engine->kv.pool.n_layers = config->n_layers;
     engine->kv.pool.width = (int32_t)width;
     engine->kv.pool.slot_bytes = slot_bytes;
-    LP_TRY(lp_engine_alloc(engine, &engine->kv.pool.keys, bytes, "keys", err));
-    LP_TRY(lp_engine_alloc(engine, &engine->kv.pool.values, bytes, "values", err));
-    LP_TRY(lp_engine_alloc(engine, &engine->kv.latents, (size_t)n * (size_t)config->d_model * sizeof(float), "latents",
-                           err));
-    LP_TRY(lp_pages_init(&engine->kv.pages, n, err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->kv.pool.keys, bytes, "keys", err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->kv.pool.values, bytes, "values", err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->kv.latents, (size_t)n * (size_t)config->d_model * sizeof(float),
+                             "latents", err));
+    LP_CHECK(lp_pages_init(&engine->kv.pages, n, err));
     engine->kv.pages.most_used = most;
     engine->counters.kv_bytes = (size_t)n * (size_t)lp_engine_page_bytes(engine->be, engine->options->model);
     note_peak(engine);
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status make_pools(lp_engine *engine, const lp_engine_sizes *sizes, lp_error *err) {
     size_t saved_bytes = (size_t)lp_engine_saved_bytes(engine->options->model);
-    lp_status status = LP_OK;
     engine->counters.saved_bytes = (size_t)sizes->saved * saved_bytes;
-    LP_TRY(make_pages(engine, sizes->pages, err));
-    LP_TRY(lp_engine_alloc(engine, &engine->kv.saved, (size_t)sizes->saved * saved_bytes, "saved logits", err));
-    LP_TRY(lp_pages_init(&engine->kv.saved_rows, sizes->saved, err));
-out:
-    return status;
+    LP_CHECK(make_pages(engine, sizes->pages, err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->kv.saved, (size_t)sizes->saved * saved_bytes, "saved logits", err));
+    return lp_pages_init(&engine->kv.saved_rows, sizes->saved, err);
 }
 
 static lp_status size_within_limit(lp_engine *engine, const lp_unit_need *unit, lp_error *err) {

@@ -79,18 +79,16 @@ static lp_status begin_part(lp_engine *engine, lp_request *request, int64_t *to_
                   .rows = engine->max_rows,
                   .saved = engine->kv.saved_rows.n_free};
     int32_t expected = expected_tokens(engine);
-    lp_status status = LP_OK;
     *begun = false;
     if (limits.pages == 0 && !alone) return LP_OK;
-    LP_TRY(lp_request_plan_part(request, &limits, expected, &need, err));
+    LP_CHECK(lp_request_plan_part(request, &limits, expected, &need, err));
     bool is_rest = request->part_end == request->order.n;
     if (!alone && (!fits(&need, &limits) || (!is_rest && need.pages < pages->n / LEAST_SHARE))) return LP_OK;
-    LP_TRY(lp_request_begin_part(request, begun, err));
+    LP_CHECK(lp_request_begin_part(request, begun, err));
     if (!*begun) return LP_OK;
     *to_come += lp_request_pages_to_come(request, expected);
     engine->counters.n_parts++;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status begin_parts(lp_engine *engine, lp_error *err) {
@@ -156,12 +154,11 @@ static lp_status enter(lp_engine *engine, bool *entered, lp_error *err) {
     lp_unit_need whole;
     bool fits_pools =
         least.pages <= engine->kv.pages.n && least.rows <= engine->max_rows && least.saved <= engine->kv.saved_rows.n;
-    lp_status status = LP_OK;
     *entered = false;
     if (!fits_pools) {
         if (schedule->n_inflight > 0) return LP_OK;
-        LP_TRY(lp_unit_need_of(pair->requests, pair->unit->n_groups, &whole, err));
-        LP_TRY(lp_engine_size_for(engine, &whole, err));
+        LP_CHECK(lp_unit_need_of(pair->requests, pair->unit->n_groups, &whole, err));
+        LP_CHECK(lp_engine_size_for(engine, &whole, err));
     }
     if (schedule->n_inflight == LP_MAX_INFLIGHT || least.saved > engine->kv.saved_rows.n_free) return LP_OK;
     for (size_t g = 0; g < pair->unit->n_groups; g++) {
@@ -173,8 +170,7 @@ static lp_status enter(lp_engine *engine, bool *entered, lp_error *err) {
     *entered = true;
     engine->counters.n_requests += pair->unit->n_groups;
     if (schedule->n_inflight > engine->counters.most_units) engine->counters.most_units = schedule->n_inflight;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Does a request wait for room for its next part? */
@@ -194,27 +190,25 @@ static lp_status grow(lp_engine *engine, lp_error *err) {
 
 lp_status lp_engine_admit(lp_engine *engine, lp_error *err) {
     lp_engine_schedule *schedule = &engine->schedule;
-    lp_status status = LP_OK;
     if (schedule->wants_growth) {
         if (lp_engine_is_active(engine) || engine->n_under_way > 0) return LP_OK;
-        LP_TRY(grow(engine, err));
+        LP_CHECK(grow(engine, err));
     }
-    if (schedule->n_inflight > 0) LP_TRY(begin_parts(engine, err));
+    if (schedule->n_inflight > 0) LP_CHECK(begin_parts(engine, err));
     while (schedule->n_inflight == 0 || (rows_inflight(engine) < 2 * rows_wanted(engine) &&
                                          schedule->n_inflight < LP_MAX_INFLIGHT && !is_short(engine))) {
         bool entered = false;
         if (!schedule->waiting) {
             lp_work_unit *unit = NULL;
-            LP_TRY(engine->source->next(engine->source->user, &unit, err));
+            LP_CHECK(engine->source->next(engine->source->user, &unit, err));
             if (!unit) break;
-            LP_TRY(open_unit(engine, unit, &schedule->waiting, err));
+            LP_CHECK(open_unit(engine, unit, &schedule->waiting, err));
         }
-        LP_TRY(enter(engine, &entered, err));
+        LP_CHECK(enter(engine, &entered, err));
         if (!entered) break;
-        LP_TRY(begin_parts(engine, err));
+        LP_CHECK(begin_parts(engine, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_engine_finish_units(lp_engine *engine, lp_error *err) {

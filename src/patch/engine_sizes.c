@@ -20,8 +20,7 @@ lp_status lp_unit_need_of(lp_request *requests, size_t n, lp_unit_need *out, lp_
     lp_unit_need unit = {.least = lp_unit_least(requests, n)};
     for (size_t g = 0; g < n; g++) {
         lp_request_need need;
-        lp_status status = lp_request_plan_part(&requests[g], &all, LP_FIRST_GUESS, &need, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_request_plan_part(&requests[g], &all, LP_FIRST_GUESS, &need, err));
         unit.whole.pages = need.pages < INT32_MAX - unit.whole.pages ? unit.whole.pages + need.pages : INT32_MAX;
         unit.whole.saved += need.saved + (requests[g].group->metric_at ? 1 : 0);
         if (need.rows > unit.whole.rows) unit.whole.rows = need.rows;

@@ -89,10 +89,9 @@ static lp_status set_metrics(reference_worker *worker, const lp_run_request *req
                              const lp_metric_position *metric_at, bool seen, run_kind kind, lp_run_result *result,
                              lp_error *err) {
     int32_t n = worker->options->vocabulary.n_candidates;
-    lp_status status = LP_OK;
     if (!seen) {
         lens_listener again = {.index = metric_at->index, .n = n, .logits = worker->here};
-        LP_TRY(run_forced(worker, request, metric_at, NULL, 0, &again, err));
+        LP_CHECK(run_forced(worker, request, metric_at, NULL, 0, &again, err));
     }
     if (kind == UNPATCHED_RUN) memcpy(worker->unpatched, worker->here, (size_t)n * sizeof(float));
     lp_metrics_of_logits(worker->here, kind == WITHOUT_UNPATCHED ? NULL : worker->unpatched, n, metric_at,
@@ -100,7 +99,7 @@ static lp_status set_metrics(reference_worker *worker, const lp_run_request *req
     if (lp_metric_position_forces(metric_at, false)) {
         lens_listener whole = {
             .index = metric_at->index, .n = n, .tokens = metric_at->clean.tokens, .n_tokens = metric_at->clean.n};
-        LP_TRY(run_forced(worker, request, metric_at, metric_at->clean.tokens, metric_at->clean.n, &whole, err));
+        LP_CHECK(run_forced(worker, request, metric_at, metric_at->clean.tokens, metric_at->clean.n, &whole, err));
         result->metrics[LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
     }
     if (lp_metric_position_forces(metric_at, true)) {
@@ -108,12 +107,11 @@ static lp_status set_metrics(reference_worker *worker, const lp_run_request *req
                                .n = n,
                                .tokens = metric_at->corrupted.tokens,
                                .n_tokens = metric_at->corrupted.n};
-        LP_TRY(
+        LP_CHECK(
             run_forced(worker, request, metric_at, metric_at->corrupted.tokens, metric_at->corrupted.n, &whole, err));
         result->metrics[LP_METRIC_ANSWER_CORRUPTED] = (float)whole.log_probability;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static bool begins_with(const int32_t *tokens, int32_t n, const lp_metric_position *metric_at) {
@@ -174,15 +172,13 @@ out:
 
 static lp_status execute_group(reference_worker *worker, const lp_run_group *group, lp_error *err) {
     int64_t first = lp_run_group_unpatched(group, worker->options->protocol.n_steps);
-    lp_status status = LP_OK;
-    if (first >= 0) LP_TRY(execute_run(worker, group, (size_t)first, UNPATCHED_RUN, err));
+    if (first >= 0) LP_CHECK(execute_run(worker, group, (size_t)first, UNPATCHED_RUN, err));
     run_kind kind = first >= 0 ? WITH_UNPATCHED : WITHOUT_UNPATCHED;
     for (size_t i = 0; i < group->n_runs; i++)
-        if ((int64_t)i != first) LP_TRY(execute_run(worker, group, i, kind, err));
+        if ((int64_t)i != first) LP_CHECK(execute_run(worker, group, i, kind, err));
     for (size_t i = 0; first >= 0 && i < group->n_runs; i++)
         if (group->runs[i].steps) read_steps(worker, group->runs[first].steps, &group->runs[i]);
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_execute_reference(const lp_executor_options *options, const lp_work_source *source, lp_error *err) {

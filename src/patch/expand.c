@@ -221,8 +221,7 @@ static size_t *slot_of(const name_table *table, const lp_condition_set *set, con
 
 static lp_status grow_names(name_table *table, const lp_condition_set *set, lp_error *err) {
     name_table larger = {.n_slots = table->n_slots ? 2 * table->n_slots : 256};
-    lp_status status = lp_mem_new(&larger.slots, larger.n_slots, sizeof *larger.slots, "condition names", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&larger.slots, larger.n_slots, sizeof *larger.slots, "condition names", err));
     for (size_t i = 0; i < set->n; i++) *slot_of(&larger, set, set->conditions[i].name) = i + 1;
     lp_mem_free(table->slots);
     *table = larger;
@@ -277,14 +276,13 @@ static lp_status add_site(lp_condition_set *set, const sweep_cell *cell, lp_site
                           lp_error *err) {
     const lp_sweep_group *group = cell->group;
     lp_replacement replacement;
-    lp_status status = LP_OK;
     if (!cell->steps) {
         replacement = make_replacement(cell, site, layer, group->phase, cell->index, 0);
         return lp_condition_replace(set, &replacement, err);
     }
     if (group->defects.prefill_leak && (cell->steps->mask & 1)) {
         replacement = make_replacement(cell, site, layer, LP_PHASE_PROMPT, -1, 0);
-        LP_TRY(lp_condition_replace(set, &replacement, err));
+        LP_CHECK(lp_condition_replace(set, &replacement, err));
     }
     if (group->defects.last_prompt) {
         replacement = make_replacement(cell, site, layer, LP_PHASE_PROMPT, -1, 0);
@@ -292,19 +290,18 @@ static lp_status add_site(lp_condition_set *set, const sweep_cell *cell, lp_site
             replacement.from.phase = LP_PHASE_PROMPT;
             replacement.from.index = -1;
         }
-        LP_TRY(lp_condition_replace(set, &replacement, err));
+        LP_CHECK(lp_condition_replace(set, &replacement, err));
     }
     for (int32_t t = 0; t < n_steps; t++) {
         if (!(cell->steps->mask >> t & 1)) continue;
         replacement = make_replacement(cell, site, layer, LP_PHASE_THOUGHT, t, t);
-        LP_TRY(lp_condition_replace(set, &replacement, err));
+        LP_CHECK(lp_condition_replace(set, &replacement, err));
     }
     if (group->defects.decode_leak && (cell->steps->mask >> (n_steps - 1) & 1)) {
         replacement = make_replacement(cell, site, layer, LP_PHASE_ANSWER, LP_INDEX_ALL, n_steps - 1);
-        LP_TRY(lp_condition_replace(set, &replacement, err));
+        LP_CHECK(lp_condition_replace(set, &replacement, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The replacements of one layer of the cell. */
@@ -326,33 +323,29 @@ static lp_status add_edges_of_layer(lp_condition_set *set, const edge_choice *ch
         .donor = LP_DONOR_ZERO,
         .from = {.phase = choice->to->phase, .site = LP_SITE_Z, .layer = layer, .head = head}};
     int32_t from = 0, to = 0;
-    lp_status status = LP_OK;
     for (bool more = lp_position_first(choice->from, &from); more; more = lp_position_next(choice->from, &from))
         for (bool also = lp_position_first(choice->to, &to); also; also = lp_position_next(choice->to, &to)) {
             replacement.at.index = from;
             replacement.from.index = to;
-            LP_TRY(lp_condition_replace(set, &replacement, err));
+            LP_CHECK(lp_condition_replace(set, &replacement, err));
         }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_edges(lp_condition_set *set, const sweep_cell *cell, const lp_model_config *config,
                            lp_error *err) {
     int32_t group = config->n_heads / config->n_kv_heads;
-    lp_status status = LP_OK;
     for (size_t i = 0; i < cell->group->n_edges; i++) {
         const edge_choice choice = edge_of(cell, i);
         int32_t queries = choice.words->by_kv_head ? group : 1;
         for (int32_t l = 0; l < choice.layers->n; l++) {
-            if (!choice.heads) LP_TRY(add_edges_of_layer(set, &choice, choice.layers->layers[l], LP_ALL_HEADS, err));
+            if (!choice.heads) LP_CHECK(add_edges_of_layer(set, &choice, choice.layers->layers[l], LP_ALL_HEADS, err));
             for (int32_t h = 0; choice.heads && h < choice.heads->n * queries; h++)
-                LP_TRY(add_edges_of_layer(set, &choice, choice.layers->layers[l],
-                                          choice.heads->layers[h / queries] * queries + h % queries, err));
+                LP_CHECK(add_edges_of_layer(set, &choice, choice.layers->layers[l],
+                                            choice.heads->layers[h / queries] * queries + h % queries, err));
         }
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static bool has_steps_after(const sweep_cell *cell, int32_t n_steps) {
@@ -404,11 +397,10 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions: condition %s: a step beyond the end of the run (%d steps)",
                        name, n_steps_run);
     lp_condition *condition = NULL;
-    lp_status status = LP_OK;
     const char *layers = cell->layers ? cell->layers->words : "";
     if (!cell->has_site) layers = group->n_edges == 1 ? edge_of(cell, 0).layers->words : "";
-    LP_TRY(lp_condition_add(set, name, layers, place, defects, &condition, err));
-    LP_TRY(note_name(building, err));
+    LP_CHECK(lp_condition_add(set, name, layers, place, defects, &condition, err));
+    LP_CHECK(note_name(building, err));
     condition->role = cell->role;
     condition->direction = cell->direction;
     condition->stop_after = group->stop_after;
@@ -419,18 +411,18 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
     }
     cell->vector = cell->donor == LP_DONOR_FILE ? group->vector : cell->draw;
     if (cell->donor == LP_DONOR_MEAN || cell->donor == LP_DONOR_NOISE)
-        LP_TRY(lp_condition_detail(set, &cell->detail, &cell->vector, err));
+        LP_CHECK(lp_condition_detail(set, &cell->detail, &cell->vector, err));
     const char *like = set->n > 1 ? set->conditions[set->n - 2].donor_words : NULL;
-    LP_TRY(lp_condition_text(set, donor, like, &condition->donor_words, err));
+    LP_CHECK(lp_condition_text(set, donor, like, &condition->donor_words, err));
     like = set->n > 1 ? set->conditions[set->n - 2].sites : NULL;
     site_words(cell, sites, sizeof sites);
-    LP_TRY(lp_condition_text(set, sites, like, &condition->sites, err));
+    LP_CHECK(lp_condition_text(set, sites, like, &condition->sites, err));
     like = set->n > 1 ? set->conditions[set->n - 2].operation_words : NULL;
     lp_operation_words(group->operation, group->subspace, &cell->token, sites, sizeof sites);
-    LP_TRY(lp_condition_text(set, sites, like, &condition->operation_words, err));
+    LP_CHECK(lp_condition_text(set, sites, like, &condition->operation_words, err));
     cell->i_token = 0;
     if (cell->token.chooses || cell->token.only_numbers)
-        LP_TRY(lp_condition_token_rule(set, &cell->token, &cell->i_token, err));
+        LP_CHECK(lp_condition_token_rule(set, &cell->token, &cell->i_token, err));
     condition->site = cell->site;
     condition->phase = group->phase;
     condition->operation = group->operation;
@@ -447,20 +439,17 @@ static lp_status add_cell(set_building *building, sweep_cell *cell, int32_t n_st
     condition->from_step = group->from_step;
     condition->layer = cell->layers && cell->layers->n == 1 ? cell->layers->layers[0] : -1;
     condition->mask = cell->steps ? cell->steps->mask : 0;
-    if (!cell->layers) LP_TRY(add_layer(set, cell, 0, n_steps_run, err));
+    if (!cell->layers) LP_CHECK(add_layer(set, cell, 0, n_steps_run, err));
     for (int32_t i = 0; cell->layers && i < cell->layers->n; i++)
-        LP_TRY(add_layer(set, cell, cell->layers->layers[i], n_steps_run, err));
-    LP_TRY(add_edges(set, cell, building->config, err));
-out:
-    return status;
+        LP_CHECK(add_layer(set, cell, cell->layers->layers[i], n_steps_run, err));
+    return add_edges(set, cell, building->config, err);
 }
 
 static lp_status add_unpatched(lp_condition_set *set, lp_direction direction, int32_t n_steps, lp_error *err) {
     lp_condition *condition = NULL;
     char name[64];
     snprintf(name, sizeof name, "%s/unpatched", lp_direction_names()[direction]);
-    lp_status status = lp_condition_add(set, name, "", "", "", &condition, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_condition_add(set, name, "", "", "", &condition, err));
     condition->role = LP_ROLE_UNPATCHED;
     condition->direction = direction;
     condition->n_steps_run = n_steps;
@@ -601,7 +590,6 @@ static lp_status add_product(set_building *building, const lp_sweep_group *group
             largest = &group->steps[t];
     size_t n_places = group->phase != LP_PHASE_THOUGHT ? group->n_indices : largest_only ? 1 : group->n_steps;
     size_t n_edges = count_edges(group);
-    lp_status status = LP_OK;
     sweep_cell cell = {.group = group, .direction = direction, .role = role, .donor = donor, .has_site = true};
     if (detail) cell.detail = *detail;
     for (cell.draw = 0; cell.draw < (donor == LP_DONOR_SHUFFLED ? building->n_draws : 1); cell.draw++)
@@ -622,11 +610,10 @@ static lp_status add_product(set_building *building, const lp_sweep_group *group
                                                                           : &group->steps[p];
                             cell.index = group->phase != LP_PHASE_THOUGHT ? group->indices[p] : 0;
                             for (cell.edges = 0; cell.edges < n_edges; cell.edges++)
-                                LP_TRY(add_cell(building, &cell, n_steps, err));
+                                LP_CHECK(add_cell(building, &cell, n_steps, err));
                         }
         }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The same for a group of attention edges alone. */
@@ -635,15 +622,13 @@ static lp_status add_edge_product(set_building *building, const lp_sweep_group *
     size_t n_edges = count_edges(group);
     sweep_cell cell = {.group = group, .direction = direction, .role = LP_ROLE_EFFECT, .head = LP_ALL_HEADS};
     bool own = false;
-    lp_status status = LP_OK;
     for (size_t i = 0; i < group->n_edges; i++) own |= group->edges[i].n_layers == 0;
     for (size_t l = 0; l < (own ? group->n_layers : 1); l++)
         for (cell.edges = 0; cell.edges < n_edges; cell.edges++) {
             cell.layers = own ? &group->layers[l] : NULL;
-            LP_TRY(add_cell(building, &cell, n_steps, err));
+            LP_CHECK(add_cell(building, &cell, n_steps, err));
         }
-out:
-    return status;
+    return LP_OK;
 }
 
 static bool has_donor(const lp_sweep_group *group, lp_donor donor) {

@@ -198,8 +198,7 @@ lp_status lp_request_plan_part(lp_request *request, const lp_request_need *limit
     LP_ASSERT(left > 0 && !request->is_active);
     /* More runs than rows are in no part, but for those that are equal. */
     request->part_end = request->n_done + lp_smaller(left, limits->rows > 1 && !request->is_single ? limits->rows : 1);
-    lp_status status = lp_tree_build(tree, &request->order, request->n_done, request->part_end, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_tree_build(tree, &request->order, request->n_done, request->part_end, err));
     need_sum total = sum_of_none(request), before = total;
     int32_t n = 0, n_with_runs = 0;
     for (; n < tree->n; n++) {
@@ -350,18 +349,16 @@ static lp_status make_room_for_part(lp_request *request, int32_t most_rows, lp_e
     size_t n = (size_t)request->max_branches;
     int32_t forced = metric_at ? metric_at->index + lp_longer_answer(metric_at) : 0;
     int32_t longest = options->max_new_tokens > forced ? options->max_new_tokens : forced;
-    lp_status status = LP_OK;
     request->tail_stride = group->n_prompt + options->protocol.n_steps + request->n_start + longest;
     request->token_stride = longest + 1;
-    LP_TRY(lp_mem_grow(&request->branches, &request->branch_capacity, n, sizeof *request->branches, "branches", err));
-    LP_TRY(lp_mem_grow(&request->tails, &request->tail_capacity, n * (size_t)request->tail_stride, sizeof(int32_t),
-                       "branch slots", err));
-    LP_TRY(lp_mem_grow(&request->tokens, &request->token_capacity, n * (size_t)request->token_stride, sizeof(int32_t),
-                       "branch tokens", err));
-    LP_TRY(lp_mem_grow(&request->rows, &request->row_capacity, (size_t)most_rows, sizeof *request->rows, "rows", err));
-    LP_TRY(lp_mem_grow(&request->first_row, &request->first_capacity, n, sizeof(int32_t), "rows", err));
-out:
-    return status;
+    LP_CHECK(lp_mem_grow(&request->branches, &request->branch_capacity, n, sizeof *request->branches, "branches", err));
+    LP_CHECK(lp_mem_grow(&request->tails, &request->tail_capacity, n * (size_t)request->tail_stride, sizeof(int32_t),
+                         "branch slots", err));
+    LP_CHECK(lp_mem_grow(&request->tokens, &request->token_capacity, n * (size_t)request->token_stride, sizeof(int32_t),
+                         "branch tokens", err));
+    LP_CHECK(
+        lp_mem_grow(&request->rows, &request->row_capacity, (size_t)most_rows, sizeof *request->rows, "rows", err));
+    return lp_mem_grow(&request->first_row, &request->first_capacity, n, sizeof(int32_t), "rows", err);
 }
 
 /* Prompt positions whose rows, of every branch that has some there, fit a batch. */
@@ -394,12 +391,10 @@ lp_status lp_request_begin_part(lp_request *request, bool *begun, lp_error *err)
     request->max_branches = (int32_t)sum.rows;
     *begun = false;
     request->chunk = chunk_of(request, &sum);
-    lp_status status = make_room_for_part(request, need_of(&sum, request->batch_rows).rows, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(make_room_for_part(request, need_of(&sum, request->batch_rows).rows, err));
     if (request->prompt_page < 0) request->prompt_page = lp_pages_take(request->pages, prompt_pages(request));
     if (request->prompt_page < 0) return LP_OK;
-    status = take_early_rows(request, sum.saved, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(take_early_rows(request, sum.saved, err));
     request->n_branches = tree->n;
     request->n_pending = request->n_pending_rows = request->n_rows = 0;
     for (int32_t i = 0; i < request->max_branches; i++) {

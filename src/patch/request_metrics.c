@@ -83,27 +83,25 @@ bool lp_request_queries_unpatched(const lp_request *request, int32_t branch) {
 
 static lp_status add_query(lp_request *request, int32_t branch, const lp_logit_query *query, bool is_late,
                            lp_query_list *list, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "logit queries", err));
-    LP_TRY(lp_mem_grow(&list->owners, &list->owner_capacity, list->n + 1, sizeof *list->owners, "logit queries", err));
+    LP_CHECK(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "logit queries", err));
+    LP_CHECK(
+        lp_mem_grow(&list->owners, &list->owner_capacity, list->n + 1, sizeof *list->owners, "logit queries", err));
     list->items[list->n] = *query;
     list->owners[list->n++] = (lp_query_owner){.request = request, .branch = branch, .is_late = is_late};
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Saves the logits of a row whose metrics are read before the unpatched run's, for all that read there. */
 static lp_status save_pending(lp_request *request, int32_t branch, lp_logit_query *query, lp_error *err) {
     bool is_run = request->branches[branch].kind == LP_BRANCH_RUN;
     int32_t row = request->n_pending_rows < request->n_early_rows ? request->early_rows[request->n_pending_rows] : -1;
-    lp_status status = LP_OK;
     for (int32_t i = branch; i >= 0; i = is_run ? next_together(request, branch, i) : -1) {
         int32_t of = i == branch ? request->branches[branch].base : i;
         size_t n = (size_t)request->n_pending + 1;
         if (request->branches[of].plan.first_run < 0) continue;
-        LP_TRY(lp_mem_grow(&request->pending, &request->pending_capacity, n, sizeof(int32_t), "logit queries", err));
-        LP_TRY(lp_mem_grow(&request->pending_row, &request->pending_row_capacity, n, sizeof(int32_t), "logit queries",
-                           err));
+        LP_CHECK(lp_mem_grow(&request->pending, &request->pending_capacity, n, sizeof(int32_t), "logit queries", err));
+        LP_CHECK(lp_mem_grow(&request->pending_row, &request->pending_row_capacity, n, sizeof(int32_t), "logit queries",
+                             err));
         request->pending[n - 1] = of;
         request->pending_row[n - 1] = row;
         request->n_pending++;
@@ -111,15 +109,13 @@ static lp_status save_pending(lp_request *request, int32_t branch, lp_logit_quer
         query->saved_row = row;
     }
     if (query->saved_row >= 0) request->n_pending_rows++;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_request_add_queries(lp_request *request, int32_t branch, int32_t row, lp_query_list *list, lp_error *err) {
     const lp_metric_position *metric_at = request->group->metric_at;
     const lp_request_branch *request_branch = &request->branches[branch];
     lp_logit_query query = {.row = row, .saved_row = -1, .base = -1, .token = {-1, -1}};
-    lp_status status = LP_OK;
     if (request_branch->kind == LP_BRANCH_FORCED_CLEAN || request_branch->kind == LP_BRANCH_FORCED_CORRUPTED) {
         query.token[0] = request_branch->forced[request_branch->n_forced_used];
         return add_query(request, branch, &query, false, list, err);
@@ -135,15 +131,14 @@ lp_status lp_request_add_queries(lp_request *request, int32_t branch, int32_t ro
     if (request->has_unpatched)
         query.base = request->saved_row;
     else if (is_unpatched(request, &request->tree.branches[0]))
-        LP_TRY(save_pending(request, branch, &query, err));
-    LP_TRY(add_query(request, branch, &query, false, list, err));
+        LP_CHECK(save_pending(request, branch, &query, err));
+    LP_CHECK(add_query(request, branch, &query, false, list, err));
     for (int32_t k = 0; becomes_known && k < request->n_pending; k++) {
         lp_logit_query late = {
             .row = -1, .saved_row = request->pending_row[k], .base = request->saved_row, .token = {-1, -1}};
-        LP_TRY(add_query(request, request->pending[k], &late, true, list, err));
+        LP_CHECK(add_query(request, request->pending[k], &late, true, list, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static void set_divergence(lp_request_branch *branch, double kl) {

@@ -22,8 +22,7 @@ static lp_status add_steps(lp_step_set **sets, size_t *n, size_t *capacity, uint
                            const char *format, ...) __attribute__((format(printf, 6, 7)));
 static lp_status add_steps(lp_step_set **sets, size_t *n, size_t *capacity, uint64_t mask, lp_error *err,
                            const char *format, ...) {
-    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "step sets", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "step sets", err));
     lp_step_set *set = &(*sets)[(*n)++];
     va_list args;
     va_start(args, format);
@@ -65,39 +64,38 @@ lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *wher
     size_t word = colon ? (size_t)(colon - text) : strlen(text);
     const char *argument = colon ? colon + 1 : "";
     int32_t a = 0, b = 0;
-    lp_status status = LP_OK;
 #define IS(name) (word == sizeof(name) - 1 && strncmp(text, name, word) == 0)
     if (IS("all") && !colon) {
-        LP_TRY(add_steps(sets, n, capacity, first_bits(n_steps), err, "all"));
+        LP_CHECK(add_steps(sets, n, capacity, first_bits(n_steps), err, "all"));
     } else if (IS("first") && parse_range(argument, 1, n_steps, &a, &b)) {
-        for (int32_t k = a; k <= b; k++) LP_TRY(add_steps(sets, n, capacity, first_bits(k), err, "first:%d", k));
+        for (int32_t k = a; k <= b; k++) LP_CHECK(add_steps(sets, n, capacity, first_bits(k), err, "first:%d", k));
     } else if (IS("last") && parse_range(argument, 1, n_steps, &a, &b)) {
         for (int32_t k = a; k <= b; k++)
-            LP_TRY(add_steps(sets, n, capacity, first_bits(k) << (n_steps - k), err, "last:%d", k));
+            LP_CHECK(add_steps(sets, n, capacity, first_bits(k) << (n_steps - k), err, "last:%d", k));
     } else if (IS("single") && parse_range(argument, 0, n_steps - 1, &a, &b)) {
-        for (int32_t k = a; k <= b; k++) LP_TRY(add_steps(sets, n, capacity, UINT64_C(1) << k, err, "single:%d", k));
+        for (int32_t k = a; k <= b; k++) LP_CHECK(add_steps(sets, n, capacity, UINT64_C(1) << k, err, "single:%d", k));
     } else if (IS("window") && parse_range(argument, 1, n_steps, &a, &b)) {
         for (int32_t w = a; w <= b; w++)
             for (int32_t k = 0; k + w <= n_steps; k++)
-                LP_TRY(add_steps(sets, n, capacity, first_bits(w) << k, err, "window:%d@%d", w, k));
+                LP_CHECK(add_steps(sets, n, capacity, first_bits(w) << k, err, "window:%d@%d", w, k));
     } else if (IS("subset") && strcmp(argument, "all") == 0) {
         if (n_steps > 12)
-            LP_FAIL(LP_ERR_VALUE, "%s: subset:all of %d steps is %llu sets: at most 12 steps", where, n_steps,
-                    (unsigned long long)first_bits(n_steps));
+            return lp_fail(err, LP_ERR_VALUE, "%s: subset:all of %d steps is %llu sets: at most 12 steps", where,
+                           n_steps, (unsigned long long)first_bits(n_steps));
         for (uint64_t mask = 1; mask <= first_bits(n_steps); mask++) {
             char words[LP_WORDS];
             list_words(mask, words);
-            LP_TRY(add_steps(sets, n, capacity, mask, err, "%s", words));
+            LP_CHECK(add_steps(sets, n, capacity, mask, err, "%s", words));
         }
     } else if (IS("set") && colon) {
         uint64_t mask = 0;
         if (!parse_list(argument, n_steps, &mask)) goto refuse;
         char words[LP_WORDS];
         list_words(mask, words);
-        LP_TRY(add_steps(sets, n, capacity, mask, err, "%s", words));
+        LP_CHECK(add_steps(sets, n, capacity, mask, err, "%s", words));
     } else if (IS("complement") && colon && strncmp(argument, "complement", 10) != 0) {
         size_t before = *n;
-        LP_TRY(lp_step_sets_parse(argument, n_steps, where, sets, n, capacity, err));
+        LP_CHECK(lp_step_sets_parse(argument, n_steps, where, sets, n, capacity, err));
         size_t kept = before;
         for (size_t i = before; i < *n; i++) {
             lp_step_set set = {.mask = first_bits(n_steps) & ~(*sets)[i].mask};
@@ -105,13 +103,12 @@ lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *wher
             if (set.mask) (*sets)[kept++] = set;
         }
         *n = kept;
-        if (kept == before) LP_FAIL(LP_ERR_VALUE, "%s: \"%s\" leaves no step", where, text);
+        if (kept == before) return lp_fail(err, LP_ERR_VALUE, "%s: \"%s\" leaves no step", where, text);
     } else {
         goto refuse;
     }
 #undef IS
-out:
-    return status;
+    return LP_OK;
 refuse:
     return lp_fail(
         err, LP_ERR_VALUE,
@@ -122,8 +119,7 @@ refuse:
 
 static lp_status add_layers(lp_layer_set **sets, size_t *n, size_t *capacity, int32_t first, int32_t last,
                             lp_error *err) {
-    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "layer sets", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "layer sets", err));
     lp_layer_set *set = &(*sets)[(*n)++];
     set->n = 0;
     for (int32_t l = first; l <= last; l++) set->layers[set->n++] = l;
@@ -145,23 +141,21 @@ static int32_t layer_at(int32_t n_layers, int32_t percent) {
 static lp_status add_numbers(const char *text, int32_t count, lp_layer_set **sets, size_t *n, size_t *capacity,
                              bool *known, lp_error *err) {
     int32_t a = 0, b = 0;
-    lp_status status = LP_OK;
     *known = true;
     if (strcmp(text, "all") == 0 || parse_range(text, 0, count - 1, &a, &b)) {
         if (strcmp(text, "all") == 0) b = count - 1;
-        for (int32_t l = a; l <= b; l++) LP_TRY(add_layers(sets, n, capacity, l, l, err));
+        for (int32_t l = a; l <= b; l++) LP_CHECK(add_layers(sets, n, capacity, l, l, err));
     } else if (strcmp(text, "together:all") == 0) {
-        LP_TRY(add_layers(sets, n, capacity, 0, count - 1, err));
+        LP_CHECK(add_layers(sets, n, capacity, 0, count - 1, err));
     } else if (strncmp(text, "together:", 9) == 0 && parse_range(text + 9, 0, count - 1, &a, &b)) {
-        LP_TRY(add_layers(sets, n, capacity, a, b, err));
+        LP_CHECK(add_layers(sets, n, capacity, a, b, err));
     } else if (strncmp(text, "window:", 7) == 0 && parse_range(text + 7, 1, count, &a, &b)) {
         for (int32_t w = a; w <= b; w++)
-            for (int32_t l = 0; l + w <= count; l++) LP_TRY(add_layers(sets, n, capacity, l, l + w - 1, err));
+            for (int32_t l = 0; l + w <= count; l++) LP_CHECK(add_layers(sets, n, capacity, l, l + w - 1, err));
     } else {
         *known = false;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_layer_sets_parse(const char *text, int32_t n_layers, const char *where, lp_layer_set **sets, size_t *n,
@@ -237,8 +231,7 @@ lp_status lp_position_sets_parse(const char *text, lp_phase phase, const char *w
                        "%s: expected positions of the %s (a number, all, together:a-b%s), found \"%.60s\"", where,
                        lp_phase_names()[phase], phase == LP_PHASE_PROMPT ? "; negative numbers count from the end" : "",
                        text);
-    lp_status status = lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "position sets", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "position sets", err));
     snprintf(set.words, sizeof set.words, "%s:%.200s", lp_phase_names()[phase], together ? text + 9 : text);
     (*sets)[(*n)++] = set;
     return LP_OK;

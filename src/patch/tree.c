@@ -175,9 +175,8 @@ int32_t lp_run_order_position(const lp_run_order *order, int32_t place, int32_t 
 lp_status lp_tree_build(lp_tree *tree, const lp_run_order *order, int32_t first, int32_t end, lp_error *err) {
     LP_ASSERT(0 <= first && first < end && end <= order->n);
     tree_build build = {.tree = tree, .sorted = order->sequences, .n_steps = order->n_steps};
-    lp_status status = lp_mem_grow(&tree->next_run, &tree->next_capacity, order->group->n_runs, sizeof *tree->next_run,
-                                   "branches", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&tree->next_run, &tree->next_capacity, order->group->n_runs, sizeof *tree->next_run,
+                         "branches", err));
     tree->n = 0;
     return add_branch(&build, first, end, 0, -1, err);
 }

@@ -212,14 +212,13 @@ static void check_derivation(pair_checker *checker, size_t i) {
 static lp_status check_tokens(pair_checker *checker, size_t i, lp_token_list *list, lp_error *err) {
     const lp_check_options *options = checker->options;
     const lp_pair *pair = &checker->set->pairs[i];
-    lp_status status = LP_OK;
     for (size_t t = 0; t < options->n_tokenizers; t++) {
         const char *const texts[] = {pair->clean.question, pair->corrupted.question};
         size_t counts[2];
         for (size_t k = 0; k < 2; k++) {
             list->n = 0;
-            LP_TRY(lp_tokenizer_encode(options->tokenizers[t].tokenizer, texts[k], strlen(texts[k]),
-                                       LP_TOKENS_WITH_SPECIAL, list, err));
+            LP_CHECK(lp_tokenizer_encode(options->tokenizers[t].tokenizer, texts[k], strlen(texts[k]),
+                                         LP_TOKENS_WITH_SPECIAL, list, err));
             counts[k] = list->n;
             lp_check_report *report = checker->report;
             if (list->n > report->max_tokens[t]) report->max_tokens[t] = list->n;
@@ -229,8 +228,7 @@ static lp_status check_tokens(pair_checker *checker, size_t i, lp_token_list *li
         if (counts[0] != counts[1])
             mark(checker, i, options->tokens == LP_TOKENS_EQUAL ? LP_DEFECT_TOKEN_COUNT : LP_NOTE_TOKEN_COUNT);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status check_training(pair_checker *checker, lp_error *err) {
@@ -292,50 +290,46 @@ out:
 lp_status lp_check_print(const lp_pair_set *set, const lp_check_options *options, const lp_check_report *report,
                          lp_text *out, lp_error *err) {
     static const char *const formats[] = {"latentpatch-pairs", "original", "original, flat"};
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "%zu pairs (%s), %zu sound\n", set->n, formats[set->format], report->n_sound));
+    LP_CHECK(lp_text_format(out, err, "%zu pairs (%s), %zu sound\n", set->n, formats[set->format], report->n_sound));
     if (set->n_unpaired > 0)
-        LP_TRY(lp_text_format(out, err, "%zu rows of no pair were passed over\n", set->n_unpaired));
-    LP_TRY(lp_text_format(out, err, "%-18s %6s  %-16s %s\n", "defect", "pairs", "first", "meaning"));
+        LP_CHECK(lp_text_format(out, err, "%zu rows of no pair were passed over\n", set->n_unpaired));
+    LP_CHECK(lp_text_format(out, err, "%-18s %6s  %-16s %s\n", "defect", "pairs", "first", "meaning"));
     for (int d = 0; d < LP_N_DEFECTS; d++) {
         if (report->counts[d] == 0) continue;
         bool note = d >= LP_N_REAL_DEFECTS && !(d == LP_NOTE_UNVERIFIED && report->unverified == LP_UNVERIFIED_REFUSE);
         const char *id = set->pairs[report->first[d]].id;
         char shown[61];
         (void)lp_printable(id, strlen(id), LP_PRINT_LINE, shown, sizeof shown);
-        LP_TRY(lp_text_format(out, err, "%-18s %6zu  %-16s %s%s\n", defects[d].name, report->counts[d], shown,
-                              note ? "note: " : "", defects[d].meaning));
+        LP_CHECK(lp_text_format(out, err, "%-18s %6zu  %-16s %s%s\n", defects[d].name, report->counts[d], shown,
+                                note ? "note: " : "", defects[d].meaning));
     }
-    LP_TRY(lp_text_format(out, err, "%-18s %6zu\n", "verified", report->n_verified));
+    LP_CHECK(lp_text_format(out, err, "%-18s %6zu\n", "verified", report->n_verified));
     for (size_t t = 0; t < options->n_tokenizers; t++)
-        LP_TRY(lp_text_format(out, err, "%s: %zu to %zu tokens a question\n", options->tokenizers[t].name,
-                              report->min_tokens[t], report->max_tokens[t]));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, "%s: %zu to %zu tokens a question\n", options->tokenizers[t].name,
+                                report->min_tokens[t], report->max_tokens[t]));
+    return LP_OK;
 }
 
 lp_status lp_check_list(const lp_pair_set *set, const lp_check_report *report, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_put(out, "element,id,sound,defects,corrupted_answer,recomputed\n", err));
+    LP_CHECK(lp_text_put(out, "element,id,sound,defects,corrupted_answer,recomputed\n", err));
     for (size_t i = 0; i < set->n; i++) {
         const char *separator = "";
-        LP_TRY(lp_text_format(out, err, "%zu,", set->pairs[i].place));
-        LP_TRY(lp_csv_quote(set->pairs[i].id, out, err));
-        LP_TRY(lp_text_format(out, err, ",%d,", lp_check_is_sound(report, i) ? 1 : 0));
+        LP_CHECK(lp_text_format(out, err, "%zu,", set->pairs[i].place));
+        LP_CHECK(lp_csv_quote(set->pairs[i].id, out, err));
+        LP_CHECK(lp_text_format(out, err, ",%d,", lp_check_is_sound(report, i) ? 1 : 0));
         for (int d = 0; d < LP_N_DEFECTS; d++) {
             if (!(report->found[i] & 1u << d)) continue;
-            LP_TRY(lp_text_format(out, err, "%s%s", separator, defects[d].name));
+            LP_CHECK(lp_text_format(out, err, "%s%s", separator, defects[d].name));
             separator = " ";
         }
-        LP_TRY(lp_text_put(out, ",", err));
+        LP_CHECK(lp_text_put(out, ",", err));
         if (!isnan(set->pairs[i].corrupted.answer))
-            LP_TRY(lp_text_format(out, err, "%.15g", set->pairs[i].corrupted.answer));
-        LP_TRY(lp_text_put(out, ",", err));
-        if (!isnan(report->recomputed[i])) LP_TRY(lp_text_format(out, err, "%.15g", report->recomputed[i]));
-        LP_TRY(lp_text_put(out, "\n", err));
+            LP_CHECK(lp_text_format(out, err, "%.15g", set->pairs[i].corrupted.answer));
+        LP_CHECK(lp_text_put(out, ",", err));
+        if (!isnan(report->recomputed[i])) LP_CHECK(lp_text_format(out, err, "%.15g", report->recomputed[i]));
+        LP_CHECK(lp_text_put(out, "\n", err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- fixing ---- */
@@ -350,26 +344,23 @@ static lp_status print_value(const cJSON *node, lp_text *out, lp_error *err) {
 
 /* Our own file again, without the pairs that are not sound. */
 static lp_status fix_own(const lp_check_report *report, const lp_json *root, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     const cJSON *member = NULL, *pair = NULL;
     size_t i = 0, n = 0;
-    LP_TRY(lp_text_put(out, "{", err));
+    LP_CHECK(lp_text_put(out, "{", err));
     cJSON_ArrayForEach(member, root->node) {
         if (strcmp(member->string, "pairs") == 0) continue;
-        LP_TRY(lp_json_quote(member->string, out, err));
-        LP_TRY(lp_text_put(out, ": ", err));
-        LP_TRY(print_value(member, out, err));
-        LP_TRY(lp_text_put(out, ", ", err));
+        LP_CHECK(lp_json_quote(member->string, out, err));
+        LP_CHECK(lp_text_put(out, ": ", err));
+        LP_CHECK(print_value(member, out, err));
+        LP_CHECK(lp_text_put(out, ", ", err));
     }
-    LP_TRY(lp_text_put(out, "\"pairs\": [", err));
+    LP_CHECK(lp_text_put(out, "\"pairs\": [", err));
     cJSON_ArrayForEach(pair, cJSON_GetObjectItemCaseSensitive(root->node, "pairs")) {
         if (!lp_check_is_sound(report, i++)) continue;
-        LP_TRY(lp_text_format(out, err, "%s\n  ", n++ > 0 ? "," : ""));
-        LP_TRY(print_value(pair, out, err));
+        LP_CHECK(lp_text_format(out, err, "%s\n  ", n++ > 0 ? "," : ""));
+        LP_CHECK(print_value(pair, out, err));
     }
-    LP_TRY(lp_text_put(out, "\n]}\n", err));
-out:
-    return status;
+    return lp_text_put(out, "\n]}\n", err);
 }
 
 lp_status lp_check_fix(const lp_pair_set *set, const lp_check_report *report, const char *name, const char *text,

@@ -25,25 +25,22 @@ typedef struct {
 static lp_status log_rejected(const pair_maker *maker, const lp_problem *problem, const char *number, const char *to,
                               lp_reason reason, lp_error *err) {
     lp_text *out = maker->options->rejected;
-    lp_status status = LP_OK;
     if (!out) return LP_OK;
-    LP_TRY(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
+    LP_CHECK(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
     if (number) {
-        LP_TRY(lp_text_put(out, ", \"from\": ", err));
-        LP_TRY(lp_json_quote(number, out, err));
+        LP_CHECK(lp_text_put(out, ", \"from\": ", err));
+        LP_CHECK(lp_json_quote(number, out, err));
     }
     if (to) {
-        LP_TRY(lp_text_put(out, ", \"to\": ", err));
-        LP_TRY(lp_json_quote(to, out, err));
+        LP_CHECK(lp_text_put(out, ", \"to\": ", err));
+        LP_CHECK(lp_json_quote(to, out, err));
     }
     /* The recomputed solution lets a reader see whose answer is right. */
     if (reason == LP_REASON_OTHER_ANSWER) {
-        LP_TRY(lp_text_put(out, ", \"solution\": ", err));
-        LP_TRY(lp_json_quote(lp_text_get(&maker->solution), out, err));
+        LP_CHECK(lp_text_put(out, ", \"solution\": ", err));
+        LP_CHECK(lp_json_quote(lp_text_get(&maker->solution), out, err));
     }
-    LP_TRY(lp_text_put(out, "}\n", err));
-out:
-    return status;
+    return lp_text_put(out, "}\n", err);
 }
 
 static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
@@ -106,21 +103,19 @@ out:
 /* Makes the new texts and asks the tokenizers; *reason says whether the pair stands. */
 static lp_status write_texts(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
     const lp_make_options *options = maker->options;
-    lp_status status = LP_OK;
     bool equal = true;
     lp_text_clear(&maker->question);
     lp_text_clear(&maker->solution);
     lp_text_clear(&maker->extra);
-    LP_TRY(lp_graph_question(&maker->graph, &maker->changed, &maker->question, err));
-    LP_TRY(lp_graph_solution(&maker->graph, &maker->changed, &maker->solution, err));
+    LP_CHECK(lp_graph_question(&maker->graph, &maker->changed, &maker->question, err));
+    LP_CHECK(lp_graph_solution(&maker->graph, &maker->changed, &maker->solution, err));
     if (options->n_tokenizers > 0) {
-        LP_TRY(lp_text_put(&maker->extra, ", \"tokens\": ", err));
-        LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
-                                    lp_text_get(&maker->question), &equal, &maker->extra, err));
+        LP_CHECK(lp_text_put(&maker->extra, ", \"tokens\": ", err));
+        LP_CHECK(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
+                                      lp_text_get(&maker->question), &equal, &maker->extra, err));
     }
     if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- values ---- */
@@ -256,19 +251,17 @@ static void order_numbers(const pair_maker *maker, const lp_problem *problem, in
 }
 
 static lp_status make_by_rule(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
-    lp_status status = LP_OK;
     int64_t order[LP_MAX_NUMBERS];
     size_t n_found = 0;
     size_t wanted = maker->options->per_problem > 0 ? maker->options->per_problem : 1;
     order_numbers(maker, problem, order);
     for (size_t i = 0; i < maker->graph.numbers.n && n_found < wanted; i++) {
         bool found = false;
-        LP_TRY(try_number(maker, problem, (size_t)order[i], n_found, &found, err));
+        LP_CHECK(try_number(maker, problem, (size_t)order[i], n_found, &found, err));
         n_found += found;
     }
     if (n_found == 0) *reason = LP_REASON_NO_NUMBER;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- problems that come with a variant ---- */
@@ -346,35 +339,31 @@ out:
 /* The graph of the problem; where its annotations alone do not derive the answer, the equations that the text writes
  * out count as steps, too. */
 static lp_status build_graph(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
-    lp_status status = LP_OK;
     size_t n_added = 0;
     *reason = lp_graph_build(problem->question, problem->solution, problem->answer, &maker->graph);
     if (*reason != LP_REASON_NO_ANNOTATION && *reason != LP_REASON_ANSWER_NOT_DERIVED &&
         *reason != LP_REASON_UNEXPLAINED_OPERAND)
-        goto out;
+        return LP_OK;
     lp_text_clear(&maker->annotated);
-    LP_TRY(lp_solution_annotate(problem->solution, &maker->annotated, &n_added, err));
-    if (n_added == 0) goto out;
+    LP_CHECK(lp_solution_annotate(problem->solution, &maker->annotated, &n_added, err));
+    if (n_added == 0) return LP_OK;
     lp_reason again = lp_graph_build(problem->question, lp_text_get(&maker->annotated), problem->answer, &maker->graph);
     if (again == LP_REASON_NONE || again == LP_REASON_CONDITIONAL) *reason = again;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status make_from_problem(pair_maker *maker, const lp_problem *problem, bool repeated, lp_error *err) {
-    lp_status status = LP_OK;
     lp_reason reason = !problem->has_answer ? LP_REASON_NO_ANSWER : repeated ? LP_REASON_DUPLICATE : LP_REASON_NONE;
-    if (reason == LP_REASON_NONE) LP_TRY(build_graph(maker, problem, &reason, err));
+    if (reason == LP_REASON_NONE) LP_CHECK(build_graph(maker, problem, &reason, err));
     if (reason == LP_REASON_CONDITIONAL && problem->variant_question) reason = LP_REASON_NONE;
     if (reason != LP_REASON_NONE)
-        LP_TRY(log_rejected(maker, problem, NULL, NULL, reason, err));
+        LP_CHECK(log_rejected(maker, problem, NULL, NULL, reason, err));
     else if (problem->variant_question)
-        LP_TRY(make_from_variant(maker, problem, &reason, err));
+        LP_CHECK(make_from_variant(maker, problem, &reason, err));
     else
-        LP_TRY(make_by_rule(maker, problem, &reason, err));
+        LP_CHECK(make_by_rule(maker, problem, &reason, err));
     maker->made->problems[reason]++;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status make_from_problems(pair_maker *maker, lp_error *err) {

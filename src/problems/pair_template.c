@@ -53,29 +53,24 @@ static lp_status read_side(const lp_template *item, int n_names, const lp_json *
 static lp_status read_range(const lp_json *value, int64_t *low, int64_t *high, lp_error *err) {
     lp_json end;
     size_t n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_array_size(value, &n, err));
-    if (n != 2) LP_TRY(lp_json_fail(value, err, "a range [lowest, highest]"));
-    LP_TRY(lp_json_at(value, 0, &end, err));
-    LP_TRY(lp_json_int(&end, -1000000000, 1000000000, low, err));
-    LP_TRY(lp_json_at(value, 1, &end, err));
-    LP_TRY(lp_json_int(&end, *low, 1000000000, high, err));
-out:
-    return status;
+    LP_CHECK(lp_json_array_size(value, &n, err));
+    if (n != 2) return lp_json_fail(value, err, "a range [lowest, highest]");
+    LP_CHECK(lp_json_at(value, 0, &end, err));
+    LP_CHECK(lp_json_int(&end, -1000000000, 1000000000, low, err));
+    LP_CHECK(lp_json_at(value, 1, &end, err));
+    return lp_json_int(&end, *low, 1000000000, high, err);
 }
 
 static lp_status read_variables(const lp_json *record, lp_template *out, lp_error *err) {
     lp_json variables, value;
-    lp_status status = lp_json_get(record, "variables", &variables, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_get(record, "variables", &variables, err));
     if (!lp_json_is_object(&variables)) return lp_json_fail(&variables, err, "an object of ranges");
     for (lp_json_first(&variables, &value); value.node; lp_json_next(&variables, &value)) {
         if (out->n_variables == LP_TEMPLATE_VARIABLES)
             return lp_json_fail(&variables, err, "at most %d variables", LP_TEMPLATE_VARIABLES);
         int i = out->n_variables++;
         out->names[i] = value.node->string;
-        status = read_range(&value, &out->low[i], &out->high[i], err);
-        if (status != LP_OK) return status;
+        LP_CHECK(read_range(&value, &out->low[i], &out->high[i], err));
     }
     return out->n_variables > 0 ? LP_OK : lp_json_fail(&variables, err, "at least one variable");
 }
@@ -105,28 +100,26 @@ static lp_status read_equations(const lp_json *record, lp_template *out, lp_erro
     static const char *const keys[] = {"left", "op", "right", "result", NULL};
     static const char *const ops[] = {"+", "-", "*", "/", NULL};
     lp_json equations, value, member;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(record, "equations", &equations, err));
+    LP_CHECK(lp_json_get(record, "equations", &equations, err));
     if (!lp_json_is_array(&equations) || !equations.node->child)
-        LP_TRY(lp_json_fail(&equations, err, "a list of equations"));
+        return lp_json_fail(&equations, err, "a list of equations");
     for (lp_json_first(&equations, &value); value.node; lp_json_next(&equations, &value)) {
         int i = out->n_equations, n_names = out->n_variables + i, op = 0;
         if (i == LP_TEMPLATE_EQUATIONS)
-            LP_TRY(lp_json_fail(&equations, err, "at most %d equations", LP_TEMPLATE_EQUATIONS));
-        LP_TRY(lp_json_only(&value, keys, err));
-        LP_TRY(read_side(out, n_names, &value, "left", &out->left[i], err));
-        LP_TRY(read_side(out, n_names, &value, "right", &out->right[i], err));
-        LP_TRY(lp_json_get(&value, "op", &member, err));
-        LP_TRY(lp_json_choice(&member, ops, &op, err));
+            return lp_json_fail(&equations, err, "at most %d equations", LP_TEMPLATE_EQUATIONS);
+        LP_CHECK(lp_json_only(&value, keys, err));
+        LP_CHECK(read_side(out, n_names, &value, "left", &out->left[i], err));
+        LP_CHECK(read_side(out, n_names, &value, "right", &out->right[i], err));
+        LP_CHECK(lp_json_get(&value, "op", &member, err));
+        LP_CHECK(lp_json_choice(&member, ops, &op, err));
         out->op[i] = ops[op][0];
-        LP_TRY(lp_json_get(&value, "result", &member, err));
-        LP_TRY(lp_json_string(&member, &out->names[n_names], err));
+        LP_CHECK(lp_json_get(&value, "result", &member, err));
+        LP_CHECK(lp_json_string(&member, &out->names[n_names], err));
         if (find_name(out, n_names, out->names[n_names], strlen(out->names[n_names])) >= 0)
-            LP_TRY(lp_json_fail(&member, err, "a name that is not in use yet"));
+            return lp_json_fail(&member, err, "a name that is not in use yet");
         out->n_equations++;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_constraints(const lp_json *record, lp_template *out, lp_error *err) {
@@ -190,24 +183,22 @@ static lp_status read_template(const lp_json *record, const char ***choices, lp_
     lp_json value;
     const char *answer = NULL;
     int64_t steps = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(record, keys, err));
-    LP_TRY(lp_json_get_string(record, "id", &out->id, err));
-    LP_TRY(read_variables(record, out, err));
-    LP_TRY(read_words(record, choices, out, err));
-    LP_TRY(read_equations(record, out, err));
-    LP_TRY(read_constraints(record, out, err));
-    LP_TRY(lp_json_get(record, "text", &value, err));
-    LP_TRY(lp_json_string(&value, &out->text, err));
-    LP_TRY(check_text(&value, out, err));
-    LP_TRY(lp_json_find(record, "steps", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, out->n_equations, out->n_equations, &steps, err));
-    LP_TRY(lp_json_get(record, "answer", &value, err));
-    LP_TRY(lp_json_string(&value, &answer, err));
+    LP_CHECK(lp_json_only(record, keys, err));
+    LP_CHECK(lp_json_get_string(record, "id", &out->id, err));
+    LP_CHECK(read_variables(record, out, err));
+    LP_CHECK(read_words(record, choices, out, err));
+    LP_CHECK(read_equations(record, out, err));
+    LP_CHECK(read_constraints(record, out, err));
+    LP_CHECK(lp_json_get(record, "text", &value, err));
+    LP_CHECK(lp_json_string(&value, &out->text, err));
+    LP_CHECK(check_text(&value, out, err));
+    LP_CHECK(lp_json_find(record, "steps", &value, err));
+    if (value.node) LP_CHECK(lp_json_int(&value, out->n_equations, out->n_equations, &steps, err));
+    LP_CHECK(lp_json_get(record, "answer", &value, err));
+    LP_CHECK(lp_json_string(&value, &answer, err));
     out->answer = find_name(out, out->n_variables + out->n_equations, answer, strlen(answer));
-    if (out->answer < 0) status = lp_json_fail(&value, err, "the name of a result");
-out:
-    return status;
+    if (out->answer < 0) return lp_json_fail(&value, err, "the name of a result");
+    return LP_OK;
 }
 
 /* How many words all templates have together. */
@@ -226,24 +217,22 @@ static lp_status read_file(const lp_json *root, lp_template_file *out, lp_error 
     lp_json value, templates;
     size_t n = 0;
     int64_t number = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_head(root, "latentpatch-templates", 1, err));
-    LP_TRY(lp_json_only(root, keys, err));
-    LP_TRY(lp_json_get(root, "result_range", &value, err));
-    LP_TRY(read_range(&value, &out->result_low, &out->result_high, err));
-    LP_TRY(lp_json_find(root, "held_out_modulus", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, 2, 1000000, &number, err));
+    LP_CHECK(lp_json_head(root, "latentpatch-templates", 1, err));
+    LP_CHECK(lp_json_only(root, keys, err));
+    LP_CHECK(lp_json_get(root, "result_range", &value, err));
+    LP_CHECK(read_range(&value, &out->result_low, &out->result_high, err));
+    LP_CHECK(lp_json_find(root, "held_out_modulus", &value, err));
+    if (value.node) LP_CHECK(lp_json_int(&value, 2, 1000000, &number, err));
     out->held_out_modulus = value.node ? (uint32_t)number : 0;
-    LP_TRY(lp_json_get(root, "templates", &templates, err));
-    LP_TRY(lp_json_array_size(&templates, &n, err));
-    if (n == 0) LP_TRY(lp_json_fail(&templates, err, "at least one template"));
-    LP_TRY(lp_mem_new(&out->items, n, sizeof *out->items, "templates", err));
-    LP_TRY(lp_mem_new(&out->choices, count_choices(&templates), sizeof *out->choices, "words of templates", err));
+    LP_CHECK(lp_json_get(root, "templates", &templates, err));
+    LP_CHECK(lp_json_array_size(&templates, &n, err));
+    if (n == 0) return lp_json_fail(&templates, err, "at least one template");
+    LP_CHECK(lp_mem_new(&out->items, n, sizeof *out->items, "templates", err));
+    LP_CHECK(lp_mem_new(&out->choices, count_choices(&templates), sizeof *out->choices, "words of templates", err));
     const char **choices = out->choices;
     for (lp_json_first(&templates, &value); value.node; lp_json_next(&templates, &value))
-        LP_TRY(read_template(&value, &choices, &out->items[out->n++], err));
-out:
-    return status;
+        LP_CHECK(read_template(&value, &choices, &out->items[out->n++], err));
+    return LP_OK;
 }
 
 lp_status lp_templates_parse(const char *text, size_t size, const char *name, lp_template_file *out, lp_error *err) {
@@ -317,34 +306,28 @@ out:
 
 lp_status lp_template_question(const lp_template *item, const int64_t *values, const uint32_t *choice, lp_text *out,
                                lp_error *err) {
-    lp_status status = LP_OK;
     const char *at = item->text;
     for (const char *open = strchr(at, '{'); open; open = strchr(at, '{')) {
         placeholder found;
         LP_ASSERT(find_placeholder(item, open, &found));
-        LP_TRY(lp_text_add(out, at, (size_t)(open - at), err));
+        LP_CHECK(lp_text_add(out, at, (size_t)(open - at), err));
         if (found.variable >= 0) {
-            LP_TRY(lp_text_format(out, err, "%lld", (long long)values[found.variable]));
+            LP_CHECK(lp_text_format(out, err, "%lld", (long long)values[found.variable]));
         } else {
             const char *word = item->words[found.word].choices[choice[found.word]];
-            LP_TRY(lp_text_put(out, word, err));
+            LP_CHECK(lp_text_put(out, word, err));
         }
         at = open + found.length;
     }
-    LP_TRY(lp_text_put(out, at, err));
-out:
-    return status;
+    return lp_text_put(out, at, err);
 }
 
 lp_status lp_template_solution(const lp_template *item, const int64_t *values, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     for (int i = 0; i < item->n_equations; i++)
-        LP_TRY(lp_text_format(out, err, "<<%lld%c%lld=%lld>>\n", (long long)term_value(&item->left[i], values).n,
-                              item->op[i], (long long)term_value(&item->right[i], values).n,
-                              (long long)values[item->n_variables + i]));
-    LP_TRY(lp_text_format(out, err, "#### %lld", (long long)values[item->answer]));
-out:
-    return status;
+        LP_CHECK(lp_text_format(out, err, "<<%lld%c%lld=%lld>>\n", (long long)term_value(&item->left[i], values).n,
+                                item->op[i], (long long)term_value(&item->right[i], values).n,
+                                (long long)values[item->n_variables + i]));
+    return lp_text_format(out, err, "#### %lld", (long long)values[item->answer]);
 }
 
 /* ---- pairs ---- */
@@ -394,35 +377,33 @@ typedef struct {
 static lp_status draw_pair(const template_maker *maker, const lp_template *item, uint32_t template_index,
                            uint32_t number, template_draw *out, lp_reason *reason, lp_error *err) {
     uint64_t seed = maker->options->seed;
-    lp_status status = LP_OK;
     bool good = false;
     *reason = LP_REASON_NOT_WHOLE;
     lp_random_key key = {seed, STREAM_VALUES, template_index, number};
     for (int i = 0; i < item->n_variables; i++) out->clean[i] = draw_value(item, i, key, (uint32_t)i);
-    if (!lp_template_solve(&maker->file, item, out->clean)) goto out;
+    if (!lp_template_solve(&maker->file, item, out->clean)) return LP_OK;
     *reason = LP_REASON_NO_ROOM;
-    LP_TRY(on_side(maker, item, out->clean, &good, err));
-    if (!good) goto out;
+    LP_CHECK(on_side(maker, item, out->clean, &good, err));
+    if (!good) return LP_OK;
     key.stream = STREAM_VARIABLE;
     out->variable = (int)lp_random_below(key, 0, (uint32_t)item->n_variables);
     *reason = LP_REASON_REPEATED_VALUE;
-    if (!stands_once(item, out->variable)) goto out;
+    if (!stands_once(item, out->variable)) return LP_OK;
     memcpy(out->corrupted, out->clean, sizeof out->clean);
     key.stream = STREAM_NEW_VALUE;
     out->corrupted[out->variable] = draw_value(item, out->variable, key, 0);
     *reason = LP_REASON_NOT_WHOLE;
-    if (!lp_template_solve(&maker->file, item, out->corrupted)) goto out;
+    if (!lp_template_solve(&maker->file, item, out->corrupted)) return LP_OK;
     *reason = LP_REASON_EQUAL_ANSWER;
-    if (out->clean[item->answer] == out->corrupted[item->answer]) goto out;
+    if (out->clean[item->answer] == out->corrupted[item->answer]) return LP_OK;
     *reason = LP_REASON_NO_ROOM;
-    LP_TRY(on_side(maker, item, out->corrupted, &good, err));
-    if (!good) goto out;
+    LP_CHECK(on_side(maker, item, out->corrupted, &good, err));
+    if (!good) return LP_OK;
     key.stream = STREAM_WORDS;
     for (size_t w = 0; w < item->n_words; w++)
         out->words[w] = lp_random_below(key, (uint32_t)w, (uint32_t)item->words[w].n_choices);
     *reason = LP_REASON_NONE;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status take(lp_text *text, char **out, lp_error *err) {

@@ -77,16 +77,14 @@ static int expression_start(const token *tokens, int n) {
 }
 
 static lp_status print_expression(const char *text, const token *tokens, int n, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     for (int i = 0; i < n; i++) {
-        if (tokens[i].kind == TOKEN_OPERATOR) LP_TRY(lp_text_add(out, &tokens[i].op, 1, err));
+        if (tokens[i].kind == TOKEN_OPERATOR) LP_CHECK(lp_text_add(out, &tokens[i].op, 1, err));
         if (tokens[i].kind != TOKEN_NUMBER) continue;
         for (size_t k = 0; k < tokens[i].length; k++)
-            if (text[tokens[i].at + k] != ',') LP_TRY(lp_text_add(out, text + tokens[i].at + k, 1, err));
-        if (tokens[i].percent) LP_TRY(lp_text_put(out, "%", err));
+            if (text[tokens[i].at + k] != ',') LP_CHECK(lp_text_add(out, text + tokens[i].at + k, 1, err));
+        if (tokens[i].percent) LP_CHECK(lp_text_put(out, "%", err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The number right of '=' is a result and not the start of another expression. */
@@ -110,7 +108,6 @@ static size_t bare_annotation(const char *text, size_t at) {
 }
 
 lp_status lp_solution_annotate(const char *solution, lp_text *out, size_t *n_added, lp_error *err) {
-    lp_status status = LP_OK;
     size_t size = strlen(solution), segment = 0, written = 0;
     *n_added = 0;
     for (size_t at = 0; at < size;) {
@@ -132,23 +129,21 @@ lp_status lp_solution_annotate(const char *solution, lp_text *out, size_t *n_add
         segment = ++at;
         lp_rational_scan(solution + value_at, size - value_at, &value, &used);
         if (start == n || (bare == 0 && (used == 0 || !is_result(solution, value_at + used)))) continue;
-        LP_TRY(lp_text_add(out, solution + written, value_at - written, err));
-        LP_TRY(lp_text_put(out, "<<", err));
-        LP_TRY(print_expression(solution, tokens + start, n - start, out, err));
+        LP_CHECK(lp_text_add(out, solution + written, value_at - written, err));
+        LP_CHECK(lp_text_put(out, "<<", err));
+        LP_CHECK(print_expression(solution, tokens + start, n - start, out, err));
         if (bare > 0) {
             const char *equal = strchr(solution + value_at, '=');
             written = (size_t)(equal - solution);
         } else {
-            LP_TRY(lp_text_put(out, "=", err));
+            LP_CHECK(lp_text_put(out, "=", err));
             for (size_t k = 0; k < used; k++)
-                if (solution[value_at + k] != ',') LP_TRY(lp_text_add(out, solution + value_at + k, 1, err));
-            LP_TRY(lp_text_put(out, ">>", err));
+                if (solution[value_at + k] != ',') LP_CHECK(lp_text_add(out, solution + value_at + k, 1, err));
+            LP_CHECK(lp_text_put(out, ">>", err));
             written = value_at;
         }
         at = bare > 0 ? value_at + bare : value_at + used;
         (*n_added)++;
     }
-    LP_TRY(lp_text_add(out, solution + written, size - written, err));
-out:
-    return status;
+    return lp_text_add(out, solution + written, size - written, err);
 }

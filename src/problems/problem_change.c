@@ -170,18 +170,15 @@ lp_reason lp_graph_take_variant(const lp_graph *graph, const char *variant, lp_r
 /* ---- writing ---- */
 
 lp_status lp_graph_question(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     size_t at = 0;
     for (size_t i = 0; i < graph->numbers.n; i++) {
         const lp_number *number = &graph->numbers.items[i];
         if (lp_rational_equal(number->value, changed->numbers[i].value)) continue;
-        LP_TRY(lp_text_add(out, graph->question + at, number->at - at, err));
-        LP_TRY(lp_number_print(number, graph->question, changed->numbers[i].value, out, err));
+        LP_CHECK(lp_text_add(out, graph->question + at, number->at - at, err));
+        LP_CHECK(lp_number_print(number, graph->question, changed->numbers[i].value, out, err));
         at = number->at + number->length;
     }
-    LP_TRY(lp_text_add(out, graph->question + at, graph->question_length - at, err));
-out:
-    return status;
+    return lp_text_add(out, graph->question + at, graph->question_length - at, err);
 }
 
 static int compare_places(const void *a, const void *b) {
@@ -191,7 +188,6 @@ static int compare_places(const void *a, const void *b) {
 }
 
 lp_status lp_graph_solution(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     const lp_place *order[LP_MAX_PLACES];
     size_t n = (size_t)graph->n_places, at = 0;
     for (size_t i = 0; i < n; i++) order[i] = &graph->places[i];
@@ -200,13 +196,11 @@ lp_status lp_graph_solution(const lp_graph *graph, const lp_recomputed *changed,
         const lp_number *number = &order[i]->number;
         lp_rational value = changed->places[order[i] - graph->places];
         if (lp_rational_equal(number->value, value)) continue;
-        LP_TRY(lp_text_add(out, graph->solution + at, number->at - at, err));
-        LP_TRY(lp_number_print(number, graph->solution, value, out, err));
+        LP_CHECK(lp_text_add(out, graph->solution + at, number->at - at, err));
+        LP_CHECK(lp_number_print(number, graph->solution, value, out, err));
         at = number->at + number->length;
     }
-    LP_TRY(lp_text_add(out, graph->solution + at, graph->solution_length - at, err));
-out:
-    return status;
+    return lp_text_add(out, graph->solution + at, graph->solution_length - at, err);
 }
 
 lp_status lp_graph_uses(const lp_graph *graph, int s, lp_text *out, lp_error *err) {

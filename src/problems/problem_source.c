@@ -42,51 +42,45 @@ static lp_status copy_member(const lp_json *object, const char *key, char **out,
 }
 
 static lp_status read_gsm8k(const lp_json *record, lp_problem *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(copy_member(record, "question", &out->question, err));
-    LP_TRY(copy_member(record, "answer", &out->solution, err));
+    LP_CHECK(copy_member(record, "question", &out->question, err));
+    LP_CHECK(copy_member(record, "answer", &out->solution, err));
     out->has_answer = lp_solution_answer(out->solution, &out->answer);
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_gsm_plus(const lp_json *record, lp_problem *out, lp_error *err) {
     const char *text = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(copy_member(record, "seed_question", &out->question, err));
-    LP_TRY(copy_member(record, "seed_solution", &out->solution, err));
-    LP_TRY(lp_json_get_string(record, "seed_answer", &text, err));
+    LP_CHECK(copy_member(record, "seed_question", &out->question, err));
+    LP_CHECK(copy_member(record, "seed_solution", &out->solution, err));
+    LP_CHECK(lp_json_get_string(record, "seed_answer", &text, err));
     out->has_answer = parse_answer(text, &out->answer);
-    LP_TRY(copy_member(record, "question", &out->variant_question, err));
-    LP_TRY(copy_member(record, "perturbation_type", &out->variant_kind, err));
-    LP_TRY(lp_json_get_string(record, "answer", &text, err));
+    LP_CHECK(copy_member(record, "question", &out->variant_question, err));
+    LP_CHECK(copy_member(record, "perturbation_type", &out->variant_kind, err));
+    LP_CHECK(lp_json_get_string(record, "answer", &text, err));
     out->has_variant_answer = parse_answer(text, &out->variant_answer);
-out:
-    return status;
+    return LP_OK;
 }
 
 /* "( 76.0 - 25.0 )" and 51 become "<<76-25=51>>51\n#### 51". */
 static lp_status print_equation(const char *equation, const char *answer, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     size_t length = strlen(equation);
-    LP_TRY(lp_text_put(out, "<<", err));
+    LP_CHECK(lp_text_put(out, "<<", err));
     for (size_t at = 0; at < length;) {
         lp_rational number = {0, 1};
         size_t used = 0;
         lp_rational_scan(equation + at, length - at, &number, &used);
         if (used > 0)
-            LP_TRY(lp_rational_print(number, 0, LP_COMMAS_NO, out, err));
+            LP_CHECK(lp_rational_print(number, 0, LP_COMMAS_NO, out, err));
         else if (equation[at] != ' ')
-            LP_TRY(lp_text_add(out, equation + at, 1, err));
+            LP_CHECK(lp_text_add(out, equation + at, 1, err));
         at += used > 0 ? used : 1;
     }
     const char *const before[] = {"=", ">>", "\n#### "};
     for (size_t i = 0; i < 3; i++) {
-        LP_TRY(lp_text_put(out, before[i], err));
-        LP_TRY(lp_text_put(out, answer, err));
+        LP_CHECK(lp_text_put(out, before[i], err));
+        LP_CHECK(lp_text_put(out, answer, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Body and question are two texts: a body without a full stop is the first half of the question's sentence. */
@@ -130,20 +124,19 @@ out:
 
 static lp_status read_aug(const char *line, size_t length, const char *name, size_t number, lp_problem *out,
                           lp_error *err) {
-    lp_status status = LP_OK;
     size_t bad = 0, at = 0;
     if (!lp_utf8_valid(line, length, &bad))
-        LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: not valid UTF-8 (byte 0x%02x)", name, number, bad + 1,
-                (unsigned char)line[bad]);
-    if (memchr(line, 0, length)) LP_FAIL(LP_ERR_FORMAT, "%s:%zu: a NUL byte", name, number);
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: not valid UTF-8 (byte 0x%02x)", name, number, bad + 1,
+                       (unsigned char)line[bad]);
+    if (memchr(line, 0, length)) return lp_fail(err, LP_ERR_FORMAT, "%s:%zu: a NUL byte", name, number);
     while (at + 1 < length && !(line[at] == '|' && line[at + 1] == '|')) at++;
     if (at + 1 >= length)
-        LP_FAIL(LP_ERR_FORMAT, "%s:%zu: expected \"question||<<...>> #### answer\", found no ||", name, number);
-    LP_TRY(lp_mem_text(&out->question, line, at, err));
-    LP_TRY(lp_mem_text(&out->solution, line + at + 2, length - at - 2, err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu: expected \"question||<<...>> #### answer\", found no ||", name,
+                       number);
+    LP_CHECK(lp_mem_text(&out->question, line, at, err));
+    LP_CHECK(lp_mem_text(&out->solution, line + at + 2, length - at - 2, err));
     out->has_answer = lp_solution_answer(out->solution, &out->answer);
-out:
-    return status;
+    return LP_OK;
 }
 
 /* A line is parsed on its own, so its errors say line 1: put the file's line there. */
@@ -172,8 +165,7 @@ static lp_status read_line(const char *line, size_t length, const char *name, si
 
 /* A new problem at the end of the list, its index set. */
 static lp_status append(lp_problem_list *list, lp_problem **out, lp_error *err) {
-    lp_status status = lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "problems", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "problems", err));
     *out = &list->items[list->n];
     **out = (lp_problem){.index = list->n};
     list->n++;
@@ -182,7 +174,6 @@ static lp_status append(lp_problem_list *list, lp_problem **out, lp_error *err) 
 
 static lp_status parse_lines(const char *text, size_t size, const char *name, lp_source_format format,
                              lp_problem_list *out, lp_error *err) {
-    lp_status status = LP_OK;
     size_t number = 0;
     for (size_t at = 0; at < size;) {
         const char *end = memchr(text + at, '\n', size - at);
@@ -191,13 +182,12 @@ static lp_status parse_lines(const char *text, size_t size, const char *name, lp
         number++;
         if (shown > 0) {
             lp_problem *problem = NULL;
-            LP_TRY(append(out, &problem, err));
-            LP_TRY(read_line(text + at, shown, name, number, format, problem, err));
+            LP_CHECK(append(out, &problem, err));
+            LP_CHECK(read_line(text + at, shown, name, number, format, problem, err));
         }
         at += length + 1;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status parse_array(const char *text, size_t size, const char *name, lp_problem_list *out, lp_error *err) {

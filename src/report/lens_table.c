@@ -58,8 +58,7 @@ static lp_status add_cell(lp_results *results, int32_t token, double share, lp_t
     enum { MOST = 7 };
     const char *text = NULL;
     int shown = 0;
-    lp_status status = text_of(results, token, &text, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(text_of(results, token, &text, err));
     int bytes = cut(text, MOST, &shown);
     return lp_text_format(out, err, "  \"%.*s\"%*s%3.0f", bytes, text, MOST - shown, "", share);
 }
@@ -91,16 +90,14 @@ static void count_first(tally *cell, int64_t *n, int32_t token) {
 static lp_status read_first(lp_results *results, int side, lens_reading *reading, int32_t *first, lp_error *err) {
     const uint8_t *included = lp_results_included(results);
     int64_t n = lp_results_n_included(results), at = 0;
-    lp_status status = LP_OK;
     for (int64_t i = 0; i < lp_results_n_pairs(results); i++) {
         if (!included[i]) continue;
-        LP_TRY(lp_results_lens_pair(results, side, i, reading->tokens, reading->log_probability, err));
+        LP_CHECK(lp_results_lens_pair(results, side, i, reading->tokens, reading->log_probability, err));
         for (size_t cell = 0; cell * (size_t)reading->shape.top < reading->n; cell++)
             first[cell * (size_t)n + (size_t)at] = reading->tokens[cell * (size_t)reading->shape.top];
         at++;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_lens_table(lp_results *results, lp_text *out, lp_error *err) {

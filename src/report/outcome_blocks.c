@@ -65,19 +65,17 @@ void lp_outcome_blocks_free(lp_outcome_block *blocks, size_t n) {
 }
 
 lp_status lp_outcome_words(const lp_result_condition *condition, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     lp_text_clear(out);
-    LP_TRY(lp_text_format(out, err, "%s", condition->steps));
-    if (condition->head >= 0) LP_TRY(lp_text_format(out, err, " head %d", condition->head));
+    LP_CHECK(lp_text_format(out, err, "%s", condition->steps));
+    if (condition->head >= 0) LP_CHECK(lp_text_format(out, err, " head %d", condition->head));
     if (condition->from_site[0] || condition->from_layer >= 0 || condition->from_step >= 0) {
-        LP_TRY(lp_text_format(out, err, " from"));
-        if (condition->from_site[0]) LP_TRY(lp_text_format(out, err, " %s", condition->from_site));
-        if (condition->from_layer >= 0) LP_TRY(lp_text_format(out, err, " L%d", condition->from_layer));
-        if (condition->from_step >= 0) LP_TRY(lp_text_format(out, err, " step %d", condition->from_step));
+        LP_CHECK(lp_text_format(out, err, " from"));
+        if (condition->from_site[0]) LP_CHECK(lp_text_format(out, err, " %s", condition->from_site));
+        if (condition->from_layer >= 0) LP_CHECK(lp_text_format(out, err, " L%d", condition->from_layer));
+        if (condition->from_step >= 0) LP_CHECK(lp_text_format(out, err, " step %d", condition->from_step));
     }
-    if (condition->stop_after > 0) LP_TRY(lp_text_format(out, err, " stop after %d", condition->stop_after));
-out:
-    return status;
+    if (condition->stop_after > 0) LP_CHECK(lp_text_format(out, err, " stop after %d", condition->stop_after));
+    return LP_OK;
 }
 
 /* Is the operation, whose name may be followed by details in brackets, one of the NULL-terminated list? */

@@ -105,37 +105,35 @@ static lp_status add_grid(const grid_layout *grid, bool shade, lp_text *out, lp_
     grid_measure measure = measure_of(lp_outcome_member(grid->block, 0));
     int64_t least = INT64_MAX, most = 0;
     bool dead = false;
-    lp_status status = LP_OK;
-    LP_TRY(lp_outcome_heading(grid->block, "", out, err));
+    LP_CHECK(lp_outcome_heading(grid->block, "", out, err));
     for (int32_t i = 0; i < grid->block->n; i++) {
         int64_t n = lp_outcome_total(lp_outcome_counts(grid->block, i));
         if (n < least) least = n;
         if (n > most) most = n;
         dead |= lp_outcome_member(grid->block, i)->dead;
     }
-    LP_TRY(lp_text_format(out, err, "  %s%s", measure.what, dead ? "; = nothing reads it" : ""));
-    LP_TRY(least == most ? lp_text_format(out, err, "; n %lld\n", (long long)most)
-                         : lp_text_format(out, err, "; n %lld to %lld\n", (long long)least, (long long)most));
-    LP_TRY(lp_text_format(out, err, "  %*s", LAYER_WIDTH, "layer"));
+    LP_CHECK(lp_text_format(out, err, "  %s%s", measure.what, dead ? "; = nothing reads it" : ""));
+    LP_CHECK(least == most ? lp_text_format(out, err, "; n %lld\n", (long long)most)
+                           : lp_text_format(out, err, "; n %lld to %lld\n", (long long)least, (long long)most));
+    LP_CHECK(lp_text_format(out, err, "  %*s", LAYER_WIDTH, "layer"));
     for (int i = 0; i < grid->n_columns; i++) {
         /* The last digit of a number stands under the last letter. */
         const char *label = grid->columns[i] + grid->prefix;
-        LP_TRY(lp_text_format(out, err, "%*s ", grid->width - 1, label));
+        LP_CHECK(lp_text_format(out, err, "%*s ", grid->width - 1, label));
     }
-    if (grid->prefix > 0) LP_TRY(lp_text_format(out, err, " %.*s steps", (int)grid->prefix - 1, grid->columns[0]));
-    LP_TRY(lp_text_add(out, "\n", 1, err));
+    if (grid->prefix > 0) LP_CHECK(lp_text_format(out, err, " %.*s steps", (int)grid->prefix - 1, grid->columns[0]));
+    LP_CHECK(lp_text_add(out, "\n", 1, err));
     for (int r = 0; r < grid->n_rows; r++) {
         char layers[LABEL];
         const char *text = grid->rows[r][0] ? grid->rows[r] : "-";
         (void)lp_printable(text, strlen(text), LP_PRINT_LINE, layers, sizeof layers);
-        LP_TRY(lp_text_format(out, err, "  %*s", LAYER_WIDTH, layers));
+        LP_CHECK(lp_text_format(out, err, "  %*s", LAYER_WIDTH, layers));
         for (int i = 0; i < grid->n_columns; i++)
-            LP_TRY(add_cell(grid, &measure, grid->cells[r * MOST_COLUMNS + i], shade, out, err));
+            LP_CHECK(add_cell(grid, &measure, grid->cells[r * MOST_COLUMNS + i], shade, out, err));
         while (out->data[out->length - 1] == ' ') out->data[--out->length] = '\0';
-        LP_TRY(lp_text_add(out, "\n", 1, err));
+        LP_CHECK(lp_text_add(out, "\n", 1, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- Blocks that are not grids: one line a layer ------------------------------------------------------------------
@@ -169,17 +167,14 @@ static lp_status add_spread(const lp_outcome_block *block, int32_t first, int32_
     }
     if (n == 0) return lp_text_format(out, err, "  %20s\n", n_live > 0 ? "-" : "all dead");
     qsort(order, n, sizeof *order, compare_ranked);
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "  %6.1f %6.1f %7.1f", order[0].share,
-                          (order[(n - 1) / 2].share + order[n / 2].share) / 2, order[n - 1].share));
+    LP_CHECK(lp_text_format(out, err, "  %6.1f %6.1f %7.1f", order[0].share,
+                            (order[(n - 1) / 2].share + order[n / 2].share) / 2, order[n - 1].share));
     if (order[0].share < order[n - 1].share) {
-        LP_TRY(lp_outcome_words(lp_outcome_member(block, order[n - 1].member), words, err));
-        LP_TRY(lp_text_format(out, err, "  "));
-        LP_TRY(lp_text_add_printable(out, lp_text_get(words), LP_PRINT_LINE, err));
+        LP_CHECK(lp_outcome_words(lp_outcome_member(block, order[n - 1].member), words, err));
+        LP_CHECK(lp_text_format(out, err, "  "));
+        LP_CHECK(lp_text_add_printable(out, lp_text_get(words), LP_PRINT_LINE, err));
     }
-    status = lp_text_add(out, "\n", 1, err);
-out:
-    return status;
+    return lp_text_add(out, "\n", 1, err);
 }
 
 static lp_status add_spreads(const lp_outcome_block *block, lp_text *words, lp_text *out, lp_error *err) {

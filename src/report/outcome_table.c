@@ -66,24 +66,22 @@ out:
 
 static lp_status add_lines(const lp_outcome_block *block, const double *mean, lp_text *words, lp_text *out,
                            lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_outcome_heading(block, "", out, err));
-    LP_TRY(lp_text_format(out, err, "  %-9s %-*s", "layer", block->width, "steps"));
-    LP_TRY(add_class_headings(out, err));
-    LP_TRY(lp_text_format(out, err, "%s\n", mean ? "  mean KL" : ""));
+    LP_CHECK(lp_outcome_heading(block, "", out, err));
+    LP_CHECK(lp_text_format(out, err, "  %-9s %-*s", "layer", block->width, "steps"));
+    LP_CHECK(add_class_headings(out, err));
+    LP_CHECK(lp_text_format(out, err, "%s\n", mean ? "  mean KL" : ""));
     for (int32_t i = 0; i < block->n; i++) {
         const lp_result_condition *condition = lp_outcome_member(block, i);
-        LP_TRY(lp_outcome_words(condition, words, err));
-        LP_TRY(lp_text_format(out, err, "  %-9s %-*s", condition->layers[0] ? condition->layers : "-", block->width,
-                              lp_text_get(words)));
-        LP_TRY(add_shares(lp_outcome_counts(block, i), out, err));
-        if (mean && isnan(mean[block->members[i]])) LP_TRY(lp_text_format(out, err, "  %7s", "-"));
+        LP_CHECK(lp_outcome_words(condition, words, err));
+        LP_CHECK(lp_text_format(out, err, "  %-9s %-*s", condition->layers[0] ? condition->layers : "-", block->width,
+                                lp_text_get(words)));
+        LP_CHECK(add_shares(lp_outcome_counts(block, i), out, err));
+        if (mean && isnan(mean[block->members[i]])) LP_CHECK(lp_text_format(out, err, "  %7s", "-"));
         if (mean && !isnan(mean[block->members[i]]))
-            LP_TRY(lp_text_format(out, err, "  %7.4f", mean[block->members[i]]));
-        LP_TRY(lp_text_format(out, err, "%s\n", condition->dead ? "  dead" : ""));
+            LP_CHECK(lp_text_format(out, err, "  %7.4f", mean[block->members[i]]));
+        LP_CHECK(lp_text_format(out, err, "%s\n", condition->dead ? "  dead" : ""));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {

@@ -124,14 +124,13 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     const int64_t *ids = NULL;
     int64_t n = 0;
     cache_record *record = NULL;
-    lp_status status = LP_OK;
     *unit = NULL;
     if (work->n_taken > 0 && work->n_taken >= lp_stage_share(work->session, lp_deal_total(work->deal))) return LP_OK;
-    LP_TRY(lp_deal_next(work->deal, 1, &ids, &n, err));
+    LP_CHECK(lp_deal_next(work->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    LP_TRY(record_take(work, &record, err));
+    LP_CHECK(record_take(work, &record, err));
     for (int side = 0; side < 2; side++) {
-        LP_TRY(lp_session_prompt(work->session, ids[0], side, &record->prompts[side], err));
+        LP_CHECK(lp_session_prompt(work->session, ids[0], side, &record->prompts[side], err));
         prepare_captures(work, record, side);
         record->runs[side] = (lp_run_wanted){.n_steps = work->session->job.protocol.n_steps,
                                              .captures = record->captures + (size_t)side * (size_t)record->n_captures,
@@ -145,8 +144,7 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     record->unit = (lp_work_unit){.id = ids[0], .groups = record->groups, .n_groups = 2, .user = record};
     *unit = &record->unit;
     work->n_taken++;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status fill_answer(cache_work *work, cache_record *record, int side, lp_error *err) {
@@ -185,14 +183,11 @@ out:
 /* Collective. Opens the store for writing where it is not open: it says which files it was made from. */
 static lp_status open_store(cache_work *work, lp_error *err) {
     lp_session *session = work->session;
-    lp_status status = LP_OK;
     if (work->store) return LP_OK;
-    LP_TRY(lp_session_know_files(session, err));
+    LP_CHECK(lp_session_know_files(session, err));
     lp_session_complete_provenance(session, work->provenance);
-    LP_TRY(lp_record_file_open(session->parallel, session->job.store.file, &work->spec, &work->store, &work->created,
-                               err));
-out:
-    return status;
+    return lp_record_file_open(session->parallel, session->job.store.file, &work->spec, &work->store, &work->created,
+                               err);
 }
 
 static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {

@@ -81,9 +81,7 @@ out:
 
 lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_standing *out, lp_error *err) {
     lp_standing standing = {0};
-    lp_status status = LP_OK;
-    LP_TRY(lp_parallel_agree(session->parallel, check_alone(session, what, &standing, err), err));
+    LP_CHECK(lp_parallel_agree(session->parallel, check_alone(session, what, &standing, err), err));
     *out = standing;
-out:
-    return status;
+    return LP_OK;
 }

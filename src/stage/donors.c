@@ -54,8 +54,7 @@ static lp_status index_last(lp_donor_table *table, lp_error *err) {
     if (2 * table->n > table->n_places) {
         int32_t *places = NULL;
         size_t n_places = table->n_places > 0 ? 2 * table->n_places : 64;
-        lp_status status = lp_mem_new(&places, n_places, sizeof *places, "donor vectors", err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_mem_new(&places, n_places, sizeof *places, "donor vectors", err));
         lp_mem_free(table->places);
         table->places = places;
         table->n_places = n_places;
@@ -255,18 +254,16 @@ out:
 /* The place of the vector's label in the table, which gets it where it has none like it. */
 static lp_status find_labels(lp_donor_table *table, const lp_donor_detail *detail, int32_t *out, lp_error *err) {
     size_t i = 0;
-    lp_status status = LP_OK;
     while (i < table->n_labels &&
            (table->labels[i].label != detail->label || table->labels[i].step != detail->label_step))
         i++;
     *out = (int32_t)i;
     if (i < table->n_labels) return LP_OK;
-    LP_TRY(lp_mem_grow(&table->labels, &table->label_capacity, i + 1, sizeof *table->labels, "labels", err));
-    LP_TRY(lp_pair_labels_init(table->session, table->source_side, detail->label, detail->label_step, &table->labels[i],
-                               err));
+    LP_CHECK(lp_mem_grow(&table->labels, &table->label_capacity, i + 1, sizeof *table->labels, "labels", err));
+    LP_CHECK(lp_pair_labels_init(table->session, table->source_side, detail->label, detail->label_step,
+                                 &table->labels[i], err));
     table->n_labels++;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,

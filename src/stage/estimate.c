@@ -13,8 +13,7 @@ static int compare_i32(const void *a, const void *b) {
 static lp_status median_prompt(const lp_session *session, int32_t *out, lp_error *err) {
     int32_t *lengths = NULL;
     size_t n = (size_t)session->n_pairs;
-    lp_status status = lp_mem_new(&lengths, n, sizeof *lengths, "prompt lengths", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&lengths, n, sizeof *lengths, "prompt lengths", err));
     memcpy(lengths, session->n_prompt[LP_CORRUPTED], n * sizeof *lengths);
     qsort(lengths, n, sizeof *lengths, compare_i32);
     *out = lengths[n / 2];
@@ -186,22 +185,21 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     estimate.answer_tokens =
         answer_tokens < session->job.decode.max_new_tokens ? answer_tokens : session->job.decode.max_new_tokens;
     int32_t n_prompt = 0;
-    lp_status status = LP_OK;
-    LP_TRY(median_prompt(session, &n_prompt, err));
+    LP_CHECK(median_prompt(session, &n_prompt, err));
     estimate.n_prompt = n_prompt;
     for (size_t i = 0; i < plan->set.n; i++) {
         estimate.n_dead += plan->dead[i];
         estimate.n_equal += plan->same_as[i] != (int32_t)i && !plan->dead[i];
     }
-    if (session->job.sweep.denoise) LP_TRY(count_direction(plan, LP_DENOISE, n_prompt, &estimate, err));
-    if (session->job.sweep.noise) LP_TRY(count_direction(plan, LP_NOISE, n_prompt, &estimate, err));
+    if (session->job.sweep.denoise) LP_CHECK(count_direction(plan, LP_DENOISE, n_prompt, &estimate, err));
+    if (session->job.sweep.noise) LP_CHECK(count_direction(plan, LP_NOISE, n_prompt, &estimate, err));
     double pairs = (double)session->n_pairs;
     estimate.row_layers_scripts *= pairs;
     estimate.row_layers_unshared *= pairs;
     estimate.row_layers_shared *= pairs;
     estimate.head_rows *= pairs;
     estimate.gemm_flops *= pairs;
-    LP_TRY(size_memory(plan, &estimate, err));
+    LP_CHECK(size_memory(plan, &estimate, err));
     const lp_model_config *config = &session->model.config;
     double positions = n_prompt + session->job.protocol.n_steps + 1 + estimate.answer_tokens - 1;
     estimate.cache_row_layers = 2 * pairs * positions * config->n_layers;
@@ -219,8 +217,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
                    session->job.lens_top;
     estimate.results_bytes += session->n_pairs * 2 * lens * (int64_t)(sizeof(int32_t) + sizeof(float));
     *out = estimate;
-out:
-    return status;
+    return LP_OK;
 }
 
 double lp_estimate_seconds(const lp_estimate *estimate, double to_cache, const lp_speed *speed, int ranks) {

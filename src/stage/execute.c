@@ -40,10 +40,9 @@ lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp
                                 /* One run that needs a little more is not refused while the device has room. */
                                 .memory_most =
                                     job->engine.memory_limit > 0 ? 0 : device_memory_left(backend) / 32 * 31};
-    lp_status status = LP_OK;
     lp_log(LP_LOG_DEBUG, "batched executor on %s, %d threads a rank, memory limit %lld MiB", backend->description,
            lp_stage_threads(session), (long long)(engine.memory_limit >> 20));
-    LP_TRY(lp_execute_batched(&options, &engine, source, &counters, err));
+    LP_CHECK(lp_execute_batched(&options, &engine, source, &counters, err));
     session->counters = counters;
     lp_log(
         LP_LOG_DEBUG,
@@ -64,8 +63,7 @@ lp_status lp_stage_execute(lp_session *session, const lp_work_source *source, lp
            "first unit after %.3f s, all in %.3f s; %.1f MiB to the device, %.1f MiB back, the host waited %llu times",
            counters.seconds_first, counters.seconds, (double)counters.bytes_up / 1048576.0,
            (double)counters.bytes_down / 1048576.0, (unsigned long long)counters.n_waits);
-out:
-    return status;
+    return LP_OK;
 }
 
 /* `touch` makes a request to stop; a file that holds something is somebody's. */

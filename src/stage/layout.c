@@ -52,8 +52,7 @@ static lp_status want_index(lp_cache_site *wanted, int32_t index, lp_error *err)
     int32_t *more = NULL;
     for (size_t i = 0; i < wanted->n_indices; i++)
         if (wanted->indices[i] == index) return LP_OK;
-    lp_status status = lp_mem_new(&more, wanted->n_indices + 1, sizeof *more, "indices", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&more, wanted->n_indices + 1, sizeof *more, "indices", err));
     if (wanted->n_indices) memcpy(more, wanted->indices, wanted->n_indices * sizeof *more);
     more[wanted->n_indices++] = index;
     lp_mem_free(wanted->indices);
@@ -62,8 +61,7 @@ static lp_status want_index(lp_cache_site *wanted, int32_t index, lp_error *err)
 }
 
 static lp_status want_site(wanted_sites *list, lp_phase phase, lp_site site, lp_cache_site **out, lp_error *err) {
-    lp_status status = lp_mem_grow(&list->sites, &list->capacity, list->n + 1, sizeof *list->sites, "sites", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&list->sites, &list->capacity, list->n + 1, sizeof *list->sites, "sites", err));
     list->sites[list->n] = (lp_cache_site){.phase = phase, .site = site};
     *out = &list->sites[list->n++];
     return LP_OK;
@@ -80,8 +78,7 @@ static lp_status want_address(wanted_sites *list, const lp_address *from, lp_err
     for (size_t i = 0; i < list->n && !found; i++)
         if (list->sites[i].phase == from->phase && list->sites[i].site == site) found = &list->sites[i];
     if (!found) {
-        lp_status status = want_site(list, from->phase, site, &found, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(want_site(list, from->phase, site, &found, err));
     }
     return thought ? LP_OK : want_index(found, from->index, err);
 }

@@ -51,10 +51,9 @@ static lp_status make_shapes(lp_sweep_plan *plan, lp_error *err) {
     const int32_t *n_prompt[2] = {session->n_prompt[LP_CORRUPTED],
                                   session->n_prompt[LP_CLEAN]}; /* recipients, by direction */
     size_t n = (size_t)session->n_pairs;
-    lp_status status = LP_OK;
     plan->shapes = (lp_run_shapes){.config = &session->model.config, .protocol = session->job.protocol};
     for (int d = 0; d < 2; d++) {
-        LP_TRY(lp_mem_new(&plan->lengths[d], n, sizeof(int32_t), "prompt lengths", err));
+        LP_CHECK(lp_mem_new(&plan->lengths[d], n, sizeof(int32_t), "prompt lengths", err));
         int32_t *lengths = plan->lengths[d];
         size_t kept = 0;
         memcpy(lengths, n_prompt[d], n * sizeof *lengths);
@@ -64,8 +63,7 @@ static lp_status make_shapes(lp_sweep_plan *plan, lp_error *err) {
         plan->shapes.n_prompt[d] = lengths;
         plan->shapes.n[d] = kept;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_error *err) {
@@ -119,7 +117,6 @@ int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition) {
 
 lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail detail, lp_text *out, lp_error *err) {
     size_t count[LP_N_FAMILIES] = {0}, example[LP_N_FAMILIES] = {0};
-    lp_status status = LP_OK;
     for (size_t i = plan->set.n; i-- > 0;) {
         count[plan->family[i]]++;
         example[plan->family[i]] = i;
@@ -129,13 +126,12 @@ lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail det
         int32_t like = lp_sweep_plan_like(plan, example[f]);
         const char *reason = lp_condition_family_reason((lp_condition_family)f);
         size_t kind = strcspn(reason, ":");
-        LP_TRY(lp_text_format(out, err, "%.*s, %zu condition%s%s", (int)kind, reason, count[f],
-                              count[f] == 1 ? "" : "s", reason + kind));
+        LP_CHECK(lp_text_format(out, err, "%.*s, %zu condition%s%s", (int)kind, reason, count[f],
+                                count[f] == 1 ? "" : "s", reason + kind));
         if (detail == LP_FAMILIES_WITH_EXAMPLES)
-            LP_TRY(lp_text_format(out, err, ", such as %s%s%s", plan->set.conditions[example[f]].name,
-                                  like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name));
-        LP_TRY(lp_text_add(out, "\n", 1, err));
+            LP_CHECK(lp_text_format(out, err, ", such as %s%s%s", plan->set.conditions[example[f]].name,
+                                    like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name));
+        LP_CHECK(lp_text_add(out, "\n", 1, err));
     }
-out:
-    return status;
+    return LP_OK;
 }

@@ -8,12 +8,10 @@ void *lp_stage_pool_take(lp_stage_pool *pool) {
 
 lp_status lp_stage_pool_add(lp_stage_pool *pool, void *item, lp_error *err) {
     size_t n = pool->n_made + 1;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_grow(&pool->made, &pool->made_capacity, n, sizeof *pool->made, "pairs in work", err));
-    LP_TRY(lp_mem_grow(&pool->spare, &pool->spare_capacity, n, sizeof *pool->spare, "pairs in work", err));
+    LP_CHECK(lp_mem_grow(&pool->made, &pool->made_capacity, n, sizeof *pool->made, "pairs in work", err));
+    LP_CHECK(lp_mem_grow(&pool->spare, &pool->spare_capacity, n, sizeof *pool->spare, "pairs in work", err));
     pool->made[pool->n_made++] = item;
-out:
-    return status;
+    return LP_OK;
 }
 
 void lp_stage_pool_give(lp_stage_pool *pool, void *item) {

@@ -159,18 +159,15 @@ static lp_status check_conditions(const lp_session *session, lp_error *err) {
 
 static lp_status open_local(lp_session *session, const char *job_file, const char *const *settings, size_t n_settings,
                             lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_job_load(job_file, settings, n_settings, &session->job, err));
-    LP_TRY(lp_job_check_files(&session->job, err));
-    LP_TRY(lp_job_resolved(&session->job, &session->resolved_job, err));
+    LP_CHECK(lp_job_load(job_file, settings, n_settings, &session->job, err));
+    LP_CHECK(lp_job_check_files(&session->job, err));
+    LP_CHECK(lp_job_resolved(&session->job, &session->resolved_job, err));
     lp_pairs_options options = {.mode = LP_PAIRS_STRICT, .equal_answers = session->job.pairs.equal_answers};
-    LP_TRY(lp_pairs_load(session->job.pairs.file, &options, &session->pairs, err));
+    LP_CHECK(lp_pairs_load(session->job.pairs.file, &options, &session->pairs, err));
     session->n_pairs = (int64_t)session->pairs.n;
     if (session->job.pairs.limit > 0 && session->job.pairs.limit < session->n_pairs)
         session->n_pairs = session->job.pairs.limit;
-    LP_TRY(lp_tokenizer_load(session->job.model.tokenizer, &session->tokenizer, err));
-out:
-    return status;
+    return lp_tokenizer_load(session->job.model.tokenizer, &session->tokenizer, err);
 }
 
 /* May a session begin without the digests? On several ranks they would meet again to open the file, and those with the

@@ -54,10 +54,9 @@ static lp_status fill_batch(probe *p, int32_t rows, int32_t n_prompt, lp_error *
     enum { ZEROS, POSITION, SLOT, PROMPT_LENGTH, TAIL_BEGIN, TAIL_LENGTH, N_LISTS };
     int32_t *list[N_LISTS];
     size_t n = (size_t)rows;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&p->input, n, sizeof *p->input, "measurement", err));
-    LP_TRY(lp_mem_new(&p->output, n, sizeof *p->output, "measurement", err));
-    LP_TRY(lp_mem_new(&p->numbers, N_LISTS * n, sizeof *p->numbers, "measurement", err));
+    LP_CHECK(lp_mem_new(&p->input, n, sizeof *p->input, "measurement", err));
+    LP_CHECK(lp_mem_new(&p->output, n, sizeof *p->output, "measurement", err));
+    LP_CHECK(lp_mem_new(&p->numbers, N_LISTS * n, sizeof *p->numbers, "measurement", err));
     for (size_t i = 0; i < N_LISTS; i++) list[i] = p->numbers + i * n;
     for (int32_t i = 0; i < rows; i++) {
         p->input[i].token = i % p->n_candidates;
@@ -82,42 +81,38 @@ static lp_status fill_batch(probe *p, int32_t rows, int32_t n_prompt, lp_error *
                                   .tail = list[SLOT],
                                   .n_tail = rows,
                                   .pool = &p->pool};
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status probe_init(const lp_session *session, int32_t n_prompt, probe *p, lp_error *err) {
     const lp_model_config *config = &p->model.config;
-    lp_status status = LP_OK;
     p->model = session->model;
     p->model.config.n_layers = 1;
     p->n_candidates = session->vocabulary.n_candidates;
     p->be = session->backend;
     if (!p->be) {
-        LP_TRY(lp_backend_cpu_new(lp_stage_threads(session), &p->own_be, err));
+        LP_CHECK(lp_backend_cpu_new(lp_stage_threads(session), &p->own_be, err));
         p->be = p->own_be;
     }
     if (session->weights) {
         p->weights = *session->weights;
     } else {
-        LP_TRY(lp_weights_new(p->be, &p->model, &p->own_weights, err));
+        LP_CHECK(lp_weights_new(p->be, &p->model, &p->own_weights, err));
         p->weights = *p->own_weights;
     }
     p->weights.model = &p->model;
     int32_t rows = p->be->is_asynchronous ? DEVICE_ROWS : CPU_ROWS;
-    LP_TRY(lp_forward_new(&p->weights, rows, n_prompt + 1, &p->forward, err));
+    LP_CHECK(lp_forward_new(&p->weights, rows, n_prompt + 1, &p->forward, err));
     p->pool = (lp_kv_pool){.n_slots = n_prompt + rows, .n_layers = 1, .width = config->n_kv_heads * config->head_dim};
     size_t n_floats = (size_t)p->pool.n_slots * (size_t)p->pool.width;
-    LP_TRY(zeros(p->be, n_floats, &p->keys, err));
-    LP_TRY(zeros(p->be, n_floats, &p->values, err));
+    LP_CHECK(zeros(p->be, n_floats, &p->keys, err));
+    LP_CHECK(zeros(p->be, n_floats, &p->values, err));
     p->pool.keys = p->keys;
     p->pool.values = p->values;
     size_t logits = (size_t)(HEAD_ROWS + LP_ROW_PADDING) * (size_t)lp_logits_stride(config);
-    LP_TRY(p->be->alloc(p->be, logits * sizeof(float), "measurement", &p->logits, err));
-    LP_TRY(p->be->alloc(p->be, HEAD_ROWS * sizeof(int32_t), "measurement", &p->best, err));
-    LP_TRY(fill_batch(p, rows, n_prompt, err));
-out:
-    return status;
+    LP_CHECK(p->be->alloc(p->be, logits * sizeof(float), "measurement", &p->logits, err));
+    LP_CHECK(p->be->alloc(p->be, HEAD_ROWS * sizeof(int32_t), "measurement", &p->best, err));
+    return fill_batch(p, rows, n_prompt, err);
 }
 
 static lp_status run_block(probe *p, int32_t rows, lp_error *err) {
@@ -126,8 +121,7 @@ static lp_status run_block(probe *p, int32_t rows, lp_error *err) {
 }
 
 static lp_status run_head(probe *p, int32_t rows, lp_error *err) {
-    lp_status status = lp_forward_head(p->forward, p->hidden, rows, p->logits, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_forward_head(p->forward, p->hidden, rows, p->logits, err));
     return p->be->argmax(p->be, p->logits, rows, lp_logits_stride(&p->model.config), p->n_candidates, p->best, err);
 }
 
@@ -139,11 +133,10 @@ static lp_status measure(probe *p, lp_status (*call)(probe *p, int32_t rows, lp_
     enum { MORE = 4 };
     double start = lp_seconds_now(), fastest = INFINITY;
     int32_t rows = FEWEST_ROWS < most ? FEWEST_ROWS : most;
-    lp_status status = LP_OK;
     for (int n = 0; n < 2 || lp_seconds_now() - start < wanted_s; n++) {
         double before = lp_seconds_now();
-        LP_TRY(call(p, rows, err));
-        LP_TRY(p->be->sync(p->be, err));
+        LP_CHECK(call(p, rows, err));
+        LP_CHECK(p->be->sync(p->be, err));
         double taken = lp_seconds_now() - before;
         if (taken < fastest) fastest = taken;
         if (rows == most || MORE * taken >= wanted_s) continue;
@@ -152,8 +145,7 @@ static lp_status measure(probe *p, lp_status (*call)(probe *p, int32_t rows, lp_
         n = 0;
     }
     *seconds = fastest / rows;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_speed_measure(const lp_session *session, int32_t n_prompt, double wanted_s, lp_speed *out, lp_error *err) {

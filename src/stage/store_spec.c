@@ -5,30 +5,27 @@
 
 /* What store.sites adds to the places that every store keeps: "k, prompt resid_post [-2,-1]". */
 static lp_status name_sites(const lp_store_layout *layout, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     for (size_t i = LP_N_DEFAULT_CAPTURED; i < layout->n_captured; i++) {
         const lp_captured_site *captured = &layout->captured[i];
         bool thought = captured->phase == LP_PHASE_THOUGHT;
-        LP_TRY(lp_text_format(out, err, "%s%s%s%s", out->length ? ", " : "",
-                              thought ? "" : lp_phase_names()[captured->phase], thought ? "" : " ",
-                              lp_site_names()[captured->site]));
+        LP_CHECK(lp_text_format(out, err, "%s%s%s%s", out->length ? ", " : "",
+                                thought ? "" : lp_phase_names()[captured->phase], thought ? "" : " ",
+                                lp_site_names()[captured->site]));
         for (int32_t k = 0; !thought && k < captured->n_indices; k++)
-            LP_TRY(lp_text_format(out, err, "%s%d%s", k ? "," : " [", captured->indices[k],
-                                  k + 1 == captured->n_indices ? "]" : ""));
+            LP_CHECK(lp_text_format(out, err, "%s%d%s", k ? "," : " [", captured->indices[k],
+                                    k + 1 == captured->n_indices ? "]" : ""));
     }
-    if (out->length == 0) status = lp_text_format(out, err, "none");
-out:
-    return status;
+    if (out->length == 0) return lp_text_format(out, err, "none");
+    return LP_OK;
 }
 
 lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout, lp_provenance *provenance,
                         lp_store_tables *tables, lp_record_file_spec *spec, lp_error *err) {
     int64_t p = session->n_pairs;
     char n_pairs[24];
-    lp_status status = LP_OK;
-    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&tables->texts[i], (size_t)p, sizeof(char *), "pair table", err));
+    for (int i = 0; i < 4; i++) LP_CHECK(lp_mem_new(&tables->texts[i], (size_t)p, sizeof(char *), "pair table", err));
     for (int side = 0; side < 2; side++)
-        LP_TRY(lp_mem_new(&tables->answers[side], (size_t)p, sizeof(double), "pair table", err));
+        LP_CHECK(lp_mem_new(&tables->answers[side], (size_t)p, sizeof(double), "pair table", err));
     for (int64_t i = 0; i < p; i++) {
         const lp_pair *pair = &session->pairs.pairs[i];
         tables->texts[0][i] = pair->id;
@@ -51,7 +48,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
     /* The file says itself how many it holds; a job may mean the first of them. */
     snprintf(n_pairs, sizeof n_pairs, "%lld", (long long)p);
     lp_provenance_add(provenance, "n_pairs", n_pairs, false);
-    LP_TRY(name_sites(layout, &tables->sites, err));
+    LP_CHECK(name_sites(layout, &tables->sites, err));
     lp_provenance_add(provenance, "sites", lp_text_get(&tables->sites), true);
     lp_provenance_add(provenance, "classifier", lp_classifier_names[session->job.classifier], false);
     lp_provenance_add(provenance, "device", session->device, false);
@@ -67,8 +64,7 @@ lp_status lp_store_spec(const lp_session *session, const lp_store_layout *layout
                                   .n_provenance = provenance->n,
                                   .advice = "name another store.file, or remove it",
                                   .convert = "latentpatch store merge NEW.store.h5"};
-out:
-    return status;
+    return LP_OK;
 }
 
 void lp_store_tables_release(lp_store_tables *tables) {

@@ -57,19 +57,17 @@ static lp_status next_pair(void *user, lp_work_unit **unit, lp_error *err) {
     const int64_t *ids = NULL;
     int64_t n = 0;
     lp_sweep_unit *sweep_unit = NULL;
-    lp_status status = LP_OK;
     *unit = NULL;
     /* Taking everything at once would leave nothing to the other ranks. */
     if (sweep->n_taken > 0 && sweep->n_taken >= lp_stage_share(sweep->session, lp_deal_total(sweep->deal)))
         return LP_OK;
-    LP_TRY(lp_deal_next(sweep->deal, 1, &ids, &n, err));
+    LP_CHECK(lp_deal_next(sweep->deal, 1, &ids, &n, err));
     if (n == 0) return LP_OK;
-    LP_TRY(take_unit(sweep, &sweep_unit, err));
-    LP_TRY(lp_sweep_unit_prepare(&sweep->context, sweep_unit, ids[0], err));
+    LP_CHECK(take_unit(sweep, &sweep_unit, err));
+    LP_CHECK(lp_sweep_unit_prepare(&sweep->context, sweep_unit, ids[0], err));
     *unit = &sweep_unit->unit;
     sweep->n_taken++;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status compare_store(sweep_work *sweep, lp_error *err) {
@@ -92,22 +90,18 @@ out:
 static lp_status open_rows(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
     bool late = !session->model_digests;
-    lp_status status = LP_OK;
     if (sweep->context.partial) return LP_OK;
-    LP_TRY(lp_session_know_files(session, err));
-    if (late) LP_TRY(compare_store(sweep, err));
+    LP_CHECK(lp_session_know_files(session, err));
+    if (late) LP_CHECK(compare_store(sweep, err));
     lp_session_complete_provenance(session, &sweep->identity->provenance);
-    LP_TRY(lp_results_partial_open(session->parallel, session->job.results.file, &sweep->described,
-                                   &sweep->context.partial, &sweep->created, err));
-out:
-    return status;
+    return lp_results_partial_open(session->parallel, session->job.results.file, &sweep->described,
+                                   &sweep->context.partial, &sweep->created, err);
 }
 
 static lp_status run_done(void *user, lp_work_unit *unit, size_t group, size_t run, const lp_run_result *result,
                           lp_error *err) {
     sweep_work *sweep = user;
-    lp_status status = open_rows(sweep, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(open_rows(sweep, err));
     return lp_sweep_unit_take(&sweep->context, unit->user, group, run, result, err);
 }
 
@@ -127,17 +121,16 @@ static lp_status pair_done(void *user, lp_work_unit *unit, lp_error *err) {
 /* Opens the store for reading on this rank, checks that it belongs to this job and that every pair is there. */
 static lp_status open_store(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
-    lp_status status = LP_OK;
     if (lp_path_look(session->job.store.file) != LP_PATH_FILE)
-        LP_FAIL(LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", session->job.store.file);
-    LP_TRY(lp_record_file_open_read(session->job.store.file, &sweep->context.store, err));
-    LP_TRY(compare_store(sweep, err));
+        return lp_fail(err, LP_ERR_IO, "%s: no such store: run `latentpatch cache` first", session->job.store.file);
+    LP_CHECK(lp_record_file_open_read(session->job.store.file, &sweep->context.store, err));
+    LP_CHECK(compare_store(sweep, err));
     int64_t done = lp_record_file_n_done_of(sweep->context.store, session->n_pairs);
     if (done != session->n_pairs)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
-                session->job.store.file, (long long)session->n_pairs, (long long)done);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_MISMATCH,
+                       "%s: expected %lld finished pairs, found %lld: run `latentpatch cache` again",
+                       session->job.store.file, (long long)session->n_pairs, (long long)done);
+    return LP_OK;
 }
 
 /* What the unpatched runs answered, and which pairs the filter lets in. Each rank reads for itself: it is a few numbers
@@ -176,9 +169,8 @@ out:
 
 static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
     const lp_condition_set *set = &sweep->plan.set;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&sweep->conditions, set->n, sizeof *sweep->conditions, "conditions", err));
-    LP_TRY(lp_mem_new(&sweep->indices, set->n, sizeof *sweep->indices, "conditions", err));
+    LP_CHECK(lp_mem_new(&sweep->conditions, set->n, sizeof *sweep->conditions, "conditions", err));
+    LP_CHECK(lp_mem_new(&sweep->indices, set->n, sizeof *sweep->indices, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         char *index = sweep->indices[i];
@@ -218,16 +210,14 @@ static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
             .identity = sweep->plan.identity[i],
             .same_as = sweep->plan.same_as[i]};
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status describe(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
     size_t p = (size_t)session->n_pairs;
-    lp_status status = LP_OK;
-    LP_TRY(describe_conditions(sweep, err));
-    for (int i = 0; i < 4; i++) LP_TRY(lp_mem_new(&sweep->texts[i], p, sizeof(char *), "pairs", err));
+    LP_CHECK(describe_conditions(sweep, err));
+    for (int i = 0; i < 4; i++) LP_CHECK(lp_mem_new(&sweep->texts[i], p, sizeof(char *), "pairs", err));
     for (size_t i = 0; i < p; i++) {
         const lp_pair *pair = &session->pairs.pairs[i];
         sweep->texts[0][i] = pair->id;
@@ -235,12 +225,12 @@ static lp_status describe(sweep_work *sweep, lp_error *err) {
         sweep->texts[2][i] = pair->clean.question;
         sweep->texts[3][i] = pair->corrupted.question;
     }
-    LP_TRY(lp_mem_new(&sweep->identity, 1, sizeof *sweep->identity, "provenance", err));
-    LP_TRY(lp_sweep_identity_init(session, &sweep->plan.set, sweep->identity, err));
+    LP_CHECK(lp_mem_new(&sweep->identity, 1, sizeof *sweep->identity, "provenance", err));
+    LP_CHECK(lp_sweep_identity_init(session, &sweep->plan.set, sweep->identity, err));
     lp_provenance *provenance = &sweep->identity->provenance;
     lp_provenance_add(provenance, "device", session->device, false);
     lp_provenance_add(provenance, "store.file", session->job.store.file, false);
-    LP_TRY(lp_sweep_plan_families(&sweep->plan, LP_FAMILIES_ALONE, &sweep->families, err));
+    LP_CHECK(lp_sweep_plan_families(&sweep->plan, LP_FAMILIES_ALONE, &sweep->families, err));
     if (sweep->families.length > 0)
         lp_provenance_add(provenance, "known_beforehand", lp_text_get(&sweep->families), false);
     static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
@@ -270,8 +260,7 @@ static lp_status describe(sweep_work *sweep, lp_error *err) {
                                          .lens = sweep->context.lens,
                                          .provenance = provenance->items,
                                          .n_provenance = provenance->n};
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_text *out, lp_error *err) {
@@ -298,8 +287,7 @@ static lp_status link_same(sweep_work *sweep, lp_error *err) {
 /* All that one rank can prepare by itself. */
 static lp_status prepare(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
-    lp_status status = LP_OK;
-    LP_TRY(lp_sweep_plan_init(session, &sweep->plan, err));
+    LP_CHECK(lp_sweep_plan_init(session, &sweep->plan, err));
     sweep->context = (lp_sweep_context){.session = session, .plan = &sweep->plan};
     sweep->context.used[LP_DENOISE] = session->job.sweep.denoise;
     sweep->context.used[LP_NOISE] = session->job.sweep.noise;
@@ -310,21 +298,19 @@ static lp_status prepare(sweep_work *sweep, lp_error *err) {
                                               .n_layers = session->model.config.n_layers,
                                               .top = session->job.lens_top,
                                               .show = show_token};
-    LP_TRY(open_store(sweep, err));
+    LP_CHECK(open_store(sweep, err));
     for (int d = 0; d < 2; d++) {
         if (!sweep->context.used[d]) continue;
-        LP_TRY(lp_donor_table_init(session, sweep->plan.layout, &sweep->plan.set, &sweep->plan.shapes, (lp_direction)d,
-                                   &sweep->context.donors[d], err));
+        LP_CHECK(lp_donor_table_init(session, sweep->plan.layout, &sweep->plan.set, &sweep->plan.shapes,
+                                     (lp_direction)d, &sweep->context.donors[d], err));
         if (lp_donor_table_needs_sums(&sweep->context.donors[d]))
-            LP_TRY(lp_donor_table_sum(&sweep->context.donors[d], sweep->context.store, err));
+            LP_CHECK(lp_donor_table_sum(&sweep->context.donors[d], sweep->context.store, err));
     }
-    LP_TRY(read_answers(sweep, err));
-    LP_TRY(describe(sweep, err));
-    LP_TRY(link_same(sweep, err));
-    LP_TRY(lp_mem_new(&sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, sizeof *sweep->context.counts,
-                      "counts", err));
-out:
-    return status;
+    LP_CHECK(read_answers(sweep, err));
+    LP_CHECK(describe(sweep, err));
+    LP_CHECK(link_same(sweep, err));
+    return lp_mem_new(&sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, sizeof *sweep->context.counts,
+                      "counts", err);
 }
 
 /* ---- The stage --------------------------------------------------------------------------------------------------- */

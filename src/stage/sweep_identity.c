@@ -35,19 +35,17 @@ out:
 static lp_status name_inputs(const lp_job *job, lp_sweep_identity *out, lp_error *err) {
     const char *names[LP_MAX_METRICS];
     size_t n = lp_sweep_metrics(job, names);
-    lp_status status = LP_OK;
-    for (size_t i = 0; i < n; i++) LP_TRY(lp_text_format(&out->metrics, err, "%s%s", i ? ", " : "", names[i]));
+    for (size_t i = 0; i < n; i++) LP_CHECK(lp_text_format(&out->metrics, err, "%s%s", i ? ", " : "", names[i]));
     for (size_t i = 0; i < job->sweep.n_vectors; i++) {
         char hex[LP_SHA256_HEX];
-        LP_TRY(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
-        LP_TRY(lp_text_format(&out->vectors, err, "%s%s", i ? "\n" : "", hex));
+        LP_CHECK(lp_sha256_of_file(job->sweep.vectors[i], hex, err));
+        LP_CHECK(lp_text_format(&out->vectors, err, "%s%s", i ? "\n" : "", hex));
     }
     bool is_default = job->sweep.n_draws == 1 && job->sweep.shuffled_seeds[0] == job->sweep.seed;
     for (int32_t i = 0; !is_default && i < job->sweep.n_draws; i++)
-        LP_TRY(lp_text_format(&out->seeds, err, "%s%llu", i ? ", " : "",
-                              (unsigned long long)job->sweep.shuffled_seeds[i]));
-out:
-    return status;
+        LP_CHECK(lp_text_format(&out->seeds, err, "%s%llu", i ? ", " : "",
+                                (unsigned long long)job->sweep.shuffled_seeds[i]));
+    return LP_OK;
 }
 
 lp_status lp_sweep_identity_init(const lp_session *session, const lp_condition_set *set, lp_sweep_identity *out,

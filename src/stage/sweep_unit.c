@@ -47,13 +47,13 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *unit, 
     const lp_lens_shape *shape = &context->lens;
     size_t n = (size_t)shape->n_positions * (size_t)shape->n_layers, top = (size_t)shape->top;
     size_t d = (size_t)context->session->model.config.d_model;
-    lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&unit->lens_tokens, 2 * n * top, sizeof *unit->lens_tokens, "logit lens", err));
-    LP_TRY(lp_mem_new(&unit->lens_log_probability, 2 * n * top, sizeof *unit->lens_log_probability, "logit lens", err));
+    LP_CHECK(lp_mem_new(&unit->lens_tokens, 2 * n * top, sizeof *unit->lens_tokens, "logit lens", err));
+    LP_CHECK(
+        lp_mem_new(&unit->lens_log_probability, 2 * n * top, sizeof *unit->lens_log_probability, "logit lens", err));
     for (size_t side = 0; side < 2; side++) {
-        LP_TRY(lp_mem_new(&unit->lens_vectors[side], n * d, sizeof(float), "logit lens", err));
-        LP_TRY(lp_mem_new(&unit->lens_captures[side], n + (size_t)context->session->job.protocol.n_steps,
-                          sizeof(lp_capture), "logit lens", err));
+        LP_CHECK(lp_mem_new(&unit->lens_vectors[side], n * d, sizeof(float), "logit lens", err));
+        LP_CHECK(lp_mem_new(&unit->lens_captures[side], n + (size_t)context->session->job.protocol.n_steps,
+                            sizeof(lp_capture), "logit lens", err));
         unit->lens[side] = (lp_lens_wanted){.vectors = unit->lens_vectors[side],
                                             .n = (int32_t)n,
                                             .top = shape->top,
@@ -62,31 +62,28 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *unit, 
     }
     for (int direction = 0; direction < 2; direction++) {
         if (context->used[direction]) continue;
-        LP_TRY(lp_mem_new(&unit->runs[direction], 1, sizeof *unit->runs[direction], "runs", err));
+        LP_CHECK(lp_mem_new(&unit->runs[direction], 1, sizeof *unit->runs[direction], "runs", err));
         unit->groups[direction].n_runs = 1;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status new_steps(const lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err) {
     const lp_session *session = context->session;
     size_t t = (size_t)session->job.protocol.n_steps, width = (size_t)session->model.config.d_model;
-    lp_status status = LP_OK;
     for (int d = 0; d < 2; d++) {
         size_t n = unit->n_distinct[d];
         if (!context->used[d]) continue;
-        LP_TRY(lp_mem_new(&unit->steps[d], n, sizeof *unit->steps[d], "thoughts", err));
-        LP_TRY(lp_mem_new(&unit->step_vectors[d], n * t * width, sizeof(float), "thoughts", err));
-        LP_TRY(lp_mem_new(&unit->step_numbers[d], n * t * LP_N_STEP_NUMBERS, sizeof(float), "thoughts", err));
-        LP_TRY(lp_mem_new(&unit->step_captures[d], n * t, sizeof *unit->step_captures[d], "thoughts", err));
+        LP_CHECK(lp_mem_new(&unit->steps[d], n, sizeof *unit->steps[d], "thoughts", err));
+        LP_CHECK(lp_mem_new(&unit->step_vectors[d], n * t * width, sizeof(float), "thoughts", err));
+        LP_CHECK(lp_mem_new(&unit->step_numbers[d], n * t * LP_N_STEP_NUMBERS, sizeof(float), "thoughts", err));
+        LP_CHECK(lp_mem_new(&unit->step_captures[d], n * t, sizeof *unit->step_captures[d], "thoughts", err));
         for (size_t i = 0; i < n; i++)
             unit->steps[d][i] = (lp_step_reading){.vectors = unit->step_vectors[d] + i * t * width,
                                                   .numbers = unit->step_numbers[d] + i * t * LP_N_STEP_NUMBERS,
                                                   .n_steps = (int32_t)t};
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err) {
@@ -142,42 +139,39 @@ lp_status lp_sweep_unit_shape(const lp_sweep_context *context, int64_t pair, int
     int side = recipient_of(d);
     int32_t n_tokens = 0;
     uint8_t ended = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_record_file_read(context->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN),
-                               &n_tokens, err));
-    LP_TRY(lp_record_file_read(context->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_ENDED),
-                               &ended, err));
+    LP_CHECK(lp_record_file_read(context->store, pair, lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_LEN),
+                                 &n_tokens, err));
+    LP_CHECK(lp_record_file_read(context->store, pair,
+                                 lp_store_layout_stored_field(layout, side, LP_STORED_ANSWER_ENDED), &ended, err));
     /* The last token of an answer that was cut off is not fed back. */
     *out = (lp_run_shape){.config = &session->model.config,
                           .protocol = session->job.protocol,
                           .n_prompt = session->n_prompt[side][pair],
                           .n_answer = session->vocabulary.n_answer_start + n_tokens - (ended ? 0 : 1)};
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, int d, lp_error *err) {
     const lp_session *session = context->session;
     int side = recipient_of(d);
-    lp_status status = LP_OK;
-    LP_TRY(lp_session_prompt(session, pair, side, &unit->prompts[d], err));
+    LP_CHECK(lp_session_prompt(session, pair, side, &unit->prompts[d], err));
     lp_donor_table_gather(&context->donors[d], &context->own, unit->gathering[d]);
     for (int32_t draw = 0; draw < context->donors[d].n_draws; draw++) {
         uint32_t other = lp_donor_table_other(&context->donors[d], draw, pair);
-        if (other != LP_NO_PAIR) LP_TRY(lp_record_file_load(context->store, other, &context->other, err));
+        if (other != LP_NO_PAIR) LP_CHECK(lp_record_file_load(context->store, other, &context->other, err));
         lp_donor_table_gather_draw(&context->donors[d], draw, other == LP_NO_PAIR ? NULL : &context->other,
                                    unit->gathering[d]);
     }
     lp_run_shape shape;
-    LP_TRY(lp_sweep_unit_shape(context, pair, d, &shape, err));
+    LP_CHECK(lp_sweep_unit_shape(context, pair, d, &shape, err));
     size_t i = 0;
     for (size_t k = 0; k < unit->n_distinct[d]; k++) {
         lp_edit_sequence *edits = &unit->edits[d][i];
         size_t condition = (size_t)unit->distinct[d][k];
-        LP_TRY(lp_condition_effective(&context->plan->set, condition, &shape, edits, err));
+        LP_CHECK(lp_condition_effective(&context->plan->set, condition, &shape, edits, err));
         if (edits->absent) continue;
-        LP_TRY(lp_mem_grow(&unit->vectors[d][i], &unit->vector_capacity[d][i], edits->n + 1, sizeof(float *),
-                           "donor vectors", err));
+        LP_CHECK(lp_mem_grow(&unit->vectors[d][i], &unit->vector_capacity[d][i], edits->n + 1, sizeof(float *),
+                             "donor vectors", err));
         bool complete = true;
         for (size_t e = 0; e < edits->n; e++) {
             const lp_replacement *what = &edits->edits[e].what;
@@ -219,14 +213,13 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
                                            .corrupted_answer = lp_session_side(session, pair, LP_CORRUPTED)->answer,
                                            .whole_answers = session->job.metrics.answer_logprob,
                                            .room = lp_session_max_positions(session) - taken};
-        LP_TRY(lp_pair_metrics_make(&options, tokens, *n, &unit->metrics_of[d], err));
+        LP_CHECK(lp_pair_metrics_make(&options, tokens, *n, &unit->metrics_of[d], err));
         if (unit->metrics_of[d].usable) {
             unit->groups[d].metric_at = &unit->metrics_of[d].position;
             warn_of_context(context, unit, pair, d);
         }
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The unpatched run of the direction, the first of its group, gets the lens. */
@@ -235,8 +228,7 @@ static lp_status prepare_lens(lp_sweep_context *context, lp_sweep_unit *unit, in
     int side = recipient_of(d);
     int32_t n_steps = session->job.protocol.n_steps;
     if (!context->used[d]) {
-        lp_status status = lp_session_prompt(session, pair, side, &unit->prompts[d], err);
-        if (status != LP_OK) return status;
+        LP_CHECK(lp_session_prompt(session, pair, side, &unit->prompts[d], err));
         unit->runs[d][0] = (lp_run_wanted){.n_steps = n_steps};
         unit->groups[d] = (lp_run_group){.prompt = unit->prompts[d].ids,
                                          .n_prompt = (int32_t)unit->prompts[d].n,
@@ -259,17 +251,15 @@ static lp_status prepare_lens(lp_sweep_context *context, lp_sweep_unit *unit, in
 
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err) {
     size_t n = 0, first = context->used[0] || context->lens.top > 0 ? 0 : 1;
-    lp_status status = LP_OK;
     memset(unit->ran, 0, context->plan->set.n);
-    LP_TRY(lp_record_file_load(context->store, pair, &context->own, err));
+    LP_CHECK(lp_record_file_load(context->store, pair, &context->own, err));
     for (int d = 0; d < 2; d++) {
-        if (context->used[d]) LP_TRY(prepare_direction(context, unit, pair, d, err));
-        if (context->lens.top > 0) LP_TRY(prepare_lens(context, unit, pair, d, err));
+        if (context->used[d]) LP_CHECK(prepare_direction(context, unit, pair, d, err));
+        if (context->lens.top > 0) LP_CHECK(prepare_lens(context, unit, pair, d, err));
         n += context->used[d] || context->lens.top > 0;
     }
     unit->unit = (lp_work_unit){.id = pair, .groups = unit->groups + first, .n_groups = n, .user = unit};
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Adds a row of the result; all but `changed`, for which the unpatched run's answer may still be missing. */
@@ -306,7 +296,6 @@ static lp_status write_when_full(lp_sweep_context *context, lp_sweep_unit *unit,
 lp_status lp_sweep_unit_take(lp_sweep_context *context, lp_sweep_unit *unit, size_t group, size_t run,
                              const lp_run_result *result, lp_error *err) {
     size_t d = (size_t)(unit->unit.groups + group - unit->groups);
-    lp_status status = LP_OK;
     if (!context->used[d]) return LP_OK; /* there for the lens */
     if (run == 0) {
         unit->n_unpatched[d] = result->n_tokens;
@@ -314,14 +303,13 @@ lp_status lp_sweep_unit_take(lp_sweep_context *context, lp_sweep_unit *unit, siz
             memcpy(unit->unpatched[d], result->tokens, (size_t)result->n_tokens * sizeof *unit->unpatched[d]);
     }
     for (int32_t c = unit->condition[d][run]; c >= 0; c = context->next_same[c]) {
-        LP_TRY(write_when_full(context, unit, err));
-        LP_TRY(add_row(context, unit, c, result, err));
+        LP_CHECK(write_when_full(context, unit, err));
+        LP_CHECK(add_row(context, unit, c, result, err));
         uint8_t outcome = ((uint8_t *)unit->rows.column[LP_ROW_OUTCOME])[unit->rows.n - 1];
         context->counts[(size_t)c * LP_N_OUTCOMES + outcome]++;
         unit->ran[c] = 1;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The answers of rows [first, first + n) are in `lengths` and `tokens`: which differ from the unpatched run's? */
@@ -342,18 +330,15 @@ static lp_status write_changed(lp_sweep_context *context, lp_sweep_unit *unit, l
     size_t c = context->plan->set.n, at_once = unit->rows.capacity;
     int32_t *lengths = unit->rows.column[LP_ROW_ANSWER_LEN], *tokens = unit->rows.column[LP_ROW_ANSWER_TOKENS];
     int64_t pair = unit->unit.id;
-    lp_status status = LP_OK;
     for (size_t first = 0; first < c; first += at_once) {
         size_t n = c - first < at_once ? c - first : at_once;
-        LP_TRY(lp_record_file_read_part(context->partial, pair, LP_ROW_ANSWER_LEN, (int64_t)first, (int64_t)n, lengths,
-                                        err));
-        LP_TRY(lp_record_file_read_part(context->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)first, (int64_t)n,
-                                        tokens, err));
+        LP_CHECK(lp_record_file_read_part(context->partial, pair, LP_ROW_ANSWER_LEN, (int64_t)first, (int64_t)n,
+                                          lengths, err));
+        LP_CHECK(lp_record_file_read_part(context->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)first, (int64_t)n,
+                                          tokens, err));
         find_changed(context, unit, first, n, lengths, tokens);
     }
-    status = lp_record_file_write_part(context->partial, pair, LP_ROW_CHANGED, 0, (int64_t)c, unit->ran, err);
-out:
-    return status;
+    return lp_record_file_write_part(context->partial, pair, LP_ROW_CHANGED, 0, (int64_t)c, unit->ran, err);
 }
 
 /* The numbers of the steps come when all runs of the pair are there. */

@@ -49,8 +49,7 @@ static size_t find_slot(const lp_answers *answers, const int32_t *tokens, size_t
 
 static lp_status grow_slots(lp_answers *answers, lp_error *err) {
     int32_t *fresh = NULL;
-    lp_status status = lp_mem_new(&fresh, 2 * answers->n_slots, sizeof *fresh, "answers", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&fresh, 2 * answers->n_slots, sizeof *fresh, "answers", err));
     lp_mem_free(answers->slots);
     answers->slots = fresh;
     answers->n_slots *= 2;

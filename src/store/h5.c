@@ -324,8 +324,7 @@ static lp_status pad_texts(const char *const *texts, size_t n, char **block, siz
         if (length > longest) longest = length;
     }
     char *out = NULL;
-    lp_status status = lp_mem_new(&out, n, longest, "table of texts", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&out, n, longest, "table of texts", err));
     for (size_t i = 0; i < n; i++) memcpy(out + i * longest, texts[i], strlen(texts[i]));
     *block = out;
     *width = longest;

@@ -162,12 +162,10 @@ out:
 static lp_status journal(lp_record_file *file, int64_t pair, const unsigned char sum[LP_CHECKSUM_BYTES],
                          lp_error *err) {
     const uint8_t written = 1;
-    lp_status status = LP_OK;
-    LP_TRY(write_field(file, &file->checksum_field, pair, sum, err));
-    LP_TRY(write_field(file, &file->state_field, pair, &written, err));
+    LP_CHECK(write_field(file, &file->checksum_field, pair, sum, err));
+    LP_CHECK(write_field(file, &file->state_field, pair, &written, err));
     file->state[pair] = 1;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_record_file_write_part(lp_record_file *file, int64_t pair, size_t index, int64_t first, int64_t n,
@@ -239,45 +237,41 @@ out:
 
 /* Reads all fields of a pair. */
 static lp_status read_pair(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
-    lp_status status = LP_OK;
     LP_ASSERT(!record->file || record->file == file);
     for (size_t i = 0; !record->bytes && i < file->n_fields; i++)
-        LP_TRY(lp_h5_check_stored(file->fields[i].dataset, 1, file->fields[i].bytes, file->path,
-                                  file->fields[i].field.path, err));
-    if (!record->bytes) LP_TRY(lp_mem_new(&record->bytes, file->pair_bytes, 1, "one pair", err));
+        LP_CHECK(lp_h5_check_stored(file->fields[i].dataset, 1, file->fields[i].bytes, file->path,
+                                    file->fields[i].field.path, err));
+    if (!record->bytes) LP_CHECK(lp_mem_new(&record->bytes, file->pair_bytes, 1, "one pair", err));
     record->file = file;
     record->pair = pair;
     for (size_t i = 0; i < file->n_fields; i++)
-        LP_TRY(read_field(file, &file->fields[i], pair, record->bytes + file->fields[i].offset, err));
-out:
-    return status;
+        LP_CHECK(read_field(file, &file->fields[i], pair, record->bytes + file->fields[i].offset, err));
+    return LP_OK;
 }
 
 static lp_status checksum_fits(lp_record_file *file, const lp_pair_record *record, bool *good, lp_error *err) {
-    lp_status status = LP_OK;
     unsigned char expected[LP_CHECKSUM_BYTES];
     unsigned char found[LP_CHECKSUM_BYTES];
-    LP_TRY(read_field(file, &file->checksum_field, record->pair, expected, err));
+    LP_CHECK(read_field(file, &file->checksum_field, record->pair, expected, err));
     begin_checksum(file, record->pair);
     for (size_t i = 0; i < file->n_fields; i++)
         add_to_checksum(file, &file->fields[i], record->bytes + file->fields[i].offset);
     lp_checksum_finish(file->sum, found);
     *good = memcmp(expected, found, sizeof found) == 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_record_file_load(lp_record_file *file, int64_t pair, lp_pair_record *record, lp_error *err) {
-    lp_status status = LP_OK;
     bool good = false;
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
-    if (file->state[pair] != 1) LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", file->path, (long long)pair);
-    LP_TRY(read_pair(file, pair, record, err));
-    LP_TRY(checksum_fits(file, record, &good, err));
+    if (file->state[pair] != 1)
+        return lp_fail(err, LP_ERR_VALUE, "%s: pair %lld is not written yet", file->path, (long long)pair);
+    LP_CHECK(read_pair(file, pair, record, err));
+    LP_CHECK(checksum_fits(file, record, &good, err));
     if (!good)
-        LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered", file->path, (long long)pair);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered", file->path,
+                       (long long)pair);
+    return LP_OK;
 }
 
 const void *lp_pair_record_field(const lp_pair_record *record, size_t index) {

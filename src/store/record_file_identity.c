@@ -101,33 +101,35 @@ out:
 }
 
 lp_status lp_record_file_compare(lp_record_file *file, const lp_record_file_spec *spec, lp_error *err) {
-    lp_status status = LP_OK;
     if (strcmp(file->format, spec->format) != 0)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format, file->format);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected a file of format %s, found %s", file->path, spec->format,
+                       file->format);
     if (file->version < spec->version && spec->convert)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: convert it with `%s %s`", file->path,
-                spec->version, file->version, spec->convert, file->path);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: convert it with `%s %s`",
+                       file->path, spec->version, file->version, spec->convert, file->path);
     if (file->version != spec->version)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: %s", file->path, spec->version,
-                file->version, spec->advice ? spec->advice : default_advice);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected version %d of its format, found %d: %s", file->path,
+                       spec->version, file->version, spec->advice ? spec->advice : default_advice);
     if (file->journal_version != LP_JOURNAL_VERSION)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: /journal: expected version %d, found %d: %s", file->path, LP_JOURNAL_VERSION,
-                file->journal_version, spec->advice ? spec->advice : default_advice);
-    LP_TRY(same_identity(file, spec, err));
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: /journal: expected version %d, found %d: %s", file->path,
+                       LP_JOURNAL_VERSION, file->journal_version, spec->advice ? spec->advice : default_advice);
+    LP_CHECK(same_identity(file, spec, err));
     if (file->n_pairs < spec->n_pairs && spec->first_of_more)
-        LP_FAIL(
-            LP_ERR_MISMATCH,
+        return lp_fail(
+            err, LP_ERR_MISMATCH,
             "%s: made for %lld pairs, this job has %lld (pairs.limit); such a file does not grow: %s (one of %lld pairs "
             "does for the first %lld as well)",
             file->path, (long long)file->n_pairs, (long long)spec->n_pairs,
             spec->advice ? spec->advice : default_advice, (long long)spec->n_pairs, (long long)file->n_pairs);
     if (file->n_pairs != spec->n_pairs && !spec->first_of_more)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: holds %lld pairs, this job has %lld (pairs.limit): %s", file->path,
-                (long long)file->n_pairs, (long long)spec->n_pairs, spec->advice ? spec->advice : default_advice);
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: holds %lld pairs, this job has %lld (pairs.limit): %s", file->path,
+                       (long long)file->n_pairs, (long long)spec->n_pairs,
+                       spec->advice ? spec->advice : default_advice);
     if (file->n_fields != spec->n_fields)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: expected %zu datasets, found %zu", file->path, spec->n_fields, file->n_fields);
-    for (size_t i = 0; i < spec->n_fields; i++) LP_TRY(same_field(file, &spec->fields[i], &file->fields[i].field, err));
-    for (size_t i = 0; i < spec->n_tables; i++) LP_TRY(same_table(file, spec, &spec->tables[i], err));
-out:
-    return status;
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %zu datasets, found %zu", file->path, spec->n_fields,
+                       file->n_fields);
+    for (size_t i = 0; i < spec->n_fields; i++)
+        LP_CHECK(same_field(file, &spec->fields[i], &file->fields[i].field, err));
+    for (size_t i = 0; i < spec->n_tables; i++) LP_CHECK(same_table(file, spec, &spec->tables[i], err));
+    return LP_OK;
 }

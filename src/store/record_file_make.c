@@ -126,17 +126,14 @@ out:
 }
 
 static lp_status make_table(hid_t file, const lp_table *table, const char *name, lp_error *err) {
-    lp_status status = LP_OK;
     lp_h5_dataset dataset = {
         .path = table->path, .type = table->type, .n_dims = table->n_dims, .description = table->description};
     for (int d = 0; d < table->n_dims; d++) dataset.dims[d] = table->dims[d];
     if (table->type == LP_TEXT)
-        LP_TRY(lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err));
+        LP_CHECK(lp_h5_put_strings(file, table->path, table->data, table->dims[0], table->description, name, err));
     else
-        LP_TRY(lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err));
-    status = seal_table(file, table->path, name, err);
-out:
-    return status;
+        LP_CHECK(lp_h5_make_dataset(file, &dataset, table->data, NULL, name, err));
+    return seal_table(file, table->path, name, err);
 }
 
 static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const char *name, lp_error *err) {

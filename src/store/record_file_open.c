@@ -72,8 +72,7 @@ out:
 /* Opens the dataset of a field whose path and shape are known or about to be read. */
 static lp_status open_handles(const lp_record_file *file, lp_open_field *field, lp_error *err) {
     hsize_t dims[H5S_MAX_RANK];
-    lp_status status = lp_record_open_dataset(file, field, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_record_open_dataset(file, field, err));
     int n_dims = H5Sget_simple_extent_dims(field->space, dims, NULL);
     dims[0] = 1;
     field->memory = H5Screate_simple(n_dims, dims, NULL);
@@ -112,12 +111,11 @@ out:
 }
 
 static lp_status open_field(lp_record_file *file, const char *path, lp_open_field *field, lp_error *err) {
-    lp_status status = LP_OK;
     char *copy = NULL;
-    LP_TRY(lp_mem_text(&copy, path, strlen(path), err));
+    LP_CHECK(lp_mem_text(&copy, path, strlen(path), err));
     field->field.path = copy;
-    LP_TRY(open_handles(file, field, err));
-    LP_TRY(lp_h5_type_of(field->dataset, &field->field.type, &field->field.text_bytes, file->path, path, err));
+    LP_CHECK(open_handles(file, field, err));
+    LP_CHECK(lp_h5_type_of(field->dataset, &field->field.type, &field->field.text_bytes, file->path, path, err));
     int n_dims = H5Sget_simple_extent_ndims(field->space);
     hsize_t dims[LP_FIELD_MAX_DIMS + 1];
     H5Sget_simple_extent_dims(field->space, dims, NULL);
@@ -125,52 +123,46 @@ static lp_status open_field(lp_record_file *file, const char *path, lp_open_fiel
     field->bytes = lp_h5_item_bytes(field->field.type, field->field.text_bytes);
     for (int d = 1; d < n_dims; d++) {
         if (dims[d] == 0 || dims[d] > UINT32_MAX / field->bytes)
-            LP_FAIL(LP_ERR_FORMAT, "%s: /%s: a size is out of range", file->path, path);
+            return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: a size is out of range", file->path, path);
         field->field.dims[d - 1] = (int64_t)dims[d];
         field->bytes *= dims[d];
     }
-    status = read_labels(field, file->path, err);
-out:
-    return status;
+    return read_labels(field, file->path, err);
 }
 
 static lp_status add_field(void *state, const char *path, lp_error *err) {
     lp_record_file *file = state;
     size_t capacity = file->n_fields;
-    lp_status status = LP_OK;
     if (capacity == MAX_LISTED)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /journal: expected at most %d fields", file->path, MAX_LISTED);
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /journal: expected at most %d fields", file->path, MAX_LISTED);
     /* One more each time: fields are few. */
     lp_open_field *grown = NULL;
-    LP_TRY(lp_mem_new(&grown, capacity + 1, sizeof *grown, "fields", err));
+    LP_CHECK(lp_mem_new(&grown, capacity + 1, sizeof *grown, "fields", err));
     if (file->fields) memcpy(grown, file->fields, capacity * sizeof *grown);
     lp_mem_free(file->fields);
     file->fields = grown;
     lp_open_field *field = &grown[file->n_fields++];
     clear_handles(field);
-    LP_TRY(open_field(file, path, field, err));
+    LP_CHECK(open_field(file, path, field, err));
     file->compressed = file->compressed || field->compressed;
     field->offset = file->pair_bytes;
     file->pair_bytes += (field->bytes + 63) / 64 * 64;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_key(void *state, const char *key, lp_error *err) {
     lp_record_file *file = state;
     lp_provenance_item *grown = NULL;
-    lp_status status = LP_OK;
     if (file->n_provenance == MAX_LISTED)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /provenance: expected at most %d keys", file->path, MAX_LISTED);
-    LP_TRY(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /provenance: expected at most %d keys", file->path, MAX_LISTED);
+    LP_CHECK(lp_mem_new(&grown, file->n_provenance + 1, sizeof *grown, "provenance", err));
     if (file->provenance) memcpy(grown, file->provenance, file->n_provenance * sizeof *grown);
     lp_mem_free(file->provenance);
     file->provenance = grown;
     char *copy = NULL;
-    LP_TRY(lp_mem_text(&copy, key, strlen(key), err));
+    LP_CHECK(lp_mem_text(&copy, key, strlen(key), err));
     grown[file->n_provenance++].key = copy;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status mark_identity(void *state, const char *key, lp_error *err) {
@@ -208,16 +200,14 @@ out:
 
 /* The pairs' ids, which their checksums cover. */
 static lp_status read_ids(lp_record_file *file, lp_error *err) {
-    lp_status status = LP_OK;
     int64_t n = 0;
     if (H5Lexists(file->file, "pairs", H5P_DEFAULT) <= 0 || H5Lexists(file->file, "pairs/id", H5P_DEFAULT) <= 0)
         return LP_OK;
-    LP_TRY(lp_record_file_table(file, "pairs/id", LP_TEXT, (void **)&file->ids, &n, &file->id_bytes, err));
+    LP_CHECK(lp_record_file_table(file, "pairs/id", LP_TEXT, (void **)&file->ids, &n, &file->id_bytes, err));
     if (n != file->n_pairs)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /pairs/id: expected %lld ids, found %lld", file->path, (long long)file->n_pairs,
-                (long long)n);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /pairs/id: expected %lld ids, found %lld", file->path,
+                       (long long)file->n_pairs, (long long)n);
+    return LP_OK;
 }
 
 static lp_status read_journal(lp_record_file *file, lp_error *err) {
@@ -411,17 +401,14 @@ static void close_all_handles(lp_record_file *file) {
 
 /* HDF5 does not open a file for writing that it holds open for reading: close, write, open again. */
 static lp_status reopen_for_note(lp_record_file *file, const char *key, const char *value, lp_error *err) {
-    lp_status status = LP_OK;
     close_all_handles(file);
-    LP_TRY(open_hdf5(file, H5F_ACC_RDWR, err));
-    LP_TRY(write_note(file, key, value, err));
-    LP_TRY(lp_h5_finish(&file->file, file->path, file->path, err));
-    LP_TRY(open_hdf5(file, H5F_ACC_RDONLY, err));
-    for (size_t i = 0; i < file->n_fields; i++) LP_TRY(open_handles(file, &file->fields[i], err));
-    LP_TRY(open_handles(file, &file->state_field, err));
-    status = open_handles(file, &file->checksum_field, err);
-out:
-    return status;
+    LP_CHECK(open_hdf5(file, H5F_ACC_RDWR, err));
+    LP_CHECK(write_note(file, key, value, err));
+    LP_CHECK(lp_h5_finish(&file->file, file->path, file->path, err));
+    LP_CHECK(open_hdf5(file, H5F_ACC_RDONLY, err));
+    for (size_t i = 0; i < file->n_fields; i++) LP_CHECK(open_handles(file, &file->fields[i], err));
+    LP_CHECK(open_handles(file, &file->state_field, err));
+    return open_handles(file, &file->checksum_field, err);
 }
 
 lp_status lp_record_file_note(lp_record_file *file, const char *key, const char *value, lp_error *err) {

@@ -50,7 +50,6 @@ static lp_status put_numbers(const results_finisher *finisher, const char *path,
 
 static lp_status put_pairs(const results_finisher *finisher, lp_error *err) {
     const lp_results_plan *plan = finisher->plan;
-    lp_status status = LP_OK;
     const struct {
         const char *path;
         const char *const *texts;
@@ -61,16 +60,15 @@ static lp_status put_pairs(const results_finisher *finisher, lp_error *err) {
                  {"pairs/clean_text", plan->clean_text},
                  {"pairs/corrupted_text", plan->corrupted_text}};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        LP_TRY(
+        LP_CHECK(
             lp_h5_put_strings(finisher->file, texts[i].path, texts[i].texts, plan->n_pairs, NULL, finisher->path, err));
-    LP_TRY(put_numbers(finisher, "pairs/clean_answer", LP_F64, plan->n_pairs, plan->clean_answer, NULL, err));
-    LP_TRY(put_numbers(finisher, "pairs/corrupted_answer", LP_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
-    LP_TRY(put_numbers(finisher, "pairs/clean_correct", LP_U8, plan->n_pairs, plan->clean_correct, NULL, err));
-    LP_TRY(put_numbers(finisher, "pairs/corrupted_correct", LP_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
-    LP_TRY(put_numbers(finisher, "pairs/included", LP_U8, plan->n_pairs, plan->included,
-                       "1: the pair passes the sweep's filter", err));
-out:
-    return status;
+    LP_CHECK(put_numbers(finisher, "pairs/clean_answer", LP_F64, plan->n_pairs, plan->clean_answer, NULL, err));
+    LP_CHECK(put_numbers(finisher, "pairs/corrupted_answer", LP_F64, plan->n_pairs, plan->corrupted_answer, NULL, err));
+    LP_CHECK(put_numbers(finisher, "pairs/clean_correct", LP_U8, plan->n_pairs, plan->clean_correct, NULL, err));
+    LP_CHECK(
+        put_numbers(finisher, "pairs/corrupted_correct", LP_U8, plan->n_pairs, plan->corrupted_correct, NULL, err));
+    return put_numbers(finisher, "pairs/included", LP_U8, plan->n_pairs, plan->included,
+                       "1: the pair passes the sweep's filter", err);
 }
 
 /* Name of a column's dataset below `rows`; "": it is not published. */
@@ -112,37 +110,33 @@ static size_t answers_at_once(const lp_results_plan *plan) {
 static lp_status begin_rows(results_finisher *finisher, lp_error *err) {
     const lp_results_plan *plan = finisher->plan;
     const size_t n = (size_t)plan->n_conditions;
-    lp_status status = LP_OK;
     finisher->block = BLOCK_NUMBERS / plan->n_conditions;
     if (finisher->block < 1) finisher->block = 1;
     if (finisher->block > plan->n_pairs) finisher->block = plan->n_pairs;
-    for (size_t k = 0; k < finisher->n_columns; k++) LP_TRY(begin_column(finisher, k, err));
+    for (size_t k = 0; k < finisher->n_columns; k++) LP_CHECK(begin_column(finisher, k, err));
     const size_t lens = 2 * (size_t)plan->lens.n_positions * (size_t)plan->lens.n_layers * (size_t)plan->lens.top;
-    LP_TRY(lp_mem_new(&finisher->lengths, n, sizeof *finisher->lengths, "answers", err));
-    LP_TRY(lp_mem_new(&finisher->tokens, answers_at_once(plan) * (size_t)plan->max_new_tokens, sizeof *finisher->tokens,
-                      "answers", err));
-    LP_TRY(lp_mem_new(&finisher->lens_tokens, lens, sizeof *finisher->lens_tokens, "logit lens", err));
-    LP_TRY(
+    LP_CHECK(lp_mem_new(&finisher->lengths, n, sizeof *finisher->lengths, "answers", err));
+    LP_CHECK(lp_mem_new(&finisher->tokens, answers_at_once(plan) * (size_t)plan->max_new_tokens,
+                        sizeof *finisher->tokens, "answers", err));
+    LP_CHECK(lp_mem_new(&finisher->lens_tokens, lens, sizeof *finisher->lens_tokens, "logit lens", err));
+    LP_CHECK(
         lp_mem_new(&finisher->lens_log_probability, lens, sizeof *finisher->lens_log_probability, "logit lens", err));
-    LP_TRY(lp_mem_new(&finisher->counts, n * LP_N_OUTCOMES, sizeof *finisher->counts, "counts", err));
-    LP_TRY(lp_mem_new(&finisher->sums.changed, n, sizeof *finisher->sums.changed, "sums", err));
-    LP_TRY(lp_mem_new(&finisher->sums.metric_sum, n * plan->n_metrics, sizeof *finisher->sums.metric_sum, "sums", err));
-    LP_TRY(lp_mem_new(&finisher->sums.metric_n, n * plan->n_metrics, sizeof *finisher->sums.metric_n, "sums", err));
-    LP_TRY(lp_mem_new(&finisher->sums.recovery, n, sizeof *finisher->sums.recovery, "sums", err));
-out:
-    return status;
+    LP_CHECK(lp_mem_new(&finisher->counts, n * LP_N_OUTCOMES, sizeof *finisher->counts, "counts", err));
+    LP_CHECK(lp_mem_new(&finisher->sums.changed, n, sizeof *finisher->sums.changed, "sums", err));
+    LP_CHECK(
+        lp_mem_new(&finisher->sums.metric_sum, n * plan->n_metrics, sizeof *finisher->sums.metric_sum, "sums", err));
+    LP_CHECK(lp_mem_new(&finisher->sums.metric_n, n * plan->n_metrics, sizeof *finisher->sums.metric_n, "sums", err));
+    return lp_mem_new(&finisher->sums.recovery, n, sizeof *finisher->sums.recovery, "sums", err);
 }
 
 static lp_status flush_rows(results_finisher *finisher, lp_error *err) {
-    lp_status status = LP_OK;
     for (size_t k = 0; k < finisher->n_columns; k++)
         if (finisher->held[k])
-            LP_TRY(lp_h5_write_part(finisher->set[k], finisher->first, finisher->n_held, finisher->held[k],
-                                    finisher->path, published_name(finisher, k), err));
+            LP_CHECK(lp_h5_write_part(finisher->set[k], finisher->first, finisher->n_held, finisher->held[k],
+                                      finisher->path, published_name(finisher, k), err));
     finisher->first += finisher->n_held;
     finisher->n_held = 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Where the rows of the next pair are held. */
@@ -165,24 +159,22 @@ static lp_status hold_answers(results_finisher *finisher, int64_t pair, lp_error
     const int32_t *lengths = finisher->lengths;
     const size_t at_once = answers_at_once(plan), n = (size_t)plan->n_conditions;
     int32_t *answer = held_at(finisher, LP_ROW_ANSWER_TOKENS);
-    lp_status status = LP_OK;
     for (size_t c = 0; c < n; c++) {
         if (c % at_once == 0)
-            LP_TRY(lp_record_file_read_part(finisher->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)c,
-                                            (int64_t)(n - c < at_once ? n - c : at_once), finisher->tokens, err));
+            LP_CHECK(lp_record_file_read_part(finisher->partial, pair, LP_ROW_ANSWER_TOKENS, (int64_t)c,
+                                              (int64_t)(n - c < at_once ? n - c : at_once), finisher->tokens, err));
         bool not_run = outcome[c] == LP_OUTCOME_NOT_RUN;
         if (lengths[c] < 0 || lengths[c] > plan->max_new_tokens || (outcome[c] >= LP_N_OUTCOMES && !not_run))
-            LP_FAIL(LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens", finisher->path,
-                    plan->pair_id[pair], plan->conditions[c].name, outcome[c], lengths[c]);
+            return lp_fail(err, LP_ERR_FORMAT, "%s: pair %s, condition %s: class %d, answer of %d tokens",
+                           finisher->path, plan->pair_id[pair], plan->conditions[c].name, outcome[c], lengths[c]);
         answer[c] = -1;
         if (not_run) continue;
-        LP_TRY(lp_answers_add(&finisher->answers, finisher->tokens + c % at_once * (size_t)plan->max_new_tokens,
-                              (size_t)lengths[c], &answer[c], err));
+        LP_CHECK(lp_answers_add(&finisher->answers, finisher->tokens + c % at_once * (size_t)plan->max_new_tokens,
+                                (size_t)lengths[c], &answer[c], err));
         finisher->counts[c * LP_N_OUTCOMES + outcome[c]]++;
         finisher->sums.changed[c] += changed[c] != 0;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static void sum_metric(results_finisher *finisher, size_t m) {
@@ -201,42 +193,37 @@ static lp_status hold_pair(results_finisher *finisher, int64_t pair, lp_error *e
     const void *columns[LP_MAX_ROW_COLUMNS] = {NULL};
     size_t lens = 0;
     bool good = false;
-    lp_status status = LP_OK;
-    LP_TRY(lp_record_file_verify(finisher->partial, pair, &good, err));
+    LP_CHECK(lp_record_file_verify(finisher->partial, pair, &good, err));
     if (!good)
-        LP_FAIL(LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered",
-                lp_record_file_path(finisher->partial), (long long)pair);
-    LP_TRY(lp_record_file_read(finisher->partial, pair, LP_ROW_ANSWER_LEN, finisher->lengths, err));
+        return lp_fail(err, LP_ERR_FORMAT, "%s: pair %lld does not fit its checksum: torn or altered",
+                       lp_record_file_path(finisher->partial), (long long)pair);
+    LP_CHECK(lp_record_file_read(finisher->partial, pair, LP_ROW_ANSWER_LEN, finisher->lengths, err));
     for (size_t k = 0; k < finisher->n_columns; k++) {
         if (!finisher->held[k]) continue;
         columns[k] = held_at(finisher, k);
         if (!lp_row_column_at(k)->per_token)
-            LP_TRY(lp_record_file_read(finisher->partial, pair, k, held_at(finisher, k), err));
+            LP_CHECK(lp_record_file_read(finisher->partial, pair, k, held_at(finisher, k), err));
     }
-    LP_TRY(hold_answers(finisher, pair, err));
+    LP_CHECK(hold_answers(finisher, pair, err));
     for (size_t m = 0; m < plan->n_metrics; m++) sum_metric(finisher, m);
     if (plan->lens.top > 0 && lp_results_partial_lens(finisher->partial, &lens)) {
-        LP_TRY(lp_record_file_read(finisher->partial, pair, lens, finisher->lens_tokens, err));
-        LP_TRY(lp_record_file_read(finisher->partial, pair, lens + 1, finisher->lens_log_probability, err));
-        LP_TRY(lp_lens_writer_add(&finisher->lens, finisher->lens_tokens, finisher->lens_log_probability, err));
+        LP_CHECK(lp_record_file_read(finisher->partial, pair, lens, finisher->lens_tokens, err));
+        LP_CHECK(lp_record_file_read(finisher->partial, pair, lens + 1, finisher->lens_log_probability, err));
+        LP_CHECK(lp_lens_writer_add(&finisher->lens, finisher->lens_tokens, finisher->lens_log_probability, err));
     }
-    if (finisher->csv.stream) status = lp_csv_pair(&finisher->csv, plan, pair, columns, &finisher->answers, err);
-out:
-    return status;
+    if (finisher->csv.stream) return lp_csv_pair(&finisher->csv, plan, pair, columns, &finisher->answers, err);
+    return LP_OK;
 }
 
 static lp_status stream_rows(results_finisher *finisher, lp_error *err) {
-    lp_status status = LP_OK;
     for (int64_t pair = 0; pair < finisher->plan->n_pairs; pair++) {
         if (finisher->plan->included[pair])
-            LP_TRY(hold_pair(finisher, pair, err));
+            LP_CHECK(hold_pair(finisher, pair, err));
         else
-            LP_TRY(hold_not_run(finisher, err));
-        if (++finisher->n_held == finisher->block) LP_TRY(flush_rows(finisher, err));
+            LP_CHECK(hold_not_run(finisher, err));
+        if (++finisher->n_held == finisher->block) LP_CHECK(flush_rows(finisher, err));
     }
-    status = flush_rows(finisher, err);
-out:
-    return status;
+    return flush_rows(finisher, err);
 }
 
 static lp_status check_counts(const results_finisher *finisher, const int64_t *counts, lp_error *err) {
@@ -290,14 +277,11 @@ out:
 }
 
 static lp_status put_answers(const results_finisher *finisher, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(put_numbers(finisher, "answers/tokens", LP_I32, (int64_t)finisher->answers.n_tokens,
-                       finisher->answers.tokens, "all distinct answers, one after the other", err));
-    LP_TRY(put_numbers(finisher, "answers/offset", LP_I64, finisher->answers.n + INT64_C(1), finisher->answers.offset,
-                       "answer i is tokens[offset[i] : offset[i+1]]", err));
-    status = put_answer_texts(finisher, err);
-out:
-    return status;
+    LP_CHECK(put_numbers(finisher, "answers/tokens", LP_I32, (int64_t)finisher->answers.n_tokens,
+                         finisher->answers.tokens, "all distinct answers, one after the other", err));
+    LP_CHECK(put_numbers(finisher, "answers/offset", LP_I64, finisher->answers.n + INT64_C(1), finisher->answers.offset,
+                         "answer i is tokens[offset[i] : offset[i+1]]", err));
+    return put_answer_texts(finisher, err);
 }
 
 /* The upper bound of what the file will take. */

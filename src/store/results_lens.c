@@ -55,17 +55,15 @@ out:
 }
 
 static lp_status flush(lp_lens_writer *writer, lp_error *err) {
-    lp_status status = LP_OK;
     for (int side = 0; side < N_SIDES; side++) {
-        LP_TRY(lp_h5_write_part(writer->token_set[side], writer->first, writer->n_held, writer->tokens[side],
-                                writer->path, token_paths[side], err));
-        LP_TRY(lp_h5_write_part(writer->probability_set[side], writer->first, writer->n_held,
-                                writer->log_probability[side], writer->path, probability_paths[side], err));
+        LP_CHECK(lp_h5_write_part(writer->token_set[side], writer->first, writer->n_held, writer->tokens[side],
+                                  writer->path, token_paths[side], err));
+        LP_CHECK(lp_h5_write_part(writer->probability_set[side], writer->first, writer->n_held,
+                                  writer->log_probability[side], writer->path, probability_paths[side], err));
     }
     writer->first += writer->n_held;
     writer->n_held = 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Index of the first token in `seen` that is not below this one. */
@@ -102,8 +100,7 @@ lp_status lp_lens_writer_add(lp_lens_writer *writer, const int32_t *tokens, cons
         for (size_t i = 0; i < n; i++) {
             to[i] = tokens ? tokens[side * n + i] : -1;
             probability[i] = log_probability ? log_probability[side * n + i] : NAN;
-            lp_status status = to[i] >= 0 ? see(writer, to[i], err) : LP_OK;
-            if (status != LP_OK) return status;
+            LP_CHECK(to[i] >= 0 ? see(writer, to[i], err) : LP_OK);
         }
     }
     return ++writer->n_held == writer->block ? flush(writer, err) : LP_OK;

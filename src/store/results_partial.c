@@ -80,7 +80,6 @@ bool lp_results_partial_lens(const lp_record_file *partial, size_t *field) {
 }
 
 lp_status lp_results_partial_put(lp_record_file *partial, int64_t pair, lp_result_rows *rows, lp_error *err) {
-    lp_status status = LP_OK;
     lp_result_rows_sort(rows);
     for (size_t k = 0; k < rows->n_columns; k++) {
         const char *ordered = lp_result_rows_ordered(rows, k);
@@ -89,25 +88,21 @@ lp_status lp_results_partial_put(lp_record_file *partial, int64_t pair, lp_resul
             int32_t first = lp_result_rows_condition(rows, i);
             for (end = i + 1; end < rows->n && lp_result_rows_condition(rows, end) == first + (int32_t)(end - i);)
                 end++;
-            LP_TRY(lp_record_file_write_part(partial, pair, k, first, (int64_t)(end - i), ordered + i * bytes, err));
+            LP_CHECK(lp_record_file_write_part(partial, pair, k, first, (int64_t)(end - i), ordered + i * bytes, err));
         }
     }
     rows->n = 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_results_partial_end(lp_record_file *partial, int64_t pair, const int32_t *lens_tokens,
                                  const float *lens_log_probability, lp_error *err) {
     size_t lens = 0;
-    lp_status status = LP_OK;
     if (lp_results_partial_lens(partial, &lens)) {
-        LP_TRY(lp_record_file_write_part(partial, pair, lens, 0, 2, lens_tokens, err));
-        LP_TRY(lp_record_file_write_part(partial, pair, lens + 1, 0, 2, lens_log_probability, err));
+        LP_CHECK(lp_record_file_write_part(partial, pair, lens, 0, 2, lens_tokens, err));
+        LP_CHECK(lp_record_file_write_part(partial, pair, lens + 1, 0, 2, lens_log_probability, err));
     }
-    status = lp_record_file_end_pair(partial, pair, err);
-out:
-    return status;
+    return lp_record_file_end_pair(partial, pair, err);
 }
 
 lp_status lp_results_partial_count(lp_record_file *partial, int64_t *counts, lp_error *err) {

@@ -357,25 +357,22 @@ out:
 }
 
 static lp_status load_answers(lp_results *results, lp_error *err) {
-    lp_status status = LP_OK;
     int64_t n_tokens = 0, n_offsets = 0;
-    LP_TRY(read_numbers(results, "answers/tokens", LP_I32, 1, &results->answer_tokens, &n_tokens, NULL, err));
-    LP_TRY(read_numbers(results, "answers/offset", LP_I64, 1, &results->answer_offsets, &n_offsets, NULL, err));
+    LP_CHECK(read_numbers(results, "answers/tokens", LP_I32, 1, &results->answer_tokens, &n_tokens, NULL, err));
+    LP_CHECK(read_numbers(results, "answers/offset", LP_I64, 1, &results->answer_offsets, &n_offsets, NULL, err));
     bool good = n_offsets >= 1 && results->answer_offsets[0] == 0 && results->answer_offsets[n_offsets - 1] == n_tokens;
     for (int64_t i = 1; good && i < n_offsets; i++) good = results->answer_offsets[i - 1] <= results->answer_offsets[i];
     if (!good)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", results->path,
-                (long long)n_tokens);
+        return lp_fail(err, LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", results->path,
+                       (long long)n_tokens);
     results->n_answers = n_offsets - 1;
-    LP_TRY(read_answer_texts(results, err));
+    LP_CHECK(read_answer_texts(results, err));
     results->has_answers = true;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err) {
-    lp_status status = results->has_answers ? LP_OK : load_answers(results, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(results->has_answers ? LP_OK : load_answers(results, err));
     if (index < 0 || index >= results->n_answers)
         return lp_fail(err, LP_ERR_FORMAT, "%s: /rows/answer: expected 0 to %lld, found %d", results->path,
                        (long long)results->n_answers - 1, index);
@@ -419,8 +416,7 @@ static lp_status open_lens(lp_results *results, int side, const char *what, lp_d
                            lp_error *err) {
     char path[64];
     snprintf(path, sizeof path, "readout/logit_lens/%s/%s", side == 0 ? "clean" : "corrupted", what);
-    lp_status status = lp_h5_open_dataset(results->file, path, type, 4, dims, NULL, out, results->path, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_h5_open_dataset(results->file, path, type, 4, dims, NULL, out, results->path, err));
     bool good = dims[0] == results->n_pairs;
     for (int i = 1; i < 4; i++) good = good && dims[i] >= 1 && dims[i] <= 65536;
     if (good && results->lens.top > 0)
@@ -437,27 +433,25 @@ static lp_status open_lens(lp_results *results, int side, const char *what, lp_d
 lp_status lp_results_lens(lp_results *results, lp_lens_shape *out, lp_error *err) {
     int64_t dims[4];
     hid_t dataset = H5I_INVALID_HID;
-    lp_status status = LP_OK;
     *out = results->lens;
     if (results->lens.top > 0) return LP_OK;
     if (H5Lexists(results->file, "readout", H5P_DEFAULT) <= 0) return LP_OK;
-    LP_TRY(open_lens(results, 0, "token", LP_I32, dims, &dataset, err));
+    LP_CHECK(open_lens(results, 0, "token", LP_I32, dims, &dataset, err));
     lp_h5_close(dataset);
     lp_mem_free(results->lens_tokens);
     results->lens_tokens = NULL;
-    LP_TRY(read_numbers(results, "readout/logit_lens/token_id", LP_I32, 1, &results->lens_tokens,
-                        &results->n_lens_tokens, NULL, err));
+    LP_CHECK(read_numbers(results, "readout/logit_lens/token_id", LP_I32, 1, &results->lens_tokens,
+                          &results->n_lens_tokens, NULL, err));
     for (int64_t i = 1; i < results->n_lens_tokens; i++)
         if (results->lens_tokens[i - 1] >= results->lens_tokens[i])
-            LP_FAIL(LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", results->path);
+            return lp_fail(err, LP_ERR_FORMAT, "%s: /readout/logit_lens/token_id: not ascending", results->path);
     lp_mem_free(results->lens_texts.block);
     results->lens_texts = (column){0};
-    LP_TRY(read_column(results, "readout/logit_lens/token_text", results->n_lens_tokens, &results->lens_texts, err));
+    LP_CHECK(read_column(results, "readout/logit_lens/token_text", results->n_lens_tokens, &results->lens_texts, err));
     results->lens =
         (lp_lens_shape){.n_positions = (int32_t)dims[1], .n_layers = (int32_t)dims[2], .top = (int32_t)dims[3]};
     *out = results->lens;
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_results_lens_pair(lp_results *results, int side, int64_t pair, int32_t *tokens, float *log_probability,

@@ -80,8 +80,7 @@ static lp_status add_value(size_t index, const void *const *columns, size_t c, c
                            lp_error *err) {
     const void *values = columns[index];
     bool not_run = ((const uint8_t *)columns[LP_ROW_OUTCOME])[c] == LP_OUTCOME_NOT_RUN;
-    lp_status status = lp_text_add(line, ",", 1, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_text_add(line, ",", 1, err));
     if (index == LP_ROW_OUTCOME)
         return lp_text_put(line, not_run ? "not_run" : lp_outcome_names[((const uint8_t *)values)[c]], err);
     if (index == LP_ROW_ANSWER_TOKENS)
@@ -346,16 +345,14 @@ static lp_status write_text(FILE *stream, const char *text, size_t n, const char
 
 /* A condition as it stands in the list: two levels deep. */
 static lp_status write_condition(const char *text, bool first, FILE *stream, const char *path, lp_error *err) {
-    lp_status status = LP_OK;
-    if (!first) LP_TRY(write_text(stream, ", ", 2, path, err));
+    if (!first) LP_CHECK(write_text(stream, ", ", 2, path, err));
     for (const char *at = text, *end = NULL; *at; at = end) {
         end = strchr(at, '\n');
         end = end ? end + 1 : at + strlen(at);
-        LP_TRY(write_text(stream, at, (size_t)(end - at), path, err));
-        if (end[-1] == '\n') LP_TRY(write_text(stream, "\t\t", 2, path, err));
+        LP_CHECK(write_text(stream, at, (size_t)(end - at), path, err));
+        if (end[-1] == '\n') LP_CHECK(write_text(stream, "\t\t", 2, path, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status write_conditions(const lp_results_plan *plan, const int64_t *counts, const lp_result_sums *sums,

@@ -34,18 +34,16 @@ static void release_spec(borrowed_spec *spec) {
 }
 
 static lp_status spec_texts(borrowed_spec *spec, size_t index, const lp_open_table *table, lp_error *err) {
-    lp_status status = LP_OK;
     size_t width = table->item_bytes;
-    LP_TRY(lp_mem_new(&spec->blocks[index], (size_t)table->n, width + 1, "texts", err));
-    LP_TRY(lp_mem_new(&spec->columns[index], (size_t)table->n, sizeof(char *), "texts", err));
+    LP_CHECK(lp_mem_new(&spec->blocks[index], (size_t)table->n, width + 1, "texts", err));
+    LP_CHECK(lp_mem_new(&spec->columns[index], (size_t)table->n, sizeof(char *), "texts", err));
     for (int64_t i = 0; i < table->n; i++) {
         char *at = spec->blocks[index] + (size_t)i * (width + 1);
         memcpy(at, (const char *)table->block + (size_t)i * width, width);
         spec->columns[index][i] = at;
     }
     spec->tables[index].data = spec->columns[index];
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The spec of a file like `file`, of n_pairs pairs with these tables. */
@@ -90,8 +88,7 @@ out:
 /* record: of `from`; data [n_fields] is room for what is written. */
 static lp_status copy_pair(lp_record_file *from, int64_t pair, lp_pair_record *record, lp_record_file *to, int64_t at,
                            const void **data, lp_error *err) {
-    lp_status status = lp_record_file_load(from, pair, record, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_record_file_load(from, pair, record, err));
     for (size_t i = 0; i < from->n_fields; i++) data[i] = lp_pair_record_field(record, i);
     return lp_record_file_write(to, at, data, err);
 }
@@ -327,47 +324,42 @@ static int64_t find_or_add(store_merger *merger, size_t input, int64_t pair) {
 
 /* A pair that is there twice has the same values in both. */
 static lp_status check_twin(store_merger *merger, const merged_pair *held, size_t input, int64_t pair, lp_error *err) {
-    lp_status status = LP_OK;
     lp_record_file *first = merger->files[held->holder], *other = merger->files[input];
-    LP_TRY(lp_record_file_load(first, held->holder_pair, &merger->records[held->holder], err));
-    LP_TRY(lp_record_file_load(other, pair, &merger->records[input], err));
+    LP_CHECK(lp_record_file_load(first, held->holder_pair, &merger->records[held->holder], err));
+    LP_CHECK(lp_record_file_load(other, pair, &merger->records[input], err));
     size_t f = first_difference(&merger->records[held->holder], &merger->records[input]);
     if (f < first->n_fields)
-        LP_FAIL(LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path, (int)held->width, held->id,
-                first->path, first->fields[f].field.path);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: pair %.*s differs from that of %s: /%s", other->path,
+                       (int)held->width, held->id, first->path, first->fields[f].field.path);
+    return LP_OK;
 }
 
 static lp_status match_pairs(store_merger *merger, lp_error *err) {
-    lp_status status = LP_OK;
     size_t total = 0;
     for (size_t k = 0; k < merger->n; k++) total += (size_t)merger->files[k]->n_pairs;
     for (merger->n_slots = 1024; merger->n_slots < 2 * total; merger->n_slots *= 2) {
     }
-    LP_TRY(lp_mem_new(&merger->pairs, total, sizeof *merger->pairs, "pairs", err));
-    LP_TRY(lp_mem_new(&merger->slots, merger->n_slots, sizeof *merger->slots, "pairs", err));
+    LP_CHECK(lp_mem_new(&merger->pairs, total, sizeof *merger->pairs, "pairs", err));
+    LP_CHECK(lp_mem_new(&merger->slots, merger->n_slots, sizeof *merger->slots, "pairs", err));
     for (size_t k = 0; k < merger->n; k++) {
-        LP_TRY(lp_mem_new(&merger->at[k], (size_t)merger->files[k]->n_pairs, sizeof(int64_t), "pairs", err));
+        LP_CHECK(lp_mem_new(&merger->at[k], (size_t)merger->files[k]->n_pairs, sizeof(int64_t), "pairs", err));
         for (int64_t i = 0; i < merger->files[k]->n_pairs; i++) {
             merger->at[k][i] = find_or_add(merger, k, i);
             merged_pair *pair = &merger->pairs[merger->at[k][i]];
             if (!merger->files[k]->state[i]) continue;
             if (pair->holder_pair >= 0) {
-                LP_TRY(check_twin(merger, pair, k, i, err));
+                LP_CHECK(check_twin(merger, pair, k, i, err));
                 continue;
             }
             pair->holder = k;
             pair->holder_pair = i;
         }
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status check_alike(const lp_record_file *first, const lp_record_file *other, bool same_pair_file,
                              lp_error *err) {
-    lp_status status = LP_OK;
     bool same = strcmp(first->format, other->format) == 0 && first->n_fields == other->n_fields;
     for (size_t i = 0; same && i < first->n_fields; i++) {
         const lp_field *a = &first->fields[i].field;
@@ -375,48 +367,46 @@ static lp_status check_alike(const lp_record_file *first, const lp_record_file *
         same = strcmp(a->path, b->path) == 0 && a->type == b->type && a->n_dims == b->n_dims &&
                memcmp(a->dims, b->dims, sizeof a->dims) == 0 && first->fields[i].bytes == other->fields[i].bytes;
     }
-    if (!same) LP_FAIL(LP_ERR_MISMATCH, "%s: its datasets differ from those of %s", other->path, first->path);
+    if (!same)
+        return lp_fail(err, LP_ERR_MISMATCH, "%s: its datasets differ from those of %s", other->path, first->path);
     for (size_t i = 0; i < first->n_provenance; i++) {
         const lp_provenance_item *item = &first->provenance[i];
         if (!same_pair_file && (strcmp(item->key, "pair_file") == 0 || strcmp(item->key, "n_pairs") == 0)) continue;
         const char *found = lp_record_file_provenance(other, item->key);
         if (item->identity && (!found || strcmp(found, item->value) != 0))
-            LP_FAIL(LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", other->path, item->key,
-                    item->value, found ? found : "none");
+            return lp_fail(err, LP_ERR_MISMATCH, "%s: made with another %s: expected %.300s, found %.300s", other->path,
+                           item->key, item->value, found ? found : "none");
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The tables of the result, gathered from the inputs row by row. */
 static lp_status merge_tables(const store_merger *merger, lp_open_tables *out, lp_error *err) {
-    lp_status status = LP_OK;
     const lp_open_tables *first = &merger->tables[0];
-    LP_TRY(lp_mem_new(&out->table, first->n, sizeof *out->table, "tables", err));
+    LP_CHECK(lp_mem_new(&out->table, first->n, sizeof *out->table, "tables", err));
     for (size_t t = 0; t < first->n; t++) {
         lp_open_table *made = &out->table[out->n++];
         made->type = first->table[t].type;
         made->n = merger->n_pairs;
-        LP_TRY(lp_mem_text(&made->path, first->table[t].path, strlen(first->table[t].path), err));
+        LP_CHECK(lp_mem_text(&made->path, first->table[t].path, strlen(first->table[t].path), err));
         for (size_t k = 0; k < merger->n; k++) {
             const lp_open_table *table = &merger->tables[k].table[t];
             bool fits = merger->tables[k].n == first->n && strcmp(table->path, made->path) == 0 &&
                         table->type == made->type && table->n == merger->files[k]->n_pairs &&
                         (made->type == LP_TEXT || table->item_bytes == first->table[t].item_bytes);
             if (!fits)
-                LP_FAIL(LP_ERR_MISMATCH, "%s: its tables differ from those of %s", merger->files[k]->path,
-                        merger->files[0]->path);
+                return lp_fail(err, LP_ERR_MISMATCH, "%s: its tables differ from those of %s", merger->files[k]->path,
+                               merger->files[0]->path);
             if (table->item_bytes > made->item_bytes) made->item_bytes = table->item_bytes;
         }
-        LP_TRY(lp_mem_new(&made->block, (size_t)merger->n_pairs, made->item_bytes, made->path, err));
+        LP_CHECK(lp_mem_new(&made->block, (size_t)merger->n_pairs, made->item_bytes, made->path, err));
         for (int64_t i = 0; i < merger->n_pairs; i++) {
             const lp_open_table *table = &merger->tables[merger->pairs[i].input].table[t];
             memcpy((char *)made->block + (size_t)i * made->item_bytes,
                    (const char *)table->block + (size_t)merger->pairs[i].pair * table->item_bytes, table->item_bytes);
         }
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status write_merged(store_merger *merger, const lp_output *out, const char *pair_file, lp_error *err) {

@@ -17,23 +17,22 @@ typedef struct {
 } store_exporter;
 
 static lp_status choose_pairs(store_exporter *exporter, lp_error *err) {
-    lp_status status = LP_OK;
     const lp_export_options *options = exporter->options;
     size_t n = options->n_pairs ? options->n_pairs : (size_t)exporter->file->n_pairs;
-    LP_TRY(lp_mem_new(&exporter->pairs, n, sizeof *exporter->pairs, "pairs", err));
+    LP_CHECK(lp_mem_new(&exporter->pairs, n, sizeof *exporter->pairs, "pairs", err));
     for (size_t i = 0; i < n; i++) {
         int64_t pair = options->n_pairs ? options->pairs[i] : (int64_t)i;
         if (pair < 0 || pair >= exporter->file->n_pairs)
-            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld: expected 0 to %lld", exporter->file->path, (long long)pair,
-                    (long long)exporter->file->n_pairs - 1);
+            return lp_fail(err, LP_ERR_VALUE, "%s: pair %lld: expected 0 to %lld", exporter->file->path,
+                           (long long)pair, (long long)exporter->file->n_pairs - 1);
         if (exporter->file->state[pair])
             exporter->pairs[exporter->n_pairs++] = pair;
         else if (options->n_pairs)
-            LP_FAIL(LP_ERR_VALUE, "%s: pair %lld is not written yet", exporter->file->path, (long long)pair);
+            return lp_fail(err, LP_ERR_VALUE, "%s: pair %lld is not written yet", exporter->file->path,
+                           (long long)pair);
     }
-    if (exporter->n_pairs == 0) LP_FAIL(LP_ERR_VALUE, "%s: no pair is written yet", exporter->file->path);
-out:
-    return status;
+    if (exporter->n_pairs == 0) return lp_fail(err, LP_ERR_VALUE, "%s: no pair is written yet", exporter->file->path);
+    return LP_OK;
 }
 
 static bool is_named(const char *path, const char *name) {

@@ -180,20 +180,20 @@ static bool same_ids(const int32_t *a, int32_t n_a, const int32_t *b, int32_t n_
 static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, const char *folder,
                           const char *eos_token, lp_vocabulary *out, lp_error *err) {
     int32_t own = -1, mapped = -1, v = model->config.n_vocab;
-    lp_status status = LP_OK;
     const lp_model_config *config = &model->config;
     out->n_eos = 0;
     if (eos_token) {
         out->eos_source = "decode.eos";
         own = lp_tokenizer_find(tokenizer, eos_token);
-        if (own < 0) LP_FAIL(LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
+        if (own < 0) return lp_fail(err, LP_ERR_VALUE, "decode.eos: \"%s\" is not a token of the tokenizer", eos_token);
     } else {
-        LP_TRY(eos_of_file(tokenizer, folder, "tokenizer_config.json", &own, err));
-        LP_TRY(eos_of_file(tokenizer, folder, "special_tokens_map.json", &mapped, err));
+        LP_CHECK(eos_of_file(tokenizer, folder, "tokenizer_config.json", &own, err));
+        LP_CHECK(eos_of_file(tokenizer, folder, "special_tokens_map.json", &mapped, err));
         if (own >= 0 && mapped >= 0 && own != mapped)
-            LP_FAIL(LP_ERR_MISMATCH,
-                    "%s: eos_token is %d in tokenizer_config.json, but %d in special_tokens_map.json: set decode.eos",
-                    folder, own, mapped);
+            return lp_fail(
+                err, LP_ERR_MISMATCH,
+                "%s: eos_token is %d in tokenizer_config.json, but %d in special_tokens_map.json: set decode.eos",
+                folder, own, mapped);
         out->eos_source = own >= 0 ? "tokenizer_config.json" : "special_tokens_map.json";
         if (own < 0) own = mapped;
     }
@@ -201,7 +201,7 @@ static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, 
         out->eos_ids[out->n_eos++] = own;
     } else {
         out->eos_source = "generation_config.json";
-        LP_TRY(ends_of_generation(folder, config->n_embedded, out->eos_ids, &out->n_eos, err));
+        LP_CHECK(ends_of_generation(folder, config->n_embedded, out->eos_ids, &out->n_eos, err));
         if (out->n_eos == 0) {
             out->eos_source = "config.json";
             out->n_eos = config->n_eos;
@@ -218,13 +218,13 @@ static lp_status find_eos(const lp_model *model, const lp_tokenizer *tokenizer, 
     }
     out->eos = out->n_eos ? out->eos_ids[0] : -1;
     if (out->eos < 0 || out->eos >= v)
-        LP_FAIL(LP_ERR_VALUE,
-                "%s: no end-of-sequence token: expected eos_token in tokenizer_config.json or special_tokens_map.json, "
-                "eos_token_id in generation_config.json or config.json, or decode.eos in the job; found id %d with a "
-                "vocabulary of %d",
-                folder, out->eos, v);
-out:
-    return status;
+        return lp_fail(
+            err, LP_ERR_VALUE,
+            "%s: no end-of-sequence token: expected eos_token in tokenizer_config.json or special_tokens_map.json, "
+            "eos_token_id in generation_config.json or config.json, or decode.eos in the job; found id %d with a "
+            "vocabulary of %d",
+            folder, out->eos, v);
+    return LP_OK;
 }
 
 /* What the markers of one field are resolved with. */
@@ -311,8 +311,7 @@ static lp_status find_candidates(token_resolver *resolver, const lp_protocol *pr
     int32_t forbidden[LP_MAX_ANSWER_START], n_forbidden = 0, n = config->n_vocab;
     const int32_t roles[] = {vocabulary->pad, vocabulary->bot, vocabulary->eot, vocabulary->latent};
     resolver->field = "not_chosen";
-    lp_status status = resolve_into(resolver, &protocol->not_chosen, LP_MAX_ANSWER_START, forbidden, &n_forbidden);
-    if (status != LP_OK) return status;
+    LP_CHECK(resolve_into(resolver, &protocol->not_chosen, LP_MAX_ANSWER_START, forbidden, &n_forbidden));
     for (size_t i = 0; i < sizeof roles / sizeof roles[0]; i++)
         if (roles[i] >= n) n = roles[i] + 1;
     if (n > config->n_embedded) n = config->n_embedded;
@@ -423,28 +422,26 @@ lp_status lp_vocabulary_init(const lp_model *model, const lp_tokenizer *tokenize
     int32_t roles[LP_N_ROLES];
     lp_vocabulary vocabulary = {.pad = -1, .bot = -1, .eot = -1, .latent = -1, .first_input = -1};
     token_resolver resolver = {.model = model, .tokenizer = tokenizer, .vocabulary = &vocabulary, .err = err};
-    lp_status status = LP_OK;
-    LP_TRY(find_roles(model, tokenizer, protocol, roles, err));
+    LP_CHECK(find_roles(model, tokenizer, protocol, roles, err));
     vocabulary.pad = roles[LP_ROLE_PAD];
     vocabulary.bot = roles[LP_ROLE_BOT];
     vocabulary.eot = roles[LP_ROLE_EOT];
     vocabulary.latent = roles[LP_ROLE_LATENT];
-    LP_TRY(find_eos(model, tokenizer, base, eos_token, &vocabulary, err));
+    LP_CHECK(find_eos(model, tokenizer, base, eos_token, &vocabulary, err));
     resolver.field = "stop";
-    LP_TRY(resolve_into(&resolver, &protocol->stop, LP_MAX_STOP - LP_MAX_EOS, vocabulary.stop, &vocabulary.n_stop));
+    LP_CHECK(resolve_into(&resolver, &protocol->stop, LP_MAX_STOP - LP_MAX_EOS, vocabulary.stop, &vocabulary.n_stop));
     if (lp_vocabulary_stops(&vocabulary, vocabulary.eos))
         for (int32_t i = 1; i < vocabulary.n_eos; i++) vocabulary.stop[vocabulary.n_stop++] = vocabulary.eos_ids[i];
     resolver.field = "first_input";
     if (!protocol->first_reads_prompt && protocol->n_steps > 0)
-        LP_TRY(resolve_token(&resolver, &protocol->first_input, &vocabulary.first_input));
+        LP_CHECK(resolve_token(&resolver, &protocol->first_input, &vocabulary.first_input));
     resolver.field = "answer_start";
-    LP_TRY(resolve_into(&resolver, &protocol->answer_start, LP_MAX_ANSWER_START, vocabulary.answer_start,
-                        &vocabulary.n_answer_start));
-    LP_TRY(find_candidates(&resolver, protocol, &vocabulary));
+    LP_CHECK(resolve_into(&resolver, &protocol->answer_start, LP_MAX_ANSWER_START, vocabulary.answer_start,
+                          &vocabulary.n_answer_start));
+    LP_CHECK(find_candidates(&resolver, protocol, &vocabulary));
     protocol->n_answer_start = vocabulary.n_answer_start;
     *out = vocabulary;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* ---- Prompts ----------------------------------------------------------------------------------------------------- */
@@ -564,33 +561,30 @@ lp_status lp_protocol_describe(const lp_protocol *protocol, const lp_vocabulary 
                                lp_error *err) {
     enum { LINE = 1024 };
     char label[32], words[LINE], ids[LINE] = "";
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "protocol       %s\n  prompt       the question%s, then %s\n",
-                          lp_protocol_label(protocol, label),
-                          protocol->normalise_spaces ? " with its spaces normalised" : "",
-                          lp_marker_list_text(&protocol->after_question, words, sizeof words)));
-    LP_TRY(lp_text_format(out, err, "  thoughts     %d steps", protocol->n_steps));
+    LP_CHECK(lp_text_format(out, err, "protocol       %s\n  prompt       the question%s, then %s\n",
+                            lp_protocol_label(protocol, label),
+                            protocol->normalise_spaces ? " with its spaces normalised" : "",
+                            lp_marker_list_text(&protocol->after_question, words, sizeof words)));
+    LP_CHECK(lp_text_format(out, err, "  thoughts     %d steps", protocol->n_steps));
     if (protocol->n_steps > 0)
-        LP_TRY(lp_text_format(out, err, "; each is fed %s of the position before it",
-                              protocol->feedback == LP_FEEDBACK_PROJECTION ? "the projected final hidden state"
-                                                                           : "the final hidden state itself"));
+        LP_CHECK(lp_text_format(out, err, "; each is fed %s of the position before it",
+                                protocol->feedback == LP_FEEDBACK_PROJECTION ? "the projected final hidden state"
+                                                                             : "the final hidden state itself"));
     if (protocol->n_steps > 0 && !protocol->first_reads_prompt)
-        LP_TRY(lp_text_format(out, err, "; step 0 is fed the embedding of %s",
-                              lp_protocol_first_input(protocol, words, sizeof words)));
+        LP_CHECK(lp_text_format(out, err, "; step 0 is fed the embedding of %s",
+                                lp_protocol_first_input(protocol, words, sizeof words)));
     append_ids(vocabulary->answer_start, vocabulary->n_answer_start, ids, sizeof ids);
-    LP_TRY(lp_text_format(out, err, "\n  answer       opens with %s (%s)\n",
-                          lp_marker_list_text(&protocol->answer_start, words, sizeof words), ids + (ids[0] == ' ')));
+    LP_CHECK(lp_text_format(out, err, "\n  answer       opens with %s (%s)\n",
+                            lp_marker_list_text(&protocol->answer_start, words, sizeof words), ids + (ids[0] == ' ')));
     ids[0] = '\0';
     append_ids(vocabulary->stop, vocabulary->n_stop, ids, sizeof ids);
-    LP_TRY(lp_text_format(out, err, "  end          %s (%s) ends the answer; ",
-                          lp_marker_list_text(&protocol->stop, words, sizeof words), ids + (ids[0] == ' ')));
-    LP_TRY(lp_text_format(out, err, "never chosen: %s; %d ids to choose from\n",
-                          lp_marker_list_text(&protocol->not_chosen, words, sizeof words),
-                          vocabulary->n_candidates - vocabulary->n_not_chosen));
-    LP_TRY(lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d of %s (-1: none)\n", vocabulary->pad,
-                          vocabulary->bot, vocabulary->eot, vocabulary->eos, vocabulary->eos_source));
-out:
-    return status;
+    LP_CHECK(lp_text_format(out, err, "  end          %s (%s) ends the answer; ",
+                            lp_marker_list_text(&protocol->stop, words, sizeof words), ids + (ids[0] == ' ')));
+    LP_CHECK(lp_text_format(out, err, "never chosen: %s; %d ids to choose from\n",
+                            lp_marker_list_text(&protocol->not_chosen, words, sizeof words),
+                            vocabulary->n_candidates - vocabulary->n_not_chosen));
+    return lp_text_format(out, err, "  ids          pad %d, bot %d, eot %d, eos %d of %s (-1: none)\n", vocabulary->pad,
+                          vocabulary->bot, vocabulary->eot, vocabulary->eos, vocabulary->eos_source);
 }
 
 static cJSON *marker_json(const lp_marker *marker) {

@@ -210,15 +210,12 @@ static void edit_by_tokens(const lp_reference *reference, const lp_edit *edit, f
 static lp_status prepare_tokens(lp_reference *reference, lp_error *err) {
     const lp_model *model = reference->model;
     size_t d = (size_t)model->config.d_model, n = (size_t)model->config.n_embedded;
-    lp_status status = LP_OK;
     if (reference->work) return LP_OK;
-    LP_TRY(lp_mem_new(&reference->scales, n, sizeof(float), "norms of the embedding", err));
+    LP_CHECK(lp_mem_new(&reference->scales, n, sizeof(float), "norms of the embedding", err));
     for (size_t id = 0; id < n; id++)
         reference->scales[id] = lp_token_scale(model->embedding.data + id * d, (int32_t)d);
-    LP_TRY(lp_mem_new(&reference->embeddings, (LP_MAX_NEAREST + 1) * d, sizeof(float), "embeddings", err));
-    LP_TRY(lp_mem_new(&reference->work, (LP_MAX_NEAREST + 2) * d, sizeof(double), "embeddings", err));
-out:
-    return status;
+    LP_CHECK(lp_mem_new(&reference->embeddings, (LP_MAX_NEAREST + 1) * d, sizeof(float), "embeddings", err));
+    return lp_mem_new(&reference->work, (LP_MAX_NEAREST + 2) * d, sizeof(double), "embeddings", err);
 }
 
 /* Edits, then captures, of one site; x is the site's whole vector. */
@@ -386,8 +383,7 @@ lp_status lp_reference_run(lp_reference *reference, const lp_run_request *reques
                        "run of %d prompt + %d thought + %d answer positions: expected at most %d in all",
                        request->n_prompt, n_steps, n_start + request->max_new_tokens - 1, reference->max_positions);
     for (int32_t i = 0; i < request->n_edits; i++) {
-        lp_status status = request->edits[i].token ? prepare_tokens(reference, err) : LP_OK;
-        if (status != LP_OK) return status;
+        LP_CHECK(request->edits[i].token ? prepare_tokens(reference, err) : LP_OK);
     }
     place at = {.request = request, .phase = LP_PHASE_PROMPT};
     for (at.index = 0; at.index < request->n_prompt; at.index++, at.position++) {

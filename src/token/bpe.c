@@ -85,8 +85,7 @@ lp_status lp_bpe_add_token(lp_bpe *bpe, int32_t id, const char *spelling, bool *
     *added = bpe->by_spelling[slot] < 0 && !token->known;
     if (!*added) return LP_OK;
     size_t at = bpe->spellings.length;
-    lp_status status = lp_text_add(&bpe->spellings, spelling, length + 1, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_text_add(&bpe->spellings, spelling, length + 1, err));
     *token = (lp_bpe_token){.at = at, .length = (uint32_t)length, .known = true};
     bpe->by_spelling[slot] = id;
     return LP_OK;
@@ -130,9 +129,8 @@ static bool before(const struct lp_bpe_candidate *a, const struct lp_bpe_candida
 }
 
 static lp_status heap_push(lp_bpe_scratch *scratch, struct lp_bpe_candidate candidate, lp_error *err) {
-    lp_status status = lp_mem_grow(&scratch->heap, &scratch->heap_capacity, scratch->n_heap + 1, sizeof *scratch->heap,
-                                   "merge candidates", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&scratch->heap, &scratch->heap_capacity, scratch->n_heap + 1, sizeof *scratch->heap,
+                         "merge candidates", err));
     struct lp_bpe_candidate *heap = scratch->heap;
     size_t i = scratch->n_heap++;
     while (i > 0 && before(&candidate, &heap[(i - 1) / 2])) {
@@ -179,18 +177,17 @@ static lp_status add_id(lp_token_list *out, int32_t id, lp_error *err) {
 
 lp_status lp_bpe_encode(const lp_bpe *bpe, const char *bytes, size_t length, lp_bpe_scratch *scratch,
                         lp_token_list *out, lp_error *err) {
-    lp_status status = LP_OK;
     if (bpe->ignore_merges) {
         lp_text_clear(&scratch->letters);
         for (size_t i = 0; i < length; i++) {
             char letter[4];
             size_t n = lp_utf8_put(lp_byte_letter((unsigned char)bytes[i]), letter);
-            LP_TRY(lp_text_add(&scratch->letters, letter, n, err));
+            LP_CHECK(lp_text_add(&scratch->letters, letter, n, err));
         }
         int32_t whole = lp_bpe_find(bpe, lp_text_get(&scratch->letters), scratch->letters.length);
         if (whole >= 0 && (size_t)whole < bpe->n_vocab) return add_id(out, whole, err);
     }
-    LP_TRY(
+    LP_CHECK(
         lp_mem_grow(&scratch->symbols, &scratch->symbols_capacity, length, sizeof *scratch->symbols, "symbols", err));
     struct lp_bpe_symbol *symbols = scratch->symbols;
     int32_t n = 0;
@@ -203,7 +200,7 @@ lp_status lp_bpe_encode(const lp_bpe *bpe, const char *bytes, size_t length, lp_
     if (n == 0) return LP_OK;
     symbols[n - 1].next = -1;
     scratch->n_heap = 0;
-    for (int32_t i = 0; i < n; i++) LP_TRY(push_merge(bpe, scratch, i, err));
+    for (int32_t i = 0; i < n; i++) LP_CHECK(push_merge(bpe, scratch, i, err));
     while (scratch->n_heap > 0) {
         struct lp_bpe_candidate top = heap_pop(scratch);
         struct lp_bpe_symbol *left = &symbols[top.at];
@@ -213,10 +210,9 @@ lp_status lp_bpe_encode(const lp_bpe *bpe, const char *bytes, size_t length, lp_
         left->next = right->next;
         right->id = -1;
         if (left->next >= 0) symbols[left->next].previous = top.at;
-        LP_TRY(push_merge(bpe, scratch, left->previous, err));
-        LP_TRY(push_merge(bpe, scratch, top.at, err));
+        LP_CHECK(push_merge(bpe, scratch, left->previous, err));
+        LP_CHECK(push_merge(bpe, scratch, top.at, err));
     }
-    for (int32_t i = 0; i >= 0; i = symbols[i].next) LP_TRY(add_id(out, symbols[i].id, err));
-out:
-    return status;
+    for (int32_t i = 0; i >= 0; i = symbols[i].next) LP_CHECK(add_id(out, symbols[i].id, err));
+    return LP_OK;
 }

@@ -47,7 +47,6 @@ static lp_status add(lp_text *out, const char *bytes, lp_error *err) {
 
 /* \p{name} at *at, moved past it. */
 static lp_status translate_property(const char **at, bool in_class, const char *place, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     const char *source = *at;
     const char *name = source + 3;
     size_t length = source[2] == '{' ? strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_") : 0;
@@ -57,31 +56,28 @@ static lp_status translate_property(const char **at, bool in_class, const char *
     if (length == 1 && name[0] == 'L') newer = newer_letters;
     if (length == 1 && name[0] == 'N') newer = newer_numbers;
     if (negative && in_class) return refuse(place, source, "\\P inside of [...]", err);
-    if (!in_class) LP_TRY(add(out, negative ? "[^" : "[", err));
-    LP_TRY(lp_text_format(out, err, "\\p{%.*s}%s", (int)length, name, newer));
-    if (!in_class) LP_TRY(add(out, "]", err));
+    if (!in_class) LP_CHECK(add(out, negative ? "[^" : "[", err));
+    LP_CHECK(lp_text_format(out, err, "\\p{%.*s}%s", (int)length, name, newer));
+    if (!in_class) LP_CHECK(add(out, "]", err));
     *at = name + length + 1;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status translate_escape(const char **at, bool in_class, const char *place, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     const char *source = *at;
     char c = source[1];
     if (c == 'p' || c == 'P') return translate_property(at, in_class, place, out, err);
     if (c == 's' || (c == 'S' && !in_class)) {
-        if (!in_class) LP_TRY(add(out, c == 'S' ? "[^" : "[", err));
-        LP_TRY(add(out, white_space, err));
-        if (!in_class) LP_TRY(add(out, "]", err));
+        if (!in_class) LP_CHECK(add(out, c == 'S' ? "[^" : "[", err));
+        LP_CHECK(add(out, white_space, err));
+        if (!in_class) LP_CHECK(add(out, "]", err));
     } else if (c != '\0' && strchr("rnt!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", c)) {
-        LP_TRY(lp_text_add(out, source, 2, err));
+        LP_CHECK(lp_text_add(out, source, 2, err));
     } else {
         return refuse(place, source, "this escape", err);
     }
     *at = source + 2;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* A quantifier in braces; {n}?, {n}+ and {,n} mean different things to the two engines. */
@@ -109,22 +105,21 @@ static lp_status translate_group(const char **at, const char *place, lp_text *ou
 }
 
 static lp_status translate(const char *source, const char *place, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     bool in_class = false;
     const char *at = source;
     while (*at) {
         if (*at == '\\') {
-            LP_TRY(translate_escape(&at, in_class, place, out, err));
+            LP_CHECK(translate_escape(&at, in_class, place, out, err));
             continue;
         }
         if (in_class) {
             if (*at == '[' || strncmp(at, "&&", 2) == 0) return refuse(place, at, "a class inside of [...]", err);
             in_class = *at != ']';
         } else if (*at == '(') {
-            LP_TRY(translate_group(&at, place, out, err));
+            LP_CHECK(translate_group(&at, place, out, err));
             continue;
         } else if (*at == '{') {
-            LP_TRY(translate_braces(&at, place, out, err));
+            LP_CHECK(translate_braces(&at, place, out, err));
             continue;
         } else if (strchr("^$.}]", *at)) {
             return refuse(place, at, "this character, unescaped,", err);
@@ -132,15 +127,14 @@ static lp_status translate(const char *source, const char *place, lp_text *out, 
             in_class = true;
             size_t length = at[1] == '^' ? 2 : 1;
             if (at[length] == ']') return refuse(place, at, "an empty class", err);
-            LP_TRY(lp_text_add(out, at, length, err));
+            LP_CHECK(lp_text_add(out, at, length, err));
             at += length;
             continue;
         }
-        LP_TRY(lp_text_add(out, at, 1, err));
+        LP_CHECK(lp_text_add(out, at, 1, err));
         at++;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_pattern_new(const char *source, const char *place, lp_pattern **out, lp_error *err) {

@@ -23,8 +23,7 @@ typedef struct {
 } encoder;
 
 lp_status lp_token_list_add(lp_token_list *list, const int32_t *ids, size_t n, lp_error *err) {
-    lp_status status = lp_mem_grow(&list->ids, &list->capacity, list->n + n, sizeof *list->ids, "token ids", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&list->ids, &list->capacity, list->n + n, sizeof *list->ids, "token ids", err));
     if (n) memcpy(list->ids + list->n, ids, n * sizeof *ids);
     list->n += n;
     return LP_OK;
@@ -75,8 +74,7 @@ out:
 /* A folder without tokenizer.json, but with vocab.json. */
 static lp_status has_older_files(const char *folder, const char *newer, bool *out, lp_error *err) {
     char *path = NULL;
-    lp_status status = lp_path_join(folder, "vocab.json", &path, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_path_join(folder, "vocab.json", &path, err));
     *out = lp_path_look(newer) == LP_PATH_MISSING && lp_path_look(path) == LP_PATH_FILE;
     lp_mem_free(path);
     return LP_OK;
@@ -135,15 +133,14 @@ static lp_status encode_piece(encoder *self, const char *text, size_t length, si
 /* Cuts text into matches and the gaps between them, each of which goes on to the next step. */
 static lp_status encode_matches(encoder *self, const lp_pattern *pattern, const char *text, size_t length,
                                 size_t next_step) {
-    lp_status status = LP_OK;
     size_t done = 0, from = 0;
     while (from < length) {
         bool found = false;
         size_t start = 0, end = 0;
-        LP_TRY(lp_pattern_find(pattern, self->matcher, text, length, from, &found, &start, &end, self->err));
+        LP_CHECK(lp_pattern_find(pattern, self->matcher, text, length, from, &found, &start, &end, self->err));
         if (!found) break;
-        LP_TRY(encode_piece(self, text + done, start - done, next_step));
-        LP_TRY(encode_piece(self, text + start, end - start, next_step));
+        LP_CHECK(encode_piece(self, text + done, start - done, next_step));
+        LP_CHECK(encode_piece(self, text + start, end - start, next_step));
         done = end;
         from = end;
         if (start == end && end < length) { /* an empty match: go on after the next character */
@@ -152,9 +149,7 @@ static lp_status encode_matches(encoder *self, const lp_pattern *pattern, const 
             from += lp_utf8_next(text + end, length - end, &code_point, &well_formed);
         }
     }
-    LP_TRY(encode_piece(self, text + done, length - done, next_step));
-out:
-    return status;
+    return encode_piece(self, text + done, length - done, next_step);
 }
 
 static lp_status encode_piece(encoder *self, const char *text, size_t length, size_t step) {
@@ -213,13 +208,11 @@ static lp_status word_at(encoder *self, const char *text, size_t length, bool *i
 }
 
 static lp_status touches_word(encoder *self, const char *text, size_t length, size_t start, size_t end, bool *touches) {
-    lp_status status = LP_OK;
     bool left = false, right = false;
-    if (start > 0) LP_TRY(word_at(self, text + step_back(text, start), length - step_back(text, start), &left));
-    if (end < length) LP_TRY(word_at(self, text + end, length - end, &right));
+    if (start > 0) LP_CHECK(word_at(self, text + step_back(text, start), length - step_back(text, start), &left));
+    if (end < length) LP_CHECK(word_at(self, text + end, length - end, &right));
     *touches = left || right;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status encode_added(encoder *self, const char *text, size_t length, bool normalized);
@@ -237,7 +230,6 @@ static lp_status encode_normalized(encoder *self, const char *text, size_t lengt
 /* Cuts text at the added tokens of one kind; what lies between goes on to the other kind, then to the steps. Follows
  * AddedVocabulary::find_matches of the `tokenizers` package: leftmost, longest, not overlapping. */
 static lp_status encode_added(encoder *self, const char *text, size_t length, bool normalized) {
-    lp_status status = LP_OK;
     size_t done = 0, at = 0;
     lp_error *err = self->err;
     while (at < length) {
@@ -250,7 +242,7 @@ static lp_status encode_added(encoder *self, const char *text, size_t length, bo
         at = end;
         if (token->single_word) {
             bool touches = false;
-            LP_TRY(touches_word(self, text, length, start, end, &touches));
+            LP_CHECK(touches_word(self, text, length, start, end, &touches));
             if (touches) continue;
         }
         uint32_t code_point = 0;
@@ -268,16 +260,15 @@ static lp_status encode_added(encoder *self, const char *text, size_t length, bo
             end += n;
         }
         if (done < start)
-            LP_TRY(normalized ? encode_piece(self, text + done, start - done, 0)
-                              : encode_normalized(self, text + done, start - done));
-        if (start < end) LP_TRY(lp_token_list_add(self->out, &token->id, 1, err));
+            LP_CHECK(normalized ? encode_piece(self, text + done, start - done, 0)
+                                : encode_normalized(self, text + done, start - done));
+        if (start < end) LP_CHECK(lp_token_list_add(self->out, &token->id, 1, err));
         done = end;
     }
     if (done < length)
-        LP_TRY(normalized ? encode_piece(self, text + done, length - done, 0)
-                          : encode_normalized(self, text + done, length - done));
-out:
-    return status;
+        LP_CHECK(normalized ? encode_piece(self, text + done, length - done, 0)
+                            : encode_normalized(self, text + done, length - done));
+    return LP_OK;
 }
 
 lp_status lp_tokenizer_encode(const lp_tokenizer *tokenizer, const char *text, size_t length, lp_token_special special,
@@ -304,7 +295,6 @@ out:
 
 /* The bytes that a token's letters stand for; a token with any other character stands for itself. */
 static lp_status add_token_bytes(const char *spelling, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     size_t length = strlen(spelling), before = out->length;
     for (size_t i = 0; i < length;) {
         uint32_t letter = 0;
@@ -316,10 +306,9 @@ static lp_status add_token_bytes(const char *spelling, lp_text *out, lp_error *e
             out->length = before;
             return lp_text_add(out, spelling, length, err);
         }
-        LP_TRY(lp_text_add(out, &c, 1, err));
+        LP_CHECK(lp_text_add(out, &c, 1, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* In this order, each over the whole text (PreTrainedTokenizerBase.clean_up_tokenization of transformers). */

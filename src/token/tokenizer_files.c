@@ -162,23 +162,22 @@ static lp_status read_class(const lp_json *config, bool *qwen, lp_error *err) {
     static const char *const refused[] = {"add_prefix_space", "add_bos_token", "add_eos_token"};
     lp_json value;
     int choice = 0;
-    lp_status status = LP_OK;
     *qwen = false;
     if (!config->node) return LP_OK;
-    LP_TRY(lp_json_find(config, "tokenizer_class", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, classes, &choice, err));
+    LP_CHECK(lp_json_find(config, "tokenizer_class", &value, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, classes, &choice, err));
     *qwen = choice >= 2;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         bool on = false;
-        LP_TRY(lp_json_find(config, refused[i], &value, err));
-        if (value.node) LP_TRY(lp_json_bool(&value, &on, err));
+        LP_CHECK(lp_json_find(config, refused[i], &value, err));
+        if (value.node) LP_CHECK(lp_json_bool(&value, &on, err));
         if (on)
-            LP_FAIL(LP_ERR_UNSUPPORTED,
-                    "%s: $.%s is not supported with vocab.json and merges.txt: save the tokenizer as tokenizer.json",
-                    config->file, refused[i]);
+            return lp_fail(
+                err, LP_ERR_UNSUPPORTED,
+                "%s: $.%s is not supported with vocab.json and merges.txt: save the tokenizer as tokenizer.json",
+                config->file, refused[i]);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_tokenizer_compose_parse(const char *folder, lp_tokenizer_file vocab, lp_tokenizer_file merges,

@@ -47,8 +47,7 @@ typedef struct {
 
 /* The entry that comes now: its token in stream->string, its id; -1 where that is not an id. */
 static lp_status next_entry(lp_json_stream *stream, double *id, lp_error *err) {
-    lp_status status = lp_json_stream_string(stream, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_stream_string(stream, err));
     if (!lp_json_stream_take(stream, ':')) return lp_json_stream_fail(stream, err);
     if (!lp_json_stream_number(stream, id)) *id = -1;
     return LP_OK;
@@ -114,30 +113,28 @@ out:
  * of the left one. *merge is false when it is neither, or a line that came along from merges.txt (*header). */
 static lp_status next_merge(lp_json_stream *stream, lp_text *joined, size_t *n_left, bool *merge, bool *header,
                             lp_error *err) {
-    lp_status status = LP_OK;
     lp_text_clear(joined);
     *merge = *header = false;
     if (lp_json_stream_at_string(stream)) {
-        LP_TRY(lp_json_stream_string(stream, err));
+        LP_CHECK(lp_json_stream_string(stream, err));
         const char *text = lp_text_get(&stream->string), *space = strchr(text, ' ');
         *header = strncmp(text, "#version", 8) == 0;
-        if (*header || !space || strchr(space + 1, ' ')) goto out;
+        if (*header || !space || strchr(space + 1, ' ')) return LP_OK;
         *n_left = (size_t)(space - text);
-        LP_TRY(lp_text_add(joined, text, *n_left, err));
-        LP_TRY(lp_text_put(joined, space + 1, err));
+        LP_CHECK(lp_text_add(joined, text, *n_left, err));
+        LP_CHECK(lp_text_put(joined, space + 1, err));
     } else {
-        if (!lp_json_stream_take(stream, '[') || !lp_json_stream_at_string(stream)) goto out;
-        LP_TRY(lp_json_stream_string(stream, err));
+        if (!lp_json_stream_take(stream, '[') || !lp_json_stream_at_string(stream)) return LP_OK;
+        LP_CHECK(lp_json_stream_string(stream, err));
         *n_left = stream->string.length;
-        LP_TRY(lp_text_add(joined, lp_text_get(&stream->string), *n_left, err));
-        if (!lp_json_stream_take(stream, ',') || !lp_json_stream_at_string(stream)) goto out;
-        LP_TRY(lp_json_stream_string(stream, err));
-        LP_TRY(lp_text_put(joined, lp_text_get(&stream->string), err));
-        if (!lp_json_stream_take(stream, ']')) goto out;
+        LP_CHECK(lp_text_add(joined, lp_text_get(&stream->string), *n_left, err));
+        if (!lp_json_stream_take(stream, ',') || !lp_json_stream_at_string(stream)) return LP_OK;
+        LP_CHECK(lp_json_stream_string(stream, err));
+        LP_CHECK(lp_text_put(joined, lp_text_get(&stream->string), err));
+        if (!lp_json_stream_take(stream, ']')) return LP_OK;
     }
     *merge = true;
-out:
-    return status;
+    return LP_OK;
 }
 
 /* bpe NULL: *n, which counts them, is all that is wanted. */
@@ -179,21 +176,20 @@ out:
 
 /* Settings that only act on bytes without a token of their own are harmless where every byte has one. */
 static lp_status check_unknown_token(const lp_json *model, const lp_bpe *bpe, lp_error *err) {
-    lp_status status = LP_OK;
     lp_json unknown;
     bool fuse = false, fallback = false;
-    LP_TRY(lp_json_find(model, "unk_token", &unknown, err));
-    LP_TRY(find_bool(model, "fuse_unk", &fuse, err));
-    LP_TRY(find_bool(model, "byte_fallback", &fallback, err));
+    LP_CHECK(lp_json_find(model, "unk_token", &unknown, err));
+    LP_CHECK(find_bool(model, "fuse_unk", &fuse, err));
+    LP_CHECK(find_bool(model, "byte_fallback", &fallback, err));
     if (!unknown.node && !fallback) return LP_OK;
     for (size_t byte = 0; byte < 256; byte++)
         if (bpe->byte_token[byte] < 0)
-            LP_FAIL(LP_ERR_UNSUPPORTED,
-                    "%s: %s: unk_token and byte_fallback are only supported where every byte has a token, and byte "
-                    "0x%02zx has none",
-                    model->file, model->path, byte);
-out:
-    return status;
+            return lp_fail(
+                err, LP_ERR_UNSUPPORTED,
+                "%s: %s: unk_token and byte_fallback are only supported where every byte has a token, and byte "
+                "0x%02zx has none",
+                model->file, model->path, byte);
+    return LP_OK;
 }
 
 /* *n_entries: tokens of the vocabulary; the first added token gets this id. */
@@ -302,17 +298,16 @@ static int longest_first(const void *a, const void *b) {
 }
 
 static lp_status read_added_tokens(const lp_json *added, lp_tokenizer *tokenizer, size_t n_entries, lp_error *err) {
-    lp_status status = LP_OK;
     int32_t next_id = (int32_t)n_entries;
-    LP_TRY(lp_mem_new(&tokenizer->added, tokenizer->bpe.n_tokens - tokenizer->bpe.n_vocab, sizeof *tokenizer->added,
-                      "added tokens", err));
-    LP_TRY(lp_mem_new(&tokenizer->special, tokenizer->bpe.n_tokens, sizeof *tokenizer->special, "special tokens", err));
+    LP_CHECK(lp_mem_new(&tokenizer->added, tokenizer->bpe.n_tokens - tokenizer->bpe.n_vocab, sizeof *tokenizer->added,
+                        "added tokens", err));
+    LP_CHECK(
+        lp_mem_new(&tokenizer->special, tokenizer->bpe.n_tokens, sizeof *tokenizer->special, "special tokens", err));
     lp_json entry;
     for (lp_json_first(added, &entry); entry.node; lp_json_next(added, &entry))
-        LP_TRY(read_added_token(&entry, tokenizer, &next_id, err));
+        LP_CHECK(read_added_token(&entry, tokenizer, &next_id, err));
     if (tokenizer->n_added) qsort(tokenizer->added, tokenizer->n_added, sizeof *tokenizer->added, longest_first);
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status add_step(const lp_json *at, lp_tokenizer *tokenizer, bool prefix_space, const char *pattern,
@@ -356,15 +351,12 @@ out:
 
 static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool *use_regex, lp_error *err) {
     static const char *const keys[] = {"type", "add_prefix_space", "trim_offsets", "use_regex", NULL};
-    lp_status status = LP_OK;
     bool trim_offsets = false;
     *use_regex = true;
-    LP_TRY(lp_json_only(level, keys, err));
-    LP_TRY(lp_json_get_bool(level, "add_prefix_space", prefix_space, err));
-    LP_TRY(lp_json_get_bool(level, "trim_offsets", &trim_offsets, err));
-    LP_TRY(find_bool(level, "use_regex", use_regex, err));
-out:
-    return status;
+    LP_CHECK(lp_json_only(level, keys, err));
+    LP_CHECK(lp_json_get_bool(level, "add_prefix_space", prefix_space, err));
+    LP_CHECK(lp_json_get_bool(level, "trim_offsets", &trim_offsets, err));
+    return find_bool(level, "use_regex", use_regex, err);
 }
 
 /* *last: a ByteLevel was read; nothing may come after it, because it leaves letters instead of text. */
@@ -372,119 +364,113 @@ static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer,
     static const char *const types[] = {"ByteLevel", "Split", "Sequence", "Digits", NULL};
     static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
     static const char *const digits_keys[] = {"type", "individual_digits", NULL};
-    lp_status status = LP_OK;
     lp_json type, members, member;
     int choice = 0;
-    LP_TRY(lp_json_get(pre, "type", &type, err));
-    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get(pre, "type", &type, err));
+    LP_CHECK(lp_json_choice(&type, types, &choice, err));
     if (*last)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: a pre-tokenizer after ByteLevel is not supported", pre->file, pre->path);
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: a pre-tokenizer after ByteLevel is not supported", pre->file,
+                       pre->path);
     if (choice == 0) {
         bool prefix_space = false, use_regex = true;
-        LP_TRY(read_byte_level(pre, &prefix_space, &use_regex, err));
-        LP_TRY(add_step(pre, tokenizer, prefix_space, use_regex ? lp_pattern_byte_level : NULL, err));
+        LP_CHECK(read_byte_level(pre, &prefix_space, &use_regex, err));
+        LP_CHECK(add_step(pre, tokenizer, prefix_space, use_regex ? lp_pattern_byte_level : NULL, err));
         *last = true;
     } else if (choice == 1) {
-        LP_TRY(read_split(pre, tokenizer, err));
+        LP_CHECK(read_split(pre, tokenizer, err));
     } else if (choice == 3) {
         bool individual = false;
-        LP_TRY(lp_json_only(pre, digits_keys, err));
-        LP_TRY(lp_json_get_bool(pre, "individual_digits", &individual, err));
-        LP_TRY(add_step(pre, tokenizer, false, individual ? "\\p{N}" : "\\p{N}+", err));
+        LP_CHECK(lp_json_only(pre, digits_keys, err));
+        LP_CHECK(lp_json_get_bool(pre, "individual_digits", &individual, err));
+        LP_CHECK(add_step(pre, tokenizer, false, individual ? "\\p{N}" : "\\p{N}+", err));
     } else {
-        LP_TRY(lp_json_only(pre, sequence_keys, err));
-        LP_TRY(lp_json_get(pre, "pretokenizers", &members, err));
+        LP_CHECK(lp_json_only(pre, sequence_keys, err));
+        LP_CHECK(lp_json_get(pre, "pretokenizers", &members, err));
         size_t n = 0;
-        LP_TRY(lp_json_array_size(&members, &n, err));
+        LP_CHECK(lp_json_array_size(&members, &n, err));
         for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-            LP_TRY(read_pre_tokenizer(&member, tokenizer, last, err));
+            LP_CHECK(read_pre_tokenizer(&member, tokenizer, last, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The ids of one special token of a template, appended to *out. */
 static lp_status read_template_token(const lp_json *specials, const lp_json *piece, const lp_tokenizer *tokenizer,
                                      lp_token_list *out, lp_error *err) {
-    lp_status status = LP_OK;
     lp_json special, ids, id_value;
     const char *name = NULL;
     size_t n = 0;
-    LP_TRY(lp_json_get_string(piece, "id", &name, err));
-    LP_TRY(lp_json_get(specials, name, &special, err));
-    LP_TRY(lp_json_get(&special, "ids", &ids, err));
-    LP_TRY(lp_json_array_size(&ids, &n, err));
+    LP_CHECK(lp_json_get_string(piece, "id", &name, err));
+    LP_CHECK(lp_json_get(specials, name, &special, err));
+    LP_CHECK(lp_json_get(&special, "ids", &ids, err));
+    LP_CHECK(lp_json_array_size(&ids, &n, err));
     for (lp_json_first(&ids, &id_value); id_value.node; lp_json_next(&ids, &id_value)) {
         int64_t id = 0;
-        LP_TRY(lp_json_int(&id_value, 0, lp_tokenizer_size(tokenizer) - 1, &id, err));
+        LP_CHECK(lp_json_int(&id_value, 0, lp_tokenizer_size(tokenizer) - 1, &id, err));
         int32_t narrow = (int32_t)id;
-        LP_TRY(lp_token_list_add(out, &narrow, 1, err));
+        LP_CHECK(lp_token_list_add(out, &narrow, 1, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_template(const lp_json *template, lp_tokenizer *tokenizer, bool *done, lp_error *err) {
     static const char *const keys[] = {"type", "single", "pair", "special_tokens", NULL};
     static const char *const piece_keys[] = {"SpecialToken", "Sequence", NULL};
-    lp_status status = LP_OK;
     bool text_seen = false;
     size_t n = 0;
     lp_json single, specials, piece, part;
     if (*done)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: a second TemplateProcessing is not supported", template->file,
-                template->path);
+        return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: a second TemplateProcessing is not supported", template->file,
+                       template->path);
     *done = true;
-    LP_TRY(lp_json_only(template, keys, err));
-    LP_TRY(lp_json_get(template, "single", &single, err));
-    LP_TRY(lp_json_get(template, "special_tokens", &specials, err));
-    LP_TRY(lp_json_array_size(&single, &n, err));
+    LP_CHECK(lp_json_only(template, keys, err));
+    LP_CHECK(lp_json_get(template, "single", &single, err));
+    LP_CHECK(lp_json_get(template, "special_tokens", &specials, err));
+    LP_CHECK(lp_json_array_size(&single, &n, err));
     for (lp_json_first(&single, &piece); piece.node; lp_json_next(&single, &piece)) {
-        LP_TRY(lp_json_only(&piece, piece_keys, err));
-        LP_TRY(lp_json_find(&piece, "Sequence", &part, err));
+        LP_CHECK(lp_json_only(&piece, piece_keys, err));
+        LP_CHECK(lp_json_find(&piece, "Sequence", &part, err));
         if (part.node) {
             const char *which = NULL;
-            LP_TRY(lp_json_get_string(&part, "id", &which, err));
+            LP_CHECK(lp_json_get_string(&part, "id", &which, err));
             if (text_seen || strcmp(which, "A") != 0)
-                LP_FAIL(LP_ERR_UNSUPPORTED,
-                        "%s: %s: a template that holds more than the sequence A once is not supported", part.file,
-                        part.path);
+                return lp_fail(err, LP_ERR_UNSUPPORTED,
+                               "%s: %s: a template that holds more than the sequence A once is not supported",
+                               part.file, part.path);
             text_seen = true;
         } else {
-            LP_TRY(lp_json_get(&piece, "SpecialToken", &part, err));
-            LP_TRY(read_template_token(&specials, &part, tokenizer, text_seen ? &tokenizer->after : &tokenizer->before,
-                                       err));
+            LP_CHECK(lp_json_get(&piece, "SpecialToken", &part, err));
+            LP_CHECK(read_template_token(&specials, &part, tokenizer,
+                                         text_seen ? &tokenizer->after : &tokenizer->before, err));
         }
     }
-    if (!text_seen) LP_FAIL(LP_ERR_VALUE, "%s: %s: the template has no sequence A", single.file, single.path);
-out:
-    return status;
+    if (!text_seen)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: the template has no sequence A", single.file, single.path);
+    return LP_OK;
 }
 
 /* *templated: a TemplateProcessing was read. */
 static lp_status read_post_processor(const lp_json *post, lp_tokenizer *tokenizer, bool *templated, lp_error *err) {
     static const char *const types[] = {"ByteLevel", "TemplateProcessing", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "processors", NULL};
-    lp_status status = LP_OK;
     lp_json type, members, member;
     int choice = 0;
-    LP_TRY(lp_json_get(post, "type", &type, err));
-    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get(post, "type", &type, err));
+    LP_CHECK(lp_json_choice(&type, types, &choice, err));
     if (choice == 0) {
         bool prefix_space = false, use_regex = true; /* it moves offsets only, which we do not report */
-        LP_TRY(read_byte_level(post, &prefix_space, &use_regex, err));
+        LP_CHECK(read_byte_level(post, &prefix_space, &use_regex, err));
     } else if (choice == 1) {
-        LP_TRY(read_template(post, tokenizer, templated, err));
+        LP_CHECK(read_template(post, tokenizer, templated, err));
     } else {
-        LP_TRY(lp_json_only(post, sequence_keys, err));
-        LP_TRY(lp_json_get(post, "processors", &members, err));
+        LP_CHECK(lp_json_only(post, sequence_keys, err));
+        LP_CHECK(lp_json_get(post, "processors", &members, err));
         size_t n = 0;
-        LP_TRY(lp_json_array_size(&members, &n, err));
+        LP_CHECK(lp_json_array_size(&members, &n, err));
         for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-            LP_TRY(read_post_processor(&member, tokenizer, templated, err));
+            LP_CHECK(read_post_processor(&member, tokenizer, templated, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* *n_levels: ByteLevel decoders that were read. */
@@ -515,23 +501,21 @@ out:
 static lp_status read_normalizer(const lp_json *normalizer, lp_tokenizer *tokenizer, lp_error *err) {
     static const char *const types[] = {"NFC", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "normalizers", NULL};
-    lp_status status = LP_OK;
     lp_json type, members, member;
     int choice = 0;
     size_t n = 0;
-    LP_TRY(lp_json_get(normalizer, "type", &type, err));
-    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get(normalizer, "type", &type, err));
+    LP_CHECK(lp_json_choice(&type, types, &choice, err));
     if (choice == 0) {
         tokenizer->nfc = true;
-        goto out;
+        return LP_OK;
     }
-    LP_TRY(lp_json_only(normalizer, sequence_keys, err));
-    LP_TRY(lp_json_get(normalizer, "normalizers", &members, err));
-    LP_TRY(lp_json_array_size(&members, &n, err));
+    LP_CHECK(lp_json_only(normalizer, sequence_keys, err));
+    LP_CHECK(lp_json_get(normalizer, "normalizers", &members, err));
+    LP_CHECK(lp_json_array_size(&members, &n, err));
     for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-        LP_TRY(read_normalizer(&member, tokenizer, err));
-out:
-    return status;
+        LP_CHECK(read_normalizer(&member, tokenizer, err));
+    return LP_OK;
 }
 
 lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_tokenizer *tokenizer, lp_error *err) {

@@ -44,7 +44,6 @@ size_t lp_utf8_put(uint32_t code_point, char out[4]) {
 
 lp_status lp_utf8_repair(const char *bytes, size_t size, lp_text *out, lp_error *err) {
     size_t good_from = 0, i = 0;
-    lp_status status = LP_OK;
     while (i < size) {
         uint32_t code_point = 0;
         bool well_formed = false;
@@ -52,15 +51,13 @@ lp_status lp_utf8_repair(const char *bytes, size_t size, lp_text *out, lp_error 
         if (!well_formed) {
             char replacement[4];
             size_t length = lp_utf8_put(LP_UTF8_REPLACEMENT, replacement);
-            LP_TRY(lp_text_add(out, bytes + good_from, i - good_from, err));
-            LP_TRY(lp_text_add(out, replacement, length, err));
+            LP_CHECK(lp_text_add(out, bytes + good_from, i - good_from, err));
+            LP_CHECK(lp_text_add(out, replacement, length, err));
             good_from = i + n;
         }
         i += n;
     }
-    LP_TRY(lp_text_add(out, bytes + good_from, size - good_from, err));
-out:
-    return status;
+    return lp_text_add(out, bytes + good_from, size - good_from, err);
 }
 
 /* Three runs of bytes are not printable: 0..32, 127..160 and 173. */
