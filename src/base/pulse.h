@@ -17,4 +17,16 @@ static inline uint64_t lp_pulses(void) {
     return atomic_load_explicit(&lp_pulse_counter, memory_order_relaxed);
 }
 
+/* The process also counts the row-layers (one position through one block) that it has begun, for the display of its
+ * progress. Any thread may read. */
+extern _Atomic uint64_t lp_row_layer_counter;
+
+static inline void lp_count_row_layers(uint64_t n) {
+    atomic_fetch_add_explicit(&lp_row_layer_counter, n, memory_order_relaxed);
+}
+
+static inline uint64_t lp_row_layers(void) {
+    return atomic_load_explicit(&lp_row_layer_counter, memory_order_relaxed);
+}
+
 #endif

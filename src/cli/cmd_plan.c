@@ -77,12 +77,11 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     lp_estimate estimate;
     lp_text words = {0};
     char label[32];
-    enum { ASSUMED_ANSWER = 8 };
     lp_status status = LP_OK;
     LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
     if (lp_parallel_rank(session->parallel) != 0) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
-    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
+    LP_TRY(lp_estimate_sweep(&plan, LP_ASSUMED_ANSWER, &estimate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),
            (long long)estimate.n_pairs, estimate.n_conditions);

@@ -16,8 +16,7 @@ static const char *time_words(double seconds, char out[32]) {
 }
 
 /* Two lines before anything is computed: what, and how long. Rank 0. */
-static lp_status say_what(const lp_session *session, const lp_standing *standing, lp_error *err) {
-    enum { ASSUMED_ANSWER = 8 };
+static lp_status say_what(lp_session *session, const lp_standing *standing, lp_error *err) {
     lp_sweep_plan plan = {0};
     lp_estimate estimate;
     lp_speed speed;
@@ -26,7 +25,8 @@ static lp_status say_what(const lp_session *session, const lp_standing *standing
     lp_status status = LP_OK;
     if (!lp_log_shows(LP_LOG_INFO) || standing->results_complete) goto out;
     LP_TRY(lp_sweep_plan_init(session, &plan, err));
-    LP_TRY(lp_estimate_sweep(&plan, ASSUMED_ANSWER, &estimate, err));
+    LP_TRY(lp_estimate_sweep(&plan, LP_ASSUMED_ANSWER, &estimate, err));
+    session->row_layers_a_pair = estimate.row_layers_shared / (double)estimate.n_pairs;
     double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
     int ranks = lp_parallel_size(session->parallel);
     lp_log(LP_LOG_INFO, "%.100s, protocol %s: %lld pairs, %zu conditions each, %zu of them distinct",

@@ -403,6 +403,7 @@ static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_erro
     int32_t d = config->d_model, q = q_width(config), kv = kv_width(config), stride = q + 2 * kv;
     bool last = layer == config->n_layers - 1;
     forward->row_layers += (uint64_t)n;
+    lp_count_row_layers((uint64_t)n);
     lp_pulse();
     LP_CHECK(be->norm(be, forward->x + (int64_t)pass->n_normed * d, weights->norm_attn.weight, weights->norm_attn.bias,
                       config->norm_eps, n - pass->n_normed, d, LP_OPERAND, operand_row(forward, pass->n_normed), err));

@@ -36,19 +36,26 @@ static void format_time(char *out, size_t size, double seconds) {
         snprintf(out, size, "%lld h %02lld min", s / 3600, s % 3600 / 60);
 }
 
-void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds) {
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
+                      double seconds) {
     int64_t n = options->before + n_here;
     double rate = seconds > 0 ? (double)n_here / seconds : 0;
-    char span[64], share[64] = "", lives[64] = "";
+    bool early = n_here == 0 && n < options->total && share > 0;
+    char span[64], percent[64] = "", lives[64] = "";
+    if (share > 0.99) share = 0.99; /* an estimate, and the first unit is not done */
     if (n >= options->total && n_here == 0 && options->before > 0) {
         snprintf(out, size, "%s: complete already (%lld %s)", options->label, (long long)n, options->unit);
         return;
     }
     if (options->before > 0)
         snprintf(lives, sizeof lives, ", %lld now and %lld before", (long long)n_here, (long long)options->before);
-    if (n < options->total && rate > 0) snprintf(share, sizeof share, " (%d%%)", (int)(100 * n / options->total));
+    if (n < options->total && rate > 0) snprintf(percent, sizeof percent, " (%d%%)", (int)(100 * n / options->total));
+    if (early) {
+        double before = (double)options->before / (double)options->total;
+        snprintf(percent, sizeof percent, " (%.1f%%)", 100 * (before + (1 - before) * share));
+    }
     int used = snprintf(out, size, "%s: %lld of %lld %s%s%s", options->label, (long long)n, (long long)options->total,
-                        options->unit, share, lives);
+                        options->unit, percent, lives);
     if (used < 0 || (size_t)used >= size) return;
     if (n >= options->total) {
         format_time(span, sizeof span, seconds);
@@ -56,13 +63,17 @@ void lp_progress_line(char *out, size_t size, const lp_progress_options *options
     } else if (rate > 0) {
         format_time(span, sizeof span, (double)(options->total - n) / rate);
         snprintf(out + used, size - (size_t)used, ", %.1f/s, %s left", rate, span);
+    } else if (early) {
+        format_time(span, sizeof span, seconds * (1 - share) / share);
+        snprintf(out + used, size - (size_t)used, ", about %s left", span);
     }
 }
 
 static void show(lp_progress *progress, bool last) {
     char line[LINE];
     const lp_progress_options *options = &progress->options;
-    lp_progress_line(line, sizeof line, options, options->count(options->state), seconds_since(&progress->start));
+    lp_progress_line(line, sizeof line, options, options->count(options->state),
+                     options->share ? options->share(options->state) : 0, seconds_since(&progress->start));
     if (progress->terminal)
         fprintf(stderr, "\r\033[K%s%s", line, last ? "\n" : "");
     else if (strcmp(line, progress->shown) != 0)

@@ -15,6 +15,9 @@ typedef struct {
     int64_t total;                       /* units in all, those of earlier lives of the job included */
     int64_t before;                      /* of these, done by earlier lives */
     int64_t (*count)(const void *state); /* done in this life; called from another thread */
+    /* The share of the work of this life that is done, 0 to 1, by a count that is finer than units; shown until the
+     * first unit is done. 0: not known. NULL: never. Called from another thread. */
+    double (*share)(const void *state);
     const void *state;
     bool quiet; /* show nothing */
 } lp_progress_options;
@@ -23,7 +26,9 @@ lp_status lp_progress_start(const lp_progress_options *options, lp_progress **ou
 /* Ends the display with its last line; must come before the counter goes away. NULL is accepted. */
 void lp_progress_stop(lp_progress *progress);
 
-/* One line of text: how many of the total are done, n_here of them in `seconds` of this life, whose rate it gives. */
-void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double seconds);
+/* One line of text: how many of the total are done, n_here of them in `seconds` of this life, whose rate it gives.
+ * Where n_here is 0, the time left follows from the share of the work that is done, if that is not 0. */
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
+                      double seconds);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "stage/estimate.h"
 #include "stage/execute.h"
 #include "stage/layout.h"
 #include "stage/pool.h"
@@ -248,6 +249,13 @@ out:
     return status;
 }
 
+/* Both runs of a typical pair, for the display. */
+static double row_layers_of_a_pair(const lp_session *session, const int64_t *costs) {
+    double prompts = 0, rest = session->job.protocol.n_steps + LP_ASSUMED_ANSWER;
+    for (int64_t i = 0; i < session->n_pairs; i++) prompts += (double)costs[i];
+    return (prompts / (double)session->n_pairs + 2 * rest) * session->model.config.n_layers;
+}
+
 lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error *err) {
     cache_work w = {.session = session};
     lp_store_layout *layout = NULL;
@@ -292,6 +300,7 @@ lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error 
                           .skip = w.store ? lp_record_file_state(w.store) : NULL,
                           .total = session->n_pairs,
                           .before = report->n_done_before,
+                          .row_layers = row_layers_of_a_pair(session, costs),
                           .file = &w.store,
                           .created = &w.created,
                           .source = {.user = &w, .next = next_pair, .done = pair_done},

@@ -5,6 +5,8 @@
 #include "stage/plan.h"
 #include "stage/speed.h"
 
+enum { LP_ASSUMED_ANSWER = 8 }; /* tokens of an answer, where none is known */
+
 typedef struct {
     int64_t n_pairs;
     size_t n_conditions, n_distinct, n_dead, n_equal; /* n_equal: cells whose rows are copies of another cell's */

@@ -3,6 +3,7 @@
 #include "base/host.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/pulse.h"
 #include "parallel/progress.h"
 #include "parallel/signals.h"
 #include "patch/engine.h"
@@ -93,8 +94,20 @@ void lp_stage_stopped(const lp_session *session, const char *output, lp_status s
         unlink(path);
 }
 
+typedef struct {
+    const lp_deal *deal;
+    double row_layers; /* expected of this rank, if all ranks do the same; 0: not known */
+    uint64_t begin;
+} work_done;
+
 static int64_t count_done(const void *state) {
-    return lp_deal_count(state);
+    const work_done *done = state;
+    return lp_deal_count(done->deal);
+}
+
+static double share_done(const void *state) {
+    const work_done *done = state;
+    return done->row_layers > 0 ? (double)(lp_row_layers() - done->begin) / done->row_layers : 0;
 }
 
 /* The stage's source, with the watch told what this rank has in hand. */
@@ -164,17 +177,23 @@ static void remove_unused(const lp_session *session, const lp_stage_work *work) 
 lp_status lp_stage_run(lp_session *session, const lp_stage_work *work, lp_error *err) {
     lp_progress *progress = NULL;
     lp_deal *deal = NULL;
+    work_done done;
     lp_status status = LP_OK;
     lp_deal_options options = {.costs = work->costs, .done = work->skip, .n_units = session->n_pairs};
     LP_TRY(lp_deal_new(session->parallel, &options, &deal, err));
     *work->deal = deal;
     if (lp_parallel_rank(session->parallel) == 0) {
+        done = (work_done){.deal = deal, .begin = lp_row_layers()};
+        if (session->job.engine.executor != LP_EXECUTOR_REFERENCE)
+            done.row_layers =
+                work->row_layers * (double)(work->total - work->before) / lp_parallel_size(session->parallel);
         lp_progress_options shown = {.label = work->label,
                                      .unit = "pairs",
                                      .total = work->total,
                                      .before = work->before,
                                      .count = count_done,
-                                     .state = deal,
+                                     .share = share_done,
+                                     .state = &done,
                                      .quiet = !lp_log_shows(LP_LOG_INFO)};
         status = lp_progress_start(&shown, &progress, err);
     }

@@ -26,6 +26,7 @@ typedef struct {
     const int64_t *costs;        /* [n_pairs] */
     const uint8_t *skip;         /* [n_pairs] not to be done */
     int64_t total, before;       /* for the progress: pairs in all, and those done by earlier lives of the job */
+    double row_layers;           /* for the progress, of a typical pair on the batched executor; 0: not known */
     lp_record_file *const *file; /* that the pairs are written to; opened before the first is written, or earlier */
     const bool *created;         /* by this life of the job; valid where *file is open */
     lp_work_source source;

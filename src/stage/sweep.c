@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "stage/estimate.h"
 #include "stage/execute.h"
 #include "stage/pool.h"
 #include "stage/store_spec.h"
@@ -324,12 +325,20 @@ static lp_status run_all(sweep_work *sweep, const int64_t *costs, lp_sweep_repor
         report->n_included += sweep->included[i];
         report->n_done_before += done && sweep->included[i];
     }
+    /* For the display alone. */
+    if (lp_parallel_rank(session->parallel) == 0 && lp_log_shows(LP_LOG_INFO) && session->row_layers_a_pair <= 0) {
+        lp_estimate estimate;
+        lp_error ignored = {0};
+        if (lp_estimate_sweep(&sweep->plan, LP_ASSUMED_ANSWER, &estimate, &ignored) == LP_OK)
+            session->row_layers_a_pair = estimate.row_layers_shared / (double)estimate.n_pairs;
+    }
     lp_stage_work work = {.label = "sweep",
                           .output = session->job.results.file,
                           .costs = costs,
                           .skip = sweep->skip,
                           .total = report->n_included,
                           .before = report->n_done_before,
+                          .row_layers = session->row_layers_a_pair,
                           .file = &sweep->context.partial,
                           .created = &sweep->created,
                           .source = {.user = sweep, .next = next_pair, .run_done = run_done, .done = pair_done},

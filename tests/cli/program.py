@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import os
+import pty
 import re
 import shutil
 import signal
@@ -546,6 +548,29 @@ class Progress(Case):
         self.assertNotIn("\033", run.err)
         lines = [line for line in run.err.splitlines() if line.startswith("cache: ")]
         self.assertRegex(lines[-1], r"^cache: 6 of 6 pairs, [\d.]+/s, took \d+ s$")
+
+    def test_before_the_first_pair(self) -> None:
+        """On a terminal, while no pair is done yet: the share of the work, and the time left. All eight pairs are in hand
+        together, and take the processor several times as long as the display waits between two lines."""
+        self.pairs(n=8)
+        sweep = json.loads((harness.ROOT / "jobs" / "demo-full.json").read_text())["sweep"]
+        job = self.job(sweep=sweep | {"filter": "all"})
+        self.succeed("cache", job)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen([harness.program, "sweep", job], stdout=subprocess.DEVNULL, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+        self.assertEqual(process.wait(), 0)
+        lines = shown.decode().replace("\033[K", "").split("\r")
+        found = [re.fullmatch(r"sweep: 0 of 8 pairs \(([\d.]+)%\), about .* left", line) for line in lines]
+        shares = [float(match.group(1)) for match in found if match]
+        self.assertGreater(len(shares), 0, lines)
+        self.assertEqual(shares, sorted(shares))
+        self.assertLessEqual(shares[-1], 99)
 
     def test_quiet(self) -> None:
         self.pairs()

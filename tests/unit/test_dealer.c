@@ -208,22 +208,28 @@ static void progress_lines(void **state) {
         int64_t total, before, here;
         double seconds;
         const char *expected;
+        double share;
     } cases[] = {
-        {100, 0, 0, 3, "cache: 0 of 100 pairs"},
-        {100, 0, 50, 10, "cache: 50 of 100 pairs (50%), 5.0/s, 10 s left"},
-        {100, 40, 0, 3, "cache: 40 of 100 pairs, 0 now and 40 before"},
-        {100, 40, 10, 10, "cache: 50 of 100 pairs (50%), 10 now and 40 before, 1.0/s, 50 s left"},
-        {100, 40, 60, 60, "cache: 100 of 100 pairs, 60 now and 40 before, 1.0/s, took 1 min 00 s"},
-        {1000, 0, 10, 10, "cache: 10 of 1000 pairs (1%), 1.0/s, 16 min 30 s left"},
-        {100000, 0, 10, 10, "cache: 10 of 100000 pairs (0%), 1.0/s, 27 h 46 min left"},
-        {100, 0, 100, 65, "cache: 100 of 100 pairs, 1.5/s, took 1 min 05 s"},
-        {100, 100, 0, 0, "cache: complete already (100 pairs)"},
+        {100, 0, 0, 3, "cache: 0 of 100 pairs", 0},
+        {100, 0, 50, 10, "cache: 50 of 100 pairs (50%), 5.0/s, 10 s left", 0},
+        {100, 40, 0, 3, "cache: 40 of 100 pairs, 0 now and 40 before", 0},
+        {100, 40, 10, 10, "cache: 50 of 100 pairs (50%), 10 now and 40 before, 1.0/s, 50 s left", 0},
+        {100, 40, 60, 60, "cache: 100 of 100 pairs, 60 now and 40 before, 1.0/s, took 1 min 00 s", 0},
+        {1000, 0, 10, 10, "cache: 10 of 1000 pairs (1%), 1.0/s, 16 min 30 s left", 0},
+        {100000, 0, 10, 10, "cache: 10 of 100000 pairs (0%), 1.0/s, 27 h 46 min left", 0},
+        {100, 0, 100, 65, "cache: 100 of 100 pairs, 1.5/s, took 1 min 05 s", 0},
+        {100, 100, 0, 0, "cache: complete already (100 pairs)", 0},
+        /* Before the first pair is done, by the share of the work. */
+        {2, 0, 0, 90, "cache: 0 of 2 pairs (12.5%), about 10 min 30 s left", 0.125},
+        {100, 40, 0, 10, "cache: 40 of 100 pairs (70.0%), 0 now and 40 before, about 10 s left", 0.5},
+        {2, 0, 0, 99, "cache: 0 of 2 pairs (99.0%), about 1 s left", 1.7},
+        {2, 0, 1, 90, "cache: 1 of 2 pairs (50%), 0.0/s, 1 min 30 s left", 0.125},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const lp_progress_options options = {
             .label = "cache", .unit = "pairs", .total = cases[i].total, .before = cases[i].before, .count = nothing};
         char line[256];
-        lp_progress_line(line, sizeof line, &options, cases[i].here, cases[i].seconds);
+        lp_progress_line(line, sizeof line, &options, cases[i].here, cases[i].share, cases[i].seconds);
         assert_string_equal(line, cases[i].expected);
     }
     lp_progress *progress = NULL;

@@ -6,6 +6,7 @@
 #include "test_engine_support.h"
 
 #include "base/memory.h"
+#include "base/pulse.h"
 
 enum { T = 6, MAX_TOKENS = 8, PLENTY = 1 << 29 };
 
@@ -207,7 +208,9 @@ static void check_sweep(const char *name, const sweep *s, lp_backend *be) {
     uint64_t thought_rows = 0;
     int32_t n_layers = s->model->config.n_layers;
     work_make(s, &w);
+    uint64_t shown = lp_row_layers();
     OK(execute_unit(&s->options, &engine, &w.unit, &counters, err));
+    assert_int_equal(lp_row_layers() - shown, counters.row_layers); /* what the display of the progress counts */
     uint64_t expected = expected_row_layers(s, &w, &thought_rows);
     size_t repeats = count_repeats(&r);
     double steps = (double)thought_rows / n_layers / (double)(w.n - 1);
