@@ -67,8 +67,10 @@ static bool is_projection(const char *name) {
     return starts_with(name, "prj.") || starts_with(name, "projector.");
 }
 
+/* Of SIM-CoT's CODI and of its Coconut, which spells it so. */
 static bool is_for_training(const char *name) {
-    return starts_with(name, "decoder.") || starts_with(name, "pj_in.") || starts_with(name, "pj_out.");
+    return starts_with(name, "decoder.") || starts_with(name, "pj_in.") || starts_with(name, "pj_out.") ||
+           starts_with(name, "expainable_llm.");
 }
 
 /* A module that holds CODI's or Coconut's as `model`. */

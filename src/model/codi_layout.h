@@ -13,8 +13,9 @@
  *   projection    prj.1.*, prj.3.*, prj.ln.* (nn.Sequential: dropout, linear, GELU, linear, "ln"), or projector.1.*,
  *                 projector.3.*, projector.4.*; nothing else may begin so
  * module. and coconut. in front of all names are taken off, model. where a whole CODI or Coconut module comes after it,
- * and _orig_mod. and _fsdp_wrapped_module. wherever they stand. decoder.*, pj_in.* and pj_out.* are SIM-CoT's, for
- * training only. Shapes and dtypes are checked here. Tensors that nobody asked for are kept in a list with the reason.
+ * and _orig_mod. and _fsdp_wrapped_module. wherever they stand. decoder.*, pj_in.*, pj_out.* and expainable_llm.* are
+ * SIM-CoT's, for training only. Shapes and dtypes are checked here. Tensors that nobody asked for are kept in a list
+ * with the reason.
  */
 #ifndef LP_MODEL_CODI_LAYOUT_H
 #define LP_MODEL_CODI_LAYOUT_H

@@ -78,6 +78,7 @@ lp_status lp_store_answer(const lp_session *session, const lp_store_layout *layo
                           int side, lp_text *text, bool *right, lp_error *err) {
     int32_t most = session->job.decode.max_new_tokens, n = 0;
     int32_t *tokens = NULL;
+    lp_text whole = {0};
     lp_status status = LP_OK;
     lp_text_clear(text);
     LP_TRY(lp_mem_new(&tokens, (size_t)most, sizeof *tokens, "answer", err));
@@ -87,11 +88,13 @@ lp_status lp_store_answer(const lp_session *session, const lp_store_layout *layo
     if (n < 0 || n > most)
         LP_FAIL(LP_ERR_FORMAT, "%s: pair %s: answer_len is %d", session->job.store.file, session->pairs.pairs[pair].id,
                 n);
-    LP_TRY(lp_tokenizer_decode(session->tokenizer, tokens, (size_t)n, LP_DECODE_ANSWER, text, err));
+    LP_TRY(lp_tokenizer_decode(session->tokenizer, tokens, (size_t)n, LP_DECODE_ANSWER, &whole, err));
+    LP_TRY(lp_text_add_without_nul(text, lp_text_get(&whole), whole.length, err));
     double number = 0;
-    *right = lp_extract_number(session->job.classifier, lp_text_get(text), text->length, &number) &&
+    *right = lp_extract_number(session->job.classifier, lp_text_get(&whole), whole.length, &number) &&
              lp_answers_match(session->job.classifier, number, lp_session_side(session, pair, side)->answer);
 out:
+    lp_text_release(&whole);
     lp_mem_free(tokens);
     return status;
 }

@@ -126,13 +126,13 @@ class Layouts(Case):
         after = self.run_job(base, codi, alpha, name="codi", steps=2)
         self.assertIn("3", before.split("answer: ")[1])
         self.assertEqual(after.split("answer: ")[1], before.split("answer: ")[1].replace("3", "\\x00"))
-        texts = {}
+        texts, counts = {}, {}
         condition = {"site": "resid_post", "layers": [0], "steps": "first:1", "donor": "clean"}
         sides = {s: {"question": f"{n} pens, 12?", "answer": n} for n, s in ((7, "clean"), (5, "corrupted"))}
         pairs = {"format": "latentpatch-pairs", "version": 1, "pairs": [{"id": "p"} | sides]}
         (self.folder / "pairs.json").write_text(json.dumps(pairs))
         for name, folder in (("digit", MODELS / "gpt2-ln" / "base"), ("nul", base)):
-            results = {"store": {"file": f"{name}.store.h5"}, "results": {"file": f"{name}.h5", "csv": f"{name}.csv"}}
+            results = {"store": {"file": f"{name}.store.h5"}, "results": {"file": f"{name}.results.h5", "csv": f"{name}.csv"}}
             sections = {
                 "model": {"base": str(folder), "codi": str(codi), "lora": {"alpha": alpha}},
                 "protocol": {"name": "codi", "steps": 2},
@@ -145,7 +145,10 @@ class Layouts(Case):
             self.succeed("run", job)
             with (self.folder / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
                 texts[name] = [row["text"] for row in csv.DictReader(stream)]
+            files = (self.folder / f"{name}.{kind}.h5" for kind in ("store", "results"))
+            counts[name] = [path.read_bytes().count(texts[name][0].encode()) for path in files]
         self.assertIn("3", texts["digit"][0])
+        self.assertEqual(counts["nul"], counts["digit"])
         self.assertEqual(texts["nul"], [t.replace("3", "\ufffd") for t in texts["digit"]])
 
     def test_prefixes(self) -> None:
@@ -171,7 +174,8 @@ class Layouts(Case):
         self.assertIn("pj_in.weight (f32): for training only", text)
 
     def test_coconut(self) -> None:
-        """One file without a suffix, base_causallm.*, and the embedding under a second name."""
+        """One file without a suffix, base_causallm.*, and the embedding under a second name; SIM-CoT's Coconut also has a whole
+        second language model, for training."""
 
         def change(t: Tensors) -> Tensors:
             renamed = {k.replace("codi.", "base_causallm."): v for k, v in t.items()}
@@ -180,6 +184,14 @@ class Layouts(Case):
         text = self.same("mistral", change, file="checkpoint_5", name="coconut")
         self.assertIn("layout         Coconut: ", text)
         self.assertIn("embedding.weight (f32): a second name of the embedding", text)
+
+        def explained(t: Tensors) -> Tensors:
+            second = {k.replace("codi.", "expainable_llm."): v for k, v in t.items() if k.startswith("codi.")}
+            return change(t) | second
+
+        text = self.same("mistral", explained, file="checkpoint_30", name="coconut")
+        self.assertIn("layout         Coconut: ", text)
+        self.assertIn("expainable_llm.model.norm.weight (f32): for training only", text)
 
     def test_plain(self) -> None:
         """Full weights without a wrapper, with the rows of three tokens."""

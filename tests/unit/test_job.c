@@ -272,6 +272,8 @@ static void test_refusals(void **state) {
          ": $.protocol.after_question: expected at most 8 entries"},
         {"{" LEAST ",\"protocol\":{\"first_input\":{\"text\":\"a\"}}}",
          ": $.protocol.first_input: expected \"prompt\" or a token"},
+        {"{" LEAST ",\"protocol\":{\"tokens\":{\"bot\":\"\"}}}",
+         ": $.protocol.tokens.bot: expected an id, or a token of 1 to 63 bytes, found \"\""},
         {"{" LEAST ",\"protocol\":{\"tokens\":{\"start\":1}}}", ": $.protocol.tokens: unknown key \"start\""},
         {"{" LEAST ",\"protocol\":{\"tokens\":{\"bot\":-1}}}",
          ": $.protocol.tokens.bot: expected an integer from 0 to 2147483647, found -1"},

@@ -316,6 +316,14 @@ static void test_fields(void **state) {
         assert_int_equal(lp_vocabulary_init(&m.model, m.tokenizer, m.base, NULL, &p, &v, &error), LP_ERR_VALUE);
         assert_string_equal(error.text, bad[i].message);
     }
+    lp_model small = m.model;
+    small.config.n_vocab = small.config.n_embedded = 2;
+    p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
+    const char *first = lp_tokenizer_spelling(m.tokenizer, 0);
+    p.tokens[LP_ROLE_BOT] = (lp_given_token){.given = true, .id = 0};
+    p.tokens[LP_ROLE_EOT] = (lp_given_token){.given = true, .id = 1};
+    assert_int_equal(lp_vocabulary_init(&small, m.tokenizer, m.base, first, &p, &v, &error), LP_ERR_VALUE);
+    assert_string_equal(error.text, "protocol.not_chosen leaves 1 tokens to choose from");
     p = lp_protocol_preset(LP_PROTOCOL_CODI, 3);
     p.first_reads_prompt = false;
     p.first_input = (lp_marker){.kind = LP_MARKER_TEXT, .text = "7"};

@@ -209,6 +209,12 @@ static void test_bad_zips(void **state) {
         lp_text_release(&file);
         free(copy);
     }
+    static const char end[] = "PK\5\6\0\0\0\0\377\377\377\377\377\377\377\377\377\377\377\377\0"; /* and a NUL */
+    lp_zip zip = {0};
+    lp_error err = {0};
+    unsigned char *copy = NULL;
+    check("end alone", parse_zip(end, sizeof end, &zip, &copy, &err), &err, "the zip64 end record is missing");
+    free(copy);
 }
 
 /* ---- pickle ---- */
@@ -385,6 +391,9 @@ static void test_bad_tensors(void **state) {
 }
 
 #define PICKLE(text) text, sizeof(text) - 1
+#define REBUILD(size, stride)                                                                                          \
+    "\x80\2ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0"                       \
+    "0X\3\0\0\0cpuK\6tQK\0" size stride "\x89NtR."
 
 static const struct {
     const char *bytes;
@@ -424,6 +433,11 @@ static const struct {
     {PICKLE("\x80\2}(K\1e."), "items without a list"},
     {PICKLE("\x80\2(\x85."), "a tuple across a mark"},
     {PICKLE("\x80\2K\1\x87."), "the stack is empty"},
+    {PICKLE("\x80\2K\1a."), "the stack is empty"},
+    {PICKLE("\x80\2K\1K\2K\3s."), "an item without a dict"},
+    {PICKLE("\x80\2K\1K\2a."), "an item without a list"},
+    {PICKLE(REBUILD("K\1", "K\1\x85")), "a tensor's size or stride is not a tuple of at most 8 integers"},
+    {PICKLE(REBUILD("K\1\x85", "K\1K\1\x86")), "a tensor has a size and a stride of different lengths"},
     {PICKLE("\x80\2K\1K\2\x93."), "the name of a global is not a string"},
     {PICKLE("\x80\2K\1)R."), "a call of something that is not callable"},
     {PICKLE("\x80\2ctorch\nFloatStorage\n)R."), "a storage type is called"},
@@ -447,6 +461,14 @@ static void test_bad_pickles(void **state) {
         check("bad pickle", status, &err, BAD_PICKLES[i].message);
         free(copy);
     }
+    enum { LONG = (16 << 20) + 1 };
+    lp_pickle_state pickle = {0};
+    lp_error err = {0};
+    unsigned char *bytes = calloc(LONG, 1);
+    assert_non_null(bytes);
+    memcpy(bytes, "\x80\2", 2);
+    check("long", lp_pickle_parse(bytes, LONG, FILE_NAME, &pickle, &err), &err, "a pickle of 16777217 bytes, at most");
+    free(bytes);
 }
 
 /* A list that contains itself: nothing may follow it. */
