@@ -18,7 +18,7 @@ bash tests/fuzz/run.sh "$((each > 0 ? each : 1))" "$seed" || failed=1
 lp_build debug-asan
 lp_mpi_environment 1
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-export ASAN_OPTIONS=fast_unwind_on_malloc=0
+export ASAN_OPTIONS=detect_leaks=0
 python=.venv/bin/python
 end=$((SECONDS + seconds / 2))
 for ((turn = 0; SECONDS < end; turn++)); do

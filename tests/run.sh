@@ -16,15 +16,13 @@ fi
 lp_build default "${python[@]}"
 lp_mpi_environment 4
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
-# Open MPI keeps memory until the process ends; we must not.
-export ASAN_OPTIONS=fast_unwind_on_malloc=0
-export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
 
 reports=build/reports
 rm -rf "$reports"
 mkdir -p "$reports"
 failed=0
-# As many as there are cores: twice as many took as long. The builds of what comes next run beside the tests.
+# One more than there are cores, because one of them may be a test that mostly waits (tests/lists/ops.cmake). The builds
+# of what comes next run beside the tests.
 at_once=$(lp_cores)
 {
   renice -n 10 -p "$BASHPID" >/dev/null 2>&1 || true
@@ -32,7 +30,7 @@ at_once=$(lp_cores)
 } &
 build=$!
 lp_say "ctest, preset default"
-ctest --test-dir build -j"$at_once" --output-on-failure --no-tests=error --output-junit "$PWD/$reports/ctest-default.xml" ||
+ctest --test-dir build -j"$((at_once + 1))" --output-on-failure --no-tests=error --output-junit "$PWD/$reports/ctest-default.xml" ||
   failed=1
 wait "$build"
 nice -n 10 bash tests/fuzz/run.sh build &
@@ -42,14 +40,21 @@ ctest --test-dir build-asan -j"$at_once" --output-on-failure --no-tests=error -R
   --output-junit "$PWD/$reports/ctest-debug-asan.xml" || failed=1
 
 wait "$build" || true # what was wrong with it is said again by what comes next
-lp_say "fuzz targets, 20 s each from their corpus"
-if bash tests/fuzz/run.sh 20; then :; elif (($? != 77)); then failed=1; fi
-
+# Beside each other, because neither fills all cores.
+pytest=
 if lp_python analysis/pyproject.toml -c tests/requirements.txt -e './analysis[test]'; then
-  timeout 900 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" || failed=1
+  timeout 900 .venv/bin/python -m pytest -q analysis/tests --junitxml "$reports/pytest-analysis.xml" \
+    >"$reports/pytest.log" 2>&1 &
+  pytest=$!
 else
   printf 'skipped: analysis/tests (no Python packages)\n'
   touch "$reports/pytest-analysis.skipped"
+fi
+lp_say "fuzz targets, 20 s each from their corpus; pytest beside them"
+if bash tests/fuzz/run.sh 20; then :; elif (($? != 77)); then failed=1; fi
+if [[ $pytest ]]; then
+  wait "$pytest" || failed=1
+  cat "$reports/pytest.log"
 fi
 
 python3 tests/count.py "$reports" || failed=1

@@ -2,11 +2,12 @@
 include(${CMAKE_CURRENT_LIST_DIR}/parallel.cmake)
 find_package(Python3 COMPONENTS Interpreter)
 
-# lp_ops_test(NAME SECONDS COMMAND...): tests that may take long begin first.
+# lp_ops_test(NAME SECONDS COMMAND...): tests that may take long begin first. One at a time: they mostly wait, and what
+# counts computes beside them.
 function(lp_ops_test name seconds)
   add_test(NAME ${name} COMMAND ${ARGN})
   set_tests_properties(${name} PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" SKIP_RETURN_CODE 77
-    TIMEOUT ${seconds} COST ${seconds})
+    TIMEOUT ${seconds} COST ${seconds} RESOURCE_LOCK waits)
 endfunction()
 
 lp_ops_test(slurm.shellcheck 60 bash ${CMAKE_CURRENT_SOURCE_DIR}/slurm/shellcheck.sh)

@@ -32,7 +32,8 @@ if(Python3_FOUND)
   add_test(NAME mpi.faults
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/faults.py $<TARGET_FILE:mpi_record_writer> ${MPIEXEC_EXECUTABLE}
             ${LP_IO_FAULT})
-  set_tests_properties(mpi.faults PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 900 RUN_SERIAL ON)
+  set_tests_properties(mpi.faults PROPERTIES ENVIRONMENT "${LP_MPI_ENVIRONMENT}" TIMEOUT 900 COST 200
+    RESOURCE_LOCK waits)
   add_test(NAME mpi.two_hosts
     COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/../mpi/two_hosts.py ${MPIEXEC_EXECUTABLE}
             $<TARGET_FILE:mpi_test_deal> $<TARGET_FILE:mpi_record_writer>)
