@@ -1,13 +1,14 @@
 """Run peer_hf.py, peer_batched.py, gemm_peak and latentpatch side by side and print the ratios; called by compare.sh.
 
-Both sides get the same pairs, layers x first:1-6, one thread each, `--max-new-tokens` tokens. The peer runs only
-`--peer-conditions` of the conditions, because all of them take hours; its time per condition is taken from those. Times
-are processor time of the process (user + system) beside wall time: on a shared machine the former is what can be
-compared. The peer's time per condition is the difference of two runs, of N + 1 conditions and of one: neither its
-imports, nor loading, nor the pair's clean run (which 72 conditions share in a whole sweep, but few here) are charged to
-it. From ours a run of `latentpatch plan` is taken away, which starts the program but merges no weights: that stays in.
-The batched program (peer_batched.py) runs all conditions of `--batched-pairs` pairs, in one batch; its time is the
-processor time of its sweep, without imports, loading and a first small batch.
+Each program runs the same pairs, layers x first:1-6, on one thread, with `--max-new-tokens` tokens. A round runs them
+one after the other, and its ratios are of processor time (user + system) within the round. So other work on the machine
+matters little: it slows the programs of a round alike. The last lines are medians over the rounds, with the least and
+the largest. Wall time is printed beside them and means something on a quiet machine only.
+
+peer_hf.py runs only `--peer-conditions` of the conditions, because all of them take hours. peer_batched.py runs all
+conditions of `--batched-pairs` pairs in one batch. Imports, loading, the pair's clean run (peer_hf.py) and a first
+small batch (peer_batched.py) are not counted. latentpatch's time is that of its whole process, less a run of
+`latentpatch plan`, which starts the program. Reading, hashing and merging the weights stay in it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import json
 import os
 import re
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 from tokenizers import Tokenizer
@@ -141,10 +144,11 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("--program", type=Path, required=True)
     p.add_argument("--work", type=Path, required=True)
-    p.add_argument("--peer-conditions", type=int, default=12, help="timed ones, at most 71: those of one pair")
+    p.add_argument("--peer-conditions", type=int, default=12, help="of each round, at most 72: those of one pair")
     p.add_argument("--max-new-tokens", type=int, default=16)
     p.add_argument("--batched-pairs", type=int, default=8, help="of the batched program; 0: it does not run")
-    p.add_argument("--repeat", type=int, default=1, help="rounds of all three programs; the best of each counts")
+    p.add_argument("--batched-rounds", type=int, default=1, help="rounds that it takes part in, the first ones")
+    p.add_argument("--repeat", type=int, default=1, help="rounds")
     return p.parse_args()
 
 
@@ -158,59 +162,78 @@ def batched(a: argparse.Namespace) -> float:
     return number(out, r"rival\.fp32\.processor_seconds_per_condition: ([\d.e+-]+)")
 
 
+def hooks(a: argparse.Namespace) -> tuple[float, float]:
+    """Processor and wall seconds of a condition of peer_hf.py."""
+    model = a.work / "gpt2-124m"
+    command = [sys.executable, "bench/peer_hf.py", "--base", str(model / "base"), "--codi", str(model / "codi")]
+    command += ["--pairs", str(a.work / "pairs.json"), "--csv", str(a.work / "peer.csv"), "--warm-up"]
+    command += ["--max-new-tokens", str(a.max_new_tokens), "--max-conditions", str(a.peer_conditions)]
+    out = run(command).out
+    names = ("processor_seconds_conditions", "seconds_conditions")
+    processor, wall = (number(out, rf"(?m)^{name}: ([\d.]+)") / a.peer_conditions for name in names)
+    return processor, wall
+
+
+def sweep(a: argparse.Namespace, job: Path, n_conditions: int) -> dict[str, Any]:
+    """What a sweep of latentpatch takes and says."""
+    clear(a.work)
+    run([str(a.program), "cache", str(job)])
+    idle = run([str(a.program), "plan", str(job)])
+    mine = run([str(a.program), "sweep", str(job), "--verbose"])
+    cpu = mine.cpu - idle.cpu
+    kernels = re.search(r"executor on kernels (\w+)", mine.out)
+    row_layers = number(mine.out, r"(\d+) row-layers")
+    return {
+        "kernels": kernels.group(1) if kernels else "unknown",
+        "processor": cpu / n_conditions,
+        "wall": (mine.wall - idle.wall) / n_conditions,
+        "rate": number(mine.out, r"([\d.]+) GFLOP in matrix products") / cpu,
+        "row_layers": row_layers,
+        "row_layers_per_second": row_layers / cpu,
+    }
+
+
+def summary(name: str, values: list[float], digits: int) -> None:
+    """The median, and how far the rounds lie apart."""
+    print(f"{name}: {statistics.median(values):.{digits}f}")
+    if len(values) > 1:
+        print(f"{name}_least: {min(values):.{digits}f}\n{name}_largest: {max(values):.{digits}f}")
+
+
 def main() -> None:
     """Measure and print."""
     a = arguments()
     job = write_job(a.work, a)
-    model = a.work / "gpt2-124m"
-    peer_csv = a.work / "peer.csv"
-    peer = [sys.executable, "bench/peer_hf.py", "--base", str(model / "base"), "--codi", str(model / "codi")]
-    peer += ["--pairs", str(a.work / "pairs.json"), "--csv", str(peer_csv), "--max-new-tokens", str(a.max_new_tokens)]
-    rounds = []
     n_conditions = LAYERS * STEPS * len(json.loads((a.work / "pairs.json").read_text())["pairs"])
+    ratios: dict[str, list[float]] = {"wall_ratio": [], "ratio": [], "batched_ratio": [], "gemm_share": []}
+    rounds = []
     for k in range(a.repeat):
-        clear(a.work)
-        first = run([*peer, "--max-conditions", "1"])
-        theirs = run([*peer, "--max-conditions", str(1 + a.peer_conditions)])
-        walls = [number(r.out, r"seconds_conditions: ([\d.]+)") for r in (first, theirs)]
-        run([str(a.program), "cache", str(job)])
-        idle = run([str(a.program), "plan", str(job)])
-        mine = run([str(a.program), "sweep", str(job), "--verbose"])
-        peak = run([str(a.work / "gemm_peak"), "512", "4"])
+        theirs, theirs_wall = hooks(a)
+        ours = sweep(a, job, n_conditions)
+        peak = number(run([str(a.work / "gemm_peak"), "512", "4"]).out, r"gemm_peak: ([\d.]+)")
         rows = our_rows(a.work)
-        n, ties = agreement(peer_csv, rows)
-        one = {
-            "peer": (theirs.cpu - first.cpu) / a.peer_conditions,
-            "peer_wall": (walls[1] - walls[0]) / a.peer_conditions,
-            "ours": (mine.cpu - idle.cpu) / n_conditions,
-            "ours_wall": (mine.wall - idle.wall) / n_conditions,
-            "gflop": number(mine.out, r"([\d.]+) GFLOP in matrix products"),
-            "rate": 0.0,
-            "peak": number(peak.out, r"gemm_peak: ([\d.]+)"),
-            "row_layers": number(mine.out, r"(\d+) row-layers"),
-            "cpu": mine.cpu - idle.cpu,
-        }
-        one["rate"] = one["gflop"] / (mine.cpu - idle.cpu)
-        rounds.append(one)
+        n, ties = agreement(a.work / "peer.csv", rows)
+        rounds.append(ours)
+        ratios["wall_ratio"].append(theirs_wall / ours["wall"])
+        ratios["ratio"].append(theirs / ours["processor"])
+        ratios["gemm_share"].append(ours["rate"] / peak)
         print(
-            f"round {k + 1}: {n} rows agree ({ties} ties); processor seconds a condition: peer {one['peer']:.3f}, "
-            f"latentpatch {one['ours']:.4f}; wall: {one['peer_wall']:.3f}, {one['ours_wall']:.4f}; "
-            f"{one['rate']:.1f} of {one['peak']:.1f} GFLOP/s",
+            f"round {k + 1}: {n} rows agree ({ties} ties); processor seconds a condition: hooks {theirs:.3f}, "
+            f"latentpatch {ours['processor']:.4f}; wall: {theirs_wall:.3f}, {ours['wall']:.4f}; "
+            f"{ours['rate']:.1f} of {peak:.1f} GFLOP/s",
             flush=True,
         )
-    best = {key: min(r[key] for r in rounds) for key in ("peer", "ours", "peer_wall", "ours_wall")}
-    kernels = re.search(r"executor on kernels (\w+)", mine.out)
-    print(f"kernels: {kernels.group(1) if kernels else 'unknown'}")
-    print(f"conditions_per_second: {1 / best['ours']:.1f}")
-    print(f"row_layers_per_second: {max(r['row_layers'] / r['cpu'] for r in rounds):.0f}")
-    print(f"conditions: {n_conditions}; the peer's time is extrapolated from {a.peer_conditions} of them")
-    print(f"wall_ratio: {best['peer_wall'] / best['ours_wall']:.1f}")
-    print(f"ratio: {best['peer'] / best['ours']:.1f}")
-    if a.batched_pairs:
-        rival = batched(a)
-        print(f"batched_seconds: {rival:.4f}")
-        print(f"batched_ratio: {rival / best['ours']:.2f}")
-    print(f"gemm_share: {max(r['rate'] for r in rounds) / max(r['peak'] for r in rounds):.2f}")
+        if a.batched_pairs and k < a.batched_rounds:
+            rival = batched(a)
+            ratios["batched_ratio"].append(rival / ours["processor"])
+            print(f"round {k + 1}: processor seconds a condition: batched {rival:.4f}", flush=True)
+    print(f"kernels: {rounds[0]['kernels']}")
+    print(f"conditions: {n_conditions}; {a.peer_conditions} of them by hooks")
+    summary("conditions_per_second", [1 / r["processor"] for r in rounds], 1)
+    summary("row_layers_per_second", [r["row_layers_per_second"] for r in rounds], 0)
+    for name, values in ratios.items():
+        if values:
+            summary(name, values, 2 if name in ("batched_ratio", "gemm_share") else 1)
     print(f"row_layer_saving: {scripts_row_layers(a.work, rows) / rounds[0]['row_layers']:.1f}")
 
 

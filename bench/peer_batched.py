@@ -178,7 +178,7 @@ def measure(rival: Rival, pairs: list[dict[str, Any]], dtype: str) -> None:
         for weight in rival.m.codi.parameters():
             weight.data = weight.data.bfloat16()
     wait = torch.cuda.synchronize if rival.device.type == "cuda" else lambda: None
-    rival.run(pairs[:2])  # warm
+    rival.run(pairs[: 2 if rival.device.type == "cuda" else 1])  # warm
     wait()
     start, processor = time.perf_counter(), time.process_time()
     answers = [answer for k in range(0, len(pairs), a.group) for answer in rival.run(pairs[k : k + a.group])]

@@ -38,17 +38,19 @@ from outcome import classify
 
 @dataclass
 class Clock:
-    """Seconds by phase; synchronises the device at each border."""
+    """Seconds by phase, of wall and of processor time; synchronises the device at each border."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    processor: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time a block."""
-        start = self.now()
+        start, processor = self.now(), time.process_time()
         yield
         self.seconds[name] += self.now() - start
+        self.processor[name] += time.process_time() - processor
 
     def now(self) -> float:
         """The time, with nothing left running on the device."""
@@ -242,6 +244,7 @@ def main() -> None:
     print(f"torch: {torch.__version__}  transformers: {transformers.__version__}  lora: {a.lora}")
     for name in ("load", "clean_runs", "conditions", "prefill", "thoughts", "decode"):
         print(f"seconds_{name}: {clock.seconds[name]:.3f}")
+    print(f"processor_seconds_conditions: {clock.processor['conditions']:.3f}")
     total = clock.seconds["clean_runs"] + clock.seconds["conditions"]
     print(f"seconds_total: {total:.3f}")
     print(f"seconds_per_condition: {total / max(done, 1):.5f}")
