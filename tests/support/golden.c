@@ -1,6 +1,7 @@
 #include "support/golden.h"
 
 #include "base/file.h"
+#include "base/gemm.h"
 #include "base/json.h"
 #include "base/memory.h"
 
@@ -8,6 +9,17 @@
 #include <math.h>
 
 #define DATA LP_SOURCE_DIR "/tests/golden/data/"
+
+bool golden_kernels_run_here(void) {
+    lp_error err = {0};
+    if (lp_gemm_check_setting(&err) == LP_OK) return true;
+    printf("skipped: %s\n", err.text);
+    return false;
+}
+
+bool golden_quick(void) {
+    return getenv("LP_TEST_QUICK") != NULL;
+}
 
 static int compare_paths(const void *a, const void *b) {
     const golden_file *left = a;

@@ -21,6 +21,13 @@
         if ((call) != LP_OK) fail_msg("%s", golden_error.text);                                                        \
     } while (0)
 
+/* ctest runs the parity and invariance tests once for each kernel set. False, with a word why, where this processor
+ * cannot run the set that LATENTPATCH_KERNELS names: the program then ends with GOLDEN_SKIPPED. */
+enum { GOLDEN_SKIPPED = 77 };
+bool golden_kernels_run_here(void);
+/* True where LP_TEST_QUICK is set: a subset of the cases is enough. */
+bool golden_quick(void);
+
 enum { GOLDEN_NAME = 64, GOLDEN_MAX = 64 };
 
 typedef struct {
