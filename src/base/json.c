@@ -490,14 +490,82 @@ lp_status lp_json_choice(const lp_json *value, const char *const *names, int *ou
 
 lp_status lp_json_get_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
     lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_string(&value, out, err) : status;
+    LP_CHECK(lp_json_get(object, key, &value, err));
+    return lp_json_string(&value, out, err);
 }
 
 lp_status lp_json_get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
     lp_json value;
-    lp_status status = lp_json_get(object, key, &value, err);
-    return status == LP_OK ? lp_json_bool(&value, out, err) : status;
+    LP_CHECK(lp_json_get(object, key, &value, err));
+    return lp_json_bool(&value, out, err);
+}
+
+lp_status lp_json_get_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
+                          lp_error *err) {
+    lp_json value;
+    LP_CHECK(lp_json_get(object, key, &value, err));
+    return lp_json_int(&value, min, max, out, err);
+}
+
+lp_status lp_json_get_number(const lp_json *object, const char *key, double min, double max, double *out,
+                             lp_error *err) {
+    lp_json value;
+    LP_CHECK(lp_json_get(object, key, &value, err));
+    return lp_json_number(&value, min, max, out, err);
+}
+
+lp_status lp_json_get_choice(const lp_json *object, const char *key, const char *const *names, int *out,
+                             lp_error *err) {
+    lp_json value;
+    LP_CHECK(lp_json_get(object, key, &value, err));
+    return lp_json_choice(&value, names, out, err);
+}
+
+static lp_status find_optional(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
+    out->node = NULL;
+    return object->node ? lp_json_find(object, key, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
+    lp_json value;
+    LP_CHECK(find_optional(object, key, &value, err));
+    return value.node ? lp_json_string(&value, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
+    lp_json value;
+    LP_CHECK(find_optional(object, key, &value, err));
+    return value.node ? lp_json_bool(&value, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
+                          lp_error *err) {
+    lp_json value;
+    LP_CHECK(find_optional(object, key, &value, err));
+    return value.node ? lp_json_int(&value, min, max, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_number(const lp_json *object, const char *key, double min, double max, double *out,
+                             lp_error *err) {
+    lp_json value;
+    LP_CHECK(find_optional(object, key, &value, err));
+    return value.node ? lp_json_number(&value, min, max, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_choice(const lp_json *object, const char *key, const char *const *names, int *out,
+                             lp_error *err) {
+    lp_json value;
+    LP_CHECK(find_optional(object, key, &value, err));
+    return value.node ? lp_json_choice(&value, names, out, err) : LP_OK;
+}
+
+lp_status lp_json_opt_int32(const lp_json *object, const char *key, int64_t min, int64_t max, int32_t *out,
+                            lp_error *err) {
+    int64_t value = *out;
+    LP_ASSERT(min >= INT32_MIN && max <= INT32_MAX);
+    LP_CHECK(lp_json_opt_int(object, key, min, max, &value, err));
+    *out = (int32_t)value;
+    return LP_OK;
 }
 
 lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err) {

@@ -62,6 +62,21 @@ lp_status lp_json_choice(const lp_json *value, const char *const *names, int *ou
 /* lp_json_get and the getter of the member's type in one. */
 lp_status lp_json_get_string(const lp_json *object, const char *key, const char **out, lp_error *err);
 lp_status lp_json_get_bool(const lp_json *object, const char *key, bool *out, lp_error *err);
+lp_status lp_json_get_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
+                          lp_error *err);
+lp_status lp_json_get_number(const lp_json *object, const char *key, double min, double max, double *out,
+                             lp_error *err);
+lp_status lp_json_get_choice(const lp_json *object, const char *key, const char *const *names, int *out, lp_error *err);
+/* The same for members that may be missing: *out then keeps its value. The object may be missing too (node NULL). */
+lp_status lp_json_opt_string(const lp_json *object, const char *key, const char **out, lp_error *err);
+lp_status lp_json_opt_bool(const lp_json *object, const char *key, bool *out, lp_error *err);
+lp_status lp_json_opt_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
+                          lp_error *err);
+lp_status lp_json_opt_int32(const lp_json *object, const char *key, int64_t min, int64_t max, int32_t *out,
+                            lp_error *err);
+lp_status lp_json_opt_number(const lp_json *object, const char *key, double min, double max, double *out,
+                             lp_error *err);
+lp_status lp_json_opt_choice(const lp_json *object, const char *key, const char *const *names, int *out, lp_error *err);
 /* The head of a file of ours: {"format": format, "version": version}. */
 lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err);
 

@@ -44,19 +44,17 @@ static void release(init_findings *findings) {
 static lp_status look_at_model(init_findings *findings, lp_error *err) {
     lp_text text = {0};
     cJSON *document = NULL;
-    lp_json root, part, value;
+    lp_json root, part;
     lp_status status = LP_OK;
     LP_TRY(lp_model_inspect(&findings->model, LP_INSPECT_JSON, &text, err));
     LP_TRY(lp_json_parse(lp_text_get(&text), text.length, "inspect", &document, &root, err));
     LP_TRY(lp_json_find(&root, "lora", &part, err));
     if (part.node) {
-        LP_TRY(lp_json_get(&part, "rank", &value, err));
-        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &findings->lora_rank, err));
+        LP_TRY(lp_json_get_int(&part, "rank", 0, INT32_MAX, &findings->lora_rank, err));
     }
     LP_TRY(lp_json_find(&root, "projection", &part, err));
     if (part.node) {
-        LP_TRY(lp_json_get(&part, "width", &value, err));
-        LP_TRY(lp_json_int(&value, 0, INT32_MAX, &findings->projection_width, err));
+        LP_TRY(lp_json_get_int(&part, "width", 0, INT32_MAX, &findings->projection_width, err));
     }
 out:
     cJSON_Delete(document);

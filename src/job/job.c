@@ -47,45 +47,6 @@ static lp_status opt_section(const lp_json *root, const char *key, const char *c
     return status;
 }
 
-static lp_status opt_int(const lp_json *section, const char *key, int64_t min, int64_t max, int64_t *out,
-                         lp_error *err) {
-    lp_json value;
-    if (!section->node) return LP_OK;
-    lp_status status = lp_json_find(section, key, &value, err);
-    return status != LP_OK || !value.node ? status : lp_json_int(&value, min, max, out, err);
-}
-
-static lp_status opt_int32(const lp_json *section, const char *key, int32_t min, int32_t max, int32_t *out,
-                           lp_error *err) {
-    int64_t value = *out;
-    lp_status status = opt_int(section, key, min, max, &value, err);
-    if (status == LP_OK) *out = (int32_t)value;
-    return status;
-}
-
-static lp_status opt_number(const lp_json *section, const char *key, double min, double max, double *out,
-                            lp_error *err) {
-    lp_json value;
-    if (!section->node) return LP_OK;
-    lp_status status = lp_json_find(section, key, &value, err);
-    return status != LP_OK || !value.node ? status : lp_json_number(&value, min, max, out, err);
-}
-
-static lp_status opt_bool(const lp_json *section, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    if (!section->node) return LP_OK;
-    lp_status status = lp_json_find(section, key, &value, err);
-    return status != LP_OK || !value.node ? status : lp_json_bool(&value, out, err);
-}
-
-static lp_status opt_choice(const lp_json *section, const char *key, const char *const *names, int *out,
-                            lp_error *err) {
-    lp_json value;
-    if (!section->node) return LP_OK;
-    lp_status status = lp_json_find(section, key, &value, err);
-    return status != LP_OK || !value.node ? status : lp_json_choice(&value, names, out, err);
-}
-
 static lp_status opt_text(const lp_json *section, const char *key, char **out, lp_error *err) {
     lp_json value;
     const char *text = NULL;
@@ -174,11 +135,11 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
         LP_CHECK(lp_mem_text(&job->model.tokenizer, job->model.base, strlen(job->model.base), err));
     LP_CHECK(opt_text(&section, "name", &job->model.name, err));
     LP_CHECK(opt_section(&section, "lora", lora_keys, &lora, err));
-    LP_CHECK(opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
+    LP_CHECK(lp_json_opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
     job->model.lora_alpha = 32;
-    LP_CHECK(opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
+    LP_CHECK(lp_json_opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
     int rounding = 0;
-    LP_CHECK(opt_choice(&section, "base_rounding", roundings, &rounding, err));
+    LP_CHECK(lp_json_opt_choice(&section, "base_rounding", roundings, &rounding, err));
     job->model.base_rounding = rounding == 1 ? LP_BASE_FP16 : LP_BASE_AS_STORED;
     if (!job->model.name) {
         const char *path = job->model.codi ? job->model.codi : job->model.base;
@@ -307,11 +268,11 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
     int kind = LP_PROTOCOL_CODI, feedback = 0;
     bool remove_eos = true, found = false;
     LP_CHECK(opt_section(root, "protocol", keys, &section, err));
-    LP_CHECK(opt_choice(&section, "name", lp_protocol_names(), &kind, err));
-    LP_CHECK(opt_int32(&section, "steps", 0, LP_MAX_STEPS, &n_steps, err));
+    LP_CHECK(lp_json_opt_choice(&section, "name", lp_protocol_names(), &kind, err));
+    LP_CHECK(lp_json_opt_int32(&section, "steps", 0, LP_MAX_STEPS, &n_steps, err));
     *protocol = lp_protocol_preset((lp_protocol_kind)kind, n_steps);
-    LP_CHECK(opt_bool(&section, "remove_eos", &remove_eos, err));
-    LP_CHECK(opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));
+    LP_CHECK(lp_json_opt_bool(&section, "remove_eos", &remove_eos, err));
+    LP_CHECK(lp_json_opt_bool(&section, "normalise_spaces", &protocol->normalise_spaces, err));
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         LP_CHECK(read_markers(&section, lists[i].key, lists[i].list, &lists[i].found, err));
         protocol->changed |= lists[i].found;
@@ -332,7 +293,7 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
     LP_CHECK(read_first_input(&section, protocol, &found, err));
     protocol->changed |= found;
     feedback = (int)protocol->feedback;
-    LP_CHECK(opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
+    LP_CHECK(lp_json_opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
     protocol->changed |= (lp_feedback)feedback != protocol->feedback;
     protocol->feedback = (lp_feedback)feedback;
     return read_tokens(&section, protocol, err);
@@ -344,9 +305,9 @@ static lp_status read_pairs(lp_job *job, const lp_json *root, lp_error *err) {
     lp_json section;
     LP_CHECK(opt_section(root, "pairs", keys, &section, err));
     LP_CHECK(need_path(job, &section, "pairs", "file", &job->pairs.file, err));
-    LP_CHECK(opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
+    LP_CHECK(lp_json_opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
     int choice = 0;
-    LP_CHECK(opt_choice(&section, "equal_answers", equal, &choice, err));
+    LP_CHECK(lp_json_opt_choice(&section, "equal_answers", equal, &choice, err));
     job->pairs.equal_answers = choice == 1 ? LP_EQUAL_ANSWERS_ALLOW : LP_EQUAL_ANSWERS_REFUSE;
     return LP_OK;
 }
@@ -363,11 +324,10 @@ static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_e
         goto out;
     }
     LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(lp_json_get(entry, "site", &value, err));
-    LP_TRY(lp_json_choice(&value, lp_site_names(), &choice, err));
+    LP_TRY(lp_json_get_choice(entry, "site", lp_site_names(), &choice, err));
     site->site = (lp_site)choice;
     choice = LP_PHASE_THOUGHT;
-    LP_TRY(opt_choice(entry, "phase", lp_phase_names(), &choice, err));
+    LP_TRY(lp_json_opt_choice(entry, "phase", lp_phase_names(), &choice, err));
     site->phase = (lp_phase)choice;
     LP_TRY(lp_json_find(entry, "index", &value, err));
     if (site->phase == LP_PHASE_THOUGHT) {
@@ -465,7 +425,7 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     if (!section.node) goto out;
     job->sweep.present = true;
     int filter = 0;
-    LP_TRY(opt_choice(&section, "filter", lp_filter_names(), &filter, err));
+    LP_TRY(lp_json_opt_choice(&section, "filter", lp_filter_names(), &filter, err));
     job->sweep.filter = (lp_filter)filter;
     LP_TRY(lp_json_find(&section, "directions", &value, err));
     job->sweep.denoise = !value.node;
@@ -487,7 +447,7 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     }
     LP_TRY(read_controls(job, &section, err));
     int64_t seed = 1;
-    LP_TRY(opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
+    LP_TRY(lp_json_opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
     job->sweep.seed = (uint64_t)seed;
     LP_TRY(read_draws(job, &section, err));
     LP_TRY(lp_json_find(&section, "vectors", &value, err));
@@ -536,7 +496,7 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
     lp_json section, entry;
     job->decode.max_new_tokens = 200;
     LP_CHECK(opt_section(root, "decode", decode_keys, &section, err));
-    LP_CHECK(opt_int32(&section, "max_new_tokens", 1, 65536, &job->decode.max_new_tokens, err));
+    LP_CHECK(lp_json_opt_int32(&section, "max_new_tokens", 1, 65536, &job->decode.max_new_tokens, err));
     LP_CHECK(opt_text(&section, "eos", &job->decode.eos, err));
     LP_CHECK(lp_json_find(root, "metrics", &section, err));
     if (section.node) {
@@ -552,7 +512,7 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
     }
     LP_CHECK(read_readout(job, root, err));
     int classifier = 0;
-    LP_CHECK(opt_choice(root, "classifier", classifiers, &classifier, err));
+    LP_CHECK(lp_json_opt_choice(root, "classifier", classifiers, &classifier, err));
     job->classifier = (lp_classifier)classifier;
     return LP_OK;
 }
@@ -609,18 +569,18 @@ static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
     LP_CHECK(opt_section(root, "engine", keys, &section, err));
     if (!section.node) return LP_OK;
     int choice = LP_EXECUTOR_BATCHED;
-    LP_CHECK(opt_choice(&section, "executor", lp_executor_names(), &choice, err));
+    LP_CHECK(lp_json_opt_choice(&section, "executor", lp_executor_names(), &choice, err));
     job->engine.executor = (lp_executor)choice;
     choice = LP_DEVICE_AUTO;
-    LP_CHECK(opt_choice(&section, "device", lp_device_names(), &choice, err));
+    LP_CHECK(lp_json_opt_choice(&section, "device", lp_device_names(), &choice, err));
     job->engine.device = (lp_device_choice)choice;
     choice = LP_COMPUTE_FP32;
-    LP_CHECK(opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
+    LP_CHECK(lp_json_opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
     job->engine.dtype = (lp_compute)choice;
-    LP_CHECK(opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
+    LP_CHECK(lp_json_opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
     LP_CHECK(lp_json_find(&section, "memory_limit", &value, err));
     if (value.node) LP_CHECK(read_bytes(&value, &job->engine.memory_limit, err));
-    return opt_int32(&section, "hang_limit", 0, 604800, &job->engine.hang_limit_s, err);
+    return lp_json_opt_int32(&section, "hang_limit", 0, 604800, &job->engine.hang_limit_s, err);
 }
 
 lp_status lp_job_parse(const char *text, size_t size, const char *path, const char *const *settings, size_t n_settings,
@@ -628,7 +588,7 @@ lp_status lp_job_parse(const char *text, size_t size, const char *path, const ch
     static const char *const keys[] = {"model",   "protocol", "pairs",      "store",  "sweep",   "decode", "metrics",
                                        "readout", "results",  "classifier", "engine", "$schema", NULL};
     lp_job job = {0};
-    lp_json root, schema;
+    lp_json root;
     const char *ignored = NULL; /* it is for editors */
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&job.file, path, strlen(path), err));
@@ -637,8 +597,7 @@ lp_status lp_job_parse(const char *text, size_t size, const char *path, const ch
     LP_TRY(only_keys(&root, keys, err));
     for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(job.document, settings[i], err));
     LP_TRY(only_keys(&root, keys, err));
-    LP_TRY(lp_json_find(&root, "$schema", &schema, err));
-    if (schema.node) LP_TRY(lp_json_string(&schema, &ignored, err));
+    LP_TRY(lp_json_opt_string(&root, "$schema", &ignored, err));
     LP_TRY(read_model(&job, &root, err));
     LP_TRY(read_protocol(&job, &root, err));
     LP_TRY(read_pairs(&job, &root, err));

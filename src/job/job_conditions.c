@@ -136,19 +136,17 @@ static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error
 static lp_status read_noise(const lp_json *object, condition_reading *reading, lp_error *err) {
     static const char *const units[] = {"deviation", "rms", NULL};
     lp_donor_detail detail = {0};
-    lp_json value, sigma, entry;
+    lp_json sigma, entry;
     size_t n = 0;
     double number = 0;
     int choice = 0;
     LP_CHECK(read_mean(object, &detail, err));
-    LP_CHECK(lp_json_find(object, "around", &value, err));
-    if (value.node) LP_CHECK(lp_json_choice(&value, lp_noise_centre_names(), &choice, err));
+    LP_CHECK(lp_json_opt_choice(object, "around", lp_noise_centre_names(), &choice, err));
     detail.around = (lp_noise_centre)choice;
     if (detail.around != LP_AROUND_MEAN && (detail.all_steps || detail.label != LP_LABEL_NONE))
         return lp_json_fail(object, err, "\"around\": \"mean\" beside the keys \"steps\" and \"by\"");
     choice = 0;
-    LP_CHECK(lp_json_find(object, "in", &value, err));
-    if (value.node) LP_CHECK(lp_json_choice(&value, units, &choice, err));
+    LP_CHECK(lp_json_opt_choice(object, "in", units, &choice, err));
     detail.in_rms = choice == 1;
     LP_CHECK(lp_json_get(object, "sigma", &sigma, err));
     if (lp_json_is_array(&sigma)) {
@@ -178,8 +176,7 @@ static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_
     double factor = 0;
     lp_token_rule rule = {.chooses = true, .top = 1};
     LP_CHECK(lp_json_only(value, keys, err));
-    LP_CHECK(lp_json_find(value, "by", &member, err));
-    if (member.node) LP_CHECK(lp_json_choice(&member, measures, &choice, err));
+    LP_CHECK(lp_json_opt_choice(value, "by", measures, &choice, err));
     rule.by = (lp_nearest_by)choice;
     LP_CHECK(lp_json_find(value, "top", &member, err));
     if (member.node) {
@@ -191,10 +188,8 @@ static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_
         LP_CHECK(lp_json_int(&member, -1000000, 1000000, &number, err));
         rule.shift = (int32_t)number;
     }
-    LP_CHECK(lp_json_find(value, "layer_norm", &member, err));
-    if (member.node) LP_CHECK(lp_json_bool(&member, &rule.layer_norm, err));
-    LP_CHECK(lp_json_find(value, "keep_norm", &member, err));
-    if (member.node) LP_CHECK(lp_json_bool(&member, &rule.keep_norm, err));
+    LP_CHECK(lp_json_opt_bool(value, "layer_norm", &rule.layer_norm, err));
+    LP_CHECK(lp_json_opt_bool(value, "keep_norm", &rule.keep_norm, err));
     LP_CHECK(lp_json_find(value, "add_along", &member, err));
     if (member.node) {
         LP_CHECK(lp_json_only(&member, along_keys, err));
@@ -203,8 +198,7 @@ static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_
         if (*text == '\0' || strlen(text) >= sizeof rule.along)
             return lp_json_fail(&part, err, "a text of 1 to %zu bytes", sizeof rule.along - 1);
         snprintf(rule.along, sizeof rule.along, "%s", text);
-        LP_CHECK(lp_json_get(&member, "factor", &part, err));
-        LP_CHECK(lp_json_number(&part, -1e6, 1e6, &factor, err));
+        LP_CHECK(lp_json_get_number(&member, "factor", -1e6, 1e6, &factor, err));
         rule.times = (float)factor;
     }
     *out = rule;
@@ -345,8 +339,7 @@ static lp_status read_from(const lp_json *group, condition_reading *reading, lp_
         sweep_group->from_other_site = true;
         sweep_group->from_site = (lp_site)choice;
     }
-    LP_CHECK(lp_json_find(&from, "step", &value, err));
-    if (value.node) LP_CHECK(lp_json_int(&value, 0, reading->n_steps - 1, &step, err));
+    LP_CHECK(lp_json_opt_int(&from, "step", 0, reading->n_steps - 1, &step, err));
     sweep_group->from_step = (int32_t)step;
     LP_CHECK(lp_json_find(&from, "layers", &value, err));
     if (value.node) {
@@ -424,8 +417,7 @@ static lp_status read_positions(const lp_json *edge, const char *key, const cond
     bool present = false;
     LP_CHECK(lp_json_get(edge, key, &place, err));
     LP_CHECK(lp_json_only(&place, keys, err));
-    LP_CHECK(lp_json_find(&place, "phase", &value, err));
-    if (value.node) LP_CHECK(lp_json_choice(&value, lp_phase_names(), &phase, err));
+    LP_CHECK(lp_json_opt_choice(&place, "phase", lp_phase_names(), &phase, err));
     r.phase = (lp_phase)phase;
     bool thought = r.phase == LP_PHASE_THOUGHT;
     LP_CHECK(lp_json_find(&place, thought ? "index" : "steps", &value, err));
@@ -625,20 +617,17 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     LP_TRY(for_each(entry, "factor", read_factor, reading, &present, err));
     if (!present) APPEND(group->factors, group->n_factors, 1.0f, "factors");
     choice = LP_OP_REPLACE;
-    LP_TRY(lp_json_find(entry, "operation", &value, err));
-    if (value.node) LP_TRY(lp_json_choice(&value, operations, &choice, err));
+    LP_TRY(lp_json_opt_choice(entry, "operation", operations, &choice, err));
     group->operation = operation_of[choice];
     LP_TRY(read_subspace(job, entry, reading, err));
     LP_TRY(lp_json_find(entry, "only", &value, err));
     choice = 0;
     if (value.node) LP_TRY(lp_json_choice(&value, only, &choice, err));
     group->token.only_numbers = choice == 1;
-    LP_TRY(lp_json_find(entry, "last_prompt", &value, err));
-    if (value.node) LP_TRY(lp_json_bool(&value, &group->defects.last_prompt, err));
+    LP_TRY(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
     LP_TRY(read_from(entry, reading, err));
     LP_TRY(for_each(entry, "defects", read_defect, reading, NULL, err));
-    LP_TRY(lp_json_find(entry, "stop_after", &value, err));
-    if (value.node) LP_TRY(lp_json_int(&value, 1, reading->n_steps, &number, err));
+    LP_TRY(lp_json_opt_int(entry, "stop_after", 1, reading->n_steps, &number, err));
     group->stop_after = (int32_t)number;
     number = 0;
     LP_TRY(lp_json_find(entry, "vector", &value, err));

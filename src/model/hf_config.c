@@ -34,39 +34,16 @@ const char *lp_rope_name(lp_rope_kind kind) {
     return names[kind];
 }
 
-/* The first of one or two spellings that is there; *out keeps its value (the default) where none is. */
-static lp_status find_int(const lp_json *root, const char *key, int64_t min, int64_t max, int32_t *out, lp_error *err) {
-    lp_json value;
-    int64_t number = *out;
-    LP_CHECK(lp_json_find(root, key, &value, err));
-    if (value.node) LP_CHECK(lp_json_int(&value, min, max, &number, err));
-    *out = (int32_t)number;
-    return LP_OK;
-}
-
 static lp_status get_int(const lp_json *root, const char *key, int64_t max, int32_t *out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_get(root, key, &value, err);
-    return status == LP_OK ? find_int(root, key, 1, max, out, err) : status;
-}
-
-static lp_status find_number(const lp_json *root, const char *key, double min, double max, double *out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_find(root, key, &value, err));
-    if (value.node) LP_CHECK(lp_json_number(&value, min, max, out, err));
-    return LP_OK;
-}
-
-static lp_status find_bool(const lp_json *root, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_find(root, key, &value, err));
-    if (value.node) LP_CHECK(lp_json_bool(&value, out, err));
+    int64_t number = 0;
+    LP_CHECK(lp_json_get_int(root, key, 1, max, &number, err));
+    *out = (int32_t)number;
     return LP_OK;
 }
 
 static lp_status require_bool(const lp_json *root, const char *key, bool wanted, const char *what, lp_error *err) {
     bool found = wanted;
-    lp_status status = find_bool(root, key, &found, err);
+    lp_status status = lp_json_opt_bool(root, key, &found, err);
     if (status == LP_OK && found != wanted)
         status = lp_fail(err, LP_ERR_UNSUPPORTED, "%s: $.%s: %s is not supported", root->file, key, what);
     return status;
@@ -116,10 +93,8 @@ static lp_status find_token(const lp_json *root, const char *key, int32_t n_voca
 
 /* Negative where the config's class has it as a default that was never set. */
 static lp_status find_latent(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
-    lp_json value;
     int64_t id = -1;
-    LP_CHECK(lp_json_find(root, key, &value, err));
-    if (value.node) LP_CHECK(lp_json_int(&value, -100, (int64_t)n_vocab + 2, &id, err));
+    LP_CHECK(lp_json_opt_int(root, key, -100, (int64_t)n_vocab + 2, &id, err));
     *out = id < 0 ? -1 : (int32_t)id;
     return LP_OK;
 }
@@ -171,10 +146,10 @@ static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_err
     config->n_kv_heads = config->n_heads;
     config->head_dim = config->d_model / config->n_heads;
     config->d_ff = 4 * config->d_model;
-    LP_CHECK(find_int(root, "n_inner", 1, 4 * MAX_WIDTH, &config->d_ff, err));
+    LP_CHECK(lp_json_opt_int32(root, "n_inner", 1, 4 * MAX_WIDTH, &config->d_ff, err));
     LP_CHECK(find_activation(root, "activation_function", activations, sizeof activations / sizeof *activations,
                              &config->activation, err));
-    LP_CHECK(find_number(root, "layer_norm_epsilon", 0, 1, &eps, err));
+    LP_CHECK(lp_json_opt_number(root, "layer_norm_epsilon", 0, 1, &eps, err));
     config->norm_eps = (float)eps;
     LP_CHECK(require_bool(root, "scale_attn_weights", true, "attention without the factor 1/sqrt(head size)", err));
     LP_CHECK(require_bool(root, "scale_attn_by_inverse_layer_idx", false, "scaling attention by the layer", err));
@@ -192,7 +167,7 @@ static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_err
     config->rope_factor = 1.0;
     lp_json parameters, older;
     double theta = 0, rotary = 1.0;
-    LP_TRY(find_number(root, "rope_theta", 1e-3, 1e15, &theta, err));
+    LP_TRY(lp_json_opt_number(root, "rope_theta", 1e-3, 1e15, &theta, err));
     if (theta > 0) config->rope_theta = theta;
     LP_TRY(lp_json_find(root, "rope_scaling", &scaling, err));
     LP_TRY(lp_json_find(root, "rope_parameters", &parameters, err));
@@ -200,11 +175,11 @@ static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_err
         return lp_json_fail(&parameters, err, "what rope_scaling says as well");
     if (!scaling.node) scaling = parameters;
     if (!scaling.node) return LP_OK;
-    LP_TRY(find_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    LP_TRY(lp_json_opt_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
     if (theta > 0 && theta != config->rope_theta)
         LP_FAIL(LP_ERR_VALUE, "%s: %s.rope_theta: expected $.rope_theta (%g), found %g", root->file, scaling.path,
                 theta, config->rope_theta);
-    LP_TRY(find_number(&scaling, "partial_rotary_factor", 0, 1, &rotary, err));
+    LP_TRY(lp_json_opt_number(&scaling, "partial_rotary_factor", 0, 1, &rotary, err));
     if (rotary < 1.0)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s.partial_rotary_factor: RoPE over a part of the head is not supported",
                 root->file, scaling.path);
@@ -221,13 +196,11 @@ static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_err
         return LP_ERR_UNSUPPORTED;
     }
     lp_json value;
-    LP_TRY(lp_json_get(&scaling, "factor", &value, err));
-    LP_TRY(lp_json_number(&value, 1.0, 1e6, &config->rope_factor, err));
+    LP_TRY(lp_json_get_number(&scaling, "factor", 1.0, 1e6, &config->rope_factor, err));
     config->rope = LP_ROPE_LINEAR;
     if (strcmp(name, "linear") == 0) return LP_OK;
     config->rope = LP_ROPE_LLAMA3;
-    LP_TRY(lp_json_get(&scaling, "low_freq_factor", &value, err));
-    LP_TRY(lp_json_number(&value, 1e-6, 1e6, &config->rope_low_freq_factor, err));
+    LP_TRY(lp_json_get_number(&scaling, "low_freq_factor", 1e-6, 1e6, &config->rope_low_freq_factor, err));
     LP_TRY(lp_json_get(&scaling, "high_freq_factor", &value, err));
     LP_TRY(lp_json_number(&value, 1e-6, 1e6, &config->rope_high_freq_factor, err));
     if (config->rope_high_freq_factor <= config->rope_low_freq_factor) {
@@ -287,12 +260,12 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     LP_CHECK(get_int(root, "num_hidden_layers", LP_MAX_LAYERS, &config->n_layers, err));
     LP_CHECK(get_int(root, "num_attention_heads", MAX_WIDTH, &config->n_heads, err));
     config->n_kv_heads = FAMILIES[config->family].n_kv_heads ? FAMILIES[config->family].n_kv_heads : config->n_heads;
-    LP_CHECK(find_int(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
+    LP_CHECK(lp_json_opt_int32(root, "num_key_value_heads", 1, MAX_WIDTH, &config->n_kv_heads, err));
     if (config->n_heads % config->n_kv_heads != 0)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: $.num_attention_heads: expected a multiple of num_key_value_heads (%d), found %d",
                        root->file, config->n_kv_heads, config->n_heads);
-    LP_CHECK(find_int(root, "head_dim", 2, MAX_WIDTH, &config->head_dim, err));
+    LP_CHECK(lp_json_opt_int32(root, "head_dim", 2, MAX_WIDTH, &config->head_dim, err));
     if (config->head_dim == 0) {
         if (config->d_model % config->n_heads != 0)
             return lp_fail(err, LP_ERR_VALUE,
@@ -306,23 +279,23 @@ static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_er
     if ((int64_t)config->n_heads * config->head_dim > 4 * MAX_WIDTH)
         return lp_fail(err, LP_ERR_VALUE, "%s: $.head_dim: %d heads of %d are more than %d in all", root->file,
                        config->n_heads, config->head_dim, 4 * MAX_WIDTH);
-    LP_CHECK(find_int(root, "max_position_embeddings", 1, MAX_CONTEXT, &config->n_context, err));
+    LP_CHECK(lp_json_opt_int32(root, "max_position_embeddings", 1, MAX_CONTEXT, &config->n_context, err));
     LP_CHECK(find_activation(root, "hidden_act", activations, sizeof activations / sizeof *activations,
                              &config->activation, err));
-    LP_CHECK(find_number(root, "rms_norm_eps", 0, 1, &eps, err));
+    LP_CHECK(lp_json_opt_number(root, "rms_norm_eps", 0, 1, &eps, err));
     config->norm_eps = (float)eps;
     LP_CHECK(parse_rope(root, config, err));
     if (config->family == LP_FAMILY_LLAMA || config->family == LP_FAMILY_QWEN3)
-        LP_CHECK(find_bool(root, "attention_bias", &config->attn_out_bias, err));
+        LP_CHECK(lp_json_opt_bool(root, "attention_bias", &config->attn_out_bias, err));
     config->qkv_bias = config->attn_out_bias || config->family == LP_FAMILY_QWEN2;
     config->head_norm = config->family == LP_FAMILY_QWEN3;
     LP_CHECK(require_bool(root, "mlp_bias", false, "a bias in the MLP's linear layers", err));
     LP_CHECK(check_window(root, config->family, err));
-    LP_CHECK(find_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
+    LP_CHECK(lp_json_opt_number(root, "partial_rotary_factor", 0, 1, &rotary, err));
     if (rotary < 1.0)
         return lp_fail(err, LP_ERR_UNSUPPORTED,
                        "%s: $.partial_rotary_factor: RoPE over a part of the head is not supported", root->file);
-    LP_CHECK(find_int(root, "pretraining_tp", 1, MAX_WIDTH, &parallel, err));
+    LP_CHECK(lp_json_opt_int32(root, "pretraining_tp", 1, MAX_WIDTH, &parallel, err));
     if (parallel != 1)
         return lp_fail(err, LP_ERR_UNSUPPORTED,
                        "%s: $.pretraining_tp: sliced linear layers are not supported (expected 1, found %d)",
@@ -353,7 +326,7 @@ lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp
     config.n_embedded = config.n_vocab;
     config.family = (lp_family)family;
     LP_TRY(config.family == LP_FAMILY_GPT2 ? parse_gpt2(&root, &config, err) : parse_llama(&root, &config, err));
-    LP_TRY(find_bool(&root, "tie_word_embeddings", &config.tied_head, err));
+    LP_TRY(lp_json_opt_bool(&root, "tie_word_embeddings", &config.tied_head, err));
     LP_TRY(find_token(&root, "bos_token_id", config.n_vocab, &config.bos_id, err));
     LP_TRY(find_tokens(&root, "eos_token_id", config.n_vocab, config.eos_ids, &config.n_eos, err));
     config.eos_id = config.n_eos ? config.eos_ids[0] : -1;

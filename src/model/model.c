@@ -42,7 +42,7 @@ static lp_status check_adapter_config(const char *codi, lp_error *err) {
                  {"use_dora", "DoRA (LoRA with magnitudes)"}};
     char *path = NULL;
     cJSON *document = NULL;
-    lp_json root, value;
+    lp_json root;
     lp_status status = LP_OK;
     if (lp_path_look(codi) != LP_PATH_FOLDER) return LP_OK;
     LP_TRY(lp_path_join(codi, "adapter_config.json", &path, err));
@@ -50,8 +50,7 @@ static lp_status check_adapter_config(const char *codi, lp_error *err) {
     LP_TRY(lp_json_load(path, 1 << 20, &document, &root, err));
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         bool on = false;
-        LP_TRY(lp_json_find(&root, kinds[i].key, &value, err));
-        if (value.node) LP_TRY(lp_json_bool(&value, &on, err));
+        LP_TRY(lp_json_opt_bool(&root, kinds[i].key, &on, err));
         if (on)
             LP_FAIL(LP_ERR_UNSUPPORTED, "%s: $.%s: %s is not supported: merge it into the weights first", path,
                     kinds[i].key, kinds[i].what);

@@ -7,6 +7,8 @@
 
 const char *const lp_classifier_names[] = {"seed", "codi", NULL};
 const char *const lp_outcome_names[] = {"clean_answer", "corrupted_answer", "other", "gibberish", NULL};
+const char *const lp_outcome_short_names[] = {"clean", "corrupted", "other", "gibberish", NULL};
+const char lp_outcome_codes[] = "0 clean_answer, 1 corrupted_answer, 2 other, 3 gibberish";
 
 enum { SHORTEST_SENTENCE = 10, NO_CHARACTER = 0x110000 };
 

@@ -21,7 +21,9 @@ extern const char *const lp_classifier_names[]; /* "seed", "codi", NULL */
  * 10 characters or no letter. */
 typedef enum { LP_CLEAN_ANSWER, LP_CORRUPTED_ANSWER, LP_OTHER, LP_GIBBERISH } lp_outcome;
 enum { LP_N_OUTCOMES = 4 };
-extern const char *const lp_outcome_names[]; /* "clean_answer", "corrupted_answer", "other", "gibberish", NULL */
+extern const char *const lp_outcome_names[];       /* "clean_answer", "corrupted_answer", "other", "gibberish", NULL */
+extern const char lp_outcome_codes[];              /* the same as the attribute of a dataset: "0 clean_answer, 1 ..." */
+extern const char *const lp_outcome_short_names[]; /* for a line of a table: "clean", ... */
 
 typedef struct {
     bool has_number;

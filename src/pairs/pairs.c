@@ -60,19 +60,9 @@ static lp_status read_question(const lp_json *side, lp_pairs_mode mode, char **o
 
 /* *out = a copy of the member's text, or NULL when it is absent. */
 static lp_status read_optional_text(const lp_json *object, const char *key, char **out, lp_error *err) {
-    lp_json value;
     const char *text = NULL;
-    lp_status status = lp_json_find(object, key, &value, err);
-    if (status != LP_OK || !value.node) return status;
-    status = lp_json_string(&value, &text, err);
-    return status == LP_OK ? lp_mem_strdup(out, text, err) : status;
-}
-
-static lp_status read_optional_count(const lp_json *object, const char *key, int64_t *out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_find(object, key, &value, err);
-    if (status != LP_OK || !value.node) return status;
-    return lp_json_int(&value, 0, (int64_t)max_count, out, err);
+    LP_CHECK(lp_json_opt_string(object, key, &text, err));
+    return text ? lp_mem_strdup(out, text, err) : LP_OK;
 }
 
 /* lp_json_only, and no null: in our own format an absent key is the one way to say nothing. */
@@ -189,8 +179,8 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     LP_TRY(read_own_side(value, "clean", mode, &out->clean, err));
     LP_TRY(read_own_side(value, "corrupted", mode, &out->corrupted, err));
     LP_TRY(read_optional_text(value, "source", &out->source, err));
-    LP_TRY(read_optional_count(value, "index", &index, err));
-    LP_TRY(read_optional_count(value, "steps", &out->n_steps, err));
+    LP_TRY(lp_json_opt_int(value, "index", 0, (int64_t)max_count, &index, err));
+    LP_TRY(lp_json_opt_int(value, "steps", 0, (int64_t)max_count, &out->n_steps, err));
     LP_TRY(lp_json_find(value, "split", &split, err));
     if (split.node) {
         LP_TRY(lp_json_choice(&split, splits, &choice, err));
@@ -232,7 +222,7 @@ static lp_status read_own_head(const lp_json *root, lp_json *list, lp_error *err
     lp_mem_free(unused);
     unused = NULL;
     LP_TRY(read_optional_text(root, "$schema", &unused, err));
-    LP_TRY(read_optional_count(root, "seed", &number, err));
+    LP_TRY(lp_json_opt_int(root, "seed", 0, (int64_t)max_count, &number, err));
     LP_TRY(lp_json_get(root, "pairs", list, err));
 out:
     lp_mem_free(unused);
@@ -280,19 +270,18 @@ typedef struct {
 
 static lp_status read_flat_row(const lp_json *value, lp_pairs_mode mode, flat_row *out, lp_error *err) {
     static const char *const variants[] = {"clean", "corrupted", NULL};
-    lp_json id, variant;
+    lp_json id;
     out->value = *value;
     out->n_steps = -1;
     LP_CHECK(lp_json_find(value, "pair_id", &id, err));
     if (!id.node && mode == LP_PAIRS_AUDIT) return LP_OK;
     LP_CHECK(lp_json_get(value, "pair_id", &id, err));
     LP_CHECK(read_id(&id, &out->id, err));
-    LP_CHECK(lp_json_get(value, "variant", &variant, err));
-    LP_CHECK(lp_json_choice(&variant, variants, &out->variant, err));
+    LP_CHECK(lp_json_get_choice(value, "variant", variants, &out->variant, err));
     LP_CHECK(read_question(value, mode, &out->side.question, err));
     LP_CHECK(read_answer(value, mode, &out->side.answer, err));
     LP_CHECK(read_optional_text(value, "full_solution", &out->side.solution, err));
-    return read_optional_count(value, "reasoning_steps", &out->n_steps, err);
+    return lp_json_opt_int(value, "reasoning_steps", 0, (int64_t)max_count, &out->n_steps, err);
 }
 
 typedef struct {

@@ -47,7 +47,7 @@ typedef struct {
     bool chooses; /* the donor TOKEN, or a subspace of nearest embeddings */
     lp_nearest_by by;
     int32_t top;               /* of a subspace; otherwise 1 */
-    bool only_numbers;         /* the vector is left as it is where the nearest token is no number */
+    bool only_numbers;         /* the vector is left as it is where the nearest token is not a number */
     int32_t shift;             /* TOKEN: the embedding is that of the number + shift */
     bool layer_norm;           /* TOKEN */
     bool keep_norm;            /* TOKEN and KEEP */

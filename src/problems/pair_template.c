@@ -110,8 +110,7 @@ static lp_status read_equations(const lp_json *record, lp_template *out, lp_erro
         LP_CHECK(lp_json_only(&value, keys, err));
         LP_CHECK(read_side(out, n_names, &value, "left", &out->left[i], err));
         LP_CHECK(read_side(out, n_names, &value, "right", &out->right[i], err));
-        LP_CHECK(lp_json_get(&value, "op", &member, err));
-        LP_CHECK(lp_json_choice(&member, ops, &op, err));
+        LP_CHECK(lp_json_get_choice(&value, "op", ops, &op, err));
         out->op[i] = ops[op][0];
         LP_CHECK(lp_json_get(&value, "result", &member, err));
         LP_CHECK(lp_json_string(&member, &out->names[n_names], err));
@@ -192,8 +191,7 @@ static lp_status read_template(const lp_json *record, const char ***choices, lp_
     LP_CHECK(lp_json_get(record, "text", &value, err));
     LP_CHECK(lp_json_string(&value, &out->text, err));
     LP_CHECK(check_text(&value, out, err));
-    LP_CHECK(lp_json_find(record, "steps", &value, err));
-    if (value.node) LP_CHECK(lp_json_int(&value, out->n_equations, out->n_equations, &steps, err));
+    LP_CHECK(lp_json_opt_int(record, "steps", out->n_equations, out->n_equations, &steps, err));
     LP_CHECK(lp_json_get(record, "answer", &value, err));
     LP_CHECK(lp_json_string(&value, &answer, err));
     out->answer = find_name(out, out->n_variables + out->n_equations, answer, strlen(answer));

@@ -5,7 +5,7 @@ static const struct {
 } reasons[LP_N_REASONS] = {
     [LP_REASON_NONE] = {"none", "sound"},
     [LP_REASON_NO_ANNOTATION] = {"no-annotation", "the solution has no <<...>> annotation"},
-    [LP_REASON_BAD_ANNOTATION] = {"bad-annotation", "an annotation is no expression=number"},
+    [LP_REASON_BAD_ANNOTATION] = {"bad-annotation", "an annotation is not expression=number"},
     [LP_REASON_DIVISION_BY_ZERO] = {"division-by-zero", "a step divides by zero"},
     [LP_REASON_OVERFLOW] = {"overflow", "a step leaves the range of exact arithmetic"},
     [LP_REASON_INEXACT_STEP] = {"inexact-step", "an annotation's result is not its expression's exact value"},

@@ -98,7 +98,6 @@ static lp_status join_svamp(const char *body, const char *question, lp_text *out
 
 static lp_status read_svamp(const lp_json *record, lp_problem *out, lp_error *err) {
     const char *body = NULL, *question = NULL, *equation = NULL;
-    lp_json answer;
     lp_text text = {0}, exact = {0};
     double number = 0;
     char digits[40];
@@ -106,8 +105,7 @@ static lp_status read_svamp(const lp_json *record, lp_problem *out, lp_error *er
     LP_TRY(lp_json_get_string(record, "Body", &body, err));
     LP_TRY(lp_json_get_string(record, "Question", &question, err));
     LP_TRY(lp_json_get_string(record, "Equation", &equation, err));
-    LP_TRY(lp_json_get(record, "Answer", &answer, err));
-    LP_TRY(lp_json_number(&answer, -1e15, 1e15, &number, err));
+    LP_TRY(lp_json_get_number(record, "Answer", -1e15, 1e15, &number, err));
     snprintf(digits, sizeof digits, "%.15g", number);
     out->has_answer = lp_rational_parse(digits, strlen(digits), &out->answer);
     LP_TRY(join_svamp(body, question, &text, err));

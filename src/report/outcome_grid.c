@@ -246,7 +246,6 @@ out:
 
 /* What was run, and the unpatched runs, in two or three lines. */
 static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
-    static const char *const outcomes[] = {"clean", "corrupted", "other", "gibberish"};
     static const char *const keys[] = {"model", "protocol", "dtype", "filter"};
     lp_text value = {0};
     lp_status status = LP_OK;
@@ -269,7 +268,7 @@ static lp_status add_origin(lp_results *results, lp_text *out, lp_error *err) {
             out, err, "unpatched %s run:", strcmp(condition->direction, "denoise") == 0 ? "corrupted" : "clean"));
         for (int k = 0; k < LP_N_OUTCOMES; k++)
             LP_TRY(lp_text_format(out, err, "%s %.1f %% %s", k ? "," : "", 100.0 * (double)counts[k] / (double)total,
-                                  outcomes[k]));
+                                  lp_outcome_short_names[k]));
         LP_TRY(lp_text_add(out, "\n", 1, err));
     }
 out:

@@ -166,7 +166,7 @@ static lp_status execute_watched(lp_session *session, const lp_work_source *inne
     return status;
 }
 
-/* Nothing of a job that fails before its first pair, such as one whose memory limit is too small, stays behind. */
+/* A job that fails before its first pair, such as one whose memory limit is too small, leaves no file. */
 static void remove_unused(const lp_session *session, const lp_stage_work *work) {
     int64_t most = lp_record_file_n_done(*work->file); /* that this rank knows of */
     lp_error ignored;

@@ -1,6 +1,7 @@
 #include "stage/layout.h"
 
 #include "base/memory.h"
+#include "pairs/classify.h"
 
 static lp_status add_site(lp_store_layout *layout, const lp_session *session, lp_phase phase, lp_site site,
                           int32_t first_layer, int32_t n_layers, const int32_t *indices, int32_t n_indices,
@@ -71,7 +72,9 @@ static lp_status want_site(wanted_sites *list, lp_phase phase, lp_site site, lp_
 static lp_status want_address(wanted_sites *list, const lp_address *from, lp_error *err) {
     lp_cache_site *found = NULL;
     bool thought = from->phase == LP_PHASE_THOUGHT;
-    lp_site site = from->site == LP_SITE_RESID_PRE && from->layer > 0 ? LP_SITE_RESID_POST : from->site;
+    lp_address kept = *from;
+    lp_address_canonical(&kept);
+    lp_site site = kept.site;
     bool by_default = site == LP_SITE_RESID_POST || site == LP_SITE_RESID_PRE || site == LP_SITE_LATENT_IN ||
                       site == LP_SITE_LATENT_RAW;
     if ((thought && by_default) || (!thought && from->index == LP_INDEX_ALL)) return LP_OK;
@@ -150,8 +153,7 @@ static void add_fields_of_run(lp_store_layout *layout, const lp_session *session
                          .description = "decoded answer, cut at this length"});
     add_field(layout, side, "number",
               (lp_field){.type = LP_F64, .description = "number found in the answer, NaN: none"});
-    add_field(layout, side, "outcome",
-              (lp_field){.type = LP_U8, .description = "0 clean_answer, 1 corrupted_answer, 2 other, 3 gibberish"});
+    add_field(layout, side, "outcome", (lp_field){.type = LP_U8, .description = lp_outcome_codes});
 }
 
 lp_status lp_store_layout_init(const lp_session *session, lp_store_layout *out, lp_error *err) {

@@ -10,8 +10,8 @@ typedef struct {
 } lp_token_edits;
 
 /* A token is a number where its text begins with a digit, or with one blank and a digit. With a shift, the first run of
- * digits in the text is counted up or down, and the token of that text is taken; where that is no single token of the
- * candidates of decoding, or the number would be negative, the vector is left as it is. Fails where the text of a
+ * digits in the text is counted up or down, and the token of that text is taken; where that is not a single token of
+ * the candidates of decoding, or the number would be negative, the vector is left as it is. Fails where the text of a
  * rule's `along` is not one token. */
 lp_status lp_token_edits_init(const lp_session *session, const lp_condition_set *set, lp_token_edits *out,
                               lp_error *err);

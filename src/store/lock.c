@@ -136,7 +136,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
     struct stat held;
     struct stat named;
     if (fstat(fd, &held) != 0 || !S_ISREG(held.st_mode))
-        LP_FAIL(LP_ERR_BUSY, "%s: expected a lock file, found something that is no file", path);
+        LP_FAIL(LP_ERR_BUSY, "%s: expected a lock file, found something else", path);
     holder_kind kind = fresh ? HOLDER_EMPTY : read_holder(fd, &other);
     if (kind == HOLDER_NONE)
         LP_FAIL(LP_ERR_BUSY,

@@ -36,7 +36,7 @@ static size_t item_bytes(const lp_open_field *field) {
 /* Why `count` bytes were moved instead of `bytes`. */
 static lp_status fail_raw(const lp_record_file *file, const lp_open_field *field, int64_t pair, const char *way,
                           int code, size_t bytes, int count, lp_error *err) {
-    /* Open MPI 4.1 calls a failed write a success of 0 bytes, but leaves the system's code behind. */
+    /* Open MPI 4.1 calls a failed write a success of 0 bytes, but does not clear the system's code. */
     int error = errno;
     char what[256];
     snprintf(what, sizeof what, "%s pair %lld of /%s", way, (long long)pair, field->field.path);

@@ -56,14 +56,13 @@ out:
 static lp_status read_clean_up(const char *path, bool *out, lp_error *err) {
     char *folder = NULL, *file = NULL;
     cJSON *document = NULL;
-    lp_json root, value;
+    lp_json root;
     lp_status status = LP_OK;
     LP_TRY(lp_path_folder(path, &folder, err));
     LP_TRY(lp_path_join(folder, "tokenizer_config.json", &file, err));
     if (lp_path_look(file) != LP_PATH_FILE) goto out;
     LP_TRY(lp_json_load(file, 64u << 20, &document, &root, err));
-    LP_TRY(lp_json_find(&root, "clean_up_tokenization_spaces", &value, err));
-    if (value.node) LP_TRY(lp_json_bool(&value, out, err));
+    LP_TRY(lp_json_opt_bool(&root, "clean_up_tokenization_spaces", out, err));
 out:
     cJSON_Delete(document);
     lp_mem_free(folder);

@@ -160,17 +160,14 @@ static lp_status read_class(const lp_json *config, bool *qwen, lp_error *err) {
     static const char *const classes[] = {"GPT2Tokenizer", "GPT2TokenizerFast", "Qwen2Tokenizer", "Qwen2TokenizerFast",
                                           NULL};
     static const char *const refused[] = {"add_prefix_space", "add_bos_token", "add_eos_token"};
-    lp_json value;
     int choice = 0;
     *qwen = false;
     if (!config->node) return LP_OK;
-    LP_CHECK(lp_json_find(config, "tokenizer_class", &value, err));
-    if (value.node) LP_CHECK(lp_json_choice(&value, classes, &choice, err));
+    LP_CHECK(lp_json_opt_choice(config, "tokenizer_class", classes, &choice, err));
     *qwen = choice >= 2;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         bool on = false;
-        LP_CHECK(lp_json_find(config, refused[i], &value, err));
-        if (value.node) LP_CHECK(lp_json_bool(&value, &on, err));
+        LP_CHECK(lp_json_opt_bool(config, refused[i], &on, err));
         if (on)
             return lp_fail(
                 err, LP_ERR_UNSUPPORTED,

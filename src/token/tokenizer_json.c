@@ -17,13 +17,6 @@ static const char word_character[] =
     "[\\p{L}\\p{Nl}\\p{M}\\p{Nd}\\p{Pc}\xe2\x80\x8c\xe2\x80\x8d\xe2\x92\xb6-\xe2\x93\xa9\xf0\x9f\x84\xb0-\xf0\x9f\x85\x89"
     "\xf0\x9f\x85\x90-\xf0\x9f\x85\xa9\xf0\x9f\x85\xb0-\xf0\x9f\x86\x89]";
 
-/* A flag that may be missing or null: *out is left alone then. */
-static lp_status find_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    lp_status status = lp_json_find(object, key, &value, err);
-    return status == LP_OK && value.node ? lp_json_bool(&value, out, err) : status;
-}
-
 static lp_status expect_null_or_zero(const lp_json *object, const char *key, lp_error *err) {
     lp_json value;
     lp_status status = lp_json_find(object, key, &value, err);
@@ -179,8 +172,8 @@ static lp_status check_unknown_token(const lp_json *model, const lp_bpe *bpe, lp
     lp_json unknown;
     bool fuse = false, fallback = false;
     LP_CHECK(lp_json_find(model, "unk_token", &unknown, err));
-    LP_CHECK(find_bool(model, "fuse_unk", &fuse, err));
-    LP_CHECK(find_bool(model, "byte_fallback", &fallback, err));
+    LP_CHECK(lp_json_opt_bool(model, "fuse_unk", &fuse, err));
+    LP_CHECK(lp_json_opt_bool(model, "byte_fallback", &fallback, err));
     if (!unknown.node && !fallback) return LP_OK;
     for (size_t byte = 0; byte < 256; byte++)
         if (bpe->byte_token[byte] < 0)
@@ -226,7 +219,7 @@ static lp_status read_model(const lp_json *root, const lp_json *added, const lon
     LP_TRY(read_merges(parts, &merges, NULL, &n_merges, err));
     LP_TRY(lp_json_array_size(added, &n_added, err));
     LP_TRY(lp_bpe_init(bpe, highest + 1, highest + 1 + n_added, n_merges, err));
-    LP_TRY(find_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
+    LP_TRY(lp_json_opt_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
     LP_TRY(read_vocabulary(parts, &vocab, bpe, err));
     LP_TRY(read_merges(parts, &merges, bpe, &n_merges, err));
     lp_bpe_find_bytes(bpe);
@@ -242,11 +235,9 @@ static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer,
     lp_bpe *bpe = &tokenizer->bpe;
     lp_added_token token = {0};
     const char *content = NULL;
-    lp_json id_value;
     int64_t id = 0;
     LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(lp_json_get(entry, "id", &id_value, err));
-    LP_TRY(lp_json_int(&id_value, 0, INT32_MAX - 1, &id, err));
+    LP_TRY(lp_json_get_int(entry, "id", 0, INT32_MAX - 1, &id, err));
     LP_TRY(lp_json_get_string(entry, "content", &content, err));
     LP_TRY(lp_json_get_bool(entry, "single_word", &token.single_word, err));
     LP_TRY(lp_json_get_bool(entry, "lstrip", &token.lstrip, err));
@@ -327,13 +318,12 @@ static lp_status read_split(const lp_json *split, lp_tokenizer *tokenizer, lp_er
     static const char *const pattern_keys[] = {"Regex", NULL};
     static const char *const behaviors[] = {"Isolated", NULL};
     lp_status status = LP_OK;
-    lp_json pattern, regex, behavior, invert_value;
+    lp_json pattern, regex, invert_value;
     const char *source = NULL;
     int choice = 0;
     bool invert = false;
     LP_TRY(lp_json_only(split, keys, err));
-    LP_TRY(lp_json_get(split, "behavior", &behavior, err));
-    LP_TRY(lp_json_choice(&behavior, behaviors, &choice, err));
+    LP_TRY(lp_json_get_choice(split, "behavior", behaviors, &choice, err));
     LP_TRY(lp_json_get(split, "invert", &invert_value, err));
     LP_TRY(lp_json_bool(&invert_value, &invert, err));
     if (invert) {
@@ -356,7 +346,7 @@ static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool 
     LP_CHECK(lp_json_only(level, keys, err));
     LP_CHECK(lp_json_get_bool(level, "add_prefix_space", prefix_space, err));
     LP_CHECK(lp_json_get_bool(level, "trim_offsets", &trim_offsets, err));
-    return find_bool(level, "use_regex", use_regex, err);
+    return lp_json_opt_bool(level, "use_regex", use_regex, err);
 }
 
 /* *last: a ByteLevel was read; nothing may come after it, because it leaves letters instead of text. */
@@ -364,10 +354,9 @@ static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer,
     static const char *const types[] = {"ByteLevel", "Split", "Sequence", "Digits", NULL};
     static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
     static const char *const digits_keys[] = {"type", "individual_digits", NULL};
-    lp_json type, members, member;
+    lp_json members, member;
     int choice = 0;
-    LP_CHECK(lp_json_get(pre, "type", &type, err));
-    LP_CHECK(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get_choice(pre, "type", types, &choice, err));
     if (*last)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: a pre-tokenizer after ByteLevel is not supported", pre->file,
                        pre->path);
@@ -453,10 +442,9 @@ static lp_status read_template(const lp_json *template, lp_tokenizer *tokenizer,
 static lp_status read_post_processor(const lp_json *post, lp_tokenizer *tokenizer, bool *templated, lp_error *err) {
     static const char *const types[] = {"ByteLevel", "TemplateProcessing", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "processors", NULL};
-    lp_json type, members, member;
+    lp_json members, member;
     int choice = 0;
-    LP_CHECK(lp_json_get(post, "type", &type, err));
-    LP_CHECK(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get_choice(post, "type", types, &choice, err));
     if (choice == 0) {
         bool prefix_space = false, use_regex = true; /* it moves offsets only, which we do not report */
         LP_CHECK(read_byte_level(post, &prefix_space, &use_regex, err));
@@ -478,12 +466,11 @@ static lp_status read_decoder(const lp_json *decoder, int *n_levels, lp_error *e
     static const char *const types[] = {"ByteLevel", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "decoders", NULL};
     lp_status status = LP_OK;
-    lp_json type, members, member;
+    lp_json members, member;
     int choice = 0;
     bool prefix_space = false, use_regex = true;
     size_t n = 0;
-    LP_TRY(lp_json_get(decoder, "type", &type, err));
-    LP_TRY(lp_json_choice(&type, types, &choice, err));
+    LP_TRY(lp_json_get_choice(decoder, "type", types, &choice, err));
     if (choice == 0) {
         ++*n_levels;
         status = read_byte_level(decoder, &prefix_space, &use_regex, err);
@@ -501,11 +488,10 @@ out:
 static lp_status read_normalizer(const lp_json *normalizer, lp_tokenizer *tokenizer, lp_error *err) {
     static const char *const types[] = {"NFC", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "normalizers", NULL};
-    lp_json type, members, member;
+    lp_json members, member;
     int choice = 0;
     size_t n = 0;
-    LP_CHECK(lp_json_get(normalizer, "type", &type, err));
-    LP_CHECK(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_get_choice(normalizer, "type", types, &choice, err));
     if (choice == 0) {
         tokenizer->nfc = true;
         return LP_OK;
@@ -524,7 +510,7 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     static const char *const versions[] = {"1.0", NULL};
     lp_status status = LP_OK;
     cJSON *document = NULL;
-    lp_json root, version, added, part;
+    lp_json root, added, part;
     int choice = 0, n_levels = 0;
     size_t n_entries = 0;
     bool byte_level = false, templated = false;
@@ -532,8 +518,7 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     LP_TRY(lp_json_parse_around(text, size, name, cuts, 2, &document, &root, err));
     const long_parts parts = {.text = text, .name = name, .vocab = cuts[0], .merges = cuts[1]};
     LP_TRY(lp_json_only(&root, keys, err));
-    LP_TRY(lp_json_get(&root, "version", &version, err));
-    LP_TRY(lp_json_choice(&version, versions, &choice, err));
+    LP_TRY(lp_json_get_choice(&root, "version", versions, &choice, err));
     LP_TRY(lp_json_find(&root, "normalizer", &part, err));
     if (part.node) LP_TRY(read_normalizer(&part, tokenizer, err));
     LP_TRY(lp_json_get(&root, "added_tokens", &added, err));
