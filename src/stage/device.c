@@ -1,6 +1,7 @@
 #include "stage/device.h"
 
 #include "backend/device.h"
+#include "base/gemm.h"
 #include "base/log.h"
 #include "base/memory.h"
 
@@ -15,7 +16,10 @@ static lp_status open_backend(const lp_session *session, lp_backend **out, lp_er
                                 .dtype = (lp_dtype_use)job->engine.dtype,
                                 .node_rank = lp_parallel_node_rank(session->parallel),
                                 .threads = lp_stage_threads(session)};
-    lp_status status = lp_backend_open(&device, out, err);
+    /* A variable of the environment, not a key of the job. */
+    lp_status status = job->engine.device == LP_DEVICE_CUDA ? LP_OK : lp_gemm_check_setting(err);
+    if (status != LP_OK) return status;
+    status = lp_backend_open(&device, out, err);
     if (status != LP_OK)
         lp_error_prefix(err, "%s: $.engine.%s", job->file, job->engine.device == LP_DEVICE_CUDA ? "device" : "dtype");
     return status;

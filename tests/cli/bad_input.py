@@ -34,6 +34,12 @@ class Refusing(Case):
 
 
 class BadJob(Refusing):
+    def test_kernels(self) -> None:
+        """A setting of the environment is named as such."""
+        self.pairs()
+        run = self.latentpatch("plan", self.job(), environment={"LATENTPATCH_KERNELS": "sse9"})
+        self.assert_error(run, "error: LATENTPATCH_KERNELS: expected one of ", 'found "sse9"')
+
     def test_missing_job(self) -> None:
         self.refused(Path("none.json"), "none.json", "No such file", ranks=(1, 2, 4))
 
