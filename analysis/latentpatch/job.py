@@ -327,12 +327,39 @@ LONGEST = 300
 def _validate(data: Any, file: str) -> None:
     error = jsonschema.exceptions.best_match(_VALIDATOR.iter_errors(data))
     if error is not None:
-        text = error.message if len(error.message) <= LONGEST else f"{error.message[:LONGEST]} ..."
+        text = _words(error)
+        text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
         raise JobError(f"{file}{': ' if file else ''}{error.json_path}: {text}")
+
+
+def _words(error: jsonschema.ValidationError) -> str:
+    """What was expected and found. For a text that may be one of several names or of a form, those names: the regular
+    expression of the form helps nobody."""
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"the key {missing!r} is missing"
+    if error.validator not in ("pattern", "enum") or not isinstance(error.instance, str):
+        return error.message
+    others = error.parent.context if error.parent is not None else [error]
+    here = [other for other in others if other.absolute_path == error.absolute_path]
+    names = [name for other in here if other.validator == "enum" for name in other.validator_value if name is not None]
+    forms = [
+        other.schema["description"] for other in here if other.validator == "pattern" and "description" in other.schema
+    ]
+    if not names and not forms:
+        return error.message
+    near = difflib.get_close_matches(error.instance, map(str, names), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"expected {' or '.join([', '.join(map(str, names))] * bool(names) + forms)}, found {error.instance!r}{hint}"
 
 
 def patch(site: Any = None, **keys: Any) -> Section:
     """A group of conditions that write other values into `site`, or forbid attention (`forbid=`). Keywords are the keys of a
     group in docs/job.md.
     """
-    return globals()["Group"](site=site, **keys)
+    group = globals()["Group"]
+    for name in keys:
+        if name not in group._keys:
+            near = difflib.get_close_matches(name, group._keys, 1)
+            raise TypeError(f"a group has no key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return group(site=site, **keys)

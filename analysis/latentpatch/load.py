@@ -237,9 +237,22 @@ class Store:
         """Names of the stored sites of a run."""
         return [k for k, v in self._file[f"/runs/{run}"].items() if isinstance(v, h5py.Dataset) and v.ndim >= 3]
 
+    def _site(self, site: str, run: str) -> h5py.Dataset:
+        if run not in ("clean", "corrupted"):
+            raise LayoutError(self.path, "/runs", "clean or corrupted", repr(run))
+        if site not in self.sites(run):
+            raise LayoutError(self.path, f"/runs/{run}", f"one of the sites {', '.join(self.sites(run))}", repr(site))
+        return _need(self._file, self.path, f"/runs/{run}/{site}", None)
+
+    def __repr__(self) -> str:
+        if not self._file:
+            return f"Store({self.path!r}, closed)"
+        n = len(self._file["/journal/state"])
+        return f"Store({self.path!r}, {len(self.complete)} of {n} pairs, sites {', '.join(self.sites())})"
+
     def layers(self, site: str, run: str = "clean") -> list[int]:
         """Layers along axis 1 of a site; empty for sites without a layer axis."""
-        data = _need(self._file, self.path, f"/runs/{run}/{site}", None)
+        data = self._site(site, run)
         if data.ndim < 4:
             return []
         return np.ravel(data.attrs["layers"]).tolist() if "layers" in data.attrs else list(range(data.shape[1]))
@@ -248,7 +261,7 @@ class Store:
         self, site: str = "resid_post", run: str = "clean", layer: int | None = None, step: int | None = None
     ) -> np.ndarray:
         """Activations of the complete pairs as float32: [pairs, layers, steps, width], less each axis that is fixed."""
-        data = _need(self._file, self.path, f"/runs/{run}/{site}", None)
+        data = self._site(site, run)
         layers = self.layers(site, run)
         if layer is None:
             out = data[:]

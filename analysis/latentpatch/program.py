@@ -89,7 +89,14 @@ def run_job(
     launch = find_launcher(ranks, launcher)
     job.check()
     with _job_file(job) as path:
-        return run([*launch, find_program(), command, str(path), *options], progress)
+        try:
+            return run([*launch, find_program(), command, str(path), *options], progress)
+        except ProgramError as error:
+            if path == job.path:
+                raise
+            # Nobody knows the file that was there for the moment.
+            message = re.sub(rf"\S*{re.escape(path.name)}", "job", str(error))
+            raise type(error)(message, error.returncode, error.stderr) from None
 
 
 @contextlib.contextmanager

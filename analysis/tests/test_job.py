@@ -221,19 +221,35 @@ def test_files_are_named_after_the_experiment():
     [
         ({"bse": "x"}, TypeError, "no key 'bse'; did you mean 'base'"),
         ({"name": "x"}, TypeError, "several sections"),
-        ({"base": "x"}, lp.JobError, r"^\$: 'pairs' is a required property"),
+        ({"base": "x"}, lp.JobError, r"^\$: the key 'pairs' is missing$"),
         ({"base": "x", "pairs": "p", "steps": "6"}, lp.JobError, r"^\$\.protocol\.steps: '6' is not of type"),
-        ({"pairs": "p"}, lp.JobError, r"^\$: 'model' is a required property"),
-        ({"base": "x", "pairs": {"limit": 2}}, lp.JobError, r"^\$\.pairs: 'file' is a required property"),
+        ({"pairs": "p"}, lp.JobError, r"^\$: the key 'model' is missing$"),
+        ({"base": "x", "pairs": {"limit": 2}}, lp.JobError, r"^\$\.pairs: the key 'file' is missing$"),
         ({"base": "x", "pairs": "p", "store": 3}, lp.JobError, r"^\$\.store"),
         ({"base": "x", "pairs": "p", "engine": 3}, lp.JobError, r"^\$\.engine"),
         ({"base": "x", "pairs": "p", "remove_eos": 1}, lp.JobError, r"^\$\.protocol\.remove_eos"),
         ({"base": "x", "pairs": "p", "conditions": [{"site": "k"}]}, lp.JobError, r"^\$\.sweep\.conditions\[0\]"),
+        (
+            {"base": "x", "pairs": "p", "conditions": [{"site": "resid_pst", "layers": "all", "steps": "all"}]},
+            lp.JobError,
+            r"site: expected latent_in, .* or different sites .*, found 'resid_pst'; did you mean 'resid_post'\?$",
+        ),
+        (
+            {"base": "x", "pairs": "p", "conditions": [{"site": "k", "layers": "all", "steps": "firs:1"}]},
+            lp.JobError,
+            r"steps: expected first:N, last:N, .*, found 'firs:1'$",
+        ),
+        ({"base": "x", "pairs": "p", "executor": "fast"}, lp.JobError, r"executor: expected .*, found 'fast'"),
     ],
 )
 def test_mistakes_are_named(keys, kind, message):
     with pytest.raises(kind, match=message):
         lp.Job(**keys)
+
+
+def test_a_misspelt_key_of_a_group_is_named():
+    with pytest.raises(TypeError, match=r"a group has no key 'layer'; did you mean 'layers'\?$"):
+        lp.patch("resid_post", layer="all")
 
 
 def test_a_misspelt_attribute_is_refused():
@@ -279,6 +295,12 @@ def test_activations_have_named_dimensions(ran):
         assert (x.sel(layer=1).to_numpy() == store.activations("resid_post", "corrupted", layer=1)).all()
         assert store.xarray("latent_in").dims == ("pair", "step", "hidden")
         assert list(store.xarray("resid_pre").layer) == [0]
+        assert repr(store).endswith(".store.h5', 2 of 2 pairs, sites " + ", ".join(store.sites()) + ")")
+        with pytest.raises(lp.LayoutError, match=r"expected one of the sites .*resid_post.*, found 'resid_pst'"):
+            store.xarray("resid_pst")
+        with pytest.raises(lp.LayoutError, match="expected clean or corrupted, found 'patched'"):
+            store.activations("resid_post", "patched")
+    assert repr(store).endswith("closed)")
 
 
 def test_a_notebook_shows_the_heat_map_and_the_table(ran):
@@ -316,6 +338,9 @@ def test_the_message_of_the_program_is_the_exception(tmp_path):
     ) as caught:
         job.run(ranks=2)
     assert caught.value.returncode == 1
+    # Of a job that has no file the message names none.
+    with pytest.raises(lp.ProgramError, match=r"^job: \$\.sweep\.conditions\[0\]\.layers: .* found 99$"):
+        twin(tmp_path, conditions=[lp.patch("resid_post", layers=99, steps="all")]).plan()
 
 
 def script(folder: Path, text: str) -> str:
