@@ -366,7 +366,9 @@ def test_a_stop_and_an_end_without_a_message(tmp_path, monkeypatch):
 def test_an_interrupted_run_asks_the_program_to_stop(tmp_path):
     stopped = tmp_path / "stopped"
     child = script(tmp_path, f"trap 'touch {stopped}; exit 75' USR1\necho ready >&2\nwhile :; do sleep 0.1; done")
-    code = f"from latentpatch import program; program.run([{child!r}])"
+    # Started by a shell's `&`, Python inherits that SIGINT is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += f"from latentpatch import program; program.run([{child!r}])"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr.readline() == "ready\n"
         running.send_signal(2)
