@@ -42,6 +42,22 @@ def wrapped(items: list[str]) -> str:
     return "\n".join([*lines, line])
 
 
+def print_table(name: str, items: list[str]) -> None:
+    """A C array of numbers."""
+    print(f"static const uint32_t {name} = {{\n{wrapped(items)}\n}};")
+
+
+def runs(points: list[int]) -> list[str]:
+    """Neighbouring characters as {first, last, place of the first}."""
+    found: list[list[int]] = []
+    for i, c in enumerate(points):
+        if found and found[-1][1] == c - 1:
+            found[-1][1] = c
+        else:
+            found.append([c, c, i])
+    return [f"{{0x{a:x}, 0x{b:x}, {i}}}" for a, b, i in found]
+
+
 def main() -> None:
     """Print the tables."""
     points = [
@@ -66,24 +82,22 @@ def main() -> None:
     print(
         "/* Made by make_nfc_tables.py: canonical decompositions and combining classes of Unicode. */"
     )
+    print("/* Runs are {first, last, place of the first one's entry}. */")
     print("/* Characters that stand for one other. */")
-    print("static const uint32_t nfc_singles[][2] = {")
-    print(wrapped([f"{{0x{c:x}, 0x{a:x}}}" for c, a, _, _ in singles]) + "\n};")
+    print_table("nfc_single_runs[][3]", runs([c for c, *_ in singles]))
+    print_table("nfc_singles[]", [f"0x{a:x}" for _, a, _, _ in singles])
     print(
-        "/* Characters that stand for two others, and whether these are put together again. */"
+        "/* Characters that stand for two others: these, and whether they are put together again. */"
     )
-    print(
-        "static const struct {\n    uint32_t whole, first, second;\n    bool composes;\n} nfc_pairs[] = {"
-    )
-    print(
-        wrapped(
-            [f"{{0x{c:x}, 0x{a:x}, 0x{b:x}, {int(bool(k))}}}" for c, a, b, k in pairs]
-        )
-        + "\n};"
+    print_table("nfc_pair_runs[][3]", runs([c for c, *_ in pairs]))
+    print_table(
+        "nfc_pairs[][3]",
+        [f"{{0x{a:x}, 0x{b:x}, {int(bool(k))}}}" for _, a, b, k in pairs],
     )
     print("/* Canonical combining classes other than 0: first, last, class. */")
-    print("static const uint32_t nfc_classes[][3] = {")
-    print(wrapped([f"{{0x{a:x}, 0x{b:x}, {k}}}" for a, b, k in classes]) + "\n};")
+    print_table(
+        "nfc_classes[][3]", [f"{{0x{a:x}, 0x{b:x}, {k}}}" for a, b, k in classes]
+    )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,21 @@ enum {
     N_HANGUL = N_LEADS * N_VOWELS * N_TRAILS
 };
 
-enum { N_SINGLES = sizeof nfc_singles / sizeof *nfc_singles, N_PAIRS = sizeof nfc_pairs / sizeof *nfc_pairs };
-enum { N_CLASSES = sizeof nfc_classes / sizeof *nfc_classes };
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+/* The entry {first, last, .} of a table that holds c; NULL: none. */
+static const uint32_t *find(const uint32_t (*table)[3], size_t n, uint32_t c) {
+    for (size_t low = 0, high = n; low < high;) {
+        size_t middle = (low + high) / 2;
+        if (c < table[middle][0])
+            high = middle;
+        else if (c > table[middle][1])
+            low = middle + 1;
+        else
+            return table[middle];
+    }
+    return NULL;
+}
 
 typedef struct {
     uint32_t *points;
@@ -42,39 +55,18 @@ static lp_status decompose(point_list *list, uint32_t c) {
         if (status == LP_OK) status = push(list, VOWEL + k % (N_VOWELS * N_TRAILS) / N_TRAILS);
         return status == LP_OK && trail ? push(list, TRAIL + trail) : status;
     }
-    for (size_t low = 0, high = N_SINGLES; low < high;) {
-        size_t middle = (low + high) / 2;
-        if (nfc_singles[middle][0] == c) return decompose(list, nfc_singles[middle][1]);
-        if (nfc_singles[middle][0] < c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    for (size_t low = 0, high = N_PAIRS; low < high;) {
-        size_t middle = (low + high) / 2;
-        if (nfc_pairs[middle].whole == c) {
-            lp_status status = decompose(list, nfc_pairs[middle].first);
-            return status == LP_OK ? decompose(list, nfc_pairs[middle].second) : status;
-        }
-        if (nfc_pairs[middle].whole < c)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return push(list, c);
+    const uint32_t *run = find(nfc_single_runs, LENGTH(nfc_single_runs), c);
+    if (run) return decompose(list, nfc_singles[run[2] + c - run[0]]);
+    run = find(nfc_pair_runs, LENGTH(nfc_pair_runs), c);
+    if (!run) return push(list, c);
+    const uint32_t *pair = nfc_pairs[run[2] + c - run[0]];
+    LP_CHECK(decompose(list, pair[0]));
+    return decompose(list, pair[1]);
 }
 
 static uint32_t class_of(uint32_t c) {
-    for (size_t low = 0, high = N_CLASSES; low < high;) {
-        size_t middle = (low + high) / 2;
-        if (c < nfc_classes[middle][0])
-            high = middle;
-        else if (c > nfc_classes[middle][1])
-            low = middle + 1;
-        else
-            return nfc_classes[middle][2];
-    }
-    return 0;
+    const uint32_t *run = find(nfc_classes, LENGTH(nfc_classes), c);
+    return run ? run[2] : 0;
 }
 
 /* The character that two others make; 0: they make none. */
@@ -83,8 +75,9 @@ static uint32_t composed(uint32_t a, uint32_t b) {
         return HANGUL + ((a - LEAD) * N_VOWELS + (b - VOWEL)) * N_TRAILS;
     if (a >= HANGUL && a < HANGUL + N_HANGUL && (a - HANGUL) % N_TRAILS == 0 && b > TRAIL && b < TRAIL + N_TRAILS)
         return a + (b - TRAIL);
-    for (size_t i = 0; i < N_PAIRS; i++)
-        if (nfc_pairs[i].second == b && nfc_pairs[i].first == a) return nfc_pairs[i].composes ? nfc_pairs[i].whole : 0;
+    for (size_t k = 0; k < LENGTH(nfc_pair_runs); k++)
+        for (uint32_t c = nfc_pair_runs[k][0], i = nfc_pair_runs[k][2]; c <= nfc_pair_runs[k][1]; c++, i++)
+            if (nfc_pairs[i][1] == b && nfc_pairs[i][0] == a) return nfc_pairs[i][2] ? c : 0;
     return 0;
 }
 

@@ -26,6 +26,11 @@ static void test_pages(void **state) {
     assert_int_equal(lp_pages_take_one(&pool), -1);
     assert_int_equal(pool.most_used, 8);
     lp_pages_release(&pool);
+    OK(lp_pages_init(&pool, 3, err));
+    assert_int_equal(lp_pages_take_one(&pool), 2);
+    lp_pages_give(&pool, 2);
+    assert_int_equal(lp_pages_take_one(&pool), 2); /* the highest again, not the one below */
+    lp_pages_release(&pool);
     assert_int_equal(lp_pages_for(0), 0);
     assert_int_equal(lp_pages_for(1), 1);
     assert_int_equal(lp_pages_for(LP_PAGE_POSITIONS), 1);
