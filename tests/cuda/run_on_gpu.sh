@@ -1,31 +1,40 @@
 #!/usr/bin/env bash
 # run_on_gpu.sh PACKED OUT SECTION...: the checks that need a GPU, on a machine that has one and little else.
 #
-# PACKED is a folder made by pack.sh. Sections, each bounded in time, none ends the others:
-#   conformance  every operation in each dtype against double precision, and row independence (3 min)
+# PACKED is a folder made by pack.sh. Sections, each bounded in time, none ends the others; without any, those of the first
+# group, which fit 15 minutes of a device:
+#   quick        what never ran on a device: attention and products in each dtype, racecheck of attention (2 min)
+#   kernels      device seconds by kernel over a sweep of 64 pairs in fp32, fp32-tc and bf16 (2 min; needs a C compiler
+#                and CUPTI)
+#   states       states of the thoughts in each dtype, and transformers' in fp32, against float64, by site (2 min)
+#   rival        bench/peer_batched.py, all conditions of 16 pairs in one batch, beside ours: the same texts, seconds a
+#                condition in fp32, tf32, bf16 (2 min; RIVAL_DTYPES chooses)
+#   conformance  every operation in each dtype against double precision, row independence, and the kernel class of each
+#                shape of the public models, of which none may be unaligned (3 min)
+#   start        the timeline of a start, and where one rank waits for another (1 min)
+#   devices      two ranks on two devices, where there are two: the same bytes (1 min)
+#
 #   sanitizer    compute-sanitizer memcheck, racecheck, synccheck on the small sizes (6 min)
 #   demo         both demo models on cpu and cuda: the rows that differ; other batch sizes: the same bytes (4 min)
 #   bench        bench/compare_cuda.py: LLaMA-3.2-1B shape, 64 pairs, in fp32, tf32 and bf16 beside the peer (9 min;
 #                BENCH_PARTS and BENCH_DTYPES choose some of it)
 #   many         the same sweep over 500 pairs with 8 new tokens, fp32 and bf16 (6 min)
-#   rival        bench/peer_batched.py, all conditions of 16 pairs in one batch, beside ours: the same texts, seconds a
-#                condition in fp32, tf32, bf16 (2 min; RIVAL_DTYPES chooses)
-#   kernels      device seconds by kernel over a sweep of 64 pairs in fp32, fp32-tc and bf16 (2 min; needs a C compiler
-#                and CUPTI)
 #   split        errors of fp32-tc's products against float64, and their rates, at the shapes of LLaMA-1B (1 min)
 #   profile      nsys over a short sweep, where it is installed (2 min)
-# bench, many, rival, kernels and profile make a checkpoint first (1 min).
+# bench, many, rival, kernels, start and profile make a checkpoint first (1 min), and states another.
 # LP_GPU_WORK names a folder that stays, so that the next call finds the checkpoint of bench and many.
 # Everything goes to OUT; OUT/summary.txt has a line a check. Exit code 1 when one failed.
+# shellcheck disable=SC2317 # sections are called by their names
 set -uo pipefail
-if (($# < 3)); then
-  printf 'usage: bash tests/cuda/run_on_gpu.sh PACKED OUT SECTION...\n' >&2
+if (($# < 2)); then
+  printf 'usage: bash tests/cuda/run_on_gpu.sh PACKED OUT [SECTION...]\n' >&2
   exit 2
 fi
 packed=$(cd "$1" && pwd)
 mkdir -p "$2"
 out=$(cd "$2" && pwd)
 shift 2
+(($# > 0)) || set -- quick kernels states rival conformance start devices
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 # shellcheck source=/dev/null
 source "$packed/environment"
@@ -61,8 +70,52 @@ sweep() {
     --set "results.file=$work/$name.h5" --set "results.csv=$work/$name.csv" --set "results.summary=$work/$name.json" "$@"
 }
 
+section_quick() {
+  local dtype
+  for dtype in fp32 fp32-tc bf16 tf32; do
+    check "quick-$dtype" 60 "$packed/lp_conformance" cuda "$dtype" small attention products
+  done
+  for dtype in fp32 fp32-tc bf16; do
+    check "quick-racecheck-$dtype" 90 compute-sanitizer --target-processes all --tool racecheck \
+      --kernel-name kns=attend --error-exitcode 3 "$packed/lp_conformance" cuda "$dtype" small attention
+  done
+}
+
 section_conformance() {
-  for dtype in fp32 tf32 bf16 fp32-tc; do check "conformance-$dtype" 180 "$packed/lp_conformance" cuda "$dtype" verbose; done
+  local dtype
+  for dtype in fp32 tf32 bf16 fp32-tc; do
+    check "conformance-$dtype" 180 "$packed/lp_conformance" cuda "$dtype" verbose
+    grep -h 'operands at multiples of' "$out/conformance-$dtype.log" >"$out/kernel-classes-$dtype.txt"
+    say "       kernels of $dtype: $(wc -l <"$out/kernel-classes-$dtype.txt") shapes, $(grep -c 'tensor cores' "$out/kernel-classes-$dtype.txt") on tensor cores (kernel-classes-$dtype.txt)"
+  done
+}
+
+section_states() {
+  check states 200 python3 bench/states.py --program "$packed/latentpatch" --work "$work/states" --device "${LP_GPU_DEVICE:-cuda}" \
+    --shape "${LP_GPU_SHAPE:-llama-3.2-1b}"
+  cat "$out/states.log"
+}
+
+# One sweep of 64 pairs that says when each part of its start began and ended.
+section_start() {
+  compare start 120 sweep bf16 --many-pairs 0
+  rm -f "$work/bench/64-bf16.results.h5"
+  check start-timeline 100 "$packed/latentpatch" sweep "$work/bench/64-bf16.json" --verbose
+  grep -h 'ready after seconds' "$out/start-timeline.log"
+}
+
+section_devices() {
+  local n
+  n=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+  if ((n < 2)) || ! command -v mpiexec >/dev/null; then
+    say "skipped: devices ($n devices$(command -v mpiexec >/dev/null || printf ', no mpiexec'))"
+    return
+  fi
+  sweep devices-one 100 jobs/demo-gpt2.json devices-one --set engine.device=cuda
+  check devices-two 100 mpiexec --allow-run-as-root -n 2 "$packed/latentpatch" run jobs/demo-gpt2.json --verbose \
+    --set engine.device=cuda --set "store.file=$work/devices-two.store.h5" --set "results.file=$work/devices-two.h5" \
+    --set "results.csv=$work/devices-two.csv" --set "results.summary=$work/devices-two.json"
+  check devices-same-rows 5 cmp "$work/devices-one.csv" "$work/devices-two.csv"
 }
 
 section_sanitizer() {
