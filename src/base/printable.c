@@ -54,9 +54,7 @@ size_t lp_printable(const char *text, size_t length, lp_print_layout layout, cha
 
 lp_status lp_text_add_printable(lp_text *out, const char *text, lp_print_layout layout, lp_error *err) {
     size_t length = strlen(text), wanted = lp_printable(text, length, layout, NULL, 0);
-    lp_status status =
-        lp_mem_grow(&out->data, &out->capacity, out->length + wanted + 1, sizeof *out->data, "text", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&out->data, &out->capacity, out->length + wanted + 1, sizeof *out->data, "text", err));
     out->length += lp_printable(text, length, layout, out->data + out->length, wanted + 1);
     return LP_OK;
 }

@@ -38,9 +38,8 @@ static lp_status add_pieces(const lp_model_files *files, size_t i, piece_list *l
     int64_t step = rows_of_piece(slot, &files->places[i]);
     size_t row_bytes = (size_t)slot->columns * lp_dtype_bytes(tensor->dtype);
     for (int64_t first = 0; first < slot->rows; first += step) {
-        lp_status status =
-            lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "pieces of the weights", err);
-        if (status != LP_OK) return status;
+        LP_CHECK(
+            lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "pieces of the weights", err));
         int64_t n = slot->rows - first < step ? slot->rows - first : step;
         bool run = lp_tensor_is_contiguous(tensor);
         list->items[list->n++] = (fill_piece){.slot = i,

@@ -138,9 +138,7 @@ static lp_status new_object(pickle_machine *machine, value_kind kind, pickle_val
 static lp_status append(pickle_machine *machine, const pickle_value *container, const pickle_value *items, size_t n,
                         lp_error *err) {
     pickle_object *object = &machine->objects[container->integer];
-    lp_status status =
-        lp_mem_grow(&object->items, &object->capacity, object->n + n, sizeof *object->items, "pickle items", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&object->items, &object->capacity, object->n + n, sizeof *object->items, "pickle items", err));
     if (n) memcpy(object->items + object->n, items, n * sizeof *items);
     object->n += n;
     return LP_OK;

@@ -28,9 +28,7 @@ typedef struct {
 } edge_list;
 
 static lp_status append(edge_list *list, const lp_timed_edit *edge, int32_t head, lp_error *err) {
-    lp_status status =
-        lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "attention edges", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_grow(&list->items, &list->capacity, list->n + 1, sizeof *list->items, "attention edges", err));
     list->items[list->n] = *edge;
     list->items[list->n++].what.at.head = head;
     return LP_OK;

@@ -74,9 +74,8 @@ static lp_status add_branch(tree_build *build, int32_t low, int32_t high, int32_
     while (parent >= 0 && depth < first->n && compare_items(first, &build->sorted[high - 1], depth) == 0 &&
            build->sorted[high - 1].n > depth)
         depth++;
-    lp_status status =
-        lp_mem_grow(&tree->branches, &tree->capacity, (size_t)tree->n + 1, sizeof *tree->branches, "branches", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(
+        lp_mem_grow(&tree->branches, &tree->capacity, (size_t)tree->n + 1, sizeof *tree->branches, "branches", err));
     int32_t self = tree->n++;
     bool stopped = first->stop_at >= 0 && first->stop_at < depth;
     lp_branch branch = {.parent = parent,
@@ -103,8 +102,7 @@ static lp_status add_branch(tree_build *build, int32_t low, int32_t high, int32_
     while (at < high) {
         int32_t end = at + 1;
         while (end < high && compare_items(&build->sorted[at], &build->sorted[end], depth) == 0) end++;
-        status = add_branch(build, at, end, depth, self, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(add_branch(build, at, end, depth, self, err));
         at = end;
     }
     return LP_OK;

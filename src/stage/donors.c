@@ -127,8 +127,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
                             const lp_replacement *replacement, lp_error *err) {
     const lp_session *session = table->session;
     if (lp_operation_has_subspace(replacement->operation) && replacement->subspace > 0) {
-        lp_status status = make_subspace(table, condition, replacement, err);
-        if (status != LP_OK) return status;
+        LP_CHECK(make_subspace(table, condition, replacement, err));
     }
     if (!lp_operation_takes_vector(replacement->operation) || replacement->donor == LP_DONOR_TOKEN) return LP_OK;
     lp_donor_vector vector = {.donor = replacement->donor,
@@ -163,9 +162,8 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
         return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %d numbers (%s), found %zu",
                        session->job.sweep.vectors[replacement->vector], vector.width,
                        lp_site_names()[replacement->from.site], table->file_sizes[replacement->vector]);
-    lp_status status =
-        lp_mem_grow(&table->vectors, &table->capacity, table->n + 1, sizeof *table->vectors, "donor vectors", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(
+        lp_mem_grow(&table->vectors, &table->capacity, table->n + 1, sizeof *table->vectors, "donor vectors", err));
     table->vectors[table->n++] = vector;
     table->n_floats += (size_t)vector.width;
     return index_last(table, err);

@@ -82,9 +82,8 @@ static size_t place_of(const lp_lens_writer *writer, int32_t token) {
 static lp_status see(lp_lens_writer *writer, int32_t token, lp_error *err) {
     size_t at = place_of(writer, token);
     if (at < writer->n_seen && writer->seen[at] == token) return LP_OK;
-    lp_status status =
-        lp_mem_grow(&writer->seen, &writer->seen_capacity, writer->n_seen + 1, sizeof *writer->seen, "tokens", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(
+        lp_mem_grow(&writer->seen, &writer->seen_capacity, writer->n_seen + 1, sizeof *writer->seen, "tokens", err));
     memmove(writer->seen + at + 1, writer->seen + at, (writer->n_seen - at) * sizeof *writer->seen);
     writer->seen[at] = token;
     writer->n_seen++;
