@@ -19,7 +19,7 @@ typedef enum {
     LP_ERR_FORMAT = -2,      /* foreign bytes are not what their format says */
     LP_ERR_VALUE = -3,       /* well-formed input with a value that cannot be used */
     LP_ERR_MISMATCH = -4,    /* two things that must agree do not (store and model, shape and config) */
-    LP_ERR_MEMORY = -5,      /* out of memory, or over the limit that the job set */
+    LP_ERR_MEMORY = -5,      /* out of memory */
     LP_ERR_DEVICE = -6,      /* a device or its library failed */
     LP_ERR_MPI = -7,         /* MPI failed */
     LP_ERR_HDF5 = -8,        /* HDF5 failed */

@@ -5,8 +5,9 @@
 
 #include <math.h>
 
-/* Bytes of memory for each byte of a text, and what a small text may take in any case. */
-enum { MEMORY = 16, MEMORY_FLOOR = 16 << 20 };
+/* Bytes that a tree may take for each byte of its text, and what a small text may take in any case. With the text, and
+ * what is made of the tree, a reader stays below 16 bytes for each byte. */
+enum { MEMORY = 12, MEMORY_FLOOR = 16 << 20 };
 
 bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -158,7 +159,7 @@ static lp_status refuse_duplicates(const cJSON *node, const char *file, lp_error
                         node->string ? " (\"" : "", node->string ? node->string : "", node->string ? "\")" : "");
     }
     cJSON_ArrayForEach(child, node) {
-        if (child->child) LP_TRY(refuse_duplicates(child, file, err));
+        LP_TRY(refuse_duplicates(child, file, err));
     }
 out:
     lp_mem_free(keys);
@@ -197,10 +198,12 @@ static lp_status check_text(const char *text, size_t size, const char *file, lp_
 static lp_status parse_tree(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                             lp_error *err) {
     size_t line = 0, column = 0;
-    const uint64_t needed = tree_bytes(text, size), most = (uint64_t)MEMORY * size + MEMORY_FLOOR;
+    const uint64_t needed = tree_bytes(text, size), share = (uint64_t)MEMORY * size,
+                   most = share > MEMORY_FLOOR ? share : MEMORY_FLOOR;
     if (needed > most)
         return lp_fail(err, LP_ERR_FORMAT,
-                       "%s: %zu bytes of JSON that need %llu bytes of memory: expected at most %llu (%d for each byte)",
+                       "%s: %zu bytes of JSON of so many small values that they need %llu bytes of memory: expected at "
+                       "most %llu (%d for each byte); split the file",
                        file, size, (unsigned long long)needed, (unsigned long long)most, (int)MEMORY);
     const char *end = NULL;
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
@@ -341,18 +344,47 @@ lp_status lp_json_fail(const lp_json *value, lp_error *err, const char *format, 
     return LP_ERR_VALUE;
 }
 
+/* cJSON prints a number beyond those of a double as null. */
+static const cJSON *find_infinite(const cJSON *node) {
+    if (cJSON_IsNumber(node) && !isfinite(node->valuedouble)) return node;
+    const cJSON *child = NULL;
+    cJSON_ArrayForEach(child, node) {
+        const cJSON *found = find_infinite(child);
+        if (found) return found;
+    }
+    return NULL;
+}
+
+lp_status lp_json_print(const lp_json *value, char **out, lp_error *err) {
+    const cJSON *infinite = find_infinite(value->node);
+    if (infinite)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: a number that is too large for a double%s%.80s%s", value->file,
+                       value->path, infinite->string ? " (\"" : "", infinite->string ? infinite->string : "",
+                       infinite->string ? "\")" : "");
+    char *text = cJSON_PrintUnformatted(value->node);
+    if (!text) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory", value->file);
+    lp_status status = lp_mem_text(out, text, strlen(text), err);
+    cJSON_free(text);
+    return status;
+}
+
+/* "%.190s.%.60s"; a group of a job asks for twenty members, and a job may have 100,000 groups. */
 static void member_path(const lp_json *object, const char *key, lp_json *out) {
-    char path[LP_JSON_PATH];
-    snprintf(path, sizeof path, "%.190s.%.60s", object->path, key);
+    enum { MOST_OF_OBJECT = 190, MOST_OF_KEY = 60 };
+    size_t of_object = strnlen(object->path, MOST_OF_OBJECT), of_key = strnlen(key, MOST_OF_KEY);
     out->file = object->file;
-    memcpy(out->path, path, sizeof path);
+    memcpy(out->path, object->path, of_object);
+    out->path[of_object] = '.';
+    memcpy(out->path + of_object + 1, key, of_key);
+    out->path[of_object + 1 + of_key] = '\0';
 }
 
 lp_status lp_json_find(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
     if (!lp_json_is_object(object)) return lp_json_fail(object, err, "an object");
     const cJSON *node = cJSON_GetObjectItemCaseSensitive(object->node, key);
-    lp_json found = {.node = cJSON_IsNull(node) ? NULL : node};
+    lp_json found;
     member_path(object, key, &found);
+    found.node = cJSON_IsNull(node) ? NULL : node;
     *out = found;
     return LP_OK;
 }

@@ -18,8 +18,9 @@ typedef struct {
 } lp_json;
 
 /* Parses size bytes of UTF-8 text. Fails with line and column on malformed text, on anything but white space
- * after the value, on nesting deeper than LP_JSON_MAX_DEPTH, on duplicate keys and on NUL bytes or invalid
- * UTF-8. *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
+ * after the value, on nesting deeper than LP_JSON_MAX_DEPTH, on duplicate keys, on NUL bytes or invalid
+ * UTF-8, and on a text of so many small values that its tree would take more than 12 bytes for
+ * each byte (and more than 16 MiB). *document is owned by the caller (cJSON_Delete); *root is the view of the whole. */
 lp_status lp_json_parse(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
                         lp_error *err);
 /* A long array or object that is left out of the tree: the member `key` of the root's member `parent`; the root itself
@@ -79,6 +80,9 @@ lp_status lp_json_opt_number(const lp_json *object, const char *key, double min,
 lp_status lp_json_opt_choice(const lp_json *object, const char *key, const char *const *names, int *out, lp_error *err);
 /* The head of a file of ours: {"format": format, "version": version}. */
 lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err);
+
+/* *out = the value as one line of JSON; caller frees with lp_mem_free. Fails on a number that no double holds. */
+lp_status lp_json_print(const lp_json *value, char **out, lp_error *err);
 
 bool lp_json_is_object(const lp_json *value);
 bool lp_json_is_array(const lp_json *value);

@@ -2,11 +2,13 @@
 
 #include <stdatomic.h>
 
-/* In front of the block, in a header as wide as the alignment. */
+/* Right in front of the block. */
 typedef struct {
     size_t bytes;
     void *raw; /* what calloc gave */
 } block_header;
+
+_Static_assert(sizeof(block_header) == 16, "a header is as wide as what calloc aligns to");
 
 static atomic_size_t live_bytes;
 static atomic_size_t peak_bytes;
@@ -20,25 +22,29 @@ static void count_up(size_t bytes) {
     atomic_fetch_add(&n_allocations, 1);
 }
 
-lp_status lp_mem_new(void *out, size_t n_items, size_t item_bytes, const char *what, lp_error *err) {
-    size_t bytes = 0;
-    if (__builtin_mul_overflow(n_items, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
-        return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items, item_bytes);
-    /* calloc, not aligned_alloc and memset: large blocks come zeroed from the system, and pages that are never touched
-     * take no memory. */
-    size_t total = bytes + 2 * LP_ALIGNMENT;
+/* calloc, not aligned_alloc and memset: large blocks come zeroed from the system, and pages that are never touched take
+ * no memory. calloc aligns to 16 bytes, as wide as the header is. */
+static lp_status new_block(void *out, size_t bytes, size_t alignment, const char *what, lp_error *err) {
+    size_t total = bytes + alignment;
     unsigned char *raw = calloc(1, total);
     if (!raw) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %zu bytes wanted", what, bytes);
-    void *block = raw + 2 * LP_ALIGNMENT - (uintptr_t)raw % LP_ALIGNMENT;
-    *(block_header *)(void *)((unsigned char *)block - LP_ALIGNMENT) = (block_header){.bytes = total, .raw = raw};
+    void *block = raw + alignment - (uintptr_t)raw % alignment;
+    *((block_header *)block - 1) = (block_header){.bytes = total, .raw = raw};
     count_up(total);
     memcpy(out, &block, sizeof block);
     return LP_OK;
 }
 
+lp_status lp_mem_new(void *out, size_t n_items, size_t item_bytes, const char *what, lp_error *err) {
+    size_t bytes = 0;
+    if (__builtin_mul_overflow(n_items, item_bytes, &bytes) || bytes > SIZE_MAX / 2)
+        return lp_fail(err, LP_ERR_MEMORY, "%s: size overflows: %zu items of %zu bytes", what, n_items, item_bytes);
+    return new_block(out, bytes, LP_ALIGNMENT, what, err);
+}
+
 void lp_mem_free(void *block) {
     if (!block) return;
-    const block_header *header = (const void *)((unsigned char *)block - LP_ALIGNMENT);
+    const block_header *header = (const block_header *)block - 1;
     atomic_fetch_sub(&live_bytes, header->bytes);
     free(header->raw);
 }
@@ -68,7 +74,7 @@ lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item
 
 lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err) {
     char *copy = NULL;
-    LP_CHECK(lp_mem_new(&copy, length + 1, 1, "text", err));
+    LP_CHECK(new_block(&copy, length + 1, sizeof(block_header), "text", err));
     if (length) memcpy(copy, text, length);
     *out = copy;
     return LP_OK;

@@ -23,7 +23,7 @@ lp_status lp_mem_grow(void *block, size_t *capacity, size_t n_items, size_t item
 /* NULL is accepted. */
 void lp_mem_free(void *block);
 
-/* *out = a copy of text[0..length) with a final NUL; caller frees with lp_mem_free. */
+/* *out = a copy of text[0..length) with a final NUL, aligned to 16 bytes; caller frees with lp_mem_free. */
 lp_status lp_mem_text(char **out, const char *text, size_t length, lp_error *err);
 /* The same for a C string. */
 lp_status lp_mem_strdup(char **out, const char *text, lp_error *err);

@@ -6,7 +6,7 @@
 #include "base/number.h"
 #include "patch/lens.h"
 
-enum { JOB_MAX_BYTES = 16 << 20 };
+enum { JOB_MAX_BYTES = 16 << 20, MAX_VECTORS = 10000 };
 
 const char *const *lp_filter_names(void) {
     static const char *const names[] = {"both-correct", "clean-correct", "all", NULL};
@@ -454,6 +454,9 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     if (value.node) {
         size_t n = 0;
         LP_TRY(lp_json_array_size(&value, &n, err));
+        if (n > MAX_VECTORS)
+            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at most %d files, found %zu (a file may hold many rows)",
+                    value.file, value.path, MAX_VECTORS, n);
         LP_TRY(lp_mem_new(&job->sweep.vectors, n, sizeof *job->sweep.vectors, "vectors", err));
         for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
             const char *text = NULL;
@@ -462,11 +465,10 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
         }
     }
     LP_TRY(lp_json_get(&section, "conditions", &value, err));
-    size_t n_groups = 0;
-    LP_TRY(lp_json_array_size(&value, &n_groups, err));
-    if (n_groups == 0)
+    LP_TRY(lp_json_array_size(&value, &job->sweep.n_groups, err));
+    if (job->sweep.n_groups == 0)
         LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at least one condition, found none", value.file, value.path);
-    job->sweep.groups = value.node;
+    LP_TRY(lp_json_print(&value, &job->sweep.groups, err));
 out:
     return status;
 }
@@ -589,13 +591,14 @@ lp_status lp_job_parse(const char *text, size_t size, const char *path, const ch
                                        "readout", "results",  "classifier", "engine", "$schema", NULL};
     lp_job job = {0};
     lp_json root;
+    cJSON *document = NULL;
     const char *ignored = NULL; /* it is for editors */
     lp_status status = LP_OK;
     LP_TRY(lp_mem_text(&job.file, path, strlen(path), err));
     LP_TRY(lp_path_folder(path, &job.folder, err));
-    LP_TRY(lp_json_parse(text, size, job.file, &job.document, &root, err));
+    LP_TRY(lp_json_parse(text, size, job.file, &document, &root, err));
     LP_TRY(only_keys(&root, keys, err));
-    for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(job.document, settings[i], err));
+    for (size_t i = 0; i < n_settings; i++) LP_TRY(apply_setting(document, settings[i], err));
     LP_TRY(only_keys(&root, keys, err));
     LP_TRY(lp_json_opt_string(&root, "$schema", &ignored, err));
     LP_TRY(read_model(&job, &root, err));
@@ -606,9 +609,11 @@ lp_status lp_job_parse(const char *text, size_t size, const char *path, const ch
     LP_TRY(read_decode_and_metrics(&job, &root, err));
     LP_TRY(read_results(&job, &root, err));
     LP_TRY(read_engine(&job, &root, err));
+    LP_TRY(lp_json_print(&root, &job.text, err));
     *out = job;
-    return LP_OK;
+    job = (lp_job){0};
 out:
+    cJSON_Delete(document);
     lp_job_release(&job);
     return status;
 }
@@ -638,14 +643,7 @@ void lp_job_release(lp_job *job) {
     lp_mem_free(job->results.file);
     lp_mem_free(job->results.csv);
     lp_mem_free(job->results.summary);
-    cJSON_Delete(job->document);
+    lp_mem_free(job->text);
+    lp_mem_free(job->sweep.groups);
     *job = (lp_job){0};
-}
-
-lp_status lp_job_resolved(const lp_job *job, char **out, lp_error *err) {
-    char *text = cJSON_PrintUnformatted(job->document);
-    if (!text) return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory", job->file);
-    lp_status status = lp_mem_text(out, text, strlen(text), err);
-    cJSON_free(text);
-    return status;
 }

@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     char *file;   /* of the job, as given */
     char *folder; /* of the job */
-    cJSON *document;
+    char *text;   /* with the settings applied, as one line */
 
     struct {
         char *name;      /* for tables; by default the name of the CODI checkpoint's folder */
@@ -60,8 +60,9 @@ typedef struct {
         uint64_t seed;
         uint64_t shuffled_seeds[LP_MAX_DRAWS]; /* [n_draws] one for each draw of the donor shuffled */
         int32_t n_draws;                       /* 1 by default, with the seed above */
-        const cJSON *groups;                   /* the array; read by lp_job_conditions */
-        char **vectors;                        /* resolved paths of the files that donors name */
+        char *groups;                          /* text of the array; read by lp_job_conditions, group by group */
+        size_t n_groups;
+        char **vectors; /* resolved paths of the files that donors name */
         size_t n_vectors;
     } sweep;
     struct {
@@ -98,9 +99,6 @@ void lp_job_release(lp_job *job);
 
 /* The conditions of the job's sweep for a model; *out is {0} before. */
 lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp_condition_set *out, lp_error *err);
-
-/* The job with its settings applied, as one line of JSON; caller frees with lp_mem_free. For provenance. */
-lp_status lp_job_resolved(const lp_job *job, char **out, lp_error *err);
 
 const char *const *lp_filter_names(void);
 const char *const *lp_executor_names(void);

@@ -3,13 +3,33 @@
 #include "base/memory.h"
 #include "job/job.h"
 
+/* What a group's lists may hold together: each entry takes up to a kilobyte, for a byte or two of the job's text. */
+enum { MAX_ENTRIES = 5000, MAX_EDGES = 64 };
+
+typedef struct {
+    lp_sweep_group *group;
+    const lp_model_config *config;
+    int32_t n_steps;
+    size_t capacity, detail_capacity;
+} condition_reading;
+
+static size_t count_entries(const lp_sweep_group *group) {
+    size_t n = group->n_sites + group->n_layers + group->n_steps + group->n_indices + group->n_heads + group->n_donors +
+               group->n_factors;
+    for (size_t i = 0; i < group->n_edges; i++) {
+        const lp_edge_words *edge = &group->edges[i];
+        n += edge->n_from + edge->n_to + edge->n_layers + edge->n_heads;
+    }
+    return n;
+}
+
 /* Calls `each` for every element of an array, or for the value itself where it is not an array. */
 typedef lp_status (*element_reader)(const lp_json *value, void *user, lp_error *err);
 
-static lp_status for_each(const lp_json *group, const char *key, element_reader each, void *user, bool *present,
-                          lp_error *err) {
+static lp_status for_each(const lp_json *object, const char *key, element_reader each, const lp_sweep_group *group,
+                          void *user, bool *present, lp_error *err) {
     lp_json value, element;
-    lp_status status = lp_json_find(group, key, &value, err);
+    lp_status status = lp_json_find(object, key, &value, err);
     if (status != LP_OK) return status;
     if (present) *present = value.node != NULL;
     if (!value.node) return LP_OK;
@@ -18,17 +38,15 @@ static lp_status for_each(const lp_json *group, const char *key, element_reader 
     status = lp_json_array_size(&value, &n, err);
     if (status == LP_OK && n == 0 && strcmp(key, "defects") != 0)
         return lp_json_fail(&value, err, "at least one element");
-    for (lp_json_first(&value, &element); element.node && status == LP_OK; lp_json_next(&value, &element))
+    for (lp_json_first(&value, &element); element.node && status == LP_OK; lp_json_next(&value, &element)) {
         status = each(&element, user, err);
+        if (status == LP_OK && count_entries(group) > MAX_ENTRIES)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "%s: %s: expected at most %d entries in the lists of one group, found more; split the group",
+                           element.file, element.path, MAX_ENTRIES);
+    }
     return status;
 }
-
-typedef struct {
-    lp_sweep_group *group;
-    const lp_model_config *config;
-    int32_t n_steps;
-    size_t capacity, detail_capacity;
-} condition_reading;
 
 #define APPEND(array, count, value, what)                                                                              \
     do {                                                                                                               \
@@ -160,6 +178,7 @@ static lp_status read_noise(const lp_json *object, condition_reading *reading, l
         LP_CHECK(lp_json_number(&entry, 0, 1e6, &number, err));
         detail.sigma = (float)number;
         LP_CHECK(append_donor(reading, LP_DONOR_NOISE, &detail, err));
+        if (reading->group->n_donors > MAX_ENTRIES) return lp_json_fail(&entry, err, "at most %d sizes", MAX_ENTRIES);
         if (n == 0) break;
         lp_json_next(&sigma, &entry);
     }
@@ -349,7 +368,7 @@ static lp_status read_from(const lp_json *group, condition_reading *reading, lp_
         if (n != sweep_group->n_layers)
             return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected as many layers as the targets have (%zu), found %zu",
                            value.file, value.path, sweep_group->n_layers, n);
-        LP_CHECK(for_each(&from, "layers", read_from_layer, reading, NULL, err));
+        LP_CHECK(for_each(&from, "layers", read_from_layer, sweep_group, reading, NULL, err));
     }
     return LP_OK;
 }
@@ -425,8 +444,8 @@ static lp_status read_positions(const lp_json *edge, const char *key, const cond
     if (thought && group->n_steps == 0)
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a phase of the run, found thought, and protocol.steps is 0",
                        place.file, place.path);
-    LP_CHECK(for_each(&place, thought ? "steps" : "index", thought ? read_position_steps : read_position_index, &r,
-                      &present, err));
+    LP_CHECK(for_each(&place, thought ? "steps" : "index", thought ? read_position_steps : read_position_index,
+                      group->group, &r, &present, err));
     if (present) return LP_OK;
     LP_CHECK(lp_mem_grow(sets, &r.capacity, 1, sizeof **sets, "position sets", err));
     (*sets)[(*n_sets)++] = (lp_position_set){.phase = r.phase,
@@ -474,6 +493,9 @@ static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
     lp_json other;
     bool by_query = false;
     LP_CHECK(lp_json_only(value, keys, err));
+    if (reading->group->n_edges == MAX_EDGES)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected at most %d entries of forbid in one group, found more",
+                       value->file, value->path, MAX_EDGES);
     LP_CHECK(lp_mem_grow(&reading->group->edges, &reading->capacity, reading->group->n_edges + 1,
                          sizeof *reading->group->edges, "attention edges", err));
     lp_edge_words *edge = &reading->group->edges[reading->group->n_edges++];
@@ -481,14 +503,14 @@ static lp_status read_edge(const lp_json *value, void *user, lp_error *err) {
     edge_reading e = {.edge = edge, .group = reading};
     LP_CHECK(read_positions(value, "from", reading, &edge->from, &edge->n_from, err));
     LP_CHECK(read_positions(value, "to", reading, &edge->to, &edge->n_to, err));
-    LP_CHECK(for_each(value, "layers", read_edge_layers, &e, NULL, err));
+    LP_CHECK(for_each(value, "layers", read_edge_layers, reading->group, &e, NULL, err));
     e.capacity = 0;
-    LP_CHECK(for_each(value, "heads", read_edge_heads, &e, &by_query, err));
+    LP_CHECK(for_each(value, "heads", read_edge_heads, reading->group, &e, &by_query, err));
     LP_CHECK(lp_json_find(value, "kv_heads", &other, err));
     if (by_query && other.node)
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected heads or kv_heads, found both", other.file, other.path);
     edge->by_kv_head = !by_query && other.node != NULL;
-    return for_each(value, "kv_heads", read_edge_heads, &e, NULL, err);
+    return for_each(value, "kv_heads", read_edge_heads, reading->group, &e, NULL, err);
 }
 
 static lp_status read_defect(const lp_json *value, void *user, lp_error *err) {
@@ -588,22 +610,22 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     choice = LP_PHASE_THOUGHT;
     if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
     group->phase = (lp_phase)choice;
-    LP_TRY(for_each(entry, "forbid", read_edge, reading, &edges, err));
+    LP_TRY(for_each(entry, "forbid", read_edge, group, reading, &edges, err));
     reading->capacity = reading->detail_capacity = 0;
-    LP_TRY(for_each(entry, "site", read_site, reading, &present, err));
+    LP_TRY(for_each(entry, "site", read_site, group, reading, &present, err));
     reading->capacity = reading->detail_capacity = 0;
     if (!present && edges) LP_TRY(refuse_without_site(entry, err));
     if (!present && !edges) LP_TRY(lp_json_get(entry, "site", &value, err));
-    LP_TRY(for_each(entry, "layers", read_layers, reading, NULL, err));
+    LP_TRY(for_each(entry, "layers", read_layers, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "steps", read_steps, reading, NULL, err));
+    LP_TRY(for_each(entry, "steps", read_steps, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "index", read_index, reading, NULL, err));
+    LP_TRY(for_each(entry, "index", read_index, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "heads", read_head, reading, &present, err));
+    LP_TRY(for_each(entry, "heads", read_head, group, reading, &present, err));
     if (!present) APPEND(group->heads, group->n_heads, LP_ALL_HEADS, "heads");
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "donor", read_donor, reading, &present, err));
+    LP_TRY(for_each(entry, "donor", read_donor, group, reading, &present, err));
     if (!present) {
         reading->capacity = 0;
         lp_donor_detail plain = {0};
@@ -612,7 +634,7 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
         group->other_run = true;
     }
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "factor", read_factor, reading, &present, err));
+    LP_TRY(for_each(entry, "factor", read_factor, group, reading, &present, err));
     if (!present) APPEND(group->factors, group->n_factors, 1.0f, "factors");
     choice = LP_OP_REPLACE;
     LP_TRY(lp_json_opt_choice(entry, "operation", operations, &choice, err));
@@ -624,7 +646,7 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     group->token.only_numbers = choice == 1;
     LP_TRY(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
     LP_TRY(read_from(entry, reading, err));
-    LP_TRY(for_each(entry, "defects", read_defect, reading, NULL, err));
+    LP_TRY(for_each(entry, "defects", read_defect, group, reading, NULL, err));
     LP_TRY(lp_json_opt_int(entry, "stop_after", 1, reading->n_steps, &number, err));
     group->stop_after = (int32_t)number;
     number = 0;
@@ -645,30 +667,61 @@ out:
     return status;
 }
 
+/* Walks the text of the groups: each becomes a tree of its own, which is gone when the next one is read. */
+typedef struct {
+    const lp_job *job;
+    const lp_model_config *config;
+    const char *at, *end; /* what is left of the text */
+    cJSON *document;      /* of the last group read */
+    lp_sweep_group group;
+    size_t n_read;
+    bool failed;
+} group_walk;
+
+static void forget_group(group_walk *walk) {
+    cJSON_Delete(walk->document);
+    walk->document = NULL;
+    lp_sweep_group_release(&walk->group);
+}
+
+static lp_status next_group(void *user, size_t i, const lp_sweep_group **out, lp_error *err) {
+    group_walk *walk = user;
+    lp_status status = LP_OK;
+    *out = &walk->group;
+    if (walk->n_read == i + 1) return LP_OK;
+    if (i == 0) {
+        walk->at = walk->job->sweep.groups;
+        walk->n_read = 0;
+    }
+    LP_ASSERT(walk->n_read == i);
+    forget_group(walk);
+    walk->document = cJSON_ParseWithLengthOpts(walk->at + 1, (size_t)(walk->end - walk->at - 1), &walk->at, 0);
+    lp_json entry = {.node = walk->document, .file = walk->job->file};
+    snprintf(entry.path, sizeof entry.path, "$.sweep.conditions[%zu]", i);
+    /* It was printed from a tree: only memory can fail. */
+    if (!walk->document) LP_FAIL(LP_ERR_MEMORY, "%s: %s: out of memory", entry.file, entry.path);
+    condition_reading reading = {.group = &walk->group, .config = walk->config, .n_steps = walk->job->protocol.n_steps};
+    LP_TRY(read_group(walk->job, &entry, &reading, err));
+    walk->n_read = i + 1;
+out:
+    walk->failed = status != LP_OK;
+    return status;
+}
+
 lp_status lp_job_conditions(const lp_job *job, const lp_model_config *config, lp_condition_set *out, lp_error *err) {
     if (!job->sweep.present) return lp_fail(err, LP_ERR_VALUE, "%s: $: the key \"sweep\" is missing", job->file);
-    lp_json groups = {.node = job->sweep.groups, .file = job->file, .path = "$.sweep.conditions"};
-    lp_sweep_group *read = NULL;
-    size_t n = 0, i = 0;
-    lp_json entry;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_array_size(&groups, &n, err));
-    LP_TRY(lp_mem_new(&read, n, sizeof *read, "sweep", err));
-    for (lp_json_first(&groups, &entry); entry.node; lp_json_next(&groups, &entry)) {
-        condition_reading reading = {.group = &read[i++], .config = config, .n_steps = job->protocol.n_steps};
-        LP_TRY(read_group(job, &entry, &reading, err));
-    }
-    lp_sweep_words words = {.groups = read,
-                            .n_groups = n,
+    group_walk walk = {.job = job, .config = config, .end = job->sweep.groups + strlen(job->sweep.groups)};
+    lp_sweep_words words = {.group = next_group,
+                            .user = &walk,
+                            .n_groups = job->sweep.n_groups,
                             .denoise = job->sweep.denoise,
                             .noise = job->sweep.noise,
                             .controls = job->sweep.controls,
                             .n_draws = job->sweep.n_draws};
     lp_error found = {0};
-    status = lp_conditions_expand(&words, config, job->protocol.n_steps, out, &found);
-    if (status != LP_OK) status = lp_fail(err, status, "%s: $.%s", job->file, found.text);
-out:
-    for (size_t k = 0; read && k < n; k++) lp_sweep_group_release(&read[k]);
-    lp_mem_free(read);
+    lp_status status = lp_conditions_expand(&words, config, job->protocol.n_steps, out, &found);
+    if (status != LP_OK && walk.failed) status = lp_fail(err, status, "%s", found.text);
+    if (status != LP_OK && !walk.failed) status = lp_fail(err, status, "%s: $.%s", job->file, found.text);
+    forget_group(&walk);
     return status;
 }

@@ -29,7 +29,7 @@ static const char *const KIND_NAMES[] = {"None",      "a bool",   "an int",  "a 
                                          "a storage", "a tensor", "a tuple", "a list",  "a dict",   "a mark"};
 
 /* Bytes of memory for each byte of a pickle; small ones may take the floor. torch's need less. */
-enum { PICKLE_MEMORY = 16, PICKLE_MEMORY_FLOOR = 16 << 20 };
+enum { PICKLE_MEMORY = 10, PICKLE_MEMORY_FLOOR = 16 << 20 };
 
 /* What a global may be. */
 typedef enum { G_ORDERED_DICT, G_REBUILD_TENSOR, G_REBUILD_PARAMETER, G_STORAGE } global_kind;
@@ -678,7 +678,8 @@ lp_status lp_pickle_parse(const void *data, size_t size, const char *file, lp_pi
     if (size < 2 || ((const unsigned char *)data)[0] != OP_PROTO)
         LP_FAIL(LP_ERR_FORMAT, "%s: not a pickle of protocol 2 or later", file);
     if (size > MAX_PICKLE) LP_FAIL(LP_ERR_FORMAT, "%s: a pickle of %zu bytes, at most %d", file, size, MAX_PICKLE);
-    const size_t before = lp_mem_count().live_bytes, most = PICKLE_MEMORY * size + PICKLE_MEMORY_FLOOR;
+    const size_t before = lp_mem_count().live_bytes, share = PICKLE_MEMORY * size,
+                 most = share > PICKLE_MEMORY_FLOOR ? share : PICKLE_MEMORY_FLOOR;
     do {
         LP_TRY(lp_read_u8(&machine.reader, &code, err));
         LP_TRY(step(&machine, code, err));

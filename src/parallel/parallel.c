@@ -265,6 +265,12 @@ static int severity(lp_status status) {
     return status == LP_ERR_STOPPED ? 1 : 2;
 }
 
+/* A failure of the machine that a rank runs on, not of the input that all ranks have. */
+static bool is_of_machine(lp_status status) {
+    return status == LP_ERR_IO || status == LP_ERR_MEMORY || status == LP_ERR_DEVICE || status == LP_ERR_MPI ||
+           status == LP_ERR_HDF5;
+}
+
 lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_error *err) {
     if (parallel->size == 1) return mine;
     lp_status status = LP_OK;
@@ -285,7 +291,7 @@ lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_erro
     if (err && mine != LP_OK) memcpy(report.text, err->text, sizeof report.text);
     LP_MPI(MPI_Bcast(&report, (int)sizeof report, MPI_BYTE, worst.rank, parallel->comm));
     report.text[LP_ERROR_TEXT - 1] = '\0';
-    if (n_same < parallel->size)
+    if (n_same < parallel->size && is_of_machine(report.status))
         return lp_fail(err, report.status, "%.*s (rank %d)", LP_ERROR_TEXT - 32, report.text, worst.rank);
     return lp_fail(err, report.status, "%s", report.text);
 out:

@@ -61,7 +61,9 @@ lp_status lp_parallel_node_gather(const lp_parallel *parallel, const void *mine,
 /* Collective: the ranks agree on how things went. Every rank passes its own status, with its text in *err
  * when that is a failure. Returns LP_OK when all did well; otherwise, on every rank, the same failure with
  * its text: that of the lowest rank that failed, a real failure before LP_ERR_STOPPED. Where only some ranks
- * failed the text ends with the rank. Idiom: LP_TRY(lp_parallel_agree(parallel, something(...), err)). */
+ * failed, and the failure can be one of their machine (IO, MEMORY, DEVICE, MPI, HDF5), the text ends with the rank. Any
+ * other failure is of the input: which rank met it first says nothing, and depends on timing. Idiom:
+ * LP_TRY(lp_parallel_agree(parallel, something(...), err)). */
 lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_error *err);
 
 /* Memory that the ranks of a node share: the model's weights are held once a node. */

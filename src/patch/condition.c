@@ -182,6 +182,10 @@ lp_status lp_condition_token_rule(lp_condition_set *set, const lp_token_rule *ru
     while (i < set->n_token_rules && !same_rule(&set->token_rules[i], rule)) i++;
     *index = (int32_t)i + 1;
     if (i < set->n_token_rules) return LP_OK;
+    if (i == LP_MAX_TOKEN_RULES)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "sweep.conditions: expected at most %d kinds of edits by nearest tokens, found more",
+                       LP_MAX_TOKEN_RULES);
     lp_status status =
         lp_mem_grow(&set->token_rules, &set->token_rule_capacity, i + 1, sizeof *set->token_rules, "token rules", err);
     if (status == LP_OK) set->token_rules[set->n_token_rules++] = *rule;

@@ -75,7 +75,13 @@ typedef enum { LP_DENOISE /* recipient: corrupted run */, LP_NOISE /* recipient:
 typedef enum { LP_ROLE_EFFECT, LP_ROLE_CONTROL, LP_ROLE_UNPATCHED } lp_role;
 
 /* Lists of a group multiply, so that a few lines of a job can ask for more conditions than any machine plans. */
-enum { LP_MAX_STEPS = 64, LP_MAX_DRAWS = 64, LP_MAX_CONDITIONS = 500000, LP_MAX_DETAILS = 1000 };
+enum {
+    LP_MAX_STEPS = 64,
+    LP_MAX_DRAWS = 64,
+    LP_MAX_CONDITIONS = 500000,
+    LP_MAX_DETAILS = 1000,
+    LP_MAX_TOKEN_RULES = 1000
+};
 
 /* With the operation FORBID: the row at `at` (site z, the head a query head) does not attend to the positions of phase
  * and index `from`; its donor is ZERO. */

@@ -45,7 +45,7 @@ typedef struct {
 } lp_engine_counters;
 
 /* Runs everything that `source` gives. `next` is asked again after a NULL as long as units are in flight, so a source
- * may hold units back. Captures are for runs without edits. Fails with LP_ERR_MEMORY when one run does not fit the
+ * may hold units back. Captures are for runs without edits. Fails with LP_ERR_VALUE when one run does not fit the
  * memory limit. counters may be NULL. */
 lp_status lp_execute_batched(const lp_executor_options *options, const lp_engine_options *engine,
                              const lp_work_source *source, lp_engine_counters *counters, lp_error *err);

@@ -151,7 +151,7 @@ static lp_status size_within_limit(lp_engine *engine, const lp_unit_need *unit, 
     if (least > engine->limit && least <= engine->engine->memory_most && !engine->halved) engine->limit = least;
     if (least > engine->limit)
         return lp_fail(
-            err, LP_ERR_MEMORY,
+            err, LP_ERR_VALUE,
             "engine.memory_limit: expected at least %lld bytes for one run of this job (%d pages of keys and "
             "values, %d rows), found %lld",
             (long long)least, unit->least.pages, unit->least.rows, (long long)engine->limit);

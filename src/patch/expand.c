@@ -80,7 +80,8 @@ static size_t count_choices(const lp_edge_words *words) {
 /* Choices of all lists of a group's edges. */
 static size_t count_edges(const lp_sweep_group *group) {
     size_t n = 1;
-    for (size_t i = 0; i < group->n_edges; i++) n *= count_choices(&group->edges[i]);
+    for (size_t i = 0; i < group->n_edges; i++)
+        if (__builtin_mul_overflow(n, count_choices(&group->edges[i]), &n)) return SIZE_MAX;
     return n;
 }
 
@@ -654,48 +655,61 @@ static lp_status refuse_own_run(const lp_sweep_group *group, size_t index, lp_di
                    index, lp_donor_names()[own], lp_direction_names()[direction]);
 }
 
+/* The effects of one group in one direction. */
+static lp_status add_effects(set_building *building, const lp_sweep_group *group, size_t index, lp_direction direction,
+                             int32_t n_steps, lp_error *err) {
+    const lp_donor own = direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
+    const lp_donor other = direction == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
+    lp_status status = LP_OK;
+    if (group->n_sites == 0) return add_edge_product(building, group, direction, n_steps, err);
+    LP_TRY(refuse_own_run(group, index, direction, err));
+    bool means_other_run =
+        group->other_run || (has_donor(group, own) && has_donor(group, other) && own_is_identity(group));
+    for (size_t k = 0; k < group->n_donors; k++) {
+        if (means_other_run && group->donors[k] == own) continue; /* nothing but the self control */
+        bool control = group->donors[k] == LP_DONOR_SELF || group->donors[k] == LP_DONOR_SHUFFLED;
+        lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
+        LP_TRY(add_product(building, group, direction, role, group->donors[k],
+                           group->details ? &group->details[k] : NULL, false, n_steps, err));
+    }
+out:
+    return status;
+}
+
+static lp_status add_controls(set_building *building, const lp_sweep_group *group, const lp_controls *controls,
+                              lp_direction direction, int32_t n_steps, lp_error *err) {
+    bool from_other_run = has_donor(group, direction == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
+    lp_status status = LP_OK;
+    if (group->n_sites == 0) return LP_OK;
+    if (controls->self && group->phase == LP_PHASE_THOUGHT && own_is_identity(group))
+        LP_TRY(add_product(building, group, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, NULL, true, n_steps, err));
+    if (controls->shuffled && from_other_run)
+        LP_TRY(add_product(building, group, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, NULL, false, n_steps, err));
+out:
+    return status;
+}
+
 lp_status lp_conditions_expand(const lp_sweep_words *words, const lp_model_config *config, int32_t n_steps,
                                lp_condition_set *out, lp_error *err) {
     set_building building = {.config = config, .n_draws = words->n_draws > 0 ? words->n_draws : 1};
     lp_status status = LP_OK;
     const bool wanted[2] = {words->denoise, words->noise};
+    const bool has_controls = words->controls.self || words->controls.shuffled;
+    const lp_sweep_group *group = NULL;
     if (words->n_groups == 0) LP_FAIL(LP_ERR_VALUE, "sweep.conditions: expected at least one condition, found none");
     if (!words->denoise && !words->noise) LP_FAIL(LP_ERR_VALUE, "sweep.directions: no direction");
-    for (size_t i = 0; i < words->n_groups; i++) LP_TRY(check_group(&words->groups[i], i, config, n_steps, err));
     for (int d = 0; d < 2; d++)
         if (wanted[d]) LP_TRY(add_unpatched(&building.set, (lp_direction)d, n_steps, err));
     for (int d = 0; d < 2; d++)
         for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
-            const lp_sweep_group *group = &words->groups[i];
-            lp_donor own = d == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
-            lp_donor other = d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
-            if (group->n_sites == 0) {
-                LP_TRY(add_edge_product(&building, group, (lp_direction)d, n_steps, err));
-                continue;
-            }
-            LP_TRY(refuse_own_run(group, i, (lp_direction)d, err));
-            bool means_other_run =
-                group->other_run || (has_donor(group, own) && has_donor(group, other) && own_is_identity(group));
-            for (size_t k = 0; k < group->n_donors; k++) {
-                if (means_other_run && group->donors[k] == own) continue; /* nothing but the self control */
-                bool control = group->donors[k] == LP_DONOR_SELF || group->donors[k] == LP_DONOR_SHUFFLED;
-                lp_role role = control ? LP_ROLE_CONTROL : LP_ROLE_EFFECT;
-                LP_TRY(add_product(&building, group, (lp_direction)d, role, group->donors[k],
-                                   group->details ? &group->details[k] : NULL, false, n_steps, err));
-            }
+            LP_TRY(words->group(words->user, i, &group, err));
+            if (d == 0 || !wanted[0]) LP_TRY(check_group(group, i, config, n_steps, err));
+            LP_TRY(add_effects(&building, group, i, (lp_direction)d, n_steps, err));
         }
     for (int d = 0; d < 2; d++)
-        for (size_t i = 0; wanted[d] && i < words->n_groups; i++) {
-            const lp_sweep_group *group = &words->groups[i];
-            if (group->n_sites == 0) continue;
-            lp_direction direction = (lp_direction)d;
-            bool from_other_run = has_donor(group, d == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED);
-            if (words->controls.self && group->phase == LP_PHASE_THOUGHT && own_is_identity(group))
-                LP_TRY(
-                    add_product(&building, group, direction, LP_ROLE_CONTROL, LP_DONOR_SELF, NULL, true, n_steps, err));
-            if (words->controls.shuffled && from_other_run)
-                LP_TRY(add_product(&building, group, direction, LP_ROLE_CONTROL, LP_DONOR_SHUFFLED, NULL, false,
-                                   n_steps, err));
+        for (size_t i = 0; wanted[d] && has_controls && i < words->n_groups; i++) {
+            LP_TRY(words->group(words->user, i, &group, err));
+            LP_TRY(add_controls(&building, group, &words->controls, (lp_direction)d, n_steps, err));
         }
     *out = building.set;
     building.set = (lp_condition_set){0};

@@ -16,7 +16,7 @@ typedef struct {
 
 /* Layers, or heads, that one condition changes together. */
 typedef struct {
-    int32_t layers[LP_MAX_LAYERS];
+    int16_t layers[LP_MAX_LAYERS]; /* small: a job may list thousands of sets */
     int32_t n;
     char words[LP_WORDS]; /* "2", "0-3" */
 } lp_layer_set;
@@ -117,7 +117,10 @@ typedef struct {
 } lp_controls;
 
 typedef struct {
-    const lp_sweep_group *groups;
+    /* *out = group i, valid until the next call. They are asked for one after the other from 0, several times: a job
+     * may have more groups than memory has room for all at once. */
+    lp_status (*group)(void *user, size_t i, const lp_sweep_group **out, lp_error *err);
+    void *user; /* of `group` */
     size_t n_groups;
     bool denoise, noise;
     lp_controls controls;

@@ -122,7 +122,7 @@ static lp_status add_layers(lp_layer_set **sets, size_t *n, size_t *capacity, in
     LP_CHECK(lp_mem_grow(sets, capacity, *n + 1, sizeof **sets, "layer sets", err));
     lp_layer_set *set = &(*sets)[(*n)++];
     set->n = 0;
-    for (int32_t l = first; l <= last; l++) set->layers[set->n++] = l;
+    for (int32_t l = first; l <= last; l++) set->layers[set->n++] = (int16_t)l;
     if (first == last)
         snprintf(set->words, sizeof set->words, "%d", first);
     else

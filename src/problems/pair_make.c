@@ -271,17 +271,17 @@ static lp_status make_from_variant(pair_maker *maker, const lp_problem *problem,
     lp_text from = {0}, to = {0};
     const char *comma = "";
     lp_graph_unchanged(&maker->graph, &maker->changed);
-    *reason = lp_graph_take_variant(&maker->graph, problem->variant_question, &maker->changed);
+    *reason = lp_graph_take_variant(&maker->graph, problem->variant->question, &maker->changed);
     if (*reason == LP_REASON_NONE) *reason = lp_graph_recompute(&maker->graph, &maker->changed);
-    if (*reason == LP_REASON_NONE && !problem->has_variant_answer) *reason = LP_REASON_NO_ANSWER;
+    if (*reason == LP_REASON_NONE && !problem->variant->has_answer) *reason = LP_REASON_NO_ANSWER;
     if (*reason == LP_REASON_NONE) *reason = lp_graph_sound(&maker->graph, &maker->changed);
     /* An equal answer makes no pair, but it can be compared with the stated one. */
     if (*reason == LP_REASON_NONE || *reason == LP_REASON_EQUAL_ANSWER) {
-        bool agreeing = lp_rational_equal(maker->changed.answer, problem->variant_answer);
+        bool agreeing = lp_rational_equal(maker->changed.answer, problem->variant->answer);
         maker->made->n_linked++;
         maker->made->n_agreeing += agreeing;
         if (!agreeing) *reason = LP_REASON_OTHER_ANSWER;
-        LP_TRY(lp_rational_print(problem->variant_answer, 0, LP_COMMAS_NO, &from, err));
+        LP_TRY(lp_rational_print(problem->variant->answer, 0, LP_COMMAS_NO, &from, err));
         LP_TRY(lp_rational_print(maker->changed.answer, 0, LP_COMMAS_NO, &to, err));
     }
     if (*reason == LP_REASON_NONE || *reason == LP_REASON_OTHER_ANSWER)
@@ -298,11 +298,11 @@ static lp_status make_from_variant(pair_maker *maker, const lp_problem *problem,
         const lp_number *before = &maker->graph.numbers.items[i], *after = &maker->changed.numbers[i];
         if (lp_rational_equal(before->value, after->value)) continue;
         LP_TRY(lp_text_format(&from, err, "%s%.*s", comma, (int)before->length, problem->question + before->at));
-        LP_TRY(lp_text_format(&to, err, "%s%.*s", comma, (int)after->length, problem->variant_question + after->at));
+        LP_TRY(lp_text_format(&to, err, "%s%.*s", comma, (int)after->length, problem->variant->question + after->at));
         comma = "; ";
     }
     lp_text_clear(&maker->question);
-    LP_TRY(lp_text_put(&maker->question, problem->variant_question, err));
+    LP_TRY(lp_text_put(&maker->question, problem->variant->question, err));
     LP_TRY(add_pair(maker, problem, 0, lp_text_get(&from), lp_text_get(&to), err));
 out:
     lp_text_release(&from);
@@ -319,7 +319,8 @@ static lp_status find_first(const lp_problem_list *list, bool variants, size_t *
     lp_keyed *keys = NULL;
     LP_TRY(lp_mem_new(&keys, list->n, sizeof *keys, "question hashes", err));
     for (size_t i = 0; i < list->n; i++) {
-        const char *parts[] = {list->items[i].question, variants ? list->items[i].variant_question : NULL};
+        const lp_problem_variant *variant = variants ? list->items[i].variant : NULL;
+        const char *parts[] = {list->items[i].question, variant ? variant->question : NULL};
         uint64_t hash = 14695981039346656037u; /* FNV-1a */
         for (size_t p = 0; p < 2; p++)
             for (const char *at = parts[p]; at && *at; at++)
@@ -355,10 +356,10 @@ static lp_status build_graph(pair_maker *maker, const lp_problem *problem, lp_re
 static lp_status make_from_problem(pair_maker *maker, const lp_problem *problem, bool repeated, lp_error *err) {
     lp_reason reason = !problem->has_answer ? LP_REASON_NO_ANSWER : repeated ? LP_REASON_DUPLICATE : LP_REASON_NONE;
     if (reason == LP_REASON_NONE) LP_CHECK(build_graph(maker, problem, &reason, err));
-    if (reason == LP_REASON_CONDITIONAL && problem->variant_question) reason = LP_REASON_NONE;
+    if (reason == LP_REASON_CONDITIONAL && problem->variant) reason = LP_REASON_NONE;
     if (reason != LP_REASON_NONE)
         LP_CHECK(log_rejected(maker, problem, NULL, NULL, reason, err));
-    else if (problem->variant_question)
+    else if (problem->variant)
         LP_CHECK(make_from_variant(maker, problem, &reason, err));
     else
         LP_CHECK(make_by_rule(maker, problem, &reason, err));

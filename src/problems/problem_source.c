@@ -12,8 +12,11 @@ const char *const lp_question_format_names[] = {"gsm8k", "gsm8k-aug", "svamp", "
 static void release_problem(lp_problem *problem) {
     lp_mem_free(problem->question);
     lp_mem_free(problem->solution);
-    lp_mem_free(problem->variant_question);
-    lp_mem_free(problem->variant_kind);
+    if (problem->variant) {
+        lp_mem_free(problem->variant->question);
+        lp_mem_free(problem->variant->kind);
+    }
+    lp_mem_free(problem->variant);
 }
 
 void lp_problems_release(lp_problem_list *list) {
@@ -54,10 +57,11 @@ static lp_status read_gsm_plus(const lp_json *record, lp_problem *out, lp_error 
     LP_CHECK(copy_member(record, "seed_solution", &out->solution, err));
     LP_CHECK(lp_json_get_string(record, "seed_answer", &text, err));
     out->has_answer = parse_answer(text, &out->answer);
-    LP_CHECK(copy_member(record, "question", &out->variant_question, err));
-    LP_CHECK(copy_member(record, "perturbation_type", &out->variant_kind, err));
+    LP_CHECK(lp_mem_new(&out->variant, 1, sizeof *out->variant, "problem", err));
+    LP_CHECK(copy_member(record, "question", &out->variant->question, err));
+    LP_CHECK(copy_member(record, "perturbation_type", &out->variant->kind, err));
     LP_CHECK(lp_json_get_string(record, "answer", &text, err));
-    out->has_variant_answer = parse_answer(text, &out->variant_answer);
+    out->variant->has_answer = parse_answer(text, &out->variant->answer);
     return LP_OK;
 }
 
@@ -172,7 +176,11 @@ static lp_status append(lp_problem_list *list, lp_problem **out, lp_error *err) 
 
 static lp_status parse_lines(const char *text, size_t size, const char *name, lp_source_format format,
                              lp_problem_list *out, lp_error *err) {
-    size_t number = 0;
+    size_t number = 0, n_lines = 1;
+    for (size_t i = 0; i < size; i++) n_lines += text[i] == '\n';
+    /* All room at once: a list that grows is there twice. */
+    LP_CHECK(lp_mem_new(&out->items, n_lines, sizeof *out->items, "problems", err));
+    out->capacity = n_lines;
     for (size_t at = 0; at < size;) {
         const char *end = memchr(text + at, '\n', size - at);
         size_t length = end ? (size_t)(end - text) - at : size - at;
@@ -195,6 +203,8 @@ static lp_status parse_array(const char *text, size_t size, const char *name, lp
     size_t n = 0;
     LP_TRY(lp_json_parse(text, size, name, &document, &root, err));
     LP_TRY(lp_json_array_size(&root, &n, err));
+    LP_TRY(lp_mem_new(&out->items, n, sizeof *out->items, "problems", err));
+    out->capacity = n;
     for (lp_json_first(&root, &record); record.node; lp_json_next(&root, &record)) {
         lp_problem *problem = NULL;
         LP_TRY(append(out, &problem, err));

@@ -18,15 +18,19 @@ extern const char *const lp_source_format_names[];
 /* Those of them that hold questions: all but "templates". NULL-terminated, in the same order. */
 extern const char *const lp_question_format_names[];
 
+/* The same problem with other numbers. */
+typedef struct {
+    char *question, *kind;
+    lp_rational answer;
+    bool has_answer;
+} lp_problem_variant;
+
 typedef struct {
     char *question, *solution;
     lp_rational answer;
-    bool has_answer;        /* false: none is stated, or none that is a number */
-    char *variant_question; /* the same problem with other numbers (GSM-Plus); NULL otherwise */
-    char *variant_kind;
-    lp_rational variant_answer;
-    bool has_variant_answer;
-    size_t index; /* record of the file, from 0 */
+    lp_problem_variant *variant; /* GSM-Plus; NULL otherwise */
+    bool has_answer;             /* false: none is stated, or none that is a number */
+    size_t index;                /* record of the file, from 0 */
 } lp_problem;
 
 typedef struct {

@@ -161,7 +161,7 @@ static lp_status open_local(lp_session *session, const char *job_file, const cha
                             lp_error *err) {
     LP_CHECK(lp_job_load(job_file, settings, n_settings, &session->job, err));
     LP_CHECK(lp_job_check_files(&session->job, err));
-    LP_CHECK(lp_job_resolved(&session->job, &session->resolved_job, err));
+    session->resolved_job = session->job.text;
     lp_pairs_options options = {.mode = LP_PAIRS_STRICT, .equal_answers = session->job.pairs.equal_answers};
     LP_CHECK(lp_pairs_load(session->job.pairs.file, &options, &session->pairs, err));
     session->n_pairs = (int64_t)session->pairs.n;
@@ -226,7 +226,6 @@ void lp_session_close(lp_session *session) {
     lp_pairs_release(&session->pairs);
     for (int side = 0; side < 2; side++) lp_mem_free(session->n_prompt[side]);
     lp_mem_free(session->model_digests);
-    lp_mem_free(session->resolved_job);
     lp_job_release(&session->job);
     *session = (lp_session){0};
 }

@@ -35,7 +35,7 @@ typedef struct {
     bool computes;               /* without them */
     double opened;               /* when, lp_seconds_now */
     char timeline[256];          /* what was ready how long after that; for --verbose */
-    char *resolved_job;          /* JSON */
+    const char *resolved_job;    /* JSON; borrowed from the job */
     double row_layers_a_pair;    /* of a sweep, estimated; 0: not yet */
     lp_watch *watch;             /* runs as long as the session; NULL: engine.hang_limit is 0 */
 } lp_session;

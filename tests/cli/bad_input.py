@@ -72,6 +72,41 @@ class BadJob(Refusing):
         job = self.job(sweep={"conditions": [{"site": "latent_in", "steps": "single:0", "donor": donors}]})
         self.refused(job, "sweep.conditions: expected at most 1000 kinds of donors mean and noise")
 
+    def test_lists_that_are_too_long(self) -> None:
+        """What a group's lists hold takes up to a kilobyte for a byte of the job."""
+        self.pairs()
+        head = '"sweep": {"controls": false, "conditions": ['
+        edge = '{"from": {"phase": "answer"}, "to": {"steps": "all"}}'
+        shifts = ", ".join(f'{{"nearest_token": {{"shift": {i}}}}}' for i in range(1, 1500))
+        long = "expected at most 5000 entries in the lists of one group, found more; split the group"
+        cases = {
+            '{"site": "resid_post", "layers": [' + "0, " * 5000 + '0], "steps": "all"}': ("conditions[0].layers[4999]", long),
+            '{"layers": 0, "forbid": {"from": {"phase": "answer"}, "to": {"phase": "prompt", "index": ['
+            + "1, " * 5000
+            + "1]}}}": ("conditions[0].forbid.to.index[4999]", long),
+            '{"layers": 0, "forbid": [' + ", ".join([edge] * 65) + "]}": ("forbid[64]", "expected at most 64 entries of forbid"),
+            '{"site": "latent_in", "steps": "single:0", "donor": [' + shifts + "]}": ("at most 1000 kinds of edits by nearest",),
+            '{"site": "latent_in", "steps": "all", "operation": "scale", "factor": 1e999}': ('too large for a double ("factor")',),
+        }
+        for group, words in cases.items():
+            path = self.job()
+            text = json.dumps(json.loads(path.read_text()) | {"sweep": "here"})
+            path.write_text(text.replace('"sweep": "here"', head + group + "]}"))
+            self.refused(path, *words, command="plan", ranks=(1,))
+
+    def test_vectors_that_are_too_many(self) -> None:
+        self.pairs()
+        job = self.job(sweep={"vectors": ["a.npy"] * 10001})
+        self.refused(job, "$.sweep.vectors: expected at most 10000 files, found 10001", command="plan", ranks=(1,))
+
+    def test_memory_limit(self) -> None:
+        """The words are the same, whichever rank comes first."""
+        self.pairs()
+        job = self.job(engine={"memory_limit": 100000})
+        run = self.latentpatch("cache", job, ranks=2)
+        self.assert_error(run, "engine.memory_limit: expected at least", "found 100000")
+        self.assertNotIn("(rank", run.err)
+
     def test_wrong_type(self) -> None:
         self.pairs()
         self.refused(self.job(pairs={"limit": "ten"}), "job.json", "$.pairs.limit", "expected an integer", 'found "ten"')

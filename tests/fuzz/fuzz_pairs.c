@@ -62,7 +62,7 @@ static void fuzz_problems(const char *text, size_t size, lp_source_format format
             LP_ASSERT(lp_graph_solution(&graph, &changed, &out, &error) == LP_OK);
             lp_text_release(&out);
         }
-        if (problem->variant_question) (void)lp_graph_take_variant(&graph, problem->variant_question, &changed);
+        if (problem->variant) (void)lp_graph_take_variant(&graph, problem->variant->question, &changed);
     }
     lp_problems_release(&list);
 }

@@ -43,6 +43,11 @@ if(Python3_FOUND)
   if(NOT LP_SANITIZE)
     lp_cli_test(address_space outputs AddressSpace)
     lp_cli_test(store_greedy store_file Greedy)
+    add_test(NAME cli.input_memory
+      COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/bench/input_memory.py $<TARGET_FILE:latentpatch>
+        "pickle: lists" "safetensors: metadata" "job: groups" "job: layers" "pairs, our"
+        --megabytes 1.5)
+    set_tests_properties(cli.input_memory PROPERTIES ENVIRONMENT "${LP_CLI_ENVIRONMENT}" TIMEOUT 300)
   endif()
   lp_cli_test(own_files identity Paths)
   # Damaged stores, results, archives and job folders: 100 by the program, 300 by its readers in one process.

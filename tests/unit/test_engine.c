@@ -325,7 +325,7 @@ static int64_t least_bytes(engine_case *c, lp_backend *be, int32_t unit, case_ou
     lp_engine_options engine = {.backend = be, .memory_limit = 1};
     const case_order order = {.engine = &engine, .only = unit};
     lp_error error = {0};
-    assert_int_equal(case_execute(c, &order, out, NULL, &error), LP_ERR_MEMORY);
+    assert_int_equal(case_execute(c, &order, out, NULL, &error), LP_ERR_VALUE);
     const char *words = "engine.memory_limit: expected at least ";
     assert_memory_equal(error.text, words, strlen(words));
     int64_t bytes = strtoll(error.text + strlen(words), NULL, 10);

@@ -230,11 +230,18 @@ static void drop(words *w) {
     *w = (words){.sites = {LP_SITE_LATENT_IN}};
 }
 
+static lp_status group_of(void *user, size_t i, const lp_sweep_group **out, lp_error *err) {
+    (void)err;
+    *out = (const lp_sweep_group *)user + i;
+    return LP_OK;
+}
+
 static lp_status expand(const words *w, size_t n, lp_sweep_words options, int32_t n_steps, lp_condition_set *set,
                         lp_error *err) {
     lp_sweep_group groups[4];
     for (size_t i = 0; i < n; i++) groups[i] = w[i].group;
-    options.groups = groups;
+    options.group = group_of;
+    options.user = groups;
     options.n_groups = n;
     return lp_conditions_expand(&options, &config, n_steps, set, err);
 }

@@ -619,12 +619,9 @@ static void test_settings(void **state) {
                          lp_status_name(status), err.text);
             continue;
         }
-        char *resolved = NULL;
         if (status != LP_OK) fail_msg("%s: %s", cases[i].setting, err.text);
-        assert_int_equal(lp_job_resolved(&job, &resolved, &err), LP_OK);
-        if (!strstr(resolved, cases[i].resolved))
-            fail_msg("%s: expected %s in %s", cases[i].setting, cases[i].resolved, resolved);
-        lp_mem_free(resolved);
+        if (!strstr(job.text, cases[i].resolved))
+            fail_msg("%s: expected %s in %s", cases[i].setting, cases[i].resolved, job.text);
         lp_job_release(&job);
     }
     /* Later settings win. */

@@ -287,7 +287,7 @@ static lp_status parse_pickle(const char *bytes, size_t size, lp_pickle_state *p
     return lp_pickle_parse(*copy, size, FILE_NAME, pickle, err);
 }
 
-/* Bytes that each make an object: refused at 16 bytes of memory for each, and not at 200. */
+/* Bytes that each make an object: refused at 10 bytes of memory for each, and not at 200. */
 static void test_memory_of_pickle(void **state) {
     (void)state;
     static const struct {
@@ -303,7 +303,7 @@ static void test_memory_of_pickle(void **state) {
         memcpy(bytes, "\x80\2N", 3);
         for (size_t at = 3; at < SIZE; at++) bytes[at] = repeated[i].bytes[(at - 3) % repeated[i].n];
         assert_int_equal(lp_pickle_parse(bytes, SIZE, FILE_NAME, &pickle, &err), LP_ERR_FORMAT);
-        if (!strstr(err.text, "that needs more than 83886080 bytes of memory lists no tensors"))
+        if (!strstr(err.text, "that needs more than 41943040 bytes of memory lists no tensors"))
             fail_msg("%s", err.text);
     }
     free(bytes);
