@@ -85,6 +85,8 @@ class Lab:
         self.scratch = folder / "mpi"
         self.scratch.mkdir()
         self.environment = dict(os.environ)
+        # One host; what Open MPI 5 says of TCP mixes with the program's lines.
+        self.environment.setdefault("OMPI_MCA_btl", "^tcp")
         for name in ("orte_tmpdir_base", "btl_vader_backing_directory", "osc_sm_backing_directory"):
             self.environment[f"OMPI_MCA_{name}"] = str(self.scratch)
         self.whole: dict[str, Path] = {}
