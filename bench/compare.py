@@ -7,8 +7,8 @@ the largest. Wall time is printed beside them and means something on a quiet mac
 
 peer_hf.py runs only `--peer-conditions` of the conditions, because all of them take hours. peer_batched.py runs all
 conditions of `--batched-pairs` pairs in one batch. Imports, loading, the pair's clean run (peer_hf.py) and a first
-small batch (peer_batched.py) are not counted. latentpatch's time is that of its whole process, less a run of
-`latentpatch plan`, which starts the program. Reading, hashing and merging the weights stay in it.
+small batch (peer_batched.py) are not counted. latentpatch's time is that of its process without what it takes until it
+is ready, which is start and loading. Hashing the files stays in it as far as it goes on after that.
 """
 
 from __future__ import annotations
@@ -178,15 +178,16 @@ def sweep(a: argparse.Namespace, job: Path, n_conditions: int) -> dict[str, Any]
     """What a sweep of latentpatch takes and says."""
     clear(a.work)
     run([str(a.program), "cache", str(job)])
-    idle = run([str(a.program), "plan", str(job)])
     mine = run([str(a.program), "sweep", str(job), "--verbose"])
-    cpu = mine.cpu - idle.cpu
+    ready = number(mine.out, r"ready after seconds: .*; ([\d.]+) of processor time")
+    cpu = mine.cpu - ready
     kernels = re.search(r"executor on kernels (\w+)", mine.out)
     row_layers = number(mine.out, r"(\d+) row-layers")
     return {
         "kernels": kernels.group(1) if kernels else "unknown",
         "processor": cpu / n_conditions,
-        "wall": (mine.wall - idle.wall) / n_conditions,
+        "ready": ready,
+        "wall": (mine.wall - number(mine.out, r"ready after seconds: .* prompts ([\d.]+)")) / n_conditions,
         "rate": number(mine.out, r"([\d.]+) GFLOP in matrix products") / cpu,
         "row_layers": row_layers,
         "row_layers_per_second": row_layers / cpu,
@@ -219,8 +220,8 @@ def main() -> None:
         ratios["gemm_share"].append(ours["rate"] / peak)
         print(
             f"round {k + 1}: {n} rows agree ({ties} ties); processor seconds a condition: hooks {theirs:.3f}, "
-            f"latentpatch {ours['processor']:.4f}; wall: {theirs_wall:.3f}, {ours['wall']:.4f}; "
-            f"{ours['rate']:.1f} of {peak:.1f} GFLOP/s",
+            f"latentpatch {ours['processor']:.4f} (ready after {ours['ready']:.2f} s); "
+            f"wall: {theirs_wall:.3f}, {ours['wall']:.4f}; {ours['rate']:.1f} of {peak:.1f} GFLOP/s",
             flush=True,
         )
         if a.batched_pairs and k < a.batched_rounds:

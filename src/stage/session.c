@@ -9,6 +9,8 @@
 #include "stage/job_files.h"
 #include "store/results.h"
 
+#include <time.h>
+
 const lp_pair_side *lp_session_side(const lp_session *session, int64_t pair, int side) {
     const lp_pair *p = &session->pairs.pairs[pair];
     return side == LP_CLEAN ? &p->clean : &p->corrupted;
@@ -202,7 +204,9 @@ lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const
     if (status == LP_OK) status = measure_prompts(session, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
     mark(session, "prompts");
-    if (lp_parallel_rank(parallel) == 0) lp_log(LP_LOG_DEBUG, "ready after seconds: %s", session->timeline);
+    if (lp_parallel_rank(parallel) == 0)
+        lp_log(LP_LOG_DEBUG, "ready after seconds: %s; %.3f of processor time", session->timeline,
+               (double)clock() / CLOCKS_PER_SEC);
     if (use == LP_FOR_PLANNING || !may_begin(session)) {
         lp_watch_doing(session->watch, "the digests of the model's files");
         status = lp_session_know_files(session, err);
