@@ -9,7 +9,8 @@ lp_build_needs=(
   dev/libcrypto=libssl-dev dev/libxxhash=libxxhash-dev dev/cmocka=libcmocka-dev
 )
 lp_python_needs=(python3=python3 dev/venv=python3-venv)
-lp_test_needs=(ip=iproute2)
+# The last two: cpack asks them what a Debian package depends on.
+lp_test_needs=(ip=iproute2 file=file dpkg-shlibdeps=dpkg-dev)
 # Developers' tools that a newer distribution does not have; their tests are skipped, with a word, where they are missing.
 lp_format_needs=(clang-format-14=clang-format-14)
 
