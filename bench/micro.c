@@ -74,7 +74,7 @@ static void run(const bench *b, operation o) {
     case NORM: CHECK(be->norm(be, b->x, b->norm, b->norm, 1e-5f, b->rows, D, LP_FLOATS, b->y, err)); break;
     case GELU: CHECK(be->activate(be, LP_ACT_GELU_TANH, false, b->x, b->rows, F, LP_FLOATS, b->y, err)); break;
     case ADD: CHECK(be->add_rows(be, b->y, b->x, NULL, b->rows, D, err)); break;
-    case ATTEND: CHECK(be->attend(be, &b->config, b->x, &b->table, b->rows, &b->pool, 0, b->y, err)); break;
+    case ATTEND: CHECK(be->attend(be, &b->config, b->x, &b->table, b->rows, &b->pool, 0, LP_FLOATS, b->y, err)); break;
     case STORE: CHECK(be->store_kv(be, &b->config, b->x, &b->table, b->rows, NULL, NULL, &b->pool, 0, err)); break;
     case ARGMAX: CHECK(be->argmax(be, b->y, b->rows, VOCABULARY, VOCABULARY - 1, b->best, err)); break;
     case N_OPERATIONS: break;

@@ -27,8 +27,14 @@ static void keep_own(lp_backend *be, const float *vector) {
     (void)vector;
 }
 
+static lp_status copy_rows(lp_backend *be, float *dst, const float *src, const int32_t *src_rows, int32_t n,
+                           int32_t width, lp_error *err) {
+    return be->copy_rows(be, dst, NULL, src, src_rows, n, width, err);
+}
+
 void lp_backend_use_defaults(lp_backend *be) {
     if (!be->sync) be->sync = no_wait;
+    if (!be->pack_rows) be->pack_rows = copy_rows;
     if (!be->matrix_new) be->matrix_new = own_matrix;
     if (!be->vector_new) be->vector_new = own_vector;
     if (!be->vector_free) be->vector_free = keep_own;

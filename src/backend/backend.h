@@ -106,6 +106,9 @@ struct lp_backend {
      * lists do not overlap where dst == src. */
     lp_status (*copy_rows)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *src,
                            const int32_t *src_rows, int32_t n, int32_t width, lp_error *err);
+    /* dst [n] = rows src_rows[i] (NULL: row i) of src [., width], as operands. Optional: copy_rows */
+    lp_status (*pack_rows)(lp_backend *be, float *dst, const float *src, const int32_t *src_rows, int32_t n,
+                           int32_t width, lp_error *err);
     /* dst [dst_rows[i]] (NULL: row i) = columns[i] of matrix, of LP_PANELS [width, .]; required where takes_panels,
      * otherwise NULL */
     lp_status (*copy_columns)(lp_backend *be, float *dst, const int32_t *dst_rows, const float *matrix,
@@ -134,9 +137,10 @@ struct lp_backend {
     /* K and V of one layer: slot to[i] = slot from[i], i < n */
     lp_status (*copy_kv)(lp_backend *be, const lp_kv_pool *pool, int32_t layer, const int32_t *from, const int32_t *to,
                          int32_t n, lp_error *err);
-    /* out [n, Q] = softmax(q K / sqrt(head_dim)) V over each row's slots */
-    lp_status (*attend)(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
-                        int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err);
+    /* out [n, Q] = softmax(q K / sqrt(head_dim)) V over each row's slots; form: of out. An operand may cost what qkv
+     * has in the place of q. */
+    lp_status (*attend)(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows, int32_t n,
+                        const lp_kv_pool *pool, int32_t layer, lp_form form, float *out, lp_error *err);
     /* out [row, heads] = the same for each of the choices [n] (host), over slots [begin, begin + length) of `slots`
      * (dev) in place of the row's own: the bits of `attend` on a row without a prompt whose tail they are. No head of
      * a row is chosen twice. */
@@ -173,6 +177,13 @@ static inline size_t lp_operand_bytes(const lp_backend *be, lp_form form, int32_
     if (form == LP_OPERAND && be->operand_item_bytes > 0)
         return (size_t)((width + 7) / 8 * 8) * (size_t)be->operand_item_bytes + (size_t)be->operand_tail_bytes;
     return (size_t)width * sizeof(float);
+}
+
+/* Floats that a row takes which is one of floats and one of an operand by turns; be NULL: the cpu's. */
+static inline int32_t lp_operand_floats(const lp_backend *be, int32_t width) {
+    size_t bytes = be ? lp_operand_bytes(be, LP_OPERAND, width) : 0;
+    int32_t floats = (int32_t)((bytes + sizeof(float) - 1) / sizeof(float));
+    return floats > width ? floats : width;
 }
 
 /* Bytes of one slot of one layer: keys, or values. be NULL: the cpu's. */

@@ -19,10 +19,11 @@ struct lp_forward {
     float *x, *x_out; /* [max_rows, D] residual stream; of the rows that go on after the last K and V */
     float *h, *sum;   /* [max_rows, D] normed input, an operand inside a layer; what a block part adds to the stream */
     float *qkv;       /* [max_rows, Q + 2 KV] */
-    float *attention; /* [max_rows, Q] */
+    float *attention; /* [max_rows, Q], floats or an operand */
     float *mlp, *active; /* [mlp_rows, F or 2 F], [mlp_rows, F] operand */
     int32_t mlp_rows;    /* rows that the MLP takes at once */
     float *projected;    /* [max_rows, projection's inner size] */
+    float *gelu;         /* the same, an operand; NULL: in place */
     lp_batch_lists lists;
     lp_row_edit *edits; /* host [edits_capacity] of one point */
     size_t edits_capacity;
@@ -56,18 +57,24 @@ static int32_t mlp_width(const lp_model_config *config) {
     return config->arch == LP_ARCH_LLAMA ? 2 * config->d_ff : config->d_ff;
 }
 
-/* Floats of a row that is one of floats and one of an operand by turns. */
-static int32_t operand_floats(const lp_backend *be, int32_t width) {
-    size_t bytes = be ? lp_operand_bytes(be, LP_OPERAND, width) : 0;
-    int32_t floats = (int32_t)((bytes + sizeof(float) - 1) / sizeof(float));
-    return floats > width ? floats : width;
+/* Floats of a row of q, k, v, or of an operand of the output projection, for which the last layer uses the same room.
+ */
+static int32_t qkv_floats(const lp_backend *be, const lp_model_config *config) {
+    int32_t floats = q_width(config) + 2 * kv_width(config), operand = lp_operand_floats(be, q_width(config));
+    return floats > operand ? floats : operand;
+}
+
+/* Do products read other forms than floats? Then activations need memory of their own. */
+static bool has_operands(const lp_backend *be) {
+    return be && be->operand_item_bytes > 0;
 }
 
 static size_t floats_per_row(const lp_backend *be, const lp_model *model) {
     const lp_model_config *config = &model->config;
-    size_t projected = model->projection.present ? (size_t)model->projection.in.n_out : 1;
-    return 3 * (size_t)config->d_model + (size_t)operand_floats(be, config->d_model) +
-           (size_t)(2 * q_width(config) + 2 * kv_width(config)) + projected;
+    int32_t inner = model->projection.present ? (int32_t)model->projection.in.n_out : 1;
+    return 3 * (size_t)config->d_model + (size_t)lp_operand_floats(be, config->d_model) +
+           (size_t)qkv_floats(be, config) + (size_t)lp_operand_floats(be, q_width(config)) + (size_t)inner +
+           (size_t)(has_operands(be) ? lp_operand_floats(be, inner) : 0);
 }
 
 /* The MLP's inner activations are wide: they are made for a part of a large batch at a time. */
@@ -81,7 +88,7 @@ size_t lp_forward_bytes(const lp_backend *be, const lp_model *model, int32_t max
     const lp_model_config *config = &model->config;
     size_t rows = (size_t)max_rows + LP_ROW_PADDING;
     size_t mlp =
-        (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(config) + operand_floats(be, config->d_ff));
+        (size_t)(mlp_rows(be) + LP_ROW_PADDING) * (size_t)(mlp_width(config) + lp_operand_floats(be, config->d_ff));
     return (rows * floats_per_row(be, model) + mlp) * sizeof(float) + rows * 64;
 }
 
@@ -119,7 +126,7 @@ static lp_status matrix_new(lp_forward *forward, float **out, size_t rows, int32
 
 /* Does the MLP's activation need no memory of its own? */
 static bool in_place(const lp_forward *forward) {
-    return forward->model->config.arch != LP_ARCH_LLAMA && forward->be->operand_item_bytes == 0;
+    return forward->model->config.arch != LP_ARCH_LLAMA && !has_operands(forward->be);
 }
 
 static lp_status make_workspace(lp_forward *forward, lp_error *err) {
@@ -129,21 +136,25 @@ static lp_status make_workspace(lp_forward *forward, lp_error *err) {
     int32_t inner = forward->model->projection.present ? (int32_t)forward->model->projection.in.n_out : 1;
     LP_CHECK(matrix_new(forward, &forward->x, rows, d, "residual stream", err));
     LP_CHECK(matrix_new(forward, &forward->x_out, rows, d, "residual stream", err));
-    LP_CHECK(matrix_new(forward, &forward->h, rows, operand_floats(forward->be, d), "normed input", err));
+    LP_CHECK(matrix_new(forward, &forward->h, rows, lp_operand_floats(forward->be, d), "normed input", err));
     LP_CHECK(matrix_new(forward, &forward->sum, rows, d, "block output", err));
-    LP_CHECK(matrix_new(forward, &forward->qkv, rows, q_width(config) + 2 * kv_width(config), "q, k, v", err));
-    LP_CHECK(matrix_new(forward, &forward->attention, rows, q_width(config), "attention", err));
+    LP_CHECK(matrix_new(forward, &forward->qkv, rows, qkv_floats(forward->be, config), "q, k, v", err));
+    LP_CHECK(matrix_new(forward, &forward->attention, rows, lp_operand_floats(forward->be, q_width(config)),
+                        "attention", err));
     LP_CHECK(matrix_new(forward, &forward->mlp, (size_t)forward->mlp_rows, mlp_width(config), "MLP", err));
     if (!in_place(forward))
         LP_CHECK(matrix_new(forward, &forward->active, (size_t)forward->mlp_rows,
-                            operand_floats(forward->be, config->d_ff), "MLP", err));
+                            lp_operand_floats(forward->be, config->d_ff), "MLP", err));
     LP_CHECK(matrix_new(forward, &forward->projected, rows, inner, "projection", err));
-    return lp_mem_new(&forward->input, (size_t)d, sizeof(float), "rows", err);
+    if (has_operands(forward->be))
+        LP_CHECK(matrix_new(forward, &forward->gelu, rows, lp_operand_floats(forward->be, inner), "projection", err));
+    LP_CHECK(lp_mem_new(&forward->input, (size_t)d, sizeof(float), "rows", err));
+    return LP_OK;
 }
 
 static void free_workspace(lp_forward *forward) {
-    float **matrices[] = {&forward->x,         &forward->x_out, &forward->h,      &forward->sum,      &forward->qkv,
-                          &forward->attention, &forward->mlp,   &forward->active, &forward->projected};
+    float **matrices[] = {&forward->x,         &forward->x_out, &forward->h,      &forward->sum,       &forward->qkv,
+                          &forward->attention, &forward->mlp,   &forward->active, &forward->projected, &forward->gelu};
     for (size_t i = 0; i < sizeof matrices / sizeof matrices[0]; i++) {
         if (*matrices[i]) forward->be->release(forward->be, *matrices[i]);
         *matrices[i] = NULL;
@@ -242,6 +253,10 @@ static lp_status edit(const forward_pass *pass, int32_t n, float *x, int32_t str
     return lp_nearest_edit(&forward->nearest, &batch->room, x, forward->token_edits, n_token, err);
 }
 
+static int32_t key_of(int32_t layer, lp_site site) {
+    return 2 * (layer * LP_N_SITES + (int32_t)site);
+}
+
 /* Edits, then captures, of one key, on matrix x of `stride` floats. compact: rows are counted among those with output.
  */
 static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride, bool compact, lp_error *err) {
@@ -271,14 +286,14 @@ static lp_status visit(forward_pass *pass, int32_t key, float *x, int32_t stride
     return LP_OK;
 }
 
-/* What the rows' heads attend to, over all their slots or over those that are left to them. */
-static lp_status attend(forward_pass *pass, int32_t layer, int32_t n_rows, lp_error *err) {
+/* What the rows' heads attend to, over all their slots or over those that are left to them. form: of the result */
+static lp_status attend(forward_pass *pass, int32_t layer, int32_t n_rows, lp_form form, lp_error *err) {
     lp_forward *forward = pass->f;
     const lp_forward_batch *batch = pass->batch;
     const lp_model_config *config = &forward->model->config;
     int32_t n = 0;
     LP_CHECK(forward->be->attend(forward->be, config, forward->qkv, &pass->lists->rows, n_rows, batch->pool, layer,
-                                 forward->attention, err));
+                                 form, forward->attention, err));
     while (pass->next_choice + n < batch->n_choices && batch->choices[pass->next_choice + n].layer == layer) n++;
     if (n == 0) return LP_OK;
     LP_CHECK(lp_mem_grow(&forward->choices, &forward->choices_capacity, (size_t)n, sizeof *forward->choices,
@@ -291,10 +306,6 @@ static lp_status attend(forward_pass *pass, int32_t layer, int32_t n_rows, lp_er
                                         batch->pool, layer, forward->attention, err));
     pass->next_choice += n;
     return LP_OK;
-}
-
-static int32_t key_of(int32_t layer, lp_site site) {
-    return 2 * (layer * LP_N_SITES + (int32_t)site);
 }
 
 static lp_status begin(forward_pass *pass, lp_error *err) {
@@ -375,6 +386,14 @@ static bool has_edits(const forward_pass *pass, int32_t key) {
     return pass->next_edit < pass->batch->n_edits && pass->batch->edits[pass->next_edit].key == key;
 }
 
+static bool has_captures(const forward_pass *pass, int32_t key) {
+    return pass->next_capture < pass->batch->n_captures && pass->batch->captures[pass->next_capture].key == key;
+}
+
+static bool has_choices(const forward_pass *pass, int32_t layer) {
+    return pass->next_choice < pass->batch->n_choices && pass->batch->choices[pass->next_choice].layer == layer;
+}
+
 /* x [n, D] += f->sum, with the edits and captures of `key`; f->h = norm of x. */
 static lp_status add_and_norm(forward_pass *pass, int32_t key, float *x, int32_t n, const lp_norm_weights *weights,
                               bool compact, lp_error *err) {
@@ -418,7 +437,11 @@ static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_erro
     LP_CHECK(be->copy_kv(be, pass->batch->pool, layer, pass->lists->copy_from + first_copy,
                          pass->lists->copy_to + first_copy, pass->lists->copy_begin[layer + 1] - first_copy, err));
     if (forward->hook) LP_CHECK(report_inputs(pass, layer, n, err));
-    LP_CHECK(attend(pass, layer, n, err));
+    /* Attention writes what the next product reads, unless somebody comes between. */
+    const int32_t z = key_of(layer, LP_SITE_Z);
+    const bool chosen = has_choices(pass, layer), untouched = !has_edits(pass, z) && !has_captures(pass, z);
+    const lp_form form = untouched && (last || !chosen) ? LP_OPERAND : LP_FLOATS;
+    LP_CHECK(attend(pass, layer, n, last ? LP_FLOATS : form, err));
     float *x = forward->x, *attention = forward->attention;
     if (last) {
         /* Rows that share all layers are at the end of out_rows and have no attention of their own. */
@@ -427,11 +450,14 @@ static lp_status run_layer(forward_pass *pass, int32_t layer, int32_t n, lp_erro
         x = forward->x_out;
         attention = forward->qkv;
         LP_CHECK(be->copy_rows(be, x, NULL, forward->x, pass->lists->out_rows, computed, d, err));
-        LP_CHECK(be->copy_rows(be, attention, NULL, forward->attention, pass->lists->out_rows, computed, q, err));
+        if (form == LP_OPERAND)
+            LP_CHECK(be->pack_rows(be, attention, forward->attention, pass->lists->out_rows, computed, q, err));
+        else
+            LP_CHECK(be->copy_rows(be, attention, NULL, forward->attention, pass->lists->out_rows, computed, q, err));
         n = computed;
     }
     LP_CHECK(visit(pass, key_of(layer, LP_SITE_Z), attention, q, last, err));
-    LP_CHECK(be->linear(be, weights->attn_out, LP_FLOATS, attention, n, forward->sum, err));
+    LP_CHECK(be->linear(be, weights->attn_out, form, attention, n, forward->sum, err));
     LP_CHECK(visit(pass, key_of(layer, LP_SITE_ATTN_OUT), forward->sum, d, last, err));
     LP_CHECK(add_and_norm(pass, key_of(layer, LP_SITE_RESID_MID), x, n, &weights->norm_mlp, last, err));
     LP_CHECK(mlp(forward, weights, n, err));
@@ -470,8 +496,9 @@ static lp_status run_layers(forward_pass *pass, lp_error *err) {
         LP_CHECK(run_layer(pass, l, n, err));
     }
     LP_CHECK(copy_outputs(pass, err));
-    LP_CHECK(lp_forward_final_norm(forward, forward->x_out, pass->lists->n_out, forward->h, err));
-    return visit(pass, 2 * config->n_layers * LP_N_SITES, forward->h, config->d_model, true, err);
+    LP_CHECK(lp_forward_final_norm(forward, forward->x_out, pass->lists->n_out, LP_FLOATS, forward->h, err));
+    LP_CHECK(visit(pass, 2 * config->n_layers * LP_N_SITES, forward->h, config->d_model, true, err));
+    return LP_OK;
 }
 
 lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
@@ -491,30 +518,31 @@ lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n
     lp_backend *be = forward->be;
     int32_t d = forward->model->config.d_model;
     const lp_projection *projection = &forward->model->projection;
-    if (!projection->present) return be->copy_rows(be, out, NULL, hidden, NULL, n, d, err);
+    float *active = forward->gelu ? forward->gelu : forward->projected;
     lp_status status = LP_OK;
-    LP_TRY(be->linear(be, forward->projection_in, LP_FLOATS, hidden, n, forward->projected, err));
-    LP_TRY(be->activate(be, LP_ACT_GELU_ERF, false, forward->projected, n, (int32_t)projection->in.n_out, LP_FLOATS,
-                        forward->projected, err));
-    if (!projection->has_norm) {
-        LP_TRY(be->linear(be, forward->projection_out, LP_FLOATS, forward->projected, n, forward->sum, err));
+    LP_ASSERT(projection->present);
+    LP_TRY(be->linear(be, forward->projection_in, LP_OPERAND, hidden, n, forward->projected, err));
+    LP_TRY(be->activate(be, LP_ACT_GELU_ERF, false, forward->projected, n, (int32_t)projection->in.n_out, LP_OPERAND,
+                        active, err));
+    LP_TRY(be->linear(be, forward->projection_out, LP_OPERAND, active, n, forward->sum, err));
+    if (projection->has_norm)
+        status = be->norm(be, forward->sum, forward->projection_norm.weight, forward->projection_norm.bias, 1e-5f, n, d,
+                          LP_FLOATS, out, err);
+    else
         status = be->copy_rows(be, out, NULL, forward->sum, NULL, n, d, err);
-        goto out;
-    }
-    LP_TRY(be->linear(be, forward->projection_out, LP_FLOATS, forward->projected, n, forward->sum, err));
-    LP_TRY(be->norm(be, forward->sum, forward->projection_norm.weight, forward->projection_norm.bias, 1e-5f, n, d,
-                    LP_FLOATS, out, err));
 out:
     return status;
 }
 
-lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, float *out, lp_error *err) {
+lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, lp_form form, float *out,
+                                lp_error *err) {
     const lp_model_config *config = &forward->model->config;
     return forward->be->norm(forward->be, x, forward->final_norm.weight, forward->final_norm.bias, config->norm_eps, n,
-                             config->d_model, LP_FLOATS, out, err);
+                             config->d_model, form, out, err);
 }
 
-lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, float *logits, lp_error *err) {
+lp_status lp_forward_head(lp_forward *forward, lp_form form, const float *hidden, int32_t n, float *logits,
+                          lp_error *err) {
     lp_pulse();
-    return forward->be->linear(forward->be, forward->head, LP_FLOATS, hidden, n, logits, err);
+    return forward->be->linear(forward->be, forward->head, form, hidden, n, logits, err);
 }

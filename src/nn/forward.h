@@ -89,12 +89,14 @@ typedef struct {
 lp_status lp_forward_run(lp_forward *forward, const lp_forward_batch *batch, const float **hidden, int32_t *n_out,
                          lp_error *err);
 
-/* out [n, D] (dev) = projection of hidden [n, D] (dev). */
+/* out [n, D] (dev) = projection, which the model has, of the operand hidden [n, D] (dev). */
 lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n, float *out, lp_error *err);
-/* out [n, D] (dev) = final norm of x [n, D] (dev). */
-lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, float *out, lp_error *err);
-/* logits [n, n_embedded] (dev), rows lp_logits_stride apart = output head over hidden [n, D] (dev). */
-lp_status lp_forward_head(lp_forward *forward, const float *hidden, int32_t n, float *logits, lp_error *err);
+/* out [n, D] (dev) = final norm of x [n, D] (dev). form: of out */
+lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, lp_form form, float *out,
+                                lp_error *err);
+/* logits [n, n_embedded] (dev), rows lp_logits_stride apart = output head over hidden [n, D] (dev) in `form`. */
+lp_status lp_forward_head(lp_forward *forward, lp_form form, const float *hidden, int32_t n, float *logits,
+                          lp_error *err);
 
 /* (row, layer) pairs computed since the start. */
 uint64_t lp_forward_row_layers(const lp_forward *forward);

@@ -26,10 +26,11 @@ static lp_status make_bars(lp_engine *engine, int32_t n, lp_error *err) {
     return LP_OK;
 }
 
-/* engine->out.logits = the head's of x [n, D], of which tokens that are never chosen have none to speak of. */
-static lp_status read_head(lp_engine *engine, const float *x, int32_t n, lp_error *err) {
+/* engine->out.logits = the head's of x [n, D] in `form`, of which tokens that are never chosen have none to speak of.
+ */
+static lp_status read_head(lp_engine *engine, lp_form form, const float *x, int32_t n, lp_error *err) {
     int32_t n_barred = engine->options->vocabulary.n_not_chosen;
-    lp_status status = lp_forward_head(engine->forward, x, n, engine->out.logits, err);
+    lp_status status = lp_forward_head(engine->forward, form, x, n, engine->out.logits, err);
     if (status != LP_OK || n_barred == 0) return status;
     if (n > engine->out.barred_rows) LP_TRY(make_bars(engine, n, err));
     LP_TRY(engine->be->edit_rows(engine->be, engine->out.logits, lp_logits_stride(&engine->options->model->config),
@@ -62,10 +63,11 @@ static lp_status read_lens(lp_engine *engine, const lp_lens_wanted *lens, lp_err
     for (int32_t first = 0; first < lens->n; first += at_once) {
         int32_t n = lens->n - first < at_once ? lens->n - first : at_once;
         size_t at = (size_t)first * top, found = (size_t)n * top;
-        LP_CHECK(be->upload(be, engine->out.gathered, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float),
+        LP_CHECK(be->upload(be, engine->out.projected, lens->vectors + (size_t)first * d, (size_t)n * d * sizeof(float),
                             err));
-        LP_CHECK(lp_forward_final_norm(engine->forward, engine->out.gathered, n, engine->out.projected, err));
-        LP_CHECK(read_head(engine, engine->out.projected, n, err));
+        LP_CHECK(
+            lp_forward_final_norm(engine->forward, engine->out.projected, n, LP_OPERAND, engine->out.gathered, err));
+        LP_CHECK(read_head(engine, LP_OPERAND, engine->out.gathered, n, err));
         LP_CHECK(be->top(be, engine->out.logits, n, lp_logits_stride(config), candidates, lens->top,
                          engine->out.ranked_tokens, engine->out.ranked_numbers, err));
         LP_CHECK(be->download(be, lens->tokens + at, engine->out.ranked_tokens, found * sizeof(int32_t), err));
@@ -96,7 +98,7 @@ static lp_status read_step_states(lp_engine *engine, step_states *states, lp_err
     lp_backend *be = engine->be;
     int32_t width = lp_logits_stride(&engine->options->model->config);
     if (states->n == 0) return LP_OK;
-    LP_CHECK(read_head(engine, engine->out.gathered, states->n, err));
+    LP_CHECK(read_head(engine, LP_FLOATS, engine->out.gathered, states->n, err));
     LP_CHECK(be->read_logits(be, engine->out.logits, engine->out.step_logits, width,
                              engine->options->vocabulary.n_candidates, states->queries, states->n,
                              engine->out.step_stats, err));
@@ -437,11 +439,13 @@ static lp_status read_steps(lp_engine *engine, const float *hidden, int32_t n, l
     lp_backend *be = engine->be;
     int32_t d = engine->options->model->config.d_model;
     if (n == 0) return LP_OK;
-    LP_CHECK(be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists, n, d, err));
     const float *fed = engine->out.gathered;
-    if (engine->options->protocol.feedback == LP_FEEDBACK_PROJECTION) {
+    if (engine->options->protocol.feedback == LP_FEEDBACK_PROJECTION && engine->options->model->projection.present) {
+        LP_CHECK(be->pack_rows(be, engine->out.gathered, hidden, engine->out.dev_lists, n, d, err));
         LP_CHECK(lp_forward_project(engine->forward, engine->out.gathered, n, engine->out.projected, err));
         fed = engine->out.projected;
+    } else {
+        LP_CHECK(be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists, n, d, err));
     }
     return be->copy_rows(be, engine->kv.latents, engine->out.dev_lists + engine->max_rows, fed, NULL, n, d, err);
 }
@@ -455,12 +459,12 @@ static lp_status read_tokens(lp_engine *engine, lp_step_batch *batch, const floa
     int32_t *best = (int32_t *)(void *)(batch->results + lp_step_batch_tokens_at(batch));
     size_t n_asked = 0;
     if (n == 0) return LP_OK;
-    LP_CHECK(
-        be->copy_rows(be, engine->out.gathered, NULL, hidden, engine->out.dev_lists + 2 * engine->max_rows, n, d, err));
+    LP_CHECK(be->pack_rows(be, engine->out.gathered, hidden, engine->out.dev_lists + 2 * engine->max_rows, n, d, err));
     for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
         int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
         size_t end = n_asked;
-        LP_CHECK(read_head(engine, engine->out.gathered + (int64_t)first * d, rows, err));
+        const char *from = (const char *)engine->out.gathered + (size_t)first * lp_operand_bytes(be, LP_OPERAND, d);
+        LP_CHECK(read_head(engine, LP_OPERAND, (const float *)(const void *)from, rows, err));
         LP_CHECK(be->argmax(be, engine->out.logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {
             const lp_batch_row *row = &batch->rows[batch->order[batch->choosing[i]]];

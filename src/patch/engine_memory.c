@@ -81,8 +81,9 @@ static lp_status make_workspace(lp_engine *engine, int32_t rows, lp_error *err) 
     LP_CHECK(lp_mem_new(&engine->host.output, n, sizeof *engine->host.output, "rows", err));
     LP_CHECK(lp_mem_new(&engine->out.lists, 3 * n, sizeof(int32_t), "rows", err));
     LP_CHECK(lp_engine_alloc(engine, &engine->out.dev_lists, 3 * n * sizeof(int32_t), "rows", err));
-    LP_CHECK(
-        lp_engine_alloc(engine, &engine->out.gathered, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states", err));
+    LP_CHECK(lp_engine_alloc(engine, &engine->out.gathered,
+                             (n + LP_ROW_PADDING) * (size_t)lp_operand_floats(engine->be, (int32_t)d) * sizeof(float),
+                             "hidden states", err));
     LP_CHECK(lp_engine_alloc(engine, &engine->out.projected, (n + LP_ROW_PADDING) * d * sizeof(float), "hidden states",
                              err));
     LP_CHECK(lp_engine_alloc(engine, &engine->out.logits,

@@ -50,7 +50,7 @@ int32_t lp_engine_head_rows(const lp_backend *be, int32_t rows) {
 
 int64_t lp_engine_work_bytes(const lp_backend *be, const lp_model *model, int32_t rows) {
     const lp_model_config *config = &model->config;
-    int64_t gathered = 2 * ((int64_t)rows + LP_ROW_PADDING) * config->d_model;
+    int64_t gathered = ((int64_t)rows + LP_ROW_PADDING) * (config->d_model + lp_operand_floats(be, config->d_model));
     int64_t logits = (lp_engine_head_rows(be, rows) + LP_ROW_PADDING) * (int64_t)lp_logits_stride(config);
     return (int64_t)lp_forward_bytes(be, model, rows) + (gathered + logits) * (int64_t)sizeof(float);
 }

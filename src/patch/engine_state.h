@@ -56,12 +56,13 @@ typedef struct {
 
 /* What becomes of hidden states. */
 typedef struct {
-    int32_t *lists;              /* host [3 max_rows] */
-    int32_t *dev_lists;          /* dev [3 max_rows] */
-    float *gathered, *projected; /* dev [max_rows, D] */
-    float *logits;               /* dev [head_rows, lp_logits_stride] */
-    int32_t *ranked_tokens;      /* dev [ranked_capacity] of a lens; NULL before the first */
-    float *ranked_numbers;       /* dev, the same */
+    int32_t *lists;             /* host [3 max_rows] */
+    int32_t *dev_lists;         /* dev [3 max_rows] */
+    float *gathered;            /* dev [max_rows, D], floats or an operand */
+    float *projected;           /* dev [max_rows, D] */
+    float *logits;              /* dev [head_rows, lp_logits_stride] */
+    int32_t *ranked_tokens;     /* dev [ranked_capacity] of a lens; NULL before the first */
+    float *ranked_numbers;      /* dev, the same */
     float *step_logits;         /* dev [n_steps, logits stride] of an unpatched run's thoughts; NULL: never asked for */
     lp_logit_stats *step_stats; /* dev, as many as rows of logits */
     size_t ranked_capacity;

@@ -121,7 +121,7 @@ static lp_status run_block(probe *p, int32_t rows, lp_error *err) {
 }
 
 static lp_status run_head(probe *p, int32_t rows, lp_error *err) {
-    LP_CHECK(lp_forward_head(p->forward, p->hidden, rows, p->logits, err));
+    LP_CHECK(lp_forward_head(p->forward, LP_FLOATS, p->hidden, rows, p->logits, err));
     return p->be->argmax(p->be, p->logits, rows, lp_logits_stride(&p->model.config), p->n_candidates, p->best, err);
 }
 

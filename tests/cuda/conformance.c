@@ -164,7 +164,7 @@ static void *as_operand(const conformance *c, const float *floats, int32_t n, in
 }
 
 /* Room for an operand, or floats, of n rows: nothing of it is a number yet. */
-static float *operand_room(conformance *c, size_t n, size_t width) {
+float *conformance_operand_room(conformance *c, size_t n, size_t width) {
     size_t row = lp_operand_bytes(c->be, LP_OPERAND, (int32_t)width) / sizeof(float);
     if (row < width) row = width;
     float *nothing = conformance_zeros(n * row * sizeof *nothing);
@@ -175,8 +175,8 @@ static float *operand_room(conformance *c, size_t n, size_t width) {
 }
 
 /* An operation's result as an operand is that as floats, rounded. */
-static void same_operand(conformance *c, const void *dev, const float *floats, int32_t n, int32_t width,
-                         const char *operation) {
+void conformance_same_operand(conformance *c, const void *dev, const float *floats, int32_t n, int32_t width,
+                              const char *operation) {
     size_t bytes = 0;
     void *want = as_operand(c, floats, n, width, &bytes), *got = conformance_zeros(bytes);
     conformance_fetch(c, got, dev, bytes);
@@ -206,7 +206,7 @@ static void check_operand(conformance *c, const lp_backend_linear *w, const floa
     for (int p = 0; p < k->n_parts; p++) out += (size_t)k->n_out[p];
     void *operand = as_operand(c, x, k->n, (int32_t)k->n_in, &bytes);
     float *got = conformance_zeros((size_t)k->n * out * sizeof(float));
-    float *dev = operand_room(c, (size_t)k->n, (size_t)k->n_in);
+    float *dev = conformance_operand_room(c, (size_t)k->n, (size_t)k->n_in);
     RUN(c->be->upload(c->be, dev, operand, bytes, &c->err));
     RUN(c->be->linear(c->be, w, LP_OPERAND, dev, k->n, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, (size_t)k->n * out * sizeof(float));
@@ -450,6 +450,14 @@ static void check_copy_and_add(conformance *c, int32_t n, int32_t width) {
         conformance_fetch(c, got, dev_y, all * sizeof(float));
         conformance_same(c, got, want, all * sizeof(float), "copy_rows %d x %d, lists %d", n, width, lists);
     }
+    float *dev_operand = conformance_operand_room(c, (size_t)n, w);
+    for (int lists = 0; lists < 2; lists++) {
+        for (int32_t i = 0; i < n; i++)
+            memcpy(want + (size_t)i * w, x + (size_t)(lists ? from[i] : i) * w, w * sizeof(float));
+        RUN(c->be->pack_rows(c->be, dev_operand, dev_x, lists ? dev_from : NULL, n, width, &c->err));
+        conformance_same_operand(c, dev_operand, want, n, width, "pack_rows");
+    }
+    c->be->release(c->be, dev_operand);
     RUN(c->be->upload(c->be, dev_y, y, all * sizeof(float), &c->err));
     for (int lists = 0; lists < 2; lists++) {
         RUN(c->be->upload(c->be, dev_x, x, all * sizeof(float), &c->err));
@@ -508,10 +516,10 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
                     &c->err));
     conformance_fetch(c, alone, dev_y, w * sizeof(float));
     conformance_same(c, alone, got + all - w, w * sizeof(float), "norm %d x %d: the last row alone", n, width);
-    float *dev_operand = operand_room(c, (size_t)n, w);
+    float *dev_operand = conformance_operand_room(c, (size_t)n, w);
     RUN(c->be->norm(c->be, dev_x, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND, dev_operand,
                     &c->err));
-    same_operand(c, dev_operand, got, n, width, "norm");
+    conformance_same_operand(c, dev_operand, got, n, width, "norm");
     c->be->release(c->be, dev_operand);
     /* dev_x + dev_z both ways. */
     float *z = conformance_normal(33, all), *both = conformance_zeros(all * sizeof(float));
@@ -524,10 +532,10 @@ static void check_norm(conformance *c, int32_t n, int32_t width, bool has_bias) 
     conformance_fetch(c, both, dev_y, all * sizeof(float));
     conformance_same(c, got, both, all * sizeof(float), "add_norm %d x %d, bias %d: normed", n, width, has_bias);
     RUN(c->be->upload(c->be, dev_x, x, all * sizeof(float), &c->err));
-    dev_operand = operand_room(c, (size_t)n, w);
+    dev_operand = conformance_operand_room(c, (size_t)n, w);
     RUN(c->be->add_norm(c->be, dev_x, dev_z, dev_weight, has_bias ? dev_bias : NULL, eps, n, width, LP_OPERAND,
                         dev_operand, &c->err));
-    same_operand(c, dev_operand, both, n, width, "add_norm");
+    conformance_same_operand(c, dev_operand, both, n, width, "add_norm");
     c->be->release(c->be, dev_operand);
     conformance_fetch(c, got, dev_x, all * sizeof(float));
     conformance_fetch(c, both, dev_sum, all * sizeof(float));
@@ -562,9 +570,9 @@ static void check_activation(conformance *c, lp_activation kind, bool gated, int
     RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_FLOATS, dev_y, &c->err));
     conformance_fetch(c, got, dev_y, rows * w * sizeof(float));
     conformance_near(c, got, want, rows * w, 1e-6, "activate %d, gated %d, %d x %d", (int)kind, gated, n, width);
-    float *dev_operand = operand_room(c, rows, w);
+    float *dev_operand = conformance_operand_room(c, rows, w);
     RUN(c->be->activate(c->be, kind, gated, dev_x, n, width, LP_OPERAND, dev_operand, &c->err));
-    same_operand(c, dev_operand, got, n, width, "activate");
+    conformance_same_operand(c, dev_operand, got, n, width, "activate");
     c->be->release(c->be, dev_operand);
     if (!gated) {
         float *in_place = conformance_zeros(rows * w * sizeof(float));

@@ -28,6 +28,12 @@ float *conformance_floats(conformance *c, const float *host, size_t n, size_t ro
 int32_t *conformance_ints(conformance *c, const int32_t *host, size_t n);
 void conformance_fetch(conformance *c, void *host, const void *dev, size_t bytes);
 
+/* Room for an operand, or floats, of n rows: nothing of it is a number yet. Freed with the backend's release. */
+float *conformance_operand_room(conformance *c, size_t n, size_t width);
+/* dev has floats [n, width] as operands. */
+void conformance_same_operand(conformance *c, const void *dev, const float *floats, int32_t n, int32_t width,
+                              const char *operation);
+
 /* x rounded to what keys and values are held as. */
 float conformance_held(const conformance *c, float x);
 

@@ -190,9 +190,23 @@ static void attend(attention_test *a, const row_table *t, int32_t n, const float
     conformance *c = a->c;
     float *dev = conformance_floats(c, qkv, (size_t)t->n * (size_t)a->stride, 0);
     float *dev_out = conformance_floats(c, NULL, (size_t)t->n * (size_t)a->q, 0);
-    RUN(c->be->attend(c->be, &a->config, dev, &t->table, n, &a->pool, LAYER, dev_out, &c->err));
+    RUN(c->be->attend(c->be, &a->config, dev, &t->table, n, &a->pool, LAYER, LP_FLOATS, dev_out, &c->err));
     conformance_fetch(c, out, dev_out, (size_t)n * (size_t)a->q * sizeof(float));
     c->be->release(c->be, dev);
+    c->be->release(c->be, dev_out);
+}
+
+/* As an operand the result is what it is as floats; twice, as the first call must leave nothing behind. */
+static void check_attended_operand(attention_test *a, const row_table *t, int32_t n, const float *qkv,
+                                   const float *floats) {
+    conformance *c = a->c;
+    float *dev_out = conformance_operand_room(c, (size_t)n, (size_t)a->q);
+    for (int i = 0; i < 2; i++) {
+        float *dev = conformance_floats(c, qkv, (size_t)t->n * (size_t)a->stride, 0);
+        RUN(c->be->attend(c->be, &a->config, dev, &t->table, n, &a->pool, LAYER, LP_OPERAND, dev_out, &c->err));
+        conformance_same_operand(c, dev_out, floats, n, a->q, "attend");
+        c->be->release(c->be, dev);
+    }
     c->be->release(c->be, dev_out);
 }
 
@@ -297,6 +311,7 @@ static void check_attend(attention_test *a, int32_t n) {
     row_table t = make_rows(n, a->n_slots);
     upload_rows(c, &t, true);
     attend(a, &t, n, qkv, grouped);
+    check_attended_operand(a, &t, n, qkv, grouped);
     for (int32_t r = 0; r<n; r += n> 40 ? 7 : 1) {
         reference_attention(k, &t, r, qkv, a->keys, a->values, want);
         /* In bf16 weights are rounded, by 2^-8 of each at most. */

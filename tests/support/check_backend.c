@@ -375,8 +375,9 @@ out:
     return status;
 }
 
-static lp_status check_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
-                              int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+static lp_status check_attend(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
+                              int32_t n, const lp_kv_pool *pool, int32_t layer, lp_form form, float *out,
+                              lp_error *err) {
     int64_t q = (int64_t)config->n_heads * config->head_dim;
     lp_status status = LP_OK;
     LP_TRY(pool_inside(be, "attend", pool, layer, err));
@@ -384,7 +385,7 @@ static lp_status check_attend(lp_backend *be, const lp_model_config *config, con
     LP_TRY(floats_inside(be, "attend", "out", out, n, q, err));
     LP_TRY(table_inside(be, rows, n, pool, err));
     poison(out, (int64_t)n * q);
-    LP_TRY(of(be)->inner->attend(of(be)->inner, config, qkv, rows, n, pool, layer, out, err));
+    LP_TRY(of(be)->inner->attend(of(be)->inner, config, qkv, rows, n, pool, layer, form, out, err));
     LP_TRY(no_nan("attend", out, n, q, q, err));
 out:
     return status;
@@ -588,6 +589,7 @@ lp_status lp_backend_check_new(lp_backend *inner, lp_backend **out, lp_error *er
                            .top = check_top,
                            .read_logits = check_read_logits,
                            .capture_rows = check_capture_rows};
+    lp_backend_use_defaults(&c->base);
     *out = &c->base;
     return LP_OK;
 }

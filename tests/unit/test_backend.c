@@ -538,7 +538,7 @@ static void check_attention(const attention_case *a) {
         lp_row_table rows = upload_table(be, &table, 0, b > 0, lists); /* groups or none: the same bits */
         OK(be->store_kv(be, &config, dev_qkv, &rows, A_ROWS, a->rotated ? dev_cosine : NULL, dev_sine, &pool, A_LAYER,
                         err));
-        OK(be->attend(be, &config, dev_qkv, &rows, A_ROWS, &pool, A_LAYER, dev_out, err));
+        OK(be->attend(be, &config, dev_qkv, &rows, A_ROWS, &pool, A_LAYER, LP_FLOATS, dev_out, err));
         OK(be->download(be, after, dev_qkv, n_qkv * sizeof *after, err));
         OK(be->download(be, new_keys, pool.keys, n_pool * sizeof *keys, err));
         OK(be->download(be, new_values, pool.values, n_pool * sizeof *values, err));
@@ -555,14 +555,14 @@ static void check_attention(const attention_case *a) {
         }
         assert_memory_equal(new_keys, keys, (size_t)(A_SLOTS * kv) * sizeof(float));
         /* The first 50 of the batch alone, as below the first layer of the others. */
-        OK(be->attend(be, &config, dev_qkv, &rows, 50, &pool, A_LAYER, dev_out, err));
+        OK(be->attend(be, &config, dev_qkv, &rows, 50, &pool, A_LAYER, LP_FLOATS, dev_out, err));
         OK(be->download(be, out, dev_out, (size_t)(50 * q) * sizeof *out, err));
         assert_bits("attend, before others begin", be->name, out, first, 50, q);
         /* The same rows in other company: the last 30 alone, then the last one. */
         for (int32_t begin = A_ROWS - 30; begin < A_ROWS; begin += 29) {
             int32_t *some_lists[N_LISTS], n = A_ROWS - begin;
             lp_row_table some = upload_table(be, &table, begin, b > 0, some_lists);
-            OK(be->attend(be, &config, dev_qkv + begin * stride, &some, n, &pool, A_LAYER, dev_out, err));
+            OK(be->attend(be, &config, dev_qkv + begin * stride, &some, n, &pool, A_LAYER, LP_FLOATS, dev_out, err));
             OK(be->download(be, out, dev_out, (size_t)(n * q) * sizeof *out, err));
             assert_bits("attend, fewer rows", be->name, out, first + (int64_t)begin * q, n, q);
             for (int i = 0; i < N_LISTS; i++) be->release(be, some_lists[i]);

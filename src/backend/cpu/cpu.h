@@ -48,8 +48,8 @@ float lp_cpu_exponentials(const float *x, float shift, int32_t n, float *out);
 lp_status lp_cpu_store_kv(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
                           int32_t n, const float *cosine, const float *sine, const lp_kv_pool *pool, int32_t layer,
                           lp_error *err);
-lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
-                        int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err);
+lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows, int32_t n,
+                        const lp_kv_pool *pool, int32_t layer, lp_form form, float *out, lp_error *err);
 lp_status lp_cpu_attend_chosen(lp_backend *be, const lp_model_config *config, const float *qkv,
                                const lp_row_choice *choices, int32_t n, const int32_t *slots, const lp_kv_pool *pool,
                                int32_t layer, float *out, lp_error *err);

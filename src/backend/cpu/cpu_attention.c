@@ -250,8 +250,9 @@ static size_t scratch_floats(const cpu_attention *attention) {
            (size_t)LP_GROUP_ROWS * (size_t)attention->n_queries * (size_t)attention->stride;
 }
 
-lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
-                        int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+lp_status lp_cpu_attend(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows, int32_t n,
+                        const lp_kv_pool *pool, int32_t layer, lp_form form, float *out, lp_error *err) {
+    (void)form; /* operands are floats */
     lp_backend_cpu *cpu = (lp_backend_cpu *)be;
     int32_t longest = 1;
     for (int32_t r = 0; r < n; r++) {

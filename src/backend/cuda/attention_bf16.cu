@@ -220,6 +220,29 @@ template <int DIMS> struct warp_queries {
         }
     }
 
+    // to [head_dim] = query k of this lane's two, rounded; 16 bytes at a time where heads are a multiple of 8 wide
+    __device__ void finish(int k, __nv_bfloat16 *to, int32_t head_dim, int32_t quarter) const {
+#pragma unroll
+        for (int b = 0; b < VALUE_BLOCKS; b++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const int32_t at = 64 * b + 16 * quarter + 8 * i;
+                float x[8];
+#pragma unroll
+                for (int j = 0; j < 8; j++) x[j] = value[b][j][2 * k + i] / total[k];
+                if (head_dim % 8 == 0) {
+                    const uint4 eight = {
+                        bits_of(__floats2bfloat162_rn(x[0], x[1])), bits_of(__floats2bfloat162_rn(x[2], x[3])),
+                        bits_of(__floats2bfloat162_rn(x[4], x[5])), bits_of(__floats2bfloat162_rn(x[6], x[7]))};
+                    if (at < head_dim) *reinterpret_cast<uint4 *>(to + at) = eight;
+                } else {
+#pragma unroll
+                    for (int j = 0; j < 8; j++)
+                        if (at + j < head_dim) to[at + j] = __float2bfloat16_rn(x[j]);
+                }
+            }
+    }
+
     // to [head_dim] = query k of this lane's two
     __device__ void finish(int k, float *to, int32_t head_dim, int32_t quarter) const {
 #pragma unroll
@@ -242,7 +265,7 @@ __device__ inline int32_t row_at(const lp_cuda_attention &a, int32_t at) {
 template <int DIMS>
 __global__ void __launch_bounds__(MOST_WARPS * 32, DIMS <= 64 ? 2 : 1)
     attend_bf16_kernel(lp_cuda_attention a, const float *qkv, int32_t n, int32_t group, int32_t rows_per_block,
-                       int32_t parts, float *out) {
+                       int32_t parts, lp_cuda_attended to) {
     extern __shared__ float4 shared_memory[];
     const int32_t hd = a.head_dim;
     char *keys = reinterpret_cast<char *>(shared_memory); // [TILE] rows of key_stride
@@ -332,8 +355,17 @@ __global__ void __launch_bounds__(MOST_WARPS * 32, DIMS <= 64 ? 2 : 1)
     for (int k = 0; k < 2; k++) {
         const int32_t query = first_query + eighth + 8 * k;
         if (row_of[k] < 0) continue;
-        float *to = out + row_at(a, begin + row_of[k]) * q_width;
-        run.finish(k, to + (static_cast<int64_t>(head) * group + query % group) * hd, hd, quarter);
+        const int64_t row = row_at(a, begin + row_of[k]),
+                      at = (static_cast<int64_t>(head) * group + query % group) * hd;
+        if (to.as_bf16) {
+            const int64_t width = (q_width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
+            __nv_bfloat16 *operand = static_cast<__nv_bfloat16 *>(to.out) + row * width;
+            run.finish(k, operand + at, hd, quarter);
+            for (int64_t i = q_width + quarter; at + hd == q_width && i < width; i += 4)
+                operand[i] = __float2bfloat16_rn(0.0f);
+        } else {
+            run.finish(k, static_cast<float *>(to.out) + row * q_width + at, hd, quarter);
+        }
     }
 }
 
@@ -365,7 +397,8 @@ __global__ void __launch_bounds__(32)
 }
 
 template <int DIMS>
-cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n, float *out, cudaStream_t stream) {
+cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n, const lp_cuda_attended &to,
+                         cudaStream_t stream) {
     const int32_t group = a.n_heads / a.n_kv_heads, most = MOST_WARPS * WARP_QUERIES / group;
     const int32_t members = a.rows.group_row ? LP_GROUP_ROWS : 1, rows_per_block = most < members ? most : members;
     // Blocks beyond a group's rows end at once.
@@ -375,7 +408,7 @@ cudaError_t start_attend(const lp_cuda_attention &a, const float *qkv, int32_t n
         static_cast<size_t>(TILE) * static_cast<size_t>(key_stride(a.head_dim) + value_stride(a.head_dim));
     const dim3 grid(static_cast<unsigned>((a.rows.group_row ? a.rows.n_groups : n) * parts),
                     static_cast<unsigned>(a.n_kv_heads));
-    attend_bf16_kernel<DIMS><<<grid, 32 * warps, bytes, stream>>>(a, qkv, n, group, rows_per_block, parts, out);
+    attend_bf16_kernel<DIMS><<<grid, 32 * warps, bytes, stream>>>(a, qkv, n, group, rows_per_block, parts, to);
     return cudaGetLastError();
 }
 static_assert(TILE * (key_stride(LP_CUDA_MAX_HEAD_DIM) + value_stride(LP_CUDA_MAX_HEAD_DIM)) <= 48 * 1024,
@@ -391,12 +424,12 @@ cudaError_t start_chosen(const lp_cuda_attention &a, const float *qkv, const lp_
 
 } // namespace
 
-cudaError_t lp_cuda_attend_bf16(const lp_cuda_attention *attention, const float *qkv, int32_t n, float *out,
+cudaError_t lp_cuda_attend_bf16(const lp_cuda_attention *attention, float *qkv, int32_t n, const lp_cuda_attended *to,
                                 cudaStream_t stream) {
     if (n == 0) return cudaSuccess;
-    if (attention->head_dim <= 64) return start_attend<64>(*attention, qkv, n, out, stream);
-    if (attention->head_dim <= 128) return start_attend<128>(*attention, qkv, n, out, stream);
-    return start_attend<256>(*attention, qkv, n, out, stream);
+    if (attention->head_dim <= 64) return start_attend<64>(*attention, qkv, n, *to, stream);
+    if (attention->head_dim <= 128) return start_attend<128>(*attention, qkv, n, *to, stream);
+    return start_attend<256>(*attention, qkv, n, *to, stream);
 }
 
 cudaError_t lp_cuda_attend_chosen_bf16(const lp_cuda_attention *attention, const float *qkv,

@@ -16,6 +16,21 @@ out:
     return status;
 }
 
+static lp_status cuda_pack_rows(lp_backend *be, float *dst, const float *src, const int32_t *src_rows, int32_t n,
+                                int32_t width, lp_error *err) {
+    const lp_backend_cuda *cuda = lp_cuda_of(be);
+    lp_status status = LP_OK;
+    if (cuda->dtype == LP_CUDA_FP32_SPLIT)
+        LP_CUDA(lp_cuda_split_rows(dst, src, src_rows, n, width, cuda->stream));
+    else if (cuda->dtype == LP_CUDA_BF16)
+        LP_CUDA(lp_cuda_to_bf16(dst, (int64_t)(lp_operand_bytes(be, LP_OPERAND, width) / 2), src, src_rows, n, width,
+                                cuda->stream));
+    else
+        LP_CUDA(lp_cuda_copy_rows(dst, NULL, src, src_rows, n, width, cuda->stream));
+out:
+    return status;
+}
+
 static lp_status cuda_scale_columns(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
                                     const float *scale, lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
@@ -115,8 +130,9 @@ out:
     return status;
 }
 
-static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, const float *qkv, const lp_row_table *rows,
-                             int32_t n, const lp_kv_pool *pool, int32_t layer, float *out, lp_error *err) {
+static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, float *qkv, const lp_row_table *rows,
+                             int32_t n, const lp_kv_pool *pool, int32_t layer, lp_form form, float *out,
+                             lp_error *err) {
     const lp_backend_cuda *cuda = lp_cuda_of(be);
     lp_status status = LP_OK;
     if (config->head_dim > LP_CUDA_MAX_HEAD_DIM || config->n_heads / config->n_kv_heads > LP_CUDA_MAX_QUERIES)
@@ -125,7 +141,11 @@ static lp_status cuda_attend(lp_backend *be, const lp_model_config *config, cons
             "cuda backend: expected heads of at most %d numbers and at most %d query heads of a KV head, found %d and %d",
             LP_CUDA_MAX_HEAD_DIM, LP_CUDA_MAX_QUERIES, config->head_dim, config->n_heads / config->n_kv_heads);
     lp_cuda_attention attention = attention_of(cuda, config, rows, pool, layer);
-    LP_CUDA((attention.is_bf16 ? lp_cuda_attend_bf16 : lp_cuda_attend)(&attention, qkv, n, out, cuda->stream));
+    const lp_cuda_form as = written_as(cuda, form);
+    const lp_cuda_attended to = {
+        .out = out, .as_split = as == LP_CUDA_AS_SPLIT, .as_bf16 = as == LP_CUDA_AS_BF16, .finished = cuda->finished};
+    LP_ASSERT(!to.as_split || n <= LP_CUDA_FINISHED_ROWS);
+    LP_CUDA((attention.is_bf16 ? lp_cuda_attend_bf16 : lp_cuda_attend)(&attention, qkv, n, &to, cuda->stream));
 out:
     return status;
 }
@@ -330,6 +350,7 @@ lp_status lp_backend_cuda_open(const lp_cuda_options *options, lp_backend **out,
                               .vector_free = lp_cuda_vector_free,
                               .linear = lp_cuda_linear,
                               .copy_rows = cuda_copy_rows,
+                              .pack_rows = cuda_pack_rows,
                               .add_rows = cuda_add_rows,
                               .norm = cuda_norm,
                               .add_norm = cuda_add_norm,

@@ -18,6 +18,7 @@ enum {
     LP_CUDA_SEGMENT_BYTES = 8 << 20,
     LP_CUDA_LIST_BYTES = 1 << 20,       /* of one kernel's list of edits, captures or queries */
     LP_CUDA_WORKSPACE_BYTES = 32 << 20, /* of the library's kernels; what NVIDIA recommends for Hopper */
+    LP_CUDA_FINISHED_ROWS = 1 << 16,    /* of a call of attention that writes split operands */
     LP_CUDA_SHAPES = 1024
 };
 
@@ -65,8 +66,9 @@ typedef struct {
     lp_cuda_ring ring;
     char *pinned; /* [LP_CUDA_SEGMENTS, LP_CUDA_SEGMENT_BYTES] */
     cudaEvent_t drained[LP_CUDA_SEGMENTS];
-    void *list;      /* dev [LP_CUDA_LIST_BYTES] */
-    void *workspace; /* dev [LP_CUDA_WORKSPACE_BYTES]; calls of one stream take turns */
+    void *list;        /* dev [LP_CUDA_LIST_BYTES] */
+    void *workspace;   /* dev [LP_CUDA_WORKSPACE_BYTES]; calls of one stream take turns */
+    int32_t *finished; /* dev [LP_CUDA_FINISHED_ROWS], zeros between kernels */
     struct {
         char *pinned;
         size_t capacity;

@@ -290,8 +290,8 @@ static bool is_packed(const lp_backend_cuda *cuda, const lp_backend_linear *line
 /* to [rows, x_stride] = x [rows, n_in] floats, as the products take them. */
 static cudaError_t pack(lp_backend_cuda *cuda, const lp_backend_linear *linear, const float *x, int64_t rows,
                         void *to) {
-    if (is_split(cuda)) return lp_cuda_split_rows(to, x, rows, (int32_t)linear->n_in, cuda->stream);
-    if (is_bf16(cuda)) return lp_cuda_to_bf16(to, linear->x_stride, x, rows, linear->n_in, cuda->stream);
+    if (is_split(cuda)) return lp_cuda_split_rows(to, x, NULL, rows, (int32_t)linear->n_in, cuda->stream);
+    if (is_bf16(cuda)) return lp_cuda_to_bf16(to, linear->x_stride, x, NULL, rows, linear->n_in, cuda->stream);
     return lp_cuda_pad_rows(to, linear->x_stride, x, rows, linear->n_in, cuda->stream);
 }
 

@@ -33,6 +33,8 @@ lp_status lp_cuda_memory_init(lp_backend_cuda *cuda, lp_error *err) {
         LP_CUDA(cudaEventCreateWithFlags(&cuda->fetches[i].arrived, cudaEventDisableTiming));
     LP_CUDA(cudaMalloc(&cuda->list, LP_CUDA_LIST_BYTES));
     LP_CUDA(cudaMalloc(&cuda->workspace, LP_CUDA_WORKSPACE_BYTES));
+    LP_CUDA(cudaMalloc((void **)&cuda->finished, LP_CUDA_FINISHED_ROWS * sizeof *cuda->finished));
+    LP_CUDA(cudaMemsetAsync(cuda->finished, 0, LP_CUDA_FINISHED_ROWS * sizeof *cuda->finished, cuda->stream));
 out:
     return status;
 }
@@ -49,6 +51,7 @@ void lp_cuda_memory_release(lp_backend_cuda *cuda) {
     (void)cudaFree(cuda->result.dev);
     (void)cudaFree(cuda->list);
     (void)cudaFree(cuda->workspace);
+    (void)cudaFree(cuda->finished);
     for (int i = 0; i < LP_FETCHES; i++) {
         if (cuda->fetches[i].arrived) (void)cudaEventDestroy(cuda->fetches[i].arrived);
         (void)cudaFreeHost(cuda->fetches[i].pinned);

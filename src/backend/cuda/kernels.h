@@ -26,6 +26,14 @@ typedef struct {
     int32_t n_heads, n_kv_heads, head_dim;
 } lp_cuda_attention;
 
+/* Where attention's results go, all heads of a row together. */
+typedef struct {
+    void *out;         /* [n, q_heads * head_dim] floats, or that as an operand */
+    bool as_split;     /* of float32 keys and values: split rows; what lies in the place of q is overwritten */
+    bool as_bf16;      /* of bf16 keys and values */
+    int32_t *finished; /* as_split: [n] zeros, and zeros again afterwards */
+} lp_cuda_attended;
+
 enum {
     LP_CUDA_MAX_HEAD_DIM = 256,
     LP_CUDA_MAX_QUERIES = 32, /* query heads of one KV head */
@@ -80,8 +88,9 @@ typedef struct {
 } lp_cuda_finish;
 
 /* split.cu */
-/* dst [rows] split rows = src [rows, width] */
-cudaError_t lp_cuda_split_rows(void *dst, const float *src, int64_t rows, int32_t width, cudaStream_t stream);
+/* dst [rows] split rows = rows src_rows[i] (NULL: i) of src [., width] */
+cudaError_t lp_cuda_split_rows(void *dst, const float *src, const int32_t *src_rows, int64_t rows, int32_t width,
+                               cudaStream_t stream);
 /* dst [rows, low | high] fp16, each part filled up with zeros to a multiple of LP_CUDA_STEP, and exponents [rows]:
  * element (i, j) of src lies at i * row_step + j * column_step. */
 cudaError_t lp_cuda_split_weights(void *dst, int32_t *exponents, const float *src, int64_t rows, int32_t width,
@@ -117,8 +126,8 @@ cudaError_t lp_cuda_capture_rows(const float *x, int32_t stride, const lp_row_ca
 /* dst [rows, dst_stride] = src [rows, width], in bf16 rounded to nearest even, zeros after width */
 cudaError_t lp_cuda_pad_rows(float *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
                              cudaStream_t stream);
-cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
-                            cudaStream_t stream);
+cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, const int32_t *src_rows, int64_t rows,
+                            int64_t width, cudaStream_t stream);
 
 /* probe.cu: for the probe of a product's algorithm */
 /* x [n] of a type = numbers in [-1, 1] that depend on seed and place alone */
@@ -138,13 +147,14 @@ cudaError_t lp_cuda_store_kv(const lp_cuda_attention *a, float *qkv, int32_t n, 
                              cudaStream_t stream);
 cudaError_t lp_cuda_copy_kv(void *keys, void *values, int64_t slot_bytes, const int32_t *from, const int32_t *to,
                             int32_t n, cudaStream_t stream);
-cudaError_t lp_cuda_attend(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out, cudaStream_t stream);
+cudaError_t lp_cuda_attend(const lp_cuda_attention *a, float *qkv, int32_t n, const lp_cuda_attended *to,
+                           cudaStream_t stream);
 /* choices [n], with at most most_heads heads each; a->rows is not used */
 cudaError_t lp_cuda_attend_chosen(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices, int32_t n,
                                   int32_t most_heads, const int32_t *slots, float *out, cudaStream_t stream);
 
 /* attention_bf16.cu: of keys and values in bf16, 16 bytes aligned */
-cudaError_t lp_cuda_attend_bf16(const lp_cuda_attention *a, const float *qkv, int32_t n, float *out,
+cudaError_t lp_cuda_attend_bf16(const lp_cuda_attention *a, float *qkv, int32_t n, const lp_cuda_attended *to,
                                 cudaStream_t stream);
 cudaError_t lp_cuda_attend_chosen_bf16(const lp_cuda_attention *a, const float *qkv, const lp_row_choice *choices,
                                        int32_t n, int32_t most_heads, const int32_t *slots, float *out,

@@ -424,20 +424,27 @@ __global__ void pad_kernel(float *dst, int64_t dst_stride, const float *src, int
         dst[row * dst_stride + at] = at < width ? src[row * width + at] : 0.0f;
 }
 
-__global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width) {
+__device__ inline int64_t source_of(const int32_t *src_rows, int64_t row) {
+    return src_rows ? src_rows[row] : row;
+}
+
+__global__ void bf16_kernel(__nv_bfloat16 *dst, int64_t dst_stride, const float *src, const int32_t *src_rows,
+                            int64_t rows, int64_t width) {
     int64_t at = column();
     if (at >= dst_stride) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y)
-        dst[row * dst_stride + at] = __float2bfloat16_rn(at < width ? src[row * width + at] : 0.0f);
+        dst[row * dst_stride + at] =
+            __float2bfloat16_rn(at < width ? src[source_of(src_rows, row) * width + at] : 0.0f);
 }
 
 // The same for widths and strides in units of four.
-__global__ void bf16_fours_kernel(bf16_four *dst, int64_t dst_stride, const float4 *src, int64_t rows, int64_t width) {
+__global__ void bf16_fours_kernel(bf16_four *dst, int64_t dst_stride, const float4 *src, const int32_t *src_rows,
+                                  int64_t rows, int64_t width) {
     int64_t at = column();
     if (at >= dst_stride) return;
     for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
         dst[row * dst_stride + at] =
-            round_four(at < width ? src[row * width + at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
+            round_four(at < width ? src[source_of(src_rows, row) * width + at] : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
     }
 }
 
@@ -606,14 +613,15 @@ cudaError_t lp_cuda_pad_rows(float *dst, int64_t dst_stride, const float *src, i
     return cudaGetLastError();
 }
 
-cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, int64_t rows, int64_t width,
-                            cudaStream_t stream) {
+cudaError_t lp_cuda_to_bf16(void *dst, int64_t dst_stride, const float *src, const int32_t *src_rows, int64_t rows,
+                            int64_t width, cudaStream_t stream) {
     if (rows == 0) return cudaSuccess;
     if (fours(src, width) && fours(dst, dst_stride))
         bf16_fours_kernel<<<grid_for(rows, dst_stride / 4), BLOCK, 0, stream>>>(
-            static_cast<bf16_four *>(dst), dst_stride / 4, reinterpret_cast<const float4 *>(src), rows, width / 4);
+            static_cast<bf16_four *>(dst), dst_stride / 4, reinterpret_cast<const float4 *>(src), src_rows, rows,
+            width / 4);
     else
         bf16_kernel<<<grid_for(rows, dst_stride), BLOCK, 0, stream>>>(static_cast<__nv_bfloat16 *>(dst), dst_stride,
-                                                                      src, rows, width);
+                                                                      src, src_rows, rows, width);
     return cudaGetLastError();
 }

@@ -6,9 +6,9 @@ namespace {
 constexpr int BLOCK = 256;
 constexpr int64_t MAX_ROWS = 65535; // of a grid
 
-__global__ void split_rows_kernel(char *dst, const float *src, int32_t width) {
+__global__ void split_rows_kernel(char *dst, const float *src, const int32_t *src_rows, int32_t width) {
     __shared__ uint32_t shared[BLOCK];
-    const float *from = src + static_cast<int64_t>(blockIdx.x) * width;
+    const float *from = src + (src_rows ? src_rows[blockIdx.x] : static_cast<int64_t>(blockIdx.x)) * width;
     split::block_operand([=](int32_t i) { return from[i]; }, width,
                          dst + static_cast<int64_t>(blockIdx.x) * split::operand_bytes(width), shared);
 }
@@ -57,9 +57,11 @@ __global__ void finish_kernel(lp_cuda_finish f) {
 
 } // namespace
 
-cudaError_t lp_cuda_split_rows(void *dst, const float *src, int64_t rows, int32_t width, cudaStream_t stream) {
+cudaError_t lp_cuda_split_rows(void *dst, const float *src, const int32_t *src_rows, int64_t rows, int32_t width,
+                               cudaStream_t stream) {
     if (rows == 0) return cudaSuccess;
-    split_rows_kernel<<<static_cast<unsigned>(rows), BLOCK, 0, stream>>>(static_cast<char *>(dst), src, width);
+    split_rows_kernel<<<static_cast<unsigned>(rows), BLOCK, 0, stream>>>(static_cast<char *>(dst), src, src_rows,
+                                                                         width);
     return cudaGetLastError();
 }
 

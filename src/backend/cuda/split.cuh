@@ -92,6 +92,65 @@ template <typename VALUE> __device__ void block_operand(VALUE value, int32_t wid
     if (threadIdx.x < LP_CUDA_SPLIT_TAIL / 4) tail[threadIdx.x] = threadIdx.x == 0 ? e : 0;
 }
 
+// The same row by one warp, of value(0) .. one by one, or four by four (width is a multiple of 4).
+__device__ inline uint32_t warp_most(uint32_t value) {
+    for (int half = 16; half > 0; half /= 2) {
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, value, half);
+        if (other > value) value = other;
+    }
+    return value;
+}
+
+__device__ inline void warp_tail(__half *row, int32_t depth, int32_t e) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32;
+    if (lane < LP_CUDA_SPLIT_TAIL / 4)
+        reinterpret_cast<int32_t *>(row + 2 * static_cast<int64_t>(depth))[lane] = lane == 0 ? e : 0;
+}
+
+template <typename VALUE> __device__ void warp_operand(VALUE value, int32_t width, void *row) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32,
+                  depth = (width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
+    __half *high = static_cast<__half *>(row), *low = high + depth;
+    uint32_t most = 0;
+    for (int32_t i = lane; i < width; i += 32) {
+        const uint32_t bits = magnitude_bits(value(i));
+        if (bits > most) most = bits;
+    }
+    const int32_t e = exponent_of(warp_most(most));
+    for (int32_t i = lane; i < depth; i += 32) split_one(i < width ? value(i) : 0.0f, e, high + i, low + i);
+    warp_tail(high, depth, e);
+}
+
+struct alignas(8) half_four {
+    __half at[4];
+};
+
+template <typename VALUE> __device__ void warp_operand_fours(VALUE value, int32_t width, void *row) {
+    const int32_t lane = static_cast<int32_t>(threadIdx.x) % 32,
+                  depth = (width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP;
+    __half *high = static_cast<__half *>(row), *low = high + depth;
+    uint32_t most = 0;
+#pragma unroll 4
+    for (int32_t i = 4 * lane; i < width; i += 128) {
+        const float4 x = value(i);
+        const uint32_t bits[4] = {magnitude_bits(x.x), magnitude_bits(x.y), magnitude_bits(x.z), magnitude_bits(x.w)};
+        for (int k = 0; k < 4; k++)
+            if (bits[k] > most) most = bits[k];
+    }
+    const int32_t e = exponent_of(warp_most(most));
+    for (int32_t i = 4 * lane; i < depth; i += 128) {
+        half_four h, l;
+        const float4 x = i < width ? value(i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        split_one(x.x, e, &h.at[0], &l.at[0]);
+        split_one(x.y, e, &h.at[1], &l.at[1]);
+        split_one(x.z, e, &h.at[2], &l.at[2]);
+        split_one(x.w, e, &h.at[3], &l.at[3]);
+        *reinterpret_cast<half_four *>(high + i) = h;
+        *reinterpret_cast<half_four *>(low + i) = l;
+    }
+    warp_tail(high, depth, e);
+}
+
 __host__ __device__ inline int64_t operand_bytes(int32_t width) {
     return static_cast<int64_t>((width + LP_CUDA_STEP - 1) / LP_CUDA_STEP * LP_CUDA_STEP) * 4 + LP_CUDA_SPLIT_TAIL;
 }

@@ -35,6 +35,12 @@ barrier block_barrier, warp_barrier[MOST_THREADS / 32];
 uint64_t slots[MOST_THREADS / 32][2][32];
 unsigned shuffles[MOST_THREADS];
 uint32_t operands[MOST_THREADS / 32][2][32][6]; // of a matrix product: a, b
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+std::vector<copy> copies[MOST_THREADS];
 const std::function<void()> *body;
 std::vector<float4> shared;
 int current;
@@ -118,19 +124,22 @@ void run_until(uint64_t number) {
 }
 
 static void run_grid(bool waits, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &kernel) {
+    static bool backwards = false; // nothing may depend on the order of blocks
+    backwards = !backwards;
     body = &kernel;
     here.grid = grid;
     here.size = block;
     shared.assign(shared_bytes / sizeof(float4) + 1, make_float4(NAN, NAN, NAN, NAN));
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
-            here.block = {x, y, 0};
+            here.block = backwards ? uint3{grid.x - 1 - x, grid.y - 1 - y, 0} : uint3{x, y, 0};
             if (!waits) {
                 for (here.thread = {0, 0, 0}; here.thread.x < block.x; here.thread.x++) kernel();
                 continue;
             }
             block_barrier.arrived = 0;
             for (barrier &b : warp_barrier) b.arrived = 0;
+            for (unsigned i = 0; i < block.x; i++) copies[i].clear();
             run_block(static_cast<int>(block.x));
         }
 }
@@ -159,6 +168,15 @@ uint64_t exchange(uint64_t value, int from) {
     return slots[warp][turn][from];
 }
 
+void copy_later(void *to, const void *from, size_t bytes) {
+    copies[current].push_back({to, from, bytes});
+}
+
+void copy_now() {
+    for (const copy &c : copies[current]) std::memcpy(c.to, c.from, c.bytes);
+    copies[current].clear();
+}
+
 static float bf16(uint32_t pair, int i) {
     const uint32_t bits = i ? pair & 0xffff0000u : pair << 16;
     float x;
@@ -171,7 +189,7 @@ static float bf16(uint32_t pair, int i) {
 void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     const int me = current, warp = me / 32, i = me % 32 / 4, j = me % 4;
     const unsigned turn = shuffles[me]++ % 2;
-    uint32_t (*all)[6] = operands[warp][turn];
+    uint32_t(*all)[6] = operands[warp][turn];
     const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
     std::memcpy(all[me % 32], mine, sizeof mine);
     wait_at(warp_barrier[warp], 32);

@@ -41,6 +41,9 @@ void sync_warp();
 // d [16, 8] += a [16, 16] b [16, 8] by the lanes of a warp: mma.m16n8k16 of bf16, as PTX spreads it over them. Products
 // and their sum are exact but for double precision.
 void multiply_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+// Asynchronous copies of this thread: nothing arrives before it is waited for.
+void copy_later(void *to, const void *from, size_t bytes);
+void copy_now();
 // What lane `from` of the warp put in.
 uint64_t exchange(uint64_t value, int from);
 
@@ -54,14 +57,25 @@ template <typename T> T shuffle(T value, int from) {
 
 } // namespace emulator
 
-#define threadIdx                          emulator::here.thread
-#define blockIdx                           emulator::here.block
-#define gridDim                            emulator::here.grid
-#define blockDim                           emulator::here.size
-#define __syncthreads                      emulator::sync_block
+#define threadIdx     emulator::here.thread
+#define blockIdx      emulator::here.block
+#define gridDim       emulator::here.grid
+#define blockDim      emulator::here.size
+#define __syncthreads emulator::sync_block
+#define __threadfence()
 #define __syncwarp                         emulator::sync_warp
 #define __shfl_sync(mask, value, lane)     emulator::shuffle(value, lane)
 #define __shfl_xor_sync(mask, value, half) emulator::shuffle(value, static_cast<int>(threadIdx.x % 32) ^ (half))
+
+template <typename T> T __ldcg(const T *p) {
+    return *p;
+}
+
+inline int atomicAdd(int *p, int value) {
+    const int before = *p;
+    *p += value;
+    return before;
+}
 
 inline int __float_as_int(float x) {
     int bits;

@@ -2,8 +2,8 @@
 // that is handed out full of NaN. Everything that is issued to the stream runs only when somebody waits for it, so
 // that what is read too early, or memory that is used again too early, shows. The first algorithm that is offered for a
 // product depends on the number of rows: the backend's probe must refuse it. LATENTPATCH_EMULATOR makes a worse
-// device: "memory=N" gives no more than N bytes though it promises more, "dies_after=N" fails for good when N things have been issued; "devices=N" makes a
-// node with N of them, "free=N" says that N bytes are free.
+// device: "memory=N" gives no more than N bytes though it promises more, "dies_after=N" fails for good when N things
+// have been issued; "devices=N" makes a node with N of them, "free=N" says that N bytes are free.
 #include "cuda/emulator/device.h"
 
 #include <cmath>
@@ -31,7 +31,7 @@ static bool is_dead() {
     static const uint64_t after = wish("dies_after=");
     return emulator::last_enqueued() > after;
 }
-#define ALIVE() \
+#define ALIVE()                                                                                                        \
     if (is_dead()) return cudaErrorIllegalAddress
 
 extern "C" {
@@ -169,6 +169,16 @@ cudaError_t cudaRuntimeGetVersion(int *v) {
     *v = CUDART_VERSION;
     return cudaSuccess;
 }
+cudaError_t cudaGetDevice(int *device) {
+    *device = 0;
+    return cudaSuccess;
+}
+// That of the smallest device that is supported.
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr what, int) {
+    if (what != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
+    *value = 99 * 1024;
+    return cudaSuccess;
+}
 cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) {
     return cudaSuccess;
 }
@@ -271,8 +281,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
     }
     return CUBLAS_STATUS_SUCCESS;
 }
-cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *, cublasLtMatmulAlgoConfigAttributes_t what,
-                                                    void *value, size_t, size_t *written) {
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *,
+                                                    cublasLtMatmulAlgoConfigAttributes_t what, void *value, size_t,
+                                                    size_t *written) {
     int32_t number = what == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? 1 : 0;
     memcpy(value, &number, sizeof number);
     *written = sizeof number;
@@ -301,7 +312,8 @@ static float element(const void *p, cudaDataType type, int64_t at) {
 
 constexpr uint64_t ROWS = 4; // that one pass over the weights serves
 
-// sum [ROWS, out] = x [ROWS, depth] weights [depth, out]; an element's terms are added in the order of k, or against it.
+// sum [ROWS, out] = x [ROWS, depth] weights [depth, out]; an element's terms are added in the order of k, or against
+// it.
 FOR_EACH_PROCESSOR static void multiply_rows(const float *weights, const float *x, uint64_t depth, uint64_t out,
                                              bool backwards, float *__restrict sum) {
     for (uint64_t i = 0; i < ROWS * out; i++) sum[i] = 0.0f;
@@ -369,12 +381,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const vo
     uint64_t depth = turned ? a->rows : a->cols, out = turned ? a->cols : a->rows;
     if (depth != b->rows || out != y->rows || b->cols != y->cols || a->batch != b->batch || b->batch != y->batch)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (!is_aligned(*a, a_data) || !is_aligned(*b, b_data) || !is_aligned(*y, d_data)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!is_aligned(*a, a_data) || !is_aligned(*b, b_data) || !is_aligned(*y, d_data))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     const float by = *static_cast<const float *>(alpha), before = *static_cast<const float *>(beta);
     bool backwards = algorithm->data[0] == 1 && b->cols > 128;
-    emulator::enqueue([=, o = *o, a = *a, b = *b, y = *y] {
-        multiply(o, by, a, a_data, b, b_data, before, y, d_data, backwards);
-    });
+    emulator::enqueue(
+        [=, o = *o, a = *a, b = *b, y = *y] { multiply(o, by, a, a_data, b, b_data, before, y, d_data, backwards); });
     return CUBLAS_STATUS_SUCCESS;
 }
 
