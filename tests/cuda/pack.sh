@@ -34,7 +34,7 @@ cat >"$folder/environment" <<'EOF'
 packed=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export OMPI_MCA_mca_base_component_path=$packed/openmpi OMPI_MCA_ess_singleton_isolated=1
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export OMPI_MCA_btl=self OMPI_MCA_mtl=^ofi OMPI_MCA_pml=ob1
+export OMPI_MCA_btl=${OMPI_MCA_btl:-self} OMPI_MCA_mtl=^ofi OMPI_MCA_pml=ob1
 EOF
 # Our libraries are for our programs alone: torch, in the same shell, has others of the same names. Where there is no
 # toolkit, pip's packages have NVIDIA's.
