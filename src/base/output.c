@@ -32,6 +32,18 @@ void lp_output_forget(const char *path) {
         if (temporaries[i] == path) temporaries[i] = NULL;
 }
 
+void lp_output_hold_signals(sigset_t *before) {
+    static const int ending[] = {SIGTERM, SIGINT, SIGHUP, SIGALRM /* the end of the time that they give */};
+    sigset_t held;
+    sigemptyset(&held);
+    for (size_t i = 0; i < sizeof ending / sizeof ending[0]; i++) sigaddset(&held, ending[i]);
+    pthread_sigmask(SIG_BLOCK, &held, before);
+}
+
+void lp_output_release_signals(const sigset_t *before) {
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
 void lp_output_discard_all(void) {
     for (int i = 0; i < MAX_TEMPORARIES; i++)
         if (temporaries[i]) unlink(temporaries[i]);
@@ -78,6 +90,8 @@ lp_status lp_output_begin(const char *path, lp_output *out, lp_error *err) {
     lp_output made = {.fd = -1};
     lp_text name = {0};
     lp_status status = LP_OK;
+    sigset_t before;
+    lp_output_hold_signals(&before);
     LP_TRY(lp_path_resolve(path, &made.target, err));
     LP_TRY(refuse_kind(path, path, made.target, err));
     for (int turn = 0; made.fd < 0; turn++) {
@@ -99,6 +113,7 @@ lp_status lp_output_begin(const char *path, lp_output *out, lp_error *err) {
     *out = made;
     made = (lp_output){.fd = -1};
 out:
+    lp_output_release_signals(&before);
     lp_mem_free(made.target);
     lp_text_release(&name);
     return status;

@@ -14,6 +14,8 @@
 
 #include "base/file.h"
 
+#include <signal.h>
+
 /* ---- One output file ----------------------------------------------------------------------------------------------
  */
 
@@ -46,6 +48,10 @@ void lp_output_discard_all(void);
 /* A file to be removed as well, such as a lock; the text is borrowed until it is forgotten. */
 void lp_output_remember(char *path);
 void lp_output_forget(const char *path);
+/* Lets the signals that end this process wait while a file is made and remembered, or forgotten and removed; `before`
+ * gets what was let through. */
+void lp_output_hold_signals(sigset_t *before);
+void lp_output_release_signals(const sigset_t *before);
 
 /* All of it at once: a new file of these bytes. A device or a pipe takes the bytes as they are. */
 lp_status lp_output_write(const char *path, const void *data, size_t size, lp_output_mode mode, lp_error *err);

@@ -21,7 +21,7 @@ static time_t looked_at = -1;
 
 static void end_now(int number) {
     static const char text[] =
-        "latentpatch: stopped by a signal before what was in hand was done; run again to continue\n";
+        "latentpatch: stopped by a signal before what was in hand was done; the same command continues\n";
     (void)number;
     lp_output_discard_all();
     if (speaks && write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(EXIT_FAILURE);

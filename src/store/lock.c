@@ -210,11 +210,7 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     lp_text path = {0};
     holder self = describe_self();
     char *resolved = NULL;
-    sigset_t ending, before;
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGINT);
-    sigaddset(&ending, SIGHUP);
+    sigset_t before;
     LP_TRY(lp_mem_new(&lock, 1, sizeof *lock, "lock", err));
     lock->fd = lock->of_file = -1;
     LP_TRY(lp_path_make_folder_for(output, err));
@@ -223,10 +219,10 @@ lp_status lp_lock_take(const char *output, lp_lock **out, lp_error *err) {
     for (int turn = 0; turn < LOCK_TURNS; turn++) {
         bool again = false;
         /* A signal that ends the process finds the new lock file among those to remove, or not made yet. */
-        pthread_sigmask(SIG_BLOCK, &ending, &before);
+        lp_output_hold_signals(&before);
         status = attempt(output, path.data, &self, &lock->fd, &again, err);
         if (status == LP_OK) lp_output_remember(path.data);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
+        lp_output_release_signals(&before);
         if (!again) break;
         nanosleep(&(struct timespec){.tv_nsec = 20 * 1000 * 1000}, NULL);
     }
@@ -249,12 +245,15 @@ out:
 
 void lp_lock_release(lp_lock *lock) {
     struct stat held, named;
+    sigset_t before;
     if (!lock) return;
+    lp_output_hold_signals(&before);
     lp_output_forget(lock->path);
     /* A name that is another file's by now is left alone. */
     if (fstat(lock->fd, &held) == 0 && lstat(lock->path, &named) == 0 && held.st_ino == named.st_ino &&
         held.st_dev == named.st_dev)
         unlink(lock->path);
+    lp_output_release_signals(&before);
     close(lock->fd);
     if (lock->of_file >= 0) close(lock->of_file);
     lp_mem_free(lock->path);

@@ -1,5 +1,6 @@
 lp_unit_test(test_base LINKS lp_base)
 lp_unit_test(test_output LINKS lp_base)
+target_link_options(test_output PRIVATE -Wl,--wrap=open)
 lp_unit_test(test_random LINKS lp_base)
 lp_unit_test(test_json LINKS lp_base)
 lp_unit_test(test_npy LINKS lp_base)

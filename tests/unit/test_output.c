@@ -10,10 +10,22 @@
 #include "base/output.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static char old_folder[4096], folder[64];
+static bool signal_at_open;
+
+/* open() of the program (the linker's --wrap): a signal comes as soon as the new file is there. */
+int __real_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...);
+int __wrap_open(const char *path, int flags, ...) {
+    int fd = __real_open(path, flags, 0666);
+    if (fd >= 0 && (flags & O_CREAT) && signal_at_open) raise(SIGTERM);
+    return fd;
+}
 
 static int enter(void **state) {
     (void)state;
@@ -186,10 +198,31 @@ static void outputs_and_inputs(void **state) {
     assert_int_equal(unlink("far/inside"), 0);
 }
 
+static void on_signal(int number) {
+    (void)number;
+    lp_output_discard_all();
+}
+
+/* A handler that ends the process removes the file however early it comes. */
+static void signal_at_once(void **state) {
+    (void)state;
+    lp_output out = {.fd = -1};
+    lp_error err = {0};
+    const struct sigaction action = {.sa_handler = on_signal};
+    struct sigaction before;
+    assert_int_equal(sigaction(SIGTERM, &action, &before), 0);
+    signal_at_open = true;
+    assert_int_equal(lp_output_begin("a", &out, &err), LP_OK);
+    signal_at_open = false;
+    assert_int_equal(count_files(), 0);
+    lp_output_discard(&out);
+    assert_int_equal(sigaction(SIGTERM, &before, NULL), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(what_is_there_stays, clear), cmocka_unit_test_teardown(links_are_followed, clear),
-        cmocka_unit_test_teardown(appears_meanwhile, clear), cmocka_unit_test_teardown(unfinished_goes, clear),
-        cmocka_unit_test_teardown(outputs_and_inputs, clear)};
+        cmocka_unit_test_teardown(appears_meanwhile, clear),   cmocka_unit_test_teardown(unfinished_goes, clear),
+        cmocka_unit_test_teardown(signal_at_once, clear),      cmocka_unit_test_teardown(outputs_and_inputs, clear)};
     return cmocka_run_group_tests(tests, enter, leave);
 }
