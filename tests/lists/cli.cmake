@@ -45,7 +45,7 @@ if(Python3_FOUND)
     lp_cli_test(store_greedy store_file Greedy)
     add_test(NAME cli.input_memory
       COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/bench/input_memory.py $<TARGET_FILE:latentpatch>
-        "pickle: lists" "safetensors: metadata" "job: groups" "job: layers" "pairs, our"
+        "pickle: lists" "safetensors: metadata" "job: groups" "pairs, our"
         --megabytes 1.5)
     set_tests_properties(cli.input_memory PROPERTIES ENVIRONMENT "${LP_CLI_ENVIRONMENT}" TIMEOUT 300)
   endif()
