@@ -2,7 +2,7 @@
 said, and the count of all as the last line.
 
 A ctest test counts as one, however many cases its program has. A file NAME.skipped stands for a runner that could not
-start.
+start, a file NAME.failed for one without a report that failed; NAME.log is what it said.
 Exit code 1 when anything failed or a report is broken.
 """
 
@@ -68,6 +68,9 @@ def main(folder: Path) -> int:
     for path in sorted(folder.glob("*.skipped")):
         print(f"{path.stem}: skipped: could not start")
         total["skipped"] += 1
+    for path in sorted(folder.glob("*.failed")):
+        failures[path.stem] = path.with_suffix(".log").read_text(errors="replace").splitlines()[-40:]
+        total["failed"] += 1
     for failure, said in failures.items():
         print(f"FAILED {failure}", *said, sep="\n    ")
     total["failed"] += broken

@@ -51,7 +51,9 @@ else
   touch "$reports/pytest-analysis.skipped"
 fi
 lp_say "fuzz targets, 20 s each from their corpus; pytest beside them"
-if bash tests/fuzz/run.sh 20; then :; elif (($? != 77)); then failed=1; fi
+fuzz=0
+bash tests/fuzz/run.sh 20 | tee "$reports/fuzz.log" || fuzz=$?
+if ((fuzz != 0 && fuzz != 77)); then touch "$reports/fuzz.failed"; fi
 if [[ $pytest ]]; then
   wait "$pytest" || failed=1
   cat "$reports/pytest.log"

@@ -59,7 +59,12 @@ static void list_words(uint64_t mask, char out[LP_WORDS]) {
 
 lp_status lp_step_sets_parse(const char *text, int32_t n_steps, const char *where, lp_step_set **sets, size_t *n,
                              size_t *capacity, lp_error *err) {
-    LP_ASSERT(n_steps >= 1 && n_steps <= LP_MAX_STEPS);
+    LP_ASSERT(n_steps >= 0 && n_steps <= LP_MAX_STEPS);
+    if (n_steps == 0)
+        return lp_fail(err, LP_ERR_VALUE,
+                       "%s: expected a protocol with thought steps, found protocol.steps 0 (the phases of the run are "
+                       "prompt and answer)",
+                       where);
     const char *colon = strchr(text, ':');
     size_t word = colon ? (size_t)(colon - text) : strlen(text);
     const char *argument = colon ? colon + 1 : "";

@@ -36,7 +36,10 @@ one() {
     printf '%-12s %s inputs\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$found/$name.log")"
     rm -rf "$work"
   else
-    printf '%-12s FAILED: %s\n' "$name" "$(grep -m1 -aE 'ERROR|SUMMARY|runtime error' "$found/$name.log" || echo "$found/$name.log")"
+    # The machine may be gone when somebody reads the finding: what was said before the fault, where, and the input itself.
+    printf '%-12s FAILED\n' "$name"
+    grep -m1 -B3 -A16 -aE 'ERROR|runtime error' "$found/$name.log" || tail -20 "$found/$name.log"
+    tail -3 "$found/$name.log" | cut -c1-8000
     rm -rf "$work"
     return 1
   fi

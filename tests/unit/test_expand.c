@@ -120,6 +120,10 @@ static void test_step_set_limits(void **state) {
     assert_string_equal(err.text, "x: subset:all of 13 steps is 8191 sets: at most 12 steps");
     assert_int_equal(lp_step_sets_parse("complement:all", 6, "x", &sets, &n, &capacity, &err), LP_ERR_VALUE);
     assert_string_equal(err.text, "x: \"complement:all\" leaves no step");
+    assert_int_equal(lp_step_sets_parse("all", 0, "x", &sets, &n, &capacity, &err), LP_ERR_VALUE);
+    assert_string_equal(err.text,
+                        "x: expected a protocol with thought steps, found protocol.steps 0 (the phases of the run are "
+                        "prompt and answer)");
     n = 0;
     assert_int_equal(lp_step_sets_parse("all", 64, "x", &sets, &n, &capacity, &err), LP_OK);
     assert_true(sets[0].mask == UINT64_MAX);
