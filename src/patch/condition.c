@@ -209,6 +209,14 @@ lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *deta
     return LP_OK;
 }
 
+bool lp_donor_has_place(lp_donor donor) {
+    return donor != LP_DONOR_ZERO && donor != LP_DONOR_FILE && donor != LP_DONOR_TOKEN;
+}
+
+bool lp_replacement_takes_vector(const lp_replacement *replacement) {
+    return lp_operation_takes_vector(replacement->operation) && replacement->donor != LP_DONOR_TOKEN;
+}
+
 const lp_donor_detail *lp_replacement_detail(const lp_condition_set *set, const lp_replacement *replacement) {
     static const lp_donor_detail plain = {0};
     size_t index = (size_t)replacement->vector;

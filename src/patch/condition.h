@@ -95,6 +95,8 @@ typedef struct {
                        details, beyond them stands for {0}; otherwise 0 */
     int32_t subspace; /* operations with one of a file: index of the file in the job + 1; otherwise 0 */
     int32_t token;    /* index of the set's token rules + 1; 0: none */
+    int32_t source;   /* of who provides vectors, who sets it: the place of this one. Where every position of a prompt
+                         or every thought gets its own, the place of the first; the others follow */
 } lp_replacement;
 
 typedef struct {
@@ -167,6 +169,10 @@ void lp_operation_words(lp_operation operation, int32_t subspace, const lp_token
 lp_status lp_condition_token_rule(lp_condition_set *set, const lp_token_rule *rule, int32_t *index, lp_error *err);
 /* *index = of this detail in the set, which gets it where it has none like it. */
 lp_status lp_condition_detail(lp_condition_set *set, const lp_donor_detail *detail, int32_t *index, lp_error *err);
+/* Does the donor have one vector for each address? */
+bool lp_donor_has_place(lp_donor donor);
+/* Is it applied with a vector that comes from outside of the run? */
+bool lp_replacement_takes_vector(const lp_replacement *replacement);
 /* Of a MEAN or NOISE replacement. */
 const lp_donor_detail *lp_replacement_detail(const lp_condition_set *set, const lp_replacement *replacement);
 /* Appends a replacement to the last condition. */

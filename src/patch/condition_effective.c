@@ -154,7 +154,10 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     lp_replacement *what = &edit.what;
     bool spread = what->at.index == LP_INDEX_ALL && what->at.phase != LP_PHASE_ANSWER;
     if (spread) {
-        if (what->from.index == LP_INDEX_ALL && what->operation != LP_OP_FORBID) what->from.index = offset;
+        if (what->from.index == LP_INDEX_ALL && what->operation != LP_OP_FORBID) {
+            what->from.index = offset;
+            if (lp_donor_has_place(what->donor)) what->source += offset;
+        }
         what->at.index = offset;
     }
     LP_CHECK(resolve_index(condition, shape, what->at.phase, &what->at.index, err));
@@ -173,8 +176,7 @@ static lp_status make_edit(const lp_condition *condition, const lp_run_shape *sh
     if (what->donor == LP_DONOR_SELF)
         what->donor = condition->direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
     bool takes_none = what->operation != LP_OP_FORBID && !lp_operation_takes_vector(what->operation);
-    bool without_place =
-        what->donor == LP_DONOR_ZERO || what->donor == LP_DONOR_FILE || what->donor == LP_DONOR_TOKEN || takes_none;
+    bool without_place = !lp_donor_has_place(what->donor) || takes_none;
     if (without_place && what->operation != LP_OP_FORBID) what->from = what->at;
     if (takes_none) what->donor = LP_DONOR_ZERO;
     if (!lp_operation_has_factor(what->operation)) what->factor = 1.0f;

@@ -7,7 +7,7 @@
 #include "stage/sweep_identity.h"
 
 /* The donors of every direction, as the sweep will list them. */
-static lp_status check_donors(const lp_sweep_plan *plan, lp_error *err) {
+static lp_status check_donors(lp_sweep_plan *plan, lp_error *err) {
     const lp_session *session = plan->session;
     const bool used[2] = {[LP_DENOISE] = session->job.sweep.denoise, [LP_NOISE] = session->job.sweep.noise};
     lp_status status = LP_OK;

@@ -10,62 +10,66 @@
 /* Streams of random numbers, so that two uses never share one. */
 enum { STREAM_SHUFFLE = 1, STREAM_RANDOM = 2, STREAM_NOISE = 3 };
 
-/* What a vector is found by: what of donor and address makes it another one; 0 where that does not matter. */
-enum { N_KEY = 7 };
+/* What makes the vector of a replacement another one; 0 where that does not matter. */
 typedef struct {
-    int32_t part[N_KEY];
+    int32_t donor, number, site, head, phase, index, layer;
 } vector_key;
 
-static vector_key vector_key_of(lp_donor donor, int32_t vector, const lp_address *from) {
+static vector_key key_of_vector(const lp_donor_table *table, const lp_replacement *what) {
+    bool has_place = lp_donor_has_place(what->donor);
+    lp_donor donor = what->donor != LP_DONOR_SELF     ? what->donor
+                     : table->source_side == LP_CLEAN ? LP_DONOR_CORRUPTED
+                                                      : LP_DONOR_CLEAN;
     bool is_numbered =
         donor == LP_DONOR_SHUFFLED || donor == LP_DONOR_MEAN || donor == LP_DONOR_NOISE || donor == LP_DONOR_FILE;
-    bool has_place = donor != LP_DONOR_FILE && donor != LP_DONOR_ZERO;
-    return (vector_key){{(int32_t)donor, is_numbered ? vector : 0, (int32_t)from->site, from->head,
-                         has_place ? (int32_t)from->phase : 0, has_place ? from->index : 0,
-                         has_place ? from->layer : 0}};
+    lp_address from = has_place ? what->from : what->at;
+    lp_address_canonical(&from);
+    return (vector_key){.donor = (int32_t)donor,
+                        .number = is_numbered ? what->vector : 0,
+                        .site = (int32_t)from.site,
+                        .head = from.head,
+                        .phase = has_place ? (int32_t)from.phase : 0,
+                        .index = has_place ? from.index : 0,
+                        .layer = has_place ? from.layer : 0};
 }
 
-/* The place of a key in the index: its vector's, or the free one where it belongs. */
-static int32_t *place_of(const lp_donor_table *table, const vector_key *key) {
-    uint64_t hash = UINT64_C(0x9e3779b97f4a7c15);
-    for (int i = 0; i < N_KEY; i++) {
-        hash = (hash ^ (uint32_t)key->part[i]) * UINT64_C(0xff51afd7ed558ccd);
-        hash ^= hash >> 32;
-    }
-    for (size_t at = (size_t)hash % table->n_places;; at = at + 1 == table->n_places ? 0 : at + 1) {
-        int32_t *place = &table->places[at];
-        if (*place == 0) return place;
-        const lp_donor_vector *vector = &table->vectors[*place - 1];
-        vector_key other = vector_key_of(vector->donor, vector->vector, &vector->from);
-        if (memcmp(&other, key, sizeof other) == 0) return place;
-    }
+typedef struct {
+    vector_key key;
+    lp_replacement *replacement;
+} keyed;
+
+static int compare_keyed(const void *a, const void *b) {
+    return memcmp(a, b, sizeof(vector_key));
 }
 
-static const lp_donor_vector *find_vector(const lp_donor_table *table, const lp_replacement *replacement) {
-    if (table->n == 0) return NULL;
-    vector_key key = vector_key_of(replacement->donor, replacement->vector, &replacement->from);
-    int32_t place = *place_of(table, &key);
-    return place > 0 ? &table->vectors[place - 1] : NULL;
-}
-
-/* Puts the last vector into the index, which is kept at most half full. */
-static lp_status index_last(lp_donor_table *table, lp_error *err) {
-    size_t first = table->n - 1;
-    if (2 * table->n > table->n_places) {
-        int32_t *places = NULL;
-        size_t n_places = table->n_places > 0 ? 2 * table->n_places : 64;
-        LP_CHECK(lp_mem_new(&places, n_places, sizeof *places, "donor vectors", err));
-        lp_mem_free(table->places);
-        table->places = places;
-        table->n_places = n_places;
-        first = 0;
+/* Gives every replacement of the direction the place of its vector: one place for all that need the same vector, and
+ * as many as there are positions where it is one for each. The vectors themselves come later, where they act. */
+static lp_status number_vectors(lp_donor_table *table, lp_condition_set *set, size_t n_positions,
+                                lp_direction direction, lp_error *err) {
+    keyed *list = NULL;
+    size_t n = 0;
+    lp_status status = LP_OK;
+    LP_TRY(lp_mem_new(&list, set->n_replacements, sizeof *list, "donor vectors", err));
+    for (size_t i = 0; i < set->n; i++) {
+        const lp_condition *condition = &set->conditions[i];
+        for (size_t k = 0; k < condition->n && condition->direction == direction; k++) {
+            lp_replacement *what = &set->replacements[condition->first + k];
+            if (lp_replacement_takes_vector(what)) list[n++] = (keyed){key_of_vector(table, what), what};
+        }
     }
-    for (size_t i = first; i < table->n; i++) {
-        const lp_donor_vector *vector = &table->vectors[i];
-        vector_key key = vector_key_of(vector->donor, vector->vector, &vector->from);
-        *place_of(table, &key) = (int32_t)i + 1;
+    if (n > 1) qsort(list, n, sizeof *list, compare_keyed);
+    for (size_t i = 0; i < n; i++) {
+        if (i > 0 && compare_keyed(&list[i - 1], &list[i]) == 0) {
+            list[i].replacement->source = list[i - 1].replacement->source;
+            continue;
+        }
+        list[i].replacement->source = (int32_t)table->n;
+        table->n += list[i].key.index == LP_INDEX_ALL ? n_positions : 1;
     }
-    return LP_OK;
+    LP_TRY(lp_mem_new(&table->vectors, table->n, sizeof *table->vectors, "donor vectors", err));
+out:
+    lp_mem_free(list);
+    return status;
 }
 
 /* The side whose record holds the vector. */
@@ -129,7 +133,7 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
     if (lp_operation_has_subspace(replacement->operation) && replacement->subspace > 0) {
         LP_CHECK(make_subspace(table, condition, replacement, err));
     }
-    if (!lp_operation_takes_vector(replacement->operation) || replacement->donor == LP_DONOR_TOKEN) return LP_OK;
+    if (!lp_replacement_takes_vector(replacement)) return LP_OK;
     lp_donor_vector vector = {.donor = replacement->donor,
                               .from = replacement->from,
                               .vector = replacement->vector,
@@ -144,11 +148,10 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
                        session->job.file, condition->name, vector.width, lp_site_names()[replacement->from.site],
                        lp_site_names()[replacement->at.site], target);
     /* Only now: a target of another width may want a vector that is listed. */
-    if (find_vector(table, replacement)) return LP_OK;
-    bool stored = replacement->donor != LP_DONOR_ZERO && replacement->donor != LP_DONOR_FILE;
+    if (table->vectors[replacement->source].width > 0) return LP_OK;
     /* Prompt indices are matched as the job writes them; a place in the middle of the longest prompt stands for any
      * length. */
-    if (stored &&
+    if (lp_donor_has_place(replacement->donor) &&
         !lp_store_layout_find(table->layout, session, &replacement->from, 1 << 20, &vector.captured, &vector.at))
         return lp_fail(
             err, LP_ERR_VALUE,
@@ -162,11 +165,9 @@ static lp_status add_vector(lp_donor_table *table, const lp_condition_set *set, 
         return lp_fail(err, LP_ERR_MISMATCH, "%s: expected %d numbers (%s), found %zu",
                        session->job.sweep.vectors[replacement->vector], vector.width,
                        lp_site_names()[replacement->from.site], table->file_sizes[replacement->vector]);
-    LP_CHECK(
-        lp_mem_grow(&table->vectors, &table->capacity, table->n + 1, sizeof *table->vectors, "donor vectors", err));
-    table->vectors[table->n++] = vector;
+    table->vectors[replacement->source] = vector;
     table->n_floats += (size_t)vector.width;
-    return index_last(table, err);
+    return LP_OK;
 }
 
 /* Two kinds of donors come from other pairs. */
@@ -264,7 +265,7 @@ static lp_status find_labels(lp_donor_table *table, const lp_donor_detail *detai
     return LP_OK;
 }
 
-lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
+lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, lp_condition_set *set,
                               const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err) {
     lp_donor_table table = {
         .session = session, .layout = layout, .source_side = direction == LP_DENOISE ? LP_CLEAN : LP_CORRUPTED};
@@ -273,7 +274,11 @@ lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *
     lp_edit_sequence edits = {0};
     bool shuffles = false;
     lp_status status = LP_OK;
+    size_t n_positions = (size_t)shapes->protocol.n_steps;
+    for (size_t l = 0; l < shapes->n[direction]; l++)
+        if ((size_t)shapes->n_prompt[direction][l] > n_positions) n_positions = (size_t)shapes->n_prompt[direction][l];
     LP_TRY(read_files(&table, err));
+    LP_TRY(number_vectors(&table, set, n_positions, direction, err));
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         if (condition->direction != direction) continue;
@@ -309,7 +314,6 @@ out:
 
 void lp_donor_table_release(lp_donor_table *table) {
     lp_mem_free(table->vectors);
-    lp_mem_free(table->places);
     lp_mem_free(table->other_pair);
     lp_mem_free(table->sums);
     lp_mem_free(table->squares);
@@ -569,8 +573,5 @@ bool lp_donor_has(const float *vector) {
 }
 
 const float *lp_donor_table_vector(const lp_donor_table *table, const lp_replacement *what, const float *gathering) {
-    if (!lp_operation_takes_vector(what->operation) || what->donor == LP_DONOR_TOKEN) return NULL;
-    const lp_donor_vector *vector = find_vector(table, what);
-    LP_ASSERT(vector != NULL);
-    return gathering + vector->offset;
+    return lp_replacement_takes_vector(what) ? gathering + table->vectors[what->source].offset : NULL;
 }

@@ -30,11 +30,8 @@ typedef struct {
 typedef struct {
     const lp_session *session;
     const lp_store_layout *layout;
-    lp_donor_vector *vectors; /* [n] in the order of first use */
+    lp_donor_vector *vectors; /* [n] by lp_replacement.source; width 0: no run takes it */
     size_t n;
-    size_t capacity;
-    int32_t *places; /* [n_places] 1 + vector by the hash of donor and address; 0: none */
-    size_t n_places;
     size_t n_floats;      /* of one pair's gathering */
     int source_side;      /* run that MEAN, SHUFFLED and RANDOM start from: clean for denoise, corrupted for noise */
     uint32_t *other_pair; /* [n_draws, n_pairs] donor pair of SHUFFLED, or LP_NO_PAIR; NULL: no SHUFFLED */
@@ -53,9 +50,10 @@ typedef struct {
     lp_subspace *subspaces; /* [n_vectors of the job] those of the files that hold directions; directions owned */
 } lp_donor_table;
 
-/* Lists what the conditions of a direction need, at any of the prompt lengths, and checks that the store keeps it: the
- * error names the condition, the address and the `store.sites` entry that would keep it. */
-lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, const lp_condition_set *set,
+/* Lists what the conditions of a direction need, at any of the prompt lengths, sets `source` of their replacements, and
+ * checks that the store keeps it: the error names the condition, the address and the `store.sites` entry that would
+ * keep it. */
+lp_status lp_donor_table_init(const lp_session *session, const lp_store_layout *layout, lp_condition_set *set,
                               const lp_run_shapes *shapes, lp_direction direction, lp_donor_table *out, lp_error *err);
 void lp_donor_table_release(lp_donor_table *table);
 

@@ -100,10 +100,8 @@ static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_e
     LP_TRY(lp_job_conditions(job, &session->model.config, &set, err));
     for (size_t i = 0; i < set.n_replacements; i++) {
         const lp_replacement *replacement = &set.replacements[i];
-        if (replacement->donor == LP_DONOR_ZERO || replacement->donor == LP_DONOR_FILE ||
-            replacement->donor == LP_DONOR_TOKEN || !lp_operation_takes_vector(replacement->operation))
-            continue;
-        LP_TRY(want_address(list, &replacement->from, err));
+        if (lp_replacement_takes_vector(replacement) && lp_donor_has_place(replacement->donor))
+            LP_TRY(want_address(list, &replacement->from, err));
     }
 out:
     lp_condition_set_release(&set);

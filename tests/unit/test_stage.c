@@ -203,12 +203,12 @@ static fixture *fixture_new(void) {
         if (r.operation == LP_OP_REPLACE) r.factor = 1;
         OK(lp_condition_replace(&f->set, &r, err));
     }
+    OK(lp_donor_table_init(&f->session, &f->layout, &f->set, &f->shapes, LP_DENOISE, &f->table, err));
     lp_run_shape shape = {.config = f->shapes.config, .protocol = f->shapes.protocol, .n_prompt = PROMPT};
     for (size_t i = 0; i < N_CONDITIONS; i++) {
         OK(lp_condition_effective(&f->set, i, &shape, &f->edits[i], err));
         assert_int_equal(f->edits[i].n, 1);
     }
-    OK(lp_donor_table_init(&f->session, &f->layout, &f->set, &f->shapes, LP_DENOISE, &f->table, err));
     for (size_t k = 0; k < f->layout.n_fields; k++) {
         f->fields[k].offset = k * FIELD * sizeof(float);
         for (size_t i = 0; i < FIELD; i++)
@@ -271,6 +271,36 @@ static void test_donors(void **state) {
     fixture_free(f);
 }
 
+/* A replacement at every position takes each vector from its own place. */
+static void test_every_position(void **state) {
+    (void)state;
+    fixture *f = fixture_new();
+    lp_run_shape shape = {.config = f->shapes.config, .protocol = f->shapes.protocol, .n_prompt = PROMPT};
+    lp_replacement every = {.at = {LP_PHASE_THOUGHT, LP_INDEX_ALL, LP_SITE_RESID_POST, 1, LP_ALL_HEADS}, .factor = 1};
+    lp_condition_set set = {0};
+    lp_condition *condition = NULL;
+    lp_donor_table table;
+    lp_edit_sequence edits = {0};
+    float got[PROMPT * D];
+    every.from = every.at;
+    OK(lp_condition_add(&set, "every", "", "", "", &condition, err));
+    condition->n_steps_run = STEPS;
+    OK(lp_condition_replace(&set, &every, err));
+    OK(lp_donor_table_init(&f->session, &f->layout, &set, &f->shapes, LP_DENOISE, &table, err));
+    OK(lp_condition_effective(&set, 0, &shape, &edits, err));
+    assert_int_equal(edits.n, STEPS);
+    assert_int_equal(table.n_floats, STEPS * D);
+    lp_donor_table_gather(&table, &f->own, got);
+    for (size_t t = 0; t < STEPS; t++)
+        for (size_t k = 0; k < D; k++)
+            assert_true(lp_donor_table_vector(&table, &edits.edits[t].what, got)[k] ==
+                        stored_number(false, 0, (STEPS + t) * D + k));
+    lp_edit_sequence_release(&edits);
+    lp_donor_table_release(&table);
+    lp_condition_set_release(&set);
+    fixture_free(f);
+}
+
 /* An .npy file of n numbers, which go up by one. */
 static void write_npy(const char *path, int n, float first) {
     char header[118];
@@ -310,7 +340,6 @@ static void test_files(void **state) {
     OK(lp_mem_new(&layout, 1, sizeof *layout, "layout", err));
     OK(lp_store_layout_init(&session, layout, err));
     static const struct { int32_t file, layer, step; } places[] = {{0, 0, 0}, {1, 0, 1}, {1, 2, 0}};
-    lp_replacement wanted[3];
     for (int i = 0; i < 3; i++) {
         lp_condition *condition = NULL;
         char name[16];
@@ -319,14 +348,14 @@ static void test_files(void **state) {
         condition->direction = LP_DENOISE;
         condition->donor = LP_DONOR_FILE;
         condition->n_steps_run = STEPS;
-        wanted[i] = (lp_replacement){
+        lp_replacement wanted = {
             .at = {LP_PHASE_THOUGHT, places[i].step, LP_SITE_RESID_POST, places[i].layer, LP_ALL_HEADS},
             .operation = LP_OP_REPLACE,
             .factor = 1,
             .donor = LP_DONOR_FILE,
             .vector = places[i].file};
-        wanted[i].from = wanted[i].at;
-        OK(lp_condition_replace(&set, &wanted[i], err));
+        wanted.from = wanted.at;
+        OK(lp_condition_replace(&set, &wanted, err));
     }
     OK(lp_donor_table_init(&session, layout, &set, &shapes, LP_DENOISE, &table, err));
     assert_int_equal(table.n, 2);
@@ -335,7 +364,8 @@ static void test_files(void **state) {
     lp_donor_table_gather(&table, &none, got);
     for (int i = 0; i < 3; i++)
         for (int k = 0; k < D; k++)
-            assert_true(lp_donor_table_vector(&table, &wanted[i], got)[k] == (float)(10 * (1 + places[i].file) + k));
+            assert_true(lp_donor_table_vector(&table, &set.replacements[i], got)[k] ==
+                        (float)(10 * (1 + places[i].file) + k));
     lp_donor_table_release(&table);
     write_npy(second, D + 1, 20);
     lp_error error = {0};
@@ -465,9 +495,9 @@ static void test_other_pairs(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_layout), cmocka_unit_test(test_kept_twice),
-                                       cmocka_unit_test(test_donors), cmocka_unit_test(test_files),
-                                       cmocka_unit_test(test_noise),  cmocka_unit_test(test_measured_noise),
-                                       cmocka_unit_test(test_absent), cmocka_unit_test(test_other_pairs)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layout),         cmocka_unit_test(test_kept_twice), cmocka_unit_test(test_donors),
+        cmocka_unit_test(test_every_position), cmocka_unit_test(test_files),      cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_measured_noise), cmocka_unit_test(test_absent),     cmocka_unit_test(test_other_pairs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
