@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <mpi.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
@@ -65,21 +66,20 @@ static lp_status set_handlers(const int *numbers, size_t n, void (*handler)(int)
 static const int urgent[] = {SIGTERM, SIGINT, SIGHUP /* last */}, patient[] = {SIGUSR1, SIGUSR2};
 
 /* nohup's choice stays. It is looked at before the libraries that this program is linked with begin, because one of
- * them (UCX, of Open MPI 5) takes SIGHUP for itself. The sanitizer's functions cannot be called so early. */
+ * them (UCX, of Open MPI 5) takes SIGHUP for itself. Sanitizers begin after that too, and their sigaction does not work
+ * until then, so the kernel is asked, and nothing here is instrumented. */
 static bool hangup_ignored;
 
-static void look_at_hangup(void) {
-    struct sigaction hangup;
-    hangup_ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN;
+__attribute__((no_sanitize("address", "undefined"))) static void look_at_hangup(void) {
+    struct {
+        void (*handler)(int); /* the kernel's structure begins with it, on x86-64 and on arm64 */
+        unsigned long rest[31];
+    } hangup;
+    hangup_ignored = syscall(SYS_rt_sigaction, SIGHUP, NULL, &hangup, (size_t)8 /* bytes of its mask */) == 0 &&
+                     hangup.handler == SIG_IGN;
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__clang__)
-__attribute__((constructor)) static void look_first(void) {
-    look_at_hangup();
-}
-#else
 __attribute__((section(".preinit_array"), used)) static void (*const look_first)(void) = look_at_hangup;
-#endif
 
 void lp_signals_before_exec(void) {
     if (hangup_ignored) signal(SIGHUP, SIG_IGN);
