@@ -1,5 +1,6 @@
 #include "cli/arguments.h"
 
+#include "base/memory.h"
 #include "base/number.h"
 #include "cli/help.h"
 #include "cli/job_command.h"
@@ -138,14 +139,30 @@ bool lp_command_begin(const lp_command *command, int argc, char **argv, void *op
     return status == LP_OK && !ended;
 }
 
+int lp_command_run(const lp_command *command, int argc, char **argv) {
+    lp_error err = {0};
+    lp_texts operands;
+    lp_text out = {0};
+    void *options = NULL;
+    int code = LP_EXIT_OK;
+    lp_status status = lp_mem_new(&options, 1, command->options_bytes, "options", &err);
+    if (status != LP_OK) return lp_exit_with(NULL, status, &err);
+    if (command->options_bytes > 0) memcpy(options, command->defaults, command->options_bytes);
+    if (lp_command_begin(command, argc, argv, options, &operands, &code)) {
+        status = command->run(options, &operands, &out, &err);
+        lp_status printed = lp_print(lp_text_get(&out), LP_PRINT_BLOCK, status == LP_OK ? &err : NULL);
+        if (status == LP_OK) status = printed;
+        code = status == LP_ERR_USAGE ? lp_exit_usage(command, &err) : lp_exit_with(NULL, status, &err);
+    }
+    lp_text_release(&out);
+    lp_mem_free(options);
+    return code;
+}
+
 int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *err) {
     if (status == LP_OK) return LP_EXIT_OK;
-    if (!parallel || lp_parallel_rank(parallel) == 0) {
-        if (status == LP_ERR_STOPPED)
-            fprintf(stderr, "latentpatch: %s\n", err->text);
-        else
-            fprintf(stderr, "latentpatch: error: %s\n", err->text);
-    }
+    if (err->text[0] && (!parallel || lp_parallel_rank(parallel) == 0))
+        fprintf(stderr, "latentpatch: %s%s\n", status == LP_ERR_STOPPED ? "" : "error: ", err->text);
     if (status == LP_ERR_STOPPED) return LP_EXIT_STOPPED;
     return status == LP_ERR_USAGE ? LP_EXIT_USAGE : LP_EXIT_ERROR;
 }

@@ -43,12 +43,24 @@ typedef struct {
     const char *const *choices; /* NULL-terminated */
 } lp_option;
 
-/* The option that changes a job file; `member` of the struct `type` is its lp_texts. */
-#define LP_SET_OPTION(type, member)                                                                                    \
+/* Rows of a table of options; their place is `member` of `type`, the command's struct of options. */
+#define LP_FLAG(word, type, member, text)                                                                              \
+    { .name = (word), .kind = LP_OPTION_FLAG, .offset = offsetof(type, member), .help = (text) }
+#define LP_VALUE(of_kind, word, type, member, shown, text) LP_RANGE(of_kind, word, type, member, shown, 0, 0, text)
+#define LP_RANGE(of_kind, word, type, member, shown, least, most, text)                                                \
     {                                                                                                                  \
-        .name = "--set", .kind = LP_OPTION_TEXTS, .offset = offsetof(type, member), .value = "KEY=VALUE",              \
-        .help = "change one value of the job, e.g. --set pairs.limit=20; VALUE is JSON, or plain text"                 \
+        .name = (word), .kind = LP_OPTION_##of_kind, .offset = offsetof(type, member), .value = (shown),               \
+        .help = (text), .min = (least), .max = (most)                                                                  \
     }
+#define LP_CHOICE(word, type, member, shown, names, text)                                                              \
+    {                                                                                                                  \
+        .name = (word), .kind = LP_OPTION_CHOICE, .offset = offsetof(type, member), .value = (shown), .help = (text),  \
+        .choices = (names)                                                                                             \
+    }
+/* The option that changes a job file. */
+#define LP_SET_OPTION(type, member)                                                                                    \
+    LP_VALUE(TEXTS, "--set", type, member, "KEY=VALUE",                                                                \
+             "change one value of the job, e.g. --set pairs.limit=20; VALUE is JSON, or plain text")
 
 /* What completion offers for operands. */
 typedef enum { LP_OPERANDS_FILES, LP_OPERANDS_TEXT, LP_OPERANDS_SHELLS } lp_operand_kind;
@@ -63,9 +75,20 @@ struct lp_command {
     const char *operands; /* "one job file": for messages */
     size_t min_operands, max_operands;
     lp_operand_kind operand_kind;
-    int (*run)(const lp_command *command, int argc, char **argv);
-    const struct lp_job_form *job; /* of a command on a job file (job_command.h); otherwise NULL */
+    const void *defaults; /* [options_bytes], of the command's struct of options */
+    size_t options_bytes;
+    /* Does the work. *out += what is then printed on standard output, also after a failure. A failure without a text
+     * has been explained by what was printed. NULL of a command on a job file, which has `job` (job_command.h) instead.
+     */
+    lp_status (*run)(const void *options, const lp_texts *operands, lp_text *out, lp_error *err);
+    const struct lp_job_form *job;
 };
+
+/* Members of lp_command: the options, with their defaults after the type of the struct; the operands. */
+#define LP_OPTIONS(table, type, ...)                                                                                   \
+    .options = (table), .n_options = sizeof(table) / sizeof(table)[0], .defaults = &(const type){__VA_ARGS__},         \
+    .options_bytes = sizeof(type)
+#define LP_OPERANDS(words, least, most) .operands = (words), .min_operands = (least), .max_operands = (most)
 
 /* All commands, in the order of the help. */
 extern const lp_command *const lp_commands[];
@@ -76,6 +99,9 @@ extern const size_t lp_n_commands;
  * follows `--` is operands. Returns true when the command is to go on; otherwise (--help, --version, an error)
  * everything is printed and *code is the exit code. */
 bool lp_command_begin(const lp_command *command, int argc, char **argv, void *options, lp_texts *operands, int *code);
+
+/* Reads the command line, runs the command, prints, and returns the exit code. */
+int lp_command_run(const lp_command *command, int argc, char **argv);
 
 /* Prints `latentpatch: error: ...` (rank 0 only where parallel is given) and returns the exit code of the status. */
 int lp_exit_with(const lp_parallel *parallel, lp_status status, const lp_error *err);

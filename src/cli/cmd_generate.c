@@ -1,3 +1,4 @@
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "cli/model_options.h"
@@ -6,7 +7,6 @@
 #include "thought/reference.h"
 
 #include <errno.h>
-#include <time.h>
 
 typedef struct {
     lp_job job;
@@ -96,12 +96,6 @@ static lp_status open_question(generate_state *generation, const char *question,
     return LP_OK;
 }
 
-static double seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 static lp_status answer(generate_state *generation, int32_t max_new, int32_t top, bool layers, lp_error *err) {
     const lp_model_config *config = &generation->model.config;
     lp_text text = {0};
@@ -112,12 +106,12 @@ static lp_status answer(generate_state *generation, int32_t max_new, int32_t top
                               .n_captures = generation->n_positions * config->n_layers,
                               .max_new_tokens = max_new};
     lp_run_answer result;
-    double start = seconds();
+    double start = lp_seconds_now();
     lp_status status = LP_OK;
     int32_t room = config->n_context - request.n_prompt - request.n_steps - generation->vocabulary.n_answer_start;
     if (request.max_new_tokens > room) request.max_new_tokens = room > 0 ? room : 1;
     LP_TRY(lp_reference_run(generation->reference, &request, generation->answer, &result, err));
-    double took = seconds() - start;
+    double took = lp_seconds_now() - start;
     for (int32_t p = 0; p < generation->n_positions; p++)
         for (int32_t l = layers ? 0 : config->n_layers - 1; l < config->n_layers; l++) {
             if (p == 0)
@@ -148,17 +142,9 @@ typedef struct {
 
 static const lp_option table[] = {
     LP_MODEL_OPTIONS(generate_options),
-    {.name = "--top",
-     .kind = LP_OPTION_INTEGER,
-     .offset = offsetof(generate_options, top),
-     .value = "K",
-     .help = "show the K most likely tokens (default 5)",
-     .min = 1,
-     .max = LP_MAX_LENS_TOP},
-    {.name = "--layers",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(generate_options, layers),
-     .help = "show them after every layer, not only after the last"},
+    LP_RANGE(INTEGER, "--top", generate_options, top, "K", 1, LP_MAX_LENS_TOP,
+             "show the K most likely tokens (default 5)"),
+    LP_FLAG("--layers", generate_options, layers, "show them after every layer, not only after the last"),
 };
 
 /* A question a line, each answered at once, so that one load of the model serves many tries. Empty lines are passed
@@ -196,32 +182,29 @@ out:
     return status;
 }
 
-static int run(const lp_command *command, int argc, char **argv) {
-    generate_options options = {.top = 5};
-    lp_texts operands;
-    lp_error error = {0}, *err = &error;
+static lp_status run(const void *given, const lp_texts *operands, lp_text *out, lp_error *err) {
+    const generate_options *options = given;
     generate_state generation = {0};
     lp_model_source source;
     int32_t max_new = 64;
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
-    bool from_input = operands.n == (options.model.base ? 0 : 1);
-    lp_status status =
-        lp_model_options_check(&options.model, operands.n, from_input ? 0 : 1, "at most one question in quotes", err);
-    if (status != LP_OK) return lp_exit_usage(command, err);
+    lp_status status = LP_OK;
+    (void)out; /* each answer is printed at once */
+    bool from_input = operands->n == (options->model.base ? 0 : 1);
+    LP_CHECK(lp_model_options_check(&options->model, operands->n, from_input ? 0 : 1, "at most one question in quotes",
+                                    err));
     generation.job.protocol = lp_protocol_preset(LP_PROTOCOL_CODI, 6);
-    LP_TRY(lp_model_options_source(&options.model, operands.items[0], &generation.job, &source, err));
-    if (!options.model.base) max_new = generation.job.decode.max_new_tokens;
+    LP_TRY(lp_model_options_source(&options->model, operands->items[0], &generation.job, &source, err));
+    if (!options->model.base) max_new = generation.job.decode.max_new_tokens;
     LP_TRY(open_all(&generation, &source, max_new, err));
     if (from_input) {
-        status = answer_input(&generation, max_new, &options, err);
+        status = answer_input(&generation, max_new, options, err);
         goto out;
     }
-    LP_TRY(open_question(&generation, operands.items[operands.n - 1], max_new, err));
-    LP_TRY(answer(&generation, max_new, (int32_t)options.top, options.layers, err));
+    LP_TRY(open_question(&generation, operands->items[operands->n - 1], max_new, err));
+    status = answer(&generation, max_new, (int32_t)options->top, options->layers, err);
 out:
     release(&generation);
-    return lp_exit_with(NULL, status, err);
+    return status;
 }
 
 const lp_command lp_cmd_generate = {
@@ -233,9 +216,7 @@ const lp_command lp_cmd_generate = {
         "Answers a question under the job's protocol and shows the last question position and each thought "
         "through the logit lens: the most likely tokens after the last layer, with their log-probabilities. A "
         "model without CODI parts simply continues the text. Without a question, each line of standard input is one.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "a job file and at most one question in quotes",
-    .max_operands = 2,
+    LP_OPTIONS(table, generate_options, .top = 5),
+    LP_OPERANDS("a job file and at most one question in quotes", 0, 2),
     .run = run,
 };

@@ -360,42 +360,20 @@ out:
     return status;
 }
 
-static int run(const lp_command *command, int argc, char **argv) {
-    init_options options = {0};
-    lp_texts operands;
-    lp_error err = {0};
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
-    if (!options.model.base || !options.model.codi || !options.pairs) {
-        lp_fail(&err, LP_ERR_USAGE, "expected --base FOLDER, --codi PATH and --pairs FILE");
-        return lp_exit_usage(command, &err);
-    }
-    return lp_exit_with(NULL, init(&options, operands.items[0], &err), &err);
+static lp_status run(const void *given, const lp_texts *operands, lp_text *out, lp_error *err) {
+    const init_options *options = given;
+    (void)out;
+    if (!options->model.base || !options->model.codi || !options->pairs)
+        return lp_fail(err, LP_ERR_USAGE, "expected --base FOLDER, --codi PATH and --pairs FILE");
+    return init(options, operands->items[0], err);
 }
 
 static const lp_option table[] = {
-    {.name = "--base",
-     .kind = LP_OPTION_FOLDER,
-     .offset = offsetof(init_options, model.base),
-     .value = "FOLDER",
-     .help = "the base model"},
-    {.name = "--codi",
-     .kind = LP_OPTION_PATH,
-     .offset = offsetof(init_options, model.codi),
-     .value = "PATH",
-     .help = "the checkpoint, a folder or a file"},
-    {.name = "--pairs",
-     .kind = LP_OPTION_FILE,
-     .offset = offsetof(init_options, pairs),
-     .value = "FILE",
-     .help = "the pair file (`latentpatch pairs make` makes one)"},
-    {.name = "--lora-alpha",
-     .kind = LP_OPTION_NUMBER,
-     .offset = offsetof(init_options, model.lora_alpha),
-     .value = "A",
-     .help = "alpha of the checkpoint's LoRA (default 32, a guess)",
-     .min = 1e-6,
-     .max = 1e6},
+    LP_VALUE(FOLDER, "--base", init_options, model.base, "FOLDER", "the base model"),
+    LP_VALUE(PATH, "--codi", init_options, model.codi, "PATH", "the checkpoint, a folder or a file"),
+    LP_VALUE(FILE, "--pairs", init_options, pairs, "FILE", "the pair file (`latentpatch pairs make` makes one)"),
+    LP_RANGE(NUMBER, "--lora-alpha", init_options, model.lora_alpha, "A", 1e-6, 1e6,
+             "alpha of the checkpoint's LoRA (default 32, a guess)"),
 };
 
 const lp_command lp_cmd_init = {
@@ -405,10 +383,7 @@ const lp_command lp_cmd_init = {
     .description =
         "Looks at a base model, a checkpoint and a pair file and writes a job that `run` takes as it is. Comments "
         "in the job say what was found and what to check. A file that is there already is never replaced.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "the name of the job file to write",
-    .min_operands = 1,
-    .max_operands = 1,
+    LP_OPTIONS(table, init_options, .pairs = NULL),
+    LP_OPERANDS("the name of the job file to write", 1, 1),
     .run = run,
 };

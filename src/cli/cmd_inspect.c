@@ -35,32 +35,26 @@ typedef struct {
 
 static const lp_option table[] = {
     LP_MODEL_OPTIONS(inspect_options),
-    {.name = "--json", .kind = LP_OPTION_FLAG, .offset = offsetof(inspect_options, json), .help = "print JSON"},
+    LP_FLAG("--json", inspect_options, json, "print JSON"),
 };
 
-static int run(const lp_command *command, int argc, char **argv) {
-    inspect_options options = {0};
-    lp_texts operands;
-    lp_error error = {0}, *err = &error;
+static lp_status run(const void *given, const lp_texts *operands, lp_text *out, lp_error *err) {
+    const inspect_options *options = given;
     lp_job job = {0};
     lp_model model = {0};
     lp_model_source source;
-    lp_text text = {0};
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
-    lp_status status = lp_model_options_check(&options.model, operands.n, 0, "", err);
-    if (status != LP_OK) return lp_exit_usage(command, err);
-    LP_TRY(lp_model_options_source(&options.model, operands.items[0], &job, &source, err));
+    lp_status status = LP_OK;
+    LP_CHECK(lp_model_options_check(&options->model, operands->n, 0, "", err));
+    LP_TRY(lp_model_options_source(&options->model, operands->items[0], &job, &source, err));
     source.with_digests = true;
     LP_TRY(lp_model_load(&source, &model, err));
-    LP_TRY(lp_model_inspect(&model, options.json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, &text, err));
-    if (!options.model.base) LP_TRY(add_protocol(&job, &model, options.json, &text, err));
-    LP_TRY(lp_print(lp_text_get(&text), LP_PRINT_BLOCK, err));
+    LP_TRY(lp_model_inspect(&model, options->json ? LP_INSPECT_JSON : LP_INSPECT_TEXT, out, err));
+    if (!options->model.base) LP_TRY(add_protocol(&job, &model, options->json, out, err));
 out:
-    lp_text_release(&text);
+    if (status != LP_OK) lp_text_clear(out);
     lp_model_close(&model);
     lp_job_release(&job);
-    return lp_exit_with(NULL, status, err);
+    return status;
 }
 
 const lp_command lp_cmd_inspect = {
@@ -72,9 +66,7 @@ const lp_command lp_cmd_inspect = {
         "Reads a model as `cache` would and prints what it is: architecture, parameters by part, dtypes, LoRA, "
         "projection, special ids, context, SHA-256 of each file, and tensors that were not asked for; for a job also its protocol. Fails on "
         "what does not fit, and names the tensor.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "a job file or --base FOLDER",
-    .max_operands = 1,
+    LP_OPTIONS(table, inspect_options, .json = false),
+    LP_OPERANDS("a job file or --base FOLDER", 0, 1),
     .run = run,
 };

@@ -1,34 +1,19 @@
 /* `latentpatch completion` and `latentpatch man`. */
 #include "cli/help.h"
-#include "cli/print.h"
 
-static int print_and_end(const lp_command *command, lp_status status, lp_text *text, lp_error *err) {
-    if (status == LP_OK) status = lp_print(lp_text_get(text), LP_PRINT_BLOCK, err);
-    lp_text_release(text);
-    return status == LP_ERR_USAGE ? lp_exit_usage(command, err) : lp_exit_with(NULL, status, err);
+static lp_status run_completion(const void *options, const lp_texts *operands, lp_text *out, lp_error *err) {
+    int shell = 0;
+    (void)options;
+    while (lp_shell_names[shell] && strcmp(lp_shell_names[shell], operands->items[0]) != 0) shell++;
+    if (!lp_shell_names[shell])
+        return lp_fail(err, LP_ERR_USAGE, "expected one of bash, zsh, fish, found \"%.60s\"", operands->items[0]);
+    return lp_completion((lp_shell)shell, out, err);
 }
 
-static int run_completion(const lp_command *command, int argc, char **argv) {
-    lp_texts operands;
-    lp_text text = {0};
-    lp_error err = {0};
-    int code = 0, shell = 0;
-    if (!lp_command_begin(command, argc, argv, NULL, &operands, &code)) return code;
-    while (lp_shell_names[shell] && strcmp(lp_shell_names[shell], operands.items[0]) != 0) shell++;
-    lp_status status =
-        lp_shell_names[shell]
-            ? lp_completion((lp_shell)shell, &text, &err)
-            : lp_fail(&err, LP_ERR_USAGE, "expected one of bash, zsh, fish, found \"%.60s\"", operands.items[0]);
-    return print_and_end(command, status, &text, &err);
-}
-
-static int run_man(const lp_command *command, int argc, char **argv) {
-    lp_texts operands;
-    lp_text text = {0};
-    lp_error err = {0};
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, NULL, &operands, &code)) return code;
-    return print_and_end(command, lp_manual(&text, &err), &text, &err);
+static lp_status run_man(const void *options, const lp_texts *operands, lp_text *out, lp_error *err) {
+    (void)options;
+    (void)operands;
+    return lp_manual(out, err);
 }
 
 const lp_command lp_cmd_completion = {
@@ -36,9 +21,7 @@ const lp_command lp_cmd_completion = {
     .summary = "a script that teaches a shell to complete command lines",
     .usage = (const char *const[]){"bash|zsh|fish", NULL},
     .description = "Prints a completion script for a shell. For bash: `source <(latentpatch completion bash)`.",
-    .operands = "one of bash, zsh, fish",
-    .min_operands = 1,
-    .max_operands = 1,
+    LP_OPERANDS("one of bash, zsh, fish", 1, 1),
     .operand_kind = LP_OPERANDS_SHELLS,
     .run = run_completion,
 };

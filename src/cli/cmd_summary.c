@@ -29,50 +29,33 @@ typedef struct {
 } summary_options;
 
 static const lp_option table[] = {
-    {.name = "--all",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(summary_options, all),
-     .help = "a line for every condition, with intervals"},
-    {.name = "--lens",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(summary_options, lens),
-     .help =
-         "show what the logit lens read in the unpatched runs: by layer, at the last question position and at each thought, "
-         "the token that most pairs have first (the job needs \"readout\": \"logit_lens top K\")"},
-    {.name = "--pair",
-     .kind = LP_OPTION_TEXT,
-     .offset = offsetof(summary_options, pair),
-     .value = "ID",
-     .help = "with --lens: show one pair, with probabilities"},
-    {.name = "--csv",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(summary_options, csv),
-     .help = "with --lens: print everything as CSV"},
+    LP_FLAG("--all", summary_options, all, "a line for every condition, with intervals"),
+    LP_FLAG(
+        "--lens", summary_options, lens,
+        "show what the logit lens read in the unpatched runs: by layer, at the last question position and at each thought, "
+        "the token that most pairs have first (the job needs \"readout\": \"logit_lens top K\")"),
+    LP_VALUE(TEXT, "--pair", summary_options, pair, "ID", "with --lens: show one pair, with probabilities"),
+    LP_FLAG("--csv", summary_options, csv, "with --lens: print everything as CSV"),
 };
 
-static int run(const lp_command *command, int argc, char **argv) {
-    summary_options options = {0};
-    lp_texts operands;
-    lp_error error = {0}, *err = &error;
+static lp_status run(const void *given, const lp_texts *operands, lp_text *out, lp_error *err) {
+    const summary_options *options = given;
     lp_results *results = NULL;
     lp_status status = LP_OK;
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
-    if ((options.lens && options.all) || (!options.lens && (options.csv || options.pair)) ||
-        (options.csv && options.pair)) {
-        lp_fail(err, LP_ERR_USAGE, "expected --all, or --lens with --pair ID or --csv");
-        return lp_exit_usage(command, err);
-    }
-    LP_TRY(lp_results_open(operands.items[0], &results, err));
-    if (options.lens) {
-        status = print_lens(results, options.pair, options.csv, err);
-        if (status != LP_OK) lp_error_prefix(err, "%s", operands.items[0]);
+    (void)out;
+    if ((options->lens && options->all) || (!options->lens && (options->csv || options->pair)) ||
+        (options->csv && options->pair))
+        return lp_fail(err, LP_ERR_USAGE, "expected --all, or --lens with --pair ID or --csv");
+    LP_TRY(lp_results_open(operands->items[0], &results, err));
+    if (!options->lens) {
+        status = lp_print_outcomes(results, options->all, err);
         goto out;
     }
-    status = lp_print_outcomes(results, options.all, err);
+    status = print_lens(results, options->pair, options->csv, err);
+    if (status != LP_OK) lp_error_prefix(err, "%s", operands->items[0]);
 out:
     lp_results_free(results);
-    return lp_exit_with(NULL, status, err);
+    return status;
 }
 
 const lp_command lp_cmd_summary = {
@@ -84,10 +67,7 @@ const lp_command lp_cmd_summary = {
         "across, with the share of the donor's answer (* where it overtakes the recipient's own answer), or with the share "
         "of the recipient's own answer where the donor is not the other run; then the controls, and whether the sweep is "
         "sound. --all prints a line for each condition, with all four outcomes and Wilson 95 % intervals.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "one results file",
-    .min_operands = 1,
-    .max_operands = 1,
+    LP_OPTIONS(table, summary_options, 0),
+    LP_OPERANDS("one results file", 1, 1),
     .run = run,
 };

@@ -63,51 +63,32 @@ typedef struct {
 } tokenize_options;
 
 static const lp_option table[] = {
-    {.name = "--tokenizer",
-     .kind = LP_OPTION_PATH,
-     .offset = offsetof(tokenize_options, tokenizer),
-     .value = "FILE",
-     .help = "the tokenizer.json, or the folder of a model"},
-    {.name = "--jsonl",
-     .kind = LP_OPTION_FILE,
-     .offset = offsetof(tokenize_options, jsonl),
-     .value = "FILE",
-     .help = "take the texts from the lines of a file, each a JSON object"},
-    {.name = "--field",
-     .kind = LP_OPTION_TEXT,
-     .offset = offsetof(tokenize_options, field),
-     .value = "NAME",
-     .help = "with --jsonl: the key of the text"},
-    {.name = "--no-special",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(tokenize_options, no_special),
-     .help = "leave out what the tokenizer adds (LLaMA's begin of text)"},
+    LP_VALUE(PATH, "--tokenizer", tokenize_options, tokenizer, "FILE", "the tokenizer.json, or the folder of a model"),
+    LP_VALUE(FILE, "--jsonl", tokenize_options, jsonl, "FILE",
+             "take the texts from the lines of a file, each a JSON object"),
+    LP_VALUE(TEXT, "--field", tokenize_options, field, "NAME", "with --jsonl: the key of the text"),
+    LP_FLAG("--no-special", tokenize_options, no_special, "leave out what the tokenizer adds (LLaMA's begin of text)"),
 };
 
-static int run(const lp_command *command, int argc, char **argv) {
-    tokenize_options options = {0};
-    lp_texts operands;
-    lp_error error = {0}, *err = &error;
+static lp_status run(const void *given, const lp_texts *operands, lp_text *out, lp_error *err) {
+    const tokenize_options *options = given;
     lp_tokenizer *tokenizer = NULL;
     lp_status status = LP_OK;
-    int code = 0;
-    if (!lp_command_begin(command, argc, argv, &options, &operands, &code)) return code;
-    if (!options.tokenizer || !options.jsonl != !options.field || (options.jsonl ? operands.n > 0 : operands.n == 0)) {
-        lp_fail(err, LP_ERR_USAGE, "expected --tokenizer FILE and texts, or --jsonl FILE with --field NAME");
-        return lp_exit_usage(command, err);
-    }
-    token_printer printer = {.special = options.no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
-    LP_TRY(lp_tokenizer_load(options.tokenizer, &tokenizer, err));
+    (void)out; /* the lines of a file are printed one by one */
+    if (!options->tokenizer || !options->jsonl != !options->field || !options->jsonl != (operands->n > 0))
+        return lp_fail(err, LP_ERR_USAGE, "expected --tokenizer FILE and texts, or --jsonl FILE with --field NAME");
+    token_printer printer = {.special = options->no_special ? LP_TOKENS_PLAIN : LP_TOKENS_WITH_SPECIAL};
+    LP_TRY(lp_tokenizer_load(options->tokenizer, &tokenizer, err));
     printer.tokenizer = tokenizer;
-    if (options.jsonl) LP_TRY(print_jsonl(&printer, options.jsonl, options.field, err));
-    for (size_t i = 0; i < operands.n; i++)
-        LP_TRY(print_text(&printer, operands.items[i], strlen(operands.items[i]), err));
+    if (options->jsonl) LP_TRY(print_jsonl(&printer, options->jsonl, options->field, err));
+    for (size_t i = 0; i < operands->n; i++)
+        LP_TRY(print_text(&printer, operands->items[i], strlen(operands->items[i]), err));
     fprintf(stderr, "%zu %s, %zu %s\n", printer.n_texts, printer.n_texts == 1 ? "text" : "texts", printer.n_tokens,
             printer.n_tokens == 1 ? "token" : "tokens");
 out:
     lp_token_list_release(&printer.ids);
     lp_tokenizer_free(tokenizer);
-    return lp_exit_with(NULL, status, err);
+    return status;
 }
 
 const lp_command lp_cmd_tokenize = {
@@ -116,10 +97,8 @@ const lp_command lp_cmd_tokenize = {
     .usage = (const char *const[]){"--tokenizer FILE TEXT... [--no-special]",
                                    "--tokenizer FILE --jsonl FILE --field NAME [--no-special]", NULL},
     .description = "Prints one line of token ids for each text, and a count on standard error.",
-    .options = table,
-    .n_options = sizeof table / sizeof table[0],
-    .operands = "--tokenizer FILE and texts",
-    .max_operands = LP_MAX_OPERANDS,
+    LP_OPTIONS(table, tokenize_options, 0),
+    LP_OPERANDS("--tokenizer FILE and texts", 0, LP_MAX_OPERANDS),
     .operand_kind = LP_OPERANDS_TEXT,
     .run = run,
 };

@@ -36,19 +36,11 @@ static lp_status start(lp_job_mpi mpi, lp_parallel **out, lp_error *err) {
 
 const lp_option lp_job_option_table[LP_N_JOB_OPTIONS] = {
     LP_SET_OPTION(lp_job_options, settings),
-    {.name = "--verbose",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(lp_job_options, verbose),
-     .help = "more messages on standard error"},
-    {.name = "--quiet",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(lp_job_options, quiet),
-     .help = "warnings and errors only"},
-    {.name = "--all",
-     .kind = LP_OPTION_FLAG,
-     .offset = offsetof(lp_job_options, all),
-     .help =
-         "a line for every condition, with intervals, instead of the grid; of plan: each cell that is known beforehand"},
+    LP_FLAG("--verbose", lp_job_options, verbose, "more messages on standard error"),
+    LP_FLAG("--quiet", lp_job_options, quiet, "warnings and errors only"),
+    LP_FLAG(
+        "--all", lp_job_options, all,
+        "a line for every condition, with intervals, instead of the grid; of plan: each cell that is known beforehand"),
 };
 
 int lp_job_command(const lp_command *command, int argc, char **argv) {

@@ -28,8 +28,7 @@ typedef struct lp_job_form {
 /* The members of lp_command that the commands on a job file share; the rest are its own words. */
 #define LP_JOB_COMMAND(job_body, job_mpi, n_of_the_options)                                                            \
     .usage = (const char *const[]){"JOB.json [options]", NULL}, .options = lp_job_option_table,                        \
-    .n_options = (n_of_the_options), .operands = "one job file", .min_operands = 1, .max_operands = 1,                 \
-    .run = lp_job_command, .job = &(const lp_job_form) {                                                               \
+    .n_options = (n_of_the_options), LP_OPERANDS("one job file", 1, 1), .job = &(const lp_job_form) {                  \
         .body = (job_body), .mpi = (job_mpi)                                                                           \
     }
 

@@ -1,5 +1,6 @@
 #include "cli/arguments.h"
 #include "cli/help.h"
+#include "cli/job_command.h"
 #include "cli/print.h"
 #include "parallel/signals.h"
 
@@ -18,20 +19,13 @@ static void let_threads_sleep(char **argv) {
     (void)execv(self, argv);
 }
 
-/* Prints the help of the program, or of the commands that begin with `word`. */
+/* Prints the version (--version), the help of the commands that begin with `word`, or that of the program (NULL). */
 static int print_help(const char *word) {
     lp_text text = {0};
     lp_error err = {0};
-    lp_status status = word ? lp_help_group(word, &text, &err) : lp_help_program(&text, &err);
-    if (status == LP_OK) status = lp_print(lp_text_get(&text), LP_PRINT_BLOCK, &err);
-    lp_text_release(&text);
-    return lp_exit_with(NULL, status, &err);
-}
-
-static int print_version(void) {
-    lp_text text = {0};
-    lp_error err = {0};
-    lp_status status = lp_help_version(&text, &err);
+    lp_status status = !word                            ? lp_help_program(&text, &err)
+                       : strcmp(word, "--version") == 0 ? lp_help_version(&text, &err)
+                                                        : lp_help_group(word, &text, &err);
     if (status == LP_OK) status = lp_print(lp_text_get(&text), LP_PRINT_BLOCK, &err);
     lp_text_release(&text);
     return lp_exit_with(NULL, status, &err);
@@ -83,14 +77,15 @@ static int run(int argc, char **argv) {
         return LP_EXIT_USAGE;
     }
     if (is_help(argv[1])) return print_help(NULL);
-    if (strcmp(argv[1], "--version") == 0) return print_version();
+    if (strcmp(argv[1], "--version") == 0) return print_help(argv[1]);
     for (size_t i = 0; i < lp_n_commands; i++) {
         int words = match(lp_commands[i], argc, argv);
         if (words == 0) continue;
         lp_error err = {0};
         let_threads_sleep(argv);
         if (lp_signals_end(&err) != LP_OK) return lp_exit_with(NULL, LP_ERR_IO, &err);
-        return lp_commands[i]->run(lp_commands[i], argc - 1 - words, argv + 1 + words);
+        int (*start)(const lp_command *, int, char **) = lp_commands[i]->job ? lp_job_command : lp_command_run;
+        return start(lp_commands[i], argc - 1 - words, argv + 1 + words);
     }
     return run_group(argc, argv);
 }

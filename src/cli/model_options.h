@@ -12,23 +12,10 @@ typedef struct {
 } lp_model_options;
 
 #define LP_MODEL_OPTIONS(type)                                                                                         \
-    {.name = "--base",                                                                                                 \
-     .kind = LP_OPTION_FOLDER,                                                                                         \
-     .offset = offsetof(type, model.base),                                                                             \
-     .value = "FOLDER",                                                                                                \
-     .help = "the base model, instead of a job file"},                                                                 \
-        {.name = "--codi",                                                                                             \
-         .kind = LP_OPTION_PATH,                                                                                       \
-         .offset = offsetof(type, model.codi),                                                                         \
-         .value = "PATH",                                                                                              \
-         .help = "the checkpoint that goes with --base, a folder or a file"},                                          \
-        {.name = "--lora-alpha",                                                                                       \
-         .kind = LP_OPTION_NUMBER,                                                                                     \
-         .offset = offsetof(type, model.lora_alpha),                                                                   \
-         .value = "A",                                                                                                 \
-         .help = "alpha of its LoRA (default 32)",                                                                     \
-         .min = 1e-6,                                                                                                  \
-         .max = 1e6},                                                                                                  \
+    LP_VALUE(FOLDER, "--base", type, model.base, "FOLDER", "the base model, instead of a job file"),                   \
+        LP_VALUE(PATH, "--codi", type, model.codi, "PATH",                                                             \
+                 "the checkpoint that goes with --base, a folder or a file"),                                          \
+        LP_RANGE(NUMBER, "--lora-alpha", type, model.lora_alpha, "A", 1e-6, 1e6, "alpha of its LoRA (default 32)"),    \
         LP_SET_OPTION(type, model.settings)
 
 /* Checks that the options agree with each other and with the number of operands: `n_more` of them, `more` in words,
