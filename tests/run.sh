@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tests/setup.sh
 
 lp_install "${lp_build_needs[@]}" "${lp_python_needs[@]}" "${lp_test_needs[@]}"
-lp_install_known "${lp_format_needs[@]}"
+lp_install_known "${lp_some_tests_need[@]}"
 # Before the tests, because two of them that install at once meet at apt's lock. What it says goes into the tests' own reason.
 bash tests/slurm/install.sh >/dev/null || true
 python=()
