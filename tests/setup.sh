@@ -14,8 +14,8 @@ lp_test_needs=(ip=iproute2 file=file dpkg-shlibdeps=dpkg-dev)
 # What some tests need and not every distribution has: Debian 13 and Ubuntu 24.04 have no clang-format-14, and Ubuntu has
 # Chromium only as a snap. Where one is missing, its tests are skipped and say so.
 lp_some_tests_need=(
-  clang=clang dev/clang-rt=libclang-rt-dev clang-format-14=clang-format-14 shellcheck=shellcheck zsh=zsh fish=fish
-  chromium=chromium
+  clang=clang dev/clang-rt=libclang-rt-dev dev/libomp=libomp-dev clang-format-14=clang-format-14 shellcheck=shellcheck
+  zsh=zsh fish=fish chromium=chromium
 )
 
 # nproc believes OMP_NUM_THREADS.
@@ -89,6 +89,8 @@ lp_mpi_environment() {
     export PRTE_MCA_rmaps_default_mapping_policy=${PRTE_MCA_rmaps_default_mapping_policy:-:oversubscribe}
     export PRTE_MCA_hwloc_default_binding_policy=${PRTE_MCA_hwloc_default_binding_policy:-none}
   fi
+  # In a bare root without /sys, hwloc 2.10 says so five times on stderr.
+  if [[ ! -d /sys/devices/system/cpu ]]; then export HWLOC_HIDE_ERRORS=${HWLOC_HIDE_ERRORS:-2}; fi
   export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1}
   export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}
 }

@@ -118,21 +118,53 @@ static const char *end_of_number(const char *p, const char *end) {
     return p;
 }
 
-/* cJSON reads numbers by strtod, which takes more than JSON's grammar does. NULL: there is no such number. */
-static const char *find_bad_number(const char *text, size_t size) {
-    const char *end = text + size;
-    for (const char *p = text; p < end; p++) {
+/* The next number at p or after it, outside strings and words; NULL if there is none. `after` is its end, or NULL where
+ * JSON's grammar does not know it. */
+static const char *next_number(const char *p, const char *end, const char **after) {
+    for (; p < end; p++) {
         if (*p == '"') {
             for (p++; p < end && *p != '"'; p++) p += *p == '\\' && p + 1 < end;
         } else if (strchr("+-.0123456789", *p)) {
-            const char *after = end_of_number(p, end);
-            if (!after || (after < end && strchr("+-.0123456789", *after))) return p;
-            p = after - 1;
+            *after = end_of_number(p, end);
+            if (*after && *after < end && strchr("+-.0123456789", **after)) *after = NULL;
+            return p;
         } else if (*p >= 'a' && *p <= 'z') {
             while (p + 1 < end && p[1] >= 'a' && p[1] <= 'z') p++;
         }
     }
     return NULL;
+}
+
+/* cJSON reads numbers by strtod, which takes more than JSON's grammar does. NULL: there is no such number. */
+static const char *find_bad_number(const char *text, size_t size) {
+    const char *after = text, *number = NULL;
+    while ((number = next_number(after, text + size, &after)) != NULL)
+        if (!after) return number;
+    return NULL;
+}
+
+enum {
+    CJSON_NUMBER = 63
+}; /* characters that every release of cJSON reads; 1.7.15 to 1.7.17 call a longer one malformed */
+
+/* Writes every longer number with 17 digits, which are the same double, and fills up with blanks, so that each place in
+ * the text stays what it was. `copy` is NULL if there is none. */
+static lp_status shorten_numbers(const char *text, size_t size, char **copy, lp_error *err) {
+    const char *after = text, *number = NULL;
+    while ((number = next_number(after, text + size, &after)) != NULL) {
+        if (after - number <= CJSON_NUMBER) continue;
+        if (!*copy) {
+            lp_status status = lp_mem_text(copy, text, size, err);
+            if (status != LP_OK) return status;
+        }
+        char *at = *copy + (number - text);
+        double value = strtod(at, NULL);
+        memset(at, ' ', (size_t)(after - number));
+        int n = isinf(value) ? snprintf(at, CJSON_NUMBER, "%s1e999", value < 0 ? "-" : "") /* strtod's infinity */
+                             : snprintf(at, CJSON_NUMBER, "%.17g", value);
+        at[n] = ' ';
+    }
+    return LP_OK;
 }
 
 static int compare_keys(const void *a, const void *b) {
@@ -195,30 +227,31 @@ static lp_status check_text(const char *text, size_t size, const char *file, lp_
     return LP_OK;
 }
 
-static lp_status parse_tree(const char *text, size_t size, const char *file, cJSON **document, lp_json *root,
+static lp_status parse_tree(const char *original, size_t size, const char *file, cJSON **document, lp_json *root,
                             lp_error *err) {
+    cJSON *parsed = NULL;
+    char *copy = NULL;
+    lp_status status = LP_OK;
     size_t line = 0, column = 0;
-    const uint64_t needed = tree_bytes(text, size), share = (uint64_t)MEMORY * size,
+    const uint64_t needed = tree_bytes(original, size), share = (uint64_t)MEMORY * size,
                    most = share > MEMORY_FLOOR ? share : MEMORY_FLOOR;
     if (needed > most)
-        return lp_fail(err, LP_ERR_FORMAT,
-                       "%s: %zu bytes of JSON of so many small values that they need %llu bytes of memory: expected at "
-                       "most %llu (%d for each byte); split the file",
-                       file, size, (unsigned long long)needed, (unsigned long long)most, (int)MEMORY);
-    const char *end = NULL;
-    cJSON *parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
+        LP_FAIL(LP_ERR_FORMAT,
+                "%s: %zu bytes of JSON of so many small values that they need %llu bytes of memory: expected at "
+                "most %llu (%d for each byte); split the file",
+                file, size, (unsigned long long)needed, (unsigned long long)most, (int)MEMORY);
+    LP_TRY(shorten_numbers(original, size, &copy, err));
+    const char *text = copy ? copy : original, *end = NULL;
+    parsed = cJSON_ParseWithLengthOpts(text, size, &end, 0);
     if (!parsed) {
         size_t offset = end && end >= text && (size_t)(end - text) <= size ? (size_t)(end - text) : 0;
         /* cJSON does not say that the system has no memory: then it would have none for another tree either. */
         void *again = malloc((size_t)needed);
         free(again);
-        if (!again)
-            return lp_fail(err, LP_ERR_MEMORY, "%s: out of memory: %llu bytes wanted", file,
-                           (unsigned long long)needed);
+        if (!again) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory: %llu bytes wanted", file, (unsigned long long)needed);
         lp_json_place(text, offset, &line, &column);
-        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
+        LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
     }
-    lp_status status = LP_OK;
     for (const char *p = end; p < text + size; p++)
         if (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r') {
             lp_json_place(text, (size_t)(p - text), &line, &column);
@@ -227,9 +260,10 @@ static lp_status parse_tree(const char *text, size_t size, const char *file, cJS
     LP_TRY(refuse_duplicates(parsed, file, err));
     *document = parsed;
     *root = (lp_json){.node = parsed, .file = file, .path = "$"};
-    return LP_OK;
+    parsed = NULL;
 out:
     cJSON_Delete(parsed);
+    lp_mem_free(copy);
     return status;
 }
 

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 
 #include <pthread.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -36,50 +37,62 @@ static void format_time(char *out, size_t size, double seconds) {
         snprintf(out, size, "%lld h %02lld min", s / 3600, s % 3600 / 60);
 }
 
-void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
-                      double seconds) {
+/* Returns whether it fits. */
+static bool write_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
+                       double seconds, bool lives_too) {
     int64_t n = options->before + n_here;
     double rate = seconds > 0 ? (double)n_here / seconds : 0;
     bool early = n_here == 0 && n < options->total && share > 0;
-    char span[64], percent[64] = "", lives[64] = "";
+    char span[64], percent[64] = "", lives[64] = "", end[128] = "";
     if (share > 0.99) share = 0.99; /* an estimate, and the first unit is not done */
-    if (n >= options->total && n_here == 0 && options->before > 0) {
-        snprintf(out, size, "%s: complete already (%lld %s)", options->label, (long long)n, options->unit);
-        return;
-    }
-    if (options->before > 0)
+    if (n >= options->total && n_here == 0 && options->before > 0)
+        return (size_t)snprintf(out, size, "%s: complete already (%lld %s)", options->label, (long long)n,
+                                options->unit) < size;
+    if (options->before > 0 && lives_too)
         snprintf(lives, sizeof lives, ", %lld now and %lld before", (long long)n_here, (long long)options->before);
     if (n < options->total && rate > 0) snprintf(percent, sizeof percent, " (%d%%)", (int)(100 * n / options->total));
     if (early) {
         double before = (double)options->before / (double)options->total;
         snprintf(percent, sizeof percent, " (%.1f%%)", 100 * (before + (1 - before) * share));
     }
-    int used = snprintf(out, size, "%s: %lld of %lld %s%s%s", options->label, (long long)n, (long long)options->total,
-                        options->unit, percent, lives);
-    if (used < 0 || (size_t)used >= size) return;
     if (n >= options->total) {
         format_time(span, sizeof span, seconds);
-        snprintf(out + used, size - (size_t)used, ", %.1f/s, took %s", rate, span);
+        snprintf(end, sizeof end, ", %.1f/s, took %s", rate, span);
     } else if (rate > 0) {
         format_time(span, sizeof span, (double)(options->total - n) / rate);
-        snprintf(out + used, size - (size_t)used, ", %.1f/s, %s left", rate, span);
+        snprintf(end, sizeof end, ", %.1f/s, %s left", rate, span);
     } else if (early) {
         format_time(span, sizeof span, seconds * (1 - share) / share);
-        snprintf(out + used, size - (size_t)used, ", about %s left", span);
+        snprintf(end, sizeof end, ", about %s left", span);
     }
+    return (size_t)snprintf(out, size, "%s: %lld of %lld %s%s%s%s", options->label, (long long)n,
+                            (long long)options->total, options->unit, percent, lives, end) < size;
+}
+
+void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
+                      double seconds) {
+    if (!write_line(out, size, options, n_here, share, seconds, true))
+        write_line(out, size, options, n_here, share, seconds, false);
+}
+
+/* A line that the terminal would wrap could not be rewritten; its last column stays free. */
+static size_t most_bytes(const lp_progress *progress) {
+    struct winsize window;
+    if (!progress->terminal || ioctl(STDERR_FILENO, TIOCGWINSZ, &window) != 0 || window.ws_col == 0) return LINE;
+    return window.ws_col < LINE ? window.ws_col : LINE;
 }
 
 static void show(lp_progress *progress, bool last) {
     char line[LINE];
     const lp_progress_options *options = &progress->options;
-    lp_progress_line(line, sizeof line, options, options->count(options->state),
+    lp_progress_line(line, last ? LINE : most_bytes(progress), options, options->count(options->state),
                      options->share ? options->share(options->state) : 0, seconds_since(&progress->start));
     if (progress->terminal)
         fprintf(stderr, "\r\033[K%s%s", line, last ? "\n" : "");
     else if (strcmp(line, progress->shown) != 0)
         fprintf(stderr, "%s\n", line);
     fflush(stderr);
-    memcpy(progress->shown, line, sizeof line);
+    snprintf(progress->shown, sizeof progress->shown, "%s", line);
 }
 
 static void *progress_main(void *argument) {

@@ -27,7 +27,8 @@ lp_status lp_progress_start(const lp_progress_options *options, lp_progress **ou
 void lp_progress_stop(lp_progress *progress);
 
 /* One line of text: how many of the total are done, n_here of them in `seconds` of this life, whose rate it gives.
- * Where n_here is 0, the time left follows from the share of the work that is done, if that is not 0. */
+ * Where n_here is 0, the time left follows from the share of the work that is done, if that is not 0. A line that does
+ * not fit into size leaves out what earlier lives did, and is cut if that is not enough. */
 void lp_progress_line(char *out, size_t size, const lp_progress_options *options, int64_t n_here, double share,
                       double seconds);
 

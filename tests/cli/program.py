@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import termios
 import time
 import unittest
 from pathlib import Path
@@ -549,13 +551,11 @@ class Progress(Case):
         lines = [line for line in run.err.splitlines() if line.startswith("cache: ")]
         self.assertRegex(lines[-1], r"^cache: 6 of 6 pairs, [\d.]+/s, took \d+ s$")
 
-    def shares_before_the_first_pair(self, n_pairs: int) -> list[float]:
-        self.pairs(n=n_pairs)
-        sweep = json.loads((harness.ROOT / "jobs" / "demo-full.json").read_text())["sweep"]
-        job = self.job(sweep=sweep | {"filter": "all"}, out=f"out{n_pairs}")
-        self.succeed("cache", job)
+    def on_a_terminal(self, *words: str | Path, columns: int = 80) -> list[str]:
+        """What is shown there, the lines that the next one overwrites included."""
         ours, theirs = pty.openpty()
-        process = subprocess.Popen([harness.program, "sweep", job], stdout=subprocess.DEVNULL, stderr=theirs)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        process = subprocess.Popen([harness.program, *words], stdout=subprocess.DEVNULL, stderr=theirs)
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # the end of a terminal
@@ -563,7 +563,22 @@ class Progress(Case):
                 shown += part
         os.close(ours)
         self.assertEqual(process.wait(), 0)
-        lines = shown.decode().replace("\033[K", "").split("\r")
+        return shown.decode().replace("\033[K", "").split("\r")
+
+    def test_narrow_terminal(self) -> None:
+        """A line that the terminal would wrap could not be overwritten."""
+        self.pairs(n=6)
+        _, *shown, last, end = self.on_a_terminal("cache", self.job(), columns=15)
+        self.assertEqual((shown[0], end), ("cache: 0 of 6 ", "\n"))
+        self.assertLess(max(map(len, shown)), 15)
+        self.assertRegex(last, r"^cache: 6 of 6 pairs, [\d.]+/s, took \d+ s$")
+
+    def shares_before_the_first_pair(self, n_pairs: int) -> list[float]:
+        self.pairs(n=n_pairs)
+        sweep = json.loads((harness.ROOT / "jobs" / "demo-full.json").read_text())["sweep"]
+        job = self.job(sweep=sweep | {"filter": "all"}, out=f"out{n_pairs}")
+        self.succeed("cache", job)
+        lines = self.on_a_terminal("sweep", job)
         found = [re.fullmatch(rf"sweep: 0 of {n_pairs} pairs \(([\d.]+)%\), about .* left", line) for line in lines]
         shares = [float(match.group(1)) for match in found if match]
         self.assertEqual(shares, sorted(shares))

@@ -232,6 +232,13 @@ static void progress_lines(void **state) {
         lp_progress_line(line, sizeof line, &options, cases[i].here, cases[i].share, cases[i].seconds);
         assert_string_equal(line, cases[i].expected);
     }
+    const lp_progress_options long_line = {
+        .label = "sweep", .unit = "pairs", .total = 1000000, .before = 120000, .count = nothing};
+    char narrow[80], narrower[20];
+    lp_progress_line(narrow, sizeof narrow, &long_line, 3456, 0, 100);
+    assert_string_equal(narrow, "sweep: 123456 of 1000000 pairs (12%), 34.6/s, 7 h 02 min left");
+    lp_progress_line(narrower, sizeof narrower, &long_line, 3456, 0, 100);
+    assert_string_equal(narrower, "sweep: 123456 of 10");
     lp_progress *progress = NULL;
     lp_error err = {0};
     assert_int_equal(lp_progress_start(&(lp_progress_options){.quiet = true}, &progress, &err), LP_OK);

@@ -83,6 +83,35 @@ static void test_accepted(void **state) {
     }
 }
 
+/* Releases of cJSON differ in how many characters of a number they read. */
+static void test_long_numbers(void **state) {
+    (void)state;
+    static const int lengths[] = {62, 63, 64, 65, 300, 400};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        char text[2048], wrong[1024], digits[401] = {0};
+        cJSON *document = NULL;
+        lp_json root;
+        lp_error err = {0};
+        for (int k = 0; k < lengths[i]; k++) digits[k] = (char)('1' + k % 9);
+        int size = snprintf(text, sizeof text, "[-%s,%s,0.%s, \"%s\"]", digits, digits, digits + 10, digits);
+        if (parse(text, (size_t)size, &document, &root, &err) != LP_OK) fail_msg("%s: %s", text, err.text);
+        assert_true(cJSON_GetArrayItem(document, 0)->valuedouble == -strtod(digits, NULL));
+        assert_true(cJSON_GetArrayItem(document, 1)->valuedouble == strtod(digits, NULL));
+        digits[8] = '0';
+        digits[9] = '.';
+        assert_true(cJSON_GetArrayItem(document, 2)->valuedouble == strtod(digits + 8, NULL));
+        digits[8] = '9';
+        digits[9] = '1';
+        assert_string_equal(cJSON_GetArrayItem(document, 3)->valuestring, digits);
+        cJSON_Delete(document);
+        document = NULL;
+        size = snprintf(wrong, sizeof wrong, "[%s,\n%s x]", digits, digits);
+        assert_int_equal(parse(wrong, (size_t)size, &document, &root, &err), LP_ERR_FORMAT);
+        snprintf(text, sizeof text, "f.json:2:%d: malformed JSON", lengths[i] + 2);
+        assert_string_equal(err.text, text);
+    }
+}
+
 static void test_depth(void **state) {
     (void)state;
     char text[2 * LP_JSON_MAX_DEPTH + 3];
@@ -341,10 +370,15 @@ static void test_around(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed), cmocka_unit_test(test_accepted),
-                                       cmocka_unit_test(test_depth),     cmocka_unit_test(test_utf8),
-                                       cmocka_unit_test(test_getters),   cmocka_unit_test(test_long_values),
-                                       cmocka_unit_test(test_load),      cmocka_unit_test(test_memory_of_dense_text),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed),
+                                       cmocka_unit_test(test_accepted),
+                                       cmocka_unit_test(test_long_numbers),
+                                       cmocka_unit_test(test_depth),
+                                       cmocka_unit_test(test_utf8),
+                                       cmocka_unit_test(test_getters),
+                                       cmocka_unit_test(test_long_values),
+                                       cmocka_unit_test(test_load),
+                                       cmocka_unit_test(test_memory_of_dense_text),
                                        cmocka_unit_test(test_around)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
