@@ -7,8 +7,10 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     (void)options;
     lp_cache_report report;
     lp_standing standing;
-    lp_status status = lp_stage_check(session, LP_CHECK_STORE, &standing, err);
-    if (status == LP_OK) status = lp_stage_cache(session, &report, err);
+    lp_sweep_plan plan = {0};
+    lp_status status = lp_stage_check(session, LP_CHECK_STORE, &plan, &standing, err);
+    if (status == LP_OK) status = lp_stage_cache(session, plan.layout, &report, err);
+    lp_sweep_plan_release(&plan);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     status = lp_print_cache_report(session, &report, err);
     return status == LP_OK ? lp_print_path("store", session->job.store.file, err) : status;

@@ -54,17 +54,17 @@ static lp_status print_families(const lp_sweep_plan *plan, bool all, lp_error *e
     lp_text families = {0};
     bool any = false;
     lp_status status = LP_OK;
-    for (size_t i = 0; i < plan->set.n; i++) any |= plan->family[i] != LP_FAMILY_NONE;
+    for (size_t i = 0; i < plan->set->n; i++) any |= plan->family[i] != LP_FAMILY_NONE;
     if (!any) return LP_OK;
     printf("known beforehand%s:\n", all ? "" : " (--all lists each)");
     LP_TRY(lp_sweep_plan_families(plan, LP_FAMILIES_WITH_EXAMPLES, &families, err));
     LP_TRY(lp_print(lp_text_get(&families), LP_PRINT_BLOCK, err));
-    for (size_t i = 0; i < plan->set.n && all; i++) {
+    for (size_t i = 0; i < plan->set->n && all; i++) {
         int32_t like = lp_sweep_plan_like(plan, i);
         if (plan->family[i] == LP_FAMILY_NONE) continue;
         const char *reason = lp_condition_family_reason(plan->family[i]);
-        printf("%.*s: %s%s%s\n", (int)strcspn(reason, ":"), reason, plan->set.conditions[i].name, like < 0 ? "" : " = ",
-               like < 0 ? "" : plan->set.conditions[like].name);
+        printf("%.*s: %s%s%s\n", (int)strcspn(reason, ":"), reason, plan->set->conditions[i].name,
+               like < 0 ? "" : " = ", like < 0 ? "" : plan->set->conditions[like].name);
     }
 out:
     lp_text_release(&families);
@@ -78,9 +78,8 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     lp_text words = {0};
     char label[32];
     lp_status status = LP_OK;
-    LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
+    LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &plan, &standing, err));
     if (lp_parallel_rank(session->parallel) != 0) goto out;
-    LP_TRY(lp_sweep_plan_init(session, &plan, err));
     LP_TRY(lp_estimate_sweep(&plan, LP_ASSUMED_ANSWER, &estimate, err));
     LP_TRY(lp_print(session->job.model.name, LP_PRINT_LINE, err));
     printf(", protocol %s, %lld pairs, %zu conditions\n", lp_protocol_label(&session->job.protocol, label),

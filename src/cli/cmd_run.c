@@ -16,16 +16,14 @@ static const char *time_words(double seconds, char out[32]) {
 }
 
 /* Two lines before anything is computed: what, and how long. Rank 0. */
-static lp_status say_what(lp_session *session, const lp_standing *standing, lp_error *err) {
-    lp_sweep_plan plan = {0};
+static lp_status say_what(lp_session *session, const lp_sweep_plan *plan, const lp_standing *standing, lp_error *err) {
     lp_estimate estimate;
     lp_speed speed;
     lp_error unmeasured = {0};
     char label[32], words[32];
     lp_status status = LP_OK;
     if (!lp_log_shows(LP_LOG_INFO) || standing->results_complete) goto out;
-    LP_TRY(lp_sweep_plan_init(session, &plan, err));
-    LP_TRY(lp_estimate_sweep(&plan, LP_ASSUMED_ANSWER, &estimate, err));
+    LP_TRY(lp_estimate_sweep(plan, LP_ASSUMED_ANSWER, &estimate, err));
     session->row_layers_a_pair = estimate.row_layers_shared / (double)estimate.n_pairs;
     double to_cache = 1 - (double)standing->n_done / (double)session->n_pairs;
     int ranks = lp_parallel_size(session->parallel);
@@ -45,7 +43,6 @@ static lp_status say_what(lp_session *session, const lp_standing *standing, lp_e
            time_words(lp_estimate_seconds(&estimate, to_cache, &speed, ranks), words), ranks, ranks == 1 ? "" : "s",
            estimate.answer_tokens);
 out:
-    lp_sweep_plan_release(&plan);
     return status;
 }
 
@@ -64,23 +61,25 @@ static lp_status body(lp_session *session, const lp_job_options *options, lp_err
     lp_cache_report cached;
     lp_sweep_report swept;
     lp_standing standing;
+    lp_sweep_plan plan = {0};
     bool first = lp_parallel_rank(session->parallel) == 0;
     lp_status status = LP_OK;
     if (!session->job.sweep.present)
         LP_FAIL(LP_ERR_VALUE, "%s: $: the key \"sweep\" is missing (latentpatch cache runs stage 1 alone)",
                 session->job.file);
-    LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &standing, err));
-    status = first ? say_what(session, &standing, err) : LP_OK;
+    LP_TRY(lp_stage_check(session, LP_CHECK_RESULTS, &plan, &standing, err));
+    status = first ? say_what(session, &plan, &standing, err) : LP_OK;
     LP_TRY(lp_parallel_agree(session->parallel, status, err));
-    LP_TRY(lp_stage_cache(session, &cached, err));
+    LP_TRY(lp_stage_cache(session, plan.layout, &cached, err));
     if (first) {
         LP_TRY(lp_print_cache_report(session, &cached, err));
         warn_of_accuracy(session, &cached);
     }
-    LP_TRY(lp_stage_sweep(session, &swept, err));
+    LP_TRY(lp_stage_sweep(session, &plan, &swept, err));
     if (first && swept.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
     if (first) LP_TRY(lp_print_results(session, options->all, err));
 out:
+    lp_sweep_plan_release(&plan);
     return status;
 }
 

@@ -6,8 +6,10 @@
 static lp_status body(lp_session *session, const lp_job_options *options, lp_error *err) {
     lp_sweep_report report;
     lp_standing standing;
-    lp_status status = lp_stage_check(session, LP_CHECK_RESULTS, &standing, err);
-    if (status == LP_OK) status = lp_stage_sweep(session, &report, err);
+    lp_sweep_plan plan = {0};
+    lp_status status = lp_stage_check(session, LP_CHECK_RESULTS, &plan, &standing, err);
+    if (status == LP_OK) status = lp_stage_sweep(session, &plan, &report, err);
+    lp_sweep_plan_release(&plan);
     if (status != LP_OK || lp_parallel_rank(session->parallel) != 0) return status;
     if (report.was_complete) lp_log(LP_LOG_INFO, "%s is complete already", session->job.results.file);
     return lp_print_results(session, options->all, err);

@@ -238,7 +238,9 @@ lp_status lp_condition_effective(const lp_condition_set *set, size_t index, cons
         return LP_OK;
     }
     for (size_t i = 0; i < condition->n; i++) wanted += (size_t)count_positions(condition, shape, &replacements[i].at);
-    LP_TRY(lp_mem_grow(&edits, &capacity, wanted + 1, sizeof *edits, "edits", err));
+    /* Exactly: hundreds of thousands of lists are compared at a time. */
+    LP_TRY(lp_mem_new(&edits, wanted, sizeof *edits, "edits", err));
+    capacity = wanted;
     bool has_edges = false, causal = false, unread = false, overwritten = false;
     for (size_t i = 0; i < condition->n; i++) {
         int32_t positions = count_positions(condition, shape, &replacements[i].at);

@@ -256,20 +256,16 @@ static double row_layers_of_a_pair(const lp_session *session, const int64_t *cos
     return (prompts / (double)session->n_pairs + 2 * rest) * session->model.config.n_layers;
 }
 
-lp_status lp_stage_cache(lp_session *session, lp_cache_report *report, lp_error *err) {
-    cache_work w = {.session = session};
-    lp_store_layout *layout = NULL;
+lp_status lp_stage_cache(lp_session *session, const lp_store_layout *layout, lp_cache_report *report, lp_error *err) {
+    cache_work w = {.session = session, .layout = layout};
     lp_store_tables tables = {0};
     lp_lock *lock = NULL;
     int64_t *costs = NULL;
     int64_t n_bad = 0;
     lp_status status = LP_OK;
     *report = (lp_cache_report){.n_pairs = session->n_pairs};
-    LP_TRY(lp_mem_new(&layout, 1, sizeof *layout, "store layout", err));
     LP_TRY(lp_mem_new(&w.provenance, 1, sizeof *w.provenance, "provenance", err));
     LP_TRY(lp_mem_new(&costs, (size_t)session->n_pairs, sizeof *costs, "costs", err));
-    LP_TRY(lp_parallel_agree(session->parallel, lp_store_layout_init(session, layout, err), err));
-    w.layout = layout;
     for (int64_t i = 0; i < session->n_pairs; i++) costs[i] = session->n_prompt[0][i] + session->n_prompt[1][i];
     /* A new store is opened when there is something to write: its first pairs may be computed before it is known what
      * the model's files hold. */
@@ -326,8 +322,6 @@ out:
     lp_record_file_close(w.store);
     lp_lock_release(lock);
     lp_store_tables_release(&tables);
-    if (layout) lp_store_layout_release(layout);
-    lp_mem_free(layout);
     lp_mem_free(w.provenance);
     lp_mem_free(costs);
     return status;

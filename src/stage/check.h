@@ -3,7 +3,7 @@
 #ifndef LP_STAGE_CHECK_H
 #define LP_STAGE_CHECK_H
 
-#include "stage/session.h"
+#include "stage/plan.h"
 
 /* STORE: the job's store will be made or continued. RESULTS: its sweep will run as well. */
 typedef enum { LP_CHECK_STORE, LP_CHECK_RESULTS } lp_check_for;
@@ -15,9 +15,10 @@ typedef struct {
     bool results_complete;
 } lp_standing;
 
-/* Collective. Where the job has a sweep, its donors (vector files, what the store must keep,
+/* Collective. Makes the plan ({0} before; the caller releases it, also after a failure) and checks, where the job has a
+ * sweep, its donors (vector files, what the store must keep,
  * how many pairs they need; with LP_CHECK_STORE only if all vector files are there); then the store, if there is one:
  * it must be this job's. With LP_CHECK_RESULTS also the results file. Writes nothing. */
-lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_standing *out, lp_error *err);
+lp_status lp_stage_check(lp_session *session, lp_check_for what, lp_sweep_plan *plan, lp_standing *out, lp_error *err);
 
 #endif

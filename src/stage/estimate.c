@@ -57,8 +57,8 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     estimate_sample sample = {0};
     size_t n = 0, longest = 1;
     lp_status status = LP_OK;
-    for (size_t i = 0; i < plan->set.n; i++)
-        n += plan->set.conditions[i].direction == (lp_direction)direction && plan->same_as[i] == (int32_t)i;
+    for (size_t i = 0; i < plan->set->n; i++)
+        n += plan->set->conditions[i].direction == (lp_direction)direction && plan->same_as[i] == (int32_t)i;
     LP_TRY(lp_mem_new(&sample.edits, n, sizeof *sample.edits, "plan", err));
     sample.n_edits = n;
     LP_TRY(lp_mem_new(&sample.runs, n, sizeof *sample.runs, "plan", err));
@@ -67,14 +67,14 @@ static lp_status sample_init(const lp_sweep_plan *plan, int direction, int32_t n
     LP_TRY(lp_mem_new(&sample.tokens, n * (size_t)session->job.decode.max_new_tokens, sizeof(int32_t), "plan", err));
     lp_run_shape shape = {.config = &session->model.config, .protocol = session->job.protocol, .n_prompt = n_prompt};
     n = 0;
-    for (size_t i = 0; i < plan->set.n; i++) {
-        if (plan->set.conditions[i].direction != (lp_direction)direction || plan->same_as[i] != (int32_t)i) continue;
-        LP_TRY(lp_condition_effective(&plan->set, i, &shape, &sample.edits[n], err));
+    for (size_t i = 0; i < plan->set->n; i++) {
+        if (plan->set->conditions[i].direction != (lp_direction)direction || plan->same_as[i] != (int32_t)i) continue;
+        LP_TRY(lp_condition_effective(plan->set, i, &shape, &sample.edits[n], err));
         if (sample.edits[n].absent) continue;
         if (sample.edits[n].n > longest) longest = sample.edits[n].n;
         sample.runs[n] = (lp_run_wanted){.edits = sample.edits[n].edits,
                                          .n_edits = sample.edits[n].n,
-                                         .n_steps = plan->set.conditions[i].n_steps_run};
+                                         .n_steps = plan->set->conditions[i].n_steps_run};
         sample.results[n].tokens = sample.tokens + n * (size_t)session->job.decode.max_new_tokens;
         n++;
     }
@@ -149,7 +149,6 @@ static lp_status size_memory(const lp_sweep_plan *plan, lp_estimate *estimate, l
     enum { NUMBER_TOKENS = 8 };
     const lp_session *session = plan->session;
     const lp_job *job = &session->job;
-    const bool used[2] = {[LP_DENOISE] = job->sweep.denoise, [LP_NOISE] = job->sweep.noise};
     const lp_metric_position metric_at = {.index = job->decode.max_new_tokens,
                                           .clean.n = NUMBER_TOKENS,
                                           .corrupted.n = NUMBER_TOKENS,
@@ -162,7 +161,7 @@ static lp_status size_memory(const lp_sweep_plan *plan, lp_estimate *estimate, l
     lp_status status = LP_OK;
     memset(samples, 0, sizeof samples);
     for (int d = 0; d < 2; d++) {
-        if (!used[d]) continue;
+        if (!plan->used[d]) continue;
         LP_TRY(sample_init(plan, d, plan->shapes.n_prompt[d][plan->shapes.n[d] - 1], &samples[n], err));
         if (lp_sweep_answer_metrics(job) > 0) samples[n].group.metric_at = &metric_at;
         LP_TRY(lp_request_open(&requests[n], &options, &samples[n].group, NULL, NULL, err));
@@ -181,18 +180,18 @@ out:
 
 lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp_estimate *out, lp_error *err) {
     const lp_session *session = plan->session;
-    lp_estimate estimate = {.n_pairs = session->n_pairs, .n_conditions = plan->set.n, .n_distinct = plan->n_distinct};
+    lp_estimate estimate = {.n_pairs = session->n_pairs, .n_conditions = plan->set->n, .n_distinct = plan->n_distinct};
     estimate.answer_tokens =
         answer_tokens < session->job.decode.max_new_tokens ? answer_tokens : session->job.decode.max_new_tokens;
     int32_t n_prompt = 0;
     LP_CHECK(median_prompt(session, &n_prompt, err));
     estimate.n_prompt = n_prompt;
-    for (size_t i = 0; i < plan->set.n; i++) {
+    for (size_t i = 0; i < plan->set->n; i++) {
         estimate.n_dead += plan->dead[i];
         estimate.n_equal += plan->same_as[i] != (int32_t)i && !plan->dead[i];
     }
-    if (session->job.sweep.denoise) LP_CHECK(count_direction(plan, LP_DENOISE, n_prompt, &estimate, err));
-    if (session->job.sweep.noise) LP_CHECK(count_direction(plan, LP_NOISE, n_prompt, &estimate, err));
+    for (int d = 0; d < 2; d++)
+        if (plan->used[d]) LP_CHECK(count_direction(plan, d, n_prompt, &estimate, err));
     double pairs = (double)session->n_pairs;
     estimate.row_layers_scripts *= pairs;
     estimate.row_layers_unshared *= pairs;
@@ -212,7 +211,7 @@ lp_status lp_estimate_sweep(const lp_sweep_plan *plan, int32_t answer_tokens, lp
     }
     const char *metrics[LP_MAX_METRICS];
     int64_t numbers = session->job.decode.max_new_tokens + (int64_t)lp_sweep_metrics(&session->job, metrics);
-    estimate.results_bytes = session->n_pairs * (int64_t)plan->set.n * (14 + 4 * numbers);
+    estimate.results_bytes = session->n_pairs * (int64_t)plan->set->n * (14 + 4 * numbers);
     int64_t lens = (int64_t)lp_lens_positions(session->job.protocol.n_steps) * session->model.config.n_layers *
                    session->job.lens_top;
     estimate.results_bytes += session->n_pairs * 2 * lens * (int64_t)(sizeof(int32_t) + sizeof(float));

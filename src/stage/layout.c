@@ -88,7 +88,7 @@ static lp_status want_address(wanted_sites *list, const lp_address *from, lp_err
 
 static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_error *err) {
     const lp_job *job = &session->job;
-    lp_condition_set set = {0};
+    const lp_condition_set *set = &session->conditions;
     lp_cache_site *site = NULL;
     lp_status status = LP_OK;
     for (size_t i = 0; i < job->store.n_sites; i++) {
@@ -96,15 +96,12 @@ static lp_status list_wanted(const lp_session *session, wanted_sites *list, lp_e
         LP_TRY(want_site(list, named->phase, named->site, &site, err));
         for (size_t k = 0; k < named->n_indices; k++) LP_TRY(want_index(site, named->indices[k], err));
     }
-    if (!job->sweep.present) goto out;
-    LP_TRY(lp_job_conditions(job, &session->model.config, &set, err));
-    for (size_t i = 0; i < set.n_replacements; i++) {
-        const lp_replacement *replacement = &set.replacements[i];
+    for (size_t i = 0; i < set->n_replacements; i++) {
+        const lp_replacement *replacement = &set->replacements[i];
         if (lp_replacement_takes_vector(replacement) && lp_donor_has_place(replacement->donor))
             LP_TRY(want_address(list, &replacement->from, err));
     }
 out:
-    lp_condition_set_release(&set);
     return status;
 }
 

@@ -21,10 +21,10 @@ static lp_status find_written_back(lp_sweep_plan *plan, lp_error *err) {
     int32_t n_steps = plan->session->job.protocol.n_steps, *first = NULL; /* [2, n_stops] 1 + condition; 0: none yet */
     size_t n_stops = (size_t)n_steps + 1;
     lp_status status = lp_mem_new(&first, 2 * n_stops, sizeof *first, "conditions", err);
-    for (size_t i = 0; status == LP_OK && i < plan->set.n; i++) {
-        const lp_condition *condition = &plan->set.conditions[i];
+    for (size_t i = 0; status == LP_OK && i < plan->set->n; i++) {
+        const lp_condition *condition = &plan->set->conditions[i];
         bool known = plan->family[i] != LP_FAMILY_NONE && plan->family[i] != LP_FAMILY_FED;
-        if (!writes_back(&plan->set, condition)) continue;
+        if (!writes_back(plan->set, condition)) continue;
         plan->identity[i] = condition->n_steps_run == n_steps;
         if (known) continue;
         int32_t *other = &first[(size_t)condition->direction * n_stops + (size_t)condition->n_steps_run];
@@ -66,22 +66,23 @@ static lp_status make_shapes(lp_sweep_plan *plan, lp_error *err) {
     return LP_OK;
 }
 
-lp_status lp_sweep_plan_init(const lp_session *session, lp_sweep_plan *out, lp_error *err) {
-    lp_sweep_plan plan = {.session = session};
+lp_status lp_sweep_plan_init(lp_session *session, lp_sweep_plan *out, lp_error *err) {
+    lp_sweep_plan plan = {.session = session,
+                          .set = &session->conditions,
+                          .used = {[LP_DENOISE] = session->job.sweep.denoise, [LP_NOISE] = session->job.sweep.noise}};
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&plan.layout, 1, sizeof *plan.layout, "store layout", err));
     LP_TRY(lp_store_layout_init(session, plan.layout, err));
-    LP_TRY(lp_job_conditions(&session->job, &session->model.config, &plan.set, err));
-    LP_TRY(lp_token_edits_init(session, &plan.set, &plan.tokens, err));
-    LP_TRY(lp_mem_new(&plan.dead, plan.set.n, sizeof *plan.dead, "conditions", err));
-    LP_TRY(lp_mem_new(&plan.same_as, plan.set.n, sizeof *plan.same_as, "conditions", err));
+    LP_TRY(lp_token_edits_init(session, plan.set, &plan.tokens, err));
+    LP_TRY(lp_mem_new(&plan.dead, plan.set->n, sizeof *plan.dead, "conditions", err));
+    LP_TRY(lp_mem_new(&plan.same_as, plan.set->n, sizeof *plan.same_as, "conditions", err));
     LP_TRY(make_shapes(&plan, err));
-    LP_TRY(lp_mem_new(&plan.family, plan.set.n, sizeof *plan.family, "conditions", err));
-    LP_TRY(lp_mem_new(&plan.fed_as, plan.set.n, sizeof *plan.fed_as, "conditions", err));
-    LP_TRY(lp_conditions_compare(&plan.set, &plan.shapes, plan.dead, plan.same_as, plan.family, plan.fed_as, err));
-    LP_TRY(lp_mem_new(&plan.identity, plan.set.n, sizeof *plan.identity, "conditions", err));
+    LP_TRY(lp_mem_new(&plan.family, plan.set->n, sizeof *plan.family, "conditions", err));
+    LP_TRY(lp_mem_new(&plan.fed_as, plan.set->n, sizeof *plan.fed_as, "conditions", err));
+    LP_TRY(lp_conditions_compare(plan.set, &plan.shapes, plan.dead, plan.same_as, plan.family, plan.fed_as, err));
+    LP_TRY(lp_mem_new(&plan.identity, plan.set->n, sizeof *plan.identity, "conditions", err));
     LP_TRY(find_written_back(&plan, err));
-    for (size_t i = 0; i < plan.set.n; i++) plan.n_distinct += plan.same_as[i] == (int32_t)i;
+    for (size_t i = 0; i < plan.set->n; i++) plan.n_distinct += plan.same_as[i] == (int32_t)i;
     *out = plan;
     return LP_OK;
 out:
@@ -89,11 +90,19 @@ out:
     return status;
 }
 
+lp_status lp_sweep_plan_donors(lp_sweep_plan *plan, lp_error *err) {
+    for (int d = 0; d < 2; d++)
+        if (plan->used[d])
+            LP_CHECK(lp_donor_table_init(plan->session, plan->layout, plan->set, &plan->shapes, (lp_direction)d,
+                                         &plan->donors[d], err));
+    return LP_OK;
+}
+
 void lp_sweep_plan_release(lp_sweep_plan *plan) {
     if (plan->layout) lp_store_layout_release(plan->layout);
     lp_mem_free(plan->layout);
-    lp_condition_set_release(&plan->set);
     lp_token_edits_release(&plan->tokens);
+    for (int d = 0; d < 2; d++) lp_donor_table_release(&plan->donors[d]);
     for (int d = 0; d < 2; d++) lp_mem_free(plan->lengths[d]);
     lp_mem_free(plan->dead);
     lp_mem_free(plan->same_as);
@@ -117,7 +126,7 @@ int32_t lp_sweep_plan_like(const lp_sweep_plan *plan, size_t condition) {
 
 lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail detail, lp_text *out, lp_error *err) {
     size_t count[LP_N_FAMILIES] = {0}, example[LP_N_FAMILIES] = {0};
-    for (size_t i = plan->set.n; i-- > 0;) {
+    for (size_t i = plan->set->n; i-- > 0;) {
         count[plan->family[i]]++;
         example[plan->family[i]] = i;
     }
@@ -129,8 +138,8 @@ lp_status lp_sweep_plan_families(const lp_sweep_plan *plan, lp_family_detail det
         LP_CHECK(lp_text_format(out, err, "%.*s, %zu condition%s%s", (int)kind, reason, count[f],
                                 count[f] == 1 ? "" : "s", reason + kind));
         if (detail == LP_FAMILIES_WITH_EXAMPLES)
-            LP_CHECK(lp_text_format(out, err, ", such as %s%s%s", plan->set.conditions[example[f]].name,
-                                    like < 0 ? "" : " = ", like < 0 ? "" : plan->set.conditions[like].name));
+            LP_CHECK(lp_text_format(out, err, ", such as %s%s%s", plan->set->conditions[example[f]].name,
+                                    like < 0 ? "" : " = ", like < 0 ? "" : plan->set->conditions[like].name));
         LP_CHECK(lp_text_add(out, "\n", 1, err));
     }
     return LP_OK;

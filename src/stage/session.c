@@ -146,17 +146,14 @@ out:
 }
 
 /* A sweep that does not fit the model is refused before anything is computed. */
-static lp_status check_conditions(const lp_session *session, lp_error *err) {
-    lp_condition_set set = {0};
+static lp_status make_conditions(lp_session *session, lp_error *err) {
     int32_t n_candidates = session->vocabulary.n_candidates - session->vocabulary.n_not_chosen;
     if (session->job.lens_top > n_candidates)
         return lp_fail(err, LP_ERR_VALUE,
                        "%s: $.readout: expected at most top %d (the tokens that may be chosen), found %d",
                        session->job.file, n_candidates, session->job.lens_top);
     if (!session->job.sweep.present) return LP_OK;
-    lp_status status = lp_job_conditions(&session->job, &session->model.config, &set, err);
-    lp_condition_set_release(&set);
-    return status;
+    return lp_job_conditions(&session->job, &session->model.config, &session->conditions, err);
 }
 
 static lp_status open_local(lp_session *session, const char *job_file, const char *const *settings, size_t n_settings,
@@ -200,7 +197,7 @@ lp_status lp_session_open(const lp_parallel *parallel, lp_session_use use, const
     LP_TRY(open_model(session, use, err));
     status = lp_vocabulary_init(&session->model, session->tokenizer, session->job.model.tokenizer,
                                 session->job.decode.eos, &session->job.protocol, &session->vocabulary, err);
-    if (status == LP_OK) status = check_conditions(session, err);
+    if (status == LP_OK) status = make_conditions(session, err);
     if (status == LP_OK) status = measure_prompts(session, err);
     LP_TRY(lp_parallel_agree(parallel, status, err));
     mark(session, "prompts");
@@ -230,6 +227,7 @@ void lp_session_close(lp_session *session) {
     lp_pairs_release(&session->pairs);
     for (int side = 0; side < 2; side++) lp_mem_free(session->n_prompt[side]);
     lp_mem_free(session->model_digests);
+    lp_condition_set_release(&session->conditions);
     lp_job_release(&session->job);
     *session = (lp_session){0};
 }

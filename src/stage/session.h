@@ -25,7 +25,8 @@ typedef struct {
     lp_shared *arena;     /* of the model, one a node */
     bool without_weights; /* there was no memory for the arena; see lp_session_open */
     lp_vocabulary vocabulary;
-    int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
+    lp_condition_set conditions; /* of the job's sweep; none without one. Donor tables number its vectors */
+    int32_t *n_prompt[2];        /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
     lp_backend *backend;         /* of this rank; NULL with the reference executor */
     lp_engine_counters counters; /* of the last execution on this rank */

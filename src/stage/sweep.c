@@ -17,7 +17,7 @@
 /* Everything of the sweep that lives as long as the stage, on each rank. */
 typedef struct {
     lp_session *session;
-    lp_sweep_plan plan;
+    lp_sweep_plan *plan;
     lp_sweep_context context;
     bool created; /* the file of the rows was; valid where it is open */
     lp_deal *deal;
@@ -78,7 +78,7 @@ static lp_status compare_store(sweep_work *sweep, lp_error *err) {
     lp_provenance *expected = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
-    LP_TRY(lp_store_spec(session, sweep->plan.layout, expected, &tables, &spec, err));
+    LP_TRY(lp_store_spec(session, sweep->plan->layout, expected, &tables, &spec, err));
     LP_TRY(lp_record_file_compare(sweep->context.store, &spec, err));
 out:
     lp_store_tables_release(&tables);
@@ -149,7 +149,7 @@ static lp_status read_answers(sweep_work *sweep, lp_error *err) {
         LP_TRY(lp_mem_new(&sweep->correct[side], p, 1, "answers", err));
         for (size_t i = 0; i < p; i++) {
             bool right = false;
-            LP_TRY(lp_store_answer(session, sweep->plan.layout, sweep->context.store, (int64_t)i, side, &text, &right,
+            LP_TRY(lp_store_answer(session, sweep->plan->layout, sweep->context.store, (int64_t)i, side, &text, &right,
                                    err));
             LP_TRY(lp_mem_text(&sweep->answers[side][i], lp_text_get(&text), text.length, err));
             sweep->numbers[side][i] = lp_session_side(session, (int64_t)i, side)->answer;
@@ -169,7 +169,7 @@ out:
 /* ---- What the results say about themselves ----------------------------------------------------------------------- */
 
 static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
-    const lp_condition_set *set = &sweep->plan.set;
+    const lp_condition_set *set = sweep->plan->set;
     LP_CHECK(lp_mem_new(&sweep->conditions, set->n, sizeof *sweep->conditions, "conditions", err));
     LP_CHECK(lp_mem_new(&sweep->indices, set->n, sizeof *sweep->indices, "conditions", err));
     for (size_t i = 0; i < set->n; i++) {
@@ -207,9 +207,9 @@ static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
             .factor = condition->factor,
             .stop_after = condition->stop_after,
             .defects = condition->defects,
-            .dead = sweep->plan.dead[i],
-            .identity = sweep->plan.identity[i],
-            .same_as = sweep->plan.same_as[i]};
+            .dead = sweep->plan->dead[i],
+            .identity = sweep->plan->identity[i],
+            .same_as = sweep->plan->same_as[i]};
     }
     return LP_OK;
 }
@@ -227,11 +227,11 @@ static lp_status describe(sweep_work *sweep, lp_error *err) {
         sweep->texts[3][i] = pair->corrupted.question;
     }
     LP_CHECK(lp_mem_new(&sweep->identity, 1, sizeof *sweep->identity, "provenance", err));
-    LP_CHECK(lp_sweep_identity_init(session, &sweep->plan.set, sweep->identity, err));
+    LP_CHECK(lp_sweep_identity_init(session, sweep->plan->set, sweep->identity, err));
     lp_provenance *provenance = &sweep->identity->provenance;
     lp_provenance_add(provenance, "device", session->device, false);
     lp_provenance_add(provenance, "store.file", session->job.store.file, false);
-    LP_CHECK(lp_sweep_plan_families(&sweep->plan, LP_FAMILIES_ALONE, &sweep->families, err));
+    LP_CHECK(lp_sweep_plan_families(sweep->plan, LP_FAMILIES_ALONE, &sweep->families, err));
     if (sweep->families.length > 0)
         lp_provenance_add(provenance, "known_beforehand", lp_text_get(&sweep->families), false);
     static const char *const of_store[][2] = {{"start", "store.start"},       {"host", "store.host"},
@@ -254,7 +254,7 @@ static lp_status describe(sweep_work *sweep, lp_error *err) {
                                          .corrupted_correct = sweep->correct[LP_CORRUPTED],
                                          .included = sweep->included,
                                          .conditions = sweep->conditions,
-                                         .n_conditions = (int32_t)sweep->plan.set.n,
+                                         .n_conditions = (int32_t)sweep->plan->set->n,
                                          .max_new_tokens = session->job.decode.max_new_tokens,
                                          .metrics = sweep->context.metric_names,
                                          .n_metrics = sweep->context.n_metrics,
@@ -273,10 +273,10 @@ static lp_status show_token(void *state, const int32_t *tokens, size_t n, lp_tex
 /* Conditions with the same run, one after the other. */
 static lp_status link_same(sweep_work *sweep, lp_error *err) {
     int32_t *next = NULL;
-    lp_status status = lp_mem_new(&next, sweep->plan.set.n, sizeof *next, "conditions", err);
-    for (size_t i = 0; status == LP_OK && i < sweep->plan.set.n; i++) next[i] = -1;
-    for (size_t i = sweep->plan.set.n; status == LP_OK && i-- > 0;) {
-        size_t first = (size_t)sweep->plan.same_as[i];
+    lp_status status = lp_mem_new(&next, sweep->plan->set->n, sizeof *next, "conditions", err);
+    for (size_t i = 0; status == LP_OK && i < sweep->plan->set->n; i++) next[i] = -1;
+    for (size_t i = sweep->plan->set->n; status == LP_OK && i-- > 0;) {
+        size_t first = (size_t)sweep->plan->same_as[i];
         if (first == i) continue;
         next[i] = next[first];
         next[first] = (int32_t)i;
@@ -288,10 +288,8 @@ static lp_status link_same(sweep_work *sweep, lp_error *err) {
 /* All that one rank can prepare by itself. */
 static lp_status prepare(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
-    LP_CHECK(lp_sweep_plan_init(session, &sweep->plan, err));
-    sweep->context = (lp_sweep_context){.session = session, .plan = &sweep->plan};
-    sweep->context.used[LP_DENOISE] = session->job.sweep.denoise;
-    sweep->context.used[LP_NOISE] = session->job.sweep.noise;
+    lp_sweep_plan *plan = sweep->plan;
+    sweep->context = (lp_sweep_context){.session = session, .plan = plan};
     sweep->context.n_answer_metrics = lp_sweep_answer_metrics(&session->job);
     sweep->context.n_metrics = lp_sweep_metrics(&session->job, sweep->context.metric_names);
     if (session->job.lens_top > 0)
@@ -300,17 +298,13 @@ static lp_status prepare(sweep_work *sweep, lp_error *err) {
                                               .top = session->job.lens_top,
                                               .show = show_token};
     LP_CHECK(open_store(sweep, err));
-    for (int d = 0; d < 2; d++) {
-        if (!sweep->context.used[d]) continue;
-        LP_CHECK(lp_donor_table_init(session, sweep->plan.layout, &sweep->plan.set, &sweep->plan.shapes,
-                                     (lp_direction)d, &sweep->context.donors[d], err));
-        if (lp_donor_table_needs_sums(&sweep->context.donors[d]))
-            LP_CHECK(lp_donor_table_sum(&sweep->context.donors[d], sweep->context.store, err));
-    }
+    for (int d = 0; d < 2; d++)
+        if (lp_donor_table_needs_sums(&plan->donors[d]))
+            LP_CHECK(lp_donor_table_sum(&plan->donors[d], sweep->context.store, err));
     LP_CHECK(read_answers(sweep, err));
     LP_CHECK(describe(sweep, err));
     LP_CHECK(link_same(sweep, err));
-    return lp_mem_new(&sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, sizeof *sweep->context.counts,
+    return lp_mem_new(&sweep->context.counts, sweep->plan->set->n * LP_N_OUTCOMES, sizeof *sweep->context.counts,
                       "counts", err);
 }
 
@@ -329,7 +323,7 @@ static lp_status run_all(sweep_work *sweep, const int64_t *costs, lp_sweep_repor
     if (lp_parallel_rank(session->parallel) == 0 && lp_log_shows(LP_LOG_INFO) && session->row_layers_a_pair <= 0) {
         lp_estimate estimate;
         lp_error ignored = {0};
-        if (lp_estimate_sweep(&sweep->plan, LP_ASSUMED_ANSWER, &estimate, &ignored) == LP_OK)
+        if (lp_estimate_sweep(sweep->plan, LP_ASSUMED_ANSWER, &estimate, &ignored) == LP_OK)
             session->row_layers_a_pair = estimate.row_layers_shared / (double)estimate.n_pairs;
     }
     lp_stage_work work = {.label = "sweep",
@@ -359,10 +353,10 @@ static lp_status decode_answer(void *state, const int32_t *tokens, size_t n, lp_
 
 /* Why the row was not run; shapes: of the pair's unpatched run in each direction. */
 static void count_not_run(sweep_work *sweep, int64_t pair, const lp_run_shape shapes[2], size_t condition) {
-    const lp_condition *c = &sweep->plan.set.conditions[condition];
-    const lp_donor_table *donors = &sweep->context.donors[c->direction];
+    const lp_condition *c = &sweep->plan->set->conditions[condition];
+    const lp_donor_table *donors = &sweep->plan->donors[c->direction];
     lp_result_condition *counted = &sweep->conditions[condition];
-    if (lp_condition_is_absent(&sweep->plan.set, condition, &shapes[c->direction]))
+    if (lp_condition_is_absent(sweep->plan->set, condition, &shapes[c->direction]))
         counted->n_no_position++;
     else if (c->donor == LP_DONOR_SHUFFLED && lp_donor_table_other(donors, c->draw, pair) == LP_NO_PAIR)
         counted->n_no_pair++;
@@ -372,7 +366,7 @@ static void count_not_run(sweep_work *sweep, int64_t pair, const lp_run_shape sh
 
 static void say_not_run(const sweep_work *sweep) {
     int64_t n_no_position = 0, n_no_donor = 0, n_no_pair = 0;
-    for (size_t i = 0; i < sweep->plan.set.n; i++) {
+    for (size_t i = 0; i < sweep->plan->set->n; i++) {
         n_no_position += sweep->conditions[i].n_no_position;
         n_no_donor += sweep->conditions[i].n_no_donor;
         n_no_pair += sweep->conditions[i].n_no_pair;
@@ -395,7 +389,7 @@ static void say_not_run(const sweep_work *sweep) {
  * that were not run. Rank 0, after the partial file was closed. */
 static lp_status count_failed_controls(sweep_work *sweep, int64_t differ[2], lp_error *err) {
     lp_session *session = sweep->session;
-    size_t c = sweep->plan.set.n, a = (size_t)session->job.decode.max_new_tokens;
+    size_t c = sweep->plan->set->n, a = (size_t)session->job.decode.max_new_tokens;
     lp_text path = {0};
     lp_record_file *rows = NULL;
     uint8_t *outcome = NULL, *changed = NULL;
@@ -411,17 +405,17 @@ static lp_status count_failed_controls(sweep_work *sweep, int64_t differ[2], lp_
         if (!sweep->included[i]) continue;
         lp_run_shape shapes[2] = {{0}};
         for (int d = 0; d < 2; d++)
-            if (sweep->context.used[d]) LP_TRY(lp_sweep_unit_shape(&sweep->context, i, d, &shapes[d], err));
+            if (sweep->plan->used[d]) LP_TRY(lp_sweep_unit_shape(&sweep->context, i, d, &shapes[d], err));
         LP_TRY(lp_record_file_read(rows, i, LP_ROW_CHANGED, changed, err));
         LP_TRY(lp_record_file_read(rows, i, LP_ROW_OUTCOME, outcome, err));
         for (size_t k = 0; k < c; k++) {
-            const lp_condition *condition = &sweep->plan.set.conditions[k];
-            differ[1] += sweep->plan.identity[k] && changed[k];
+            const lp_condition *condition = &sweep->plan->set->conditions[k];
+            differ[1] += sweep->plan->identity[k] && changed[k];
             if (outcome[k] == LP_OUTCOME_NOT_RUN) count_not_run(sweep, i, shapes, k);
             if (condition->role != LP_ROLE_UNPATCHED) continue;
             int side = condition->direction == LP_DENOISE ? LP_CORRUPTED : LP_CLEAN;
             LP_TRY(lp_record_file_read(sweep->context.store, i,
-                                       lp_store_layout_stored_field(sweep->plan.layout, side, LP_STORED_ANSWER_TOKENS),
+                                       lp_store_layout_stored_field(sweep->plan->layout, side, LP_STORED_ANSWER_TOKENS),
                                        stored, err));
             LP_TRY(lp_record_file_read_part(rows, i, LP_ROW_ANSWER_TOKENS, (int64_t)k, 1, tokens, err));
             if (memcmp(stored, tokens, a * sizeof *stored) != 0) {
@@ -470,7 +464,7 @@ static lp_status finish(sweep_work *sweep, lp_sweep_report *report, lp_error *er
         .results = session->job.results.file, .csv = session->job.results.csv, .summary = session->job.results.summary};
     lp_status status = LP_OK;
     engine_texts engine;
-    LP_TRY(lp_parallel_sum_i64(session->parallel, sweep->context.counts, sweep->plan.set.n * LP_N_OUTCOMES, err));
+    LP_TRY(lp_parallel_sum_i64(session->parallel, sweep->context.counts, sweep->plan->set->n * LP_N_OUTCOMES, err));
     LP_TRY(count_engine(session, &engine, err));
     lp_record_file_close(sweep->context.partial);
     sweep->context.partial = NULL;
@@ -509,7 +503,6 @@ static void release(sweep_work *sweep) {
     lp_pair_record_release(&sweep->context.own);
     lp_pair_record_release(&sweep->context.other);
     lp_record_file_close(sweep->context.store);
-    for (int d = 0; d < 2; d++) lp_donor_table_release(&sweep->context.donors[d]);
     size_t p = (size_t)sweep->session->n_pairs;
     for (int side = 0; side < 2; side++) {
         for (size_t i = 0; sweep->answers[side] && i < p; i++) lp_mem_free(sweep->answers[side][i]);
@@ -527,7 +520,6 @@ static void release(sweep_work *sweep) {
     lp_mem_free(sweep->identity);
     lp_mem_free(sweep->context.counts);
     lp_mem_free(sweep->context.next_same);
-    lp_sweep_plan_release(&sweep->plan);
 }
 
 /* Of all three outputs: better refused now than when the work is done. */
@@ -548,8 +540,8 @@ static void say_missing(const lp_session *session) {
                    session->job.results.file);
 }
 
-lp_status lp_stage_sweep(lp_session *session, lp_sweep_report *report, lp_error *err) {
-    sweep_work sweep = {.session = session};
+lp_status lp_stage_sweep(lp_session *session, lp_sweep_plan *plan, lp_sweep_report *report, lp_error *err) {
+    sweep_work sweep = {.session = session, .plan = plan};
     int64_t *costs = NULL;
     int64_t n_bad = 0;
     uint8_t complete = 0;

@@ -61,7 +61,7 @@ static lp_status new_lens(const lp_sweep_context *context, lp_sweep_unit *unit, 
                                             .log_probability = unit->lens_log_probability + side * n * top};
     }
     for (int direction = 0; direction < 2; direction++) {
-        if (context->used[direction]) continue;
+        if (context->plan->used[direction]) continue;
         LP_CHECK(lp_mem_new(&unit->runs[direction], 1, sizeof *unit->runs[direction], "runs", err));
         unit->groups[direction].n_runs = 1;
     }
@@ -73,7 +73,7 @@ static lp_status new_steps(const lp_sweep_context *context, lp_sweep_unit *unit,
     size_t t = (size_t)session->job.protocol.n_steps, width = (size_t)session->model.config.d_model;
     for (int d = 0; d < 2; d++) {
         size_t n = unit->n_distinct[d];
-        if (!context->used[d]) continue;
+        if (!context->plan->used[d]) continue;
         LP_CHECK(lp_mem_new(&unit->steps[d], n, sizeof *unit->steps[d], "thoughts", err));
         LP_CHECK(lp_mem_new(&unit->step_vectors[d], n * t * width, sizeof(float), "thoughts", err));
         LP_CHECK(lp_mem_new(&unit->step_numbers[d], n * t * LP_N_STEP_NUMBERS, sizeof(float), "thoughts", err));
@@ -88,16 +88,16 @@ static lp_status new_steps(const lp_sweep_context *context, lp_sweep_unit *unit,
 
 lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out, lp_error *err) {
     const lp_sweep_plan *plan = context->plan;
-    size_t c = plan->set.n;
+    size_t c = plan->set->n;
     size_t a = (size_t)context->session->job.decode.max_new_tokens;
     lp_sweep_unit *unit = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&unit, 1, sizeof *unit, "sweep unit", err));
     for (int d = 0; d < 2; d++) {
-        if (!context->used[d]) continue;
+        if (!context->plan->used[d]) continue;
         size_t n = 0;
         for (size_t i = 0; i < c; i++)
-            n += plan->set.conditions[i].direction == (lp_direction)d && plan->same_as[i] == (int32_t)i;
+            n += plan->set->conditions[i].direction == (lp_direction)d && plan->same_as[i] == (int32_t)i;
         unit->n_distinct[d] = n;
         LP_TRY(lp_mem_new(&unit->distinct[d], n, sizeof *unit->distinct[d], "runs", err));
         LP_TRY(lp_mem_new(&unit->condition[d], n, sizeof *unit->condition[d], "runs", err));
@@ -105,11 +105,11 @@ lp_status lp_sweep_unit_new(const lp_sweep_context *context, lp_sweep_unit **out
         LP_TRY(lp_mem_new(&unit->edits[d], n, sizeof *unit->edits[d], "runs", err));
         LP_TRY(lp_mem_new(&unit->vectors[d], n, sizeof *unit->vectors[d], "runs", err));
         LP_TRY(lp_mem_new(&unit->vector_capacity[d], n, sizeof *unit->vector_capacity[d], "runs", err));
-        LP_TRY(lp_mem_new(&unit->gathering[d], context->donors[d].n_floats, sizeof(float), "donor vectors", err));
+        LP_TRY(lp_mem_new(&unit->gathering[d], context->plan->donors[d].n_floats, sizeof(float), "donor vectors", err));
         LP_TRY(lp_mem_new(&unit->unpatched[d], a, sizeof(int32_t), "answers", err));
         n = 0;
         for (size_t i = 0; i < c; i++) {
-            if (plan->set.conditions[i].direction != (lp_direction)d || plan->same_as[i] != (int32_t)i) continue;
+            if (plan->set->conditions[i].direction != (lp_direction)d || plan->same_as[i] != (int32_t)i) continue;
             unit->distinct[d][n++] = (int32_t)i;
         }
     }
@@ -155,11 +155,11 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
     const lp_session *session = context->session;
     int side = recipient_of(d);
     LP_CHECK(lp_session_prompt(session, pair, side, &unit->prompts[d], err));
-    lp_donor_table_gather(&context->donors[d], &context->own, unit->gathering[d]);
-    for (int32_t draw = 0; draw < context->donors[d].n_draws; draw++) {
-        uint32_t other = lp_donor_table_other(&context->donors[d], draw, pair);
+    lp_donor_table_gather(&context->plan->donors[d], &context->own, unit->gathering[d]);
+    for (int32_t draw = 0; draw < context->plan->donors[d].n_draws; draw++) {
+        uint32_t other = lp_donor_table_other(&context->plan->donors[d], draw, pair);
         if (other != LP_NO_PAIR) LP_CHECK(lp_record_file_load(context->store, other, &context->other, err));
-        lp_donor_table_gather_draw(&context->donors[d], draw, other == LP_NO_PAIR ? NULL : &context->other,
+        lp_donor_table_gather_draw(&context->plan->donors[d], draw, other == LP_NO_PAIR ? NULL : &context->other,
                                    unit->gathering[d]);
     }
     lp_run_shape shape;
@@ -168,14 +168,14 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
     for (size_t k = 0; k < unit->n_distinct[d]; k++) {
         lp_edit_sequence *edits = &unit->edits[d][i];
         size_t condition = (size_t)unit->distinct[d][k];
-        LP_CHECK(lp_condition_effective(&context->plan->set, condition, &shape, edits, err));
+        LP_CHECK(lp_condition_effective(context->plan->set, condition, &shape, edits, err));
         if (edits->absent) continue;
         LP_CHECK(lp_mem_grow(&unit->vectors[d][i], &unit->vector_capacity[d][i], edits->n + 1, sizeof(float *),
                              "donor vectors", err));
         bool complete = true;
         for (size_t e = 0; e < edits->n; e++) {
             const lp_replacement *what = &edits->edits[e].what;
-            unit->vectors[d][i][e] = lp_donor_table_vector(&context->donors[d], what, unit->gathering[d]);
+            unit->vectors[d][i][e] = lp_donor_table_vector(&context->plan->donors[d], what, unit->gathering[d]);
             complete &= lp_donor_has(unit->vectors[d][i][e]);
         }
         if (!complete) continue;
@@ -183,7 +183,7 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
         unit->runs[d][i] = (lp_run_wanted){.edits = edits->edits,
                                            .vectors = unit->vectors[d][i],
                                            .n_edits = edits->n,
-                                           .n_steps = context->plan->set.conditions[condition].n_steps_run};
+                                           .n_steps = context->plan->set->conditions[condition].n_steps_run};
         if (unit->steps[d]) {
             lp_capture *captures = unit->step_captures[d] + i * (size_t)unit->steps[d][i].n_steps;
             lp_step_captures(&session->model.config, &unit->steps[d][i], captures);
@@ -197,7 +197,7 @@ static lp_status prepare_direction(lp_sweep_context *context, lp_sweep_unit *uni
     unit->groups[d].prompt = unit->prompts[d].ids;
     unit->groups[d].n_prompt = (int32_t)unit->prompts[d].n;
     unit->groups[d].runs = unit->runs[d];
-    unit->groups[d].subspaces = context->donors[d].subspaces;
+    unit->groups[d].subspaces = context->plan->donors[d].subspaces;
     unit->groups[d].token_edits = context->plan->tokens.edits;
     unit->groups[d].metric_at = NULL;
     if (context->n_answer_metrics > 0) {
@@ -227,7 +227,7 @@ static lp_status prepare_lens(lp_sweep_context *context, lp_sweep_unit *unit, in
     const lp_session *session = context->session;
     int side = recipient_of(d);
     int32_t n_steps = session->job.protocol.n_steps;
-    if (!context->used[d]) {
+    if (!context->plan->used[d]) {
         LP_CHECK(lp_session_prompt(session, pair, side, &unit->prompts[d], err));
         unit->runs[d][0] = (lp_run_wanted){.n_steps = n_steps};
         unit->groups[d] = (lp_run_group){.prompt = unit->prompts[d].ids,
@@ -250,13 +250,13 @@ static lp_status prepare_lens(lp_sweep_context *context, lp_sweep_unit *unit, in
 }
 
 lp_status lp_sweep_unit_prepare(lp_sweep_context *context, lp_sweep_unit *unit, int64_t pair, lp_error *err) {
-    size_t n = 0, first = context->used[0] || context->lens.top > 0 ? 0 : 1;
-    memset(unit->ran, 0, context->plan->set.n);
+    size_t n = 0, first = context->plan->used[0] || context->lens.top > 0 ? 0 : 1;
+    memset(unit->ran, 0, context->plan->set->n);
     LP_CHECK(lp_record_file_load(context->store, pair, &context->own, err));
     for (int d = 0; d < 2; d++) {
-        if (context->used[d]) LP_CHECK(prepare_direction(context, unit, pair, d, err));
+        if (context->plan->used[d]) LP_CHECK(prepare_direction(context, unit, pair, d, err));
         if (context->lens.top > 0) LP_CHECK(prepare_lens(context, unit, pair, d, err));
-        n += context->used[d] || context->lens.top > 0;
+        n += context->plan->used[d] || context->lens.top > 0;
     }
     unit->unit = (lp_work_unit){.id = pair, .groups = unit->groups + first, .n_groups = n, .user = unit};
     return LP_OK;
@@ -296,7 +296,7 @@ static lp_status write_when_full(lp_sweep_context *context, lp_sweep_unit *unit,
 lp_status lp_sweep_unit_take(lp_sweep_context *context, lp_sweep_unit *unit, size_t group, size_t run,
                              const lp_run_result *result, lp_error *err) {
     size_t d = (size_t)(unit->unit.groups + group - unit->groups);
-    if (!context->used[d]) return LP_OK; /* there for the lens */
+    if (!context->plan->used[d]) return LP_OK; /* there for the lens */
     if (run == 0) {
         unit->n_unpatched[d] = result->n_tokens;
         if (result->n_tokens > 0)
@@ -317,7 +317,7 @@ static void find_changed(const lp_sweep_context *context, lp_sweep_unit *unit, s
                          const int32_t *lengths, const int32_t *tokens) {
     size_t a = unit->rows.max_new_tokens;
     for (size_t i = 0; i < n; i++) {
-        int d = (int)context->plan->set.conditions[first + i].direction;
+        int d = (int)context->plan->set->conditions[first + i].direction;
         size_t bytes = (size_t)unit->n_unpatched[d] * sizeof *tokens;
         if (unit->ran[first + i])
             unit->ran[first + i] = lengths[i] != unit->n_unpatched[d] ||
@@ -327,7 +327,7 @@ static void find_changed(const lp_sweep_context *context, lp_sweep_unit *unit, s
 
 /* An answer that is as long as the unpatched run's ends as that does: by a stop token where it is short. */
 static lp_status write_changed(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err) {
-    size_t c = context->plan->set.n, at_once = unit->rows.capacity;
+    size_t c = context->plan->set->n, at_once = unit->rows.capacity;
     int32_t *lengths = unit->rows.column[LP_ROW_ANSWER_LEN], *tokens = unit->rows.column[LP_ROW_ANSWER_TOKENS];
     int64_t pair = unit->unit.id;
     for (size_t first = 0; first < c; first += at_once) {
@@ -343,7 +343,7 @@ static lp_status write_changed(lp_sweep_context *context, lp_sweep_unit *unit, l
 
 /* The numbers of the steps come when all runs of the pair are there. */
 static lp_status write_steps(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err) {
-    size_t n = context->plan->set.n;
+    size_t n = context->plan->set->n;
     float *column = NULL;
     lp_status status = LP_OK;
     LP_TRY(lp_mem_new(&column, n, sizeof *column, "thoughts", err));
@@ -363,7 +363,7 @@ out:
 
 lp_status lp_sweep_unit_end(lp_sweep_context *context, lp_sweep_unit *unit, lp_error *err) {
     lp_status status = LP_OK;
-    for (size_t c = 0; c < context->plan->set.n; c++) {
+    for (size_t c = 0; c < context->plan->set->n; c++) {
         if (unit->ran[c]) continue;
         LP_TRY(write_when_full(context, unit, err));
         lp_result_rows_add(&unit->rows, (int32_t)c);

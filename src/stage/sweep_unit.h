@@ -3,7 +3,6 @@
 #define LP_STAGE_SWEEP_UNIT_H
 
 #include "patch/metric_position.h"
-#include "stage/donors.h"
 #include "stage/plan.h"
 #include "store/results.h"
 
@@ -43,8 +42,6 @@ typedef struct {
     const lp_sweep_plan *plan;
     lp_record_file *store;     /* open for reading */
     lp_pair_record own, other; /* the pair that is prepared, and a donor pair of its */
-    lp_donor_table donors[2];  /* by direction */
-    bool used[2];              /* directions of the sweep */
     lp_lens_shape lens;        /* top 0: none */
     const char *metric_names[LP_MAX_METRICS];
     size_t n_answer_metrics, n_metrics;
