@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__, load_results
-from .load import CLASSES, NOT_RUN, LayoutError, Results
+from . import __version__, command, load_results
+from .command import printable
+from .load import CLASSES, NOT_RUN, Results
 from .published import DEPTHS, SIDES, Published, PublishedPair, add_questions, family_of, load_published
+
+NAME = "latentpatch-compare"
 
 
 class Mismatch(Exception):
@@ -47,17 +49,6 @@ class Agreement:
     same_outcome: int = 0
     same_text: int = 0
     one_only: int = 0
-
-
-def printable(text: str, most: int = 80) -> str:
-    """The text's first characters. A character that would act on a terminal, or cannot be seen, becomes an escape."""
-    out = []
-    for c in text[:most]:
-        if unicodedata.category(c)[0] == "C" or c in "\u2028\u2029":
-            out.append(c.encode("unicode_escape").decode("ascii"))
-        else:
-            out.append(c)
-    return "".join(out) + ("..." if len(text) > most else "")
 
 
 def family(r: Results) -> str | None:
@@ -375,9 +366,9 @@ def _layers(text: str) -> tuple[int, int, int]:
     return tuple(map(int, parts))
 
 
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
-        prog="latentpatch-compare",
+def parser() -> command.Parser:
+    out = command.Parser(
+        prog=NAME,
         description="Sets files beside each other, pair by pair: published per-pair results of the original study "
         "(JSON) beside each results file, and the first results file beside each other one. Differences are no error.",
     )
@@ -403,22 +394,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: every file was compared with another one; 1: a file could not be; 2: usage."""
+    return command.run(NAME, lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     args = parser().parse_args(arguments)
     options = Options(args.layers, 0 if args.all else 20, args.anyway)
     if len(args.files) < 2:
         parser().error("give two files or more")
     published, results = [], []
-    try:
-        for path in args.files:
-            if path.suffix == ".json":
-                published.append(load_published(path))
-                if args.pairs:
-                    add_questions(published[-1], args.pairs)
-            else:
-                results.append(load_results(path))
-    except (LayoutError, OSError) as error:
-        print(f"latentpatch-compare: {printable(str(error), 1000)}", file=sys.stderr)
-        return 1
+    for path in args.files:
+        if path.suffix == ".json":
+            published.append(load_published(path))
+            if args.pairs:
+                add_questions(published[-1], args.pairs)
+        else:
+            results.append(load_results(path))
     if not results:
         parser().error("give at least one results file (.h5)")
     jobs = [(p, r) for p in published for r in results] + [(results[0], r) for r in results[1:]]
@@ -439,7 +430,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Of many files at once, those of another model have their own partner: only a file without any is an error.
     alone = [text for left, right, text in refused if id(left) not in compared or id(right) not in compared]
     for text in alone:
-        print(f"latentpatch-compare: {printable(text, 1000)}", file=sys.stderr)
+        command.say(NAME, text)
     if done:
         rows, outcome, text = (sum(getattr(a, name) for a in done) for name in ("rows", "same_outcome", "same_text"))
         other = sum(a.other_question + a.other_answer for a in done)

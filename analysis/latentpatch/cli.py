@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from . import __version__, load_results, original, report
+from . import __version__, command, load_results, original, report
 from .analyse import analyse
 from .export import write_wandb
 from .load import LayoutError
 
 
-def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(
+def parser() -> command.Parser:
+    out = command.Parser(
         prog="latentpatch-report",
         description="Statistics and a report from results files. Writes report.html, report.md, figures/ and tables/.",
     )
@@ -48,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    return command.run("latentpatch-report", lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
     args = parser().parse_args(arguments)
     if not args.results and not args.original:
         parser().error("give at least one results file, or --original DIR")
@@ -56,28 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
 
     def progress(text: str) -> None:
         if not args.quiet:
-            print(f"latentpatch-report: {text}", file=sys.stderr)
+            command.say("latentpatch-report", text)
 
-    try:
-        results = [load_results(path) for path in args.results]
-        if args.original:
-            if not original.is_original(args.original):
-                raise LayoutError(
-                    args.original, "folder", "gpt2/ and llama/ with both_correct_1tok.json", "no such files"
-                )
-            results += original.load_original(args.original, args.pairs)
-        _unique_labels(results)
-        title = args.title or "Activation patching of continuous thoughts"
-        inputs = [*args.results, *([args.pairs] if args.pairs else [])]
-        page = report.build(
-            results, args.output, args.resamples, args.original, title, progress, long=args.long, inputs=inputs
-        )
-        for r in results if args.wandb else []:
-            write_wandb(analyse(r, 0), args.output)
-    except (LayoutError, RuntimeError, OSError) as error:
-        print(f"latentpatch-report: {error}", file=sys.stderr)
-        return 1
-    print(page)
+    results = [load_results(path) for path in args.results]
+    if args.original:
+        if not original.is_original(args.original):
+            raise LayoutError(args.original, "folder", "gpt2/ and llama/ with both_correct_1tok.json", "no such files")
+        results += original.load_original(args.original, args.pairs)
+    _unique_labels(results)
+    title = args.title or "Activation patching of continuous thoughts"
+    inputs = [*args.results, *([args.pairs] if args.pairs else [])]
+    page = report.build(
+        results, args.output, args.resamples, args.original, title, progress, long=args.long, inputs=inputs
+    )
+    for r in results if args.wandb else []:
+        write_wandb(analyse(r, 0), args.output)
+    print(command.printable(str(page), command.MOST))
     return 0
 
 

@@ -231,9 +231,9 @@ class Job(_JobFields):
     def read(cls, path: Path | str) -> Job:
         """A job file. Raises JobError where it is not JSON or the schema does not allow it."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise JobError(f"{path}: {error}") from error
+            data = load.read_json(path)
+        except load.LayoutError as error:
+            raise JobError(str(error)) from error
         _validate(data, str(path))
         names = {key: name for name, key in cls._keys.items()}
         job = cls(**{names[key]: value for key, value in data.items()})
@@ -260,8 +260,10 @@ class Job(_JobFields):
         return f"{safe}-{digest}"
 
     def check(self) -> None:
-        """Raises JobError where the schema does not allow the job as it is now."""
-        _validate(self.to_dict(), "")
+        """Raises JobError where the schema does not allow the job as it is now, or JSON has no words for it."""
+        content = self.to_dict()
+        _validate(content, "")
+        _as_json(content)
 
     @property
     def folder(self) -> Path:
@@ -271,7 +273,7 @@ class Job(_JobFields):
     def write(self, path: Path | str, replace: bool = False) -> Path:
         """Writes the job file, from now on the job's own. Another file of this name is left alone unless `replace`."""
         self.check()
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        text = _as_json(self.to_dict()) + "\n"
         own = replace or (self.path is not None and Path(self.path).resolve() == Path(path).resolve())
         self.path = output.write(path, text, own)
         return self.path
@@ -322,6 +324,16 @@ def _signature() -> inspect.Signature:
 Job.__signature__ = _signature()
 _VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 LONGEST = 300
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    """The content as a job file holds it. Infinity, NaN and half a character are not JSON."""
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError as error:
+        raise JobError(f"$: expected values that JSON can hold: {error}") from error
+    return text
 
 
 def _validate(data: Any, file: str) -> None:

@@ -5,7 +5,9 @@ A reader either returns a whole, consistent object or raises LayoutError with on
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +65,7 @@ CSV_CONDITION = (
     *("from_site", "from_layer", "from_step", "operation", "factor", "stop_after", "defects", "dead"),
 )
 VERSION = 2
+SMALL = 1 << 26  # bytes that are allocated without a look at what the file holds
 STORE_VERSIONS = (2, 3)  # 2: other checksums and layouts, which a reader of HDF5 does not see
 ROLES = ("effect", "control", "unpatched")
 DIRECTIONS = ("denoise", "noise")
@@ -207,6 +210,13 @@ class Store:
         self.path = str(path)
         self._file = _open(path)
         try:
+            self._read(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self, path: Path | str) -> None:
+        with _damage(path):
             _check_version(self._file, path, STORE_VERSIONS)
             _need(self._file, path, "/journal/state", 1)
             _need(self._file, path, "/pairs/id", 1)
@@ -217,12 +227,9 @@ class Store:
             for name in ("id", "source", "clean_question", "corrupted_question"):
                 columns[name] = np.array(_strings(self._file, path, f"/pairs/{name}"), object)[self.complete]
             for name in ("clean_answer", "corrupted_answer"):
-                columns[name] = _need(self._file, path, f"/pairs/{name}", 1)[:][self.complete]
+                columns[name] = _numbers(self._file, path, f"/pairs/{name}", 1)[:][self.complete]
             self.pairs = pd.DataFrame(columns)
             self.provenance = _attributes(self._file)
-        except BaseException:
-            self._file.close()
-            raise
 
     def __enter__(self) -> Store:
         return self
@@ -301,7 +308,7 @@ class Store:
 
 def load(path: Path | str) -> Results | Store:
     """Opens a results file or a store, whichever it is."""
-    with _open(path) as file:
+    with _open(path) as file, _damage(path):
         kind = "results" if "rows" in file else "store" if "runs" in file else None
         keys = sorted(file.keys())
     if kind is None:
@@ -320,7 +327,7 @@ def load_results(path: Path | str) -> Results:
         raise LayoutError(
             path, "file", "a finished results file", "a .partial file: the sweep has not ended; run it again"
         )
-    with _open(path) as file:
+    with _open(path) as file, _damage(path):
         return _read(file, path)
 
 
@@ -382,8 +389,10 @@ def _read(file: h5py.File, path: Path | str) -> Results:
     provenance = _attributes(file)
     try:
         job = json.loads(provenance.get("job", "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise LayoutError(path, "/provenance attribute job", "JSON", str(error)) from error
+    if not isinstance(job, dict):
+        raise LayoutError(path, "/provenance attribute job", "a JSON object", "another value")
     label = Path(path).name.removesuffix(".h5").removesuffix(".results")
     results = Results(
         str(path), label, pairs, conditions, cls, number, answer, changed, answers, metrics, provenance, job
@@ -415,17 +424,17 @@ def _soft_checks(r: Results) -> Iterator[str]:
 def _pairs(file: h5py.File, path: Path | str) -> pd.DataFrame:
     columns: dict[str, Any] = {name: _strings(file, path, f"/pairs/{name}") for name in PAIR_STRINGS}
     for name in ("clean_answer", "corrupted_answer", "clean_correct", "corrupted_correct", "included"):
-        columns[name] = _need(file, path, f"/pairs/{name}", 1)[:]
+        columns[name] = _numbers(file, path, f"/pairs/{name}", 1)[:]
     return _table(columns, path, "/pairs")
 
 
 def _conditions(file: h5py.File, path: Path | str) -> pd.DataFrame:
     columns: dict[str, Any] = {name: _strings(file, path, f"/conditions/{name}") for name in CONDITION_STRINGS}
     for name in CONDITION_NUMBERS:
-        columns[name] = _need(file, path, f"/conditions/{name}", 1)[:]
+        columns[name] = _numbers(file, path, f"/conditions/{name}", 1)[:]
     columns["draw"] = np.zeros(len(columns["name"]), np.int32)
     if "draw" in file["/conditions"]:  # files of version 0.1 lack it
-        columns["draw"] = _need(file, path, "/conditions/draw", 1)[:]
+        columns["draw"] = _numbers(file, path, "/conditions/draw", 1)[:]
     table = _table(columns, path, "/conditions")
     if table["name"].duplicated().any():
         twice = table["name"][table["name"].duplicated()].iloc[0]
@@ -454,8 +463,8 @@ def _lens(file: h5py.File, path: Path | str, included: np.ndarray) -> Lens | Non
         raise LayoutError(path, f"{place}/token_text", f"a text for each of {len(ids)} different ids", f"{len(texts)}")
     lens = Lens({}, {}, texts)
     for run in ("clean", "corrupted"):
-        tokens = _need(file, path, f"{place}/{run}/token", 4)[:]
-        values = _need(file, path, f"{place}/{run}/log_probability", 4)[:]
+        tokens = _numbers(file, path, f"{place}/{run}/token", 4)[:]
+        values = _numbers(file, path, f"{place}/{run}/log_probability", 4)[:]
         if len(tokens) != len(included) or tokens.shape != values.shape or not tokens.size:
             expected = f"{len(included)} pairs, as many tokens as log-probabilities"
             raise LayoutError(path, f"{place}/{run}", expected, f"shapes {tokens.shape} and {values.shape}")
@@ -489,9 +498,40 @@ def _table(columns: dict[str, Any], path: Path | str, place: str) -> pd.DataFram
     return pd.DataFrame(columns)
 
 
+@contextlib.contextmanager
+def _damage(path: Path | str) -> Iterator[None]:
+    """What the checks of single values have not foreseen, as the error of a file: HDF5 and numpy name neither."""
+    try:
+        yield
+    except LayoutError:
+        raise
+    except Exception as error:
+        found = str(error).split("\n")[0] or type(error).__name__
+        raise LayoutError(path, "file", "a sound file of this layout", found) from error
+
+
+def look(path: Path | str, expected: str) -> None:
+    """Raises LayoutError where the name leads to no file. A reader of a pipe would wait for ever."""
+    if not os.path.isfile(path):
+        found = "a folder, a device or a pipe" if os.path.exists(path) else "no such file"
+        raise LayoutError(path, "file", expected, found)
+
+
+def read_json(path: Path | str) -> Any:
+    """The content of a JSON file; LayoutError where it is none."""
+    look(path, "a JSON file")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise LayoutError(path, f"line {error.lineno}", "JSON", error.msg) from error
+    except UnicodeDecodeError as error:
+        raise LayoutError(path, f"byte {error.start}", "UTF-8", error.reason) from error
+    except RecursionError:
+        raise LayoutError(path, "file", "JSON", "values nested too deeply") from None
+
+
 def _open(path: Path | str) -> h5py.File:
-    if not Path(path).exists():
-        raise LayoutError(path, "file", "an HDF5 file", "no such file")
+    look(path, "an HDF5 file")
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -506,11 +546,25 @@ def _need(file: h5py.File, path: Path | str, name: str, ndim: int | None) -> Any
         raise LayoutError(
             path, name, f"a dataset of {ndim} dimensions", f"{type(node).__name__} {getattr(node, 'shape', '')}"
         )
+    if isinstance(node, h5py.Dataset) and node.size:
+        # Deflate makes 1032 bytes of one at most. Nothing is allocated for more values than the file can hold.
+        size, held = node.size * node.dtype.itemsize, node.id.get_storage_size()
+        if size > max(1040 * held, SMALL):
+            raise LayoutError(
+                path, name, f"at most {1040 * held} bytes of values in {held} bytes of the file", str(size)
+            )
     return node
 
 
+def _numbers(file: h5py.File, path: Path | str, name: str, ndim: int) -> h5py.Dataset:
+    data = _need(file, path, name, ndim)
+    if data.dtype.kind not in "iufb":
+        raise LayoutError(path, name, "numbers", f"values of type {data.dtype}")
+    return data
+
+
 def _grid(file: h5py.File, path: Path | str, name: str, p: int, c: int) -> np.ndarray:
-    data = _need(file, path, name, 2)
+    data = _numbers(file, path, name, 2)
     if data.shape != (p, c):
         raise LayoutError(path, name, f"shape ({p}, {c}) = pairs x conditions", f"shape {data.shape}")
     return data[:]

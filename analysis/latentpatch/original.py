@@ -6,7 +6,6 @@ the imported conditions as words, so that the report shows them wherever the num
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import pandas as pd
 
 from . import stats
 from .findings import p_text, share
-from .load import LayoutError, Results
+from .load import LayoutError, Results, read_json
 
 DEPTHS = ("early", "middle", "late")
 NAMES = {"clean_answer": 0, "corrupted_answer": 1, "other_coherent": 2, "gibberish": 3}
@@ -72,12 +71,7 @@ def is_original(folder: Path | str) -> bool:
 
 def _read(folder: Path | str, model: str, name: str) -> dict[str, Any]:
     path = Path(folder) / model / f"{name}.json"
-    if not path.is_file():
-        raise LayoutError(path, "file", "a result file of the published experiment", "no such file")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise LayoutError(path, f"line {error.lineno}", "JSON", error.msg) from error
+    data = read_json(path)
     for key in ("valid_results", "invalid_results"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise LayoutError(
@@ -185,9 +179,14 @@ def import_model(folder: Path | str, model: str, pairs_file: Path | str | None =
                 f"{len(other)} pairs, {len(other ^ valid)} not shared",
             )
     questions: dict[str, tuple[str, str]] = {}
-    if pairs_file and Path(pairs_file).is_file():
-        for p in json.loads(Path(pairs_file).read_text(encoding="utf-8")):
-            questions[str(p["pair_id"])] = (p["clean"]["question"], p["corrupted"]["question"])
+    if pairs_file:
+        try:
+            for p in read_json(pairs_file):
+                questions[str(p["pair_id"])] = (p["clean"]["question"], p["corrupted"]["question"])
+        except (KeyError, TypeError):
+            raise LayoutError(
+                pairs_file, f"pair {len(questions)}", "pair_id, clean.question and corrupted.question", "something else"
+            ) from None
     pairs = pd.DataFrame(
         {
             "id": ids,

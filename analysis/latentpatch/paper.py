@@ -7,7 +7,7 @@ letters as outlines, so that neither depends on the fonts of a machine.
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import io
 import sys
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from . import __version__, load_results, words
+from . import __version__, command, load_results, words
 from . import output as files
 from .analyse import Analysis, Series, analyse, axes, donor_class, matched_controls, series_rows
 from .figures import FILE_COLOURS, FILE_MARKS
@@ -172,36 +172,47 @@ def draw(panels: list[Panel], width: str) -> Figure:
 
 
 _MARK = "latentpatch-figure"
+_COMMENTS = {"pdf": "% {}\n", "svg": "<!-- {} -->\n"}
 
 
-def _is_ours(path: Path) -> bool:
-    return path.is_file() and _MARK.encode() in path.read_bytes()
+def _sealed(drawn: bytes, kind: str) -> bytes:
+    """The file with a last line that says what made it, and the digest of all before that line."""
+    return drawn + _COMMENTS[kind].format(f"{_MARK} {hashlib.sha256(drawn).hexdigest()}").encode()
+
+
+def _is_ours(content: bytes) -> bool:
+    """Whether a figure was made here, and nobody has changed it since."""
+    end = content.rstrip(b"\n").rfind(b"\n") + 1
+    return any(_sealed(content[:end], kind) == content for kind in _COMMENTS)
 
 
 def write(results: list[Results], output: Path, widths: list[str], resamples: int = 2000) -> list[Path]:
     """Writes OUTPUT-single.pdf, OUTPUT-single.svg and the same for double; returns the paths.
 
-    A figure that says that it was made here is replaced, any other file of its name is left alone.
+    A figure that was made here is replaced. Where any other file has one of the names, nothing is written.
     """
-    out = []
+    out = {}
     panels = [panel(r, resamples) for r in results]
-    output.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for width in widths:
             for kind, metadata in (
                 ("pdf", {"CreationDate": None, "Creator": _MARK, "Producer": None}),
                 ("svg", {"Date": None, "Creator": _MARK}),
             ):
-                path = output.parent / f"{output.name}-{width}.{kind}"
                 drawn = io.BytesIO()
                 draw(panels, width).savefig(drawn, format=kind, metadata=metadata)
-                files.write(path, drawn.getvalue(), own=_is_ours(path))
-                out.append(path)
-    return out
+                out[output.parent / f"{output.name}-{width}.{kind}"] = _sealed(drawn.getvalue(), kind)
+    files.make_folder(output.parent)
+    files.write_all(out, _is_ours)
+    return list(out)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    return command.run("latentpatch-figure", lambda: _main(arguments))
+
+
+def _main(arguments: list[str] | None) -> int:
+    parser = command.Parser(
         prog="latentpatch-figure",
         description="A figure for a paper from results files: heat maps of the donor's answer, and its share over N. "
         "Writes NAME-single and NAME-double, each as .pdf (fonts embedded) and .svg (letters as outlines).",
@@ -214,14 +225,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.resamples < 200:
         parser.error(f"--resamples: expected 200 or more, found {args.resamples}")
-    try:
-        results = [load_results(path) for path in args.results]
-        widths = ["single", "double"] if args.width == "both" else [args.width]
-        for path in write(results, args.output, widths, args.resamples):
-            print(path)
-    except (LayoutError, OSError) as error:
-        print(f"latentpatch-figure: {error}", file=sys.stderr)
-        return 1
+    results = [load_results(path) for path in args.results]
+    widths = ["single", "double"] if args.width == "both" else [args.width]
+    for path in write(results, args.output, widths, args.resamples):
+        print(command.printable(str(path), command.MOST))
     return 0
 
 

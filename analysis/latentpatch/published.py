@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .load import LayoutError
+from .load import LayoutError, read_json
 
 DEPTHS = ("early", "middle", "late")
 SIDES = ("clean", "corrupted")
@@ -55,15 +55,6 @@ def family_of(*names: str) -> str | None:
             if word in name.lower():
                 return family
     return None
-
-
-def read_json(path: Path | str) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise LayoutError(path, f"line {error.lineno}", "JSON", error.msg) from error
-    except UnicodeDecodeError as error:
-        raise LayoutError(path, f"byte {error.start}", "UTF-8", error.reason) from error
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import h5py
@@ -95,6 +96,16 @@ def _replace(name, value):
     return change
 
 
+def _claim(name, size):
+    """A dataset of so many values of which the file holds none."""
+
+    def change(file):
+        del file[name]
+        file.create_dataset(name, (size,), "f8", chunks=(1000,))
+
+    return change
+
+
 def _attribute(name, key, value):
     def change(file):
         file[name].attrs[key] = value
@@ -136,7 +147,19 @@ def _attribute(name, key, value):
         (_set("/conditions/same_as", 4, 7), "/conditions/same_as[4]: expected an index 0..4, found 7"),
         (_attribute("/rows/class", "classes", "clean_answer,other"), "/rows/class attribute classes"),
         (_attribute("/provenance", "job", "{"), "/provenance attribute job: expected JSON"),
+        (_attribute("/provenance", "job", "[" * 100_000), "/provenance attribute job: expected JSON"),
+        (_attribute("/provenance", "job", "[]"), "/provenance attribute job: expected a JSON object"),
         (_set("/pairs/id", 1, b"\xff\xfe"), "/pairs/id[1]: expected UTF-8"),
+        (
+            _replace("/pairs/clean_correct", np.full(64, b"yes")),
+            "/pairs/clean_correct: expected numbers, found values of type |S3",
+        ),
+        (
+            _claim("/pairs/clean_answer", 2**40),
+            "/pairs/clean_answer: expected at most 0 bytes of values in 0 bytes of the file",
+        ),
+        (_replace("/counts", h5py.ExternalLink("none.h5", "/")), "file: expected a sound file of this layout, found "),
+        (_drop("/rows"), "/: expected the groups of a results file"),
     ],
 )
 def test_broken_files(planted, tmp_path, change, message):
@@ -160,6 +183,10 @@ def test_unreadable_files(planted, tmp_path):
         lp.load(cut)
     with pytest.raises(lp.LayoutError, match="the sweep has not ended"):
         lp.load_results(tmp_path / "x.results.h5.partial")
+    os.mkfifo(tmp_path / "pipe.h5")
+    for name in ("pipe.h5", "."):
+        with pytest.raises(lp.LayoutError, match="expected an HDF5 file, found a folder, a device or a pipe"):
+            lp.load(tmp_path / name)
     empty = tmp_path / "empty.h5"
     h5py.File(empty, "w").close()
     with pytest.raises(lp.LayoutError, match="expected the groups of a results file"):

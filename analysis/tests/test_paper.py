@@ -36,15 +36,27 @@ def test_the_command_writes_both_widths_with_their_fonts(small, tmp_path, capsys
 
 
 def test_figures_of_others_stay(small, tmp_path, capsys):
-    """The command replaces what it made, and nothing else."""
+    """The command replaces what it made. Another file stays, one of its own that somebody has changed too, and then nothing
+    is written."""
     name = tmp_path / "fig"
     words = [str(small[0]), "-o", str(name), "--width", "single", "--resamples", "200"]
     assert paper.main(words) == 0
-    assert paper.main(words) == 0
-    (tmp_path / "fig-single.svg").write_text("<svg>mine</svg>")
-    assert paper.main(words) == 1
-    assert "fig-single.svg: exists already with other contents, and is not replaced" in capsys.readouterr().err
-    assert (tmp_path / "fig-single.svg").read_text() == "<svg>mine</svg>"
+    (tmp_path / "fig-single.pdf").unlink()
+    made = (tmp_path / "fig-single.svg").read_bytes()
+    earlier = paper._sealed(b"of other results\n", "svg")
+    for there, code in (
+        (made, 0),
+        (earlier, 0),
+        (made.replace(b"<svg", b"<svg id='mine'"), 1),
+        (b"latentpatch-figure", 1),
+    ):
+        (tmp_path / "fig-single.svg").write_bytes(there)
+        assert paper.main(words) == code
+        assert (tmp_path / "fig-single.svg").read_bytes() == (there if code else made)
+        assert (tmp_path / "fig-single.pdf").exists() == (code == 0)
+        (tmp_path / "fig-single.pdf").unlink(missing_ok=True)
+        said = capsys.readouterr().err
+        assert not code or "fig-single.svg: exists already with other contents, and is not replaced" in said
 
 
 def test_it_draws_the_numbers_of_the_file(small, panels):
