@@ -130,28 +130,46 @@ def run(command: Sequence[str], progress: bool = True) -> str:
         reader = threading.Thread(target=lambda: printed.append(child.stdout.read()))
         reader.start()
         lines: list[str] = []
+        passing = False
         try:
             for line in child.stderr:
                 lines.append(line)
                 if progress and not line.startswith(PREFIX):
-                    _show(line)
+                    passing = _show(line, passing)
             reader.join()
             child.wait()
         except BaseException:
             child.send_signal(signal.SIGUSR1)  # it ends after the pair in hand, and continues when it is run again
             raise
+        finally:
+            if passing:
+                print(file=sys.stderr, flush=True)
     if child.returncode != 0:
         kind = Stopped if child.returncode == STOPPED else ProgramError
         raise kind(_message(lines, child.returncode), child.returncode, "".join(lines))
     return printed[0]
 
 
-def _show(line: str) -> None:
-    """Shows a line; on a terminal and in a notebook the progress of a stage stays in one line."""
+def _show(line: str, after_passing: bool) -> bool:
+    """Shows a line, and returns whether the next one is written over it: on a terminal and in a notebook the progress of a
+    stage stays in one line. `after_passing`: what was returned for the line before.
+    """
+    line = line.rstrip()
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
-    passing = live and re.match(r"(cache|sweep): (?!.*(took|complete already))", line)
-    start = "\r" if live and re.match("(cache|sweep): ", line) else ""
-    print(f"{start}{line.rstrip():<{79 if start else 0}}", end="" if passing else "\n", file=sys.stderr, flush=True)
+    stage = live and re.match("(cache|sweep): ", line) is not None
+    passing = stage and not re.search("took|complete already", line)
+    if passing:  # a line that the terminal wraps could not be written over
+        line = line[: _columns() - 1]
+    start = "\r" if stage else "\n" if after_passing else ""
+    print(f"{start}{line:<{_columns() - 1 if stage else 0}}", end="" if passing else "\n", file=sys.stderr, flush=True)
+    return passing
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):  # a notebook
+        return 80
 
 
 def _message(lines: list[str], returncode: int) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import importlib.util
 import json
 import os
 import pickle
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -310,6 +315,28 @@ def test_a_notebook_shows_the_heat_map_and_the_table(ran):
     assert "2 of 2 pairs, 55 conditions" in html
     assert "data-tip" not in html
     assert repr(ran[1]).endswith(".results.h5', 2 of 2 pairs, 55 conditions)")
+
+
+def test_the_progress_stays_in_one_line_of_a_narrow_terminal(tmp_path):
+    lines = ["sweep: 0 of 1000 pairs (1.0%), about 10 min 30 s left", "latentpatch: warning: x", "sweep: 1 of 1000 pairs"]
+    child = "import sys; sys.stderr.write(sys.argv[1]); sys.exit(1)"
+    script = (
+        "import sys; from latentpatch import program\n"
+        f"try: program.run([sys.executable, '-c', {child!r}, {chr(10).join(lines)!r}])\n"
+        "except program.ProgramError: sys.stderr.write('error')"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=theirs, cwd=ROOT / "analysis")
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    first, last = (f"\r{line[:39]:<39}" for line in (lines[0], lines[2]))
+    assert shown.decode() == f"{first}\r\n{lines[1]}\r\n{last}\r\nerror"
 
 
 def test_plan_says_what_the_command_says(tmp_path):
