@@ -65,6 +65,24 @@ lp_status lp_json_quote(const char *text, lp_text *out, lp_error *err) {
     return lp_text_put(out, "\"", err);
 }
 
+lp_status lp_json_format(lp_text *out, lp_error *err, const char *format, ...) {
+    lp_status status = LP_OK;
+    va_list args;
+    va_start(args, format);
+    for (;;) {
+        size_t plain = strcspn(format, "%");
+        LP_TRY(lp_text_add(out, format, plain, err));
+        format += plain;
+        if (!*format) break;
+        LP_ASSERT(format[1] == 's');
+        LP_TRY(lp_json_quote(va_arg(args, const char *), out, err));
+        format += 2;
+    }
+out:
+    va_end(args);
+    return status;
+}
+
 lp_status lp_csv_quote(const char *field, lp_text *out, lp_error *err) {
     if (!field[strcspn(field, "\",\r\n")]) return lp_text_put(out, field, err);
     LP_CHECK(lp_text_put(out, "\"", err));

@@ -9,30 +9,8 @@
 
 #include <math.h>
 
-static const struct {
-    const char *name, *meaning;
-} defects[LP_N_DEFECTS] = {
-    [LP_DEFECT_REPEATED_ID] = {"repeated-id", "the id occurred before"},
-    [LP_DEFECT_REPEATED_PAIR] = {"repeated-pair", "both questions occurred before as a pair"},
-    [LP_DEFECT_REPEATED_QUESTION] = {"repeated-question", "the clean question occurred before, from another source"},
-    [LP_DEFECT_EMPTY_QUESTION] = {"empty-question", "a question has no text"},
-    [LP_DEFECT_MISSING_ANSWER] = {"missing-answer", "an answer is missing"},
-    [LP_DEFECT_EQUAL_ANSWERS] = {"equal-answers", "both sides have the same answer"},
-    [LP_DEFECT_CUT_ANSWER] = {"cut-answer", "the clean answer was cut at its thousands comma"},
-    [LP_DEFECT_CLEAN_ANSWER] = {"clean-answer", "the clean answer is not its worked solution's"},
-    [LP_DEFECT_CORRUPTED_ANSWER] = {"corrupted-answer", "the corrupted answer is not what the changed number gives"},
-    [LP_DEFECT_NEGATIVE_ANSWER] = {"negative-answer", "the corrupted answer is negative"},
-    [LP_DEFECT_SPLIT_NUMBER] = {"split-number", "the change is inside a number: before its decimals or thousands"},
-    [LP_DEFECT_SPLIT_FRACTION] = {"split-fraction", "the change is inside a fraction, a ratio or a time"},
-    [LP_DEFECT_OTHER_CHANGE] = {"other-change", "the questions differ in other than the stated change"},
-    [LP_DEFECT_UNUSED_CHANGE] = {"unused-change", "the questions are the same"},
-    [LP_DEFECT_TOKEN_COUNT] = {"token-count", "the two questions differ in their number of tokens"},
-    [LP_DEFECT_TOO_LONG] = {"too-long", "a question has more tokens than allowed"},
-    [LP_DEFECT_IN_TRAINING] = {"in-training", "the question is close to one of the training file"},
-    [LP_NOTE_UNVERIFIED] = {"unverified", "the corrupted answer cannot be recomputed"},
-    [LP_NOTE_FRACTIONAL_ANSWER] = {"fractional-answer", "an answer is not whole"},
-    [LP_NOTE_TOKEN_COUNT] = {"token-count", "the two questions differ in their number of tokens"},
-};
+#define DEFECT_TEXTS(code, name, meaning) {name, meaning},
+static const struct { const char *name, *meaning; } defects[] = {LP_DEFECTS(DEFECT_TEXTS)};
 
 const char *lp_defect_name(lp_defect defect) {
     return defects[defect].name;
@@ -209,21 +187,17 @@ static void check_derivation(pair_checker *checker, size_t i) {
 
 /* ---- tokens ---- */
 
-static lp_status check_tokens(pair_checker *checker, size_t i, lp_token_list *list, lp_error *err) {
+static lp_status check_tokens(pair_checker *checker, size_t i, lp_error *err) {
     const lp_check_options *options = checker->options;
     const lp_pair *pair = &checker->set->pairs[i];
     for (size_t t = 0; t < options->n_tokenizers; t++) {
-        const char *const texts[] = {pair->clean.question, pair->corrupted.question};
-        size_t counts[2];
-        for (size_t k = 0; k < 2; k++) {
-            list->n = 0;
-            LP_CHECK(lp_tokenizer_encode(options->tokenizers[t].tokenizer, texts[k], strlen(texts[k]),
-                                         LP_TOKENS_WITH_SPECIAL, list, err));
-            counts[k] = list->n;
-            lp_check_report *report = checker->report;
-            if (list->n > report->max_tokens[t]) report->max_tokens[t] = list->n;
-            if (list->n < report->min_tokens[t] || report->min_tokens[t] == 0) report->min_tokens[t] = list->n;
-            if (options->max_tokens > 0 && list->n > options->max_tokens) mark(checker, i, LP_DEFECT_TOO_LONG);
+        size_t counts[2], *most = &checker->report->max_tokens[t], *least = &checker->report->min_tokens[t];
+        for (int k = 0; k < 2; k++) {
+            const char *question = k == 0 ? pair->clean.question : pair->corrupted.question;
+            LP_CHECK(lp_count_tokens(options->tokenizers[t].tokenizer, question, &counts[k], err));
+            if (counts[k] > *most) *most = counts[k];
+            if (counts[k] < *least || *least == 0) *least = counts[k];
+            if (options->max_tokens > 0 && counts[k] > options->max_tokens) mark(checker, i, LP_DEFECT_TOO_LONG);
         }
         if (counts[0] != counts[1])
             mark(checker, i, options->tokens == LP_TOKENS_EQUAL ? LP_DEFECT_TOKEN_COUNT : LP_NOTE_TOKEN_COUNT);
@@ -259,7 +233,6 @@ static bool is_blank(const char *text) {
 lp_status lp_pairs_check(const lp_pair_set *set, const lp_check_options *options, lp_check_report *out, lp_error *err) {
     lp_status status = LP_OK;
     lp_check_report report = {.n = set->n, .unverified = options->unverified};
-    lp_token_list list = {0};
     pair_checker *checker = NULL;
     LP_TRY(lp_mem_new(&checker, 1, sizeof *checker, "pair checker", err));
     LP_TRY(lp_mem_new(&report.found, set->n, sizeof *report.found, "defects", err));
@@ -274,14 +247,13 @@ lp_status lp_pairs_check(const lp_pair_set *set, const lp_check_options *options
         check_change(checker, i);
         check_answers(checker, i);
         check_derivation(checker, i);
-        LP_TRY(check_tokens(checker, i, &list, err));
+        LP_TRY(check_tokens(checker, i, err));
     }
     LP_TRY(check_training(checker, err));
     for (size_t i = 0; i < set->n; i++) report.n_sound += lp_check_is_sound(&report, i);
     *out = report;
     report = (lp_check_report){0};
 out:
-    lp_token_list_release(&list);
     lp_check_release(&report);
     lp_mem_free(checker);
     return status;
@@ -349,8 +321,7 @@ static lp_status fix_own(const lp_check_report *report, const lp_json *root, lp_
     LP_CHECK(lp_text_put(out, "{", err));
     cJSON_ArrayForEach(member, root->node) {
         if (strcmp(member->string, "pairs") == 0) continue;
-        LP_CHECK(lp_json_quote(member->string, out, err));
-        LP_CHECK(lp_text_put(out, ": ", err));
+        LP_CHECK(lp_json_format(out, err, "%s: ", member->string));
         LP_CHECK(print_value(member, out, err));
         LP_CHECK(lp_text_put(out, ", ", err));
     }

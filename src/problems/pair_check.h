@@ -8,30 +8,33 @@
 
 #include "problems/pair_make.h"
 
-typedef enum {
-    LP_DEFECT_REPEATED_ID,
-    LP_DEFECT_REPEATED_PAIR,
-    LP_DEFECT_REPEATED_QUESTION,
-    LP_DEFECT_EMPTY_QUESTION,
-    LP_DEFECT_MISSING_ANSWER,
-    LP_DEFECT_EQUAL_ANSWERS,
-    LP_DEFECT_CUT_ANSWER,
-    LP_DEFECT_CLEAN_ANSWER,
-    LP_DEFECT_CORRUPTED_ANSWER,
-    LP_DEFECT_NEGATIVE_ANSWER,
-    LP_DEFECT_SPLIT_NUMBER,
-    LP_DEFECT_SPLIT_FRACTION,
-    LP_DEFECT_OTHER_CHANGE,
-    LP_DEFECT_UNUSED_CHANGE,
-    LP_DEFECT_TOKEN_COUNT,
-    LP_DEFECT_TOO_LONG,
-    LP_DEFECT_IN_TRAINING,
-    LP_NOTE_UNVERIFIED,
-    LP_NOTE_FRACTIONAL_ANSWER,
-    LP_NOTE_TOKEN_COUNT,
-    LP_N_DEFECTS,
-    LP_N_REAL_DEFECTS = LP_NOTE_UNVERIFIED
-} lp_defect;
+/* Name and meaning of each, in the order of the table; the notes come last. */
+/* clang-format off: a row a line */
+#define LP_DEFECTS(ROW)                                                                                                \
+    ROW(DEFECT_REPEATED_ID, "repeated-id", "the id occurred before")                                                   \
+    ROW(DEFECT_REPEATED_PAIR, "repeated-pair", "both questions occurred before as a pair")                             \
+    ROW(DEFECT_REPEATED_QUESTION, "repeated-question", "the clean question occurred before, from another source")      \
+    ROW(DEFECT_EMPTY_QUESTION, "empty-question", "a question has no text")                                             \
+    ROW(DEFECT_MISSING_ANSWER, "missing-answer", "an answer is missing")                                               \
+    ROW(DEFECT_EQUAL_ANSWERS, "equal-answers", "both sides have the same answer")                                      \
+    ROW(DEFECT_CUT_ANSWER, "cut-answer", "the clean answer was cut at its thousands comma")                            \
+    ROW(DEFECT_CLEAN_ANSWER, "clean-answer", "the clean answer is not its worked solution's")                          \
+    ROW(DEFECT_CORRUPTED_ANSWER, "corrupted-answer", "the corrupted answer is not what the changed number gives")      \
+    ROW(DEFECT_NEGATIVE_ANSWER, "negative-answer", "the corrupted answer is negative")                                 \
+    ROW(DEFECT_SPLIT_NUMBER, "split-number", "the change is inside a number: before its decimals or thousands")        \
+    ROW(DEFECT_SPLIT_FRACTION, "split-fraction", "the change is inside a fraction, a ratio or a time")                 \
+    ROW(DEFECT_OTHER_CHANGE, "other-change", "the questions differ in other than the stated change")                   \
+    ROW(DEFECT_UNUSED_CHANGE, "unused-change", "the questions are the same")                                           \
+    ROW(DEFECT_TOKEN_COUNT, "token-count", "the two questions differ in their number of tokens")                       \
+    ROW(DEFECT_TOO_LONG, "too-long", "a question has more tokens than allowed")                                        \
+    ROW(DEFECT_IN_TRAINING, "in-training", "the question is close to one of the training file")                        \
+    ROW(NOTE_UNVERIFIED, "unverified", "the corrupted answer cannot be recomputed")                                    \
+    ROW(NOTE_FRACTIONAL_ANSWER, "fractional-answer", "an answer is not whole")                                         \
+    ROW(NOTE_TOKEN_COUNT, "token-count", "the two questions differ in their number of tokens")
+/* clang-format on */
+
+#define LP_DEFECT_CODE(code, name, meaning) LP_##code,
+typedef enum { LP_DEFECTS(LP_DEFECT_CODE) LP_N_DEFECTS, LP_N_REAL_DEFECTS = LP_NOTE_UNVERIFIED } lp_defect;
 
 const char *lp_defect_name(lp_defect defect); /* "repeated-id" */
 

@@ -27,44 +27,32 @@ static lp_status log_rejected(const pair_maker *maker, const lp_problem *problem
     lp_text *out = maker->options->rejected;
     if (!out) return LP_OK;
     LP_CHECK(lp_text_format(out, err, "{\"index\": %zu, \"reason\": \"%s\"", problem->index, lp_reason_name(reason)));
-    if (number) {
-        LP_CHECK(lp_text_put(out, ", \"from\": ", err));
-        LP_CHECK(lp_json_quote(number, out, err));
-    }
-    if (to) {
-        LP_CHECK(lp_text_put(out, ", \"to\": ", err));
-        LP_CHECK(lp_json_quote(to, out, err));
-    }
+    if (number) LP_CHECK(lp_json_format(out, err, ", \"from\": %s", number));
+    if (to) LP_CHECK(lp_json_format(out, err, ", \"to\": %s", to));
     /* The recomputed solution lets a reader see whose answer is right. */
-    if (reason == LP_REASON_OTHER_ANSWER) {
-        LP_CHECK(lp_text_put(out, ", \"solution\": ", err));
-        LP_CHECK(lp_json_quote(lp_text_get(&maker->solution), out, err));
-    }
+    if (reason == LP_REASON_OTHER_ANSWER)
+        LP_CHECK(lp_json_format(out, err, ", \"solution\": %s", lp_text_get(&maker->solution)));
     return lp_text_put(out, "}\n", err);
 }
 
 static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_put(out, ", \"graph\": [", err));
+    LP_CHECK(lp_text_put(out, ", \"graph\": [", err));
     for (int s = 0; s < graph->n_steps; s++) {
         const lp_step *step = &graph->steps[s];
         char *equation = NULL;
-        LP_TRY(lp_mem_text(&equation, graph->solution + step->expression_at, step->expression_length, err));
-        status = lp_text_format(out, err, "%s{\"equation\": ", s > 0 ? ", " : "");
-        if (status == LP_OK) status = lp_json_quote(equation, out, err);
+        LP_CHECK(lp_mem_text(&equation, graph->solution + step->expression_at, step->expression_length, err));
+        lp_status status = lp_text_put(out, s > 0 ? ", " : "", err);
+        if (status == LP_OK) status = lp_json_format(out, err, "{\"equation\": %s, \"clean\": \"", equation);
         lp_mem_free(equation);
-        LP_TRY(status);
-        LP_TRY(lp_text_put(out, ", \"clean\": \"", err));
-        LP_TRY(lp_rational_print(step->result, 0, LP_COMMAS_NO, out, err));
-        LP_TRY(lp_text_put(out, "\", \"corrupted\": \"", err));
-        LP_TRY(lp_rational_print(changed->steps[s], 0, LP_COMMAS_NO, out, err));
-        LP_TRY(lp_text_put(out, "\", \"uses\": ", err));
-        LP_TRY(lp_graph_uses(graph, s, out, err));
-        LP_TRY(lp_text_put(out, "}", err));
+        LP_CHECK(status);
+        LP_CHECK(lp_rational_print(step->result, 0, LP_COMMAS_NO, out, err));
+        LP_CHECK(lp_text_put(out, "\", \"corrupted\": \"", err));
+        LP_CHECK(lp_rational_print(changed->steps[s], 0, LP_COMMAS_NO, out, err));
+        LP_CHECK(lp_text_put(out, "\", \"uses\": ", err));
+        LP_CHECK(lp_graph_uses(graph, s, out, err));
+        LP_CHECK(lp_text_put(out, "}", err));
     }
-    LP_TRY(lp_text_put(out, "]", err));
-out:
-    return status;
+    return lp_text_put(out, "]", err);
 }
 
 /* Adds the pair whose new texts are in m->question and m->solution. */
@@ -102,20 +90,13 @@ out:
 
 /* Makes the new texts and asks the tokenizers; *reason says whether the pair stands. */
 static lp_status write_texts(pair_maker *maker, const lp_problem *problem, lp_reason *reason, lp_error *err) {
-    const lp_make_options *options = maker->options;
-    bool equal = true;
     lp_text_clear(&maker->question);
     lp_text_clear(&maker->solution);
     lp_text_clear(&maker->extra);
     LP_CHECK(lp_graph_question(&maker->graph, &maker->changed, &maker->question, err));
     LP_CHECK(lp_graph_solution(&maker->graph, &maker->changed, &maker->solution, err));
-    if (options->n_tokenizers > 0) {
-        LP_CHECK(lp_text_put(&maker->extra, ", \"tokens\": ", err));
-        LP_CHECK(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, problem->question,
-                                      lp_text_get(&maker->question), &equal, &maker->extra, err));
-    }
-    if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
-    return LP_OK;
+    return lp_pair_count_tokens(maker->options, problem->question, lp_text_get(&maker->question), reason, &maker->extra,
+                                err);
 }
 
 /* ---- values ---- */
@@ -459,30 +440,27 @@ void lp_made_release(lp_made *made) {
     *made = (lp_made){0};
 }
 
-lp_status lp_pair_count_tokens(const lp_named_tokenizer *tokenizers, size_t n, const char *clean, const char *corrupted,
-                               bool *equal, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
+lp_status lp_count_tokens(const lp_tokenizer *tokenizer, const char *text, size_t *out, lp_error *err) {
     lp_token_list list = {0};
-    *equal = true;
-    LP_TRY(lp_text_put(out, "{", err));
-    for (size_t i = 0; i < n; i++) {
-        size_t counts[2];
-        const char *const texts[] = {clean, corrupted};
-        for (size_t k = 0; k < 2; k++) {
-            list.n = 0;
-            LP_TRY(lp_tokenizer_encode(tokenizers[i].tokenizer, texts[k], strlen(texts[k]), LP_TOKENS_WITH_SPECIAL,
-                                       &list, err));
-            counts[k] = list.n;
-        }
-        *equal = *equal && counts[0] == counts[1];
-        if (i > 0) LP_TRY(lp_text_put(out, ", ", err));
-        LP_TRY(lp_json_quote(tokenizers[i].name, out, err));
-        LP_TRY(lp_text_format(out, err, ": [%zu, %zu]", counts[0], counts[1]));
-    }
-    LP_TRY(lp_text_put(out, "}", err));
-out:
+    lp_status status = lp_tokenizer_encode(tokenizer, text, strlen(text), LP_TOKENS_WITH_SPECIAL, &list, err);
+    *out = list.n;
     lp_token_list_release(&list);
     return status;
+}
+
+lp_status lp_pair_count_tokens(const lp_make_options *options, const char *clean, const char *corrupted,
+                               lp_reason *reason, lp_text *out, lp_error *err) {
+    for (size_t i = 0; i < options->n_tokenizers; i++) {
+        const lp_named_tokenizer *named = &options->tokenizers[i];
+        size_t n_clean = 0, n_corrupted = 0;
+        LP_CHECK(lp_count_tokens(named->tokenizer, clean, &n_clean, err));
+        LP_CHECK(lp_count_tokens(named->tokenizer, corrupted, &n_corrupted, err));
+        if (n_clean != n_corrupted && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
+        LP_CHECK(lp_text_put(out, i == 0 ? ", \"tokens\": {" : ", ", err));
+        LP_CHECK(lp_json_quote(named->name, out, err));
+        LP_CHECK(lp_text_format(out, err, ": [%zu, %zu]", n_clean, n_corrupted));
+    }
+    return options->n_tokenizers > 0 ? lp_text_put(out, "}", err) : LP_OK;
 }
 
 lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err) {

@@ -61,9 +61,12 @@ typedef struct {
 } lp_made;
 void lp_made_release(lp_made *made);
 
-/* Adds {"name": [clean, corrupted], ...} to *out and sets *equal. */
-lp_status lp_pair_count_tokens(const lp_named_tokenizer *tokenizers, size_t n, const char *clean, const char *corrupted,
-                               bool *equal, lp_text *out, lp_error *err);
+/* The tokens of a text, special ones included. */
+lp_status lp_count_tokens(const lp_tokenizer *tokenizer, const char *text, size_t *out, lp_error *err);
+/* Adds , "tokens": {"name": [clean, corrupted], ...} to *out where there are tokenizers. *reason = TOKEN_COUNT where
+ * the counts differ and must not. */
+lp_status lp_pair_count_tokens(const lp_make_options *options, const char *clean, const char *corrupted,
+                               lp_reason *reason, lp_text *out, lp_error *err);
 
 /* Fails when the source cannot be read. It does not fail when there are fewer pairs than count: compare made->set.n. */
 lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *err);

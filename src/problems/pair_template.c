@@ -418,21 +418,14 @@ static lp_status add_drawn(template_maker *maker, const lp_template *item, const
     lp_status status = LP_OK;
     lp_text text = {0}, extra = {0};
     lp_pair pair = {.n_steps = item->n_equations, .place = set->n};
-    bool equal = true;
     LP_TRY(lp_template_question(item, draw->clean, draw->words, &text, err));
     LP_TRY(take(&text, &pair.clean.question, err));
     for (size_t i = 0; i < set->n && *reason == LP_REASON_NONE; i++)
         if (strcmp(set->pairs[i].clean.question, pair.clean.question) == 0) *reason = LP_REASON_DUPLICATE;
     LP_TRY(lp_template_question(item, draw->corrupted, draw->words, &text, err));
     LP_TRY(take(&text, &pair.corrupted.question, err));
-    LP_TRY(lp_text_put(&extra, ", \"template\": ", err));
-    LP_TRY(lp_json_quote(item->id, &extra, err));
-    if (options->n_tokenizers > 0) {
-        LP_TRY(lp_text_put(&extra, ", \"tokens\": ", err));
-        LP_TRY(lp_pair_count_tokens(options->tokenizers, options->n_tokenizers, pair.clean.question,
-                                    pair.corrupted.question, &equal, &extra, err));
-        if (!equal && options->tokens == LP_TOKENS_EQUAL) *reason = LP_REASON_TOKEN_COUNT;
-    }
+    LP_TRY(lp_json_format(&extra, err, ", \"template\": %s", item->id));
+    LP_TRY(lp_pair_count_tokens(maker->options, pair.clean.question, pair.corrupted.question, reason, &extra, err));
     if (*reason != LP_REASON_NONE) goto out;
     LP_TRY(lp_template_solution(item, draw->clean, &text, err));
     LP_TRY(take(&text, &pair.clean.solution, err));

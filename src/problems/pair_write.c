@@ -2,53 +2,45 @@
 
 #include <math.h>
 
-static lp_status member(const char *key, const char *text, lp_text *out, lp_error *err) {
-    lp_status status = lp_text_format(out, err, ", \"%s\": ", key);
-    return status == LP_OK ? lp_json_quote(text, out, err) : status;
-}
-
 /* The shortest decimal text that reads back as the same number. */
-static lp_status print_number(double number, lp_text *out, lp_error *err) {
-    char text[40];
-    if (isnan(number)) return lp_text_put(out, "null", err);
+static const char *number_text(double number, char out[40]) {
     for (int digits = 1; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, number);
-        if (strtod(text, NULL) == number) break;
+        snprintf(out, 40, "%.*g", digits, number);
+        if (strtod(out, NULL) == number) break;
     }
-    if (fabs(number) < 1e15 && floor(number) == number) snprintf(text, sizeof text, "%.0f", number);
-    return lp_text_put(out, text, err);
+    if (fabs(number) < 1e15 && floor(number) == number) snprintf(out, 40, "%.0f", number);
+    return isnan(number) ? "null" : out;
 }
 
-/* {"question": ..., "answer": ...} without braces, with the solution where it has a key. */
+/* "question": ..., "answer": ... and the solution where it has a key. */
 static lp_status print_side(const lp_pair_side *side, const char *solution_key, lp_text *out, lp_error *err) {
-    LP_CHECK(lp_text_put(out, "\"question\": ", err));
-    LP_CHECK(lp_json_quote(side->question, out, err));
-    LP_CHECK(lp_text_put(out, ", \"answer\": ", err));
-    LP_CHECK(print_number(side->answer, out, err));
-    if (side->solution && solution_key) LP_CHECK(member(solution_key, side->solution, out, err));
-    return LP_OK;
+    char answer[40];
+    LP_CHECK(lp_json_format(out, err, "\"question\": %s, \"answer\": ", side->question));
+    LP_CHECK(lp_text_put(out, number_text(side->answer, answer), err));
+    if (!side->solution || !solution_key) return LP_OK;
+    return lp_json_format(out, err, ", %s: %s", solution_key, side->solution);
+}
+
+static lp_status print_sides(const lp_pair *pair, const char *clean_key, const char *corrupted_key, lp_text *out,
+                             lp_error *err) {
+    LP_CHECK(lp_text_put(out, ", \"clean\": {", err));
+    LP_CHECK(print_side(&pair->clean, clean_key, out, err));
+    LP_CHECK(lp_text_put(out, "}, \"corrupted\": {", err));
+    return print_side(&pair->corrupted, corrupted_key, out, err);
 }
 
 static lp_status print_own(const lp_pair *pair, lp_text *out, lp_error *err) {
-    LP_CHECK(lp_text_put(out, "{\"id\": ", err));
-    LP_CHECK(lp_json_quote(pair->id, out, err));
-    LP_CHECK(lp_text_put(out, ", \"clean\": {", err));
-    LP_CHECK(print_side(&pair->clean, "solution", out, err));
-    LP_CHECK(lp_text_put(out, "}, \"corrupted\": {", err));
-    LP_CHECK(print_side(&pair->corrupted, "solution", out, err));
+    LP_CHECK(lp_json_format(out, err, "{\"id\": %s", pair->id));
+    LP_CHECK(print_sides(pair, "solution", "solution", out, err));
     LP_CHECK(lp_text_put(out, "}", err));
-    if (strcmp(pair->source, pair->id) != 0) LP_CHECK(member("source", pair->source, out, err));
-    if (pair->change_from && pair->change_to) {
-        LP_CHECK(lp_text_put(out, ", \"change\": {\"from\": ", err));
-        LP_CHECK(lp_json_quote(pair->change_from, out, err));
-        LP_CHECK(member("to", pair->change_to, out, err));
-        LP_CHECK(lp_text_put(out, "}", err));
-    }
+    if (strcmp(pair->source, pair->id) != 0) LP_CHECK(lp_json_format(out, err, ", \"source\": %s", pair->source));
+    if (pair->change_from && pair->change_to)
+        LP_CHECK(
+            lp_json_format(out, err, ", \"change\": {\"from\": %s, \"to\": %s}", pair->change_from, pair->change_to));
     if (pair->n_steps >= 0) LP_CHECK(lp_text_format(out, err, ", \"steps\": %lld", (long long)pair->n_steps));
     if (pair->split != LP_SPLIT_NONE)
-        LP_CHECK(member("split", pair->split == LP_SPLIT_TUNE ? "tune" : "test", out, err));
-    if (pair->extra) LP_CHECK(lp_text_put(out, pair->extra, err));
-    return lp_text_put(out, "}", err);
+        LP_CHECK(lp_json_format(out, err, ", \"split\": %s", pair->split == LP_SPLIT_TUNE ? "tune" : "test"));
+    return lp_text_format(out, err, "%s}", pair->extra ? pair->extra : "");
 }
 
 /* The original's ids are integers; others become strings. */
@@ -60,44 +52,36 @@ static lp_status print_original_id(const char *id, lp_text *out, lp_error *err) 
 }
 
 static lp_status print_original(const lp_pair *pair, lp_text *out, lp_error *err) {
-    lp_status status = LP_OK;
     lp_text change = {0};
-    LP_TRY(print_original_id(pair->id, out, err));
-    LP_TRY(lp_text_put(out, ", \"clean\": {", err));
-    LP_TRY(print_side(&pair->clean, "full_answer", out, err));
-    LP_TRY(lp_text_put(out, "}, \"corrupted\": {", err));
-    LP_TRY(print_side(&pair->corrupted, NULL, out, err));
-    if (pair->change_from && pair->change_to) {
-        LP_TRY(lp_text_format(&change, err, "%s -> %s", pair->change_from, pair->change_to));
-        LP_TRY(member("changed_number", lp_text_get(&change), out, err));
-    }
-    LP_TRY(lp_text_put(out, "}}", err));
-out:
-    lp_text_release(&change);
-    return status;
-}
-
-static lp_status print_flat_row(const lp_pair *pair, const lp_pair_side *side, const char *variant, lp_text *out,
-                                lp_error *err) {
     LP_CHECK(print_original_id(pair->id, out, err));
-    LP_CHECK(member("variant", variant, out, err));
-    LP_CHECK(lp_text_put(out, ", ", err));
-    LP_CHECK(print_side(side, "full_solution", out, err));
-    if (pair->n_steps >= 0) LP_CHECK(lp_text_format(out, err, ", \"reasoning_steps\": %lld", (long long)pair->n_steps));
-    return lp_text_put(out, "}", err);
+    LP_CHECK(print_sides(pair, "full_answer", NULL, out, err));
+    if (pair->change_from && pair->change_to) {
+        lp_status status = lp_text_format(&change, err, "%s -> %s", pair->change_from, pair->change_to);
+        if (status == LP_OK) status = lp_json_format(out, err, ", \"changed_number\": %s", lp_text_get(&change));
+        lp_text_release(&change);
+        LP_CHECK(status);
+    }
+    return lp_text_put(out, "}}", err);
 }
 
 static lp_status print_flat(const lp_pair *pair, lp_text *out, lp_error *err) {
-    lp_status status = print_flat_row(pair, &pair->clean, "clean", out, err);
-    if (status == LP_OK) status = lp_text_put(out, ",\n  ", err);
-    return status == LP_OK ? print_flat_row(pair, &pair->corrupted, "corrupted", out, err) : status;
+    for (int k = 0; k < 2; k++) {
+        if (k > 0) LP_CHECK(lp_text_put(out, ",\n  ", err));
+        LP_CHECK(print_original_id(pair->id, out, err));
+        LP_CHECK(lp_json_format(out, err, ", \"variant\": %s, ", k == 0 ? "clean" : "corrupted"));
+        LP_CHECK(print_side(k == 0 ? &pair->clean : &pair->corrupted, "full_solution", out, err));
+        if (pair->n_steps >= 0)
+            LP_CHECK(lp_text_format(out, err, ", \"reasoning_steps\": %lld", (long long)pair->n_steps));
+        LP_CHECK(lp_text_put(out, "}", err));
+    }
+    return LP_OK;
 }
 
 lp_status lp_pairs_print(const lp_pair_set *set, const lp_pairs_print_options *options, lp_text *out, lp_error *err) {
     bool own = options->format == LP_PAIRS_OWN;
     if (own) {
         LP_CHECK(lp_text_put(out, "{\"format\": \"latentpatch-pairs\", \"version\": 1", err));
-        if (options->source) LP_CHECK(member("source", options->source, out, err));
+        if (options->source) LP_CHECK(lp_json_format(out, err, ", \"source\": %s", options->source));
         if (options->seed >= 0) LP_CHECK(lp_text_format(out, err, ", \"seed\": %lld", (long long)options->seed));
         LP_CHECK(lp_text_put(out, ", \"pairs\": ", err));
     }

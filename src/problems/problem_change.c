@@ -73,11 +73,12 @@ static bool is_redundant(const lp_graph *graph, size_t i) {
 
 lp_reason lp_graph_changeable(const lp_graph *graph, size_t i) {
     const lp_number *number = &graph->numbers.items[i];
+    int user = -1;
     if (number->kind != LP_NUMBER_DIGITS && number->kind != LP_NUMBER_WORD) return LP_REASON_FIXED_NUMBER;
     if (number->value.n <= 0 || lp_rational_equal(number->value, lp_rational_whole(1))) return LP_REASON_FIXED_NUMBER;
     for (size_t k = 0; k < graph->numbers.n; k++)
         if (k != i && lp_rational_equal(graph->numbers.items[k].value, number->value)) return LP_REASON_REPEATED_VALUE;
-    if (!lp_graph_uses_number(graph, i)) return LP_REASON_NOT_LINKED;
+    if (lp_graph_users(graph, LP_FROM_QUESTION, (int)i, &user) == 0) return LP_REASON_NOT_LINKED;
     if (is_enumerated(graph, number)) return LP_REASON_ENUMERATED;
     return is_redundant(graph, i) ? LP_REASON_REDUNDANT : LP_REASON_NONE;
 }
@@ -169,16 +170,20 @@ lp_reason lp_graph_take_variant(const lp_graph *graph, const char *variant, lp_r
 
 /* ---- writing ---- */
 
+/* Adds text[*at..) up to the number, and the number with its new value; *at moves beyond it. */
+static lp_status print_changed(const char *text, const lp_number *number, lp_rational value, size_t *at, lp_text *out,
+                               lp_error *err) {
+    if (lp_rational_equal(number->value, value)) return LP_OK;
+    LP_CHECK(lp_text_add(out, text + *at, number->at - *at, err));
+    *at = number->at + number->length;
+    return lp_number_print(number, text, value, out, err);
+}
+
 lp_status lp_graph_question(const lp_graph *graph, const lp_recomputed *changed, lp_text *out, lp_error *err) {
     size_t at = 0;
-    for (size_t i = 0; i < graph->numbers.n; i++) {
-        const lp_number *number = &graph->numbers.items[i];
-        if (lp_rational_equal(number->value, changed->numbers[i].value)) continue;
-        LP_CHECK(lp_text_add(out, graph->question + at, number->at - at, err));
-        LP_CHECK(lp_number_print(number, graph->question, changed->numbers[i].value, out, err));
-        at = number->at + number->length;
-    }
-    return lp_text_add(out, graph->question + at, graph->question_length - at, err);
+    for (size_t i = 0; i < graph->numbers.n; i++)
+        LP_CHECK(print_changed(graph->question, &graph->numbers.items[i], changed->numbers[i].value, &at, out, err));
+    return lp_text_put(out, graph->question + at, err);
 }
 
 static int compare_places(const void *a, const void *b) {
@@ -192,15 +197,10 @@ lp_status lp_graph_solution(const lp_graph *graph, const lp_recomputed *changed,
     size_t n = (size_t)graph->n_places, at = 0;
     for (size_t i = 0; i < n; i++) order[i] = &graph->places[i];
     qsort(order, n, sizeof *order, compare_places);
-    for (size_t i = 0; i < n; i++) {
-        const lp_number *number = &order[i]->number;
-        lp_rational value = changed->places[order[i] - graph->places];
-        if (lp_rational_equal(number->value, value)) continue;
-        LP_CHECK(lp_text_add(out, graph->solution + at, number->at - at, err));
-        LP_CHECK(lp_number_print(number, graph->solution, value, out, err));
-        at = number->at + number->length;
-    }
-    return lp_text_add(out, graph->solution + at, graph->solution_length - at, err);
+    for (size_t i = 0; i < n; i++)
+        LP_CHECK(print_changed(graph->solution, &order[i]->number, changed->places[order[i] - graph->places], &at, out,
+                               err));
+    return lp_text_put(out, graph->solution + at, err);
 }
 
 lp_status lp_graph_uses(const lp_graph *graph, int s, lp_text *out, lp_error *err) {
@@ -210,12 +210,12 @@ lp_status lp_graph_uses(const lp_graph *graph, int s, lp_text *out, lp_error *er
         for (int k = 0; k < graph->places[i].n_sources; k++)
             if (graph->places[i].sources[k].from == LP_FROM_STEP) used[graph->places[i].sources[k].index] = true;
     }
-    lp_status status = lp_text_put(out, "[", err);
     const char *comma = "";
-    for (int k = 0; k < s && status == LP_OK; k++) {
+    LP_CHECK(lp_text_put(out, "[", err));
+    for (int k = 0; k < s; k++) {
         if (!used[k]) continue;
-        status = lp_text_format(out, err, "%s%d", comma, k);
+        LP_CHECK(lp_text_format(out, err, "%s%d", comma, k));
         comma = ", ";
     }
-    return status == LP_OK ? lp_text_put(out, "]", err) : status;
+    return lp_text_put(out, "]", err);
 }

@@ -16,8 +16,7 @@ typedef struct {
 static void add_word(unit_words *out, const char *word, size_t length) {
     if (out->n == MAX_UNIT_WORDS || length >= MAX_UNIT) return;
     char *to = out->words[out->n++];
-    for (size_t i = 0; i < length; i++)
-        to[i] = word[i] >= 'A' && word[i] <= 'Z' ? (char)(word[i] - 'A' + 'a') : word[i];
+    for (size_t i = 0; i < length; i++) to[i] = lp_lower(word[i]);
     to[length] = 0;
 }
 
@@ -196,34 +195,17 @@ static void doubt_equal_factors(lp_graph *graph, int i) {
 
 /* ---- every number and every step has a use ---- */
 
-static bool has_source(const lp_place *place, int from, int index) {
-    for (int i = 0; i < place->n_sources; i++)
-        if ((int)place->sources[i].from == from && place->sources[i].index == index) return true;
-    return false;
-}
-
-/* The only operand that can have this source; -1 when there are more or none. */
-static int only_user(const lp_graph *graph, int from, int index) {
-    int user = -1;
-    for (int i = 0; i < graph->n_places; i++) {
-        if (graph->places[i].kind != LP_PLACE_OPERAND || !has_source(&graph->places[i], from, index)) continue;
-        if (user >= 0) return -1;
-        user = i;
-    }
-    return user;
-}
-
 /* Who claims an operand: a source that no other operand can have. */
 typedef struct {
-    int n, from, index;
+    int n, index;
+    lp_source_kind from;
     bool strong; /* a problem in which this source had no use would be refused */
 } claim;
 
-static void add_claim(const lp_graph *graph, int from, int index, bool strong, claim claims[LP_MAX_PLACES]) {
-    int user = only_user(graph, from, index);
-    if (user < 0) return;
-    claim *at = &claims[user];
-    *at = (claim){at->n + 1, from, index, strong};
+static void add_claim(const lp_graph *graph, lp_source_kind from, int index, bool strong, claim claims[LP_MAX_PLACES]) {
+    int user = -1;
+    if (lp_graph_users(graph, from, index, &user) != 1) return;
+    claims[user] = (claim){.n = claims[user].n + 1, .from = from, .index = index, .strong = strong};
 }
 
 /* One round; false when nothing changed. */
@@ -244,7 +226,7 @@ static bool narrow_by_use(lp_graph *graph) {
         lp_source claimant = {claims[i].from, claims[i].index, 0};
         if (find_unit(graph, place, &unit) && match_source(graph, &claimant, unit.words[0]) == UNIT_OTHER) continue;
         for (int k = 0; k < place->n_sources; k++)
-            if ((int)place->sources[k].from == claims[i].from && place->sources[k].index == claims[i].index)
+            if (place->sources[k].from == claims[i].from && place->sources[k].index == claims[i].index)
                 place->sources[n++] = place->sources[k];
         changed = changed || n < place->n_sources || place->constant;
         place->n_sources = n;

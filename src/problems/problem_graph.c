@@ -12,13 +12,11 @@ lp_reason lp_graph_recompute(const lp_graph *graph, lp_recomputed *out) {
     for (int i = 0; i < graph->n_places; i++) {
         const lp_place *place = &graph->places[i];
         if (place->kind == LP_PLACE_OPERAND) {
-            lp_reason reason = lp_graph_resolve(graph, out, place, &out->places[i]);
-            if (reason != LP_REASON_NONE) return reason;
+            LP_CHECK_SOUND(lp_graph_resolve(graph, out, place, &out->places[i]));
         } else if (place->kind == LP_PLACE_RESULT) {
             const lp_step *step = &graph->steps[place->step];
             lp_evaluation found;
-            lp_reason reason = lp_graph_evaluate(graph, step->code_start, step->code_end, out->places, &found);
-            if (reason != LP_REASON_NONE) return reason;
+            LP_CHECK_SOUND(lp_graph_evaluate(graph, step->code_start, step->code_end, out->places, &found));
             out->places[i] = out->steps[place->step] = found.value;
         }
     }
@@ -27,19 +25,9 @@ lp_reason lp_graph_recompute(const lp_graph *graph, lp_recomputed *out) {
         const lp_place *place = &graph->places[i];
         if (place->kind == LP_PLACE_SHOWN) out->places[i] = out->steps[place->step];
         if (place->kind == LP_PLACE_FINAL) out->places[i] = out->answer;
-        if (place->kind != LP_PLACE_TEXT) continue;
-        lp_reason reason = lp_graph_resolve(graph, out, place, &out->places[i]);
-        if (reason != LP_REASON_NONE) return reason;
+        if (place->kind == LP_PLACE_TEXT) LP_CHECK_SOUND(lp_graph_resolve(graph, out, place, &out->places[i]));
     }
     return LP_REASON_NONE;
-}
-
-static bool is_used_later(const lp_graph *graph, int s) {
-    if (s == graph->n_steps - 1) return true;
-    for (int i = 0; i < graph->n_places; i++)
-        for (int k = 0; k < graph->places[i].n_sources && graph->places[i].kind == LP_PLACE_OPERAND; k++)
-            if (graph->places[i].sources[k].from == LP_FROM_STEP && graph->places[i].sources[k].index == s) return true;
-    return false;
 }
 
 static int sign_of(lp_rational value) {
@@ -49,6 +37,7 @@ static int sign_of(lp_rational value) {
 lp_reason lp_graph_sound(const lp_graph *graph, const lp_recomputed *changed) {
     const lp_rational one = {1, 1}, hundred = {100, 1};
     lp_recomputed unchanged;
+    int user = -1;
     lp_graph_unchanged(graph, &unchanged);
     for (int s = 0; s < graph->n_steps; s++) {
         const lp_step *step = &graph->steps[s];
@@ -68,7 +57,7 @@ lp_reason lp_graph_sound(const lp_graph *graph, const lp_recomputed *changed) {
         if (lp_rational_compare(before, one) < 0 ? lp_rational_compare(after, one) >= 0
                                                  : lp_rational_compare(after, one) < 0)
             return LP_REASON_CROSSES_ONE;
-        if (!is_used_later(graph, s)) return LP_REASON_LOOSE_STEP;
+        if (s < graph->n_steps - 1 && lp_graph_users(graph, LP_FROM_STEP, s, &user) == 0) return LP_REASON_LOOSE_STEP;
     }
     for (int i = 0; i < graph->n_places; i++) {
         const lp_place *place = &graph->places[i];
@@ -93,7 +82,9 @@ static bool is_conditional(const lp_graph *graph) {
     if (lp_question_has(graph, superlatives)) return true;
     for (size_t i = 0; i < graph->numbers.n; i++) {
         const lp_number *number = &graph->numbers.items[i];
-        if (number->kind == LP_NUMBER_DIGITS && number->value.n > number->value.d && !lp_graph_uses_number(graph, i))
+        int user = -1;
+        if (number->kind == LP_NUMBER_DIGITS && number->value.n > number->value.d &&
+            lp_graph_users(graph, LP_FROM_QUESTION, (int)i, &user) == 0)
             return true;
     }
     return false;
@@ -108,15 +99,12 @@ lp_reason lp_graph_build(const char *question, const char *solution, lp_rational
     out->n_steps = out->n_places = out->n_code = out->n_equations = 0;
     lp_numbers_find(question, out->question_length, LP_TEXT_QUESTION, &out->numbers);
     if (out->numbers.overflow) return LP_REASON_TOO_LARGE;
-    lp_reason reason = lp_graph_read_steps(out);
-    if (reason != LP_REASON_NONE) return reason;
+    LP_CHECK_SOUND(lp_graph_read_steps(out));
     if (!lp_rational_equal(out->steps[out->n_steps - 1].result, answer)) return LP_REASON_ANSWER_NOT_DERIVED;
-    reason = lp_graph_read_text(out);
-    if (reason == LP_REASON_NONE) reason = lp_graph_link(out);
-    if (reason != LP_REASON_NONE) return reason;
+    LP_CHECK_SOUND(lp_graph_read_text(out));
+    LP_CHECK_SOUND(lp_graph_link(out));
     lp_recomputed unchanged;
     lp_graph_unchanged(out, &unchanged);
-    reason = lp_graph_recompute(out, &unchanged);
-    if (reason != LP_REASON_NONE) return reason;
+    LP_CHECK_SOUND(lp_graph_recompute(out, &unchanged));
     return is_conditional(out) ? LP_REASON_CONDITIONAL : LP_REASON_NONE;
 }

@@ -26,8 +26,9 @@ typedef enum {
 } lp_place_kind;
 
 /* Where an operand or a number of the text can come from. */
+typedef enum { LP_FROM_QUESTION, LP_FROM_STEP, LP_FROM_PLACE } lp_source_kind;
 typedef struct {
-    enum { LP_FROM_QUESTION, LP_FROM_STEP, LP_FROM_PLACE } from;
+    lp_source_kind from;
     int index; /* of the question's number, of the step, or of the operand that a text writes out (48/2 = <<48/2=24>>)
                 */
     int form;  /* of the question's number: 0 as it is; 1.. what is made of percentages, fractions ... */

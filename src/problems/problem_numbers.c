@@ -125,24 +125,10 @@ static bool follows_name_word(const char *text, size_t at) {
 /* What stands right after a number in digits and makes it no plain quantity. */
 static bool has_fixing_tail(const char *text, size_t length, size_t end) {
     static const char *const tails[] = {"st", "nd", "rd", "th", "am", "pm", "a.m", "p.m", "s"};
-    static const char *const spaced[] = {" am",
-                                         " pm",
-                                         " a.m",
-                                         " p.m",
-                                         " o'clock",
-                                         " o\xe2\x80\x99"
-                                         "clock",
-                                         " hundred",
-                                         " thousand",
-                                         " million",
-                                         " billion",
-                                         " squared",
-                                         " by ",
-                                         " in 1",
-                                         " and a half",
-                                         " 1/",
-                                         " a half",
-                                         " half "};
+    static const char *const spaced[] = {
+        " am",      " pm",         " a.m",     " p.m",     " o'clock", " o\342\200\231clock",
+        " hundred", " thousand",   " million", " billion", " squared", " by ",
+        " in 1",    " and a half", " 1/",      " a half",  " half "};
     const char *rest = text + end;
     size_t left = length - end;
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
@@ -214,21 +200,17 @@ static size_t read_compound(const char *text, size_t length, size_t end, int *va
     size_t stop = next;
     while (stop < length && lp_is_letter(text[stop])) stop++;
     if (next == end || next == stop) return end;
+    const char *word = text + next;
     if (*value >= 20 && *value < 100 && *value % 10 == 0)
         for (int i = 1; i < 10; i++)
-            if (same_word(text + next, stop - next, small_words[i])) {
+            if (same_word(word, stop - next, small_words[i])) {
                 *value += i;
                 return stop;
             }
-    if (*value < 100) {
-        if (same_word(text + next, stop - next, "hundred")) {
-            *value *= 100;
-            return stop;
-        }
-        if (same_word(text + next, stop - next, "thousand")) {
-            *value *= 1000;
-            return stop;
-        }
+    int times = same_word(word, stop - next, "hundred") ? 100 : same_word(word, stop - next, "thousand") ? 1000 : 0;
+    if (*value < 100 && times > 0) {
+        *value *= times;
+        return stop;
     }
     return end;
 }

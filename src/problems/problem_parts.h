@@ -5,6 +5,13 @@
 
 #include "problems/problem_graph.h"
 
+/* Returns the call's reason where it is one. */
+#define LP_CHECK_SOUND(call)                                                                                           \
+    do {                                                                                                               \
+        const lp_reason lp_found = (call);                                                                             \
+        if (lp_found != LP_REASON_NONE) return lp_found;                                                               \
+    } while (0)
+
 enum { LP_MAX_STACK = 32, LP_MAX_FORMS = 8 };
 
 /* Forms of a fraction: its two parts. */
@@ -31,8 +38,8 @@ void lp_graph_narrow(lp_graph *graph);
 /* The new value of a place that is not a result: the value that all its sources give, or a refusal. */
 lp_reason lp_graph_resolve(const lp_graph *graph, const lp_recomputed *changed, const lp_place *place,
                            lp_rational *out);
-/* True when an operand can come from the question's number i. */
-bool lp_graph_uses_number(const lp_graph *graph, size_t i);
+/* How many operands can come from the question's number, or the step, of that index; *user = the last of them. */
+int lp_graph_users(const lp_graph *graph, lp_source_kind from, int index, int *user);
 /* True when the question has one of the words (NULL-terminated list; see lp_text_has_word). */
 bool lp_question_has(const lp_graph *graph, const char *const *words);
 

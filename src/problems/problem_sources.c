@@ -234,10 +234,15 @@ bool lp_question_has(const lp_graph *graph, const char *const *words) {
     return false;
 }
 
-bool lp_graph_uses_number(const lp_graph *graph, size_t i) {
-    for (int p = 0; p < graph->n_places; p++)
-        for (int k = 0; k < graph->places[p].n_sources && graph->places[p].kind == LP_PLACE_OPERAND; k++)
-            if (graph->places[p].sources[k].from == LP_FROM_QUESTION && graph->places[p].sources[k].index == (int)i)
-                return true;
-    return false;
+int lp_graph_users(const lp_graph *graph, lp_source_kind from, int index, int *user) {
+    int n = 0;
+    for (int i = 0; i < graph->n_places; i++) {
+        const lp_place *place = &graph->places[i];
+        int k = 0;
+        while (k < place->n_sources && (place->sources[k].from != from || place->sources[k].index != index)) k++;
+        if (place->kind != LP_PLACE_OPERAND || k == place->n_sources) continue;
+        *user = i;
+        n++;
+    }
+    return n;
 }

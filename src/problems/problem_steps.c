@@ -178,8 +178,7 @@ static lp_reason read_step(lp_graph *graph, size_t at, size_t end) {
     lp_rational values[LP_MAX_PLACES];
     for (int i = 0; i < graph->n_places; i++) values[i] = graph->places[i].number.value;
     lp_evaluation found;
-    lp_reason reason = lp_graph_evaluate(graph, step->code_start, step->code_end, values, &found);
-    if (reason != LP_REASON_NONE) return reason;
+    LP_CHECK_SOUND(lp_graph_evaluate(graph, step->code_start, step->code_end, values, &found));
     if (!lp_rational_equal(found.value, step->result)) return LP_REASON_INEXACT_STEP;
     graph->n_steps++;
     return LP_REASON_NONE;
@@ -241,9 +240,7 @@ static lp_reason read_text_numbers(lp_graph *graph) {
 }
 
 /* The text is cut at '=' and line ends, annotations left out, and each part read as tokens. */
-typedef struct {
-    int code; /* an index of places, an operator (< 0), or one of the two below */
-} step_token;
+typedef int step_token; /* an index of places, an operator (< 0), or one of the two below */
 enum { TOKEN_WORD = LP_MAX_PLACES, TOKEN_STOP, MAX_TOKENS = 64 };
 
 /* The place that starts at this byte and is neither an operand nor a result; -1 when there is none. */
@@ -283,18 +280,18 @@ static int read_tokens(const lp_graph *graph, size_t at, size_t end, step_token 
         }
         at += length;
         if (code == 0) continue;
-        if (code == TOKEN_WORD && n > 0 && tokens[n - 1].code == TOKEN_WORD) continue;
+        if (code == TOKEN_WORD && n > 0 && tokens[n - 1] == TOKEN_WORD) continue;
         if (n == MAX_TOKENS) memmove(tokens, tokens + 1, sizeof *tokens * (size_t)--n);
-        tokens[n++].code = code;
+        tokens[n++] = code;
     }
     return n;
 }
 
 static bool is_number(step_token token) {
-    return token.code >= 0 && token.code < LP_MAX_PLACES;
+    return token >= 0 && token < LP_MAX_PLACES;
 }
 static bool is_operator(step_token token) {
-    return token.code < 0 && token.code >= OP_DIVIDE;
+    return token < 0 && token >= OP_DIVIDE;
 }
 
 /* Compiles numbers and operators, words passed over, products before sums. False when they do not alternate. */
@@ -302,7 +299,7 @@ static bool compile(lp_graph *graph, const step_token *tokens, int n) {
     int pending_sum = 0, pending_product = 0;
     bool number_next = true;
     for (int i = 0; i < n; i++) {
-        int code = tokens[i].code;
+        int code = tokens[i];
         if (code == TOKEN_WORD) continue;
         if (code == OP_PERCENT) {
             if (number_next || !emit(graph, OP_PERCENT)) return false;
@@ -331,10 +328,10 @@ static bool compile(lp_graph *graph, const step_token *tokens, int n) {
 static int expression_start(const step_token *tokens, int n) {
     int start = n, i = n;
     for (;;) {
-        while (i > 0 && (tokens[i - 1].code == TOKEN_WORD || tokens[i - 1].code == OP_PERCENT)) i--;
+        while (i > 0 && (tokens[i - 1] == TOKEN_WORD || tokens[i - 1] == OP_PERCENT)) i--;
         if (i == 0 || !is_number(tokens[i - 1])) return start;
         start = --i;
-        while (i > 0 && tokens[i - 1].code == TOKEN_WORD) i--;
+        while (i > 0 && tokens[i - 1] == TOKEN_WORD) i--;
         if (i == 0 || !is_operator(tokens[i - 1])) return start;
         i--;
     }
@@ -344,14 +341,22 @@ static int expression_start(const step_token *tokens, int n) {
 static int expression_end(const step_token *tokens, int n) {
     int end = 0, i = 0;
     for (;;) {
-        while (i < n && tokens[i].code == TOKEN_WORD) i++;
+        while (i < n && tokens[i] == TOKEN_WORD) i++;
         if (i == n || !is_number(tokens[i])) return end;
         end = ++i;
-        if (i < n && tokens[i].code == OP_PERCENT) end = ++i;
-        while (i < n && tokens[i].code == TOKEN_WORD) i++;
+        if (i < n && tokens[i] == OP_PERCENT) end = ++i;
+        while (i < n && tokens[i] == TOKEN_WORD) i++;
         if (i == n || !is_operator(tokens[i])) return end;
         i++;
     }
+}
+
+static bool holds(const lp_graph *graph, const lp_text_equation *equation, const lp_rational *places) {
+    int start = equation->left_start, middle = equation->right_start;
+    lp_evaluation left, right;
+    return lp_graph_evaluate(graph, start, middle, places, &left) == LP_REASON_NONE &&
+           lp_graph_evaluate(graph, middle, equation->end, places, &right) == LP_REASON_NONE &&
+           lp_rational_equal(left.value, right.value);
 }
 
 /* Adds the equation of text[at..middle) and text[middle + 1..end) where it has an operator and holds. */
@@ -367,11 +372,7 @@ static lp_reason add_equation(lp_graph *graph, size_t at, size_t middle, size_t 
     equation.end = graph->n_code;
     lp_rational values[LP_MAX_PLACES];
     for (int i = 0; i < graph->n_places; i++) values[i] = graph->places[i].number.value;
-    lp_evaluation evaluation, b;
-    good = good && equation.end - saved > 2 &&
-           lp_graph_evaluate(graph, saved, equation.right_start, values, &evaluation) == LP_REASON_NONE &&
-           lp_graph_evaluate(graph, equation.right_start, equation.end, values, &b) == LP_REASON_NONE &&
-           lp_rational_equal(evaluation.value, b.value);
+    good = good && equation.end - saved > 2 && holds(graph, &equation, values);
     if (!good) {
         graph->n_code = saved;
         return LP_REASON_NONE;
@@ -404,14 +405,7 @@ lp_reason lp_graph_read_text(lp_graph *graph) {
 }
 
 bool lp_graph_equations_hold(const lp_graph *graph, const lp_rational *places) {
-    for (int i = 0; i < graph->n_equations; i++) {
-        const lp_text_equation *equation = &graph->equations[i];
-        lp_evaluation evaluation, b;
-        if (lp_graph_evaluate(graph, equation->left_start, equation->right_start, places, &evaluation) !=
-                LP_REASON_NONE ||
-            lp_graph_evaluate(graph, equation->right_start, equation->end, places, &b) != LP_REASON_NONE ||
-            !lp_rational_equal(evaluation.value, b.value))
-            return false;
-    }
+    for (int i = 0; i < graph->n_equations; i++)
+        if (!holds(graph, &graph->equations[i], places)) return false;
     return true;
 }
