@@ -198,6 +198,12 @@ out:
     return status;
 }
 
+static lp_status fail_at(const char *text, size_t offset, const char *file, const char *what, lp_error *err) {
+    size_t line = 0, column = 0;
+    lp_json_place(text, offset, &line, &column);
+    return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: %s", file, line, column, what);
+}
+
 /* What can be said of a text before a tree is made of it. */
 static lp_status check_text(const char *text, size_t size, const char *file, lp_error *err) {
     size_t bad = 0, line = 0, column = 0;
@@ -207,23 +213,14 @@ static lp_status check_text(const char *text, size_t size, const char *file, lp_
                        (unsigned char)text[bad]);
     }
     const char *nul = size ? memchr(text, 0, size) : NULL;
-    if (nul) {
-        lp_json_place(text, (size_t)(nul - text), &line, &column);
-        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL byte in JSON text", file, line, column);
-    }
+    if (nul) return fail_at(text, (size_t)(nul - text), file, "a NUL byte in JSON text", err);
     const char *escape = find_nul_escape(text, size);
-    if (escape) {
-        lp_json_place(text, (size_t)(escape - text), &line, &column);
-        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: a NUL character (\\u0000) in JSON text", file, line, column);
-    }
+    if (escape) return fail_at(text, (size_t)(escape - text), file, "a NUL character (\\u0000) in JSON text", err);
     if (deepest(text, size) > LP_JSON_MAX_DEPTH)
         return lp_fail(err, LP_ERR_FORMAT, "%s: JSON nested deeper than %d", file, LP_JSON_MAX_DEPTH);
     const char *number = find_bad_number(text, size);
-    if (number) {
-        lp_json_place(text, (size_t)(number - text), &line, &column);
-        return lp_fail(err, LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON: a number that JSON does not know", file, line,
-                       column);
-    }
+    if (number)
+        return fail_at(text, (size_t)(number - text), file, "malformed JSON: a number that JSON does not know", err);
     return LP_OK;
 }
 
@@ -232,7 +229,6 @@ static lp_status parse_tree(const char *original, size_t size, const char *file,
     cJSON *parsed = NULL;
     char *copy = NULL;
     lp_status status = LP_OK;
-    size_t line = 0, column = 0;
     const uint64_t needed = tree_bytes(original, size), share = (uint64_t)MEMORY * size,
                    most = share > MEMORY_FLOOR ? share : MEMORY_FLOOR;
     if (needed > most)
@@ -249,14 +245,11 @@ static lp_status parse_tree(const char *original, size_t size, const char *file,
         void *again = malloc((size_t)needed);
         free(again);
         if (!again) LP_FAIL(LP_ERR_MEMORY, "%s: out of memory: %llu bytes wanted", file, (unsigned long long)needed);
-        lp_json_place(text, offset, &line, &column);
-        LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: malformed JSON", file, line, column);
+        LP_TRY(fail_at(text, offset, file, "malformed JSON", err));
     }
     for (const char *p = end; p < text + size; p++)
-        if (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r') {
-            lp_json_place(text, (size_t)(p - text), &line, &column);
-            LP_FAIL(LP_ERR_FORMAT, "%s:%zu:%zu: text after the end of the JSON value", file, line, column);
-        }
+        if (*p != ' ' && *p != '\t' && *p != '\n' && *p != '\r')
+            LP_TRY(fail_at(text, (size_t)(p - text), file, "text after the end of the JSON value", err));
     LP_TRY(refuse_duplicates(parsed, file, err));
     *document = parsed;
     *root = (lp_json){.node = parsed, .file = file, .path = "$"};
@@ -432,6 +425,18 @@ lp_status lp_json_get(const lp_json *object, const char *key, lp_json *out, lp_e
     return LP_OK;
 }
 
+enum { LIST_BYTES = 400 };
+
+/* The words with commas between them, each in quotes, for a message. */
+static void list_words(const char *const *words, const char *quote, char out[LIST_BYTES]) {
+    size_t used = 0;
+    out[0] = '\0';
+    for (; *words && used < LIST_BYTES - 1; words++) {
+        int n = snprintf(out + used, LIST_BYTES - used, "%s%s%s%s", used ? ", " : "", quote, *words, quote);
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
 lp_status lp_json_only(const lp_json *object, const char *const *keys, lp_error *err) {
     if (!lp_json_is_object(object)) return lp_json_fail(object, err, "an object");
     const cJSON *child = NULL;
@@ -439,12 +444,8 @@ lp_status lp_json_only(const lp_json *object, const char *const *keys, lp_error 
         bool known = false;
         for (const char *const *key = keys; *key && !known; key++) known = strcmp(*key, child->string) == 0;
         if (known) continue;
-        char list[400] = "";
-        size_t used = 0;
-        for (const char *const *key = keys; *key && used < sizeof list - 1; key++) {
-            int n = snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", *key);
-            used += n > 0 ? (size_t)n : 0;
-        }
+        char list[LIST_BYTES];
+        list_words(keys, "", list);
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: unknown key \"%.80s\" (known: %s)", object->file, object->path,
                        child->string, list);
     }
@@ -545,85 +546,29 @@ lp_status lp_json_choice(const lp_json *value, const char *const *names, int *ou
             *out = i;
             return LP_OK;
         }
-    char list[400] = "";
-    size_t used = 0;
-    for (int i = 0; names[i] && used < sizeof list - 1; i++) {
-        int n = snprintf(list + used, sizeof list - used, "%s\"%s\"", used ? ", " : "", names[i]);
-        used += n > 0 ? (size_t)n : 0;
-    }
+    char list[LIST_BYTES];
+    list_words(names, "\"", list);
     return lp_json_fail(value, err, "one of %s", list);
 }
 
-lp_status lp_json_get_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_get(object, key, &value, err));
-    return lp_json_string(&value, out, err);
-}
-
-lp_status lp_json_get_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_get(object, key, &value, err));
-    return lp_json_bool(&value, out, err);
-}
-
-lp_status lp_json_get_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
-                          lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_get(object, key, &value, err));
-    return lp_json_int(&value, min, max, out, err);
-}
-
-lp_status lp_json_get_number(const lp_json *object, const char *key, double min, double max, double *out,
-                             lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_get(object, key, &value, err));
-    return lp_json_number(&value, min, max, out, err);
-}
-
-lp_status lp_json_get_choice(const lp_json *object, const char *key, const char *const *names, int *out,
-                             lp_error *err) {
-    lp_json value;
-    LP_CHECK(lp_json_get(object, key, &value, err));
-    return lp_json_choice(&value, names, out, err);
-}
-
-static lp_status find_optional(const lp_json *object, const char *key, lp_json *out, lp_error *err) {
-    out->node = NULL;
-    return object->node ? lp_json_find(object, key, out, err) : LP_OK;
-}
-
-lp_status lp_json_opt_string(const lp_json *object, const char *key, const char **out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(find_optional(object, key, &value, err));
-    return value.node ? lp_json_string(&value, out, err) : LP_OK;
-}
-
-lp_status lp_json_opt_bool(const lp_json *object, const char *key, bool *out, lp_error *err) {
-    lp_json value;
-    LP_CHECK(find_optional(object, key, &value, err));
-    return value.node ? lp_json_bool(&value, out, err) : LP_OK;
-}
-
-lp_status lp_json_opt_int(const lp_json *object, const char *key, int64_t min, int64_t max, int64_t *out,
-                          lp_error *err) {
-    lp_json value;
-    LP_CHECK(find_optional(object, key, &value, err));
-    return value.node ? lp_json_int(&value, min, max, out, err) : LP_OK;
-}
-
-lp_status lp_json_opt_number(const lp_json *object, const char *key, double min, double max, double *out,
-                             lp_error *err) {
-    lp_json value;
-    LP_CHECK(find_optional(object, key, &value, err));
-    return value.node ? lp_json_number(&value, min, max, out, err) : LP_OK;
-}
-
-lp_status lp_json_opt_choice(const lp_json *object, const char *key, const char *const *names, int *out,
-                             lp_error *err) {
-    lp_json value;
-    LP_CHECK(find_optional(object, key, &value, err));
-    return value.node ? lp_json_choice(&value, names, out, err) : LP_OK;
-}
+/* The getters of each type: for a member that must be there, and for one that may be missing. */
+#define LIST(...) __VA_ARGS__
+#define GETTERS(type, parameters, arguments)                                                                           \
+    lp_status lp_json_get_##type(const lp_json *object, const char *key, LIST parameters, lp_error *err) {             \
+        lp_json value;                                                                                                 \
+        LP_CHECK(lp_json_get(object, key, &value, err));                                                               \
+        return lp_json_##type(&value, LIST arguments, err);                                                            \
+    }                                                                                                                  \
+    lp_status lp_json_opt_##type(const lp_json *object, const char *key, LIST parameters, lp_error *err) {             \
+        lp_json value = {.node = NULL};                                                                                \
+        if (object->node) LP_CHECK(lp_json_find(object, key, &value, err));                                            \
+        return value.node ? lp_json_##type(&value, LIST arguments, err) : LP_OK;                                       \
+    }
+GETTERS(string, (const char **out), (out))
+GETTERS(bool, (bool *out), (out))
+GETTERS(int, (int64_t min, int64_t max, int64_t *out), (min, max, out))
+GETTERS(number, (double min, double max, double *out), (min, max, out))
+GETTERS(choice, (const char *const *names, int *out), (names, out))
 
 lp_status lp_json_opt_int32(const lp_json *object, const char *key, int64_t min, int64_t max, int32_t *out,
                             lp_error *err) {

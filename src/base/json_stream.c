@@ -100,7 +100,6 @@ static lp_status take_code(lp_json_stream *stream, lp_error *err) {
 
 lp_status lp_json_stream_string(lp_json_stream *stream, lp_error *err) {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
-    lp_status status = LP_OK;
     lp_text_clear(&stream->string);
     if (!lp_json_stream_take(stream, '"')) return lp_json_stream_fail(stream, err);
     for (;;) {
@@ -108,23 +107,21 @@ lp_status lp_json_stream_string(lp_json_stream *stream, lp_error *err) {
         while (stream->at < stream->end && stream->text[stream->at] != '"' && stream->text[stream->at] != '\\' &&
                (unsigned char)stream->text[stream->at] >= 0x20)
             stream->at++;
-        LP_TRY(lp_text_add(&stream->string, stream->text + from, stream->at - from, err));
+        LP_CHECK(lp_text_add(&stream->string, stream->text + from, stream->at - from, err));
         char c = stream->at < stream->end ? stream->text[stream->at] : '\0';
         if (c == '"') break;
         const char *name =
             c == '\\' && stream->at + 1 < stream->end ? strchr(names, stream->text[stream->at + 1]) : NULL;
         if (name) {
-            LP_TRY(lp_text_add(&stream->string, &values[name - names], 1, err));
+            LP_CHECK(lp_text_add(&stream->string, &values[name - names], 1, err));
             stream->at += 2;
         } else if (c == '\\' && stream->at + 1 < stream->end && stream->text[stream->at + 1] == 'u') {
             stream->at += 2;
-            LP_TRY(take_code(stream, err));
+            LP_CHECK(take_code(stream, err));
         } else {
-            status = lp_json_stream_fail(stream, err);
-            goto out;
+            return lp_json_stream_fail(stream, err);
         }
     }
     stream->at++;
-out:
-    return status;
+    return LP_OK;
 }

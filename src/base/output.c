@@ -164,7 +164,6 @@ static int name_new(const char *temporary, const char *target) {
 }
 
 lp_status lp_output_publish(lp_output *out, lp_output_mode mode, lp_error *err) {
-    lp_status status = LP_OK;
     bool good = flushed(out->fd);
     if (close(out->fd) != 0) good = false;
     out->fd = -1;
@@ -172,23 +171,21 @@ lp_status lp_output_publish(lp_output *out, lp_output_mode mode, lp_error *err) 
     int code = mode == LP_OUTPUT_OWN ? rename(out->temporary, out->target) : name_new(out->temporary, out->target);
     if (code != 0 && errno == EEXIST) {
         bool same = false;
-        LP_TRY(refuse_kind(out->target, out->target, out->target, err));
-        LP_TRY(same_bytes(out->temporary, out->target, &same, err));
+        LP_CHECK(refuse_kind(out->target, out->target, out->target, err));
+        LP_CHECK(same_bytes(out->temporary, out->target, &same, err));
         if (!same)
-            LP_FAIL(LP_ERR_VALUE,
-                    "%s: exists already with other contents, and is not replaced (name another file, or remove it)",
-                    out->target);
+            return lp_fail(
+                err, LP_ERR_VALUE,
+                "%s: exists already with other contents, and is not replaced (name another file, or remove it)",
+                out->target);
         unlink(out->temporary);
     } else if (code != 0) {
-        status = fail_errno(err, out->target, "write");
-        goto out;
+        return fail_errno(err, out->target, "write");
     }
     lp_output_forget(out->temporary);
     lp_mem_free(out->temporary);
     out->temporary = NULL;
-    status = flush_folder(out->target, err);
-out:
-    return status;
+    return flush_folder(out->target, err);
 }
 
 void lp_output_discard(lp_output *out) {

@@ -158,30 +158,26 @@ static lp_status read_marker(const lp_json *value, lp_marker *out, lp_error *err
     lp_json member;
     int64_t id = 0;
     int role = 0;
-    lp_status status = LP_OK;
     *out = (lp_marker){.id = -1};
     if (!lp_json_is_object(value)) {
-        LP_TRY(lp_json_choice(value, lp_marker_names(), &role, err));
+        LP_CHECK(lp_json_choice(value, lp_marker_names(), &role, err));
         out->kind = (lp_marker_kind)role;
-        goto out;
+        return LP_OK;
     }
-    LP_TRY(lp_json_only(value, keys, err));
-    LP_TRY(lp_json_find(value, "text", &member, err));
+    LP_CHECK(lp_json_only(value, keys, err));
+    LP_CHECK(lp_json_find(value, "text", &member, err));
     out->kind = member.node ? LP_MARKER_TEXT : LP_MARKER_TOKEN;
-    if (!member.node) LP_TRY(lp_json_get(value, "token", &member, err));
+    if (!member.node) LP_CHECK(lp_json_get(value, "token", &member, err));
     if (out->kind == LP_MARKER_TOKEN && lp_json_is_number(&member)) {
-        LP_TRY(lp_json_int(&member, 0, INT32_MAX, &id, err));
+        LP_CHECK(lp_json_int(&member, 0, INT32_MAX, &id, err));
         out->id = (int32_t)id;
-        goto out;
+        return LP_OK;
     }
-    LP_TRY(lp_json_string(&member, &text, err));
-    if (!*text || strlen(text) >= LP_MARKER_BYTES) {
-        status = lp_json_fail(&member, err, "1 to %d bytes", LP_MARKER_BYTES - 1);
-        goto out;
-    }
+    LP_CHECK(lp_json_string(&member, &text, err));
+    if (!*text || strlen(text) >= LP_MARKER_BYTES)
+        return lp_json_fail(&member, err, "1 to %d bytes", LP_MARKER_BYTES - 1);
     snprintf(out->text, sizeof out->text, "%s", text);
-out:
-    return status;
+    return LP_OK;
 }
 
 /* *found: the job has the key. */
@@ -189,22 +185,17 @@ static lp_status read_markers(const lp_json *section, const char *key, lp_marker
                               lp_error *err) {
     lp_json value, entry;
     size_t n = 0;
-    lp_status status = LP_OK;
     *found = false;
     if (!section->node) return LP_OK;
-    LP_TRY(lp_json_find(section, key, &value, err));
-    if (!value.node) goto out;
+    LP_CHECK(lp_json_find(section, key, &value, err));
+    if (!value.node) return LP_OK;
     *found = true;
-    LP_TRY(lp_json_array_size(&value, &n, err));
-    if (n > LP_MAX_MARKERS) {
-        status = lp_json_fail(&value, err, "at most %d entries", LP_MAX_MARKERS);
-        goto out;
-    }
+    LP_CHECK(lp_json_array_size(&value, &n, err));
+    if (n > LP_MAX_MARKERS) return lp_json_fail(&value, err, "at most %d entries", LP_MAX_MARKERS);
     out->n = 0;
     for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry))
-        LP_TRY(read_marker(&entry, &out->items[out->n++], err));
-out:
-    return status;
+        LP_CHECK(read_marker(&entry, &out->items[out->n++], err));
+    return LP_OK;
 }
 
 static lp_status read_first_input(const lp_json *section, lp_protocol *protocol, bool *found, lp_error *err) {
@@ -226,28 +217,24 @@ static lp_status read_tokens(const lp_json *section, lp_protocol *protocol, lp_e
     lp_json tokens, value;
     const char *text = NULL;
     int64_t id = 0;
-    lp_status status = LP_OK;
     if (!section->node) return LP_OK;
-    LP_TRY(opt_section(section, "tokens", lp_token_role_names(), &tokens, err));
+    LP_CHECK(opt_section(section, "tokens", lp_token_role_names(), &tokens, err));
     for (int role = 0; tokens.node && role < LP_N_ROLES; role++) {
         lp_given_token *given = &protocol->tokens[role];
-        LP_TRY(lp_json_find(&tokens, lp_token_role_names()[role], &value, err));
+        LP_CHECK(lp_json_find(&tokens, lp_token_role_names()[role], &value, err));
         if (!value.node) continue;
         given->given = true;
         if (lp_json_is_number(&value)) {
-            LP_TRY(lp_json_int(&value, 0, INT32_MAX, &id, err));
+            LP_CHECK(lp_json_int(&value, 0, INT32_MAX, &id, err));
             given->id = (int32_t)id;
             continue;
         }
-        LP_TRY(lp_json_string(&value, &text, err));
-        if (!*text || strlen(text) >= LP_MARKER_BYTES) {
-            status = lp_json_fail(&value, err, "an id, or a token of 1 to %d bytes", LP_MARKER_BYTES - 1);
-            goto out;
-        }
+        LP_CHECK(lp_json_string(&value, &text, err));
+        if (!*text || strlen(text) >= LP_MARKER_BYTES)
+            return lp_json_fail(&value, err, "an id, or a token of 1 to %d bytes", LP_MARKER_BYTES - 1);
         snprintf(given->text, sizeof given->text, "%s", text);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) {
@@ -315,45 +302,37 @@ static lp_status read_pairs(lp_job *job, const lp_json *root, lp_error *err) {
 static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_error *err) {
     static const char *const keys[] = {"phase", "site", "index", NULL};
     lp_json value;
-    lp_status status = LP_OK;
     int choice = 0;
     site->phase = LP_PHASE_THOUGHT;
     if (lp_json_is_string(entry)) {
-        LP_TRY(lp_json_choice(entry, lp_site_names(), &choice, err));
+        LP_CHECK(lp_json_choice(entry, lp_site_names(), &choice, err));
         site->site = (lp_site)choice;
-        goto out;
+        return LP_OK;
     }
-    LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(lp_json_get_choice(entry, "site", lp_site_names(), &choice, err));
+    LP_CHECK(lp_json_only(entry, keys, err));
+    LP_CHECK(lp_json_get_choice(entry, "site", lp_site_names(), &choice, err));
     site->site = (lp_site)choice;
     choice = LP_PHASE_THOUGHT;
-    LP_TRY(lp_json_opt_choice(entry, "phase", lp_phase_names(), &choice, err));
+    LP_CHECK(lp_json_opt_choice(entry, "phase", lp_phase_names(), &choice, err));
     site->phase = (lp_phase)choice;
-    LP_TRY(lp_json_find(entry, "index", &value, err));
-    if (site->phase == LP_PHASE_THOUGHT) {
-        if (value.node) status = lp_json_fail(&value, err, "no index: the store keeps all thought steps of a site");
-        goto out;
-    }
-    if (!value.node) {
-        status = lp_fail(err, LP_ERR_VALUE, "%s: %s: the key \"index\" is missing (which %s positions to keep)",
-                         entry->file, entry->path, lp_phase_names()[site->phase]);
-        goto out;
-    }
-    LP_TRY(lp_json_array_size(&value, &site->n_indices, err));
-    if (site->n_indices == 0) {
-        status = lp_json_fail(&value, err, "at least one position");
-        goto out;
-    }
-    LP_TRY(lp_mem_new(&site->indices, site->n_indices, sizeof *site->indices, "indices", err));
+    LP_CHECK(lp_json_find(entry, "index", &value, err));
+    if (site->phase == LP_PHASE_THOUGHT && value.node)
+        return lp_json_fail(&value, err, "no index: the store keeps all thought steps of a site");
+    if (site->phase == LP_PHASE_THOUGHT) return LP_OK;
+    if (!value.node)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: the key \"index\" is missing (which %s positions to keep)",
+                       entry->file, entry->path, lp_phase_names()[site->phase]);
+    LP_CHECK(lp_json_array_size(&value, &site->n_indices, err));
+    if (site->n_indices == 0) return lp_json_fail(&value, err, "at least one position");
+    LP_CHECK(lp_mem_new(&site->indices, site->n_indices, sizeof *site->indices, "indices", err));
     size_t i = 0;
     lp_json element;
     for (lp_json_first(&value, &element); element.node; lp_json_next(&value, &element)) {
         int64_t index = 0;
-        LP_TRY(lp_json_int(&element, site->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err));
+        LP_CHECK(lp_json_int(&element, site->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err));
         site->indices[i++] = (int32_t)index;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_store(lp_job *job, const lp_json *root, lp_error *err) {
@@ -420,57 +399,53 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     static const char *const keys[] = {"filter",         "directions", "controls", "seed",
                                        "shuffled_seeds", "conditions", "vectors",  NULL};
     lp_json section, value, entry;
-    lp_status status = LP_OK;
-    LP_TRY(opt_section(root, "sweep", keys, &section, err));
-    if (!section.node) goto out;
+    LP_CHECK(opt_section(root, "sweep", keys, &section, err));
+    if (!section.node) return LP_OK;
     job->sweep.present = true;
     int filter = 0;
-    LP_TRY(lp_json_opt_choice(&section, "filter", lp_filter_names(), &filter, err));
+    LP_CHECK(lp_json_opt_choice(&section, "filter", lp_filter_names(), &filter, err));
     job->sweep.filter = (lp_filter)filter;
-    LP_TRY(lp_json_find(&section, "directions", &value, err));
+    LP_CHECK(lp_json_find(&section, "directions", &value, err));
     job->sweep.denoise = !value.node;
     if (value.node) {
         size_t n = 0;
-        LP_TRY(lp_json_array_size(&value, &n, err));
-        if (n == 0) {
-            status = lp_json_fail(&value, err, "at least one direction");
-            goto out;
-        }
+        LP_CHECK(lp_json_array_size(&value, &n, err));
+        if (n == 0) return lp_json_fail(&value, err, "at least one direction");
         for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
             int choice = 0;
-            LP_TRY(lp_json_choice(&entry, lp_direction_names(), &choice, err));
+            LP_CHECK(lp_json_choice(&entry, lp_direction_names(), &choice, err));
             if (choice == 0)
                 job->sweep.denoise = true;
             else
                 job->sweep.noise = true;
         }
     }
-    LP_TRY(read_controls(job, &section, err));
+    LP_CHECK(read_controls(job, &section, err));
     int64_t seed = 1;
-    LP_TRY(lp_json_opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
+    LP_CHECK(lp_json_opt_int(&section, "seed", 0, INT64_C(1) << 53, &seed, err));
     job->sweep.seed = (uint64_t)seed;
-    LP_TRY(read_draws(job, &section, err));
-    LP_TRY(lp_json_find(&section, "vectors", &value, err));
+    LP_CHECK(read_draws(job, &section, err));
+    LP_CHECK(lp_json_find(&section, "vectors", &value, err));
     if (value.node) {
         size_t n = 0;
-        LP_TRY(lp_json_array_size(&value, &n, err));
+        LP_CHECK(lp_json_array_size(&value, &n, err));
         if (n > MAX_VECTORS)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at most %d files, found %zu (a file may hold many rows)",
-                    value.file, value.path, MAX_VECTORS, n);
-        LP_TRY(lp_mem_new(&job->sweep.vectors, n, sizeof *job->sweep.vectors, "vectors", err));
+            return lp_fail(err, LP_ERR_VALUE,
+                           "%s: %s: expected at most %d files, found %zu (a file may hold many rows)", value.file,
+                           value.path, MAX_VECTORS, n);
+        LP_CHECK(lp_mem_new(&job->sweep.vectors, n, sizeof *job->sweep.vectors, "vectors", err));
         for (lp_json_first(&value, &entry); entry.node; lp_json_next(&value, &entry)) {
             const char *text = NULL;
-            LP_TRY(lp_json_string(&entry, &text, err));
-            LP_TRY(lp_path_join(job->folder, text, &job->sweep.vectors[job->sweep.n_vectors++], err));
+            LP_CHECK(lp_json_string(&entry, &text, err));
+            LP_CHECK(lp_path_join(job->folder, text, &job->sweep.vectors[job->sweep.n_vectors++], err));
         }
     }
-    LP_TRY(lp_json_get(&section, "conditions", &value, err));
-    LP_TRY(lp_json_array_size(&value, &job->sweep.n_groups, err));
+    LP_CHECK(lp_json_get(&section, "conditions", &value, err));
+    LP_CHECK(lp_json_array_size(&value, &job->sweep.n_groups, err));
     if (job->sweep.n_groups == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected at least one condition, found none", value.file, value.path);
-    LP_TRY(lp_json_print(&value, &job->sweep.groups, err));
-out:
-    return status;
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected at least one condition, found none", value.file,
+                       value.path);
+    return lp_json_print(&value, &job->sweep.groups, err);
 }
 
 /* "logit_lens top 5" */

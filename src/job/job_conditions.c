@@ -231,26 +231,20 @@ static lp_status read_donor_object(const lp_json *value, condition_reading *read
     static const char *const noise_keys[] = {"sigma", "around", "in", "by", "value", "least", "steps", NULL};
     lp_donor_detail detail = {0};
     lp_json mean, noise, nearest;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(value, kinds, err));
-    LP_TRY(lp_json_find(value, "nearest_token", &nearest, err));
-    LP_TRY(lp_json_find(value, "mean", &mean, err));
-    LP_TRY(lp_json_find(value, "noise", &noise, err));
+    LP_CHECK(lp_json_only(value, kinds, err));
+    LP_CHECK(lp_json_find(value, "nearest_token", &nearest, err));
+    LP_CHECK(lp_json_find(value, "mean", &mean, err));
+    LP_CHECK(lp_json_find(value, "noise", &noise, err));
     if ((mean.node != NULL) + (noise.node != NULL) + (nearest.node != NULL) != 1)
-        LP_TRY(lp_json_fail(value, err, "one of the keys \"mean\", \"noise\" and \"nearest_token\""));
+        return lp_json_fail(value, err, "one of the keys \"mean\", \"noise\" and \"nearest_token\"");
     if (nearest.node) {
-        LP_TRY(read_nearest(&nearest, nearest_keys, &detail.token, err));
+        LP_CHECK(read_nearest(&nearest, nearest_keys, &detail.token, err));
         return append_donor(reading, LP_DONOR_TOKEN, &detail, err);
     }
-    LP_TRY(lp_json_only(mean.node ? &mean : &noise, mean.node ? mean_keys : noise_keys, err));
-    if (noise.node) {
-        status = read_noise(&noise, reading, err);
-    } else {
-        LP_TRY(read_mean(&mean, &detail, err));
-        status = append_donor(reading, LP_DONOR_MEAN, &detail, err);
-    }
-out:
-    return status;
+    LP_CHECK(lp_json_only(mean.node ? &mean : &noise, mean.node ? mean_keys : noise_keys, err));
+    if (noise.node) return read_noise(&noise, reading, err);
+    LP_CHECK(read_mean(&mean, &detail, err));
+    return append_donor(reading, LP_DONOR_MEAN, &detail, err);
 }
 
 static lp_status read_donor(const lp_json *value, void *user, lp_error *err) {
@@ -604,67 +598,63 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     int choice = 0;
     bool present = false, edges = false;
     int64_t number = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(lp_json_find(entry, "phase", &value, err));
+    LP_CHECK(lp_json_only(entry, keys, err));
+    LP_CHECK(lp_json_find(entry, "phase", &value, err));
     choice = LP_PHASE_THOUGHT;
-    if (value.node) LP_TRY(lp_json_choice(&value, lp_phase_names(), &choice, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, lp_phase_names(), &choice, err));
     group->phase = (lp_phase)choice;
-    LP_TRY(for_each(entry, "forbid", read_edge, group, reading, &edges, err));
+    LP_CHECK(for_each(entry, "forbid", read_edge, group, reading, &edges, err));
     reading->capacity = reading->detail_capacity = 0;
-    LP_TRY(for_each(entry, "site", read_site, group, reading, &present, err));
+    LP_CHECK(for_each(entry, "site", read_site, group, reading, &present, err));
     reading->capacity = reading->detail_capacity = 0;
-    if (!present && edges) LP_TRY(refuse_without_site(entry, err));
-    if (!present && !edges) LP_TRY(lp_json_get(entry, "site", &value, err));
-    LP_TRY(for_each(entry, "layers", read_layers, group, reading, NULL, err));
+    if (!present && edges) LP_CHECK(refuse_without_site(entry, err));
+    if (!present && !edges) LP_CHECK(lp_json_get(entry, "site", &value, err));
+    LP_CHECK(for_each(entry, "layers", read_layers, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "steps", read_steps, group, reading, NULL, err));
+    LP_CHECK(for_each(entry, "steps", read_steps, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "index", read_index, group, reading, NULL, err));
+    LP_CHECK(for_each(entry, "index", read_index, group, reading, NULL, err));
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "heads", read_head, group, reading, &present, err));
+    LP_CHECK(for_each(entry, "heads", read_head, group, reading, &present, err));
     if (!present) APPEND(group->heads, group->n_heads, LP_ALL_HEADS, "heads");
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "donor", read_donor, group, reading, &present, err));
+    LP_CHECK(for_each(entry, "donor", read_donor, group, reading, &present, err));
     if (!present) {
         reading->capacity = 0;
         lp_donor_detail plain = {0};
-        LP_TRY(append_donor(reading, LP_DONOR_CLEAN, &plain, err));
-        LP_TRY(append_donor(reading, LP_DONOR_CORRUPTED, &plain, err));
+        LP_CHECK(append_donor(reading, LP_DONOR_CLEAN, &plain, err));
+        LP_CHECK(append_donor(reading, LP_DONOR_CORRUPTED, &plain, err));
         group->other_run = true;
     }
     reading->capacity = 0;
-    LP_TRY(for_each(entry, "factor", read_factor, group, reading, &present, err));
+    LP_CHECK(for_each(entry, "factor", read_factor, group, reading, &present, err));
     if (!present) APPEND(group->factors, group->n_factors, 1.0f, "factors");
     choice = LP_OP_REPLACE;
-    LP_TRY(lp_json_opt_choice(entry, "operation", operations, &choice, err));
+    LP_CHECK(lp_json_opt_choice(entry, "operation", operations, &choice, err));
     group->operation = operation_of[choice];
-    LP_TRY(read_subspace(job, entry, reading, err));
-    LP_TRY(lp_json_find(entry, "only", &value, err));
+    LP_CHECK(read_subspace(job, entry, reading, err));
+    LP_CHECK(lp_json_find(entry, "only", &value, err));
     choice = 0;
-    if (value.node) LP_TRY(lp_json_choice(&value, only, &choice, err));
+    if (value.node) LP_CHECK(lp_json_choice(&value, only, &choice, err));
     group->token.only_numbers = choice == 1;
-    LP_TRY(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
-    LP_TRY(read_from(entry, reading, err));
-    LP_TRY(for_each(entry, "defects", read_defect, group, reading, NULL, err));
-    LP_TRY(lp_json_opt_int(entry, "stop_after", 1, reading->n_steps, &number, err));
+    LP_CHECK(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
+    LP_CHECK(read_from(entry, reading, err));
+    LP_CHECK(for_each(entry, "defects", read_defect, group, reading, NULL, err));
+    LP_CHECK(lp_json_opt_int(entry, "stop_after", 1, reading->n_steps, &number, err));
     group->stop_after = (int32_t)number;
     number = 0;
-    LP_TRY(lp_json_find(entry, "vector", &value, err));
+    LP_CHECK(lp_json_find(entry, "vector", &value, err));
     if (value.node && job->sweep.n_vectors == 0)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file, value.path);
-    if (value.node) LP_TRY(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file,
+                       value.path);
+    if (value.node) LP_CHECK(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
     group->vector = (int32_t)number;
     for (size_t i = 0; i < group->n_donors; i++)
-        if (group->donors[i] == LP_DONOR_FILE && !value.node) {
-            status = lp_fail(err, LP_ERR_VALUE,
-                             "%s: %s: donor \"file\" needs the key \"vector\" (an index into sweep.vectors)",
-                             entry->file, entry->path);
-            goto out;
-        }
-    status = refuse_unused(entry, group, err);
-out:
-    return status;
+        if (group->donors[i] == LP_DONOR_FILE && !value.node)
+            return lp_fail(err, LP_ERR_VALUE,
+                           "%s: %s: donor \"file\" needs the key \"vector\" (an index into sweep.vectors)", entry->file,
+                           entry->path);
+    return refuse_unused(entry, group, err);
 }
 
 /* Walks the text of the groups: each becomes a tree of its own, which is gone when the next one is read. */

@@ -505,27 +505,23 @@ static lp_status refuse_lora(const lp_name_layout *layout, const lp_tensor *tens
 static lp_status list_unused(layout_binder *binder, const lp_tensor_list *list, const key_index *index, bool is_codi,
                              lp_error *err) {
     lp_layout_table *table = binder->table;
-    lp_status status = LP_OK;
     for (size_t i = 0; list && i < list->n; i++) {
         const lp_tensor *tensor = &list->items[i];
         const key *k = key_of(index, tensor, binder->config->arch, is_codi);
         if (k && k->used) continue;
-        if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save")) {
-            status = refuse_lora(&index->layout, tensor, is_codi, err);
-            goto out;
-        }
+        if (strstr(tensor->name, "lora_") || strstr(tensor->name, "modules_to_save"))
+            return refuse_lora(&index->layout, tensor, is_codi, err);
         char clean[MAX_KEY];
         if (clean_name(&index->layout, tensor->name, clean) && is_projection(clean))
-            LP_FAIL(LP_ERR_UNSUPPORTED,
-                    "%s: tensor \"%.200s\": not a part of a projection that is known (1, 3, and 4 or ln)", tensor->file,
-                    tensor->name);
+            return lp_fail(err, LP_ERR_UNSUPPORTED,
+                           "%s: tensor \"%.200s\": not a part of a projection that is known (1, 3, and 4 or ln)",
+                           tensor->file, tensor->name);
         lp_unused_tensor unused = {.tensor = tensor, .reason = why_unused(binder, index, k, is_codi, tensor->name)};
-        LP_TRY(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
-                           "unused tensors", err));
+        LP_CHECK(lp_mem_grow(&table->unused, &table->unused_capacity, table->n_unused + 1, sizeof *table->unused,
+                             "unused tensors", err));
         table->unused[table->n_unused++] = unused;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 const char *lp_layout_foreign(const lp_tensor_list *list) {

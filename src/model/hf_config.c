@@ -62,26 +62,21 @@ static lp_status find_tokens(const lp_json *root, const char *key, int32_t n_voc
                              lp_error *err) {
     lp_json value, item;
     int64_t id = -1;
-    lp_status status = LP_OK;
     *n = 0;
-    LP_TRY(lp_json_find(root, key, &value, err));
-    if (!value.node) goto out;
+    LP_CHECK(lp_json_find(root, key, &value, err));
+    if (!value.node) return LP_OK;
     bool list = lp_json_is_array(&value);
     if (list)
         lp_json_first(&value, &item);
     else
         item = value;
     for (; item.node; lp_json_next(&value, &item)) {
-        if (*n == LP_MAX_EOS) {
-            status = lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS);
-            goto out;
-        }
-        LP_TRY(lp_json_int(&item, 0, (int64_t)n_vocab + 2, &id, err));
+        if (*n == LP_MAX_EOS) return lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS);
+        LP_CHECK(lp_json_int(&item, 0, (int64_t)n_vocab + 2, &id, err));
         ids[(*n)++] = (int32_t)id;
         if (!list) break;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status find_token(const lp_json *root, const char *key, int32_t n_vocab, int32_t *out, lp_error *err) {
@@ -99,6 +94,12 @@ static lp_status find_latent(const lp_json *root, const char *key, int32_t n_voc
     return LP_OK;
 }
 
+/* A failure at a value that a config may have, and that this program does not know. */
+static lp_status unsupported(lp_status failure, lp_error *err) {
+    if (failure != LP_OK && err) err->status = LP_ERR_UNSUPPORTED;
+    return failure != LP_OK ? LP_ERR_UNSUPPORTED : LP_OK;
+}
+
 typedef struct {
     const char *name;
     lp_activation kind;
@@ -108,10 +109,9 @@ static lp_status find_activation(const lp_json *root, const char *key, const act
                                  lp_activation *out, lp_error *err) {
     lp_json value;
     const char *name = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_find(root, key, &value, err));
+    LP_CHECK(lp_json_find(root, key, &value, err));
     if (!value.node) return LP_OK;
-    LP_TRY(lp_json_string(&value, &name, err));
+    LP_CHECK(lp_json_string(&value, &name, err));
     char list[160] = "";
     size_t used = 0;
     for (size_t i = 0; i < n; i++) {
@@ -121,11 +121,7 @@ static lp_status find_activation(const lp_json *root, const char *key, const act
         }
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", names[i].name);
     }
-    lp_json_fail(&value, err, "a supported activation (%s)", list);
-    status = LP_ERR_UNSUPPORTED;
-    if (err) err->status = status;
-out:
-    return status;
+    return unsupported(lp_json_fail(&value, err, "a supported activation (%s)", list), err);
 }
 
 static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_error *err) {
@@ -161,55 +157,48 @@ static lp_status parse_gpt2(const lp_json *root, lp_model_config *config, lp_err
 static lp_status parse_rope(const lp_json *root, lp_model_config *config, lp_error *err) {
     lp_json scaling, type;
     const char *name = NULL;
-    lp_status status = LP_OK;
     config->rope = LP_ROPE_PLAIN;
     config->rope_theta = 10000.0;
     config->rope_factor = 1.0;
     lp_json parameters, older;
     double theta = 0, rotary = 1.0;
-    LP_TRY(lp_json_opt_number(root, "rope_theta", 1e-3, 1e15, &theta, err));
+    LP_CHECK(lp_json_opt_number(root, "rope_theta", 1e-3, 1e15, &theta, err));
     if (theta > 0) config->rope_theta = theta;
-    LP_TRY(lp_json_find(root, "rope_scaling", &scaling, err));
-    LP_TRY(lp_json_find(root, "rope_parameters", &parameters, err));
+    LP_CHECK(lp_json_find(root, "rope_scaling", &scaling, err));
+    LP_CHECK(lp_json_find(root, "rope_parameters", &parameters, err));
     if (scaling.node && parameters.node && !cJSON_Compare(scaling.node, parameters.node, 1))
         return lp_json_fail(&parameters, err, "what rope_scaling says as well");
     if (!scaling.node) scaling = parameters;
     if (!scaling.node) return LP_OK;
-    LP_TRY(lp_json_opt_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
+    LP_CHECK(lp_json_opt_number(&scaling, "rope_theta", 1e-3, 1e15, &config->rope_theta, err));
     if (theta > 0 && theta != config->rope_theta)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s.rope_theta: expected $.rope_theta (%g), found %g", root->file, scaling.path,
-                theta, config->rope_theta);
-    LP_TRY(lp_json_opt_number(&scaling, "partial_rotary_factor", 0, 1, &rotary, err));
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s.rope_theta: expected $.rope_theta (%g), found %g", root->file,
+                       scaling.path, theta, config->rope_theta);
+    LP_CHECK(lp_json_opt_number(&scaling, "partial_rotary_factor", 0, 1, &rotary, err));
     if (rotary < 1.0)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s.partial_rotary_factor: RoPE over a part of the head is not supported",
-                root->file, scaling.path);
-    LP_TRY(lp_json_find(&scaling, "rope_type", &type, err));
-    LP_TRY(lp_json_find(&scaling, "type", &older, err));
-    if (!type.node) LP_TRY(lp_json_get(&scaling, "type", &type, err));
-    LP_TRY(lp_json_string(&type, &name, err));
+        return lp_fail(err, LP_ERR_UNSUPPORTED,
+                       "%s: %s.partial_rotary_factor: RoPE over a part of the head is not supported", root->file,
+                       scaling.path);
+    LP_CHECK(lp_json_find(&scaling, "rope_type", &type, err));
+    LP_CHECK(lp_json_find(&scaling, "type", &older, err));
+    if (!type.node) LP_CHECK(lp_json_get(&scaling, "type", &type, err));
+    LP_CHECK(lp_json_string(&type, &name, err));
     if (older.node && !cJSON_Compare(older.node, type.node, 1))
         return lp_json_fail(&older, err, "what rope_type says (\"%.40s\")", name);
     if (strcmp(name, "default") == 0) return LP_OK;
-    if (strcmp(name, "linear") != 0 && strcmp(name, "llama3") != 0) {
-        lp_json_fail(&type, err, "a supported RoPE scaling (default, linear, llama3)");
-        if (err) err->status = LP_ERR_UNSUPPORTED;
-        return LP_ERR_UNSUPPORTED;
-    }
+    if (strcmp(name, "linear") != 0 && strcmp(name, "llama3") != 0)
+        return unsupported(lp_json_fail(&type, err, "a supported RoPE scaling (default, linear, llama3)"), err);
     lp_json value;
-    LP_TRY(lp_json_get_number(&scaling, "factor", 1.0, 1e6, &config->rope_factor, err));
+    LP_CHECK(lp_json_get_number(&scaling, "factor", 1.0, 1e6, &config->rope_factor, err));
     config->rope = LP_ROPE_LINEAR;
     if (strcmp(name, "linear") == 0) return LP_OK;
     config->rope = LP_ROPE_LLAMA3;
-    LP_TRY(lp_json_get_number(&scaling, "low_freq_factor", 1e-6, 1e6, &config->rope_low_freq_factor, err));
-    LP_TRY(lp_json_get(&scaling, "high_freq_factor", &value, err));
-    LP_TRY(lp_json_number(&value, 1e-6, 1e6, &config->rope_high_freq_factor, err));
-    if (config->rope_high_freq_factor <= config->rope_low_freq_factor) {
-        status = lp_json_fail(&value, err, "more than low_freq_factor (%g)", config->rope_low_freq_factor);
-        goto out;
-    }
-    status = get_int(&scaling, "original_max_position_embeddings", MAX_CONTEXT, &config->rope_original_context, err);
-out:
-    return status;
+    LP_CHECK(lp_json_get_number(&scaling, "low_freq_factor", 1e-6, 1e6, &config->rope_low_freq_factor, err));
+    LP_CHECK(lp_json_get(&scaling, "high_freq_factor", &value, err));
+    LP_CHECK(lp_json_number(&value, 1e-6, 1e6, &config->rope_high_freq_factor, err));
+    if (config->rope_high_freq_factor <= config->rope_low_freq_factor)
+        return lp_json_fail(&value, err, "more than low_freq_factor (%g)", config->rope_low_freq_factor);
+    return get_int(&scaling, "original_max_position_embeddings", MAX_CONTEXT, &config->rope_original_context, err);
 }
 
 /* transformers lists what each layer attends to, where layers may differ. */
@@ -232,19 +221,16 @@ static lp_status check_layer_types(const lp_json *root, lp_error *err) {
 /* Qwen's window counts where use_sliding_window says so; Mistral's where there is a number, which is 4096 where the key
  * is absent. */
 static lp_status check_window(const lp_json *root, lp_family family, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(check_layer_types(root, err));
-    if (family == LP_FAMILY_QWEN2 || family == LP_FAMILY_QWEN3) {
-        status = require_bool(root, "use_sliding_window", false, "attention in a sliding window", err);
-        goto out;
-    }
-    LP_TRY(refuse_key(root, "sliding_window", "attention in a sliding window", err));
+    LP_CHECK(check_layer_types(root, err));
+    if (family == LP_FAMILY_QWEN2 || family == LP_FAMILY_QWEN3)
+        return require_bool(root, "use_sliding_window", false, "attention in a sliding window", err);
+    LP_CHECK(refuse_key(root, "sliding_window", "attention in a sliding window", err));
     if (family == LP_FAMILY_MISTRAL && !cJSON_GetObjectItemCaseSensitive(root->node, "sliding_window"))
-        LP_FAIL(LP_ERR_UNSUPPORTED,
-                "%s: $.sliding_window: expected null, found no such key, which stands for a sliding window of 4096",
-                root->file);
-out:
-    return status;
+        return lp_fail(
+            err, LP_ERR_UNSUPPORTED,
+            "%s: $.sliding_window: expected null, found no such key, which stands for a sliding window of 4096",
+            root->file);
+    return LP_OK;
 }
 
 static lp_status parse_llama(const lp_json *root, lp_model_config *config, lp_error *err) {
@@ -315,12 +301,9 @@ lp_status lp_hf_config_parse(const char *text, size_t size, const char *file, lp
     LP_TRY(lp_json_string(&type, &name, err));
     int family = 0;
     while (family < N_FAMILIES && strcmp(name, FAMILIES[family].name) != 0) family++;
-    if (family == N_FAMILIES) {
-        lp_json_fail(&type, err, "a supported architecture (gpt2, llama, qwen2, qwen3, mistral)");
-        status = LP_ERR_UNSUPPORTED;
-        if (err) err->status = status;
-        goto out;
-    }
+    if (family == N_FAMILIES)
+        LP_TRY(unsupported(lp_json_fail(&type, err, "a supported architecture (gpt2, llama, qwen2, qwen3, mistral)"),
+                           err));
     LP_TRY(refuse_key(&root, "quantization_config", "a quantised model", err));
     LP_TRY(get_int(&root, "vocab_size", MAX_VOCAB, &config.n_vocab, err));
     config.n_embedded = config.n_vocab;

@@ -148,22 +148,17 @@ static lp_status append(pickle_machine *machine, const pickle_value *container, 
 
 static lp_status memo_put(pickle_machine *machine, uint64_t at, lp_error *err) {
     pickle_value *value = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(top(machine, &value, err));
+    LP_CHECK(top(machine, &value, err));
     /* torch numbers the memo from 0 on; a far index would only be a way to ask for memory. */
-    if (at > machine->n_memo + 1) {
-        status = damaged(machine, "the memo is not numbered in order", err);
-        goto out;
-    }
-    LP_TRY(lp_mem_grow(&machine->memo, &machine->memo_capacity, (size_t)at + 1, sizeof *machine->memo, "pickle memo",
-                       err));
-    LP_TRY(lp_mem_grow(&machine->memo_set, &machine->memo_set_capacity, (size_t)at + 1, sizeof *machine->memo_set,
-                       "pickle memo", err));
+    if (at > machine->n_memo + 1) return damaged(machine, "the memo is not numbered in order", err);
+    LP_CHECK(lp_mem_grow(&machine->memo, &machine->memo_capacity, (size_t)at + 1, sizeof *machine->memo, "pickle memo",
+                         err));
+    LP_CHECK(lp_mem_grow(&machine->memo_set, &machine->memo_set_capacity, (size_t)at + 1, sizeof *machine->memo_set,
+                         "pickle memo", err));
     machine->memo[at] = *value;
     machine->memo_set[at] = true;
     if (at >= machine->n_memo) machine->n_memo = (size_t)at + 1;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status memo_get(pickle_machine *machine, uint64_t at, lp_error *err) {
@@ -200,25 +195,19 @@ static const pickle_value *tuple_items(const pickle_machine *machine, const pick
 static lp_status push_storage(pickle_machine *machine, lp_error *err) {
     pickle_value id = {0};
     size_t n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &id, err));
+    LP_CHECK(pop(machine, &id, err));
     const pickle_value *part = tuple_items(machine, &id, &n);
     bool good = n == 5 && part[0].kind == V_STRING && part[0].length == 7 && memcmp(part[0].text, "storage", 7) == 0 &&
                 part[1].kind == V_GLOBAL && part[1].global == G_STORAGE && part[2].kind == V_STRING &&
                 part[3].kind == V_STRING && part[4].kind == V_INT && part[4].integer >= 0;
-    if (!good) {
-        status = damaged(machine, "a persistent id that is not ('storage', type, key, location, size)", err);
-        goto out;
-    }
-    LP_TRY(lp_mem_grow(&machine->storages, &machine->storage_capacity, machine->n_storages + 1,
-                       sizeof *machine->storages, "storages", err));
+    if (!good) return damaged(machine, "a persistent id that is not ('storage', type, key, location, size)", err);
+    LP_CHECK(lp_mem_grow(&machine->storages, &machine->storage_capacity, machine->n_storages + 1,
+                         sizeof *machine->storages, "storages", err));
     machine->storages[machine->n_storages] = (lp_pickle_storage){.key = part[2].text,
                                                                  .key_length = part[2].length,
                                                                  .dtype = part[1].dtype,
                                                                  .n_elements = (uint64_t)part[4].integer};
-    status = push(machine, (pickle_value){.kind = V_STORAGE, .integer = (int64_t)machine->n_storages++}, err);
-out:
-    return status;
+    return push(machine, (pickle_value){.kind = V_STORAGE, .integer = (int64_t)machine->n_storages++}, err);
 }
 
 static lp_status read_extents(const pickle_machine *machine, const pickle_value *value, int64_t *out, int *n_dims,
@@ -252,73 +241,55 @@ static bool lies_inside(const lp_tensor *tensor, int64_t offset, uint64_t n_elem
 /* _rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks[, metadata]) */
 static lp_status rebuild_tensor(pickle_machine *machine, const pickle_value *args, size_t n, pickle_value *out,
                                 lp_error *err) {
-    lp_status status = LP_OK;
-    if (n < 6 || n > 7 || args[0].kind != V_STORAGE || args[1].kind != V_INT || args[1].integer < 0) {
-        status = damaged(machine, "_rebuild_tensor_v2 with other arguments than a storage, an offset, ...", err);
-        goto out;
-    }
+    if (n < 6 || n > 7 || args[0].kind != V_STORAGE || args[1].kind != V_INT || args[1].integer < 0)
+        return damaged(machine, "_rebuild_tensor_v2 with other arguments than a storage, an offset, ...", err);
     pickle_tensor value = {.storage = machine->storages[args[0].integer], .offset = args[1].integer};
     int64_t strides[LP_TENSOR_MAX_DIMS] = {0};
     int n_strides = 0;
     value.shape.dtype = value.storage.dtype;
-    LP_TRY(read_extents(machine, &args[2], value.shape.shape, &value.shape.n_dims, err));
-    LP_TRY(read_extents(machine, &args[3], strides, &n_strides, err));
-    if (n_strides != value.shape.n_dims) {
-        status = damaged(machine, "a tensor has a size and a stride of different lengths", err);
-        goto out;
-    }
-    status = lp_tensor_set_shape(&value.shape, err);
-    if (status != LP_OK) {
-        status = damaged(machine, "the product of a tensor's shape overflows", err);
-        goto out;
-    }
+    LP_CHECK(read_extents(machine, &args[2], value.shape.shape, &value.shape.n_dims, err));
+    LP_CHECK(read_extents(machine, &args[3], strides, &n_strides, err));
+    if (n_strides != value.shape.n_dims)
+        return damaged(machine, "a tensor has a size and a stride of different lengths", err);
+    if (lp_tensor_set_shape(&value.shape, err) != LP_OK)
+        return damaged(machine, "the product of a tensor's shape overflows", err);
     memcpy(value.shape.strides, strides, sizeof strides);
     if (!lies_inside(&value.shape, value.offset, value.storage.n_elements)) {
         char shape[128];
         lp_tensor_shape_text(&value.shape, shape, sizeof shape);
-        LP_FAIL(LP_ERR_FORMAT, "%s: a tensor of shape %s at offset %lld reaches past its storage of %llu elements",
-                machine->file, shape, (long long)value.offset, (unsigned long long)value.storage.n_elements);
+        return lp_fail(err, LP_ERR_FORMAT,
+                       "%s: a tensor of shape %s at offset %lld reaches past its storage of %llu elements",
+                       machine->file, shape, (long long)value.offset, (unsigned long long)value.storage.n_elements);
     }
-    LP_TRY(lp_mem_grow(&machine->tensors, &machine->tensor_capacity, machine->n_tensors + 1, sizeof *machine->tensors,
-                       "tensors", err));
+    LP_CHECK(lp_mem_grow(&machine->tensors, &machine->tensor_capacity, machine->n_tensors + 1, sizeof *machine->tensors,
+                         "tensors", err));
     machine->tensors[machine->n_tensors] = value;
     *out = (pickle_value){.kind = V_TENSOR, .integer = (int64_t)machine->n_tensors++};
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status reduce(pickle_machine *machine, lp_error *err) {
     pickle_value args = {0}, callable = {0}, result = {0};
     size_t n = 0;
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &args, err));
-    LP_TRY(pop(machine, &callable, err));
+    LP_CHECK(pop(machine, &args, err));
+    LP_CHECK(pop(machine, &callable, err));
     const pickle_value *items = tuple_items(machine, &args, &n);
-    if (callable.kind != V_GLOBAL || args.kind != V_TUPLE) {
-        status = damaged(machine, "a call of something that is not callable", err);
-        goto out;
-    }
+    if (callable.kind != V_GLOBAL || args.kind != V_TUPLE)
+        return damaged(machine, "a call of something that is not callable", err);
     switch (callable.global) {
     case G_ORDERED_DICT:
-        if (n != 0) {
-            status = damaged(machine, "OrderedDict with arguments", err);
-            goto out;
-        }
-        LP_TRY(new_object(machine, V_DICT, &result, err));
+        if (n != 0) return damaged(machine, "OrderedDict with arguments", err);
+        LP_CHECK(new_object(machine, V_DICT, &result, err));
         break;
-    case G_REBUILD_TENSOR: LP_TRY(rebuild_tensor(machine, items, n, &result, err)); break;
+    case G_REBUILD_TENSOR: LP_CHECK(rebuild_tensor(machine, items, n, &result, err)); break;
     case G_REBUILD_PARAMETER:
-        if (n != 3 || items[0].kind != V_TENSOR) {
-            status = damaged(machine, "_rebuild_parameter with other arguments than a tensor, a flag and hooks", err);
-            goto out;
-        }
+        if (n != 3 || items[0].kind != V_TENSOR)
+            return damaged(machine, "_rebuild_parameter with other arguments than a tensor, a flag and hooks", err);
         result = items[0];
         break;
-    case G_STORAGE: status = damaged(machine, "a storage type is called", err); goto out;
+    case G_STORAGE: return damaged(machine, "a storage type is called", err);
     }
-    status = push(machine, result, err);
-out:
-    return status;
+    return push(machine, result, err);
 }
 
 /* ---- opcodes ---- */
@@ -337,106 +308,75 @@ static lp_status push_text(pickle_machine *machine, uint64_t n, lp_error *err) {
 static lp_status push_long(pickle_machine *machine, lp_error *err) {
     uint8_t n = 0;
     const unsigned char *bytes = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_read_u8(&machine->reader, &n, err));
-    LP_TRY(lp_read_bytes(&machine->reader, n, &bytes, err));
-    if (n > 8) {
-        status = damaged(machine, "an integer of more than 64 bits", err);
-        goto out;
-    }
+    LP_CHECK(lp_read_u8(&machine->reader, &n, err));
+    LP_CHECK(lp_read_bytes(&machine->reader, n, &bytes, err));
+    if (n > 8) return damaged(machine, "an integer of more than 64 bits", err);
     uint64_t bits = n > 0 && (bytes[n - 1] & 0x80) ? UINT64_MAX : 0;
     for (size_t i = n; i-- > 0;) bits = bits << 8 | bytes[i];
-    status = push(machine, (pickle_value){.kind = V_INT, .integer = (int64_t)bits}, err);
-out:
-    return status;
+    return push(machine, (pickle_value){.kind = V_INT, .integer = (int64_t)bits}, err);
 }
 
 static lp_status make_tuple(pickle_machine *machine, size_t n, bool from_mark, lp_error *err) {
     pickle_value tuple = {0};
     size_t first = 0;
-    lp_status status = LP_OK;
     if (from_mark) {
-        LP_TRY(above_mark(machine, &first, err));
+        LP_CHECK(above_mark(machine, &first, err));
         n = machine->depth - first;
     } else if (machine->depth < n) {
-        status = damaged(machine, "the stack is empty", err);
-        goto out;
+        return damaged(machine, "the stack is empty", err);
     } else {
         first = machine->depth - n;
         for (size_t i = first; i < machine->depth; i++)
-            if (machine->stack[i].kind == V_MARK) {
-                status = damaged(machine, "a tuple across a mark", err);
-                goto out;
-            }
+            if (machine->stack[i].kind == V_MARK) return damaged(machine, "a tuple across a mark", err);
     }
-    LP_TRY(new_object(machine, V_TUPLE, &tuple, err));
+    LP_CHECK(new_object(machine, V_TUPLE, &tuple, err));
     if (n) {
         pickle_object *object = &machine->objects[tuple.integer];
-        LP_TRY(lp_mem_new(&object->items, n, sizeof *object->items, "pickle tuple", err));
+        LP_CHECK(lp_mem_new(&object->items, n, sizeof *object->items, "pickle tuple", err));
         memcpy(object->items, machine->stack + first, n * sizeof *object->items);
         object->n = object->capacity = n;
     }
     machine->depth = first - (from_mark ? 1 : 0);
-    status = push(machine, tuple, err);
-out:
-    return status;
+    return push(machine, tuple, err);
 }
 
 /* SETITEMS, APPENDS: everything above the mark goes into the container below it. */
 static lp_status fill_container(pickle_machine *machine, value_kind kind, lp_error *err) {
     size_t first = 0;
-    lp_status status = LP_OK;
-    LP_TRY(above_mark(machine, &first, err));
+    LP_CHECK(above_mark(machine, &first, err));
     size_t n = machine->depth - first;
-    if (first < 2 || machine->stack[first - 2].kind != kind || (kind == V_DICT && n % 2 != 0)) {
-        status = damaged(machine, kind == V_DICT ? "items without a dict" : "items without a list", err);
-        goto out;
-    }
-    LP_TRY(append(machine, &machine->stack[first - 2], machine->stack + first, n, err));
+    if (first < 2 || machine->stack[first - 2].kind != kind || (kind == V_DICT && n % 2 != 0))
+        return damaged(machine, kind == V_DICT ? "items without a dict" : "items without a list", err);
+    LP_CHECK(append(machine, &machine->stack[first - 2], machine->stack + first, n, err));
     machine->depth = first - 1;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status set_item(pickle_machine *machine, lp_error *err) {
     pickle_value pair[2] = {0}, *dict = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &pair[1], err));
-    LP_TRY(pop(machine, &pair[0], err));
-    LP_TRY(top(machine, &dict, err));
-    if (dict->kind != V_DICT) {
-        status = damaged(machine, "an item without a dict", err);
-        goto out;
-    }
-    status = append(machine, dict, pair, 2, err);
-out:
-    return status;
+    LP_CHECK(pop(machine, &pair[1], err));
+    LP_CHECK(pop(machine, &pair[0], err));
+    LP_CHECK(top(machine, &dict, err));
+    if (dict->kind != V_DICT) return damaged(machine, "an item without a dict", err);
+    return append(machine, dict, pair, 2, err);
 }
 
 static lp_status append_one(pickle_machine *machine, lp_error *err) {
     pickle_value item = {0}, *list = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &item, err));
-    LP_TRY(top(machine, &list, err));
-    if (list->kind != V_LIST) {
-        status = damaged(machine, "an item without a list", err);
-        goto out;
-    }
-    status = append(machine, list, &item, 1, err);
-out:
-    return status;
+    LP_CHECK(pop(machine, &item, err));
+    LP_CHECK(top(machine, &list, err));
+    if (list->kind != V_LIST) return damaged(machine, "an item without a list", err);
+    return append(machine, list, &item, 1, err);
 }
 
 /* BUILD sets attributes. A state dict has one, `_metadata`, which says nothing about the weights: dropped. */
 static lp_status build(pickle_machine *machine, lp_error *err) {
     pickle_value attributes = {0}, *target = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &attributes, err));
-    LP_TRY(top(machine, &target, err));
+    LP_CHECK(pop(machine, &attributes, err));
+    LP_CHECK(top(machine, &target, err));
     if (target->kind != V_DICT || attributes.kind != V_DICT)
-        status = damaged(machine, "attributes are set on something that is not a state dict", err);
-out:
-    return status;
+        return damaged(machine, "attributes are set on something that is not a state dict", err);
+    return LP_OK;
 }
 
 static lp_status read_global(pickle_machine *machine, lp_error *err) {
@@ -449,16 +389,11 @@ static lp_status read_global(pickle_machine *machine, lp_error *err) {
 
 static lp_status stack_global(pickle_machine *machine, lp_error *err) {
     pickle_value module = {0}, name = {0};
-    lp_status status = LP_OK;
-    LP_TRY(pop(machine, &name, err));
-    LP_TRY(pop(machine, &module, err));
-    if (module.kind != V_STRING || name.kind != V_STRING) {
-        status = damaged(machine, "the name of a global is not a string", err);
-        goto out;
-    }
-    status = push_global(machine, module.text, module.length, name.text, name.length, err);
-out:
-    return status;
+    LP_CHECK(pop(machine, &name, err));
+    LP_CHECK(pop(machine, &module, err));
+    if (module.kind != V_STRING || name.kind != V_STRING)
+        return damaged(machine, "the name of a global is not a string", err);
+    return push_global(machine, module.text, module.length, name.text, name.length, err);
 }
 
 static lp_status push_new(pickle_machine *machine, value_kind kind, lp_error *err) {
@@ -508,41 +443,39 @@ typedef enum {
 
 /* The names of what is refused, for the message. */
 static const char *opcode_name(uint8_t code) {
-    switch (code) {
-    case '0': return "POP";
-    case '1': return "POP_MARK";
-    case '2': return "DUP";
-    case 'F': return "FLOAT";
-    case 'I': return "INT";
-    case 'L': return "LONG";
-    case 'P': return "PERSID";
-    case 'S': return "STRING";
-    case 'T': return "BINSTRING";
-    case 'U': return "SHORT_BINSTRING";
-    case 'V': return "UNICODE";
-    case 'd': return "DICT";
-    case 'g': return "GET";
-    case 'i': return "INST";
-    case 'l': return "LIST";
-    case 'o': return "OBJ";
-    case 'p': return "PUT";
-    case 'B': return "BINBYTES";
-    case 'C': return "SHORT_BINBYTES";
-    case 0x81: return "NEWOBJ";
-    case 0x82: return "EXT1";
-    case 0x83: return "EXT2";
-    case 0x84: return "EXT4";
-    case 0x8b: return "LONG4";
-    case 0x8e: return "BINBYTES8";
-    case 0x8f: return "EMPTY_SET";
-    case 0x90: return "ADDITEMS";
-    case 0x91: return "FROZENSET";
-    case 0x92: return "NEWOBJ_EX";
-    case 0x96: return "BYTEARRAY8";
-    case 0x97: return "NEXT_BUFFER";
-    case 0x98: return "READONLY_BUFFER";
-    default: return "no opcode";
-    }
+    static const char *const names[256] = {['0'] = "POP",
+                                           ['1'] = "POP_MARK",
+                                           ['2'] = "DUP",
+                                           ['F'] = "FLOAT",
+                                           ['I'] = "INT",
+                                           ['L'] = "LONG",
+                                           ['P'] = "PERSID",
+                                           ['S'] = "STRING",
+                                           ['T'] = "BINSTRING",
+                                           ['U'] = "SHORT_BINSTRING",
+                                           ['V'] = "UNICODE",
+                                           ['d'] = "DICT",
+                                           ['g'] = "GET",
+                                           ['i'] = "INST",
+                                           ['l'] = "LIST",
+                                           ['o'] = "OBJ",
+                                           ['p'] = "PUT",
+                                           ['B'] = "BINBYTES",
+                                           ['C'] = "SHORT_BINBYTES",
+                                           [0x81] = "NEWOBJ",
+                                           [0x82] = "EXT1",
+                                           [0x83] = "EXT2",
+                                           [0x84] = "EXT4",
+                                           [0x8b] = "LONG4",
+                                           [0x8e] = "BINBYTES8",
+                                           [0x8f] = "EMPTY_SET",
+                                           [0x90] = "ADDITEMS",
+                                           [0x91] = "FROZENSET",
+                                           [0x92] = "NEWOBJ_EX",
+                                           [0x96] = "BYTEARRAY8",
+                                           [0x97] = "NEXT_BUFFER",
+                                           [0x98] = "READONLY_BUFFER"};
+    return names[code] ? names[code] : "no opcode";
 }
 
 /* Reads an unsigned operand of `width` bytes. */

@@ -31,21 +31,16 @@ static lp_status read_dtype(const lp_json *entry, lp_dtype *out, lp_error *err) 
 static lp_status read_shape(const lp_json *entry, lp_tensor *tensor, lp_error *err) {
     lp_json shape, item;
     size_t n_dims = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(entry, "shape", &shape, err));
-    LP_TRY(lp_json_array_size(&shape, &n_dims, err));
-    if (n_dims > LP_TENSOR_MAX_DIMS) {
-        status = lp_json_fail(&shape, err, "at most %d dimensions", LP_TENSOR_MAX_DIMS);
-        goto out;
-    }
+    LP_CHECK(lp_json_get(entry, "shape", &shape, err));
+    LP_CHECK(lp_json_array_size(&shape, &n_dims, err));
+    if (n_dims > LP_TENSOR_MAX_DIMS) return lp_json_fail(&shape, err, "at most %d dimensions", LP_TENSOR_MAX_DIMS);
     tensor->n_dims = (int)n_dims;
     for (size_t d = 0; d < n_dims; d++) {
-        LP_TRY(lp_json_at(&shape, d, &item, err));
-        LP_TRY(lp_json_int(&item, 0, INT64_C(1) << 53, &tensor->shape[d], err));
+        LP_CHECK(lp_json_at(&shape, d, &item, err));
+        LP_CHECK(lp_json_int(&item, 0, INT64_C(1) << 53, &tensor->shape[d], err));
     }
-    status = lp_tensor_set_shape(tensor, err);
+    lp_status status = lp_tensor_set_shape(tensor, err);
     if (status != LP_OK) lp_error_prefix(err, "%s: %s", shape.file, shape.path);
-out:
     return status;
 }
 
@@ -53,26 +48,19 @@ static lp_status read_offsets(const lp_json *entry, uint64_t n_data, data_range 
     lp_json offsets, item;
     size_t n = 0;
     int64_t value[2] = {0};
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(entry, "data_offsets", &offsets, err));
-    LP_TRY(lp_json_array_size(&offsets, &n, err));
-    if (n != 2) {
-        status = lp_json_fail(&offsets, err, "two offsets");
-        goto out;
-    }
+    LP_CHECK(lp_json_get(entry, "data_offsets", &offsets, err));
+    LP_CHECK(lp_json_array_size(&offsets, &n, err));
+    if (n != 2) return lp_json_fail(&offsets, err, "two offsets");
     for (size_t i = 0; i < 2; i++) {
-        LP_TRY(lp_json_at(&offsets, i, &item, err));
-        LP_TRY(lp_json_int(&item, 0, INT64_C(1) << 53, &value[i], err));
+        LP_CHECK(lp_json_at(&offsets, i, &item, err));
+        LP_CHECK(lp_json_int(&item, 0, INT64_C(1) << 53, &value[i], err));
     }
-    if (value[0] > value[1] || (uint64_t)value[1] > n_data) {
-        status = lp_json_fail(&offsets, err, "begin <= end <= the %llu data bytes of the file (is it cut short?)",
-                              (unsigned long long)n_data);
-        goto out;
-    }
+    if (value[0] > value[1] || (uint64_t)value[1] > n_data)
+        return lp_json_fail(&offsets, err, "begin <= end <= the %llu data bytes of the file (is it cut short?)",
+                            (unsigned long long)n_data);
     out->begin = (uint64_t)value[0];
     out->end = (uint64_t)value[1];
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_entry(const lp_json *entry, const unsigned char *data, uint64_t n_data, lp_tensor_list *list,

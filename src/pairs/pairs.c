@@ -118,19 +118,18 @@ static lp_status read_own_side(const lp_json *pair, const char *key, lp_pairs_mo
 /* How many tokens a tokenizer gives the two questions: {"name": [clean, corrupted]}. */
 static lp_status check_tokens(const lp_json *pair, lp_error *err) {
     lp_json tokens, counts, count;
-    lp_status status = lp_json_find(pair, "tokens", &tokens, err);
-    if (status != LP_OK || !tokens.node) return status;
+    LP_CHECK(lp_json_find(pair, "tokens", &tokens, err));
+    if (!tokens.node) return LP_OK;
     if (!lp_json_is_object(&tokens)) return lp_json_fail(&tokens, err, "an object");
     for (lp_json_first(&tokens, &counts); counts.node; lp_json_next(&tokens, &counts)) {
         size_t n = 0;
         int64_t number = 0;
-        LP_TRY(lp_json_array_size(&counts, &n, err));
-        if (n != 2) LP_TRY(lp_json_fail(&counts, err, "two counts (clean, corrupted)"));
+        LP_CHECK(lp_json_array_size(&counts, &n, err));
+        if (n != 2) return lp_json_fail(&counts, err, "two counts (clean, corrupted)");
         for (lp_json_first(&counts, &count); count.node; lp_json_next(&counts, &count))
-            LP_TRY(lp_json_int(&count, 0, (int64_t)max_count, &number, err));
+            LP_CHECK(lp_json_int(&count, 0, (int64_t)max_count, &number, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The equation graph: one object a step, in the order of the solution. */
@@ -139,28 +138,27 @@ static lp_status read_graph(const lp_json *pair, lp_pair *out, lp_error *err) {
     lp_json graph, step;
     const char *text = NULL;
     size_t capacity = 0;
-    lp_status status = lp_json_find(pair, "graph", &graph, err);
-    if (status != LP_OK || !graph.node) return status;
+    LP_CHECK(lp_json_find(pair, "graph", &graph, err));
+    if (!graph.node) return LP_OK;
     if (!lp_json_is_array(&graph)) return lp_json_fail(&graph, err, "an array");
     for (lp_json_first(&graph, &step); step.node; lp_json_next(&graph, &step)) {
-        LP_TRY(only_keys(&step, keys, err));
-        LP_TRY(lp_mem_grow(&out->graph, &capacity, out->n_graph + 1, sizeof *out->graph, "graph", err));
+        LP_CHECK(only_keys(&step, keys, err));
+        LP_CHECK(lp_mem_grow(&out->graph, &capacity, out->n_graph + 1, sizeof *out->graph, "graph", err));
         lp_pair_step *of = &out->graph[out->n_graph++];
         *of = (lp_pair_step){.equation = NULL};
         char **const texts[] = {&of->equation, &of->clean, &of->corrupted};
         for (size_t i = 0; i < 3; i++) {
-            LP_TRY(lp_json_get_string(&step, keys[i], &text, err));
-            LP_TRY(lp_mem_strdup(texts[i], text, err));
+            LP_CHECK(lp_json_get_string(&step, keys[i], &text, err));
+            LP_CHECK(lp_mem_strdup(texts[i], text, err));
         }
         lp_json uses, use;
-        LP_TRY(lp_json_get(&step, "uses", &uses, err));
-        if (!lp_json_is_array(&uses)) LP_TRY(lp_json_fail(&uses, err, "an array of steps"));
+        LP_CHECK(lp_json_get(&step, "uses", &uses, err));
+        if (!lp_json_is_array(&uses)) return lp_json_fail(&uses, err, "an array of steps");
         int64_t number = 0;
         for (lp_json_first(&uses, &use); use.node; lp_json_next(&uses, &use))
-            LP_TRY(lp_json_int(&use, 0, (int64_t)max_count, &number, err));
+            LP_CHECK(lp_json_int(&use, 0, (int64_t)max_count, &number, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair *out, lp_error *err) {

@@ -22,7 +22,8 @@ struct lp_parallel {
 
 /* Turns a code of MPI into an error; `what` names the call. */
 lp_status lp_mpi_check(int code, const char *what, lp_error *err);
-/* LP_TRY for a call of MPI. */
-#define LP_MPI(call) LP_TRY(lp_mpi_check((call), #call, err))
+/* LP_CHECK and LP_TRY for a call of MPI. */
+#define LP_MPI(call)     LP_CHECK(lp_mpi_check((call), #call, err))
+#define LP_TRY_MPI(call) LP_TRY(lp_mpi_check((call), #call, err))
 
 #endif

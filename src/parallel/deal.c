@@ -62,7 +62,6 @@ static void nap(void) {
 
 /* Answers the requests that have arrived; *n is their number. */
 static lp_status serve(lp_deal *deal, int *n, lp_error *err) {
-    lp_status status = LP_OK;
     for (*n = 0;; ++*n) {
         int there = 0;
         MPI_Status from;
@@ -81,8 +80,7 @@ static lp_status serve(lp_deal *deal, int *n, lp_error *err) {
         answer.n = take(deal, asked.wanted, &answer.first);
         LP_MPI(MPI_Send(&answer, (int)sizeof answer, MPI_BYTE, from.MPI_SOURCE, TAG_REPLY, deal->comm));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Until every remote rank has ended. */
@@ -107,19 +105,17 @@ static void *server_main(void *argument) {
 /* Collective on success of the local parts alone. */
 static lp_status join(lp_deal *deal, const lp_deal_options *options, lp_error *err) {
     const lp_parallel *parallel = deal->parallel;
-    lp_status status = LP_OK;
     LP_MPI(MPI_Comm_dup(parallel->comm, &deal->comm));
     deal->joined = true;
-    LP_TRY(lp_parallel_agree(parallel, lp_shared_new(parallel, sizeof(board), &deal->shared, err), err));
+    LP_CHECK(lp_parallel_agree(parallel, lp_shared_new(parallel, sizeof(board), &deal->shared, err), err));
     if (lp_parallel_node_rank(parallel) == 0) memset(lp_shared_data(deal->shared), 0, sizeof(board));
-    LP_TRY(lp_shared_fence(deal->shared, err));
+    LP_CHECK(lp_shared_fence(deal->shared, err));
     bool remote = parallel->node_leader != 0;
     if (options->way != LP_DEAL_AUTO && parallel->rank != 0) remote = true;
     if (!remote) deal->board = lp_shared_data(deal->shared);
-    int mine = remote;
-    int all = 0;
+    int mine = remote, all = 0, failed = 0;
     LP_MPI(MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_SUM, parallel->comm));
-    int failed = 0;
+    lp_status status = LP_OK;
     if (parallel->rank == 0) {
         deal->n_remote = all;
         deal->has_server = all > 0 && parallel->threads && options->way != LP_DEAL_MESSAGES_NO_THREAD;
@@ -129,9 +125,7 @@ static lp_status join(lp_deal *deal, const lp_deal_options *options, lp_error *e
             status = lp_fail(err, LP_ERR_IO, "cannot start a thread: %s", strerror(failed));
         }
     }
-    status = lp_parallel_agree(parallel, status, err);
-out:
-    return status;
+    return lp_parallel_agree(parallel, status, err);
 }
 
 /* Collective. */
@@ -162,19 +156,16 @@ lp_status lp_deal_new(const lp_parallel *parallel, const lp_deal_options *option
 }
 
 static lp_status send_request(lp_deal *deal, int64_t wanted, int64_t flags, lp_error *err) {
-    lp_status status = LP_OK;
     request asked = {.wanted = wanted, .n_done = deal->unreported, .flags = flags};
     LP_MPI(MPI_Send(&asked, (int)sizeof asked, MPI_BYTE, 0, TAG_REQUEST, deal->comm));
     deal->unreported = 0;
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status ask(lp_deal *deal, int64_t wanted, int64_t flags, reply *answer, lp_error *err) {
-    lp_status status = LP_OK;
     MPI_Request pending = MPI_REQUEST_NULL;
     LP_MPI(MPI_Irecv(answer, (int)sizeof *answer, MPI_BYTE, 0, TAG_REPLY, deal->comm, &pending));
-    LP_TRY(send_request(deal, wanted, flags, err));
+    LP_CHECK(send_request(deal, wanted, flags, err));
     for (;;) {
         int done = 0;
         LP_MPI(MPI_Test(&pending, &done, MPI_STATUS_IGNORE));
@@ -183,29 +174,26 @@ static lp_status ask(lp_deal *deal, int64_t wanted, int64_t flags, reply *answer
         lp_pulse();
         nap();
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_deal_next(lp_deal *deal, int64_t wanted, const int64_t **units, int64_t *n, lp_error *err) {
-    lp_status status = LP_OK;
     int64_t flags = lp_stop_requested() ? FLAG_STOP : 0;
     reply answer = {0};
     if (deal->board) {
         if (flags) atomic_fetch_or(&deal->board->flags, flags);
         if (deal->n_remote > 0 && !deal->has_server) {
             int served = 0;
-            LP_TRY(serve(deal, &served, err));
+            LP_CHECK(serve(deal, &served, err));
         }
         answer.n = take(deal, wanted, &answer.first);
     } else {
-        LP_TRY(ask(deal, wanted, flags, &answer, err));
+        LP_CHECK(ask(deal, wanted, flags, &answer, err));
     }
     LP_ASSERT(answer.n >= 0 && (answer.n == 0 || answer.first + answer.n <= deal->dealer.n_units));
     *units = deal->dealer.order + (answer.n > 0 ? answer.first : 0);
     *n = answer.n;
-out:
-    return status;
+    return LP_OK;
 }
 
 void lp_deal_done(lp_deal *deal, int64_t n) {
@@ -230,19 +218,17 @@ static lp_status look_for_stop(lp_deal *deal, lp_error *err) {
         int64_t n_left;
         char reason[256];
     } end = {0};
-    lp_status status = LP_OK;
     if (deal->parallel->rank == 0) {
         end.flags = atomic_load(&deal->board->flags);
         end.n_left = deal->dealer.n_units - atomic_load(&deal->board->n_done);
         snprintf(end.reason, sizeof end.reason, "%s", lp_stop_reason());
     }
-    LP_TRY(lp_parallel_broadcast(deal->parallel, &end, sizeof end, err));
+    LP_CHECK(lp_parallel_broadcast(deal->parallel, &end, sizeof end, err));
     if ((end.flags & FLAG_STOP) && end.n_left > 0)
-        LP_FAIL(LP_ERR_STOPPED, "stopped by %s: %lld of %lld left; the same command continues",
-                end.reason[0] ? end.reason : "a request to another rank", (long long)end.n_left,
-                (long long)deal->dealer.n_units);
-out:
-    return status;
+        return lp_fail(err, LP_ERR_STOPPED, "stopped by %s: %lld of %lld left; the same command continues",
+                       end.reason[0] ? end.reason : "a request to another rank", (long long)end.n_left,
+                       (long long)deal->dealer.n_units);
+    return LP_OK;
 }
 
 lp_status lp_deal_join(lp_deal *deal, lp_status mine, lp_error *err) {

@@ -27,7 +27,8 @@ static lp_status share_cpus(lp_parallel *parallel, lp_error *err) {
     double quota = lp_host_cpu_quota(&host) / parallel->node_size;
     LP_TRY(lp_mem_new(&masks, (size_t)parallel->node_size, LP_CPU_MASK_BYTES, "CPU masks", err));
     lp_host_cpu_mask(mine);
-    LP_MPI(MPI_Allgather(mine, LP_CPU_MASK_BYTES, MPI_UINT8_T, masks, LP_CPU_MASK_BYTES, MPI_UINT8_T, parallel->node));
+    LP_TRY_MPI(
+        MPI_Allgather(mine, LP_CPU_MASK_BYTES, MPI_UINT8_T, masks, LP_CPU_MASK_BYTES, MPI_UINT8_T, parallel->node));
     parallel->cpus = lp_host_cpu_share(masks, parallel->node_size, parallel->node_rank);
     if (quota > 0 && quota < parallel->cpus) parallel->cpus = quota < 1 ? 1 : (int)quota;
 out:
@@ -36,7 +37,6 @@ out:
 }
 
 static lp_status set_up(lp_parallel *parallel, lp_error *err) {
-    lp_status status = LP_OK;
     LP_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &parallel->comm));
     LP_MPI(MPI_Comm_set_errhandler(parallel->comm, MPI_ERRORS_RETURN));
     LP_MPI(MPI_Comm_rank(parallel->comm, &parallel->rank));
@@ -51,9 +51,7 @@ static lp_status set_up(lp_parallel *parallel, lp_error *err) {
     LP_MPI(MPI_Bcast(&parallel->node_leader, 1, MPI_INT, 0, parallel->node));
     int length = 0;
     LP_MPI(MPI_Get_processor_name(parallel->host, &length));
-    status = share_cpus(parallel, err);
-out:
-    return status;
+    return share_cpus(parallel, err);
 }
 
 /* A process that no launcher started has nobody to reach. Open MPI need not look for networks then, which takes longer
@@ -75,7 +73,7 @@ lp_status lp_parallel_start(int *argc, char ***argv, lp_parallel **out, lp_error
     parallel->node = MPI_COMM_NULL;
     int provided = MPI_THREAD_SINGLE;
     start_alone();
-    LP_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided));
+    LP_TRY_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided));
     parallel->threads = provided >= MPI_THREAD_MULTIPLE;
     LP_TRY(set_up(parallel, err));
     *out = parallel;
@@ -90,8 +88,7 @@ lp_status lp_parallel_alone(lp_parallel **out, lp_error *err) {
     lp_host_sources host = lp_host_here();
     double quota = lp_host_cpu_quota(&host);
     uint8_t mask[LP_CPU_MASK_BYTES];
-    lp_status status = lp_mem_new(&parallel, 1, sizeof *parallel, "MPI state", err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_mem_new(&parallel, 1, sizeof *parallel, "MPI state", err));
     *parallel = (lp_parallel){
         .comm = MPI_COMM_NULL, .node = MPI_COMM_NULL, .size = 1, .node_size = 1, .n_nodes = 1, .host = "unknown"};
     (void)gethostname(parallel->host, sizeof parallel->host - 1);
@@ -187,7 +184,6 @@ const char *lp_parallel_library(void) {
 }
 
 lp_status lp_parallel_barrier(const lp_parallel *parallel, lp_error *err) {
-    lp_status status = LP_OK;
     if (parallel->size == 1) return LP_OK;
     MPI_Request request = MPI_REQUEST_NULL;
     LP_MPI(MPI_Ibarrier(parallel->comm, &request));
@@ -198,12 +194,10 @@ lp_status lp_parallel_barrier(const lp_parallel *parallel, lp_error *err) {
         if (done) break;
         if (turn > 200) nanosleep(&(struct timespec){.tv_nsec = 500 * 1000}, NULL);
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_parallel_broadcast(const lp_parallel *parallel, void *data, size_t size, lp_error *err) {
-    lp_status status = LP_OK;
     unsigned char *at = data;
     if (parallel->size == 1) return LP_OK;
     while (size > 0) {
@@ -212,8 +206,7 @@ lp_status lp_parallel_broadcast(const lp_parallel *parallel, void *data, size_t 
         at += part;
         size -= (size_t)part;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status count_of(size_t n, int *out, lp_error *err) {
@@ -223,40 +216,34 @@ static lp_status count_of(size_t n, int *out, lp_error *err) {
 }
 
 lp_status lp_parallel_sum_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
-    lp_status status = LP_OK;
     int count = 0;
     if (parallel->size == 1) return LP_OK;
-    LP_TRY(count_of(n, &count, err));
+    LP_CHECK(count_of(n, &count, err));
     if (parallel->rank == 0)
         LP_MPI(MPI_Reduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_SUM, 0, parallel->comm));
     else
         LP_MPI(MPI_Reduce(data, NULL, count, MPI_INT64_T, MPI_SUM, 0, parallel->comm));
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_parallel_max_i64(const lp_parallel *parallel, int64_t *data, size_t n, lp_error *err) {
-    lp_status status = LP_OK;
     int count = 0;
     if (parallel->size == 1) return LP_OK;
-    LP_TRY(count_of(n, &count, err));
+    LP_CHECK(count_of(n, &count, err));
     LP_MPI(MPI_Allreduce(MPI_IN_PLACE, data, count, MPI_INT64_T, MPI_MAX, parallel->comm));
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_parallel_node_gather(const lp_parallel *parallel, const void *mine, size_t bytes, void *all,
                                   lp_error *err) {
-    lp_status status = LP_OK;
     int count = 0;
     if (parallel->node_size == 1) {
         memcpy(all, mine, bytes);
         return LP_OK;
     }
-    LP_TRY(count_of(bytes, &count, err));
+    LP_CHECK(count_of(bytes, &count, err));
     LP_MPI(MPI_Allgather(mine, count, MPI_BYTE, all, count, MPI_BYTE, parallel->node));
-out:
-    return status;
+    return LP_OK;
 }
 
 /* 0: did well, 1: was asked to stop, 2: failed. */
@@ -273,7 +260,6 @@ static bool is_of_machine(lp_status status) {
 
 lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_error *err) {
     if (parallel->size == 1) return mine;
-    lp_status status = LP_OK;
     /* MAXLOC takes the lowest rank among equals. */
     struct {
         int value;
@@ -294,8 +280,6 @@ lp_status lp_parallel_agree(const lp_parallel *parallel, lp_status mine, lp_erro
     if (n_same < parallel->size && is_of_machine(report.status))
         return lp_fail(err, report.status, "%.*s (rank %d)", LP_ERROR_TEXT - 32, report.text, worst.rank);
     return lp_fail(err, report.status, "%s", report.text);
-out:
-    return status;
 }
 
 struct lp_shared {
@@ -319,7 +303,6 @@ static lp_status check_room(size_t size, lp_error *err) {
 }
 
 static lp_status new_window(const lp_parallel *parallel, size_t size, lp_shared *shared, lp_error *err) {
-    lp_status status = LP_OK;
     /* A little more than asked, so that the block can be aligned; the node's first rank owns all of it. */
     size_t padded = size + LP_ALIGNMENT;
     bool leader = parallel->node_rank == 0;
@@ -328,7 +311,7 @@ static lp_status new_window(const lp_parallel *parallel, size_t size, lp_shared 
     int verdict = room;
     LP_MPI(MPI_Bcast(&verdict, 1, MPI_INT, 0, parallel->node));
     if (room != LP_OK) return room;
-    if (verdict != LP_OK) LP_FAIL(LP_ERR_MEMORY, "shared memory: the first rank of the node found no room");
+    if (verdict != LP_OK) return lp_fail(err, LP_ERR_MEMORY, "shared memory: the first rank of the node found no room");
     void *base = NULL;
     LP_MPI(MPI_Win_allocate_shared(leader ? (MPI_Aint)padded : 0, 1, MPI_INFO_NULL, parallel->node, &base,
                                    &shared->window));
@@ -337,8 +320,7 @@ static lp_status new_window(const lp_parallel *parallel, size_t size, lp_shared 
     LP_MPI(MPI_Win_shared_query(shared->window, 0, &found, &unit, &base));
     shared->data = (void *)(((uintptr_t)base + LP_ALIGNMENT - 1) / LP_ALIGNMENT * LP_ALIGNMENT);
     LP_MPI(MPI_Win_lock_all(MPI_MODE_NOCHECK, shared->window));
-out:
-    return status;
+    return LP_OK;
 }
 
 lp_status lp_shared_new(const lp_parallel *parallel, size_t size, lp_shared **out, lp_error *err) {
@@ -367,15 +349,13 @@ void *lp_shared_data(lp_shared *shared) {
 }
 
 lp_status lp_shared_fence(lp_shared *shared, lp_error *err) {
-    lp_status status = LP_OK;
     if (shared->window == MPI_WIN_NULL) return LP_OK;
     atomic_thread_fence(memory_order_seq_cst);
     LP_MPI(MPI_Win_sync(shared->window));
     LP_MPI(MPI_Barrier(shared->node));
     LP_MPI(MPI_Win_sync(shared->window));
     atomic_thread_fence(memory_order_seq_cst);
-out:
-    return status;
+    return LP_OK;
 }
 
 void lp_shared_free(lp_shared *shared) {

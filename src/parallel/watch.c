@@ -70,7 +70,6 @@ static void nap(int64_t ms) {
 
 /* A word is skipped while the one before it is still on its way: nothing here may wait. */
 static lp_status speak(lp_watch *watch, const char *doing, bool last, lp_error *err) {
-    lp_status status = LP_OK;
     int done = 1;
     if (watch->sending != MPI_REQUEST_NULL) LP_MPI(MPI_Test(&watch->sending, &done, MPI_STATUS_IGNORE));
     if (!done || watch->sent.last) return LP_OK;
@@ -79,12 +78,10 @@ static lp_status speak(lp_watch *watch, const char *doing, bool last, lp_error *
     snprintf(watch->sent.doing, DOING, "%s", doing);
     LP_MPI(MPI_Isend(&watch->sent, (int)sizeof watch->sent, MPI_BYTE,
                      (watch->parallel->rank + 1) % watch->parallel->size, TAG, watch->comm, &watch->sending));
-out:
-    return status;
+    return LP_OK;
 }
 
 static lp_status listen(lp_watch *watch, lp_error *err) {
-    lp_status status = LP_OK;
     for (;;) {
         int there = 0;
         int from = rank_before(watch->parallel);
@@ -93,8 +90,7 @@ static lp_status listen(lp_watch *watch, lp_error *err) {
         LP_MPI(MPI_Recv(&watch->heard, (int)sizeof watch->heard, MPI_BYTE, from, TAG, watch->comm, MPI_STATUS_IGNORE));
         watch->silent_ms = 0;
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 static void end_all(const lp_watch *watch, int rank, const word *of, const char *what) {
@@ -120,24 +116,20 @@ static void look_at_self(lp_watch *watch, const char *doing, int64_t ms) {
 }
 
 static lp_status look_at_others(lp_watch *watch, const char *doing, bool last, int64_t ms, lp_error *err) {
-    lp_status status = LP_OK;
-    LP_TRY(speak(watch, doing, last, err));
+    LP_CHECK(speak(watch, doing, last, err));
     watch->silent_ms += ms;
-    LP_TRY(listen(watch, err));
+    LP_CHECK(listen(watch, err));
     if (watch->silent_ms >= watch->limit_ms && !watch->heard.last)
         end_all(watch, rank_before(watch->parallel), &watch->heard, "silent");
-out:
-    return status;
+    return LP_OK;
 }
 
 /* Both neighbours know that this one ends. */
 static lp_status is_over(lp_watch *watch, bool *over, lp_error *err) {
-    lp_status status = LP_OK;
     int sent = 1;
     if (watch->sending != MPI_REQUEST_NULL) LP_MPI(MPI_Test(&watch->sending, &sent, MPI_STATUS_IGNORE));
     *over = watch->sent.last && sent && watch->heard.last;
-out:
-    return status;
+    return LP_OK;
 }
 
 static void *watch_main(void *argument) {
@@ -192,7 +184,7 @@ lp_status lp_watch_start(const lp_parallel *parallel, int64_t limit_ms, lp_watch
                         .ring = parallel->size > 1 && parallel->threads,
                         .limit_ms = limit_ms,
                         .sending = MPI_REQUEST_NULL};
-    LP_MPI(MPI_Comm_dup(parallel->comm, &watch->comm));
+    LP_TRY_MPI(MPI_Comm_dup(parallel->comm, &watch->comm));
     status = start_thread(watch, err);
     if (status != LP_OK) lp_parallel_abort(parallel, 1, err->text);
     *out = watch;

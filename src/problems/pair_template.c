@@ -124,13 +124,13 @@ static lp_status read_equations(const lp_json *record, lp_template *out, lp_erro
 static lp_status read_constraints(const lp_json *record, lp_template *out, lp_error *err) {
     lp_json constraints, value;
     const char *text = NULL;
-    lp_status status = lp_json_find(record, "constraints", &constraints, err);
-    if (status != LP_OK || !constraints.node) return status;
+    LP_CHECK(lp_json_find(record, "constraints", &constraints, err));
+    if (!constraints.node) return LP_OK;
     if (!lp_json_is_array(&constraints)) return lp_json_fail(&constraints, err, "a list of comparisons");
     for (lp_json_first(&constraints, &value); value.node; lp_json_next(&constraints, &value)) {
         if (out->n_constraints == LP_TEMPLATE_CONSTRAINTS)
             return lp_json_fail(&constraints, err, "at most %d constraints", LP_TEMPLATE_CONSTRAINTS);
-        LP_TRY(lp_json_string(&value, &text, err));
+        LP_CHECK(lp_json_string(&value, &text, err));
         size_t left = strcspn(text, " "), gap = strspn(text + left, " ");
         const char *op = text + left + gap;
         size_t op_length = strcspn(op, " ");
@@ -139,15 +139,13 @@ static lp_status read_constraints(const lp_json *record, lp_template *out, lp_er
         while (comparisons[comparison] &&
                (strlen(comparisons[comparison]) != op_length || memcmp(comparisons[comparison], op, op_length) != 0))
             comparison++;
-        if (!comparisons[comparison])
-            LP_TRY(lp_json_fail(&value, err, "\"LEFT OP RIGHT\" with one of < <= > >= == !="));
+        if (!comparisons[comparison]) return lp_json_fail(&value, err, "\"LEFT OP RIGHT\" with one of < <= > >= == !=");
         size_t i = out->n_constraints++;
         out->constraints[i].comparison = comparison;
-        LP_TRY(read_term(out, n_names, text, left, &value, &out->constraints[i].left, err));
-        LP_TRY(read_term(out, n_names, right, strlen(right), &value, &out->constraints[i].right, err));
+        LP_CHECK(read_term(out, n_names, text, left, &value, &out->constraints[i].left, err));
+        LP_CHECK(read_term(out, n_names, right, strlen(right), &value, &out->constraints[i].right, err));
     }
-out:
-    return status;
+    return LP_OK;
 }
 
 /* The word or variable of a {name} in the text, which starts at `open`; false when there is none. */

@@ -192,40 +192,31 @@ static lp_status read_model(const lp_json *root, const lp_json *added, const lon
                                        "vocab",         "merges",        "fuse_unk",  "end_of_word_suffix",
                                        "byte_fallback", "ignore_merges", NULL};
     static const char *const types[] = {"BPE", NULL};
-    lp_status status = LP_OK;
     lp_json model, type, vocab, merges;
-    LP_TRY(lp_json_get(root, "model", &model, err));
-    LP_TRY(lp_json_find(&model, "type", &type, err));
+    LP_CHECK(lp_json_get(root, "model", &model, err));
+    LP_CHECK(lp_json_find(&model, "type", &type, err));
     int choice = 0;
-    if (type.node) LP_TRY(lp_json_choice(&type, types, &choice, err));
-    LP_TRY(lp_json_only(&model, keys, err));
-    LP_TRY(expect_null_or_zero(&model, "dropout", err));
-    LP_TRY(expect_null_or_empty(&model, "continuing_subword_prefix", err));
-    LP_TRY(expect_null_or_empty(&model, "end_of_word_suffix", err));
-    LP_TRY(lp_json_get(&model, "vocab", &vocab, err));
-    LP_TRY(lp_json_get(&model, "merges", &merges, err));
+    if (type.node) LP_CHECK(lp_json_choice(&type, types, &choice, err));
+    LP_CHECK(lp_json_only(&model, keys, err));
+    LP_CHECK(expect_null_or_zero(&model, "dropout", err));
+    LP_CHECK(expect_null_or_empty(&model, "continuing_subword_prefix", err));
+    LP_CHECK(expect_null_or_empty(&model, "end_of_word_suffix", err));
+    LP_CHECK(lp_json_get(&model, "vocab", &vocab, err));
+    LP_CHECK(lp_json_get(&model, "merges", &merges, err));
     size_t n_merges = 0, n_added = 0, highest = 0;
     *n_entries = 0;
     if (lp_json_is_object(&vocab) && parts->vocab.end)
-        LP_TRY(count_vocabulary(parts, &vocab, n_entries, &highest, err));
-    if (*n_entries == 0) {
-        status = lp_json_fail(&vocab, err, "an object of tokens and ids");
-        goto out;
-    }
-    if (!lp_json_is_array(&merges) || !parts->merges.end) {
-        status = lp_json_fail(&merges, err, "an array");
-        goto out;
-    }
-    LP_TRY(read_merges(parts, &merges, NULL, &n_merges, err));
-    LP_TRY(lp_json_array_size(added, &n_added, err));
-    LP_TRY(lp_bpe_init(bpe, highest + 1, highest + 1 + n_added, n_merges, err));
-    LP_TRY(lp_json_opt_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
-    LP_TRY(read_vocabulary(parts, &vocab, bpe, err));
-    LP_TRY(read_merges(parts, &merges, bpe, &n_merges, err));
+        LP_CHECK(count_vocabulary(parts, &vocab, n_entries, &highest, err));
+    if (*n_entries == 0) return lp_json_fail(&vocab, err, "an object of tokens and ids");
+    if (!lp_json_is_array(&merges) || !parts->merges.end) return lp_json_fail(&merges, err, "an array");
+    LP_CHECK(read_merges(parts, &merges, NULL, &n_merges, err));
+    LP_CHECK(lp_json_array_size(added, &n_added, err));
+    LP_CHECK(lp_bpe_init(bpe, highest + 1, highest + 1 + n_added, n_merges, err));
+    LP_CHECK(lp_json_opt_bool(&model, "ignore_merges", &bpe->ignore_merges, err));
+    LP_CHECK(read_vocabulary(parts, &vocab, bpe, err));
+    LP_CHECK(read_merges(parts, &merges, bpe, &n_merges, err));
     lp_bpe_find_bytes(bpe);
-    LP_TRY(check_unknown_token(&model, bpe, err));
-out:
-    return status;
+    return check_unknown_token(&model, bpe, err);
 }
 
 static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer, int32_t *next_id, lp_error *err) {
@@ -317,26 +308,20 @@ static lp_status read_split(const lp_json *split, lp_tokenizer *tokenizer, lp_er
     static const char *const keys[] = {"type", "pattern", "behavior", "invert", NULL};
     static const char *const pattern_keys[] = {"Regex", NULL};
     static const char *const behaviors[] = {"Isolated", NULL};
-    lp_status status = LP_OK;
     lp_json pattern, regex, invert_value;
     const char *source = NULL;
     int choice = 0;
     bool invert = false;
-    LP_TRY(lp_json_only(split, keys, err));
-    LP_TRY(lp_json_get_choice(split, "behavior", behaviors, &choice, err));
-    LP_TRY(lp_json_get(split, "invert", &invert_value, err));
-    LP_TRY(lp_json_bool(&invert_value, &invert, err));
-    if (invert) {
-        status = lp_json_fail(&invert_value, err, "false (nothing else is supported)");
-        goto out;
-    }
-    LP_TRY(lp_json_get(split, "pattern", &pattern, err));
-    LP_TRY(lp_json_only(&pattern, pattern_keys, err));
-    LP_TRY(lp_json_get(&pattern, "Regex", &regex, err));
-    LP_TRY(lp_json_string(&regex, &source, err));
-    LP_TRY(add_step(&regex, tokenizer, false, source, err));
-out:
-    return status;
+    LP_CHECK(lp_json_only(split, keys, err));
+    LP_CHECK(lp_json_get_choice(split, "behavior", behaviors, &choice, err));
+    LP_CHECK(lp_json_get(split, "invert", &invert_value, err));
+    LP_CHECK(lp_json_bool(&invert_value, &invert, err));
+    if (invert) return lp_json_fail(&invert_value, err, "false (nothing else is supported)");
+    LP_CHECK(lp_json_get(split, "pattern", &pattern, err));
+    LP_CHECK(lp_json_only(&pattern, pattern_keys, err));
+    LP_CHECK(lp_json_get(&pattern, "Regex", &regex, err));
+    LP_CHECK(lp_json_string(&regex, &source, err));
+    return add_step(&regex, tokenizer, false, source, err);
 }
 
 static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool *use_regex, lp_error *err) {
@@ -465,24 +450,21 @@ static lp_status read_post_processor(const lp_json *post, lp_tokenizer *tokenize
 static lp_status read_decoder(const lp_json *decoder, int *n_levels, lp_error *err) {
     static const char *const types[] = {"ByteLevel", "Sequence", NULL};
     static const char *const sequence_keys[] = {"type", "decoders", NULL};
-    lp_status status = LP_OK;
     lp_json members, member;
     int choice = 0;
     bool prefix_space = false, use_regex = true;
     size_t n = 0;
-    LP_TRY(lp_json_get_choice(decoder, "type", types, &choice, err));
+    LP_CHECK(lp_json_get_choice(decoder, "type", types, &choice, err));
     if (choice == 0) {
         ++*n_levels;
-        status = read_byte_level(decoder, &prefix_space, &use_regex, err);
-        goto out;
+        return read_byte_level(decoder, &prefix_space, &use_regex, err);
     }
-    LP_TRY(lp_json_only(decoder, sequence_keys, err));
-    LP_TRY(lp_json_get(decoder, "decoders", &members, err));
-    LP_TRY(lp_json_array_size(&members, &n, err));
+    LP_CHECK(lp_json_only(decoder, sequence_keys, err));
+    LP_CHECK(lp_json_get(decoder, "decoders", &members, err));
+    LP_CHECK(lp_json_array_size(&members, &n, err));
     for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-        LP_TRY(read_decoder(&member, n_levels, err));
-out:
-    return status;
+        LP_CHECK(read_decoder(&member, n_levels, err));
+    return LP_OK;
 }
 
 static lp_status read_normalizer(const lp_json *normalizer, lp_tokenizer *tokenizer, lp_error *err) {
