@@ -71,7 +71,7 @@ while (($# > 0)); do
     case $option in
     --site) site=$value ;;
     --nodes | --tasks-per-node | --cpus-per-task | --gpus-per-task | --cpus-per-gpu | --signal-seconds | --max-restarts)
-      [[ $value =~ ^[0-9]+$ ]] || fail "$option: expected a whole number, found \"$value\""
+      [[ $value =~ ^0*[0-9]{1,9}$ ]] || fail "$option: expected a whole number, found \"$value\""
       name=${option#--}
       set_by_option[lp_${name//-/_}]=$value
       ;;
@@ -103,20 +103,24 @@ done
 ((${#jobs[@]} > 0)) || fail "expected a job file (submit.sh --help)"
 
 [[ -f $site && -r $site ]] || fail "$site: cannot be read"
+[[ $(<"$site") != *$'\r'* ]] || fail "$site: has line ends of Windows (CR LF); sed 's/\r\$//' takes the CR away"
 # By its path: a name without a slash would be looked for in PATH first.
 site=$(realpath "$site")
 # The defaults, and what this site has otherwise.
 # shellcheck source=slurm/site.conf
 source "$lp_root/slurm/site.conf"
+# A command that fails in there, exit or return ends this script too, and would do so without a word.
+trap 'fail "$site: ended before its last line, with exit code $?"' EXIT
 # shellcheck source=slurm/site.conf
 source "$site"
+trap - EXIT
 # One way of asking for GPUs or CPUs on the command line puts the site's other way out of force.
 [[ -z ${set_by_option[lp_gpus_per_task]+x} ]] || lp_gres=''
 [[ -z ${set_by_option[lp_cpus_per_task]+x} ]] || lp_cpus_per_gpu=0
 for name in "${!set_by_option[@]}"; do printf -v "$name" '%s' "${set_by_option[$name]}"; done
 # In base ten, whatever zeros are in front.
 for name in lp_nodes lp_tasks_per_node lp_cpus_per_task lp_gpus_per_task lp_cpus_per_gpu lp_signal_seconds lp_max_restarts; do
-  [[ ${!name} =~ ^[0-9]+$ ]] || fail "$site: $name: expected a whole number, found \"${!name}\""
+  [[ ${!name} =~ ^0*[0-9]{1,9}$ ]] || fail "$site: $name: expected a whole number, found \"${!name}\""
   printf -v "$name" '%d' "$((10#${!name}))"
 done
 # Built in the repository, or installed (lp_root is then share/latentpatch of the prefix).
@@ -128,9 +132,11 @@ if [[ -z $lp_program ]]; then
 fi
 whole=()
 for job in "${jobs[@]}"; do
-  [[ -r $job ]] || fail "$job: cannot be read"
+  [[ -f $job && -r $job ]] || fail "$job: cannot be read"
   [[ $job != *$'\n'* ]] || fail "a job file with a line break in its name: $(printf '%q' "$job")"
-  whole+=("$(realpath "$job")")
+  path=$(realpath "$job")
+  for other in "${whole[@]}"; do [[ $other != "$path" ]] || fail "$job: the same job file twice"; done
+  whole+=("$path")
 done
 
 if ((${#jobs[@]} == 1)); then
@@ -144,9 +150,16 @@ fi
 lp_out=$lp_root/out/slurm
 [[ -e $lp_root/CMakeLists.txt ]] || lp_out=$PWD/out/slurm
 folder=$(realpath -m "${folder:-${lp_log_folder:-$lp_out}/$name-$(date +%Y%m%d-%H%M%S)}")
-[[ $folder != *$'\n'* ]] || fail "a folder with a line break in its name: $(printf '%q' "$folder")"
+# A backslash makes Slurm leave %j as it is.
+[[ $folder != *[$'\n\\']* ]] || fail "a folder with a line break or a backslash in its name: $(printf '%q' "$folder")"
 # Slurm replaces %j and the like in the names of logs.
 logs=${folder//%/%%}
+
+# An empty word is no option: sbatch would take it for the script.
+for list in lp_sbatch_extra lp_srun_extra; do
+  declare -n words=$list
+  for i in "${!words[@]}"; do [[ -n ${words[i]} ]] || unset "words[$i]"; done
+done
 
 shared=(--parsable --open-mode=append --kill-on-invalid-dep=yes)
 [[ -z $lp_account ]] || shared+=("--account=$lp_account")
@@ -188,6 +201,12 @@ settings() {
   printf ' )\n'
 }
 
+# What was written goes; a folder that was there stays, and one with logs.
+undo() {
+  rm -f "$folder"/{jobs.txt,site.conf,settings.sh}
+  ((!made)) || rmdir "$folder" 2>/dev/null || true
+}
+
 # submit STAGE ID_BEFORE: prints the job's id.
 submit() {
   local stage=$1 before=$2 options=("${shared[@]}") id
@@ -206,7 +225,14 @@ submit() {
     return
   fi
   id=$(sbatch "${options[@]}" "$lp_root/slurm/$stage.sbatch" "$folder") || return 1
-  printf '%s\n' "${id%%;*}"
+  # A site's own sbatch may print more. Without an id the next stage would not wait.
+  id=${id##*$'\n'}
+  id=${id%%;*}
+  [[ $id =~ ^[0-9]+$ ]] || {
+    printf 'sbatch: expected a job id as its last line, found %q\n' "$id" >&2
+    return 1
+  }
+  printf '%s\n' "$id"
 }
 
 if ((dry_run)); then
@@ -215,7 +241,7 @@ if ((dry_run)); then
   printf '# in the jobs\n#   srun%s\n' "$(printf ' %q' "${lp_srun[@]}" "$lp_program" STAGE JOB.json "${lp_settings[@]}")"
 else
   command -v sbatch >/dev/null || fail "sbatch was not found: is this a login node of the cluster?"
-  [[ -x $lp_program ]] || fail "$lp_program: expected the program, found none (cmake --preset release && cmake --build --preset release)"
+  [[ -f $lp_program && -x $lp_program ]] || fail "$lp_program: expected the program, found none (cmake --preset release && cmake --build --preset release)"
   if ((check)); then
     for job in "${whole[@]}"; do "$lp_program" plan "$job" "${lp_settings[@]}" >/dev/null || exit 1; done
   fi
@@ -223,12 +249,18 @@ else
   made=0
   [[ -e $folder ]] || made=1
   mkdir -p "$folder"
-  for file in site.conf settings.sh; do
-    [[ ! -e $folder/$file ]] || fail "$folder/$file: is there already"
+  files=(site.conf settings.sh summary.txt report)
+  for ((i = 0; i < ${#whole[@]}; i++)); do files+=("cache.$i.txt" "sweep.$i.txt"); done
+  for file in "${files[@]}"; do
+    [[ ! -e $folder/$file && ! -L $folder/$file ]] || fail "$folder/$file: is there already"
   done
-  printf '%s\n' "${whole[@]}" >"$folder/jobs.txt"
-  cat "$lp_root/slurm/site.conf" "$site" >"$folder/site.conf"
-  settings >"$folder/settings.sh"
+  # Of two submissions at once, one makes the list.
+  (set -o noclobber && printf '%s\n' "${whole[@]}" >"$folder/jobs.txt") 2>/dev/null ||
+    fail "$folder/jobs.txt: cannot be made, or holds another submission"
+  if ! { cat "$lp_root/slurm/site.conf" "$site" >"$folder/site.conf" && settings >"$folder/settings.sh"; }; then
+    undo
+    fail "$folder: cannot be written"
+  fi
 fi
 
 before='' submitted=()
@@ -237,9 +269,7 @@ for stage in cache sweep report; do
   [[ ,$stages, == *,$stage,* ]] || continue
   if ! before=$(submit "$stage" "$before"); then
     ((${#submitted[@]} == 0)) || scancel "${submitted[@]}"
-    rm -f "$folder"/{jobs.txt,site.conf,settings.sh}
-    # A folder that was there stays.
-    ((!made)) || rmdir "$folder"
+    undo
     fail "sbatch refused the stage $stage; nothing stays submitted"
   fi
   submitted+=("$before")

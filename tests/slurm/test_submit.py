@@ -93,11 +93,29 @@ class Submit(unittest.TestCase):
         self.assertEqual((self.folder / "asked.txt").read_text().splitlines()[-1], "scancel 7")
         self.assertFalse((self.folder / "x").exists())
 
+    def test_an_answer_without_an_id(self) -> None:
+        """What a site's sbatch prints before the id is passed over; no id is an error, as the next stage would not wait."""
+        path = self.fake_sbatch("none")
+        for answer, code in (("Welcome\n7;cluster", 0), ("Welcome", 2), ("", 2)):
+            (self.folder / "bin" / "sbatch").write_text(f"#!/bin/sh\nprintf '%s' '{answer}'\n")
+            run = self.submit("--program", "/bin/true", "--logs", f"x{code}", "ROOT/jobs/demo-gpt2.json", path=path)
+            self.assertEqual(run.returncode, code, run.stderr)
+            self.assertEqual("sbatch: expected a job id as its last line, found" in run.stderr, code == 2)
+            self.assertEqual(run.stdout.splitlines()[:1], ["cache 7"] if code == 0 else [])
+
+    def test_empty_words_of_a_site(self) -> None:
+        """sbatch would take an empty word for the script."""
+        (self.folder / "s.conf").write_text("lp_sbatch_extra=\nlp_srun_extra=('' '-a  b$(x)\"')\n")
+        run = self.submit("--dry-run", "--site", "s.conf", "ROOT/jobs/demo-gpt2.json")
+        self.assertEqual((run.returncode, run.stderr), (0, ""))
+        self.assertNotIn(" '' ", run.stdout)
+        self.assertIn('-a\\ \\ b\\$\\(x\\)\\"', run.stdout)
+
     def test_a_folder_of_others(self) -> None:
         """A folder that was there stays when Slurm refuses, with what was in it; a file of its own is not replaced."""
         path = self.fake_sbatch("cache")
         (self.folder / "x").mkdir()
-        for name in (None, "notes", "site.conf"):
+        for name in (None, "notes", "site.conf", "summary.txt", "sweep.0.txt"):
             if name:
                 (self.folder / "x" / name).write_text("mine\n")
             run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
@@ -105,7 +123,13 @@ class Submit(unittest.TestCase):
             self.assertEqual((self.folder / "x").is_dir(), True, name)
             if name:
                 self.assertEqual((self.folder / "x" / name).read_text(), "mine\n")
-        self.assertIn("x/site.conf: is there already", run.stderr)
+            if name not in (None, "notes"):
+                self.assertIn(f"x/{name}: is there already", run.stderr)
+                (self.folder / "x" / name).unlink()
+        (self.folder / "x" / "jobs.txt").symlink_to("elsewhere")
+        run = self.submit("--program", "/bin/true", "--logs", "x", "ROOT/jobs/demo-gpt2.json", path=path)
+        self.assertIn("x/jobs.txt: cannot be made, or holds another submission", run.stderr)
+        self.assertFalse((self.folder / "x" / "elsewhere").exists())
 
     def test_names_and_numbers(self) -> None:
         """A site file without a slash is not looked for in PATH; numbers are decimal; Slurm keeps a % in a folder's name."""
@@ -124,12 +148,15 @@ class Submit(unittest.TestCase):
             (self.folder / "a\nb.json").write_text("{}")
             run = self.submit("--program", "/bin/true", *words, path=path)
             self.assertEqual(run.returncode, 2)
-            self.assertIn("with a line break in its name", run.stderr)
+            self.assertRegex(run.stderr, "with a line break (or a backslash )?in its name")
 
     def test_wrong_input(self) -> None:
         path = self.fake_sbatch("none")
         job = self.folder / "job.json"
         job.write_text(json.dumps({}))
+        sites = {"dos": "lp_nodes=2\r\n", "exit": "exit 0\n", "fails": "false\n", "large": f"lp_nodes={'9' * 20}"}
+        for name, text in sites.items():
+            (self.folder / f"{name}.conf").write_text(text)
         cases = (
             ((), "expected a job file"),
             (("no.json",), "no.json: cannot be read"),
@@ -139,6 +166,16 @@ class Submit(unittest.TestCase):
             ((job, "--only", "cache,swap"), "--only: expected some of cache,sweep,report"),
             ((job, "--frobnicate", "1"), "unknown option --frobnicate"),
             ((job, "--site", "none.conf"), "none.conf: cannot be read"),
+            ((job, "--site", "."), ".: cannot be read"),
+            ((job, "--site", "dos.conf"), "dos.conf: has line ends of Windows"),
+            ((job, "--site", "exit.conf"), "exit.conf: ended before its last line, with exit code 0"),
+            ((job, "--site", "fails.conf"), "fails.conf: ended before its last line, with exit code 1"),
+            ((job, "--site", "large.conf"), 'lp_nodes: expected a whole number, found "99999999999999999999"'),
+            ((job, "--nodes", "99999999999999999999"), "--nodes: expected a whole number"),
+            ((".",), ".: cannot be read"),
+            ((job, "./job.json"), "./job.json: the same job file twice"),
+            ((job, "--logs", "a\\b"), "a folder with a line break or a backslash in its name"),
+            ((job, "--program", "."), "expected the program, found none"),
             ((job, "--program", "none"), "expected the program, found none"),
         )
         for words, message in cases:
