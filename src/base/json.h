@@ -78,6 +78,13 @@ lp_status lp_json_opt_int32(const lp_json *object, const char *key, int64_t min,
 lp_status lp_json_opt_number(const lp_json *object, const char *key, double min, double max, double *out,
                              lp_error *err);
 lp_status lp_json_opt_choice(const lp_json *object, const char *key, const char *const *names, int *out, lp_error *err);
+/* The same for the place of an enum, which keeps its value where the member is missing. Returns a failure. */
+#define LP_JSON_OPT_ENUM(object, key, names, place)                                                                    \
+    do {                                                                                                               \
+        int lp_chosen = (int)(place);                                                                                  \
+        LP_CHECK(lp_json_opt_choice((object), (key), (names), &lp_chosen, err));                                       \
+        (place) = lp_chosen;                                                                                           \
+    } while (0)
 /* The head of a file of ours: {"format": format, "version": version}. */
 lp_status lp_json_head(const lp_json *root, const char *format, int64_t version, lp_error *err);
 

@@ -24,25 +24,34 @@ lp_status lp_text_put(lp_text *text, const char *string, lp_error *err) {
     return lp_text_add(text, string, strlen(string), err);
 }
 
+static lp_status add_format(lp_text *text, lp_error *err, const char *format, va_list args) {
+    va_list again;
+    va_copy(again, args);
+    int wanted = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    if (wanted < 0) return lp_fail(err, LP_ERR_VALUE, "text: cannot be formatted");
+    size_t length = (size_t)wanted;
+    LP_CHECK(lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err));
+    vsnprintf(text->data + text->length, length + 1, format, args);
+    text->length += length;
+    return LP_OK;
+}
+
 lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    va_list again;
-    va_copy(again, args);
-    int wanted = vsnprintf(NULL, 0, format, args);
+    lp_status status = add_format(text, err, format, args);
     va_end(args);
-    lp_status status = LP_OK;
-    if (wanted < 0) {
-        status = lp_fail(err, LP_ERR_VALUE, "text: cannot be formatted");
-    } else {
-        size_t length = (size_t)wanted;
-        status = lp_mem_grow(&text->data, &text->capacity, text->length + length + 1, 1, "text", err);
-        if (status == LP_OK) {
-            vsnprintf(text->data + text->length, length + 1, format, again);
-            text->length += length;
-        }
-    }
-    va_end(again);
+    return status;
+}
+
+lp_status lp_mem_format(char **out, lp_error *err, const char *format, ...) {
+    lp_text text = {0};
+    va_list args;
+    va_start(args, format);
+    lp_status status = add_format(&text, err, format, args);
+    va_end(args);
+    if (status == LP_OK) *out = text.data;
     return status;
 }
 

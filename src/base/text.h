@@ -17,6 +17,8 @@ lp_status lp_text_add_without_nul(lp_text *text, const char *bytes, size_t lengt
 /* The same for a C string. */
 lp_status lp_text_put(lp_text *text, const char *string, lp_error *err);
 lp_status lp_text_format(lp_text *text, lp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* *out = the text of the format; caller frees with lp_mem_free. */
+lp_status lp_mem_format(char **out, lp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* Adds a JSON string, quotes included. */
 lp_status lp_json_quote(const char *string, lp_text *out, lp_error *err);
 /* Adds the format, in which each %s becomes a JSON string, quotes included; no other conversion is known. */

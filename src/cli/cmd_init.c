@@ -49,13 +49,9 @@ static lp_status look_at_model(init_findings *findings, lp_error *err) {
     LP_TRY(lp_model_inspect(&findings->model, LP_INSPECT_JSON, &text, err));
     LP_TRY(lp_json_parse(lp_text_get(&text), text.length, "inspect", &document, &root, err));
     LP_TRY(lp_json_find(&root, "lora", &part, err));
-    if (part.node) {
-        LP_TRY(lp_json_get_int(&part, "rank", 0, INT32_MAX, &findings->lora_rank, err));
-    }
+    if (part.node) LP_TRY(lp_json_get_int(&part, "rank", 0, INT32_MAX, &findings->lora_rank, err));
     LP_TRY(lp_json_find(&root, "projection", &part, err));
-    if (part.node) {
-        LP_TRY(lp_json_get_int(&part, "width", 0, INT32_MAX, &findings->projection_width, err));
-    }
+    if (part.node) LP_TRY(lp_json_get_int(&part, "width", 0, INT32_MAX, &findings->projection_width, err));
 out:
     cJSON_Delete(document);
     lp_text_release(&text);
@@ -107,16 +103,6 @@ static lp_status look(const init_options *options, const lp_model_source *source
 
 /* ---- The job file ------------------------------------------------------------------------------------------------ */
 
-static lp_status add_json_text(const char *text, lp_text *out, lp_error *err) {
-    cJSON *string = cJSON_CreateString(text);
-    char *printed = string ? cJSON_PrintUnformatted(string) : NULL;
-    lp_status status =
-        printed ? lp_text_add(out, printed, strlen(printed), err) : lp_fail(err, LP_ERR_MEMORY, "init: out of memory");
-    cJSON_free(printed);
-    cJSON_Delete(string);
-    return status;
-}
-
 /* *out += the path as JSON: relative to `folder` where the way is short, so that both may move together. Both exist. */
 static lp_status add_path(const char *path, const char *folder, lp_text *out, lp_error *err) {
     enum { MOST_UP = 2 };
@@ -131,13 +117,10 @@ static lp_status add_path(const char *path, const char *folder, lp_text *out, lp
         while (n > 0 && from[n - 1] != '/') n--;
         if (n > 0) n--;
     }
-    if (n == 0 || up > MOST_UP) {
-        LP_TRY(add_json_text(whole, out, err));
-        goto out;
-    }
-    for (int i = 0; i < up; i++) LP_TRY(lp_text_add(&shown, "../", 3, err));
-    LP_TRY(lp_text_add(&shown, whole + n + 1, strlen(whole + n + 1), err));
-    LP_TRY(add_json_text(lp_text_get(&shown), out, err));
+    bool near = n > 0 && up <= MOST_UP;
+    for (int i = 0; near && i < up; i++) LP_TRY(lp_text_put(&shown, "../", err));
+    LP_TRY(lp_text_put(&shown, near ? whole + n + 1 : whole, err));
+    status = lp_json_quote(lp_text_get(&shown), out, err);
 out:
     free(whole); /* from realpath */
     free(from);
@@ -166,9 +149,7 @@ static char *find_schema(void) {
 static lp_status add_schema(lp_text *out, lp_error *err) {
     char *schema = find_schema();
     if (!schema) return LP_OK;
-    lp_status status = lp_text_format(out, err, "  \"$schema\": ");
-    if (status == LP_OK) status = add_json_text(schema, out, err);
-    if (status == LP_OK) status = lp_text_format(out, err, ",\n");
+    lp_status status = lp_json_format(out, err, "  \"$schema\": %s,\n", schema);
     free(schema); /* from realpath */
     return status;
 }
@@ -182,9 +163,7 @@ static lp_status add_comment(lp_text *out, lp_error *err, const char *format, ..
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    lp_status status = lp_text_format(out, err, "    \"comment\": ");
-    if (status == LP_OK) status = add_json_text(text, out, err);
-    return status == LP_OK ? lp_text_format(out, err, ",\n") : status;
+    return lp_json_format(out, err, "    \"comment\": %s,\n", text);
 }
 
 static lp_status write_model(const init_findings *findings, const init_options *options, const char *folder,
@@ -213,65 +192,49 @@ static lp_status write_model(const init_findings *findings, const init_options *
     return lp_text_format(out, err, "\n  },\n");
 }
 
-/* name: of the outputs, without ending. */
+/* store, results: the outputs, as the job names them. */
 static lp_status write_job(const init_findings *findings, const init_options *options, const char *folder,
-                           const char *name, lp_text *out, lp_error *err) {
+                           const char *store, const char *results, lp_text *out, lp_error *err) {
     bool projection = findings->projection_width > 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_text_format(out, err, "{\n"));
-    LP_TRY(add_schema(out, err));
-    LP_TRY(lp_text_format(
+    LP_CHECK(lp_text_format(out, err, "{\n"));
+    LP_CHECK(add_schema(out, err));
+    LP_CHECK(lp_text_format(
         out, err,
         "  \"comment\": \"A starter job. `latentpatch plan` says what it will do, `latentpatch run` does "
         "it. Paths are relative to this file.\",\n"));
-    LP_TRY(write_model(findings, options, folder, out, err));
-    LP_TRY(lp_text_format(out, err, "  \"protocol\": {\n"));
-    LP_TRY(add_comment(out, err, "%s. `bot-first` is how the published patching scripts run a CODI model.",
-                       projection ? "The checkpoint has a projection: CODI's own evaluation fits it"
-                                  : "The checkpoint has no projection: the hidden state itself is the next input"));
-    LP_TRY(lp_text_format(out, err, "    \"name\": \"%s\",\n    \"steps\": %d\n  },\n",
-                          lp_protocol_names()[findings->protocol.kind], STEPS));
-    LP_TRY(lp_text_format(out, err, "  \"pairs\": {\n"));
-    LP_TRY(add_comment(out, err,
-                       "%zu pairs; the longest prompt takes %d positions. A \"limit\" takes the first ones only.",
-                       findings->pairs.n, findings->longest));
-    LP_TRY(lp_text_format(out, err, "    \"file\": "));
-    LP_TRY(add_path(options->pairs, folder, out, err));
-    LP_TRY(lp_text_format(out, err, "\n  },\n  \"store\": {\"file\": "));
-    lp_text path = {0};
-    status = lp_text_format(&path, err, "out/%s.store.h5", name);
-    if (status == LP_OK) status = add_json_text(lp_text_get(&path), out, err);
-    if (status == LP_OK) status = lp_text_format(out, err, "},\n  \"sweep\": {\n");
-    if (status == LP_OK)
-        status = add_comment(out, err,
-                             "At each of the %d layers, the clean values of the first 1 to %d thoughts are "
-                             "written into the corrupted run. Only pairs that the model answers right both ways "
-                             "count. Controls are added: the run's own values, %s",
-                             findings->model.config.n_layers, STEPS,
-                             findings->pairs.n > 1 ? "and those of another pair."
-                                                   : "but no other pair's, since there is one pair.");
-    if (status == LP_OK)
-        status = lp_text_format(
-            out, err,
-            "    \"filter\": \"both-correct\",\n    \"directions\": [\"denoise\"],\n    \"controls\": "
-            "[\"self\"%s],\n    \"conditions\": [\n      {\"site\": \"resid_post\", \"layers\": \"all\", "
-            "\"steps\": \"first:1-%d\", \"donor\": \"clean\"}\n    ]\n  },\n  \"decode\": {\n",
-            findings->pairs.n > 1 ? ", \"shuffled\"" : "", STEPS);
-    if (status == LP_OK)
-        status = add_comment(out, err,
-                             findings->max_new_tokens < MOST_NEW_TOKENS
-                                 ? "The longest answer that fits the model's context after the longest prompt."
-                                 : "The longest answer. Most answers end far earlier.");
-    if (status == LP_OK)
-        status = lp_text_format(
-            out, err, "    \"max_new_tokens\": %d\n  },\n  \"results\": {\"file\": ", findings->max_new_tokens);
-    lp_text_clear(&path);
-    if (status == LP_OK) status = lp_text_format(&path, err, "out/%s.results.h5", name);
-    if (status == LP_OK) status = add_json_text(lp_text_get(&path), out, err);
-    if (status == LP_OK) status = lp_text_format(out, err, "}\n}\n");
-    lp_text_release(&path);
-out:
-    return status;
+    LP_CHECK(write_model(findings, options, folder, out, err));
+    LP_CHECK(lp_text_format(out, err, "  \"protocol\": {\n"));
+    LP_CHECK(add_comment(out, err, "%s. `bot-first` is how the published patching scripts run a CODI model.",
+                         projection ? "The checkpoint has a projection: CODI's own evaluation fits it"
+                                    : "The checkpoint has no projection: the hidden state itself is the next input"));
+    LP_CHECK(lp_text_format(out, err, "    \"name\": \"%s\",\n    \"steps\": %d\n  },\n",
+                            lp_protocol_names()[findings->protocol.kind], STEPS));
+    LP_CHECK(lp_text_format(out, err, "  \"pairs\": {\n"));
+    LP_CHECK(add_comment(out, err,
+                         "%zu pairs; the longest prompt takes %d positions. A \"limit\" takes the first ones only.",
+                         findings->pairs.n, findings->longest));
+    LP_CHECK(lp_text_format(out, err, "    \"file\": "));
+    LP_CHECK(add_path(options->pairs, folder, out, err));
+    LP_CHECK(lp_json_format(out, err, "\n  },\n  \"store\": {\"file\": %s},\n  \"sweep\": {\n", store));
+    LP_CHECK(add_comment(
+        out, err,
+        "At each of the %d layers, the clean values of the first 1 to %d thoughts are written into the "
+        "corrupted run. Only pairs that the model answers right both ways count. Controls are added: the "
+        "run's own values, %s",
+        findings->model.config.n_layers, STEPS,
+        findings->pairs.n > 1 ? "and those of another pair." : "but no other pair's, since there is one pair."));
+    LP_CHECK(
+        lp_text_format(out, err,
+                       "    \"filter\": \"both-correct\",\n    \"directions\": [\"denoise\"],\n    \"controls\": "
+                       "[\"self\"%s],\n    \"conditions\": [\n      {\"site\": \"resid_post\", \"layers\": \"all\", "
+                       "\"steps\": \"first:1-%d\", \"donor\": \"clean\"}\n    ]\n  },\n  \"decode\": {\n",
+                       findings->pairs.n > 1 ? ", \"shuffled\"" : "", STEPS));
+    LP_CHECK(add_comment(out, err,
+                         findings->max_new_tokens < MOST_NEW_TOKENS
+                             ? "The longest answer that fits the model's context after the longest prompt."
+                             : "The longest answer. Most answers end far earlier."));
+    LP_CHECK(lp_text_format(out, err, "    \"max_new_tokens\": %d\n  },\n", findings->max_new_tokens));
+    return lp_json_format(out, err, "  \"results\": {\"file\": %s}\n}\n", results);
 }
 
 /* A new file: what is there already is never replaced. */
@@ -330,7 +293,7 @@ static lp_status init(const init_options *options, const char *path, lp_error *e
     lp_job none = {0};
     lp_model_source source;
     lp_text text = {0};
-    char *folder = NULL, *name = NULL;
+    char *folder = NULL, *name = NULL, *store = NULL, *results = NULL;
     size_t n_conditions = 0;
     struct stat info;
     lp_status status = LP_OK;
@@ -341,7 +304,9 @@ static lp_status init(const init_options *options, const char *path, lp_error *e
     LP_TRY(refuse_outputs(folder, name, err));
     LP_TRY(lp_model_options_source(&options->model, NULL, &none, &source, err));
     LP_TRY(look(options, &source, &findings, err));
-    LP_TRY(write_job(&findings, options, folder, name, &text, err));
+    LP_TRY(lp_mem_format(&store, err, "out/%s.store.h5", name));
+    LP_TRY(lp_mem_format(&results, err, "out/%s.results.h5", name));
+    LP_TRY(write_job(&findings, options, folder, store, results, &text, err));
     LP_TRY(write_new(path, &text, err));
     status = check_job(path, &findings.model.config, &n_conditions, err);
     if (status != LP_OK) {
@@ -357,6 +322,8 @@ out:
     lp_text_release(&text);
     lp_mem_free(folder);
     lp_mem_free(name);
+    lp_mem_free(store);
+    lp_mem_free(results);
     return status;
 }
 

@@ -138,9 +138,7 @@ static lp_status read_model(lp_job *job, const lp_json *root, lp_error *err) {
     LP_CHECK(lp_json_opt_int32(&lora, "rank", 1, 65536, &job->model.lora_rank, err));
     job->model.lora_alpha = 32;
     LP_CHECK(lp_json_opt_number(&lora, "alpha", 0, 1e6, &job->model.lora_alpha, err));
-    int rounding = 0;
-    LP_CHECK(lp_json_opt_choice(&section, "base_rounding", roundings, &rounding, err));
-    job->model.base_rounding = rounding == 1 ? LP_BASE_FP16 : LP_BASE_AS_STORED;
+    LP_JSON_OPT_ENUM(&section, "base_rounding", roundings, job->model.base_rounding);
     if (!job->model.name) {
         const char *path = job->model.codi ? job->model.codi : job->model.base;
         size_t end = strlen(path);
@@ -252,7 +250,7 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
                  {"stop", &protocol->stop, false}};
     lp_json section;
     int32_t n_steps = 6;
-    int kind = LP_PROTOCOL_CODI, feedback = 0;
+    int kind = LP_PROTOCOL_CODI;
     bool remove_eos = true, found = false;
     LP_CHECK(opt_section(root, "protocol", keys, &section, err));
     LP_CHECK(lp_json_opt_choice(&section, "name", lp_protocol_names(), &kind, err));
@@ -279,10 +277,9 @@ static lp_status read_protocol(lp_job *job, const lp_json *root, lp_error *err) 
     if (!remove_eos) lp_protocol_keep_eos(protocol);
     LP_CHECK(read_first_input(&section, protocol, &found, err));
     protocol->changed |= found;
-    feedback = (int)protocol->feedback;
-    LP_CHECK(lp_json_opt_choice(&section, "feedback", lp_feedback_names(), &feedback, err));
-    protocol->changed |= (lp_feedback)feedback != protocol->feedback;
-    protocol->feedback = (lp_feedback)feedback;
+    const lp_feedback preset = protocol->feedback;
+    LP_JSON_OPT_ENUM(&section, "feedback", lp_feedback_names(), protocol->feedback);
+    protocol->changed |= protocol->feedback != preset;
     return read_tokens(&section, protocol, err);
 }
 
@@ -293,9 +290,7 @@ static lp_status read_pairs(lp_job *job, const lp_json *root, lp_error *err) {
     LP_CHECK(opt_section(root, "pairs", keys, &section, err));
     LP_CHECK(need_path(job, &section, "pairs", "file", &job->pairs.file, err));
     LP_CHECK(lp_json_opt_int(&section, "limit", 0, INT32_MAX, &job->pairs.limit, err));
-    int choice = 0;
-    LP_CHECK(lp_json_opt_choice(&section, "equal_answers", equal, &choice, err));
-    job->pairs.equal_answers = choice == 1 ? LP_EQUAL_ANSWERS_ALLOW : LP_EQUAL_ANSWERS_REFUSE;
+    LP_JSON_OPT_ENUM(&section, "equal_answers", equal, job->pairs.equal_answers);
     return LP_OK;
 }
 
@@ -312,9 +307,7 @@ static lp_status read_cache_site(lp_cache_site *site, const lp_json *entry, lp_e
     LP_CHECK(lp_json_only(entry, keys, err));
     LP_CHECK(lp_json_get_choice(entry, "site", lp_site_names(), &choice, err));
     site->site = (lp_site)choice;
-    choice = LP_PHASE_THOUGHT;
-    LP_CHECK(lp_json_opt_choice(entry, "phase", lp_phase_names(), &choice, err));
-    site->phase = (lp_phase)choice;
+    LP_JSON_OPT_ENUM(entry, "phase", lp_phase_names(), site->phase);
     LP_CHECK(lp_json_find(entry, "index", &value, err));
     if (site->phase == LP_PHASE_THOUGHT && value.node)
         return lp_json_fail(&value, err, "no index: the store keeps all thought steps of a site");
@@ -402,9 +395,7 @@ static lp_status read_sweep(lp_job *job, const lp_json *root, lp_error *err) {
     LP_CHECK(opt_section(root, "sweep", keys, &section, err));
     if (!section.node) return LP_OK;
     job->sweep.present = true;
-    int filter = 0;
-    LP_CHECK(lp_json_opt_choice(&section, "filter", lp_filter_names(), &filter, err));
-    job->sweep.filter = (lp_filter)filter;
+    LP_JSON_OPT_ENUM(&section, "filter", lp_filter_names(), job->sweep.filter);
     LP_CHECK(lp_json_find(&section, "directions", &value, err));
     job->sweep.denoise = !value.node;
     if (value.node) {
@@ -488,9 +479,7 @@ static lp_status read_decode_and_metrics(lp_job *job, const lp_json *root, lp_er
         }
     }
     LP_CHECK(read_readout(job, root, err));
-    int classifier = 0;
-    LP_CHECK(lp_json_opt_choice(root, "classifier", classifiers, &classifier, err));
-    job->classifier = (lp_classifier)classifier;
+    LP_JSON_OPT_ENUM(root, "classifier", classifiers, job->classifier);
     return LP_OK;
 }
 
@@ -545,15 +534,9 @@ static lp_status read_engine(lp_job *job, const lp_json *root, lp_error *err) {
     job->engine.hang_limit_s = 600;
     LP_CHECK(opt_section(root, "engine", keys, &section, err));
     if (!section.node) return LP_OK;
-    int choice = LP_EXECUTOR_BATCHED;
-    LP_CHECK(lp_json_opt_choice(&section, "executor", lp_executor_names(), &choice, err));
-    job->engine.executor = (lp_executor)choice;
-    choice = LP_DEVICE_AUTO;
-    LP_CHECK(lp_json_opt_choice(&section, "device", lp_device_names(), &choice, err));
-    job->engine.device = (lp_device_choice)choice;
-    choice = LP_COMPUTE_FP32;
-    LP_CHECK(lp_json_opt_choice(&section, "dtype", lp_compute_names(), &choice, err));
-    job->engine.dtype = (lp_compute)choice;
+    LP_JSON_OPT_ENUM(&section, "executor", lp_executor_names(), job->engine.executor);
+    LP_JSON_OPT_ENUM(&section, "device", lp_device_names(), job->engine.device);
+    LP_JSON_OPT_ENUM(&section, "dtype", lp_compute_names(), job->engine.dtype);
     LP_CHECK(lp_json_opt_int32(&section, "threads", 0, 1024, &job->engine.threads, err));
     LP_CHECK(lp_json_find(&section, "memory_limit", &value, err));
     if (value.node) LP_CHECK(read_bytes(&value, &job->engine.memory_limit, err));

@@ -131,10 +131,8 @@ static lp_status read_label(const lp_json *value, lp_donor_detail *out, lp_error
 static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error *err) {
     static const char *const over[] = {"each", "all", NULL}, *const values[] = {"same", "different", NULL};
     lp_json value, by;
-    int64_t least = 0;
     int choice = 0;
-    LP_CHECK(lp_json_find(object, "steps", &value, err));
-    if (value.node) LP_CHECK(lp_json_choice(&value, over, &choice, err));
+    LP_CHECK(lp_json_opt_choice(object, "steps", over, &choice, err));
     out->all_steps = choice == 1;
     LP_CHECK(lp_json_find(object, "by", &by, err));
     if (by.node) LP_CHECK(read_label(&by, out, err));
@@ -145,9 +143,7 @@ static lp_status read_mean(const lp_json *object, lp_donor_detail *out, lp_error
     out->is_different = choice == 1;
     LP_CHECK(lp_json_find(object, "least", &value, err));
     if (value.node && !by.node) return lp_json_fail(&value, err, "the key \"by\" beside it");
-    if (value.node) LP_CHECK(lp_json_int(&value, 1, 1000000, &least, err));
-    out->least = (int32_t)least;
-    return LP_OK;
+    return lp_json_opt_int32(object, "least", 1, 1000000, &out->least, err);
 }
 
 /* One donor for each sigma. */
@@ -159,11 +155,9 @@ static lp_status read_noise(const lp_json *object, condition_reading *reading, l
     double number = 0;
     int choice = 0;
     LP_CHECK(read_mean(object, &detail, err));
-    LP_CHECK(lp_json_opt_choice(object, "around", lp_noise_centre_names(), &choice, err));
-    detail.around = (lp_noise_centre)choice;
+    LP_JSON_OPT_ENUM(object, "around", lp_noise_centre_names(), detail.around);
     if (detail.around != LP_AROUND_MEAN && (detail.all_steps || detail.label != LP_LABEL_NONE))
         return lp_json_fail(object, err, "\"around\": \"mean\" beside the keys \"steps\" and \"by\"");
-    choice = 0;
     LP_CHECK(lp_json_opt_choice(object, "in", units, &choice, err));
     detail.in_rms = choice == 1;
     LP_CHECK(lp_json_get(object, "sigma", &sigma, err));
@@ -190,23 +184,12 @@ static lp_status read_nearest(const lp_json *value, const char *const *keys, lp_
     static const char *const measures[] = {"dot", "cosine", NULL}, *const along_keys[] = {"token", "factor", NULL};
     lp_json member, part;
     const char *text = NULL;
-    int choice = 0;
-    int64_t number = 0;
     double factor = 0;
     lp_token_rule rule = {.chooses = true, .top = 1};
     LP_CHECK(lp_json_only(value, keys, err));
-    LP_CHECK(lp_json_opt_choice(value, "by", measures, &choice, err));
-    rule.by = (lp_nearest_by)choice;
-    LP_CHECK(lp_json_find(value, "top", &member, err));
-    if (member.node) {
-        LP_CHECK(lp_json_int(&member, 1, LP_MAX_NEAREST, &number, err));
-        rule.top = (int32_t)number;
-    }
-    LP_CHECK(lp_json_find(value, "shift", &member, err));
-    if (member.node) {
-        LP_CHECK(lp_json_int(&member, -1000000, 1000000, &number, err));
-        rule.shift = (int32_t)number;
-    }
+    LP_JSON_OPT_ENUM(value, "by", measures, rule.by);
+    LP_CHECK(lp_json_opt_int32(value, "top", 1, LP_MAX_NEAREST, &rule.top, err));
+    LP_CHECK(lp_json_opt_int32(value, "shift", -1000000, 1000000, &rule.shift, err));
     LP_CHECK(lp_json_opt_bool(value, "layer_norm", &rule.layer_norm, err));
     LP_CHECK(lp_json_opt_bool(value, "keep_norm", &rule.keep_norm, err));
     LP_CHECK(lp_json_find(value, "add_along", &member, err));
@@ -338,20 +321,14 @@ static lp_status read_from(const lp_json *group, condition_reading *reading, lp_
     static const char *const keys[] = {"site", "layers", "step", NULL};
     lp_json from, value;
     lp_sweep_group *sweep_group = reading->group;
-    int64_t step = -1;
-    int choice = 0;
     sweep_group->from_step = -1;
     LP_CHECK(lp_json_find(group, "from", &from, err));
     if (!from.node) return LP_OK;
     LP_CHECK(lp_json_only(&from, keys, err));
     LP_CHECK(lp_json_find(&from, "site", &value, err));
-    if (value.node) {
-        LP_CHECK(lp_json_choice(&value, lp_site_names(), &choice, err));
-        sweep_group->from_other_site = true;
-        sweep_group->from_site = (lp_site)choice;
-    }
-    LP_CHECK(lp_json_opt_int(&from, "step", 0, reading->n_steps - 1, &step, err));
-    sweep_group->from_step = (int32_t)step;
+    sweep_group->from_other_site = value.node != NULL;
+    LP_JSON_OPT_ENUM(&from, "site", lp_site_names(), sweep_group->from_site);
+    LP_CHECK(lp_json_opt_int32(&from, "step", 0, reading->n_steps - 1, &sweep_group->from_step, err));
     LP_CHECK(lp_json_find(&from, "layers", &value, err));
     if (value.node) {
         LP_CHECK(lp_mem_new(&sweep_group->from_layers, sweep_group->n_layers, sizeof *sweep_group->from_layers,
@@ -422,14 +399,12 @@ static lp_status read_position_index(const lp_json *value, void *user, lp_error 
 static lp_status read_positions(const lp_json *edge, const char *key, const condition_reading *group,
                                 lp_position_set **sets, size_t *n_sets, lp_error *err) {
     static const char *const keys[] = {"phase", "steps", "index", NULL};
-    edge_reading r = {.sets = sets, .n_sets = n_sets, .group = group};
+    edge_reading r = {.sets = sets, .n_sets = n_sets, .group = group, .phase = LP_PHASE_THOUGHT};
     lp_json place, value;
-    int phase = LP_PHASE_THOUGHT;
     bool present = false;
     LP_CHECK(lp_json_get(edge, key, &place, err));
     LP_CHECK(lp_json_only(&place, keys, err));
-    LP_CHECK(lp_json_opt_choice(&place, "phase", lp_phase_names(), &phase, err));
-    r.phase = (lp_phase)phase;
+    LP_JSON_OPT_ENUM(&place, "phase", lp_phase_names(), r.phase);
     bool thought = r.phase == LP_PHASE_THOUGHT;
     LP_CHECK(lp_json_find(&place, thought ? "index" : "steps", &value, err));
     if (value.node)
@@ -597,12 +572,9 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     lp_json value;
     int choice = 0;
     bool present = false, edges = false;
-    int64_t number = 0;
     LP_CHECK(lp_json_only(entry, keys, err));
-    LP_CHECK(lp_json_find(entry, "phase", &value, err));
-    choice = LP_PHASE_THOUGHT;
-    if (value.node) LP_CHECK(lp_json_choice(&value, lp_phase_names(), &choice, err));
-    group->phase = (lp_phase)choice;
+    group->phase = LP_PHASE_THOUGHT;
+    LP_JSON_OPT_ENUM(entry, "phase", lp_phase_names(), group->phase);
     LP_CHECK(for_each(entry, "forbid", read_edge, group, reading, &edges, err));
     reading->capacity = reading->detail_capacity = 0;
     LP_CHECK(for_each(entry, "site", read_site, group, reading, &present, err));
@@ -633,22 +605,18 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     LP_CHECK(lp_json_opt_choice(entry, "operation", operations, &choice, err));
     group->operation = operation_of[choice];
     LP_CHECK(read_subspace(job, entry, reading, err));
-    LP_CHECK(lp_json_find(entry, "only", &value, err));
     choice = 0;
-    if (value.node) LP_CHECK(lp_json_choice(&value, only, &choice, err));
+    LP_CHECK(lp_json_opt_choice(entry, "only", only, &choice, err));
     group->token.only_numbers = choice == 1;
     LP_CHECK(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
     LP_CHECK(read_from(entry, reading, err));
     LP_CHECK(for_each(entry, "defects", read_defect, group, reading, NULL, err));
-    LP_CHECK(lp_json_opt_int(entry, "stop_after", 1, reading->n_steps, &number, err));
-    group->stop_after = (int32_t)number;
-    number = 0;
+    LP_CHECK(lp_json_opt_int32(entry, "stop_after", 1, reading->n_steps, &group->stop_after, err));
     LP_CHECK(lp_json_find(entry, "vector", &value, err));
     if (value.node && job->sweep.n_vectors == 0)
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file,
                        value.path);
-    if (value.node) LP_CHECK(lp_json_int(&value, 0, (int64_t)job->sweep.n_vectors - 1, &number, err));
-    group->vector = (int32_t)number;
+    LP_CHECK(lp_json_opt_int32(entry, "vector", 0, (int64_t)job->sweep.n_vectors - 1, &group->vector, err));
     for (size_t i = 0; i < group->n_donors; i++)
         if (group->donors[i] == LP_DONOR_FILE && !value.node)
             return lp_fail(err, LP_ERR_VALUE,

@@ -51,9 +51,8 @@ static lp_status read_answer(const lp_json *side, lp_pairs_mode mode, double *ou
 static lp_status read_question(const lp_json *side, lp_pairs_mode mode, char **out, lp_error *err) {
     lp_json value;
     const char *text = NULL;
-    lp_status status = lp_json_get(side, "question", &value, err);
-    if (status == LP_OK) status = lp_json_string(&value, &text, err);
-    if (status != LP_OK) return status;
+    LP_CHECK(lp_json_get(side, "question", &value, err));
+    LP_CHECK(lp_json_string(&value, &text, err));
     if (mode == LP_PAIRS_STRICT && is_blank(text)) return lp_json_fail(&value, err, "a question that is not empty");
     return lp_mem_strdup(out, text, err);
 }
@@ -167,64 +166,52 @@ static lp_status read_own_pair(const lp_json *value, lp_pairs_mode mode, lp_pair
     static const char *const change_keys[] = {"from", "to", NULL};
     static const char *const splits[] = {"tune", "test", NULL};
     lp_json id, change, split;
-    char *unused = NULL;
+    const char *unused = NULL;
     int64_t index = 0;
     int choice = 0;
-    lp_status status = LP_OK;
-    LP_TRY(only_keys(value, keys, err));
-    LP_TRY(lp_json_get(value, "id", &id, err));
-    LP_TRY(read_id(&id, &out->id, err));
-    LP_TRY(read_own_side(value, "clean", mode, &out->clean, err));
-    LP_TRY(read_own_side(value, "corrupted", mode, &out->corrupted, err));
-    LP_TRY(read_optional_text(value, "source", &out->source, err));
-    LP_TRY(lp_json_opt_int(value, "index", 0, (int64_t)max_count, &index, err));
-    LP_TRY(lp_json_opt_int(value, "steps", 0, (int64_t)max_count, &out->n_steps, err));
-    LP_TRY(lp_json_find(value, "split", &split, err));
+    LP_CHECK(only_keys(value, keys, err));
+    LP_CHECK(lp_json_get(value, "id", &id, err));
+    LP_CHECK(read_id(&id, &out->id, err));
+    LP_CHECK(read_own_side(value, "clean", mode, &out->clean, err));
+    LP_CHECK(read_own_side(value, "corrupted", mode, &out->corrupted, err));
+    LP_CHECK(read_optional_text(value, "source", &out->source, err));
+    LP_CHECK(lp_json_opt_int(value, "index", 0, (int64_t)max_count, &index, err));
+    LP_CHECK(lp_json_opt_int(value, "steps", 0, (int64_t)max_count, &out->n_steps, err));
+    LP_CHECK(lp_json_find(value, "split", &split, err));
     if (split.node) {
-        LP_TRY(lp_json_choice(&split, splits, &choice, err));
+        LP_CHECK(lp_json_choice(&split, splits, &choice, err));
         out->split = choice == 0 ? LP_SPLIT_TUNE : LP_SPLIT_TEST;
     }
-    LP_TRY(lp_json_find(value, "change", &change, err));
+    LP_CHECK(lp_json_find(value, "change", &change, err));
     if (change.node) {
-        LP_TRY(only_keys(&change, change_keys, err));
+        LP_CHECK(only_keys(&change, change_keys, err));
         for (size_t i = 0; i < 2; i++) {
             lp_json member;
-            LP_TRY(lp_json_get(&change, change_keys[i], &member, err));
+            LP_CHECK(lp_json_get(&change, change_keys[i], &member, err));
         }
-        LP_TRY(read_optional_text(&change, "from", &out->change_from, err));
-        LP_TRY(read_optional_text(&change, "to", &out->change_to, err));
+        LP_CHECK(read_optional_text(&change, "from", &out->change_from, err));
+        LP_CHECK(read_optional_text(&change, "to", &out->change_to, err));
     }
-    LP_TRY(check_tokens(value, err));
-    LP_TRY(read_graph(value, out, err));
-    LP_TRY(read_optional_text(value, "template", &out->template, err));
+    LP_CHECK(check_tokens(value, err));
+    LP_CHECK(read_graph(value, out, err));
+    LP_CHECK(read_optional_text(value, "template", &out->template, err));
     if (!out->source && out->template) /* pairs of one template are not independent */
-        LP_TRY(lp_mem_strdup(&out->source, out->template, err));
-    LP_TRY(read_optional_text(value, "notes", &unused, err));
-out:
-    lp_mem_free(unused);
-    return status;
+        LP_CHECK(lp_mem_strdup(&out->source, out->template, err));
+    return lp_json_opt_string(value, "notes", &unused, err);
 }
 
 /* Finds the list of pairs and checks what stands around it. */
 static lp_status read_own_head(const lp_json *root, lp_json *list, lp_error *err) {
     static const char *const keys[] = {"format", "version", "source", "pairs", "seed", "about", "$schema", NULL};
-    char *unused = NULL;
+    const char *unused = NULL;
     int64_t number = 0;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_head(root, "latentpatch-pairs", 1, err));
-    LP_TRY(only_keys(root, keys, err));
-    LP_TRY(read_optional_text(root, "source", &unused, err));
-    lp_mem_free(unused);
-    unused = NULL;
-    LP_TRY(read_optional_text(root, "about", &unused, err));
-    lp_mem_free(unused);
-    unused = NULL;
-    LP_TRY(read_optional_text(root, "$schema", &unused, err));
-    LP_TRY(lp_json_opt_int(root, "seed", 0, (int64_t)max_count, &number, err));
-    LP_TRY(lp_json_get(root, "pairs", list, err));
-out:
-    lp_mem_free(unused);
-    return status;
+    LP_CHECK(lp_json_head(root, "latentpatch-pairs", 1, err));
+    LP_CHECK(only_keys(root, keys, err));
+    LP_CHECK(lp_json_opt_string(root, "source", &unused, err));
+    LP_CHECK(lp_json_opt_string(root, "about", &unused, err));
+    LP_CHECK(lp_json_opt_string(root, "$schema", &unused, err));
+    LP_CHECK(lp_json_opt_int(root, "seed", 0, (int64_t)max_count, &number, err));
+    return lp_json_get(root, "pairs", list, err);
 }
 
 /* ---- the original's formats ---- */
@@ -239,22 +226,18 @@ static lp_status split_change(const char *text, lp_pair *out, lp_error *err) {
 
 static lp_status read_original_pair(const lp_json *value, lp_pairs_mode mode, lp_pair *out, lp_error *err) {
     lp_json id, side;
-    char *change = NULL;
-    lp_status status = LP_OK;
-    LP_TRY(lp_json_get(value, "pair_id", &id, err));
-    LP_TRY(read_id(&id, &out->id, err));
-    LP_TRY(lp_json_get(value, "clean", &side, err));
-    LP_TRY(read_question(&side, mode, &out->clean.question, err));
-    LP_TRY(read_answer(&side, mode, &out->clean.answer, err));
-    LP_TRY(read_optional_text(&side, "full_answer", &out->clean.solution, err));
-    LP_TRY(lp_json_get(value, "corrupted", &side, err));
-    LP_TRY(read_question(&side, mode, &out->corrupted.question, err));
-    LP_TRY(read_answer(&side, mode, &out->corrupted.answer, err));
-    LP_TRY(read_optional_text(&side, "changed_number", &change, err));
-    if (change) LP_TRY(split_change(change, out, err));
-out:
-    lp_mem_free(change);
-    return status;
+    const char *change = NULL;
+    LP_CHECK(lp_json_get(value, "pair_id", &id, err));
+    LP_CHECK(read_id(&id, &out->id, err));
+    LP_CHECK(lp_json_get(value, "clean", &side, err));
+    LP_CHECK(read_question(&side, mode, &out->clean.question, err));
+    LP_CHECK(read_answer(&side, mode, &out->clean.answer, err));
+    LP_CHECK(read_optional_text(&side, "full_answer", &out->clean.solution, err));
+    LP_CHECK(lp_json_get(value, "corrupted", &side, err));
+    LP_CHECK(read_question(&side, mode, &out->corrupted.question, err));
+    LP_CHECK(read_answer(&side, mode, &out->corrupted.answer, err));
+    LP_CHECK(lp_json_opt_string(&side, "changed_number", &change, err));
+    return change ? split_change(change, out, err) : LP_OK;
 }
 
 typedef struct {

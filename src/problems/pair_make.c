@@ -18,7 +18,8 @@ typedef struct {
     lp_recomputed changed;
     lp_text question, solution, extra, annotated; /* reused */
     size_t capacity;                              /* of made->set.pairs */
-    char *prefix, *file_name;
+    char *prefix;
+    const char *file_name;
     size_t source; /* the first record with the question at hand: variants of one question have one source */
 } pair_maker;
 
@@ -58,34 +59,26 @@ static lp_status add_graph(const lp_graph *graph, const lp_recomputed *changed, 
 /* Adds the pair whose new texts are in m->question and m->solution. */
 static lp_status add_pair(pair_maker *maker, const lp_problem *problem, size_t nth, const char *from, const char *to,
                           lp_error *err) {
-    lp_status status = LP_OK;
     lp_pair_set *set = &maker->made->set;
     lp_text *extra = &maker->extra;
-    lp_text text = {0};
-    LP_TRY(lp_mem_grow(&set->pairs, &maker->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
+    LP_CHECK(lp_mem_grow(&set->pairs, &maker->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
     lp_pair *pair = &set->pairs[set->n];
     *pair = (lp_pair){.n_steps = maker->graph.n_steps, .place = problem->index};
     set->n++;
-    LP_TRY(lp_text_format(&text, err, "%s-%05zu", maker->prefix, problem->index));
-    if (nth > 0) LP_TRY(lp_text_format(&text, err, "-%zu", nth + 1));
-    LP_TRY(lp_mem_strdup(&pair->id, lp_text_get(&text), err));
-    lp_text_clear(&text);
-    LP_TRY(lp_text_format(&text, err, "%s#%zu", maker->file_name, maker->source));
-    LP_TRY(lp_mem_strdup(&pair->source, lp_text_get(&text), err));
-    LP_TRY(lp_mem_strdup(&pair->clean.question, problem->question, err));
-    LP_TRY(lp_mem_strdup(&pair->clean.solution, maker->graph.solution, err));
-    LP_TRY(lp_mem_strdup(&pair->corrupted.question, lp_text_get(&maker->question), err));
-    LP_TRY(lp_mem_strdup(&pair->corrupted.solution, lp_text_get(&maker->solution), err));
+    LP_CHECK(nth > 0 ? lp_mem_format(&pair->id, err, "%s-%05zu-%zu", maker->prefix, problem->index, nth + 1)
+                     : lp_mem_format(&pair->id, err, "%s-%05zu", maker->prefix, problem->index));
+    LP_CHECK(lp_mem_format(&pair->source, err, "%s#%zu", maker->file_name, maker->source));
+    LP_CHECK(lp_mem_strdup(&pair->clean.question, problem->question, err));
+    LP_CHECK(lp_mem_strdup(&pair->clean.solution, maker->graph.solution, err));
+    LP_CHECK(lp_mem_strdup(&pair->corrupted.question, lp_text_get(&maker->question), err));
+    LP_CHECK(lp_mem_strdup(&pair->corrupted.solution, lp_text_get(&maker->solution), err));
     pair->clean.answer = lp_rational_to_double(problem->answer);
     pair->corrupted.answer = lp_rational_to_double(maker->changed.answer);
-    if (from) LP_TRY(lp_mem_strdup(&pair->change_from, from, err));
-    if (to) LP_TRY(lp_mem_strdup(&pair->change_to, to, err));
-    LP_TRY(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
-    LP_TRY(add_graph(&maker->graph, &maker->changed, extra, err));
-    LP_TRY(lp_mem_strdup(&pair->extra, lp_text_get(extra), err));
-out:
-    lp_text_release(&text);
-    return status;
+    LP_CHECK(lp_mem_strdup(&pair->change_from, from, err));
+    LP_CHECK(lp_mem_strdup(&pair->change_to, to, err));
+    LP_CHECK(lp_text_format(extra, err, ", \"index\": %zu", problem->index));
+    LP_CHECK(add_graph(&maker->graph, &maker->changed, extra, err));
+    return lp_mem_strdup(&pair->extra, lp_text_get(extra), err);
 }
 
 /* Makes the new texts and asks the tokenizers; *reason says whether the pair stands. */
@@ -472,7 +465,7 @@ lp_status lp_pairs_make(const lp_make_options *options, lp_made *out, lp_error *
     LP_TRY(lp_mem_new(&maker, 1, sizeof *maker, "pair maker", err));
     maker->options = options;
     maker->made = &made;
-    LP_TRY(lp_mem_strdup(&maker->file_name, name, err));
+    maker->file_name = name;
     if (options->prefix)
         LP_TRY(lp_mem_strdup(&maker->prefix, options->prefix, err));
     else
@@ -491,7 +484,6 @@ out:
         lp_text_release(&maker->extra);
         lp_text_release(&maker->annotated);
         lp_mem_free(maker->prefix);
-        lp_mem_free(maker->file_name);
     }
     lp_mem_free(maker);
     return status;

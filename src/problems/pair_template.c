@@ -431,14 +431,10 @@ static lp_status add_drawn(template_maker *maker, const lp_template *item, const
     LP_TRY(take(&text, &pair.corrupted.solution, err));
     pair.clean.answer = (double)draw->clean[item->answer];
     pair.corrupted.answer = (double)draw->corrupted[item->answer];
-    LP_TRY(lp_text_format(&text, err, "%lld", (long long)draw->clean[draw->variable]));
-    LP_TRY(take(&text, &pair.change_from, err));
-    LP_TRY(lp_text_format(&text, err, "%lld", (long long)draw->corrupted[draw->variable]));
-    LP_TRY(take(&text, &pair.change_to, err));
-    LP_TRY(lp_text_format(&text, err, "%s-%05zu", options->prefix ? options->prefix : item->id, set->n));
-    LP_TRY(take(&text, &pair.id, err));
-    LP_TRY(lp_text_format(&text, err, "%s#%s", maker->name, item->id)); /* what statistics take as the unit */
-    LP_TRY(take(&text, &pair.source, err));
+    LP_TRY(lp_mem_format(&pair.change_from, err, "%lld", (long long)draw->clean[draw->variable]));
+    LP_TRY(lp_mem_format(&pair.change_to, err, "%lld", (long long)draw->corrupted[draw->variable]));
+    LP_TRY(lp_mem_format(&pair.id, err, "%s-%05zu", options->prefix ? options->prefix : item->id, set->n));
+    LP_TRY(lp_mem_format(&pair.source, err, "%s#%s", maker->name, item->id)); /* what statistics take as the unit */
     LP_TRY(take(&extra, &pair.extra, err));
     LP_TRY(lp_mem_grow(&set->pairs, &maker->capacity, set->n + 1, sizeof *set->pairs, "pairs", err));
     set->pairs[set->n++] = pair;

@@ -222,55 +222,54 @@ static lp_status read_model(const lp_json *root, const lp_json *added, const lon
 static lp_status read_added_token(const lp_json *entry, lp_tokenizer *tokenizer, int32_t *next_id, lp_error *err) {
     static const char *const keys[] = {"id",     "content",    "single_word", "lstrip",
                                        "rstrip", "normalized", "special",     NULL};
-    lp_status status = LP_OK;
     lp_bpe *bpe = &tokenizer->bpe;
     lp_added_token token = {0};
     const char *content = NULL;
     int64_t id = 0;
-    LP_TRY(lp_json_only(entry, keys, err));
-    LP_TRY(lp_json_get_int(entry, "id", 0, INT32_MAX - 1, &id, err));
-    LP_TRY(lp_json_get_string(entry, "content", &content, err));
-    LP_TRY(lp_json_get_bool(entry, "single_word", &token.single_word, err));
-    LP_TRY(lp_json_get_bool(entry, "lstrip", &token.lstrip, err));
-    LP_TRY(lp_json_get_bool(entry, "rstrip", &token.rstrip, err));
-    LP_TRY(lp_json_get_bool(entry, "normalized", &token.normalized, err));
-    LP_TRY(lp_json_get_bool(entry, "special", &token.special, err));
+    LP_CHECK(lp_json_only(entry, keys, err));
+    LP_CHECK(lp_json_get_int(entry, "id", 0, INT32_MAX - 1, &id, err));
+    LP_CHECK(lp_json_get_string(entry, "content", &content, err));
+    LP_CHECK(lp_json_get_bool(entry, "single_word", &token.single_word, err));
+    LP_CHECK(lp_json_get_bool(entry, "lstrip", &token.lstrip, err));
+    LP_CHECK(lp_json_get_bool(entry, "rstrip", &token.rstrip, err));
+    LP_CHECK(lp_json_get_bool(entry, "normalized", &token.normalized, err));
+    LP_CHECK(lp_json_get_bool(entry, "special", &token.special, err));
     token.length = strlen(content);
-    if (token.length == 0) LP_FAIL(LP_ERR_VALUE, "%s: %s: an added token without content", entry->file, entry->path);
+    if (token.length == 0)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: an added token without content", entry->file, entry->path);
     int32_t own = lp_bpe_find(bpe, content, token.length);
     token.id = own >= 0 ? own : *next_id;
     if (token.id != id)
-        LP_FAIL(LP_ERR_VALUE, "%s: %s: \"%.80s\" says id %lld, but %s, %d", entry->file, entry->path, content,
-                (long long)id, own >= 0 ? "it already has one" : "the next free one counts", token.id);
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: \"%.80s\" says id %lld, but %s, %d", entry->file, entry->path,
+                       content, (long long)id, own >= 0 ? "it already has one" : "the next free one counts", token.id);
     for (size_t i = 0; i < tokenizer->n_added; i++)
         if (tokenizer->added[i].id == token.id)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s: the added token \"%.80s\" occurs twice", entry->file, entry->path, content);
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s: the added token \"%.80s\" occurs twice", entry->file,
+                           entry->path, content);
     if (own < 0) {
         bool added = false;
-        LP_TRY(lp_bpe_add_token(bpe, token.id, content, &added, err));
+        LP_CHECK(lp_bpe_add_token(bpe, token.id, content, &added, err));
         if (!added)
-            LP_FAIL(LP_ERR_VALUE, "%s: %s: \"%.80s\": the id %d is already that of \"%.80s\"", entry->file, entry->path,
-                    content, token.id, lp_bpe_spelling(bpe, token.id));
+            return lp_fail(err, LP_ERR_VALUE, "%s: %s: \"%.80s\": the id %d is already that of \"%.80s\"", entry->file,
+                           entry->path, content, token.id, lp_bpe_spelling(bpe, token.id));
         ++*next_id;
     }
     if (token.normalized && tokenizer->nfc) {
         lp_text normal = {0};
-        status = lp_nfc(content, token.length, &normal, err);
+        lp_status status = lp_nfc(content, token.length, &normal, err);
         bool same = status == LP_OK && strcmp(lp_text_get(&normal), content) == 0;
         lp_text_release(&normal);
         if (status == LP_OK && !same)
             status = lp_fail(err, LP_ERR_UNSUPPORTED,
                              "%s: %s: a token that is looked for after normalization, but is not in form C",
                              entry->file, entry->path);
-        if (status != LP_OK) goto out;
+        LP_CHECK(status);
     }
     tokenizer->special[token.id] = token.special;
     tokenizer->added_starts[(unsigned char)content[0]] = true;
     tokenizer->added[tokenizer->n_added++] = token;
-    if (token.single_word && !tokenizer->word)
-        LP_TRY(lp_pattern_new(word_character, entry->file, &tokenizer->word, err));
-out:
-    return status;
+    if (!token.single_word || tokenizer->word) return LP_OK;
+    return lp_pattern_new(word_character, entry->file, &tokenizer->word, err);
 }
 
 static int longest_first(const void *a, const void *b) {
@@ -334,38 +333,50 @@ static lp_status read_byte_level(const lp_json *level, bool *prefix_space, bool 
     return lp_json_opt_bool(level, "use_regex", use_regex, err);
 }
 
-/* *last: a ByteLevel was read; nothing may come after it, because it leaves letters instead of text. */
-static lp_status read_pre_tokenizer(const lp_json *pre, lp_tokenizer *tokenizer, bool *last, lp_error *err) {
-    static const char *const types[] = {"ByteLevel", "Split", "Sequence", "Digits", NULL};
-    static const char *const sequence_keys[] = {"type", "pretokenizers", NULL};
-    static const char *const digits_keys[] = {"type", "individual_digits", NULL};
+/* What was read of the parts that may be nested in sequences. */
+typedef struct {
+    lp_tokenizer *tokenizer;
+    bool byte_level; /* a ByteLevel pre-tokenizer: nothing may come after it, because it leaves letters instead of text
+                      */
+    bool templated;  /* a TemplateProcessing */
+    int n_decoders;  /* of kind ByteLevel */
+} parts_read;
+
+typedef lp_status (*part_reader)(const lp_json *part, parts_read *read, lp_error *err);
+
+/* {"type": "Sequence", KEY: [part, ...]} */
+static lp_status read_sequence(const lp_json *sequence, const char *key, part_reader each, parts_read *read,
+                               lp_error *err) {
+    const char *const keys[] = {"type", key, NULL};
     lp_json members, member;
+    size_t n = 0;
+    LP_CHECK(lp_json_only(sequence, keys, err));
+    LP_CHECK(lp_json_get(sequence, key, &members, err));
+    LP_CHECK(lp_json_array_size(&members, &n, err));
+    for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
+        LP_CHECK(each(&member, read, err));
+    return LP_OK;
+}
+
+static lp_status read_pre_tokenizer(const lp_json *pre, parts_read *read, lp_error *err) {
+    static const char *const types[] = {"ByteLevel", "Split", "Sequence", "Digits", NULL};
+    static const char *const digits_keys[] = {"type", "individual_digits", NULL};
+    bool prefix_space = false, use_regex = true, individual = false;
     int choice = 0;
     LP_CHECK(lp_json_get_choice(pre, "type", types, &choice, err));
-    if (*last)
+    if (read->byte_level)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: %s: a pre-tokenizer after ByteLevel is not supported", pre->file,
                        pre->path);
     if (choice == 0) {
-        bool prefix_space = false, use_regex = true;
         LP_CHECK(read_byte_level(pre, &prefix_space, &use_regex, err));
-        LP_CHECK(add_step(pre, tokenizer, prefix_space, use_regex ? lp_pattern_byte_level : NULL, err));
-        *last = true;
-    } else if (choice == 1) {
-        LP_CHECK(read_split(pre, tokenizer, err));
-    } else if (choice == 3) {
-        bool individual = false;
-        LP_CHECK(lp_json_only(pre, digits_keys, err));
-        LP_CHECK(lp_json_get_bool(pre, "individual_digits", &individual, err));
-        LP_CHECK(add_step(pre, tokenizer, false, individual ? "\\p{N}" : "\\p{N}+", err));
-    } else {
-        LP_CHECK(lp_json_only(pre, sequence_keys, err));
-        LP_CHECK(lp_json_get(pre, "pretokenizers", &members, err));
-        size_t n = 0;
-        LP_CHECK(lp_json_array_size(&members, &n, err));
-        for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-            LP_CHECK(read_pre_tokenizer(&member, tokenizer, last, err));
+        read->byte_level = true;
+        return add_step(pre, read->tokenizer, prefix_space, use_regex ? lp_pattern_byte_level : NULL, err);
     }
-    return LP_OK;
+    if (choice == 1) return read_split(pre, read->tokenizer, err);
+    if (choice == 2) return read_sequence(pre, "pretokenizers", read_pre_tokenizer, read, err);
+    LP_CHECK(lp_json_only(pre, digits_keys, err));
+    LP_CHECK(lp_json_get_bool(pre, "individual_digits", &individual, err));
+    return add_step(pre, read->tokenizer, false, individual ? "\\p{N}" : "\\p{N}+", err);
 }
 
 /* The ids of one special token of a template, appended to *out. */
@@ -423,66 +434,32 @@ static lp_status read_template(const lp_json *template, lp_tokenizer *tokenizer,
     return LP_OK;
 }
 
-/* *templated: a TemplateProcessing was read. */
-static lp_status read_post_processor(const lp_json *post, lp_tokenizer *tokenizer, bool *templated, lp_error *err) {
+static lp_status read_post_processor(const lp_json *post, parts_read *read, lp_error *err) {
     static const char *const types[] = {"ByteLevel", "TemplateProcessing", "Sequence", NULL};
-    static const char *const sequence_keys[] = {"type", "processors", NULL};
-    lp_json members, member;
+    bool prefix_space = false, use_regex = true; /* a ByteLevel moves offsets only, which we do not report */
     int choice = 0;
     LP_CHECK(lp_json_get_choice(post, "type", types, &choice, err));
-    if (choice == 0) {
-        bool prefix_space = false, use_regex = true; /* it moves offsets only, which we do not report */
-        LP_CHECK(read_byte_level(post, &prefix_space, &use_regex, err));
-    } else if (choice == 1) {
-        LP_CHECK(read_template(post, tokenizer, templated, err));
-    } else {
-        LP_CHECK(lp_json_only(post, sequence_keys, err));
-        LP_CHECK(lp_json_get(post, "processors", &members, err));
-        size_t n = 0;
-        LP_CHECK(lp_json_array_size(&members, &n, err));
-        for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-            LP_CHECK(read_post_processor(&member, tokenizer, templated, err));
-    }
-    return LP_OK;
+    if (choice == 0) return read_byte_level(post, &prefix_space, &use_regex, err);
+    if (choice == 1) return read_template(post, read->tokenizer, &read->templated, err);
+    return read_sequence(post, "processors", read_post_processor, read, err);
 }
 
-/* *n_levels: ByteLevel decoders that were read. */
-static lp_status read_decoder(const lp_json *decoder, int *n_levels, lp_error *err) {
+static lp_status read_decoder(const lp_json *decoder, parts_read *read, lp_error *err) {
     static const char *const types[] = {"ByteLevel", "Sequence", NULL};
-    static const char *const sequence_keys[] = {"type", "decoders", NULL};
-    lp_json members, member;
-    int choice = 0;
     bool prefix_space = false, use_regex = true;
-    size_t n = 0;
+    int choice = 0;
     LP_CHECK(lp_json_get_choice(decoder, "type", types, &choice, err));
-    if (choice == 0) {
-        ++*n_levels;
-        return read_byte_level(decoder, &prefix_space, &use_regex, err);
-    }
-    LP_CHECK(lp_json_only(decoder, sequence_keys, err));
-    LP_CHECK(lp_json_get(decoder, "decoders", &members, err));
-    LP_CHECK(lp_json_array_size(&members, &n, err));
-    for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-        LP_CHECK(read_decoder(&member, n_levels, err));
-    return LP_OK;
+    if (choice == 1) return read_sequence(decoder, "decoders", read_decoder, read, err);
+    read->n_decoders++;
+    return read_byte_level(decoder, &prefix_space, &use_regex, err);
 }
 
-static lp_status read_normalizer(const lp_json *normalizer, lp_tokenizer *tokenizer, lp_error *err) {
+static lp_status read_normalizer(const lp_json *normalizer, parts_read *read, lp_error *err) {
     static const char *const types[] = {"NFC", "Sequence", NULL};
-    static const char *const sequence_keys[] = {"type", "normalizers", NULL};
-    lp_json members, member;
     int choice = 0;
-    size_t n = 0;
     LP_CHECK(lp_json_get_choice(normalizer, "type", types, &choice, err));
-    if (choice == 0) {
-        tokenizer->nfc = true;
-        return LP_OK;
-    }
-    LP_CHECK(lp_json_only(normalizer, sequence_keys, err));
-    LP_CHECK(lp_json_get(normalizer, "normalizers", &members, err));
-    LP_CHECK(lp_json_array_size(&members, &n, err));
-    for (lp_json_first(&members, &member); member.node; lp_json_next(&members, &member))
-        LP_CHECK(read_normalizer(&member, tokenizer, err));
+    if (choice == 1) return read_sequence(normalizer, "normalizers", read_normalizer, read, err);
+    read->tokenizer->nfc = true;
     return LP_OK;
 }
 
@@ -493,30 +470,30 @@ lp_status lp_tokenizer_read(const char *text, size_t size, const char *name, lp_
     lp_status status = LP_OK;
     cJSON *document = NULL;
     lp_json root, added, part;
-    int choice = 0, n_levels = 0;
+    parts_read read = {.tokenizer = tokenizer};
+    int choice = 0;
     size_t n_entries = 0;
-    bool byte_level = false, templated = false;
     lp_json_cut cuts[] = {{.parent = "model", .key = "vocab"}, {.parent = "model", .key = "merges"}};
     LP_TRY(lp_json_parse_around(text, size, name, cuts, 2, &document, &root, err));
     const long_parts parts = {.text = text, .name = name, .vocab = cuts[0], .merges = cuts[1]};
     LP_TRY(lp_json_only(&root, keys, err));
     LP_TRY(lp_json_get_choice(&root, "version", versions, &choice, err));
     LP_TRY(lp_json_find(&root, "normalizer", &part, err));
-    if (part.node) LP_TRY(read_normalizer(&part, tokenizer, err));
+    if (part.node) LP_TRY(read_normalizer(&part, &read, err));
     LP_TRY(lp_json_get(&root, "added_tokens", &added, err));
     LP_TRY(read_model(&root, &added, &parts, &tokenizer->bpe, &n_entries, err));
     LP_TRY(read_added_tokens(&added, tokenizer, n_entries, err));
     LP_TRY(lp_json_get(&root, "pre_tokenizer", &part, err));
-    LP_TRY(read_pre_tokenizer(&part, tokenizer, &byte_level, err));
-    if (!byte_level)
+    LP_TRY(read_pre_tokenizer(&part, &read, err));
+    if (!read.byte_level)
         LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: no ByteLevel in it, and only byte-level BPE is supported", part.file,
                 part.path);
     LP_TRY(lp_json_find(&root, "post_processor", &part, err));
-    if (part.node) LP_TRY(read_post_processor(&part, tokenizer, &templated, err));
+    if (part.node) LP_TRY(read_post_processor(&part, &read, err));
     LP_TRY(lp_json_get(&root, "decoder", &part, err));
-    LP_TRY(read_decoder(&part, &n_levels, err));
-    if (n_levels != 1)
-        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: expected one ByteLevel, found %d", part.file, part.path, n_levels);
+    LP_TRY(read_decoder(&part, &read, err));
+    if (read.n_decoders != 1)
+        LP_FAIL(LP_ERR_UNSUPPORTED, "%s: %s: expected one ByteLevel, found %d", part.file, part.path, read.n_decoders);
 out:
     cJSON_Delete(document);
     return status;
