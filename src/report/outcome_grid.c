@@ -224,10 +224,7 @@ static lp_status add_control(const lp_outcome_block *block, lp_text *words, lp_t
     LP_TRY(lp_text_format(out, err, " (%s, ", denoise ? "denoise" : "noise"));
     LP_TRY(lp_text_add_printable(out, condition->site, LP_PRINT_LINE, err));
     LP_TRY(lp_text_format(out, err, "): %d condition%s, ", block->n, block->n == 1 ? "" : "s"));
-    if (highest < 0) {
-        status = lp_text_format(out, err, "not run");
-        goto out;
-    }
+    if (highest < 0) LP_TRY(lp_text_format(out, err, "not run"));
     LP_TRY(lp_text_format(out, err, "at most %.1f %% %s answers", highest, denoise ? "clean" : "corrupted"));
     if (highest > 0) {
         LP_TRY(lp_outcome_words(lp_outcome_member(block, at), words, err));

@@ -254,19 +254,14 @@ lp_status lp_h5_make_group(hid_t file, const char *path, const char *file_name, 
     hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
     size_t length = strlen(path);
     LP_TRY(lp_mem_text(&part, path, length, err));
-    if (creation < 0 || H5Pset_obj_track_times(creation, 0) < 0) {
-        status = lp_h5_fail(err, file_name, "make the group /%s", path);
-        goto out;
-    }
+    if (creation < 0 || H5Pset_obj_track_times(creation, 0) < 0)
+        LP_TRY(lp_h5_fail(err, file_name, "make the group /%s", path));
     for (size_t i = 1; i <= length; i++) {
         if (path[i] != '/' && path[i] != '\0') continue;
         part[i] = '\0';
         if (H5Lexists(file, part, H5P_DEFAULT) <= 0) {
             group = H5Gcreate2(file, part, H5P_DEFAULT, creation, H5P_DEFAULT);
-            if (group < 0) {
-                status = lp_h5_fail(err, file_name, "make the group /%s", part);
-                goto out;
-            }
+            if (group < 0) LP_TRY(lp_h5_fail(err, file_name, "make the group /%s", part));
             lp_h5_close(group);
         }
         part[i] = path[i];
@@ -379,10 +374,7 @@ static lp_status get_texts(hid_t object, const char *key, text_block *out, const
     }
     type = H5Aget_type(attribute);
     space = H5Aget_space(attribute);
-    if (type < 0 || space < 0) {
-        status = lp_h5_fail(err, file, "read the attribute %s", key);
-        goto out;
-    }
+    if (type < 0 || space < 0) LP_TRY(lp_h5_fail(err, file, "read the attribute %s", key));
     if (H5Tget_class(type) != H5T_STRING || H5Tis_variable_str(type) != 0)
         LP_FAIL(LP_ERR_FORMAT, "%s: attribute %s: expected a text of fixed length", file, key);
     size_t width = H5Tget_size(type);
@@ -390,10 +382,7 @@ static lp_status get_texts(hid_t object, const char *key, text_block *out, const
     if (n < 0 || width == 0 || (size_t)n > H5_MAX_TEXT_ATTRIBUTE / width)
         LP_FAIL(LP_ERR_FORMAT, "%s: attribute %s: too large", file, key);
     LP_TRY(lp_mem_new(&block, (size_t)n, width, "attribute", err));
-    if (n > 0 && H5Aread(attribute, type, block) < 0) {
-        status = lp_h5_fail(err, file, "read the attribute %s", key);
-        goto out;
-    }
+    if (n > 0 && H5Aread(attribute, type, block) < 0) LP_TRY(lp_h5_fail(err, file, "read the attribute %s", key));
     *out = (text_block){.block = block, .width = width, .n = (size_t)n};
     block = NULL;
 out:
@@ -471,20 +460,12 @@ lp_status lp_h5_make_dataset(hid_t file, const lp_h5_dataset *dataset, const voi
     hid_t space = H5Screate_simple(dataset->n_dims, dims, NULL);
     hid_t creation = lp_h5_dataset_creation();
     LP_TRY(lp_h5_make_group_of(file, dataset->path, file_name, err));
-    if (type < 0 || space < 0 || creation < 0) {
-        status = lp_h5_fail(err, file_name, "describe /%s", dataset->path);
-        goto out;
-    }
+    if (type < 0 || space < 0 || creation < 0) LP_TRY(lp_h5_fail(err, file_name, "describe /%s", dataset->path));
     if (dataset->chunk_first > 0 && n_items > 0) LP_TRY(set_chunks(creation, dataset, dims, file_name, err));
     made = H5Dcreate2(file, dataset->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
-    if (made < 0) {
-        status = lp_h5_fail(err, file_name, "make /%s", dataset->path);
-        goto out;
-    }
-    if (data && n_items > 0 && H5Dwrite(made, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0) {
-        status = lp_h5_fail(err, file_name, "write /%s", dataset->path);
-        goto out;
-    }
+    if (made < 0) LP_TRY(lp_h5_fail(err, file_name, "make /%s", dataset->path));
+    if (data && n_items > 0 && H5Dwrite(made, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0)
+        LP_TRY(lp_h5_fail(err, file_name, "write /%s", dataset->path));
     if (dataset->description) LP_TRY(lp_h5_put_text(made, "description", dataset->description, 0, file_name, err));
     if (out) {
         *out = made;
@@ -540,34 +521,31 @@ static int select_part(hid_t dataset, int64_t first, int64_t n, hid_t *part, hid
     return H5Sselect_hyperslab(*part, H5S_SELECT_SET, start, NULL, dims, NULL) < 0 ? -1 : 0;
 }
 
-lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, const char *file_name, const char *path,
-                          lp_error *err) {
-    hid_t part = H5I_INVALID_HID;
-    hid_t memory = H5I_INVALID_HID;
-    hid_t type = H5Dget_type(dataset);
-    lp_status status = LP_OK;
-    if (n > 0 && (select_part(dataset, first, n, &part, &memory) < 0 ||
-                  H5Dread(dataset, type, memory, part, H5P_DEFAULT, data) < 0))
-        status = lp_h5_fail(err, file_name, "read /%s", path);
-    lp_h5_close(memory);
-    lp_h5_close(part);
-    lp_h5_close(type);
-    return status;
-}
-
-lp_status lp_h5_write_part(hid_t dataset, int64_t first, int64_t n, const void *data, const char *file_name,
+/* Reads into `out`, or writes `data` where that is NULL. */
+static lp_status move_part(hid_t dataset, int64_t first, int64_t n, void *out, const void *data, const char *file_name,
                            const char *path, lp_error *err) {
     hid_t part = H5I_INVALID_HID;
     hid_t memory = H5I_INVALID_HID;
     hid_t type = H5Dget_type(dataset);
     lp_status status = LP_OK;
     if (n > 0 && (select_part(dataset, first, n, &part, &memory) < 0 ||
-                  H5Dwrite(dataset, type, memory, part, H5P_DEFAULT, data) < 0))
-        status = lp_h5_fail(err, file_name, "write /%s", path);
+                  (out ? H5Dread(dataset, type, memory, part, H5P_DEFAULT, out)
+                       : H5Dwrite(dataset, type, memory, part, H5P_DEFAULT, data)) < 0))
+        status = lp_h5_fail(err, file_name, "%s /%s", out ? "read" : "write", path);
     lp_h5_close(memory);
     lp_h5_close(part);
     lp_h5_close(type);
     return status;
+}
+
+lp_status lp_h5_read_part(hid_t dataset, int64_t first, int64_t n, void *data, const char *file_name, const char *path,
+                          lp_error *err) {
+    return move_part(dataset, first, n, data, NULL, file_name, path, err);
+}
+
+lp_status lp_h5_write_part(hid_t dataset, int64_t first, int64_t n, const void *data, const char *file_name,
+                           const char *path, lp_error *err) {
+    return move_part(dataset, first, n, NULL, data, file_name, path, err);
 }
 
 lp_status lp_h5_open_dataset(hid_t file, const char *path, lp_dtype type, int n_dims, int64_t *dims, size_t *text_bytes,

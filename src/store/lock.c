@@ -161,10 +161,7 @@ static lp_status attempt(const char *output, const char *path, const holder *sel
     ours = fresh && has_flock;
     if (!fresh) kind = read_holder(fd, &other);
     if (kind == HOLDER_KNOWN) {
-        if (!is_stale(&other, self, has_flock)) {
-            status = refuse(output, path, &other, err);
-            goto out;
-        }
+        if (!is_stale(&other, self, has_flock)) LP_TRY(refuse(output, path, &other, err));
         lp_log(LP_LOG_WARN, "%s: taking over the lock of a job that is gone (host %s, process %lld, started %s)",
                output, other.host, (long long)other.pid, other.started);
         lp_output_remove_left(path, other.token);

@@ -47,9 +47,9 @@ static lp_status fail_raw(const lp_record_file *file, const lp_open_field *field
     return lp_fail(err, LP_ERR_IO, "%s: cannot %s: %d of %zu bytes moved", file->path, what, count, bytes);
 }
 
-/* Items [first, first + n) of a pair. */
-static lp_status write_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, int64_t first, int64_t n,
-                           const void *data, lp_error *err) {
+/* Items [first, first + n) of a pair: into `out`, or from `data` where that is NULL. */
+static lp_status move_raw(const lp_record_file *file, const lp_open_field *field, int64_t pair, int64_t first,
+                          int64_t n, void *out, const void *data, lp_error *err) {
     MPI_Status done;
     int count = 0;
     size_t bytes = (size_t)n * item_bytes(field);
@@ -57,29 +57,17 @@ static lp_status write_raw(lp_record_file *file, const lp_open_field *field, int
     if (field->file_offset < 0)
         return lp_fail(err, LP_ERR_UNSUPPORTED, "%s: is an archive, which cannot be written to", file->path);
     errno = 0;
-    int code = MPI_File_write_at(file->raw, at, data, (int)bytes, MPI_BYTE, &done);
+    int code = out ? MPI_File_read_at(file->raw, at, out, (int)bytes, MPI_BYTE, &done)
+                   : MPI_File_write_at(file->raw, at, data, (int)bytes, MPI_BYTE, &done);
     if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)bytes)
         return LP_OK;
-    return fail_raw(file, field, pair, "write", code, bytes, count, err);
-}
-
-static lp_status read_raw(lp_record_file *file, const lp_open_field *field, int64_t pair, int64_t first, int64_t n,
-                          void *data, lp_error *err) {
-    MPI_Status done;
-    int count = 0;
-    size_t bytes = (size_t)n * item_bytes(field);
-    int64_t at = field->file_offset + pair * (int64_t)field->bytes + first * (int64_t)item_bytes(field);
-    errno = 0;
-    int code = MPI_File_read_at(file->raw, at, data, (int)bytes, MPI_BYTE, &done);
-    if (code == MPI_SUCCESS && MPI_Get_count(&done, MPI_BYTE, &count) == MPI_SUCCESS && count == (int)bytes)
-        return LP_OK;
-    return fail_raw(file, field, pair, "read", code, bytes, count, err);
+    return fail_raw(file, field, pair, out ? "read" : "write", code, bytes, count, err);
 }
 
 static lp_status write_field(lp_record_file *file, lp_open_field *field, int64_t pair, const void *data,
                              lp_error *err) {
     LP_ASSERT(pair >= 0 && pair < file->n_pairs);
-    if (file->parallel) return write_raw(file, field, pair, 0, items_of(field), data, err);
+    if (file->parallel) return move_raw(file, field, pair, 0, items_of(field), NULL, data, err);
     lp_status status = select_pair(file, field, pair, err);
     if (status == LP_OK && H5Dwrite(field->dataset, field->type, field->memory, field->space, H5P_DEFAULT, data) < 0)
         status = lp_h5_fail(err, file->path, "write pair %lld of /%s", (long long)pair, field->field.path);
@@ -98,7 +86,7 @@ static lp_status read_part(lp_record_file *file, lp_open_field *field, int64_t p
     LP_ASSERT(pair >= 0 && pair < file->n_pairs && first >= 0 && n >= 0 && first + n <= items_of(field));
     if (n == 0) return LP_OK;
     /* What HDF5 keeps in memory of a file that is being written may be old. */
-    if (file->parallel && field->file_offset >= 0) return read_raw(file, field, pair, first, n, data, err);
+    if (file->parallel && field->file_offset >= 0) return move_raw(file, field, pair, first, n, data, NULL, err);
     if (n == items_of(field)) return read_field(file, field, pair, data, err);
     hsize_t start[LP_FIELD_MAX_DIMS + 1] = {(hsize_t)pair, (hsize_t)first};
     hsize_t count[LP_FIELD_MAX_DIMS + 1] = {1, (hsize_t)n};
@@ -174,7 +162,7 @@ lp_status lp_record_file_write_part(lp_record_file *file, int64_t pair, size_t i
     lp_open_field *field = &file->fields[index];
     LP_ASSERT(first >= 0 && n >= 0 && first + n <= items_of(field));
     lp_status status = file->state[pair] ? lp_record_file_forget(file, pair, err) : LP_OK;
-    return status == LP_OK && n > 0 ? write_raw(file, field, pair, first, n, data, err) : status;
+    return status == LP_OK && n > 0 ? move_raw(file, field, pair, first, n, NULL, data, err) : status;
 }
 
 lp_status lp_record_file_end_pair(lp_record_file *file, int64_t pair, lp_error *err) {
@@ -417,10 +405,6 @@ const char *lp_record_file_path(const lp_record_file *file) {
     return file->path;
 }
 
-const char *lp_record_file_format(const lp_record_file *file) {
-    return file->format;
-}
-
 int64_t lp_record_file_n_pairs(const lp_record_file *file) {
     return file->n_pairs;
 }
@@ -438,10 +422,6 @@ int64_t lp_record_file_n_done_of(const lp_record_file *file, int64_t n) {
     LP_ASSERT(n <= file->n_pairs);
     for (int64_t i = 0; i < n; i++) n_done += file->state[i] == 1;
     return n_done;
-}
-
-size_t lp_record_file_n_fields(const lp_record_file *file) {
-    return file->n_fields;
 }
 
 const lp_field *lp_record_file_describe(const lp_record_file *file, size_t index) {
@@ -467,10 +447,4 @@ const char *lp_record_file_provenance(const lp_record_file *file, const char *ke
     for (size_t i = 0; i < file->n_provenance; i++)
         if (strcmp(file->provenance[i].key, key) == 0) return file->provenance[i].value;
     return NULL;
-}
-
-bool lp_record_file_provenance_at(const lp_record_file *file, size_t i, lp_provenance_item *out) {
-    if (i >= file->n_provenance) return false;
-    *out = file->provenance[i];
-    return true;
 }

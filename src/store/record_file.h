@@ -144,21 +144,17 @@ lp_status lp_record_file_table(lp_record_file *file, const char *path, lp_dtype 
 /* What is in it; local, no input or output. */
 
 const char *lp_record_file_path(const lp_record_file *file);
-const char *lp_record_file_format(const lp_record_file *file);
 int64_t lp_record_file_n_pairs(const lp_record_file *file);
 /* [P] 1 where journalled: as of opening, kept up to date for this process's own writes. */
 const uint8_t *lp_record_file_state(const lp_record_file *file);
 int64_t lp_record_file_n_done(const lp_record_file *file);
 /* Of the first n pairs. */
 int64_t lp_record_file_n_done_of(const lp_record_file *file, int64_t n);
-size_t lp_record_file_n_fields(const lp_record_file *file);
 const lp_field *lp_record_file_describe(const lp_record_file *file, size_t index);
 size_t lp_record_file_field_bytes(const lp_record_file *file, size_t index);
 /* *index of the field with this path; false when there is none. */
 bool lp_record_file_find(const lp_record_file *file, const char *path, size_t *index);
 /* Value of a provenance key, or NULL; borrowed. */
 const char *lp_record_file_provenance(const lp_record_file *file, const char *key);
-/* Entry i of the provenance, in the order of creation; false past the end. */
-bool lp_record_file_provenance_at(const lp_record_file *file, size_t i, lp_provenance_item *out);
 
 #endif

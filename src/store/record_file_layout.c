@@ -114,10 +114,7 @@ lp_status lp_record_open_dataset(const lp_record_file *file, lp_open_field *fiel
         lp_h5_close(field->dataset);
         field->dataset = without_cache(file, path);
     }
-    if (creation < 0 || field->dataset < 0) {
-        status = lp_h5_fail(err, file->path, "open the dataset /%s", path);
-        goto out;
-    }
+    if (creation < 0 || field->dataset < 0) LP_TRY(lp_h5_fail(err, file->path, "open the dataset /%s", path));
     field->type = H5Dget_type(field->dataset);
     field->space = H5Dget_space(field->dataset);
     int n_dims = H5Sget_simple_extent_ndims(field->space);

@@ -80,10 +80,8 @@ static lp_status make_field(hid_t file, const lp_field *field, int64_t n_pairs, 
     LP_TRY(lp_h5_make_group_of(file, field->path, name, err));
     if (type < 0 || space < 0 || creation < 0 ||
         set_layout(creation, field->n_dims + 1, chunk, (hsize_t)n_pairs, bytes, packing) < 0 ||
-        (dataset = H5Dcreate2(file, field->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
-        status = lp_h5_fail(err, name, "make /%s", field->path);
-        goto out;
-    }
+        (dataset = H5Dcreate2(file, field->path, type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0)
+        LP_TRY(lp_h5_fail(err, name, "make /%s", field->path));
     if (field->description) LP_TRY(lp_h5_put_text(dataset, "description", field->description, 0, name, err));
     if (field->layers) LP_TRY(lp_h5_put_i32(dataset, "layers", field->layers, field->n_layers, name, err));
 out:
@@ -105,15 +103,10 @@ static lp_status seal_table(hid_t file, const char *path, const char *name, lp_e
     hid_t space = H5Dget_space(dataset);
     hssize_t n = H5Sget_simple_extent_npoints(space);
     size_t item_bytes = H5Tget_size(type);
-    if (n < 0 || item_bytes == 0) {
-        status = lp_h5_fail(err, name, "open /%s", path);
-        goto out;
-    }
+    if (n < 0 || item_bytes == 0) LP_TRY(lp_h5_fail(err, name, "open /%s", path));
     LP_TRY(lp_mem_new(&block, (size_t)n, item_bytes, path, err));
-    if (n > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, block) < 0) {
-        status = lp_h5_fail(err, name, "read /%s", path);
-        goto out;
-    }
+    if (n > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, block) < 0)
+        LP_TRY(lp_h5_fail(err, name, "read /%s", path));
     LP_TRY(lp_sha256_of(block, (size_t)n * item_bytes, digest, err));
     lp_sha256_hex(digest, hex);
     status = lp_h5_put_text(dataset, LP_TABLE_DIGEST, hex, 0, name, err);
@@ -160,10 +153,7 @@ static lp_status make_journal(hid_t file, const lp_record_file_spec *spec, const
     LP_TRY(make_field(file, &checksum, spec->n_pairs, LP_PLAIN, name, err));
     for (size_t i = 0; i < spec->n_fields; i++) paths[i] = spec->fields[i].path;
     journal = H5Gopen2(file, "journal", H5P_DEFAULT);
-    if (journal < 0) {
-        status = lp_h5_fail(err, name, "open /journal");
-        goto out;
-    }
+    if (journal < 0) LP_TRY(lp_h5_fail(err, name, "open /journal"));
     LP_TRY(lp_h5_put_texts(journal, "fields", paths, spec->n_fields, name, err));
     status = lp_h5_put_i32(journal, "version", &version, 1, name, err);
 out:
@@ -180,10 +170,7 @@ lp_status lp_provenance_make(hid_t file, const lp_provenance_item *items, size_t
     hid_t group = H5I_INVALID_HID;
     LP_TRY(lp_h5_make_group(file, "provenance", name, err));
     group = H5Gopen2(file, "provenance", H5P_DEFAULT);
-    if (group < 0) {
-        status = lp_h5_fail(err, name, "make /provenance");
-        goto out;
-    }
+    if (group < 0) LP_TRY(lp_h5_fail(err, name, "make /provenance"));
     LP_TRY(lp_mem_new(&keys, n, sizeof *keys, "provenance", err));
     for (size_t i = 0; i < n; i++) {
         const lp_provenance_item *item = &items[i];
@@ -249,10 +236,7 @@ lp_status lp_record_file_fill(const char *name, const lp_output *out, const lp_r
     LP_TRY(pair_bytes_of(name, spec, &bytes, err));
     LP_TRY(lp_h5_rehearse(name, out->fd, dense_bytes_of(spec), bytes * (uint64_t)spec->n_pairs, err));
     file = lp_h5_make_file(out->temporary);
-    if (file < 0) {
-        status = lp_h5_fail(err, name, "make the file");
-        goto out;
-    }
+    if (file < 0) LP_TRY(lp_h5_fail(err, name, "make the file"));
     LP_TRY(fill(file, spec, packing, name, err));
     status = lp_h5_finish(&file, name, out->temporary, err);
 out:

@@ -376,10 +376,7 @@ static lp_status write_note(lp_record_file *file, const char *key, const char *v
     hid_t attribute = H5Aopen(group, key, H5P_DEFAULT);
     hid_t type = H5Aget_type(attribute);
     size_t room = H5Tget_size(type);
-    if (room == 0) {
-        status = lp_h5_fail(err, file->path, "open the attribute %s", key);
-        goto out;
-    }
+    if (room == 0) LP_TRY(lp_h5_fail(err, file->path, "open the attribute %s", key));
     LP_TRY(lp_mem_new(&padded, room, 1, "attribute", err));
     memcpy(padded, value, strnlen(value, room));
     if (H5Awrite(attribute, type, padded) < 0) status = lp_h5_fail(err, file->path, "write the attribute %s", key);

@@ -250,20 +250,16 @@ static lp_status put_answer_texts(const results_finisher *finisher, lp_error *er
     hid_t creation = H5Pcreate(H5P_DATASET_CREATE);
     if (space < 0 || type < 0 || H5Tset_size(type, H5T_VARIABLE) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0 ||
         creation < 0 || H5Pset_obj_track_times(creation, 0) < 0 ||
-        (dataset = H5Dcreate2(finisher->file, "answers/text", type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0) {
-        status = lp_h5_fail(err, finisher->path, "make /answers/text");
-        goto out;
-    }
+        (dataset = H5Dcreate2(finisher->file, "answers/text", type, space, H5P_DEFAULT, creation, H5P_DEFAULT)) < 0)
+        LP_TRY(lp_h5_fail(err, finisher->path, "make /answers/text"));
     for (int32_t first = 0; first < finisher->answers.n; first += AT_ONCE) {
         hsize_t start[1] = {(hsize_t)first};
         hsize_t n[1] = {(hsize_t)(finisher->answers.n - first < AT_ONCE ? finisher->answers.n - first : AT_ONCE)};
         for (int32_t i = 0; i < (int32_t)n[0]; i++) texts[i] = lp_answers_text(&finisher->answers, first + i);
         memory = H5Screate_simple(1, n, NULL);
         if (memory < 0 || H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, n, NULL) < 0 ||
-            H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, texts) < 0) {
-            status = lp_h5_fail(err, finisher->path, "write /answers/text");
-            goto out;
-        }
+            H5Dwrite(dataset, type, memory, space, H5P_DEFAULT, texts) < 0)
+            LP_TRY(lp_h5_fail(err, finisher->path, "write /answers/text"));
         lp_h5_close(memory);
         memory = H5I_INVALID_HID;
     }
@@ -302,10 +298,7 @@ static lp_status write_file(results_finisher *finisher, const int64_t *counts, v
     hid_t root = H5I_INVALID_HID;
     LP_TRY(lp_h5_rehearse(finisher->path, finisher->output.fd, file_bytes(plan), 0, err));
     finisher->file = lp_h5_make_file(finisher->output.temporary);
-    if (finisher->file < 0) {
-        status = lp_h5_fail(err, finisher->path, "make the file");
-        goto out;
-    }
+    if (finisher->file < 0) LP_TRY(lp_h5_fail(err, finisher->path, "make the file"));
     root = H5Gopen2(finisher->file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_put_text(root, "format", "latentpatch-results", 0, finisher->path, err));
     LP_TRY(lp_h5_put_i32(root, "version", &version, 1, finisher->path, err));

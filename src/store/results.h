@@ -123,29 +123,12 @@ const int64_t *lp_results_counts(const lp_results *results);
 /* [P] */
 const uint8_t *lp_results_included(const lp_results *results);
 const char *lp_results_pair_id(const lp_results *results, int64_t pair);
-const char *lp_results_pair_source(const lp_results *results, int64_t pair);
-/* out [n, C] = outcomes of pairs [first, first + n). */
-lp_status lp_results_outcomes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err);
 bool lp_results_has_metric(const lp_results *results, const char *name);
 /* out [n, C] = metric `name`; LP_ERR_VALUE where the file has none of that name. */
 lp_status lp_results_metric(lp_results *results, const char *name, int64_t first, int64_t n, float *out, lp_error *err);
-/* The right answers of a pair. */
-double lp_results_clean_answer(const lp_results *results, int64_t pair);
-double lp_results_corrupted_answer(const lp_results *results, int64_t pair);
 /* What the unpatched runs of the store answered. */
 const char *lp_results_clean_text(const lp_results *results, int64_t pair);
 const char *lp_results_corrupted_text(const lp_results *results, int64_t pair);
-/* out [n, C] = index of the answer, -1 where not run. */
-lp_status lp_results_answers(lp_results *results, int64_t first, int64_t n, int32_t *out, lp_error *err);
-
-/* One of the distinct answers of the file; borrowed from the results. */
-typedef struct {
-    const char *text;
-    const int32_t *tokens; /* [n_tokens] */
-    int64_t n_tokens;
-} lp_result_answer;
-/* Reads /answers on its first call. LP_ERR_FORMAT where there is no answer of that index. */
-lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err);
 /* *out = the shape of the file's logit lens (show: NULL); top is 0 where it has none. Reads the token texts on its
  * first call. */
 lp_status lp_results_lens(lp_results *results, lp_lens_shape *out, lp_error *err);

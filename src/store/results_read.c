@@ -16,25 +16,15 @@ typedef struct {
 struct lp_results {
     char *path;
     hid_t file;
-    hid_t outcomes;
     int64_t n_pairs;
     int32_t n_conditions;
     lp_result_condition *conditions;
     column texts[LP_N_RESULT_COLUMNS]; /* of the columns that are texts */
     column id;
-    column source;
     column clean_text;
     column corrupted_text;
-    double *clean_answers;
-    double *corrupted_answers;
     int64_t *counts;
     uint8_t *included;
-    /* /answers, once they were asked for */
-    bool has_answers;
-    int64_t n_answers;
-    char **answer_texts; /* [n_answers] each from malloc, by HDF5 */
-    int32_t *answer_tokens;
-    int64_t *answer_offsets; /* [n_answers + 1] */
     /* the logit lens, once it was asked for */
     lp_lens_shape lens;
     int32_t *lens_tokens; /* [n_lens_tokens] ascending */
@@ -144,13 +134,13 @@ out:
     return status;
 }
 
-static lp_status read_number_column(lp_results *results, const char *path, double **out, lp_error *err) {
-    int64_t n = 0;
-    lp_status status = read_numbers(results, path, LP_F64, 1, out, &n, NULL, err);
-    if (status == LP_OK && n != results->n_pairs)
-        status = lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld entries, found %lld", results->path, path,
-                         (long long)results->n_pairs, (long long)n);
-    return status;
+/* Opens a dataset that has a number for each pair and condition. */
+static lp_status open_rows(const lp_results *results, const char *path, lp_dtype type, hid_t *out, lp_error *err) {
+    int64_t shape[2];
+    LP_CHECK(lp_h5_open_dataset(results->file, path, type, 2, shape, NULL, out, results->path, err));
+    if (shape[0] == results->n_pairs && shape[1] == results->n_conditions) return LP_OK;
+    return lp_fail(err, LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", results->path, path,
+                   (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
 }
 
 /* What is counted are pairs of the sweep, so that sums of counts are small. */
@@ -176,7 +166,7 @@ static lp_status read_all(lp_results *results, lp_error *err) {
     int32_t version = 0;
     int64_t n = 0;
     int64_t n_outcomes = 0;
-    int64_t shape[2];
+    hid_t outcomes = H5I_INVALID_HID;
     hid_t root = H5Gopen2(results->file, "/", H5P_DEFAULT);
     LP_TRY(lp_h5_get_text(root, "format", &format, results->path, err));
     if (strcmp(lp_text_get(&format), "latentpatch-results") != 0)
@@ -194,19 +184,13 @@ static lp_status read_all(lp_results *results, lp_error *err) {
     LP_TRY(read_conditions(results, err));
     LP_TRY(read_numbers(results, "pairs/included", LP_U8, 1, &results->included, &results->n_pairs, NULL, err));
     LP_TRY(read_column(results, "pairs/id", results->n_pairs, &results->id, err));
-    LP_TRY(read_column(results, "pairs/source", results->n_pairs, &results->source, err));
     LP_TRY(read_column(results, "pairs/clean_text", results->n_pairs, &results->clean_text, err));
     LP_TRY(read_column(results, "pairs/corrupted_text", results->n_pairs, &results->corrupted_text, err));
-    LP_TRY(read_number_column(results, "pairs/clean_answer", &results->clean_answers, err));
-    LP_TRY(read_number_column(results, "pairs/corrupted_answer", &results->corrupted_answers, err));
-    LP_TRY(
-        lp_h5_open_dataset(results->file, "rows/class", LP_U8, 2, shape, NULL, &results->outcomes, results->path, err));
-    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/class: expected %lld x %d, found %lld x %lld", results->path,
-                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
+    LP_TRY(open_rows(results, "rows/class", LP_U8, &outcomes, err));
     status = check_counts(results, err);
 out:
     lp_text_release(&format);
+    lp_h5_close(outcomes);
     lp_h5_close(root);
     return status;
 }
@@ -219,14 +203,10 @@ lp_status lp_results_open(const char *path, lp_results **out, lp_error *err) {
     LP_TRY(lp_file_check(path, err));
     LP_TRY(lp_mem_new(&results, 1, sizeof *results, "results", err));
     results->file = H5I_INVALID_HID;
-    results->outcomes = H5I_INVALID_HID;
     LP_TRY(lp_mem_text(&results->path, path, strlen(path), err));
     list = lp_h5_access();
     results->file = H5Fopen(path, H5F_ACC_RDONLY, list);
-    if (results->file < 0) {
-        status = lp_h5_fail(err, path, "open");
-        goto out;
-    }
+    if (results->file < 0) LP_TRY(lp_h5_fail(err, path, "open"));
     LP_TRY(read_all(results, err));
     *out = results;
     results = NULL;
@@ -238,19 +218,11 @@ out:
 
 void lp_results_free(lp_results *results) {
     if (!results) return;
-    lp_h5_close(results->outcomes);
     lp_h5_close(results->file);
     for (size_t k = 0; k < LP_N_RESULT_COLUMNS; k++) lp_mem_free(results->texts[k].block);
     lp_mem_free(results->id.block);
-    lp_mem_free(results->source.block);
-    lp_mem_free(results->clean_answers);
-    lp_mem_free(results->corrupted_answers);
     lp_mem_free(results->clean_text.block);
     lp_mem_free(results->corrupted_text.block);
-    for (int64_t i = 0; results->answer_texts && i < results->n_answers; i++) free(results->answer_texts[i]);
-    lp_mem_free(results->answer_texts);
-    lp_mem_free(results->answer_tokens);
-    lp_mem_free(results->answer_offsets);
     lp_mem_free(results->lens_tokens);
     lp_mem_free(results->lens_texts.block);
     lp_mem_free(results->conditions);
@@ -292,11 +264,6 @@ const char *lp_results_pair_id(const lp_results *results, int64_t pair) {
     return results->id.block + (size_t)pair * (results->id.width + 1);
 }
 
-const char *lp_results_pair_source(const lp_results *results, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
-    return results->source.block + (size_t)pair * (results->source.width + 1);
-}
-
 const char *lp_results_clean_text(const lp_results *results, int64_t pair) {
     LP_ASSERT(pair >= 0 && pair < results->n_pairs);
     return results->clean_text.block + (size_t)pair * (results->clean_text.width + 1);
@@ -305,86 +272,6 @@ const char *lp_results_clean_text(const lp_results *results, int64_t pair) {
 const char *lp_results_corrupted_text(const lp_results *results, int64_t pair) {
     LP_ASSERT(pair >= 0 && pair < results->n_pairs);
     return results->corrupted_text.block + (size_t)pair * (results->corrupted_text.width + 1);
-}
-
-double lp_results_clean_answer(const lp_results *results, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
-    return results->clean_answers[pair];
-}
-
-double lp_results_corrupted_answer(const lp_results *results, int64_t pair) {
-    LP_ASSERT(pair >= 0 && pair < results->n_pairs);
-    return results->corrupted_answers[pair];
-}
-
-lp_status lp_results_answers(lp_results *results, int64_t first, int64_t n, int32_t *out, lp_error *err) {
-    lp_status status = LP_OK;
-    int64_t shape[2];
-    hid_t dataset = H5I_INVALID_HID;
-    LP_TRY(lp_h5_open_dataset(results->file, "rows/answer", LP_I32, 2, shape, NULL, &dataset, results->path, err));
-    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /rows/answer: expected %lld x %d, found %lld x %lld", results->path,
-                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
-    status = lp_h5_read_part(dataset, first, n, out, results->path, "rows/answer", err);
-out:
-    lp_h5_close(dataset);
-    return status;
-}
-
-/* Texts of variable length: HDF5 allocates each. */
-static lp_status read_answer_texts(lp_results *results, lp_error *err) {
-    lp_status status = LP_OK;
-    hid_t type = H5I_INVALID_HID, space = H5I_INVALID_HID,
-          dataset = H5Dopen2(results->file, "answers/text", H5P_DEFAULT);
-    if (dataset < 0) return lp_h5_fail(err, results->path, "open /answers/text");
-    if ((type = H5Dget_type(dataset)) < 0 || (space = H5Dget_space(dataset)) < 0) {
-        status = lp_h5_fail(err, results->path, "look at /answers/text");
-        goto out;
-    }
-    hssize_t n = H5Sget_simple_extent_npoints(space);
-    if (H5Tis_variable_str(type) <= 0 || n != results->n_answers)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /answers/text: expected %lld texts of variable length, found %lld items",
-                results->path, (long long)results->n_answers, (long long)n);
-    LP_TRY(
-        lp_mem_new(&results->answer_texts, (size_t)results->n_answers, sizeof *results->answer_texts, "answers", err));
-    if (results->n_answers > 0 && H5Dread(dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, results->answer_texts) < 0)
-        status = lp_h5_fail(err, results->path, "read /answers/text");
-out:
-    lp_h5_close(space);
-    lp_h5_close(type);
-    lp_h5_close(dataset);
-    return status;
-}
-
-static lp_status load_answers(lp_results *results, lp_error *err) {
-    int64_t n_tokens = 0, n_offsets = 0;
-    LP_CHECK(read_numbers(results, "answers/tokens", LP_I32, 1, &results->answer_tokens, &n_tokens, NULL, err));
-    LP_CHECK(read_numbers(results, "answers/offset", LP_I64, 1, &results->answer_offsets, &n_offsets, NULL, err));
-    bool good = n_offsets >= 1 && results->answer_offsets[0] == 0 && results->answer_offsets[n_offsets - 1] == n_tokens;
-    for (int64_t i = 1; good && i < n_offsets; i++) good = results->answer_offsets[i - 1] <= results->answer_offsets[i];
-    if (!good)
-        return lp_fail(err, LP_ERR_FORMAT, "%s: /answers/offset: does not go from 0 up to %lld", results->path,
-                       (long long)n_tokens);
-    results->n_answers = n_offsets - 1;
-    LP_CHECK(read_answer_texts(results, err));
-    results->has_answers = true;
-    return LP_OK;
-}
-
-lp_status lp_results_answer(lp_results *results, int32_t index, lp_result_answer *out, lp_error *err) {
-    LP_CHECK(results->has_answers ? LP_OK : load_answers(results, err));
-    if (index < 0 || index >= results->n_answers)
-        return lp_fail(err, LP_ERR_FORMAT, "%s: /rows/answer: expected 0 to %lld, found %d", results->path,
-                       (long long)results->n_answers - 1, index);
-    const int64_t *offset = results->answer_offsets + index;
-    *out = (lp_result_answer){.text = results->answer_texts[index] ? results->answer_texts[index] : "",
-                              .tokens = results->answer_tokens + offset[0],
-                              .n_tokens = offset[1] - offset[0]};
-    return LP_OK;
-}
-
-lp_status lp_results_outcomes(lp_results *results, int64_t first, int64_t n, uint8_t *out, lp_error *err) {
-    return lp_h5_read_part(results->outcomes, first, n, out, results->path, "rows/class", err);
 }
 
 bool lp_results_has_metric(const lp_results *results, const char *name) {
@@ -397,14 +284,10 @@ lp_status lp_results_metric(lp_results *results, const char *name, int64_t first
                             lp_error *err) {
     lp_status status = LP_OK;
     lp_text path = {0};
-    int64_t shape[2];
     hid_t dataset = H5I_INVALID_HID;
     LP_TRY(lp_text_format(&path, err, "rows/%s", name));
     if (!lp_results_has_metric(results, name)) LP_FAIL(LP_ERR_VALUE, "%s: has no metric %s", results->path, name);
-    LP_TRY(lp_h5_open_dataset(results->file, path.data, LP_F32, 2, shape, NULL, &dataset, results->path, err));
-    if (shape[0] != results->n_pairs || shape[1] != results->n_conditions)
-        LP_FAIL(LP_ERR_FORMAT, "%s: /%s: expected %lld x %d, found %lld x %lld", results->path, path.data,
-                (long long)results->n_pairs, results->n_conditions, (long long)shape[0], (long long)shape[1]);
+    LP_TRY(open_rows(results, path.data, LP_F32, &dataset, err));
     status = lp_h5_read_part(dataset, first, n, out, results->path, path.data, err);
 out:
     lp_h5_close(dataset);

@@ -135,10 +135,7 @@ static lp_status ends_of_generation(const char *folder, int32_t rows, int32_t id
         item = value;
     for (; item.node; lp_json_next(&value, &item)) {
         int64_t id = 0;
-        if (*n == LP_MAX_EOS) {
-            status = lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS);
-            goto out;
-        }
+        if (*n == LP_MAX_EOS) LP_TRY(lp_json_fail(&value, err, "at most %d ids", LP_MAX_EOS));
         LP_TRY(lp_json_int(&item, 0, rows - 1, &id, err));
         ids[(*n)++] = (int32_t)id;
         if (!list) break;
