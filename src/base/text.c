@@ -118,3 +118,15 @@ void lp_text_release(lp_text *text) {
     lp_mem_free(text->data);
     *text = (lp_text){0};
 }
+
+void lp_append_args(char *out, size_t size, const char *format, va_list args) {
+    size_t used = strlen(out);
+    vsnprintf(out + used, size - used, format, args);
+}
+
+void lp_append(char *out, size_t size, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    lp_append_args(out, size, format, args);
+    va_end(args);
+}

@@ -31,4 +31,8 @@ const char *lp_text_get(const lp_text *text);
 void lp_text_clear(lp_text *text);
 void lp_text_release(lp_text *text);
 
+/* Adds to the C string in out [size]; what does not fit is cut. */
+void lp_append(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void lp_append_args(char *out, size_t size, const char *format, va_list args) __attribute__((format(printf, 3, 0)));
+
 #endif

@@ -1,6 +1,7 @@
 #include "patch/condition.h"
 
 #include "base/memory.h"
+#include "base/text.h"
 
 const char *const *lp_donor_names(void) {
     static const char *const names[] = {"clean",  "corrupted", "self",  "zero",          "mean", "shuffled",
@@ -82,9 +83,13 @@ lp_status lp_condition_add(lp_condition_set *set, const char *name, const char *
     return LP_OK;
 }
 
-static void add_word(char *out, size_t size, const char *word) {
-    size_t used = strlen(out);
-    snprintf(out + used, size - used, "%s%s", out[used - 1] == '(' ? "" : ", ", word);
+static void add_word(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void add_word(char *out, size_t size, const char *format, ...) {
+    va_list args;
+    if (out[strlen(out) - 1] != '(') lp_append(out, size, ", ");
+    va_start(args, format);
+    lp_append_args(out, size, format, args);
+    va_end(args);
 }
 
 /* Without the bracket where nothing is in it. */
@@ -93,7 +98,7 @@ static void end_words(char *out, size_t size) {
     if (out[used - 1] == '(')
         out[used - 1] = '\0';
     else
-        snprintf(out + used, size - used, ")");
+        lp_append(out, size, ")");
 }
 
 void lp_label_words(lp_label label, int32_t step, char *out, size_t size) {
@@ -103,42 +108,30 @@ void lp_label_words(lp_label label, int32_t step, char *out, size_t size) {
 
 /* The mean's part of the words. */
 static void mean_words(const lp_donor_detail *detail, char *out, size_t size) {
-    char word[64], label[32];
+    char label[32];
     if (detail->all_steps) add_word(out, size, "all steps");
     if (detail->label == LP_LABEL_NONE) return;
     lp_label_words(detail->label, detail->label_step, label, sizeof label);
-    snprintf(word, sizeof word, "%s %s", detail->is_different ? "different" : "same", label);
-    add_word(out, size, word);
-    if (detail->least <= 1) return;
-    snprintf(word, sizeof word, "least %d", detail->least);
-    add_word(out, size, word);
+    add_word(out, size, "%s %s", detail->is_different ? "different" : "same", label);
+    if (detail->least > 1) add_word(out, size, "least %d", detail->least);
 }
 
 /* Of what is taken from the nearest token, or from the span of several. */
 static void token_words(const lp_token_rule *rule, char *out, size_t size) {
-    char word[LP_TOKEN_TEXT + 32];
     if (rule->by == LP_NEAREST_COSINE) add_word(out, size, "cosine");
-    if (rule->shift) {
-        snprintf(word, sizeof word, "%+d", rule->shift);
-        add_word(out, size, word);
-    }
+    if (rule->shift) add_word(out, size, "%+d", rule->shift);
     if (rule->layer_norm) add_word(out, size, "layer norm");
     if (rule->keep_norm) add_word(out, size, "keep norm");
-    if (rule->along[0] == '\0') return;
-    snprintf(word, sizeof word, "%.6g along %s", (double)rule->times, rule->along);
-    add_word(out, size, word);
+    if (rule->along[0]) add_word(out, size, "%.6g along %s", (double)rule->times, rule->along);
 }
 
 void lp_operation_words(lp_operation operation, int32_t subspace, const lp_token_rule *rule, char *out, size_t size) {
     bool of_file = lp_operation_has_subspace(operation) && subspace > 0;
-    char word[32];
     snprintf(out, size, "%s(", lp_operation_names()[operation]);
     if (of_file) {
-        snprintf(word, sizeof word, "%d", subspace - 1);
-        add_word(out, size, word);
+        add_word(out, size, "%d", subspace - 1);
     } else if (rule && lp_operation_has_subspace(operation)) {
-        snprintf(word, sizeof word, rule->top > 1 ? "nearest_token top %d" : "nearest_token", rule->top);
-        add_word(out, size, word);
+        add_word(out, size, rule->top > 1 ? "nearest_token top %d" : "nearest_token", rule->top);
         token_words(rule, out, size);
     }
     if (rule && rule->only_numbers) add_word(out, size, "numbers only");
@@ -153,12 +146,9 @@ void lp_donor_words(lp_donor donor, const lp_donor_detail *detail, char *out, si
         int digits = 6;
         do snprintf(word, sizeof word, "%.*g", digits, (double)detail->sigma);
         while (strtof(word, NULL) != detail->sigma && digits++ < 9);
-        add_word(out, size, word);
+        add_word(out, size, "%s", word);
         if (detail->in_rms) add_word(out, size, "rms");
-        if (detail->around != LP_AROUND_OWN) {
-            snprintf(word, sizeof word, "around %s", lp_noise_centre_names()[detail->around]);
-            add_word(out, size, word);
-        }
+        if (detail->around != LP_AROUND_OWN) add_word(out, size, "around %s", lp_noise_centre_names()[detail->around]);
     }
     if (donor == LP_DONOR_MEAN || is_noise) mean_words(detail, out, size);
     if (donor == LP_DONOR_TOKEN) token_words(&detail->token, out, size);

@@ -343,13 +343,18 @@ size_t lp_conditions_count_shapes(const lp_condition_set *set, const lp_run_shap
     return shapes->n[direction] > 0 ? 1 : 0;
 }
 
+/* What is known of a condition, at some length. */
+typedef struct {
+    bool present;
+    bool unread, overwritten, causal; /* something of it */
+} found_of;
+
 /* What the three arrays say after one length more. */
 typedef struct {
     const lp_condition_set *set;
     bool *dead;
     int32_t *same_as;
-    bool *present;                       /* at some length */
-    bool *unread, *overwritten, *causal; /* something of it, at some length */
+    found_of *found;
     int32_t *fed_as;
     lp_edit_sequence *lists;
     keyed *order;
@@ -384,12 +389,23 @@ static void feed_forward(const lp_run_shape *shape, int32_t n_steps, lp_edit_seq
 
 static lp_condition_family family_of(const condition_comparison *comparison, size_t i) {
     size_t other = (size_t)comparison->same_as[i];
-    if (comparison->dead[i])
-        return comparison->causal[i] && !comparison->unread[i] ? LP_FAMILY_DEAD_CAUSAL : LP_FAMILY_DEAD_UNREAD;
+    const found_of *of = &comparison->found[i];
+    if (comparison->dead[i]) return of->causal && !of->unread ? LP_FAMILY_DEAD_CAUSAL : LP_FAMILY_DEAD_UNREAD;
     if (other == i) return comparison->fed_as[i] != (int32_t)i ? LP_FAMILY_FED : LP_FAMILY_NONE;
-    if (comparison->unread[i] || comparison->unread[other]) return LP_FAMILY_EQUAL_UNREAD;
-    if (comparison->overwritten[i] || comparison->overwritten[other]) return LP_FAMILY_EQUAL_OVERWRITTEN;
-    return comparison->causal[i] || comparison->causal[other] ? LP_FAMILY_EQUAL_CAUSAL : LP_FAMILY_EQUAL_WORDS;
+    const found_of *of_other = &comparison->found[other];
+    if (of->unread || of_other->unread) return LP_FAMILY_EQUAL_UNREAD;
+    if (of->overwritten || of_other->overwritten) return LP_FAMILY_EQUAL_OVERWRITTEN;
+    return of->causal || of_other->causal ? LP_FAMILY_EQUAL_CAUSAL : LP_FAMILY_EQUAL_WORDS;
+}
+
+/* of[i] = the first of the n conditions in `order` that is the same as i. */
+static void find_repeats(condition_comparison *comparison, size_t n, int32_t *of) {
+    keyed *order = comparison->order;
+    if (n > 1) qsort(order, n, sizeof *order, compare_keyed);
+    for (size_t k = 0; k < n; k++) {
+        bool repeats = k > 0 && compare_lists(&order[k - 1], &order[k]) == 0;
+        of[order[k].index] = repeats ? of[order[k - 1].index] : (int32_t)order[k].index;
+    }
 }
 
 static lp_status compare_at(condition_comparison *comparison, const lp_run_shape *shape, lp_direction direction,
@@ -398,33 +414,24 @@ static lp_status compare_at(condition_comparison *comparison, const lp_run_shape
     for (size_t i = 0; i < comparison->set->n; i++) {
         const lp_condition *condition = &comparison->set->conditions[i];
         if (condition->direction != direction) continue;
-        LP_CHECK(lp_condition_effective(comparison->set, i, shape, &comparison->lists[i], err));
-        comparison->order[n++] =
-            (keyed){&comparison->lists[i], direction, condition->n_steps_run, comparison->same_as[i], i};
-        if (!comparison->lists[i].absent) comparison->present[i] = true;
-        comparison->unread[i] |= comparison->lists[i].unread;
-        comparison->overwritten[i] |= comparison->lists[i].overwritten;
-        comparison->causal[i] |= comparison->lists[i].causal;
-        if (comparison->lists[i].n > 0) comparison->dead[i] = false;
+        lp_edit_sequence *list = &comparison->lists[i];
+        found_of *found = &comparison->found[i];
+        LP_CHECK(lp_condition_effective(comparison->set, i, shape, list, err));
+        comparison->order[n++] = (keyed){list, direction, condition->n_steps_run, comparison->same_as[i], i};
+        found->present |= !list->absent;
+        found->unread |= list->unread;
+        found->overwritten |= list->overwritten;
+        found->causal |= list->causal;
+        if (list->n > 0) comparison->dead[i] = false;
     }
-    if (n > 1) qsort(comparison->order, n, sizeof *comparison->order, compare_keyed);
-    for (size_t k = 0; k < n; k++) {
-        size_t i = comparison->order[k].index;
-        bool repeats = k > 0 && compare_lists(&comparison->order[k - 1], &comparison->order[k]) == 0;
-        comparison->same_as[i] = repeats ? comparison->same_as[comparison->order[k - 1].index] : (int32_t)i;
-    }
+    find_repeats(comparison, n, comparison->same_as);
     /* The same comparison of what the steps are fed. */
     for (size_t k = 0; k < n; k++) {
         size_t i = comparison->order[k].index;
         feed_forward(shape, comparison->set->conditions[i].n_steps_run, &comparison->lists[i]);
         comparison->order[k].before = comparison->fed_as[i];
     }
-    if (n > 1) qsort(comparison->order, n, sizeof *comparison->order, compare_keyed);
-    for (size_t k = 0; k < n; k++) {
-        size_t i = comparison->order[k].index;
-        bool repeats = k > 0 && compare_lists(&comparison->order[k - 1], &comparison->order[k]) == 0;
-        comparison->fed_as[i] = repeats ? comparison->fed_as[comparison->order[k - 1].index] : (int32_t)i;
-    }
+    find_repeats(comparison, n, comparison->fed_as);
     return LP_OK;
 }
 
@@ -433,10 +440,7 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
     condition_comparison comparison = {.set = set, .dead = dead, .same_as = same_as, .fed_as = fed_as};
     lp_run_shape shape = {.config = shapes->config, .protocol = shapes->protocol};
     lp_status status = LP_OK;
-    LP_TRY(lp_mem_new(&comparison.present, set->n, sizeof *comparison.present, "edit lists", err));
-    LP_TRY(lp_mem_new(&comparison.unread, set->n, sizeof *comparison.unread, "edit lists", err));
-    LP_TRY(lp_mem_new(&comparison.overwritten, set->n, sizeof *comparison.overwritten, "edit lists", err));
-    LP_TRY(lp_mem_new(&comparison.causal, set->n, sizeof *comparison.causal, "edit lists", err));
+    LP_TRY(lp_mem_new(&comparison.found, set->n, sizeof *comparison.found, "edit lists", err));
     LP_TRY(lp_mem_new(&comparison.lists, set->n, sizeof *comparison.lists, "edit lists", err));
     LP_TRY(lp_mem_new(&comparison.order, set->n, sizeof *comparison.order, "edit lists", err));
     for (size_t i = 0; i < set->n; i++) {
@@ -453,17 +457,14 @@ lp_status lp_conditions_compare(const lp_condition_set *set, const lp_run_shapes
     for (size_t i = 0; i < set->n; i++) {
         const lp_condition *condition = &set->conditions[i];
         shape.n_prompt = longest[condition->direction];
-        if (comparison.present[i] || shape.n_prompt == 0) continue;
+        if (comparison.found[i].present || shape.n_prompt == 0) continue;
         status = refuse_index(condition, LP_PHASE_PROMPT, *find_absent(set, i, &shape), shape.n_prompt, err);
         goto out;
     }
     for (size_t i = 0; i < set->n; i++) family[i] = family_of(&comparison, i);
 out:
     for (size_t i = 0; comparison.lists && i < set->n; i++) lp_edit_sequence_release(&comparison.lists[i]);
-    lp_mem_free(comparison.present);
-    lp_mem_free(comparison.unread);
-    lp_mem_free(comparison.overwritten);
-    lp_mem_free(comparison.causal);
+    lp_mem_free(comparison.found);
     lp_mem_free(comparison.lists);
     lp_mem_free(comparison.order);
     return status;

@@ -96,20 +96,13 @@ static lp_status set_metrics(reference_worker *worker, const lp_run_request *req
     if (kind == UNPATCHED_RUN) memcpy(worker->unpatched, worker->here, (size_t)n * sizeof(float));
     lp_metrics_of_logits(worker->here, kind == WITHOUT_UNPATCHED ? NULL : worker->unpatched, n, metric_at,
                          result->metrics);
-    if (lp_metric_position_forces(metric_at, false)) {
-        lens_listener whole = {
-            .index = metric_at->index, .n = n, .tokens = metric_at->clean.tokens, .n_tokens = metric_at->clean.n};
-        LP_CHECK(run_forced(worker, request, metric_at, metric_at->clean.tokens, metric_at->clean.n, &whole, err));
-        result->metrics[LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
-    }
-    if (lp_metric_position_forces(metric_at, true)) {
-        lens_listener whole = {.index = metric_at->index,
-                               .n = n,
-                               .tokens = metric_at->corrupted.tokens,
-                               .n_tokens = metric_at->corrupted.n};
-        LP_CHECK(
-            run_forced(worker, request, metric_at, metric_at->corrupted.tokens, metric_at->corrupted.n, &whole, err));
-        result->metrics[LP_METRIC_ANSWER_CORRUPTED] = (float)whole.log_probability;
+    for (int k = 0; k < 2; k++) {
+        if (!lp_metric_position_forces(metric_at, k == 1)) continue;
+        const int32_t *tokens = k ? metric_at->corrupted.tokens : metric_at->clean.tokens;
+        int32_t n_tokens = k ? metric_at->corrupted.n : metric_at->clean.n;
+        lens_listener whole = {.index = metric_at->index, .n = n, .tokens = tokens, .n_tokens = n_tokens};
+        LP_CHECK(run_forced(worker, request, metric_at, tokens, n_tokens, &whole, err));
+        result->metrics[k ? LP_METRIC_ANSWER_CORRUPTED : LP_METRIC_ANSWER_CLEAN] = (float)whole.log_probability;
     }
     return LP_OK;
 }

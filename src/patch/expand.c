@@ -1,6 +1,7 @@
 #include "patch/expand.h"
 
 #include "base/memory.h"
+#include "base/text.h"
 
 void lp_sweep_group_release(lp_sweep_group *group) {
     lp_mem_free(group->sites);
@@ -46,22 +47,13 @@ typedef struct {
     lp_role role;
 } sweep_cell;
 
-static void add_word(char *out, size_t size, const char *format, ...) __attribute__((format(printf, 3, 4)));
-static void add_word(char *out, size_t size, const char *format, ...) {
-    size_t used = strlen(out);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(out + used, size - used, format, args);
-    va_end(args);
-}
-
 static void defect_words(const sweep_cell *cell, char *out, size_t size) {
     const lp_defects *defects = &cell->group->defects;
     out[0] = '\0';
-    if (defects->off_by_one) add_word(out, size, "off_by_one");
-    if (defects->prefill_leak) add_word(out, size, "%sprefill_leak", out[0] ? "," : "");
-    if (defects->decode_leak) add_word(out, size, "%sdecode_leak", out[0] ? "," : "");
-    if (defects->last_prompt) add_word(out, size, "%slast_prompt", out[0] ? "," : "");
+    if (defects->off_by_one) lp_append(out, size, "off_by_one");
+    if (defects->prefill_leak) lp_append(out, size, "%sprefill_leak", out[0] ? "," : "");
+    if (defects->decode_leak) lp_append(out, size, "%sdecode_leak", out[0] ? "," : "");
+    if (defects->last_prompt) lp_append(out, size, "%slast_prompt", out[0] ? "," : "");
 }
 
 /* One choice of the lists of an edge. */
@@ -114,11 +106,11 @@ static void edge_words(const sweep_cell *cell, bool whole, char *out, size_t siz
     for (size_t i = 0; i < cell->group->n_edges; i++) {
         const edge_choice choice = edge_of(cell, i);
         bool alone = !whole && !cell->has_site && cell->group->n_edges == 1;
-        if (i > 0) add_word(out, size, "+");
-        if (!alone) add_word(out, size, "L%s.", choice.layers->words);
+        if (i > 0) lp_append(out, size, "+");
+        if (!alone) lp_append(out, size, "L%s.", choice.layers->words);
         if (choice.heads && !(alone && is_one_query_head(&choice)))
-            add_word(out, size, "%s%s.", choice.words->by_kv_head ? "kv" : "h", choice.heads->words);
-        add_word(out, size, "%s>%s", choice.from->words, choice.to->words);
+            lp_append(out, size, "%s%s.", choice.words->by_kv_head ? "kv" : "h", choice.heads->words);
+        lp_append(out, size, "%s>%s", choice.from->words, choice.to->words);
     }
 }
 
@@ -129,15 +121,15 @@ static void place_words(const sweep_cell *cell, char *out, size_t size) {
         return;
     }
     if (cell->steps)
-        add_word(out, size, "%s", cell->steps->words);
+        lp_append(out, size, "%s", cell->steps->words);
     else if (cell->index == LP_INDEX_ALL)
-        add_word(out, size, "%s:all", lp_phase_names()[cell->group->phase]);
+        lp_append(out, size, "%s:all", lp_phase_names()[cell->group->phase]);
     else
-        add_word(out, size, "%s:%d", lp_phase_names()[cell->group->phase], cell->index);
+        lp_append(out, size, "%s:%d", lp_phase_names()[cell->group->phase], cell->index);
     if (cell->group->n_edges == 0) return;
     char edges[LP_LONG_WORDS];
     edge_words(cell, true, edges, sizeof edges);
-    add_word(out, size, " without %s", edges);
+    lp_append(out, size, " without %s", edges);
 }
 
 /* The rule that the donor and the group make together. */
@@ -155,7 +147,7 @@ static lp_token_rule rule_of(const sweep_cell *cell) {
 static void site_words(const sweep_cell *cell, char *out, size_t size) {
     snprintf(out, size, "%s", lp_site_names()[cell->site]);
     for (int s = 0; s < LP_N_SITES; s++)
-        if (cell->beside >> s & 1) add_word(out, size, "+%s", lp_site_names()[s]);
+        if (cell->beside >> s & 1) lp_append(out, size, "+%s", lp_site_names()[s]);
 }
 
 /* The shortest decimal that reads back as this factor: two factors never share a name. */
@@ -165,7 +157,7 @@ static void add_factor(float factor, char *out, size_t size) {
         snprintf(text, sizeof text, "%.*g", digits, (double)factor);
         if (strtof(text, NULL) == factor) break;
     }
-    add_word(out, size, ":%s", text);
+    lp_append(out, size, ":%s", text);
 }
 
 /* direction/donor/operation/site/layers/steps, followed by whatever differs from the default. */
@@ -179,25 +171,25 @@ static void cell_name(const sweep_cell *cell, char *out, size_t size) {
     out[0] = '\0';
     if (!cell->has_site) {
         edge_words(cell, true, place, sizeof place);
-        add_word(out, size, "%s/forbid/%s", lp_direction_names()[cell->direction], place);
-        if (group->stop_after > 0) add_word(out, size, "/stop:%d", group->stop_after);
+        lp_append(out, size, "%s/forbid/%s", lp_direction_names()[cell->direction], place);
+        if (group->stop_after > 0) lp_append(out, size, "/stop:%d", group->stop_after);
         return;
     }
-    add_word(out, size, "%s/%s", lp_direction_names()[cell->direction], donor);
-    if (cell->donor == LP_DONOR_FILE) add_word(out, size, "%d", group->vector);
-    if (cell->draw > 0) add_word(out, size, "%d", cell->draw);
+    lp_append(out, size, "%s/%s", lp_direction_names()[cell->direction], donor);
+    if (cell->donor == LP_DONOR_FILE) lp_append(out, size, "%d", group->vector);
+    if (cell->draw > 0) lp_append(out, size, "%d", cell->draw);
     lp_operation_words(group->operation, group->subspace, &cell->token, operation, sizeof operation);
-    add_word(out, size, "/%s", operation);
+    lp_append(out, size, "/%s", operation);
     if (lp_operation_has_factor(group->operation)) add_factor(cell->factor, out, size);
-    add_word(out, size, "/%s", sites);
-    if (cell->head != LP_ALL_HEADS) add_word(out, size, ".h%d", cell->head);
-    if (cell->layers) add_word(out, size, "/L%s", cell->layers->words);
-    add_word(out, size, "/%s", place);
-    if (group->from_other_site) add_word(out, size, "<%s", lp_site_names()[group->from_site]);
-    if (group->from_layers) add_word(out, size, "<L%d", group->from_layers[cell->i_layers]);
-    if (group->from_step >= 0) add_word(out, size, "<step%d", group->from_step);
-    if (group->stop_after > 0) add_word(out, size, "/stop:%d", group->stop_after);
-    if (defects[0]) add_word(out, size, "/+%s", defects);
+    lp_append(out, size, "/%s", sites);
+    if (cell->head != LP_ALL_HEADS) lp_append(out, size, ".h%d", cell->head);
+    if (cell->layers) lp_append(out, size, "/L%s", cell->layers->words);
+    lp_append(out, size, "/%s", place);
+    if (group->from_other_site) lp_append(out, size, "<%s", lp_site_names()[group->from_site]);
+    if (group->from_layers) lp_append(out, size, "<L%d", group->from_layers[cell->i_layers]);
+    if (group->from_step >= 0) lp_append(out, size, "<step%d", group->from_step);
+    if (group->stop_after > 0) lp_append(out, size, "/stop:%d", group->stop_after);
+    if (defects[0]) lp_append(out, size, "/+%s", defects);
 }
 
 /* The names of a set: open addressing, each slot a condition + 1 or 0; kept at most half full. */
@@ -463,6 +455,17 @@ static bool contains_site(const lp_sweep_group *group, bool with_layers) {
     return false;
 }
 
+/* What is wrong with a group: "sweep.conditions[3]" and the text. */
+static lp_status refuse(size_t index, lp_error *err, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static lp_status refuse(size_t index, lp_error *err, const char *format, ...) {
+    char what[400] = "";
+    va_list args;
+    va_start(args, format);
+    lp_append_args(what, sizeof what, format, args);
+    va_end(args);
+    return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]%s", index, what);
+}
+
 /* Tokens are nearest to vectors as wide as an embedding. */
 static lp_status check_tokens(const lp_sweep_group *group, size_t index, const lp_model_config *config, lp_error *err) {
     bool chooses = group->token.chooses, by_tokens = chooses || group->token.only_numbers;
@@ -470,11 +473,9 @@ static lp_status check_tokens(const lp_sweep_group *group, size_t index, const l
         if (group->donors[i] != LP_DONOR_TOKEN) continue;
         by_tokens = true;
         if (group->operation != LP_OP_REPLACE && group->operation != LP_OP_ADD && group->operation != LP_OP_LERP)
-            return lp_fail(
-                err, LP_ERR_VALUE,
-                "sweep.conditions[%zu].donor: nearest_token is only for the operations replace, add and lerp", index);
+            return refuse(index, err, ".donor: nearest_token is only for the operations replace, add and lerp");
         if (group->from_other_site || group->from_layers || group->from_step >= 0)
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from: not for the donor nearest_token", index);
+            return refuse(index, err, ".from: not for the donor nearest_token");
     }
     for (size_t i = 0; by_tokens && i < group->n_sites; i++)
         for (int s = 0; s < LP_N_SITES; s++) {
@@ -494,8 +495,7 @@ static lp_status check_donor_layers(const lp_sweep_group *group, size_t index, l
     for (size_t i = 0; i < group->n_sites; i++) { /* those beside it have layers where it has */
         lp_site target = group->sites[i], from = group->from_other_site ? group->from_site : target;
         if (group->from_layers && !lp_site_has_layer(from))
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: %s has no layers", index,
-                           lp_site_names()[from]);
+            return refuse(index, err, ".from.layers: %s has no layers", lp_site_names()[from]);
         if (!group->from_layers && lp_site_has_layer(from) && !lp_site_has_layer(target))
             return lp_fail(err, LP_ERR_VALUE,
                            "sweep.conditions[%zu].from: expected the key \"layers\" (and as many in the condition's "
@@ -509,11 +509,9 @@ static lp_status check_edges(const lp_sweep_group *group, size_t index, int32_t 
     bool no_layers =
         group->n_sites == 0 ? group->n_layers == 0 : !contains_site(group, true) || contains_site(group, false);
     for (size_t i = 0; i < group->n_edges; i++)
-        if (group->edges[i].n_layers == 0 && no_layers)
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].forbid: no layers", index);
+        if (group->edges[i].n_layers == 0 && no_layers) return refuse(index, err, ".forbid: no layers");
     if (group->n_edges > 0 && group->stop_after > n_steps)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].stop_after: expected 1 to %d, found %d", index,
-                       n_steps, group->stop_after);
+        return refuse(index, err, ".stop_after: expected 1 to %d, found %d", n_steps, group->stop_after);
     return LP_OK;
 }
 
@@ -521,22 +519,18 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
                              lp_error *err) {
     lp_status edges = check_edges(group, index, n_steps, err);
     if (edges != LP_OK || (group->n_sites == 0 && group->n_edges > 0)) return edges;
-    if (group->n_sites == 0 || group->n_donors == 0)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no sites or no donors", index);
-    if (contains_site(group, true) && group->n_layers == 0)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no layers", index);
+    if (group->n_sites == 0 || group->n_donors == 0) return refuse(index, err, ": no sites or no donors");
+    if (contains_site(group, true) && group->n_layers == 0) return refuse(index, err, ": no layers");
     if (group->phase == LP_PHASE_THOUGHT ? group->n_steps == 0 : group->n_indices == 0)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index,
-                       group->phase == LP_PHASE_THOUGHT ? "steps" : "index");
+        return refuse(index, err, ": no %s", group->phase == LP_PHASE_THOUGHT ? "steps" : "index");
     if (group->n_heads == 0 || group->n_factors == 0)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu]: no %s", index, group->n_heads ? "factor" : "heads");
+        return refuse(index, err, ": no %s", group->n_heads ? "factor" : "heads");
     if (group->defects.last_prompt && (group->phase != LP_PHASE_THOUGHT || group->defects.prefill_leak))
         return lp_fail(err, LP_ERR_VALUE,
                        "sweep.conditions[%zu].last_prompt: only for phase thought, without the defect prefill_leak",
                        index);
     bool any_defect = group->defects.off_by_one || group->defects.prefill_leak || group->defects.decode_leak;
-    if (any_defect && group->phase != LP_PHASE_THOUGHT)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: only for phase thought", index);
+    if (any_defect && group->phase != LP_PHASE_THOUGHT) return refuse(index, err, ".defects: only for phase thought");
     for (size_t i = 0; group->details && i < group->n_donors; i++) {
         if (group->donors[i] == LP_DONOR_NOISE && group->details[i].around == LP_AROUND_OWN &&
             group->operation != LP_OP_ADD)
@@ -545,19 +539,16 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
                            "operation \"add\", or \"around\": \"zero\" or \"mean\"",
                            index);
         if (group->details[i].all_steps && group->phase != LP_PHASE_THOUGHT && group->from_step < 0)
-            return lp_fail(err, LP_ERR_VALUE,
-                           "sweep.conditions[%zu].donor: \"steps\": \"all\" is only for thought steps", index);
+            return refuse(index, err, ".donor: \"steps\": \"all\" is only for thought steps");
     }
     bool alone = group->n_sites == 1 && (!group->beside || group->beside[0] == 0);
     if (group->defects.off_by_one && (!alone || group->sites[0] != LP_SITE_RESID_POST))
         return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: off_by_one is only for site resid_post",
                        index);
     if (group->stop_after > n_steps)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].stop_after: expected 1 to %d, found %d", index,
-                       n_steps, group->stop_after);
+        return refuse(index, err, ".stop_after: expected 1 to %d, found %d", n_steps, group->stop_after);
     if (group->from_step >= n_steps)
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.step: expected 0 to %d, found %d", index,
-                       n_steps - 1, group->from_step);
+        return refuse(index, err, ".from.step: expected 0 to %d, found %d", n_steps - 1, group->from_step);
     for (size_t i = 0; i < group->n_heads * group->n_sites; i++) {
         size_t at = i % group->n_sites;
         uint32_t sites = 1u << group->sites[at] | (group->beside ? group->beside[at] : 0);

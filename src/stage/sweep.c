@@ -30,9 +30,8 @@ typedef struct {
     char (*indices)[12]; /* [C] of the conditions, in words */
     lp_sweep_identity *identity;
     lp_text families;      /* what is known of conditions beforehand, in words */
-    const char **texts[4]; /* id, source, clean and corrupted question */
+    lp_store_tables pairs; /* what the store says of them */
     char **answers[2];     /* texts of the unpatched answers, by side */
-    double *numbers[2];
     uint8_t *correct[2];
     uint8_t *included;
     uint8_t *skip; /* pairs that are not dealt */
@@ -80,6 +79,9 @@ static lp_status compare_store(sweep_work *sweep, lp_error *err) {
     LP_TRY(lp_mem_new(&expected, 1, sizeof *expected, "provenance", err));
     LP_TRY(lp_store_spec(session, sweep->plan->layout, expected, &tables, &spec, err));
     LP_TRY(lp_record_file_compare(sweep->context.store, &spec, err));
+    if (sweep->pairs.texts[0]) goto out;
+    sweep->pairs = tables;
+    tables = (lp_store_tables){0};
 out:
     lp_store_tables_release(&tables);
     lp_mem_free(expected);
@@ -145,14 +147,12 @@ static lp_status read_answers(sweep_work *sweep, lp_error *err) {
     LP_TRY(lp_mem_new(&sweep->skip, p, 1, "included pairs", err));
     for (int side = 0; side < 2; side++) {
         LP_TRY(lp_mem_new(&sweep->answers[side], p, sizeof(char *), "answers", err));
-        LP_TRY(lp_mem_new(&sweep->numbers[side], p, sizeof(double), "answers", err));
         LP_TRY(lp_mem_new(&sweep->correct[side], p, 1, "answers", err));
         for (size_t i = 0; i < p; i++) {
             bool right = false;
             LP_TRY(lp_store_answer(session, sweep->plan->layout, sweep->context.store, (int64_t)i, side, &text, &right,
                                    err));
             LP_TRY(lp_mem_text(&sweep->answers[side][i], lp_text_get(&text), text.length, err));
-            sweep->numbers[side][i] = lp_session_side(session, (int64_t)i, side)->answer;
             sweep->correct[side][i] = right;
         }
     }
@@ -216,16 +216,7 @@ static lp_status describe_conditions(sweep_work *sweep, lp_error *err) {
 
 static lp_status describe(sweep_work *sweep, lp_error *err) {
     lp_session *session = sweep->session;
-    size_t p = (size_t)session->n_pairs;
     LP_CHECK(describe_conditions(sweep, err));
-    for (int i = 0; i < 4; i++) LP_CHECK(lp_mem_new(&sweep->texts[i], p, sizeof(char *), "pairs", err));
-    for (size_t i = 0; i < p; i++) {
-        const lp_pair *pair = &session->pairs.pairs[i];
-        sweep->texts[0][i] = pair->id;
-        sweep->texts[1][i] = pair->source;
-        sweep->texts[2][i] = pair->clean.question;
-        sweep->texts[3][i] = pair->corrupted.question;
-    }
     LP_CHECK(lp_mem_new(&sweep->identity, 1, sizeof *sweep->identity, "provenance", err));
     LP_CHECK(lp_sweep_identity_init(session, sweep->plan->set, sweep->identity, err));
     lp_provenance *provenance = &sweep->identity->provenance;
@@ -242,12 +233,12 @@ static lp_status describe(sweep_work *sweep, lp_error *err) {
         if (value) lp_provenance_add(provenance, of_store[i][1], value, false);
     }
     sweep->described = (lp_results_plan){.n_pairs = session->n_pairs,
-                                         .pair_id = sweep->texts[0],
-                                         .pair_source = sweep->texts[1],
-                                         .clean_question = sweep->texts[2],
-                                         .corrupted_question = sweep->texts[3],
-                                         .clean_answer = sweep->numbers[LP_CLEAN],
-                                         .corrupted_answer = sweep->numbers[LP_CORRUPTED],
+                                         .pair_id = sweep->pairs.texts[0],
+                                         .pair_source = sweep->pairs.texts[1],
+                                         .clean_question = sweep->pairs.texts[2],
+                                         .corrupted_question = sweep->pairs.texts[3],
+                                         .clean_answer = sweep->pairs.answers[LP_CLEAN],
+                                         .corrupted_answer = sweep->pairs.answers[LP_CORRUPTED],
                                          .clean_text = (const char *const *)sweep->answers[LP_CLEAN],
                                          .corrupted_text = (const char *const *)sweep->answers[LP_CORRUPTED],
                                          .clean_correct = sweep->correct[LP_CLEAN],
@@ -507,10 +498,9 @@ static void release(sweep_work *sweep) {
     for (int side = 0; side < 2; side++) {
         for (size_t i = 0; sweep->answers[side] && i < p; i++) lp_mem_free(sweep->answers[side][i]);
         lp_mem_free(sweep->answers[side]);
-        lp_mem_free(sweep->numbers[side]);
         lp_mem_free(sweep->correct[side]);
     }
-    for (int i = 0; i < 4; i++) lp_mem_free(sweep->texts[i]);
+    lp_store_tables_release(&sweep->pairs);
     lp_mem_free(sweep->included);
     lp_mem_free(sweep->skip);
     lp_mem_free(sweep->conditions);

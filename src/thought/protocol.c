@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "token/utf8.h"
 
 const char *const *lp_protocol_names(void) {
@@ -152,17 +153,8 @@ static bool holds(const int32_t *ids, int32_t n, int32_t id) {
     return false;
 }
 
-/* snprintf at the end of what is there; what does not fit is cut. */
-__attribute__((format(printf, 3, 4))) static void append(char *out, size_t size, const char *format, ...) {
-    size_t used = strlen(out);
-    va_list args;
-    va_start(args, format);
-    vsnprintf(out + used, size - used, format, args);
-    va_end(args);
-}
-
 static void append_ids(const int32_t *ids, int32_t n, char *out, size_t size) {
-    for (int32_t i = 0; i < n; i++) append(out, size, " %d", ids[i]);
+    for (int32_t i = 0; i < n; i++) lp_append(out, size, " %d", ids[i]);
 }
 
 static bool same_ids(const int32_t *a, int32_t n_a, const int32_t *b, int32_t n_b) {
@@ -497,37 +489,37 @@ out:
 /* ---- Words ------------------------------------------------------------------------------------------------------- */
 
 static void append_quoted(const char *bytes, char *out, size_t size) {
-    append(out, size, "\"");
+    lp_append(out, size, "\"");
     for (; *bytes; bytes++) {
         unsigned char c = (unsigned char)*bytes;
         if (c == '\n')
-            append(out, size, "\\n");
+            lp_append(out, size, "\\n");
         else if (c == '"' || c == '\\')
-            append(out, size, "\\%c", c);
+            lp_append(out, size, "\\%c", c);
         else if (c < 0x20 || c == 0x7f)
-            append(out, size, "\\x%02x", c);
+            lp_append(out, size, "\\x%02x", c);
         else
-            append(out, size, "%c", c);
+            lp_append(out, size, "%c", c);
     }
-    append(out, size, "\"");
+    lp_append(out, size, "\"");
 }
 
 static void append_marker(const lp_marker *marker, char *out, size_t size) {
     if (marker->kind == LP_MARKER_TEXT || (marker->kind == LP_MARKER_TOKEN && marker->text[0])) {
-        append(out, size, "%s ", marker->kind == LP_MARKER_TEXT ? "text" : "token");
+        lp_append(out, size, "%s ", marker->kind == LP_MARKER_TEXT ? "text" : "token");
         append_quoted(marker->text, out, size);
     } else if (marker->kind == LP_MARKER_TOKEN) {
-        append(out, size, "token %d", marker->id);
+        lp_append(out, size, "token %d", marker->id);
     } else {
-        append(out, size, "%s", lp_marker_names()[marker->kind]);
+        lp_append(out, size, "%s", lp_marker_names()[marker->kind]);
     }
 }
 
 const char *lp_marker_list_text(const lp_marker_list *list, char *out, size_t size) {
     out[0] = '\0';
-    if (list->n == 0) append(out, size, "nothing");
+    if (list->n == 0) lp_append(out, size, "nothing");
     for (int32_t i = 0; i < list->n; i++) {
-        if (i > 0) append(out, size, ", ");
+        if (i > 0) lp_append(out, size, ", ");
         append_marker(&list->items[i], out, size);
     }
     return out;
@@ -536,7 +528,7 @@ const char *lp_marker_list_text(const lp_marker_list *list, char *out, size_t si
 const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size_t size) {
     out[0] = '\0';
     if (protocol->first_reads_prompt)
-        append(out, size, "prompt");
+        lp_append(out, size, "prompt");
     else
         append_marker(&protocol->first_input, out, size);
     return out;
@@ -544,12 +536,12 @@ const char *lp_protocol_first_input(const lp_protocol *protocol, char *out, size
 
 const char *lp_vocabulary_text(const lp_vocabulary *vocabulary, char *out, size_t size) {
     out[0] = '\0';
-    append(out, size, "pad %d, bot %d, eot %d, answer", vocabulary->pad, vocabulary->bot, vocabulary->eot);
+    lp_append(out, size, "pad %d, bot %d, eot %d, answer", vocabulary->pad, vocabulary->bot, vocabulary->eot);
     append_ids(vocabulary->answer_start, vocabulary->n_answer_start, out, size);
-    append(out, size, ", stop");
+    lp_append(out, size, ", stop");
     append_ids(vocabulary->stop, vocabulary->n_stop, out, size);
-    append(out, size, ", below %d", vocabulary->n_candidates);
-    if (vocabulary->n_not_chosen > 0) append(out, size, ", but not");
+    lp_append(out, size, ", below %d", vocabulary->n_candidates);
+    if (vocabulary->n_not_chosen > 0) lp_append(out, size, ", but not");
     append_ids(vocabulary->not_chosen, vocabulary->n_not_chosen, out, size);
     return out;
 }
