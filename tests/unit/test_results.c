@@ -342,11 +342,12 @@ static void self_controls_are_identities(void **state) {
 static lp_status read_rows(const char *path, lp_dtype type, int64_t first, int64_t n, void *out) {
     lp_error err = {0};
     int64_t shape[2];
-    hid_t dataset = H5I_INVALID_HID, file = H5Fopen(results, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t dataset = H5I_INVALID_HID, list = lp_h5_access(), file = H5Fopen(results, H5F_ACC_RDONLY, list);
     lp_status status = lp_h5_open_dataset(file, path, type, 2, shape, NULL, &dataset, results, &err);
     if (status == LP_OK) status = lp_h5_read_part(dataset, first, n, out, results, path, &err);
     lp_h5_close(dataset);
     lp_h5_close(file);
+    lp_h5_close(list);
     return status;
 }
 
