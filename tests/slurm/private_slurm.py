@@ -45,6 +45,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 KillWait=3
+MessageTimeout=60
 MinJobAge=3600
 InactiveLimit=0
 JobRequeue=1
@@ -203,7 +204,7 @@ class PrivateSlurm:
 
     def call(self, *command: str, check: bool = True) -> str:
         try:
-            run = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+            run = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=90)
         except subprocess.TimeoutExpired as error:
             if not check:
                 return ""
