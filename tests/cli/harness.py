@@ -124,12 +124,19 @@ class Case(unittest.TestCase):
         environment: dict[str, str] | None = None,
     ) -> Run:
         words = command_of(args, ranks)
-        # The leak check stops the process for a second; one rank does the same work as several.
-        leaks = {} if ranks == 1 else {"ASAN_OPTIONS": "detect_leaks=0"}
+        if ranks > 1:
+            # The leak check stops the process for a second; one rank does the same work as several.
+            ours = {"ASAN_OPTIONS": "detect_leaks=0"}
+        else:
+            # Without the daemon that Open MPI starts beside a single process, which takes more time than a refusal. Such
+            # processes need a session folder of their own.
+            session = tempfile.mkdtemp(prefix="latentpatch-mpi-")
+            self.addCleanup(shutil.rmtree, session, ignore_errors=True)
+            ours = {"OMPI_MCA_ess_singleton_isolated": "1", "OMPI_MCA_orte_tmpdir_base": session}
         process = subprocess.Popen(
             words,
             cwd=self.folder,
-            env=os.environ | leaks | (environment or {}),
+            env=os.environ | ours | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
