@@ -2,28 +2,20 @@
 
 #include "base/versions.h"
 
+static const struct {
+    const char *name;
+    size_t bytes;
+} dtypes[] = {[LP_F32] = {"f32", 4}, [LP_F16] = {"f16", 2},   [LP_BF16] = {"bf16", 2}, [LP_F64] = {"f64", 8},
+              [LP_I64] = {"i64", 8}, [LP_I32] = {"i32", 4},   [LP_I16] = {"i16", 2},   [LP_I8] = {"i8", 1},
+              [LP_U8] = {"u8", 1},   [LP_BOOL] = {"bool", 1}, [LP_U64] = {"u64", 8},   [LP_TEXT] = {"text", 1}};
+enum { N_DTYPES = sizeof dtypes / sizeof dtypes[0] };
+
 size_t lp_dtype_bytes(lp_dtype dtype) {
-    switch (dtype) {
-    case LP_F64:
-    case LP_U64:
-    case LP_I64: return 8;
-    case LP_F32:
-    case LP_I32: return 4;
-    case LP_F16:
-    case LP_BF16:
-    case LP_I16: return 2;
-    case LP_I8:
-    case LP_U8:
-    case LP_BOOL:
-    case LP_TEXT: return 1;
-    }
-    return 0;
+    return (size_t)dtype < N_DTYPES ? dtypes[dtype].bytes : 0;
 }
 
 const char *lp_dtype_name(lp_dtype dtype) {
-    static const char *const names[] = {"f32", "f16", "bf16", "f64",  "i64", "i32",
-                                        "i16", "i8",  "u8",   "bool", "u64", "text"};
-    return (size_t)dtype < sizeof names / sizeof names[0] ? names[dtype] : "unknown";
+    return (size_t)dtype < N_DTYPES ? dtypes[dtype].name : "unknown";
 }
 
 static float from_bits(uint32_t bits) {

@@ -35,22 +35,9 @@ lp_status lp_error_prefix(lp_error *err, const char *format, ...) {
 }
 
 const char *lp_status_name(lp_status status) {
-    switch (status) {
-    case LP_OK: return "ok";
-    case LP_ERR_IO: return "io";
-    case LP_ERR_FORMAT: return "format";
-    case LP_ERR_VALUE: return "value";
-    case LP_ERR_MISMATCH: return "mismatch";
-    case LP_ERR_MEMORY: return "memory";
-    case LP_ERR_DEVICE: return "device";
-    case LP_ERR_MPI: return "mpi";
-    case LP_ERR_HDF5: return "hdf5";
-    case LP_ERR_BUSY: return "busy";
-    case LP_ERR_STOPPED: return "stopped";
-    case LP_ERR_USAGE: return "usage";
-    case LP_ERR_UNSUPPORTED: return "unsupported";
-    }
-    return "unknown";
+    static const char *const names[] = {"ok",  "io",   "format", "value",   "mismatch", "memory",     "device",
+                                        "mpi", "hdf5", "busy",   "stopped", "usage",    "unsupported"};
+    return status <= 0 && status >= LP_ERR_UNSUPPORTED ? names[-status] : "unknown";
 }
 
 void lp_assert_failed(const char *condition, const char *file, int line) {

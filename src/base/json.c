@@ -9,29 +9,6 @@
  * what is made of the tree, a reader stays below 16 bytes for each byte. */
 enum { MEMORY = 12, MEMORY_FLOOR = 16 << 20 };
 
-bool lp_utf8_valid(const char *bytes, size_t size, size_t *at) {
-    const unsigned char *p = (const unsigned char *)bytes;
-    size_t i = 0;
-    while (i < size) {
-        unsigned char c = p[i];
-        size_t n = c < 0x80                 ? 1
-                   : c >= 0xc2 && c <= 0xdf ? 2
-                   : c >= 0xe0 && c <= 0xef ? 3
-                   : c >= 0xf0 && c <= 0xf4 ? 4
-                                            : 0;
-        bool good = n > 0 && n <= size - i;
-        for (size_t k = 1; good && k < n; k++) good = (p[i + k] & 0xc0) == 0x80;
-        if (good && n == 3) good = !(c == 0xe0 && p[i + 1] < 0xa0) && !(c == 0xed && p[i + 1] > 0x9f);
-        if (good && n == 4) good = !(c == 0xf0 && p[i + 1] < 0x90) && !(c == 0xf4 && p[i + 1] > 0x8f);
-        if (!good) {
-            if (at) *at = i;
-            return false;
-        }
-        i += n;
-    }
-    return true;
-}
-
 /* Bytes that cJSON takes for the text: a node a value, and a block of its own for every string. */
 static uint64_t tree_bytes(const char *text, size_t size) {
     enum { BLOCK = 16, SHORTEST = 32 }; /* of malloc */

@@ -5,7 +5,7 @@
 #ifndef LP_BASE_JSON_H
 #define LP_BASE_JSON_H
 
-#include "base/error.h"
+#include "base/utf8.h"
 
 #include <cjson/cJSON.h>
 
@@ -98,9 +98,5 @@ bool lp_json_is_number(const lp_json *value);
 /* `file: path: expected <expected>, found <the value, shortened>`. */
 lp_status lp_json_fail(const lp_json *value, lp_error *err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-
-/* True when bytes[0..size) is well-formed UTF-8 (RFC 3629); otherwise *at is the offset of the first bad
- * byte. */
-bool lp_utf8_valid(const char *bytes, size_t size, size_t *at);
 
 #endif

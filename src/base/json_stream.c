@@ -86,15 +86,7 @@ static lp_status take_code(lp_json_stream *stream, lp_error *err) {
         code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
     }
     char bytes[4];
-    size_t n = 0;
-    if (code < 0x80) {
-        bytes[n++] = (char)code;
-    } else {
-        int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        static const int32_t lead[] = {0, 0xc0, 0xe0, 0xf0};
-        bytes[n++] = (char)(lead[more] | code >> (6 * more));
-        while (more-- > 0) bytes[n++] = (char)(0x80 | (code >> (6 * more) & 0x3f));
-    }
+    size_t n = lp_utf8_put((uint32_t)code, bytes);
     return lp_text_add(&stream->string, bytes, n, err);
 }
 

@@ -1,20 +1,7 @@
 #include "base/printable.h"
 
 #include "base/memory.h"
-
-/* Bytes of the UTF-8 character at text, which are *code; 0 where it is none. */
-static size_t character_at(const unsigned char *text, size_t left, uint32_t *code) {
-    unsigned char c = text[0];
-    size_t n = c < 0x80 ? 1 : c >= 0xc2 && c <= 0xdf ? 2 : c >= 0xe0 && c <= 0xef ? 3 : c >= 0xf0 && c <= 0xf4 ? 4 : 0;
-    if (n == 0 || n > left) return 0;
-    *code = n == 1 ? c : c & (0x7fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((text[i] & 0xc0) != 0x80) return 0;
-        *code = *code << 6 | (text[i] & 0x3fu);
-    }
-    bool overlong = (n == 3 && *code < 0x800) || (n == 4 && *code < 0x10000);
-    return overlong || *code > 0x10ffff || (*code >= 0xd800 && *code <= 0xdfff) ? 0 : n;
-}
+#include "base/utf8.h"
 
 /* U+2028 and U+2029 end lines; the others turn the direction of what follows. */
 static bool is_layout(uint32_t code) {
@@ -29,10 +16,11 @@ size_t lp_printable(const char *text, size_t length, lp_print_layout layout, cha
     for (size_t i = 0; i < length;) {
         char escape[12];
         uint32_t code = 0;
-        size_t n = character_at(p + i, length - i, &code), n_out = n;
+        bool well_formed = false;
+        size_t n = lp_utf8_next(text + i, length - i, &code, &well_formed), n_out = n;
         const char *shown = text + i;
         bool kept = layout == LP_PRINT_BLOCK && (code == '\n' || code == '\t');
-        if (n == 0)
+        if (!well_formed)
             shown = escape, n_out = (size_t)snprintf(escape, sizeof escape, "\\x%02x", p[i]);
         else if (!kept && (code == '\n' || code == '\t' || code == '\r'))
             shown = code == '\n' ? "\\n" : code == '\t' ? "\\t" : "\\r", n_out = 2;
@@ -46,7 +34,7 @@ size_t lp_printable(const char *text, size_t length, lp_print_layout layout, cha
             used += n_out;
         }
         whole += n_out;
-        i += n > 0 ? n : 1;
+        i += well_formed ? n : 1; /* bad bytes one by one */
     }
     if (room > 0) out[used] = '\0';
     return whole;

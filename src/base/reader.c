@@ -17,7 +17,7 @@ lp_status lp_read_bytes(lp_reader *reader, size_t n, const unsigned char **out, 
     return LP_OK;
 }
 
-static lp_status read_number(lp_reader *reader, size_t n, uint64_t *out, lp_error *err) {
+lp_status lp_read_unsigned(lp_reader *reader, size_t n, uint64_t *out, lp_error *err) {
     const unsigned char *bytes = NULL;
     LP_CHECK(lp_read_bytes(reader, n, &bytes, err));
     uint64_t value = 0;
@@ -26,30 +26,17 @@ static lp_status read_number(lp_reader *reader, size_t n, uint64_t *out, lp_erro
     return LP_OK;
 }
 
-lp_status lp_read_u8(lp_reader *reader, uint8_t *out, lp_error *err) {
-    uint64_t value = 0;
-    lp_status status = read_number(reader, 1, &value, err);
-    if (status == LP_OK) *out = (uint8_t)value;
-    return status;
-}
-
-lp_status lp_read_u16(lp_reader *reader, uint16_t *out, lp_error *err) {
-    uint64_t value = 0;
-    lp_status status = read_number(reader, 2, &value, err);
-    if (status == LP_OK) *out = (uint16_t)value;
-    return status;
-}
-
-lp_status lp_read_u32(lp_reader *reader, uint32_t *out, lp_error *err) {
-    uint64_t value = 0;
-    lp_status status = read_number(reader, 4, &value, err);
-    if (status == LP_OK) *out = (uint32_t)value;
-    return status;
-}
-
-lp_status lp_read_u64(lp_reader *reader, uint64_t *out, lp_error *err) {
-    return read_number(reader, 8, out, err);
-}
+#define READ(bits)                                                                                                     \
+    lp_status lp_read_u##bits(lp_reader *reader, uint##bits##_t *out, lp_error *err) {                                 \
+        uint64_t value = 0;                                                                                            \
+        LP_CHECK(lp_read_unsigned(reader, bits / 8, &value, err));                                                     \
+        *out = (uint##bits##_t)value;                                                                                  \
+        return LP_OK;                                                                                                  \
+    }
+READ(8)
+READ(16)
+READ(32)
+READ(64)
 
 lp_status lp_read_line(lp_reader *reader, const char **out, size_t *length, lp_error *err) {
     const unsigned char *start = reader->data + reader->offset;

@@ -17,6 +17,8 @@ typedef struct {
 lp_reader lp_reader_make(const void *data, size_t size, const char *what);
 size_t lp_reader_left(const lp_reader *reader);
 
+/* *out = the number of the next n bytes, n <= 8. */
+lp_status lp_read_unsigned(lp_reader *reader, size_t n, uint64_t *out, lp_error *err);
 lp_status lp_read_u8(lp_reader *reader, uint8_t *out, lp_error *err);
 lp_status lp_read_u16(lp_reader *reader, uint16_t *out, lp_error *err);
 lp_status lp_read_u32(lp_reader *reader, uint32_t *out, lp_error *err);

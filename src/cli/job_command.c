@@ -28,9 +28,7 @@ static void explain_busy(const lp_parallel *parallel, int launched, lp_status st
 
 static lp_status start(lp_job_mpi mpi, lp_parallel **out, lp_error *err) {
     enum { MPI_BYTES = 448 << 20 }; /* of address space: threads, shared segments, HDF5 */
-    if (mpi == LP_JOB_WITH_MPI) {
-        LP_CHECK(lp_host_check_address_space(MPI_BYTES, "MPI", err));
-    }
+    if (mpi == LP_JOB_WITH_MPI) LP_CHECK(lp_host_check_address_space(MPI_BYTES, "MPI", err));
     return mpi == LP_JOB_WITHOUT_MPI ? lp_parallel_alone(out, err) : lp_parallel_start(NULL, NULL, out, err);
 }
 

@@ -279,9 +279,7 @@ static lp_status read_index(const lp_json *value, void *user, lp_error *err) {
     condition_reading *reading = user;
     int64_t index = LP_INDEX_ALL;
     bool all = lp_json_is_string(value) && strcmp(value->node->valuestring, "all") == 0;
-    if (!all) {
-        LP_CHECK(lp_json_int(value, reading->group->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err));
-    }
+    if (!all) LP_CHECK(lp_json_int(value, reading->group->phase == LP_PHASE_PROMPT ? -65536 : 0, 65536, &index, err));
     APPEND(reading->group->indices, reading->group->n_indices, (int32_t)index, "indices");
     return LP_OK;
 }

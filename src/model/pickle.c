@@ -478,38 +478,28 @@ static const char *opcode_name(uint8_t code) {
     return names[code] ? names[code] : "no opcode";
 }
 
-/* Reads an unsigned operand of `width` bytes. */
-static lp_status operand(pickle_machine *machine, size_t width, uint64_t *out, lp_error *err) {
-    const unsigned char *bytes = NULL;
-    LP_CHECK(lp_read_bytes(&machine->reader, width, &bytes, err));
-    uint64_t number = 0;
-    for (size_t i = width; i-- > 0;) number = number << 8 | bytes[i];
-    *out = number;
-    return LP_OK;
-}
-
 static lp_status push_int(pickle_machine *machine, size_t width, lp_error *err) {
     uint64_t number = 0;
-    LP_CHECK(operand(machine, width, &number, err));
+    LP_CHECK(lp_read_unsigned(&machine->reader, width, &number, err));
     int64_t signed_number = width == 4 ? (int64_t)(int32_t)(uint32_t)number : (int64_t)number;
     return push(machine, (pickle_value){.kind = V_INT, .integer = signed_number}, err);
 }
 
 static lp_status push_text_of(pickle_machine *machine, size_t width, lp_error *err) {
     uint64_t n = 0;
-    lp_status status = operand(machine, width, &n, err);
+    lp_status status = lp_read_unsigned(&machine->reader, width, &n, err);
     return status == LP_OK ? push_text(machine, n, err) : status;
 }
 
 static lp_status memo_op(pickle_machine *machine, size_t width, bool put, lp_error *err) {
     uint64_t at = 0;
-    LP_CHECK(operand(machine, width, &at, err));
+    LP_CHECK(lp_read_unsigned(&machine->reader, width, &at, err));
     return put ? memo_put(machine, at, err) : memo_get(machine, at, err);
 }
 
 static lp_status check_protocol(pickle_machine *machine, lp_error *err) {
     uint64_t protocol = 0;
-    lp_status status = operand(machine, 1, &protocol, err);
+    lp_status status = lp_read_unsigned(&machine->reader, 1, &protocol, err);
     if (status == LP_OK && (protocol < 2 || protocol > 5))
         status = lp_fail(err, LP_ERR_FORMAT, "%s: pickle protocol %llu: expected 2 to 5", machine->file,
                          (unsigned long long)protocol);
@@ -520,7 +510,7 @@ static lp_status step(pickle_machine *machine, uint8_t code, lp_error *err) {
     uint64_t ignored = 0;
     switch ((opcode)code) {
     case OP_PROTO: return check_protocol(machine, err);
-    case OP_FRAME: return operand(machine, 8, &ignored, err);
+    case OP_FRAME: return lp_read_unsigned(&machine->reader, 8, &ignored, err);
     case OP_STOP: return LP_OK;
     case OP_MARK: return push(machine, (pickle_value){.kind = V_MARK}, err);
     case OP_NONE: return push(machine, (pickle_value){.kind = V_NONE}, err);
@@ -531,7 +521,7 @@ static lp_status step(pickle_machine *machine, uint8_t code, lp_error *err) {
     case OP_BININT2: return push_int(machine, 2, err);
     case OP_LONG1: return push_long(machine, err);
     case OP_BINFLOAT: {
-        lp_status status = operand(machine, 8, &ignored, err);
+        lp_status status = lp_read_unsigned(&machine->reader, 8, &ignored, err);
         return status == LP_OK ? push(machine, (pickle_value){.kind = V_FLOAT}, err) : status;
     }
     case OP_SHORT_BINUNICODE: return push_text_of(machine, 1, err);

@@ -115,9 +115,8 @@ static lp_status check_metadata(const lp_json *metadata, lp_error *err) {
     lp_json item;
     const char *text = NULL;
     if (!lp_json_is_object(metadata)) return lp_json_fail(metadata, err, "an object of strings");
-    for (lp_json_first(metadata, &item); item.node; lp_json_next(metadata, &item)) {
+    for (lp_json_first(metadata, &item); item.node; lp_json_next(metadata, &item))
         LP_CHECK(lp_json_string(&item, &text, err));
-    }
     return LP_OK;
 }
 
