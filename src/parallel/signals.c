@@ -87,6 +87,7 @@ void lp_signals_before_exec(void) {
 
 static lp_status set_urgent(void (*handler)(int), lp_error *err) {
     lp_status status = set_handlers(urgent, 2, handler, err);
+    if (status == LP_OK) status = set_handlers((const int[]){SIGXFSZ}, 1, SIG_IGN, err);
     return status == LP_OK ? set_handlers(&urgent[2], 1, hangup_ignored ? SIG_IGN : handler, err) : status;
 }
 
@@ -102,7 +103,6 @@ lp_status lp_signals_install(lp_error *err) {
     lp_status status = set_urgent(on_urgent_signal, err);
     if (status == LP_OK) status = set_handlers(patient, 2, on_signal, err);
     if (status == LP_OK) status = set_handlers((const int[]){SIGALRM}, 1, end_now, err);
-    if (status == LP_OK) status = set_handlers((const int[]){SIGXFSZ}, 1, SIG_IGN, err);
     /* MPI has a handler of its own. */
     if (status == LP_OK) status = lp_file_watch_maps(err);
     return status;

@@ -2,8 +2,8 @@
  *
  * The first kind sets a flag, which workers look at between units of work; nothing is interrupted. The second kind sets
  * it too, and ends the process within a second: what was in hand by then is not journalled, and the next start makes
- * it again. A second signal ends the process at once. SIGXFSZ is ignored, so that a write beyond a file size limit is
- * an error and not a death. */
+ * it again. A second signal ends the process at once. SIGXFSZ is ignored by every command, so that a write beyond a
+ * file size limit is an error and not a death. */
 #ifndef LP_PARALLEL_SIGNALS_H
 #define LP_PARALLEL_SIGNALS_H
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import harness
-from harness import Case, command_of
+from harness import DEMO, Case, command_of
 
 
 class Files(Case):
@@ -263,6 +263,23 @@ class Ends(Files):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=20), -signal.SIGTERM)
         self.assertEqual(self.files(), ["job.json", "out", "out/a.store.h5", "pairs.json"])
+
+
+class FileSize(Files):
+    def test_limit(self) -> None:
+        """A limit of the size of a file (ulimit -f): one line, and nothing half-written stays."""
+        store = self.store("s.h5")
+        limit = (4096, 4096)
+        source = DEMO / "train" / "templates.json"
+        for words in (
+            ("store", "archive", store, "a.h5"),
+            ("store", "merge", "m.h5", store),
+            ("pairs", "make", "--source", source, "--format", "templates", "--count", "40", "-o", "p.json"),
+        ):
+            before = self.contents()
+            run = self.latentpatch(*words, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+            self.assert_error(run, "File too large")
+            self.assertEqual(self.contents(), before, words)
 
 
 class AddressSpace(Files):
