@@ -1,13 +1,12 @@
 /* The forward pass over a batch of rows on a backend.
  *
  * A row is one position of one branch of a run. Rows are ragged and independent: each names its position, its KV slot
- * and the slots that it attends to. A row has a first layer: from there on it is computed; what lies below it
- * shares with another row of the batch, its source, whose residual stream it takes over at that moment. So rows are
- * sorted by first layer, and layer l works on the first n(l) rows. Edits change vectors at the sites of nn/site.h;
- * captures copy them to a buffer of the caller.
+ * and the slots that it attends to. A row is computed from its first layer on. It shares the layers
+ * below with another row of the batch, its source, and takes over the residual stream of the source at the first layer.
+ * So rows are sorted by first layer, and layer l works on the first n(l) rows. Edits change vectors at the sites of
+ * nn/site.h; captures copy them to a buffer of the caller.
  *
- * Owns the workspace; the weights are the caller's. The lists of a batch are kept, and grow to the
- * largest so far. */
+ * Owns the workspace; the weights are the caller's. The lists of a batch are kept, and grow to the largest so far. */
 #ifndef LP_NN_FORWARD_H
 #define LP_NN_FORWARD_H
 

@@ -5,8 +5,8 @@
  * each layer:
  *
  *   latent_in (the embedding fed in, before position embeddings)
- *   for each layer l: resid_pre[l] -> q[l], k[l], v[l] -> z[l] -> attn_out[l] -> resid_mid[l] -> mlp_out[l] ->
- * resid_post[l] latent_raw (after the final norm; what the projection or the output head reads)
+ *   of each layer: resid_pre, then q, k and v, z, attn_out, resid_mid, mlp_out, resid_post
+ *   latent_raw (after the final norm; the projection or the output head reads it)
  *
  * resid_post[l] and resid_pre[l+1] are the same vector. q and k are query and key before rotary position embedding (so
  * that a donor from another position keeps its content and takes the target's position), after the norm of each head

@@ -95,8 +95,9 @@ typedef struct {
                        details, beyond them stands for {0}; otherwise 0 */
     int32_t subspace; /* operations with one of a file: index of the file in the job + 1; otherwise 0 */
     int32_t token;    /* index of the set's token rules + 1; 0: none */
-    int32_t source;   /* of who provides vectors, who sets it: the place of this one. Where every position of a prompt
-                         or every thought gets its own, the place of the first; the others follow */
+    int32_t source;   /* place of the donor's vector in the table of whoever provides vectors, which sets it. Where each
+                         position of a prompt or each thought takes a vector of its own, the place of the first one;
+                         the others follow it */
 } lp_replacement;
 
 typedef struct {

@@ -481,11 +481,10 @@ static lp_status check_tokens(const lp_sweep_group *group, size_t index, const l
         for (int s = 0; s < LP_N_SITES; s++) {
             uint32_t sites = 1u << group->sites[i] | (group->beside ? group->beside[i] : 0);
             if ((sites >> s & 1) && lp_site_n_heads(config, (lp_site)s) > 0)
-                return lp_fail(
-                    err, LP_ERR_VALUE,
-                    "sweep.conditions[%zu].site: expected sites as wide as an embedding beside nearest_token "
-                    "and \"only\", found %s",
-                    index, lp_site_names()[s]);
+                return refuse(index, err,
+                              ".site: expected sites as wide as an embedding beside nearest_token "
+                              "and \"only\", found %s",
+                              lp_site_names()[s]);
         }
     return LP_OK;
 }
@@ -497,10 +496,10 @@ static lp_status check_donor_layers(const lp_sweep_group *group, size_t index, l
         if (group->from_layers && !lp_site_has_layer(from))
             return refuse(index, err, ".from.layers: %s has no layers", lp_site_names()[from]);
         if (!group->from_layers && lp_site_has_layer(from) && !lp_site_has_layer(target))
-            return lp_fail(err, LP_ERR_VALUE,
-                           "sweep.conditions[%zu].from: expected the key \"layers\" (and as many in the condition's "
-                           "own), as %s has layers and %s none",
-                           index, lp_site_names()[from], lp_site_names()[target]);
+            return refuse(index, err,
+                          ".from: expected the key \"layers\" (and as many in the condition's "
+                          "own), as %s has layers and %s none",
+                          lp_site_names()[from], lp_site_names()[target]);
     }
     return LP_OK;
 }
@@ -526,25 +525,21 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
     if (group->n_heads == 0 || group->n_factors == 0)
         return refuse(index, err, ": no %s", group->n_heads ? "factor" : "heads");
     if (group->defects.last_prompt && (group->phase != LP_PHASE_THOUGHT || group->defects.prefill_leak))
-        return lp_fail(err, LP_ERR_VALUE,
-                       "sweep.conditions[%zu].last_prompt: only for phase thought, without the defect prefill_leak",
-                       index);
+        return refuse(index, err, ".last_prompt: only for phase thought, without the defect prefill_leak");
     bool any_defect = group->defects.off_by_one || group->defects.prefill_leak || group->defects.decode_leak;
     if (any_defect && group->phase != LP_PHASE_THOUGHT) return refuse(index, err, ".defects: only for phase thought");
     for (size_t i = 0; group->details && i < group->n_donors; i++) {
         if (group->donors[i] == LP_DONOR_NOISE && group->details[i].around == LP_AROUND_OWN &&
             group->operation != LP_OP_ADD)
-            return lp_fail(err, LP_ERR_VALUE,
-                           "sweep.conditions[%zu].donor: noise around the run's own vector is added to it: expected "
-                           "operation \"add\", or \"around\": \"zero\" or \"mean\"",
-                           index);
+            return refuse(index, err,
+                          ".donor: noise around the run's own vector is added to it: expected "
+                          "operation \"add\", or \"around\": \"zero\" or \"mean\"");
         if (group->details[i].all_steps && group->phase != LP_PHASE_THOUGHT && group->from_step < 0)
             return refuse(index, err, ".donor: \"steps\": \"all\" is only for thought steps");
     }
     bool alone = group->n_sites == 1 && (!group->beside || group->beside[0] == 0);
     if (group->defects.off_by_one && (!alone || group->sites[0] != LP_SITE_RESID_POST))
-        return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].defects: off_by_one is only for site resid_post",
-                       index);
+        return refuse(index, err, ".defects: off_by_one is only for site resid_post");
     if (group->stop_after > n_steps)
         return refuse(index, err, ".stop_after: expected 1 to %d, found %d", n_steps, group->stop_after);
     if (group->from_step >= n_steps)
@@ -556,17 +551,13 @@ static lp_status check_group(const lp_sweep_group *group, size_t index, const lp
         for (int s = 0; s < LP_N_SITES; s++) {
             int32_t n_heads = lp_site_n_heads(config, (lp_site)s);
             if (!(sites >> s & 1) || head == LP_ALL_HEADS || (head >= 0 && head < n_heads)) continue;
-            if (n_heads == 0)
-                return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: only for the sites q, k, v and z",
-                               index);
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].heads: expected heads 0 to %d of %s, found %d",
-                           index, n_heads - 1, lp_site_names()[s], head);
+            if (n_heads == 0) return refuse(index, err, ".heads: only for the sites q, k, v and z");
+            return refuse(index, err, ".heads: expected heads 0 to %d of %s, found %d", n_heads - 1, lp_site_names()[s],
+                          head);
         }
     }
     for (size_t i = 0; i < group->n_layers && group->from_layers; i++)
-        if (group->layers[i].n != 1)
-            return lp_fail(err, LP_ERR_VALUE, "sweep.conditions[%zu].from.layers: only for single target layers",
-                           index);
+        if (group->layers[i].n != 1) return refuse(index, err, ".from.layers: only for single target layers");
     lp_status tokens = check_tokens(group, index, config, err);
     return tokens == LP_OK ? check_donor_layers(group, index, err) : tokens;
 }
@@ -640,10 +631,10 @@ static lp_status refuse_own_run(const lp_sweep_group *group, size_t index, lp_di
     lp_donor own = direction == LP_DENOISE ? LP_DONOR_CORRUPTED : LP_DONOR_CLEAN;
     lp_donor other = direction == LP_DENOISE ? LP_DONOR_CLEAN : LP_DONOR_CORRUPTED;
     if (!has_donor(group, own) || has_donor(group, other) || !own_is_identity(group)) return LP_OK;
-    return lp_fail(err, LP_ERR_VALUE,
-                   "sweep.conditions[%zu].donor: \"%s\" is the recipient's own run in direction %s and would change "
-                   "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction",
-                   index, lp_donor_names()[own], lp_direction_names()[direction]);
+    return refuse(index, err,
+                  ".donor: \"%s\" is the recipient's own run in direction %s and would change "
+                  "nothing: expected [\"clean\", \"corrupted\"], the other run in each direction",
+                  lp_donor_names()[own], lp_direction_names()[direction]);
 }
 
 /* The effects of one group in one direction. */

@@ -3,7 +3,7 @@
  * The residual stream after each layer, at the last prompt position and at each thought step, goes through the final
  * norm and the output head; the candidates of decoding are ranked by the log softmax over all of them. After the
  * last layer, that is what the model itself says at that position. An executor reads the vectors that a run's captures
- * have filled; where they come from, and what is ranked how, is said here for all of them. */
+ * have filled. This module says, for every executor, where the vectors come from and how tokens are ranked. */
 #ifndef LP_PATCH_LENS_H
 #define LP_PATCH_LENS_H
 

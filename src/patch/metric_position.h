@@ -2,9 +2,9 @@
  *
  * The place is in front of the first token of the number (docs/design.md, Metrics): the first answer token whose text
  * has a digit, or the one before it, where that ends in a minus and the digits follow at once. A whole answer is the
- * number's text as it is tokenised after the recipient's own prefix and what that token has in front of the number (a
- * blank, for GPT-2), then eos. Where that does not begin with the prefix, there is no such answer; but where the prefix
- * is not what the tokenizer makes of its own text, the number's text is tokenised by itself. */
+ * text of the number, tokenised together with the recipient's own prefix and with what the first token has in front of
+ * the number (a blank, for GPT-2), then eos. If the tokens do not begin with the prefix, there is no whole answer. If
+ * the tokenizer would not make the prefix of the prefix's own text, the text of the number is tokenised by itself. */
 #ifndef LP_PATCH_METRIC_POSITION_H
 #define LP_PATCH_METRIC_POSITION_H
 

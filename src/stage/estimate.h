@@ -1,4 +1,4 @@
-/* Estimates for `plan`: what a sweep will cost, from the shapes alone. Local; computes no forward pass. */
+/* Estimates for `plan` of what a sweep will cost, from the shapes alone. Local; computes no forward pass. */
 #ifndef LP_STAGE_ESTIMATE_H
 #define LP_STAGE_ESTIMATE_H
 

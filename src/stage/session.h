@@ -1,6 +1,6 @@
-/* A session: everything that a stage needs open, on every rank: job, pairs, tokenizer, model (weights once per node, or
- * once per rank on its device), backend, and the identity that files made from them carry. Collective unless said
- * otherwise. */
+/* A session holds everything that a stage needs open, on every rank: job, pairs, tokenizer, model (weights once per
+ * node, or once per rank on its device), backend, the sweep's conditions, and the identity that files made from them
+ * carry. Functions are collective unless said otherwise. */
 #ifndef LP_STAGE_SESSION_H
 #define LP_STAGE_SESSION_H
 
@@ -25,8 +25,9 @@ typedef struct {
     lp_shared *arena;     /* of the model, one a node */
     bool without_weights; /* there was no memory for the arena; see lp_session_open */
     lp_vocabulary vocabulary;
-    lp_condition_set conditions; /* of the job's sweep; none without one. Donor tables number its vectors */
-    int32_t *n_prompt[2];        /* [n_pairs] prompt positions of each side */
+    lp_condition_set
+        conditions;       /* of the job's sweep; none without one. Donor tables set `source` of its replacements */
+    int32_t *n_prompt[2]; /* [n_pairs] prompt positions of each side */
     int32_t longest_prompt;
     lp_backend *backend;         /* of this rank; NULL with the reference executor */
     lp_engine_counters counters; /* of the last execution on this rank */

@@ -1,5 +1,6 @@
-/* The distinct answers of a results file, numbered in the order of first use: tokens, and their text, which is asked
- * for once an answer. A hash table over the token bytes; memory grows with the number of distinct answers only. */
+/* The distinct answers of a results file, numbered in the order of first use: the tokens of each and their text. The
+ * text of an answer is decoded once. A hash table over the token bytes; memory grows with the number of distinct
+ * answers only. */
 #ifndef LP_STORE_ANSWERS_H
 #define LP_STORE_ANSWERS_H
 

@@ -1,7 +1,7 @@
 /* What the files of this folder share about HDF5: errors in our form, names with folders, attributes, types.
  *
- * HDF5's own printing of error stacks is off from the first lp_h5_begin on; the innermost message goes into our one
- * line. Handles are plain hid_t; a negative one is "none", and lp_h5_close accepts it. */
+ * From the first lp_h5_begin on, HDF5 prints no error stacks itself; its innermost message goes into our one line.
+ * Handles are plain hid_t; a negative one is "none", and lp_h5_close accepts it. */
 #ifndef LP_STORE_H5_H
 #define LP_STORE_H5_H
 

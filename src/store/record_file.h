@@ -3,19 +3,19 @@
  * Layout: every field declared by the caller is a dataset [P, dims...], in chunks of one pair where a pair has two or
  * more dimensions, and contiguous otherwise; tables written at creation lie beside them; `/journal/{state, checksum}`
  * says which pairs are whole; `/provenance` holds attributes, some of which (`identity`) must agree when the file is
- * used again. A checksum covers the pair's number and id (`/pairs/id`, where the file has it) and, for each field, its
- * path and the pair's bytes.
+ * used again. The checksum of a pair covers the pair's number and id (`/pairs/id`, where the file has it) and, for each
+ * field, its path and the pair's bytes.
  *
- * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes and renames
- * it: a file that exists is complete but for data. Then ranks write whole pairs independently, by MPI-IO at the places
- * where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes while data
- * are written, so a killed job leaves a file that opens, with every journalled pair in it. Where a crash
- * of the machine tears data whose state got to disk first, the checksum finds it. A large pair may be written in parts;
- * it is journalled when all of them are there.
+ * Crash safety. Rank 0 makes the whole file (all metadata, all space) under a temporary name, flushes it and
+ * renames it. So a file that exists lacks nothing but data. Then ranks write whole pairs independently, by MPI-IO at
+ * the places where HDF5 laid the datasets: the fields, then the checksum over them, then the state. No metadata changes
+ * while data are written, so a killed job leaves a file that opens, with every journalled pair in it. If the machine
+ * crashes and a state reached the disk before its data, the checksum finds the pair. A large pair may be written in
+ * parts; it is journalled when all of them are there.
  *
  * Exclusion is the caller's business (lock.h). A file is open for writing by all ranks of one job, or for reading by
- * anybody. Memory: a byte and the id of each pair, and one pair or a
- * piece of it. Not for several threads at once. */
+ * anybody. In memory are a byte and the id of each pair, and one pair or a piece of it. Not for several threads at
+ * once. */
 #ifndef LP_STORE_RECORD_FILE_H
 #define LP_STORE_RECORD_FILE_H
 
