@@ -315,6 +315,18 @@ static lp_status read_from_layer(const lp_json *value, void *user, lp_error *err
     return LP_OK;
 }
 
+/* A thought step from `least` to `most`. A protocol without thoughts has none, which a range from 1 to 0 does not say.
+ */
+static lp_status read_step(const lp_json *object, const char *key, int32_t least, int32_t most,
+                           const condition_reading *reading, int32_t *out, lp_error *err) {
+    lp_json value;
+    LP_CHECK(lp_json_find(object, key, &value, err));
+    if (value.node && reading->n_steps == 0)
+        return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected a protocol with thought steps, found protocol.steps 0",
+                       value.file, value.path);
+    return lp_json_opt_int32(object, key, least, most, out, err);
+}
+
 static lp_status read_from(const lp_json *group, condition_reading *reading, lp_error *err) {
     static const char *const keys[] = {"site", "layers", "step", NULL};
     lp_json from, value;
@@ -326,7 +338,7 @@ static lp_status read_from(const lp_json *group, condition_reading *reading, lp_
     LP_CHECK(lp_json_find(&from, "site", &value, err));
     sweep_group->from_other_site = value.node != NULL;
     LP_JSON_OPT_ENUM(&from, "site", lp_site_names(), sweep_group->from_site);
-    LP_CHECK(lp_json_opt_int32(&from, "step", 0, reading->n_steps - 1, &sweep_group->from_step, err));
+    LP_CHECK(read_step(&from, "step", 0, reading->n_steps - 1, reading, &sweep_group->from_step, err));
     LP_CHECK(lp_json_find(&from, "layers", &value, err));
     if (value.node) {
         LP_CHECK(lp_mem_new(&sweep_group->from_layers, sweep_group->n_layers, sizeof *sweep_group->from_layers,
@@ -609,7 +621,7 @@ static lp_status read_group(const lp_job *job, const lp_json *entry, condition_r
     LP_CHECK(lp_json_opt_bool(entry, "last_prompt", &group->defects.last_prompt, err));
     LP_CHECK(read_from(entry, reading, err));
     LP_CHECK(for_each(entry, "defects", read_defect, group, reading, NULL, err));
-    LP_CHECK(lp_json_opt_int32(entry, "stop_after", 1, reading->n_steps, &group->stop_after, err));
+    LP_CHECK(read_step(entry, "stop_after", 1, reading->n_steps, reading, &group->stop_after, err));
     LP_CHECK(lp_json_find(entry, "vector", &value, err));
     if (value.node && job->sweep.n_vectors == 0)
         return lp_fail(err, LP_ERR_VALUE, "%s: %s: expected files in $.sweep.vectors, found none", value.file,

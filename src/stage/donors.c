@@ -214,16 +214,29 @@ static uint32_t draw_pair(const lp_pair_set *set, uint32_t n, uint32_t own, uint
         if (is_foreign(&pairs[own], &pairs[i]) && left-- == 0) return i;
 }
 
+/* All of one source or of one template: none is foreign, which each pair would have to find by looking at all others.
+ */
+static bool are_of_one_kind(const lp_pair *pairs, size_t n) {
+    bool source = true, template = true;
+    for (size_t i = 0; i < n && (source || template); i++) {
+        source = source && strcmp(pairs[i].source, pairs[0].source) == 0;
+        template = template &&pairs[i].template &&strcmp(pairs[i].template, pairs[0].template) == 0;
+    }
+    return source || template;
+}
+
 static lp_status draw_pairs(lp_donor_table *table, lp_error *err) {
     const lp_session *session = table->session;
     size_t n = (size_t)session->n_pairs;
+    bool is_hopeless = are_of_one_kind(session->pairs.pairs, n);
     table->n_draws = session->job.sweep.n_draws;
     lp_status status =
         lp_mem_new(&table->other_pair, n * (size_t)table->n_draws, sizeof(uint32_t), "shuffled pairs", err);
     for (int32_t d = 0; status == LP_OK && d < table->n_draws; d++)
         for (size_t i = 0; i < n; i++)
-            table->other_pair[(size_t)d * n + i] =
-                draw_pair(&session->pairs, (uint32_t)n, (uint32_t)i, session->job.sweep.shuffled_seeds[d]);
+            table->other_pair[(size_t)d * n + i] = is_hopeless ? LP_NO_PAIR
+                                                               : draw_pair(&session->pairs, (uint32_t)n, (uint32_t)i,
+                                                                           session->job.sweep.shuffled_seeds[d]);
     return status;
 }
 

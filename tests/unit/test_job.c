@@ -544,6 +544,24 @@ static void test_condition_refusals(void **state) {
         assert_int_equal(set.n, 0);
         lp_job_release(&job);
     }
+    /* A protocol without thoughts: words instead of a range from 1 to 0. */
+    static const char *const thoughts[] = {"\"stop_after\":1", "\"from\":{\"step\":0}"};
+    static const char *const places[] = {".stop_after", ".from.step"};
+    for (size_t i = 0; i < 2; i++) {
+        char text[1024], message[128];
+        lp_condition_set none = {0};
+        lp_error error = {0};
+        snprintf(text, sizeof text,
+                 "{" LEAST "," RESULTS ",\"protocol\":{\"steps\":0},\"sweep\":{\"controls\":false,\"conditions\":[{"
+                 "\"phase\":\"prompt\",\"index\":0,\"site\":\"k\",\"layers\":1,%s}]}}",
+                 thoughts[i]);
+        snprintf(message, sizeof message, AT "%s: expected a protocol with thought steps, found protocol.steps 0",
+                 places[i]);
+        lp_job without = good(text);
+        assert_int_equal(lp_job_conditions(&without, &config, &none, &error), LP_ERR_VALUE);
+        assert_string_equal(error.text, message);
+        lp_job_release(&without);
+    }
     lp_condition_set set = {0};
     lp_error err = {0};
     lp_job job = good("{" LEAST "}");
