@@ -44,11 +44,19 @@ typedef struct {
     int32_t width; /* KV */
 } lp_kv_pool;
 
+/* Tokens of which one is chosen: the first ones, of which the barred, a few, have a logit below every other. */
+typedef struct {
+    int32_t n_candidates;
+    const int32_t *barred; /* host [n_barred] */
+    int32_t n_barred;
+    float barred_logit;
+} lp_choosable;
+
 /* Results under way to the host; see fetch_begin. */
 enum { LP_FETCHES = 2 };
 
 typedef struct {
-    uint64_t gemm_flops;           /* 2 x rows x in x out, without padding */
+    uint64_t gemm_flops;           /* 2 x rows x in x out, without padding; `choose` counts as its product */
     uint64_t padded_flops;         /* the same with the rows that tiles were filled up with */
     uint64_t bytes_up, bytes_down; /* copied to the device and back; 0 where that is the host */
     uint64_t n_waits;              /* times that the host waited for the device */
@@ -155,6 +163,11 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
+    /* best [n] (dev) = what argmax finds in the logits that `linear` makes of x [n, in], operands, where `barred` have
+     * barred_logit in place of theirs, and *found is true. Where there is no quicker way than by the logits *found is
+     * false, and nothing was done. Optional: there is none. */
+    lp_status (*choose)(lp_backend *be, const lp_backend_linear *head, const float *x, int32_t n,
+                        const lp_choosable *among, int32_t *best, bool *found, lp_error *err);
     /* x[i, j] *= scale[j] for j < n_columns of each row of x [n, width] */
     lp_status (*scale_columns)(lp_backend *be, float *x, int32_t n, int32_t width, int32_t n_columns,
                                const float *scale, lp_error *err);

@@ -3,6 +3,7 @@
 #include "model/model.h"
 
 #include "base/gemm.h"
+#include "base/gemm_argmax.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/hf_config.h"
@@ -125,9 +126,13 @@ static bool is_packed(const lp_model *model, const lp_slot *slot) {
     return slot->role != LP_SLOT_EMBEDDING || model->config.tied_head;
 }
 
+static bool is_head(const lp_model *model, const lp_slot *slot) {
+    return slot->role == (model->config.tied_head ? LP_SLOT_EMBEDDING : LP_SLOT_HEAD);
+}
+
 static void place_slots(lp_model *model) {
     lp_model_files *files = model->files;
-    size_t used = 0;
+    size_t used = 0, codes = 0;
     const size_t step = LP_ALIGNMENT / sizeof(float);
     for (size_t i = 0; i < files->table.n_slots;) {
         const lp_slot *slots = &files->table.slots[i];
@@ -153,9 +158,11 @@ static void place_slots(lp_model *model) {
         }
         size_t floats = (size_t)(packed ? lp_gemm_panel_floats(n_in, columns) : n_in * columns);
         if (in_arena) used += (floats + step - 1) / step * step;
+        if (packed && is_head(model, slots) && lp_gemm_argmax_is_quick()) codes = lp_gemm_codes_bytes(n_in, columns);
         i += n;
     }
-    model->arena_bytes = used * sizeof(float);
+    model->arena_bytes = used * sizeof(float) + codes;
+    files->codes_at = codes > 0 ? used * sizeof(float) : 0;
 }
 
 lp_status lp_model_open(const lp_model_source *source, lp_model *out, lp_error *err) {
@@ -286,6 +293,15 @@ lp_status lp_model_fill(lp_model *model, void *arena, lp_model_turns *turns, lp_
     lp_status status = lp_fill_arena(files, arena, model->arena_bytes, turns ? turns : &own, err);
     lp_files_drop_pages(files);
     return status;
+}
+
+void lp_model_fill_codes(lp_model *model, void *arena, int64_t part, int64_t n_parts) {
+    const lp_model_files *files = model->files;
+    lp_matrix *head = &model->head;
+    if (files->codes_at == 0) return;
+    unsigned char *codes = (unsigned char *)arena + files->codes_at;
+    lp_gemm_codes_make(head->data, head->n_in, head->n_out, part, n_parts, codes);
+    head->codes = codes;
 }
 
 lp_status lp_model_load(const lp_model_source *source, lp_model *out, lp_error *err) {

@@ -64,6 +64,7 @@ typedef struct {
     const lp_weight_source *source; /* NULL where there are data */
     int64_t n_in, n_out;
     lp_layout layout;
+    const void *codes; /* of PANELS: their codes (base/gemm_argmax.h); NULL: none */
 } lp_matrix;
 
 /* y [rows, n_out] = x [rows, n_in] W + bias; W's columns are those of its parts, one after the other (a fused q|k|v is
@@ -141,6 +142,11 @@ void lp_model_leave_matrices(lp_model *model);
  * head as well are laid out in the arena as LP_PANELS, for backends with takes_panels. None of them stays mapped, so
  * float32 matrices of the files then take memory of their own. */
 void lp_model_pack_matrices(lp_model *model);
+
+/* After lp_model_fill has returned in every process that shares the arena: makes part `part` of n_parts of the head's
+ * codes there, where the head lies in panels and the processor gains from them, and sets head.codes. They are to be
+ * read when all parts are made. Local. */
+void lp_model_fill_codes(lp_model *model, void *arena, int64_t part, int64_t n_parts);
 
 /* How far the processes that fill one arena together are. Zero before the first of them starts, in memory that all of
  * them see. */

@@ -39,6 +39,7 @@ struct lp_model_files {
     double lora_alpha;
     lp_base_rounding base_rounding;
     bool leaves_matrices, packs_matrices;
+    size_t codes_at; /* in the arena, of the codes of the head; 0: there are none */
     lp_digest_run digests;
     const float *arena; /* NULL until lp_model_fill */
     void *own_arena;    /* lp_model_load's */

@@ -541,6 +541,12 @@ lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, 
                              config->d_model, form, out, err);
 }
 
+lp_status lp_forward_choose(lp_forward *forward, const float *hidden, int32_t n, const lp_choosable *among,
+                            int32_t *best, bool *found, lp_error *err) {
+    lp_pulse();
+    return forward->be->choose(forward->be, forward->head, hidden, n, among, best, found, err);
+}
+
 lp_status lp_forward_head(lp_forward *forward, lp_form form, const float *hidden, int32_t n, float *logits,
                           lp_error *err) {
     lp_pulse();

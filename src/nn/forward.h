@@ -93,6 +93,9 @@ lp_status lp_forward_project(lp_forward *forward, const float *hidden, int32_t n
 /* out [n, D] (dev) = final norm of x [n, D] (dev). form: of out */
 lp_status lp_forward_final_norm(lp_forward *forward, const float *x, int32_t n, lp_form form, float *out,
                                 lp_error *err);
+/* be->choose with the output head: hidden [n, D] (dev) are operands. */
+lp_status lp_forward_choose(lp_forward *forward, const float *hidden, int32_t n, const lp_choosable *among,
+                            int32_t *best, bool *found, lp_error *err);
 /* logits [n, n_embedded] (dev), rows lp_logits_stride apart = output head over hidden [n, D] (dev) in `form`. */
 lp_status lp_forward_head(lp_forward *forward, lp_form form, const float *hidden, int32_t n, float *logits,
                           lp_error *err);

@@ -458,12 +458,23 @@ static lp_status read_tokens(lp_engine *engine, lp_step_batch *batch, const floa
     lp_logit_stats *stats = (lp_logit_stats *)(void *)(batch->results + lp_step_batch_stats_at(batch));
     int32_t *best = (int32_t *)(void *)(batch->results + lp_step_batch_tokens_at(batch));
     size_t n_asked = 0;
+    const lp_vocabulary *vocabulary = &engine->options->vocabulary;
+    const lp_choosable among = {.n_candidates = candidates,
+                                .barred = vocabulary->not_chosen,
+                                .n_barred = vocabulary->n_not_chosen,
+                                .barred_logit = LP_NEVER_LOGIT};
     if (n == 0) return LP_OK;
     LP_CHECK(be->pack_rows(be, engine->out.gathered, hidden, engine->out.dev_lists + 2 * engine->max_rows, n, d, err));
     for (int32_t first = 0, i = 0; first < n; first += batch->head_rows) {
         int32_t rows = n - first < batch->head_rows ? n - first : batch->head_rows;
         size_t end = n_asked;
         const char *from = (const char *)engine->out.gathered + (size_t)first * lp_operand_bytes(be, LP_OPERAND, d);
+        /* Where nobody asks for logits the tokens alone will do. */
+        bool chosen = false;
+        if (batch->queries.n == 0)
+            LP_CHECK(lp_forward_choose(engine->forward, (const float *)(const void *)from, rows, &among, best + first,
+                                       &chosen, err));
+        if (chosen) continue;
         LP_CHECK(read_head(engine, LP_OPERAND, (const float *)(const void *)from, rows, err));
         LP_CHECK(be->argmax(be, engine->out.logits, rows, width, candidates, best + first, err));
         for (; i < first + rows; i++) {

@@ -82,6 +82,9 @@ static lp_status open_model(lp_session *session, lp_session_use use, lp_error *e
     lp_watch_doing(session->watch, "");
     LP_TRY(lp_parallel_agree(session->parallel, status, err));
     LP_TRY(lp_shared_fence(session->arena, err));
+    lp_model_fill_codes(&session->model, arena, lp_parallel_node_rank(session->parallel),
+                        lp_parallel_node_size(session->parallel));
+    LP_TRY(lp_shared_fence(session->arena, err));
     LP_TRY(lp_stage_make_weights(session, err));
     mark(session, "weights");
 out:

@@ -4,6 +4,7 @@
 #include "backend/backend.h"
 #include "backend/groups.h"
 #include "base/gemm.h"
+#include "base/gemm_argmax.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "nn/site.h"
@@ -620,6 +621,111 @@ static int setup(void **state) {
     return 0;
 }
 
+/* ---- choose ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    int32_t depth, columns, n_candidates;
+} choose_case;
+
+/* x [n, depth] of 90 rows, some of them like columns of w, which then win, or a hard case for bounds. */
+static void make_hard_rows(const choose_case *c, const float *w, float *x) {
+    const float hard[] = {NAN, INFINITY, 1e30f, 1e-44f, 0};
+    for (int32_t i = 0; i < 10; i++) {
+        float *row = x + (int64_t)i * 9 * c->depth;
+        for (int32_t k = 0; k < c->depth; k++) row[k] = w[lp_gemm_panel_at(c->depth, k, 37 * i)];
+    }
+    for (int32_t i = 0; i < 5; i++) {
+        float *row = x + (int64_t)(8 + 13 * i) * c->depth;
+        for (int32_t k = 0; k < c->depth; k++) row[k] = i < 2 ? hard[i] : row[k] * hard[i];
+    }
+}
+
+/* What rounding to codes leaves is as large as it can be, and all of it adds up: of columns 700 and 900, and of 1100
+ * and 1300, the product of the codes alone prefers the second, which is smaller. */
+static void make_adversaries(const choose_case *c, float *w, float *x) {
+    int32_t half = c->depth / 2;
+    float left = 0.49f * (float)(half - 1), more = floorf(0.6f * left);
+    for (int32_t k = 0; k < c->depth; k++) {
+        bool first = k < half, begins = k % half == 0;
+        float rounded = begins ? 127 : 0.49f;
+        x[3 * c->depth + k] = first;
+        x[4 * c->depth + k] = k >= half && k < 2 * half ? rounded : 0;
+        w[lp_gemm_panel_at(c->depth, k, 700)] = first ? rounded : 0;
+        w[lp_gemm_panel_at(c->depth, k, 900)] = k == 0 ? 127 : k == 1 ? more : 0;
+        w[lp_gemm_panel_at(c->depth, k, 1100)] = k >= half && k < 2 * half ? 10 : 0;
+        w[lp_gemm_panel_at(c->depth, k, 1300)] = k == half ? (127 + more) / 12.7f : 0;
+    }
+}
+
+/* The token that bounds lead to is that of the logits: with equal columns, barred tokens, and rows without numbers. */
+static void test_choose(void **state) {
+    (void)state;
+    enum { N = 90 };
+    static const choose_case cases[] = {{96, 2003, 2000}, {385, 4100, 4100}, {30, 2500, 2499}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const choose_case *c = &cases[i];
+        size_t n_panels = (size_t)lp_gemm_panel_floats(c->depth, c->columns), n_x = (size_t)(N * c->depth);
+        float *w = normal(n_panels, 21), *x = normal(n_x, 22), *logits = normal((size_t)(N * c->columns), 23);
+        const int32_t barred[] = {74, 400};
+        int32_t n = c->n_candidates, wanted[N], got[N];
+        const lp_choosable among = {.n_candidates = n, .barred = barred, .n_barred = 2, .barred_logit = -1e30f};
+        for (int32_t k = 0; k < c->depth; k++) {
+            w[lp_gemm_panel_at(c->depth, k, 333)] = w[lp_gemm_panel_at(c->depth, k, 111)];
+            w[lp_gemm_panel_at(c->depth, k, 148)] *= 1 + 1e-6f;
+            w[lp_gemm_panel_at(c->depth, k, 149)] = w[lp_gemm_panel_at(c->depth, k, 148)];
+            w[lp_gemm_panel_at(c->depth, k, 12)] = 0;
+        }
+        make_hard_rows(c, w, x);
+        make_adversaries(c, w, x);
+        void *codes = NULL;
+        OK(lp_mem_new(&codes, lp_gemm_codes_bytes(c->depth, c->columns), 1, "test", err));
+        for (int part = 0; part < 3; part++) lp_gemm_codes_make(w, c->depth, c->columns, part, 3, codes);
+        const lp_linear head = {
+            .part = {{.data = w, .n_in = c->depth, .n_out = c->columns, .layout = LP_PANELS, .codes = codes}},
+            .n_parts = 1,
+            .n_in = c->depth,
+            .n_out = c->columns};
+        for (int b = 0; b < N_BACKENDS; b++) {
+            lp_backend *be = backends[b];
+            lp_backend_linear *linear = NULL;
+            bool found = false;
+            if (strcmp(be->name, "cpu") != 0) continue; /* the checking backend wants numbers */
+            OK(be->linear_new(be, &head, &linear, err));
+            float *dx = dev_floats(be, NULL, (size_t)((N + LP_ROW_PADDING) * c->depth));
+            OK(be->upload(be, dx, x, n_x * sizeof *x, err));
+            float *y = dev_floats(be, NULL, (size_t)((N + LP_ROW_PADDING) * c->columns));
+            int32_t *best = dev_new(be, sizeof got);
+            OK(be->linear(be, linear, LP_OPERAND, dx, N, y, err));
+            OK(be->download(be, logits, y, (size_t)(N * c->columns) * sizeof *logits, err));
+            for (int32_t r = 0; r < N; r++) {
+                float *row = logits + (int64_t)r * c->columns;
+                for (int k = 0; k < 2; k++) row[barred[k]] = among.barred_logit;
+                wanted[r] = 0;
+                float most = -INFINITY;
+                for (int32_t j = 0; j < n; j++) {
+                    if (!(row[j] > most)) continue;
+                    most = row[j];
+                    wanted[r] = j;
+                }
+            }
+            OK(be->choose(be, linear, dx, N, &among, best, &found, err));
+            if (!found) fail_msg("case %zu: the bounds left too much", i);
+            OK(be->download(be, got, best, sizeof got, err));
+            for (int32_t r = 0; r < N; r++)
+                if (got[r] != wanted[r] || (r == 3 && got[r] != 700) || (r == 4 && got[r] != 1100))
+                    fail_msg("case %zu on %s, row %d: expected %d, found %d", i, be->name, r, wanted[r], got[r]);
+            be->linear_free(be, linear);
+            be->release(be, dx);
+            be->release(be, y);
+            be->release(be, best);
+        }
+        lp_mem_free(codes);
+        lp_mem_free(w);
+        lp_mem_free(x);
+        lp_mem_free(logits);
+    }
+}
+
 static int teardown(void **state) {
     (void)state;
     for (int b = 0; b < N_BACKENDS; b++) lp_backend_free(backends[b]);
@@ -629,7 +735,7 @@ static int teardown(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear),       cmocka_unit_test(test_rows),
                                        cmocka_unit_test(test_copy_and_add), cmocka_unit_test(test_edits),
-                                       cmocka_unit_test(test_argmax),       cmocka_unit_test(test_attention),
-                                       cmocka_unit_test(test_check_refuses)};
+                                       cmocka_unit_test(test_argmax),       cmocka_unit_test(test_choose),
+                                       cmocka_unit_test(test_attention),    cmocka_unit_test(test_check_refuses)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -248,6 +248,7 @@ lp_status lp_backend_cpu_new(int32_t threads, lp_backend **out, lp_error *err) {
                              .attend_chosen = lp_cpu_attend_chosen,
                              .edit_rows = cpu_edit_rows,
                              .argmax = cpu_argmax,
+                             .choose = lp_cpu_choose,
                              .scale_columns = cpu_scale_columns,
                              .top = cpu_top,
                              .read_logits = cpu_read_logits,

@@ -10,8 +10,9 @@ typedef struct {
     int32_t threads;
     const void *fetched[LP_FETCHES];
     float *products; /* [threads, LP_GEMM_WORKSPACE] */
-    float *scratch;  /* of attention, grown as it is needed */
+    float *scratch;  /* of attention and of `choose`, grown as it is needed */
     size_t scratch_capacity;
+    bool bounds_are_loose; /* `choose` found that they leave too much to compute */
 } lp_backend_cpu;
 
 static inline int32_t lp_cpu_threads(const lp_backend *be) {
@@ -29,6 +30,9 @@ lp_status lp_cpu_linear_new(lp_backend *be, const lp_linear *host, lp_backend_li
 void lp_cpu_linear_free(lp_backend *be, lp_backend_linear *linear);
 lp_status lp_cpu_linear(lp_backend *be, const lp_backend_linear *linear, lp_form form, const float *x, int32_t n,
                         float *y, lp_error *err);
+
+lp_status lp_cpu_choose(lp_backend *be, const lp_backend_linear *head, const float *x, int32_t n,
+                        const lp_choosable *among, int32_t *best, bool *found, lp_error *err);
 
 /* cpu_kernels.c: loops over rows, without a backend. Shapes as in backend.h. */
 void lp_cpu_layer_norm(const float *x, const float *weight, const float *bias, float eps, int32_t width, float *y);
