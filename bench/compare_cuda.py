@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from make_checkpoint import model_of_job
+
 STEPS = 6
 TIE = 1e-4  # relative gap of the peer's best two logits under which another token is a tie
 HERE = Path(__file__).resolve().parent
@@ -123,14 +125,9 @@ def gemm_rate(model: Path, device: torch.device, dtype: str, rows: int) -> float
 
 def write_job(a: argparse.Namespace, model: Path, n_pairs: int, max_new: int, dtype: str) -> Path:
     """The sweep as a job."""
-    lora = json.loads((model / "lora.json").read_text())
     name = f"{n_pairs}-{dtype}"
     job = {
-        "model": {
-            "base": str(model / "base"),
-            "codi": str(model / "codi"),
-            "lora": {"rank": lora["r"], "alpha": lora["alpha"]},
-        },
+        "model": model_of_job(model),
         "protocol": {"name": "codi", "steps": STEPS},
         "pairs": {"file": str(a.work / f"pairs-{n_pairs}.json")},
         "store": {"file": str(a.work / f"{name}.store.h5")},

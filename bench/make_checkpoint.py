@@ -71,6 +71,16 @@ SHAPES = {
 }
 
 
+def model_of_job(folder: Path) -> dict[str, Any]:
+    """The section `model` of a job for a checkpoint that was made in a folder."""
+    lora = json.loads((folder / "lora.json").read_text())
+    return {
+        "base": str(folder / "base"),
+        "codi": str(folder / "codi"),
+        "lora": {"rank": lora["r"], "alpha": lora["alpha"]},
+    }
+
+
 def config(s: Shape, dtype: str, specials: dict[str, int]) -> dict[str, Any]:
     """config.json."""
     name = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]

@@ -28,6 +28,7 @@ sys.path.insert(0, str(HERE.parent / "tests" / "oracle"))
 from transformers import DynamicCache  # noqa: E402
 
 from codi_hf import Loaded, load  # noqa: E402
+from make_checkpoint import model_of_job  # noqa: E402
 
 STEPS = 6
 SITES = {"resid_post": "", "attn_out": "self_attn", "mlp_out": "mlp"}  # and the block's part that gives it
@@ -80,16 +81,11 @@ def distance(got: np.ndarray, want: np.ndarray) -> str:
 
 def ours(a: argparse.Namespace, model: Path, pairs: Path, dtype: str) -> States:
     """Of a store that `cache` makes."""
-    lora = json.loads((model / "lora.json").read_text())
     store = a.work / f"states-{dtype}.h5"
     store.unlink(missing_ok=True)
     condition = {"site": "resid_post", "layers": "all", "steps": f"first:{STEPS}", "donor": "clean"}
     job = {
-        "model": {
-            "base": str(model / "base"),
-            "codi": str(model / "codi"),
-            "lora": {"rank": lora["r"], "alpha": lora["alpha"]},
-        },
+        "model": model_of_job(model),
         "protocol": {"name": "codi", "steps": STEPS},
         "pairs": {"file": str(pairs), "limit": a.questions},
         "store": {"file": str(store), "sites": [site for site in SITES if site != "resid_post"]},
