@@ -373,9 +373,14 @@ static bool is_there(const float *x) {
     return !isnan(x[0]);
 }
 
+/* Whether a mean takes all thought steps together. That of the last prompt position beside them is its own. */
+static bool spans_steps(const lp_donor_vector *vector) {
+    return vector->detail.all_steps && vector->from.phase == LP_PHASE_THOUGHT;
+}
+
 /* Positions that a mean takes together: one, or all thought steps, whose vectors lie a step apart. */
 static int32_t steps_of(const lp_donor_table *table, const lp_donor_vector *vector) {
-    return vector->detail.all_steps ? table->session->job.protocol.n_steps : 1;
+    return spans_steps(vector) ? table->session->job.protocol.n_steps : 1;
 }
 
 /* Number k of a pair's vector, or of its mean over the steps. */
@@ -389,7 +394,7 @@ static double number_of(const lp_donor_table *table, const lp_donor_vector *vect
 static const float *summed_vector(const lp_donor_table *table, const lp_pair_record *record,
                                   const lp_donor_vector *vector) {
     const float *x = vector_of(table, record, vector);
-    if (!vector->detail.all_steps) return x;
+    if (!spans_steps(vector)) return x;
     return x - (size_t)vector->from.index * (size_t)table->layout->captured[vector->captured].width;
 }
 

@@ -60,6 +60,20 @@ class Donors(Case):
 
         return donors, {words: others(mean) for words, mean in donors.items()}
 
+    def test_last_prompt_beside_all_steps(self) -> None:
+        """The mean of the last prompt position is its own, also where that of the thoughts is over all steps. Nothing reads
+        the last block's output of the last thought, so only the last prompt position acts here."""
+        self.pairs(n=5)
+        group = {"site": "resid_post", "layers": 2, "steps": "single:1", "last_prompt": True}
+        groups = [group | {"donor": [{"mean": {"steps": "all"}}, "mean"]}]
+        sections = {"protocol": {"steps": 2}, "decode": {"max_new_tokens": 4}, "metrics": ["logits"]}
+        self.succeed("run", self.job(**sections, sweep={"conditions": groups, "controls": False}))
+        _, rows, words = self.read("out")
+        self.assertEqual(words[1:], ["mean(all steps)", "mean"])
+        for name, row in rows.items():
+            np.testing.assert_array_equal(row[:, 1], row[:, 2], err_msg=name)
+        self.assertFalse(np.array_equal(rows["kl"][:, 1], rows["kl"][:, 0]))
+
     def test_means(self) -> None:
         """A mean over some of the pairs does what a file does that holds numpy's mean over them."""
         chosen: list[dict[str, Any]] = []
