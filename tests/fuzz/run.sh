@@ -39,7 +39,10 @@ one() {
     # The machine may be gone when somebody reads the finding: what was said before the fault, where, and the input itself.
     printf '%-12s FAILED\n' "$name"
     grep -m1 -B3 -A16 -aE 'ERROR|runtime error' "$found/$name.log" || tail -20 "$found/$name.log"
-    tail -3 "$found/$name.log" | cut -c1-8000
+    local input
+    for input in "$found/$name"-*; do
+      if [[ -f $input ]]; then printf '%s\n%s\n' "$input" "$(head -c 4096 "$input" | base64 -w 0)"; fi
+    done
     rm -rf "$work"
     return 1
   fi
