@@ -19,6 +19,7 @@
 #define WILD            1e15   /* a larger norm is not bounded: squares and products could overflow */
 
 enum { PANEL = LP_GEMM_PANEL, TILE = 14, QUAD = 4, MOST_CODE = 127, GATHER = 64 };
+_Static_assert((int64_t)LP_GEMM_ARGMAX_DEPTH *(128 + MOST_CODE) * MOST_CODE <= INT32_MAX, "sums of codes");
 
 /* Of a panel: codes [quads][PANEL][QUAD], then these. */
 typedef struct {
@@ -253,8 +254,8 @@ static bool has_vnni(void) {
 #endif
 }
 
-bool lp_gemm_argmax_is_quick(void) {
-    return has_vnni();
+bool lp_gemm_argmax_is_quick(int64_t depth) {
+    return depth <= LP_GEMM_ARGMAX_DEPTH && has_vnni();
 }
 
 /* ---- The search -------------------------------------------------------------------------------------------------- */

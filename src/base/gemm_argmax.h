@@ -12,8 +12,9 @@
 #include "base/gemm.h"
 
 /* Is it quicker here than the product? The processor needs products of bytes (AVX512-VNNI), and the kernel set avx512
- * must be in use. The functions work everywhere. */
-bool lp_gemm_argmax_is_quick(void);
+ * must be in use. The functions work everywhere, for depths whose sums of codes fit into 32 bits. */
+enum { LP_GEMM_ARGMAX_DEPTH = 65536 };
+bool lp_gemm_argmax_is_quick(int64_t depth);
 
 /* Bytes of the codes of W [depth, columns]; aligned to 64. */
 size_t lp_gemm_codes_bytes(int64_t depth, int64_t columns);

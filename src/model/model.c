@@ -158,7 +158,8 @@ static void place_slots(lp_model *model) {
         }
         size_t floats = (size_t)(packed ? lp_gemm_panel_floats(n_in, columns) : n_in * columns);
         if (in_arena) used += (floats + step - 1) / step * step;
-        if (packed && is_head(model, slots) && lp_gemm_argmax_is_quick()) codes = lp_gemm_codes_bytes(n_in, columns);
+        if (packed && is_head(model, slots) && lp_gemm_argmax_is_quick(n_in))
+            codes = lp_gemm_codes_bytes(n_in, columns);
         i += n;
     }
     model->arena_bytes = used * sizeof(float) + codes;
