@@ -78,7 +78,9 @@ static lp_status open_cuda(const lp_device_options *options, lp_backend **out, b
                             .dtype = cuda_dtype(options->dtype),
                             .node_rank = options->node_rank,
                             .log = lp_log};
-    return open_backend(&cuda, out, err);
+    LP_CHECK(open_backend(&cuda, out, err));
+    lp_backend_use_defaults(*out);
+    return LP_OK;
 }
 
 lp_status lp_backend_open(const lp_device_options *options, lp_backend **out, lp_error *err) {
