@@ -285,8 +285,11 @@ def import_model(folder: Path | str, model: str, pairs_file: Path | str | None =
 
 
 def load_original(folder: Path | str, pairs_file: Path | str | None = None) -> list[Results]:
-    """Both models. The pair file is looked for beside the results (../pairs/pairs_045_seed_run.json) unless given."""
-    pairs_file = pairs_file or Path(folder).parent / "pairs" / "pairs_045_seed_run.json"
+    """Both models. Unless given, the pair file is taken from beside the results (../pairs/pairs_045_seed_run.json), where
+    there is one; without it the questions are named by their numbers."""
+    beside = Path(folder).parent / "pairs" / "pairs_045_seed_run.json"
+    if not pairs_file and beside.exists():
+        pairs_file = beside
     return [import_model(folder, model, pairs_file) for model in FILES]
 
 
