@@ -3,7 +3,8 @@ results files, and results files beside each other.
 
 Two rows are compared only where they are of the same problem: the id, the question texts and the expected answers are
 equal, as far as a file states them. The command says what a file does not state. Files of different model families or
-protocols are not set beside each other unless asked to. The command looks for differing outcomes: they are no error.
+protocols are not set beside each other unless asked to. The command looks for differing
+outcomes, so they do not make it fail.
 """
 
 from __future__ import annotations
@@ -370,7 +371,7 @@ def parser() -> command.Parser:
     out = command.Parser(
         prog=NAME,
         description="Sets files beside each other, pair by pair: published per-pair results of the original study "
-        "(JSON) beside each results file, and the first results file beside each other one. Differences are no error.",
+        "(JSON) beside each results file, and the first results file beside each other one. Differences do not make it fail.",
     )
     out.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="results files (.h5) and published files (.json)"

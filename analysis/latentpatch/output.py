@@ -31,7 +31,7 @@ def _refused(path: Path | str, why: str) -> OutputError:
 
 
 def _look(path: Path | str) -> None:
-    """Refuses what has the name and is no file. A pipe is never opened, because a reader of it waits."""
+    """Refuses a path that exists and is not a file. A pipe is never opened, because its reader would wait."""
     if os.path.lexists(path) and not os.path.isfile(path):
         raise _refused(path, "expected a file, found a folder, a device, a pipe or a link to nothing")
 
@@ -194,7 +194,7 @@ def _write_folder(folder: Path, content: Mapping[str, bytes], inputs: Iterable[P
         there = path.read_bytes()
         if there != content[name] and _digest(there) not in known.get(name, []):
             raise _refused(
-                path, "is no file of an earlier report, and is not replaced (name another folder, or remove it)"
+                path, "is not a file of an earlier report, and is not replaced (name another folder, or remove it)"
             )
     for parent in sorted({(folder / name).parent for name in [*content, MANIFEST]}):
         make_folder(parent)

@@ -374,7 +374,7 @@ def paired_odds_ratio(gain: int, loss: int) -> tuple[float, float, float]:
 
 
 def adjust(p: np.ndarray, method: str = "holm") -> np.ndarray:
-    """Adjusted p-values over one family. method: 'holm' or 'fdr_bh'. NaN entries are no members and stay NaN."""
+    """Adjusted p-values over one family. method: 'holm' or 'fdr_bh'. NaN entries do not count and stay NaN."""
     p = np.asarray(p, float)
     out = np.full(p.shape, np.nan)
     member = ~np.isnan(p)

@@ -164,7 +164,7 @@ def test_model_family_and_protocol(results, tmp_path, capsys):
     code, out, err = run(capsys, published_file, codi)
     assert (code, out) == (1, "")
     assert "protocol differs, bot-first and codi" in err
-    # With a partner of its own for every file, the pairs of files that do not belong together are no error.
+    # With a partner of its own for every file, pairs of files that do not belong together do not make it fail.
     code, out, err = run(capsys, published_file, results, copied(results, tmp_path, "d.results.h5"))
     assert (code, err) == (0, "")
 

@@ -58,7 +58,7 @@ def test_a_report_replaces_itself_and_nothing_else(tmp_path):
     output.write_folder(out, {"t/b.csv": "4"})
     (out / "t" / "b.csv").write_text("a note of mine")
     before = everything(out)
-    with pytest.raises(output.OutputError, match=r"t/b.csv: is no file of an earlier report, and is not replaced"):
+    with pytest.raises(output.OutputError, match=r"t/b.csv: is not a file of an earlier report, and is not replaced"):
         output.write_folder(out, {"a.html": "5", "t/b.csv": "6"})
     assert everything(out) == before
     (out / output.MANIFEST).write_text(json.dumps({"format": "other"}))

@@ -163,9 +163,9 @@ struct lp_backend {
      * lowest; NaN never wins, and a row without another number gives 0. */
     lp_status (*argmax)(lp_backend *be, const float *logits, int32_t n, int32_t width, int32_t n_candidates,
                         int32_t *best, lp_error *err);
-    /* best [n] (dev) = what argmax finds in the logits that `linear` makes of x [n, in], operands, where `barred` have
-     * barred_logit in place of theirs, and *found is true. Where there is no quicker way than by the logits *found is
-     * false, and nothing was done. Optional: there is none. */
+    /* A quicker way to the tokens than all logits. *found true: best [n] (dev) is what argmax would find in the logits
+     * that `linear` makes of x [n, in] (operands), with barred_logit for the tokens `barred`. *found false: best is as
+     * it was, and the caller has to compute the logits. Optional; by default *found is false. */
     lp_status (*choose)(lp_backend *be, const lp_backend_linear *head, const float *x, int32_t n,
                         const lp_choosable *among, int32_t *best, bool *found, lp_error *err);
     /* x[i, j] *= scale[j] for j < n_columns of each row of x [n, width] */

@@ -83,7 +83,7 @@ typedef struct {
 } coded_group;
 
 /* Number k of vector j is x[k * k_step + j * j_step]; its code goes to out[(k / QUAD * width + j) * QUAD + k % QUAD]. A
- * vector whose norm is no number below WILD has codes 0 and no step. */
+ * vector whose norm is NaN or at least WILD has codes 0 and step 0. */
 static void encode(const float *x, int64_t depth, int64_t k_step, int64_t j_step, int n, int width, int8_t *out,
                    coded_group *g) {
     float most[PANEL] = {0}, turns[PANEL] = {0};
